@@ -1,0 +1,65 @@
+//! The one door to time and chance. Everything else takes `now` and randomness as arguments.
+
+#![expect(clippy::disallowed_methods, reason = "this is the door")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::domain::time::Timestamp;
+
+/// Sleeps are never longer, so that suspend and clock steps are noticed.
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// The wall clock, a monotonic clock and chance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock(());
+
+/// A moment on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick(tokio::time::Instant);
+
+impl Clock {
+    /// The machine's clock.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(())
+    }
+
+    /// The wall clock's now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let now = SystemTime::now();
+        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(match now.duration_since(UNIX_EPOCH) {
+            Ok(since) => millis(since),
+            Err(before) => -millis(before.duration()),
+        })
+    }
+
+    /// The monotonic clock's now.
+    #[must_use]
+    pub fn tick(&self) -> Tick {
+        Tick(tokio::time::Instant::now())
+    }
+
+    /// How long ago, unmoved by steps of the wall clock.
+    #[must_use]
+    pub fn elapsed(&self, since: Tick) -> Duration {
+        since.0.elapsed()
+    }
+
+    /// Sleeps, at most [`LONGEST_SLEEP`].
+    pub async fn sleep(&self, span: Duration) {
+        tokio::time::sleep(span.min(LONGEST_SLEEP)).await;
+    }
+
+    /// Sleeps until a wall-clock moment, at most [`LONGEST_SLEEP`]: ask again afterwards.
+    pub async fn sleep_until(&self, at: Timestamp) {
+        self.sleep(at.until(self.now())).await;
+    }
+
+    /// A random number in [0, 1).
+    #[must_use]
+    pub fn chance(&self) -> f64 {
+        fastrand::f64()
+    }
+}

@@ -1,0 +1,127 @@
+//! The configuration: TOML in, meaning out, every problem at once.
+//!
+//! `document` reads TOML with positions and collects problems; `file` knows the keys; `provider` reads profiles;
+//! this file is what the program works with. Must not show a source line or a secret's value, nor start anything.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::budget::Limits;
+use crate::domain::escalation::Step;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Settings, binding};
+use crate::domain::provider::Profile;
+use crate::domain::secret::{ClientSecret, Fingerprint};
+
+/// Where the configuration lies if nobody says.
+pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";
+
+/// A configuration without problems.
+#[derive(Debug)]
+pub struct Config {
+    /// The main file.
+    pub source: PathBuf,
+    /// Where things lie.
+    pub paths: Paths,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Where metrics, health and the status page are served; `None`: nowhere.
+    pub http: Option<Http>,
+    /// How renewals are sent.
+    pub renewal: Renewal,
+    /// The OAuth clients by name. A portal with a client of its own has one named `portal NAME`.
+    pub apps: BTreeMap<String, App>,
+    /// The portals, in the order of their names. The daemon moves them into the state and keeps none.
+    pub portals: Vec<PortalConfig>,
+    /// The escalation steps in force.
+    pub ladder: Vec<Step>,
+    /// The names of the alert channels. Delivery is not built yet; `warnings` say so.
+    pub channels: Vec<String>,
+}
+
+/// Where things lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// The SQLite database.
+    pub state: PathBuf,
+    /// The directory of the token files.
+    pub token_dir: PathBuf,
+    /// The control socket.
+    pub control_socket: PathBuf,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or directives as of `RUST_LOG`.
+    pub level: String,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// The forms of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The journal under systemd, text elsewhere.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+    /// The journal's own protocol.
+    Journald,
+}
+
+/// The listener for metrics, health and the status page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Its address.
+    pub listen: SocketAddr,
+    /// Series per portal are exported up to this many portals.
+    pub portal_series: usize,
+}
+
+/// How renewals are sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Renewal {
+    /// What each authorization server gets.
+    pub limits: Limits,
+    /// How long one token request may take.
+    pub timeout: Duration,
+}
+
+/// An OAuth client at a provider.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Its name.
+    pub name: String,
+    /// The provider's profile with this app's overrides.
+    pub profile: Profile,
+    /// RFC 6749 section 2.2.
+    pub client_id: String,
+    /// `None` for a public client.
+    pub client_secret: Option<ClientSecret>,
+}
+
+impl App {
+    /// Which grants this client may spend.
+    #[must_use]
+    pub fn binding(&self) -> Fingerprint {
+        binding(&self.profile.authority(), &self.client_id)
+    }
+}
+
+/// A portal of the configuration.
+#[derive(Debug, Clone)]
+pub struct PortalConfig {
+    /// Its name.
+    pub name: PortalName,
+    /// What the state keeps of it.
+    pub settings: Settings,
+    /// The token endpoint for its region.
+    pub token_url: String,
+    /// Which grants may be spent for it.
+    pub binding: Fingerprint,
+}

@@ -1,0 +1,67 @@
+//! How long to wait after a failure: exponential with full jitter, scaled to the token's life.
+//!
+//! Must not count attempts itself: the count is part of the stored phase, so a restart does not reset it.
+
+use std::time::Duration;
+
+/// First ceiling for a token of an hour.
+const FIRST: Duration = Duration::from_secs(5);
+/// Highest ceiling while the access token lives.
+const CAP: Duration = Duration::from_secs(300);
+/// Highest ceiling once it has expired.
+const CAP_EXPIRED: Duration = Duration::from_secs(900);
+/// No wait is shorter: a failure always moves the next attempt into the future.
+pub const FLOOR: Duration = Duration::from_millis(500);
+/// A server's `Retry-After` is believed up to here.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+
+/// The wait before attempt `attempt + 1`, counted from 1 for the first failure.
+///
+/// The ceiling doubles from 5 s to 5 min (15 min once the token has expired). Tokens that live under an hour get
+/// proportionally lower ceilings, or there would be no time for a second attempt. `jitter` is in [0, 1).
+#[must_use]
+pub fn wait(attempt: u32, lifetime: Duration, expired: bool, jitter: f64) -> Duration {
+    let cap = if expired { CAP_EXPIRED.min(lifetime / 4) } else { CAP.min(lifetime / 12) };
+    let doublings = attempt.saturating_sub(1).min(16);
+    let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
+    ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(FLOOR)
+}
+
+/// [`wait`], or what the server asked for in `Retry-After` if that is longer.
+#[must_use]
+pub fn wait_at_least(own: Duration, asked: Option<Duration>) -> Duration {
+    own.max(asked.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn doubles_from_five_seconds_to_five_minutes_and_fifteen_once_expired() {
+        let ceiling = |attempt, expired| wait(attempt, HOUR, expired, 1.0).as_secs();
+        assert_eq!([1, 2, 3, 6, 7, 99].map(|n| ceiling(n, false)), [5, 10, 20, 160, 300, 300]);
+        assert_eq!([7, 8, 9, 99].map(|n| ceiling(n, true)), [320, 640, 900, 900]);
+    }
+
+    #[test]
+    fn a_server_that_asks_for_more_time_gets_it_up_to_a_day() {
+        let own = Duration::from_secs(7);
+        assert_eq!(wait_at_least(own, Some(Duration::from_secs(60))).as_secs(), 60);
+        assert_eq!(wait_at_least(own, Some(Duration::from_secs(1))).as_secs(), 7);
+        assert_eq!(wait_at_least(own, Some(Duration::MAX)), LONGEST_RETRY_AFTER);
+    }
+
+    proptest! {
+        #[test]
+        fn every_failure_moves_the_next_attempt_into_the_future(
+            attempt in 0u32.., life in 0u64..400_000_000, expired: bool, jitter in 0.0f64..1.0
+        ) {
+            let wait = wait(attempt, Duration::from_secs(life), expired, jitter);
+            prop_assert!(wait >= FLOOR && wait <= CAP_EXPIRED);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How many requests an authorization server gets: a concurrency limit and a rate (a token bucket).
+//!
+//! Must not read a clock. `now` may step: a step back stops the refill until time catches up with at most one
+//! bucket's worth, a step forward fills one bucket and no more, so a step never causes a storm.
+
+use std::time::Duration;
+
+use super::time::Timestamp;
+
+/// The limits of one authorization server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Requests in flight, at least 1.
+    pub concurrency: usize,
+    /// Requests per second, above 0.
+    pub rate: f64,
+}
+
+/// What is left of the limits of one server.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    limits: Limits,
+    in_flight: usize,
+    tokens: f64,
+    filled_at: Timestamp,
+}
+
+impl Budget {
+    /// A full budget.
+    #[must_use]
+    pub fn new(limits: Limits, now: Timestamp) -> Self {
+        Self { limits, in_flight: 0, tokens: Self::capacity(limits), filled_at: now }
+    }
+
+    /// New limits from a reload; what is in flight stays counted.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.tokens = self.tokens.min(Self::capacity(limits));
+    }
+
+    /// How many requests may start now.
+    #[must_use]
+    pub fn available(&mut self, now: Timestamp) -> usize {
+        let elapsed = now.since(self.filled_at).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * self.limits.rate).min(Self::capacity(self.limits));
+        self.filled_at = now;
+        let free = self.limits.concurrency.saturating_sub(self.in_flight);
+        free.min(self.tokens as usize)
+    }
+
+    /// Takes `n` requests out of the budget.
+    pub fn start(&mut self, n: usize) {
+        self.in_flight += n;
+        self.tokens -= n as f64;
+    }
+
+    /// Gives one request's place back.
+    pub fn finish(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// When a request may start if none may now because of the rate; `None` if only a finished request frees one.
+    #[must_use]
+    pub fn refill_in(&self) -> Option<Duration> {
+        if self.in_flight >= self.limits.concurrency {
+            return None;
+        }
+        let missing = (1.0 - self.tokens).max(0.0);
+        Some(Duration::from_secs_f64((missing / self.limits.rate).min(3600.0)))
+    }
+
+    /// A second's worth of requests, and at least one.
+    fn capacity(limits: Limits) -> f64 {
+        limits.rate.max(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(1_000_000 + millis)
+    }
+
+    #[test]
+    fn neither_the_rate_nor_the_concurrency_is_exceeded() {
+        let mut budget = Budget::new(Limits { concurrency: 8, rate: 10.0 }, at(0));
+        assert_eq!(budget.available(at(0)), 8);
+        budget.start(8);
+        assert_eq!(budget.available(at(0)), 0);
+        assert_eq!(budget.refill_in(), None, "waits for a reply, not for the clock");
+        (0..8).for_each(|_| budget.finish());
+        assert_eq!(budget.available(at(0)), 2, "ten a second, eight are spent");
+        budget.start(2);
+        assert_eq!(budget.refill_in(), Some(Duration::from_millis(100)));
+        assert_eq!(budget.available(at(300)), 3);
+    }
+
+    #[test]
+    fn a_clock_step_of_a_year_fills_one_second_of_requests() {
+        let mut budget = Budget::new(Limits { concurrency: 1000, rate: 10.0 }, at(0));
+        budget.start(10);
+        let year = 31_536_000_000;
+        assert_eq!(budget.available(at(year)), 10);
+        budget.start(10);
+        assert_eq!(budget.available(at(0)), 0, "and a step back gives none");
+        assert_eq!(budget.available(at(100)), 1);
+    }
+}

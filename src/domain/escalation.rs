@@ -1,0 +1,285 @@
+//! The ladder: which steps a grant has reached, by the share of life that is left, and what a person must do.
+//!
+//! Must not announce anything: it returns what is to be announced, and what has been told already.
+
+use std::time::Duration;
+
+use super::name::PortalName;
+use super::portal::{Grant, Phase, Problem};
+use super::provider::Class;
+use super::time::{Timestamp, human, share_of};
+
+/// How loud a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// For the log only.
+    Notice,
+    /// Somebody should look within the hour.
+    Warning,
+    /// Soon a reader will meet an expired token.
+    Error,
+    /// Readers are, or are about to be, without a token; or only a person can mend it.
+    Critical,
+}
+
+impl Severity {
+    /// Every severity, lowest first.
+    pub const ALL: [Self; 4] = [Self::Notice, Self::Warning, Self::Error, Self::Critical];
+
+    /// As written in configurations, logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// The severity of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.as_str() == text)
+    }
+}
+
+/// A part of a token's life.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// A share of the life, in (0, 1).
+    Share(f64),
+    /// A fixed time.
+    Span(Duration),
+}
+
+/// What a step waits for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Moment {
+    /// The first failed renewal.
+    Failed,
+    /// This share of the window between due and expiry has passed.
+    Overdue(f64),
+    /// Less than this is left.
+    Remaining(Part),
+    /// Nothing is left.
+    Expired,
+    /// Only a person can mend it.
+    NeedsPerson,
+}
+
+/// One step of the ladder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Its name in the configuration, unique in the ladder: remembers that it was told.
+    pub key: String,
+    /// What it waits for.
+    pub when: Moment,
+    /// How loud it is.
+    pub severity: Severity,
+    /// The channels that hear of it.
+    pub notify: Vec<String>,
+}
+
+/// The ladder of design section 5, in force where the configuration has no `[[escalation.step]]`.
+#[must_use]
+pub fn default_ladder() -> Vec<Step> {
+    let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: Vec::new() };
+    vec![
+        step("failed", Moment::Failed, Severity::Notice),
+        step("overdue", Moment::Overdue(0.3), Severity::Warning),
+        step("late", Moment::Remaining(Part::Share(0.2)), Severity::Error),
+        step("expiring", Moment::Remaining(Part::Share(0.1)), Severity::Critical),
+        step("expired", Moment::Expired, Severity::Critical),
+        step("person", Moment::NeedsPerson, Severity::Critical),
+    ]
+}
+
+/// Something to say, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// The step's name.
+    pub step: String,
+    /// How loud.
+    pub severity: Severity,
+    /// What happened.
+    pub reason: String,
+    /// What a person must do.
+    pub action: String,
+    /// How long the current access token still works; `None` if there is none.
+    pub remaining: Option<Duration>,
+    /// The channels that hear of it.
+    pub notify: Vec<String>,
+}
+
+/// Where a grant is on the ladder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Climb {
+    /// What is to be said now.
+    pub announce: Option<Announcement>,
+    /// The names of all steps told so far, this one included.
+    pub told: Vec<String>,
+    /// When the next step is reached if nothing changes.
+    pub next: Option<Timestamp>,
+}
+
+/// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced.
+#[must_use]
+pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp) -> Climb {
+    let mut told = grant.told.clone();
+    let mut next = None;
+    let mut loudest: Option<(&Step, Severity)> = None;
+    for step in ladder {
+        if told.contains(&step.key) {
+            continue;
+        }
+        match reached_at(step.when, grant, now) {
+            Some(at) if at <= now => {
+                told.push(step.key.clone());
+                let severity = severity_of(step, grant, now);
+                if loudest.is_none_or(|(_, loudest)| severity >= loudest) {
+                    loudest = Some((step, severity));
+                }
+            }
+            Some(at) => next = Some(next.map_or(at, |next: Timestamp| next.min(at))),
+            None => {}
+        }
+    }
+    let announce = loudest.map(|(step, severity)| Announcement {
+        step: step.key.clone(),
+        severity,
+        reason: reason(grant, now),
+        action: action(portal, &grant.standing.phase),
+        remaining: remaining(grant, now),
+        notify: step.notify.clone(),
+    });
+    Climb { announce, told, next }
+}
+
+/// What to say when a grant of which something was told is fresh again.
+#[must_use]
+pub fn resolved(ladder: &[Step], told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {
+    let steps: Vec<_> = ladder.iter().filter(|step| told.contains(&step.key)).collect();
+    if told.is_empty() {
+        return None;
+    }
+    let mut notify: Vec<_> = steps.iter().flat_map(|step| step.notify.clone()).collect();
+    notify.sort();
+    notify.dedup();
+    let lasted = since.map(|since| format!(" after {}", human(now.since(since)))).unwrap_or_default();
+    Some(Announcement {
+        step: "resolved".to_owned(),
+        severity: Severity::Notice,
+        reason: format!("the token is fresh again{lasted}"),
+        action: "none".to_owned(),
+        remaining: None,
+        notify,
+    })
+}
+
+/// How long the current access token still works.
+#[must_use]
+pub fn remaining(grant: &Grant, now: Timestamp) -> Option<Duration> {
+    grant.tokens.access.as_ref().map(|access| access.expires_at.until(now))
+}
+
+/// When a token counts as overdue: 30 % of the window between due and expiry has passed.
+#[must_use]
+pub fn overdue_at(grant: &Grant, share: f64) -> Option<Timestamp> {
+    let expires_at = grant.tokens.access.as_ref()?.expires_at;
+    let due = grant.standing.renew_at?.min(expires_at);
+    Some(due + share_of(expires_at.since(due), share))
+}
+
+fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+    let access = grant.tokens.access.as_ref();
+    let since = grant.standing.phase.since();
+    match when {
+        Moment::Failed => since,
+        Moment::NeedsPerson if needs_person(&grant.standing.phase) => since.or(Some(now)),
+        Moment::NeedsPerson => None,
+        Moment::Overdue(share) => overdue_at(grant, share),
+        Moment::Remaining(part) => {
+            let access = access?;
+            let left = match part {
+                Part::Share(share) => share_of(access.lifetime(), share),
+                Part::Span(span) => span,
+            };
+            // A late renewal age is no failure: the step waits until the renewal is overdue too.
+            overdue_at(grant, 0.3).map(|overdue| (access.expires_at - left).max(overdue))
+        }
+        Moment::Expired => access.map(|access| access.expires_at),
+    }
+}
+
+/// A grant in doubt needs a person as soon as the replay meets what only a person can mend.
+fn needs_person(phase: &Phase) -> bool {
+    phase.needs_person()
+        || phase.problem().is_some_and(|problem| matches!(problem.class, Class::Blocked | Class::ClientRejected))
+}
+
+/// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
+fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
+    let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
+    let put_off = matches!(grant.standing.phase, Phase::InDoubt { .. })
+        && grant.standing.act_at.is_some_and(|at| at.until(now) > Duration::from_secs(60));
+    if step.when == Moment::Failed && (unknown || put_off) { step.severity.max(Severity::Warning) } else { step.severity }
+}
+
+fn reason(grant: &Grant, now: Timestamp) -> String {
+    let said = |problem: &Problem| match (&problem.code, problem.detail.is_empty()) {
+        (Some(code), false) => format!("{code}: {}", problem.detail),
+        (Some(code), true) => code.clone(),
+        (None, _) => problem.detail.clone(),
+    };
+    match &grant.standing.phase {
+        Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
+        Phase::Retrying { attempt, since, problem } => {
+            let lasts = human(now.since(*since));
+            format!("{attempt} failed renewals in {lasts}, the last {}: {}", problem.class.as_str(), said(problem))
+        }
+        Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", said(problem)),
+        Phase::ClientRejected { problem, .. } => {
+            format!("the authorization server refuses the app's client: {}", said(problem))
+        }
+        Phase::Blocked { problem, .. } => format!("the portal is blocked: {}", said(problem)),
+        Phase::NeedsAuthorization { problem, while_in_doubt: true, .. } => {
+            format!("the grant was rejected while in doubt (a reply was lost before): {}", said(problem))
+        }
+        Phase::NeedsAuthorization { problem, .. } => format!("the grant is dead: {}", said(problem)),
+        Phase::Gone { problem, .. } => format!("the app is not installed on the portal any more: {}", said(problem)),
+    }
+}
+
+/// The sentence that says what a person must do.
+#[must_use]
+pub fn action(portal: &PortalName, phase: &Phase) -> String {
+    let by_class = |class: Class| match class {
+        Class::ClientRejected => {
+            "correct the app's client_id and client_secret in the configuration, then: systemctl reload refreshd".to_owned()
+        }
+        Class::Blocked => format!("lift what the reason names, then: refreshd renew {portal}"),
+        Class::NotSent => "check this machine's network, DNS and TLS; it is retried by itself".to_owned(),
+        Class::Unknown => "look the code up with the provider; it is retried by itself".to_owned(),
+        Class::Transient | Class::InDoubt | Class::TooEarly => {
+            "none yet: it is retried by itself; look at the authorization server if it lasts".to_owned()
+        }
+        Class::NeedsAuthorization => {
+            format!("authorize the app on the portal again and hand over the new grant: refreshd import {portal}")
+        }
+        Class::Gone => format!("install the app again and: refreshd import {portal}, or: refreshd forget {portal}"),
+    };
+    match phase {
+        Phase::Fresh => "look at the daemon's load and its log".to_owned(),
+        Phase::Retrying { problem, .. }
+        | Phase::InDoubt { problem, .. }
+        | Phase::ClientRejected { problem, .. }
+        | Phase::Blocked { problem, .. } => by_class(problem.class),
+        Phase::NeedsAuthorization { .. } => by_class(Class::NeedsAuthorization),
+        Phase::Gone { .. } => by_class(Class::Gone),
+    }
+}
+
+#[cfg(test)]
+#[path = "escalation_tests.rs"]
+mod tests;

@@ -1,0 +1,112 @@
+//! The ladder, step by step over a token's hour.
+
+use super::super::portal::{Standing, binding};
+use super::super::secret::{AccessToken, RefreshToken};
+use super::super::token::{Access, Details, Generation, Tokens};
+use super::*;
+
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_secs(1_795_000_000 + minutes * 60)
+}
+
+fn acme() -> PortalName {
+    PortalName::parse("acme").unwrap()
+}
+
+/// Issued at minute 0, due at 20, ends at 60: overdue at 32, late at 48, expiring at 54.
+fn grant(phase: Phase) -> Grant {
+    Grant {
+        generation: Generation(1),
+        tokens: Tokens {
+            access: Some(Access {
+                token: AccessToken::new("a").unwrap(),
+                token_type: "Bearer".into(),
+                issued_at: at(0),
+                expires_at: at(60),
+            }),
+            refresh: RefreshToken::new("r").unwrap(),
+            details: Details::default(),
+        },
+        standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },
+        renewed_at: at(0),
+        bound_to: binding("a", "b"),
+        token_url: String::new(),
+        identity: None,
+        told: Vec::new(),
+        claim: None,
+    }
+}
+
+fn retrying(class: Class) -> Phase {
+    let problem = Problem { class, code: Some("CODE".into()), detail: "words".into() };
+    Phase::Retrying { attempt: 3, since: at(20), problem }
+}
+
+#[test]
+fn each_step_is_said_once_at_its_share_of_life() {
+    let ladder = default_ladder();
+    let mut grant = grant(retrying(Class::Transient));
+    let mut heard = Vec::new();
+    for minute in 20..70 {
+        let climb = climb(&ladder, &acme(), &grant, at(minute));
+        if let Some(said) = climb.announce {
+            heard.push((minute, said.step, said.severity));
+        }
+        grant.told = climb.told;
+    }
+    assert_eq!(
+        heard,
+        [
+            (20, "failed".to_owned(), Severity::Notice),
+            (32, "overdue".to_owned(), Severity::Warning),
+            (48, "late".to_owned(), Severity::Error),
+            (54, "expiring".to_owned(), Severity::Critical),
+            (60, "expired".to_owned(), Severity::Critical),
+        ]
+    );
+    let resolved = resolved(&ladder, &grant.told, Some(at(20)), at(70)).unwrap();
+    assert_eq!(resolved.reason, "the token is fresh again after 50m");
+}
+
+#[test]
+fn the_next_step_is_named_so_that_nobody_has_to_poll() {
+    let fresh = climb(&default_ladder(), &acme(), &grant(Phase::Fresh), at(1));
+    assert_eq!((fresh.announce, fresh.next), (None, Some(at(32))));
+}
+
+#[test]
+fn after_a_long_absence_only_the_loudest_is_said() {
+    let climb = climb(&default_ladder(), &acme(), &grant(Phase::Fresh), at(100));
+    assert_eq!(climb.announce.unwrap().step, "expired");
+    assert_eq!(climb.told, ["overdue", "late", "expiring", "expired"]);
+}
+
+#[test]
+fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
+    let problem = Problem { class: Class::NeedsAuthorization, code: Some("invalid_grant".into()), detail: String::new() };
+    let dead = Phase::NeedsAuthorization { since: at(20), problem, while_in_doubt: true };
+    let said = climb(&default_ladder(), &acme(), &grant(dead), at(20)).announce.unwrap();
+    assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));
+    assert!(said.reason.contains("rejected while in doubt"), "{}", said.reason);
+    assert!(said.action.contains("refreshd import acme"), "{}", said.action);
+}
+
+#[test]
+fn an_unknown_answer_is_a_warning_at_once() {
+    let said = climb(&default_ladder(), &acme(), &grant(retrying(Class::Unknown)), at(20)).announce.unwrap();
+    assert_eq!(said.severity, Severity::Warning);
+}
+
+#[test]
+fn a_late_renewal_age_is_no_failure() {
+    let mut late = grant(Phase::Fresh);
+    late.standing.renew_at = Some(at(52));
+    let ladder = default_ladder();
+    assert_eq!(climb(&ladder, &acme(), &late, at(52)).announce, None, "12 % left, but only just due");
+    assert_eq!(climb(&ladder, &acme(), &late, at(55)).announce.unwrap().severity, Severity::Critical);
+}
+
+#[test]
+fn nothing_told_means_nothing_to_resolve() {
+    assert_eq!(resolved(&default_ladder(), &[], None, at(0)), None);
+}

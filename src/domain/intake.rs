@@ -1,0 +1,166 @@
+//! Grants that come from elsewhere: a token reply, CRest's `settings.json`, or a bare refresh token.
+//!
+//! Must not believe more than it needs: addresses in here are hints, checked against the allow-list when used.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::provider::Profile;
+use super::reply::{SECRET_FIELDS, read_taken};
+use super::secret::RefreshToken;
+use super::time::Timestamp;
+use super::token::{Access, Details, Tokens, believable};
+
+/// Largest text read as a grant, in bytes.
+pub const LONGEST: usize = 64 * 1024;
+
+/// A grant to take in.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    /// Its tokens. The access token is there only if its end is known and still ahead.
+    pub tokens: Tokens,
+    /// Whose grant it is, if it says so.
+    pub identity: Option<String>,
+    /// The authorization server it names.
+    pub server: Option<String>,
+}
+
+/// Why a text is no grant. Never quotes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IntakeError {
+    /// Nothing there.
+    #[error("there is nothing in it")]
+    Empty,
+    /// Over [`LONGEST`].
+    #[error("it is longer than {LONGEST} bytes")]
+    TooLong,
+    /// Starts like JSON and is not.
+    #[error("it begins like JSON but is none (line {line}, column {column})")]
+    NotJson {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// More than one word and no JSON.
+    #[error("it is neither JSON nor a bare refresh token (one word)")]
+    NotAToken,
+    /// An error reply was saved instead of a token reply.
+    #[error("it is an error reply of the authorization server ({0}), not a token")]
+    ErrorReply(String),
+    /// No refresh token: nothing to keep fresh.
+    #[error("it has no refresh_token, and without one there is nothing to renew with")]
+    NoRefreshToken,
+}
+
+/// Reads a grant in any of the accepted forms.
+///
+/// # Errors
+/// [`IntakeError`] says what it is instead.
+pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, IntakeError> {
+    if text.len() > LONGEST {
+        return Err(IntakeError::TooLong);
+    }
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.starts_with(['{', '[']) {
+        let body: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| IntakeError::NotJson { line: error.line(), column: error.column() })?;
+        return from_json(&body, profile, now);
+    }
+    let refresh = RefreshToken::new(text).ok_or(IntakeError::Empty)?;
+    if text.contains(char::is_whitespace) || text.contains(char::is_control) {
+        return Err(IntakeError::NotAToken);
+    }
+    Ok(Intake { tokens: Tokens { access: None, refresh, details: Details::default() }, identity: None, server: None })
+}
+
+fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Result<Intake, IntakeError> {
+    if let Some(code) = body.get("error").and_then(Value::as_str).filter(|code| !code.is_empty()) {
+        return Err(IntakeError::ErrorReply(super::mask::mask(code, &[])));
+    }
+    let refresh = (body.get("refresh_token").and_then(Value::as_str).and_then(RefreshToken::new))
+        .ok_or(IntakeError::NoRefreshToken)?;
+    let Some(granted) = read_taken(body, profile) else {
+        let tokens = Tokens { access: None, refresh, details: Details::default() };
+        return Ok(Intake { tokens, identity: None, server: None });
+    };
+    // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
+    let access = ends_at(body).filter(|at| *at > now).map(|expires_at| Access {
+        token: granted.access,
+        token_type: granted.token_type,
+        issued_at: expires_at - granted.lifetime.max(Duration::from_secs(1)),
+        expires_at: expires_at.min(now + believable(granted.lifetime)),
+    });
+    debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
+    Ok(Intake {
+        tokens: Tokens { access, refresh, details: granted.details },
+        identity: granted.identity,
+        server: granted.server,
+    })
+}
+
+/// The absolute end in unix seconds, a number or a string (Bitrix24's events).
+fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
+    let secs = match body.get("expires")? {
+        Value::Number(number) => number.as_i64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    Some(Timestamp::from_secs(secs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::provider::tests::profile;
+    use super::*;
+
+    fn taken(text: &str) -> Result<Intake, IntakeError> {
+        parse(text, &profile(), Timestamp::from_secs(1_728_455_000))
+    }
+
+    #[test]
+    fn a_token_reply_as_oint_prints_it() {
+        let intake = taken(
+            r#"{"access_token":"6b2e06","expires":1728458347,"expires_in":3600,"scope":"app",
+            "server_endpoint":"https://oauth.bitrix.info/rest/","status":"L","client_endpoint":"https://b24.bitrix24.by/rest/",
+            "member_id":"00168f","user_id":1,"refresh_token":"5bad2d"}"#,
+        )
+        .unwrap();
+        assert_eq!(intake.identity.as_deref(), Some("00168f"));
+        assert_eq!(intake.tokens.access.unwrap().expires_at.secs(), 1_728_458_347);
+        assert_eq!(intake.tokens.refresh.expose(), "5bad2d");
+        assert_eq!(intake.tokens.details.endpoint.as_deref(), Some("https://b24.bitrix24.by/rest/"));
+    }
+
+    #[test]
+    fn crest_settings_have_no_known_end_and_so_no_access_token() {
+        let intake = taken(
+            r#"{"access_token":"6b2e06","expires_in":"3600","application_token":"x","refresh_token":"5bad2d",
+            "domain":"acme.bitrix24.com","client_endpoint":"https:\/\/acme.bitrix24.com\/rest\/","C_REST_CLIENT_SECRET":"s"}"#,
+        )
+        .unwrap();
+        assert!(intake.tokens.access.is_none());
+        assert!(!format!("{intake:?}").contains("5bad2d"));
+    }
+
+    #[test]
+    fn a_bare_refresh_token() {
+        assert_eq!(taken("5bad2d67\n").unwrap().tokens.refresh.expose(), "5bad2d67");
+    }
+
+    #[test]
+    fn what_is_no_grant_is_said_without_quoting_it() {
+        for (text, expected) in [
+            ("", IntakeError::Empty),
+            ("  \n", IntakeError::Empty),
+            ("two words", IntakeError::NotAToken),
+            (r#"{"access_token":"a"}"#, IntakeError::NoRefreshToken),
+            (r#"{"refresh_token":""}"#, IntakeError::NoRefreshToken),
+            (r#"{"error":"expired_token"}"#, IntakeError::ErrorReply("expired_token".into())),
+            ("{\"refresh_token\":\"5bad\n", IntakeError::NotJson { line: 1, column: 22 }),
+        ] {
+            assert_eq!(taken(text).unwrap_err(), expected, "{text}");
+        }
+    }
+}

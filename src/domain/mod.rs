@@ -1,0 +1,19 @@
+//! What refreshd knows about tokens, and what it decides.
+//!
+//! Same inputs, same answer: `now` and randomness are arguments. Nothing in here does I/O, reads a clock, spawns,
+//! logs or knows tokio; `tests/tidy.rs` holds that. Whoever acts on a decision lives in `adapters` or `daemon`.
+
+pub mod backoff;
+pub mod budget;
+pub mod escalation;
+pub mod intake;
+pub mod mask;
+pub mod name;
+pub mod portal;
+pub mod provider;
+pub mod renewal;
+pub mod reply;
+pub mod schedule;
+pub mod secret;
+pub mod time;
+pub mod token;

@@ -1,0 +1,327 @@
+//! One grant that is kept fresh: where it stands, and what the state keeps of it.
+//!
+//! Must not decide what happens next: that is `renewal`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::name::PortalName;
+use super::provider::Class;
+use super::secret::Fingerprint;
+use super::time::Timestamp;
+use super::token::{Generation, Tokens};
+
+/// What went wrong last, in words fit for a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What it means.
+    pub class: Class,
+    /// The server's `error` code, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// A sentence: the profile's meaning of the code, or the server's own words, masked.
+    pub detail: String,
+}
+
+/// Where a grant stands. Each variant carries only what is true in it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// The last renewal went well, or the grant is new.
+    Fresh,
+    /// Renewals fail and are tried again.
+    Retrying {
+        /// Failures in a row, from 1.
+        attempt: u32,
+        /// When the first of them was.
+        since: Timestamp,
+        /// The last of them.
+        problem: Problem,
+    },
+    /// A request left and its outcome is not known; the same token is sent again.
+    InDoubt {
+        /// Attempts without an outcome, from 1.
+        attempt: u32,
+        /// When the first of them was.
+        since: Timestamp,
+        /// The last of them.
+        problem: Problem,
+    },
+    /// The app's client is refused; this grant is kept and left alone.
+    ClientRejected {
+        /// Refusals in a row, from 1.
+        attempt: u32,
+        /// When the first of them was.
+        since: Timestamp,
+        /// The last of them.
+        problem: Problem,
+    },
+    /// Somebody must pay or allow something; polled slowly.
+    Blocked {
+        /// Polls so far, from 1.
+        attempt: u32,
+        /// When it began.
+        since: Timestamp,
+        /// The last answer.
+        problem: Problem,
+    },
+    /// A person must authorize again; nothing is sent.
+    NeedsAuthorization {
+        /// When it was found out.
+        since: Timestamp,
+        /// The answer that said so.
+        problem: Problem,
+        /// The rejection came while a request was in doubt: it may have been our own reply that got lost.
+        while_in_doubt: bool,
+    },
+    /// The app was removed from the portal; nothing is sent.
+    Gone {
+        /// When it was found out.
+        since: Timestamp,
+        /// The answer that said so.
+        problem: Problem,
+    },
+}
+
+impl Phase {
+    /// The problem, unless fresh.
+    #[must_use]
+    pub const fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Fresh => None,
+            Self::Retrying { problem, .. }
+            | Self::InDoubt { problem, .. }
+            | Self::ClientRejected { problem, .. }
+            | Self::Blocked { problem, .. }
+            | Self::NeedsAuthorization { problem, .. }
+            | Self::Gone { problem, .. } => Some(problem),
+        }
+    }
+
+    /// Since when it is not fresh.
+    #[must_use]
+    pub const fn since(&self) -> Option<Timestamp> {
+        match self {
+            Self::Fresh => None,
+            Self::Retrying { since, .. }
+            | Self::InDoubt { since, .. }
+            | Self::ClientRejected { since, .. }
+            | Self::Blocked { since, .. }
+            | Self::NeedsAuthorization { since, .. }
+            | Self::Gone { since, .. } => Some(*since),
+        }
+    }
+
+    /// Failures in a row.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        match self {
+            Self::Retrying { attempt, .. }
+            | Self::InDoubt { attempt, .. }
+            | Self::ClientRejected { attempt, .. }
+            | Self::Blocked { attempt, .. } => *attempt,
+            Self::Fresh | Self::NeedsAuthorization { .. } | Self::Gone { .. } => 0,
+        }
+    }
+
+    /// Whether only a person can mend it.
+    #[must_use]
+    pub const fn needs_person(&self) -> bool {
+        match self {
+            Self::ClientRejected { .. }
+            | Self::Blocked { .. }
+            | Self::NeedsAuthorization { .. }
+            | Self::Gone { .. } => true,
+            Self::Fresh | Self::Retrying { .. } | Self::InDoubt { .. } => false,
+        }
+    }
+
+    /// Its name in the status, the metrics and the state.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Fresh => Kind::Fresh,
+            Self::Retrying { .. } => Kind::Retrying,
+            Self::InDoubt { .. } => Kind::InDoubt,
+            Self::ClientRejected { .. } => Kind::ClientRejected,
+            Self::Blocked { .. } => Kind::Blocked,
+            Self::NeedsAuthorization { .. } => Kind::NeedsAuthorization,
+            Self::Gone { .. } => Kind::Gone,
+        }
+    }
+}
+
+/// A phase's name, and the three kinds of portals that have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// See [`Phase::Fresh`].
+    Fresh,
+    /// See [`Phase::Retrying`].
+    Retrying,
+    /// See [`Phase::InDoubt`].
+    InDoubt,
+    /// See [`Phase::ClientRejected`].
+    ClientRejected,
+    /// See [`Phase::Blocked`].
+    Blocked,
+    /// See [`Phase::NeedsAuthorization`].
+    NeedsAuthorization,
+    /// See [`Phase::Gone`].
+    Gone,
+    /// Configured, without a grant.
+    AwaitingAuthorization,
+    /// Its client or server was changed in the configuration; the refresh token is kept from the new one.
+    ClientChanged,
+    /// A grant that the configuration does not name any more.
+    Unconfigured,
+}
+
+impl Kind {
+    /// Every kind, for metrics that start at zero.
+    pub const ALL: [Self; 10] = [
+        Self::Fresh,
+        Self::Retrying,
+        Self::InDoubt,
+        Self::ClientRejected,
+        Self::Blocked,
+        Self::NeedsAuthorization,
+        Self::Gone,
+        Self::AwaitingAuthorization,
+        Self::ClientChanged,
+        Self::Unconfigured,
+    ];
+
+    /// As written in the status, the metrics and the state.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Retrying => "retrying",
+            Self::InDoubt => "in-doubt",
+            Self::ClientRejected => "client-rejected",
+            Self::Blocked => "blocked",
+            Self::NeedsAuthorization => "needs-authorization",
+            Self::Gone => "gone",
+            Self::AwaitingAuthorization => "awaiting-authorization",
+            Self::ClientChanged => "client-changed",
+            Self::Unconfigured => "unconfigured",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// What the configuration says of a portal, as the state keeps it: memory does not grow with the number of portals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The app (a portal with a client of its own has an app of its own name).
+    pub app: String,
+    /// The portal's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Renew at this age instead of the profile's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_every: Option<RenewSetting>,
+    /// The token files to write, besides none: `json`, `raw`, `header`, `env`.
+    pub formats: Vec<String>,
+    /// Names whose grant it must be, if the operator pinned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Where the first refresh token lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token_file: Option<std::path::PathBuf>,
+}
+
+/// A renewal age as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RenewSetting {
+    /// Milliseconds.
+    AgeMillis(u64),
+    /// A share of the life.
+    Share(f64),
+}
+
+impl From<RenewSetting> for super::schedule::RenewEvery {
+    fn from(setting: RenewSetting) -> Self {
+        match setting {
+            RenewSetting::AgeMillis(millis) => Self::Age(Duration::from_millis(millis)),
+            RenewSetting::Share(share) => Self::Share(share),
+        }
+    }
+}
+
+/// Marks the durable intent to spend one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimId(pub i64);
+
+/// When to do what with a grant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Where it stands.
+    pub phase: Phase,
+    /// When the renewal is, or was, planned; `None` while there is no access token.
+    pub renew_at: Option<Timestamp>,
+    /// When something is sent next: the renewal, a retry, a replay or a poll. `None`: nothing is sent.
+    pub act_at: Option<Timestamp>,
+}
+
+/// A grant as the state keeps it.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Counts the pairs.
+    pub generation: Generation,
+    /// The newest pair.
+    pub tokens: Tokens,
+    /// Where it stands.
+    pub standing: Standing,
+    /// When the newest pair came.
+    pub renewed_at: Timestamp,
+    /// The client and authority that may see the refresh token.
+    pub bound_to: Fingerprint,
+    /// The token endpoint that the next renewal goes to.
+    pub token_url: String,
+    /// Whose grant it is, once known.
+    pub identity: Option<String>,
+    /// The escalation steps that were announced.
+    pub told: Vec<String>,
+    /// A claim without a recorded outcome yet.
+    pub claim: Option<(ClaimId, Timestamp)>,
+}
+
+/// A portal as the state keeps it.
+#[derive(Clone, Debug)]
+pub struct Portal {
+    /// Its name.
+    pub name: PortalName,
+    /// What the configuration says; `None` if it does not name this portal any more.
+    pub settings: Option<Settings>,
+    /// The client and authority that the configuration names now.
+    pub binding: Option<Fingerprint>,
+    /// Its grant, once there is one.
+    pub grant: Option<Grant>,
+}
+
+impl Portal {
+    /// Its name for the status and the metrics.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match (&self.settings, &self.grant) {
+            (None, _) => Kind::Unconfigured,
+            (Some(_), None) => Kind::AwaitingAuthorization,
+            (Some(_), Some(grant)) if self.binding != Some(grant.bound_to) => Kind::ClientChanged,
+            (Some(_), Some(grant)) => grant.standing.phase.kind(),
+        }
+    }
+}
+
+/// The client and authority that may see a portal's refresh token, as one comparable value.
+#[must_use]
+pub fn binding(authority: &str, client_id: &str) -> Fingerprint {
+    Fingerprint::of(format!("{authority}\n{client_id}").as_bytes())
+}

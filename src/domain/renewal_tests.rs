@@ -1,0 +1,199 @@
+//! What each outcome makes of a grant.
+
+use super::super::portal::binding;
+use super::super::provider::tests::profile;
+use super::super::secret::{AccessToken, RefreshToken};
+use super::super::token::{Details, Generation};
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp::from_secs(1_795_000_000 + secs)
+}
+
+fn acme() -> PortalName {
+    PortalName::parse("acme").unwrap()
+}
+
+/// Issued at 0, lives an hour.
+fn grant(phase: Phase) -> Grant {
+    Grant {
+        generation: Generation(7),
+        tokens: Tokens {
+            access: Some(Access {
+                token: AccessToken::new("old-access").unwrap(),
+                token_type: "Bearer".into(),
+                issued_at: at(0),
+                expires_at: at(3600),
+            }),
+            refresh: RefreshToken::new("old-refresh").unwrap(),
+            details: Details { endpoint: Some("https://acme.bitrix24.com/rest/".into()), ..Details::default() },
+        },
+        standing: Standing { phase, renew_at: Some(at(1400)), act_at: Some(at(1400)) },
+        renewed_at: at(0),
+        bound_to: binding("bitrix24", "local.1"),
+        token_url: "https://oauth.bitrix.info/oauth/token/".into(),
+        identity: Some("m1".into()),
+        told: Vec::new(),
+        claim: None,
+    }
+}
+
+fn granted(refresh: Option<&str>) -> Granted {
+    Granted {
+        access: AccessToken::new("new-access").unwrap(),
+        refresh: refresh.and_then(RefreshToken::new),
+        token_type: "Bearer".into(),
+        lifetime: HOUR,
+        identity: Some("m1".into()),
+        server: None,
+        details: Details::default(),
+    }
+}
+
+fn after(grant: &Grant, attempt: Attempt, now: Timestamp) -> Settled {
+    let profile = profile();
+    let rules = Rules { profile: &profile, every: profile.renew_every };
+    settle(&acme(), grant, rules, attempt, Times { sent_at: now - Duration::from_secs(2), now }, 0.5)
+}
+
+fn renewed(grant: &Grant, granted: Granted) -> Renewed {
+    match after(grant, Attempt::Answered(Verdict::Granted(Box::new(granted))), at(1402)) {
+        Settled::Renewed(renewed) => *renewed,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn kept(grant: &Grant, class: Class, now: Timestamp) -> Standing {
+    let refusal =
+        Refusal { problem: Problem { class, code: Some("CODE".into()), detail: "words".into() }, retry_after: None };
+    match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
+        Settled::Kept(standing) => standing,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_new_pair_counts_from_when_the_request_left() {
+    let renewed = renewed(&grant(Phase::Fresh), granted(Some("new-refresh")));
+    let access = renewed.tokens.access.unwrap();
+    assert_eq!((access.issued_at, access.expires_at), (at(1400), at(5000)));
+    assert_eq!(renewed.tokens.refresh.expose(), "new-refresh");
+    let due = renewed.standing.act_at.unwrap().since(at(1400)).as_secs();
+    assert!((1350..=1500).contains(&due), "due after {due} s");
+}
+
+#[test]
+fn a_missing_refresh_token_keeps_the_old_one() {
+    assert_eq!(renewed(&grant(Phase::Fresh), granted(None)).tokens.refresh.expose(), "old-refresh");
+}
+
+#[test]
+fn another_portals_pair_is_kept_aside() {
+    let foreign = Granted { identity: Some("m2".into()), ..granted(Some("theirs")) };
+    let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Granted(Box::new(foreign))), at(1402));
+    let Settled::Foreign { standing, granted } = settled else { panic!("{settled:?}") };
+    assert!(matches!(standing.phase, Phase::NeedsAuthorization { .. }) && standing.act_at.is_none());
+    assert_eq!(granted.refresh.unwrap().expose(), "theirs");
+}
+
+#[test]
+fn a_renamed_portal_is_accepted_and_said() {
+    let details = Details { endpoint: Some("https://new.bitrix24.com/rest/".into()), ..Details::default() };
+    let renewed = renewed(&grant(Phase::Fresh), Granted { details, ..granted(Some("r")) });
+    assert_eq!(renewed.renamed_from.as_deref(), Some("https://acme.bitrix24.com/rest/"));
+}
+
+#[test]
+fn the_next_server_is_taken_from_the_reply_only_if_it_is_on_the_list() {
+    let to = |server: &str| {
+        renewed(&grant(Phase::Fresh), Granted { server: Some(server.into()), ..granted(Some("r")) }).token_url
+    };
+    assert_eq!(to("https://oauth.bitrix24.tech/rest/"), "https://oauth.bitrix24.tech/oauth/token/");
+    assert_eq!(to("https://evil.example/rest/"), "https://oauth.bitrix.info/oauth/token/");
+}
+
+#[test]
+fn quiet_failures_back_off_and_count() {
+    let first = kept(&grant(Phase::Fresh), Class::Transient, at(1402));
+    assert!(matches!(first.phase, Phase::Retrying { attempt: 1, .. }));
+    let second = kept(&grant(first.phase.clone()), Class::NotSent, at(1410));
+    let Phase::Retrying { attempt: 2, since, .. } = second.phase else { panic!("{second:?}") };
+    assert_eq!(since, at(1402));
+    assert_eq!(second.act_at, Some(at(1410) + Duration::from_secs(5)));
+}
+
+#[test]
+fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
+    let fresh = grant(Phase::Fresh);
+    for (class, wait) in [
+        (Class::NeedsAuthorization, None),
+        (Class::Gone, None),
+        (Class::Blocked, Some(3600)),
+        (Class::ClientRejected, Some(300)),
+    ] {
+        let standing = kept(&fresh, class, at(1402));
+        assert!(standing.phase.needs_person(), "{class:?}");
+        assert_eq!(standing.act_at, wait.map(|wait| at(1402 + wait)), "{class:?}");
+    }
+    let blocked = Phase::Blocked {
+        attempt: 24,
+        since: at(0),
+        problem: Problem { class: Class::Blocked, code: None, detail: String::new() },
+    };
+    assert_eq!(kept(&grant(blocked), Class::Blocked, at(1402)).act_at, Some(at(1402 + 86_400)), "daily after a day");
+}
+
+#[test]
+fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
+    let Settled::Kept(lost) = after(&grant(Phase::Fresh), Attempt::InDoubt("time-out".into()), at(1430)) else {
+        panic!("kept")
+    };
+    assert!(matches!(lost.phase, Phase::InDoubt { attempt: 1, .. }));
+    assert_eq!(lost.act_at, Some(at(1430) + FLOOR), "replayed at once");
+
+    let down = kept(&grant(lost.phase.clone()), Class::Transient, at(1435));
+    assert!(matches!(down.phase, Phase::InDoubt { attempt: 2, .. }), "a 500 settles nothing: {down:?}");
+
+    let no = kept(&grant(down.phase), Class::NeedsAuthorization, at(1450));
+    assert!(matches!(no.phase, Phase::NeedsAuthorization { while_in_doubt: true, .. }), "{no:?}");
+    assert_eq!(no.act_at, None);
+}
+
+#[test]
+fn a_late_replay_leaves_people_the_life_of_the_access_token() {
+    let profile = Profile { replay: Replay::Late, ..profile() };
+    let rules = Rules { profile: &profile, every: profile.renew_every };
+    let times = Times { sent_at: at(1400), now: at(1430) };
+    let settled = settle(&acme(), &grant(Phase::Fresh), rules, Attempt::InDoubt("reset".into()), times, 0.5);
+    let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
+    assert_eq!(standing.act_at, Some(at(3240)));
+}
+
+#[test]
+fn too_early_waits_for_the_end_of_the_token_without_an_incident() {
+    let standing = kept(&grant(Phase::Fresh), Class::TooEarly, at(1402));
+    assert_eq!(standing.phase, Phase::Fresh);
+    assert_eq!(standing.act_at, Some(at(3600)));
+}
+
+#[test]
+fn retry_after_is_honoured() {
+    let refusal = Refusal {
+        problem: Problem { class: Class::Transient, code: None, detail: String::new() },
+        retry_after: Some(Duration::from_secs(120)),
+    };
+    let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Refused(refusal)), at(1402));
+    let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
+    assert_eq!(standing.act_at, Some(at(1522)));
+}
+
+#[test]
+fn an_operators_loop_cannot_renew_more_often_than_in_a_tenth_of_the_life() {
+    let fresh = grant(Phase::Fresh);
+    assert_eq!(may_renew_now(&fresh, at(100)), Err(at(360)));
+    assert_eq!(may_renew_now(&fresh, at(360)), Ok(()));
+    let failing = kept(&fresh, Class::Transient, at(100)).phase;
+    assert_eq!(may_renew_now(&grant(failing), at(100)), Ok(()), "a failing one may be tried");
+}

@@ -1,0 +1,210 @@
+//! What the authorization server said, and which class it is. The only reader of token replies.
+//!
+//! Tolerant by table, since a reply that cannot be read is a grant lost: numbers as strings, missing `token_type`,
+//! `error` in a 200. Must not keep or show any part of a body that the profile does not name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::mask::mask;
+use super::portal::Problem;
+use super::provider::{Class, Profile};
+use super::secret::{AccessToken, RefreshToken};
+use super::token::{Details, believable};
+
+/// A reply whose bytes arrived whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// `Retry-After`, if it could be read.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// A new pair, as the server gave it.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// The new access token.
+    pub access: AccessToken,
+    /// The new refresh token; `None` means that the old one stays in force (RFC 6749 section 6).
+    pub refresh: Option<RefreshToken>,
+    /// `Bearer` unless the server says something else.
+    pub token_type: String,
+    /// How long the access token lives.
+    pub lifetime: Duration,
+    /// Whose grant it is, if the profile has a field for it.
+    pub identity: Option<String>,
+    /// The authorization server for the next renewal, as the reply named it. Not yet checked against the allow-list.
+    pub server: Option<String>,
+    /// What readers need besides.
+    pub details: Details,
+}
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it means, in words.
+    pub problem: Problem,
+    /// When the server wants to be asked again.
+    pub retry_after: Option<Duration>,
+}
+
+/// What a whole reply says.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// A body with a non-empty access token and no error.
+    Granted(Box<Granted>),
+    /// Anything else.
+    Refused(Refusal),
+}
+
+/// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
+#[must_use]
+pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
+    let refuse = |class, code: Option<&str>, detail: String| {
+        Verdict::Refused(Refusal {
+            problem: Problem { class, code: code.map(|code| mask(code, secrets)), detail },
+            retry_after: reply.retry_after,
+        })
+    };
+    let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(reply.body) else {
+        let (class, detail) = without_json(reply, profile);
+        return refuse(class, None, detail);
+    };
+    if let Some((code, description)) = error_of(&body) {
+        if let Some(rule) = profile.errors.iter().find(|rule| rule.matches(reply.status, &code, &description)) {
+            let detail = rule.meaning.clone().unwrap_or_else(|| mask(&description, secrets));
+            return refuse(rule.class, Some(&code), detail);
+        }
+        return refuse(by_status(reply.status), Some(&code), mask(&description, secrets));
+    }
+    match granted(&body, profile) {
+        Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
+        Some(_) => refuse(
+            Class::InDoubt,
+            None,
+            format!("the server sent a token with status {}; the same request is repeated", reply.status),
+        ),
+        None if is_success(reply.status) => {
+            refuse(Class::Unknown, None, "the reply has neither an access token nor an error".to_owned())
+        }
+        None => {
+            let (class, detail) = without_json(reply, profile);
+            refuse(class, None, detail)
+        }
+    }
+}
+
+/// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
+#[must_use]
+pub fn read_taken(body: &Map<String, Value>, profile: &Profile) -> Option<Granted> {
+    if error_of(body).is_some() { None } else { granted(body, profile) }
+}
+
+/// Bitrix24 and others send `error` as a word, REST v3 as an object `{code, message}`.
+fn error_of(body: &Map<String, Value>) -> Option<(String, String)> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    match body.get("error")? {
+        Value::String(code) if code.is_empty() => None,
+        Value::String(code) => Some((code.clone(), text(body.get("error_description")))),
+        Value::Object(error) => Some((text(error.get("code")), text(error.get("message")))),
+        Value::Null | Value::Bool(false) => None,
+        other => Some((other.to_string(), text(body.get("error_description")))),
+    }
+}
+
+fn granted(body: &Map<String, Value>, profile: &Profile) -> Option<Granted> {
+    let secret = |key: &str| body.get(key).and_then(Value::as_str);
+    let access = AccessToken::new(secret("access_token")?)?;
+    let scope = match body.get("scope") {
+        Some(Value::String(scope)) => {
+            scope.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        }
+        Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    };
+    let named = |field: &Option<String>| {
+        field.as_ref().and_then(|field| body.get(field)).and_then(Value::as_str).map(str::to_owned)
+    };
+    let fields: BTreeMap<_, _> = (profile.fields.iter())
+        .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
+        .filter_map(|field| body.get(field).map(|value| (field.clone(), value.clone())))
+        .collect();
+    Some(Granted {
+        access,
+        refresh: secret("refresh_token").and_then(RefreshToken::new),
+        token_type: token_type(body.get("token_type")),
+        lifetime: lifetime(body.get("expires_in")).unwrap_or(profile.assumed_lifetime),
+        identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
+        server: named(&profile.server_field),
+        details: Details { scope, endpoint: named(&profile.endpoint_field), fields },
+    })
+}
+
+/// Never handed to readers, whatever a profile says.
+pub const SECRET_FIELDS: [&str; 4] = ["refresh_token", "client_secret", "access_token", "id_token"];
+
+/// RFC 6749 section 7.1: compared without case, so written in one way.
+fn token_type(value: Option<&Value>) -> String {
+    match value.and_then(Value::as_str) {
+        None | Some("") => "Bearer".to_owned(),
+        Some(text) if text.eq_ignore_ascii_case("bearer") => "Bearer".to_owned(),
+        Some(text) => text.to_owned(),
+    }
+}
+
+/// `expires_in` in seconds: a number, a fraction or either as a string. Zero, negative and absent are not believed.
+fn lifetime(value: Option<&Value>) -> Option<Duration> {
+    let secs = match value? {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    if !secs.is_finite() || secs <= 0.0 {
+        return None;
+    }
+    Some(believable(Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX)))
+}
+
+/// The class of a reply that is no JSON object: the status decides, and a success may have spent the token.
+fn without_json(reply: &Reply<'_>, profile: &Profile) -> (Class, String) {
+    let status = reply.status;
+    if let Some(rule) = profile.errors.iter().find(|rule| rule.error.is_empty() && rule.matches(status, "", "")) {
+        let detail = rule.meaning.clone().unwrap_or_else(|| format!("the server answered with status {status}"));
+        return (rule.class, detail);
+    }
+    let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+    match (status, start) {
+        (200..=299, Some(b'<')) => {
+            (Class::Transient, format!("the server answered {status} with a page of HTML instead of JSON"))
+        }
+        (200..=299, _) => (Class::InDoubt, format!("the server answered {status} with a body that is not whole JSON")),
+        (300..=399, _) => (
+            Class::Unknown,
+            format!("the server answered {status}, a redirect; secrets are not sent to another address"),
+        ),
+        _ => (by_status(status), format!("the server answered with status {status} and no error code")),
+    }
+}
+
+/// The class of a status alone, where the profile's table has nothing to say.
+fn by_status(status: u16) -> Class {
+    match status {
+        // A gateway that gave up: the server behind it may have spent the token.
+        502 | 504 => Class::InDoubt,
+        408 | 425 | 429 | 500..=599 => Class::Transient,
+        _ => Class::Unknown,
+    }
+}
+
+const fn is_success(status: u16) -> bool {
+    matches!(status, 200..=299)
+}
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;

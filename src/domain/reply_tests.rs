@@ -1,0 +1,100 @@
+//! The class of each reply, a row each.
+
+use super::super::provider::tests::profile;
+use super::*;
+
+fn verdict(status: u16, body: &str) -> Verdict {
+    read(&Reply { status, retry_after: None, body: body.as_bytes() }, &profile(), &["s3cret-value"])
+}
+
+fn class(status: u16, body: &str) -> Class {
+    match verdict(status, body) {
+        Verdict::Refused(refusal) => refusal.problem.class,
+        Verdict::Granted(_) => panic!("{status} {body} was taken for a token"),
+    }
+}
+
+fn granted(body: &str) -> Granted {
+    match verdict(200, body) {
+        Verdict::Granted(granted) => *granted,
+        Verdict::Refused(refusal) => panic!("{body} was refused: {refusal:?}"),
+    }
+}
+
+#[test]
+fn every_reply_has_its_class() {
+    let html = "<html><body>502 Bad Gateway</body></html>";
+    for (status, body, expected) in [
+        (400, r#"{"error":"invalid_grant"}"#, Class::NeedsAuthorization),
+        (200, r#"{"error":"INVALID_GRANT"}"#, Class::NeedsAuthorization),
+        (400, r#"{"error":"invalid_request","error_description":"Value passed for the token was invalid."}"#, Class::NeedsAuthorization),
+        (400, r#"{"error":"invalid_request","error_description":"No \"refresh_token\""}"#, Class::Unknown),
+        (401, r#"{"error":"invalid_client"}"#, Class::ClientRejected),
+        (200, r#"{"error":"wrong_client"}"#, Class::ClientRejected),
+        (401, r#"{"error":"PAYMENT_REQUIRED"}"#, Class::Blocked),
+        (401, r#"{"error":{"code":"NOT_INSTALLED","message":"gone"}}"#, Class::Gone),
+        (500, r#"{"error":"SOMETHING_NEW"}"#, Class::Transient),
+        (403, r#"{"error":"SOMETHING_NEW"}"#, Class::Unknown),
+        (403, html, Class::Unknown),
+        (500, html, Class::Transient),
+        (503, "", Class::Transient),
+        (429, "slow down", Class::Transient),
+        (502, html, Class::InDoubt),
+        (504, "", Class::InDoubt),
+        (200, html, Class::Transient),
+        (200, r#"{"access_token":"abc","refresh_tok"#, Class::InDoubt),
+        (200, "", Class::InDoubt),
+        (200, "{}", Class::Unknown),
+        (200, r#"{"access_token":""}"#, Class::Unknown),
+        (200, r#"["access"]"#, Class::InDoubt),
+        (302, "", Class::Unknown),
+        (500, r#"{"access_token":"abc"}"#, Class::InDoubt),
+    ] {
+        assert_eq!(class(status, body), expected, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_reply_in_any_dialect_is_a_pair() {
+    for (expires_in, secs) in
+        [("3600", 3600), ("\"3600\"", 3600), ("3599.5", 3599), ("0", 3600), ("-5", 3600), ("null", 3600), ("1e300", 315_360_000)]
+    {
+        let body = format!(r#"{{"access_token":"a","refresh_token":"r","token_type":"bearer","expires_in":{expires_in}}}"#);
+        let granted = granted(&body);
+        assert_eq!(granted.lifetime.as_secs(), secs, "{expires_in}");
+        assert_eq!(granted.token_type, "Bearer");
+        assert_eq!(granted.refresh.unwrap().expose(), "r");
+    }
+}
+
+#[test]
+fn a_missing_or_empty_refresh_token_is_none_and_never_an_empty_one() {
+    for body in [r#"{"access_token":"a"}"#, r#"{"access_token":"a","refresh_token":""}"#, r#"{"access_token":"a","refresh_token":null}"#] {
+        assert!(granted(body).refresh.is_none(), "{body}");
+    }
+}
+
+#[test]
+fn a_bitrix24_reply_is_read_whole() {
+    let granted = granted(
+        r#"{"access_token":"968e0e3","expires":1780319382,"expires_in":3600,"scope":"crm,task","domain":"oauth.bitrix24.tech",
+        "server_endpoint":"https://oauth.bitrix24.tech/rest/","status":"L","client_endpoint":"https://acme.bitrix24.com/rest/",
+        "member_id":"b65727","user_id":67,"refresh_token":"860c0b"}"#,
+    );
+    assert_eq!(granted.identity.as_deref(), Some("b65727"));
+    assert_eq!(granted.server.as_deref(), Some("https://oauth.bitrix24.tech/rest/"));
+    assert_eq!(granted.details.endpoint.as_deref(), Some("https://acme.bitrix24.com/rest/"));
+    assert_eq!(granted.details.scope, ["crm", "task"]);
+    assert_eq!(granted.details.fields["user_id"], 67);
+}
+
+#[test]
+fn no_secret_comes_back_in_the_servers_words() {
+    let Verdict::Refused(refusal) = verdict(
+        400,
+        r#"{"error":"unheard_of","error_description":"s3cret-value and 5bad2d67006e9f06006b12e400000001 are wrong"}"#,
+    ) else {
+        panic!("refused")
+    };
+    assert_eq!(refusal.problem.detail, "… and … are wrong");
+}

@@ -1,0 +1,125 @@
+//! Secrets as types: blind in `Debug`, without `Display`, wiped when dropped; `expose` is easy to search for.
+//!
+//! Must not grow a way to print, compare loosely or serialise a secret by accident.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use secrecy::{ExposeSecret as _, SecretString};
+
+macro_rules! secret {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name(SecretString);
+
+        impl $name {
+            /// Takes a non-empty secret, without surrounding white space; `None` if nothing is left.
+            #[must_use]
+            pub fn new(text: &str) -> Option<Self> {
+                let text = text.trim();
+                (!text.is_empty()).then(|| Self(SecretString::from(text)))
+            }
+
+            /// The secret itself. Give it to the one place that must have it, and to no log, error or `format!`.
+            #[must_use]
+            pub fn expose(&self) -> &str {
+                self.0.expose_secret()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(…)"))
+            }
+        }
+    };
+}
+
+secret!(
+    /// A bearer token that readers of the token files use (RFC 6750).
+    AccessToken
+);
+secret!(
+    /// The single-use token that buys the next pair (RFC 6749 section 6). Never leaves the state and the token request.
+    RefreshToken
+);
+secret!(
+    /// An OAuth client's secret (RFC 6749 section 2.3.1).
+    ClientSecret
+);
+
+impl RefreshToken {
+    /// SHA-256 of the token: recognises a token without holding it.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.expose().as_bytes())
+    }
+}
+
+/// A SHA-256 digest. Tells two secrets apart without being one; prints as its first eight hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The digest of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut out = [0; 32];
+        out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        Self(out)
+    }
+
+    /// The 32 bytes, to store.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// From stored bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A number in [0, 1) that depends on the digest alone.
+    #[must_use]
+    pub fn unit(&self) -> f64 {
+        let [a, b, c, d, ..] = self.0;
+        f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_blind_and_white_space_is_not_part_of_a_secret() {
+        let token = RefreshToken::new(" 5bad2d67006e\n").unwrap();
+        assert_eq!(format!("{token:?}"), "RefreshToken(…)");
+        assert_eq!(token.expose(), "5bad2d67006e");
+        assert!(AccessToken::new(" \n").is_none());
+    }
+
+    #[test]
+    fn a_fingerprint_tells_tokens_apart() {
+        let one = RefreshToken::new("one").unwrap().fingerprint();
+        assert_eq!(one, RefreshToken::new("one").unwrap().fingerprint());
+        assert_ne!(one, RefreshToken::new("two").unwrap().fingerprint());
+        assert_eq!(one.to_string(), "7692c3ad");
+        assert!((0.0..1.0).contains(&one.unit()));
+    }
+}

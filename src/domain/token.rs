@@ -1,0 +1,80 @@
+//! A pair of tokens and what came with it. Must not know how it is stored or published.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::{AccessToken, RefreshToken};
+use super::time::Timestamp;
+
+/// Shortest and longest life believed of a token, whatever `expires_in` says: one second to ten years.
+pub const LIFETIME_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(315_360_000));
+
+/// Counts the pairs of a portal: one up with each renewal or import, never back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The one after this.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl std::fmt::Display for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An access token and how long it lives.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The token itself.
+    pub token: AccessToken,
+    /// As the server named it, with the usual capital: `Bearer`.
+    pub token_type: String,
+    /// When the request that brought it was sent: the life is counted from before the server's own count.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+impl Access {
+    /// Its whole life.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.expires_at.since(self.issued_at)
+    }
+}
+
+/// What else a reply said that readers need. Holds no secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Details {
+    /// The granted scope; empty if the server did not say.
+    pub scope: Vec<String>,
+    /// Where the API is (Bitrix24: `client_endpoint`).
+    pub endpoint: Option<String>,
+    /// The profile's further fields, as received.
+    pub fields: BTreeMap<String, serde_json::Value>,
+}
+
+/// One grant's tokens. A grant that was imported as a bare refresh token has no access token yet.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// What readers use.
+    pub access: Option<Access>,
+    /// What buys the next pair.
+    pub refresh: RefreshToken,
+    /// What else the server said.
+    pub details: Details,
+}
+
+/// Holds a lifetime within [`LIFETIME_RANGE`].
+#[must_use]
+pub fn believable(lifetime: Duration) -> Duration {
+    lifetime.clamp(LIFETIME_RANGE.0, LIFETIME_RANGE.1)
+}

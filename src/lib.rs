@@ -1,0 +1,4 @@
+//! scaffold
+pub mod adapters;
+pub mod config;
+pub mod domain;
