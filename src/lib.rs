@@ -1,4 +1,5 @@
 //! scaffold
 pub mod adapters;
 pub mod config;
+pub mod daemon;
 pub mod domain;

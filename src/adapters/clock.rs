@@ -57,6 +57,11 @@ impl Clock {
         self.sleep(at.until(self.now())).await;
     }
 
+    /// Waits for something, at most so long; `None` if it took longer.
+    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(limit, work).await.ok()
+    }
+
     /// A random number in [0, 1).
     #[must_use]
     pub fn chance(&self) -> f64 {

@@ -1,3 +1,9 @@
 //! One outside thing each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
+pub mod authorization_server;
 pub mod clock;
+pub mod log;
+pub mod metrics;
+pub mod state;
+pub mod systemd;
+pub mod token_files;

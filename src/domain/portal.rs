@@ -247,6 +247,17 @@ pub enum RenewSetting {
     Share(f64),
 }
 
+impl From<super::schedule::RenewEvery> for RenewSetting {
+    fn from(every: super::schedule::RenewEvery) -> Self {
+        match every {
+            super::schedule::RenewEvery::Age(age) => {
+                Self::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+            }
+            super::schedule::RenewEvery::Share(share) => Self::Share(share),
+        }
+    }
+}
+
 impl From<RenewSetting> for super::schedule::RenewEvery {
     fn from(setting: RenewSetting) -> Self {
         match setting {
@@ -254,6 +265,23 @@ impl From<RenewSetting> for super::schedule::RenewEvery {
             RenewSetting::Share(share) => Self::Share(share),
         }
     }
+}
+
+/// A portal as the configuration names it, for the state to keep.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configured {
+    /// Its name.
+    pub name: PortalName,
+    /// What the state keeps of it.
+    pub settings: Settings,
+    /// The renewal age in force: the portal's own or the profile's.
+    pub every: RenewSetting,
+    /// The token endpoint for its region.
+    pub token_url: String,
+    /// Every token endpoint that its grant may be sent to.
+    pub allowed_urls: std::sync::Arc<[String]>,
+    /// The client and authority that may spend its grant.
+    pub binding: Fingerprint,
 }
 
 /// Marks the durable intent to spend one generation.
@@ -303,6 +331,8 @@ pub struct Portal {
     pub settings: Option<Settings>,
     /// The client and authority that the configuration names now.
     pub binding: Option<Fingerprint>,
+    /// The token endpoint that the configuration gives its region.
+    pub config_url: Option<String>,
     /// Its grant, once there is one.
     pub grant: Option<Grant>,
 }

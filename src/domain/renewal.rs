@@ -68,7 +68,7 @@ pub enum Settled {
 }
 
 /// A renewal that went well.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Renewed {
     /// The new pair.
     pub tokens: Tokens,
@@ -132,7 +132,13 @@ fn no_answer(class: Class, detail: String) -> Refusal {
     Refusal { problem: Problem { class, code: None, detail }, retry_after: None }
 }
 
-fn accept(portal: &PortalName, grant: &Grant, rules: Rules<'_>, granted: Box<Granted>, times: Times) -> Settled {
+fn accept(
+    portal: &PortalName,
+    grant: &Grant,
+    rules: Rules<'_>,
+    granted: Box<Granted>,
+    times: Times,
+) -> Settled {
     if let (Some(known), Some(got)) = (&grant.identity, &granted.identity)
         && known != got
     {

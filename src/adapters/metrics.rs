@@ -1,0 +1,232 @@
+//! The numbers that machines watch, in the OpenMetrics text format. Names and labels are the contract's (4.5).
+//!
+//! Must not take a label from an error's text: labels are closed enums and configured names. What the state knows is
+//! counted when somebody asks, so it cannot get stuck; what only the daemon knows is counted here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::state::Census;
+use crate::domain::escalation::Severity;
+use crate::domain::portal::{Kind, Portal};
+use crate::domain::provider::Class;
+use crate::domain::time::Timestamp;
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RenewalLabels {
+    provider: String,
+    result: ResultLabel,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct ResultLabel(Option<Class>);
+
+impl EncodeLabelValue for ResultLabel {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> std::fmt::Result {
+        self.0.map_or("renewed", Class::as_str).encode(encoder)
+    }
+}
+
+/// A counter that other threads set.
+type SharedGauge = Gauge<i64, AtomicI64>;
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// The daemon's own counters. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    renewals: Family<RenewalLabels, Counter>,
+    duration: Histogram,
+    lateness: Histogram,
+    unsaved: SharedGauge,
+    skew: Family<Vec<(&'static str, String)>, FloatGauge>,
+    reload_successful: SharedGauge,
+}
+
+impl Metrics {
+    /// Counters at zero, one per provider and result.
+    #[must_use]
+    pub fn new(providers: &[String]) -> Self {
+        let mut registry = Registry::with_prefix("refreshd");
+        let renewals = Family::<RenewalLabels, Counter>::default();
+        registry.register("renewals", "Renewals by provider and result", renewals.clone());
+        let duration = Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        registry.register(
+            "renewal_duration_seconds",
+            "Time from sending a token request to the end of its reply",
+            duration.clone(),
+        );
+        let lateness = Histogram::new([0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0]);
+        registry.register(
+            "renewal_lateness_seconds",
+            "Time from when a renewal was planned to when its new pair was published",
+            lateness.clone(),
+        );
+        let unsaved = SharedGauge::default();
+        registry.register("tokens_unsaved", "Pairs that the disk has refused so far", unsaved.clone());
+        let skew = Family::<Vec<(&'static str, String)>, FloatGauge>::default();
+        registry.register(
+            "clock_skew_seconds",
+            "The authorization server's clock less this machine's, from the Date header",
+            skew.clone(),
+        );
+        let reload_successful = SharedGauge::default();
+        reload_successful.set(1);
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration in force is the newest one read",
+            reload_successful.clone(),
+        );
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running refreshd", build);
+        let metrics = Self {
+            registry: Arc::new(registry),
+            renewals,
+            duration,
+            lateness,
+            unsaved,
+            skew,
+            reload_successful,
+        };
+        metrics.know_providers(providers);
+        metrics
+    }
+
+    /// Makes the counters of these providers be there, at zero.
+    pub fn know_providers(&self, providers: &[String]) {
+        for provider in providers {
+            for result in std::iter::once(None).chain(Class::ALL.map(Some)) {
+                drop(self.renewals.get_or_create(&labels(provider, result)));
+            }
+        }
+    }
+
+    /// Counts one renewal; `None` is success.
+    pub fn renewal(&self, provider: &str, result: Option<Class>, took: Duration) {
+        self.renewals.get_or_create(&labels(provider, result)).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Notes how late a renewal was published.
+    pub fn lateness(&self, late: Duration) {
+        self.lateness.observe(late.as_secs_f64());
+    }
+
+    /// One more pair that is not on disk.
+    pub fn unsaved_begins(&self) {
+        self.unsaved.inc();
+    }
+
+    /// One less.
+    pub fn unsaved_ends(&self) {
+        self.unsaved.dec();
+    }
+
+    /// How many pairs are not on disk.
+    #[must_use]
+    pub fn unsaved(&self) -> i64 {
+        self.unsaved.get()
+    }
+
+    /// Notes a server's clock.
+    pub fn skew(&self, server: &str, seconds: f64) {
+        self.skew.get_or_create(&vec![("server", server.to_owned())]).set(seconds);
+    }
+
+    /// Notes how a reload went.
+    pub fn reloaded(&self, successful: bool) {
+        self.reload_successful.set(i64::from(successful));
+    }
+
+    /// Whether the last reload went well.
+    #[must_use]
+    pub fn last_reload_successful(&self) -> bool {
+        self.reload_successful.get() == 1
+    }
+
+    /// Everything, as text. `portals` are those that get a series of their own.
+    #[must_use]
+    pub fn render(&self, snapshot: &Snapshot<'_>) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode_registry(&mut out, &self.registry);
+        let _ = encode_registry(&mut out, &snapshot.registry());
+        let _ = encode_eof(&mut out);
+        out
+    }
+}
+
+fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {
+    RenewalLabels { provider: provider.to_owned(), result: ResultLabel(result) }
+}
+
+/// What the state knows, when somebody asks.
+pub struct Snapshot<'a> {
+    /// All portals, by kind.
+    pub census: &'a Census,
+    /// Portals with a series of their own.
+    pub portals: &'a [Portal],
+    /// Open incidents by severity.
+    pub incidents: &'a [(Severity, u64)],
+}
+
+impl Snapshot<'_> {
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("refreshd");
+        let by_kind = Family::<Vec<(&str, &str)>, SharedGauge>::default();
+        for kind in Kind::ALL {
+            let count = i64::try_from(self.census.of(kind)).unwrap_or(i64::MAX);
+            by_kind.get_or_create(&vec![("phase", kind.as_str())]).set(count);
+        }
+        registry.register("portals", "Portals by phase", by_kind);
+        let in_doubt = SharedGauge::default();
+        in_doubt.set(i64::try_from(self.census.of(Kind::InDoubt)).unwrap_or(i64::MAX));
+        registry.register("claims_in_doubt", "Grants whose last request has no known outcome", in_doubt);
+        let incidents = Family::<Vec<(&str, &str)>, SharedGauge>::default();
+        for (severity, count) in self.incidents {
+            let gauge = incidents.get_or_create(&vec![("severity", severity.as_str())]);
+            gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        registry.register("incidents_open", "Open incidents by their highest severity so far", incidents);
+        self.per_portal(&mut registry);
+        registry
+    }
+
+    fn per_portal(&self, registry: &mut Registry) {
+        let family = || Family::<Vec<(&str, String)>, FloatGauge>::default();
+        let (expiry, due, issued) = (family(), family(), family());
+        for portal in self.portals {
+            let label = vec![("portal", portal.name.as_str().to_owned())];
+            let Some(grant) = &portal.grant else { continue };
+            let set = |family: &Family<Vec<(&str, String)>, FloatGauge>, at: Option<Timestamp>| {
+                if let Some(at) = at {
+                    family.get_or_create(&label).set(at.millis() as f64 / 1000.0);
+                }
+            };
+            let access = grant.tokens.access.as_ref();
+            set(&expiry, access.map(|access| access.expires_at));
+            set(&issued, access.map(|access| access.issued_at));
+            set(&due, grant.standing.renew_at);
+        }
+        registry.register("token_expiry_timestamp_seconds", "When the published access token ends", expiry);
+        registry.register("token_renewal_due_timestamp_seconds", "When the renewal is or was planned", due);
+        registry.register(
+            "token_issued_timestamp_seconds",
+            "When the published access token was issued",
+            issued,
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! Grants that come in and grants that go. They win over a renewal in flight: its claim is gone when it records.
+//!
+//! Must not take in one grant for two portals: the loser of the next rotation would be dead.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::StateError;
+use super::rows::{COLUMNS, millis, phase_columns, portals, to_json};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Portal, Standing};
+use crate::domain::secret::Fingerprint;
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Generation, Tokens};
+
+/// A grant to take in.
+#[derive(Debug)]
+pub struct TakeIn {
+    /// For this portal, which the configuration names.
+    pub portal: PortalName,
+    /// Its tokens.
+    pub tokens: Tokens,
+    /// Whose grant it is, if known.
+    pub identity: Option<String>,
+    /// The client and authority it belongs to.
+    pub bound_to: Fingerprint,
+    /// Where the first renewal goes.
+    pub token_url: String,
+    /// Where it stands: due at once.
+    pub standing: Standing,
+    /// When it came.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TakenIn {
+    /// It is stored.
+    Stored(Generation),
+    /// Another portal has, or had, this very refresh token.
+    HeldBy(String),
+    /// The configuration does not name this portal.
+    Unknown,
+}
+
+pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn, StateError> {
+    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, now } = grant;
+    let sql = |source| StateError::sql("take a grant in", source);
+    let fingerprint = tokens.refresh.fingerprint();
+    if let Some(holder) = holder(connection, &fingerprint, portal).map_err(sql)? {
+        return Ok(TakenIn::HeldBy(holder));
+    }
+    let access = tokens.access.as_ref();
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let generation: Option<i64> = connection
+        .query_row(
+            "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
+             token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
+             token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
+             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL \
+             WHERE name = ?1 AND configured = 1 RETURNING generation",
+            params![
+                portal.as_str(),
+                tokens.refresh.expose(),
+                fingerprint.bytes(),
+                access.map(|access| access.token.expose()),
+                access.map(|access| &access.token_type),
+                access.map(|access| access.issued_at.millis()),
+                access.map(|access| access.expires_at.millis()),
+                to_json(&tokens.details)?,
+                identity,
+                bound_to.bytes(),
+                token_url,
+                now.millis(),
+                phase,
+                attempt,
+                since,
+                problem,
+                doubtful,
+                millis(standing.renew_at),
+                millis(standing.act_at),
+            ],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(sql)?;
+    let Some(generation) = generation else { return Ok(TakenIn::Unknown) };
+    connection
+        .execute(
+            "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)",
+            params![fingerprint.bytes(), portal.as_str()],
+        )
+        .map_err(sql)?;
+    Ok(TakenIn::Stored(Generation(u64::try_from(generation).unwrap_or_default())))
+}
+
+/// Another portal that holds this refresh token, or was given it once.
+fn holder(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row(
+            "SELECT name FROM portal WHERE fingerprint = ?1 AND name <> ?2 AND refresh_token IS NOT NULL \
+             UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal <> ?2 LIMIT 1",
+            params![fingerprint.bytes(), portal.as_str()],
+            |row| row.get(0),
+        )
+        .optional()
+}
+
+pub(super) fn seen(connection: &Connection, fingerprint: &Fingerprint) -> Result<Option<String>, StateError> {
+    connection
+        .query_row(
+            "SELECT portal FROM seen WHERE fingerprint = ?1 UNION ALL SELECT name FROM portal WHERE fingerprint = ?1 LIMIT 1",
+            [fingerprint.bytes()],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(|source| StateError::sql("look for a refresh token", source))
+}
+
+pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
+    let sql = |source| StateError::sql("forget a grant", source);
+    let forgotten = connection
+        .execute(
+            "UPDATE portal SET refresh_token = NULL, fingerprint = NULL, access_token = NULL, token_type = NULL, \
+             issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
+             renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
+             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL \
+             WHERE name = ?1 AND refresh_token IS NOT NULL",
+            [portal.as_str()],
+        )
+        .map_err(sql)?;
+    connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+    let gone = connection
+        .execute("DELETE FROM portal WHERE name = ?1 AND configured = 0", [portal.as_str()])
+        .map_err(sql)?;
+    Ok(forgotten + gone > 0)
+}
+
+pub(super) fn awaiting_files(connection: &Connection) -> Result<Vec<Portal>, StateError> {
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM portal WHERE kind IN ('awaiting-authorization', 'needs-authorization', 'client-changed') \
+             AND settings ->> 'refresh_token_file' IS NOT NULL"
+        ))
+        .map_err(|source| StateError::sql("look for awaiting portals", source))?;
+    portals(&mut statement, [])
+}

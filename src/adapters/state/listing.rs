@@ -1,0 +1,110 @@
+//! Snapshots for the status, the metrics and the publisher. Must not change anything.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::StateError;
+use super::rows::{COLUMNS, portal as read_portal, portals};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Kind, Portal};
+use crate::domain::time::Timestamp;
+
+/// How many portals there are, by kind.
+#[derive(Debug, Clone, Default)]
+pub struct Census {
+    /// Each kind that occurs.
+    pub kinds: Vec<(Kind, u64)>,
+    /// Configured portals with a grant of which 30 % of the window between due and expiry has passed.
+    pub overdue: u64,
+}
+
+impl Census {
+    /// How many are of this kind.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.kinds.iter().find(|(found, _)| *found == kind).map_or(0, |(_, count)| *count)
+    }
+
+    /// All portals.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.kinds.iter().map(|(_, count)| count).sum()
+    }
+}
+
+pub(super) fn portal(connection: &Connection, name: &PortalName) -> Result<Option<Portal>, StateError> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"))
+        .and_then(|mut statement| statement.query_row([name.as_str()], read_portal).optional())
+        .map_err(|source| StateError::sql("read a portal", source))
+}
+
+pub(super) fn page(
+    connection: &Connection,
+    after: Option<&PortalName>,
+    limit: usize,
+) -> Result<Vec<Portal>, StateError> {
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name > ?1 ORDER BY name LIMIT ?2"))
+        .map_err(|source| StateError::sql("list portals", source))?;
+    let after = after.map_or("", PortalName::as_str);
+    portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
+}
+
+pub(super) fn climb_due(
+    connection: &Connection,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<Portal>, StateError> {
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2"
+        ))
+        .map_err(|source| StateError::sql("look for escalations", source))?;
+    portals(&mut statement, params![now.millis(), i64::try_from(limit).unwrap_or(i64::MAX)])
+}
+
+pub(super) fn next_climb(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
+    connection
+        .prepare_cached("SELECT min(climb_at) FROM portal WHERE climb_at IS NOT NULL")
+        .and_then(|mut statement| statement.query_row([], |row| super::rows::time(row, 0)))
+        .map_err(|source| StateError::sql("look for escalations", source))
+}
+
+/// The sets of steps that were told and not resolved yet, each with how many portals it is open for.
+pub(super) fn open_incidents(connection: &Connection) -> Result<Vec<(Vec<String>, u64)>, StateError> {
+    let sql = |source| StateError::sql("count incidents", source);
+    let mut statement = connection
+        .prepare_cached("SELECT told, count(*) FROM portal WHERE told <> '[]' GROUP BY told")
+        .map_err(sql)?;
+    let rows =
+        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
+    rows.map(|row| {
+        let (told, count) = row.map_err(sql)?;
+        let told = serde_json::from_str(&told).map_err(|_| StateError::Unrepresentable)?;
+        Ok((told, u64::try_from(count).unwrap_or_default()))
+    })
+    .collect()
+}
+
+pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
+    let sql = |source| StateError::sql("count portals", source);
+    let mut statement =
+        connection.prepare_cached("SELECT kind, count(*) FROM portal GROUP BY kind").map_err(sql)?;
+    let rows =
+        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
+    let mut kinds = Vec::new();
+    for row in rows {
+        let (kind, count) = row.map_err(sql)?;
+        if let Some(kind) = Kind::parse(&kind) {
+            kinds.push((kind, u64::try_from(count).unwrap_or_default()));
+        }
+    }
+    let overdue: i64 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM portal WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at < ?1 \
+             AND min(renew_at, expires_at) + (expires_at - min(renew_at, expires_at)) * 3 / 10 < ?1",
+        )
+        .and_then(|mut statement| statement.query_row([now.millis()], |row| row.get(0)))
+        .map_err(sql)?;
+    Ok(Census { kinds, overdue: u64::try_from(overdue).unwrap_or_default() })
+}

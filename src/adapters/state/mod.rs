@@ -1,0 +1,341 @@
+//! The private store: grants, claims, what was told. SQLite behind one narrow handle.
+//!
+//! [`State`] is the interface; every method is one durable transaction or one snapshot, and says in domain types what
+//! happened. PostgreSQL is meant to stand behind the same methods. The store decides what is due, so memory does not
+//! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
+
+mod claims;
+mod intake;
+mod listing;
+mod reconcile;
+mod rows;
+mod schema;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use claims::{Claims, RecordAs, RecordOutcome, Recorded, Rejection, RenewalRequest};
+pub use intake::{TakeIn, TakenIn};
+pub use listing::Census;
+pub use reconcile::{AppFingerprint, Reconciled};
+pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
+pub use worker::{Reader, Writer};
+
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Configured, Portal, Standing};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+use worker::Port;
+
+/// What can go wrong with the state. Names the stage; never a stored value.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process has it.
+    #[error(
+        "the state {} is in use by another refreshd{}; stop that one first, or talk to it with the other commands",
+        path.display(), holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked {
+        /// The state.
+        path: PathBuf,
+        /// The other process, if it wrote its id.
+        holder: Option<u32>,
+    },
+    /// Written by a newer refreshd.
+    #[error(
+        "the state {} has schema version {found}, this refreshd knows up to {known}; it was left untouched: \
+         install the newer refreshd again", path.display()
+    )]
+    Newer {
+        /// The state.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// Not a state at all.
+    #[error("{} is not a refreshd state; it was left untouched", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite finds it damaged.
+    #[error("the state {} is damaged ({detail}); it was left untouched: restore it from a backup", path.display())]
+    Damaged {
+        /// The state.
+        path: PathBuf,
+        /// SQLite's word.
+        detail: String,
+    },
+    /// The file system said no.
+    #[error("cannot {stage} {}", path.display())]
+    File {
+        /// What was tried.
+        stage: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// SQLite said no.
+    #[error("cannot {stage}")]
+    Sql {
+        /// What was tried.
+        stage: &'static str,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// The transaction this belonged to did not become durable.
+    #[error("not written to the state")]
+    Commit(#[source] Arc<StateError>),
+    /// A value that JSON cannot hold; cannot happen with the types stored.
+    #[error("a value cannot be stored")]
+    Unrepresentable,
+    /// The store's threads have ended.
+    #[error("the state is closed")]
+    Stopped,
+}
+
+impl StateError {
+    fn file(stage: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File { stage, path: path.to_owned(), source }
+    }
+
+    fn sql(stage: &'static str, source: rusqlite::Error) -> Self {
+        Self::Sql { stage, source }
+    }
+}
+
+/// A handle to the state. Cheap to clone; the work is done by [`Writer`] and [`Reader`].
+#[derive(Clone)]
+pub struct State {
+    write: Port,
+    read: Port,
+}
+
+impl State {
+    /// Opens the state under its lock. Run the two workers on threads of their own; they end when every handle is gone.
+    ///
+    /// # Errors
+    /// [`StateError`]: locked, newer, not ours, damaged, or no access. Nothing is changed then.
+    pub fn open(path: &Path, lock: Lock) -> Result<(Self, Writer, Reader), StateError> {
+        let connection = schema::open(path)?;
+        let reader = schema::open_reader(path)?;
+        let (write, write_jobs) = Port::new();
+        let (read, read_jobs) = Port::new();
+        let writer = Writer { connection, jobs: write_jobs, _lock: lock };
+        Ok((Self { write, read }, writer, Reader { connection: reader, jobs: read_jobs }))
+    }
+
+    /// Claims the due portals whose tokens end soonest, as many per token endpoint as `capacity` says.
+    /// When it returns, the intent to send is durable.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_due(
+        &self,
+        now: Timestamp,
+        capacity: Vec<(String, usize)>,
+    ) -> Result<Claims, StateError> {
+        self.write.run(move |connection| claims::claim_due(connection, now, &capacity)).await
+    }
+
+    /// Claims one portal whatever its time; `None` if it may not be renewed.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_one(&self, portal: PortalName, now: Timestamp) -> Result<Option<Portal>, StateError> {
+        self.write.run(move |connection| claims::claim_one(connection, &portal, now)).await
+    }
+
+    /// Claims that a process which is gone left behind.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn orphans(&self) -> Result<Vec<Portal>, StateError> {
+        self.read.run(claims::orphans).await
+    }
+
+    /// Records what became of a claimed renewal, if the claim is still the grant's.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
+    pub async fn record(&self, record: Arc<RecordAs>) -> Result<Recorded, StateError> {
+        self.write.run(move |connection| claims::record(connection, &record)).await
+    }
+
+    /// Makes a portal due now, if it may be renewed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn request_renewal(
+        &self,
+        portal: PortalName,
+        now: Timestamp,
+    ) -> Result<RenewalRequest, StateError> {
+        self.write.run(move |connection| claims::request_renewal(connection, &portal, now)).await
+    }
+
+    /// Takes a grant in. It wins over a renewal in flight.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn take_in(&self, grant: TakeIn) -> Result<TakenIn, StateError> {
+        self.write.run(move |connection| intake::take_in(connection, &grant)).await
+    }
+
+    /// Forgets a grant; false if there was none. A portal that the configuration does not name goes altogether.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn forget(&self, portal: PortalName) -> Result<bool, StateError> {
+        self.write.run(move |connection| intake::forget(connection, &portal)).await
+    }
+
+    /// Portals that wait for a first refresh token, or for a better one, from their file.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn awaiting_files(&self) -> Result<Vec<Portal>, StateError> {
+        self.read.run(intake::awaiting_files).await
+    }
+
+    /// Whether this refresh token came from outside before, and for which portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn seen(
+        &self,
+        fingerprint: crate::domain::secret::Fingerprint,
+    ) -> Result<Option<String>, StateError> {
+        self.read.run(move |connection| intake::seen(connection, &fingerprint)).await
+    }
+
+    /// Makes the state name exactly these portals; grants of others stay, unconfigured.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the configuration before stays in force.
+    pub async fn reconcile(
+        &self,
+        portals: Vec<Configured>,
+        apps: Vec<AppFingerprint>,
+        now: Timestamp,
+    ) -> Result<Reconciled, StateError> {
+        self.write.run(move |connection| reconcile::reconcile(connection, &portals, &apps, now)).await
+    }
+
+    /// Asks for the escalations to be looked at again: of troubled grants, or of all.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn recheck_ladder(&self, all: bool) -> Result<(), StateError> {
+        self.write.run(move |connection| reconcile::recheck_ladder(connection, all)).await
+    }
+
+    /// Moves every stored time by as much as the wall clock stepped.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn shift_times(&self, millis: i64) -> Result<(), StateError> {
+        self.write.run(move |connection| reconcile::shift_times(connection, millis)).await
+    }
+
+    /// Grants whose next escalation step has come.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn climb_due(&self, now: Timestamp, limit: usize) -> Result<Vec<Portal>, StateError> {
+        self.read.run(move |connection| listing::climb_due(connection, now, limit)).await
+    }
+
+    /// When the next escalation step comes.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn next_climb(&self) -> Result<Option<Timestamp>, StateError> {
+        self.read.run(listing::next_climb).await
+    }
+
+    /// Remembers what was told of a grant, unless it has moved on since; false then.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing may be announced.
+    pub async fn tell(
+        &self,
+        portal: PortalName,
+        generation: Generation,
+        seen: Standing,
+        told: Vec<String>,
+        next: Option<Timestamp>,
+    ) -> Result<bool, StateError> {
+        self.write
+            .run(move |connection| claims::tell(connection, &portal, generation, &seen, &told, next))
+            .await
+    }
+
+    /// One portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn portal(&self, name: PortalName) -> Result<Option<Portal>, StateError> {
+        self.read.run(move |connection| listing::portal(connection, &name)).await
+    }
+
+    /// The portals after `after` in the order of their names, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn page(&self, after: Option<PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
+        self.read.run(move |connection| listing::page(connection, after.as_ref(), limit)).await
+    }
+
+    /// The escalation steps told and not resolved yet, as sets, each with the number of portals it is open for.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn open_incidents(&self) -> Result<Vec<(Vec<String>, u64)>, StateError> {
+        self.read.run(listing::open_incidents).await
+    }
+
+    /// How many portals there are of each kind, and how many are overdue.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn census(&self, now: Timestamp) -> Result<Census, StateError> {
+        self.read.run(move |connection| listing::census(connection, now)).await
+    }
+}
+
+/// A second way to read, for a thread that may block: the publisher's.
+pub struct View(rusqlite::Connection);
+
+impl View {
+    /// Opens the state for reading; [`State::open`] comes first.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        schema::open_reader(path).map(Self)
+    }
+
+    /// As [`State::portal`].
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn portal(&self, name: &PortalName) -> Result<Option<Portal>, StateError> {
+        listing::portal(&self.0, name)
+    }
+
+    /// As [`State::page`].
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn page(&self, after: Option<&PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
+        listing::page(&self.0, after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Makes the state follow the configuration and the clock. Must not touch a grant's tokens.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::StateError;
+use super::rows::{COLUMNS, portal, to_json};
+use crate::domain::portal::{Configured, Kind};
+use crate::domain::schedule::renew_at;
+use crate::domain::secret::Fingerprint;
+use crate::domain::time::Timestamp;
+
+/// What a client is, without its secret: a change of it ends a refusal.
+#[derive(Debug, Clone)]
+pub struct AppFingerprint {
+    /// The app's name.
+    pub name: String,
+    /// Of its id, secret and token endpoint.
+    pub fingerprint: Fingerprint,
+}
+
+/// What following the configuration did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Portals the state had not known.
+    pub added: usize,
+    /// Portals whose settings changed.
+    pub changed: usize,
+    /// Portals the configuration does not name any more.
+    pub dropped: usize,
+}
+
+pub(super) fn reconcile(
+    connection: &Connection,
+    portals: &[Configured],
+    apps: &[AppFingerprint],
+    now: Timestamp,
+) -> Result<Reconciled, StateError> {
+    let sql = |source| StateError::sql("follow the configuration", source);
+    let mut done = Reconciled::default();
+    let mut named = HashSet::with_capacity(portals.len());
+    for configured in portals {
+        named.insert(configured.name.as_str());
+        match follow(connection, configured)? {
+            Followed::Added => done.added += 1,
+            Followed::Changed => done.changed += 1,
+            Followed::Same => {}
+        }
+    }
+    let mut select = connection.prepare("SELECT name FROM portal WHERE configured = 1").map_err(sql)?;
+    let known = select.query_map([], |row| row.get::<_, String>(0)).map_err(sql)?;
+    let gone: Vec<String> = known
+        .filter(|name| name.as_ref().map_or(true, |name| !named.contains(name.as_str())))
+        .collect::<Result<_, _>>()
+        .map_err(sql)?;
+    for name in &gone {
+        connection.execute("UPDATE portal SET configured = 0 WHERE name = ?1", [name]).map_err(sql)?;
+    }
+    connection
+        .execute("DELETE FROM portal WHERE configured = 0 AND refresh_token IS NULL", [])
+        .map_err(sql)?;
+    done.dropped = gone.len();
+    for app in apps {
+        follow_app(connection, app, now).map_err(sql)?;
+    }
+    Ok(done)
+}
+
+enum Followed {
+    Added,
+    Changed,
+    Same,
+}
+
+fn follow(connection: &Connection, configured: &Configured) -> Result<Followed, StateError> {
+    let sql = |source| StateError::sql("follow the configuration", source);
+    let Configured { name, settings, every, token_url, allowed_urls, binding } = configured;
+    let columns = (to_json(settings)?, to_json(every)?, token_url.clone(), *binding.bytes(), true);
+    type Columns = (String, String, String, [u8; 32], bool);
+    let stored: Option<Option<Columns>> = connection
+        .prepare_cached("SELECT settings, every, config_url, binding, configured FROM portal WHERE name = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([name.as_str()], |row| {
+                    let read = || {
+                        Ok::<_, rusqlite::Error>((
+                            row.get(0)?,
+                            row.get(1)?,
+                            row.get(2)?,
+                            row.get(3)?,
+                            row.get(4)?,
+                        ))
+                    };
+                    Ok(read().ok())
+                })
+                .optional()
+        })
+        .map_err(sql)?;
+    if stored.as_ref() == Some(&Some(columns.clone())) {
+        return Ok(Followed::Same);
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO portal (name, configured, app, settings, every, config_url, binding) VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6) \
+             ON CONFLICT (name) DO UPDATE SET configured = 1, app = ?2, settings = ?3, every = ?4, config_url = ?5, binding = ?6",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![name.as_str(), settings.app, columns.0, columns.1, token_url, binding.bytes()])
+        })
+        .map_err(sql)?;
+    if stored.is_none() {
+        return Ok(Followed::Added);
+    }
+    let portal = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"))
+        .and_then(|mut statement| statement.query_row([name.as_str()], portal))
+        .map_err(sql)?;
+    let kind = portal.kind();
+    let Some(grant) = portal.grant else { return Ok(Followed::Changed) };
+    connection.execute("UPDATE portal SET climb_at = 0 WHERE name = ?1", [name.as_str()]).map_err(sql)?;
+    if !allowed_urls.contains(&grant.token_url) {
+        connection
+            .execute("UPDATE portal SET token_url = ?2 WHERE name = ?1", params![name.as_str(), token_url])
+            .map_err(sql)?;
+    }
+    // A new age counts for the token that is there; a retry or a poll keeps its own time.
+    if let (Kind::Fresh, Some(access), None) = (kind, &grant.tokens.access, grant.claim) {
+        let renew_at = renew_at((*every).into(), name, access.issued_at, access.lifetime());
+        connection
+            .execute(
+                "UPDATE portal SET renew_at = ?2, act_at = ?2 WHERE name = ?1",
+                params![name.as_str(), renew_at.millis()],
+            )
+            .map_err(sql)?;
+    }
+    Ok(Followed::Changed)
+}
+
+/// A client that changed is tried at once, and so are its portals that wait after a failure.
+fn follow_app(connection: &Connection, app: &AppFingerprint, now: Timestamp) -> rusqlite::Result<()> {
+    let AppFingerprint { name, fingerprint } = app;
+    let before: Option<[u8; 32]> = connection
+        .query_row("SELECT fingerprint FROM app WHERE name = ?1", [name], |row| row.get(0))
+        .optional()?;
+    if before.as_ref() == Some(fingerprint.bytes()) {
+        return Ok(());
+    }
+    connection.execute(
+        "INSERT INTO app (name, fingerprint) VALUES (?1, ?2) \
+         ON CONFLICT (name) DO UPDATE SET fingerprint = ?2, retry_at = CASE WHEN rejected_since IS NULL THEN NULL ELSE ?3 END",
+        params![name, fingerprint.bytes(), now.millis()],
+    )?;
+    if before.is_some() {
+        connection.execute(
+            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND claim IS NULL AND act_at > ?2 AND phase <> 'fresh'",
+            params![name, now.millis()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Asks for every escalation to be looked at again, as after a change of the ladder; of troubled grants only, or of all.
+pub(super) fn recheck_ladder(connection: &Connection, all: bool) -> Result<(), StateError> {
+    connection
+        .execute(
+            "UPDATE portal SET climb_at = 0 WHERE refresh_token IS NOT NULL AND (?1 OR phase <> 'fresh')",
+            [all],
+        )
+        .map(|_| ())
+        .map_err(|source| StateError::sql("look at the escalations again", source))
+}
+
+/// After a clock step of `millis`, what was planned and promised in the old time is said in the new.
+pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateError> {
+    connection
+        .execute(
+            "UPDATE portal SET issued_at = issued_at + ?1, expires_at = expires_at + ?1, renewed_at = renewed_at + ?1, \
+             renew_at = renew_at + ?1, act_at = act_at + ?1, climb_at = climb_at + ?1, since = since + ?1 \
+             WHERE refresh_token IS NOT NULL",
+            [by],
+        )
+        .and_then(|_| connection.execute("UPDATE app SET retry_at = retry_at + ?1 WHERE retry_at IS NOT NULL", [by]))
+        .map(|_| ())
+        .map_err(|source| StateError::sql("follow a clock step", source))
+}

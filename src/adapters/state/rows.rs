@@ -1,0 +1,147 @@
+//! Rows and what they mean. Every column is named here once, in both directions.
+//!
+//! Must not write: the statements that change rows are in `claims`, `intake` and `reconcile`.
+
+use rusqlite::types::Type;
+use rusqlite::{Row, Statement};
+
+use super::StateError;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, Grant, Kind, Phase, Portal, Problem, Settings, Standing};
+use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Access, Generation, Tokens};
+
+/// What [`portal`] reads, in its order.
+pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
+    token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
+    problem, doubtful, renew_at, act_at, told, claim, claimed_at, id, config_url";
+
+/// The column of the row's number in [`COLUMNS`].
+pub(super) const ID: usize = 25;
+
+/// Reads one portal; the row has [`COLUMNS`].
+pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
+    let name: String = row.get(0)?;
+    let name = PortalName::parse(&name).map_err(|error| conversion(0, error))?;
+    let configured: bool = row.get(1)?;
+    let settings: Option<Settings> = json(row, 2)?;
+    Ok(Portal {
+        name,
+        settings: settings.filter(|_| configured),
+        binding: fingerprint(row, 3)?,
+        config_url: row.get(26)?,
+        grant: grant(row)?,
+    })
+}
+
+fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
+    let refresh: Option<String> = row.get(5)?;
+    let Some(refresh) = refresh.as_deref().and_then(RefreshToken::new) else { return Ok(None) };
+    let access: Option<String> = row.get(6)?;
+    let token_type: Option<String> = row.get(7)?;
+    let access = match (access.as_deref().and_then(AccessToken::new), time(row, 8)?, time(row, 9)?) {
+        (Some(token), Some(issued_at), Some(expires_at)) => Some(Access {
+            token,
+            token_type: token_type.unwrap_or_else(|| "Bearer".to_owned()),
+            issued_at,
+            expires_at,
+        }),
+        _ => None,
+    };
+    let claim: Option<i64> = row.get(23)?;
+    Ok(Some(Grant {
+        generation: Generation(u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default()),
+        tokens: Tokens { access, refresh, details: json(row, 10)?.unwrap_or_default() },
+        standing: Standing { phase: phase(row)?, renew_at: time(row, 20)?, act_at: time(row, 21)? },
+        renewed_at: time(row, 14)?.unwrap_or_default(),
+        bound_to: fingerprint(row, 12)?.ok_or_else(|| missing(12))?,
+        token_url: row.get::<_, Option<String>>(13)?.unwrap_or_default(),
+        identity: row.get(11)?,
+        told: json(row, 22)?.unwrap_or_default(),
+        claim: claim.map(ClaimId).zip(time(row, 24)?),
+    }))
+}
+
+fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
+    let kind: String = row.get(15)?;
+    let kind = Kind::parse(&kind).ok_or_else(|| missing(15))?;
+    let attempt: u32 = row.get(16)?;
+    let since = time(row, 17)?;
+    let problem: Option<Problem> = json(row, 18)?;
+    let (Some(since), Some(problem)) = (since, problem) else {
+        return if kind == Kind::Fresh { Ok(Phase::Fresh) } else { Err(missing(18)) };
+    };
+    Ok(match kind {
+        Kind::Fresh => Phase::Fresh,
+        Kind::Retrying => Phase::Retrying { attempt, since, problem },
+        Kind::InDoubt => Phase::InDoubt { attempt, since, problem },
+        Kind::ClientRejected => Phase::ClientRejected { attempt, since, problem },
+        Kind::Blocked => Phase::Blocked { attempt, since, problem },
+        Kind::NeedsAuthorization => {
+            Phase::NeedsAuthorization { since, problem, while_in_doubt: row.get(19)? }
+        }
+        Kind::Gone => Phase::Gone { since, problem },
+        Kind::AwaitingAuthorization | Kind::ClientChanged | Kind::Unconfigured => return Err(missing(15)),
+    })
+}
+
+/// A phase as its columns: `phase, attempt, since, problem, doubtful`.
+pub(super) type PhaseColumns = (&'static str, u32, Option<i64>, Option<String>, bool);
+
+/// The columns of a phase; every variant is taken apart whole, so that a new field cannot be forgotten.
+pub(super) fn phase_columns(phase: &Phase) -> Result<PhaseColumns, StateError> {
+    let (attempt, doubtful) = match phase {
+        Phase::Fresh => return Ok((Kind::Fresh.as_str(), 0, None, None, false)),
+        Phase::Retrying { attempt, since: _, problem: _ }
+        | Phase::InDoubt { attempt, since: _, problem: _ }
+        | Phase::ClientRejected { attempt, since: _, problem: _ }
+        | Phase::Blocked { attempt, since: _, problem: _ } => (*attempt, false),
+        Phase::NeedsAuthorization { since: _, problem: _, while_in_doubt } => (0, *while_in_doubt),
+        Phase::Gone { since: _, problem: _ } => (0, false),
+    };
+    let since = phase.since().map(Timestamp::millis);
+    let problem = phase.problem().map(to_json).transpose()?;
+    Ok((phase.kind().as_str(), attempt, since, problem, doubtful))
+}
+
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StateError> {
+    serde_json::to_string(value).map_err(|_| StateError::Unrepresentable)
+}
+
+/// The milliseconds of an optional moment.
+pub(super) fn millis(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::millis)
+}
+
+/// All rows of a statement whose columns are [`COLUMNS`].
+pub(super) fn portals(
+    statement: &mut Statement<'_>,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Portal>, StateError> {
+    let rows =
+        statement.query_map(parameters, portal).map_err(|source| StateError::sql("read portals", source))?;
+    rows.collect::<Result<_, _>>().map_err(|source| StateError::sql("read portals", source))
+}
+
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+}
+
+fn fingerprint(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Fingerprint>> {
+    Ok(row.get::<_, Option<[u8; 32]>>(column)?.map(Fingerprint::from_bytes))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    // serde_json's own error may quote the value; the column's number says enough.
+    text.map(|text| serde_json::from_str(&text).map_err(|_| missing(column))).transpose()
+}
+
+fn missing(column: usize) -> rusqlite::Error {
+    rusqlite::Error::InvalidColumnType(column, "a value this version understands".to_owned(), Type::Text)
+}
+
+fn conversion(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}

@@ -1,0 +1,239 @@
+//! Opening the SQLite state: the lock, the version, the tables. Must not change a state it does not understand.
+//!
+//! WAL with `synchronous=FULL`: a commit that returned survives a power cut. The schema version is `user_version`;
+//! a migration is one more entry in [`MIGRATIONS`], and a released one never changes.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::StateError;
+
+/// "rfsd": says that a database is a refreshd state.
+const APPLICATION_ID: i32 = 0x7266_7364;
+
+/// Each brings the schema from its index to the next version.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE portal (
+    id          INTEGER PRIMARY KEY,
+    name        TEXT NOT NULL UNIQUE,
+    -- what the configuration says
+    configured  INTEGER NOT NULL DEFAULT 0,
+    app         TEXT NOT NULL DEFAULT '',
+    settings    TEXT,                       -- JSON of domain::portal::Settings
+    every       TEXT,                       -- JSON of domain::portal::RenewSetting
+    config_url  TEXT,
+    binding     BLOB,
+    -- the grant; there is one where refresh_token is not null. The generation stays after `forget`.
+    generation  INTEGER NOT NULL DEFAULT 0,
+    refresh_token TEXT,
+    fingerprint BLOB,
+    access_token TEXT,
+    token_type  TEXT,
+    issued_at   INTEGER,                    -- all times in milliseconds since the epoch
+    expires_at  INTEGER,
+    details     TEXT,                       -- JSON of domain::token::Details
+    identity    TEXT,
+    bound_to    BLOB,
+    token_url   TEXT,
+    renewed_at  INTEGER,
+    -- where it stands
+    phase       TEXT,
+    attempt     INTEGER NOT NULL DEFAULT 0,
+    since       INTEGER,
+    problem     TEXT,                       -- JSON of domain::portal::Problem
+    doubtful    INTEGER NOT NULL DEFAULT 0, -- rejected while in doubt
+    renew_at    INTEGER,
+    act_at      INTEGER,
+    -- the ladder
+    told        TEXT NOT NULL DEFAULT '[]', -- JSON array of step names
+    climb_at    INTEGER,
+    -- the durable intent to spend this generation
+    claim       INTEGER,
+    claimed_at  INTEGER,
+    kind TEXT NOT NULL GENERATED ALWAYS AS (CASE
+        WHEN configured = 0 THEN 'unconfigured'
+        WHEN refresh_token IS NULL THEN 'awaiting-authorization'
+        WHEN bound_to IS NOT binding THEN 'client-changed'
+        ELSE phase END) VIRTUAL
+) STRICT;
+CREATE INDEX portal_due ON portal (token_url, act_at, expires_at, app)
+    WHERE act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding;
+CREATE INDEX portal_climb ON portal (climb_at) WHERE climb_at IS NOT NULL;
+CREATE INDEX portal_kind ON portal (kind, name);
+CREATE INDEX portal_claimed ON portal (claim) WHERE claim IS NOT NULL;
+CREATE INDEX portal_fingerprint ON portal (fingerprint);
+CREATE INDEX portal_told ON portal (told) WHERE told <> '[]';
+CREATE INDEX portal_renew ON portal (renew_at, expires_at) WHERE configured = 1 AND refresh_token IS NOT NULL;
+
+-- Refresh tokens that came from outside, so that the same grant is never taken in twice.
+CREATE TABLE seen (fingerprint BLOB PRIMARY KEY, portal TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+-- Clients: a fingerprint of what they are, and whether the server refuses them.
+CREATE TABLE app (
+    name        TEXT PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    rejected_since INTEGER,
+    retry_at    INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Pairs that came too late or for somebody else: never used, never lost.
+CREATE TABLE aside (
+    id INTEGER PRIMARY KEY, portal TEXT NOT NULL, at INTEGER NOT NULL, why TEXT NOT NULL,
+    access_token TEXT, refresh_token TEXT, identity TEXT
+) STRICT;
+"];
+
+/// The newest schema this program knows.
+pub const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
+/// The exclusive right to a state, held for as long as this lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// What can be told of a state file without touching it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// There is none yet.
+    Absent,
+    /// A refreshd state of this schema version.
+    Version(usize),
+}
+
+/// Takes the lock beside the state; a second process is told who holds it.
+///
+/// # Errors
+/// [`StateError::Locked`] with the holder's process id, or [`StateError::File`].
+pub fn lock(state: &Path) -> Result<Lock, StateError> {
+    let path = lock_path(state);
+    if let Some(directory) = state.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| StateError::file("create the directory", directory, source))?;
+    }
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = opened.map_err(|source| StateError::file("open the lock", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // The holder may be about to write its id; without one the message still names the file.
+            let _ = file.read_to_string(&mut holder);
+            return Err(StateError::Locked { path: state.to_owned(), holder: holder.trim().parse().ok() });
+        }
+        Err(TryLockError::Error(source)) => return Err(StateError::file("lock", &path, source)),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .and_then(|_| writeln!(file, "{}", std::process::id()));
+    // A full disk must not keep the daemon from serving the tokens it has; the lock itself is held already.
+    if let Err(source) = written
+        && source.kind() != std::io::ErrorKind::StorageFull
+    {
+        return Err(StateError::file("write the lock", &path, source));
+    }
+    Ok(Lock { _file: file })
+}
+
+fn lock_path(state: &Path) -> PathBuf {
+    let mut path = state.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Reads the database's own header, without SQLite, so that nothing is created or recovered.
+///
+/// # Errors
+/// [`StateError::NotOurs`], [`StateError::Newer`] or [`StateError::File`].
+pub fn inspect(path: &Path) -> Result<Header, StateError> {
+    let mut header = Vec::new();
+    match File::open(path) {
+        Ok(file) => {
+            let read = file.take(100).read_to_end(&mut header);
+            read.map_err(|source| StateError::file("read", path, source))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Header::Absent),
+        Err(source) => return Err(StateError::file("open", path, source)),
+    }
+    if header.is_empty() {
+        return Ok(Header::Absent);
+    }
+    let number =
+        |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    let (Some(version), Some(application)) = (number(60), number(68)) else {
+        return Err(StateError::NotOurs { path: path.to_owned() });
+    };
+    if !header.starts_with(b"SQLite format 3\0") || (application, version) != (APPLICATION_ID, version.max(0))
+    {
+        // A crash right after creation leaves the first page in the write-ahead log only.
+        let fresh = header.starts_with(b"SQLite format 3\0") && (application, version) == (0, 0);
+        return if fresh { Ok(Header::Absent) } else { Err(StateError::NotOurs { path: path.to_owned() }) };
+    }
+    let version = usize::try_from(version).unwrap_or_default();
+    if version > SCHEMA_VERSION {
+        return Err(StateError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
+    }
+    Ok(Header::Version(version))
+}
+
+/// Opens the state for writing and brings its schema up to date. The caller holds the [`Lock`].
+///
+/// # Errors
+/// What [`inspect`] says, [`StateError::Damaged`], or [`StateError::Sql`].
+pub fn open(path: &Path) -> Result<Connection, StateError> {
+    inspect(path)?;
+    let created = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    created.map_err(|source| StateError::file("open", path, source))?;
+    let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
+    let mut connection = Connection::open(path).map_err(sql("open the state"))?;
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql("open the state"))?;
+    let check: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|source| StateError::Damaged { path: path.to_owned(), detail: source.to_string() })?;
+    if check != "ok" {
+        return Err(StateError::Damaged { path: path.to_owned(), detail: check });
+    }
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        .map_err(sql("prepare the state"))?;
+    migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Opens a second connection that only reads.
+///
+/// # Errors
+/// [`StateError::Sql`].
+pub fn open_reader(path: &Path) -> Result<Connection, StateError> {
+    use rusqlite::OpenFlags;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sql = |source| StateError::sql("open the state for reading", source);
+    let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let version = usize::try_from(version).unwrap_or_default();
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    for migration in MIGRATIONS.iter().skip(version) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", i64::try_from(SCHEMA_VERSION).unwrap_or_default())?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.commit()?;
+    // `inspect` reads the file's header, so the version must not stay behind in the write-ahead log.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}

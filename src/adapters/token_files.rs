@@ -1,0 +1,300 @@
+//! The file store that other processes read, and the one door to writing files whole.
+//!
+//! A file is written beside its name, flushed and renamed over it, so no reader ever meets half of one. Must not hold
+//! a refresh token or a client secret, and must not be world-readable.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::domain::name::PortalName;
+use crate::domain::token::{Access, Details, Generation};
+
+/// Owner writes, the consumers' group reads.
+const FILE_MODE: u32 = 0o640;
+/// The directory of a portal, unless tmpfiles.d made it before with a consumer's group.
+const PORTAL_MODE: u32 = 0o750;
+/// The directory of all portals: passable, not listable.
+const TOP_MODE: u32 = 0o751;
+
+/// One form of a token file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `token.json`.
+    Json,
+    /// `token`: the access token alone.
+    Raw,
+    /// `header`: `Authorization: Bearer …`, for `curl -H @header`.
+    Header,
+    /// `env`: for `EnvironmentFile=` and shells.
+    Env,
+}
+
+impl Format {
+    /// Every form.
+    pub const ALL: [Self; 4] = [Self::Json, Self::Raw, Self::Header, Self::Env];
+
+    /// As the configuration and `refreshd token --format` name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Raw => "raw",
+            Self::Header => "header",
+            Self::Env => "env",
+        }
+    }
+
+    /// The form of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.as_str() == text)
+    }
+
+    /// Its file's name.
+    #[must_use]
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Json => "token.json",
+            Self::Raw => "token",
+            Self::Header => "header",
+            Self::Env => "env",
+        }
+    }
+}
+
+/// What the token files of a portal say.
+#[derive(Clone, Copy, Debug)]
+pub struct Published<'a> {
+    /// Whose.
+    pub portal: &'a PortalName,
+    /// At which provider.
+    pub provider: &'a str,
+    /// The token.
+    pub access: &'a Access,
+    /// Which one.
+    pub generation: Generation,
+    /// What came with it.
+    pub details: &'a Details,
+}
+
+/// `token.json`, version 1. Fields are only ever added.
+#[derive(Serialize)]
+struct TokenJson<'a> {
+    version: u8,
+    portal: &'a str,
+    provider: &'a str,
+    token_type: &'a str,
+    access_token: &'a str,
+    issued_at: String,
+    expires_at: String,
+    expires_at_unix: i64,
+    generation: u64,
+    scope: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<&'a str>,
+    fields: &'a std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+impl Published<'_> {
+    /// The contents of one form.
+    #[must_use]
+    pub fn render(&self, format: Format) -> String {
+        let Self { portal, provider, access, generation, details } = *self;
+        let token = access.token.expose();
+        match format {
+            Format::Raw => token.to_owned(),
+            Format::Header => format!("Authorization: {} {token}\n", access.token_type),
+            Format::Json => {
+                let json = serde_json::to_string(&TokenJson {
+                    version: 1,
+                    portal: portal.as_str(),
+                    provider,
+                    token_type: &access.token_type,
+                    access_token: token,
+                    issued_at: access.issued_at.to_string(),
+                    expires_at: access.expires_at.to_string(),
+                    expires_at_unix: access.expires_at.secs(),
+                    generation: generation.0,
+                    scope: &details.scope,
+                    endpoint: details.endpoint.as_deref(),
+                    fields: &details.fields,
+                });
+                json.unwrap_or_default() + "\n"
+            }
+            Format::Env => {
+                let line = |name: &str, value: &str| format!("REFRESHD_{name}={}\n", quoted(value));
+                [
+                    line("PORTAL", portal.as_str()),
+                    line("ACCESS_TOKEN", token),
+                    line("TOKEN_TYPE", &access.token_type),
+                    line("EXPIRES_AT", &access.expires_at.to_string()),
+                    line("ENDPOINT", details.endpoint.as_deref().unwrap_or_default()),
+                ]
+                .concat()
+            }
+        }
+    }
+}
+
+/// In single quotes, which shells and systemd's `EnvironmentFile=` read alike.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''").replace(['\n', '\r', '\0'], ""))
+}
+
+/// Why a file could not be written or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {stage} {}", path.display())]
+pub struct FileError {
+    stage: &'static str,
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl FileError {
+    fn at<'p>(stage: &'static str, path: &'p Path) -> impl FnOnce(std::io::Error) -> Self + use<'p> {
+        move |source| Self { stage, path: path.to_owned(), source }
+    }
+}
+
+/// The directory of all token files.
+#[derive(Clone, Debug)]
+pub struct TokenFiles {
+    directory: PathBuf,
+}
+
+impl TokenFiles {
+    /// The store in this directory, which is made when first needed.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Where a portal's files lie.
+    #[must_use]
+    pub fn of(&self, portal: &PortalName) -> PathBuf {
+        self.directory.join(portal.as_str())
+    }
+
+    /// Writes every form, whole, and removes the forms not asked for. Files that say the same already are left alone.
+    ///
+    /// # Errors
+    /// [`FileError`]; files that were there stay as they are, or are already new: each is whole.
+    pub fn publish(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
+        let directory = self.of(published.portal);
+        for format in formats {
+            let path = directory.join(format.file_name());
+            let contents = published.render(*format);
+            match self.write(&directory, &path, &contents) {
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+                    self.make_directories(&directory)?;
+                    self.write(&directory, &path, &contents)?;
+                }
+                other => other?,
+            }
+        }
+        for unwanted in Format::ALL.into_iter().filter(|format| !formats.contains(format)) {
+            remove_file(&directory.join(unwanted.file_name()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a portal's token files, and its directory unless tmpfiles.d made it for a consumer's group.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn remove(&self, portal: &PortalName) -> Result<(), FileError> {
+        let directory = self.of(portal);
+        for format in Format::ALL {
+            remove_file(&directory.join(format.file_name()))?;
+        }
+        let setgid =
+            std::fs::metadata(&directory).is_ok_and(|found| found.permissions().mode() & 0o2000 != 0);
+        if !setgid {
+            // What is not ours in there keeps it, and that is right.
+            let _ = std::fs::remove_dir(&directory);
+        }
+        Ok(())
+    }
+
+    /// Sees that the directory of all portals is there and can be written to.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn prepare(&self) -> Result<(), FileError> {
+        make_directory(&self.directory, TOP_MODE, true)?;
+        let probe = tempfile::Builder::new().prefix(".probe-").tempfile_in(&self.directory);
+        probe.map(|_| ()).map_err(FileError::at("write to the token directory", &self.directory))
+    }
+
+    fn make_directories(&self, portal: &Path) -> Result<(), FileError> {
+        make_directory(&self.directory, TOP_MODE, true)?;
+        make_directory(portal, PORTAL_MODE, false)
+    }
+
+    fn write(&self, directory: &Path, path: &Path, contents: &str) -> Result<(), FileError> {
+        if says(path, contents) {
+            return Ok(());
+        }
+        write_whole(directory, path, contents.as_bytes(), FILE_MODE)
+    }
+}
+
+/// Writes a file whole: beside its name, flushed, with its final mode, then renamed. Readers see the old or the new.
+///
+/// # Errors
+/// [`FileError`]; the old file is intact then, and nothing is left beside it.
+pub fn write_whole(directory: &Path, path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".refreshd-")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory)
+        .map_err(FileError::at("create a file in", directory))?;
+    let written = file
+        .write_all(contents)
+        .and_then(|()| file.as_file().set_permissions(Permissions::from_mode(mode)))
+        .and_then(|()| file.as_file().sync_all());
+    written.map_err(FileError::at("write", path))?;
+    file.persist(path).map(|_| ()).map_err(|error| FileError::at("replace", path)(error.error))
+}
+
+fn says(path: &Path, contents: &str) -> bool {
+    let wanted = Permissions::from_mode(FILE_MODE);
+    std::fs::metadata(path).is_ok_and(|found| {
+        found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == wanted.mode()
+    }) && std::fs::read(path).is_ok_and(|found| found == contents.as_bytes())
+}
+
+fn remove_file(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(FileError::at("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a directory with exactly this mode, whatever the umask; one that is there is left as it is.
+fn make_directory(path: &Path, mode: u32, with_parents: bool) -> Result<(), FileError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| with_parents && !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        made.map_err(FileError::at("create the directory", parent))?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made.map_err(FileError::at("create the directory", path))?,
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(FileError::at("set the mode of", path))
+}
+
+#[cfg(test)]
+#[path = "token_files_tests.rs"]
+mod tests;

@@ -1,0 +1,94 @@
+//! What readers of the token files meet.
+
+use super::*;
+use crate::domain::secret::AccessToken;
+use crate::domain::time::Timestamp;
+
+fn access(token: &str) -> Access {
+    Access {
+        token: AccessToken::new(token).unwrap(),
+        token_type: "Bearer".into(),
+        issued_at: Timestamp::from_secs(1_795_190_400),
+        expires_at: Timestamp::from_secs(1_795_194_000),
+    }
+}
+
+fn publish(files: &TokenFiles, token: &str, formats: &[Format]) -> Result<(), FileError> {
+    let details = Details {
+        scope: vec!["crm".into(), "task".into()],
+        endpoint: Some("https://acme.bitrix24.com/rest/".into()),
+        fields: [("member_id".to_owned(), "a223".into()), ("user_id".to_owned(), 1.into())].into(),
+    };
+    let (portal, access) = (PortalName::parse("acme").unwrap(), access(token));
+    let published = Published {
+        portal: &portal,
+        provider: "bitrix24",
+        access: &access,
+        generation: Generation(42),
+        details: &details,
+    };
+    files.publish(&published, formats)
+}
+
+#[test]
+fn the_files_are_the_contracts() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = TokenFiles::new(&directory.path().join("tokens"));
+    publish(&files, "s3cret'token", &Format::ALL).unwrap();
+    let acme = directory.path().join("tokens/acme");
+    let read = |name: &str| std::fs::read_to_string(acme.join(name)).unwrap();
+    assert_eq!(
+        read("token.json"),
+        concat!(
+            r#"{"version":1,"portal":"acme","provider":"bitrix24","token_type":"Bearer","access_token":"s3cret'token","#,
+            r#""issued_at":"2026-11-20T16:00:00Z","expires_at":"2026-11-20T17:00:00Z","expires_at_unix":1795194000,"#,
+            r#""generation":42,"scope":["crm","task"],"endpoint":"https://acme.bitrix24.com/rest/","#,
+            r#""fields":{"member_id":"a223","user_id":1}}"#,
+            "\n"
+        )
+    );
+    assert_eq!(read("token"), "s3cret'token");
+    assert_eq!(read("header"), "Authorization: Bearer s3cret'token\n");
+    assert!(read("env").contains("REFRESHD_ACCESS_TOKEN='s3cret'\\''token'\n"), "{}", read("env"));
+    for (path, mode) in
+        [(acme.join("token"), 0o640), (acme.clone(), 0o750), (directory.path().join("tokens"), 0o751)]
+    {
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, mode, "{}", path.display());
+    }
+    let names = std::fs::read_dir(&acme).unwrap().count();
+    assert_eq!(names, 4, "nothing is left beside the files");
+}
+
+#[test]
+fn a_form_no_longer_wanted_goes_and_so_does_a_portal() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = TokenFiles::new(directory.path());
+    publish(&files, "one", &Format::ALL).unwrap();
+    publish(&files, "two", &[Format::Raw]).unwrap();
+    let acme = directory.path().join("acme");
+    assert_eq!(std::fs::read_dir(&acme).unwrap().count(), 1);
+    files.remove(&PortalName::parse("acme").unwrap()).unwrap();
+    assert!(!acme.exists());
+    files.remove(&PortalName::parse("acme").unwrap()).unwrap();
+}
+
+#[test]
+fn a_consumers_directory_stays_when_its_token_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let acme = directory.path().join("acme");
+    std::fs::create_dir(&acme).unwrap();
+    std::fs::set_permissions(&acme, Permissions::from_mode(0o2750)).unwrap();
+    let files = TokenFiles::new(directory.path());
+    publish(&files, "one", &[Format::Raw]).unwrap();
+    files.remove(&PortalName::parse("acme").unwrap()).unwrap();
+    assert!(acme.is_dir() && std::fs::read_dir(&acme).unwrap().next().is_none());
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let blocked = directory.path().join("tokens");
+    std::fs::write(&blocked, "a file is in the way").unwrap();
+    let error = publish(&TokenFiles::new(&blocked), "one", &[Format::Raw]).unwrap_err();
+    assert!(error.to_string().contains("tokens"), "{error}");
+}

@@ -1,0 +1,56 @@
+//! The one place from which escalations leave: structured events now, and where alert channels will listen.
+//!
+//! Must not decide what is said: `domain::escalation` does. What is said here was made durable before.
+
+use crate::adapters::log::{CRITICAL, ESCALATION};
+use crate::domain::escalation::{Announcement, Severity};
+use crate::domain::name::PortalName;
+use crate::domain::time::human;
+
+/// What an escalation is about.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    /// One portal.
+    Portal(&'a PortalName),
+    /// An app: all its portals are left alone.
+    App(&'a str),
+    /// This daemon itself.
+    Daemon,
+}
+
+/// Says it, with the fields of the contract (4.6).
+pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
+    let Announcement { step, severity, reason, action, remaining, notify } = announcement;
+    let (portal, app) = match subject {
+        Subject::Portal(portal) => (Some(portal.as_str()), None),
+        Subject::App(app) => (None, Some(app)),
+        Subject::Daemon => (None, None),
+    };
+    let remaining = remaining.map(human);
+    let notify = (!notify.is_empty()).then(|| notify.join(","));
+    // The level is part of a call site, so there is one for each severity.
+    macro_rules! say {
+        ($level:expr, $name:expr) => {
+            tracing::event!(
+                name: $name,
+                target: ESCALATION,
+                $level,
+                severity = severity.as_str(),
+                portal,
+                app,
+                step = step.as_str(),
+                reason = reason.as_str(),
+                action = action.as_str(),
+                remaining = remaining.as_deref(),
+                notify = notify.as_deref(),
+                "{reason}"
+            )
+        };
+    }
+    match severity {
+        Severity::Notice => say!(tracing::Level::INFO, "escalation"),
+        Severity::Warning => say!(tracing::Level::WARN, "escalation"),
+        Severity::Error => say!(tracing::Level::ERROR, "escalation"),
+        Severity::Critical => say!(tracing::Level::ERROR, CRITICAL),
+    }
+}

@@ -1,0 +1,322 @@
+//! The control socket: HTTP/1.1 with JSON for commands and scripts. Access by file mode and peer credentials.
+//!
+//! Must not decide: `operations` does. Whoever can open the socket may look, take a token and ask for a renewal;
+//! only root and the daemon's own user may hand over or forget a grant, or reload.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State as Extract};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::serve::IncomingStream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::operations::{self, By, OperationError, Renewal};
+use super::publisher::chain;
+use super::reload::Reloader;
+use super::shared::Shared;
+use super::view::PortalView;
+use crate::adapters::token_files::Format;
+use crate::domain::intake;
+
+/// Portals sent at a time.
+const PAGE: usize = 500;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Control {
+    /// The daemon.
+    pub shared: Arc<Shared>,
+    /// Reads the configuration again.
+    pub reloader: Arc<Reloader>,
+}
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error("another process listens on the control socket {}", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The file system said no.
+    #[error("cannot make the control socket {}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Makes the socket, in place of one that a dead process left.
+///
+/// # Errors
+/// [`BindError`].
+pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
+    let io = |source| BindError::Io { path: path.to_owned(), source };
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(BindError::InUse { path: path.to_owned() });
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(io)?;
+    }
+    let listener = UnixListener::bind(path).map_err(io)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
+    Ok(listener)
+}
+
+/// Serves until `stop`.
+pub async fn run(control: Control, listener: UnixListener, stop: CancellationToken) {
+    let routes = Router::new()
+        .route("/v1/portals", get(list))
+        .route("/v1/portals/{portal}", get(show))
+        .route("/v1/portals/{portal}/token", get(token))
+        .route("/v1/portals/{portal}/renew", post(renew))
+        .route("/v1/portals/{portal}/grant", post(import))
+        .route("/v1/portals/{portal}/grant", delete(forget))
+        .route("/v1/reload", post(reload))
+        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
+        .layer(DefaultBodyLimit::max(intake::LONGEST))
+        .with_state(control);
+    let service = routes.into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the control socket ended");
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+}
+
+impl Peer {
+    /// Root, or the user this daemon runs as.
+    fn may_change(self) -> Result<(), Failure> {
+        let own = std::fs::metadata("/proc/self").map(|metadata| metadata.uid()).ok();
+        if self.uid.is_some_and(|uid| uid == 0 || Some(uid) == own) {
+            return Ok(());
+        }
+        let message = "only root and refreshd's own user may do this; try it with sudo";
+        Err(Failure::new(StatusCode::FORBIDDEN, "not-permitted", message))
+    }
+}
+
+/// A refusal as JSON: `{"error": {"code": …, "message": …}}`.
+struct Failure {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Self { status, code, message } = self;
+        (status, axum::Json(json!({"error": {"code": code, "message": message}}))).into_response()
+    }
+}
+
+impl From<OperationError> for Failure {
+    fn from(error: OperationError) -> Self {
+        let (status, code) = match &error {
+            OperationError::UnknownPortal { .. } => (StatusCode::NOT_FOUND, "unknown-portal"),
+            OperationError::NoGrant { .. } => (StatusCode::CONFLICT, "no-grant"),
+            OperationError::NotNow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-now"),
+            OperationError::Refused { .. } => (StatusCode::CONFLICT, "refused"),
+            OperationError::NotAGrant { .. } => (StatusCode::BAD_REQUEST, "not-a-grant"),
+            OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}
+
+/// Every portal, sent page by page: memory does not grow with their number.
+async fn list(Extract(control): Extract<Control>) -> Response {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<String>(2);
+    let shared = control.shared;
+    let pages = async move {
+        let config = shared.config();
+        let mut separator = "{\"portals\":[";
+        let mut after = None;
+        loop {
+            let Ok(page) = shared.state.page(after, PAGE).await else { return };
+            let now = shared.clock.now();
+            let mut text = String::new();
+            for portal in &page {
+                text.push_str(separator);
+                separator = ",\n";
+                let view = PortalView::of(portal, &config, now);
+                text.push_str(&serde_json::to_string(&view).unwrap_or_default());
+            }
+            after = page.last().map(|last| last.name.clone());
+            if after.is_none() {
+                let end = if separator == ",\n" { "]}\n" } else { "{\"portals\":[]}\n" };
+                let _ = sender.send(text + end).await;
+                return;
+            }
+            if sender.send(text).await.is_err() {
+                return;
+            }
+        }
+    };
+    let pages = stream_of(pages, receiver);
+    let body = Body::from_stream(pages.map(Ok::<_, std::convert::Infallible>));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A stream that drives its own producer: it lives and ends with the connection.
+fn stream_of(
+    producer: impl Future<Output = ()> + Send + 'static,
+    mut receiver: tokio::sync::mpsc::Receiver<String>,
+) -> impl tokio_stream::Stream<Item = String> + Send {
+    let mut producer: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(producer);
+    let mut produced = false;
+    Streamed {
+        poll: Box::new(move |context| {
+            if !produced && producer.as_mut().poll(context).is_ready() {
+                produced = true;
+            }
+            receiver.poll_recv(context)
+        }),
+    }
+}
+
+type PollText = Box<dyn FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<String>> + Send>;
+
+struct Streamed {
+    poll: PollText,
+}
+
+impl tokio_stream::Stream for Streamed {
+    type Item = String;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<String>> {
+        (self.poll)(context)
+    }
+}
+
+async fn show(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, Failure> {
+    let view = operations::view(&control.shared, &portal).await?;
+    Ok(axum::Json(view).into_response())
+}
+
+#[derive(Deserialize)]
+struct TokenQuery {
+    min_valid: Option<String>,
+    format: Option<String>,
+}
+
+async fn token(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+    Query(query): Query<TokenQuery>,
+) -> Result<Response, Failure> {
+    let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, "bad-request", message);
+    let min_valid = match query.min_valid.as_deref().map(humantime::parse_duration) {
+        None => Duration::ZERO,
+        Some(Ok(span)) => span,
+        Some(Err(error)) => return Err(bad(format!("min_valid is no duration such as 5m: {error}"))),
+    };
+    let format = query.format.as_deref().unwrap_or("json");
+    let format =
+        Format::parse(format).ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
+    let text = operations::token(&control.shared, &portal, min_valid, format, By::Loop).await?;
+    let kind = if format == Format::Json { "application/json" } else { "text/plain; charset=utf-8" };
+    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
+}
+
+async fn renew(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, Failure> {
+    let renewal = operations::renew(&control.shared, &portal, By::Loop).await?;
+    let view = operations::view(&control.shared, &portal).await?;
+    let outcome = outcome_json(&renewal, &view);
+    let failed = matches!(&renewal, Renewal::Ended(report) if report.failure.is_some());
+    let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    Ok((status, axum::Json(outcome)).into_response())
+}
+
+/// What `renew` says, in JSON: over the socket, and from `renew --json` without a daemon.
+#[must_use]
+pub fn outcome_json(renewal: &Renewal, view: &PortalView) -> Value {
+    let (outcome, detail) = match renewal {
+        Renewal::FreshAlready { not_before } => {
+            ("fresh-already", Some(format!("not again before {not_before}")))
+        }
+        Renewal::Ended(report) => match &report.failure {
+            None if report.set_aside => ("set-aside", None),
+            None => ("renewed", None),
+            Some((class, detail)) => (class.as_str(), Some(detail.clone())),
+        },
+    };
+    json!({"portal": view.portal, "outcome": outcome, "detail": detail, "status": view})
+}
+
+async fn import(
+    Extract(control): Extract<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    body: String,
+) -> Result<Response, Failure> {
+    peer.may_change()?;
+    let generation = operations::import(&control.shared, &portal, &body).await?;
+    Ok(axum::Json(json!({"portal": portal, "generation": generation})).into_response())
+}
+
+async fn forget(
+    Extract(control): Extract<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, Failure> {
+    peer.may_change()?;
+    let forgotten = operations::forget(&control.shared, &portal).await?;
+    Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
+}
+
+async fn reload(
+    Extract(control): Extract<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, Failure> {
+    peer.may_change()?;
+    match control.reloader.reload(&control.shared).await {
+        Ok(()) => Ok(axum::Json(json!({"reloaded": true})).into_response()),
+        Err(problems) => Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration", problems)),
+    }
+}

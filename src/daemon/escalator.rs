@@ -1,0 +1,68 @@
+//! Climbs the ladder with time: steps that come because nothing happened. Must not send anything to anybody itself.
+//!
+//! What a failed or finished renewal makes due at once is said by `exchange`; both remember it in the state first, so
+//! a restart neither forgets nor repeats.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::announce::{Subject, announce};
+use super::publisher::chain;
+use super::shared::Shared;
+use crate::adapters::clock::LONGEST_SLEEP;
+use crate::adapters::state::StateError;
+use crate::domain::escalation::climb;
+
+/// Grants looked at together.
+const BATCH: usize = 256;
+/// Steps are not looked for more often.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+
+/// Announces steps as they come, until `stop`.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let wait = match climb_all(&shared).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "cannot look for escalations; trying again");
+                LONGEST_SLEEP
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.clock.sleep(wait) => {}
+            () = shared.climb.notified() => shared.clock.sleep(SHORTEST_WAIT).await,
+        }
+    }
+}
+
+/// Announces what is due and says how long nothing will be.
+async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
+    let config = shared.config();
+    loop {
+        let now = shared.clock.now();
+        let due = shared.state.climb_due(now, BATCH).await?;
+        for portal in &due {
+            let Some(grant) = &portal.grant else { continue };
+            let climb = if portal.settings.is_some() {
+                climb(&config.ladder, &portal.name, grant, now)
+            } else {
+                crate::domain::escalation::Climb { announce: None, told: grant.told.clone(), next: None }
+            };
+            let standing = grant.standing.clone();
+            let told = shared
+                .state
+                .tell(portal.name.clone(), grant.generation, standing, climb.told, climb.next)
+                .await?;
+            if let Some(announcement) = climb.announce.filter(|_| told) {
+                announce(Subject::Portal(&portal.name), &announcement);
+            }
+        }
+        if due.len() < BATCH {
+            let next = shared.state.next_climb().await?;
+            return Ok(next.map_or(LONGEST_SLEEP, |next| next.until(now)).max(SHORTEST_WAIT));
+        }
+    }
+}

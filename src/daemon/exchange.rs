@@ -1,0 +1,330 @@
+//! One claimed renewal from sending to publishing: send, settle, record, publish, then tell. In this order only.
+//!
+//! Must never be cancelled once it runs: not by a reload, not by SIGTERM. A pair that the disk refuses is held here,
+//! tried again and shouted about until it is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::announce::{Subject, announce};
+use super::publisher::chain;
+use super::shared::{Report, Shared};
+use crate::adapters::authorization_server::{Answer, TokenRequest};
+use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
+use crate::config::{App, Config};
+use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Settings, Standing};
+use crate::domain::provider::{Class, host_of};
+use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
+use crate::domain::reply::{Reply, read};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::time::Timestamp;
+
+/// First and longest wait before a record is tried again.
+const RECORD_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// A server's clock may differ by this much.
+const SKEW_LIMIT: f64 = 30.0;
+
+/// A portal under a claim.
+pub struct Claimed {
+    name: PortalName,
+    settings: Settings,
+    grant: Grant,
+    claim: ClaimId,
+}
+
+impl Claimed {
+    /// Takes a claimed portal apart; `None` if it has no claim.
+    #[must_use]
+    pub fn from(portal: Portal) -> Option<Self> {
+        let Portal { name, settings, binding: _, config_url: _, grant } = portal;
+        let grant = grant?;
+        let (claim, _) = grant.claim?;
+        Some(Self { name, settings: settings?, grant, claim })
+    }
+
+    /// The token endpoint it goes to.
+    #[must_use]
+    pub fn token_url(&self) -> &str {
+        &self.grant.token_url
+    }
+}
+
+/// Carries out a claimed renewal.
+pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
+    let config = shared.config();
+    let Some(app) = usable_app(&config, &claimed) else {
+        return release(&shared, &config, claimed).await;
+    };
+    let sent_at = shared.clock.now();
+    let started = shared.clock.tick();
+    let answer = send(&shared, &config, app, &claimed, sent_at).await;
+    let took = shared.clock.elapsed(started);
+    let now = shared.clock.now();
+    let skew = skew_of(&answer, now);
+    let every = claimed.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
+    let rules = Rules { profile: &app.profile, every };
+    let attempt = judge(answer, app, &claimed.grant);
+    let settled =
+        settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
+    let planned = claimed.grant.standing.renew_at;
+    let ended = finish(&shared, &config, claimed, settled, now).await;
+    let provider = app.profile.name.as_str();
+    shared.metrics.renewal(provider, ended.class, took);
+    if let (None, Some(planned), false) = (ended.class, planned, ended.report.set_aside) {
+        shared.metrics.lateness(shared.clock.now().since(planned));
+    }
+    if let Some((server, seconds)) = host_of(ended.url.as_str()).zip(skew) {
+        shared.metrics.skew(server, seconds);
+        if seconds.abs() > SKEW_LIMIT {
+            tracing::warn!(
+                server,
+                skew_seconds = seconds,
+                "the authorization server's clock differs from this machine's"
+            );
+        }
+    }
+    ended.log(took);
+    shared.waiters.tell(&ended.portal, &ended.report);
+}
+
+/// The app, if it still is the one whose grant this is and its server is one of its own.
+fn usable_app<'c>(config: &'c Config, claimed: &Claimed) -> Option<&'c App> {
+    let app = config.apps.get(&claimed.settings.app)?;
+    let bound = app.binding() == claimed.grant.bound_to;
+    let listed = app.profile.token_urls().any(|url| url == claimed.grant.token_url);
+    (bound && listed).then_some(app)
+}
+
+async fn send(shared: &Shared, config: &Config, app: &App, claimed: &Claimed, now: Timestamp) -> Answer {
+    let request = TokenRequest {
+        url: &claimed.grant.token_url,
+        method: app.profile.method,
+        authentication: app.profile.client_authentication,
+        client_id: &app.client_id,
+        client_secret: app.client_secret.as_ref(),
+        refresh_token: &claimed.grant.tokens.refresh,
+        timeout: config.renewal.timeout,
+    };
+    shared.server.exchange(&request, now).await
+}
+
+fn judge(answer: Answer, app: &App, grant: &Grant) -> Attempt {
+    let reply = match answer {
+        Answer::NotSent(why) => return Attempt::NotSent(why),
+        Answer::InDoubt(why) => return Attempt::InDoubt(why),
+        Answer::Whole(reply) => reply,
+    };
+    let mut secrets = vec![grant.tokens.refresh.expose()];
+    secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
+    secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
+    let whole = Reply { status: reply.status, retry_after: reply.retry_after, body: &reply.body };
+    Attempt::Answered(read(&whole, &app.profile, &secrets))
+}
+
+fn skew_of(answer: &Answer, now: Timestamp) -> Option<f64> {
+    match answer {
+        Answer::Whole(reply) => reply.date.map(|date| (date.secs() - now.secs()) as f64),
+        Answer::NotSent(_) | Answer::InDoubt(_) => None,
+    }
+}
+
+/// A renewal that is over.
+struct Ended {
+    portal: PortalName,
+    url: String,
+    class: Option<Class>,
+    detail: Option<String>,
+    expires_at: Option<Timestamp>,
+    next: Option<Timestamp>,
+    report: Report,
+}
+
+impl Ended {
+    /// One event a renewal, with the fields of the contract (4.6).
+    fn log(&self, took: Duration) {
+        let Self { portal, url: _, class, detail, expires_at, next, report } = self;
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let outcome = class.map_or("renewed", Class::as_str);
+        let (expires_at, next) = (expires_at.map(tracing::field::display), next.map(tracing::field::display));
+        if report.set_aside {
+            tracing::warn!(
+                %portal, outcome, took_ms,
+                "a late reply was set aside: the grant was replaced or forgotten while the request was under way"
+            );
+        } else {
+            let generation = report.generation.0;
+            tracing::info!(
+                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail, "renewal"
+            );
+        }
+    }
+}
+
+/// Records, publishes and announces what became of a claimed renewal.
+async fn finish(
+    shared: &Shared,
+    config: &Config,
+    claimed: Claimed,
+    settled: Settled,
+    now: Timestamp,
+) -> Ended {
+    let Claimed { name, settings, mut grant, claim } = claimed;
+    let before = grant.standing.phase.clone();
+    let told_before = grant.told.clone();
+    let url = grant.token_url.clone();
+    let (outcome, renamed) = match settled {
+        Settled::Renewed(renewed) => {
+            grant.tokens = renewed.tokens.clone();
+            grant.standing = renewed.standing.clone();
+            grant.told.clear();
+            let renamed = renewed.renamed_from.clone();
+            (RecordOutcome::Renewed(renewed), renamed)
+        }
+        Settled::Kept(standing) => {
+            grant.standing = standing.clone();
+            (RecordOutcome::Kept(standing), None)
+        }
+        Settled::Foreign { standing, granted } => {
+            grant.standing = standing.clone();
+            (RecordOutcome::Foreign(standing, granted), None)
+        }
+    };
+    let renewed = matches!(outcome, RecordOutcome::Renewed(_));
+    let problem = grant.standing.phase.problem().cloned();
+    let client = match problem.as_ref().map(|problem| problem.class) {
+        None if renewed => Rejection::Accepted,
+        Some(Class::ClientRejected) => Rejection::Refused(grant.standing.act_at.unwrap_or(now)),
+        // A word about the grant itself means that the client was let in.
+        Some(Class::NeedsAuthorization | Class::Blocked | Class::Gone) => Rejection::Accepted,
+        _ => Rejection::Unknown,
+    };
+    let Climb { announce: said, told, next: climb_at } = climb(&config.ladder, &name, &grant, now);
+    let app = settings.app.clone();
+    let record = RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client };
+    let recorded = record_until_durable(shared, renewed, Arc::new(record)).await;
+    let generation = match recorded {
+        Recorded::Done { generation, client_changed } => {
+            if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
+                let failing = shared.publisher.publish(&name).await;
+                shared.health.unpublished(failing);
+            }
+            if client_changed {
+                announce_client(&settings.app, said.as_ref(), client);
+            }
+            let about_client = client_changed && matches!(client, Rejection::Refused(_));
+            if let Some(said) = said.filter(|_| !about_client) {
+                announce(Subject::Portal(&name), &said);
+            }
+            if renewed && let Some(good) = resolved(&config.ladder, &told_before, before.since(), now) {
+                announce(Subject::Portal(&name), &good);
+            }
+            if let Some(old) = renamed {
+                tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "the portal was renamed");
+            }
+            shared.climb.notify_one();
+            generation
+        }
+        Recorded::SetAside => grant.generation,
+    };
+    let Standing { phase: _, renew_at: _, act_at } = grant.standing;
+    let failure = problem.map(|problem| {
+        let detail = problem.code.map(|code| format!("{code}: {}", problem.detail)).unwrap_or(problem.detail);
+        (problem.class, detail)
+    });
+    Ended {
+        portal: name,
+        url,
+        class: failure.as_ref().map(|(class, _)| *class),
+        detail: failure.as_ref().map(|(_, detail)| detail.clone()),
+        expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
+        next: act_at,
+        report: Report { failure, generation, set_aside: recorded == Recorded::SetAside },
+    }
+}
+
+/// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
+async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<RecordAs>) -> Recorded {
+    let portal = &record.portal;
+    let mut wait = RECORD_AGAIN.0;
+    let mut unsaved = false;
+    loop {
+        match shared.state.record(Arc::clone(&record)).await {
+            Ok(recorded) => {
+                if unsaved {
+                    shared.metrics.unsaved_ends();
+                    say_saved(portal);
+                }
+                shared.health.state_writable(true);
+                return recorded;
+            }
+            Err(error) => {
+                shared.health.state_writable(false);
+                if !unsaved && holds_pair {
+                    unsaved = true;
+                    shared.metrics.unsaved_begins();
+                    say_unsaved(portal, &chain(&error));
+                } else {
+                    tracing::error!(%portal, error = %chain(&error), "still not recorded; trying again");
+                }
+            }
+        }
+        shared.clock.sleep(wait).await;
+        wait = (wait * 2).min(RECORD_AGAIN.1);
+    }
+}
+
+fn say_unsaved(portal: &PortalName, why: &str) {
+    let announcement = Announcement {
+        step: "unsaved".to_owned(),
+        severity: Severity::Critical,
+        reason: format!("a new pair is not on disk, it is held in memory: {why}"),
+        action: "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself".to_owned(),
+        remaining: None,
+        notify: Vec::new(),
+    };
+    announce(Subject::Portal(portal), &announcement);
+}
+
+fn say_saved(portal: &PortalName) {
+    let announcement = Announcement {
+        step: "resolved".to_owned(),
+        severity: Severity::Notice,
+        reason: "the new pair is on disk now".to_owned(),
+        action: "none".to_owned(),
+        remaining: None,
+        notify: Vec::new(),
+    };
+    announce(Subject::Portal(portal), &announcement);
+}
+
+/// One incident for the app, not one for each of its portals.
+fn announce_client(app: &str, said: Option<&Announcement>, client: Rejection) {
+    match (client, said) {
+        (Rejection::Refused(_), Some(said)) => announce(Subject::App(app), said),
+        (Rejection::Accepted, _) => {
+            let announcement = Announcement {
+                step: "resolved".to_owned(),
+                severity: Severity::Notice,
+                reason: "the authorization server accepts the app's client again".to_owned(),
+                action: "none".to_owned(),
+                remaining: None,
+                notify: Vec::new(),
+            };
+            announce(Subject::App(app), &announcement);
+        }
+        (Rejection::Refused(_) | Rejection::Unknown, _) => {}
+    }
+}
+
+/// Ends a claim without sending: the configuration changed between the claim and now.
+async fn release(shared: &Shared, config: &Config, claimed: Claimed) {
+    let portal = claimed.name.clone();
+    tracing::info!(%portal, "not renewed: the portal's client or server changed in the configuration");
+    let standing = claimed.grant.standing.clone();
+    let now = shared.clock.now();
+    let held = Standing { act_at: Some(now + Duration::from_secs(1)), ..standing };
+    let ended = finish(shared, config, claimed, Settled::Kept(held), now).await;
+    shared.waiters.tell(&ended.portal, &ended.report);
+}

@@ -1,0 +1,55 @@
+//! Reads `refresh_token_file` of portals without a grant, or whose grant is dead. Must not use a token twice: one that
+//! came in before, for this or another portal, is never taken again.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::operations::{Source, take_in};
+use super::publisher::chain;
+use super::shared::Shared;
+use crate::domain::intake;
+use crate::domain::name::PortalName;
+
+/// Looks at every portal that waits for its file. Problems are logged, not returned: the others go on.
+pub async fn read_files(shared: &Shared) {
+    let waiting = match shared.state.awaiting_files().await {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            return tracing::error!(error = %chain(&error), "cannot look for portals without a grant");
+        }
+    };
+    for portal in waiting {
+        let Some(file) = portal.settings.and_then(|settings| settings.refresh_token_file) else { continue };
+        if let Err(why) = read_file(shared, &portal.name, &file).await {
+            tracing::warn!(portal = %portal.name, file = %file.display(), "refresh_token_file is not used: {why}");
+        }
+    }
+}
+
+async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<(), String> {
+    let text = read_private(file)?;
+    let config = shared.config();
+    let stored = shared.state.portal(portal.clone()).await.map_err(|error| chain(&error))?;
+    let app = stored.and_then(|portal| portal.settings).and_then(|settings| config.apps.get(&settings.app));
+    let Some(app) = app else { return Ok(()) };
+    let intake = intake::parse(&text, &app.profile, shared.clock.now()).map_err(|error| error.to_string())?;
+    let fingerprint = intake.tokens.refresh.fingerprint();
+    match shared.state.seen(fingerprint).await.map_err(|error| chain(&error))? {
+        Some(holder) if holder == portal.as_str() => Ok(()),
+        _ => {
+            take_in(shared, portal, intake, Source::File).await.map(|_| ()).map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Reads a small file that others must not be able to read.
+fn read_private(file: &Path) -> Result<String, String> {
+    let metadata = std::fs::metadata(file).map_err(|error| error.to_string())?;
+    if metadata.permissions().mode() & 0o007 != 0 {
+        return Err(format!("others may read it; chmod o-rwx {}", file.display()));
+    }
+    if metadata.len() > intake::LONGEST as u64 {
+        return Err(intake::IntakeError::TooLong.to_string());
+    }
+    std::fs::read_to_string(file).map_err(|error| error.to_string())
+}

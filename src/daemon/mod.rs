@@ -1,0 +1,347 @@
+//! The running daemon: the only place that spawns, into one `JoinSet`, and that puts the parts together.
+//!
+//! A task that ends unexpectedly ends the daemon with a reason. Stopping is an argument. Must not print nor exit: the
+//! commands do.
+
+pub mod announce;
+mod control;
+mod escalator;
+mod exchange;
+mod first_tokens;
+mod http;
+mod offline;
+pub mod operations;
+mod page;
+mod publisher;
+mod reload;
+mod renewer;
+mod shared;
+pub mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use control::{BindError, outcome_json};
+pub use http::ListenError;
+pub use offline::Offline;
+pub use publisher::chain;
+pub use reload::Read;
+pub use shared::Report;
+
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::clock::Clock;
+use crate::adapters::log::LogHandle;
+use crate::adapters::metrics::Metrics;
+use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, State, StateError, View, lock};
+use crate::adapters::systemd;
+use crate::adapters::token_files::TokenFiles;
+use crate::config::Config;
+use crate::domain::escalation::climb;
+use crate::domain::portal::Kind;
+use crate::domain::renewal::recovered;
+use control::Control;
+use reload::Reloader;
+use shared::{Shared, app_fingerprints, take_portals};
+
+/// What SIGTERM may take, besides the time limit of one token request.
+const STOP_GRACE: Duration = Duration::from_secs(50);
+/// Files that could not be written, and files with first tokens, are looked at this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state said no.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?")]
+    Tls(#[source] reqwest::Error),
+    /// The control socket said no.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// The metrics listener said no.
+    #[error(transparent)]
+    Http(#[from] ListenError),
+    /// The kernel said no.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// A bug.
+    #[error("{0} ended unexpectedly; this is a bug, and a restart loses nothing")]
+    TaskEnded(&'static str),
+    /// SIGTERM, and a pair that no disk takes.
+    #[error("stopped after {} s with renewals still under way", .0.as_secs())]
+    StopTimedOut(Duration),
+}
+
+/// The parts that run with a daemon and without: state, publisher, the way to servers.
+struct Core {
+    shared: Arc<Shared>,
+    workers: JoinSet<&'static str>,
+}
+
+impl Core {
+    /// Opens the state and brings it in line with the configuration.
+    async fn start(mut config: Config, clock: Clock) -> Result<Self, RunError> {
+        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
+        let lock = lock(&config.paths.state)?;
+        let (state, writer, reader) = State::open(&config.paths.state, lock)?;
+        let view = View::open(&config.paths.state)?;
+        let mut workers = JoinSet::new();
+        workers.spawn_blocking(move || {
+            writer.run();
+            "the state's writer"
+        });
+        workers.spawn_blocking(move || {
+            reader.run();
+            "the state's reader"
+        });
+        let portals = take_portals(&mut config);
+        state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
+        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
+        let files = TokenFiles::new(&config.paths.token_dir);
+        let config = Arc::new(config);
+        let (publisher, thread) = publisher::publisher(view, files);
+        let shared = Shared::new(clock, state, server, publisher, Metrics::new(&providers), config);
+        let shared = Arc::new(shared);
+        let names = Arc::downgrade(&shared);
+        workers.spawn_blocking(move || {
+            thread.run(&|app| {
+                let config = names.upgrade().map(|shared| shared.config());
+                config
+                    .and_then(|config| config.apps.get(app).map(|app| app.profile.name.clone()))
+                    .unwrap_or_default()
+            });
+            "the publisher"
+        });
+        recover(&shared).await?;
+        shared.state.recheck_ladder(false).await?;
+        Ok(Self { shared, workers })
+    }
+
+    /// Closes the state: what was asked of it is done first.
+    async fn close(self) {
+        let Self { shared, mut workers } = self;
+        drop(shared);
+        while workers.join_next().await.is_some() {}
+    }
+}
+
+/// Claims of a process that is gone have no known outcome: they are replayed, and everybody may know.
+async fn recover(shared: &Shared) -> Result<(), StateError> {
+    let config = shared.config();
+    let now = shared.clock.now();
+    for portal in shared.state.orphans().await? {
+        let (name, settings) = (portal.name.clone(), portal.settings.clone());
+        let Some(mut grant) = portal.grant else { continue };
+        let Some((claim, claimed_at)) = grant.claim else { continue };
+        let app = settings.map(|settings| settings.app).unwrap_or_default();
+        let replay = config.apps.get(&app).or_else(|| config.apps.values().next());
+        let Some(profile) = replay.map(|app| &app.profile) else { continue };
+        grant.standing = recovered(&grant, profile, claimed_at, now);
+        let ladder = climb(&config.ladder, &name, &grant, now);
+        let record = RecordAs {
+            portal: name.clone(),
+            app,
+            claim,
+            outcome: RecordOutcome::Kept(grant.standing.clone()),
+            told: ladder.told,
+            climb_at: ladder.next,
+            now,
+            client: Rejection::Unknown,
+        };
+        shared.state.record(Arc::new(record)).await?;
+        tracing::warn!(
+            portal = %name, generation = grant.generation.0, %claimed_at,
+            "a renewal was under way when refreshd ended; the same refresh token is sent again"
+        );
+        if let Some(said) = ladder.announce {
+            announce::announce(announce::Subject::Portal(&name), &said);
+        }
+    }
+    Ok(())
+}
+
+/// Runs until `stop`, SIGTERM or SIGINT. What was sent is finished first.
+///
+/// # Errors
+/// [`RunError`]: it did not start, a part of it ended, or it could not stop in time.
+pub async fn run(
+    config: Config,
+    read: Read,
+    log: LogHandle,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let clock = Clock::system();
+    let timeout = config.renewal.timeout;
+    let paths = config.paths.clone();
+    let listen = config.http.as_ref().map(|http| http.listen);
+    let signals = Signals::listen().map_err(RunError::Signals)?;
+    let core = Core::start(config, clock).await?;
+    let shared = Arc::clone(&core.shared);
+    let socket = control::bind(&paths.control_socket).await?;
+    let listener = match listen {
+        Some(address) => Some(http::bind(address).await?),
+        None => None,
+    };
+    let failing = shared.publisher.sweep().await;
+    shared.health.unpublished(failing);
+    first_tokens::read_files(&shared).await;
+
+    let reloader = Arc::new(Reloader::new(read, log));
+    let mut tasks = JoinSet::new();
+    let renewer_stop = stop.child_token();
+    tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(&shared), renewer_stop.clone())));
+    tasks.spawn(named("the escalator", escalator::run(Arc::clone(&shared), stop.clone())));
+    tasks.spawn(named("the housekeeping", housekeeping(Arc::clone(&shared), stop.clone())));
+    let control = Control { shared: Arc::clone(&shared), reloader: Arc::clone(&reloader) };
+    tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
+    if let Some(listener) = listener {
+        tasks.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, stop.clone())));
+    }
+    let summary = summary(&shared).await?;
+    systemd::ready(&summary);
+    tracing::info!(
+        pid = std::process::id(),
+        state = %paths.state.display(),
+        token_dir = %paths.token_dir.display(),
+        control_socket = %paths.control_socket.display(),
+        http = listen.map(tracing::field::display),
+        "refreshd {} is ready: {summary}", env!("CARGO_PKG_VERSION")
+    );
+
+    let unexpected = supervise(&mut tasks, signals, &reloader, &shared, &stop).await;
+    stop.cancel();
+    shared.health.stop();
+    systemd::stopping("finishing what was sent");
+    let limit = timeout + STOP_GRACE;
+    let drained = drain(&mut tasks, &shared, limit).await;
+    // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
+    let _ = std::fs::remove_file(&paths.control_socket);
+    drop(reloader);
+    drop(shared);
+    if drained {
+        core.close().await;
+    }
+    match unexpected {
+        Some(task) => Err(RunError::TaskEnded(task)),
+        None if !drained => Err(RunError::StopTimedOut(limit)),
+        None => {
+            tracing::info!("refreshd has stopped; every renewal that was sent is recorded");
+            Ok(())
+        }
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+/// Waits for a reason to stop; `Some` is a task that should not have ended.
+async fn supervise(
+    tasks: &mut JoinSet<&'static str>,
+    mut signals: Signals,
+    reloader: &Reloader,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Option<&'static str> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            _ = signals.terminate.recv() => {
+                tracing::info!("SIGTERM: stopping");
+                return None;
+            }
+            _ = signals.interrupt.recv() => {
+                tracing::info!("interrupted: stopping");
+                return None;
+            }
+            // Every problem is logged by the reloader.
+            _ = signals.hangup.recv() => drop(reloader.reload(shared).await),
+            ended = tasks.join_next() => return Some(match ended {
+                Some(Ok(name)) => name,
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a task panicked");
+                    "a task"
+                }
+                None => "every task",
+            }),
+        }
+    }
+}
+
+/// Waits for the tasks within a limit; says once a second what it waits for.
+async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Duration) -> bool {
+    let started = shared.clock.tick();
+    while !tasks.is_empty() {
+        let left = limit.saturating_sub(shared.clock.elapsed(started));
+        if left.is_zero() {
+            tracing::error!(
+                tasks = tasks.len(),
+                unsaved = shared.metrics.unsaved(),
+                "could not stop in time"
+            );
+            return false;
+        }
+        if shared.metrics.unsaved() > 0 {
+            systemd::status("waiting for the disk: new pairs are not saved yet");
+        }
+        let _ = shared.clock.within(left.min(Duration::from_secs(1)), tasks.join_next()).await;
+    }
+    true
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What is done every few seconds besides renewing.
+async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.clock.sleep(HOUSEKEEPING) => {}
+        }
+        if shared.health.count_unpublished() > 0 {
+            let failing = shared.publisher.retry().await;
+            shared.health.unpublished(failing);
+        }
+        first_tokens::read_files(&shared).await;
+        shared.waiters.tidy();
+        if let Ok(summary) = summary(&shared).await {
+            systemd::status(&summary);
+        }
+    }
+}
+
+/// One line for `systemctl status`.
+async fn summary(shared: &Shared) -> Result<String, StateError> {
+    let census = shared.state.census(shared.clock.now()).await?;
+    let total = census.total();
+    let others = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Fresh && census.of(*kind) > 0);
+    let mut text = format!("{} of {total} portals fresh", census.of(Kind::Fresh));
+    for kind in others {
+        text.push_str(&format!(", {} {}", census.of(kind), kind.as_str()));
+    }
+    if census.overdue > 0 {
+        text.push_str(&format!(", {} overdue", census.overdue));
+    }
+    Ok(text)
+}

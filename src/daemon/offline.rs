@@ -1,0 +1,111 @@
+//! The same operations where no daemon runs: this process takes the state's lock and does them itself.
+//!
+//! Must not run the loop: a command touches the portal it names and no other.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::exchange::{Claimed, exchange};
+use super::operations::{self, By, Handwork, OperationError, Renewal};
+use super::shared::Shared;
+use super::view::PortalView;
+use super::{Core, RunError};
+use crate::adapters::clock::Clock;
+use crate::adapters::token_files::Format;
+use crate::config::Config;
+use crate::domain::name::PortalName;
+use crate::domain::token::Generation;
+
+/// The state without a daemon.
+pub struct Offline {
+    core: Core,
+    exchanges: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Offline {
+    /// Opens the state. A daemon that runs is an error that names it.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn open(config: Config) -> Result<Self, RunError> {
+        let core = Core::start(config, Clock::system()).await?;
+        super::first_tokens::read_files(&core.shared).await;
+        Ok(Self { core, exchanges: Arc::default() })
+    }
+
+    /// Every portal, or one.
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
+        let shared = &self.core.shared;
+        if let Some(name) = portal {
+            return Ok(vec![operations::view(shared, name).await?]);
+        }
+        let (config, now) = (shared.config(), shared.clock.now());
+        let portals = shared.state.page(None, usize::MAX).await?;
+        Ok(portals.iter().map(|portal| PortalView::of(portal, &config, now)).collect())
+    }
+
+    /// As [`operations::renew`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn renew(&self, portal: &str) -> Result<(Renewal, PortalView), OperationError> {
+        let hand = |name| self.renew_by_hand(name);
+        let renewal = operations::renew(&self.core.shared, portal, By::Hand(&hand)).await?;
+        Ok((renewal, operations::view(&self.core.shared, portal).await?))
+    }
+
+    /// As [`operations::token`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn token(
+        &self,
+        portal: &str,
+        min_valid: std::time::Duration,
+        format: Format,
+    ) -> Result<String, OperationError> {
+        let hand = |name| self.renew_by_hand(name);
+        operations::token(&self.core.shared, portal, min_valid, format, By::Hand(&hand)).await
+    }
+
+    /// As [`operations::import`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn import(&self, portal: &str, text: &str) -> Result<Generation, OperationError> {
+        operations::import(&self.core.shared, portal, text).await
+    }
+
+    /// As [`operations::forget`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn forget(&self, portal: &str) -> Result<bool, OperationError> {
+        operations::forget(&self.core.shared, portal).await
+    }
+
+    /// Finishes what was sent and closes the state.
+    pub async fn close(self) {
+        let Self { core, exchanges } = self;
+        let mut exchanges = std::mem::take(&mut *exchanges.lock().await);
+        while exchanges.join_next().await.is_some() {}
+        core.close().await;
+    }
+
+    /// Claims and sends in a task of its own, so that an interrupted wait does not cancel what was sent.
+    fn renew_by_hand(&self, portal: PortalName) -> Handwork<'_> {
+        let shared: &Arc<Shared> = &self.core.shared;
+        Box::pin(async move {
+            let claimed = shared.state.claim_one(portal, shared.clock.now()).await?;
+            if let Some(claimed) = claimed.and_then(Claimed::from) {
+                self.exchanges.lock().await.spawn(exchange(Arc::clone(shared), claimed));
+            }
+            Ok(())
+        })
+    }
+}

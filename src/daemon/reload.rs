@@ -1,0 +1,100 @@
+//! Puts a new configuration in force, or keeps the old one and says so. Must not touch a renewal under way.
+
+use std::sync::Arc;
+
+use super::first_tokens;
+use super::publisher::chain;
+use super::shared::{Shared, app_fingerprints, take_portals};
+use crate::adapters::log::LogHandle;
+use crate::adapters::systemd;
+use crate::config::{Config, Loaded, Problems};
+
+/// Reads the configuration again.
+pub type Read = Box<dyn Fn() -> Result<Loaded, Problems> + Send + Sync>;
+
+/// Knows how to read the configuration again.
+pub struct Reloader {
+    read: Read,
+    log: LogHandle,
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+impl Reloader {
+    /// From the same files as before.
+    #[must_use]
+    pub fn new(read: Read, log: LogHandle) -> Self {
+        Self { read, log, one_at_a_time: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Reads, checks and puts in force. The old configuration stays if anything is wrong with the new one.
+    ///
+    /// # Errors
+    /// Every problem, a line each, as it was logged.
+    pub async fn reload(&self, shared: &Shared) -> Result<(), String> {
+        let _turn = self.one_at_a_time.lock().await;
+        systemd::reloading();
+        let done = self.try_reload(shared).await;
+        shared.metrics.reloaded(done.is_ok());
+        match &done {
+            Ok(()) => systemd::ready("reloaded"),
+            Err(problems) => {
+                tracing::error!(%problems, "the configuration was not reloaded; the old one stays in force");
+                systemd::ready("the last reload failed, the old configuration is in force; see the log");
+            }
+        }
+        done
+    }
+
+    async fn try_reload(&self, shared: &Shared) -> Result<(), String> {
+        let Loaded { mut config, warnings } = (self.read)().map_err(|problems| problems.to_string())?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let before = shared.config();
+        keep_what_needs_a_restart(&before, &mut config);
+        let ladder_changed = before.ladder != config.ladder;
+        let portals = take_portals(&mut config);
+        let apps = app_fingerprints(&config);
+        let count = portals.len();
+        let now = shared.clock.now();
+        let done = shared.state.reconcile(portals, apps, now).await.map_err(|error| chain(&error))?;
+        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
+        shared.metrics.know_providers(&providers);
+        self.log.set_level(&config.log.level);
+        shared.set_config(Arc::new(config));
+        if ladder_changed && let Err(error) = shared.state.recheck_ladder(true).await {
+            tracing::error!(error = %chain(&error), "the new escalation steps hold from each portal's next renewal on");
+        }
+        let failing = shared.publisher.sweep().await;
+        shared.health.unpublished(failing);
+        first_tokens::read_files(shared).await;
+        shared.due.notify_one();
+        shared.climb.notify_one();
+        tracing::info!(
+            portals = count,
+            added = done.added,
+            changed = done.changed,
+            dropped = done.dropped,
+            "the configuration was reloaded"
+        );
+        Ok(())
+    }
+}
+
+/// Paths and listeners are opened once; a change of them is said, not half done.
+fn keep_what_needs_a_restart(before: &Config, new: &mut Config) {
+    if before.paths != new.paths {
+        tracing::warn!(
+            "state, token_dir and control_socket change only with a restart; the old ones stay in force"
+        );
+        new.paths = before.paths.clone();
+    }
+    let listen = |config: &Config| config.http.as_ref().map(|http| http.listen);
+    if listen(before) != listen(new) {
+        tracing::warn!("[http] listen changes only with a restart; the old one stays in force");
+        new.http = before.http.clone();
+    }
+    if before.log.format != new.log.format {
+        tracing::warn!("[log] format changes only with a restart");
+    }
+}

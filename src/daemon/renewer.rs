@@ -1,0 +1,230 @@
+//! The renewal loop: asks the store what is due, claims it, and lets each claim run to its end.
+//!
+//! Must not cancel an exchange that has begun. Memory holds what is in flight and nothing else. The loop itself feeds
+//! the watchdog, so a loop that hangs is restarted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::announce::{Subject, announce};
+use super::exchange::{Claimed, exchange};
+use super::publisher::chain;
+use super::shared::{Shared, token_urls};
+use crate::adapters::clock::{LONGEST_SLEEP, Tick};
+use crate::adapters::state::StateError;
+use crate::adapters::systemd;
+use crate::domain::budget::{Budget, Limits};
+use crate::domain::escalation::{Announcement, Severity};
+use crate::domain::time::Timestamp;
+
+/// A wall clock that moves this much against the monotonic one has been set.
+const CLOCK_STEP_MILLIS: i64 = 5_000;
+/// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
+const CLAIM_SHARE: usize = 4;
+/// Waits for the rate's budget are at least this long, for the same reason.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// While the state cannot be written, it is tried this often.
+const STATE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Renews until `stop`, then waits for what was sent.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut renewer = Renewer {
+        budgets: BTreeMap::new(),
+        limits: shared.config().renewal.limits,
+        exchanges: JoinSet::new(),
+        in_flight: BTreeMap::new(),
+        backlog: false,
+        wake_at: shared.clock.now(),
+        clock_before: (shared.clock.now(), shared.clock.tick()),
+        shared,
+    };
+    renewer.serve(&stop).await;
+    renewer.drain().await;
+}
+
+struct Renewer {
+    shared: Arc<Shared>,
+    budgets: BTreeMap<String, Budget>,
+    limits: Limits,
+    exchanges: JoinSet<()>,
+    in_flight: BTreeMap<Id, String>,
+    backlog: bool,
+    wake_at: Timestamp,
+    clock_before: (Timestamp, Tick),
+}
+
+impl Renewer {
+    async fn serve(&mut self, stop: &CancellationToken) {
+        let ping = systemd::watchdog_interval().map_or(LONGEST_SLEEP, |interval| interval.min(LONGEST_SLEEP));
+        loop {
+            self.shared.health.progress();
+            systemd::alive();
+            self.watch_clock().await;
+            self.claim().await;
+            let sleep = self.wake_at.until(self.shared.clock.now()).min(ping);
+            let enough = self.enough_to_claim();
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = shared.due.notified() => {}
+                () = self.finished(enough), if !self.exchanges.is_empty() => {}
+                () = shared.clock.sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// Returns when enough exchanges have ended to make another claim worth its fsync.
+    async fn finished(&mut self, enough: usize) {
+        let mut ended = 0;
+        while ended < enough
+            && let Some(done) = self.exchanges.join_next_with_id().await
+        {
+            self.end(done);
+            ended += 1;
+        }
+    }
+
+    fn enough_to_claim(&self) -> usize {
+        if self.backlog { (self.limits.concurrency / CLAIM_SHARE).max(1) } else { usize::MAX }
+    }
+
+    fn end(&mut self, done: Result<(Id, ()), JoinError>) {
+        let id = match done {
+            Ok((id, ())) => id,
+            Err(error) => {
+                // The claim stays: it is in doubt, and the next start replays it.
+                tracing::error!(%error, "a renewal ended by a bug; its grant is in doubt until refreshd restarts");
+                error.id()
+            }
+        };
+        if let Some(budget) = self.in_flight.remove(&id).and_then(|url| self.budgets.get_mut(&url)) {
+            budget.finish();
+        }
+    }
+
+    async fn claim(&mut self) {
+        while let Some(done) = self.exchanges.try_join_next_with_id() {
+            self.end(done);
+        }
+        let now = self.shared.clock.now();
+        self.follow_limits(now);
+        let mut capacity = Vec::new();
+        for (url, budget) in &mut self.budgets {
+            let free = budget.available(now);
+            if free > 0 {
+                capacity.push((url.clone(), free));
+            }
+        }
+        self.wake_at = now + LONGEST_SLEEP;
+        let claims = match self.shared.state.claim_due(now, capacity.clone()).await {
+            Ok(claims) => claims,
+            Err(error) => return self.cannot_claim(&error, now),
+        };
+        self.state_is_writable();
+        let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+        for claimed in claims.portals.into_iter().filter_map(Claimed::from) {
+            let url = claimed.token_url().to_owned();
+            *taken.entry(url.clone()).or_default() += 1;
+            let task = self.exchanges.spawn(exchange(Arc::clone(&self.shared), claimed));
+            self.in_flight.insert(task.id(), url);
+        }
+        for (url, count) in &taken {
+            if let Some(budget) = self.budgets.get_mut(url) {
+                budget.start(*count);
+            }
+        }
+        let full = |(url, free): &(String, usize)| taken.get(url) == Some(free);
+        self.backlog = capacity.iter().any(full) || self.budgets.len() > capacity.len();
+        if let Some(next) = claims.next {
+            self.wake_at = self.wake_at.min(next);
+        }
+        if self.backlog {
+            let refill = self.budgets.values().filter_map(Budget::refill_in).min();
+            if let Some(refill) = refill {
+                self.wake_at = self.wake_at.min(now + refill.max(SHORTEST_WAIT));
+            }
+        }
+    }
+
+    /// One budget for each authorization server of the configuration in force.
+    fn follow_limits(&mut self, now: Timestamp) {
+        let config = self.shared.config();
+        let limits = config.renewal.limits;
+        let urls = token_urls(&config);
+        if limits != self.limits {
+            self.limits = limits;
+            self.budgets.values_mut().for_each(|budget| budget.set_limits(limits));
+        }
+        self.budgets.retain(|url, _| urls.contains(url) || self.in_flight.values().any(|busy| busy == url));
+        for url in urls {
+            self.budgets.entry(url).or_insert_with(|| Budget::new(limits, now));
+        }
+    }
+
+    fn cannot_claim(&mut self, error: &StateError, now: Timestamp) {
+        self.wake_at = now + STATE_AGAIN;
+        if self.shared.health.state_writable(false) {
+            let announcement = Announcement {
+                step: "state".to_owned(),
+                severity: Severity::Critical,
+                reason: format!("the state cannot be written, so nothing is sent: {}", chain(error)),
+                action: "free space or repair the disk of the state; it is retried by itself".to_owned(),
+                remaining: None,
+                notify: Vec::new(),
+            };
+            announce(Subject::Daemon, &announcement);
+        }
+    }
+
+    fn state_is_writable(&self) {
+        if self.shared.health.state_writable(true) {
+            let announcement = Announcement {
+                step: "resolved".to_owned(),
+                severity: Severity::Notice,
+                reason: "the state is written again".to_owned(),
+                action: "none".to_owned(),
+                remaining: None,
+                notify: Vec::new(),
+            };
+            announce(Subject::Daemon, &announcement);
+        }
+    }
+
+    /// A step back of the wall clock must not make a token look younger than it is.
+    async fn watch_clock(&mut self) {
+        let (wall, tick) = self.clock_before;
+        let now = self.shared.clock.now();
+        let elapsed = i64::try_from(self.shared.clock.elapsed(tick).as_millis()).unwrap_or(i64::MAX);
+        let step = now.millis().saturating_sub(wall.millis()).saturating_sub(elapsed);
+        self.clock_before = (now, self.shared.clock.tick());
+        if step <= -CLOCK_STEP_MILLIS {
+            tracing::warn!(
+                step_seconds = step / 1000,
+                "the wall clock was set back; every stored time is moved with it"
+            );
+            if let Err(error) = self.shared.state.shift_times(step).await {
+                // Tried again at once: the clock looks unset until this went well.
+                self.clock_before = (Timestamp::from_millis(now.millis() - step), self.shared.clock.tick());
+                tracing::error!(error = %chain(&error), "cannot move the stored times");
+            }
+        } else if step >= CLOCK_STEP_MILLIS {
+            tracing::warn!(step_seconds = step / 1000, "the wall clock jumped ahead, or this machine slept");
+        }
+    }
+
+    /// What has been sent is finished, however long its time limit is.
+    async fn drain(&mut self) {
+        if !self.exchanges.is_empty() {
+            tracing::info!(in_flight = self.exchanges.len(), "finishing the renewals under way");
+        }
+        while let Some(done) = self.exchanges.join_next_with_id().await {
+            self.end(done);
+            systemd::alive();
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What the daemon's tasks have in common: the doors to the outside, the configuration in force, and health.
+//!
+//! Must not hold a lock across an `await`: the configuration is an `Arc` that readers take and reloads replace.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::publisher::Publisher;
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::clock::{Clock, Tick};
+use crate::adapters::metrics::Metrics;
+use crate::adapters::state::{AppFingerprint, State};
+use crate::config::{App, Config};
+use crate::domain::name::PortalName;
+use crate::domain::portal::Configured;
+use crate::domain::provider::Class;
+use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::Fingerprint;
+use crate::domain::token::Generation;
+
+/// Live means that the scheduler made progress in this time.
+const LIVE: Duration = Duration::from_secs(60);
+
+/// What the daemon's tasks share.
+pub struct Shared {
+    /// Time and chance.
+    pub clock: Clock,
+    /// The private store.
+    pub state: State,
+    /// The way to authorization servers.
+    pub server: AuthorizationServer,
+    /// The token files.
+    pub publisher: Publisher,
+    /// What only the daemon can count.
+    pub metrics: Metrics,
+    /// Whether it is well.
+    pub health: Health,
+    /// Who waits for a renewal's outcome.
+    pub waiters: Waiters,
+    /// Wakes the renewer.
+    pub due: Notify,
+    /// Wakes the escalator.
+    pub climb: Notify,
+    current: watch::Sender<Arc<Config>>,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        clock: Clock,
+        state: State,
+        server: AuthorizationServer,
+        publisher: Publisher,
+        metrics: Metrics,
+        config: Arc<Config>,
+    ) -> Self {
+        Self {
+            clock,
+            state,
+            server,
+            publisher,
+            metrics,
+            health: Health::new(clock),
+            waiters: Waiters::default(),
+            due: Notify::new(),
+            climb: Notify::new(),
+            current: watch::Sender::new(config),
+        }
+    }
+
+    /// The configuration in force. Its portals are in the state.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Puts another configuration in force.
+    pub fn set_config(&self, config: Arc<Config>) {
+        self.current.send_replace(config);
+    }
+}
+
+/// The portals of a configuration in the state's words, taken out of it: memory does not keep them.
+#[must_use]
+pub fn take_portals(config: &mut Config) -> Vec<Configured> {
+    let mut urls: HashMap<&str, Arc<[String]>> = HashMap::new();
+    for app in config.apps.values() {
+        urls.insert(&app.name, app.profile.token_urls().map(str::to_owned).collect());
+    }
+    let portals = std::mem::take(&mut config.portals);
+    portals
+        .into_iter()
+        .filter_map(|portal| {
+            let app = config.apps.get(&portal.settings.app)?;
+            let every = portal.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
+            Some(Configured {
+                every: every.into(),
+                token_url: portal.token_url,
+                allowed_urls: urls.get(app.name.as_str()).cloned().unwrap_or_default(),
+                binding: portal.binding,
+                name: portal.name,
+                settings: portal.settings,
+            })
+        })
+        .collect()
+}
+
+/// What each client is, so that a change of it is noticed.
+#[must_use]
+pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
+    let fingerprint = |app: &App| {
+        let secret = app.client_secret.as_ref().map(|secret| Fingerprint::of(secret.expose().as_bytes()));
+        let secret = secret.map(|secret| *secret.bytes()).unwrap_or_default();
+        let mut what = format!("{}\n{}\n", app.client_id, app.profile.token_url).into_bytes();
+        what.extend_from_slice(&secret);
+        Fingerprint::of(&what)
+    };
+    config
+        .apps
+        .values()
+        .map(|app| AppFingerprint { name: app.name.clone(), fingerprint: fingerprint(app) })
+        .collect()
+}
+
+/// Whether the daemon is well. Everything here can be ill.
+pub struct Health {
+    clock: Clock,
+    progress: Mutex<Tick>,
+    unwritable: AtomicBool,
+    unpublished: AtomicU64,
+    stopping: AtomicBool,
+}
+
+impl Health {
+    fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            progress: Mutex::new(clock.tick()),
+            unwritable: AtomicBool::new(false),
+            unpublished: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// The scheduler went round once more.
+    pub fn progress(&self) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
+    }
+
+    /// Whether the scheduler went round within the last minute.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        self.clock.elapsed(progress) < LIVE
+    }
+
+    /// Notes whether the state could be written; true if that changed.
+    pub fn state_writable(&self, writable: bool) -> bool {
+        self.unwritable.swap(!writable, Ordering::Relaxed) == writable
+    }
+
+    /// Whether the last write to the state went well.
+    #[must_use]
+    pub fn is_state_writable(&self) -> bool {
+        !self.unwritable.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many portals' files could not be written.
+    pub fn unpublished(&self, portals: u64) {
+        self.unpublished.store(portals, Ordering::Relaxed);
+    }
+
+    /// How many portals' files could not be written.
+    #[must_use]
+    pub fn count_unpublished(&self) -> u64 {
+        self.unpublished.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the daemon is about to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is about to end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// How a renewal ended, for whoever asked for it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// `None`: renewed.
+    pub failure: Option<(Class, String)>,
+    /// The generation in force.
+    pub generation: Generation,
+    /// Whether an import or `forget` came first, so that this outcome does not count.
+    pub set_aside: bool,
+}
+
+/// Who waits for the outcome of which portal's renewal.
+#[derive(Default)]
+pub struct Waiters(Mutex<HashMap<PortalName, Vec<oneshot::Sender<Report>>>>);
+
+impl Waiters {
+    /// Waits for the next outcome of a portal. Take this before the renewal is asked for.
+    #[must_use]
+    pub fn wait_for(&self, portal: &PortalName) -> oneshot::Receiver<Report> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = waiting.entry(portal.clone()).or_default();
+        queue.retain(|waiter| !waiter.is_closed());
+        queue.push(sender);
+        receiver
+    }
+
+    /// Tells all who wait for a portal.
+    pub fn tell(&self, portal: &PortalName, report: &Report) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(portal);
+        for waiter in waiting.into_iter().flatten() {
+            // Whoever asked may have gone.
+            let _ = waiter.send(report.clone());
+        }
+    }
+
+    /// Forgets those who gave up.
+    pub fn tidy(&self) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|_, queue| {
+            queue.retain(|waiter| !waiter.is_closed());
+            !queue.is_empty()
+        });
+    }
+}
+
+/// Every token endpoint that the configuration may send to.
+#[must_use]
+pub fn token_urls(config: &Config) -> BTreeSet<String> {
+    config.apps.values().flat_map(|app| app.profile.token_urls().map(str::to_owned)).collect()
+}

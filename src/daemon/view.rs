@@ -1,0 +1,133 @@
+//! What the outside may see of a portal: for the status, the page and the control socket. Must not hold a secret.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::domain::escalation::action;
+use crate::domain::portal::{Kind, Phase, Portal, Problem};
+use crate::domain::time::Timestamp;
+
+/// A portal as `GET /v1/portals` shows it. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PortalView {
+    /// Its name.
+    pub portal: String,
+    /// Its provider.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub provider: Option<String>,
+    /// Its app.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub app: Option<String>,
+    /// Where it stands.
+    pub phase: Kind,
+    /// Whether readers have a token that works and nothing is wrong.
+    pub fresh: bool,
+    /// Counts its pairs.
+    pub generation: u64,
+    /// When the access token ends (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_at: Option<String>,
+    /// Seconds until then; 0 once expired.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_in: Option<u64>,
+    /// When the newest pair came.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub renewed_at: Option<String>,
+    /// Seconds since then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub renewed_ago: Option<u64>,
+    /// When something is sent next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_renewal: Option<String>,
+    /// Seconds until then; 0 if it is due.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_renewal_in: Option<u64>,
+    /// Where its API is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<String>,
+    /// What went wrong last, unless fresh.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<Problem>,
+    /// The escalation steps told and not resolved yet.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub incident: Vec<String>,
+    /// What a person must do, unless fresh.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub action: Option<String>,
+}
+
+impl PortalView {
+    /// What may be seen of a portal now.
+    #[must_use]
+    pub fn of(portal: &Portal, config: &Config, now: Timestamp) -> Self {
+        let kind = portal.kind();
+        let grant = portal.grant.as_ref();
+        let access = grant.and_then(|grant| grant.tokens.access.as_ref());
+        let act_at = grant.and_then(|grant| grant.standing.act_at).filter(|_| sends(kind));
+        let app = portal.settings.as_ref().map(|settings| settings.app.clone());
+        let seconds = |span: Duration| span.as_secs();
+        let usable = access.is_some_and(|access| access.expires_at > now);
+        let fresh = kind == Kind::Fresh && usable;
+        Self {
+            portal: portal.name.to_string(),
+            provider: app.as_ref().and_then(|app| config.apps.get(app)).map(|app| app.profile.name.clone()),
+            app,
+            phase: kind,
+            fresh,
+            generation: grant.map_or(0, |grant| grant.generation.0),
+            expires_at: access.map(|access| access.expires_at.to_string()),
+            expires_in: access.map(|access| seconds(access.expires_at.until(now))),
+            renewed_at: grant.map(|grant| grant.renewed_at.to_string()),
+            renewed_ago: grant.map(|grant| seconds(now.since(grant.renewed_at))),
+            next_renewal: act_at.map(|at| at.to_string()),
+            next_renewal_in: act_at.map(|at| seconds(at.until(now))),
+            endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
+            last_error: grant.and_then(|grant| grant.standing.phase.problem().cloned()),
+            incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
+            action: (kind != Kind::Fresh).then(|| action_for(portal)),
+        }
+    }
+}
+
+/// Whether anything is sent for a portal of this kind.
+const fn sends(kind: Kind) -> bool {
+    match kind {
+        Kind::Fresh | Kind::Retrying | Kind::InDoubt | Kind::ClientRejected | Kind::Blocked => true,
+        Kind::NeedsAuthorization
+        | Kind::Gone
+        | Kind::AwaitingAuthorization
+        | Kind::ClientChanged
+        | Kind::Unconfigured => false,
+    }
+}
+
+/// What a person must do about a portal.
+#[must_use]
+pub fn action_for(portal: &Portal) -> String {
+    let name = &portal.name;
+    match portal.kind() {
+        Kind::AwaitingAuthorization => {
+            format!(
+                "hand over its first grant (a token reply, CRest's settings.json or a refresh token): refreshd import {name}"
+            )
+        }
+        Kind::ClientChanged => format!(
+            "its client or server changed in the configuration, so its refresh token is kept from the new one; change it \
+             back, or hand over a grant of the new client: refreshd import {name}"
+        ),
+        Kind::Unconfigured => {
+            format!("name it in the configuration again, or give its grant up: refreshd forget {name}")
+        }
+        Kind::Fresh
+        | Kind::Retrying
+        | Kind::InDoubt
+        | Kind::ClientRejected
+        | Kind::Blocked
+        | Kind::NeedsAuthorization
+        | Kind::Gone => {
+            action(name, portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase))
+        }
+    }
+}
