@@ -158,7 +158,12 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
 
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
-pub fn resolved(ladder: &[Step], told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {
+pub fn resolved(
+    ladder: &[Step],
+    told: &[String],
+    since: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Announcement> {
     let steps: Vec<_> = ladder.iter().filter(|step| told.contains(&step.key)).collect();
     if told.is_empty() {
         return None;
@@ -215,7 +220,9 @@ fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> 
 /// A grant in doubt needs a person as soon as the replay meets what only a person can mend.
 fn needs_person(phase: &Phase) -> bool {
     phase.needs_person()
-        || phase.problem().is_some_and(|problem| matches!(problem.class, Class::Blocked | Class::ClientRejected))
+        || phase
+            .problem()
+            .is_some_and(|problem| matches!(problem.class, Class::Blocked | Class::ClientRejected))
 }
 
 /// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
@@ -223,7 +230,11 @@ fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = matches!(grant.standing.phase, Phase::InDoubt { .. })
         && grant.standing.act_at.is_some_and(|at| at.until(now) > Duration::from_secs(60));
-    if step.when == Moment::Failed && (unknown || put_off) { step.severity.max(Severity::Warning) } else { step.severity }
+    if step.when == Moment::Failed && (unknown || put_off) {
+        step.severity.max(Severity::Warning)
+    } else {
+        step.severity
+    }
 }
 
 fn reason(grant: &Grant, now: Timestamp) -> String {
@@ -236,7 +247,11 @@ fn reason(grant: &Grant, now: Timestamp) -> String {
         Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
         Phase::Retrying { attempt, since, problem } => {
             let lasts = human(now.since(*since));
-            format!("{attempt} failed renewals in {lasts}, the last {}: {}", problem.class.as_str(), said(problem))
+            format!(
+                "{attempt} failed renewals in {lasts}, the last {}: {}",
+                problem.class.as_str(),
+                said(problem)
+            )
         }
         Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", said(problem)),
         Phase::ClientRejected { problem, .. } => {
@@ -247,14 +262,17 @@ fn reason(grant: &Grant, now: Timestamp) -> String {
             format!("the grant was rejected while in doubt (a reply was lost before): {}", said(problem))
         }
         Phase::NeedsAuthorization { problem, .. } => format!("the grant is dead: {}", said(problem)),
-        Phase::Gone { problem, .. } => format!("the app is not installed on the portal any more: {}", said(problem)),
+        Phase::Gone { problem, .. } => {
+            format!("the app is not installed on the portal any more: {}", said(problem))
+        }
     }
 }
 
 /// The sentence that says what a person must do.
 #[must_use]
 pub fn action(portal: &PortalName, phase: &Phase) -> String {
-    let by_class = |class: Class| match class {
+    let by_class = |class: Class| {
+        match class {
         Class::ClientRejected => {
             "correct the app's client_id and client_secret in the configuration, then: systemctl reload refreshd".to_owned()
         }
@@ -268,6 +286,7 @@ pub fn action(portal: &PortalName, phase: &Phase) -> String {
             format!("authorize the app on the portal again and hand over the new grant: refreshd import {portal}")
         }
         Class::Gone => format!("install the app again and: refreshd import {portal}, or: refreshd forget {portal}"),
+    }
     };
     match phase {
         Phase::Fresh => "look at the daemon's load and its log".to_owned(),

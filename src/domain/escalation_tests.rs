@@ -83,7 +83,11 @@ fn after_a_long_absence_only_the_loudest_is_said() {
 
 #[test]
 fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
-    let problem = Problem { class: Class::NeedsAuthorization, code: Some("invalid_grant".into()), detail: String::new() };
+    let problem = Problem {
+        class: Class::NeedsAuthorization,
+        code: Some("invalid_grant".into()),
+        detail: String::new(),
+    };
     let dead = Phase::NeedsAuthorization { since: at(20), problem, while_in_doubt: true };
     let said = climb(&default_ladder(), &acme(), &grant(dead), at(20)).announce.unwrap();
     assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));

@@ -72,7 +72,11 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
     if text.contains(char::is_whitespace) || text.contains(char::is_control) {
         return Err(IntakeError::NotAToken);
     }
-    Ok(Intake { tokens: Tokens { access: None, refresh, details: Details::default() }, identity: None, server: None })
+    Ok(Intake {
+        tokens: Tokens { access: None, refresh, details: Details::default() },
+        identity: None,
+        server: None,
+    })
 }
 
 fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Result<Intake, IntakeError> {

@@ -222,7 +222,8 @@ pub(crate) mod tests {
         Profile {
             name: "bitrix24".into(),
             token_url: "https://oauth.bitrix.info/oauth/token/".into(),
-            token_url_by_region: [("ru".to_owned(), "https://oauth.bitrix24.tech/oauth/token/".to_owned())].into(),
+            token_url_by_region: [("ru".to_owned(), "https://oauth.bitrix24.tech/oauth/token/".to_owned())]
+                .into(),
             authorize_url: None,
             method: Method::Post,
             client_authentication: ClientAuthentication::Body,
@@ -248,7 +249,10 @@ pub(crate) mod tests {
     fn only_a_host_of_the_profile_is_chosen_by_a_reply() {
         let profile = profile();
         let chosen = |endpoint: &str| profile.token_url_on_host_of(endpoint);
-        assert_eq!(chosen("https://oauth.bitrix24.tech/rest/"), Some("https://oauth.bitrix24.tech/oauth/token/"));
+        assert_eq!(
+            chosen("https://oauth.bitrix24.tech/rest/"),
+            Some("https://oauth.bitrix24.tech/oauth/token/")
+        );
         for foreign in [
             "https://evil.example/rest/",
             "https://oauth.bitrix.info.evil.example/",

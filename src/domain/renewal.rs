@@ -132,7 +132,13 @@ fn no_answer(class: Class, detail: String) -> Refusal {
     Refusal { problem: Problem { class, code: None, detail }, retry_after: None }
 }
 
-fn accept(portal: &PortalName, grant: &Grant, rules: Rules<'_>, granted: Box<Granted>, times: Times) -> Settled {
+fn accept(
+    portal: &PortalName,
+    grant: &Grant,
+    rules: Rules<'_>,
+    granted: Box<Granted>,
+    times: Times,
+) -> Settled {
     if let (Some(known), Some(got)) = (&grant.identity, &granted.identity)
         && known != got
     {

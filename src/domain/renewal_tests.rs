@@ -28,7 +28,10 @@ fn grant(phase: Phase) -> Grant {
                 expires_at: at(3600),
             }),
             refresh: RefreshToken::new("old-refresh").unwrap(),
-            details: Details { endpoint: Some("https://acme.bitrix24.com/rest/".into()), ..Details::default() },
+            details: Details {
+                endpoint: Some("https://acme.bitrix24.com/rest/".into()),
+                ..Details::default()
+            },
         },
         standing: Standing { phase, renew_at: Some(at(1400)), act_at: Some(at(1400)) },
         renewed_at: at(0),
@@ -66,8 +69,10 @@ fn renewed(grant: &Grant, granted: Granted) -> Renewed {
 }
 
 fn kept(grant: &Grant, class: Class, now: Timestamp) -> Standing {
-    let refusal =
-        Refusal { problem: Problem { class, code: Some("CODE".into()), detail: "words".into() }, retry_after: None };
+    let refusal = Refusal {
+        problem: Problem { class, code: Some("CODE".into()), detail: "words".into() },
+        retry_after: None,
+    };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
         Settled::Kept(standing) => standing,
         other => panic!("{other:?}"),
@@ -92,7 +97,8 @@ fn a_missing_refresh_token_keeps_the_old_one() {
 #[test]
 fn another_portals_pair_is_kept_aside() {
     let foreign = Granted { identity: Some("m2".into()), ..granted(Some("theirs")) };
-    let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Granted(Box::new(foreign))), at(1402));
+    let settled =
+        after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Granted(Box::new(foreign))), at(1402));
     let Settled::Foreign { standing, granted } = settled else { panic!("{settled:?}") };
     assert!(matches!(standing.phase, Phase::NeedsAuthorization { .. }) && standing.act_at.is_none());
     assert_eq!(granted.refresh.unwrap().expose(), "theirs");
@@ -142,12 +148,17 @@ fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
         since: at(0),
         problem: Problem { class: Class::Blocked, code: None, detail: String::new() },
     };
-    assert_eq!(kept(&grant(blocked), Class::Blocked, at(1402)).act_at, Some(at(1402 + 86_400)), "daily after a day");
+    assert_eq!(
+        kept(&grant(blocked), Class::Blocked, at(1402)).act_at,
+        Some(at(1402 + 86_400)),
+        "daily after a day"
+    );
 }
 
 #[test]
 fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
-    let Settled::Kept(lost) = after(&grant(Phase::Fresh), Attempt::InDoubt("time-out".into()), at(1430)) else {
+    let Settled::Kept(lost) = after(&grant(Phase::Fresh), Attempt::InDoubt("time-out".into()), at(1430))
+    else {
         panic!("kept")
     };
     assert!(matches!(lost.phase, Phase::InDoubt { attempt: 1, .. }));

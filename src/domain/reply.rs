@@ -76,7 +76,8 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
         return refuse(class, None, detail);
     };
     if let Some((code, description)) = error_of(&body) {
-        if let Some(rule) = profile.errors.iter().find(|rule| rule.matches(reply.status, &code, &description)) {
+        if let Some(rule) = profile.errors.iter().find(|rule| rule.matches(reply.status, &code, &description))
+        {
             let detail = rule.meaning.clone().unwrap_or_else(|| mask(&description, secrets));
             return refuse(rule.class, Some(&code), detail);
         }
@@ -173,8 +174,11 @@ fn lifetime(value: Option<&Value>) -> Option<Duration> {
 /// The class of a reply that is no JSON object: the status decides, and a success may have spent the token.
 fn without_json(reply: &Reply<'_>, profile: &Profile) -> (Class, String) {
     let status = reply.status;
-    if let Some(rule) = profile.errors.iter().find(|rule| rule.error.is_empty() && rule.matches(status, "", "")) {
-        let detail = rule.meaning.clone().unwrap_or_else(|| format!("the server answered with status {status}"));
+    if let Some(rule) =
+        profile.errors.iter().find(|rule| rule.error.is_empty() && rule.matches(status, "", ""))
+    {
+        let detail =
+            rule.meaning.clone().unwrap_or_else(|| format!("the server answered with status {status}"));
         return (rule.class, detail);
     }
     let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());
@@ -182,7 +186,9 @@ fn without_json(reply: &Reply<'_>, profile: &Profile) -> (Class, String) {
         (200..=299, Some(b'<')) => {
             (Class::Transient, format!("the server answered {status} with a page of HTML instead of JSON"))
         }
-        (200..=299, _) => (Class::InDoubt, format!("the server answered {status} with a body that is not whole JSON")),
+        (200..=299, _) => {
+            (Class::InDoubt, format!("the server answered {status} with a body that is not whole JSON"))
+        }
         (300..=399, _) => (
             Class::Unknown,
             format!("the server answered {status}, a redirect; secrets are not sent to another address"),

@@ -27,7 +27,11 @@ fn every_reply_has_its_class() {
     for (status, body, expected) in [
         (400, r#"{"error":"invalid_grant"}"#, Class::NeedsAuthorization),
         (200, r#"{"error":"INVALID_GRANT"}"#, Class::NeedsAuthorization),
-        (400, r#"{"error":"invalid_request","error_description":"Value passed for the token was invalid."}"#, Class::NeedsAuthorization),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"Value passed for the token was invalid."}"#,
+            Class::NeedsAuthorization,
+        ),
         (400, r#"{"error":"invalid_request","error_description":"No \"refresh_token\""}"#, Class::Unknown),
         (401, r#"{"error":"invalid_client"}"#, Class::ClientRejected),
         (200, r#"{"error":"wrong_client"}"#, Class::ClientRejected),
@@ -56,10 +60,18 @@ fn every_reply_has_its_class() {
 
 #[test]
 fn a_reply_in_any_dialect_is_a_pair() {
-    for (expires_in, secs) in
-        [("3600", 3600), ("\"3600\"", 3600), ("3599.5", 3599), ("0", 3600), ("-5", 3600), ("null", 3600), ("1e300", 315_360_000)]
-    {
-        let body = format!(r#"{{"access_token":"a","refresh_token":"r","token_type":"bearer","expires_in":{expires_in}}}"#);
+    for (expires_in, secs) in [
+        ("3600", 3600),
+        ("\"3600\"", 3600),
+        ("3599.5", 3599),
+        ("0", 3600),
+        ("-5", 3600),
+        ("null", 3600),
+        ("1e300", 315_360_000),
+    ] {
+        let body = format!(
+            r#"{{"access_token":"a","refresh_token":"r","token_type":"bearer","expires_in":{expires_in}}}"#
+        );
         let granted = granted(&body);
         assert_eq!(granted.lifetime.as_secs(), secs, "{expires_in}");
         assert_eq!(granted.token_type, "Bearer");
@@ -69,7 +81,11 @@ fn a_reply_in_any_dialect_is_a_pair() {
 
 #[test]
 fn a_missing_or_empty_refresh_token_is_none_and_never_an_empty_one() {
-    for body in [r#"{"access_token":"a"}"#, r#"{"access_token":"a","refresh_token":""}"#, r#"{"access_token":"a","refresh_token":null}"#] {
+    for body in [
+        r#"{"access_token":"a"}"#,
+        r#"{"access_token":"a","refresh_token":""}"#,
+        r#"{"access_token":"a","refresh_token":null}"#,
+    ] {
         assert!(granted(body).refresh.is_none(), "{body}");
     }
 }

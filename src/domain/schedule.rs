@@ -47,7 +47,12 @@ impl RenewEvery {
 
 /// When the token of `portal` is to be renewed: its age, earlier by the portal's own share of up to a tenth.
 #[must_use]
-pub fn renew_at(every: RenewEvery, portal: &PortalName, issued_at: Timestamp, lifetime: Duration) -> Timestamp {
+pub fn renew_at(
+    every: RenewEvery,
+    portal: &PortalName,
+    issued_at: Timestamp,
+    lifetime: Duration,
+) -> Timestamp {
     let age = every.age(lifetime);
     let offset = share_of(age, SPREAD_SHARE * Fingerprint::of(portal.as_str().as_bytes()).unit());
     issued_at + age.saturating_sub(offset).max(spacing(lifetime))
