@@ -3,3 +3,4 @@ pub mod adapters;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod sandbox;

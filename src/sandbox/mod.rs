@@ -1,0 +1,183 @@
+//! The stand-in authorization server: Bitrix24's dialect on loopback, for `refreshd demo` and for the tests.
+//!
+//! It rotates strictly, fails on request in every way a network can, and remembers what a correct client never does
+//! ([`Sandbox::violations`]). Must not be used as an authorization server: its tokens can be guessed, and whoever
+//! asks for a code gets one.
+//!
+//! | file | what |
+//! |---|---|
+//! | `authority` | the pure state machine: clients, codes, rotation |
+//! | `checks` | what a correct client never sends |
+//! | `ledger` | portals, grants and pairs of tokens |
+//! | `faults`, `answer` | what can go wrong, and how it shapes an answer |
+//! | `form`, `pages`, `mint` | parameters, the authorization page, the look of tokens |
+//! | `server`, `wire` | HTTP over TCP, down to the half-sent reply |
+
+mod answer;
+mod authority;
+mod checks;
+mod faults;
+mod form;
+mod ledger;
+mod mint;
+mod pages;
+mod rules;
+mod server;
+mod wire;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Map, Value};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use answer::{Answer, Delivery, End, Reply, Ticket};
+pub use authority::Authority;
+pub use faults::{At, Fault};
+pub use form::TokenRequest;
+pub use ledger::Access;
+pub use rules::{Reuse, Rules};
+
+use crate::adapters::clock::Clock;
+
+/// A handle to one stand-in server; clones lead to the same server.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    authority: Arc<Mutex<Authority>>,
+    clock: Clock,
+}
+
+impl Sandbox {
+    /// A server without clients and portals. Each one has tokens of its own.
+    #[must_use]
+    pub fn new(clock: Clock, rules: Rules) -> Self {
+        let seed = clock.chance().to_bits() ^ clock.now().millis().unsigned_abs();
+        Self { authority: Arc::new(Mutex::new(Authority::new(rules, seed))), clock }
+    }
+
+    /// Serves until stopped, then cuts every connection. One server may serve several listeners, one after another
+    /// or at once; `server_endpoint` names the last.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        server::serve(self, listener, stop).await;
+    }
+
+    /// Registers a client, or changes its secret.
+    pub fn add_client(&self, client_id: &str, client_secret: &str) {
+        let secret = client_secret.to_owned();
+        let mut authority = self.lock();
+        let redirect_uri = authority.clients.remove(client_id).and_then(|client| client.redirect_uri);
+        authority.clients.insert(client_id.to_owned(), authority::Client { secret, redirect_uri });
+    }
+
+    /// Where the authorization page sends a registered client's user; without it the page shows the code.
+    pub fn set_redirect(&self, client_id: &str, redirect_uri: &str) {
+        if let Some(client) = self.lock().clients.get_mut(client_id) {
+            client.redirect_uri = Some(redirect_uri.to_owned());
+        }
+    }
+
+    /// A new grant for the portal with this host, as the whole token reply. Older grants of the portal go on working.
+    #[must_use]
+    pub fn install(&self, domain: &str, client_id: &str) -> Map<String, Value> {
+        let now = self.clock.now();
+        self.lock().install(domain, client_id, now)
+    }
+
+    /// A fresh authorization code, as a user of the portal gets it: short-lived, and good for one exchange.
+    #[must_use]
+    pub fn authorize(&self, domain: &str, client_id: &str) -> String {
+        let now = self.clock.now();
+        self.lock().authorize(domain, client_id, now)
+    }
+
+    /// Takes the application out of a portal: `NOT_INSTALLED` until it is installed or authorized again.
+    pub fn uninstall(&self, domain: &str) {
+        self.lock().uninstall(domain);
+    }
+
+    /// Gives a portal another host. The old name still leads to it in calls of this handle.
+    pub fn rename(&self, domain: &str, new_domain: &str) {
+        self.lock().ledger.rename(domain, new_domain);
+    }
+
+    /// Makes the next `times` token requests there fail (`u32::MAX`: until healed). Of several faults that meet a
+    /// request, the one asked for first applies, and only that.
+    pub fn fail(&self, at: At, fault: Fault, times: u32) {
+        self.lock().faults.add(at, fault, times);
+    }
+
+    /// Takes the faults of that place away; [`At::All`] takes away every fault.
+    #[expect(clippy::needless_pass_by_value, reason = "reads like `fail` at the caller's")]
+    pub fn heal(&self, at: At) {
+        self.lock().faults.heal(&at);
+    }
+
+    /// New rules from the next request on.
+    pub fn set_rules(&self, rules: Rules) {
+        self.lock().rules = rules;
+    }
+
+    /// What is known of an access token; `None` if it was never issued, or over 1000 renewals ago.
+    #[must_use]
+    pub fn knows_access(&self, token: &str) -> Option<Access> {
+        self.lock().ledger.access(token)
+    }
+
+    /// The newest refresh token issued for a portal: what its client must have stored.
+    #[must_use]
+    pub fn current_refresh(&self, domain: &str) -> Option<String> {
+        let authority = self.lock();
+        let grant = &authority.ledger.grants[authority.portal(domain)?.newest_grant?];
+        grant.pair(grant.newest()).map(|pair| pair.refresh.as_ref().to_owned())
+    }
+
+    /// Rotations of a portal's grants so far.
+    #[must_use]
+    pub fn renewals(&self, domain: &str) -> u64 {
+        self.lock().portal(domain).map_or(0, |portal| portal.renewals)
+    }
+
+    /// Token requests with a refresh token or code of the portal so far, failed ones too.
+    #[must_use]
+    pub fn requests(&self, domain: &str) -> u64 {
+        self.lock().portal(domain).map_or(0, |portal| portal.requests)
+    }
+
+    /// All token requests so far.
+    #[must_use]
+    pub fn total_requests(&self) -> u64 {
+        self.lock().total_requests
+    }
+
+    /// What clients did that a correct one never does: the first hundred, without secrets.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// The portal's client was killed: one replay of a refresh token whose reply had arrived is legitimate.
+    pub fn allow_replay(&self, domain: &str) {
+        let mut authority = self.lock();
+        if let Some(portal) = authority.ledger.portal(domain) {
+            authority.ledger.portals[portal].replay_allowed = true;
+        }
+    }
+
+    /// Never held across an `await`. A panic elsewhere leaves the books as they were: single steps, all complete.
+    fn lock(&self) -> MutexGuard<'_, Authority> {
+        self.authority.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Authority {
+    fn portal(&self, domain: &str) -> Option<&ledger::Portal> {
+        self.ledger.portal(domain).map(|portal| &self.ledger.portals[portal])
+    }
+}
+
+#[cfg(test)]
+mod authority_tests;
+#[cfg(test)]
+mod checks_tests;
+#[cfg(test)]
+mod server_tests;
