@@ -1,0 +1,450 @@
+//! The rules of the house, held by reading the sources as text: what a lint cannot say.
+//!
+//! A rule that is in the way is changed here, in the open, or not at all. Code in `#[cfg(test)]` modules and in files
+//! of tests (`tests.rs`, `*_tests.rs`, `tests/`) is bound by the rules of form only.
+
+use std::fs;
+use std::path::Path;
+
+/// The longest source file, and the longest file of tests below `src`.
+const LONGEST: usize = 350;
+const LONGEST_TESTS: usize = 500;
+
+/// What each floor must not know. A name of the crate's own modules is written `crate::NAME`.
+const FLOORS: &[(&str, &[&str], &str)] = &[
+    (
+        "domain",
+        &[
+            "tokio",
+            "reqwest",
+            "rusqlite",
+            "tracing",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::thread",
+            "std::process",
+            "crate::adapters",
+            "crate::commands",
+            "crate::config",
+            "crate::daemon",
+            "crate::sandbox",
+        ],
+        "the domain decides: same inputs, same answer, no I/O",
+    ),
+    (
+        "adapters",
+        &["crate::commands", "crate::config", "crate::daemon", "crate::sandbox"],
+        "an adapter knows one outside thing and the domain's types",
+    ),
+    (
+        "config",
+        &["crate::adapters", "crate::commands", "crate::daemon"],
+        "the configuration is read, never run",
+    ),
+    (
+        "sandbox",
+        &["crate::commands", "crate::config", "crate::daemon"],
+        "the stand-in server must not share the opinions of what it tests",
+    ),
+    ("daemon", &["crate::commands", "crate::sandbox"], "the daemon does not know who started it"),
+];
+
+/// The files that may look into a secret; `*` stands for any rest of a name. Each is a place where a secret must
+/// leave its type: it is sent, stored, published or compared. Think twice, then add a line.
+const MAY_EXPOSE: &[&str] =
+    &["src/domain/intake.rs", "src/domain/renewal*.rs", "src/domain/reply*.rs", "src/domain/secret.rs"];
+
+/// The one door to the clocks.
+const CLOCK: &str = "src/adapters/clock.rs";
+
+/// A source file. `code` is `text` with comments and test modules blanked, line for line.
+struct Source {
+    path: String,
+    text: String,
+    code: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned(), code: code_of(path, text) }
+    }
+
+    /// `FILE:LINE: COMPLAINT` for a byte offset into `text` or `code`.
+    fn complain(&self, text: &str, at: usize, complaint: &str) -> String {
+        format!("{}:{}: {complaint}", self.path, text[..at].matches('\n').count() + 1)
+    }
+
+    /// Which floor it is on: the first part of its path below `src`.
+    fn floor(&self) -> &str {
+        let below = self.path.strip_prefix("src/").unwrap_or_default();
+        below.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+    }
+}
+
+fn is_tests(path: &str) -> bool {
+    let by_name = path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/");
+    by_name || !path.starts_with("src/")
+}
+
+/// The program proper: without comments, and without what comes from the first test module on.
+fn code_of(path: &str, text: &str) -> String {
+    if is_tests(path) {
+        return String::new();
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let mut code = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        let next =
+            lines[number + 1..].iter().find(|next| !next.trim_start().starts_with("#[")).unwrap_or(&"");
+        if line.trim() == "#[cfg(test)]" && next.split_whitespace().any(|word| word == "mod") {
+            break;
+        }
+        if !line.trim_start().starts_with("//") {
+            // A `//` inside a string is preceded by a colon, as in a URL.
+            code.push_str(line.split(" //").next().unwrap_or(line));
+        }
+        code.push('\n');
+    }
+    code
+}
+
+/// Where `name` stands in `text` as a whole word or path.
+fn occurrences<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(name).map(|(at, _)| at).filter(move |&at| {
+        let first_is_name = name.starts_with(part_of_a_name);
+        let last_is_name = name.ends_with(part_of_a_name);
+        !(first_is_name && text[..at].ends_with(part_of_a_name)
+            || last_is_name && text[at + name.len()..].starts_with(part_of_a_name))
+    })
+}
+
+/// Where a path such as `std::fs` is used, be it in a group: `use std::{env, fs::File};`.
+fn uses(code: &str, path: &str) -> Vec<usize> {
+    let mut found: Vec<usize> = occurrences(code, path).collect();
+    let Some((root, name)) = path.split_once("::") else { return found };
+    let group = format!("{root}::{{");
+    for start in occurrences(code, &group) {
+        let mut depth = 1;
+        let mut expects_item = true;
+        for (at, c) in code[start + group.len()..].char_indices() {
+            let rest = &code[start + group.len() + at..];
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => expects_item = true,
+                _ if c.is_whitespace() => {}
+                _ if expects_item => {
+                    expects_item = false;
+                    if occurrences(rest, name).next() == Some(0) {
+                        found.push(start + group.len() + at);
+                    }
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    if root == "crate" {
+        found.extend(occurrences(code, &format!("super::super::{name}")));
+    }
+    found
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => path.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+        None => path == pattern,
+    }
+}
+
+// --- the rules: each returns its complaints about one file ----------------------------------------------------------
+
+fn opens_with_its_purpose(source: &Source) -> Vec<String> {
+    if source.text.starts_with("//!") {
+        return Vec::new();
+    }
+    vec![source.complain(&source.text, 0, "a file opens with `//!`: what it is for, and what it must not do")]
+}
+
+fn is_of_readable_length(source: &Source) -> Vec<String> {
+    let (lines, most) = match (source.path.starts_with("src/"), is_tests(&source.path)) {
+        (true, false) => (source.text.lines().count(), LONGEST),
+        (true, true) => (source.text.lines().count(), LONGEST_TESTS),
+        (false, _) => return Vec::new(),
+    };
+    if lines <= most {
+        return Vec::new();
+    }
+    vec![format!(
+        "{}:{most}: has {lines} lines, {most} are enough: a second thing in it deserves a file",
+        source.path
+    )]
+}
+
+fn leaves_nothing_for_later(source: &Source) -> Vec<String> {
+    if source.path == "tests/tidy.rs" {
+        return Vec::new();
+    }
+    ["TODO", "FIXME", "XXX", "todo!", "unimplemented!", "dbg!"]
+        .iter()
+        .flat_map(|word| occurrences(&source.text, word).map(move |at| (word, at)))
+        .map(|(word, at)| {
+            source.complain(&source.text, at, &format!("`{word}`: do it now, or write an issue"))
+        })
+        .collect()
+}
+
+fn stays_on_its_floor(source: &Source) -> Vec<String> {
+    FLOORS
+        .iter()
+        .filter(|(floor, ..)| source.floor() == *floor)
+        .flat_map(|(floor, banned, why)| banned.iter().map(move |path| (floor, path, why)))
+        .flat_map(|(floor, path, why)| {
+            let complaint = format!("`{floor}` must not use `{path}`: {why}");
+            uses(&source.code, path).into_iter().map(move |at| source.complain(&source.code, at, &complaint))
+        })
+        .collect()
+}
+
+fn asks_the_clock_for_the_time(source: &Source) -> Vec<String> {
+    if source.path == CLOCK {
+        return Vec::new();
+    }
+    ["SystemTime::now", "Instant::now"]
+        .iter()
+        .flat_map(|call| occurrences(&source.code, call).map(move |at| (call, at)))
+        .map(|(call, at)| {
+            let why = format!(
+                "`{call}` outside {CLOCK}: `now` is an argument, or tests on paused time are worthless"
+            );
+            source.complain(&source.code, at, &why)
+        })
+        .collect()
+}
+
+fn keeps_secrets_shut(source: &Source) -> Vec<String> {
+    if MAY_EXPOSE.iter().any(|pattern| matches(pattern, &source.path)) {
+        return Vec::new();
+    }
+    ["expose(", "expose_secret("]
+        .iter()
+        .flat_map(|call| occurrences(&source.code, call))
+        .map(|at| {
+            let why = "looks into a secret, and is not on the list MAY_EXPOSE in tests/tidy.rs";
+            source.complain(&source.code, at, why)
+        })
+        .collect()
+}
+
+fn gives_a_reason_for_each_exception(source: &Source) -> Vec<String> {
+    if source.path == "tests/tidy.rs" {
+        return Vec::new();
+    }
+    ["#[expect(", "#![expect("]
+        .iter()
+        .flat_map(|attribute| occurrences(&source.text, attribute))
+        .filter(|&at| {
+            let attribute = &source.text[at..];
+            let end = attribute.find(")]").unwrap_or(attribute.len());
+            !attribute[..end].contains("reason")
+        })
+        .map(|at| source.complain(&source.text, at, "an `#[expect(…)]` says why: `reason = \"…\"`"))
+        .collect()
+}
+
+fn leaves_the_exit_to_main(source: &Source) -> Vec<String> {
+    if source.path == "src/main.rs" {
+        return Vec::new();
+    }
+    occurrences(&source.code, "process::exit")
+        .map(|at| {
+            source.complain(
+                &source.code,
+                at,
+                "only main exits: an exit elsewhere cuts a request that has left",
+            )
+        })
+        .collect()
+}
+
+// --- the house ------------------------------------------------------------------------------------------------------
+
+/// Every Rust file below `src` and `tests`, by its path from the root of the repository.
+fn house() -> Vec<Source> {
+    let mut found = Vec::new();
+    collect(Path::new(env!("CARGO_MANIFEST_DIR")), "src", "rs", &mut found);
+    collect(Path::new(env!("CARGO_MANIFEST_DIR")), "tests", "rs", &mut found);
+    assert!(found.iter().any(|source| source.path == "src/lib.rs"), "the sources are not where they were");
+    found
+}
+
+fn collect(root: &Path, folder: &str, extension: &str, found: &mut Vec<Source>) {
+    let Ok(entries) = fs::read_dir(root.join(folder)) else { return };
+    for entry in entries {
+        let entry = entry.expect("the folder can be read");
+        let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            collect(root, &path, extension, found);
+        } else if entry.path().extension().is_some_and(|is| is == extension) {
+            found.push(Source::new(&path, &fs::read_to_string(entry.path()).expect("a source is UTF-8")));
+        }
+    }
+}
+
+#[track_caller]
+fn hold(rule: fn(&Source) -> Vec<String>) {
+    let complaints: Vec<String> = house().iter().flat_map(rule).collect();
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_file_opens_with_its_purpose() {
+    hold(opens_with_its_purpose);
+}
+
+#[test]
+fn every_file_is_of_readable_length() {
+    hold(is_of_readable_length);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    hold(leaves_nothing_for_later);
+}
+
+#[test]
+fn every_module_stays_on_its_floor() {
+    hold(stays_on_its_floor);
+}
+
+#[test]
+fn only_the_clock_reads_time() {
+    hold(asks_the_clock_for_the_time);
+}
+
+#[test]
+fn secrets_stay_shut() {
+    hold(keeps_secrets_shut);
+}
+
+#[test]
+fn every_exception_has_a_reason() {
+    hold(gives_a_reason_for_each_exception);
+}
+
+#[test]
+fn only_main_exits() {
+    hold(leaves_the_exit_to_main);
+}
+
+#[test]
+fn every_file_on_the_list_of_secrets_exists() {
+    let house = house();
+    let stale: Vec<_> = MAY_EXPOSE
+        .iter()
+        .filter(|pattern| !house.iter().any(|source| matches(pattern, &source.path)))
+        .collect();
+    assert!(stale.is_empty(), "MAY_EXPOSE in tests/tidy.rs names files that are gone: {stale:?}");
+}
+
+/// Without the folder there is nothing to ship; with a profile's `include_str!` the compiler holds the other half.
+#[test]
+fn every_shipped_provider_is_compiled_in() {
+    let mut profiles = Vec::new();
+    collect(Path::new(env!("CARGO_MANIFEST_DIR")), "config/providers", "toml", &mut profiles);
+    let house = house();
+    let forgotten: Vec<_> = profiles
+        .iter()
+        .filter(|profile| {
+            let included = format!("{}\"", profile.path);
+            !house
+                .iter()
+                .any(|source| source.code.contains("include_str!") && source.code.contains(&included))
+        })
+        .map(|profile| {
+            format!("{}:1: is shipped and not compiled in: `include_str!` it in src/config", profile.path)
+        })
+        .collect();
+    assert!(forgotten.is_empty(), "\n{}\n", forgotten.join("\n"));
+}
+
+/// A rule, a path, a text, and the lines it must complain about.
+type Case = (fn(&Source) -> Vec<String>, &'static str, &'static str, &'static [usize]);
+
+/// What each rule is for, so that a rule that sees nothing any more is noticed.
+#[test]
+fn the_rules_see_what_they_are_for() {
+    let cases: &[Case] = &[
+        (opens_with_its_purpose, "src/a.rs", "use std::fs;\n", &[1]),
+        (opens_with_its_purpose, "tests/a.rs", "//! Tests.\n", &[]),
+        (leaves_nothing_for_later, "tests/a.rs", "//! A\n// TODO: more\nfn f() { todo!() }\n", &[2, 3]),
+        (leaves_nothing_for_later, "src/a.rs", "//! A\nconst TODOS: &str = \"XXXX\";\n", &[]),
+        (stays_on_its_floor, "src/domain/a.rs", "//! No tokio.\nuse std::fs;\nuse tokio::time;\n", &[3, 2]),
+        (stays_on_its_floor, "src/domain/a.rs", "//! A\nuse std::{\n    fmt,\n    fs::File,\n};\n", &[4]),
+        (
+            stays_on_its_floor,
+            "src/domain.rs",
+            "//! A\nuse crate::{domain::a::{b, config}, adapters};\n",
+            &[2],
+        ),
+        (
+            stays_on_its_floor,
+            "src/domain/a.rs",
+            "//! A\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n",
+            &[],
+        ),
+        (stays_on_its_floor, "src/domain/a_tests.rs", "//! A\nuse std::fs;\n", &[]),
+        (
+            stays_on_its_floor,
+            "src/adapters/a.rs",
+            "//! A\nuse std::fs;\nuse super::super::daemon::b;\n",
+            &[3],
+        ),
+        (
+            stays_on_its_floor,
+            "src/config/a.rs",
+            "//! A\nuse crate::domain;\nfn f() { crate::adapters::g() }\n",
+            &[3],
+        ),
+        (stays_on_its_floor, "src/sandbox/a.rs", "//! A\nuse crate::daemon;\n", &[2]),
+        (stays_on_its_floor, "src/daemon/a.rs", "//! A\nuse crate::config;\nuse crate::sandbox;\n", &[3]),
+        (
+            asks_the_clock_for_the_time,
+            "src/daemon/a.rs",
+            "//! A\nlet t = tokio::time::Instant::now();\n",
+            &[2],
+        ),
+        (asks_the_clock_for_the_time, CLOCK, "//! A\nlet t = SystemTime::now();\n", &[]),
+        (keeps_secrets_shut, "src/daemon/a.rs", "//! A\n\nlet t = secret.expose();\n", &[3]),
+        (keeps_secrets_shut, "src/domain/reply_a.rs", "//! A\nlet t = secret.expose();\n", &[]),
+        (
+            gives_a_reason_for_each_exception,
+            "src/a.rs",
+            "//! A\n#[expect(\n    clippy::a,\n    reason = \"b\"\n)]\n",
+            &[],
+        ),
+        (
+            gives_a_reason_for_each_exception,
+            "src/a.rs",
+            "//! A\n#![expect(clippy::a)]\nfn reason() {}\n",
+            &[2],
+        ),
+        (leaves_the_exit_to_main, "src/daemon/a.rs", "//! A\nstd::process::exit(1);\n", &[2]),
+        (leaves_the_exit_to_main, "src/main.rs", "//! A\nstd::process::exit(1);\n", &[]),
+    ];
+    for (number, (rule, path, text, lines)) in cases.iter().enumerate() {
+        let expected: Vec<String> = lines.iter().map(|line| format!("{path}:{line}: ")).collect();
+        let complaints = rule(&Source::new(path, text));
+        let same = complaints.len() == expected.len()
+            && complaints.iter().zip(&expected).all(|(is, expected)| is.starts_with(expected));
+        assert!(same, "case {number}: expected {expected:?}, found {complaints:?}");
+    }
+    let long = |path: &str, lines| is_of_readable_length(&Source::new(path, &"//! A\n".repeat(lines))).len();
+    assert_eq!([long("src/a.rs", LONGEST), long("src/a.rs", LONGEST + 1)], [0, 1]);
+    assert_eq!([long("src/a/tests.rs", LONGEST_TESTS), long("src/a/tests/b.rs", LONGEST_TESTS)], [0, 0]);
+    assert_eq!([long("src/a_tests.rs", LONGEST_TESTS), long("src/a_tests.rs", LONGEST_TESTS + 1)], [0, 1]);
+}
