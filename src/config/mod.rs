@@ -125,18 +125,3 @@ pub struct PortalConfig {
     /// Which grants may be spent for it.
     pub binding: Fingerprint,
 }
-/// x
-pub struct Loaded {
-    /// x
-    pub config: Config,
-    /// x
-    pub warnings: Vec<String>,
-}
-/// x
-#[derive(Debug)]
-pub struct Problems(String);
-impl std::fmt::Display for Problems {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}

@@ -16,10 +16,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::serve::IncomingStream;
+use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::operations::{self, By, OperationError, Renewal};
@@ -29,6 +29,7 @@ use super::shared::Shared;
 use super::view::PortalView;
 use crate::adapters::token_files::Format;
 use crate::domain::intake;
+use crate::domain::name::PortalName;
 
 /// Portals sent at a time.
 const PAGE: usize = 500;
@@ -162,70 +163,37 @@ impl From<OperationError> for Failure {
 
 /// Every portal, sent page by page: memory does not grow with their number.
 async fn list(Extract(control): Extract<Control>) -> Response {
-    let (sender, receiver) = tokio::sync::mpsc::channel::<String>(2);
-    let shared = control.shared;
-    let pages = async move {
-        let config = shared.config();
-        let mut separator = "{\"portals\":[";
-        let mut after = None;
-        loop {
-            let Ok(page) = shared.state.page(after, PAGE).await else { return };
-            let now = shared.clock.now();
-            let mut text = String::new();
-            for portal in &page {
-                text.push_str(separator);
-                separator = ",\n";
-                let view = PortalView::of(portal, &config, now);
-                text.push_str(&serde_json::to_string(&view).unwrap_or_default());
-            }
-            after = page.last().map(|last| last.name.clone());
-            if after.is_none() {
-                let end = if separator == ",\n" { "]}\n" } else { "{\"portals\":[]}\n" };
-                let _ = sender.send(text + end).await;
-                return;
-            }
-            if sender.send(text).await.is_err() {
-                return;
-            }
+    let pages = stream::unfold(Listing::Begin(control.shared), |listing| async move {
+        let (shared, after, mut text) = match listing {
+            Listing::Begin(shared) => (shared, None, "{\"portals\":[".to_owned()),
+            Listing::After(shared, last) => (shared, Some(last), String::new()),
+            Listing::Ended => return None,
+        };
+        let first = after.is_none();
+        let page = match shared.state.page(after, PAGE).await {
+            Ok(page) => page,
+            // A reply that breaks off is no JSON, and that is the truth.
+            Err(error) => return Some((Err(error), Listing::Ended)),
+        };
+        let (config, now) = (shared.config(), shared.clock.now());
+        for (index, portal) in page.iter().enumerate() {
+            text.push_str(if first && index == 0 { "\n" } else { ",\n" });
+            let view = PortalView::of(portal, &config, now);
+            text.push_str(&serde_json::to_string(&view).unwrap_or_default());
         }
-    };
-    let pages = stream_of(pages, receiver);
-    let body = Body::from_stream(pages.map(Ok::<_, std::convert::Infallible>));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        match page.last() {
+            Some(last) => Some((Ok(text), Listing::After(shared, last.name.clone()))),
+            None => Some((Ok(text + "\n]}\n"), Listing::Ended)),
+        }
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pages)).into_response()
 }
 
-/// A stream that drives its own producer: it lives and ends with the connection.
-fn stream_of(
-    producer: impl Future<Output = ()> + Send + 'static,
-    mut receiver: tokio::sync::mpsc::Receiver<String>,
-) -> impl tokio_stream::Stream<Item = String> + Send {
-    let mut producer: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(producer);
-    let mut produced = false;
-    Streamed {
-        poll: Box::new(move |context| {
-            if !produced && producer.as_mut().poll(context).is_ready() {
-                produced = true;
-            }
-            receiver.poll_recv(context)
-        }),
-    }
-}
-
-type PollText = Box<dyn FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<String>> + Send>;
-
-struct Streamed {
-    poll: PollText,
-}
-
-impl tokio_stream::Stream for Streamed {
-    type Item = String;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<String>> {
-        (self.poll)(context)
-    }
+/// How far a listing has come.
+enum Listing {
+    Begin(Arc<Shared>),
+    After(Arc<Shared>, PortalName),
+    Ended,
 }
 
 async fn show(
