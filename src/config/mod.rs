@@ -1,7 +1,24 @@
 //! The configuration: TOML in, meaning out, every problem at once.
 //!
-//! `document` reads TOML with positions and collects problems; `file` knows the keys; `provider` reads profiles;
-//! this file is what the program works with. Must not show a source line or a secret's value, nor start anything.
+//! `document` reads TOML with positions and collects problems, `table` gives typed values; `include` finds
+//! the files; `general`, `provider`, `portals` and `alerts` know the keys; `secrets` and `values` what stands
+//! behind them. This file is what the program works with. Must not show a source line or a secret's value,
+//! nor start anything.
+
+mod alerts;
+mod document;
+mod environment;
+mod general;
+mod include;
+mod load;
+mod portals;
+mod problem;
+mod provider;
+mod secrets;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +31,10 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{Settings, binding};
 use crate::domain::provider::Profile;
 use crate::domain::secret::{ClientSecret, Fingerprint};
+
+pub use self::environment::Environment;
+pub use self::load::{Loaded, load, load_paths};
+pub use self::problem::{Problem, Problems};
 
 /// Where the configuration lies if nobody says.
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";

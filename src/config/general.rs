@@ -1,0 +1,111 @@
+//! The settings of the main file: paths, log, HTTP, limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::document::Report;
+use super::table::Table;
+use super::values::{choice, duration, one_of, path};
+use super::{Http, Log, LogFormat, Paths, Renewal};
+use crate::domain::budget::Limits;
+
+const LEVELS: [(&str, ()); 6] =
+    [("off", ()), ("error", ()), ("warn", ()), ("info", ()), ("debug", ()), ("trace", ())];
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            state: "/var/lib/refreshd/state.db".into(),
+            token_dir: "/run/refreshd/tokens".into(),
+            control_socket: "/run/refreshd/control.sock".into(),
+        }
+    }
+}
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self { limits: Limits { concurrency: 256, rate: 50.0 }, timeout: Duration::from_secs(30) }
+    }
+}
+
+/// Where things lie; `None` for a path that is written and cannot be used.
+pub(super) fn paths(root: Table<'_>, report: &mut Report) -> Option<Paths> {
+    let default = Paths::default();
+    let mut or_default = |key: &str, default: PathBuf| {
+        if root.has(key) { path(root, report, key) } else { Some(default) }
+    };
+    let (token_dir, control_socket) =
+        (or_default("token_dir", default.token_dir), or_default("control_socket", default.control_socket));
+    let state = or_default("state", default.state)?;
+    is_local(root, report).then_some(())?;
+    Some(Paths { state, token_dir: token_dir?, control_socket: control_socket? })
+}
+
+/// A database elsewhere has a URL, not a path.
+fn is_local(root: Table<'_>, report: &mut Report) -> bool {
+    let Some(text) = root.text(report, "state") else { return true };
+    let message = match text.value.split_once("://") {
+        None => return true,
+        Some(("postgres" | "postgresql", _)) => {
+            "`state` must be a path: several machines on PostgreSQL are not supported by this version"
+        }
+        Some(_) => "`state` must be a path, not a URL",
+    };
+    report.problem(text.place, message);
+    false
+}
+
+pub(super) fn log(root: Table<'_>, report: &mut Report) -> Log {
+    let mut log = Log { level: "info".to_owned(), format: LogFormat::Auto };
+    let Some(table) = root.table(report, "log", "log") else { return log };
+    table.only(report, &[&["level", "format"]]);
+    if let Some(level) = table.text(report, "level") {
+        // A misspelt level alone would be taken for the name of a module.
+        if !level.value.contains(['=', ',']) {
+            one_of(report, "level", level, &LEVELS);
+        } else if EnvFilter::try_new(level.value).is_err() {
+            report.problem(
+                level.place,
+                "`level` must be a level or directives such as \"info,refreshd=debug\"",
+            );
+        }
+        level.value.clone_into(&mut log.level);
+    }
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+        ("journald", LogFormat::Journald),
+    ];
+    log.format = choice(table, report, "format", &formats).unwrap_or(log.format);
+    log
+}
+
+pub(super) fn http(root: Table<'_>, report: &mut Report) -> Option<Http> {
+    let table = root.table(report, "http", "http")?;
+    table.only(report, &[&["listen", "portal_series"]]);
+    let series = table.integer(report, "portal_series", 0..=10_000_000);
+    let listen = table.required(report, "listen")?;
+    let Ok(address) = listen.value.parse() else {
+        report.problem(listen.place, "`listen` must be an IP address and a port such as \"127.0.0.1:9470\"");
+        return None;
+    };
+    Some(Http {
+        listen: address,
+        portal_series: series.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000),
+    })
+}
+
+pub(super) fn renewal(root: Table<'_>, report: &mut Report) -> Renewal {
+    let mut renewal = Renewal::default();
+    let Some(table) = root.table(report, "renewal", "renewal") else { return renewal };
+    table.only(report, &[&["concurrency", "rate", "timeout"]]);
+    let concurrency = table.integer(report, "concurrency", 1..=10_000).and_then(|n| usize::try_from(n).ok());
+    renewal.limits.concurrency = concurrency.unwrap_or(renewal.limits.concurrency);
+    renewal.limits.rate = table.number(report, "rate", 100_000.0).unwrap_or(renewal.limits.rate);
+    let range = (Duration::from_secs(1), Duration::from_secs(300));
+    renewal.timeout = duration(table, report, "timeout", "30s", range).unwrap_or(renewal.timeout);
+    renewal
+}

@@ -1,0 +1,108 @@
+//! The further files that `include` names, and the sections of all files put together.
+//!
+//! Must not judge what a section holds: only which files there are and that no name is given twice.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use glob::{MatchOptions, Pattern};
+
+use super::document::{Report, Source};
+use super::problem::{Problem, os_reason, shown};
+use super::table::{Table, Text};
+
+/// What an included file may hold.
+pub(super) const SECTIONS: [&str; 5] = ["apps", "portals", "providers", "escalation", "channels"];
+/// What only the main file may hold.
+pub(super) const SETTINGS: [&str; 7] =
+    ["state", "token_dir", "control_socket", "include", "log", "http", "renewal"];
+
+/// Leaves out hidden files: editors put their locks and copies there.
+const MATCHING: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
+/// Reads the files that the main file includes, each once, in the order of the patterns and their names.
+pub(super) fn read(main: Table<'_>, report: &mut Report) -> Vec<Source> {
+    let mut known: HashSet<PathBuf> = fs::canonicalize(main.source().path()).into_iter().collect();
+    let mut sources = Vec::new();
+    for pattern in main.texts(report, "include", false).unwrap_or_default() {
+        for path in matching(pattern, report) {
+            let canonical = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+            if !known.insert(canonical) {
+                continue;
+            }
+            match Source::read(&path) {
+                Ok(source) => sources.push(source),
+                Err(problem) => report.whole_file(problem),
+            }
+        }
+    }
+    sources
+}
+
+fn matching(pattern: Text<'_>, report: &mut Report) -> Vec<PathBuf> {
+    let directory = pattern.place.source.directory();
+    let full = match directory.to_str() {
+        _ if Path::new(pattern.value).is_absolute() => pattern.value.to_owned(),
+        Some("") => pattern.value.to_owned(),
+        Some(directory) => format!("{}/{}", Pattern::escape(directory), pattern.value),
+        None => {
+            report.problem(pattern.place, "`include` works only in a directory whose path is UTF-8");
+            return Vec::new();
+        }
+    };
+    let Ok(entries) = glob::glob_with(&full, MATCHING) else {
+        report.problem(pattern.place, "`include` must be a path with the wildcards *, ?, [a-z] and **");
+        return Vec::new();
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(path) => paths.push(path),
+            Err(error) => {
+                let message = format!("this directory cannot be read: {}", os_reason(error.error()));
+                report.whole_file(Problem::of_file(error.path(), message));
+            }
+        }
+    }
+    if paths.is_empty() && !pattern.value.contains(['*', '?', '[']) {
+        report.problem(pattern.place, "`include` names a file that does not exist");
+    }
+    paths
+}
+
+/// Reports settings in included files, and unknown keys of every file.
+pub(super) fn check_keys(roots: &[Table<'_>], report: &mut Report) {
+    let [main, included @ ..] = roots else { return };
+    main.only(report, &[&SETTINGS, &SECTIONS]);
+    for root in included {
+        root.only(report, &[&SETTINGS, &SECTIONS]);
+        for key in root.keys().filter(|key| SETTINGS.contains(&key.value)) {
+            let main = main.source().path().display();
+            report.problem(key.place, format!("`{}` belongs in the main file, {main}", key.value));
+        }
+    }
+}
+
+/// The tables of a section in all files, in the order of their names.
+pub(super) fn tables<'d>(roots: &[Table<'d>], section: &'static str, report: &mut Report) -> Vec<Table<'d>> {
+    let mut by_name: BTreeMap<&'d str, Table<'d>> = BTreeMap::new();
+    for root in roots {
+        let Some(group) = root.table(report, section, section) else { continue };
+        for table in group.tables(report) {
+            match by_name.entry(table.name().value) {
+                Entry::Vacant(free) => {
+                    free.insert(table);
+                }
+                Entry::Occupied(first) => {
+                    let (what, first) = (section.trim_end_matches('s'), first.get().place);
+                    let name = shown(table.name().value);
+                    report.problem(table.place, format!("the {what} {name} is given already at {first}"));
+                }
+            }
+        }
+    }
+    by_name.into_values().collect()
+}

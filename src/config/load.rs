@@ -1,0 +1,63 @@
+//! From files to a [`Config`]: every problem of every file at once.
+//!
+//! Must not start, create or change anything: `check` does the same as `run` up to here.
+
+use std::path::Path;
+
+use super::document::{Report, Source};
+use super::environment::Environment;
+use super::problem::{Problem, Problems};
+use super::{Config, Paths, alerts, general, include, portals, provider};
+
+/// A configuration without problems, and what is hardly meant in it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Not wrong, but worth a line in the log.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads a configuration and all it includes.
+///
+/// # Errors
+/// Every problem of every file, by position. Files with syntax errors are judged up to the first one.
+pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
+    let mut report = Report::default();
+    let main = Source::read(path).map_err(|problem| Problems(vec![problem]))?;
+    let main_tree = main.parse(&mut report);
+    let sources = include::read(main.root(&main_tree), &mut report);
+    let trees: Vec<_> = sources.iter().map(|source| source.parse(&mut report)).collect();
+    let included = sources.iter().zip(&trees).map(|(source, tree)| source.root(tree));
+    let root = main.root(&main_tree);
+    let roots: Vec<_> = std::iter::once(root).chain(included).collect();
+
+    include::check_keys(&roots, &mut report);
+    let paths = general::paths(root, &mut report).unwrap_or_default();
+    let log = general::log(root, &mut report);
+    let http = general::http(root, &mut report);
+    let renewal = general::renewal(root, &mut report);
+    let mut tables = |section| include::tables(&roots, section, &mut report);
+    let [providers, apps, portals, channels] = ["providers", "apps", "portals", "channels"].map(&mut tables);
+    if portals.is_empty() {
+        report.warning(root.place, "no portals are configured: nothing is kept fresh");
+    }
+    let profiles = provider::profiles(&providers, &mut report);
+    let (apps, portals) = portals::read((&apps, &portals), &profiles, environment, &mut report);
+    let channels = alerts::channels(&channels, environment, &mut report);
+    let ladder = alerts::ladder(&roots, &channels, &mut report);
+    let warnings = report.finish()?;
+    let config =
+        Config { source: path.to_owned(), paths, log, http, renewal, apps, portals, ladder, channels };
+    Ok(Loaded { config, warnings })
+}
+
+/// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. The
+/// defaults if the file cannot be read; `None` if it can, but not what it says about these paths.
+#[must_use]
+pub fn load_paths(path: &Path) -> Option<Paths> {
+    let Ok(source) = Source::read(path) else { return Some(Paths::default()) };
+    let mut ignored = Report::default();
+    let tree = source.parse(&mut ignored);
+    general::paths(source.root(&tree), &mut ignored)
+}

@@ -1,0 +1,279 @@
+//! Apps and portals.
+//!
+//! Must not read a refresh token for keeps: it only makes sure that the file of one can be used.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::document::{Place, Report};
+use super::environment::Environment;
+use super::problem::{did_you_mean, shown};
+use super::provider::{self, Profiles, apply, check_age};
+use super::secrets::{CLIENT_SECRET, Found, check_file};
+use super::table::Table;
+use super::values::{host, plain_name, renew_every, url};
+use super::{App, PortalConfig};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{RenewSetting, Settings};
+use crate::domain::provider::{ClientAuthentication, Profile};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::{ClientSecret, Fingerprint};
+
+/// The keys of a client, on an app or right on a portal.
+const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
+/// The keys of a portal besides those of its client.
+const PORTAL_KEYS: [&str; 9] = [
+    "app",
+    "domain",
+    "scope",
+    "renew_every",
+    "refresh_token_file",
+    "formats",
+    "region",
+    "member_id",
+    "redirect_uri",
+];
+/// The token files there are.
+const FORMATS: [&str; 4] = ["json", "raw", "header", "env"];
+
+/// What a portal needs to know of its app.
+struct Client {
+    app: App,
+    binding: Fingerprint,
+}
+
+/// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
+struct Apps<'d>(BTreeMap<String, Option<Client>>, BTreeMap<&'d str, Place<'d>>);
+
+/// Reads both sections.
+pub(super) fn read(
+    (apps, portals): (&[Table<'_>], &[Table<'_>]),
+    profiles: &Profiles,
+    environment: &Environment,
+    report: &mut Report,
+) -> (BTreeMap<String, App>, Vec<PortalConfig>) {
+    let mut known = Apps(BTreeMap::new(), BTreeMap::new());
+    for table in apps {
+        let name = table.name();
+        table.only(report, &[&CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
+        let client = client(*table, name.value.to_owned(), profiles, environment, report);
+        if plain_name(report, "the app", name) {
+            known.0.insert(name.value.to_owned(), client);
+            known.1.insert(name.value, table.place);
+        }
+    }
+    let mut configured = Vec::with_capacity(portals.len());
+    let mut lower = HashMap::with_capacity(portals.len());
+    for table in portals {
+        let name = table.name();
+        if let Some(first) = lower.insert(name.value.to_lowercase(), name.place) {
+            let message =
+                format!("the name {} differs only by case from the one at {first}", shown(name.value));
+            report.problem(name.place, message);
+        }
+        if let Some(portal) = portal(*table, &mut known, profiles, environment, report) {
+            configured.push(portal);
+        }
+    }
+    for (name, place) in &known.1 {
+        report.warning(*place, format!("no portal uses the app {}", shown(name)));
+    }
+    configured.sort_by(|one, other| one.name.cmp(&other.name));
+    let apps = known.0.into_iter().filter_map(|(name, client)| Some((name, client?.app))).collect();
+    (apps, configured)
+}
+
+/// A client: provider, id, secret and overrides.
+fn client(
+    table: Table<'_>,
+    name: String,
+    profiles: &Profiles,
+    environment: &Environment,
+    report: &mut Report,
+) -> Option<Client> {
+    let provider = table.required(report, "provider");
+    let client_id = table.required(report, "client_id");
+    let known = provider.and_then(|provider| {
+        let known = profiles.get(provider.value);
+        if known.is_none() {
+            let hint = did_you_mean(provider.value, profiles.keys().map(String::as_str));
+            report.unresolved(provider.place, format!("unknown provider {}{hint}", shown(provider.value)));
+        }
+        known.and_then(Option::as_ref)
+    });
+    let Some(mut profile) = known.cloned() else {
+        CLIENT_SECRET.read(table, environment, report);
+        return None;
+    };
+    apply(table, &mut profile, report);
+    let public = profile.client_authentication == ClientAuthentication::None;
+    let secret = if public {
+        CLIENT_SECRET.read(table, environment, report)
+    } else {
+        CLIENT_SECRET.require(table, environment, report)
+    };
+    let client_secret = match secret {
+        Found::Secret(secret) => Some(ClientSecret::new(secrecy::ExposeSecret::expose_secret(&secret))?),
+        Found::Nothing => None,
+        Found::Faulty => return None,
+    };
+    if public && client_secret.is_some() {
+        report.warning(table.place, "the client secret is not sent with `client_authentication = \"none\"`");
+    }
+    let app = App { name, profile, client_id: client_id?.value.to_owned(), client_secret };
+    Some(Client { binding: app.binding(), app })
+}
+
+fn portal<'d>(
+    table: Table<'d>,
+    apps: &mut Apps<'_>,
+    profiles: &Profiles,
+    environment: &Environment,
+    report: &mut Report,
+) -> Option<PortalConfig> {
+    table.only(report, &[&PORTAL_KEYS, &CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
+    let name = match PortalName::parse(table.name().value) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            report.problem(table.place, format!("the portal needs another name: {error}"));
+            None
+        }
+    };
+    let app = app_of(table, apps, profiles, environment, report);
+    let client = app.as_ref().and_then(|app| apps.0.get(app)).and_then(Option::as_ref);
+    let profile = client.map(|client| &client.app.profile);
+    let own = own(table, profile, report);
+    let (client, profile) = (client?, profile?);
+    Some(PortalConfig {
+        name: name?,
+        token_url: profile.token_url_for(own.region.as_deref()).to_owned(),
+        settings: Settings { app: app?, ..own.settings },
+        binding: client.binding,
+    })
+}
+
+/// The name of the portal's app. A client right on the portal becomes an app of its own.
+fn app_of(
+    table: Table<'_>,
+    apps: &mut Apps<'_>,
+    profiles: &Profiles,
+    environment: &Environment,
+    report: &mut Report,
+) -> Option<String> {
+    let of_client = |key: &str| {
+        key != "renew_every"
+            && (CLIENT_KEYS.contains(&key)
+                || CLIENT_SECRET.all.contains(&key)
+                || provider::KEYS.contains(&key))
+    };
+    if !table.has("app") {
+        if !table.has("provider") {
+            let message = format!(
+                "`app` is missing {table}: name an app, or write `provider`, `client_id` and a secret"
+            );
+            report.missing(table.place, message);
+            return None;
+        }
+        let name = format!("portal {}", table.name().value);
+        let client = client(table, name.clone(), profiles, environment, report);
+        apps.0.insert(name.clone(), client);
+        return Some(name);
+    }
+    for key in table.keys().filter(|key| of_client(key.value)) {
+        report.problem(
+            key.place,
+            format!("`{}` and `app` exclude each other {table}; write it on the app", key.value),
+        );
+    }
+    let app = table.text(report, "app")?;
+    // A client right on a portal is that portal's alone; its name has a space, which no written one has.
+    if !app.value.contains(' ') && apps.0.contains_key(app.value) {
+        apps.1.remove(app.value);
+        return Some(app.value.to_owned());
+    }
+    let names = apps.0.keys().map(String::as_str).filter(|name| !name.contains(' '));
+    let hint = did_you_mean(app.value, names);
+    report.unresolved(app.place, format!("unknown app {}{hint}", shown(app.value)));
+    None
+}
+
+/// What a portal says of itself.
+struct Own {
+    settings: Settings,
+    region: Option<String>,
+}
+
+fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own {
+    let domain = table.text(report, "domain").and_then(|text| host(report, "domain", text));
+    let region = table.text(report, "region").and_then(|text| {
+        let plain = text.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if !plain {
+            report.problem(text.place, "`region` must be a word such as \"ru\"");
+        }
+        plain.then(|| text.value.to_lowercase())
+    });
+    let region = region.or_else(|| region_of(domain.as_deref()?).map(str::to_owned));
+    // A client right on the portal has read the key as the profile's and reported what is wrong with it.
+    let every = if table.has("app") { renew_every(table, report) } else { None };
+    if let (Some(every), Some(profile)) = (every, profile) {
+        check_age(table, every, profile.assumed_lifetime, report);
+    }
+    let identity = table.text(report, "member_id").map(|text| {
+        if profile.is_some_and(|profile| profile.identity_field.is_none()) {
+            report.problem(text.place, "`member_id` cannot be checked: the provider has no `identity` field");
+        }
+        text.value.to_owned()
+    });
+    if let Some(text) = table.text(report, "redirect_uri") {
+        url(report, "redirect_uri", text, false);
+    }
+    table.texts(report, "scope", false);
+    let refresh_token_file = table.text(report, "refresh_token_file").and_then(|text| {
+        let usable = check_file(table, "refresh_token_file", text, report);
+        usable.then(|| table.source().directory().join(text.value))
+    });
+    let settings = Settings {
+        app: String::new(),
+        domain,
+        renew_every: every.map(setting),
+        formats: formats(table, report),
+        identity,
+        refresh_token_file,
+    };
+    Own { settings, region }
+}
+
+fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
+    let Some(given) = table.texts(report, "formats", false) else {
+        return vec!["json".to_owned(), "raw".to_owned()];
+    };
+    if let (true, Some(place)) = (given.is_empty(), table.place_of("formats")) {
+        report.problem(place, "`formats` is empty: no reader would get a token");
+    }
+    let mut formats: Vec<String> = Vec::with_capacity(given.len());
+    for text in given {
+        if !FORMATS.contains(&text.value) {
+            let hint = did_you_mean(text.value, FORMATS);
+            let known = FORMATS.join(", ");
+            report.problem(
+                text.place,
+                format!("unknown format {}{hint} (there are {known})", shown(text.value)),
+            );
+        } else if !formats.iter().any(|format| format == text.value) {
+            formats.push(text.value.to_owned());
+        }
+    }
+    formats
+}
+
+/// The region of a cloud portal is the last label of its host: `acme.bitrix24.ru`.
+fn region_of(domain: &str) -> Option<&str> {
+    let host = domain.split(':').next()?;
+    host.contains(".bitrix24.").then(|| host.rsplit('.').next())?
+}
+
+fn setting(every: RenewEvery) -> RenewSetting {
+    match every {
+        RenewEvery::Age(age) => RenewSetting::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        RenewEvery::Share(share) => RenewSetting::Share(share),
+    }
+}

@@ -1,0 +1,80 @@
+//! What is wrong with a configuration, and where.
+//!
+//! Must not hold a source line or the value of a secret: a message names keys and says what to write.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One problem, or one warning. Displays as `file:line:col: message`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of a whole file.
+    #[must_use]
+    pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: 1, column: 1, message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
+    }
+}
+
+/// All problems of a configuration, by file and position. Displays one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// The OS's reason without its number, in lower case: `permission denied`.
+pub(super) fn os_reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// A name as it may be shown: names are short and in one line; whatever is not stays hidden.
+pub(super) fn shown(name: &str) -> String {
+    if !name.is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control) {
+        format!("`{name}`")
+    } else {
+        "of that name".to_owned()
+    }
+}
+
+/// `; did you mean …?` if a candidate is near, else nothing.
+pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+    let word = word.to_lowercase();
+    let limit = (word.chars().count() / 3).max(1);
+    (candidates.into_iter())
+        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, candidate)| format!("; did you mean `{candidate}`?"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,174 @@
+//! Secrets in their four forms: inline, in a file, in a variable, in a systemd credential.
+//!
+//! Must not show a secret, nor a value that may be one put under the wrong key.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::document::Report;
+use super::environment::Environment;
+use super::problem::os_reason;
+use super::table::{Table, Text};
+
+/// No secret is larger.
+const LARGEST: u64 = 64 * 1024;
+
+/// The keys of one secret.
+pub(super) struct SecretKeys {
+    inline: &'static str,
+    file: &'static str,
+    variable: &'static str,
+    credential: &'static str,
+    /// All four.
+    pub(super) all: [&'static str; 4],
+}
+
+macro_rules! secret_keys {
+    ($name:ident, $key:literal) => {
+        pub(super) const $name: SecretKeys = SecretKeys {
+            inline: $key,
+            file: concat!($key, "_file"),
+            variable: concat!($key, "_env"),
+            credential: concat!($key, "_credential"),
+            all: [$key, concat!($key, "_file"), concat!($key, "_env"), concat!($key, "_credential")],
+        };
+    };
+}
+
+secret_keys!(CLIENT_SECRET, "client_secret");
+secret_keys!(URL, "url");
+secret_keys!(BOT_TOKEN, "bot_token");
+secret_keys!(ROUTING_KEY, "routing_key");
+secret_keys!(PASSWORD, "password");
+
+/// What stands under the keys of a secret.
+pub(super) enum Found {
+    /// No form of it.
+    Nothing,
+    /// Something that cannot be used; the report says why.
+    Faulty,
+    /// The secret.
+    Secret(SecretString),
+}
+
+impl SecretKeys {
+    /// Reads the secret of a table.
+    pub(super) fn read(&self, table: Table<'_>, environment: &Environment, report: &mut Report) -> Found {
+        let given: Vec<_> = self.all.iter().filter(|key| table.has(key)).collect();
+        let key = match given.as_slice() {
+            [] => return Found::Nothing,
+            [key] => **key,
+            [first, .., last] => {
+                let place = table.place_of(last).unwrap_or(table.place);
+                report
+                    .problem(place, format!("`{first}` and `{last}` {table} say the same; keep one of them"));
+                return Found::Faulty;
+            }
+        };
+        let Some(text) = table.text(report, key) else { return Found::Faulty };
+        let secret = if key == self.inline {
+            report.holds_secret(text.place);
+            Ok(SecretString::from(text.value))
+        } else if key == self.file {
+            file(table, text, true)
+        } else if key == self.variable {
+            variable(text, environment)
+        } else {
+            credential(text, environment)
+        };
+        match secret {
+            Ok(secret) => Found::Secret(secret),
+            Err(message) => {
+                report.problem(text.place, format!("`{key}`: {message}"));
+                Found::Faulty
+            }
+        }
+    }
+
+    /// As [`SecretKeys::read`], where it must be there.
+    pub(super) fn require(&self, table: Table<'_>, environment: &Environment, report: &mut Report) -> Found {
+        let found = self.read(table, environment, report);
+        if matches!(found, Found::Nothing) {
+            let Self { inline, file, variable, credential, .. } = self;
+            let others = format!("`{variable}`, `{credential}` or `{inline}`");
+            report.missing(table.place, format!("a secret is missing {table}: write `{file}` (or {others})"));
+        }
+        found
+    }
+}
+
+/// Whether the file of a refresh token can be used; the token is read when it is needed.
+pub(super) fn check_file(table: Table<'_>, key: &str, text: Text<'_>, report: &mut Report) -> bool {
+    file(table, text, true)
+        .map_err(|message| report.problem(text.place, format!("`{key}`: {message}")))
+        .is_ok()
+}
+
+fn file(table: Table<'_>, text: Text<'_>, guarded: bool) -> Result<SecretString, String> {
+    let path = table.source().directory().join(text.value);
+    // Without a slash or a dot it may be the secret itself, put under the wrong key.
+    let may_be_secret = !text.value.contains(['/', '.']);
+    let name = if may_be_secret { "the file".to_owned() } else { path.display().to_string() };
+    read_file(&path, guarded).map_err(|reason| format!("{name} {reason}"))
+}
+
+fn variable(text: Text<'_>, environment: &Environment) -> Result<SecretString, String> {
+    let advice = "write the variable's name here, and its value in the environment of the daemon";
+    match environment.variable(text.value) {
+        Ok(value) if value.trim().is_empty() => {
+            Err("the environment variable of that name is empty".to_owned())
+        }
+        Ok(value) => Ok(SecretString::from(value)),
+        Err(std::env::VarError::NotPresent) => {
+            Err(format!("no environment variable has that name; {advice}"))
+        }
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err("the environment variable of that name is not UTF-8".to_owned())
+        }
+    }
+}
+
+fn credential(text: Text<'_>, environment: &Environment) -> Result<SecretString, String> {
+    if text.value.contains(['/', '\0']) || text.value.starts_with('.') {
+        return Err("a credential is named without slashes and leading dots".to_owned());
+    }
+    let Some(directory) = environment.credentials_directory() else {
+        return Err("$CREDENTIALS_DIRECTORY is not set: start it by systemd with LoadCredential=".to_owned());
+    };
+    // The service manager hands these out; their mode is its own affair.
+    read_file(&directory.join(text.value), false)
+        .map_err(|reason| format!("the credential of that name in {} {reason}", directory.display()))
+}
+
+/// Reads a secret file, or says why it cannot be used.
+fn read_file(path: &Path, guarded: bool) -> Result<SecretString, String> {
+    let unreadable = |error: &std::io::Error| {
+        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let hint = if denied { "; the user that the daemon runs as must be able to read it" } else { "" };
+        format!("cannot be read: {}{hint}", os_reason(error))
+    };
+    // Asked before it is opened: opening a pipe would wait for a writer.
+    let about = fs::metadata(path).map_err(|error| unreadable(&error))?;
+    if !about.is_file() {
+        return Err("is not a regular file".to_owned());
+    }
+    let mode = about.permissions().mode();
+    if guarded && mode & 0o007 != 0 {
+        return Err(format!("can be accessed by every user (mode {:04o}): chmod o-rwx it", mode & 0o7777));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err("is larger than 64 KiB, which no secret is".to_owned());
+    }
+    let secret = SecretString::from(String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?);
+    if secret.expose_secret().trim().is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(secret)
+}

@@ -1,0 +1,253 @@
+//! A TOML table as a section of the configuration: typed values with their places.
+//!
+//! Must not quote a value: a message says what is expected, whatever was found.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::document::{Place, Report, Source};
+use super::problem::{did_you_mean, shown};
+
+/// A table.
+#[derive(Clone, Copy)]
+pub(super) struct Table<'d> {
+    /// Its header.
+    pub(super) place: Place<'d>,
+    section: &'static str,
+    name: Option<&'d str>,
+    map: &'d DeTable<'d>,
+}
+
+/// A string and where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Text<'d> {
+    pub(super) value: &'d str,
+    pub(super) place: Place<'d>,
+}
+
+impl<'d> Table<'d> {
+    pub(super) const fn new(
+        place: Place<'d>,
+        section: &'static str,
+        name: Option<&'d str>,
+        map: &'d DeTable<'d>,
+    ) -> Self {
+        Self { place, section, name, map }
+    }
+
+    /// The file it stands in.
+    pub(super) const fn source(&self) -> &'d Source {
+        self.place.source
+    }
+
+    /// The last part of its header: `crm` of `[apps.crm]`.
+    pub(super) fn name(&self) -> Text<'d> {
+        Text { value: self.name.unwrap_or_default(), place: self.place }
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    pub(super) fn is_integer(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| integer(value.get_ref()).is_some())
+    }
+
+    /// Where a key stands.
+    pub(super) fn place_of(&self, key: &str) -> Option<Place<'d>> {
+        self.map.get_key_value(key).map(|(key, _)| self.at(key.span()))
+    }
+
+    /// The keys in order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Text<'d>> {
+        self.map.iter().map(|(key, _)| Text { value: key.get_ref(), place: self.at(key.span()) })
+    }
+
+    /// Reports every key that is none of these.
+    pub(super) fn only(&self, report: &mut Report, known: &[&[&'static str]]) {
+        for key in self.keys() {
+            let mut known = known.iter().flat_map(|keys| keys.iter().copied());
+            if !known.clone().any(|known| known == key.value) {
+                let hint = did_you_mean(key.value, &mut known);
+                report.problem(key.place, format!("unknown key {} {self}{hint}", shown(key.value)));
+            }
+        }
+    }
+
+    /// A string, or what else is expected of it.
+    pub(super) fn text_as(&self, report: &mut Report, key: &str, expected: &str) -> Option<Text<'d>> {
+        let value = self.map.get(key)?;
+        let place = self.at(value.span());
+        if let DeValue::String(text) = value.get_ref() {
+            return Some(Text { value: text, place });
+        }
+        report.problem(place, format!("`{key}` must be {expected}"));
+        None
+    }
+
+    /// A string that is not empty.
+    pub(super) fn text(&self, report: &mut Report, key: &str) -> Option<Text<'d>> {
+        let text = self.text_as(report, key, "a string in quotes")?;
+        if text.value.trim().is_empty() {
+            report.problem(text.place, format!("`{key}` is empty"));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A string that must be there.
+    pub(super) fn required(&self, report: &mut Report, key: &str) -> Option<Text<'d>> {
+        if !self.has(key) {
+            report.missing(self.place, format!("`{key}` is missing {self}"));
+        }
+        self.text(report, key)
+    }
+
+    /// A whole number in a range.
+    pub(super) fn integer(&self, report: &mut Report, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
+        let value = self.map.get(key)?;
+        let number = integer(value.get_ref()).filter(|number| range.contains(number));
+        if number.is_none() {
+            let (least, most) = range.into_inner();
+            report.problem(
+                self.at(value.span()),
+                format!("`{key}` must be a whole number from {least} to {most}"),
+            );
+        }
+        number
+    }
+
+    /// A number in a range that excludes 0.
+    pub(super) fn number(&self, report: &mut Report, key: &str, most: f64) -> Option<f64> {
+        let value = self.map.get(key)?;
+        let number = match value.get_ref().as_float() {
+            Some(float) => float.as_str().parse().ok(),
+            None => integer(value.get_ref()).map(|number| number as f64),
+        };
+        let number = number.filter(|number| *number > 0.0 && *number <= most);
+        if number.is_none() {
+            report
+                .problem(self.at(value.span()), format!("`{key}` must be a number above 0, at most {most}"));
+        }
+        number
+    }
+
+    /// A list of strings; with `or_one`, a single one stands for a list.
+    pub(super) fn texts(&self, report: &mut Report, key: &str, or_one: bool) -> Option<Vec<Text<'d>>> {
+        let value = self.map.get(key)?;
+        let text = |value: &'d Spanned<DeValue<'d>>| {
+            let place = self.at(value.span());
+            value.get_ref().as_str().filter(|text| !text.trim().is_empty()).map(|value| Text { value, place })
+        };
+        let texts = match value.get_ref().as_array() {
+            Some(list) => list.iter().map(text).collect::<Option<Vec<_>>>(),
+            None if or_one => text(value).map(|text| vec![text]),
+            None => None,
+        };
+        if texts.is_none() {
+            let one = if or_one { "a string or " } else { "" };
+            report.problem(
+                self.at(value.span()),
+                format!("`{key}` must be {one}a list of strings, none of them empty"),
+            );
+        }
+        texts
+    }
+
+    /// A whole number or a list of them.
+    pub(super) fn integers(
+        &self,
+        report: &mut Report,
+        key: &str,
+        range: RangeInclusive<i64>,
+    ) -> Option<Vec<i64>> {
+        let value = self.map.get(key)?;
+        let number = |value: &DeValue<'_>| integer(value).filter(|number| range.contains(number));
+        let numbers = match value.get_ref().as_array() {
+            Some(list) => list.iter().map(|value| number(value.get_ref())).collect::<Option<Vec<_>>>(),
+            None => number(value.get_ref()).map(|number| vec![number]),
+        };
+        if numbers.is_none() {
+            let (least, most) = (range.start(), range.end());
+            report.problem(
+                self.at(value.span()),
+                format!("`{key}` must be a whole number from {least} to {most}, or a list of them"),
+            );
+        }
+        numbers
+    }
+
+    /// A table below this one, for messages under this section.
+    pub(super) fn table(&self, report: &mut Report, key: &str, section: &'static str) -> Option<Table<'d>> {
+        let (key, value) = self.map.get_key_value(key)?;
+        let place = self.at(key.span());
+        let Some(map) = value.get_ref().as_table() else {
+            report.problem(place, format!("{} must be a table", shown(key.get_ref())));
+            return None;
+        };
+        Some(Table { place, section, name: self.name, map })
+    }
+
+    /// The tables below this one by name: `[apps.crm]`, `[apps.shop]`.
+    pub(super) fn tables(&self, report: &mut Report) -> Vec<Table<'d>> {
+        let named = self
+            .map
+            .iter()
+            .map(|(key, value)| (key.get_ref(), self.at(key.span()), value.get_ref().as_table()));
+        named
+            .filter_map(|(name, place, map)| {
+                let name: &'d str = name;
+                if map.is_none() {
+                    report.problem(place, format!("{} {self} must be a table", shown(name)));
+                }
+                Some(Table { place, section: self.section, name: Some(name), map: map? })
+            })
+            .collect()
+    }
+
+    /// A list of tables.
+    pub(super) fn list_of_tables(
+        &self,
+        report: &mut Report,
+        key: &str,
+        section: &'static str,
+    ) -> Vec<Table<'d>> {
+        let Some(value) = self.map.get(key) else { return Vec::new() };
+        let tables = value.get_ref().as_array().and_then(|list| {
+            let row = |value: &'d Spanned<DeValue<'d>>| {
+                let place = self.at(value.span());
+                value.get_ref().as_table().map(|map| Table { place, section, name: None, map })
+            };
+            list.iter().map(row).collect::<Option<Vec<_>>>()
+        });
+        if tables.is_none() {
+            report.problem(self.at(value.span()), format!("`{key}` must be a list of tables: {section}"));
+        }
+        tables.unwrap_or_default()
+    }
+
+    fn at(&self, span: std::ops::Range<usize>) -> Place<'d> {
+        self.place.source.place(span.start, span.end)
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let integer = value.as_integer()?;
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// Where it is, for the end of a sentence: `in [apps.crm]`.
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.section, self.name) {
+            ("", _) => f.write_str("at the top level"),
+            (section, None) if section.starts_with('[') => write!(f, "in {section}"),
+            (section, None) => write!(f, "in [{section}]"),
+            (section, Some(name)) if section.starts_with('[') => write!(f, "in {section} of {}", shown(name)),
+            (section, Some(name)) => write!(f, "in [{section}.{}]", shown(name).trim_matches('`')),
+        }
+    }
+}

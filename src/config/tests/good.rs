@@ -1,0 +1,152 @@
+//! What good configurations mean.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{ACME, Rig, loaded};
+use crate::config::{Paths, load_paths};
+use crate::domain::escalation::{Moment, Part, Severity, default_ladder};
+use crate::domain::portal::RenewSetting;
+use crate::domain::provider::{Class, ClientAuthentication, Method, Replay};
+use crate::domain::schedule::RenewEvery;
+
+const INFO: &str = "https://oauth.bitrix.info/oauth/token/";
+const TECH: &str = "https://oauth.bitrix24.tech/oauth/token/";
+
+#[test]
+fn a_small_file_gets_the_defaults() {
+    let config = loaded(ACME).config;
+    assert_eq!(config.paths, Paths::default());
+    assert_eq!(config.ladder, default_ladder());
+    assert_eq!((config.renewal.limits.concurrency, config.renewal.limits.rate), (256, 50.0));
+    assert_eq!((config.renewal.timeout, config.http.is_none()), (Duration::from_secs(30), true));
+    let portal = &config.portals[0];
+    assert_eq!(portal.settings.formats, ["json", "raw"]);
+    assert_eq!(portal.binding, config.apps["crm"].binding());
+    assert_eq!(config.apps["crm"].client_secret.as_ref().unwrap().expose(), "s3cr3t");
+    assert_eq!(portal.token_url, INFO);
+}
+
+#[test]
+fn the_region_chooses_the_server() {
+    for (keys, url) in [
+        ("domain = 'acme.bitrix24.ru'", TECH),
+        ("domain = 'ACME.Bitrix24.By:443'", TECH),
+        ("domain = 'acme.bitrix24.com.br'", INFO),
+        ("domain = 'acme.bitrix24.de'", INFO),
+        ("domain = 'crm.example.ru'", INFO),
+        ("domain = 'crm.example.ru'\nregion = 'RU'", TECH),
+        ("domain = 'acme.bitrix24.ru'\nregion = 'com'", INFO),
+    ] {
+        assert_eq!(loaded(&format!("{ACME}{keys}")).config.portals[0].token_url, url, "{keys}");
+    }
+    // An endpoint of the app's own holds for all regions: nothing goes to the profile's servers.
+    let own = ACME.replace("[portals.acme]", "token_url = 'http://127.0.0.1:1/t'\n[portals.acme]");
+    let config = loaded(&format!("{own}domain = 'acme.bitrix24.ru'")).config;
+    assert_eq!(config.portals[0].token_url, "http://127.0.0.1:1/t");
+    assert_eq!(config.apps["crm"].profile.token_urls().collect::<Vec<_>>(), ["http://127.0.0.1:1/t"]);
+}
+
+#[test]
+fn overrides_and_own_providers_are_applied() {
+    let config = loaded(&format!(
+        "{ACME}renew_every = '10m'\nmember_id = 'm1'\n\
+         [providers.own]\ntoken_url = 'https://sso.example.org/t'\n\
+         [[providers.own.errors]]\nerror = 'invalid_grant'\ndescription = 'soon'\nclass = 'too-early'\n\
+         [portals.wiki]\nprovider = 'own'\nclient_id = 'w'\nmethod = 'get'\nclient_authentication = 'none'\nrenew_every = '80%'\n\
+         errors = [{{ status = [400, 401], class = 'gone' }}]\n"
+    ))
+    .config;
+    let acme = &config.portals[0].settings;
+    assert_eq!(acme.renew_every, Some(RenewSetting::AgeMillis(600_000)));
+    assert_eq!((acme.app.as_str(), acme.identity.as_deref()), ("crm", Some("m1")));
+    let app = &config.apps[&config.portals[1].settings.app];
+    assert_eq!(app.name, "portal wiki");
+    assert!(app.client_secret.is_none());
+    let profile = &app.profile;
+    assert_eq!((profile.name.as_str(), profile.method), ("own", Method::Get));
+    assert_eq!(profile.client_authentication, ClientAuthentication::None);
+    assert_eq!((profile.renew_every, profile.replay), (RenewEvery::Share(0.8), Replay::Now));
+    let classes: Vec<_> = profile.errors.iter().take(3).map(|rule| rule.class).collect();
+    assert_eq!(
+        classes,
+        [Class::Gone, Class::TooEarly, Class::NeedsAuthorization],
+        "own rows first, then common ones"
+    );
+}
+
+#[test]
+fn steps_are_read() {
+    let config = loaded(&format!(
+        "{ACME}[channels.ops]\nkind = 'command'\ncommand = ['true']\n\
+         [[escalation.step]]\nwhen = 'overdue'\nshare = '25%'\nseverity = 'warning'\nnotify = ['ops']\n\
+         [[escalation.step]]\nwhen = 'remaining  <  20%'\nseverity = 'error'\n\
+         [[escalation.step]]\nwhen = 'remaining < 10m'\nseverity = 'critical'\n"
+    ));
+    let steps: Vec<_> =
+        config.config.ladder.iter().map(|step| (step.key.as_str(), step.when, step.severity)).collect();
+    assert_eq!(
+        steps,
+        [
+            ("overdue 25%", Moment::Overdue(0.25), Severity::Warning),
+            ("remaining < 20%", Moment::Remaining(Part::Share(0.2)), Severity::Error),
+            ("remaining < 10m", Moment::Remaining(Part::Span(Duration::from_secs(600))), Severity::Critical),
+        ]
+    );
+    assert_eq!(config.config.ladder[0].notify, ["ops"]);
+    assert!(config.warnings[0].message.contains("not delivered"), "{:?}", config.warnings);
+}
+
+#[test]
+fn what_is_hardly_meant_is_a_warning() {
+    let messages = |text: &str| {
+        loaded(text).warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(messages(""), "no portals are configured: nothing is kept fresh");
+    let unused = "[apps.old]\nprovider = 'x'\nclient_id = 'a'\nclient_secret_env = 'CRM'\n";
+    assert_eq!(messages(&format!("{ACME}{unused}")), "no portal uses the app `old`");
+}
+
+#[test]
+fn paths_start_from_the_file_and_are_read_whatever_else_is_wrong() {
+    let rig = Rig::new();
+    let text = "state = 'a/state.db'\ntoken_dir = '/t'\nnonsense = 1\n[apps.crm]\nprovider = \n";
+    let path = rig.file("main.toml", 0o640, text);
+    let expected = Paths {
+        state: rig.path().join("a/state.db"),
+        token_dir: "/t".into(),
+        control_socket: "/run/refreshd/control.sock".into(),
+    };
+    assert_eq!(load_paths(&path), Some(expected));
+    assert_eq!(load_paths(Path::new("/nonexistent/refreshd.toml")), Some(Paths::default()));
+    assert_eq!(load_paths(&rig.file("main.toml", 0o640, "state = 1")), None);
+    assert_eq!(load_paths(&rig.file("main.toml", 0o640, "state = 'postgres://a/b'")), None);
+}
+
+#[test]
+fn included_files_are_put_together() {
+    let rig = Rig::new();
+    rig.file(
+        "portals.d/z.toml",
+        0o644,
+        "[portals.alpha]\napp = 'crm'\nrefresh_token_file = 'alpha.refresh'\n",
+    );
+    let token = rig.file("portals.d/alpha.refresh", 0o600, "r1");
+    let config = rig.load(&format!("include = ['portals.d/*.toml']\n{ACME}")).unwrap().config;
+    let names: Vec<_> = config.portals.iter().map(|portal| portal.name.as_str()).collect();
+    assert_eq!(names, ["acme", "alpha"]);
+    assert_eq!(config.portals[0].settings.refresh_token_file, None);
+    assert_eq!(config.portals[1].settings.refresh_token_file, Some(token));
+}
+
+/// 100,000 take a second or two even without optimisation; this many would show a growth faster than linear.
+#[test]
+fn many_portals_load_quickly() {
+    use std::fmt::Write as _;
+    let mut text = ACME.to_owned();
+    for n in 0..20_000 {
+        let _ =
+            write!(text, "[portals.p{n}]\napp = 'crm'\ndomain = 'p{n}.bitrix24.ru'\nformats = ['json']\n");
+    }
+    assert_eq!(loaded(&text).config.portals.len(), 20_001);
+}

@@ -1,0 +1,192 @@
+//! The files that are shipped: examples that load, and profiles whose tables know every documented code.
+
+use std::time::Duration;
+
+use super::{ACME, Rig, loaded};
+use crate::config::{Environment, Loaded, load};
+use crate::domain::provider::{Class, ClientAuthentication, Profile, Replay};
+use crate::domain::reply::{Reply, Verdict, read};
+use crate::domain::schedule::RenewEvery;
+
+/// Loads a shipped file, with `/etc/refreshd` in the rig's folder.
+fn shipped(text: &str) -> Loaded {
+    let rig = Rig::new();
+    for secret in ["crm.secret", "acme.refresh"] {
+        rig.file(secret, 0o640, "stub");
+    }
+    rig.file("ops.url", 0o640, "https://hooks.example.org/1");
+    rig.file("credentials/slack-url", 0o600, "https://hooks.example.org/2\n");
+    for credential in ["x-secret", "pagerduty-key", "telegram-token", "smtp-password"] {
+        rig.file(&format!("credentials/{credential}"), 0o600, "stub");
+    }
+    let credentials = rig.path().join("credentials");
+    let environment = Environment::of([
+        ("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap()),
+        ("WIKI_SECRET", "stub"),
+        ("REFRESHD_DEMO_SECRET", "stub"),
+        ("ALERTMANAGER_URL", "http://127.0.0.1:9093/api/v2/alerts"),
+        ("HEARTBEAT_URL", "https://hooks.example.org/3"),
+    ]);
+    let text = text.replace("/etc/refreshd", rig.path().to_str().unwrap());
+    load(&rig.file("main.toml", 0o644, text), &environment).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn the_shipped_files_load() {
+    let example = shipped(include_str!("../../../config/example.toml"));
+    assert_eq!(example.config.portals.len(), 3);
+    assert_eq!(example.config.ladder.len(), 5);
+    assert!(
+        example.warnings.iter().all(|warning| warning.message.contains("not delivered")),
+        "{:?}",
+        example.warnings
+    );
+    let minimal = shipped(include_str!("../../../config/minimal.toml"));
+    assert_eq!((minimal.config.portals.len(), minimal.warnings.len()), (1, 0));
+    let demo = shipped(include_str!("../../../config/demo.toml"));
+    assert_eq!((demo.config.portals.len(), demo.warnings.len()), (3, 0));
+    for portal in &demo.config.portals {
+        assert_eq!(portal.token_url, "http://127.0.0.1:9480/oauth/token/");
+    }
+    let paths = demo.config.paths;
+    for path in [paths.state, paths.token_dir, paths.control_socket] {
+        assert_eq!(path.parent().unwrap().file_name().unwrap(), "refreshd-demo");
+    }
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let example = include_str!("../../../config/example.toml");
+    let not_there = ["issuer"];
+    let keys = super::super::provider::KEYS.into_iter().chain(super::super::include::SETTINGS);
+    for key in keys.filter(|key| !not_there.contains(key)) {
+        assert!(
+            example.contains(&format!("\n{key} = "))
+                || example.contains(&format!(".{key}]"))
+                || example.contains(&format!("[{key}]")),
+            "{key}"
+        );
+    }
+}
+
+fn profile(provider: &str) -> Profile {
+    let text = ACME.replace("bitrix24", provider);
+    loaded(&text).config.apps.remove("crm").unwrap().profile
+}
+
+fn check(profile: &Profile, status: u16, error: &str, description: &str, class: Class) {
+    let body = serde_json::json!({ "error": error, "error_description": description }).to_string();
+    let reply = Reply { status, retry_after: None, body: body.as_bytes() };
+    let Verdict::Refused(refusal) = read(&reply, profile, &[]) else {
+        panic!("{error} was taken for a grant")
+    };
+    assert_eq!(refusal.problem.class, class, "{status} {error} {description}");
+    assert!(!refusal.problem.detail.is_empty(), "{error} has no meaning in words");
+}
+
+#[test]
+fn the_built_in_profiles_say_what_is_known_of_the_servers() {
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    let bitrix24 = profile("bitrix24");
+    assert_eq!(bitrix24.token_url, "https://oauth.bitrix.info/oauth/token/");
+    let east: Vec<_> = bitrix24.token_url_by_region.keys().map(String::as_str).collect();
+    assert_eq!(east, ["am", "az", "by", "ge", "kg", "kz", "ru", "uz"]);
+    assert!(
+        bitrix24.token_url_by_region.values().all(|url| url == "https://oauth.bitrix24.tech/oauth/token/")
+    );
+    assert_eq!(bitrix24.client_authentication, ClientAuthentication::Body);
+    assert_eq!((bitrix24.renew_every, bitrix24.replay), (RenewEvery::Age(minutes(25)), Replay::Now));
+    assert_eq!(bitrix24.identity_field.as_deref(), Some("member_id"));
+    let x = profile("x");
+    assert_eq!(x.client_authentication, ClientAuthentication::BasicWithBody);
+    assert_eq!((x.renew_every, x.assumed_lifetime), (RenewEvery::Age(minutes(105)), minutes(120)));
+    assert_eq!((x.replay, x.identity_field.is_none()), (Replay::Late, true));
+}
+
+#[test]
+fn every_documented_code_of_bitrix24_has_its_class() {
+    let profile = profile("bitrix24");
+    let table: [(Class, &[&str]); 6] = [
+        (
+            Class::NeedsAuthorization,
+            &["invalid_grant", "bad_verification_code", "expired_token", "invalid_token", "NO_AUTH_FOUND"],
+        ),
+        (
+            Class::ClientRejected,
+            &[
+                "invalid_client",
+                "wrong_client",
+                "invalid_request",
+                "invalid_scope",
+                "insufficient_scope",
+                "unauthorized_client",
+                "unsupported_grant_type",
+            ],
+        ),
+        (
+            Class::Blocked,
+            &[
+                "PAYMENT_REQUIRED",
+                "user_access_error",
+                "ACCESS_DENIED",
+                "OVERLOAD_LIMIT",
+                "PORTAL_DELETED",
+                "authorization_error",
+                "INVALID_CREDENTIALS",
+                "WRONG_AUTH_TYPE",
+                "ALLOWED_ONLY_INTRANET_USER",
+                "ACCESS_ERROR",
+                "METHOD_CONFIRM_WAITING",
+                "METHOD_CONFIRM_DENIED",
+            ],
+        ),
+        (Class::Gone, &["NOT_INSTALLED", "ERROR_OAUTH", "APPLICATION_NOT_FOUND"]),
+        (
+            Class::Transient,
+            &[
+                "CONNECTION_ERROR",
+                "INTERNAL_SERVER_ERROR",
+                "ERROR_UNEXPECTED_ANSWER",
+                "QUERY_LIMIT_EXCEEDED",
+                "OPERATION_TIME_LIMIT",
+                "server_error",
+                "temporarily_unavailable",
+            ],
+        ),
+        (
+            Class::Unknown,
+            &["ERROR_MANIFEST_IS_NOT_AVAILABLE", "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION"],
+        ),
+    ];
+    for (class, codes) in table {
+        for code in codes {
+            for status in [200, 400, 401, 403, 500, 503] {
+                check(&profile, status, code, "", class);
+                check(&profile, status, &code.to_lowercase(), "some words", class);
+            }
+        }
+    }
+    check(&profile, 400, "never_heard_of", "some words", Class::Unknown);
+}
+
+#[test]
+fn every_documented_code_of_x_has_its_class() {
+    let profile = profile("x");
+    let needs = Class::NeedsAuthorization;
+    for (status, error, description, class) in [
+        (400, "invalid_request", "Value passed for the token was invalid.", needs),
+        (400, "invalid_request", "Value passed for the authorization code was invalid.", needs),
+        (400, "invalid_request", "Missing required parameter [client_id].", Class::ClientRejected),
+        (400, "invalid_request", "Something else.", Class::Unknown),
+        (401, "unauthorized_client", "Missing valid authorization header", Class::ClientRejected),
+        (401, "anything", "", Class::ClientRejected),
+        (400, "invalid_client", "", Class::ClientRejected),
+        (400, "invalid_grant", "", needs),
+        (503, "temporarily_unavailable", "", Class::Transient),
+    ] {
+        check(&profile, status, error, description, class);
+    }
+    let page = Reply { status: 401, retry_after: None, body: b"Unauthorized" };
+    let Verdict::Refused(refusal) = read(&page, &profile, &[]) else { panic!() };
+    assert_eq!(refusal.problem.class, Class::ClientRejected);
+}

@@ -1,0 +1,170 @@
+//! What the strings of a configuration mean: durations, shares, URLs, hosts, paths, choices.
+//!
+//! Must not quote what it reads: a URL may hold a password, and anything may have been pasted by mistake.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::document::Report;
+use super::problem::{did_you_mean, shown};
+use super::table::{Table, Text};
+use crate::domain::schedule::RenewEvery;
+
+const RENEW_EVERY: &str = "a duration such as \"25m\" or a share of the lifetime such as \"67%\"";
+
+/// A share such as `67%`, in (0, 1).
+pub(super) fn percent(text: &str) -> Option<f64> {
+    let share = text.trim().strip_suffix('%')?.trim_end().parse::<f64>().ok()? / 100.0;
+    (share > 0.0 && share < 1.0).then_some(share)
+}
+
+/// A duration such as `25m`, above zero.
+pub(super) fn span(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text.trim()).ok().filter(|span| !span.is_zero())
+}
+
+/// A duration in a range.
+pub(super) fn duration(
+    table: Table<'_>,
+    report: &mut Report,
+    key: &str,
+    example: &str,
+    (least, most): (Duration, Duration),
+) -> Option<Duration> {
+    let expected = format!("a duration in quotes such as \"{example}\"");
+    let text = table.text_as(report, key, &expected)?;
+    let Some(span) = span(text.value) else {
+        report.problem(text.place, format!("`{key}` must be {expected}"));
+        return None;
+    };
+    if span < least || span > most {
+        let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
+        report.problem(text.place, format!("`{key}` must be between {least} and {most}"));
+        return None;
+    }
+    Some(span)
+}
+
+/// The age of a renewal.
+pub(super) fn renew_every(table: Table<'_>, report: &mut Report) -> Option<RenewEvery> {
+    let text = table.text_as(report, "renew_every", RENEW_EVERY)?;
+    let every = match percent(text.value) {
+        Some(share) => Some(RenewEvery::Share(share)),
+        None => span(text.value).map(RenewEvery::Age),
+    };
+    if every.is_none() {
+        report.problem(text.place, format!("`renew_every` must be {RENEW_EVERY}"));
+    }
+    every
+}
+
+/// One of a few words.
+pub(super) fn one_of<T: Copy>(
+    report: &mut Report,
+    key: &str,
+    text: Text<'_>,
+    words: &[(&str, T)],
+) -> Option<T> {
+    let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, meaning)| *meaning);
+    if found.is_none() {
+        let hint = did_you_mean(text.value, words.iter().map(|(word, _)| *word));
+        let all = words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+        report.problem(text.place, format!("`{key}` must be one of {all}{hint}"));
+    }
+    found
+}
+
+/// A key that is one of a few words.
+pub(super) fn choice<T: Copy>(
+    table: Table<'_>,
+    report: &mut Report,
+    key: &str,
+    words: &[(&str, T)],
+) -> Option<T> {
+    let text = table.text(report, key)?;
+    one_of(report, key, text, words)
+}
+
+/// A name that labels and messages can carry: the characters of a portal's name.
+pub(super) fn plain_name(report: &mut Report, what: &str, name: Text<'_>) -> bool {
+    match crate::domain::name::PortalName::parse(name.value) {
+        Ok(_) => true,
+        Err(error) => {
+            report.problem(name.place, format!("{what} needs another name: {error}"));
+            false
+        }
+    }
+}
+
+/// A path, relative to the directory of the file it stands in.
+pub(super) fn path(table: Table<'_>, report: &mut Report, key: &str) -> Option<PathBuf> {
+    table.text(report, key).map(|text| table.source().directory().join(text.value))
+}
+
+/// A URL that secrets may be sent to, as the sender will read it; it may hold `{domain}` if `templated`.
+pub(super) fn url(report: &mut Report, key: &str, text: Text<'_>, templated: bool) -> Option<String> {
+    let concrete =
+        if templated { text.value.replace("{domain}", "domain.example") } else { text.value.to_owned() };
+    match check_url(&concrete) {
+        Ok(url) => Some(if templated { text.value.to_owned() } else { url.into() }),
+        Err(message) => {
+            report.problem(text.place, format!("`{key}` {message}"));
+            None
+        }
+    }
+}
+
+/// Why a text is no URL that secrets may be sent to.
+pub(super) fn check_url(text: &str) -> Result<Url, &'static str> {
+    // The parser forgives white space and backslashes; what is stored must be what is sent to.
+    if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
+        return Err("must be a URL without white space and backslashes");
+    }
+    let url = Url::parse(text).map_err(|_| "must be a whole URL such as \"https://host.example/path\"")?;
+    match url.scheme() {
+        "https" => {}
+        "http" if is_loopback(&url) => {}
+        "http" => return Err("must begin with https://; plain http is for loopback addresses only"),
+        _ => return Err("must be a URL that begins with https://"),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user name or password");
+    }
+    if url.fragment().is_some() {
+        return Err("must not hold a fragment (#…)");
+    }
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let v6 = host.trim_start_matches('[').trim_end_matches(']').parse::<Ipv6Addr>();
+    host == "localhost"
+        || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+        || v6.is_ok_and(|ip| ip == Ipv6Addr::LOCALHOST)
+}
+
+/// A bare `host` or `host:port`, in its canonical spelling.
+pub(super) fn host(report: &mut Report, key: &str, text: Text<'_>) -> Option<String> {
+    let authority = |url: &Url| {
+        let host = url.host_str()?;
+        Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+    };
+    let bare = !text.value.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\@?#{}".contains(c));
+    let parsed = Url::parse(&format!("https://{}/", text.value)).ok();
+    if let Some(host) = parsed.as_ref().and_then(authority).filter(|_| bare) {
+        return Some(host);
+    }
+    let with_scheme =
+        if text.value.contains("://") { text.value.to_owned() } else { format!("https://{}", text.value) };
+    let instead = Url::parse(&with_scheme).ok().filter(|_| !bare).as_ref().and_then(authority);
+    let advice = instead.map_or_else(
+        || "such as `acme.bitrix24.com`".to_owned(),
+        |host| format!("without scheme and path: write {}", shown(&host)),
+    );
+    report.problem(text.place, format!("`{key}` must be a bare host name {advice}"));
+    None
+}
