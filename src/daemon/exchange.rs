@@ -155,8 +155,11 @@ impl Ended {
             );
         } else {
             let generation = report.generation.0;
+            // The journal shows the message alone.
+            let said = detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default();
             tracing::info!(
-                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail, "renewal"
+                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail,
+                "{portal}: {outcome}{said}"
             );
         }
     }
