@@ -82,7 +82,7 @@ pub fn start(form: Form, level: &str) -> Result<LogHandle, StartError> {
             tracing_subscriber::fmt::layer()
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_target(false)
-                .fmt_fields(debug_fn(for_people).delimited(" "))
+                .fmt_fields(debug_fn(for_people).delimited(""))
                 .with_writer(std::io::stderr),
             level,
         ),
@@ -108,7 +108,7 @@ fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debu
     match field.name() {
         "message" => write!(writer, "{value:?}"),
         name if SAID.contains(&name) => Ok(()),
-        name => write!(writer, "{name}={value:?}"),
+        name => write!(writer, " {name}={value:?}"),
     }
 }
 
