@@ -58,19 +58,21 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let file = dir.join("refreshd.toml");
     let text = CONFIGURATION
         .replace("refreshd-demo/", "")
+        .replace("client_secret_env = \"REFRESHD_DEMO_SECRET\"", "client_secret_file = \"client.secret\"")
         .replace("127.0.0.1:9480", &server_address.to_string())
         .replace("127.0.0.1:9470", &http_address.to_string());
-    write_whole(dir, &file, text.as_bytes(), 0o600)
-        .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
+    let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
+    for (path, contents) in [(&file, &text), (&dir.join("client.secret"), &secret)] {
+        write_whole(dir, path, contents.as_bytes(), 0o600)
+            .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
+    }
 
     let rules = Rules { token_lifetime: Duration::from_secs(60), ..Rules::default() };
     let sandbox = Sandbox::new(Clock::system(), rules);
-    let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
     sandbox.add_client(CLIENT_ID, &secret);
-    let environment = Environment::of([("REFRESHD_DEMO_SECRET", secret)]);
     let read = {
         let file = file.clone();
-        move || config::load(&file, &environment)
+        move || config::load(&file, &Environment::of_process())
     };
     let Loaded { config, warnings: _ } =
         read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;

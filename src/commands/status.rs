@@ -170,5 +170,8 @@ fn dash(text: String) -> String {
 }
 
 fn with_time(span: String, time: Option<&str>) -> String {
-    time.map_or(span.clone(), |time| format!("{span} ({time})"))
+    match time {
+        Some(time) => span + " (" + time + ")",
+        None => span,
+    }
 }

@@ -245,13 +245,13 @@ fn reason(grant: &Grant, now: Timestamp) -> String {
     };
     match &grant.standing.phase {
         Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
+        Phase::Retrying { attempt: 1, since: _, problem } => {
+            format!("a renewal failed ({}): {}", problem.class.as_str(), said(problem))
+        }
         Phase::Retrying { attempt, since, problem } => {
             let lasts = human(now.since(*since));
-            format!(
-                "{attempt} failed renewals in {lasts}, the last {}: {}",
-                problem.class.as_str(),
-                said(problem)
-            )
+            let class = problem.class.as_str();
+            format!("{attempt} renewals in a row failed in {lasts}, the last ({class}): {}", said(problem))
         }
         Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", said(problem)),
         Phase::ClientRejected { problem, .. } => {
@@ -280,7 +280,7 @@ pub fn action(portal: &PortalName, phase: &Phase) -> String {
         Class::NotSent => "check this machine's network, DNS and TLS; it is retried by itself".to_owned(),
         Class::Unknown => "look the code up with the provider; it is retried by itself".to_owned(),
         Class::Transient | Class::InDoubt | Class::TooEarly => {
-            "none yet: it is retried by itself; look at the authorization server if it lasts".to_owned()
+            "nothing yet, it is retried by itself; look at the authorization server if it lasts".to_owned()
         }
         Class::NeedsAuthorization => {
             format!("authorize the app on the portal again and hand over the new grant: refreshd import {portal}")
