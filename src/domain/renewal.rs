@@ -123,6 +123,10 @@ pub fn recovered(grant: &Grant, profile: &Profile, claimed_at: Timestamp, now: T
 /// The moment at which a tenth of the life has passed since the last renewal.
 pub fn may_renew_now(grant: &Grant, now: Timestamp) -> Result<(), Timestamp> {
     let Some(access) = &grant.tokens.access else { return Ok(()) };
+    // One that was taken in and not tried yet is due, however young its token is.
+    if grant.standing.act_at.is_some_and(|at| at <= now) {
+        return Ok(());
+    }
     let fresh_until = access.issued_at + spacing(access.lifetime());
     let renewed = matches!(grant.standing.phase, Phase::Fresh) && access.issued_at <= now;
     if renewed && now < fresh_until { Err(fresh_until) } else { Ok(()) }

@@ -205,6 +205,9 @@ fn an_operators_loop_cannot_renew_more_often_than_in_a_tenth_of_the_life() {
     let fresh = grant(Phase::Fresh);
     assert_eq!(may_renew_now(&fresh, at(100)), Err(at(360)));
     assert_eq!(may_renew_now(&fresh, at(360)), Ok(()));
+    let mut untried = grant(Phase::Fresh);
+    untried.standing.act_at = Some(at(100));
+    assert_eq!(may_renew_now(&untried, at(100)), Ok(()), "what is due is renewed");
     let failing = kept(&fresh, Class::Transient, at(100)).phase;
     assert_eq!(may_renew_now(&grant(failing), at(100)), Ok(()), "a failing one may be tried");
 }
