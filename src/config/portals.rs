@@ -9,7 +9,7 @@ use super::document::{Place, Report};
 use super::environment::Environment;
 use super::problem::{did_you_mean, shown};
 use super::provider::{self, Profiles, apply, check_age};
-use super::secrets::{CLIENT_SECRET, Found, check_file};
+use super::secrets::{CLIENT_SECRET, Found, first_token_file};
 use super::table::Table;
 use super::values::{host, plain_name, renew_every, url};
 use super::{App, PortalConfig};
@@ -231,10 +231,9 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
         url(report, "redirect_uri", text, false);
     }
     table.texts(report, "scope", false);
-    let refresh_token_file = table.text(report, "refresh_token_file").and_then(|text| {
-        let usable = check_file(table, "refresh_token_file", text, report);
-        usable.then(|| table.source().directory().join(text.value))
-    });
+    let refresh_token_file = table
+        .text(report, "refresh_token_file")
+        .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
     let settings = Settings {
         app: String::new(),
         domain,
