@@ -143,7 +143,7 @@ fn record_pair(
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
-             token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, token_url = ?11, \
+             token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, token_url = coalesce(?11, token_url), \
              renewed_at = ?12, phase = 'fresh', attempt = 0, since = NULL, problem = NULL, doubtful = 0, \
              renew_at = ?13, act_at = ?14, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
         )
@@ -192,7 +192,9 @@ fn record_client(
     };
     if flipped > 0 && client == Rejection::Accepted {
         connection.execute(
-            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND phase = 'client-rejected' AND claim IS NULL",
+            // By the class: a grant in doubt whose replay met the refusal waits for the client too.
+            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND problem ->> 'class' = 'client-rejected' \
+             AND act_at > ?2 AND claim IS NULL",
             params![app, now.millis()],
         )?;
     }
