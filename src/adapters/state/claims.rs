@@ -3,6 +3,7 @@
 //! Must not claim a grant twice, nor for a client that the configuration does not name any more.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -40,8 +41,36 @@ pub enum RenewalRequest {
     Unknown,
 }
 
+/// The newest claim of this process. A grant that is replaced while it is claimed loses its claim; the next one must
+/// differ even in the same millisecond, or after the clock was set back, or the late reply would end it.
+static NEWEST: AtomicI64 = AtomicI64::new(0);
+
+/// A claim unlike every other of this process and of the state.
+fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimId> {
+    let stored: i64 = connection
+        .prepare_cached("SELECT coalesce(max(claim), 0) FROM portal WHERE claim IS NOT NULL")?
+        .query_row([], |row| row.get(0))?;
+    let least = stored.saturating_add(1).max(now.millis());
+    let after = |newest: i64| newest.saturating_add(1).max(least);
+    let before = NEWEST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| Some(after(newest)));
+    Ok(ClaimId(before.map_or(least, after)))
+}
+
 const DUE: &str =
     "token_url = ?1 AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
+
+/// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used.
+pub(super) fn due_query() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
+         ORDER BY expires_at LIMIT ?3"
+    )
+}
+
+/// When something becomes due there that is not yet.
+pub(super) fn next_query() -> String {
+    format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > ?2")
+}
 
 pub(super) fn claim_due(
     connection: &Connection,
@@ -49,22 +78,12 @@ pub(super) fn claim_due(
     capacity: &[(String, usize)],
 ) -> Result<Claims, StateError> {
     let sql = |source| StateError::sql("claim due portals", source);
-    let claim: i64 = connection
-        .query_row("SELECT coalesce(max(claim), 0) + 1 FROM portal WHERE claim IS NOT NULL", [], |row| {
-            row.get(0)
-        })
-        .map_err(sql)?;
-    let claim = claim.max(now.millis());
+    let claim = new_claim(connection, now).map_err(sql)?;
     let (paused, probing) = refused_apps(connection, now).map_err(sql)?;
     let mut taken = Vec::new();
     let mut next = probing.next;
     for (token_url, limit) in capacity {
-        let mut select = connection
-            .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
-                 ORDER BY expires_at LIMIT ?3"
-            ))
-            .map_err(sql)?;
+        let mut select = connection.prepare_cached(&due_query()).map_err(sql)?;
         let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
         let rows = select
             .query_map(params![token_url, now.millis(), limit, paused], |row| {
@@ -75,7 +94,7 @@ pub(super) fn claim_due(
             taken.push(row.map_err(sql)?);
         }
         let soonest: Option<i64> = connection
-            .prepare_cached(&format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > ?2"))
+            .prepare_cached(&next_query())
             .and_then(|mut statement| statement.query_row(params![token_url, now.millis()], |row| row.get(0)))
             .map_err(sql)?;
         next = [next, soonest.map(Timestamp::from_millis)].into_iter().flatten().min();
@@ -85,14 +104,16 @@ pub(super) fn claim_due(
     for (id, mut portal) in taken {
         let app = portal.settings.as_ref().map(|settings| settings.app.clone()).unwrap_or_default();
         if probing.apps.contains(&app) && !probed.insert(app) {
+            // It took the place of another's that is due: ask again at once, its app is left alone then.
+            next = Some(now);
             continue;
         }
         connection
             .prepare_cached("UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1")
-            .and_then(|mut statement| statement.execute(params![id, claim, now.millis()]))
+            .and_then(|mut statement| statement.execute(params![id, claim.0, now.millis()]))
             .map_err(sql)?;
         if let Some(grant) = &mut portal.grant {
-            grant.claim = Some((ClaimId(claim), now));
+            grant.claim = Some((claim, now));
         }
         portals.push(portal);
     }
@@ -114,11 +135,12 @@ pub(super) fn claim_one(
     now: Timestamp,
 ) -> Result<Option<Portal>, StateError> {
     let sql = |source| StateError::sql("claim a portal", source);
+    let claim = new_claim(connection, now).map_err(sql)?;
     let claimed = connection
         .execute(
-            "UPDATE portal SET claim = ?2, claimed_at = ?2 WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
+            "UPDATE portal SET claim = ?3, claimed_at = ?2 WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
              AND configured = 1 AND bound_to = binding",
-            params![name.as_str(), now.millis()],
+            params![name.as_str(), now.millis(), claim.0],
         )
         .map_err(sql)?;
     if claimed == 0 {
