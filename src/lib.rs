@@ -1,5 +1,73 @@
-//! scaffold
+//! **refreshd** keeps OAuth 2.0 access tokens fresh and writes them where other processes read them.
+//!
+//! This page is the architecture document: the map, the flow, and the invariants with what enforces each.
+//! What an operator sees is in `README.md`.
+//!
+//! # The map
+//!
+//! One crate, three floors, named for what they may do, and a stand-in for the outside:
+//!
+//! | module | may | holds |
+//! |---|---|---|
+//! | [`domain`] | decide | portals, tokens, replies and their classes, the renewal's state machine, the ladder, budgets. No I/O, no clock, no chance, no logging |
+//! | [`adapters`] | touch the world | one outside thing each: clock, authorization server, state, token files, log, metrics, systemd. They know domain types only |
+//! | [`daemon`] | run | the renewal loop, the publisher, the escalator, the sockets. The only place that spawns |
+//! | [`config`] | read | TOML in, meaning out, every problem at once |
+//! | [`commands`] | talk | one file per command; the only place that prints |
+//! | [`sandbox`] | pretend | the stand-in authorization server of `refreshd demo` and of the tests; it checks what it is sent |
+//!
+//! Who may call whom: `main` → commands → daemon, config; config → domain; adapters → domain; daemon → domain,
+//! adapters, config; domain → nothing. Commands reach adapters where no decision lies in between (printing a form of a
+//! token, looking at a state's header). `tests/tidy.rs` holds the edges.
+//!
+//! # The flow
+//!
+//! ```text
+//! due ─► claim (durable) ─► token request ─► outcome ─► record (durable) ─► publish token files ─► log, metrics
+//!                                │
+//!                                └─ no known outcome: in doubt ─► replay the same token ─► record
+//! ```
+//!
+//! - The loop ([`daemon`]'s `renewer`) asks the store for what is due, as much as each authorization server's budget
+//!   ([`domain::budget`]) has left. `claim_due` is one durable transaction for the batch. The claim is the write-ahead
+//!   intent, the single-flight lock and the lease: one mechanism for the three.
+//! - Each claim becomes one task (`exchange`): send, let [`domain::reply`] class the reply by the provider's table, let
+//!   [`domain::renewal::settle`] say where the grant stands, record that, publish, tell. The task is never cancelled. A
+//!   pair that the disk refuses is held in it, tried again and shouted about.
+//! - `record` is a compare-and-swap on the claim. An import, an authorization or `forget` that came first wins: the
+//!   late pair is put aside, not used, not lost.
+//! - The publisher is level-triggered: told a portal's name, it reads the newest durable pair and brings the files in
+//!   line with it. An older pair can therefore not overwrite a newer one, and a publication that failed is simply
+//!   asked for again.
+//! - The escalator wakes at the moment that the store has noted for the next step of the ladder
+//!   ([`domain::escalation::climb`]). What was told is stored before it is said.
+//! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
+//!
+//! # What is deliberately absent
+//!
+//! - **No list of portals in memory.** The configuration's portals are moved into the state when it is read; the
+//!   schedule is the state's index. Memory holds what is in flight.
+//! - **No retry inside the HTTP client,** no redirect, no proxy from the environment: a token request leaves once, to the
+//!   address that the profile names.
+//! - **No background refresh of anything but tokens.** Metrics and pages are computed from the state when asked for.
+//! - **No provider in the code.** What Bitrix24 does differently is a field of [`domain::provider::Profile`].
+//!
+//! # Invariants
+//!
+//! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`exchange`; tests)
+//! 2. Same inputs, same answer in [`domain`]. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
+//! 3. One door each: time and chance [`adapters::clock`], files [`adapters::token_files::write_whole`], spawning
+//!    [`daemon`], printing `commands::screen`, exiting `main`. (`clippy.toml`)
+//! 4. A task that ends unexpectedly ends the daemon with a reason; the loop itself feeds the watchdog. ([`daemon::run`])
+//! 5. No lock and no transaction is held across a request. (the store's closures are not async; clippy)
+//! 6. Metrics, pages and sockets read snapshots and cannot change renewal. (they get no claim)
+//! 7. A secret is a type, blind in `Debug`, without `Display` or `Serialize`; the few files that may `expose` one are
+//!    listed. ([`domain::secret`], `tests/tidy.rs`)
+//! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])
+//! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
+
 pub mod adapters;
+pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod domain;

@@ -5,9 +5,12 @@
 
 use std::io::IsTerminal as _;
 
+use tracing::field::Field;
 use tracing::{Level, Metadata};
 use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, filter_fn};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
@@ -78,6 +81,8 @@ pub fn start(form: Form, level: &str) -> Result<LogHandle, StartError> {
         Form::Text | Form::Auto => install(
             tracing_subscriber::fmt::layer()
                 .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false)
+                .fmt_fields(debug_fn(for_people).delimited(""))
                 .with_writer(std::io::stderr),
             level,
         ),
@@ -93,6 +98,18 @@ pub enum StartError {
     /// Twice.
     #[error("logging was started before")]
     Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Fields that the message says already, in more words.
+const SAID: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
+
+/// Writes a field for a person's eye.
+fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name if SAID.contains(&name) => Ok(()),
+        name => write!(writer, " {name}={value:?}"),
+    }
 }
 
 /// What the layers sit on: a level that can be changed while the daemon runs.

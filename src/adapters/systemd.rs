@@ -29,6 +29,13 @@ pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
+/// Says that stopping is under way and needs a little longer, so that neither the watchdog nor `TimeoutStopSec=` cuts
+/// off what was sent.
+pub fn still_stopping(more: Duration) {
+    let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(more)]);
+}
+
 /// Feeds the watchdog.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);

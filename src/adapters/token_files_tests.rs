@@ -88,7 +88,7 @@ fn a_consumers_directory_stays_when_its_token_goes() {
 fn a_directory_that_cannot_be_written_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let blocked = directory.path().join("tokens");
-    std::fs::write(&blocked, "a file is in the way").unwrap();
+    write_whole(directory.path(), &blocked, b"a file is in the way", 0o600).unwrap();
     let error = publish(&TokenFiles::new(&blocked), "one", &[Format::Raw]).unwrap_err();
     assert!(error.to_string().contains("tokens"), "{error}");
 }

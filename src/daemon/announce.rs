@@ -26,6 +26,20 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
         Subject::App(app) => (None, Some(app)),
         Subject::Daemon => (None, None),
     };
+    let whom = match subject {
+        Subject::Portal(portal) => portal.as_str().to_owned(),
+        Subject::App(app) => format!("app {app}"),
+        Subject::Daemon => "refreshd".to_owned(),
+    };
+    // The journal shows the message alone, so it says all that a person needs.
+    let message = match (action.as_str(), remaining) {
+        ("none", _) => format!("{whom}: {reason}"),
+        (_, Some(left)) if left.is_zero() => format!("{whom}: {reason}. No token works now. To do: {action}"),
+        (_, Some(left)) => {
+            format!("{whom}: {reason}. The token works for {} more. To do: {action}", human(*left))
+        }
+        (_, None) => format!("{whom}: {reason}. To do: {action}"),
+    };
     let remaining = remaining.map(human);
     let notify = (!notify.is_empty()).then(|| notify.join(","));
     // The level is part of a call site, so there is one for each severity.
@@ -43,7 +57,7 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
                 action = action.as_str(),
                 remaining = remaining.as_deref(),
                 notify = notify.as_deref(),
-                "{reason}"
+                "{message}"
             )
         };
     }

@@ -155,8 +155,11 @@ impl Ended {
             );
         } else {
             let generation = report.generation.0;
+            // The journal shows the message alone.
+            let said = detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default();
             tracing::info!(
-                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail, "renewal"
+                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail,
+                "{portal}: {outcome}{said}"
             );
         }
     }
@@ -220,6 +223,9 @@ async fn finish(
             if renewed && let Some(good) = resolved(&config.ladder, &told_before, before.since(), now) {
                 announce(Subject::Portal(&name), &good);
             }
+            if renewed && grant.identity.is_none() {
+                warn_of_other_portal(&name, &settings, &grant);
+            }
             if let Some(old) = renamed {
                 tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "the portal was renamed");
             }
@@ -241,6 +247,18 @@ async fn finish(
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
         next: act_at,
         report: Report { failure, generation, set_aside: recorded == Recorded::SetAside },
+    }
+}
+
+/// The first reply says whose grant it is; a wrong one was probably imported under this name.
+fn warn_of_other_portal(name: &PortalName, settings: &Settings, grant: &Grant) {
+    let (Some(domain), Some(endpoint)) = (&settings.domain, &grant.tokens.details.endpoint) else { return };
+    let host = host_of(endpoint).unwrap_or_default();
+    if !host.eq_ignore_ascii_case(domain) {
+        tracing::warn!(
+            portal = %name, domain, endpoint,
+            "{name}: the grant is for {host}, the configuration says {domain}; was another portal's grant imported?"
+        );
     }
 }
 

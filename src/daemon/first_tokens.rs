@@ -20,14 +20,18 @@ pub async fn read_files(shared: &Shared) {
     };
     for portal in waiting {
         let Some(file) = portal.settings.and_then(|settings| settings.refresh_token_file) else { continue };
-        if let Err(why) = read_file(shared, &portal.name, &file).await {
-            tracing::warn!(portal = %portal.name, file = %file.display(), "refresh_token_file is not used: {why}");
+        let why = read_file(shared, &portal.name, &file).await.err();
+        if shared.file_problems.is_new(&portal.name, why.as_deref())
+            && let Some(why) = why
+        {
+            let name = &portal.name;
+            tracing::warn!(portal = %name, file = %file.display(), "{name}: refresh_token_file is not used: {why}");
         }
     }
 }
 
 async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<(), String> {
-    let text = read_private(file)?;
+    let Some(text) = read_private(file)? else { return Ok(()) };
     let config = shared.config();
     let stored = shared.state.portal(portal.clone()).await.map_err(|error| chain(&error))?;
     let app = stored.and_then(|portal| portal.settings).and_then(|settings| config.apps.get(&settings.app));
@@ -42,14 +46,19 @@ async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<
     }
 }
 
-/// Reads a small file that others must not be able to read.
-fn read_private(file: &Path) -> Result<String, String> {
-    let metadata = std::fs::metadata(file).map_err(|error| error.to_string())?;
+/// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.
+fn read_private(file: &Path) -> Result<Option<String>, String> {
+    let metadata = match std::fs::metadata(file) {
+        Ok(metadata) if metadata.len() == 0 => return Ok(None),
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
     if metadata.permissions().mode() & 0o007 != 0 {
         return Err(format!("others may read it; chmod o-rwx {}", file.display()));
     }
     if metadata.len() > intake::LONGEST as u64 {
         return Err(intake::IntakeError::TooLong.to_string());
     }
-    std::fs::read_to_string(file).map_err(|error| error.to_string())
+    std::fs::read_to_string(file).map(Some).map_err(|error| error.to_string())
 }

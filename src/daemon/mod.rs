@@ -49,6 +49,8 @@ use shared::{Shared, app_fingerprints, take_portals};
 
 /// What SIGTERM may take, besides the time limit of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
+/// While stopping, systemd hears of it this often.
+const STOP_STEP: Duration = Duration::from_secs(1);
 /// Files that could not be written, and files with first tokens, are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
@@ -288,10 +290,11 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Durati
             );
             return false;
         }
+        systemd::still_stopping(STOP_STEP * 10);
         if shared.metrics.unsaved() > 0 {
             systemd::status("waiting for the disk: new pairs are not saved yet");
         }
-        let _ = shared.clock.within(left.min(Duration::from_secs(1)), tasks.join_next()).await;
+        let _ = shared.clock.within(left.min(STOP_STEP), tasks.join_next()).await;
     }
     true
 }

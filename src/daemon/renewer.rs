@@ -224,7 +224,6 @@ impl Renewer {
         }
         while let Some(done) = self.exchanges.join_next_with_id().await {
             self.end(done);
-            systemd::alive();
         }
     }
 }

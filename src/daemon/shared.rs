@@ -41,6 +41,8 @@ pub struct Shared {
     pub health: Health,
     /// Who waits for a renewal's outcome.
     pub waiters: Waiters,
+    /// What is wrong with files of first tokens, so that it is said once.
+    pub file_problems: FileProblems,
     /// Wakes the renewer.
     pub due: Notify,
     /// Wakes the escalator.
@@ -67,6 +69,7 @@ impl Shared {
             metrics,
             health: Health::new(clock),
             waiters: Waiters::default(),
+            file_problems: FileProblems::default(),
             due: Notify::new(),
             climb: Notify::new(),
             current: watch::Sender::new(config),
@@ -236,6 +239,25 @@ impl Waiters {
             queue.retain(|waiter| !waiter.is_closed());
             !queue.is_empty()
         });
+    }
+}
+
+/// Problems that last, by portal.
+#[derive(Default)]
+pub struct FileProblems(Mutex<HashMap<PortalName, String>>);
+
+impl FileProblems {
+    /// Notes what is wrong now; true if that was not known.
+    #[must_use]
+    pub fn is_new(&self, portal: &PortalName, problem: Option<&str>) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => known.insert(portal.clone(), problem.to_owned()).as_deref() != Some(problem),
+            None => {
+                known.remove(portal);
+                false
+            }
+        }
     }
 }
 

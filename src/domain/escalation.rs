@@ -9,6 +9,9 @@ use super::portal::{Grant, Phase, Problem};
 use super::provider::Class;
 use super::time::{Timestamp, human, share_of};
 
+/// A grant that has never had an access token counts as expired this long after its first failure.
+const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
+
 /// How loud a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -213,7 +216,11 @@ fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> 
             // A late renewal age is no failure: the step waits until the renewal is overdue too.
             overdue_at(grant, 0.3).map(|overdue| (access.expires_at - left).max(overdue))
         }
-        Moment::Expired => access.map(|access| access.expires_at),
+        Moment::Expired => match access {
+            Some(access) => Some(access.expires_at),
+            // Readers have had no token yet, and this long after the first try that is as bad as an expired one.
+            None => since.map(|since| since + NO_TOKEN_PATIENCE),
+        },
     }
 }
 
@@ -245,13 +252,13 @@ fn reason(grant: &Grant, now: Timestamp) -> String {
     };
     match &grant.standing.phase {
         Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
+        Phase::Retrying { attempt: 1, since: _, problem } => {
+            format!("a renewal failed ({}): {}", problem.class.as_str(), said(problem))
+        }
         Phase::Retrying { attempt, since, problem } => {
             let lasts = human(now.since(*since));
-            format!(
-                "{attempt} failed renewals in {lasts}, the last {}: {}",
-                problem.class.as_str(),
-                said(problem)
-            )
+            let class = problem.class.as_str();
+            format!("{attempt} renewals in a row failed in {lasts}, the last ({class}): {}", said(problem))
         }
         Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", said(problem)),
         Phase::ClientRejected { problem, .. } => {
@@ -280,7 +287,7 @@ pub fn action(portal: &PortalName, phase: &Phase) -> String {
         Class::NotSent => "check this machine's network, DNS and TLS; it is retried by itself".to_owned(),
         Class::Unknown => "look the code up with the provider; it is retried by itself".to_owned(),
         Class::Transient | Class::InDoubt | Class::TooEarly => {
-            "none yet: it is retried by itself; look at the authorization server if it lasts".to_owned()
+            "nothing yet, it is retried by itself; look at the authorization server if it lasts".to_owned()
         }
         Class::NeedsAuthorization => {
             format!("authorize the app on the portal again and hand over the new grant: refreshd import {portal}")

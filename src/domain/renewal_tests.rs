@@ -126,7 +126,7 @@ fn the_next_server_is_taken_from_the_reply_only_if_it_is_on_the_list() {
 fn quiet_failures_back_off_and_count() {
     let first = kept(&grant(Phase::Fresh), Class::Transient, at(1402));
     assert!(matches!(first.phase, Phase::Retrying { attempt: 1, .. }));
-    let second = kept(&grant(first.phase.clone()), Class::NotSent, at(1410));
+    let second = kept(&grant(first.phase), Class::NotSent, at(1410));
     let Phase::Retrying { attempt: 2, since, .. } = second.phase else { panic!("{second:?}") };
     assert_eq!(since, at(1402));
     assert_eq!(second.act_at, Some(at(1410) + Duration::from_secs(5)));
@@ -166,7 +166,7 @@ fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
     assert!(matches!(lost.phase, Phase::InDoubt { attempt: 1, .. }));
     assert_eq!(lost.act_at, Some(at(1430) + FLOOR), "replayed at once");
 
-    let down = kept(&grant(lost.phase.clone()), Class::Transient, at(1435));
+    let down = kept(&grant(lost.phase), Class::Transient, at(1435));
     assert!(matches!(down.phase, Phase::InDoubt { attempt: 2, .. }), "a 500 settles nothing: {down:?}");
 
     let no = kept(&grant(down.phase), Class::NeedsAuthorization, at(1450));

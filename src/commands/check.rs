@@ -1,0 +1,95 @@
+//! `refreshd check`: every problem of a configuration at once, and what would stop the daemon besides.
+//!
+//! Must not change anything: it looks at files and directories, and asks servers only with `--online`.
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::reach::in_configuration;
+use super::{Common, screen};
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::state::{self, Header};
+use crate::config::{self, Config, Environment, Loaded};
+use crate::daemon::chain;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online"
+)]
+pub(super) struct Arguments {
+    /// Also see whether every authorization server answers.
+    #[arg(long)]
+    online: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let Loaded { config, warnings } = config::load(&common.config, &Environment::of_process())
+        .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+    for warning in &warnings {
+        screen::note(&format!("{warning} (warning)"));
+    }
+    let version = match state::inspect(&config.paths.state) {
+        Ok(Header::Absent) => "not there yet".to_owned(),
+        Ok(Header::Version(version)) => format!("schema version {version}"),
+        Err(error @ (state::StateError::Newer { .. } | state::StateError::NotOurs { .. })) => {
+            return Err(Failure::new(Exit::Configuration, chain(&error)));
+        }
+        // Whoever checks need not be who runs the daemon.
+        Err(error) => format!("could not be looked at ({})", chain(&error)),
+    };
+    for warning in directories(&config) {
+        screen::note(&format!("{warning} (warning)"));
+    }
+    screen::note(&format!(
+        "{}: no problems; {} portals, {} apps; the state {} is {version}",
+        common.config.display(),
+        config.portals.len(),
+        config.apps.len(),
+        config.paths.state.display(),
+    ));
+    if arguments.online { online(&config).await } else { Ok(Exit::Done) }
+}
+
+/// Directories that the daemon would have to make, or that are not what they should be.
+fn directories(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (what, path) in [
+        ("state", config.paths.state.parent()),
+        ("control_socket", config.paths.control_socket.parent()),
+        ("token_dir", Some(config.paths.token_dir.as_path())),
+    ] {
+        let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { continue };
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => warnings.push(format!("{what}: {} is not a directory", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                warnings.push(format!(
+                    "{what}: the directory {} does not exist; the daemon makes it if it may",
+                    path.display()
+                ));
+            }
+            Err(error) => warnings.push(format!("{what}: cannot look at {}: {error}", path.display())),
+        }
+    }
+    warnings
+}
+
+async fn online(config: &Config) -> Result<Exit, Failure> {
+    let server = AuthorizationServer::new().map_err(|error| {
+        Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error.without_url())))
+    })?;
+    let mut urls: Vec<_> = config.portals.iter().map(|portal| portal.token_url.as_str()).collect();
+    urls.sort_unstable();
+    urls.dedup();
+    let mut exit = Exit::Done;
+    for url in urls {
+        match server.probe(url).await {
+            Ok(status) => screen::note(&format!("{url}: answers (status {status} to HEAD)")),
+            Err(why) => {
+                screen::note(&format!("{url}: does not answer: {why}"));
+                exit = Exit::Unavailable;
+            }
+        }
+    }
+    Ok(exit)
+}

@@ -1,0 +1,141 @@
+//! Talks to a running daemon over its control socket. Must not know anything about HTTP that curl would not.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::exit::{Exit, Failure};
+use crate::daemon::view::PortalView;
+
+/// Longer than any renewal takes, so that the daemon's own answer comes first.
+const LIMIT: Duration = Duration::from_secs(360);
+
+/// A daemon.
+#[derive(Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    portals: Vec<PortalView>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: RefusalError,
+}
+
+#[derive(Deserialize)]
+struct RefusalError {
+    code: String,
+    message: String,
+}
+
+impl Client {
+    pub(super) fn new(socket: &Path) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(LIMIT).build();
+        let http = http
+            .map_err(|_| Failure::new(Exit::Unavailable, "cannot set up a client for the control socket"))?;
+        Ok(Self { http })
+    }
+
+    /// Every portal, or one.
+    pub(super) async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, Failure> {
+        let body = match portal {
+            Some(portal) => {
+                let one = self.ask(Method::GET, &path(portal, ""), None).await?;
+                return Ok(vec![parse(&one)?]);
+            }
+            None => self.ask(Method::GET, "/v1/portals", None).await?,
+        };
+        parse::<Listing>(&body).map(|listing| listing.portals)
+    }
+
+    /// The access token in one form.
+    pub(super) async fn token(
+        &self,
+        portal: &str,
+        min_valid: Duration,
+        format: &str,
+    ) -> Result<String, Failure> {
+        let min_valid = humantime::format_duration(min_valid).to_string().replace(' ', "");
+        let path = format!("{}?min_valid={min_valid}&format={format}", path(portal, "/token"));
+        self.ask(Method::GET, &path, None).await
+    }
+
+    /// Renews a portal. A renewal that failed is an answer, not a failure to ask.
+    pub(super) async fn renew(&self, portal: &str) -> Result<Value, Failure> {
+        let (status, body) = self.send(Method::POST, &path(portal, "/renew"), None).await?;
+        match serde_json::from_str::<Value>(&body) {
+            Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
+            _ => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Hands a grant over.
+    pub(super) async fn import(&self, portal: &str, grant: String) -> Result<Value, Failure> {
+        parse(&self.ask(Method::POST, &path(portal, "/grant"), Some(grant)).await?)
+    }
+
+    /// Forgets a grant; false if there was none.
+    pub(super) async fn forget(&self, portal: &str) -> Result<bool, Failure> {
+        let body: Value = parse(&self.ask(Method::DELETE, &path(portal, "/grant"), None).await?)?;
+        Ok(body.get("forgotten").and_then(Value::as_bool).unwrap_or_default())
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Failure> {
+        let (status, body) = self.send(method, path, body).await?;
+        if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<(StatusCode, String), Failure> {
+        let gone = |_| Failure::new(Exit::Unavailable, "the daemon broke the connection; is it stopping?");
+        let request =
+            self.http.request(method, format!("http://refreshd{path}")).body(body.unwrap_or_default());
+        let response = request.send().await.map_err(gone)?;
+        let status = response.status();
+        Ok((status, response.text().await.map_err(gone)?))
+    }
+}
+
+/// A portal's path; a name that is none becomes one the daemon does not know.
+fn path(portal: &str, rest: &str) -> String {
+    let mut url = String::from("/v1/portals/");
+    for byte in portal.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => url.push(char::from(byte)),
+            other => url.push_str(&format!("%{other:02X}")),
+        }
+    }
+    url + rest
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Failure> {
+    serde_json::from_str(body).map_err(|_| {
+        Failure::new(Exit::Unavailable, "the daemon's answer is not understood; is it another version?")
+    })
+}
+
+fn refusal(status: StatusCode, body: &str) -> Failure {
+    let Ok(Refusal { error }) = serde_json::from_str::<Refusal>(body) else {
+        return Failure::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
+    };
+    let exit = match error.code.as_str() {
+        "unknown-portal" => Exit::NoInput,
+        "no-grant" | "not-now" => Exit::TryAgain,
+        "refused" | "not-a-grant" => Exit::Data,
+        "not-permitted" => Exit::NoPermission,
+        "bad-request" => Exit::Usage,
+        _ => Exit::Unavailable,
+    };
+    Failure::new(exit, error.message)
+}

@@ -1,0 +1,33 @@
+//! `refreshd completions` and `refreshd man`: what packaging installs, made from the arguments themselves.
+
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+use super::exit::{Exit, Failure};
+use super::screen;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// For which shell.
+    shell: Shell,
+}
+
+pub(super) fn completions(arguments: &Arguments, command: &mut Command) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, command, "refreshd", &mut script);
+    print(script)
+}
+
+pub(super) fn manual(command: Command) -> Result<Exit, Failure> {
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(command).render(&mut page);
+    rendered
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot write the manual page: {error}")))?;
+    print(page)
+}
+
+fn print(bytes: Vec<u8>) -> Result<Exit, Failure> {
+    let text = String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Unavailable, "not text"))?;
+    screen::result(&text);
+    Ok(Exit::Done)
+}

@@ -1,0 +1,232 @@
+//! `refreshd demo`: the newcomer's first command. The real daemon against a stand-in authorization server on loopback,
+//! with three portals whose tokens live one minute; one portal's server fails for a while and recovers.
+//!
+//! Must not touch anything outside its own folder, nor need anything but this program.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::reach::{cannot_run, in_configuration};
+use super::screen;
+use crate::adapters::clock::{Clock, Tick};
+use crate::adapters::log;
+use crate::adapters::token_files::write_whole;
+use crate::config::{self, Environment, Loaded};
+use crate::daemon;
+use crate::sandbox::{At, Fault, Rules, Sandbox};
+
+/// The shipped configuration, so that what the demo shows is what the file says.
+const CONFIGURATION: &str = include_str!("../../config/demo.toml");
+/// Its portals and their hosts.
+const PORTALS: [(&str, &str); 3] =
+    [("acme", "acme.bitrix24.com"), ("globex", "globex.bitrix24.de"), ("initech", "initech.bitrix24.ru")];
+/// Its client.
+const CLIENT_ID: &str = "local.demo";
+/// A folder with this file in it is a demo's, and may be emptied by the next one.
+const MARKER: &str = ".refreshd-demo";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd demo\n  refreshd demo --keep        go on until Ctrl-C\n  cat refreshd-demo/tokens/acme/token.json     while it runs"
+)]
+pub(super) struct Arguments {
+    /// The demo's own folder.
+    #[arg(long, value_name = "DIR", default_value = "refreshd-demo")]
+    dir: PathBuf,
+    /// Go on after the story, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let io =
+        |error: std::io::Error| Failure::new(Exit::Unavailable, format!("cannot start the demo: {error}"));
+    let dir = &arguments.dir;
+    empty(dir)?;
+    let server = listen(SocketAddr::from(([127, 0, 0, 1], 9480))).await.map_err(io)?;
+    let server_address = server.local_addr().map_err(io)?;
+    let http = listen(SocketAddr::from(([127, 0, 0, 1], 9470))).await.map_err(io)?;
+    let http_address = http.local_addr().map_err(io)?;
+    drop(http);
+    let file = dir.join("refreshd.toml");
+    let text = CONFIGURATION
+        .replace("refreshd-demo/", "")
+        .replace("client_secret_env = \"REFRESHD_DEMO_SECRET\"", "client_secret_file = \"client.secret\"")
+        .replace("127.0.0.1:9480", &server_address.to_string())
+        .replace("127.0.0.1:9470", &http_address.to_string());
+    let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
+    for (path, contents) in [(&file, &text), (&dir.join("client.secret"), &secret)] {
+        write_whole(dir, path, contents.as_bytes(), 0o600)
+            .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
+    }
+
+    let rules = Rules { token_lifetime: Duration::from_secs(60), ..Rules::default() };
+    let sandbox = Sandbox::new(Clock::system(), rules);
+    sandbox.add_client(CLIENT_ID, &secret);
+    let read = {
+        let file = file.clone();
+        move || config::load(&file, &Environment::of_process())
+    };
+    let Loaded { config, warnings: _ } =
+        read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+    let socket = config.paths.control_socket.clone();
+    let handle = log::start(log::Form::Text, "info")
+        .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
+
+    banner(dir, &server_address, &http_address);
+    let stop = CancellationToken::new();
+    let ended = CancellationToken::new();
+    let daemon = Box::pin(async {
+        let done = daemon::run(config, Box::new(read), handle, stop.clone()).await;
+        ended.cancel();
+        done
+    });
+    let told = Box::pin(async {
+        let story = Story {
+            sandbox: &sandbox,
+            socket: &socket,
+            clock: Clock::system(),
+            began: Clock::system().tick(),
+        };
+        tokio::select! {
+            done = story.tell(arguments.keep) => { stop.cancel(); done }
+            () = ended.cancelled() => Ok(()),
+        }
+    });
+    let (done, told, ()) = tokio::join!(daemon, told, sandbox.clone().serve(server, ended.clone()));
+    done.map_err(|error| cannot_run(&error))?;
+    told?;
+    summary(&sandbox)
+}
+
+/// Makes the folder, in place of an earlier demo's; never of anything else.
+fn empty(dir: &Path) -> Result<(), Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::new(Exit::Unavailable, format!("cannot use the folder {}: {error}", dir.display()))
+    };
+    let taken = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !dir.join(MARKER).exists() {
+        let message =
+            format!("{} is not empty and is no demo's folder; name another with --dir", dir.display());
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if taken {
+        std::fs::remove_dir_all(dir).map_err(fail)?;
+    }
+    std::fs::create_dir_all(dir).map_err(fail)?;
+    write_whole(dir, &dir.join(MARKER), b"refreshd demo may empty this folder\n", 0o600)
+        .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))
+}
+
+/// The usual port, or any free one.
+async fn listen(usual: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(usual).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(SocketAddr::new(usual.ip(), 0)).await,
+    }
+}
+
+fn banner(dir: &Path, server: &SocketAddr, http: &SocketAddr) {
+    let dir = dir.display();
+    screen::note(&format!(
+        "
+refreshd demo: three portals whose tokens live one minute, renewed every 25 seconds.
+
+  authorization server   http://{server}/oauth/token/  (a stand-in, strict single use)
+  token files            {dir}/tokens/acme/token  and  token.json beside it
+  status page            http://{http}/
+  metrics                http://{http}/metrics
+  status in a terminal   refreshd status --watch --config {dir}/refreshd.toml
+  stop                   Ctrl-C
+"
+    ));
+}
+
+/// What happens when.
+struct Story<'a> {
+    sandbox: &'a Sandbox,
+    socket: &'a Path,
+    clock: Clock,
+    began: Tick,
+}
+
+impl Story<'_> {
+    async fn tell(&self, keep: bool) -> Result<(), Failure> {
+        let client = self.client().await?;
+        for (portal, host) in PORTALS {
+            let grant = self.sandbox.install(host, CLIENT_ID);
+            client.import(portal, serde_json::Value::Object(grant).to_string()).await?;
+        }
+        self.say("three grants were handed over; each is renewed at once, which proves that it lives");
+        self.wait_until(18).await;
+        let code = "INTERNAL_SERVER_ERROR".to_owned();
+        let fault = Fault::Refuse { status: 500, error: code, description: "demo".to_owned() };
+        self.sandbox.fail(At::Portal("globex.bitrix24.de".to_owned()), fault, u32::MAX);
+        self.say(
+            "globex: its server answers 500 from now on. The first renewal is due at about 25 seconds of the \
+                  token's life; watch it fail, be retried, and escalate by the share of life that is left",
+        );
+        self.wait_until(68).await;
+        self.sandbox.heal(At::Portal("globex.bitrix24.de".to_owned()));
+        self.say("globex: its token has expired, readers were told by expires_at, people by the log. The server works \
+                  again now; the next retry renews it and the incident is resolved");
+        self.wait_until(72).await;
+        while client.list(Some("globex")).await?.iter().any(|portal| !portal.fresh) {
+            self.clock.sleep(Duration::from_millis(200)).await;
+        }
+        self.say("globex is fresh again, without anybody's help; acme and initech never noticed");
+        self.wait_until(90).await;
+        if keep {
+            self.say("the story is over; going on until Ctrl-C");
+            return std::future::pending().await;
+        }
+        Ok(())
+    }
+
+    /// The daemon's socket, once it is there.
+    async fn client(&self) -> Result<Client, Failure> {
+        while tokio::net::UnixStream::connect(self.socket).await.is_err() {
+            self.clock.sleep(Duration::from_millis(50)).await;
+        }
+        Client::new(self.socket)
+    }
+
+    async fn wait_until(&self, second: u64) {
+        loop {
+            let left = Duration::from_secs(second).saturating_sub(self.clock.elapsed(self.began));
+            if left.is_zero() {
+                return;
+            }
+            self.clock.sleep(left).await;
+        }
+    }
+
+    fn say(&self, text: &str) {
+        let second = self.clock.elapsed(self.began).as_secs();
+        screen::note(&format!("\n▶ {second:>3} s  {text}\n"));
+    }
+}
+
+/// What the server saw: a correct client leaves nothing to complain about.
+fn summary(sandbox: &Sandbox) -> Result<Exit, Failure> {
+    let renewals: Vec<_> =
+        PORTALS.iter().map(|(portal, host)| format!("{portal} {}", sandbox.renewals(host))).collect();
+    screen::note(&format!(
+        "\nThe demo is over. Renewals: {}; token requests: {}. A refresh token was never used twice.",
+        renewals.join(", "),
+        sandbox.total_requests()
+    ));
+    let violations = sandbox.violations();
+    if violations.is_empty() {
+        screen::note("Next: README.md, \"Your first real portal\".");
+        return Ok(Exit::Done);
+    }
+    Err(Failure::new(Exit::Unavailable, format!("the server complains: {}", violations.join("; "))))
+}

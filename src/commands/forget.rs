@@ -1,0 +1,39 @@
+//! `refreshd forget`: removes a grant and its token files, after a question. It cannot be undone.
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes")]
+pub(super) struct Arguments {
+    /// Whose grant.
+    portal: String,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let portal = &arguments.portal;
+    let reach = reach(common).await?;
+    let question = format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
+    if !arguments.yes && !screen::confirm(&question) {
+        return Err(Failure::new(Exit::Usage, format!("{portal} was not forgotten; say --yes to mean it")));
+    }
+    let forgotten = match reach {
+        Reach::Daemon(client) => client.forget(portal).await?,
+        Reach::Offline(offline) => {
+            let forgotten = offline.forget(portal).await.map_err(|error| not_done(&error));
+            offline.close().await;
+            forgotten?
+        }
+    };
+    screen::note(&match forgotten {
+        true => format!("{portal}: the grant is forgotten, its token files are gone"),
+        false => format!("{portal}: there was no grant to forget"),
+    });
+    Ok(Exit::Done)
+}

@@ -1,0 +1,122 @@
+//! The command line: what a person or a script types. One file per command.
+//!
+//! Must not know how anything works: commands read arguments, call the configuration and the daemon, and say what
+//! happened. `--json` goes to standard output; what is for people goes to standard error, or is a table.
+
+mod check;
+mod client;
+mod completions;
+mod demo;
+mod exit;
+mod forget;
+mod import;
+mod reach;
+mod renew;
+mod run;
+mod sandbox;
+mod screen;
+mod status;
+mod token;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Keeps OAuth 2.0 access tokens fresh, and writes them where other processes read them.
+#[derive(Debug, Parser)]
+#[command(name = "refreshd", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  refreshd demo                              see renewal, escalation and recovery in two minutes
+  refreshd check --config refreshd.toml      find every mistake in a configuration
+  refreshd import acme < reply.json          hand over a portal's first grant
+  refreshd run                               the daemon, as systemd starts it
+  refreshd status --watch                    look at it
+  curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile
+
+Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server
+unavailable, 75 try again later, 77 no permission, 78 configuration.";
+
+/// What every command knows.
+#[derive(Debug, Clone, Args)]
+struct Common {
+    /// The configuration file.
+    #[arg(long, short, global = true, value_name = "FILE", default_value = crate::config::DEFAULT_PATH, env = "REFRESHD_CONFIG")]
+    config: PathBuf,
+    /// The control socket of the daemon to talk to, instead of the configuration's.
+    #[arg(long, global = true, value_name = "PATH", env = "REFRESHD_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Run,
+    /// Find every problem of a configuration at once.
+    Check(check::Arguments),
+    /// Show the portals: phase, time left, next renewal, what is wrong.
+    Status(status::Arguments),
+    /// Print a portal's access token, renewed first if need be.
+    Token(token::Arguments),
+    /// Renew portals now.
+    Renew(renew::Arguments),
+    /// Take in a grant: a token reply, CRest's settings.json, or a bare refresh token.
+    Import(import::Arguments),
+    /// Remove a portal's grant and its token files.
+    Forget(forget::Arguments),
+    /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
+    Demo(demo::Arguments),
+    /// Print a completion script for a shell.
+    Completions(completions::Arguments),
+    /// Print the manual page.
+    Man,
+    /// Run the stand-in authorization server alone, for tests.
+    #[command(hide = true)]
+    Sandbox(sandbox::Arguments),
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; nothing can be said if even this cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let common = cli.common;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return screen::fail(Exit::Unavailable, &format!("cannot start: {error}")),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Run => run::run(&common).await,
+            Command::Check(arguments) => check::run(&common, &arguments).await,
+            Command::Status(arguments) => status::run(&common, &arguments).await,
+            Command::Token(arguments) => token::run(&common, &arguments).await,
+            Command::Renew(arguments) => renew::run(&common, &arguments).await,
+            Command::Import(arguments) => import::run(&common, &arguments).await,
+            Command::Forget(arguments) => forget::run(&common, &arguments).await,
+            Command::Demo(arguments) => demo::run(&arguments).await,
+            Command::Completions(arguments) => completions::completions(&arguments, &mut Cli::command()),
+            Command::Man => completions::manual(Cli::command()),
+            Command::Sandbox(arguments) => sandbox::run(&arguments).await,
+        }
+    });
+    // Reading standard input blocks a thread that nobody needs any more.
+    runtime.shutdown_background();
+    done.unwrap_or_else(|failure| failure.say())
+}

@@ -1,0 +1,104 @@
+//! Finds whom to ask: the running daemon over its socket, or the state itself where no daemon runs.
+//!
+//! Must not start a daemon, nor fall back to the state when a daemon is there but refuses.
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::{Common, screen};
+use crate::adapters::state::StateError;
+use crate::config::{self, Config, Environment, Loaded};
+use crate::daemon::operations::OperationError;
+use crate::daemon::{Offline, RunError, chain};
+
+/// Whom to ask.
+pub(super) enum Reach {
+    /// The running daemon.
+    Daemon(Client),
+    /// This process, under the state's lock.
+    Offline(Box<Offline>),
+}
+
+/// Reaches the daemon, or opens the state.
+pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(Reach::Daemon(client));
+    }
+    if let Some(socket) = &common.socket {
+        let message = format!("no daemon listens on {}", socket.display());
+        return Err(Failure::new(Exit::Unavailable, message));
+    }
+    let config = load(common)?;
+    let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;
+    Ok(Reach::Offline(Box::new(offline)))
+}
+
+/// The running daemon, if there is one.
+async fn daemon(common: &Common) -> Result<Option<Client>, Failure> {
+    let socket = match &common.socket {
+        Some(socket) => socket.clone(),
+        None => match config::load_paths(&common.config) {
+            Some(paths) => paths.control_socket,
+            None => return Ok(None),
+        },
+    };
+    match tokio::net::UnixStream::connect(&socket).await {
+        Ok(_) => Client::new(&socket).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let message =
+                format!("you may not use the control socket {}; try it with sudo", socket.display());
+            Err(Failure::new(Exit::NoPermission, message))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// The whole configuration, or every problem of it.
+pub(super) fn load(common: &Common) -> Result<Config, Failure> {
+    let Loaded { config, warnings } = config::load(&common.config, &Environment::of_process())
+        .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+    for warning in warnings {
+        screen::note(&format!("{warning}"));
+    }
+    Ok(config)
+}
+
+/// The problems of a configuration, a line each.
+pub(super) fn in_configuration(problems: &config::Problems) -> String {
+    let count = problems.0.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    format!("{count} {noun} in the configuration\n{problems}")
+}
+
+/// A daemon, or the state, that could not be opened.
+pub(super) fn cannot_run(error: &RunError) -> Failure {
+    let exit = match error {
+        RunError::State(StateError::Locked { .. }) => Exit::Unavailable,
+        RunError::State(
+            StateError::Newer { .. } | StateError::NotOurs { .. } | StateError::Damaged { .. },
+        ) => Exit::Configuration,
+        RunError::State(StateError::File { source, .. }) if is_denied(source) => Exit::NoPermission,
+        RunError::State(_)
+        | RunError::Tls(_)
+        | RunError::Control(_)
+        | RunError::Http(_)
+        | RunError::Signals(_)
+        | RunError::TaskEnded(_)
+        | RunError::StopTimedOut(_) => Exit::Unavailable,
+    };
+    Failure::new(exit, chain(error))
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+/// An operation that was not done, without a daemon.
+pub(super) fn not_done(error: &OperationError) -> Failure {
+    let exit = match error {
+        OperationError::UnknownPortal { .. } => Exit::NoInput,
+        OperationError::NoGrant { .. } | OperationError::NotNow { .. } => Exit::TryAgain,
+        OperationError::Refused { .. } | OperationError::NotAGrant { .. } => Exit::Data,
+        OperationError::State(_) => Exit::Unavailable,
+    };
+    Failure::new(exit, chain(error))
+}

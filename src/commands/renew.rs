@@ -1,0 +1,103 @@
+//! `refreshd renew`: renews now, one portal, several or all, and says how each ended. Exit 1 if one was not renewed.
+
+use clap::Args;
+use futures_util::stream::{self, StreamExt as _};
+use serde_json::Value;
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+use crate::daemon::outcome_json;
+
+/// Renewals asked for at once; the daemon's own budget holds besides.
+const AT_ONCE: usize = 32;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all"
+)]
+pub(super) struct Arguments {
+    /// Which portals.
+    #[arg(required_unless_present = "all")]
+    portals: Vec<String>,
+    /// Every portal of the configuration that has a grant.
+    #[arg(long, conflicts_with = "portals")]
+    all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let reach = reach(common).await?;
+    let names = if arguments.all { with_grant(&reach).await? } else { arguments.portals.clone() };
+    let outcomes = match &reach {
+        Reach::Daemon(client) => {
+            let asked = names.iter().map(|name| async move { (name, client.renew(name).await) });
+            stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await
+        }
+        Reach::Offline(offline) => {
+            let mut outcomes = Vec::new();
+            for name in &names {
+                let renewed = offline.renew(name).await.map_err(|error| not_done(&error));
+                outcomes.push((name, renewed.map(|(renewal, view)| outcome_json(&renewal, &view))));
+            }
+            outcomes
+        }
+    };
+    let mut exit = Exit::Done;
+    let mut answers = Vec::new();
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(outcome) => {
+                if !arguments.json {
+                    screen::note(&sentence(name, &outcome));
+                }
+                if !is_good(&outcome) {
+                    exit = Exit::NotFresh;
+                }
+                answers.push(outcome);
+            }
+            Err(failure) => exit = failure.say(),
+        }
+    }
+    if arguments.json {
+        let text =
+            serde_json::to_string_pretty(&serde_json::json!({ "renewals": answers })).unwrap_or_default();
+        screen::result(&(text + "\n"));
+    }
+    if let Reach::Offline(offline) = reach {
+        offline.close().await;
+    }
+    Ok(exit)
+}
+
+async fn with_grant(reach: &Reach) -> Result<Vec<String>, Failure> {
+    let portals = match reach {
+        Reach::Daemon(client) => client.list(None).await?,
+        Reach::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error))?,
+    };
+    let renewable = portals.into_iter().filter(|portal| portal.next_renewal_in.is_some());
+    Ok(renewable.map(|portal| portal.portal).collect())
+}
+
+fn is_good(outcome: &Value) -> bool {
+    matches!(outcome.get("outcome").and_then(Value::as_str), Some("renewed" | "fresh-already"))
+}
+
+fn sentence(name: &str, outcome: &Value) -> String {
+    let text = |key: &str| outcome.get(key).and_then(Value::as_str).unwrap_or_default();
+    let status = |key: &str| outcome.get("status").and_then(|status| status.get(key)).and_then(Value::as_str);
+    let expires_at = status("expires_at").unwrap_or("an unknown time");
+    match text("outcome") {
+        "renewed" => format!("{name}: renewed, valid until {expires_at}"),
+        "fresh-already" => {
+            format!("{name}: renewed a moment ago, {}; valid until {expires_at}", text("detail"))
+        }
+        "set-aside" => format!("{name}: replaced while it was renewed; the newer grant is in force"),
+        class => {
+            let action = status("action").map(|action| format!("\n  to do: {action}")).unwrap_or_default();
+            format!("{name}: not renewed ({class}): {}{action}", text("detail"))
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! `refreshd run`: the daemon in the foreground. Validates first, so a bad configuration is exit 78 and no restart.
+
+use tokio_util::sync::CancellationToken;
+
+use super::Common;
+use super::exit::{Exit, Failure};
+use super::reach::{cannot_run, in_configuration};
+use crate::adapters::log;
+use crate::config::{self, Environment, Loaded, LogFormat};
+use crate::daemon;
+
+pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
+    let read = {
+        let path = common.config.clone();
+        move || config::load(&path, &Environment::of_process())
+    };
+    // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
+    let Loaded { config, warnings } =
+        read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+    let handle = log::start(form(config.log.format), &config.log.level)
+        .map_err(|error| Failure::new(Exit::Configuration, daemon::chain(&error)))?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    match daemon::run(config, Box::new(read), handle, CancellationToken::new()).await {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => {
+            tracing::error!(error = %daemon::chain(&error), "refreshd ends");
+            Err(cannot_run(&error))
+        }
+    }
+}
+
+/// The log's form in the adapter's words.
+pub(super) const fn form(format: LogFormat) -> log::Form {
+    match format {
+        LogFormat::Auto => log::Form::Auto,
+        LogFormat::Text => log::Form::Text,
+        LogFormat::Json => log::Form::Json,
+        LogFormat::Journald => log::Form::Journald,
+    }
+}

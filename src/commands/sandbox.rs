@@ -1,0 +1,77 @@
+//! `refreshd sandbox`: the stand-in authorization server as a process, for tests in containers and rigs.
+//!
+//! Must not be mistaken for a real server: it listens on loopback only and forgets everything when it ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Exit, Failure};
+use super::screen;
+use crate::adapters::clock::Clock;
+use crate::adapters::token_files::write_whole;
+use crate::sandbox::{Rules, Sandbox};
+
+/// The client that it knows.
+const CLIENT_ID: &str = "local.sandbox";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:9480")]
+    listen: SocketAddr,
+    /// How many portals: portal-1, portal-2, …
+    #[arg(long, default_value_t = 2)]
+    portals: usize,
+    /// How long an access token lives.
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    lifetime: Duration,
+    /// Where client.secret and portal-N.refresh are written.
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let Arguments { listen, portals, lifetime, dir } = arguments;
+    if !listen.ip().is_loopback() {
+        return Err(Failure::new(Exit::Usage, "the sandbox listens on loopback only"));
+    }
+    let io =
+        |error: std::io::Error| Failure::new(Exit::Unavailable, format!("cannot start the sandbox: {error}"));
+    let listener = TcpListener::bind(listen).await.map_err(io)?;
+    let sandbox = Sandbox::new(Clock::system(), Rules { token_lifetime: *lifetime, ..Rules::default() });
+    let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
+    sandbox.add_client(CLIENT_ID, &secret);
+    std::fs::create_dir_all(dir).map_err(io)?;
+    let write = |name: String, text: &str| {
+        write_whole(dir, &dir.join(name), text.as_bytes(), 0o600)
+            .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))
+    };
+    write("client.secret".to_owned(), &secret)?;
+    for number in 1..=*portals {
+        let grant = sandbox.install(&format!("portal-{number}.bitrix24.com"), CLIENT_ID);
+        let refresh = grant.get("refresh_token").and_then(serde_json::Value::as_str).unwrap_or_default();
+        write(format!("portal-{number}.refresh"), refresh)?;
+    }
+    screen::note(&format!(
+        "sandbox: http://{listen}/oauth/token/, client {CLIENT_ID}, {portals} portals, {}",
+        dir.display()
+    ));
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    tokio::select! {
+        () = sandbox.clone().serve(listener, stop.clone()) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    for violation in sandbox.violations() {
+        screen::note(&format!("sandbox: violation: {violation}"));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,86 @@
+//! The one door to the terminal: results on standard output, words for people on standard error.
+//!
+//! Must not show a secret except where the command is there to print one. Colours and tables only on a terminal;
+//! `NO_COLOR` is respected.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+
+use super::Exit;
+
+/// Prints a result. A closed pipe is the reader's choice, not a failure.
+pub(super) fn result(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Says something to a person.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Says why a command was not done.
+pub(super) fn fail(exit: Exit, message: &str) -> Exit {
+    note(&format!("refreshd: {message}"));
+    exit
+}
+
+/// Whether a person looks at standard output, and wants colours.
+pub(super) fn is_colourful() -> bool {
+    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether a person looks at standard output.
+pub(super) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// How a cell is to be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+    Quiet,
+}
+
+/// Lines up rows under a heading: with rules and colours on a terminal, plain columns in a pipe.
+pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, Look)>>) -> String {
+    let colour = is_colourful();
+    let mut table = Table::new();
+    if is_terminal() {
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    } else {
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    }
+    table.set_header(heading.iter().map(|text| {
+        let cell = Cell::new(text);
+        if colour { cell.add_attribute(Attribute::Bold) } else { cell }
+    }));
+    for row in rows {
+        table.add_row(row.into_iter().map(|(text, look)| {
+            let cell = Cell::new(text);
+            match look {
+                _ if !colour => cell,
+                Look::Plain => cell,
+                Look::Good => cell.fg(Color::Green),
+                Look::Warning => cell.fg(Color::Yellow),
+                Look::Bad => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+                Look::Quiet => cell.add_attribute(Attribute::Dim),
+            }
+        }));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Asks a yes-or-no question; anything but yes is no, and so is no terminal.
+pub(super) fn confirm(question: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}

@@ -1,0 +1,58 @@
+//! `refreshd token`: prints the access token, renewed first if too little of it is left. Exit 75 if it cannot be had.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+use crate::adapters::token_files::Format;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  TOKEN=$(refreshd token acme)\n  refreshd token acme --min-valid 10m --format json\n  curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile\n  eval \"$(refreshd token acme --format env)\""
+)]
+pub(super) struct Arguments {
+    /// Whose token.
+    portal: String,
+    /// Renew first if less than this is left.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    min_valid: Duration,
+    /// In which form.
+    #[arg(long, value_enum, default_value_t = Form::Raw)]
+    format: Form,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Form {
+    /// The token alone.
+    Raw,
+    /// As in token.json.
+    Json,
+    /// A header line for `curl -H @file`.
+    Header,
+    /// Assignments for a shell.
+    Env,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let Arguments { portal, min_valid, format } = arguments;
+    let format = match format {
+        Form::Raw => Format::Raw,
+        Form::Json => Format::Json,
+        Form::Header => Format::Header,
+        Form::Env => Format::Env,
+    };
+    let text = match reach(common).await? {
+        Reach::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
+        Reach::Offline(offline) => {
+            let token = offline.token(portal, *min_valid, format).await.map_err(|error| not_done(&error));
+            offline.close().await;
+            token?
+        }
+    };
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    screen::result(&format!("{text}{newline}"));
+    Ok(Exit::Done)
+}
