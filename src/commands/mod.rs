@@ -43,8 +43,8 @@ Examples:
   refreshd status --watch                    look at it
   curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile
 
-Exit codes: 0 done, 1 not fresh, 64 usage, 66 unknown portal, 69 daemon or server unavailable,
-75 try again later, 77 no permission, 78 configuration.";
+Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server
+unavailable, 75 try again later, 77 no permission, 78 configuration.";
 
 /// What every command knows.
 #[derive(Debug, Clone, Args)]

@@ -23,6 +23,7 @@ mod values;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::budget::Limits;
@@ -118,8 +119,8 @@ pub struct Renewal {
 pub struct App {
     /// Its name.
     pub name: String,
-    /// The provider's profile with this app's overrides.
-    pub profile: Profile,
+    /// The provider's profile with this app's overrides; apps without any share the provider's.
+    pub profile: Arc<Profile>,
     /// RFC 6749 section 2.2.
     pub client_id: String,
     /// `None` for a public client.

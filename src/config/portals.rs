@@ -3,12 +3,13 @@
 //! Must not read a refresh token for keeps: it only makes sure that the file of one can be used.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::document::{Place, Report};
 use super::environment::Environment;
 use super::problem::{did_you_mean, shown};
 use super::provider::{self, Profiles, apply, check_age};
-use super::secrets::{CLIENT_SECRET, Found, check_file};
+use super::secrets::{CLIENT_SECRET, Found, first_token_file};
 use super::table::Table;
 use super::values::{host, plain_name, renew_every, url};
 use super::{App, PortalConfig};
@@ -104,7 +105,10 @@ fn client(
         CLIENT_SECRET.read(table, environment, report);
         return None;
     };
-    apply(table, &mut profile, report);
+    // Thousands of portals with a client of their own must not hold a profile each.
+    if provider::KEYS.iter().any(|key| table.has(key)) {
+        apply(table, Arc::make_mut(&mut profile), report);
+    }
     let public = profile.client_authentication == ClientAuthentication::None;
     let secret = if public {
         CLIENT_SECRET.read(table, environment, report)
@@ -140,7 +144,7 @@ fn portal<'d>(
     };
     let app = app_of(table, apps, profiles, environment, report);
     let client = app.as_ref().and_then(|app| apps.0.get(app)).and_then(Option::as_ref);
-    let profile = client.map(|client| &client.app.profile);
+    let profile = client.map(|client| &*client.app.profile);
     let own = own(table, profile, report);
     let (client, profile) = (client?, profile?);
     Some(PortalConfig {
@@ -227,10 +231,9 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
         url(report, "redirect_uri", text, false);
     }
     table.texts(report, "scope", false);
-    let refresh_token_file = table.text(report, "refresh_token_file").and_then(|text| {
-        let usable = check_file(table, "refresh_token_file", text, report);
-        usable.then(|| table.source().directory().join(text.value))
-    });
+    let refresh_token_file = table
+        .text(report, "refresh_token_file")
+        .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
     let settings = Settings {
         app: String::new(),
         domain,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{Report, Source};
@@ -43,8 +44,9 @@ const BUILT_IN: [(&str, &str); 2] = [
 /// The error table below every profile.
 const COMMON: &str = include_str!("../../config/providers/common.toml");
 
-/// Profiles by name; `None` for one with problems, so that a reference to it is no second problem.
-pub(super) type Profiles = BTreeMap<String, Option<Profile>>;
+/// Profiles by name, shared by the apps that override nothing; `None` for one with problems, so that a reference to it
+/// is no second problem.
+pub(super) type Profiles = BTreeMap<String, Option<Arc<Profile>>>;
 
 /// The built-in profiles and those of `[providers.NAME]`.
 pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
@@ -60,7 +62,7 @@ pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
             table.only(report, &[&KEYS]);
             complete(table, &base, name, report)
         });
-        profiles.insert(name.to_owned(), profile);
+        profiles.insert(name.to_owned(), profile.map(Arc::new));
     }
     for table in own {
         let name = table.name();
@@ -73,7 +75,7 @@ pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
                 format!("the provider {name} is built in; override its keys on the app instead"),
             );
         } else if plain_name(report, "the provider", name) {
-            profiles.insert(name.value.to_owned(), profile);
+            profiles.insert(name.value.to_owned(), profile.map(Arc::new));
         }
     }
     profiles

@@ -5,13 +5,13 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::document::Report;
 use super::environment::Environment;
-use super::problem::os_reason;
+use super::problem::{os_reason, shown};
 use super::table::{Table, Text};
 
 /// No secret is larger.
@@ -74,7 +74,7 @@ impl SecretKeys {
             report.holds_secret(text.place);
             Ok(SecretString::from(text.value))
         } else if key == self.file {
-            file(table, text, true)
+            file(table, text)
         } else if key == self.variable {
             variable(text, environment)
         } else {
@@ -101,19 +101,54 @@ impl SecretKeys {
     }
 }
 
-/// Whether the file of a refresh token can be used; the token is read when it is needed.
-pub(super) fn check_file(table: Table<'_>, key: &str, text: Text<'_>, report: &mut Report) -> bool {
-    file(table, text, true)
-        .map_err(|message| report.problem(text.place, format!("`{key}`: {message}")))
-        .is_ok()
+/// The file of a portal's first refresh token; the token is read when it is needed. A spent one is deleted or emptied,
+/// so that there is none is worth a warning only.
+pub(super) fn first_token_file(
+    table: Table<'_>,
+    key: &str,
+    text: Text<'_>,
+    report: &mut Report,
+) -> Option<PathBuf> {
+    let named = named_file(table, text);
+    let (name, path) = (&named.name, &named.path);
+    match read_file(path, true) {
+        Ok(_) => {}
+        Err(unusable @ (Unusable::Missing(_) | Unusable::Empty)) => {
+            let what = if matches!(unusable, Unusable::Empty) { "is empty" } else { "does not exist" };
+            let portal = shown(table.name().value);
+            let needed = format!("it is only needed while the state has no grant for {portal}");
+            report.warning(text.place, format!("`{key}`: {name} {what}; {needed}"));
+            // Whoever reads the file later shows its name.
+            if named.may_be_secret {
+                return None;
+            }
+        }
+        Err(unusable) => {
+            report.problem(text.place, format!("`{key}`: {name} {unusable}"));
+            return None;
+        }
+    }
+    Some(named.path)
 }
 
-fn file(table: Table<'_>, text: Text<'_>, guarded: bool) -> Result<SecretString, String> {
+/// A file and how it may be called in a message.
+struct NamedFile {
+    path: PathBuf,
+    name: String,
+    /// Without a slash or a dot it may be the secret itself, put under the wrong key.
+    may_be_secret: bool,
+}
+
+fn named_file(table: Table<'_>, text: Text<'_>) -> NamedFile {
     let path = table.source().directory().join(text.value);
-    // Without a slash or a dot it may be the secret itself, put under the wrong key.
     let may_be_secret = !text.value.contains(['/', '.']);
     let name = if may_be_secret { "the file".to_owned() } else { path.display().to_string() };
-    read_file(&path, guarded).map_err(|reason| format!("{name} {reason}"))
+    NamedFile { path, name, may_be_secret }
+}
+
+fn file(table: Table<'_>, text: Text<'_>) -> Result<SecretString, String> {
+    let NamedFile { path, name, .. } = named_file(table, text);
+    read_file(&path, true).map_err(|unusable| format!("{name} {unusable}"))
 }
 
 fn variable(text: Text<'_>, environment: &Environment) -> Result<SecretString, String> {
@@ -141,34 +176,54 @@ fn credential(text: Text<'_>, environment: &Environment) -> Result<SecretString,
     };
     // The service manager hands these out; their mode is its own affair.
     read_file(&directory.join(text.value), false)
-        .map_err(|reason| format!("the credential of that name in {} {reason}", directory.display()))
+        .map_err(|unusable| format!("the credential of that name in {} {unusable}", directory.display()))
+}
+
+/// Why a secret file cannot be used.
+#[derive(thiserror::Error, Debug)]
+enum Unusable {
+    /// It is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// It is there, and nothing is in it.
+    #[error("is empty")]
+    Empty,
+    /// Anything else.
+    #[error("{0}")]
+    Faulty(String),
 }
 
 /// Reads a secret file, or says why it cannot be used.
-fn read_file(path: &Path, guarded: bool) -> Result<SecretString, String> {
+fn read_file(path: &Path, guarded: bool) -> Result<SecretString, Unusable> {
     let unreadable = |error: &std::io::Error| {
         let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
         let hint = if denied { "; the user that the daemon runs as must be able to read it" } else { "" };
-        format!("cannot be read: {}{hint}", os_reason(error))
+        let reason = format!("cannot be read: {}{hint}", os_reason(error));
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        if missing { Unusable::Missing(reason) } else { Unusable::Faulty(reason) }
     };
     // Asked before it is opened: opening a pipe would wait for a writer.
     let about = fs::metadata(path).map_err(|error| unreadable(&error))?;
     if !about.is_file() {
-        return Err("is not a regular file".to_owned());
+        return Err(Unusable::Faulty("is not a regular file".to_owned()));
     }
     let mode = about.permissions().mode();
     if guarded && mode & 0o007 != 0 {
-        return Err(format!("can be accessed by every user (mode {:04o}): chmod o-rwx it", mode & 0o7777));
+        let mode = mode & 0o7777;
+        return Err(Unusable::Faulty(format!(
+            "can be accessed by every user (mode {mode:04o}): chmod o-rwx it"
+        )));
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     if bytes.len() as u64 > LARGEST {
-        return Err("is larger than 64 KiB, which no secret is".to_owned());
+        return Err(Unusable::Faulty("is larger than 64 KiB, which no secret is".to_owned()));
     }
-    let secret = SecretString::from(String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?);
+    let text = String::from_utf8(bytes).map_err(|_| Unusable::Faulty("is not UTF-8".to_owned()))?;
+    let secret = SecretString::from(text);
     if secret.expose_secret().trim().is_empty() {
-        return Err("is empty".to_owned());
+        return Err(Unusable::Empty);
     }
     Ok(secret)
 }

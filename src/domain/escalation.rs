@@ -9,6 +9,9 @@ use super::portal::{Grant, Phase, Problem};
 use super::provider::Class;
 use super::time::{Timestamp, human, share_of};
 
+/// A grant that has never had an access token counts as expired this long after its first failure.
+const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
+
 /// How loud a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -213,7 +216,11 @@ fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> 
             // A late renewal age is no failure: the step waits until the renewal is overdue too.
             overdue_at(grant, 0.3).map(|overdue| (access.expires_at - left).max(overdue))
         }
-        Moment::Expired => access.map(|access| access.expires_at),
+        Moment::Expired => match access {
+            Some(access) => Some(access.expires_at),
+            // Readers have had no token yet, and this long after the first try that is as bad as an expired one.
+            None => since.map(|since| since + NO_TOKEN_PATIENCE),
+        },
     }
 }
 

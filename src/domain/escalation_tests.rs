@@ -111,6 +111,15 @@ fn a_late_renewal_age_is_no_failure() {
 }
 
 #[test]
+fn a_grant_that_never_had_a_token_is_not_silent() {
+    let mut bare = grant(retrying(Class::Transient));
+    bare.tokens.access = None;
+    let climb = climb(&default_ladder(), &acme(), &bare, at(20));
+    assert_eq!(climb.announce.unwrap().step, "failed");
+    assert_eq!(climb.next, Some(at(25)), "critical after five minutes");
+}
+
+#[test]
 fn nothing_told_means_nothing_to_resolve() {
     assert_eq!(resolved(&default_ladder(), &[], None, at(0)), None);
 }

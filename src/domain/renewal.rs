@@ -76,8 +76,9 @@ pub struct Renewed {
     pub standing: Standing,
     /// Whose grant it is, now known.
     pub identity: Option<String>,
-    /// Where the next renewal goes.
-    pub token_url: String,
+    /// Where the next renewal goes, if the server named another place. `None` leaves the choice to the state, where a
+    /// changed configuration may have moved it while this renewal was under way.
+    pub token_url: Option<String>,
     /// The API's address before, if it has changed: the portal was renamed.
     pub renamed_from: Option<String>,
 }
@@ -159,7 +160,7 @@ fn accept(
     let renamed_from = was_at.filter(|old| details.endpoint.as_ref().is_some_and(|new| new != old));
     let token_url = server
         .and_then(|server| rules.profile.token_url_on_host_of(&server).map(str::to_owned))
-        .unwrap_or_else(|| grant.token_url.clone());
+        .filter(|url| *url != grant.token_url);
     Settled::Renewed(Box::new(Renewed {
         tokens: Tokens {
             access: Some(Access {

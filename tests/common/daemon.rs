@@ -97,6 +97,28 @@ impl Daemon {
         }
     }
 
+    /// The outcomes of the portal's renewals so far, in order.
+    pub fn outcomes(&self, portal: &str) -> Vec<String> {
+        let renewals = self.events(|event| event["message"] == "renewal" && event["portal"] == portal);
+        renewals.iter().filter_map(|event| event["outcome"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Waits for that escalation step of this portal (or app).
+    #[track_caller]
+    pub fn wait_for_step(&self, of: &str, step: &str) -> Value {
+        self.wait_after(0, SOON, &format!("the step {step} of {of}"), |event| {
+            super::is_step(event, step) && (event["portal"] == of || event["app"] == of)
+        })
+    }
+
+    /// Waits until a renewal of the portal ended like this.
+    #[track_caller]
+    pub fn wait_for_outcome(&self, portal: &str, outcome: &str) -> Value {
+        self.wait_after(0, SOON, &format!("{outcome} as the outcome of a renewal of {portal}"), |event| {
+            event["message"] == "renewal" && event["portal"] == portal && event["outcome"] == outcome
+        })
+    }
+
     /// Asks it to stop.
     pub fn sigterm(&self) {
         self.signal("TERM");
@@ -149,6 +171,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    #[expect(clippy::print_stderr, reason = "part of a failed test's output")]
     fn drop(&mut self) {
         self.end();
         if std::thread::panicking() {

@@ -19,6 +19,7 @@ pub mod daemon;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
-use refreshd::sandbox::{Rules, Sandbox};
+use refreshd::sandbox::{At, Fault, Rules, Sandbox};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -95,6 +96,13 @@ pub fn now_millis() -> i64 {
     Clock::system().now().millis()
 }
 
+/// The mode of a file or directory.
+#[track_caller]
+pub fn mode(path: &Path) -> u32 {
+    let about = fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    about.permissions().mode() & 0o7777
+}
+
 /// The host of a portal of the rig.
 pub fn domain(portal: &str) -> String {
     format!("{portal}.bitrix24.com")
@@ -143,7 +151,12 @@ impl Rig {
 
     /// Writes a file that others cannot read.
     pub fn secret(&self, name: &str, text: &str) {
-        write_whole(self.dir.path(), &self.path(name), text.as_bytes(), 0o600).expect("a secret is written");
+        self.secret_bytes(name, text.as_bytes());
+    }
+
+    /// The same, of bytes.
+    pub fn secret_bytes(&self, name: &str, bytes: &[u8]) {
+        write_whole(self.dir.path(), &self.path(name), bytes, 0o600).expect("a file is written");
     }
 
     /// Writes the configuration as it stands.
@@ -284,6 +297,33 @@ impl Rig {
         serde_json::from_str(&body).unwrap_or_else(|_| panic!("no JSON at {path}: {body}"))
     }
 
+    /// Token requests of the portal so far.
+    pub fn requests(&self, portal: &str) -> u64 {
+        self.sandbox.requests(&domain(portal))
+    }
+
+    /// Renewals of the portal so far, as the server counts them.
+    pub fn renewals(&self, portal: &str) -> u64 {
+        self.sandbox.renewals(&domain(portal))
+    }
+
+    /// The portal's next `times` requests fail.
+    pub fn fail(&self, portal: &str, fault: Fault, times: u32) {
+        self.sandbox.fail(At::Portal(domain(portal)), fault, times);
+    }
+
+    /// No fault is left for the portal.
+    pub fn heal(&self, portal: &str) {
+        self.sandbox.heal(At::Portal(domain(portal)));
+    }
+
+    /// Whether what readers have is a token of the portal that works.
+    pub fn has_working_token(&self, portal: &str) -> bool {
+        let token = fs::read_to_string(self.token_path(portal, "token")).unwrap_or_default();
+        let known = self.sandbox.knows_access(&token);
+        known.is_some_and(|known| !known.revoked && known.expires_at.millis() > now_millis())
+    }
+
     /// What no test leaves behind unless it provoked it: something a correct client never does.
     #[track_caller]
     pub fn no_violations(&self) {
@@ -308,6 +348,7 @@ impl Rig {
 }
 
 impl Drop for Rig {
+    #[expect(clippy::print_stderr, reason = "part of a failed test's output")]
     fn drop(&mut self) {
         self.stop.cancel();
         if std::thread::panicking() {

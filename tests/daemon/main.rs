@@ -6,4 +6,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod escalation;
+mod faults;
+mod lifecycle;
+mod readers;
+mod reload;
 mod renewal;
+mod secrets;
+mod systemd;

@@ -1,19 +1,18 @@
-//! The life of a claim: taken before anything is sent, ended by what is recorded. Compare-and-swap throughout.
+//! How a claim begins: durable before anything is sent. How it ends is in `record`.
 //!
-//! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
+//! Must not claim a grant twice, nor for a client that the configuration does not name any more.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::rows::{COLUMNS, ID, millis, phase_columns, portal};
+use super::rows::{COLUMNS, ID, portal};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Phase, Portal, Standing};
-use crate::domain::renewal::{Renewed, may_renew_now};
-use crate::domain::reply::Granted;
+use crate::domain::portal::{ClaimId, Portal};
+use crate::domain::renewal::may_renew_now;
 use crate::domain::time::Timestamp;
-use crate::domain::token::{Generation, Tokens};
 
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
 const PROBE_MILLIS: i64 = 120_000;
@@ -25,63 +24,6 @@ pub struct Claims {
     pub portals: Vec<Portal>,
     /// When something becomes due that is not yet.
     pub next: Option<Timestamp>,
-}
-
-/// What to record of a claimed renewal.
-#[derive(Debug)]
-pub struct RecordAs {
-    /// The portal.
-    pub portal: PortalName,
-    /// Its app.
-    pub app: String,
-    /// The claim that is ended.
-    pub claim: ClaimId,
-    /// The outcome.
-    pub outcome: RecordOutcome,
-    /// The escalation steps told of, this outcome's included.
-    pub told: Vec<String>,
-    /// When the next escalation step comes.
-    pub climb_at: Option<Timestamp>,
-    /// When it is recorded.
-    pub now: Timestamp,
-    /// Whether the server refused or accepted the app's client, if that is known now.
-    pub client: Rejection,
-}
-
-/// What a reply says of the app's client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
-    /// Nothing.
-    Unknown,
-    /// It was accepted.
-    Accepted,
-    /// It was refused; try one portal again then.
-    Refused(Timestamp),
-}
-
-/// The outcome part of a record.
-#[derive(Debug)]
-pub enum RecordOutcome {
-    /// A new pair.
-    Renewed(Box<Renewed>),
-    /// The pair stays.
-    Kept(Standing),
-    /// Somebody else's pair came.
-    Foreign(Standing, Box<Granted>),
-}
-
-/// What recording did.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Recorded {
-    /// It is durable. `client_changed` says that the app's client became refused, or accepted again, just now.
-    Done {
-        /// The grant's generation now.
-        generation: Generation,
-        /// The app's standing flipped.
-        client_changed: bool,
-    },
-    /// An import, authorization or `forget` came first: the reply is kept aside and not used.
-    SetAside,
 }
 
 /// What became of a request to renew.
@@ -99,8 +41,36 @@ pub enum RenewalRequest {
     Unknown,
 }
 
+/// The newest claim of this process. A grant that is replaced while it is claimed loses its claim; the next one must
+/// differ even in the same millisecond, or after the clock was set back, or the late reply would end it.
+static NEWEST: AtomicI64 = AtomicI64::new(0);
+
+/// A claim unlike every other of this process and of the state.
+fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimId> {
+    let stored: i64 = connection
+        .prepare_cached("SELECT coalesce(max(claim), 0) FROM portal WHERE claim IS NOT NULL")?
+        .query_row([], |row| row.get(0))?;
+    let least = stored.saturating_add(1).max(now.millis());
+    let after = |newest: i64| newest.saturating_add(1).max(least);
+    let before = NEWEST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| Some(after(newest)));
+    Ok(ClaimId(before.map_or(least, after)))
+}
+
 const DUE: &str =
     "token_url = ?1 AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
+
+/// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used.
+pub(super) fn due_query() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
+         ORDER BY expires_at LIMIT ?3"
+    )
+}
+
+/// When something becomes due there that is not yet.
+pub(super) fn next_query() -> String {
+    format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > ?2")
+}
 
 pub(super) fn claim_due(
     connection: &Connection,
@@ -108,22 +78,12 @@ pub(super) fn claim_due(
     capacity: &[(String, usize)],
 ) -> Result<Claims, StateError> {
     let sql = |source| StateError::sql("claim due portals", source);
-    let claim: i64 = connection
-        .query_row("SELECT coalesce(max(claim), 0) + 1 FROM portal WHERE claim IS NOT NULL", [], |row| {
-            row.get(0)
-        })
-        .map_err(sql)?;
-    let claim = claim.max(now.millis());
+    let claim = new_claim(connection, now).map_err(sql)?;
     let (paused, probing) = refused_apps(connection, now).map_err(sql)?;
     let mut taken = Vec::new();
     let mut next = probing.next;
     for (token_url, limit) in capacity {
-        let mut select = connection
-            .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
-                 ORDER BY expires_at LIMIT ?3"
-            ))
-            .map_err(sql)?;
+        let mut select = connection.prepare_cached(&due_query()).map_err(sql)?;
         let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
         let rows = select
             .query_map(params![token_url, now.millis(), limit, paused], |row| {
@@ -134,7 +94,7 @@ pub(super) fn claim_due(
             taken.push(row.map_err(sql)?);
         }
         let soonest: Option<i64> = connection
-            .prepare_cached(&format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > ?2"))
+            .prepare_cached(&next_query())
             .and_then(|mut statement| statement.query_row(params![token_url, now.millis()], |row| row.get(0)))
             .map_err(sql)?;
         next = [next, soonest.map(Timestamp::from_millis)].into_iter().flatten().min();
@@ -144,14 +104,16 @@ pub(super) fn claim_due(
     for (id, mut portal) in taken {
         let app = portal.settings.as_ref().map(|settings| settings.app.clone()).unwrap_or_default();
         if probing.apps.contains(&app) && !probed.insert(app) {
+            // It took the place of another's that is due: ask again at once, its app is left alone then.
+            next = Some(now);
             continue;
         }
         connection
             .prepare_cached("UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1")
-            .and_then(|mut statement| statement.execute(params![id, claim, now.millis()]))
+            .and_then(|mut statement| statement.execute(params![id, claim.0, now.millis()]))
             .map_err(sql)?;
         if let Some(grant) = &mut portal.grant {
-            grant.claim = Some((ClaimId(claim), now));
+            grant.claim = Some((claim, now));
         }
         portals.push(portal);
     }
@@ -173,11 +135,12 @@ pub(super) fn claim_one(
     now: Timestamp,
 ) -> Result<Option<Portal>, StateError> {
     let sql = |source| StateError::sql("claim a portal", source);
+    let claim = new_claim(connection, now).map_err(sql)?;
     let claimed = connection
         .execute(
-            "UPDATE portal SET claim = ?2, claimed_at = ?2 WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
+            "UPDATE portal SET claim = ?3, claimed_at = ?2 WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
              AND configured = 1 AND bound_to = binding",
-            params![name.as_str(), now.millis()],
+            params![name.as_str(), now.millis(), claim.0],
         )
         .map_err(sql)?;
     if claimed == 0 {
@@ -222,181 +185,6 @@ pub(super) fn orphans(connection: &Connection) -> Result<Vec<Portal>, StateError
     super::rows::portals(&mut statement, [])
 }
 
-pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
-    let RecordAs { portal, app, claim, outcome, told, climb_at, now, client } = record;
-    let sql = |source| StateError::sql("record a renewal", source);
-    let changed = match outcome {
-        RecordOutcome::Renewed(renewed) => record_pair(connection, portal, *claim, renewed, *now)?,
-        RecordOutcome::Kept(standing) | RecordOutcome::Foreign(standing, _) => {
-            let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-            connection
-                .prepare_cached(
-                    "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, \
-                     renew_at = ?8, act_at = ?9, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
-                )
-                .and_then(|mut statement| {
-                    let (renew_at, act_at) = (millis(standing.renew_at), millis(standing.act_at));
-                    statement.execute(params![
-                        portal.as_str(), claim.0, phase, attempt, since, problem, doubtful, renew_at, act_at
-                    ])
-                })
-                .map_err(sql)?
-        }
-    };
-    if changed == 0 {
-        match outcome {
-            RecordOutcome::Renewed(renewed) => {
-                put_aside(
-                    connection,
-                    portal,
-                    *now,
-                    "late",
-                    Some(&renewed.tokens),
-                    renewed.identity.as_deref(),
-                )?;
-            }
-            RecordOutcome::Foreign(_, granted) => put_foreign_aside(connection, portal, *now, granted)?,
-            RecordOutcome::Kept(_) => {}
-        }
-        return Ok(Recorded::SetAside);
-    }
-    if let RecordOutcome::Foreign(_, granted) = outcome {
-        put_foreign_aside(connection, portal, *now, granted)?;
-    }
-    let generation: i64 = connection
-        .prepare_cached("UPDATE portal SET told = ?2, climb_at = ?3 WHERE name = ?1 RETURNING generation")
-        .and_then(|mut statement| {
-            let told = serde_json::Value::from(told.clone()).to_string();
-            statement.query_row(params![portal.as_str(), told, millis(*climb_at)], |row| row.get(0))
-        })
-        .map_err(sql)?;
-    let client_changed = record_client(connection, app, *client, *now).map_err(sql)?;
-    Ok(Recorded::Done {
-        generation: Generation(u64::try_from(generation).unwrap_or_default()),
-        client_changed,
-    })
-}
-
-fn record_pair(
-    connection: &Connection,
-    portal: &PortalName,
-    claim: ClaimId,
-    renewed: &Renewed,
-    now: Timestamp,
-) -> Result<usize, StateError> {
-    let Renewed {
-        tokens: Tokens { access, refresh, details },
-        standing,
-        identity,
-        token_url,
-        renamed_from: _,
-    } = renewed;
-    let access = access.as_ref();
-    connection
-        .prepare_cached(
-            "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
-             token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, token_url = ?11, \
-             renewed_at = ?12, phase = 'fresh', attempt = 0, since = NULL, problem = NULL, doubtful = 0, \
-             renew_at = ?13, act_at = ?14, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                portal.as_str(),
-                claim.0,
-                refresh.expose(),
-                refresh.fingerprint().bytes(),
-                access.map(|access| access.token.expose()),
-                access.map(|access| &access.token_type),
-                access.map(|access| access.issued_at.millis()),
-                access.map(|access| access.expires_at.millis()),
-                serde_json::to_string(details).unwrap_or_default(),
-                identity,
-                token_url,
-                now.millis(),
-                millis(standing.renew_at),
-                millis(standing.act_at),
-            ])
-        })
-        .map_err(|source| StateError::sql("record a new pair", source))
-}
-
-/// Says what the reply means for the app; true if its standing flipped.
-fn record_client(
-    connection: &Connection,
-    app: &str,
-    client: Rejection,
-    now: Timestamp,
-) -> rusqlite::Result<bool> {
-    let flipped = match client {
-        Rejection::Unknown => 0,
-        Rejection::Accepted => connection
-            .prepare_cached(
-                "UPDATE app SET rejected_since = NULL, retry_at = NULL WHERE name = ?1 AND rejected_since IS NOT NULL",
-            )?
-            .execute([app])?,
-        Rejection::Refused(retry_at) => {
-            connection.execute("UPDATE app SET retry_at = ?2 WHERE name = ?1", params![app, retry_at.millis()])?;
-            connection.execute(
-                "UPDATE app SET rejected_since = ?2 WHERE name = ?1 AND rejected_since IS NULL",
-                params![app, now.millis()],
-            )?
-        }
-    };
-    if flipped > 0 && client == Rejection::Accepted {
-        connection.execute(
-            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND phase = 'client-rejected' AND claim IS NULL",
-            params![app, now.millis()],
-        )?;
-    }
-    Ok(flipped > 0)
-}
-
-fn put_foreign_aside(
-    connection: &Connection,
-    portal: &PortalName,
-    now: Timestamp,
-    granted: &Granted,
-) -> Result<(), StateError> {
-    connection
-        .execute(
-            "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, 'foreign', ?3, ?4, ?5)",
-            params![
-                portal.as_str(),
-                now.millis(),
-                granted.access.expose(),
-                granted.refresh.as_ref().map(|refresh| refresh.expose()),
-                granted.identity
-            ],
-        )
-        .map(|_| ())
-        .map_err(|source| StateError::sql("keep a pair aside", source))
-}
-
-fn put_aside(
-    connection: &Connection,
-    portal: &PortalName,
-    now: Timestamp,
-    why: &str,
-    tokens: Option<&Tokens>,
-    identity: Option<&str>,
-) -> Result<(), StateError> {
-    let access = tokens.and_then(|tokens| tokens.access.as_ref()).map(|access| access.token.expose());
-    connection
-        .execute(
-            "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                portal.as_str(),
-                now.millis(),
-                why,
-                access,
-                tokens.map(|tokens| tokens.refresh.expose()),
-                identity
-            ],
-        )
-        .map(|_| ())
-        .map_err(|source| StateError::sql("keep a pair aside", source))
-}
-
 pub(super) fn request_renewal(
     connection: &Connection,
     name: &PortalName,
@@ -430,35 +218,4 @@ pub(super) fn request_renewal(
         )
         .map_err(sql)?;
     Ok(RenewalRequest::Due)
-}
-
-pub(super) fn tell(
-    connection: &Connection,
-    portal: &PortalName,
-    generation: Generation,
-    seen: &Standing,
-    told: &[String],
-    next: Option<Timestamp>,
-) -> Result<bool, StateError> {
-    let kind = seen.phase.kind().as_str();
-    let since = millis(seen.phase.since());
-    let matched = matches!(seen.phase, Phase::Fresh);
-    connection
-        .prepare_cached(
-            "UPDATE portal SET told = ?5, climb_at = ?6 WHERE name = ?1 AND generation = ?2 AND phase = ?3 \
-             AND (?7 OR since IS ?4)",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                portal.as_str(),
-                i64::try_from(generation.0).unwrap_or(i64::MAX),
-                kind,
-                since,
-                serde_json::Value::from(told.to_vec()).to_string(),
-                millis(next),
-                matched
-            ])
-        })
-        .map(|changed| changed > 0)
-        .map_err(|source| StateError::sql("remember what was told", source))
 }

@@ -8,6 +8,12 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::Timestamp;
 
+/// In the order of the index `portal_kind`, so that nothing is sorted.
+pub(super) const KINDS: &str = "SELECT kind, count(*) FROM portal GROUP BY kind";
+/// Looks only at what is past its time, by the index `portal_renew`.
+pub(super) const OVERDUE: &str = "SELECT count(*) FROM portal WHERE configured = 1 AND refresh_token IS NOT NULL \
+    AND renew_at < ?1 AND min(renew_at, expires_at) + (expires_at - min(renew_at, expires_at)) * 3 / 10 < ?1";
+
 /// How many portals there are, by kind.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
@@ -38,14 +44,21 @@ pub(super) fn portal(connection: &Connection, name: &PortalName) -> Result<Optio
         .map_err(|source| StateError::sql("read a portal", source))
 }
 
+pub(super) fn page_query() -> String {
+    format!("SELECT {COLUMNS} FROM portal WHERE name > ?1 ORDER BY name LIMIT ?2")
+}
+
+pub(super) fn climb_query() -> String {
+    format!("SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2")
+}
+
 pub(super) fn page(
     connection: &Connection,
     after: Option<&PortalName>,
     limit: usize,
 ) -> Result<Vec<Portal>, StateError> {
-    let mut statement = connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name > ?1 ORDER BY name LIMIT ?2"))
-        .map_err(|source| StateError::sql("list portals", source))?;
+    let mut statement =
+        connection.prepare_cached(&page_query()).map_err(|source| StateError::sql("list portals", source))?;
     let after = after.map_or("", PortalName::as_str);
     portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
 }
@@ -56,9 +69,7 @@ pub(super) fn climb_due(
     limit: usize,
 ) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2"
-        ))
+        .prepare_cached(&climb_query())
         .map_err(|source| StateError::sql("look for escalations", source))?;
     portals(&mut statement, params![now.millis(), i64::try_from(limit).unwrap_or(i64::MAX)])
 }
@@ -88,8 +99,7 @@ pub(super) fn open_incidents(connection: &Connection) -> Result<Vec<(Vec<String>
 
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
-    let mut statement =
-        connection.prepare_cached("SELECT kind, count(*) FROM portal GROUP BY kind").map_err(sql)?;
+    let mut statement = connection.prepare_cached(KINDS).map_err(sql)?;
     let rows =
         statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
     let mut kinds = Vec::new();
@@ -100,10 +110,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
         }
     }
     let overdue: i64 = connection
-        .prepare_cached(
-            "SELECT count(*) FROM portal WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at < ?1 \
-             AND min(renew_at, expires_at) + (expires_at - min(renew_at, expires_at)) * 3 / 10 < ?1",
-        )
+        .prepare_cached(OVERDUE)
         .and_then(|mut statement| statement.query_row([now.millis()], |row| row.get(0)))
         .map_err(sql)?;
     Ok(Census { kinds, overdue: u64::try_from(overdue).unwrap_or_default() })

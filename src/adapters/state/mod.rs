@@ -8,6 +8,7 @@ mod claims;
 mod intake;
 mod listing;
 mod reconcile;
+mod record;
 mod rows;
 mod schema;
 mod worker;
@@ -15,10 +16,11 @@ mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use claims::{Claims, RecordAs, RecordOutcome, Recorded, Rejection, RenewalRequest};
+pub use claims::{Claims, RenewalRequest};
 pub use intake::{TakeIn, TakenIn};
 pub use listing::Census;
 pub use reconcile::{AppFingerprint, Reconciled};
+pub use record::{RecordAs, RecordOutcome, Recorded, Rejection};
 pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
 pub use worker::{Reader, Writer};
 
@@ -163,7 +165,7 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
     pub async fn record(&self, record: Arc<RecordAs>) -> Result<Recorded, StateError> {
-        self.write.run(move |connection| claims::record(connection, &record)).await
+        self.write.run(move |connection| record::record(connection, &record)).await
     }
 
     /// Makes a portal due now, if it may be renewed.
@@ -271,7 +273,7 @@ impl State {
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
         self.write
-            .run(move |connection| claims::tell(connection, &portal, generation, &seen, &told, next))
+            .run(move |connection| record::tell(connection, &portal, generation, &seen, &told, next))
             .await
     }
 

@@ -42,7 +42,7 @@ pub(super) fn reconcile(
     let mut named = HashSet::with_capacity(portals.len());
     for configured in portals {
         named.insert(configured.name.as_str());
-        match follow(connection, configured)? {
+        match follow(connection, configured, now)? {
             Followed::Added => done.added += 1,
             Followed::Changed => done.changed += 1,
             Followed::Same => {}
@@ -73,9 +73,9 @@ enum Followed {
     Same,
 }
 
-fn follow(connection: &Connection, configured: &Configured) -> Result<Followed, StateError> {
+fn follow(connection: &Connection, configured: &Configured, now: Timestamp) -> Result<Followed, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
-    let Configured { name, settings, every, token_url, allowed_urls, binding } = configured;
+    let Configured { name, settings, every, token_url, allowed_urls: _, binding } = configured;
     let columns = (to_json(settings)?, to_json(every)?, token_url.clone(), *binding.bytes(), true);
     type Columns = (String, String, String, [u8; 32], bool);
     let stored: Option<Option<Columns>> = connection
@@ -97,6 +97,7 @@ fn follow(connection: &Connection, configured: &Configured) -> Result<Followed, 
                 .optional()
         })
         .map_err(sql)?;
+    fall_back(connection, configured).map_err(sql)?;
     if stored.as_ref() == Some(&Some(columns.clone())) {
         return Ok(Followed::Same);
     }
@@ -119,22 +120,36 @@ fn follow(connection: &Connection, configured: &Configured) -> Result<Followed, 
     let kind = portal.kind();
     let Some(grant) = portal.grant else { return Ok(Followed::Changed) };
     connection.execute("UPDATE portal SET climb_at = 0 WHERE name = ?1", [name.as_str()]).map_err(sql)?;
-    if !allowed_urls.contains(&grant.token_url) {
-        connection
-            .execute("UPDATE portal SET token_url = ?2 WHERE name = ?1", params![name.as_str(), token_url])
-            .map_err(sql)?;
-    }
     // A new age counts for the token that is there; a retry or a poll keeps its own time.
     if let (Kind::Fresh, Some(access), None) = (kind, &grant.tokens.access, grant.claim) {
         let renew_at = renew_at((*every).into(), name, access.issued_at, access.lifetime());
         connection
             .execute(
-                "UPDATE portal SET renew_at = ?2, act_at = ?2 WHERE name = ?1",
-                params![name.as_str(), renew_at.millis()],
+                // What is due already, as an import or by an operator's word, stays due.
+                "UPDATE portal SET renew_at = ?2, act_at = CASE WHEN act_at <= ?3 THEN act_at ELSE ?2 END \
+                 WHERE name = ?1",
+                params![name.as_str(), renew_at.millis(), now.millis()],
             )
             .map_err(sql)?;
     }
     Ok(Followed::Changed)
+}
+
+/// A grant whose token endpoint is not allowed any more goes to the configured one: nothing would ever be sent to the
+/// other. Asked of every portal, since the list may shrink while the portal's own settings stay.
+fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Result<()> {
+    let Configured { name, token_url, allowed_urls, binding, .. } = configured;
+    // The grant of another client keeps its own, for when the configuration changes back.
+    let at: Option<Option<String>> = connection
+        .prepare_cached("SELECT token_url FROM portal WHERE name = ?1 AND bound_to = ?2")?
+        .query_row(params![name.as_str(), binding.bytes()], |row| row.get(0))
+        .optional()?;
+    if at.flatten().is_some_and(|at| !allowed_urls.contains(&at)) {
+        connection
+            .prepare_cached("UPDATE portal SET token_url = ?2 WHERE name = ?1")?
+            .execute(params![name.as_str(), token_url])?;
+    }
+    Ok(())
 }
 
 /// A client that changed is tried at once, and so are its portals that wait after a failure.

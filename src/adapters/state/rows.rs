@@ -1,6 +1,6 @@
 //! Rows and what they mean. Every column is named here once, in both directions.
 //!
-//! Must not write: the statements that change rows are in `claims`, `intake` and `reconcile`.
+//! Must not write: the statements that change rows are in `claims`, `record`, `intake` and `reconcile`.
 
 use rusqlite::types::Type;
 use rusqlite::{Row, Statement};

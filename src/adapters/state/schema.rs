@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::StateError;
 
@@ -171,8 +172,11 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
     };
     if !header.starts_with(b"SQLite format 3\0") || (application, version) != (APPLICATION_ID, version.max(0))
     {
-        // A crash right after creation leaves the first page in the write-ahead log only.
-        let fresh = header.starts_with(b"SQLite format 3\0") && (application, version) == (0, 0);
+        // A crash right after creation leaves the schema in the write-ahead log only: then its cookie is zero, which
+        // it is in no other database that has a table.
+        let fresh = header.starts_with(b"SQLite format 3\0")
+            && (application, version) == (0, 0)
+            && number(40) == Some(0);
         return if fresh { Ok(Header::Absent) } else { Err(StateError::NotOurs { path: path.to_owned() }) };
     }
     let version = usize::try_from(version).unwrap_or_default();
@@ -193,18 +197,44 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
     let mut connection = Connection::open(path).map_err(sql("open the state"))?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql("open the state"))?;
+    // A state that is refused stays as it is: closing it would move its write-ahead log into it.
+    let keep_log = |connection: &Connection, keep| {
+        let set = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep);
+        set.map(|_| ()).map_err(sql("open the state"))
+    };
+    keep_log(&connection, true)?;
     let check: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|source| StateError::Damaged { path: path.to_owned(), detail: source.to_string() })?;
     if check != "ok" {
         return Err(StateError::Damaged { path: path.to_owned(), detail: check });
     }
+    recognise(path, &connection)?;
+    keep_log(&connection, false)?;
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         .map_err(sql("prepare the state"))?;
     migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// As [`inspect`], with what the write-ahead log adds to the file: it may hold a newer schema than the header shows.
+fn recognise(path: &Path, connection: &Connection) -> Result<(), StateError> {
+    let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0));
+    let numbers = || Ok((number("PRAGMA application_id")?, number("PRAGMA user_version")?));
+    let sql = |source| StateError::sql("open the state", source);
+    let (application, version) = numbers().map_err(sql)?;
+    let tables = number("SELECT count(*) FROM sqlite_schema").map_err(sql)?;
+    let ours = application == i64::from(APPLICATION_ID) && version > 0;
+    if !ours && (application, version, tables) != (0, 0, 0) {
+        return Err(StateError::NotOurs { path: path.to_owned() });
+    }
+    let found = usize::try_from(version).unwrap_or_default();
+    if found > SCHEMA_VERSION {
+        return Err(StateError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
+    }
+    Ok(())
 }
 
 /// Opens a second connection that only reads.

@@ -91,13 +91,20 @@ impl Writer {
             return fail(batch, &Arc::new(error));
         }
         let mut done = Vec::with_capacity(batch.len());
-        for mut job in batch {
+        let mut waiting = batch.into_iter();
+        while let Some(mut job) = waiting.next() {
             let applied = self.sql("savepoint", "SAVEPOINT job").and_then(|()| job.apply(&self.connection));
             match applied.and_then(|()| self.sql("release", "RELEASE job")) {
                 Ok(()) => done.push(job),
                 Err(error) => {
-                    // If even this fails the transaction is gone, and the commit below says so to everybody.
                     let _ = self.connection.execute_batch("ROLLBACK TO job; RELEASE job");
+                    if self.connection.is_autocommit() {
+                        // SQLite undid the whole transaction, as on a full disk. Each further savepoint would be
+                        // a transaction of its own, made durable while its caller is told that it was not.
+                        done.push(job);
+                        done.extend(waiting);
+                        return fail(done, &Arc::new(error));
+                    }
                     job.answer(Err(error));
                 }
             }

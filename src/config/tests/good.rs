@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
-use crate::config::{Paths, load_paths};
+use crate::config::{Loaded, Paths, load_paths};
 use crate::domain::escalation::{Moment, Part, Severity, default_ladder};
 use crate::domain::portal::RenewSetting;
 use crate::domain::provider::{Class, ClientAuthentication, Method, Replay};
@@ -137,6 +137,56 @@ fn included_files_are_put_together() {
     assert_eq!(names, ["acme", "alpha"]);
     assert_eq!(config.portals[0].settings.refresh_token_file, None);
     assert_eq!(config.portals[1].settings.refresh_token_file, Some(token));
+}
+
+#[test]
+fn a_spent_refresh_token_file_may_be_gone_or_empty() {
+    let rig = Rig::new();
+    rig.file("empty.refresh", 0o600, "\n");
+    rig.file("open.refresh", 0o644, "");
+    let with = |file: &str| format!("{ACME}refresh_token_file = '{file}'");
+    let warned = |file: &str| {
+        let Loaded { mut config, warnings } = rig.load(&with(file)).unwrap();
+        let warnings: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
+        let file = config.portals.remove(0).settings.refresh_token_file;
+        (warnings.replace(&format!("{}/", rig.path().display()), ""), file)
+    };
+    let needed = "it is only needed while the state has no grant for `acme`";
+    assert_eq!(
+        warned("./gone.refresh"),
+        (
+            format!("main.toml:7:22: `refresh_token_file`: ./gone.refresh does not exist; {needed}\n"),
+            Some(rig.path().join("./gone.refresh"))
+        )
+    );
+    assert_eq!(
+        warned("none/empty.refresh").0,
+        format!("main.toml:7:22: `refresh_token_file`: none/empty.refresh does not exist; {needed}\n")
+    );
+    assert_eq!(
+        warned("empty.refresh").0,
+        format!("main.toml:7:22: `refresh_token_file`: empty.refresh is empty; {needed}\n")
+    );
+    // It may be the token itself, so nobody gets to show it.
+    assert_eq!(
+        warned("5bad2d67"),
+        (format!("main.toml:7:22: `refresh_token_file`: the file does not exist; {needed}\n"), None)
+    );
+    // An empty file that others may fill is no less of a problem.
+    assert!(rig.problems(&with("open.refresh")).contains("can be accessed by every user"));
+}
+
+#[test]
+fn clients_without_overrides_share_a_profile() {
+    let client = "provider = 'bitrix24'\nclient_id = 'a'\nclient_secret = 'b'\n";
+    let text = format!(
+        "{ACME}[portals.one]\n{client}[portals.two]\n{client}domain = 'two.bitrix24.ru'\n[portals.own]\n{client}replay = 'late'\n"
+    );
+    let apps = loaded(&text).config.apps;
+    let shared = |app: &str| std::sync::Arc::ptr_eq(&apps["crm"].profile, &apps[app].profile);
+    assert!(shared("portal one") && shared("portal two"), "a profile is held twice");
+    assert!(!shared("portal own"), "an override reaches other clients");
+    assert_ne!(apps["crm"].profile.replay, apps["portal own"].profile.replay);
 }
 
 /// 100,000 take a second or two even without optimisation; this many would show a growth faster than linear.

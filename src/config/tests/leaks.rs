@@ -57,10 +57,6 @@ fn no_mistake_shows_a_secret() {
             "bare host name",
         ),
         (
-            "client_secret = 'a'\n[portals.x]\napp='crm'\nrefresh_token_file = 'SECRET'",
-            "the file cannot be read",
-        ),
-        (
             "client_secret = 'a'\n[portals.x]\napp='crm'\nrefresh_token = 'SECRET'",
             "unknown key `refresh_token`",
         ),

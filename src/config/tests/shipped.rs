@@ -1,5 +1,6 @@
 //! The files that are shipped: examples that load, and profiles whose tables know every documented code.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
@@ -69,7 +70,7 @@ fn the_example_shows_every_key() {
     }
 }
 
-fn profile(provider: &str) -> Profile {
+fn profile(provider: &str) -> Arc<Profile> {
     let text = ACME.replace("bitrix24", provider);
     loaded(&text).config.apps.remove("crm").unwrap().profile
 }

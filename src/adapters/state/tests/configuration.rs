@@ -1,0 +1,146 @@
+//! The state follows the configuration and the clock, and keeps the grants through both.
+
+use super::*;
+
+#[tokio::test]
+async fn a_dropped_portal_keeps_its_grant_and_is_left_alone() {
+    let rig = Rig::with(&["acme", "other"]).await;
+    rig.configure(&["acme", "other", "empty"]).await;
+    assert_eq!(rig.configure(&["acme", "other", "empty"]).await, Reconciled::default());
+    assert_eq!(rig.configure(&["other"]).await, Reconciled { added: 0, changed: 0, dropped: 2 });
+    assert_eq!(rig.portal("acme").await.kind(), Kind::Unconfigured);
+    assert!(rig.state.portal(name("empty")).await.unwrap().is_none(), "nothing of it is worth keeping");
+    assert_eq!(rig.claimed(0).await, ["other"]);
+    assert_eq!(rig.state.claim_one(name("acme"), at(0)).await.unwrap().map(|_| ()), None);
+    assert_eq!(rig.take("acme", "r2", HOUR).await, TakenIn::Unknown);
+    assert_eq!(rig.configure(&["acme", "other"]).await, Reconciled { added: 0, changed: 1, dropped: 0 });
+    assert_eq!(refresh_of(&rig.grant("acme").await), "acme");
+    assert_eq!(rig.claimed(9999).await, ["acme"]);
+    rig.configure(&[]).await;
+    assert!(rig.state.forget(name("acme")).await.unwrap());
+    assert!(rig.state.portal(name("acme")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn another_client_does_not_get_to_see_the_grant() {
+    let rig = Rig::with(&["acme"]).await;
+    let elsewhere = || Configured {
+        binding: binding("example", "another client"),
+        token_url: OTHER.to_owned(),
+        allowed_urls: Arc::new([OTHER.to_owned()]),
+        ..configured("acme")
+    };
+    rig.follow(vec![elsewhere()]).await;
+    assert_eq!(rig.portal("acme").await.kind(), Kind::ClientChanged);
+    assert_eq!(rig.state.census(at(0)).await.unwrap().of(Kind::ClientChanged), 1);
+    let capacity = vec![(URL.to_owned(), 9), (OTHER.to_owned(), 9)];
+    assert_eq!(rig.state.claim_due(at(0), capacity).await.unwrap().portals.len(), 0);
+    assert_eq!(rig.state.request_renewal(name("acme"), at(0)).await.unwrap(), RenewalRequest::NoGrant);
+    assert!(rig.state.claim_one(name("acme"), at(0)).await.unwrap().is_none());
+    rig.configure(&["acme"]).await;
+    assert_eq!(rig.portal("acme").await.kind(), Kind::Fresh);
+    assert_eq!(rig.claimed(9999).await, ["acme"], "its server is not what it was");
+}
+
+#[tokio::test]
+async fn another_age_moves_the_renewal() {
+    let rig = Rig::with(&["fresh", "retries"]).await;
+    let portals = rig.claim(0, 9).await.portals;
+    rig.record(&portals[0], 0, renewed("r2", 0)).await;
+    rig.record(&portals[1], 0, retrying(700)).await;
+    let aged = |portal: &str, secs: u64| Configured {
+        every: RenewSetting::AgeMillis(secs * 1000),
+        ..configured(portal)
+    };
+    let with_age = |secs| vec![aged("fresh", secs), aged("retries", secs)];
+    assert_eq!(rig.follow(with_age(900)).await.changed, 2);
+    let standing = rig.grant("fresh").await.standing;
+    assert_eq!(standing.act_at, standing.renew_at);
+    let moved = standing.act_at.unwrap();
+    assert!((at(810)..=at(900)).contains(&moved), "{moved}");
+    assert_eq!(rig.grant("retries").await.standing.act_at, Some(at(700)), "a retry keeps its own time");
+    // What is due already must not be put off.
+    rig.state.request_renewal(name("fresh"), at(400)).await.unwrap();
+    rig.state.reconcile(with_age(1800), vec![], at(401)).await.unwrap();
+    let standing = rig.grant("fresh").await.standing;
+    assert_eq!(standing.act_at, Some(at(400)));
+    assert!(standing.renew_at > Some(at(1600)), "{standing:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_allowed_any_more_is_left() {
+    let rig = Rig::new();
+    rig.configure(&["acme"]).await;
+    rig.state.take_in(TakeIn { token_url: OTHER.to_owned(), ..grant("acme", "r1", HOUR) }).await.unwrap();
+    rig.configure(&["acme"]).await;
+    assert_eq!(rig.grant("acme").await.token_url, OTHER, "it is allowed");
+    // Nothing of the portal's own settings changes.
+    let only = Configured { allowed_urls: Arc::new([URL.to_owned()]), ..configured("acme") };
+    rig.follow(vec![only]).await;
+    assert_eq!(rig.claimed(0).await, ["acme"], "it waits for a server that gets nothing any more");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_changes_during_a_renewal_stays_changed() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    let moved = Configured {
+        token_url: OTHER.to_owned(),
+        allowed_urls: Arc::new([OTHER.to_owned()]),
+        ..configured("acme")
+    };
+    rig.follow(vec![moved]).await;
+    rig.record(&claimed, 1, renewed("r2", 1)).await;
+    assert_eq!(rig.grant("acme").await.token_url, OTHER);
+}
+
+#[tokio::test]
+async fn the_server_a_reply_names_is_remembered() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    let RecordOutcome::Renewed(mut pair) = renewed("r2", 1) else { unreachable!() };
+    pair.token_url = Some(OTHER.to_owned());
+    rig.record(&claimed, 1, RecordOutcome::Renewed(pair)).await;
+    assert_eq!(rig.grant("acme").await.token_url, OTHER);
+}
+
+#[tokio::test]
+async fn every_time_moves_with_the_clock() {
+    let rig = Rig::with(&["acme", "retries"]).await;
+    let portals = rig.claim(0, 9).await.portals;
+    rig.record(&portals[0], 0, renewed("r2", 0)).await;
+    let refused = Rejection::Refused(at(300));
+    rig.record_client(&portals[1], 0, retrying(300), refused).await;
+    rig.state
+        .tell(name("acme"), Generation(2), rig.grant("acme").await.standing, vec![], Some(at(50)))
+        .await
+        .unwrap();
+    rig.state.shift_times(-100_000).await.unwrap();
+    let grant = rig.grant("acme").await;
+    let access = grant.tokens.access.unwrap();
+    assert_eq!((access.issued_at, access.expires_at, grant.renewed_at), (at(-100), at(HOUR - 100), at(-100)));
+    assert_eq!((grant.standing.renew_at, grant.standing.act_at), (Some(at(1400)), Some(at(1400))));
+    assert_eq!(rig.state.next_climb().await.unwrap(), Some(at(-50)));
+    assert_eq!(rig.grant("retries").await.standing.phase.since(), Some(at(-100)));
+    assert_eq!(rig.claim(199, 9).await.next, Some(at(200)), "the refused client's time stayed behind");
+    assert_eq!(rig.claimed(200).await, ["retries"]);
+}
+
+#[tokio::test]
+async fn a_changed_ladder_is_looked_at_again() {
+    let rig = Rig::with(&["fresh", "retries"]).await;
+    rig.configure(&["fresh", "retries", "empty"]).await;
+    let portals = rig.claim(0, 9).await.portals;
+    rig.record(&portals[0], 0, renewed("r2", 0)).await;
+    rig.record(&portals[1], 0, retrying(300)).await;
+    assert_eq!(rig.state.next_climb().await.unwrap(), None);
+    rig.state.recheck_ladder(false).await.unwrap();
+    assert_eq!(names(&rig.state.climb_due(at(0), 9).await.unwrap()), ["retries"]);
+    rig.state.recheck_ladder(true).await.unwrap();
+    assert_eq!(
+        rig.state.climb_due(at(0), 9).await.unwrap().len(),
+        2,
+        "without a grant there is nothing to tell"
+    );
+    assert_eq!(rig.state.climb_due(at(0), 1).await.unwrap().len(), 1);
+}

@@ -1,0 +1,184 @@
+//! The state as a file: who may open it, what is refused untouched, and what an older refreshd left.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use rusqlite::Connection;
+
+use super::*;
+
+/// A version that this program does not know.
+const NEWER: i64 = SCHEMA_VERSION as i64 + 1;
+
+/// A state with two grants as schema version 1 stored it. Once released it never changes: a version that cannot read
+/// it would cost every user every grant.
+const VERSION_1: &str = include_str!("../../../../tests/fixtures/state-v1.sql");
+
+/// Every file of the folder with its bytes, but the lock, which is not the state's, SQLite's shared memory, and an
+/// empty write-ahead log, which says nothing.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap()))
+        .filter(|(name, _)| !name.ends_with(".lock") && !name.ends_with("-shm"))
+        .filter(|(name, bytes)| !(name.ends_with("-wal") && bytes.is_empty()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Why a state is not opened; its files must be as before.
+#[track_caller]
+fn refusal(folder: &tempfile::TempDir) -> StateError {
+    let before = contents(folder.path());
+    let path = path_in(folder);
+    let Err(error) = State::open(&path, lock(&path).unwrap()) else { panic!("it was opened") };
+    assert!(contents(folder.path()) == before, "it was changed, and refused: {error}");
+    error
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own files need not be written whole")]
+fn write(path: &Path, bytes: impl AsRef<[u8]>) {
+    fs::write(path, bytes).unwrap();
+}
+
+/// A folder with a database made by these statements, whose log is still beside it if it has one.
+fn database(statements: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = Connection::open(path_in(&folder)).unwrap();
+    keep_log(&connection);
+    connection.execute_batch(statements).unwrap();
+    folder
+}
+
+fn keep_log(connection: &Connection) {
+    let no_checkpoint = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(no_checkpoint, true).unwrap();
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_who_has_the_state() {
+    let rig = Rig::new();
+    let Err(StateError::Locked { path, holder }) = lock(&rig.path()) else { panic!("locked twice") };
+    assert_eq!((path, holder), (rig.path(), Some(std::process::id())));
+    let text = lock(&rig.path()).unwrap_err().to_string();
+    assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
+    let folder = rig.close().await;
+    lock(&path_in(&folder)).unwrap();
+}
+
+#[tokio::test]
+async fn others_cannot_read_the_state() {
+    let rig = Rig::with(&["acme"]).await;
+    for name in ["state.db", "state.db-wal", "state.db-shm", "state.db.lock"] {
+        let mode = fs::metadata(rig.folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let below = folder.path().join("new/state.db");
+    drop(lock(&below).unwrap());
+    assert_eq!(fs::metadata(folder.path().join("new")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn an_empty_or_half_created_state_is_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(inspect(&path_in(&folder)).unwrap(), Header::Absent);
+    write(&path_in(&folder), "");
+    assert_eq!(inspect(&path_in(&folder)).unwrap(), Header::Absent);
+    let rig = Rig::open(folder);
+    assert_eq!(inspect(&rig.path()).unwrap(), Header::Version(SCHEMA_VERSION));
+    // Ended between the first page and the schema.
+    let half = database("PRAGMA journal_mode = WAL");
+    assert_eq!(inspect(&path_in(&half)).unwrap(), Header::Absent);
+    let rig = Rig::open(half);
+    rig.configure(&["acme"]).await;
+}
+
+#[tokio::test]
+async fn a_newer_state_is_refused_untouched() {
+    let folder = Rig::with(&["acme"]).await.close().await;
+    let connection = Connection::open(path_in(&folder)).unwrap();
+    connection.pragma_update(None, "user_version", NEWER).unwrap();
+    drop(connection);
+    let newer = |error| matches!(error, StateError::Newer { found, known, .. } if found == known + 1);
+    assert!(newer(inspect(&path_in(&folder)).unwrap_err()));
+    assert!(newer(refusal(&folder)));
+    // It may be told by the write-ahead log alone.
+    let folder = Rig::with(&["acme"]).await.close().await;
+    let connection = Connection::open(path_in(&folder)).unwrap();
+    keep_log(&connection);
+    connection.pragma_update(None, "user_version", NEWER).unwrap();
+    drop(connection);
+    assert_eq!(inspect(&path_in(&folder)).unwrap(), Header::Version(SCHEMA_VERSION));
+    assert!(newer(refusal(&folder)));
+}
+
+#[test]
+fn what_is_no_state_is_refused_untouched() {
+    for statements in [
+        "CREATE TABLE bookmarks (url TEXT)",
+        "PRAGMA journal_mode = WAL; CREATE TABLE bookmarks (url TEXT)",
+        "PRAGMA application_id = 1; CREATE TABLE bookmarks (url TEXT)",
+        "PRAGMA user_version = 1; CREATE TABLE bookmarks (url TEXT)",
+        "PRAGMA user_version = 1",
+    ] {
+        let error = refusal(&database(statements));
+        assert!(matches!(error, StateError::NotOurs { .. }), "{statements}: {error}");
+    }
+    for bytes in ["[apps.crm]\n".repeat(100), "x".to_owned(), format!("SQLite format 3\0{}", "x".repeat(200))]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        write(&path_in(&folder), &bytes);
+        let error = refusal(&folder);
+        assert!(matches!(error, StateError::NotOurs { .. }), "{bytes:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_state_is_refused_untouched() {
+    let folder = Rig::with(&["acme"]).await.close().await;
+    let whole = fs::read(path_in(&folder)).unwrap();
+    let mut scribbled = whole.clone();
+    let from = whole.len() / 3;
+    scribbled[from..from + 8192].fill(0xa5);
+    for bytes in [&whole[..whole.len() / 2], &whole[..4096], &whole[..100], &scribbled[..]] {
+        write(&path_in(&folder), bytes);
+        let error = refusal(&folder);
+        assert!(matches!(error, StateError::Damaged { .. }), "{} bytes: {error}", bytes.len());
+    }
+    write(&path_in(&folder), &whole);
+    let rig = Rig::open(folder);
+    assert_eq!(rig.claimed(0).await, ["acme"]);
+}
+
+#[tokio::test]
+async fn a_state_of_version_1_stays_readable() {
+    let rig = Rig::open(database(VERSION_1));
+    let done = rig.follow(vec![configured("acme"), configured("doubtful")]).await;
+    assert_eq!(done, Reconciled::default(), "its settings are read as they were written");
+    let census = rig.state.census(at(0)).await.unwrap();
+    let kinds = [Kind::Fresh, Kind::InDoubt, Kind::Unconfigured];
+    assert_eq!((kinds.map(|kind| census.of(kind)), census.total()), ([1, 1, 1], 3));
+
+    let acme = rig.grant("acme").await;
+    assert_eq!((refresh_of(&acme), acme.generation), ("r2", Generation(2)));
+    assert_eq!(acme.identity, None);
+    assert_eq!(acme.tokens.details.scope, ["crm"]);
+    let access = acme.tokens.access.as_ref().unwrap();
+    assert_eq!((access.token.expose(), access.token_type.as_str()), ("access of r2", "Bearer"));
+    assert_eq!((access.issued_at, access.expires_at), (at(0), at(HOUR)));
+    assert_eq!((&acme.standing.phase, acme.standing.act_at), (&Phase::Fresh, Some(at(1500))));
+
+    let doubtful = rig.grant("doubtful").await;
+    let phase = Phase::InDoubt { attempt: 2, since: at(0), problem: problem(Class::InDoubt) };
+    assert_eq!((doubtful.standing.phase, doubtful.told), (phase, vec!["warning".to_owned()]));
+    assert_eq!(names(&rig.state.orphans().await.unwrap()), ["doubtful"]);
+
+    let seen = rig.state.seen(RefreshToken::new("acme").unwrap().fingerprint()).await.unwrap();
+    assert_eq!(seen.as_deref(), Some("acme"));
+    assert_eq!(rig.aside().len(), 1);
+    let claimed = rig.claim_only(1500).await;
+    assert_eq!(rig.record(&claimed, 1500, renewed("r3", 1500)).await, generation(3));
+}

@@ -1,0 +1,123 @@
+//! What recording does, and what it must not overwrite.
+
+use super::*;
+use crate::domain::reply::Granted;
+
+#[tokio::test]
+async fn a_new_pair_is_stored_whole_and_counted() {
+    let rig = Rig::with(&["acme"]).await;
+    let mut secs = 0;
+    for count in 2..5 {
+        let claimed = rig.claim_only(secs).await;
+        assert_eq!(rig.record(&claimed, secs, renewed(&format!("r{count}"), secs)).await, generation(count));
+        secs += 1500;
+    }
+    let rig = rig.reopen().await;
+    let grant = rig.grant("acme").await;
+    let access = grant.tokens.access.as_ref().unwrap();
+    assert_eq!((refresh_of(&grant), access.token.expose()), ("r4", "access of r4"));
+    assert_eq!((access.issued_at, access.expires_at), (at(3000), at(3000 + HOUR)));
+    assert_eq!((grant.generation, grant.renewed_at), (Generation(4), at(3000)));
+    assert_eq!(grant.standing.act_at, Some(at(4500)));
+    assert_eq!(grant.tokens.details.scope, ["crm"]);
+    assert_eq!((grant.token_url.as_str(), grant.claim), (URL, None), "the server named no other place");
+}
+
+#[tokio::test]
+async fn the_generation_never_goes_back() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    rig.record(&claimed, 0, renewed("r2", 0)).await;
+    assert!(rig.state.forget(name("acme")).await.unwrap());
+    assert!(!rig.state.forget(name("acme")).await.unwrap(), "forgotten twice");
+    assert_eq!(rig.take("acme", "r3", HOUR).await, TakenIn::Stored(Generation(3)));
+}
+
+#[tokio::test]
+async fn a_reply_that_comes_after_an_import_is_kept_aside() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    assert_eq!(rig.take("acme", "imported", HOUR).await, TakenIn::Stored(Generation(2)));
+    // The import is claimed in the same millisecond: the late reply must not end that claim either.
+    let second = rig.claim_only(0).await;
+    assert_eq!(rig.record(&claimed, 1, renewed("late", 1)).await, Recorded::SetAside);
+    assert_eq!(refresh_of(&rig.grant("acme").await), "imported");
+    assert_eq!(rig.aside(), [("acme".to_owned(), "late".to_owned(), "late".to_owned())]);
+    assert_eq!(rig.record(&claimed, 1, retrying(5)).await, Recorded::SetAside);
+    assert_eq!(rig.grant("acme").await.standing.phase, Phase::Fresh);
+    assert_eq!(rig.record(&second, 2, renewed("r3", 2)).await, generation(3));
+    assert_eq!(rig.record(&second, 2, renewed("twice", 2)).await, Recorded::SetAside);
+}
+
+#[tokio::test]
+async fn a_reply_that_comes_after_a_forget_is_kept_aside() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    rig.state.forget(name("acme")).await.unwrap();
+    assert_eq!(rig.record(&claimed, 1, renewed("late", 1)).await, Recorded::SetAside);
+    assert!(rig.portal("acme").await.grant.is_none(), "a late reply brought a forgotten grant back");
+    assert_eq!(rig.aside(), [("acme".to_owned(), "late".to_owned(), "late".to_owned())]);
+    rig.state.forget(name("acme")).await.unwrap();
+    assert_eq!(rig.aside(), []);
+}
+
+#[tokio::test]
+async fn somebody_elses_pair_is_kept_aside_and_not_used() {
+    let rig = Rig::with(&["acme"]).await;
+    let foreign = || {
+        let phase = Phase::NeedsAuthorization {
+            since: at(1),
+            problem: problem(Class::NeedsAuthorization),
+            while_in_doubt: false,
+        };
+        let granted = Granted {
+            access: AccessToken::new("theirs").unwrap(),
+            refresh: RefreshToken::new("their refresh"),
+            token_type: "Bearer".to_owned(),
+            lifetime: std::time::Duration::from_secs(3600),
+            identity: Some("m2".to_owned()),
+            server: None,
+            details: Details::default(),
+        };
+        RecordOutcome::Foreign(Standing { phase, renew_at: None, act_at: None }, Box::new(granted))
+    };
+    let claimed = rig.claim_only(0).await;
+    assert_eq!(rig.record(&claimed, 1, foreign()).await, generation(1));
+    let kept = ("acme".to_owned(), "foreign".to_owned(), "their refresh".to_owned());
+    assert_eq!(rig.aside(), std::slice::from_ref(&kept));
+    assert_eq!(refresh_of(&rig.grant("acme").await), "acme");
+    assert_eq!(rig.portal("acme").await.kind(), Kind::NeedsAuthorization);
+    assert_eq!(rig.record(&claimed, 1, foreign()).await, Recorded::SetAside);
+    assert_eq!(rig.aside(), [kept.clone(), kept], "a pair was lost");
+}
+
+#[tokio::test]
+async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    rig.record(&claimed, 0, retrying(10)).await;
+    let seen = rig.grant("acme").await;
+    let tell = async |generation, standing: &Standing, step: &str, next: Option<i64>| {
+        let told = vec![step.to_owned()];
+        rig.state.tell(name("acme"), generation, standing.clone(), told, next.map(at)).await.unwrap()
+    };
+    assert!(tell(seen.generation, &seen.standing, "warning", Some(50)).await);
+    assert_eq!(rig.grant("acme").await.told, ["warning"]);
+    assert_eq!(rig.state.next_climb().await.unwrap(), Some(at(50)));
+    assert_eq!(rig.state.open_incidents().await.unwrap(), [(vec!["warning".to_owned()], 1)]);
+    assert_eq!(rig.state.climb_due(at(49), 9).await.unwrap().len(), 0);
+    assert_eq!(names(&rig.state.climb_due(at(50), 9).await.unwrap()), ["acme"]);
+
+    let earlier = Phase::Retrying { attempt: 1, since: at(-1), problem: problem(Class::Transient) };
+    assert!(!tell(seen.generation, &Standing { phase: earlier, ..seen.standing.clone() }, "x", None).await);
+    let fresh = Standing { phase: Phase::Fresh, ..seen.standing.clone() };
+    assert!(!tell(seen.generation, &fresh, "x", None).await);
+    let claimed = rig.claim_only(10).await;
+    rig.record(&claimed, 10, renewed("r2", 10)).await;
+    let now = rig.grant("acme").await;
+    assert!(now.told.is_empty(), "a renewal's own word replaces what was told");
+    assert!(!tell(seen.generation, &now.standing, "x", None).await, "told of an older pair");
+    assert!(tell(now.generation, &now.standing, "resolved", None).await);
+    assert_eq!(rig.grant("acme").await.told, ["resolved"]);
+    assert_eq!(rig.state.next_climb().await.unwrap(), None);
+}
