@@ -16,6 +16,7 @@ mod import;
 mod renew;
 mod status;
 mod token;
+mod told;
 
 use std::time::Duration;
 

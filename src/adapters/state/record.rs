@@ -65,6 +65,8 @@ pub enum Recorded {
         generation: Generation,
         /// The app's standing flipped.
         client_changed: bool,
+        /// The steps told until then, also while the request was under way.
+        told_before: Vec<String>,
     },
     /// An import, authorization or `forget` came first: the reply is kept aside and not used.
     SetAside,
@@ -111,10 +113,15 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
     if let RecordOutcome::Foreign(_, granted) = outcome {
         put_foreign_aside(connection, portal, *now, granted)?;
     }
+    let told_before = told_of(connection, portal).map_err(sql)?;
+    let mut told = told.clone();
+    if !matches!(outcome, RecordOutcome::Renewed(_)) {
+        told.extend(told_before.iter().filter(|step| !told.contains(step)).cloned().collect::<Vec<_>>());
+    }
     let generation: i64 = connection
         .prepare_cached("UPDATE portal SET told = ?2, climb_at = ?3 WHERE name = ?1 RETURNING generation")
         .and_then(|mut statement| {
-            let told = serde_json::Value::from(told.clone()).to_string();
+            let told = serde_json::Value::from(told).to_string();
             statement.query_row(params![portal.as_str(), told, millis(*climb_at)], |row| row.get(0))
         })
         .map_err(sql)?;
@@ -122,7 +129,16 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
     Ok(Recorded::Done {
         generation: Generation(u64::try_from(generation).unwrap_or_default()),
         client_changed,
+        told_before,
     })
+}
+
+fn told_of(connection: &Connection, portal: &PortalName) -> rusqlite::Result<Vec<String>> {
+    let told: String = connection
+        .prepare_cached("SELECT told FROM portal WHERE name = ?1")?
+        .query_row([portal.as_str()], |row| row.get(0))?;
+    // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
+    Ok(serde_json::from_str(&told).unwrap_or_default())
 }
 
 fn record_pair(
