@@ -12,12 +12,13 @@ use crate::{calm, contains, fresh};
 const NOBODY: &str = "65534";
 
 fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its permissions change");
 }
 
 /// Whether this process can become somebody else; says so if not.
+#[expect(clippy::print_stdout, reason = "a test that was skipped says why")]
 fn can_become_nobody() -> bool {
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let root = fs::metadata("/proc/self").expect("a Linux").uid() == 0;
     let setpriv =
         Command::new("setpriv").arg("--version").output().is_ok_and(|output| output.status.success());
     if !root {
@@ -34,7 +35,7 @@ fn as_nobody(rig: &Rig, arguments: &[&str]) -> Ran {
     if !binary.exists() {
         chmod(&rig.path("."), 0o755);
         let from = env!("CARGO_BIN_EXE_refreshd");
-        fs::hard_link(from, &binary).or_else(|_| fs::copy(from, &binary).map(drop)).unwrap();
+        fs::hard_link(from, &binary).or_else(|_| fs::copy(from, &binary).map(drop)).expect("a copy");
     }
     let become_nobody = ["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"];
     let mut command = Command::new("setpriv");
@@ -131,4 +132,18 @@ fn a_socket_that_was_named_is_the_only_one_asked() {
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(69), ""));
     contains(&ran.stderr, &["no daemon listens on ", "elsewhere.sock"]);
     assert!(!rig.path("state.db").exists(), "and no state is made in its place");
+}
+
+#[test]
+fn a_mistyped_configuration_leads_to_no_daemon() {
+    let (rig, daemon) = fresh(["acme"]);
+    for arguments in [&["status"][..], &["forget", "acme", "--yes"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
+        command.env_clear().args(arguments).arg("--config").arg(rig.path("refershd.toml"));
+        let ran = Ran::from(command.output().expect("the binary runs"));
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(78), ""), "{ran:?}");
+        contains(&ran.stderr, &["refershd.toml:1:1: this file cannot be read"]);
+    }
+    assert_eq!(rig.generation("acme"), 2);
+    daemon.stop();
 }
