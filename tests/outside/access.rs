@@ -133,17 +133,3 @@ fn a_socket_that_was_named_is_the_only_one_asked() {
     contains(&ran.stderr, &["no daemon listens on ", "elsewhere.sock"]);
     assert!(!rig.path("state.db").exists(), "and no state is made in its place");
 }
-
-#[test]
-fn a_mistyped_configuration_leads_to_no_daemon() {
-    let (rig, daemon) = fresh(["acme"]);
-    for arguments in [&["status"][..], &["forget", "acme", "--yes"]] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
-        command.env_clear().args(arguments).arg("--config").arg(rig.path("refershd.toml"));
-        let ran = Ran::from(command.output().expect("the binary runs"));
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(78), ""), "{ran:?}");
-        contains(&ran.stderr, &["refershd.toml:1:1: this file cannot be read"]);
-    }
-    assert_eq!(rig.generation("acme"), 2);
-    daemon.stop();
-}
