@@ -200,7 +200,10 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
         return Err(StateError::Damaged { path: path.to_owned(), detail: check });
     }
     connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+             PRAGMA temp_store = MEMORY;",
+        )
         .map_err(sql("prepare the state"))?;
     migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;
     connection.set_prepared_statement_cache_capacity(64);
