@@ -14,7 +14,7 @@ use crate::daemon::chain;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online"
+    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Also see whether every authorization server answers.
@@ -41,13 +41,18 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         screen::note(&format!("{warning} (warning)"));
     }
     screen::note(&format!(
-        "{}: no problems; {} portals, {} apps; the state {} is {version}",
+        "{}: no problems; {}, {}; the state {} is {version}",
         common.config.display(),
-        config.portals.len(),
-        config.apps.len(),
+        count(config.portals.len(), "portal"),
+        count(config.apps.len(), "app"),
         config.paths.state.display(),
     ));
     if arguments.online { online(&config).await } else { Ok(Exit::Done) }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// Directories that the daemon would have to make, or that are not what they should be.

@@ -7,10 +7,20 @@ use super::exit::{Exit, Failure};
 use super::screen;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd completions bash > /usr/share/bash-completion/completions/refreshd\n  refreshd completions zsh > /usr/share/zsh/site-functions/_refreshd\n\nExit codes: 0 printed, 64 usage."
+)]
 pub(super) struct Arguments {
     /// For which shell.
     shell: Shell,
 }
+
+pub(super) const MANUAL_HELP: &str = "\
+Examples:
+  refreshd man | man -l -
+  refreshd man > /usr/share/man/man1/refreshd.1
+
+Exit codes: 0 printed, 64 usage.";
 
 pub(super) fn completions(arguments: &Arguments, command: &mut Command) -> Result<Exit, Failure> {
     let mut script = Vec::new();

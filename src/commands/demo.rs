@@ -34,7 +34,7 @@ const MARKER: &str = ".refreshd-demo";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd demo\n  refreshd demo --keep        go on until Ctrl-C\n  cat refreshd-demo/tokens/acme/token.json     while it runs"
+    after_help = "Examples:\n  refreshd demo\n  refreshd demo --keep        go on until Ctrl-C\n  cat refreshd-demo/tokens/acme/token.json     while it runs\n\nExit codes: 0 the story went as told, 64 usage, or the folder is somebody else's, 69 it did not."
 )]
 pub(super) struct Arguments {
     /// The demo's own folder.

@@ -7,7 +7,9 @@ use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes")]
+#[command(
+    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not meant, 66 unknown portal,\n69 daemon unavailable, 77 no permission, 78 configuration."
+)]
 pub(super) struct Arguments {
     /// Whose grant.
     portal: String,
@@ -19,6 +21,13 @@ pub(super) struct Arguments {
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let portal = &arguments.portal;
     let reach = reach(common).await?;
+    // Nobody is asked about a portal that is not there.
+    match &reach {
+        Reach::Daemon(client) => client.list(Some(portal)).await.map(drop)?,
+        Reach::Offline(offline) => {
+            offline.list(Some(portal)).await.map(drop).map_err(|error| not_done(&error))?;
+        }
+    }
     let question = format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
     if !arguments.yes && !screen::confirm(&question) {
         return Err(Failure::new(Exit::Usage, format!("{portal} was not forgotten; say --yes to mean it")));

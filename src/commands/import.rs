@@ -13,7 +13,7 @@ use crate::domain::intake::LONGEST;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Takes a token reply in JSON (what `oint bitrix24 GetToken` prints), a CRest settings.json, or a bare\nrefresh token. Whoever held it before must not use it any more: a refresh token works once.\n\nExamples:\n  oint bitrix24 GetToken … | refreshd import acme\n  refreshd import acme /srv/www/app/settings.json"
+    after_help = "Takes a token reply in JSON (what `oint bitrix24 GetToken` prints), a CRest settings.json, or a bare\nrefresh token. Whoever held it before must not use it any more: a refresh token works once.\n\nExamples:\n  oint bitrix24 GetToken … | refreshd import acme\n  refreshd import acme /srv/www/app/settings.json\n\nExit codes: 0 taken in, 64 usage, 65 not a grant, or another portal's, 66 unknown portal or file,\n69 daemon unavailable, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// For which portal of the configuration.
@@ -33,8 +33,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Reach::Offline(offline) => {
             let imported = offline.import(portal, &text).await.map_err(|error| not_done(&error));
             offline.close().await;
+            let generation = imported?.0;
             screen::note("no daemon runs; the grant is in the state and is renewed when one starts");
-            imported?.0
+            generation
         }
     };
     screen::note(&format!("{portal}: the grant was taken in (generation {generation})"));

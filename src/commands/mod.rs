@@ -60,6 +60,7 @@ struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground.
+    #[command(after_help = run::HELP)]
     Run,
     /// Find every problem of a configuration at once.
     Check(check::Arguments),
@@ -78,6 +79,7 @@ enum Command {
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
     /// Print the manual page.
+    #[command(after_help = completions::MANUAL_HELP)]
     Man,
     /// Run the stand-in authorization server alone, for tests.
     #[command(hide = true)]

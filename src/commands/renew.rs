@@ -14,7 +14,7 @@ const AT_ONCE: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all"
+    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a renewal failed, 64 usage, 66 unknown portal,\n69 daemon unavailable, 75 no grant to renew, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Which portals.
@@ -31,6 +31,9 @@ pub(super) struct Arguments {
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let reach = reach(common).await?;
     let names = if arguments.all { with_grant(&reach).await? } else { arguments.portals.clone() };
+    if names.is_empty() {
+        screen::note("no portal has a grant that could be renewed; see refreshd status");
+    }
     let outcomes = match &reach {
         Reach::Daemon(client) => {
             let asked = names.iter().map(|name| async move { (name, client.renew(name).await) });

@@ -9,6 +9,16 @@ use crate::adapters::log;
 use crate::config::{self, Environment, Loaded, LogFormat};
 use crate::daemon;
 
+pub(super) const HELP: &str = "\
+Examples:
+  refreshd run
+  refreshd run --config refreshd.toml
+
+SIGHUP reads the configuration again; SIGTERM finishes what was sent and ends.
+
+Exit codes: 0 stopped, 64 usage, 69 the state is in use or cannot be opened, 77 no permission,
+78 configuration.";
+
 pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
     let read = {
         let path = common.config.clone();

@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd status\n  refreshd status acme\n  refreshd status --watch\n  refreshd status --json | jq '.portals[] | select(.fresh | not)'"
+    after_help = "Examples:\n  refreshd status\n  refreshd status acme\n  refreshd status --watch\n  refreshd status --json | jq '.portals[] | select(.fresh | not)'\n\nExit codes: 0 every portal is fresh, 1 one is not, 64 usage, 66 unknown portal,\n69 daemon unavailable, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Show this portal only, in full.

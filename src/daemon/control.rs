@@ -3,7 +3,7 @@
 //! Must not decide: `operations` does. Whoever can open the socket may look, take a token and ask for a renewal;
 //! only root and the daemon's own user may hand over or forget a grant, or reload.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::rejection::{QueryRejection, StringRejection};
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -52,6 +53,12 @@ pub enum BindError {
         /// The socket.
         path: PathBuf,
     },
+    /// Something else lies there, which is not for a daemon to remove.
+    #[error("control_socket = \"{}\" is there and is no socket; it was left as it is", path.display())]
+    NotASocket {
+        /// What lies there.
+        path: PathBuf,
+    },
     /// The file system said no.
     #[error("cannot make the control socket {}", path.display())]
     Io {
@@ -71,9 +78,11 @@ pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(BindError::InUse { path: path.to_owned() });
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(io)?,
+        Ok(_) => return Err(BindError::NotASocket { path: path.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(io)?;
@@ -94,7 +103,12 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .route("/v1/portals/{portal}/grant", delete(forget))
         .route("/v1/reload", post(reload))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
-        .layer(DefaultBodyLimit::max(intake::LONGEST))
+        .method_not_allowed_fallback(async || {
+            let message = "this is not done with that method";
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
+        })
+        // One more, so that it is the reader of grants who says that one is too long.
+        .layer(DefaultBodyLimit::max(intake::LONGEST + 1))
         .with_state(control);
     let service = routes.into_make_service_with_connect_info::<Peer>();
     let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
@@ -205,6 +219,7 @@ async fn show(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TokenQuery {
     min_valid: Option<String>,
     format: Option<String>,
@@ -213,9 +228,10 @@ struct TokenQuery {
 async fn token(
     Extract(control): Extract<Control>,
     UrlPath(portal): UrlPath<String>,
-    Query(query): Query<TokenQuery>,
+    query: Result<Query<TokenQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, "bad-request", message);
+    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
     let min_valid = match query.min_valid.as_deref().map(humantime::parse_duration) {
         None => Duration::ZERO,
         Some(Ok(span)) => span,
@@ -261,9 +277,11 @@ async fn import(
     Extract(control): Extract<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(portal): UrlPath<String>,
-    body: String,
+    body: Result<String, StringRejection>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
+    let body =
+        body.map_err(|rejection| Failure::new(rejection.status(), "not-a-grant", rejection.body_text()))?;
     let generation = operations::import(&control.shared, &portal, &body).await?;
     Ok(axum::Json(json!({"portal": portal, "generation": generation})).into_response())
 }

@@ -175,7 +175,6 @@ async fn finish(
 ) -> Ended {
     let Claimed { name, settings, mut grant, claim } = claimed;
     let before = grant.standing.phase.clone();
-    let told_before = grant.told.clone();
     let url = grant.token_url.clone();
     let (outcome, renamed) = match settled {
         Settled::Renewed(renewed) => {
@@ -207,8 +206,9 @@ async fn finish(
     let app = settings.app.clone();
     let record = RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client };
     let recorded = record_until_durable(shared, renewed, Arc::new(record)).await;
+    let set_aside = recorded == Recorded::SetAside;
     let generation = match recorded {
-        Recorded::Done { generation, client_changed } => {
+        Recorded::Done { generation, client_changed, told_before } => {
             if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
                 let failing = shared.publisher.publish(&name).await;
                 shared.health.unpublished(failing);
@@ -217,7 +217,8 @@ async fn finish(
                 announce_client(&settings.app, said.as_ref(), client);
             }
             let about_client = client_changed && matches!(client, Rejection::Refused(_));
-            if let Some(said) = said.filter(|_| !about_client) {
+            // The escalator may have come first while the request was under way.
+            if let Some(said) = said.filter(|said| !about_client && !told_before.contains(&said.step)) {
                 announce(Subject::Portal(&name), &said);
             }
             if renewed && let Some(good) = resolved(&config.ladder, &told_before, before.since(), now) {
@@ -246,7 +247,7 @@ async fn finish(
         detail: failure.as_ref().map(|(_, detail)| detail.clone()),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
         next: act_at,
-        report: Report { failure, generation, set_aside: recorded == Recorded::SetAside },
+        report: Report { failure, generation, set_aside },
     }
 }
 

@@ -117,13 +117,20 @@ async fn readiness_problems(shared: &Shared) -> Vec<String> {
     }
     let unsaved = shared.metrics.unsaved();
     if unsaved > 0 {
-        problems.push(format!("{unsaved} new pairs are not on disk"));
+        problems.push(match unsaved {
+            1 => "1 new pair is not on disk".to_owned(),
+            _ => format!("{unsaved} new pairs are not on disk"),
+        });
     }
     let unpublished = shared.health.count_unpublished();
     if unpublished > 0 {
-        problems.push(format!("the token files of {unpublished} portals cannot be written"));
+        problems.push(match unpublished {
+            1 => "the token files of 1 portal cannot be written".to_owned(),
+            _ => format!("the token files of {unpublished} portals cannot be written"),
+        });
     }
     match shared.state.census(shared.clock.now()).await {
+        Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),
         Ok(census) if census.overdue > 0 => problems.push(format!("{} portals are overdue", census.overdue)),
         Ok(_) => {}
         Err(error) => problems.push(format!("the state cannot be read: {}", chain(&error))),

@@ -58,7 +58,7 @@ pub enum OperationError {
         reason: String,
     },
     /// The text was no grant.
-    #[error("{portal}: not taken in: {source}")]
+    #[error("{portal}: not taken in")]
     NotAGrant {
         /// The portal.
         portal: PortalName,
@@ -276,7 +276,7 @@ pub async fn take_in(
     };
     match shared.state.take_in(take).await? {
         TakenIn::Stored(generation) => {
-            tracing::info!(portal = %name, generation = generation.0, source = ?source, "a grant was taken in");
+            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
             let failing = shared.publisher.publish(name).await;
             shared.health.unpublished(failing);
             shared.due.notify_one();
@@ -304,7 +304,7 @@ pub async fn forget(shared: &Shared, name: &str) -> Result<bool, OperationError>
     let failing = shared.publisher.publish(&portal.name).await;
     shared.health.unpublished(failing);
     if forgotten {
-        tracing::info!(portal = %portal.name, "the grant was forgotten and its token files removed");
+        tracing::info!(portal = %portal.name, "{}: the grant was forgotten and its token files removed", portal.name);
     }
     Ok(forgotten)
 }

@@ -126,6 +126,10 @@ pub fn recovered(grant: &Grant, profile: &Profile, claimed_at: Timestamp, now: T
 /// # Errors
 /// The moment from which on it may.
 pub fn may_renew_now(grant: &Grant, now: Timestamp) -> Result<(), Timestamp> {
+    // One that was taken in and not tried yet is due, however young its token is.
+    if grant.tried_at.is_none() {
+        return Ok(());
+    }
     let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
     let issued_at = grant.tokens.access.as_ref().map(|access| access.issued_at);
     let renewed = issued_at.filter(|_| matches!(grant.standing.phase, Phase::Fresh));

@@ -205,7 +205,9 @@ fn retry_after_is_honoured() {
 
 #[test]
 fn an_operators_loop_cannot_renew_more_often_than_in_a_tenth_of_the_life() {
-    let fresh = grant(Phase::Fresh);
+    let mut fresh = grant(Phase::Fresh);
+    assert_eq!(may_renew_now(&fresh, at(100)), Ok(()), "what was taken in and not tried yet is due");
+    fresh.tried_at = Some(at(0));
     assert_eq!(may_renew_now(&fresh, at(100)), Err(at(360)));
     assert_eq!(may_renew_now(&fresh, at(360)), Ok(()));
     let mut failing = grant(kept(&fresh, Class::Transient, at(100)).phase);

@@ -66,54 +66,78 @@ pub enum Recorded {
         generation: Generation,
         /// The app's standing flipped.
         client_changed: bool,
+        /// The steps told until then, also while the request was under way.
+        told_before: Vec<String>,
     },
     /// An import, authorization or `forget` came first: the reply is kept aside and not used.
     SetAside,
 }
 
 pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
-    let RecordAs { portal, app, claim: _, outcome, told: _, climb_at: _, now, client } = record;
+    let RecordAs { portal, app, claim, outcome, told, climb_at: _, now, client } = record;
+    let before = told_under(connection, portal, *claim)?;
+    if let Some(aside) = aside_of(outcome, before.is_some()) {
+        put_aside(connection, portal, *now, &aside)?;
+    }
+    let Some(told_before) = before else { return Ok(Recorded::SetAside) };
     let generation = match outcome {
-        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed)?,
+        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed, &to_json(told)?)?,
         RecordOutcome::Kept(standing) | RecordOutcome::Foreign(standing, _) => {
-            record_standing(connection, record, standing)?
+            // What the escalator told while the request was under way stays told.
+            let unheard = told_before.iter().filter(|step| !told.contains(step));
+            let told: Vec<_> = told.iter().chain(unheard).collect();
+            record_standing(connection, record, standing, &to_json(&told)?)?
         }
     };
-    let aside = match outcome {
+    let client_changed = record_client(connection, app, *client, *now)
+        .map_err(|source| StateError::sql("record a client's standing", source))?;
+    let generation = Generation(u64::try_from(generation).unwrap_or_default());
+    Ok(Recorded::Done { generation, client_changed, told_before })
+}
+
+/// The steps told so far, if the claim still is the grant's.
+fn told_under(
+    connection: &Connection,
+    portal: &PortalName,
+    claim: ClaimId,
+) -> Result<Option<Vec<String>>, StateError> {
+    let told: Option<String> = connection
+        .prepare_cached("SELECT told FROM portal WHERE name = ?1 AND claim = ?2")
+        .and_then(|mut statement| {
+            statement.query_row(params![portal.as_str(), claim.0], |row| row.get(0)).optional()
+        })
+        .map_err(|source| StateError::sql("look for a claim", source))?;
+    // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
+    Ok(told.map(|told| serde_json::from_str(&told).unwrap_or_default()))
+}
+
+/// What is kept aside of an outcome: somebody else's pair always, ours if its claim is gone.
+fn aside_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Aside<'_>> {
+    match outcome {
         RecordOutcome::Foreign(_, granted) => Some(Aside {
             why: "foreign",
             access: Some(&granted.access),
             refresh: granted.refresh.as_ref(),
             identity: granted.identity.as_deref(),
         }),
-        RecordOutcome::Renewed(renewed) if generation.is_none() => Some(Aside {
+        RecordOutcome::Renewed(renewed) if !claim_holds => Some(Aside {
             why: "late",
             access: renewed.tokens.access.as_ref().map(|access| &access.token),
             refresh: Some(&renewed.tokens.refresh),
             identity: renewed.identity.as_deref(),
         }),
         RecordOutcome::Renewed(_) | RecordOutcome::Kept(_) => None,
-    };
-    if let Some(aside) = aside {
-        put_aside(connection, portal, *now, &aside)?;
     }
-    let Some(generation) = generation else { return Ok(Recorded::SetAside) };
-    let client_changed = record_client(connection, app, *client, *now)
-        .map_err(|source| StateError::sql("record a client's standing", source))?;
-    Ok(Recorded::Done {
-        generation: Generation(u64::try_from(generation).unwrap_or_default()),
-        client_changed,
-    })
 }
 
-/// Ends the claim and keeps the pair; the generation, or `None` if the claim is not the grant's any more.
+/// Ends the claim and keeps the pair; the generation.
 fn record_standing(
     connection: &Connection,
     record: &RecordAs,
     standing: &Standing,
-) -> Result<Option<i64>, StateError> {
+    told: &str,
+) -> Result<i64, StateError> {
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-    let told = to_json(&record.told)?;
     connection
         .prepare_cached(
             "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, renew_at = ?8, \
@@ -133,17 +157,18 @@ fn record_standing(
                 told,
                 millis(record.climb_at),
             ];
-            statement.query_row(columns, |row| row.get(0)).optional()
+            statement.query_row(columns, |row| row.get(0))
         })
         .map_err(|source| StateError::sql("record a renewal", source))
 }
 
-/// Ends the claim with a new pair; the new generation, or `None` if the claim is not the grant's any more.
+/// Ends the claim with a new pair; the new generation.
 fn record_pair(
     connection: &Connection,
     record: &RecordAs,
     renewed: &Renewed,
-) -> Result<Option<i64>, StateError> {
+    told: &str,
+) -> Result<i64, StateError> {
     let Renewed {
         tokens: Tokens { access, refresh, details },
         standing,
@@ -152,7 +177,7 @@ fn record_pair(
         renamed_from: _,
     } = renewed;
     let access = access.as_ref();
-    let (fingerprint, details, told) = (refresh.fingerprint(), to_json(details)?, to_json(&record.told)?);
+    let (fingerprint, details) = (refresh.fingerprint(), to_json(details)?);
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
@@ -180,7 +205,7 @@ fn record_pair(
                 told,
                 millis(record.climb_at),
             ];
-            statement.query_row(columns, |row| row.get(0)).optional()
+            statement.query_row(columns, |row| row.get(0))
         })
         .map_err(|source| StateError::sql("record a new pair", source))
 }

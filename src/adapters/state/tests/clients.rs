@@ -11,7 +11,7 @@ async fn refuse(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
 }
 
 fn flipped(count: u64) -> Recorded {
-    Recorded::Done { generation: Generation(count), client_changed: true }
+    Recorded::Done { generation: Generation(count), client_changed: true, told_before: Vec::new() }
 }
 
 #[tokio::test]

@@ -240,5 +240,5 @@ fn refresh_of(grant: &Grant) -> &str {
 }
 
 fn generation(count: u64) -> Recorded {
-    Recorded::Done { generation: Generation(count), client_changed: false }
+    Recorded::Done { generation: Generation(count), client_changed: false, told_before: Vec::new() }
 }

@@ -1,0 +1,146 @@
+//! `refreshd import`: what is a grant, what is none, and whose it is.
+
+use std::fs::File;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::common::{Ran, Rig, SOON, domain, eventually};
+use crate::{calm, contains};
+
+fn reply(rig: &Rig, portal: &str) -> Value {
+    serde_json::from_str(&rig.install(portal)).unwrap()
+}
+
+/// What Bitrix24's PHP library keeps.
+fn crest_settings(rig: &Rig, portal: &str) -> String {
+    let reply = reply(rig, portal);
+    json!({
+        "access_token": reply["access_token"], "expires_in": "3600", "application_token": "51856fefc120afa4b628cc82d3935cce",
+        "refresh_token": reply["refresh_token"], "domain": domain(portal),
+        "client_endpoint": format!("https://{}/rest/", domain(portal)),
+    })
+    .to_string()
+}
+
+/// `refreshd import PORTAL ARGUMENT`, with `stdin` on standard input.
+fn import(rig: &Rig, portal: &str, argument: &str, stdin: Stdio) -> Ran {
+    Ran::from(rig.command(["import", portal, argument]).stdin(stdin).output().expect("the binary runs"))
+}
+
+#[test]
+fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
+    let rig = calm(["acme", "globex", "initech", "hooli"]);
+    let daemon = rig.start();
+    // A token reply, piped in.
+    let ran = rig.import("acme", &rig.install("acme"));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
+    assert_eq!(ran.stderr, "acme: the grant was taken in (generation 1)\n");
+    // A settings.json, by its name.
+    rig.secret("settings.json", &crest_settings(&rig, "globex"));
+    let path = rig.path("settings.json");
+    assert_eq!(import(&rig, "globex", path.to_str().unwrap(), Stdio::null()).code, Some(0));
+    // A bare refresh token, as `-`.
+    let bare = reply(&rig, "initech")["refresh_token"].as_str().unwrap().to_owned();
+    rig.secret("bare", &format!("{bare}\n"));
+    let stdin = File::open(rig.path("bare")).unwrap();
+    assert_eq!(import(&rig, "initech", "-", Stdio::from(stdin)).code, Some(0));
+    for portal in ["acme", "globex", "initech"] {
+        rig.wait_for_generation(portal, 2);
+        assert_eq!(
+            rig.sandbox.renewals(&domain(portal)),
+            1,
+            "{portal} is renewed at once, to prove that it lives"
+        );
+    }
+    daemon.stop();
+    // Without a daemon it waits for one.
+    let ran = rig.import("hooli", &rig.install("hooli"));
+    assert_eq!(ran.code, Some(0));
+    contains(&ran.stderr, &["no daemon runs; the grant is in the state", "hooli: the grant was taken in"]);
+    let published = rig.token_json("hooli").expect("its access token can be used until then");
+    assert_eq!(published["generation"], 1);
+    let daemon = rig.start();
+    rig.wait_for_generation("hooli", 2);
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
+    let rig = calm(["acme"]);
+    let long = "a".repeat(70_000);
+    let check = |daemon: bool| {
+        for (text, why) in [
+            (
+                r#"{"error":"invalid_grant","error_description":"x"}"#,
+                "it is an error reply of the authorization server (invalid_grant)",
+            ),
+            ("neither one nor the other", "it is neither JSON nor a bare refresh token (one word)"),
+            ("{\"access_token\": \"6b2e06", "it begins like JSON but is none (line 1, column 24)"),
+            (r#"{"access_token":"6b2e0667006e9f06"}"#, "it has no refresh_token"),
+            ("", "there is nothing in it"),
+            ("  \n\t", "there is nothing in it"),
+            (&long, "it is longer than 65536 bytes"),
+        ] {
+            let ran = rig.import("acme", text);
+            assert_eq!(ran.code, Some(65), "{why}, daemon {daemon}: {ran:?}");
+            assert!(
+                ran.stderr.starts_with(&format!("refreshd: acme: not taken in: {why}")),
+                "{}",
+                ran.stderr
+            );
+            assert_eq!(ran.stderr.lines().count(), 1, "nothing else is said: {}", ran.stderr);
+            assert_eq!(ran.stderr.matches(why).count(), 1, "said twice: {}", ran.stderr);
+        }
+        let status = rig.status("acme");
+        assert_eq!(
+            (status["phase"].as_str(), status["generation"].as_u64()),
+            (Some("awaiting-authorization"), Some(0))
+        );
+    };
+    let daemon = rig.start();
+    check(true);
+    daemon.stop();
+    check(false);
+    let ran = rig.run(["import", "acme", "/nonexistent/grant"]);
+    assert_eq!(ran.code, Some(66));
+    contains(&ran.stderr, &["cannot read /nonexistent/grant: "]);
+    assert_eq!(rig.sandbox.total_requests(), 0);
+}
+
+#[test]
+fn one_grant_is_not_taken_for_two_portals() {
+    let rig = calm(["acme", "globex"]);
+    let grant = rig.install("acme");
+    let daemon = rig.start();
+    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.wait_for_generation("acme", 2);
+    let requests = rig.sandbox.total_requests();
+    // Also when it was rotated since.
+    let current = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+    for text in [&grant, &current] {
+        let ran = rig.import("globex", text);
+        assert_eq!(ran.code, Some(65), "{ran:?}");
+        contains(&ran.stderr, &["globex: not taken in: the same refresh token belongs to acme"]);
+    }
+    daemon.stop();
+    let ran = rig.import("globex", &current);
+    assert_eq!(ran.code, Some(65));
+    contains(&ran.stderr, &["globex: not taken in: ", "belongs to acme"]);
+    assert_eq!(rig.sandbox.total_requests(), requests);
+    rig.no_violations();
+}
+
+#[test]
+fn a_dead_grant_is_resumed_by_an_import() {
+    let rig = calm(["acme"]);
+    let daemon = rig.start();
+    assert_eq!(rig.import("acme", "5bad2d67006e9f06006b12e4").code, Some(0), "a word may be a token");
+    let status = rig.wait_for_phase("acme", "needs-authorization");
+    contains(status["action"].as_str().unwrap(), &["refreshd import acme"]);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    rig.wait_for_phase("acme", "fresh");
+    eventually("status 0", SOON, || rig.run(["status"]).code == Some(0));
+    daemon.stop();
+}
