@@ -7,8 +7,9 @@ use rusqlite::{Row, Statement};
 
 use super::StateError;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Grant, Kind, Phase, Portal, Problem, Settings, Standing};
+use crate::domain::portal::{ClaimId, Grant, Kind, Phase, Portal, Problem, Standing};
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Access, Generation, Tokens};
 

@@ -24,8 +24,8 @@ CREATE TABLE portal (
     -- what the configuration says
     configured  INTEGER NOT NULL DEFAULT 0,
     app         TEXT NOT NULL DEFAULT '',
-    settings    TEXT,                       -- JSON of domain::portal::Settings
-    every       TEXT,                       -- JSON of domain::portal::RenewSetting
+    settings    TEXT,                       -- JSON of domain::settings::Settings
+    every       TEXT,                       -- JSON of domain::settings::RenewSetting
     config_url  TEXT,
     binding     BLOB,
     -- the grant; there is one where refresh_token is not null. The generation stays after `forget`.
