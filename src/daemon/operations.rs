@@ -286,6 +286,10 @@ pub async fn take_in(
         TakenIn::HeldBy(other) => Err(refuse(format!(
             "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
         ))),
+        TakenIn::Spent => Err(refuse(format!(
+            "this refresh token was taken in before and has been exchanged for a newer one since, which stays in force; \
+             if you mean it all the same, first: refreshd forget {name}"
+        ))),
         TakenIn::Unknown => Err(OperationError::UnknownPortal { name: name.to_string(), suggestion: None }),
     }
 }

@@ -320,6 +320,8 @@ pub struct Grant {
     pub told: Vec<String>,
     /// A claim without a recorded outcome yet.
     pub claim: Option<(ClaimId, Timestamp)>,
+    /// When it was last claimed, and so tried.
+    pub tried_at: Option<Timestamp>,
 }
 
 /// A portal as the state keeps it.

@@ -19,6 +19,8 @@ const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::
 const BLOCKED_POLL: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(86_400));
 /// Polls of a blocked grant before it is polled daily.
 const BLOCKED_FAST_POLLS: u32 = 24;
+/// An operator may try a failing grant again after this time.
+const RETRY_BY_HAND: Duration = Duration::from_secs(5);
 /// A late replay happens when this share of the life is left.
 const LATE_REPLAY_SHARE: f64 = 0.1;
 
@@ -118,15 +120,22 @@ pub fn recovered(grant: &Grant, profile: &Profile, claimed_at: Timestamp, now: T
     refused(grant, rules, no_answer(Class::InDoubt, detail), now, 0.0)
 }
 
-/// When an operator's `renew` may be carried out: `Err` says from when on.
+/// When an operator's `renew` may be carried out: `Err` says from when on. A renewed grant waits a tenth of its life,
+/// a failing one a few seconds, so that no loop of commands becomes a storm.
 ///
 /// # Errors
-/// The moment at which a tenth of the life has passed since the last renewal.
+/// The moment from which on it may.
 pub fn may_renew_now(grant: &Grant, now: Timestamp) -> Result<(), Timestamp> {
-    let Some(access) = &grant.tokens.access else { return Ok(()) };
-    let fresh_until = access.issued_at + spacing(access.lifetime());
-    let renewed = matches!(grant.standing.phase, Phase::Fresh) && access.issued_at <= now;
-    if renewed && now < fresh_until { Err(fresh_until) } else { Ok(()) }
+    let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
+    let issued_at = grant.tokens.access.as_ref().map(|access| access.issued_at);
+    let renewed = issued_at.filter(|_| matches!(grant.standing.phase, Phase::Fresh));
+    let (last, pause) = match (renewed, grant.tried_at) {
+        (Some(issued_at), _) => (issued_at, spacing(lifetime.unwrap_or_default())),
+        (None, Some(tried_at)) => (tried_at, RETRY_BY_HAND.min(lifetime.map_or(RETRY_BY_HAND, spacing))),
+        (None, None) => return Ok(()),
+    };
+    // A moment ahead of now is of another clock and says nothing.
+    if last <= now && now < last + pause { Err(last + pause) } else { Ok(()) }
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {

@@ -38,6 +38,8 @@ pub enum TakenIn {
     Stored(Generation),
     /// Another portal has, or had, this very refresh token.
     HeldBy(String),
+    /// This portal was given it before, and has exchanged it for a newer one since.
+    Spent,
     /// The configuration does not name this portal.
     Unknown,
 }
@@ -48,6 +50,9 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
     let fingerprint = tokens.refresh.fingerprint();
     if let Some(holder) = holder(connection, &fingerprint, portal).map_err(sql)? {
         return Ok(TakenIn::HeldBy(holder));
+    }
+    if is_spent(connection, &fingerprint, portal).map_err(sql)? {
+        return Ok(TakenIn::Spent);
     }
     let access = tokens.access.as_ref();
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
@@ -107,6 +112,20 @@ fn holder(
             |row| row.get(0),
         )
         .optional()
+}
+
+/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one.
+fn is_spent(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM portal JOIN seen ON seen.portal = portal.name WHERE name = ?2 \
+         AND seen.fingerprint = ?1 AND refresh_token IS NOT NULL AND portal.fingerprint <> ?1)",
+        params![fingerprint.bytes(), portal.as_str()],
+        |row| row.get(0),
+    )
 }
 
 pub(super) fn seen(connection: &Connection, fingerprint: &Fingerprint) -> Result<Option<String>, StateError> {

@@ -1,0 +1,393 @@
+//! The rig of the tests: a stand-in authorization server, a directory, a configuration, and the real binary on them.
+//!
+//! Level-triggered throughout: what is waited for is a condition with a time limit, never a time. Everything ends with
+//! its owner: a daemon is killed, a server stopped and a directory removed on drop, also when a test fails. Must not
+//! look into the daemon: what a test can see is what a user can see.
+//!
+//! ```ignore
+//! let mut rig = Rig::new(["acme"]);                  // Bitrix24's dialect, tokens of 20 s renewed every 8 s
+//! rig.grant("acme");                                 // a grant in acme's refresh_token_file
+//! let daemon = rig.start();
+//! daemon.wait_for("a renewal", |event| event["outcome"] == "renewed");
+//! rig.no_violations();
+//! ```
+
+#![allow(dead_code, reason = "every test binary uses its own part of the rig")]
+
+pub mod config;
+pub mod daemon;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use refreshd::adapters::clock::Clock;
+use refreshd::adapters::token_files::write_whole;
+use refreshd::sandbox::{At, Fault, Rules, Sandbox};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{App, Config, Portal};
+pub use daemon::Daemon;
+
+/// The client of the rig's first app.
+pub const CLIENT_ID: &str = "local.55d32b338a90f0.23817";
+/// Its secret.
+pub const CLIENT_SECRET: &str = "c1ientSecret0OfTheTests0123456789";
+/// Life of an access token, and when it is renewed.
+pub const LIFE: Duration = Duration::from_secs(20);
+pub const EVERY: Duration = Duration::from_secs(8);
+/// What happens at once may take so long on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// What a wait asks for: a condition that holds, or something that is there.
+pub trait Met {
+    type Found;
+    fn found(self) -> Option<Self::Found>;
+}
+
+impl Met for bool {
+    type Found = ();
+    fn found(self) -> Option<()> {
+        self.then_some(())
+    }
+}
+
+impl<T> Met for Option<T> {
+    type Found = T;
+    fn found(self) -> Self {
+        self
+    }
+}
+
+/// Asks until the answer is yes (or `Some`), at most for `limit`; the panic names `what`.
+#[track_caller]
+pub fn eventually<M: Met>(what: &str, limit: Duration, mut ask: impl FnMut() -> M) -> M::Found {
+    let clock = Clock::system();
+    let began = clock.tick();
+    loop {
+        if let Some(found) = ask().found() {
+            return found;
+        }
+        assert!(clock.elapsed(began) < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Sees that something stays true for a time.
+#[track_caller]
+pub fn always(what: &str, span: Duration, mut holds: impl FnMut() -> bool) {
+    let clock = Clock::system();
+    let began = clock.tick();
+    while clock.elapsed(began) < span {
+        assert!(holds(), "no longer true after {:?}: {what}", clock.elapsed(began));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Unix time in milliseconds.
+pub fn now_millis() -> i64 {
+    Clock::system().now().millis()
+}
+
+/// The mode of a file or directory.
+#[track_caller]
+pub fn mode(path: &Path) -> u32 {
+    let about = fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    about.permissions().mode() & 0o7777
+}
+
+/// The host of a portal of the rig.
+pub fn domain(portal: &str) -> String {
+    format!("{portal}.bitrix24.com")
+}
+
+/// A test's own world.
+pub struct Rig {
+    pub sandbox: Sandbox,
+    /// Written by [`Rig::start`] and [`Rig::write_config`].
+    pub config: Config,
+    pub runtime: Runtime,
+    stop: CancellationToken,
+    dir: TempDir,
+}
+
+impl Rig {
+    /// A server and a configuration with these portals, all of one app. No portal has a grant yet.
+    pub fn new<const N: usize>(portals: [&str; N]) -> Self {
+        Self::with_rules(portals, Rules { token_lifetime: LIFE, ..Rules::default() })
+    }
+
+    /// The same, with rules for the server.
+    pub fn with_rules<const N: usize>(portals: [&str; N], rules: Rules) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime for the stand-in server");
+        let life = rules.token_lifetime;
+        let sandbox = Sandbox::new(Clock::system(), rules);
+        sandbox.add_client(CLIENT_ID, CLIENT_SECRET);
+        let stop = CancellationToken::new();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let token_url = format!("http://{}/oauth/token/", listener.local_addr().expect("its address"));
+        runtime.spawn(sandbox.clone().serve(listener, stop.clone()));
+        let dir = tempfile::Builder::new().prefix("refreshd-test-").tempdir().expect("a directory");
+        let app = App::new("crm", CLIENT_ID, &token_url, life);
+        let mut config = Config::new(http_address(), app);
+        config.portals = portals.iter().map(|name| Portal::new(name, "crm")).collect();
+        let rig = Self { sandbox, config, runtime, stop, dir };
+        rig.secret("crm.secret", CLIENT_SECRET);
+        rig
+    }
+
+    /// A path in the rig's directory.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file that others cannot read.
+    pub fn secret(&self, name: &str, text: &str) {
+        self.secret_bytes(name, text.as_bytes());
+    }
+
+    /// The same, of bytes.
+    pub fn secret_bytes(&self, name: &str, bytes: &[u8]) {
+        write_whole(self.dir.path(), &self.path(name), bytes, 0o600).expect("a file is written");
+    }
+
+    /// Writes the configuration as it stands.
+    pub fn write_config(&self) {
+        self.secret("refreshd.toml", &self.config.to_string());
+    }
+
+    /// A new grant of the portal, at the server only: the whole token reply.
+    pub fn install(&self, portal: &str) -> String {
+        Value::Object(self.sandbox.install(&domain(portal), CLIENT_ID)).to_string()
+    }
+
+    /// A new grant of the portal; its refresh token lies in the portal's `refresh_token_file`.
+    pub fn grant(&mut self, portal: &str) {
+        let reply = self.sandbox.install(&domain(portal), CLIENT_ID);
+        let refresh = reply["refresh_token"].as_str().expect("a refresh token");
+        self.secret(&format!("{portal}.refresh"), refresh);
+        self.config.portal(portal).refresh_token_file = true;
+    }
+
+    /// Writes the configuration and starts the daemon on it, ready to serve.
+    pub fn start(&self) -> Daemon {
+        let daemon = self.launch([]);
+        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        daemon
+    }
+
+    /// The same, with this in its environment, and without waiting for anything.
+    pub fn launch<const N: usize>(&self, environment: [(&str, &OsStr); N]) -> Daemon {
+        self.write_config();
+        let mut command = self.command(["run"]);
+        command.envs(environment);
+        Daemon::spawn(command)
+    }
+
+    /// `refreshd ARGUMENTS…` on the rig's configuration, with an empty environment.
+    pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
+        command.env_clear().args(arguments).arg("--config").arg(self.path("refreshd.toml"));
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
+        Ran::from(self.command(arguments).stdin(Stdio::null()).output().expect("the binary runs"))
+    }
+
+    /// `refreshd import PORTAL`, with the grant on standard input.
+    pub fn import(&self, portal: &str, grant: &str) -> Ran {
+        let name = format!("{portal}.import");
+        self.secret(&name, grant);
+        let stdin = fs::File::open(self.path(&name)).expect("what was just written");
+        Ran::from(self.command(["import", portal]).stdin(stdin).output().expect("the binary runs"))
+    }
+
+    /// `refreshd status --json`, by portal; `null` for one it does not show.
+    pub fn status(&self, portal: &str) -> Value {
+        let ran = self.run(["status", "--json"]);
+        let all: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
+        let portals = all["portals"].as_array().cloned().unwrap_or_default();
+        portals.into_iter().find(|view| view["portal"] == portal).unwrap_or_default()
+    }
+
+    /// Waits until the status shows the portal in that phase.
+    #[track_caller]
+    pub fn wait_for_phase(&self, portal: &str, phase: &str) -> Value {
+        let mut last = Value::Null;
+        let clock = Clock::system();
+        let began = clock.tick();
+        while clock.elapsed(began) < SOON {
+            last = self.get_json(&format!("/v1/portals/{portal}"));
+            if last["phase"] == phase {
+                return last;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{portal} is not {phase} within {SOON:?}: {last}");
+    }
+
+    /// A file of a portal's token directory.
+    pub fn token_path(&self, portal: &str, file: &str) -> PathBuf {
+        self.path("tokens").join(portal).join(file)
+    }
+
+    /// The portal's `token.json`; `None` if it is not there. One that is no JSON is a panic.
+    pub fn token_json(&self, portal: &str) -> Option<Value> {
+        let text = fs::read_to_string(self.token_path(portal, "token.json")).ok()?;
+        Some(
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("torn token.json ({error}): {text:?}")),
+        )
+    }
+
+    /// The portal's generation in `token.json`; 0 without one.
+    pub fn generation(&self, portal: &str) -> u64 {
+        self.token_json(portal).and_then(|json| json["generation"].as_u64()).unwrap_or_default()
+    }
+
+    /// Waits until the portal has renewed `more` times from now on.
+    #[track_caller]
+    pub fn wait_for_renewals(&self, portal: &str, more: u64) {
+        let before = self.sandbox.renewals(&domain(portal));
+        let limit = EVERY * u32::try_from(more).expect("few") + SOON;
+        eventually(&format!("{more} renewals of {portal}"), limit, || {
+            self.sandbox.renewals(&domain(portal)) >= before + more
+        });
+    }
+
+    /// Waits until readers have the token of this generation or a later one.
+    #[track_caller]
+    pub fn wait_for_generation(&self, portal: &str, generation: u64) {
+        let what = format!("generation {generation} of {portal} in token.json");
+        eventually(&what, EVERY + SOON, || self.generation(portal) >= generation);
+    }
+
+    /// `GET` on the metrics listener: status and body.
+    pub fn http(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.config.http);
+        self.ask(reqwest::Client::builder(), reqwest::Method::GET, &url, "")
+    }
+
+    /// A metric's value, by its whole name with labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.http("/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+    }
+
+    /// A request on the control socket: status and body.
+    pub fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let client = reqwest::Client::builder().unix_socket(self.path("control.sock"));
+        let method = method.parse().expect("a method");
+        self.ask(client, method, &format!("http://refreshd{path}"), body)
+    }
+
+    /// `GET` on the control socket, as JSON.
+    pub fn get_json(&self, path: &str) -> Value {
+        let (_, body) = self.control("GET", path, "");
+        serde_json::from_str(&body).unwrap_or_else(|_| panic!("no JSON at {path}: {body}"))
+    }
+
+    /// Token requests of the portal so far.
+    pub fn requests(&self, portal: &str) -> u64 {
+        self.sandbox.requests(&domain(portal))
+    }
+
+    /// Renewals of the portal so far, as the server counts them.
+    pub fn renewals(&self, portal: &str) -> u64 {
+        self.sandbox.renewals(&domain(portal))
+    }
+
+    /// The portal's next `times` requests fail.
+    pub fn fail(&self, portal: &str, fault: Fault, times: u32) {
+        self.sandbox.fail(At::Portal(domain(portal)), fault, times);
+    }
+
+    /// No fault is left for the portal.
+    pub fn heal(&self, portal: &str) {
+        self.sandbox.heal(At::Portal(domain(portal)));
+    }
+
+    /// Whether what readers have is a token of the portal that works.
+    pub fn has_working_token(&self, portal: &str) -> bool {
+        let token = fs::read_to_string(self.token_path(portal, "token")).unwrap_or_default();
+        let known = self.sandbox.knows_access(&token);
+        known.is_some_and(|known| !known.revoked && known.expires_at.millis() > now_millis())
+    }
+
+    /// What no test leaves behind unless it provoked it: something a correct client never does.
+    #[track_caller]
+    pub fn no_violations(&self) {
+        assert_eq!(self.sandbox.violations(), Vec::<String>::new(), "the server saw what it never should");
+    }
+
+    fn ask(
+        &self,
+        client: reqwest::ClientBuilder,
+        method: reqwest::Method,
+        url: &str,
+        body: &str,
+    ) -> (u16, String) {
+        let client = client.no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
+        self.runtime.block_on(async {
+            let request = client.request(method, url).body(body.to_owned());
+            let response = request.send().await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
+            let status = response.status().as_u16();
+            (status, response.text().await.expect("a whole body"))
+        })
+    }
+}
+
+impl Drop for Rig {
+    #[expect(clippy::print_stderr, reason = "part of a failed test's output")]
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if std::thread::panicking() {
+            eprintln!("the server noticed: {:?}", self.sandbox.violations());
+        }
+    }
+}
+
+/// Whether the message of an event contains this.
+pub fn says(event: &Value, text: &str) -> bool {
+    event["message"].as_str().is_some_and(|message| message.contains(text))
+}
+
+/// Whether an event is an escalation with this step.
+pub fn is_step(event: &Value, step: &str) -> bool {
+    event["target"] == "refreshd::escalation" && event["step"] == step
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+/// An address for the metrics listener that nothing else has: all of 127.0.0.0/8 is loopback, and nobody but
+/// this listens beyond 127.0.0.0/16.
+fn http_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let process = std::process::id();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{}.{number}:9470", 1 + (process >> 8) % 250, process % 256)
+}

@@ -1,0 +1,80 @@
+//! The ladder: louder step by step while a portal fails, each step once, over restarts too, and the all-clear.
+
+use std::time::Duration;
+
+use refreshd::sandbox::Fault;
+
+use crate::common::{LIFE, Rig, SOON, always, is_step, says};
+
+#[test]
+fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
+    let rig = Rig::new(["acme"]);
+    let outage = Fault::Refuse { status: 500, error: "oops".into(), description: String::new() };
+    let daemon = rig.start();
+    let grant = rig.install("acme");
+    rig.fail("acme", outage, u32::MAX);
+    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    daemon.wait_for_step("acme", "overdue");
+    let ladder = [("failed", "notice"), ("overdue", "warning")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(daemon.steps("acme"), ladder);
+    let told = daemon.wait_for_step("acme", "overdue");
+    assert_eq!(told["target"], "refreshd::escalation");
+    assert_eq!(told["level"], "WARN");
+    assert!(told["reason"].as_str().unwrap().contains("oops"), "{told}");
+    assert!(["action", "remaining"].iter().all(|field| told[*field].is_string()), "{told}");
+    assert_eq!(rig.metric("refreshd_incidents_open{severity=\"warning\"}"), 1.0);
+    assert_eq!(rig.http("/readyz").0, 503, "a portal is overdue");
+    daemon.stop();
+
+    // What was told before the restart is not told again.
+    let daemon = rig.start();
+    let expired = daemon.wait_after(0, LIFE + SOON, "the last step", |event| is_step(event, "expired"));
+    assert_eq!(expired["level"], "ERROR");
+    let ladder = [("late", "error"), ("expiring", "critical"), ("expired", "critical")];
+    let steps = daemon.steps("acme");
+    let steps: Vec<_> = steps.iter().map(|(step, severity)| (step.as_str(), severity.as_str())).collect();
+    assert_eq!(steps, ladder);
+    let late = daemon.wait_for_step("acme", "late");
+    assert!(late["remaining"].as_str().unwrap().ends_with('s'), "{late}");
+    assert_eq!(rig.run(["status"]).code, Some(1));
+
+    rig.heal("acme");
+    let resolved = daemon.wait_for_step("acme", "resolved");
+    assert_eq!(resolved["severity"], "notice");
+    rig.wait_for_phase("acme", "fresh");
+    assert_eq!((rig.run(["status"]).code, rig.http("/readyz").0), (Some(0), 200));
+    let count = daemon.steps("acme").len();
+    always("it is said once", Duration::from_secs(2), || daemon.steps("acme").len() == count);
+    rig.no_violations();
+}
+
+#[test]
+fn a_healthy_portal_says_nothing() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_renewals("acme", 2);
+    daemon.sighup();
+    daemon.wait_for("the reload", |event| says(event, "the configuration was reloaded"));
+    rig.wait_for_renewals("acme", 1);
+    assert_eq!(
+        daemon.events(|event| event["target"] == "refreshd::escalation"),
+        Vec::<serde_json::Value>::new()
+    );
+    assert!(daemon.events(|event| event["level"] != "INFO").is_empty(), "nothing to worry about");
+    rig.no_violations();
+}
+
+#[test]
+fn an_operators_own_ladder_is_in_force() {
+    let mut rig = Rig::new(["acme"]);
+    rig.config.more = "[[escalation.step]]\nwhen = \"remaining < 70%\"\nseverity = \"error\"".to_owned();
+    let daemon = rig.start();
+    let grant = rig.install("acme");
+    rig.fail("acme", Fault::LostBefore, u32::MAX);
+    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    let told = daemon.wait_for_step("acme", "remaining < 70%");
+    assert_eq!(told["severity"], "error");
+    assert_eq!(daemon.steps("acme").len(), 1, "no step of the built-in ladder");
+    rig.no_violations();
+}

@@ -1,0 +1,16 @@
+//! The real binary against a server that checks what it receives: what a user, an operator or a script would notice.
+//!
+//! One binary for all of it: these tests wait more than they work, so they all run at once (`.cargo/config.toml`) and
+//! take as long as the longest. Every test ends with nothing that the server ever should not have seen.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod escalation;
+mod faults;
+mod lifecycle;
+mod readers;
+mod reload;
+mod renewal;
+mod secrets;
+mod systemd;

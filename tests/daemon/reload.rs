@@ -1,0 +1,141 @@
+//! SIGHUP: a bad file changes nothing, a good one is in force at once, and a grant is never lost to a change.
+
+use std::time::Duration;
+
+use crate::common::{App, Daemon, Portal, Rig, SOON, always, domain, eventually, says};
+
+/// Reads the configuration again and waits for the word on it.
+#[track_caller]
+fn reload(rig: &Rig, daemon: &Daemon, word: &str) -> serde_json::Value {
+    rig.write_config();
+    reload_as_it_is(daemon, word)
+}
+
+#[track_caller]
+fn reload_as_it_is(daemon: &Daemon, word: &str) -> serde_json::Value {
+    let mark = daemon.mark();
+    daemon.sighup();
+    daemon.wait_after(mark, SOON, word, |event| says(event, word))
+}
+
+const DONE: &str = "the configuration was reloaded";
+const KEPT: &str = "the old one stays in force";
+
+#[test]
+fn a_bad_file_keeps_the_old_configuration_and_names_the_place() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    assert_eq!(rig.metric("refreshd_config_last_reload_successful"), 1.0);
+    let good = rig.config.clone();
+    rig.config.remove("acme");
+    rig.config.more = "[portals.globex]\napp = \"crm\nsecret-in-this-line".to_owned();
+    let event = reload(&rig, &daemon, KEPT);
+    assert_eq!(event["level"], "ERROR");
+    let line = rig.config.to_string().lines().position(|line| line == "app = \"crm").unwrap() + 1;
+    let problems = event["problems"].as_str().unwrap();
+    assert!(problems.contains(&format!("refreshd.toml:{line}:")), "{problems}");
+    assert!(!daemon.stderr().contains("secret-in-this-line"));
+    assert_eq!(rig.metric("refreshd_config_last_reload_successful"), 0.0);
+    rig.wait_for_renewals("acme", 1);
+    let (status, body) = rig.control("POST", "/v1/reload", "");
+    assert!(status == 422 && body.contains("refreshd.toml:"), "{body}");
+
+    rig.config = good;
+    reload(&rig, &daemon, DONE);
+    assert_eq!(rig.metric("refreshd_config_last_reload_successful"), 1.0);
+    rig.wait_for_renewals("acme", 1);
+    rig.no_violations();
+}
+
+#[test]
+fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_its_grant() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    rig.config.portals.push(Portal::new("globex", "crm"));
+    rig.grant("globex");
+    let event = reload(&rig, &daemon, DONE);
+    assert_eq!((event["added"].as_u64(), event["dropped"].as_u64()), (Some(1), Some(0)), "{event}");
+    daemon.wait_for_outcome("globex", "renewed");
+
+    let generation = rig.generation("globex");
+    let kept = rig.config.clone();
+    rig.config.remove("globex");
+    reload(&rig, &daemon, DONE);
+    eventually("its files go", SOON, || !rig.path("tokens/globex").exists());
+    assert_eq!(rig.status("globex")["phase"], "unconfigured");
+    let requests = rig.requests("globex");
+    rig.wait_for_renewals("acme", 1);
+    assert_eq!(rig.requests("globex"), requests, "it is not renewed any more");
+
+    rig.config = kept;
+    reload(&rig, &daemon, DONE);
+    eventually("its files are back", SOON, || rig.generation("globex") >= generation);
+    rig.wait_for_phase("globex", "fresh");
+    rig.wait_for_renewals("globex", 1);
+    rig.no_violations();
+}
+
+#[test]
+fn a_changed_client_never_sees_the_refresh_token_and_changing_back_restores_it() {
+    let mut rig = Rig::new(["acme"]);
+    rig.config.app().renew_every = Duration::from_secs(3);
+    rig.grant("acme");
+    rig.sandbox.add_client("local.other", "the other secret");
+    rig.secret("other.secret", "the other secret");
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    let crm = rig.config.apps[0].clone();
+    let life = crm.assumed_lifetime;
+    let other = App { name: "crm".into(), ..App::new("other", "local.other", &crm.token_url, life) };
+    // The same client id at another server is another client, too.
+    let elsewhere = App { token_url: "http://127.0.0.1:1/oauth/token/".into(), ..crm.clone() };
+    for changed in [App { renew_every: crm.renew_every, ..other }, elsewhere] {
+        rig.config.apps[0] = changed;
+        reload(&rig, &daemon, DONE);
+        rig.wait_for_phase("acme", "client-changed");
+        let requests = rig.sandbox.total_requests();
+        let ran = rig.run(["renew", "acme"]);
+        assert_eq!(ran.code, Some(75), "{ran:?}");
+        always("nothing is sent", Duration::from_secs(4), || rig.sandbox.total_requests() == requests);
+        rig.config.apps[0] = crm.clone();
+        reload(&rig, &daemon, DONE);
+        rig.wait_for_phase("acme", "fresh");
+        let renewals = rig.renewals("acme");
+        eventually("a renewal", SOON, || rig.renewals("acme") > renewals);
+    }
+    assert!(
+        daemon.outcomes("acme").iter().all(|outcome| outcome == "renewed"),
+        "{:?}",
+        daemon.outcomes("acme")
+    );
+    rig.no_violations();
+}
+
+#[test]
+fn a_reload_and_an_import_leave_a_request_under_way_alone() {
+    let mut rig = Rig::new(["acme", "globex"]);
+    rig.grant("acme");
+    rig.grant("globex");
+    let slow = refreshd::sandbox::Fault::Slow { by: Duration::from_secs(2) };
+    rig.fail("acme", slow.clone(), 1);
+    rig.fail("globex", slow, 1);
+    let daemon = rig.start();
+    eventually("two requests under way", SOON, || rig.renewals("acme") + rig.renewals("globex") == 2);
+    reload(&rig, &daemon, DONE);
+    // A grant that is handed over wins over the reply that is still to come.
+    let grant = rig.install("globex");
+    assert_eq!(rig.import("globex", &grant).code, Some(0));
+    daemon.wait_for_outcome("acme", "renewed");
+    let aside = daemon.wait_for("the late reply", |event| says(event, "set aside"));
+    assert_eq!(aside["portal"], "globex");
+    eventually("the newer grant's own renewal", SOON, || rig.generation("globex") == 3);
+    let token = rig.token_json("globex").unwrap()["access_token"].as_str().unwrap().to_owned();
+    assert!(rig.sandbox.knows_access(&token).unwrap().current);
+    assert_eq!(rig.requests("acme"), 1);
+    assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
+    rig.no_violations();
+}
