@@ -219,10 +219,14 @@ impl Renewer {
                 step_seconds = step / 1000,
                 "the wall clock was set back; every stored time is moved with it"
             );
-            if let Err(error) = self.shared.state.shift_times(step).await {
-                // Tried again at once: the clock looks unset until this went well.
-                self.clock_before = (Timestamp::from_millis(now.millis() - step), self.shared.clock.tick());
-                tracing::error!(error = %chain(&error), "cannot move the stored times");
+            match self.shared.state.shift_times(step).await {
+                Ok(()) => self.shared.health.unpublished(self.shared.publisher.sweep().await),
+                Err(error) => {
+                    // Tried again at once: the clock looks unset until this went well.
+                    self.clock_before =
+                        (Timestamp::from_millis(now.millis() - step), self.shared.clock.tick());
+                    tracing::error!(error = %chain(&error), "cannot move the stored times");
+                }
             }
         } else if step >= CLOCK_STEP_MILLIS {
             tracing::warn!(step_seconds = step / 1000, "the wall clock jumped ahead, or this machine slept");
