@@ -29,9 +29,10 @@ use std::time::Duration;
 use crate::domain::budget::Limits;
 use crate::domain::escalation::Step;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Settings, binding};
+use crate::domain::portal::binding;
 use crate::domain::provider::Profile;
 use crate::domain::secret::{ClientSecret, Fingerprint};
+use crate::domain::settings::Settings;
 
 pub use self::environment::Environment;
 pub use self::load::{Loaded, load, load_paths};

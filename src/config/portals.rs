@@ -14,10 +14,10 @@ use super::table::Table;
 use super::values::{host, plain_name, renew_every, url};
 use super::{App, PortalConfig};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{RenewSetting, Settings};
 use crate::domain::provider::{ClientAuthentication, Profile};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::{ClientSecret, Fingerprint};
+use crate::domain::settings::{RenewSetting, Settings};
 
 /// The keys of a client, on an app or right on a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];

@@ -14,11 +14,12 @@ use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
 use crate::config::{App, Config};
 use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Settings, Standing};
+use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
 use crate::domain::provider::{Class, host_of};
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
 use crate::domain::reply::{Reply, read};
 use crate::domain::schedule::RenewEvery;
+use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
 
 /// First and longest wait before a record is tried again.

@@ -142,8 +142,7 @@ async fn recover(shared: &Shared) -> Result<(), StateError> {
         let Some(mut grant) = portal.grant else { continue };
         let Some((claim, claimed_at)) = grant.claim else { continue };
         let app = settings.map(|settings| settings.app).unwrap_or_default();
-        let replay = config.apps.get(&app).or_else(|| config.apps.values().next());
-        let Some(profile) = replay.map(|app| &app.profile) else { continue };
+        let profile = config.apps.get(&app).map(|app| &*app.profile);
         grant.standing = recovered(&grant, profile, claimed_at, now);
         let ladder = climb(&config.ladder, &name, &grant, now);
         let record = RecordAs {

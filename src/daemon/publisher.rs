@@ -178,7 +178,7 @@ impl PublisherThread {
 /// What is to be published of a portal, if anything: files go when a grant is gone or not configured any more.
 fn wanted(
     portal: &Portal,
-) -> Option<(&crate::domain::portal::Settings, &crate::domain::portal::Grant, &crate::domain::token::Access)>
+) -> Option<(&crate::domain::settings::Settings, &crate::domain::portal::Grant, &crate::domain::token::Access)>
 {
     let settings = portal.settings.as_ref()?;
     let grant = portal.grant.as_ref()?;

@@ -27,6 +27,8 @@ const CLOCK_STEP_MILLIS: i64 = 5_000;
 const CLAIM_SHARE: usize = 4;
 /// Waits for the rate's budget are at least this long, for the same reason.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// systemd is told that all is well no more often than this: a burst would fill its socket, and a full one blocks.
+const OFTEN_ENOUGH: Duration = Duration::from_secs(1);
 /// While the state cannot be written, it is tried this often.
 const STATE_AGAIN: Duration = Duration::from_secs(2);
 
@@ -39,6 +41,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         in_flight: BTreeMap::new(),
         backlog: false,
         wake_at: shared.clock.now(),
+        told_alive: None,
         clock_before: (shared.clock.now(), shared.clock.tick()),
         shared,
     };
@@ -54,6 +57,7 @@ struct Renewer {
     in_flight: BTreeMap<Id, String>,
     backlog: bool,
     wake_at: Timestamp,
+    told_alive: Option<Tick>,
     clock_before: (Timestamp, Tick),
 }
 
@@ -62,7 +66,7 @@ impl Renewer {
         let ping = systemd::watchdog_interval().map_or(LONGEST_SLEEP, |interval| interval.min(LONGEST_SLEEP));
         loop {
             self.shared.health.progress();
-            systemd::alive();
+            self.tell_alive();
             self.watch_clock().await;
             self.claim().await;
             let sleep = self.wake_at.until(self.shared.clock.now()).min(ping);
@@ -75,6 +79,14 @@ impl Renewer {
                 () = self.finished(enough), if !self.exchanges.is_empty() => {}
                 () = shared.clock.sleep(sleep) => {}
             }
+        }
+    }
+
+    fn tell_alive(&mut self) {
+        let clock = self.shared.clock;
+        if self.told_alive.is_none_or(|told| clock.elapsed(told) >= OFTEN_ENOUGH) {
+            systemd::alive();
+            self.told_alive = Some(clock.tick());
         }
     }
 
@@ -207,10 +219,14 @@ impl Renewer {
                 step_seconds = step / 1000,
                 "the wall clock was set back; every stored time is moved with it"
             );
-            if let Err(error) = self.shared.state.shift_times(step).await {
-                // Tried again at once: the clock looks unset until this went well.
-                self.clock_before = (Timestamp::from_millis(now.millis() - step), self.shared.clock.tick());
-                tracing::error!(error = %chain(&error), "cannot move the stored times");
+            match self.shared.state.shift_times(step).await {
+                Ok(()) => self.shared.health.unpublished(self.shared.publisher.sweep().await),
+                Err(error) => {
+                    // Tried again at once: the clock looks unset until this went well.
+                    self.clock_before =
+                        (Timestamp::from_millis(now.millis() - step), self.shared.clock.tick());
+                    tracing::error!(error = %chain(&error), "cannot move the stored times");
+                }
             }
         } else if step >= CLOCK_STEP_MILLIS {
             tracing::warn!(step_seconds = step / 1000, "the wall clock jumped ahead, or this machine slept");

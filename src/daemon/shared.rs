@@ -16,10 +16,10 @@ use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{AppFingerprint, State};
 use crate::config::{App, Config};
 use crate::domain::name::PortalName;
-use crate::domain::portal::Configured;
 use crate::domain::provider::Class;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::Fingerprint;
+use crate::domain::settings::Configured;
 use crate::domain::token::Generation;
 
 /// Live means that the scheduler made progress in this time.

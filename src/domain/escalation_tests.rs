@@ -34,6 +34,7 @@ fn grant(phase: Phase) -> Grant {
         identity: None,
         told: Vec::new(),
         claim: None,
+        tried_at: None,
     }
 }
 

@@ -15,5 +15,6 @@ pub mod renewal;
 pub mod reply;
 pub mod schedule;
 pub mod secret;
+pub mod settings;
 pub mod time;
 pub mod token;

@@ -19,6 +19,10 @@ const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::
 const BLOCKED_POLL: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(86_400));
 /// Polls of a blocked grant before it is polled daily.
 const BLOCKED_FAST_POLLS: u32 = 24;
+/// The life of a token of which nobody knows anything.
+const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
+/// An operator may try a failing grant again after this time.
+const RETRY_BY_HAND: Duration = Duration::from_secs(5);
 /// A late replay happens when this share of the life is left.
 const LATE_REPLAY_SHARE: f64 = 0.1;
 
@@ -40,6 +44,13 @@ pub struct Rules<'a> {
     pub profile: &'a Profile,
     /// The portal's own renewal age, or the profile's.
     pub every: RenewEvery,
+}
+
+/// What decides about waits after a failure.
+#[derive(Clone, Copy)]
+struct Terms {
+    replay: Replay,
+    lifetime: Duration,
 }
 
 /// When the request left, and now.
@@ -107,30 +118,48 @@ pub fn settle(
         Attempt::NotSent(detail) => no_answer(Class::NotSent, detail),
         Attempt::InDoubt(detail) => no_answer(Class::InDoubt, detail),
     };
-    Settled::Kept(refused(grant, rules, refusal, times.now, jitter))
+    let lifetime = grant.tokens.access.as_ref().map_or(rules.profile.assumed_lifetime, Access::lifetime);
+    let terms = Terms { replay: rules.profile.replay, lifetime };
+    Settled::Kept(refused(grant, terms, refusal, times.now, jitter))
 }
 
-/// Where a grant stands whose claim was found without an outcome: the process that made it is gone.
+/// Where a grant stands whose claim was found without an outcome: the process that made it is gone. Without a profile
+/// (the configuration does not name its app now) the replay is the careful one.
 #[must_use]
-pub fn recovered(grant: &Grant, profile: &Profile, claimed_at: Timestamp, now: Timestamp) -> Standing {
+pub fn recovered(
+    grant: &Grant,
+    profile: Option<&Profile>,
+    claimed_at: Timestamp,
+    now: Timestamp,
+) -> Standing {
     let detail = format!("refreshd ended at or after {claimed_at} while a renewal was under way");
-    let rules = Rules { profile, every: profile.renew_every };
-    refused(grant, rules, no_answer(Class::InDoubt, detail), now, 0.0)
+    let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
+    let (replay, assumed) = profile
+        .map_or((Replay::Late, ASSUMED_LIFETIME), |profile| (profile.replay, profile.assumed_lifetime));
+    let terms = Terms { replay, lifetime: lifetime.unwrap_or(assumed) };
+    refused(grant, terms, no_answer(Class::InDoubt, detail), now, 0.0)
 }
 
-/// When an operator's `renew` may be carried out: `Err` says from when on.
+/// When an operator's `renew` may be carried out: `Err` says from when on. A renewed grant waits a tenth of its life,
+/// a failing one a few seconds, so that no loop of commands becomes a storm.
 ///
 /// # Errors
-/// The moment at which a tenth of the life has passed since the last renewal.
+/// The moment from which on it may.
 pub fn may_renew_now(grant: &Grant, now: Timestamp) -> Result<(), Timestamp> {
-    let Some(access) = &grant.tokens.access else { return Ok(()) };
     // One that was taken in and not tried yet is due, however young its token is.
-    if grant.standing.act_at.is_some_and(|at| at <= now) {
+    if grant.tried_at.is_none() {
         return Ok(());
     }
-    let fresh_until = access.issued_at + spacing(access.lifetime());
-    let renewed = matches!(grant.standing.phase, Phase::Fresh) && access.issued_at <= now;
-    if renewed && now < fresh_until { Err(fresh_until) } else { Ok(()) }
+    let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
+    let issued_at = grant.tokens.access.as_ref().map(|access| access.issued_at);
+    let renewed = issued_at.filter(|_| matches!(grant.standing.phase, Phase::Fresh));
+    let (last, pause) = match (renewed, grant.tried_at) {
+        (Some(issued_at), _) => (issued_at, spacing(lifetime.unwrap_or_default())),
+        (None, Some(tried_at)) => (tried_at, RETRY_BY_HAND.min(lifetime.map_or(RETRY_BY_HAND, spacing))),
+        (None, None) => return Ok(()),
+    };
+    // A moment ahead of now is of another clock and says nothing.
+    if last <= now && now < last + pause { Err(last + pause) } else { Ok(()) }
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
@@ -179,7 +208,7 @@ fn accept(
     }))
 }
 
-fn refused(grant: &Grant, rules: Rules<'_>, refusal: Refusal, now: Timestamp, jitter: f64) -> Standing {
+fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter: f64) -> Standing {
     let Refusal { problem, retry_after } = refusal;
     let class = problem.class;
     let before = &grant.standing.phase;
@@ -193,7 +222,7 @@ fn refused(grant: &Grant, rules: Rules<'_>, refusal: Refusal, now: Timestamp, ji
         renew_at,
         act_at: Some(now + wait_at_least(wait, retry_after)),
     };
-    let lifetime = grant.tokens.access.as_ref().map_or(rules.profile.assumed_lifetime, Access::lifetime);
+    let Terms { replay, lifetime } = terms;
     let expires_at = grant.tokens.access.as_ref().map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
     let back_off = wait(attempt, lifetime, expired, jitter);
@@ -204,7 +233,7 @@ fn refused(grant: &Grant, rules: Rules<'_>, refusal: Refusal, now: Timestamp, ji
         }
         Class::Gone => stopped(Phase::Gone { since: now, problem }),
         Class::InDoubt if !was_in_doubt => {
-            let wait = match rules.profile.replay {
+            let wait = match replay {
                 Replay::Now => FLOOR,
                 Replay::Late => expires_at
                     .map_or(FLOOR, |at| (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now).max(FLOOR)),

@@ -40,6 +40,7 @@ fn grant(phase: Phase) -> Grant {
         identity: Some("m1".into()),
         told: Vec::new(),
         claim: None,
+        tried_at: None,
     }
 }
 
@@ -204,12 +205,13 @@ fn retry_after_is_honoured() {
 
 #[test]
 fn an_operators_loop_cannot_renew_more_often_than_in_a_tenth_of_the_life() {
-    let fresh = grant(Phase::Fresh);
+    let mut fresh = grant(Phase::Fresh);
+    assert_eq!(may_renew_now(&fresh, at(100)), Ok(()), "what was taken in and not tried yet is due");
+    fresh.tried_at = Some(at(0));
     assert_eq!(may_renew_now(&fresh, at(100)), Err(at(360)));
     assert_eq!(may_renew_now(&fresh, at(360)), Ok(()));
-    let mut untried = grant(Phase::Fresh);
-    untried.standing.act_at = Some(at(100));
-    assert_eq!(may_renew_now(&untried, at(100)), Ok(()), "what is due is renewed");
-    let failing = kept(&fresh, Class::Transient, at(100)).phase;
-    assert_eq!(may_renew_now(&grant(failing), at(100)), Ok(()), "a failing one may be tried");
+    let mut failing = grant(kept(&fresh, Class::Transient, at(100)).phase);
+    failing.tried_at = Some(at(100));
+    assert_eq!(may_renew_now(&failing, at(102)), Err(at(105)), "a failing one may be tried, not hammered");
+    assert_eq!(may_renew_now(&failing, at(105)), Ok(()));
 }

@@ -99,7 +99,7 @@ impl Daemon {
 
     /// The outcomes of the portal's renewals so far, in order.
     pub fn outcomes(&self, portal: &str) -> Vec<String> {
-        let renewals = self.events(|event| event["message"] == "renewal" && event["portal"] == portal);
+        let renewals = self.events(|event| event["outcome"].is_string() && event["portal"] == portal);
         renewals.iter().filter_map(|event| event["outcome"].as_str().map(str::to_owned)).collect()
     }
 
@@ -115,7 +115,7 @@ impl Daemon {
     #[track_caller]
     pub fn wait_for_outcome(&self, portal: &str, outcome: &str) -> Value {
         self.wait_after(0, SOON, &format!("{outcome} as the outcome of a renewal of {portal}"), |event| {
-            event["message"] == "renewal" && event["portal"] == portal && event["outcome"] == outcome
+            event["outcome"].is_string() && event["portal"] == portal && event["outcome"] == outcome
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::rows::{COLUMNS, ID, portal};
+use super::rows::{COLUMNS, portal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
 use crate::domain::renewal::may_renew_now;
@@ -59,10 +59,11 @@ fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimI
 const DUE: &str =
     "token_url = ?1 AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
 
-/// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used.
+/// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used. The index
+/// alone answers: rows are read of what is claimed, not of all that is due.
 pub(super) fn due_query() -> String {
     format!(
-        "SELECT {COLUMNS} FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
+        "SELECT id, app FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
          ORDER BY expires_at LIMIT ?3"
     )
 }
@@ -80,15 +81,13 @@ pub(super) fn claim_due(
     let sql = |source| StateError::sql("claim due portals", source);
     let claim = new_claim(connection, now).map_err(sql)?;
     let (paused, probing) = refused_apps(connection, now).map_err(sql)?;
-    let mut taken = Vec::new();
+    let mut taken: Vec<(i64, String)> = Vec::new();
     let mut next = probing.next;
     for (token_url, limit) in capacity {
         let mut select = connection.prepare_cached(&due_query()).map_err(sql)?;
         let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
         let rows = select
-            .query_map(params![token_url, now.millis(), limit, paused], |row| {
-                Ok((row.get::<_, i64>(ID)?, portal(row)?))
-            })
+            .query_map(params![token_url, now.millis(), limit, paused], |row| Ok((row.get(0)?, row.get(1)?)))
             .map_err(sql)?;
         for row in rows {
             taken.push(row.map_err(sql)?);
@@ -101,21 +100,19 @@ pub(super) fn claim_due(
     }
     let mut probed = HashSet::new();
     let mut portals = Vec::with_capacity(taken.len());
-    for (id, mut portal) in taken {
-        let app = portal.settings.as_ref().map(|settings| settings.app.clone()).unwrap_or_default();
+    for (id, app) in taken {
         if probing.apps.contains(&app) && !probed.insert(app) {
             // It took the place of another's that is due: ask again at once, its app is left alone then.
             next = Some(now);
             continue;
         }
-        connection
-            .prepare_cached("UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1")
-            .and_then(|mut statement| statement.execute(params![id, claim.0, now.millis()]))
+        let claimed = connection
+            .prepare_cached(&format!(
+                "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1 RETURNING {COLUMNS}"
+            ))
+            .and_then(|mut statement| statement.query_row(params![id, claim.0, now.millis()], portal))
             .map_err(sql)?;
-        if let Some(grant) = &mut portal.grant {
-            grant.claim = Some((claim, now));
-        }
-        portals.push(portal);
+        portals.push(claimed);
     }
     for app in &probed {
         connection

@@ -25,7 +25,8 @@ pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
 pub use worker::{Reader, Writer};
 
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Configured, Portal, Standing};
+use crate::domain::portal::{Portal, Standing};
+use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use worker::Port;

@@ -6,9 +6,10 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
 use super::rows::{COLUMNS, portal, to_json};
-use crate::domain::portal::{Configured, Kind};
+use crate::domain::portal::Kind;
 use crate::domain::schedule::renew_at;
 use crate::domain::secret::Fingerprint;
+use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
 
 /// What a client is, without its secret: a change of it ends a refusal.

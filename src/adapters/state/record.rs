@@ -2,14 +2,15 @@
 //!
 //! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::rows::{millis, phase_columns};
+use super::rows::{millis, phase_columns, to_json};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Phase, Standing};
 use crate::domain::renewal::Renewed;
 use crate::domain::reply::Granted;
+use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Generation, Tokens};
 
@@ -73,81 +74,101 @@ pub enum Recorded {
 }
 
 pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
-    let RecordAs { portal, app, claim, outcome, told, climb_at, now, client } = record;
-    let sql = |source| StateError::sql("record a renewal", source);
-    let changed = match outcome {
-        RecordOutcome::Renewed(renewed) => record_pair(connection, portal, *claim, renewed, *now)?,
+    let RecordAs { portal, app, claim, outcome, told, climb_at: _, now, client } = record;
+    let before = told_under(connection, portal, *claim)?;
+    if let Some(aside) = aside_of(outcome, before.is_some()) {
+        put_aside(connection, portal, *now, &aside)?;
+    }
+    let Some(told_before) = before else { return Ok(Recorded::SetAside) };
+    let generation = match outcome {
+        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed, &to_json(told)?)?,
         RecordOutcome::Kept(standing) | RecordOutcome::Foreign(standing, _) => {
-            let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-            connection
-                .prepare_cached(
-                    "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, \
-                     renew_at = ?8, act_at = ?9, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
-                )
-                .and_then(|mut statement| {
-                    let (renew_at, act_at) = (millis(standing.renew_at), millis(standing.act_at));
-                    statement.execute(params![
-                        portal.as_str(), claim.0, phase, attempt, since, problem, doubtful, renew_at, act_at
-                    ])
-                })
-                .map_err(sql)?
+            // What the escalator told while the request was under way stays told.
+            let unheard = told_before.iter().filter(|step| !told.contains(step));
+            let told: Vec<_> = told.iter().chain(unheard).collect();
+            record_standing(connection, record, standing, &to_json(&told)?)?
         }
     };
-    if changed == 0 {
-        match outcome {
-            RecordOutcome::Renewed(renewed) => {
-                put_aside(
-                    connection,
-                    portal,
-                    *now,
-                    "late",
-                    Some(&renewed.tokens),
-                    renewed.identity.as_deref(),
-                )?;
-            }
-            RecordOutcome::Foreign(_, granted) => put_foreign_aside(connection, portal, *now, granted)?,
-            RecordOutcome::Kept(_) => {}
-        }
-        return Ok(Recorded::SetAside);
-    }
-    if let RecordOutcome::Foreign(_, granted) = outcome {
-        put_foreign_aside(connection, portal, *now, granted)?;
-    }
-    let told_before = told_of(connection, portal).map_err(sql)?;
-    let mut told = told.clone();
-    if !matches!(outcome, RecordOutcome::Renewed(_)) {
-        told.extend(told_before.iter().filter(|step| !told.contains(step)).cloned().collect::<Vec<_>>());
-    }
-    let generation: i64 = connection
-        .prepare_cached("UPDATE portal SET told = ?2, climb_at = ?3 WHERE name = ?1 RETURNING generation")
-        .and_then(|mut statement| {
-            let told = serde_json::Value::from(told).to_string();
-            statement.query_row(params![portal.as_str(), told, millis(*climb_at)], |row| row.get(0))
-        })
-        .map_err(sql)?;
-    let client_changed = record_client(connection, app, *client, *now).map_err(sql)?;
-    Ok(Recorded::Done {
-        generation: Generation(u64::try_from(generation).unwrap_or_default()),
-        client_changed,
-        told_before,
-    })
+    let client_changed = record_client(connection, app, *client, *now)
+        .map_err(|source| StateError::sql("record a client's standing", source))?;
+    let generation = Generation(u64::try_from(generation).unwrap_or_default());
+    Ok(Recorded::Done { generation, client_changed, told_before })
 }
 
-fn told_of(connection: &Connection, portal: &PortalName) -> rusqlite::Result<Vec<String>> {
-    let told: String = connection
-        .prepare_cached("SELECT told FROM portal WHERE name = ?1")?
-        .query_row([portal.as_str()], |row| row.get(0))?;
-    // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
-    Ok(serde_json::from_str(&told).unwrap_or_default())
-}
-
-fn record_pair(
+/// The steps told so far, if the claim still is the grant's.
+fn told_under(
     connection: &Connection,
     portal: &PortalName,
     claim: ClaimId,
+) -> Result<Option<Vec<String>>, StateError> {
+    let told: Option<String> = connection
+        .prepare_cached("SELECT told FROM portal WHERE name = ?1 AND claim = ?2")
+        .and_then(|mut statement| {
+            statement.query_row(params![portal.as_str(), claim.0], |row| row.get(0)).optional()
+        })
+        .map_err(|source| StateError::sql("look for a claim", source))?;
+    // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
+    Ok(told.map(|told| serde_json::from_str(&told).unwrap_or_default()))
+}
+
+/// What is kept aside of an outcome: somebody else's pair always, ours if its claim is gone.
+fn aside_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Aside<'_>> {
+    match outcome {
+        RecordOutcome::Foreign(_, granted) => Some(Aside {
+            why: "foreign",
+            access: Some(&granted.access),
+            refresh: granted.refresh.as_ref(),
+            identity: granted.identity.as_deref(),
+        }),
+        RecordOutcome::Renewed(renewed) if !claim_holds => Some(Aside {
+            why: "late",
+            access: renewed.tokens.access.as_ref().map(|access| &access.token),
+            refresh: Some(&renewed.tokens.refresh),
+            identity: renewed.identity.as_deref(),
+        }),
+        RecordOutcome::Renewed(_) | RecordOutcome::Kept(_) => None,
+    }
+}
+
+/// Ends the claim and keeps the pair; the generation.
+fn record_standing(
+    connection: &Connection,
+    record: &RecordAs,
+    standing: &Standing,
+    told: &str,
+) -> Result<i64, StateError> {
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    connection
+        .prepare_cached(
+            "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, renew_at = ?8, \
+             act_at = ?9, told = ?10, climb_at = ?11, claim = NULL WHERE name = ?1 AND claim = ?2 RETURNING generation",
+        )
+        .and_then(|mut statement| {
+            let columns = params![
+                record.portal.as_str(),
+                record.claim.0,
+                phase,
+                attempt,
+                since,
+                problem,
+                doubtful,
+                millis(standing.renew_at),
+                millis(standing.act_at),
+                told,
+                millis(record.climb_at),
+            ];
+            statement.query_row(columns, |row| row.get(0))
+        })
+        .map_err(|source| StateError::sql("record a renewal", source))
+}
+
+/// Ends the claim with a new pair; the new generation.
+fn record_pair(
+    connection: &Connection,
+    record: &RecordAs,
     renewed: &Renewed,
-    now: Timestamp,
-) -> Result<usize, StateError> {
+    told: &str,
+) -> Result<i64, StateError> {
     let Renewed {
         tokens: Tokens { access, refresh, details },
         standing,
@@ -156,30 +177,35 @@ fn record_pair(
         renamed_from: _,
     } = renewed;
     let access = access.as_ref();
+    let (fingerprint, details) = (refresh.fingerprint(), to_json(details)?);
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
-             token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, token_url = coalesce(?11, token_url), \
-             renewed_at = ?12, phase = 'fresh', attempt = 0, since = NULL, problem = NULL, doubtful = 0, \
-             renew_at = ?13, act_at = ?14, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
+             token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, \
+             token_url = coalesce(?11, token_url), renewed_at = ?12, phase = 'fresh', attempt = 0, since = NULL, \
+             problem = NULL, doubtful = 0, renew_at = ?13, act_at = ?14, told = ?15, climb_at = ?16, claim = NULL \
+             WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
-            statement.execute(params![
-                portal.as_str(),
-                claim.0,
+            let columns = params![
+                record.portal.as_str(),
+                record.claim.0,
                 refresh.expose(),
-                refresh.fingerprint().bytes(),
+                fingerprint.bytes(),
                 access.map(|access| access.token.expose()),
                 access.map(|access| &access.token_type),
                 access.map(|access| access.issued_at.millis()),
                 access.map(|access| access.expires_at.millis()),
-                serde_json::to_string(details).unwrap_or_default(),
+                details,
                 identity,
                 token_url,
-                now.millis(),
+                record.now.millis(),
                 millis(standing.renew_at),
                 millis(standing.act_at),
-            ])
+                told,
+                millis(record.climb_at),
+            ];
+            statement.query_row(columns, |row| row.get(0))
         })
         .map_err(|source| StateError::sql("record a new pair", source))
 }
@@ -217,50 +243,32 @@ fn record_client(
     Ok(flipped > 0)
 }
 
-fn put_foreign_aside(
-    connection: &Connection,
-    portal: &PortalName,
-    now: Timestamp,
-    granted: &Granted,
-) -> Result<(), StateError> {
-    connection
-        .execute(
-            "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, 'foreign', ?3, ?4, ?5)",
-            params![
-                portal.as_str(),
-                now.millis(),
-                granted.access.expose(),
-                granted.refresh.as_ref().map(|refresh| refresh.expose()),
-                granted.identity
-            ],
-        )
-        .map(|_| ())
-        .map_err(|source| StateError::sql("keep a pair aside", source))
+/// A pair that is not used and not lost.
+struct Aside<'a> {
+    why: &'static str,
+    access: Option<&'a AccessToken>,
+    refresh: Option<&'a RefreshToken>,
+    identity: Option<&'a str>,
 }
 
 fn put_aside(
     connection: &Connection,
     portal: &PortalName,
     now: Timestamp,
-    why: &str,
-    tokens: Option<&Tokens>,
-    identity: Option<&str>,
+    aside: &Aside<'_>,
 ) -> Result<(), StateError> {
-    let access = tokens.and_then(|tokens| tokens.access.as_ref()).map(|access| access.token.expose());
-    connection
-        .execute(
-            "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                portal.as_str(),
-                now.millis(),
-                why,
-                access,
-                tokens.map(|tokens| tokens.refresh.expose()),
-                identity
-            ],
-        )
-        .map(|_| ())
-        .map_err(|source| StateError::sql("keep a pair aside", source))
+    let Aside { why, access, refresh, identity } = aside;
+    let columns = params![
+        portal.as_str(),
+        now.millis(),
+        why,
+        access.map(|access| access.expose()),
+        refresh.map(|refresh| refresh.expose()),
+        identity
+    ];
+    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let kept = connection.execute(insert, columns);
+    kept.map(|_| ()).map_err(|source| StateError::sql("keep a pair aside", source))
 }
 
 pub(super) fn tell(

@@ -24,8 +24,8 @@ CREATE TABLE portal (
     -- what the configuration says
     configured  INTEGER NOT NULL DEFAULT 0,
     app         TEXT NOT NULL DEFAULT '',
-    settings    TEXT,                       -- JSON of domain::portal::Settings
-    every       TEXT,                       -- JSON of domain::portal::RenewSetting
+    settings    TEXT,                       -- JSON of domain::settings::Settings
+    every       TEXT,                       -- JSON of domain::settings::RenewSetting
     config_url  TEXT,
     binding     BLOB,
     -- the grant; there is one where refresh_token is not null. The generation stays after `forget`.
@@ -54,7 +54,7 @@ CREATE TABLE portal (
     climb_at    INTEGER,
     -- the durable intent to spend this generation
     claim       INTEGER,
-    claimed_at  INTEGER,
+    claimed_at  INTEGER,                    -- of the claim, or of the last one
     kind TEXT NOT NULL GENERATED ALWAYS AS (CASE
         WHEN configured = 0 THEN 'unconfigured'
         WHEN refresh_token IS NULL THEN 'awaiting-authorization'
@@ -212,7 +212,10 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     recognise(path, &connection)?;
     keep_log(&connection, false)?;
     connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+             PRAGMA temp_store = MEMORY;",
+        )
         .map_err(sql("prepare the state"))?;
     migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;
     connection.set_prepared_statement_cache_capacity(64);

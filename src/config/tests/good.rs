@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{ACME, Rig, loaded};
 use crate::config::{Loaded, Paths, load_paths};
 use crate::domain::escalation::{Moment, Part, Severity, default_ladder};
-use crate::domain::portal::RenewSetting;
 use crate::domain::provider::{Class, ClientAuthentication, Method, Replay};
 use crate::domain::schedule::RenewEvery;
+use crate::domain::settings::RenewSetting;
 
 const INFO: &str = "https://oauth.bitrix.info/oauth/token/";
 const TECH: &str = "https://oauth.bitrix24.tech/oauth/token/";

@@ -105,10 +105,11 @@ async fn a_request_to_renew_says_what_becomes_of_it() {
     assert_eq!(ask("acme", 360).await, RenewalRequest::Due);
     let claimed = rig.claim_only(360).await;
     rig.record(&claimed, 361, retrying(2000)).await;
-    assert_eq!(ask("acme", 362).await, RenewalRequest::Due, "a failing one may be tried at once");
-    assert_eq!(rig.claimed(362).await, ["acme"]);
+    assert_eq!(ask("acme", 362).await, RenewalRequest::NotBefore(at(365)), "a failing one is not hammered");
+    assert_eq!(ask("acme", 365).await, RenewalRequest::Due, "and may be tried again soon");
+    assert_eq!(rig.claimed(365).await, ["acme"]);
     rig.state.forget(name("acme")).await.unwrap();
-    assert_eq!(ask("acme", 363).await, RenewalRequest::NoGrant);
+    assert_eq!(ask("acme", 366).await, RenewalRequest::NoGrant);
     rig.take("acme", "r3", HOUR).await;
     rig.configure(&[]).await;
     assert_eq!(ask("acme", 9999).await, RenewalRequest::NoGrant, "not configured any more");

@@ -85,6 +85,18 @@ async fn a_changed_client_is_tried_at_once() {
     assert_eq!(rig.claimed(6).await.len(), 1, "the refusal's wait is still kept");
 }
 
+/// Whatever they failed with may have been the client's.
+#[tokio::test]
+async fn a_changed_client_ends_the_waits_of_its_portals() {
+    let rig = Rig::with(&["fresh", "retries"]).await;
+    let portals = rig.claim(0, 9).await.portals;
+    rig.record(&portals[0], 0, renewed("r2", 0)).await;
+    rig.record(&portals[1], 0, retrying(900)).await;
+    let both = vec![configured("fresh"), configured("retries")];
+    rig.state.reconcile(both, vec![app("crm", "2")], at(5)).await.unwrap();
+    assert_eq!(rig.claimed(5).await, ["retries"]);
+}
+
 #[tokio::test]
 async fn an_operators_word_lets_a_refused_client_try() {
     let rig = Rig::with(&["a", "b"]).await;

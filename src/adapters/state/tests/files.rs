@@ -127,6 +127,8 @@ fn what_is_no_state_is_refused_untouched() {
         let error = refusal(&database(statements));
         assert!(matches!(error, StateError::NotOurs { .. }), "{statements}: {error}");
     }
+    let told_by_the_header = inspect(&path_in(&database("CREATE TABLE bookmarks (url TEXT)")));
+    assert!(matches!(told_by_the_header, Err(StateError::NotOurs { .. })), "{told_by_the_header:?}");
     for bytes in ["[apps.crm]\n".repeat(100), "x".to_owned(), format!("SQLite format 3\0{}", "x".repeat(200))]
     {
         let folder = tempfile::tempdir().unwrap();

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::domain::portal::{Grant, Kind, Phase, Problem, RenewSetting, Settings, binding};
+use crate::domain::portal::{Grant, Kind, Phase, Problem, binding};
 use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::settings::{RenewSetting, Settings};
 use crate::domain::token::{Access, Details, Tokens};
 
 const URL: &str = "https://oauth.example/token";

@@ -30,6 +30,7 @@ async fn one_refresh_token_is_not_for_two_portals() {
     assert_eq!(rig.grant("acme").await.generation, Generation(2));
     assert_eq!(rig.take("copy", "its own", HOUR).await, TakenIn::Stored(Generation(1)));
     assert_eq!(rig.take("acme", "acme", HOUR).await, TakenIn::Spent, "its own, exchanged since");
+    assert_eq!(rig.take("acme", "r2", HOUR).await, TakenIn::Stored(Generation(3)), "its own once more");
 }
 
 #[tokio::test]

@@ -1,0 +1,164 @@
+//! Where the contestants' files lie: the state on a disk, the token files in memory as below `/run`.
+//!
+//! Must not use a RAM disk for the state: its fsync would cost nothing, and the storm would prove nothing.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use refreshd::adapters::clock::Clock;
+use refreshd::adapters::token_files::{Format, write_whole};
+use refreshd::domain::name::PortalName;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Below `target`, so on the disk that the sources are on.
+const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
+/// Where production's `/run` is, as far as a user may write to it.
+const IN_MEMORY: &str = "/dev/shm";
+/// The last token must be published within this time.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// File times lag behind the clock by up to a tick of the kernel, in milliseconds.
+const COARSE: i64 = 10;
+/// Writes timed to tell the disk's fsync.
+const PROBES: usize = 200;
+
+/// Two folders that go when this goes.
+pub struct Place {
+    disk: TempDir,
+    memory: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Result<Self> {
+        let folder = |parent: &Path| tempfile::Builder::new().prefix("storm-").tempdir_in(parent);
+        let disk = folder(Path::new(ON_DISK)).context("a folder for the state")?;
+        let memory = folder(&memory()).context("a folder for the token files")?;
+        Ok(Self { disk, memory })
+    }
+
+    /// The folder on the disk.
+    pub fn dir(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// The state.
+    pub fn state(&self) -> PathBuf {
+        self.disk.path().join("state.db")
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> PathBuf {
+        self.disk.path().join("refreshd.toml")
+    }
+
+    /// The directory of the token files.
+    pub fn tokens(&self) -> PathBuf {
+        self.memory.path().join("tokens")
+    }
+
+    /// A path for a socket, short enough for the kernel.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.memory.path().join(name)
+    }
+
+    /// Writes a file beside the state.
+    pub fn write(&self, name: &str, contents: &str) -> Result<()> {
+        let path = self.dir().join(name);
+        let directory = path.parent().unwrap_or(self.dir());
+        std::fs::create_dir_all(directory)?;
+        Ok(write_whole(directory, &path, contents.as_bytes(), 0o600)?)
+    }
+
+    /// Waits until the second generation of every portal is published, and says when the last one was, by the file
+    /// system's own time. Looks at times first and into files only in the end, so as to take nothing from the daemon.
+    pub fn published_since(&self, portals: &[PortalName], began: i64) -> Result<i64> {
+        let file = |portal: &PortalName, format: Format| {
+            self.tokens().join(portal.as_str()).join(format.file_name())
+        };
+        wait_for(portals, |portal| Ok(changed(&file(portal, Format::Raw))? >= began - COARSE))?;
+        wait_for(portals, |portal| {
+            let json: Value = serde_json::from_slice(&std::fs::read(file(portal, Format::Json))?)?;
+            Ok(json["generation"] == 2)
+        })?;
+        let mut last = began;
+        for portal in portals {
+            for format in [Format::Json, Format::Raw] {
+                last = last.max(changed(&file(portal, format))?);
+            }
+        }
+        Ok(last)
+    }
+
+    /// How many portals have their files.
+    pub fn count_published(&self) -> Result<usize> {
+        let portals = std::fs::read_dir(self.tokens())?.filter_map(Result::ok);
+        Ok(portals.filter(|portal| portal.path().join(Format::Raw.file_name()).exists()).count())
+    }
+}
+
+/// Waits for one portal after another.
+fn wait_for(portals: &[PortalName], is_done: impl Fn(&PortalName) -> Result<bool>) -> Result<()> {
+    let clock = Clock::system();
+    let started = clock.tick();
+    for portal in portals {
+        while !is_done(portal)? {
+            ensure!(clock.elapsed(started) < PATIENCE, "{portal} is not published");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
+}
+
+/// When a file was put in its place, in milliseconds since the epoch.
+fn changed(path: &Path) -> Result<i64> {
+    let found = std::fs::metadata(path)?;
+    Ok(found.ctime() * 1000 + found.ctime_nsec() / 1_000_000)
+}
+
+fn memory() -> PathBuf {
+    let memory = Path::new(IN_MEMORY);
+    if memory.is_dir() { memory.to_owned() } else { ON_DISK.into() }
+}
+
+/// Prints what the numbers depend on.
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+pub fn describe() -> Result<Value> {
+    let cores = std::thread::available_parallelism()?.get();
+    let (disk, memory) = (file_system(Path::new(ON_DISK))?, file_system(&memory())?);
+    ensure!(disk != "tmpfs" && disk != "ramfs", "target/ is on {disk}: the state belongs on a disk");
+    let fsync = fsync_micros()?;
+    println!(
+        "{cores} cores; state on {disk} ({fsync} µs for a write and its fsync), token files on {memory}\n"
+    );
+    Ok(json!({ "cores": cores, "state_on": disk, "fsync_us": fsync, "token_files_on": memory }))
+}
+
+/// The type of the file system that holds a path.
+fn file_system(path: &Path) -> Result<String> {
+    let path = path.canonicalize()?;
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    let of = |line: &str| {
+        let mut words = line.split(' ').skip(1).map(str::to_owned);
+        Some((words.next()?, words.next()?))
+    };
+    let holding = mounts.lines().filter_map(of).filter(|(mount, _)| path.starts_with(mount));
+    holding.max_by_key(|(mount, _)| mount.len()).map(|(_, kind)| kind).context("it is on no file system")
+}
+
+/// The median time of one small write that survives a power cut.
+fn fsync_micros() -> Result<u128> {
+    use std::io::Write as _;
+    let mut file = tempfile::tempfile_in(ON_DISK)?;
+    let clock = Clock::system();
+    let mut times = Vec::with_capacity(PROBES);
+    for _ in 0..PROBES {
+        let started = clock.tick();
+        file.write_all(&[1; 4096])?;
+        file.sync_data()?;
+        times.push(clock.elapsed(started).as_micros());
+    }
+    times.sort_unstable();
+    Ok(times[PROBES / 2])
+}

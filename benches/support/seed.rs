@@ -1,0 +1,161 @@
+//! Writes a configuration and puts grants into the state through the library, as an import would, only faster.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use refreshd::adapters::clock::Clock;
+use refreshd::adapters::state::{State, TakeIn, TakenIn, lock};
+use refreshd::config::{self, App, Config, Environment, PortalConfig};
+use refreshd::domain::intake::{self, Intake};
+use refreshd::domain::name::PortalName;
+use refreshd::domain::portal::{Phase, Standing};
+use refreshd::domain::schedule::RenewEvery;
+use refreshd::domain::settings::Configured;
+use refreshd::domain::time::Timestamp;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::place::Place;
+use super::roles::{CLIENT_ID, CLIENT_SECRET, domain, grants, name};
+
+/// Portals in one file of the configuration.
+const PORTALS_PER_FILE: usize = 1_000;
+/// Grants on their way into the state at once.
+const TOGETHER: usize = 2_000;
+/// No escalation is due before this.
+const UNTROUBLED: Duration = Duration::from_secs(1_800);
+
+/// Which grants.
+pub enum Seed {
+    /// Those that the server gave out, due now.
+    Granted(usize),
+    /// Grants of nobody's, due in twenty minutes.
+    Fresh(usize),
+}
+
+/// Makes configuration and state; returns the portals.
+#[tokio::main]
+pub async fn seed(place: &Place, url: &str, seed: &Seed) -> Result<Vec<PortalName>> {
+    let (Seed::Granted(portals) | Seed::Fresh(portals)) = *seed;
+    configure(place, url, portals)?;
+    let config = match config::load(&place.config(), &Environment::of_process()) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => anyhow::bail!("{problems}"),
+    };
+    let texts = match seed {
+        Seed::Granted(_) => grants(place.dir())?,
+        Seed::Fresh(_) => (0..portals).map(|number| made_up(&name(number))).collect(),
+    };
+    ensure!(texts.len() == portals && config.portals.len() == portals, "portals and grants differ in number");
+    let now = Clock::system().now();
+    let act_at = match seed {
+        Seed::Granted(_) => now,
+        Seed::Fresh(_) => now + Duration::from_secs(1_200),
+    };
+    store(place, &config, &texts, act_at, now).await?;
+    Ok(config.portals.into_iter().map(|portal| portal.name).collect())
+}
+
+fn configure(place: &Place, url: &str, portals: usize) -> Result<()> {
+    place.write("app.secret", CLIENT_SECRET)?;
+    let main = format!(
+        "state = {:?}\ntoken_dir = {:?}\ncontrol_socket = {:?}\ninclude = [\"portals.d/*.toml\"]\n\
+         [renewal]\nrate = 100000\n\
+         [apps.storm]\nprovider = \"bitrix24\"\nclient_id = \"{CLIENT_ID}\"\nclient_secret_file = \"app.secret\"\n\
+         token_url = \"{url}\"\n",
+        place.state(),
+        place.tokens(),
+        place.socket("control"),
+    );
+    place.write("refreshd.toml", &main)?;
+    for first in (0..portals).step_by(PORTALS_PER_FILE) {
+        let mut text = String::new();
+        for number in first..(first + PORTALS_PER_FILE).min(portals) {
+            let name = name(number);
+            writeln!(text, "[portals.{name}]\napp = \"storm\"\ndomain = \"{}\"\n", domain(&name))?;
+        }
+        place.write(&format!("portals.d/{first:06}.toml"), &text)?;
+    }
+    Ok(())
+}
+
+/// A token reply as Bitrix24's, of no server.
+fn made_up(name: &str) -> String {
+    let token = |kind: char| format!("{kind}{name:0>69}");
+    let expires = Clock::system().now().secs() + 3_600;
+    json!({
+        "access_token": token('a'), "refresh_token": token('r'), "expires": expires, "expires_in": 3_600,
+        "scope": "app", "domain": "oauth.bitrix.info", "server_endpoint": "https://oauth.bitrix.info/rest/",
+        "client_endpoint": format!("https://{}/rest/", domain(name)), "status": "L",
+        "member_id": format!("{name:0>32}"), "user_id": 1,
+    })
+    .to_string()
+}
+
+async fn store(
+    place: &Place,
+    config: &Config,
+    texts: &[String],
+    act_at: Timestamp,
+    now: Timestamp,
+) -> Result<()> {
+    let (state, writer, reader) = State::open(&place.state(), lock(&place.state())?)?;
+    let mut workers = JoinSet::new();
+    workers.spawn_blocking(move || writer.run());
+    workers.spawn_blocking(move || reader.run());
+    let app = config.apps.values().next().context("an app")?;
+    let portals = config.portals.iter().map(|portal| configured(portal, app)).collect();
+    state.reconcile(portals, Vec::new(), now).await?;
+    let grants: Vec<_> = config.portals.iter().zip(texts).collect();
+    for grants in grants.chunks(TOGETHER) {
+        let mut together = JoinSet::new();
+        for (portal, text) in grants {
+            let intake = intake::parse(text, &app.profile, now)?;
+            together.spawn(take_in(state.clone(), (*portal).clone(), intake, act_at, now));
+        }
+        while let Some(done) = together.join_next().await {
+            done??;
+        }
+    }
+    drop(state);
+    while workers.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn configured(portal: &PortalConfig, app: &App) -> Configured {
+    let every = portal.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
+    Configured {
+        name: portal.name.clone(),
+        settings: portal.settings.clone(),
+        every: every.into(),
+        token_url: portal.token_url.clone(),
+        allowed_urls: [portal.token_url.clone()].into(),
+        binding: portal.binding,
+    }
+}
+
+async fn take_in(
+    state: State,
+    portal: PortalConfig,
+    intake: Intake,
+    act_at: Timestamp,
+    now: Timestamp,
+) -> Result<()> {
+    let Intake { tokens, identity, server: _ } = intake;
+    ensure!(tokens.access.is_some(), "a grant without an access token");
+    let PortalConfig { name, settings: _, token_url, binding } = portal;
+    let standing = Standing { phase: Phase::Fresh, renew_at: Some(act_at), act_at: Some(act_at) };
+    let seen = standing.clone();
+    let grant =
+        TakeIn { portal: name.clone(), tokens, identity, bound_to: binding, token_url, standing, now };
+    let TakenIn::Stored(generation) = state.take_in(grant).await? else {
+        anyhow::bail!("{name}: the grant was not stored");
+    };
+    // As the escalator leaves it: nothing was told, and the next step is far away.
+    ensure!(
+        state.tell(name, generation, seen, Vec::new(), Some(now + UNTROUBLED)).await?,
+        "it changed meanwhile"
+    );
+    Ok(())
+}
