@@ -253,6 +253,7 @@ async fn supervise(
 ) -> Option<&'static str> {
     loop {
         tokio::select! {
+            biased; // a task that ends because of `stop` has not ended unexpectedly
             () = stop.cancelled() => return None,
             _ = signals.terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");

@@ -26,7 +26,7 @@ fn it_shows_renewal_escalation_and_recovery() {
     let mut demo = Daemon::spawn(demo(&folder));
     let token = folder.join("tokens/acme/token");
     eventually("a token to look at while it runs", SOON, || token.exists());
-    assert_eq!(demo.wait_exit(Duration::from_secs(180)), 0);
+    assert_eq!(demo.wait_exit(Duration::from_secs(180)), 0, "{}", demo.stderr());
     let said = demo.stderr();
     let shown = folder.display().to_string();
     contains(
