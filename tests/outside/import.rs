@@ -9,7 +9,7 @@ use crate::common::{Ran, Rig, SOON, domain, eventually};
 use crate::{calm, contains};
 
 fn reply(rig: &Rig, portal: &str) -> Value {
-    serde_json::from_str(&rig.install(portal)).unwrap()
+    serde_json::from_str(&rig.install(portal)).expect("JSON")
 }
 
 /// What Bitrix24's PHP library keeps.
