@@ -383,7 +383,7 @@ pub struct Ran {
 impl Ran {
     /// A command that does not end, as a daemon that should have refused to start, is killed.
     #[track_caller]
-    fn to_its_end(command: &mut Command) -> Self {
+    pub fn to_its_end(command: &mut Command) -> Self {
         let file = || tempfile::tempfile().expect("a file");
         let (mut stdout, mut stderr) = (file(), file());
         let to = |file: &fs::File| Stdio::from(file.try_clone().expect("a second handle"));
