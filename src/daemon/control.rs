@@ -252,11 +252,7 @@ async fn renew(
     let renewal = operations::renew(&control.shared, &portal, By::Loop).await?;
     let view = operations::view(&control.shared, &portal).await?;
     let outcome = outcome_json(&renewal, &view);
-    let failed = match &renewal {
-        Renewal::Ended(report) => report.failure.is_some(),
-        Renewal::FailedAlready { .. } => true,
-        Renewal::FreshAlready { .. } => false,
-    };
+    let failed = matches!(&renewal, Renewal::Ended(report) if report.failure.is_some());
     let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok((status, axum::Json(outcome)).into_response())
 }
@@ -268,7 +264,6 @@ pub fn outcome_json(renewal: &Renewal, view: &PortalView) -> Value {
         Renewal::FreshAlready { not_before } => {
             ("fresh-already", Some(format!("not again before {not_before}")))
         }
-        Renewal::FailedAlready { class, detail, .. } => (class.as_str(), Some(detail.clone())),
         Renewal::Ended(report) => match &report.failure {
             None if report.set_aside => ("set-aside", None),
             None => ("renewed", None),

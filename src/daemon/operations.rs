@@ -12,7 +12,6 @@ use crate::config::App;
 use crate::domain::intake::{Intake, IntakeError};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::provider::Class;
 use crate::domain::renewal::taken_in;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::time::{Timestamp, human};
@@ -85,13 +84,6 @@ pub enum Source {
 pub enum Renewal {
     /// A request was sent and this is how it ended.
     Ended(Report),
-    /// Nothing was sent: it was tried a moment ago and failed.
-    FailedAlready {
-        /// How it failed.
-        class: Class,
-        /// What the server said, and from when on it may be tried again.
-        detail: String,
-    },
     /// Nothing was sent: it was renewed a moment ago.
     FreshAlready {
         /// From then on it may be renewed again.
@@ -147,16 +139,21 @@ pub async fn renew(shared: &Shared, name: &str, by: By<'_>) -> Result<Renewal, O
     let portal = find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
     let now = shared.clock.now();
+    let mut from = now;
     match shared.state.request_renewal(portal.name.clone(), now).await? {
-        RenewalRequest::Due | RenewalRequest::UnderWay => {}
-        RenewalRequest::NotBefore(not_before) => return Ok(already(&portal, not_before)),
+        RenewalRequest::Due(at) => from = at,
+        RenewalRequest::UnderWay => {}
+        RenewalRequest::NotBefore(not_before) => return Ok(Renewal::FreshAlready { not_before }),
         RenewalRequest::NoGrant | RenewalRequest::Unknown => return Err(no_grant(&portal)),
     }
     match by {
         By::Loop => shared.due.notify_one(),
-        By::Hand(hand) => hand(portal.name.clone()).await?,
+        By::Hand(hand) => {
+            shared.clock.sleep_until(from).await;
+            hand(portal.name.clone()).await?;
+        }
     }
-    let limit = shared.config().renewal.timeout + RENEWAL_GRACE;
+    let limit = from.until(now) + shared.config().renewal.timeout + RENEWAL_GRACE;
     match shared.clock.within(limit, ended).await {
         Some(Ok(report)) => Ok(Renewal::Ended(report)),
         Some(Err(_)) | None => Err(OperationError::NotNow {
@@ -164,19 +161,6 @@ pub async fn renew(shared: &Shared, name: &str, by: By<'_>) -> Result<Renewal, O
             reason: format!("the renewal has not ended after {}; it goes on by itself", human(limit)),
         }),
     }
-}
-
-/// What is said instead of sending: how the last try, a moment ago, ended.
-fn already(portal: &Portal, not_before: Timestamp) -> Renewal {
-    let Some(problem) = portal.grant.as_ref().and_then(|grant| grant.standing.phase.problem()) else {
-        return Renewal::FreshAlready { not_before };
-    };
-    let said = match &problem.code {
-        Some(code) => format!("{code}: {}", problem.detail),
-        None => problem.detail.clone(),
-    };
-    let detail = format!("{said}; tried a moment ago, not again before {not_before}");
-    Renewal::FailedAlready { class: problem.class, detail }
 }
 
 /// Who carries a renewal out.
@@ -214,12 +198,11 @@ pub async fn token(
                 portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref()).map(|a| a.lifetime());
             lifetime.map_or(min_valid, |lifetime| min_valid.min(lifetime.mul_f64(0.5)))
         }
-        Renewal::Ended(_) | Renewal::FailedAlready { .. } => min_valid,
+        Renewal::Ended(_) => min_valid,
     };
     render(shared, &portal, min_valid, format).ok_or_else(|| {
         let reason = match ended {
-            Renewal::Ended(Report { failure: Some((class, detail)), .. })
-            | Renewal::FailedAlready { class, detail, .. } => {
+            Renewal::Ended(Report { failure: Some((class, detail)), .. }) => {
                 format!("the renewal failed ({}): {detail}", class.as_str())
             }
             Renewal::Ended(_) | Renewal::FreshAlready { .. } => {

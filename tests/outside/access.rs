@@ -41,7 +41,7 @@ fn as_nobody(rig: &Rig, arguments: &[&str]) -> Ran {
     let mut command = Command::new("setpriv");
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/").args(become_nobody);
     command.arg(binary).args(arguments).arg("--socket").arg(rig.path("control.sock"));
-    Ran::from(command.output().expect("setpriv runs"))
+    Ran::to_its_end(&mut command)
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_state_in_use_is_not_opened_and_its_daemon_is_named() {
     {
         let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
         command.env_clear().args(arguments).arg("--config").arg(rig.path("other.toml"));
-        let ran = Ran::from(command.output().expect("the binary runs"));
+        let ran = Ran::to_its_end(&mut command);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(69), ""), "{arguments:?}: {}", ran.stderr);
         contains(&ran.stderr, &["is in use by another refreshd", &format!("(process {pid})")]);
     }
