@@ -5,6 +5,7 @@
 
 pub mod announce;
 mod control;
+mod core;
 mod escalator;
 mod exchange;
 mod first_tokens;
@@ -32,20 +33,16 @@ pub use publisher::chain;
 pub use reload::Read;
 pub use shared::Report;
 
-use crate::adapters::authorization_server::AuthorizationServer;
+use self::core::Core;
 use crate::adapters::clock::Clock;
 use crate::adapters::log::LogHandle;
-use crate::adapters::metrics::Metrics;
-use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, State, StateError, View, lock};
+use crate::adapters::state::StateError;
 use crate::adapters::systemd;
-use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
-use crate::domain::escalation::climb;
 use crate::domain::portal::Kind;
-use crate::domain::renewal::recovered;
 use control::Control;
 use reload::Reloader;
-use shared::{Shared, app_fingerprints, take_portals};
+use shared::Shared;
 
 /// What SIGTERM may take, besides the time limit of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
@@ -78,93 +75,6 @@ pub enum RunError {
     /// SIGTERM, and a pair that no disk takes.
     #[error("stopped after {} s with renewals still under way", .0.as_secs())]
     StopTimedOut(Duration),
-}
-
-/// The parts that run with a daemon and without: state, publisher, the way to servers.
-struct Core {
-    shared: Arc<Shared>,
-    workers: JoinSet<&'static str>,
-}
-
-impl Core {
-    /// Opens the state and brings it in line with the configuration.
-    async fn start(mut config: Config, clock: Clock) -> Result<Self, RunError> {
-        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
-        let lock = lock(&config.paths.state)?;
-        let (state, writer, reader) = State::open(&config.paths.state, lock)?;
-        let view = View::open(&config.paths.state)?;
-        let mut workers = JoinSet::new();
-        workers.spawn_blocking(move || {
-            writer.run();
-            "the state's writer"
-        });
-        workers.spawn_blocking(move || {
-            reader.run();
-            "the state's reader"
-        });
-        let portals = take_portals(&mut config);
-        state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
-        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
-        let files = TokenFiles::new(&config.paths.token_dir);
-        let config = Arc::new(config);
-        let (publisher, thread) = publisher::publisher(view, files);
-        let shared = Shared::new(clock, state, server, publisher, Metrics::new(&providers), config);
-        let shared = Arc::new(shared);
-        let names = Arc::downgrade(&shared);
-        workers.spawn_blocking(move || {
-            thread.run(&|app| {
-                let config = names.upgrade().map(|shared| shared.config());
-                config
-                    .and_then(|config| config.apps.get(app).map(|app| app.profile.name.clone()))
-                    .unwrap_or_default()
-            });
-            "the publisher"
-        });
-        recover(&shared).await?;
-        shared.state.recheck_ladder(false).await?;
-        Ok(Self { shared, workers })
-    }
-
-    /// Closes the state: what was asked of it is done first.
-    async fn close(self) {
-        let Self { shared, mut workers } = self;
-        drop(shared);
-        while workers.join_next().await.is_some() {}
-    }
-}
-
-/// Claims of a process that is gone have no known outcome: they are replayed, and everybody may know.
-async fn recover(shared: &Shared) -> Result<(), StateError> {
-    let config = shared.config();
-    let now = shared.clock.now();
-    for portal in shared.state.orphans().await? {
-        let (name, settings) = (portal.name.clone(), portal.settings.clone());
-        let Some(mut grant) = portal.grant else { continue };
-        let Some((claim, claimed_at)) = grant.claim else { continue };
-        let app = settings.map(|settings| settings.app).unwrap_or_default();
-        let profile = config.apps.get(&app).map(|app| &*app.profile);
-        grant.standing = recovered(&grant, profile, claimed_at, now);
-        let ladder = climb(&config.ladder, &name, &grant, now);
-        let record = RecordAs {
-            portal: name.clone(),
-            app,
-            claim,
-            outcome: RecordOutcome::Kept(grant.standing.clone()),
-            told: ladder.told,
-            climb_at: ladder.next,
-            now,
-            client: Rejection::Unknown,
-        };
-        shared.state.record(Arc::new(record)).await?;
-        tracing::warn!(
-            portal = %name, generation = grant.generation.0, %claimed_at,
-            "a renewal was under way when refreshd ended; the same refresh token is sent again"
-        );
-        if let Some(said) = ladder.announce {
-            announce::announce(announce::Subject::Portal(&name), &said);
-        }
-    }
-    Ok(())
 }
 
 /// Runs until `stop`, SIGTERM or SIGINT. What was sent is finished first.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::RunError;
+use super::core::Core;
 use super::exchange::{Claimed, exchange};
 use super::operations::{self, By, Handwork, OperationError, Renewal};
 use super::shared::Shared;
 use super::view::PortalView;
-use super::{Core, RunError};
 use crate::adapters::clock::Clock;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
