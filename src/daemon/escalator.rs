@@ -17,11 +17,17 @@ use crate::domain::escalation::climb;
 
 /// Grants looked at together.
 const BATCH: usize = 256;
+/// After a start the renewals that fell due meanwhile come first: what they mend is not worth an alarm.
+const SETTLING: Duration = Duration::from_secs(3);
 /// Steps are not looked for more often.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Announces steps as they come, until `stop`.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = shared.clock.sleep(SETTLING) => {}
+    }
     loop {
         let wait = match climb_all(&shared).await {
             Ok(wait) => wait,

@@ -246,6 +246,9 @@ fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
 
 fn reason(grant: &Grant, now: Timestamp) -> String {
     match &grant.standing.phase {
+        Phase::Fresh if grant.claim.is_some() => {
+            "the renewal is overdue, and its request is under way".to_owned()
+        }
         Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
         Phase::Retrying { attempt: 1, since: _, problem } => {
             format!("a renewal failed ({}): {}", problem.class.as_str(), problem.text())
