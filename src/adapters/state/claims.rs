@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::rows::{COLUMNS, ID, millis, phase_columns, portal};
+use super::rows::{COLUMNS, millis, phase_columns, portal, to_json};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Phase, Portal, Standing};
 use crate::domain::renewal::{Renewed, may_renew_now};
@@ -109,26 +109,24 @@ pub(super) fn claim_due(
 ) -> Result<Claims, StateError> {
     let sql = |source| StateError::sql("claim due portals", source);
     let claim: i64 = connection
-        .query_row("SELECT coalesce(max(claim), 0) + 1 FROM portal WHERE claim IS NOT NULL", [], |row| {
-            row.get(0)
-        })
+        .prepare_cached("SELECT coalesce(max(claim), 0) + 1 FROM portal WHERE claim IS NOT NULL")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
         .map_err(sql)?;
     let claim = claim.max(now.millis());
     let (paused, probing) = refused_apps(connection, now).map_err(sql)?;
-    let mut taken = Vec::new();
+    let mut taken: Vec<(i64, String)> = Vec::new();
     let mut next = probing.next;
     for (token_url, limit) in capacity {
+        // The index alone says which: rows are read of those that are claimed, not of all that are due.
         let mut select = connection
             .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
+                "SELECT id, app FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
                  ORDER BY expires_at LIMIT ?3"
             ))
             .map_err(sql)?;
         let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
         let rows = select
-            .query_map(params![token_url, now.millis(), limit, paused], |row| {
-                Ok((row.get::<_, i64>(ID)?, portal(row)?))
-            })
+            .query_map(params![token_url, now.millis(), limit, paused], |row| Ok((row.get(0)?, row.get(1)?)))
             .map_err(sql)?;
         for row in rows {
             taken.push(row.map_err(sql)?);
@@ -141,19 +139,17 @@ pub(super) fn claim_due(
     }
     let mut probed = HashSet::new();
     let mut portals = Vec::with_capacity(taken.len());
-    for (id, mut portal) in taken {
-        let app = portal.settings.as_ref().map(|settings| settings.app.clone()).unwrap_or_default();
+    for (id, app) in taken {
         if probing.apps.contains(&app) && !probed.insert(app) {
             continue;
         }
-        connection
-            .prepare_cached("UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1")
-            .and_then(|mut statement| statement.execute(params![id, claim, now.millis()]))
+        let claimed = connection
+            .prepare_cached(&format!(
+                "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1 RETURNING {COLUMNS}"
+            ))
+            .and_then(|mut statement| statement.query_row(params![id, claim, now.millis()], portal))
             .map_err(sql)?;
-        if let Some(grant) = &mut portal.grant {
-            grant.claim = Some((ClaimId(claim), now));
-        }
-        portals.push(portal);
+        portals.push(claimed);
     }
     for app in &probed {
         connection
@@ -225,25 +221,38 @@ pub(super) fn orphans(connection: &Connection) -> Result<Vec<Portal>, StateError
 pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
     let RecordAs { portal, app, claim, outcome, told, climb_at, now, client } = record;
     let sql = |source| StateError::sql("record a renewal", source);
-    let changed = match outcome {
-        RecordOutcome::Renewed(renewed) => record_pair(connection, portal, *claim, renewed, *now)?,
+    let told = serde_json::Value::from(told.clone()).to_string();
+    let generation: Option<i64> = match outcome {
+        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed, &told)?,
         RecordOutcome::Kept(standing) | RecordOutcome::Foreign(standing, _) => {
             let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
             connection
                 .prepare_cached(
                     "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, \
-                     renew_at = ?8, act_at = ?9, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
+                     renew_at = ?8, act_at = ?9, told = ?10, climb_at = ?11, claim = NULL, claimed_at = NULL \
+                     WHERE name = ?1 AND claim = ?2 RETURNING generation",
                 )
                 .and_then(|mut statement| {
                     let (renew_at, act_at) = (millis(standing.renew_at), millis(standing.act_at));
-                    statement.execute(params![
-                        portal.as_str(), claim.0, phase, attempt, since, problem, doubtful, renew_at, act_at
-                    ])
+                    let columns = params![
+                        portal.as_str(),
+                        claim.0,
+                        phase,
+                        attempt,
+                        since,
+                        problem,
+                        doubtful,
+                        renew_at,
+                        act_at,
+                        told,
+                        millis(*climb_at)
+                    ];
+                    statement.query_row(columns, |row| row.get(0)).optional()
                 })
                 .map_err(sql)?
         }
     };
-    if changed == 0 {
+    let Some(generation) = generation else {
         match outcome {
             RecordOutcome::Renewed(renewed) => {
                 put_aside(
@@ -259,17 +268,10 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
             RecordOutcome::Kept(_) => {}
         }
         return Ok(Recorded::SetAside);
-    }
+    };
     if let RecordOutcome::Foreign(_, granted) = outcome {
         put_foreign_aside(connection, portal, *now, granted)?;
     }
-    let generation: i64 = connection
-        .prepare_cached("UPDATE portal SET told = ?2, climb_at = ?3 WHERE name = ?1 RETURNING generation")
-        .and_then(|mut statement| {
-            let told = serde_json::Value::from(told.clone()).to_string();
-            statement.query_row(params![portal.as_str(), told, millis(*climb_at)], |row| row.get(0))
-        })
-        .map_err(sql)?;
     let client_changed = record_client(connection, app, *client, *now).map_err(sql)?;
     Ok(Recorded::Done {
         generation: Generation(u64::try_from(generation).unwrap_or_default()),
@@ -279,11 +281,11 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
 
 fn record_pair(
     connection: &Connection,
-    portal: &PortalName,
-    claim: ClaimId,
+    record: &RecordAs,
     renewed: &Renewed,
-    now: Timestamp,
-) -> Result<usize, StateError> {
+    told: &str,
+) -> Result<Option<i64>, StateError> {
+    let RecordAs { portal, app: _, claim, outcome: _, told: _, climb_at, now, client: _ } = record;
     let Renewed {
         tokens: Tokens { access, refresh, details },
         standing,
@@ -292,30 +294,35 @@ fn record_pair(
         renamed_from: _,
     } = renewed;
     let access = access.as_ref();
+    let (fingerprint, details) = (refresh.fingerprint(), to_json(details)?);
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
              token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, token_url = ?11, \
              renewed_at = ?12, phase = 'fresh', attempt = 0, since = NULL, problem = NULL, doubtful = 0, \
-             renew_at = ?13, act_at = ?14, claim = NULL, claimed_at = NULL WHERE name = ?1 AND claim = ?2",
+             renew_at = ?13, act_at = ?14, told = ?15, climb_at = ?16, claim = NULL, claimed_at = NULL \
+             WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
-            statement.execute(params![
+            let columns = params![
                 portal.as_str(),
                 claim.0,
                 refresh.expose(),
-                refresh.fingerprint().bytes(),
+                fingerprint.bytes(),
                 access.map(|access| access.token.expose()),
                 access.map(|access| &access.token_type),
                 access.map(|access| access.issued_at.millis()),
                 access.map(|access| access.expires_at.millis()),
-                serde_json::to_string(details).unwrap_or_default(),
+                details,
                 identity,
                 token_url,
                 now.millis(),
                 millis(standing.renew_at),
                 millis(standing.act_at),
-            ])
+                told,
+                millis(*climb_at),
+            ];
+            statement.query_row(columns, |row| row.get(0)).optional()
         })
         .map_err(|source| StateError::sql("record a new pair", source))
 }

@@ -15,10 +15,7 @@ use crate::domain::token::{Access, Generation, Tokens};
 /// What [`portal`] reads, in its order.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
-    problem, doubtful, renew_at, act_at, told, claim, claimed_at, id, config_url";
-
-/// The column of the row's number in [`COLUMNS`].
-pub(super) const ID: usize = 25;
+    problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url";
 
 /// Reads one portal; the row has [`COLUMNS`].
 pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
@@ -30,7 +27,7 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
         name,
         settings: settings.filter(|_| configured),
         binding: fingerprint(row, 3)?,
-        config_url: row.get(26)?,
+        config_url: row.get(25)?,
         grant: grant(row)?,
     })
 }
