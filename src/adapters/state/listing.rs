@@ -88,16 +88,26 @@ pub(super) fn open_incidents(connection: &Connection) -> Result<Vec<(Vec<String>
 
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
-    let mut statement =
-        connection.prepare_cached("SELECT kind, count(*) FROM portal GROUP BY kind").map_err(sql)?;
+    // Fresh is what is left: there is no index of the many, only of the few that are something else.
+    let total: i64 = connection
+        .prepare_cached("SELECT count(*) FROM portal")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(sql)?;
+    let mut fresh = u64::try_from(total).unwrap_or_default();
+    let mut statement = connection
+        .prepare_cached("SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind")
+        .map_err(sql)?;
     let rows =
         statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
     let mut kinds = Vec::new();
     for row in rows {
         let (kind, count) = row.map_err(sql)?;
-        if let Some(kind) = Kind::parse(&kind) {
-            kinds.push((kind, u64::try_from(count).unwrap_or_default()));
-        }
+        let count = u64::try_from(count).unwrap_or_default();
+        fresh = fresh.saturating_sub(count);
+        kinds.extend(Kind::parse(&kind).map(|kind| (kind, count)));
+    }
+    if fresh > 0 {
+        kinds.push((Kind::Fresh, fresh));
     }
     let overdue: i64 = connection
         .prepare_cached(
