@@ -1,6 +1,6 @@
 //! How fast, and how large: 10,000 portals due at once, beside a bare `reqwest` loop; and the daemon at rest.
 //!
-//! `cargo bench --bench storm` runs all of it; `-- storm`, `-- idle` and `-- --rounds 5` run parts. The daemon is the
+//! `cargo bench --bench storm` runs all of it; `-- idle` and `-- storm --rounds 5 --delay 0` run parts. The daemon is the
 //! real binary in its own process with full durability. Asserts that the work was done, never how long it took.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
@@ -42,14 +42,18 @@ fn main() -> Result<()> {
 }
 
 fn measure(words: &[&str]) -> Result<()> {
-    let rounds = match words.iter().position(|word| *word == "--rounds") {
-        Some(at) => words.get(at + 1).and_then(|n| n.parse().ok()).context("--rounds takes a number")?,
-        None => ROUNDS,
+    let option = |name: &str| match words.iter().position(|word| *word == name) {
+        Some(at) => {
+            words.get(at + 1).and_then(|n| n.parse().ok()).map(Some).with_context(|| format!("{name} NUMBER"))
+        }
+        None => Ok(None),
     };
+    let rounds = option("--rounds")?.map_or(ROUNDS, |rounds: u64| rounds as usize);
+    let delays = option("--delay")?.map_or(DELAYS.to_vec(), |delay| vec![delay]);
     let all = !words.contains(&"storm") && !words.contains(&"idle");
     let mut json = json!({ "place": place::describe()? });
     if all || words.contains(&"storm") {
-        let storms = DELAYS.into_iter().map(|delay| storm(delay, rounds)).collect::<Result<Vec<_>>>()?;
+        let storms = delays.into_iter().map(|delay| storm(delay, rounds)).collect::<Result<Vec<_>>>()?;
         json["storm"] = storms.into();
     }
     if all || words.contains(&"idle") {

@@ -179,21 +179,29 @@ impl TokenFiles {
         self.directory.join(portal.as_str())
     }
 
-    /// Writes every form, whole, and removes the forms not asked for. Files that say the same already are left alone.
+    /// Writes every form, whole: what a renewal does, whose token no file has yet.
     ///
     /// # Errors
     /// [`FileError`]; files that were there stay as they are, or are already new: each is whole.
+    pub fn replace(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
+        let directory = self.of(published.portal);
+        for format in formats {
+            self.write(&directory, *format, &published.render(*format))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the files be these, whole, and removes the forms not asked for. Those that say the same already are left
+    /// alone: their readers hear of no change where there is none.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
     pub fn publish(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
         let directory = self.of(published.portal);
         for format in formats {
-            let path = directory.join(format.file_name());
             let contents = published.render(*format);
-            match self.write(&directory, &path, &contents) {
-                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
-                    self.make_directories(&directory)?;
-                    self.write(&directory, &path, &contents)?;
-                }
-                other => other?,
+            if !says(&directory.join(format.file_name()), &contents) {
+                self.write(&directory, *format, &contents)?;
             }
         }
         for unwanted in Format::ALL.into_iter().filter(|format| !formats.contains(format)) {
@@ -235,11 +243,16 @@ impl TokenFiles {
         make_directory(portal, PORTAL_MODE, false)
     }
 
-    fn write(&self, directory: &Path, path: &Path, contents: &str) -> Result<(), FileError> {
-        if says(path, contents) {
-            return Ok(());
+    fn write(&self, directory: &Path, format: Format, contents: &str) -> Result<(), FileError> {
+        let path = directory.join(format.file_name());
+        let write = || write_whole(directory, &path, contents.as_bytes(), FILE_MODE);
+        match write() {
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
+                self.make_directories(directory)?;
+                write()
+            }
+            done => done,
         }
-        write_whole(directory, path, contents.as_bytes(), FILE_MODE)
     }
 }
 

@@ -92,3 +92,24 @@ fn a_directory_that_cannot_be_written_is_named() {
     let error = publish(&TokenFiles::new(&blocked), "one", &[Format::Raw]).unwrap_err();
     assert!(error.to_string().contains("tokens"), "{error}");
 }
+
+#[test]
+fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = TokenFiles::new(directory.path());
+    publish(&files, "one", &[Format::Raw, Format::Header]).unwrap();
+    let (portal, access, details) = (PortalName::parse("acme").unwrap(), access("two"), Details::default());
+    let renewed = Published {
+        portal: &portal,
+        provider: "bitrix24",
+        access: &access,
+        generation: Generation(43),
+        details: &details,
+    };
+    files.replace(&renewed, &[Format::Raw]).unwrap();
+    let read = |name: &str| std::fs::read_to_string(directory.path().join("acme").join(name)).unwrap();
+    assert_eq!(read("token"), "two");
+    assert!(read("header").contains("one"), "which forms there are is the sweep's business");
+    let names = std::fs::read_dir(directory.path().join("acme")).unwrap().count();
+    assert_eq!(names, 2, "nothing is left beside the files");
+}

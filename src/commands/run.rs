@@ -1,12 +1,14 @@
 //! `refreshd run`: the daemon in the foreground. Validates first, so a bad configuration is exit 78 and no restart.
 
+use std::panic::resume_unwind;
+
 use tokio_util::sync::CancellationToken;
 
 use super::Common;
 use super::exit::{Exit, Failure};
 use super::reach::{cannot_run, in_configuration};
 use crate::adapters::log;
-use crate::config::{self, Environment, Loaded, LogFormat};
+use crate::config::{self, Environment, Loaded, LogFormat, Problems};
 use crate::daemon;
 
 pub(super) const HELP: &str = "\
@@ -25,8 +27,9 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
         move || config::load(&path, &Environment::of_process())
     };
     // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
-    let Loaded { config, warnings } =
-        read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+    let Loaded { config, warnings } = elsewhere(read.clone())
+        .await
+        .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
     let handle = log::start(form(config.log.format), &config.log.level)
         .map_err(|error| Failure::new(Exit::Configuration, daemon::chain(&error)))?;
     for warning in &warnings {
@@ -39,6 +42,13 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
             Err(cannot_run(&error))
         }
     }
+}
+
+/// Reads on a thread of the pool, which ends some seconds later: when a thread ends, the allocator gives back what a
+/// large configuration took, and the main thread never does.
+#[expect(clippy::disallowed_methods, reason = "the daemon, which spawns, needs the configuration first")]
+async fn elsewhere(read: impl Fn() -> Result<Loaded, Problems> + Send + 'static) -> Result<Loaded, Problems> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }
 
 /// The log's form in the adapter's words.

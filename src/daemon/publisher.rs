@@ -67,6 +67,9 @@ pub struct PublisherThread {
 /// Names the provider of an app.
 type ProviderOf<'a> = &'a (dyn Fn(&str) -> String + Send + Sync);
 
+/// A way to write a portal's files.
+type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>;
+
 /// Makes both parts.
 #[must_use]
 pub fn publisher(view: View, files: TokenFiles) -> (Publisher, PublisherThread) {
@@ -80,7 +83,7 @@ impl PublisherThread {
         while let Ok(order) = self.orders.recv() {
             let done = match order {
                 Order::Portal(name, done) => {
-                    self.publish_by_name(&name, provider_of);
+                    self.publish_by_name(&name, provider_of, TokenFiles::replace);
                     done
                 }
                 Order::Sweep(done) => {
@@ -89,7 +92,7 @@ impl PublisherThread {
                 }
                 Order::Retry(done) => {
                     for name in self.failing.clone() {
-                        self.publish_by_name(&name, provider_of);
+                        self.publish_by_name(&name, provider_of, TokenFiles::publish);
                     }
                     done
                 }
@@ -99,9 +102,9 @@ impl PublisherThread {
         }
     }
 
-    fn publish_by_name(&mut self, name: &PortalName, provider_of: ProviderOf<'_>) {
+    fn publish_by_name(&mut self, name: &PortalName, provider_of: ProviderOf<'_>, write: Write) {
         match self.view.portal(name) {
-            Ok(Some(portal)) => self.publish(&portal, provider_of),
+            Ok(Some(portal)) => self.publish(&portal, provider_of, write),
             Ok(None) => {
                 let removed = self.files.remove(name);
                 self.note(name, removed);
@@ -121,7 +124,7 @@ impl PublisherThread {
                 Err(error) => return self.unreadable(&error),
             };
             for portal in &page {
-                self.publish(portal, provider_of);
+                self.publish(portal, provider_of, TokenFiles::publish);
             }
             match page.last() {
                 Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
@@ -130,13 +133,14 @@ impl PublisherThread {
         }
     }
 
-    fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>) {
+    fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
         let done = match wanted(portal) {
             Some((settings, grant, access)) => {
                 let provider = provider_of(&settings.app);
                 let formats: Vec<_> =
                     settings.formats.iter().filter_map(|name| Format::parse(name)).collect();
-                self.files.publish(
+                write(
+                    &self.files,
                     &Published {
                         portal: &portal.name,
                         provider: &provider,

@@ -9,7 +9,7 @@ use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::Timestamp;
 
 /// In the order of the index `portal_kind`, so that nothing is sorted.
-pub(super) const KINDS: &str = "SELECT kind, count(*) FROM portal GROUP BY kind";
+pub(super) const KINDS: &str = "SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind";
 /// Looks only at what is past its time, by the index `portal_renew`.
 pub(super) const OVERDUE: &str = "SELECT count(*) FROM portal WHERE configured = 1 AND refresh_token IS NOT NULL \
     AND renew_at < ?1 AND min(renew_at, expires_at) + (expires_at - min(renew_at, expires_at)) * 3 / 10 < ?1";
@@ -99,15 +99,24 @@ pub(super) fn open_incidents(connection: &Connection) -> Result<Vec<(Vec<String>
 
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
+    // Fresh is what is left: there is no index of the many, only of the few that are something else.
+    let total: i64 = connection
+        .prepare_cached("SELECT count(*) FROM portal")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(sql)?;
+    let mut fresh = u64::try_from(total).unwrap_or_default();
     let mut statement = connection.prepare_cached(KINDS).map_err(sql)?;
     let rows =
         statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
     let mut kinds = Vec::new();
     for row in rows {
         let (kind, count) = row.map_err(sql)?;
-        if let Some(kind) = Kind::parse(&kind) {
-            kinds.push((kind, u64::try_from(count).unwrap_or_default()));
-        }
+        let count = u64::try_from(count).unwrap_or_default();
+        fresh = fresh.saturating_sub(count);
+        kinds.extend(Kind::parse(&kind).map(|kind| (kind, count)));
+    }
+    if fresh > 0 {
+        kinds.push((Kind::Fresh, fresh));
     }
     let overdue: i64 = connection
         .prepare_cached(OVERDUE)

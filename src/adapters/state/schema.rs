@@ -64,7 +64,7 @@ CREATE TABLE portal (
 CREATE INDEX portal_due ON portal (token_url, act_at, expires_at, app)
     WHERE act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding;
 CREATE INDEX portal_climb ON portal (climb_at) WHERE climb_at IS NOT NULL;
-CREATE INDEX portal_kind ON portal (kind, name);
+CREATE INDEX portal_kind ON portal (kind) WHERE kind <> 'fresh';
 CREATE INDEX portal_claimed ON portal (claim) WHERE claim IS NOT NULL;
 CREATE INDEX portal_fingerprint ON portal (fingerprint);
 CREATE INDEX portal_told ON portal (told) WHERE told <> '[]';
@@ -214,7 +214,7 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     connection
         .execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-             PRAGMA temp_store = MEMORY;",
+             PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 4000;",
         )
         .map_err(sql("prepare the state"))?;
     migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;

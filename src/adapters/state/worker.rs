@@ -1,6 +1,7 @@
 //! The one writer: commits whatever waits together (group commit), so that durability costs one fsync for many.
 //!
-//! Must not know what the jobs do. A job that fails undoes itself alone; a commit that fails fails all of it.
+//! Must not know what the jobs do. A job that fails undoes itself alone; a commit that fails fails all of it. A batch is
+//! tried without savepoints first, since next to no job ever fails, so a job must bear being done again.
 
 use std::sync::Arc;
 
@@ -14,22 +15,21 @@ const LARGEST_BATCH: usize = 256;
 
 /// Work for a connection's owner.
 pub(super) trait Job: Send {
-    /// Does the work inside the transaction.
+    /// Does the work inside the transaction; once more after a rollback.
     fn apply(&mut self, connection: &Connection) -> Result<(), StateError>;
     /// Hands the result over, once it is durable, or the reason why it is not.
     fn answer(self: Box<Self>, committed: Result<(), StateError>);
 }
 
 struct Typed<T, F> {
-    work: Option<F>,
+    work: F,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, StateError>>,
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> Result<T, StateError> + Send> Job for Typed<T, F> {
+impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> Job for Typed<T, F> {
     fn apply(&mut self, connection: &Connection) -> Result<(), StateError> {
-        let work = self.work.take().ok_or(StateError::Stopped)?;
-        self.result = Some(work(connection)?);
+        self.result = Some((self.work)(connection)?);
         Ok(())
     }
 
@@ -53,10 +53,10 @@ impl Port {
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, StateError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, StateError> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, StateError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Typed { work: Some(work), result: None, reply });
+        let job = Box::new(Typed { work, result: None, reply });
         self.0.send(job).await.map_err(|_| StateError::Stopped)?;
         answer.await.map_err(|_| StateError::Stopped)?
     }
@@ -85,29 +85,15 @@ impl Writer {
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
-    fn commit(&self, batch: Vec<Box<dyn Job>>) {
-        let begun = self.sql("begin", "BEGIN IMMEDIATE");
-        if let Err(error) = begun {
+    fn commit(&self, mut batch: Vec<Box<dyn Job>>) {
+        if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
             return fail(batch, &Arc::new(error));
         }
-        let mut done = Vec::with_capacity(batch.len());
-        let mut waiting = batch.into_iter();
-        while let Some(mut job) = waiting.next() {
-            let applied = self.sql("savepoint", "SAVEPOINT job").and_then(|()| job.apply(&self.connection));
-            match applied.and_then(|()| self.sql("release", "RELEASE job")) {
-                Ok(()) => done.push(job),
-                Err(error) => {
-                    let _ = self.connection.execute_batch("ROLLBACK TO job; RELEASE job");
-                    if self.connection.is_autocommit() {
-                        // SQLite undid the whole transaction, as on a full disk. Each further savepoint would be
-                        // a transaction of its own, made durable while its caller is told that it was not.
-                        done.push(job);
-                        done.extend(waiting);
-                        return fail(done, &Arc::new(error));
-                    }
-                    job.answer(Err(error));
-                }
-            }
+        let failed = batch.iter_mut().any(|job| job.apply(&self.connection).is_err());
+        let done = if failed { self.apply_one_by_one(batch) } else { batch };
+        if done.is_empty() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+            return;
         }
         match self.sql("commit", "COMMIT") {
             Ok(()) => done.into_iter().for_each(|job| job.answer(Ok(()))),
@@ -116,6 +102,35 @@ impl Writer {
                 fail(done, &Arc::new(error));
             }
         }
+    }
+
+    /// Begins anew, with a savepoint for each job; those that fail are answered, the others come back.
+    fn apply_one_by_one(&self, batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+        // SQLite may have rolled back by itself, and then this finds nothing to do.
+        let _ = self.connection.execute_batch("ROLLBACK");
+        if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
+            fail(batch, &Arc::new(error));
+            return Vec::new();
+        }
+        let mut done = Vec::with_capacity(batch.len());
+        let mut batch = batch.into_iter();
+        while let Some(mut job) = batch.next() {
+            let applied = self.sql("savepoint", "SAVEPOINT job").and_then(|()| job.apply(&self.connection));
+            let Err(error) = applied.and_then(|()| self.sql("release", "RELEASE job")) else {
+                done.push(job);
+                continue;
+            };
+            if self.connection.execute_batch("ROLLBACK TO job; RELEASE job").is_ok() {
+                job.answer(Err(error));
+                continue;
+            }
+            // The whole transaction is gone. Without it each job would commit alone, and be told that it had not.
+            done.push(job);
+            done.extend(batch);
+            fail(done, &Arc::new(error));
+            return Vec::new();
+        }
+        done
     }
 
     fn sql(&self, stage: &'static str, sql: &str) -> Result<(), StateError> {
@@ -144,5 +159,45 @@ impl Reader {
             let done = job.apply(&self.connection);
             job.answer(done);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(row: i64, fails: bool) -> impl Fn(&Connection) -> Result<i64, StateError> + Send + 'static {
+        move |connection| {
+            let sql = |source| StateError::sql("insert", source);
+            connection.execute("INSERT INTO seen VALUES (?1, 'acme')", [[row as u8]]).map_err(sql)?;
+            if fails { Err(StateError::Unrepresentable) } else { Ok(row) }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_fails_undoes_itself_and_no_other_of_its_batch() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let lock = super::super::lock(&path).unwrap();
+        let connection = super::super::schema::open(&path).unwrap();
+        let (port, jobs) = Port::new();
+        let writer = Writer { connection, jobs, _lock: lock };
+        let mut workers = tokio::task::JoinSet::new();
+        let (one, two, three, ()) = tokio::join!(
+            port.run(insert(1, false)),
+            port.run(insert(2, true)),
+            port.run(insert(3, false)),
+            // Begins when the three are waiting, so that they are one batch.
+            async { drop(workers.spawn_blocking(move || writer.run())) },
+        );
+        assert_eq!((one.unwrap(), three.unwrap()), (1, 3));
+        assert!(matches!(two, Err(StateError::Unrepresentable)));
+        let rows = port.run(|connection| {
+            let count =
+                connection.query_row("SELECT group_concat(hex(fingerprint)) FROM seen", [], |row| row.get(0));
+            count.map_err(|source| StateError::sql("count", source))
+        });
+        let rows: String = rows.await.unwrap();
+        assert_eq!(rows, "01,03");
     }
 }

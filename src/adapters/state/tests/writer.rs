@@ -37,7 +37,7 @@ impl Batch {
     #[expect(clippy::disallowed_methods, reason = "a test has no daemon to spawn the worker")]
     async fn run(
         self,
-        middle: impl FnOnce(&Connection) -> Result<(), StateError> + Send + 'static,
+        middle: impl Fn(&Connection) -> Result<(), StateError> + Send + 'static,
     ) -> (tempfile::TempDir, [Result<(), StateError>; 3]) {
         let Self { folder, state, writer } = self;
         let port = &state.write;
