@@ -120,6 +120,7 @@ impl Core {
             });
             "the publisher"
         });
+        renewer::follow_clock(&shared).await?;
         recover(&shared).await?;
         shared.state.recheck_ladder(false).await?;
         Ok(Self { shared, workers })
@@ -148,7 +149,7 @@ async fn recover(shared: &Shared) -> Result<(), StateError> {
         let record = RecordAs {
             portal: name.clone(),
             app,
-            claim,
+            claim: (claim, claimed_at),
             outcome: RecordOutcome::Kept(grant.standing.clone()),
             told: ladder.told,
             climb_at: ladder.next,
