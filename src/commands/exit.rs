@@ -63,6 +63,11 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// Why not, in words.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says it and returns the code to end with.
     pub(super) fn say(&self) -> Exit {
         screen::fail(self.exit, &self.message)

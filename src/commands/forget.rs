@@ -22,12 +22,11 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let portal = &arguments.portal;
     let reach = reach(common).await?;
     // Nobody is asked about a portal that is not there.
-    match &reach {
-        Reach::Daemon(client) => client.list(Some(portal)).await.map(drop)?,
-        Reach::Offline(offline) => {
-            offline.list(Some(portal)).await.map(drop).map_err(|error| not_done(&error))?;
-        }
-    }
+    let known = match &reach {
+        Reach::Daemon(client) => client.list(Some(portal)).await,
+        Reach::Offline(offline) => offline.list(Some(portal)).await.map_err(|error| not_done(&error)),
+    };
+    known?;
     let question = format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
     if !arguments.yes && !screen::confirm(&question) {
         return Err(Failure::new(Exit::Usage, format!("{portal} was not forgotten; say --yes to mean it")));

@@ -61,7 +61,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
                 }
                 answers.push(outcome);
             }
-            Err(failure) => exit = failure.say(),
+            Err(failure) => {
+                answers.push(serde_json::json!({ "portal": name, "error": failure.message() }));
+                exit = failure.say();
+            }
         }
     }
     if arguments.json {

@@ -36,6 +36,9 @@ pub(super) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Tables are fitted into no less than this many columns.
+const NARROWEST: u16 = 60;
+
 /// How a cell is to be seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -51,7 +54,12 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, Look)>>) -> String 
     let colour = is_colourful();
     let mut table = Table::new();
     if is_terminal() {
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        // A terminal that does not know its size, or a sliver of one, would get a letter a line.
+        let fit = match table.width() {
+            Some(width) if width >= NARROWEST => ContentArrangement::Dynamic,
+            _ => ContentArrangement::Disabled,
+        };
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(fit);
     } else {
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     }

@@ -10,7 +10,7 @@ use super::reach::{Reach, not_done, reach};
 use super::screen::{self, Look};
 use crate::adapters::clock::Clock;
 use crate::daemon::view::PortalView;
-use crate::domain::portal::Kind;
+use crate::domain::portal::{Kind, Problem};
 use crate::domain::time::human;
 
 /// How often `--watch` looks.
@@ -153,12 +153,7 @@ fn ago(seconds: Option<u64>) -> String {
 }
 
 fn last_error(portal: &PortalView) -> String {
-    let Some(problem) = &portal.last_error else { return "-".to_owned() };
-    match &problem.code {
-        Some(code) if problem.detail.is_empty() => code.clone(),
-        Some(code) => format!("{code}: {}", problem.detail),
-        None => problem.detail.clone(),
-    }
+    portal.last_error.as_ref().map_or_else(|| "-".to_owned(), Problem::text)
 }
 
 fn span(seconds: u64) -> String {

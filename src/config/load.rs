@@ -7,7 +7,7 @@ use std::path::Path;
 use super::document::{Report, Source};
 use super::environment::Environment;
 use super::problem::{Problem, Problems};
-use super::{Config, Paths, alerts, general, include, portals, provider};
+use super::{Config, DEFAULT_PATH, Paths, alerts, general, include, portals, provider};
 
 /// A configuration without problems, and what is hardly meant in it.
 #[derive(Debug)]
@@ -52,11 +52,14 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     Ok(Loaded { config, warnings })
 }
 
-/// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. The
-/// defaults if the file cannot be read; `None` if it can, but not what it says about these paths.
+/// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. `None` if the
+/// file does not say so. The usual file need not be readable by everybody who may use the usual socket; with any other
+/// the usual socket is somebody else's, and a mistyped name must not lead to it.
 #[must_use]
 pub fn load_paths(path: &Path) -> Option<Paths> {
-    let Ok(source) = Source::read(path) else { return Some(Paths::default()) };
+    let Ok(source) = Source::read(path) else {
+        return (path == Path::new(DEFAULT_PATH)).then(Paths::default);
+    };
     let mut ignored = Report::default();
     let tree = source.parse(&mut ignored);
     general::paths(source.root(&tree), &mut ignored)

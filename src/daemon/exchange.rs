@@ -237,10 +237,7 @@ async fn finish(
         Recorded::SetAside => grant.generation,
     };
     let Standing { phase: _, renew_at: _, act_at } = grant.standing;
-    let failure = problem.map(|problem| {
-        let detail = problem.code.map(|code| format!("{code}: {}", problem.detail)).unwrap_or(problem.detail);
-        (problem.class, detail)
-    });
+    let failure = problem.map(|problem| (problem.class, problem.text()));
     Ended {
         portal: name,
         url,

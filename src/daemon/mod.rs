@@ -254,6 +254,8 @@ async fn supervise(
 ) -> Option<&'static str> {
     loop {
         tokio::select! {
+            // In this order: a task that ended because it was told to is no surprise.
+            biased;
             () = stop.cancelled() => return None,
             _ = signals.terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");

@@ -139,16 +139,21 @@ pub async fn renew(shared: &Shared, name: &str, by: By<'_>) -> Result<Renewal, O
     let portal = find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
     let now = shared.clock.now();
+    let mut from = now;
     match shared.state.request_renewal(portal.name.clone(), now).await? {
-        RenewalRequest::Due | RenewalRequest::UnderWay => {}
+        RenewalRequest::Due(at) => from = at,
+        RenewalRequest::UnderWay => {}
         RenewalRequest::NotBefore(not_before) => return Ok(Renewal::FreshAlready { not_before }),
         RenewalRequest::NoGrant | RenewalRequest::Unknown => return Err(no_grant(&portal)),
     }
     match by {
         By::Loop => shared.due.notify_one(),
-        By::Hand(hand) => hand(portal.name.clone()).await?,
+        By::Hand(hand) => {
+            shared.clock.sleep_until(from).await;
+            hand(portal.name.clone()).await?;
+        }
     }
-    let limit = shared.config().renewal.timeout + RENEWAL_GRACE;
+    let limit = from.until(now) + shared.config().renewal.timeout + RENEWAL_GRACE;
     match shared.clock.within(limit, ended).await {
         Some(Ok(report)) => Ok(Renewal::Ended(report)),
         Some(Err(_)) | None => Err(OperationError::NotNow {

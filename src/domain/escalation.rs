@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::name::PortalName;
-use super::portal::{Grant, Phase, Problem};
+use super::portal::{Grant, Phase};
 use super::provider::Class;
 use super::time::{Timestamp, human, share_of};
 
@@ -245,32 +245,27 @@ fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
 }
 
 fn reason(grant: &Grant, now: Timestamp) -> String {
-    let said = |problem: &Problem| match (&problem.code, problem.detail.is_empty()) {
-        (Some(code), false) => format!("{code}: {}", problem.detail),
-        (Some(code), true) => code.clone(),
-        (None, _) => problem.detail.clone(),
-    };
     match &grant.standing.phase {
         Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
         Phase::Retrying { attempt: 1, since: _, problem } => {
-            format!("a renewal failed ({}): {}", problem.class.as_str(), said(problem))
+            format!("a renewal failed ({}): {}", problem.class.as_str(), problem.text())
         }
         Phase::Retrying { attempt, since, problem } => {
             let lasts = human(now.since(*since));
             let class = problem.class.as_str();
-            format!("{attempt} renewals in a row failed in {lasts}, the last ({class}): {}", said(problem))
+            format!("{attempt} renewals in a row failed in {lasts}, the last ({class}): {}", problem.text())
         }
-        Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", said(problem)),
+        Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", problem.text()),
         Phase::ClientRejected { problem, .. } => {
-            format!("the authorization server refuses the app's client: {}", said(problem))
+            format!("the authorization server refuses the app's client: {}", problem.text())
         }
-        Phase::Blocked { problem, .. } => format!("the portal is blocked: {}", said(problem)),
+        Phase::Blocked { problem, .. } => format!("the portal is blocked: {}", problem.text()),
         Phase::NeedsAuthorization { problem, while_in_doubt: true, .. } => {
-            format!("the grant was rejected while in doubt (a reply was lost before): {}", said(problem))
+            format!("the grant was rejected while in doubt (a reply was lost before): {}", problem.text())
         }
-        Phase::NeedsAuthorization { problem, .. } => format!("the grant is dead: {}", said(problem)),
+        Phase::NeedsAuthorization { problem, .. } => format!("the grant is dead: {}", problem.text()),
         Phase::Gone { problem, .. } => {
-            format!("the app is not installed on the portal any more: {}", said(problem))
+            format!("the app is not installed on the portal any more: {}", problem.text())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The ladder, step by step over a token's hour.
 
+use super::super::portal::Problem;
 use super::super::portal::{Standing, binding};
 use super::super::secret::{AccessToken, RefreshToken};
 use super::super::token::{Access, Details, Generation, Tokens};

@@ -23,6 +23,18 @@ pub struct Problem {
     pub detail: String,
 }
 
+impl Problem {
+    /// The code and what it means, as far as there is either.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match (&self.code, self.detail.as_str()) {
+            (Some(code), "") => code.clone(),
+            (Some(code), detail) => format!("{code}: {detail}"),
+            (None, detail) => detail.to_owned(),
+        }
+    }
+}
+
 /// Where a grant stands. Each variant carries only what is true in it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {

@@ -140,26 +140,28 @@ pub fn recovered(
     refused(grant, terms, no_answer(Class::InDoubt, detail), now, 0.0)
 }
 
-/// When an operator's `renew` may be carried out: `Err` says from when on. A renewed grant waits a tenth of its life,
-/// a failing one a few seconds, so that no loop of commands becomes a storm.
-///
-/// # Errors
-/// The moment from which on it may.
-pub fn may_renew_now(grant: &Grant, now: Timestamp) -> Result<(), Timestamp> {
-    // One that was taken in and not tried yet is due, however young its token is.
-    if grant.tried_at.is_none() {
-        return Ok(());
+/// What an operator's `renew` comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByHand {
+    /// It is carried out from this moment on: now, or a few seconds after the last try.
+    From(Timestamp),
+    /// It was renewed less than a tenth of its life ago and is left alone until then.
+    FreshUntil(Timestamp),
+}
+
+/// Decides about an operator's `renew`, so that no loop of commands becomes a storm.
+#[must_use]
+pub fn by_hand(grant: &Grant, now: Timestamp) -> ByHand {
+    // One that was taken in and not tried yet is due, however young its token is. A try ahead of now is of another clock.
+    let Some(tried_at) = grant.tried_at.filter(|tried_at| *tried_at <= now) else { return ByHand::From(now) };
+    let access = grant.tokens.access.as_ref();
+    let pause = access.map_or(RETRY_BY_HAND, |access| spacing(access.lifetime()).min(RETRY_BY_HAND));
+    match (&grant.standing.phase, access) {
+        (Phase::Fresh, Some(access)) if now < access.issued_at + spacing(access.lifetime()) => {
+            ByHand::FreshUntil(access.issued_at + spacing(access.lifetime()))
+        }
+        _ => ByHand::From(now.max(tried_at + pause)),
     }
-    let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
-    let issued_at = grant.tokens.access.as_ref().map(|access| access.issued_at);
-    let renewed = issued_at.filter(|_| matches!(grant.standing.phase, Phase::Fresh));
-    let (last, pause) = match (renewed, grant.tried_at) {
-        (Some(issued_at), _) => (issued_at, spacing(lifetime.unwrap_or_default())),
-        (None, Some(tried_at)) => (tried_at, RETRY_BY_HAND.min(lifetime.map_or(RETRY_BY_HAND, spacing))),
-        (None, None) => return Ok(()),
-    };
-    // A moment ahead of now is of another clock and says nothing.
-    if last <= now && now < last + pause { Err(last + pause) } else { Ok(()) }
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {

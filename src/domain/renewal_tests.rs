@@ -204,14 +204,18 @@ fn retry_after_is_honoured() {
 }
 
 #[test]
-fn an_operators_loop_cannot_renew_more_often_than_in_a_tenth_of_the_life() {
+fn an_operators_loop_renews_once_in_a_tenth_of_the_life_and_retries_every_few_seconds() {
     let mut fresh = grant(Phase::Fresh);
-    assert_eq!(may_renew_now(&fresh, at(100)), Ok(()), "what was taken in and not tried yet is due");
+    assert_eq!(by_hand(&fresh, at(100)), ByHand::From(at(100)), "what was taken in and not tried yet is due");
     fresh.tried_at = Some(at(0));
-    assert_eq!(may_renew_now(&fresh, at(100)), Err(at(360)));
-    assert_eq!(may_renew_now(&fresh, at(360)), Ok(()));
+    assert_eq!(by_hand(&fresh, at(100)), ByHand::FreshUntil(at(360)));
+    assert_eq!(by_hand(&fresh, at(360)), ByHand::From(at(360)));
     let mut failing = grant(kept(&fresh, Class::Transient, at(100)).phase);
     failing.tried_at = Some(at(100));
-    assert_eq!(may_renew_now(&failing, at(102)), Err(at(105)), "a failing one may be tried, not hammered");
-    assert_eq!(may_renew_now(&failing, at(105)), Ok(()));
+    assert_eq!(
+        by_hand(&failing, at(102)),
+        ByHand::From(at(105)),
+        "a failing one is tried soon, not hammered"
+    );
+    assert_eq!(by_hand(&failing, at(200)), ByHand::From(at(200)));
 }

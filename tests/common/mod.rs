@@ -19,9 +19,10 @@ pub mod daemon;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ pub const LIFE: Duration = Duration::from_secs(20);
 pub const EVERY: Duration = Duration::from_secs(8);
 /// What happens at once may take so long on a machine that is busy.
 pub const SOON: Duration = Duration::from_secs(15);
+
+/// A command that takes longer hangs.
+const COMMAND: Duration = Duration::from_secs(30);
 
 /// What a wait asks for: a condition that holds, or something that is there.
 pub trait Met {
@@ -201,7 +205,7 @@ impl Rig {
 
     /// Runs a command to its end.
     pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
-        Ran::from(self.command(arguments).stdin(Stdio::null()).output().expect("the binary runs"))
+        Ran::to_its_end(self.command(arguments).stdin(Stdio::null()))
     }
 
     /// `refreshd import PORTAL`, with the grant on standard input.
@@ -209,7 +213,7 @@ impl Rig {
         let name = format!("{portal}.import");
         self.secret(&name, grant);
         let stdin = fs::File::open(self.path(&name)).expect("what was just written");
-        Ran::from(self.command(["import", portal]).stdin(stdin).output().expect("the binary runs"))
+        Ran::to_its_end(self.command(["import", portal]).stdin(stdin))
     }
 
     /// `refreshd status --json`, by portal; `null` for one it does not show.
@@ -376,10 +380,37 @@ pub struct Ran {
     pub stderr: String,
 }
 
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+impl Ran {
+    /// A command that does not end, as a daemon that should have refused to start, is killed.
+    #[track_caller]
+    pub fn to_its_end(command: &mut Command) -> Self {
+        let file = || tempfile::tempfile().expect("a file");
+        let (mut stdout, mut stderr) = (file(), file());
+        let to = |file: &fs::File| Stdio::from(file.try_clone().expect("a second handle"));
+        let mut child = command.stdout(to(&stdout)).stderr(to(&stderr)).spawn().expect("the binary starts");
+        let clock = Clock::system();
+        let began = clock.tick();
+        let ended = loop {
+            match child.try_wait().expect("a child") {
+                Some(status) => break Some(status),
+                None if clock.elapsed(began) > COMMAND => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if ended.is_none() {
+            child.kill().expect("it still runs");
+            child.wait().expect("a child");
+        }
+        let text = |file: &mut fs::File| {
+            let mut text = String::new();
+            let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+            read.map(|_| text).expect("UTF-8")
+        };
+        let (stdout, stderr) = (text(&mut stdout), text(&mut stderr));
+        let Some(ended) = ended else {
+            panic!("did not end within {COMMAND:?}: {command:?}\n{stdout}{stderr}")
+        };
+        Self { code: ended.code(), stdout, stderr }
     }
 }
 

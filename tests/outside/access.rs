@@ -12,12 +12,13 @@ use crate::{calm, contains, fresh};
 const NOBODY: &str = "65534";
 
 fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its permissions change");
 }
 
 /// Whether this process can become somebody else; says so if not.
+#[expect(clippy::print_stdout, reason = "a test that was skipped says why")]
 fn can_become_nobody() -> bool {
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let root = fs::metadata("/proc/self").expect("a Linux").uid() == 0;
     let setpriv =
         Command::new("setpriv").arg("--version").output().is_ok_and(|output| output.status.success());
     if !root {
@@ -34,13 +35,13 @@ fn as_nobody(rig: &Rig, arguments: &[&str]) -> Ran {
     if !binary.exists() {
         chmod(&rig.path("."), 0o755);
         let from = env!("CARGO_BIN_EXE_refreshd");
-        fs::hard_link(from, &binary).or_else(|_| fs::copy(from, &binary).map(drop)).unwrap();
+        fs::hard_link(from, &binary).or_else(|_| fs::copy(from, &binary).map(drop)).expect("a copy");
     }
     let become_nobody = ["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"];
     let mut command = Command::new("setpriv");
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/").args(become_nobody);
     command.arg(binary).args(arguments).arg("--socket").arg(rig.path("control.sock"));
-    Ran::from(command.output().expect("setpriv runs"))
+    Ran::to_its_end(&mut command)
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn a_state_in_use_is_not_opened_and_its_daemon_is_named() {
     {
         let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
         command.env_clear().args(arguments).arg("--config").arg(rig.path("other.toml"));
-        let ran = Ran::from(command.output().expect("the binary runs"));
+        let ran = Ran::to_its_end(&mut command);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(69), ""), "{arguments:?}: {}", ran.stderr);
         contains(&ran.stderr, &["is in use by another refreshd", &format!("(process {pid})")]);
     }

@@ -88,8 +88,8 @@ fn online_says_of_every_server_whether_it_answers() {
 fn without_a_configuration_nothing_runs() {
     for command in ["run", "check", "status"] {
         let mut binary = Command::new(env!("CARGO_BIN_EXE_refreshd"));
-        let output = binary.env_clear().args([command, "--config", "/nonexistent/refreshd.toml"]).output();
-        let ran = Ran::from(output.expect("the binary runs"));
+        let arguments = [command, "--config", "/nonexistent/refreshd.toml"];
+        let ran = Ran::to_its_end(binary.env_clear().args(arguments));
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(78), ""), "{command}: {ran:?}");
         contains(&ran.stderr, &["/nonexistent/refreshd.toml:1:1: this file cannot be read"]);
     }

@@ -56,7 +56,7 @@ fn a_folder_of_somebody_elses_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("thesis.txt");
     write_whole(dir.path(), &file, b"four years", 0o600).unwrap();
-    let ran = Ran::from(demo(dir.path()).output().expect("the binary runs"));
+    let ran = Ran::to_its_end(&mut demo(dir.path()));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
     contains(&ran.stderr, &["is not empty and is no demo's folder; name another with --dir"]);
     assert_eq!(fs::read(&file).unwrap(), b"four years");

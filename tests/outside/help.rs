@@ -7,7 +7,7 @@ use crate::contains;
 
 fn refreshd(arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
-    Ran::from(command.env_clear().args(arguments).output().expect("the binary runs"))
+    Ran::to_its_end(command.env_clear().args(arguments))
 }
 
 #[test]

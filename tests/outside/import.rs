@@ -9,7 +9,7 @@ use crate::common::{Ran, Rig, SOON, domain, eventually};
 use crate::{calm, contains};
 
 fn reply(rig: &Rig, portal: &str) -> Value {
-    serde_json::from_str(&rig.install(portal)).unwrap()
+    serde_json::from_str(&rig.install(portal)).expect("JSON")
 }
 
 /// What Bitrix24's PHP library keeps.
@@ -25,7 +25,7 @@ fn crest_settings(rig: &Rig, portal: &str) -> String {
 
 /// `refreshd import PORTAL ARGUMENT`, with `stdin` on standard input.
 fn import(rig: &Rig, portal: &str, argument: &str, stdin: Stdio) -> Ran {
-    Ran::from(rig.command(["import", portal, argument]).stdin(stdin).output().expect("the binary runs"))
+    Ran::to_its_end(rig.command(["import", portal, argument]).stdin(stdin))
 }
 
 #[test]

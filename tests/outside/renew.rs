@@ -70,6 +70,10 @@ fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_f
     let ran = rig.run(["renew", "acme", "nobody"]);
     assert_eq!(ran.code, Some(66), "the unknown one decides");
     contains(&ran.stderr, &["acme: renewed a moment ago", "no portal is named nobody"]);
+    let ran = rig.run(["renew", "nobody", "acme", "--json"]);
+    assert_eq!(ran.code, Some(66));
+    assert_eq!(outcomes(&ran), [pair("nobody", ""), pair("acme", "fresh-already")]);
+    contains(&ran.stdout, &["\"error\": \"no portal is named nobody\""]);
     daemon.stop();
     rig.no_violations();
 }

@@ -61,7 +61,7 @@ fn what_cannot_be_had_is_75_with_the_reason() {
     let rig = calm(["acme", "globex"]);
     rig.sandbox.fail(At::All, broken(), u32::MAX);
     let daemon = rig.start();
-    assert_eq!(rig.import("acme", &rig.sandbox_refresh("acme")).code, Some(0));
+    assert_eq!(rig.import("acme", &bare(&rig, "acme")).code, Some(0));
     let check = || {
         let failing = rig.run(["token", "acme"]);
         assert_eq!((failing.code, failing.stdout.as_str()), (Some(75), ""));
@@ -81,14 +81,8 @@ fn what_cannot_be_had_is_75_with_the_reason() {
     rig.no_violations();
 }
 
-trait Bare {
-    /// A new grant at the server, as a bare refresh token.
-    fn sandbox_refresh(&self, portal: &str) -> String;
-}
-
-impl Bare for Rig {
-    fn sandbox_refresh(&self, portal: &str) -> String {
-        let reply: Value = serde_json::from_str(&self.install(portal)).unwrap();
-        reply["refresh_token"].as_str().unwrap().to_owned()
-    }
+/// A new grant at the server, as a bare refresh token.
+fn bare(rig: &Rig, portal: &str) -> String {
+    let reply: Value = serde_json::from_str(&rig.install(portal)).expect("JSON");
+    reply["refresh_token"].as_str().expect("a refresh token").to_owned()
 }

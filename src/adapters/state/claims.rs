@@ -11,7 +11,7 @@ use super::StateError;
 use super::rows::{COLUMNS, portal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
-use crate::domain::renewal::may_renew_now;
+use crate::domain::renewal::{ByHand, by_hand};
 use crate::domain::time::Timestamp;
 
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
@@ -29,8 +29,8 @@ pub struct Claims {
 /// What became of a request to renew.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RenewalRequest {
-    /// It is due now.
-    Due,
+    /// It is due from this moment on: now, or a few seconds after the last try.
+    Due(Timestamp),
     /// A renewal is under way.
     UnderWay,
     /// It was renewed a moment ago; not before then again.
@@ -201,18 +201,22 @@ pub(super) fn request_renewal(
     if grant.claim.is_some() {
         return Ok(RenewalRequest::UnderWay);
     }
-    if let Err(not_before) = may_renew_now(&grant, now) {
-        return Ok(RenewalRequest::NotBefore(not_before));
-    }
+    let from = match by_hand(&grant, now) {
+        ByHand::From(from) => from,
+        ByHand::FreshUntil(until) => return Ok(RenewalRequest::NotBefore(until)),
+    };
     connection
-        .execute("UPDATE portal SET act_at = ?2 WHERE name = ?1", params![name.as_str(), now.millis()])
+        .execute(
+            "UPDATE portal SET act_at = min(coalesce(act_at, ?2), ?2) WHERE name = ?1",
+            params![name.as_str(), from.millis()],
+        )
         .map_err(sql)?;
     connection
         .execute(
             "UPDATE app SET retry_at = ?2 WHERE rejected_since IS NOT NULL \
              AND name = (SELECT app FROM portal WHERE name = ?1)",
-            params![name.as_str(), now.millis()],
+            params![name.as_str(), from.millis()],
         )
         .map_err(sql)?;
-    Ok(RenewalRequest::Due)
+    Ok(RenewalRequest::Due(from))
 }

@@ -118,7 +118,7 @@ fn paths_start_from_the_file_and_are_read_whatever_else_is_wrong() {
         control_socket: "/run/refreshd/control.sock".into(),
     };
     assert_eq!(load_paths(&path), Some(expected));
-    assert_eq!(load_paths(Path::new("/nonexistent/refreshd.toml")), Some(Paths::default()));
+    assert_eq!(load_paths(Path::new("/nonexistent/refreshd.toml")), None, "a mistyped name leads nowhere");
     assert_eq!(load_paths(&rig.file("main.toml", 0o640, "state = 1")), None);
     assert_eq!(load_paths(&rig.file("main.toml", 0o640, "state = 'postgres://a/b'")), None);
 }

@@ -102,11 +102,11 @@ async fn a_request_to_renew_says_what_becomes_of_it() {
     // A tenth of the hour.
     assert_eq!(ask("acme", 359).await, RenewalRequest::NotBefore(at(360)));
     assert_eq!(rig.claimed(359).await, [""; 0]);
-    assert_eq!(ask("acme", 360).await, RenewalRequest::Due);
+    assert_eq!(ask("acme", 360).await, RenewalRequest::Due(at(360)));
     let claimed = rig.claim_only(360).await;
     rig.record(&claimed, 361, retrying(2000)).await;
-    assert_eq!(ask("acme", 362).await, RenewalRequest::NotBefore(at(365)), "a failing one is not hammered");
-    assert_eq!(ask("acme", 365).await, RenewalRequest::Due, "and may be tried again soon");
+    assert_eq!(ask("acme", 362).await, RenewalRequest::Due(at(365)), "a failing one is not hammered");
+    assert_eq!(rig.claimed(362).await, [""; 0]);
     assert_eq!(rig.claimed(365).await, ["acme"]);
     rig.state.forget(name("acme")).await.unwrap();
     assert_eq!(ask("acme", 366).await, RenewalRequest::NoGrant);

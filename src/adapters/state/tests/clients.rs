@@ -103,6 +103,6 @@ async fn an_operators_word_lets_a_refused_client_try() {
     let first = rig.claim(0, 1).await.portals.remove(0);
     refuse(&rig, &first, 0).await;
     let asked = rig.state.request_renewal(first.name.clone(), at(10)).await.unwrap();
-    assert_eq!(asked, RenewalRequest::Due);
+    assert_eq!(asked, RenewalRequest::Due(at(10)));
     assert_eq!(rig.claimed(10).await.len(), 1);
 }
