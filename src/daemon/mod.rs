@@ -13,6 +13,7 @@ mod offline;
 pub mod operations;
 mod page;
 mod publisher;
+mod recovery;
 mod reload;
 mod renewer;
 mod shared;
@@ -36,13 +37,11 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::clock::Clock;
 use crate::adapters::log::LogHandle;
 use crate::adapters::metrics::Metrics;
-use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, State, StateError, View, lock};
+use crate::adapters::state::{State, StateError, View, lock};
 use crate::adapters::systemd;
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
-use crate::domain::escalation::climb;
 use crate::domain::portal::Kind;
-use crate::domain::renewal::recovered;
 use control::Control;
 use reload::Reloader;
 use shared::{Shared, app_fingerprints, take_portals};
@@ -120,8 +119,8 @@ impl Core {
             });
             "the publisher"
         });
-        renewer::follow_clock(&shared).await?;
-        recover(&shared).await?;
+        recovery::follow_clock(&shared).await?;
+        recovery::recover(&shared).await?;
         shared.state.recheck_ladder(false).await?;
         Ok(Self { shared, workers })
     }
@@ -132,40 +131,6 @@ impl Core {
         drop(shared);
         while workers.join_next().await.is_some() {}
     }
-}
-
-/// Claims of a process that is gone have no known outcome: they are replayed, and everybody may know.
-async fn recover(shared: &Shared) -> Result<(), StateError> {
-    let config = shared.config();
-    let now = shared.clock.now();
-    for portal in shared.state.orphans().await? {
-        let (name, settings) = (portal.name.clone(), portal.settings.clone());
-        let Some(mut grant) = portal.grant else { continue };
-        let Some((claim, claimed_at)) = grant.claim else { continue };
-        let app = settings.map(|settings| settings.app).unwrap_or_default();
-        let profile = config.apps.get(&app).map(|app| &*app.profile);
-        grant.standing = recovered(&grant, profile, claimed_at, now);
-        let ladder = climb(&config.ladder, &name, &grant, now);
-        let record = RecordAs {
-            portal: name.clone(),
-            app,
-            claim: (claim, claimed_at),
-            outcome: RecordOutcome::Kept(grant.standing.clone()),
-            told: ladder.told,
-            climb_at: ladder.next,
-            now,
-            client: Rejection::Unknown,
-        };
-        shared.state.record(Arc::new(record)).await?;
-        tracing::warn!(
-            portal = %name, generation = grant.generation.0, %claimed_at,
-            "a renewal was under way when refreshd ended; the same refresh token is sent again"
-        );
-        if let Some(said) = ladder.announce {
-            announce::announce(announce::Subject::Portal(&name), &said);
-        }
-    }
-    Ok(())
 }
 
 /// Runs until `stop`, SIGTERM or SIGINT. What was sent is finished first.

@@ -47,20 +47,6 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     renewer.drain().await;
 }
 
-/// Before the first renewal: the clock may have been set back while nobody watched it.
-///
-/// # Errors
-/// [`StateError`].
-pub async fn follow_clock(shared: &Shared) -> Result<(), StateError> {
-    if let Some(step) = shared.state.follow_clock(shared.clock.now(), CLOCK_STEP_MILLIS).await? {
-        tracing::warn!(
-            step_seconds = step / 1000,
-            "the wall clock was set back while refreshd did not run; stored times are moved, every token is renewed"
-        );
-    }
-    Ok(())
-}
-
 struct Renewer {
     shared: Arc<Shared>,
     budgets: BTreeMap<String, Budget>,
