@@ -9,6 +9,9 @@ use crate::domain::time::Timestamp;
 /// Sleeps are never longer, so that suspend and clock steps are noticed.
 pub const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// A wall clock that moves this much against the monotonic one has been set.
+pub const CLOCK_STEP_MILLIS: i64 = 5_000;
+
 /// The wall clock, a monotonic clock and chance.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock(());
@@ -45,6 +48,13 @@ impl Clock {
     #[must_use]
     pub fn elapsed(&self, since: Tick) -> Duration {
         since.0.elapsed()
+    }
+
+    /// By how many milliseconds the wall clock has moved against the monotonic one since these two moments.
+    #[must_use]
+    pub fn step_since(&self, (wall, tick): (Timestamp, Tick)) -> i64 {
+        let elapsed = i64::try_from(self.elapsed(tick).as_millis()).unwrap_or(i64::MAX);
+        self.now().millis().saturating_sub(wall.millis()).saturating_sub(elapsed)
     }
 
     /// Sleeps, at most [`LONGEST_SLEEP`].

@@ -141,9 +141,9 @@ impl Metrics {
         self.unsaved.get()
     }
 
-    /// Notes a server's clock.
-    pub fn skew(&self, server: &str, seconds: f64) {
-        self.skew.get_or_create(&vec![("server", server.to_owned())]).set(seconds);
+    /// Notes a server's clock; says what was noted before, 0 at first.
+    pub fn skew(&self, server: &str, seconds: f64) -> f64 {
+        self.skew.get_or_create(&vec![("server", server.to_owned())]).set(seconds)
     }
 
     /// Notes how a reload went.

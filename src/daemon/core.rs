@@ -7,17 +7,15 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::RunError;
-use super::announce::{Subject, announce};
 use super::publisher::publisher;
+use super::recovery;
 use super::shared::{Shared, app_fingerprints, take_portals};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::clock::Clock;
 use crate::adapters::metrics::Metrics;
-use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, State, StateError, View, lock};
+use crate::adapters::state::{State, View, lock};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
-use crate::domain::escalation::climb;
-use crate::domain::renewal::recovered;
 
 /// The parts that run with a daemon and without: state, publisher, the way to servers.
 pub(super) struct Core {
@@ -59,7 +57,8 @@ impl Core {
             });
             "the publisher"
         });
-        recover(&shared).await?;
+        recovery::follow_clock(&shared).await?;
+        recovery::recover(&shared).await?;
         shared.state.recheck_ladder(false).await?;
         Ok(Self { shared, workers })
     }
@@ -70,38 +69,4 @@ impl Core {
         drop(shared);
         while workers.join_next().await.is_some() {}
     }
-}
-
-/// Claims of a process that is gone have no known outcome: they are replayed, and everybody may know.
-async fn recover(shared: &Shared) -> Result<(), StateError> {
-    let config = shared.config();
-    let now = shared.clock.now();
-    for portal in shared.state.orphans().await? {
-        let (name, settings) = (portal.name.clone(), portal.settings.clone());
-        let Some(mut grant) = portal.grant else { continue };
-        let Some((claim, claimed_at)) = grant.claim else { continue };
-        let app = settings.map(|settings| settings.app).unwrap_or_default();
-        let profile = config.apps.get(&app).map(|app| &*app.profile);
-        grant.standing = recovered(&grant, profile, claimed_at, now);
-        let ladder = climb(&config.ladder, &name, &grant, now);
-        let record = RecordAs {
-            portal: name.clone(),
-            app,
-            claim,
-            outcome: RecordOutcome::Kept(grant.standing.clone()),
-            told: ladder.told,
-            climb_at: ladder.next,
-            now,
-            client: Rejection::Unknown,
-        };
-        shared.state.record(Arc::new(record)).await?;
-        tracing::warn!(
-            portal = %name, generation = grant.generation.0, %claimed_at,
-            "a renewal was under way when refreshd ended; the same refresh token is sent again"
-        );
-        if let Some(said) = ladder.announce {
-            announce(Subject::Portal(&name), &said);
-        }
-    }
-    Ok(())
 }

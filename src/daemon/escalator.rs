@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::announce::{Subject, announce};
 use super::publisher::chain;
 use super::shared::Shared;
-use crate::adapters::clock::LONGEST_SLEEP;
+use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP};
 use crate::adapters::state::StateError;
 use crate::domain::escalation::climb;
 
@@ -21,6 +21,8 @@ const BATCH: usize = 256;
 const SETTLING: Duration = Duration::from_secs(3);
 /// Steps are not looked for more often.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+/// After a clock step, or a sleep of the machine, the renewer comes first: what looks overdue has had no chance yet.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Announces steps as they come, until `stop`.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -28,7 +30,18 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         () = stop.cancelled() => return,
         () = shared.clock.sleep(SETTLING) => {}
     }
+    let now = || (shared.clock.now(), shared.clock.tick());
+    let mut before = now();
     loop {
+        let step = shared.clock.step_since(before);
+        before = now();
+        if step.abs() >= CLOCK_STEP_MILLIS {
+            shared.due.notify_one();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = shared.clock.sleep(PATIENCE) => continue,
+            }
+        }
         let wait = match climb_all(&shared).await {
             Ok(wait) => wait,
             Err(error) => {

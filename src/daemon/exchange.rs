@@ -32,7 +32,7 @@ pub struct Claimed {
     name: PortalName,
     settings: Settings,
     grant: Grant,
-    claim: ClaimId,
+    claim: (ClaimId, Timestamp),
 }
 
 impl Claimed {
@@ -41,7 +41,7 @@ impl Claimed {
     pub fn from(portal: Portal) -> Option<Self> {
         let Portal { name, settings, binding: _, config_url: _, grant } = portal;
         let grant = grant?;
-        let (claim, _) = grant.claim?;
+        let claim = grant.claim?;
         Some(Self { name, settings: settings?, grant, claim })
     }
 
@@ -62,8 +62,9 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     let started = shared.clock.tick();
     let answer = send(&shared, &config, app, &claimed, sent_at).await;
     let took = shared.clock.elapsed(started);
-    let now = shared.clock.now();
-    let skew = skew_of(&answer, now);
+    let skew = skew_of(&answer, shared.clock.now());
+    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RecordAs::claim`.
+    let now = shared.clock.now().max(sent_at + took);
     let every = claimed.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
     let rules = Rules { profile: &app.profile, every };
     let attempt = judge(answer, app, &claimed.grant);
@@ -71,14 +72,14 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
         settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
     let planned = claimed.grant.standing.renew_at;
     let ended = finish(&shared, &config, claimed, settled, now).await;
-    let provider = app.profile.name.as_str();
-    shared.metrics.renewal(provider, ended.class, took);
+    shared.metrics.renewal(&app.profile.name, ended.class, took);
     if let (None, Some(planned), false) = (ended.class, planned, ended.report.set_aside) {
         shared.metrics.lateness(shared.clock.now().since(planned));
     }
     if let Some((server, seconds)) = host_of(ended.url.as_str()).zip(skew) {
-        shared.metrics.skew(server, seconds);
-        if seconds.abs() > SKEW_LIMIT {
+        let before = shared.metrics.skew(server, seconds);
+        // Once while it lasts, not at every renewal.
+        if seconds.abs() > SKEW_LIMIT && before.abs() <= SKEW_LIMIT {
             tracing::warn!(
                 server,
                 skew_seconds = seconds,

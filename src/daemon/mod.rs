@@ -14,6 +14,7 @@ mod offline;
 pub mod operations;
 mod page;
 mod publisher;
+mod recovery;
 mod reload;
 mod renewer;
 mod shared;

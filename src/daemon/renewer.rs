@@ -14,15 +14,13 @@ use super::announce::{Subject, announce};
 use super::exchange::{Claimed, exchange};
 use super::publisher::chain;
 use super::shared::{Shared, token_urls};
-use crate::adapters::clock::{LONGEST_SLEEP, Tick};
+use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP, Tick};
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::domain::budget::{Budget, Limits};
 use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::time::Timestamp;
 
-/// A wall clock that moves this much against the monotonic one has been set.
-const CLOCK_STEP_MILLIS: i64 = 5_000;
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
 const CLAIM_SHARE: usize = 4;
 /// Waits for the rate's budget are at least this long, for the same reason.
@@ -209,10 +207,8 @@ impl Renewer {
 
     /// A step back of the wall clock must not make a token look younger than it is.
     async fn watch_clock(&mut self) {
-        let (wall, tick) = self.clock_before;
+        let step = self.shared.clock.step_since(self.clock_before);
         let now = self.shared.clock.now();
-        let elapsed = i64::try_from(self.shared.clock.elapsed(tick).as_millis()).unwrap_or(i64::MAX);
-        let step = now.millis().saturating_sub(wall.millis()).saturating_sub(elapsed);
         self.clock_before = (now, self.shared.clock.tick());
         if step <= -CLOCK_STEP_MILLIS {
             tracing::warn!(

@@ -26,6 +26,7 @@ pub use worker::{Reader, Writer};
 
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};
+use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
@@ -209,10 +210,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn seen(
-        &self,
-        fingerprint: crate::domain::secret::Fingerprint,
-    ) -> Result<Option<String>, StateError> {
+    pub async fn seen(&self, fingerprint: Fingerprint) -> Result<Option<String>, StateError> {
         self.read.run(move |connection| intake::seen(connection, &fingerprint)).await
     }
 
@@ -243,6 +241,14 @@ impl State {
     /// [`StateError`].
     pub async fn shift_times(&self, millis: i64) -> Result<(), StateError> {
         self.write.run(move |connection| reconcile::shift_times(connection, millis)).await
+    }
+
+    /// After a start: as [`Self::shift_times`] if the clock was set back by more than `tolerance` ms; by how much.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn follow_clock(&self, now: Timestamp, tolerance: i64) -> Result<Option<i64>, StateError> {
+        self.write.run(move |connection| reconcile::follow_clock(connection, now, tolerance)).await
     }
 
     /// Grants whose next escalation step has come.

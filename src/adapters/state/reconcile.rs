@@ -192,11 +192,44 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
     connection
         .execute(
             "UPDATE portal SET issued_at = issued_at + ?1, expires_at = expires_at + ?1, renewed_at = renewed_at + ?1, \
-             renew_at = renew_at + ?1, act_at = act_at + ?1, climb_at = climb_at + ?1, since = since + ?1 \
+             renew_at = renew_at + ?1, act_at = act_at + ?1, climb_at = climb_at + ?1, since = since + ?1, \
+             claimed_at = claimed_at + ?1 \
              WHERE refresh_token IS NOT NULL",
             [by],
         )
         .and_then(|_| connection.execute("UPDATE app SET retry_at = retry_at + ?1 WHERE retry_at IS NOT NULL", [by]))
         .map(|_| ())
         .map_err(|source| StateError::sql("follow a clock step", source))
+}
+
+/// After a start: what was written last cannot lie ahead. If it does by more than `tolerance` milliseconds, the clock
+/// was set back while nobody watched; the times move by as much as is known of that step, and what looks fresh is due,
+/// since its age is not known any more; a tenth of its life after its renewal at the soonest. Says by how much they
+/// moved.
+pub(super) fn follow_clock(
+    connection: &Connection,
+    now: Timestamp,
+    tolerance: i64,
+) -> Result<Option<i64>, StateError> {
+    let sql = |source| StateError::sql("compare the stored times with the clock", source);
+    let newest: Option<i64> = connection
+        .query_row(
+            "SELECT max(max(renewed_at, coalesce(claimed_at, 0))) FROM portal WHERE refresh_token IS NOT NULL",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(sql)?;
+    let step = now.millis().saturating_sub(newest.unwrap_or_default());
+    if step >= -tolerance {
+        return Ok(None);
+    }
+    shift_times(connection, step)?;
+    connection
+        .execute(
+            "UPDATE portal SET act_at = min(act_at, max(?1, coalesce(issued_at + (expires_at - issued_at) / 10, ?1))) \
+             WHERE refresh_token IS NOT NULL AND phase = 'fresh' AND act_at > ?1",
+            [now.millis()],
+        )
+        .map_err(sql)?;
+    Ok(Some(step))
 }

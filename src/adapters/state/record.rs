@@ -21,8 +21,9 @@ pub struct RecordAs {
     pub portal: PortalName,
     /// Its app.
     pub app: String,
-    /// The claim that is ended.
-    pub claim: ClaimId,
+    /// The claim that is ended, and when it was made. That moment moves with the stored times; every time in here is
+    /// of the same clock as this one and moves by as much.
+    pub claim: (ClaimId, Timestamp),
     /// The outcome.
     pub outcome: RecordOutcome,
     /// The escalation steps told of, this outcome's included.
@@ -75,40 +76,48 @@ pub enum Recorded {
 
 pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
     let RecordAs { portal, app, claim, outcome, told, climb_at: _, now, client } = record;
-    let before = told_under(connection, portal, *claim)?;
+    let before = found_under(connection, portal, claim.0)?;
     if let Some(aside) = aside_of(outcome, before.is_some()) {
         put_aside(connection, portal, *now, &aside)?;
     }
-    let Some(told_before) = before else { return Ok(Recorded::SetAside) };
+    let Some((told_before, claimed_at)) = before else { return Ok(Recorded::SetAside) };
+    let moved = claimed_at.millis().saturating_sub(claim.1.millis());
     let generation = match outcome {
-        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed, &to_json(told)?)?,
+        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed, &to_json(told)?, moved)?,
         RecordOutcome::Kept(standing) | RecordOutcome::Foreign(standing, _) => {
             // What the escalator told while the request was under way stays told.
             let unheard = told_before.iter().filter(|step| !told.contains(step));
             let told: Vec<_> = told.iter().chain(unheard).collect();
-            record_standing(connection, record, standing, &to_json(&told)?)?
+            record_standing(connection, record, standing, &to_json(&told)?, moved)?
         }
     };
-    let client_changed = record_client(connection, app, *client, *now)
+    let client = match client {
+        Rejection::Refused(retry_at) => Rejection::Refused(retry_at.shifted(moved)),
+        Rejection::Unknown | Rejection::Accepted => *client,
+    };
+    let client_changed = record_client(connection, app, client, now.shifted(moved))
         .map_err(|source| StateError::sql("record a client's standing", source))?;
     let generation = Generation(u64::try_from(generation).unwrap_or_default());
     Ok(Recorded::Done { generation, client_changed, told_before })
 }
 
-/// The steps told so far, if the claim still is the grant's.
-fn told_under(
+/// The steps told so far and the moment of the claim, if it still is the grant's.
+fn found_under(
     connection: &Connection,
     portal: &PortalName,
     claim: ClaimId,
-) -> Result<Option<Vec<String>>, StateError> {
-    let told: Option<String> = connection
-        .prepare_cached("SELECT told FROM portal WHERE name = ?1 AND claim = ?2")
+) -> Result<Option<(Vec<String>, Timestamp)>, StateError> {
+    let found: Option<(String, i64)> = connection
+        .prepare_cached("SELECT told, claimed_at FROM portal WHERE name = ?1 AND claim = ?2")
         .and_then(|mut statement| {
-            statement.query_row(params![portal.as_str(), claim.0], |row| row.get(0)).optional()
+            statement
+                .query_row(params![portal.as_str(), claim.0], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
         })
         .map_err(|source| StateError::sql("look for a claim", source))?;
     // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
-    Ok(told.map(|told| serde_json::from_str(&told).unwrap_or_default()))
+    let told = |told: &str| serde_json::from_str(told).unwrap_or_default();
+    Ok(found.map(|(steps, claimed_at)| (told(&steps), Timestamp::from_millis(claimed_at))))
 }
 
 /// What is kept aside of an outcome: somebody else's pair always, ours if its claim is gone.
@@ -136,17 +145,18 @@ fn record_standing(
     record: &RecordAs,
     standing: &Standing,
     told: &str,
+    moved: i64,
 ) -> Result<i64, StateError> {
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
     connection
         .prepare_cached(
-            "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, renew_at = ?8, \
-             act_at = ?9, told = ?10, climb_at = ?11, claim = NULL WHERE name = ?1 AND claim = ?2 RETURNING generation",
+            "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5 + ?12, problem = ?6, doubtful = ?7, \
+             renew_at = ?8 + ?12, act_at = ?9 + ?12, told = ?10, climb_at = ?11 + ?12, claim = NULL WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
             let columns = params![
                 record.portal.as_str(),
-                record.claim.0,
+                record.claim.0.0,
                 phase,
                 attempt,
                 since,
@@ -156,6 +166,7 @@ fn record_standing(
                 millis(standing.act_at),
                 told,
                 millis(record.climb_at),
+                moved,
             ];
             statement.query_row(columns, |row| row.get(0))
         })
@@ -168,6 +179,7 @@ fn record_pair(
     record: &RecordAs,
     renewed: &Renewed,
     told: &str,
+    moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
         tokens: Tokens { access, refresh, details },
@@ -181,15 +193,15 @@ fn record_pair(
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
-             token_type = ?6, issued_at = ?7, expires_at = ?8, details = ?9, identity = ?10, \
-             token_url = coalesce(?11, token_url), renewed_at = ?12, phase = 'fresh', attempt = 0, since = NULL, \
-             problem = NULL, doubtful = 0, renew_at = ?13, act_at = ?14, told = ?15, climb_at = ?16, claim = NULL \
+             token_type = ?6, issued_at = ?7 + ?17, expires_at = ?8 + ?17, details = ?9, identity = ?10, \
+             token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = 'fresh', attempt = 0, since = NULL, \
+             problem = NULL, doubtful = 0, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL \
              WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
             let columns = params![
                 record.portal.as_str(),
-                record.claim.0,
+                record.claim.0.0,
                 refresh.expose(),
                 fingerprint.bytes(),
                 access.map(|access| access.token.expose()),
@@ -204,6 +216,7 @@ fn record_pair(
                 millis(standing.act_at),
                 told,
                 millis(record.climb_at),
+                moved,
             ];
             statement.query_row(columns, |row| row.get(0))
         })

@@ -127,6 +127,41 @@ async fn every_time_moves_with_the_clock() {
 }
 
 #[tokio::test]
+async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock() {
+    let rig = Rig::with(&["acme", "retries"]).await;
+    let portals = rig.claim(0, 9).await.portals;
+    rig.state.shift_times(-7_200_000).await.unwrap();
+    rig.record(&portals[0], 1, renewed("r2", 0)).await;
+    rig.record_client(&portals[1], 1, retrying(300), Rejection::Refused(at(300))).await;
+    let grant = rig.grant("acme").await;
+    let access = grant.tokens.access.unwrap();
+    assert_eq!(
+        (access.issued_at, access.expires_at, grant.renewed_at),
+        (at(-7200), at(HOUR - 7200), at(-7199))
+    );
+    assert_eq!((grant.standing.renew_at, grant.standing.act_at), (Some(at(-5700)), Some(at(-5700))));
+    let retries = rig.grant("retries").await.standing;
+    assert_eq!((retries.phase.since(), retries.act_at), (Some(at(-7200)), Some(at(-6900))));
+    assert_eq!(rig.claim(-6901, 9).await.next, Some(at(-6900)), "the refused client's time stayed ahead");
+}
+
+#[tokio::test]
+async fn a_clock_set_back_between_two_runs_makes_every_fresh_grant_due() {
+    let rig = Rig::with(&["acme", "retries"]).await;
+    let portals = rig.claim(0, 9).await.portals;
+    rig.record(&portals[0], 1, renewed("r2", 0)).await;
+    rig.record(&portals[1], 1, retrying(300)).await;
+    assert_eq!(rig.state.follow_clock(at(0), 5_000).await.unwrap(), None, "within the tolerance");
+    assert_eq!(rig.state.follow_clock(at(2000), 5_000).await.unwrap(), None, "ahead is no step back");
+    assert_eq!(rig.state.follow_clock(at(-7199), 5_000).await.unwrap(), Some(-7_200_000));
+    let grant = rig.grant("acme").await;
+    assert_eq!(grant.tokens.access.unwrap().expires_at, at(HOUR - 7200));
+    assert_eq!(rig.grant("retries").await.standing.act_at, Some(at(300 - 7200)));
+    assert!(rig.claimed(-7199).await.is_empty(), "it was renewed a moment ago, for all that is known");
+    assert_eq!(rig.claimed(HOUR / 10 - 7200).await, ["retries", "acme"]);
+}
+
+#[tokio::test]
 async fn a_changed_ladder_is_looked_at_again() {
     let rig = Rig::with(&["fresh", "retries"]).await;
     rig.configure(&["fresh", "retries", "empty"]).await;

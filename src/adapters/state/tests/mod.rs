@@ -18,7 +18,7 @@ use super::*;
 use crate::domain::portal::{Grant, Kind, Phase, Problem, binding};
 use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
-use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::{RenewSetting, Settings};
 use crate::domain::token::{Access, Details, Tokens};
 
@@ -119,7 +119,7 @@ impl Rig {
         let record = RecordAs {
             portal: portal.name.clone(),
             app: portal.settings.as_ref().unwrap().app.clone(),
-            claim: portal.grant.as_ref().unwrap().claim.unwrap().0,
+            claim: portal.grant.as_ref().unwrap().claim.unwrap(),
             outcome,
             told: Vec::new(),
             climb_at: None,
