@@ -132,8 +132,8 @@ fn storm_daemon(delay: u64) -> Result<Run> {
     let before = server.usage()?;
     let daemon = Daemon::start(&place)?;
     let cpu_before = daemon.usage()?.cpu_seconds;
-    let began = server.word("first")?.parse()?;
-    let ended = place.published_since(&portals, began)?;
+    let began: i64 = server.word("first")?.parse()?;
+    let ended = place.last_published(&portals)?;
     let mut usage = daemon.usage()?;
     usage.cpu_seconds -= cpu_before;
     let server_cpu = server.usage()?.cpu_seconds - before.cpu_seconds;

@@ -19,8 +19,6 @@ const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
 const IN_MEMORY: &str = "/dev/shm";
 /// The last token must be published within this time.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// File times lag behind the clock by up to a tick of the kernel, in milliseconds.
-const COARSE: i64 = 10;
 /// Writes timed to tell the disk's fsync.
 const PROBES: usize = 200;
 
@@ -72,21 +70,26 @@ impl Place {
     }
 
     /// Waits until the second generation of every portal is published, and says when the last one was, by the file
-    /// system's own time. Looks at times first and into files only in the end, so as to take nothing from the daemon.
-    pub fn published_since(&self, portals: &[PortalName], began: i64) -> Result<i64> {
-        let file = |portal: &PortalName, format: Format| {
-            self.tokens().join(portal.as_str()).join(format.file_name())
-        };
-        wait_for(portals, |portal| Ok(changed(&file(portal, Format::Raw))? >= began - COARSE))?;
-        wait_for(portals, |portal| {
-            let json: Value = serde_json::from_slice(&std::fs::read(file(portal, Format::Json))?)?;
-            Ok(json["generation"] == 2)
-        })?;
-        let mut last = began;
-        for portal in portals {
-            for format in [Format::Json, Format::Raw] {
-                last = last.max(changed(&file(portal, format))?);
+    /// system's own time. Looks at the last portal first: the others are done by then, and nothing is taken from the
+    /// daemon meanwhile.
+    pub fn last_published(&self, portals: &[PortalName]) -> Result<i64> {
+        let clock = Clock::system();
+        let started = clock.tick();
+        let mut last = 0;
+        for portal in portals.iter().rev() {
+            let file = |format: Format| self.tokens().join(portal.as_str()).join(format.file_name());
+            let token = loop {
+                let json: Value = serde_json::from_slice(&std::fs::read(file(Format::Json))?)?;
+                if json["generation"] == 2 {
+                    break json["access_token"].clone();
+                }
+                ensure!(clock.elapsed(started) < PATIENCE, "{portal} is not published");
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            while token != *std::fs::read_to_string(file(Format::Raw))? {
+                ensure!(clock.elapsed(started) < PATIENCE, "{portal} is not published whole");
             }
+            last = last.max(changed(&file(Format::Json))?).max(changed(&file(Format::Raw))?);
         }
         Ok(last)
     }
@@ -96,19 +99,6 @@ impl Place {
         let portals = std::fs::read_dir(self.tokens())?.filter_map(Result::ok);
         Ok(portals.filter(|portal| portal.path().join(Format::Raw.file_name()).exists()).count())
     }
-}
-
-/// Waits for one portal after another.
-fn wait_for(portals: &[PortalName], is_done: impl Fn(&PortalName) -> Result<bool>) -> Result<()> {
-    let clock = Clock::system();
-    let started = clock.tick();
-    for portal in portals {
-        while !is_done(portal)? {
-            ensure!(clock.elapsed(started) < PATIENCE, "{portal} is not published");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    Ok(())
 }
 
 /// When a file was put in its place, in milliseconds since the epoch.
