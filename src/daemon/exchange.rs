@@ -78,8 +78,8 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     }
     if let Some((server, seconds)) = host_of(ended.url.as_str()).zip(skew) {
         let before = shared.metrics.skew(server, seconds);
-        // Once while it lasts, not at every renewal.
-        if seconds.abs() > SKEW_LIMIT && before.abs() <= SKEW_LIMIT {
+        // Once for each change of it, not at every renewal.
+        if seconds.abs() > SKEW_LIMIT && (seconds - before).abs() > SKEW_LIMIT {
             tracing::warn!(
                 server,
                 skew_seconds = seconds,
