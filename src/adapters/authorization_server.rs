@@ -4,6 +4,8 @@
 //! this machine decides between "not sent" and "in doubt", so every error is sorted here, once.
 
 use std::error::Error as _;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -22,10 +24,20 @@ const IDLE: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// A client for token requests. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AuthorizationServer {
     client: Client,
+    transport: Option<Arc<dyn Transport>>,
 }
+
+/// A way for a finished request to reach a server, in place of the network: a simulation's.
+pub trait Transport: Send + Sync {
+    /// Carries it there and the reply back.
+    fn carry(&self, request: reqwest::Request) -> Carried;
+}
+
+/// A request under way.
+pub type Carried = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// One exchange of a refresh token (RFC 6749 section 6).
 #[derive(Debug)]
@@ -84,12 +96,26 @@ impl AuthorizationServer {
             .pool_idle_timeout(IDLE)
             .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client })
+        Ok(Self { client, transport: None })
+    }
+
+    /// The same requests by another way than the network.
+    #[must_use]
+    pub fn through(self, transport: Arc<dyn Transport>) -> Self {
+        Self { transport: Some(transport), ..self }
     }
 
     /// Sends one token request and reads the whole reply. Never cancel this future once it is polled.
     pub async fn exchange(&self, request: &TokenRequest<'_>, now: Timestamp) -> Answer {
-        let response = match self.build(request).send().await {
+        let builder = self.build(request);
+        let sent = match &self.transport {
+            None => builder.send().await,
+            Some(transport) => match builder.build() {
+                Ok(built) => return transport.carry(built).await,
+                Err(error) => Err(error),
+            },
+        };
+        let response = match sent {
             Ok(response) => response,
             Err(error) => return without_reply(&error, request),
         };

@@ -14,7 +14,23 @@ pub const CLOCK_STEP_MILLIS: i64 = 5_000;
 
 /// The wall clock, a monotonic clock and chance.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Clock(());
+pub struct Clock(Source);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Source {
+    #[default]
+    Machine,
+    Other(&'static dyn WallClock),
+}
+
+/// A wall clock and chance that are not the machine's: a simulation's. The monotonic clock is tokio's in either case,
+/// which a simulation pauses.
+pub trait WallClock: std::fmt::Debug + Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+    /// A number in [0, 1).
+    fn chance(&self) -> f64;
+}
 
 /// A moment on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +40,21 @@ impl Clock {
     /// The machine's clock.
     #[must_use]
     pub const fn system() -> Self {
-        Self(())
+        Self(Source::Machine)
+    }
+
+    /// Another wall clock, and its chance.
+    #[must_use]
+    pub const fn of(wall: &'static dyn WallClock) -> Self {
+        Self(Source::Other(wall))
     }
 
     /// The wall clock's now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
+        if let Source::Other(wall) = self.0 {
+            return wall.now();
+        }
         let now = SystemTime::now();
         let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Timestamp::from_millis(match now.duration_since(UNIX_EPOCH) {
@@ -75,6 +100,9 @@ impl Clock {
     /// A random number in [0, 1).
     #[must_use]
     pub fn chance(&self) -> f64 {
-        fastrand::f64()
+        match self.0 {
+            Source::Machine => fastrand::f64(),
+            Source::Other(wall) => wall.chance(),
+        }
     }
 }

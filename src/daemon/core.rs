@@ -7,56 +7,65 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::RunError;
-use super::publisher::publisher;
+use super::publisher::{PublisherThread, publisher};
 use super::recovery;
 use super::shared::{Shared, app_fingerprints, take_portals};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::clock::Clock;
 use crate::adapters::metrics::Metrics;
-use crate::adapters::state::{State, View, lock};
+use crate::adapters::state::{Disk, Reader, State, View, Writer, lock};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
+
+/// What is outside: the machine's own, or a simulation's.
+pub(super) struct World {
+    pub(super) clock: Clock,
+    pub(super) server: AuthorizationServer,
+    pub(super) hands: Hands,
+}
+
+/// Who does what blocks: reading and writing the state and the token files.
+pub(super) enum Hands {
+    /// A thread for each.
+    Threads,
+    /// Tasks, on a disk that is not the machine's: all of the daemon is one thread then, and takes the same steps in
+    /// the same order every time.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the simulation's"))]
+    Tasks(Arc<dyn Disk>),
+}
+
+impl World {
+    /// This machine.
+    pub(super) fn machine() -> Result<Self, RunError> {
+        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
+        Ok(Self { clock: Clock::system(), server, hands: Hands::Threads })
+    }
+}
 
 /// The parts that run with a daemon and without: state, publisher, the way to servers.
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
-    workers: JoinSet<&'static str>,
+    workers: JoinSet<()>,
 }
 
 impl Core {
     /// Opens the state and brings it in line with the configuration.
-    pub(super) async fn start(mut config: Config, clock: Clock) -> Result<Self, RunError> {
-        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
+    pub(super) async fn start(mut config: Config, world: World) -> Result<Self, RunError> {
+        let World { clock, server, hands } = world;
         let lock = lock(&config.paths.state)?;
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = View::open(&config.paths.state)?;
-        let mut workers = JoinSet::new();
-        workers.spawn_blocking(move || {
-            writer.run();
-            "the state's writer"
-        });
-        workers.spawn_blocking(move || {
-            reader.run();
-            "the state's reader"
-        });
-        let portals = take_portals(&mut config);
-        state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
-        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let files = TokenFiles::new(&config.paths.token_dir);
+        let (publisher, publishing) = publisher(view, files);
+        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
+        let portals = take_portals(&mut config);
         let config = Arc::new(config);
-        let (publisher, thread) = publisher(view, files);
-        let shared = Shared::new(clock, state, server, publisher, Metrics::new(&providers), config);
+        let shared =
+            Shared::new(clock, state, server, publisher, Metrics::new(&providers), Arc::clone(&config));
         let shared = Arc::new(shared);
-        let names = Arc::downgrade(&shared);
-        workers.spawn_blocking(move || {
-            thread.run(&|app| {
-                let config = names.upgrade().map(|shared| shared.config());
-                config
-                    .and_then(|config| config.apps.get(app).map(|app| app.profile.name.clone()))
-                    .unwrap_or_default()
-            });
-            "the publisher"
-        });
+        let mut workers = JoinSet::new();
+        hands.set_to_work(&mut workers, writer, reader, publishing, provider_names(&shared));
+        shared.state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         recovery::follow_clock(&shared).await?;
         recovery::recover(&shared).await?;
         shared.state.recheck_ladder(false).await?;
@@ -68,5 +77,39 @@ impl Core {
         let Self { shared, mut workers } = self;
         drop(shared);
         while workers.join_next().await.is_some() {}
+    }
+}
+
+impl Hands {
+    fn set_to_work(
+        self,
+        workers: &mut JoinSet<()>,
+        writer: Writer,
+        reader: Reader,
+        publishing: PublisherThread,
+        provider_of: impl Fn(&str) -> String + Send + Sync + 'static,
+    ) {
+        match self {
+            Self::Threads => {
+                workers.spawn_blocking(move || writer.run());
+                workers.spawn_blocking(move || reader.run());
+                workers.spawn_blocking(move || publishing.run(&provider_of));
+            }
+            Self::Tasks(disk) => {
+                workers.spawn(writer.serve(Arc::clone(&disk)));
+                workers.spawn(reader.serve());
+                workers.spawn(async move { publishing.serve(&provider_of, disk).await });
+            }
+        }
+    }
+}
+
+/// Names the provider of an app by the configuration in force. Holds nothing that keeps the daemon's parts alive.
+fn provider_names(shared: &Arc<Shared>) -> impl Fn(&str) -> String + Send + Sync + 'static {
+    let shared = Arc::downgrade(shared);
+    move |app| {
+        let config = shared.upgrade().map(|shared| shared.config());
+        let app = config.as_ref().and_then(|config| config.apps.get(app));
+        app.map(|app| app.profile.name.clone()).unwrap_or_default()
     }
 }

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Announces steps as they come, until `stop`.
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => return,
         () = shared.clock.sleep(SETTLING) => {}
     }
@@ -38,6 +39,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         if step.abs() >= CLOCK_STEP_MILLIS {
             shared.due.notify_one();
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = shared.clock.sleep(PATIENCE) => continue,
             }
@@ -50,6 +52,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = shared.clock.sleep(wait) => {}
             () = shared.climb.notified() => shared.clock.sleep(SHORTEST_WAIT).await,

@@ -34,8 +34,7 @@ pub use publisher::chain;
 pub use reload::Read;
 pub use shared::Report;
 
-use self::core::Core;
-use crate::adapters::clock::Clock;
+use self::core::{Core, World};
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
@@ -88,28 +87,19 @@ pub async fn run(
     log: LogHandle,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let clock = Clock::system();
     let timeout = config.renewal.timeout;
     let paths = config.paths.clone();
     let listen = config.http.as_ref().map(|http| http.listen);
     let signals = Signals::listen().map_err(RunError::Signals)?;
-    let core = Core::start(config, clock).await?;
+    let core = Core::start(config, World::machine()?).await?;
     let shared = Arc::clone(&core.shared);
     let socket = control::bind(&paths.control_socket).await?;
     let listener = match listen {
         Some(address) => Some(http::bind(address).await?),
         None => None,
     };
-    let failing = shared.publisher.sweep().await;
-    shared.health.unpublished(failing);
-    first_tokens::read_files(&shared).await;
-
     let reloader = Arc::new(Reloader::new(read, log));
-    let mut tasks = JoinSet::new();
-    let renewer_stop = stop.child_token();
-    tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(&shared), renewer_stop.clone())));
-    tasks.spawn(named("the escalator", escalator::run(Arc::clone(&shared), stop.clone())));
-    tasks.spawn(named("the housekeeping", housekeeping(Arc::clone(&shared), stop.clone())));
+    let mut tasks = loops(&shared, &stop).await;
     let control = Control { shared: Arc::clone(&shared), reloader: Arc::clone(&reloader) };
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
     if let Some(listener) = listener {
@@ -147,6 +137,18 @@ pub async fn run(
             Ok(())
         }
     }
+}
+
+/// What renews, escalates and keeps house, without the ways in from outside.
+async fn loops(shared: &Arc<Shared>, stop: &CancellationToken) -> JoinSet<&'static str> {
+    let failing = shared.publisher.sweep().await;
+    shared.health.unpublished(failing);
+    first_tokens::read_files(shared).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));
+    tasks.spawn(named("the escalator", escalator::run(Arc::clone(shared), stop.clone())));
+    tasks.spawn(named("the housekeeping", housekeeping(Arc::clone(shared), stop.clone())));
+    tasks
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
@@ -231,6 +233,7 @@ impl Signals {
 async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = shared.clock.sleep(HOUSEKEEPING) => {}
         }
@@ -260,3 +263,6 @@ async fn summary(shared: &Shared) -> Result<String, StateError> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

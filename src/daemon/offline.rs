@@ -8,12 +8,11 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::RunError;
-use super::core::Core;
+use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
 use super::operations::{self, By, Handwork, OperationError, Renewal};
 use super::shared::Shared;
 use super::view::PortalView;
-use crate::adapters::clock::Clock;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
 use crate::domain::name::PortalName;
@@ -31,7 +30,7 @@ impl Offline {
     /// # Errors
     /// [`RunError`].
     pub async fn open(config: Config) -> Result<Self, RunError> {
-        let core = Core::start(config, Clock::system()).await?;
+        let core = Core::start(config, World::machine()?).await?;
         super::first_tokens::read_files(&core.shared).await;
         Ok(Self { core, exchanges: Arc::default() })
     }

@@ -5,12 +5,13 @@
 //! about renewals: they go on while a directory cannot be written.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::Arc;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::announce::{Subject, announce};
-use crate::adapters::state::{StateError, View};
+use crate::adapters::state::{Disk, StateError, View};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
 use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::name::PortalName;
@@ -22,7 +23,7 @@ const PAGE: usize = 500;
 /// Sends portals to the publisher. Cheap to clone; the thread ends when every handle is gone.
 #[derive(Clone)]
 pub struct Publisher {
-    orders: Sender<Order>,
+    orders: UnboundedSender<Order>,
 }
 
 enum Order {
@@ -58,14 +59,14 @@ impl Publisher {
 
 /// The thread's part.
 pub struct PublisherThread {
-    orders: Receiver<Order>,
+    orders: UnboundedReceiver<Order>,
     view: View,
     files: TokenFiles,
     failing: BTreeSet<PortalName>,
 }
 
 /// Names the provider of an app.
-type ProviderOf<'a> = &'a (dyn Fn(&str) -> String + Send + Sync);
+pub type ProviderOf<'a> = &'a (dyn Fn(&str) -> String + Send + Sync);
 
 /// A way to write a portal's files.
 type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>;
@@ -73,32 +74,47 @@ type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>
 /// Makes both parts.
 #[must_use]
 pub fn publisher(view: View, files: TokenFiles) -> (Publisher, PublisherThread) {
-    let (sender, orders) = channel();
+    let (sender, orders) = unbounded_channel();
     (Publisher { orders: sender }, PublisherThread { orders, view, files, failing: BTreeSet::new() })
 }
 
 impl PublisherThread {
     /// Serves until every handle is gone.
     pub fn run(mut self, provider_of: ProviderOf<'_>) {
-        while let Ok(order) = self.orders.recv() {
-            let done = match order {
-                Order::Portal(name, done) => {
-                    self.publish_by_name(&name, provider_of, TokenFiles::replace);
-                    done
-                }
-                Order::Sweep(done) => {
-                    self.sweep(provider_of);
-                    done
-                }
-                Order::Retry(done) => {
-                    for name in self.failing.clone() {
-                        self.publish_by_name(&name, provider_of, TokenFiles::publish);
-                    }
-                    done
-                }
-            };
+        while let Some(order) = self.orders.blocking_recv() {
+            let done = self.carry_out(order, provider_of);
             // Whoever asked may have gone; the files are written all the same.
             let _ = done.send(self.failing.len() as u64);
+        }
+    }
+
+    /// As [`Self::run`] in a task, on a disk that is not the machine's.
+    pub async fn serve(mut self, provider_of: ProviderOf<'_>, disk: Arc<dyn Disk>) {
+        while let Some(order) = self.orders.recv().await {
+            disk.around_files().await;
+            let done = self.carry_out(order, provider_of);
+            disk.around_files().await;
+            let _ = done.send(self.failing.len() as u64);
+        }
+    }
+
+    /// Does it, and gives back whom to tell.
+    fn carry_out(&mut self, order: Order, provider_of: ProviderOf<'_>) -> oneshot::Sender<u64> {
+        match order {
+            Order::Portal(name, done) => {
+                self.publish_by_name(&name, provider_of, TokenFiles::replace);
+                done
+            }
+            Order::Sweep(done) => {
+                self.sweep(provider_of);
+                done
+            }
+            Order::Retry(done) => {
+                for name in self.failing.clone() {
+                    self.publish_by_name(&name, provider_of, TokenFiles::publish);
+                }
+                done
+            }
         }
     }
 

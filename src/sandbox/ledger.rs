@@ -86,6 +86,21 @@ struct Issued {
     dead: bool,
 }
 
+/// What has become of a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It can be spent.
+    Good,
+    /// It was spent, and the reply with the next pair left whole.
+    Spent,
+    /// It was spent, and nobody heard the reply.
+    SpentUnheard,
+    /// Its grant is dead, or its portal has no such application.
+    Revoked,
+    /// It was never handed out, or long ago.
+    Unknown,
+}
+
 /// What the server knows of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {

@@ -35,7 +35,7 @@ pub use answer::{Answer, Delivery, End, Reply, Ticket};
 pub use authority::Authority;
 pub use faults::{At, Fault};
 pub use form::TokenRequest;
-pub use ledger::Access;
+pub use ledger::{Access, Fate};
 pub use rules::{Reuse, Rules};
 
 use crate::adapters::clock::Clock;
@@ -59,6 +59,19 @@ impl Sandbox {
     /// or at once; `server_endpoint` names the last.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         server::serve(self, listener, stop).await;
+    }
+
+    /// Answers a token request without a network. Carry the answer out and give its ticket to [`Self::finish`].
+    #[must_use]
+    pub fn token(&self, request: &TokenRequest<'_>) -> Answer {
+        let now = self.clock.now();
+        self.lock().token(request, now)
+    }
+
+    /// Takes a ticket back; see [`Authority::finish`].
+    pub fn finish(&self, ticket: Ticket, end: End) {
+        let now = self.clock.now();
+        self.lock().finish(ticket, end, now);
     }
 
     /// Registers a client, or changes its secret.
@@ -131,6 +144,20 @@ impl Sandbox {
         grant.pair(grant.newest()).map(|pair| pair.refresh.as_ref().to_owned())
     }
 
+    /// What has become of a refresh token that was handed out.
+    #[must_use]
+    pub fn fate(&self, refresh: &str) -> Fate {
+        let authority = self.lock();
+        let Some(place) = authority.ledger.refresh(refresh) else { return Fate::Unknown };
+        let grant = &authority.ledger.grants[place.grant];
+        match grant.spent(place.number) {
+            Some(spent) if spent.delivered => Fate::Spent,
+            Some(_) => Fate::SpentUnheard,
+            None if grant.revoked || !authority.ledger.portals[grant.portal].installed => Fate::Revoked,
+            None => Fate::Good,
+        }
+    }
+
     /// Rotations of a portal's grants so far.
     #[must_use]
     pub fn renewals(&self, domain: &str) -> u64 {
@@ -153,6 +180,12 @@ impl Sandbox {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
+    }
+
+    /// As [`Self::violations`], which are forgotten then.
+    #[must_use]
+    pub fn take_violations(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().violations)
     }
 
     /// The portal's client was killed: one replay of a refresh token whose reply had arrived is legitimate.

@@ -22,7 +22,7 @@ pub use listing::Census;
 pub use reconcile::{AppFingerprint, Reconciled};
 pub use record::{RecordAs, RecordOutcome, Recorded, Rejection};
 pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
-pub use worker::{Reader, Writer};
+pub use worker::{Disk, Moment, Reader, Writer};
 
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};

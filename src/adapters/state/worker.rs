@@ -3,6 +3,7 @@
 //! Must not know what the jobs do. A job that fails undoes itself alone; a commit that fails fails all of it. A batch is
 //! tried without savepoints first, since next to no job ever fails, so a job must bear being done again.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -62,6 +63,19 @@ impl Port {
     }
 }
 
+/// The disk under the daemon, where it is not the machine's: a simulation's, which may fail, wait, or end it all.
+pub trait Disk: Send + Sync {
+    /// Before a transaction of the state becomes durable. An error: it does not.
+    fn before_commit(&self) -> Moment<'_, Result<(), StateError>>;
+    /// After it became durable, before anybody hears of it.
+    fn after_commit(&self) -> Moment<'_, ()>;
+    /// Before token files are written, and after.
+    fn around_files(&self) -> Moment<'_, ()>;
+}
+
+/// A moment in which everything may end.
+pub type Moment<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// Owns the writing connection. `run` it on a thread of its own.
 pub struct Writer {
     pub(super) connection: Connection,
@@ -73,35 +87,61 @@ impl Writer {
     /// Serves until every handle is gone.
     pub fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < LARGEST_BATCH
-                && let Ok(job) = self.jobs.try_recv()
-            {
-                batch.push(job);
-            }
-            self.commit(batch);
+            let batch = self.batch_after(first);
+            self.commit(batch).into_iter().for_each(|job| job.answer(Ok(())));
         }
-        // Tidy, not needed: the next start would recover the log.
+        self.tidy();
+    }
+
+    /// As [`Self::run`] in a task, on a disk that is not the machine's.
+    pub async fn serve(mut self, disk: Arc<dyn Disk>) {
+        while let Some(first) = self.jobs.recv().await {
+            let batch = self.batch_after(first);
+            match disk.before_commit().await {
+                Err(error) => fail(batch, &Arc::new(error)),
+                Ok(()) => {
+                    let durable = self.commit(batch);
+                    disk.after_commit().await;
+                    durable.into_iter().for_each(|job| job.answer(Ok(())));
+                }
+            }
+        }
+        self.tidy();
+    }
+
+    fn batch_after(&mut self, first: Box<dyn Job>) -> Vec<Box<dyn Job>> {
+        let mut batch = vec![first];
+        while batch.len() < LARGEST_BATCH
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        batch
+    }
+
+    /// Not needed: the next start would recover the log.
+    fn tidy(&self) {
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
-    fn commit(&self, mut batch: Vec<Box<dyn Job>>) {
+    /// Those of a batch that are durable now; the others have been answered.
+    fn commit(&self, mut batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
-            return fail(batch, &Arc::new(error));
+            fail(batch, &Arc::new(error));
+            return Vec::new();
         }
         let failed = batch.iter_mut().any(|job| job.apply(&self.connection).is_err());
         let done = if failed { self.apply_one_by_one(batch) } else { batch };
         if done.is_empty() {
             let _ = self.connection.execute_batch("ROLLBACK");
-            return;
+            return done;
         }
-        match self.sql("commit", "COMMIT") {
-            Ok(()) => done.into_iter().for_each(|job| job.answer(Ok(()))),
-            Err(error) => {
-                let _ = self.connection.execute_batch("ROLLBACK");
-                fail(done, &Arc::new(error));
-            }
+        if let Err(error) = self.sql("commit", "COMMIT") {
+            let _ = self.connection.execute_batch("ROLLBACK");
+            fail(done, &Arc::new(error));
+            return Vec::new();
         }
+        done
     }
 
     /// Begins anew, with a savepoint for each job; those that fail are answered, the others come back.
@@ -156,6 +196,14 @@ impl Reader {
     /// Serves until every handle is gone.
     pub fn run(mut self) {
         while let Some(mut job) = self.jobs.blocking_recv() {
+            let done = job.apply(&self.connection);
+            job.answer(done);
+        }
+    }
+
+    /// As [`Self::run`], in a task.
+    pub async fn serve(mut self) {
+        while let Some(mut job) = self.jobs.recv().await {
             let done = job.apply(&self.connection);
             job.answer(done);
         }

@@ -1,0 +1,128 @@
+//! The lives of one daemon: it starts, is told things, stops or is killed, and starts again from what was durable.
+//!
+//! Must not judge what it did: `promises` does.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{Wire, World};
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::log::LogHandle;
+use crate::config::{self, Environment};
+use crate::daemon::core::{Core, Hands};
+use crate::daemon::operations::{self, By};
+use crate::daemon::reload::Reloader;
+use crate::daemon::shared::Shared;
+use crate::daemon::{STOP_GRACE, chain, drain, loops};
+
+/// A daemon that is running, or about to.
+pub struct Life {
+    tasks: JoinSet<Result<(), String>>,
+    errands: JoinSet<()>,
+    shared: Arc<Mutex<Weak<Shared>>>,
+    stop: CancellationToken,
+    reloader: Arc<Reloader>,
+}
+
+impl Life {
+    /// Starts from the configuration and the state that are there.
+    pub fn begin(world: &Arc<World>, server: &AuthorizationServer) -> Self {
+        let path = world.place.path().join("refreshd.toml");
+        let read = move || config::load(&path, &Environment::default());
+        let config = read();
+        let (shared, stop) = (Arc::new(Mutex::new(Weak::new())), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let outside = crate::daemon::core::World {
+            clock: world.wall,
+            server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
+            hands: Hands::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
+        };
+        let (place, end) = (Arc::clone(&shared), stop.clone());
+        tasks.spawn(async move {
+            let config = config.map_err(|problems| problems.to_string())?.config;
+            let limit = config.renewal.timeout + STOP_GRACE;
+            let core = Core::start(config, outside).await.map_err(|error| chain(&error))?;
+            *place.lock().unwrap() = Arc::downgrade(&core.shared);
+            let mut tasks = loops(&core.shared, &end).await;
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                ended = tasks.join_next() => return Err(format!("a task ended by itself: {ended:?}")),
+            }
+            let drained = drain(&mut tasks, &core.shared, limit).await;
+            if !drained {
+                return Err(STUCK.to_owned());
+            }
+            core.close().await;
+            Ok(())
+        });
+        let reloader = Arc::new(Reloader::new(Box::new(read), LogHandle::none()));
+        Self { tasks, errands: JoinSet::new(), shared, stop, reloader }
+    }
+
+    /// Waits for the end that comes by itself.
+    pub async fn ended(&mut self) -> Result<(), String> {
+        match self.tasks.join_next().await {
+            Some(Ok(end)) => end,
+            Some(Err(error)) => Err(error.to_string()),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// SIGTERM. Whoever waits for an answer is left alone.
+    pub fn stop(&mut self) {
+        self.errands.abort_all();
+        self.stop.cancel();
+    }
+
+    /// SIGKILL: nothing of it runs any more when this returns.
+    pub async fn kill(mut self) {
+        self.errands.shutdown().await;
+        self.tasks.shutdown().await;
+        // Tasks of tasks go when the runtime comes to them; the parts they share go last.
+        for _ in 0..100_000 {
+            if self.shared.lock().unwrap().strong_count() == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("the daemon cannot be killed");
+    }
+
+    /// SIGHUP.
+    pub fn reload(&mut self) {
+        let reloader = Arc::clone(&self.reloader);
+        // Every problem is its log's.
+        self.errand(|shared| async move { drop(reloader.reload(&shared).await) });
+    }
+
+    /// `refreshd renew`.
+    pub fn renew(&mut self, portal: String) {
+        self.errand(|shared| async move { drop(operations::renew(&shared, &portal, By::Loop).await) });
+    }
+
+    /// `refreshd import`.
+    pub fn import(&mut self, portal: String, text: String) {
+        self.errand(|shared| async move { drop(operations::import(&shared, &portal, &text).await) });
+    }
+
+    /// `refreshd forget`.
+    pub fn forget(&mut self, portal: String) {
+        self.errand(|shared| async move { drop(operations::forget(&shared, &portal).await) });
+    }
+
+    /// Something that a command asks for over the control socket; nobody answers while the daemon starts.
+    fn errand<F>(&mut self, work: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        while self.errands.try_join_next().is_some() {}
+        let Some(shared) = self.shared.lock().unwrap().upgrade() else { return };
+        self.errands.spawn(work(shared));
+    }
+}
+
+/// Why a daemon ended that SIGTERM could not end in time.
+pub const STUCK: &str = "it did not stop in time";

@@ -1,0 +1,540 @@
+//! The whole daemon in simulated time: the real state, domain and loops, a clock and a network that are not real, the
+//! stand-in server with strict books at the other end, and everything going wrong that can.
+//!
+//! A seed is a month in the life of fifty portals. What is drawn from it is the same every time, so a failure is
+//! replayed by its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`; add
+//! `days=30 portals=50 log=1` as needed. `tests/rigs/simulation` runs many seeds.
+
+mod life;
+mod plan;
+mod promises;
+mod world;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::domain::time::Timestamp;
+use crate::sandbox::{At, Rules};
+use life::{Life, STUCK};
+use plan::{Stroke, Trouble};
+use promises::Record;
+use world::{DiskIs, Network, World};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// How often readers, operators and the server's books are asked.
+const LOOK: Duration = Duration::from_secs(90);
+/// How long nothing happens at the end: a day's poll of a blocked grant fits in.
+const CALM: Duration = Duration::from_secs(4 * 3600);
+/// Lines of the story that are shown with a failure.
+const STORY: usize = 60;
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+struct Case {
+    seed: u64,
+    days: u64,
+    portals: usize,
+}
+
+/// What comes, and when.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    Look,
+    Strike,
+    Clear(u64),
+    Begin,
+    Grant(usize),
+    Reload,
+}
+
+/// Numbers of one simulation.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    strokes: u64,
+    lives: u64,
+    kills: u64,
+    requests: u64,
+    renewals: u64,
+    looks: u64,
+    granted_anew: u64,
+    steps: u64,
+}
+
+struct Simulation {
+    case: Case,
+    world: Arc<World>,
+    server: AuthorizationServer,
+    rng: fastrand::Rng,
+    rules: Rules,
+    life: Option<Life>,
+    timeline: BinaryHeap<Reverse<(Timestamp, u64, Next)>>,
+    /// What has been struck and not cleared, by the number of the stroke.
+    struck: BTreeMap<u64, Stroke>,
+    records: Vec<Record>,
+    /// The portals' hosts, which change.
+    hosts: Vec<String>,
+    every: u64,
+    down: Option<(Duration, i64)>,
+    clock_moved_at: Timestamp,
+    sequence: u64,
+    ending: bool,
+    tally: Tally,
+    story: VecDeque<String>,
+}
+
+impl Simulation {
+    fn new(case: Case) -> Self {
+        let mut rng = fastrand::Rng::with_seed(case.seed);
+        let rules = plan::rules(&mut rng);
+        let world = World::new(case.seed, rules.clone());
+        for client in ["crm", "sales"] {
+            world.sandbox.add_client(&format!("local.{client}"), "a secret of the client");
+        }
+        let hosts = (0..case.portals).map(|portal| format!("portal-{portal}.bitrix24.com")).collect();
+        Self {
+            records: vec![Record::default(); case.portals],
+            server: AuthorizationServer::new().unwrap(),
+            life: None,
+            timeline: BinaryHeap::new(),
+            struck: BTreeMap::new(),
+            hosts,
+            every: 25,
+            down: None,
+            clock_moved_at: Timestamp::default(),
+            sequence: 0,
+            ending: false,
+            tally: Tally::default(),
+            story: VecDeque::new(),
+            case,
+            world,
+            rng,
+            rules,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.world.truth.now()
+    }
+
+    fn tell(&mut self, what: impl std::fmt::Display) {
+        if self.story.len() == STORY {
+            self.story.pop_front();
+        }
+        self.story.push_back(format!("{} {what}", self.now()));
+    }
+
+    fn at(&mut self, after: Duration, next: Next) {
+        self.sequence += 1;
+        self.timeline.push(Reverse((self.now() + after, self.sequence, next)));
+    }
+
+    fn configure(&self, every: u64) {
+        let place = self.world.place.path();
+        let mut text = String::from(
+            "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"\n[renewal]\ntimeout = \"30s\"\n",
+        );
+        for client in ["crm", "sales"] {
+            text += &format!(
+                "[apps.{client}]\nprovider = \"bitrix24\"\nclient_id = \"local.{client}\"\nclient_secret_file = \"secret\"\n\
+                 token_url = \"http://127.0.0.1:1/oauth/token/\"\nrenew_every = \"{every}m\"\n"
+            );
+        }
+        for portal in (0..self.case.portals).filter(|portal| !self.records[*portal].left_out) {
+            let client = client_of(portal);
+            text += &format!("[portals.{}]\napp = \"{client}\"\n", name_of(portal));
+        }
+        write(&place.join("refreshd.toml"), &text);
+        write(&place.join("secret"), "a secret of the client");
+    }
+
+    /// Nobody is blamed for what happens to these portals until then.
+    fn excuse(&mut self, portals: impl IntoIterator<Item = usize>, span: Duration) {
+        let until = self.now() + span;
+        for portal in portals {
+            let record = &mut self.records[portal];
+            record.excused_until = record.excused_until.max(until);
+        }
+    }
+
+    fn begin(&mut self) {
+        self.tally.lives += 1;
+        self.world.fuse.renew();
+        self.life = Some(Life::begin(&self.world, &self.server));
+    }
+
+    async fn run(&mut self) -> Result<(), String> {
+        self.configure(self.every);
+        self.begin();
+        for portal in 0..self.case.portals {
+            self.at(Duration::from_secs(portal as u64 + 1), Next::Grant(portal));
+        }
+        self.excuse(0..self.case.portals, 30 * MINUTE);
+        self.at(2 * MINUTE, Next::Look);
+        self.at(40 * MINUTE, Next::Strike);
+        let end = self.now() + Duration::from_secs(self.case.days * 86_400);
+        self.until(end).await?;
+        self.calm_down();
+        let end = self.now() + CALM;
+        self.until(end).await?;
+        self.tally.requests = self.world.sandbox.total_requests();
+        self.tally.renewals = self.hosts.iter().map(|host| self.world.sandbox.renewals(host)).sum();
+        self.tally.steps = self.world.fuse.steps();
+        let portals = promises::portals(&self.world)?;
+        for portal in 0..self.case.portals {
+            let name = name_of(portal);
+            let found = portals.get(&name).ok_or_else(|| format!("{name} is not in the state at the end"))?;
+            promises::all_is_well(&self.world, &name, found)?;
+        }
+        Ok(())
+    }
+
+    /// Lives until then.
+    async fn until(&mut self, end: Timestamp) -> Result<(), String> {
+        loop {
+            let next = self.timeline.peek().map_or(end, |Reverse((at, ..))| (*at).min(end));
+            let world = Arc::clone(&self.world);
+            let ended = async {
+                match &mut self.life {
+                    Some(life) => life.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = world.fuse.smoke.notified() => self.killed().await?,
+                end = ended => self.ended(end).await?,
+                () = world.pause(next.until(world.truth.now())) => {
+                    if self.now() >= end {
+                        return Ok(());
+                    }
+                    while let Some(Reverse((at, ..))) = self.timeline.peek()
+                        && *at <= self.now()
+                        && let Some(Reverse((_, _, next))) = self.timeline.pop()
+                    {
+                        self.come(next).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn come(&mut self, next: Next) -> Result<(), String> {
+        match next {
+            Next::Look => {
+                self.look()?;
+                self.at(LOOK, Next::Look);
+            }
+            Next::Strike if self.ending => {}
+            Next::Strike => {
+                let trouble = plan::trouble(&mut self.rng, self.case.portals);
+                self.strike(trouble);
+                let gap = plan::gap(&mut self.rng);
+                self.at(gap, Next::Strike);
+            }
+            Next::Clear(stroke) => {
+                if let Some(stroke) = self.struck.remove(&stroke) {
+                    self.clear(&stroke);
+                }
+            }
+            Next::Begin => self.begin(),
+            Next::Grant(portal) => self.grant(portal),
+            Next::Reload => self.reload(),
+        }
+        Ok(())
+    }
+
+    /// Readers read, operators look at the status, and the server's books are examined.
+    fn look(&mut self) -> Result<(), String> {
+        self.tally.looks += 1;
+        promises::nothing_forbidden_was_sent(&self.world, self.clock_moved_at)?;
+        let portals = promises::portals(&self.world)?;
+        for portal in 0..self.case.portals {
+            let name = name_of(portal);
+            let Some(found) = portals.get(&name) else { continue };
+            promises::reader(&self.world, &name, found, &mut self.records[portal])?;
+            let record = self.records[portal].clone();
+            let dead = promises::dead_for_a_reason(&self.world, &name, found, &record, self.rules.reuse)?;
+            let asked = self.timeline.iter().any(|Reverse((_, _, next))| *next == Next::Grant(portal));
+            if dead && !asked && !record.left_out {
+                let patience = if self.ending { MINUTE } else { MINUTE * self.rng.u32(5..240) };
+                self.tell(format!("{name}: a person will bring a new grant"));
+                self.excuse([portal], patience + 30 * MINUTE);
+                self.at(patience, Next::Grant(portal));
+            }
+        }
+        Ok(())
+    }
+
+    /// A person authorizes anew and hands the grant over.
+    fn grant(&mut self, portal: usize) {
+        let Some(life) = &mut self.life else { return };
+        let client_id = format!("local.{}", client_of(portal));
+        let reply = self.world.sandbox.install(&self.hosts[portal], &client_id);
+        life.import(name_of(portal), serde_json::Value::Object(reply).to_string());
+        self.records[portal].condemned = false;
+        self.records[portal].cut_off = false;
+        self.tally.granted_anew += 1;
+        self.excuse([portal], 30 * MINUTE);
+        self.tell(format!("{}: a new grant is brought", name_of(portal)));
+    }
+
+    fn reload(&mut self) {
+        self.configure(self.every);
+        if let Some(life) = &mut self.life {
+            life.reload();
+        }
+    }
+
+    fn strike(&mut self, trouble: Trouble) {
+        let Trouble { stroke, lasts, after } = trouble;
+        self.tally.strokes += 1;
+        self.tell(format!("{stroke:?} for {}", humantime::format_duration(lasts)));
+        let everybody = 0..self.case.portals;
+        let excused = lasts + after;
+        match &stroke {
+            Stroke::Portal { portal, fault, lie } => {
+                self.world.sandbox.fail(At::Portal(self.hosts[*portal].clone()), fault.clone(), u32::MAX);
+                self.records[*portal].condemned |= lie;
+                self.excuse([*portal], excused);
+            }
+            Stroke::Everybody { fault } => {
+                self.world.sandbox.fail(At::All, fault.clone(), u32::MAX);
+                self.excuse(everybody, excused);
+            }
+            Stroke::Client { sales, fault } => {
+                let client = if *sales { "sales" } else { "crm" };
+                self.world.sandbox.fail(At::Client(format!("local.{client}")), fault.clone(), u32::MAX);
+                self.excuse(everybody, excused);
+            }
+            Stroke::Network(network) => {
+                self.world.set_network(*network);
+                self.excuse(everybody, excused);
+            }
+            Stroke::Disk(disk) => {
+                self.world.set_disk(*disk);
+                self.excuse(everybody, excused);
+            }
+            Stroke::CrashAt { steps, down, clock } => {
+                self.down = Some((*down, *clock));
+                self.world.fuse.set(*steps);
+                self.excuse(everybody, excused + 10 * MINUTE);
+            }
+            Stroke::Restart { down, clock } => {
+                self.down = Some((*down, *clock));
+                self.excuse(everybody, excused + 2 * MINUTE);
+                if let Some(life) = &mut self.life {
+                    life.stop();
+                }
+            }
+            Stroke::Clock { millis } => self.move_clock(*millis),
+            Stroke::Reload { every, without } => {
+                self.every = *every;
+                for record in &mut self.records {
+                    record.left_out = false;
+                }
+                for portal in without {
+                    self.records[*portal].left_out = true;
+                }
+                // Who was left out before comes back with an old token.
+                self.excuse(everybody, excused);
+                self.reload();
+            }
+            Stroke::BadReload => {
+                write(&self.world.place.path().join("refreshd.toml"), "state = [");
+                if let Some(life) = &mut self.life {
+                    life.reload();
+                }
+                self.at(MINUTE, Next::Reload);
+            }
+            Stroke::Storm { portals, times } => {
+                for portal in portals {
+                    for _ in 0..*times {
+                        if let Some(life) = &mut self.life {
+                            life.renew(name_of(*portal));
+                        }
+                    }
+                }
+            }
+            Stroke::Import { portal } => self.grant(*portal),
+            Stroke::Forget { portal } => {
+                if let Some(life) = &mut self.life {
+                    life.forget(name_of(*portal));
+                }
+                self.excuse([*portal], excused);
+            }
+            Stroke::Uninstall { portal } => {
+                self.world.sandbox.uninstall(&self.hosts[*portal]);
+                self.records[*portal].condemned = true;
+                self.excuse([*portal], excused);
+            }
+            Stroke::Rename { portal } => {
+                let host = format!("renamed-{}.bitrix24.com", self.tally.strokes);
+                self.world.sandbox.rename(&self.hosts[*portal], &host);
+            }
+            Stroke::Files => {
+                let place = self.world.place.path();
+                // A file in the directory's place; what was published stays out of reach.
+                let _ = std::fs::remove_dir_all(place.join("tokens"));
+                write(&place.join("tokens"), "not a directory");
+                self.excuse(everybody, excused);
+            }
+        }
+        if lasts > Duration::ZERO {
+            let number = self.tally.strokes;
+            self.struck.insert(number, stroke);
+            self.at(lasts, Next::Clear(number));
+        }
+    }
+
+    fn clear(&mut self, stroke: &Stroke) {
+        match stroke {
+            Stroke::Portal { portal, fault: _, lie: _ } => {
+                self.world.sandbox.heal(At::Portal(self.hosts[*portal].clone()));
+            }
+            // Heals what else there is; those strokes are forgotten by their own end.
+            Stroke::Everybody { fault: _ } => self.world.sandbox.heal(At::All),
+            Stroke::Client { sales, fault: _ } => {
+                let client = if *sales { "sales" } else { "crm" };
+                self.world.sandbox.heal(At::Client(format!("local.{client}")));
+            }
+            Stroke::Network(_) => self.world.set_network(Network::Fair),
+            Stroke::Disk(_) => self.world.set_disk(DiskIs::Fair),
+            Stroke::Files => {
+                let _ = std::fs::remove_file(self.world.place.path().join("tokens"));
+            }
+            Stroke::CrashAt { .. }
+            | Stroke::Restart { .. }
+            | Stroke::Clock { .. }
+            | Stroke::Reload { .. }
+            | Stroke::BadReload
+            | Stroke::Storm { .. }
+            | Stroke::Import { .. }
+            | Stroke::Forget { .. }
+            | Stroke::Uninstall { .. }
+            | Stroke::Rename { .. } => {}
+        }
+        self.tell(format!("over: {stroke:?}"));
+    }
+
+    fn move_clock(&mut self, millis: i64) {
+        if millis != 0 {
+            self.world.step_clock(millis);
+            self.clock_moved_at = self.now();
+            self.excuse(0..self.case.portals, 30 * MINUTE);
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    fn calm_down(&mut self) {
+        self.ending = true;
+        for (_, stroke) in std::mem::take(&mut self.struck) {
+            self.clear(&stroke);
+        }
+        self.world.sandbox.heal(At::All);
+        self.records.iter_mut().for_each(|record| record.left_out = false);
+        self.excuse(0..self.case.portals, 80 * MINUTE);
+        self.reload();
+    }
+
+    /// The daemon has just been killed.
+    async fn killed(&mut self) -> Result<(), String> {
+        let Some(life) = self.life.take() else { return Ok(()) };
+        self.tally.kills += 1;
+        life.kill().await;
+        self.cut_off()?;
+        self.rest();
+        Ok(())
+    }
+
+    /// It ended by itself: told to, or because the disk did not let it start.
+    async fn ended(&mut self, end: Result<(), String>) -> Result<(), String> {
+        self.tell(format!("the daemon ended: {end:?}"));
+        let Some(life) = self.life.take() else { return Ok(()) };
+        life.kill().await;
+        match end {
+            Ok(()) => {}
+            Err(why) if why == STUCK || !self.struck.is_empty() => self.cut_off()?,
+            Err(why) => return Err(format!("the daemon ended: {why}")),
+        }
+        self.rest();
+        Ok(())
+    }
+
+    /// systemd starts it again.
+    fn rest(&mut self) {
+        let (down, clock) = self.down.take().unwrap_or((Duration::from_secs(5), 0));
+        self.tell(format!("down for {}", humantime::format_duration(down)));
+        self.move_clock(clock);
+        self.excuse(0..self.case.portals, down + 30 * MINUTE);
+        self.at(down.max(Duration::from_secs(2)), Next::Begin);
+    }
+
+    /// What was under way has no known outcome; asking again is right, once.
+    fn cut_off(&mut self) -> Result<(), String> {
+        let portals = promises::portals(&self.world)?;
+        for portal in 0..self.case.portals {
+            let claim = portals.get(&name_of(portal)).and_then(|found| found.grant.as_ref()?.claim);
+            if claim.is_some() {
+                self.records[portal].cut_off = true;
+                self.world.sandbox.allow_replay(&self.hosts[portal]);
+                self.tell(format!("{} was cut off", name_of(portal)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name_of(portal: usize) -> String {
+    format!("portal-{portal}")
+}
+
+fn client_of(portal: usize) -> &'static str {
+    if portal.is_multiple_of(2) { "crm" } else { "sales" }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the simulation's own files, which nobody reads meanwhile")]
+fn write(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Simulates a case; what went wrong, with the last of its story and how to see it again.
+fn simulate(case: &Case) -> Tally {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let mut simulation = runtime.block_on(async { Simulation::new(case.clone()) });
+    let done = runtime.block_on(simulation.run());
+    let Simulation { tally, story, rules, .. } = simulation;
+    if let Err(why) = done {
+        let Case { seed, days, portals } = case;
+        let story = story.into_iter().collect::<Vec<_>>().join("\n");
+        panic!(
+            "{story}\n\nseed {seed}: {why}\n({rules:?})\nTo see it again:\n  REFRESHD_SIMULATE=\"seed={seed} days={days} \
+             portals={portals} log=1\" cargo test --release --lib simulation -- --nocapture"
+        );
+    }
+    tally
+}
+
+#[test]
+fn simulation() {
+    let asked = std::env::var("REFRESHD_SIMULATE").unwrap_or_default();
+    let asked: BTreeMap<&str, u64> = (asked.split_whitespace())
+        .filter_map(|pair| pair.split_once('='))
+        .filter_map(|(key, value)| Some((key, value.parse().ok()?)))
+        .collect();
+    let of = |key, usual| asked.get(key).copied().unwrap_or(usual);
+    if of("log", 0) > 0 {
+        let _ = crate::adapters::log::start(crate::adapters::log::Form::Text, "info");
+    }
+    let first = of("seed", 1);
+    for seed in first..first + of("seeds", 1) {
+        let portals = usize::try_from(of("portals", 10)).unwrap();
+        let tally = simulate(&Case { seed, days: of("days", 2), portals });
+        println!("seed {seed}: {tally:?}");
+    }
+}

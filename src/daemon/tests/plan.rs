@@ -1,0 +1,196 @@
+//! What goes wrong in a simulation, and for how long, drawn from a seed. Must not carry anything out: `life` does.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde_json::{Map, Value, json};
+
+use super::world::{DiskIs, Network};
+use crate::sandbox::{Fault, Reuse, Rules};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// After the worst of the quick back-offs the next try comes within this time (15 min once expired, and its jitter).
+const BACK_OFF: Duration = Duration::from_secs(20 * MINUTE);
+/// A refused client, a blocked grant and a lifetime that was a lie take longer.
+const SLOW_BACK_OFF: Duration = Duration::from_secs(75 * MINUTE);
+
+/// One stroke of bad luck, or of an operator.
+#[derive(Debug)]
+pub enum Stroke {
+    /// The server fails for one portal.
+    Portal { portal: usize, fault: Fault, lie: bool },
+    /// The server fails for everybody.
+    Everybody { fault: Fault },
+    /// One of the two clients is refused.
+    Client { sales: bool, fault: Fault },
+    Network(Network),
+    Disk(DiskIs),
+    /// The daemon is killed at one of its next steps.
+    CrashAt { steps: u64, down: Duration, clock: i64 },
+    /// SIGTERM, and a start afterwards.
+    Restart { down: Duration, clock: i64 },
+    Clock { millis: i64 },
+    /// SIGHUP with another renewal age, and with these portals left out.
+    Reload { every: u64, without: Vec<usize> },
+    /// SIGHUP with a file that is no configuration.
+    BadReload,
+    /// Operators who ask for renewals, many times each.
+    Storm { portals: Vec<usize>, times: usize },
+    /// A grant that is replaced by a newer one.
+    Import { portal: usize },
+    /// `forget`, and later a new grant.
+    Forget { portal: usize },
+    Uninstall { portal: usize },
+    Rename { portal: usize },
+    /// The directory of the token files cannot be written.
+    Files,
+}
+
+/// A stroke, how long it lasts, and how long after that the daemon may need to get over it.
+#[derive(Debug)]
+pub struct Trouble {
+    pub stroke: Stroke,
+    pub lasts: Duration,
+    pub after: Duration,
+}
+
+/// The server's rules of a seed.
+pub fn rules(rng: &mut Rng) -> Rules {
+    let reuse = match rng.u8(..3) {
+        0 => Reuse::Strict,
+        1 => Reuse::RevokeFamily,
+        _ => Reuse::Grace(Duration::from_secs(100 * 365 * DAY)),
+    };
+    Rules { reuse, old_access_dies: rng.bool(), ..Rules::default() }
+}
+
+/// The time until the next stroke.
+pub fn gap(rng: &mut Rng) -> Duration {
+    Duration::from_secs_f64(-(1.0 - rng.f64()).ln() * 80.0 * 60.0)
+}
+
+/// The next stroke.
+pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
+    let portal = rng.usize(..portals);
+    let (stroke, lasts, after) = match rng.u32(..100) {
+        0..34 => {
+            let (fault, lie, after) = fault(rng);
+            (Stroke::Portal { portal, fault, lie }, span(rng, 10, HOUR), after)
+        }
+        34..40 => (Stroke::Everybody { fault: outage(rng) }, span(rng, 10, 4 * HOUR), BACK_OFF),
+        40..44 => {
+            let fault = refuse(401, "invalid_client");
+            (Stroke::Client { sales: rng.bool(), fault }, span(rng, 10 * MINUTE, 3 * HOUR), SLOW_BACK_OFF)
+        }
+        44..50 => (Stroke::Network(Network::Refuses), span(rng, MINUTE, 6 * HOUR), BACK_OFF),
+        50..53 => (Stroke::Network(Network::Swallows), span(rng, MINUTE, 30 * MINUTE), BACK_OFF),
+        53..57 => (Stroke::Disk(DiskIs::Full), span(rng, 10, 2 * HOUR), BACK_OFF),
+        57..60 => (Stroke::Disk(DiskIs::Broken), span(rng, 10, HOUR), BACK_OFF),
+        60..62 => (Stroke::Disk(DiskIs::Slow), span(rng, MINUTE, 20 * MINUTE), BACK_OFF),
+        62..74 => {
+            let (down, clock) = (down(rng), clock_while_down(rng));
+            (Stroke::CrashAt { steps: rng.u64(1..300), down, clock }, Duration::ZERO, down + BACK_OFF)
+        }
+        74..77 => {
+            let (down, clock) = (down(rng), clock_while_down(rng));
+            (Stroke::Restart { down, clock }, Duration::ZERO, down + BACK_OFF)
+        }
+        77..81 => (Stroke::Clock { millis: clock_step(rng) }, Duration::ZERO, BACK_OFF),
+        81..86 => {
+            let without = (0..rng.usize(..4)).map(|_| rng.usize(..portals)).collect();
+            (Stroke::Reload { every: rng.u64(12..28), without }, Duration::ZERO, BACK_OFF)
+        }
+        86 => (Stroke::BadReload, Duration::ZERO, Duration::ZERO),
+        87..92 => {
+            let portals = (0..rng.usize(1..8)).map(|_| rng.usize(..portals)).collect();
+            (Stroke::Storm { portals, times: rng.usize(1..20) }, Duration::ZERO, Duration::ZERO)
+        }
+        92..94 => (Stroke::Import { portal }, Duration::ZERO, BACK_OFF),
+        94 => (Stroke::Forget { portal }, Duration::ZERO, BACK_OFF),
+        95..97 => (Stroke::Uninstall { portal }, Duration::ZERO, BACK_OFF),
+        97 => (Stroke::Rename { portal }, Duration::ZERO, Duration::ZERO),
+        _ => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
+    };
+    Trouble { stroke, lasts, after }
+}
+
+/// What one portal's server may do; whether that is a lie about the grant; how long the daemon may need afterwards.
+fn fault(rng: &mut Rng) -> (Fault, bool, Duration) {
+    let odd = |fields: Value| Fault::Odd { fields: fields.as_object().cloned().unwrap_or_else(Map::new) };
+    let quick = |fault| (fault, false, BACK_OFF);
+    let slow = |fault| (fault, false, SLOW_BACK_OFF);
+    match rng.u8(..28) {
+        0 => quick(refuse(500, "INTERNAL_SERVER_ERROR")),
+        1 => quick(refuse(200, "CONNECTION_ERROR")),
+        2 => quick(refuse(400, "SOMETHING_NOBODY_KNOWS")),
+        3 => quick(page(200, None)),
+        4 => quick(page(403, None)),
+        5 => quick(page(429, Some(rng.u64(1..600)))),
+        6 => slow(refuse(402, "PAYMENT_REQUIRED")),
+        7 => slow(refuse(401, "user_access_error")),
+        8 => (refuse(400, "invalid_grant"), true, BACK_OFF),
+        9 => (refuse(401, "NOT_INSTALLED"), true, BACK_OFF),
+        10 => quick(Fault::Gateway { status: 502 }),
+        11 => quick(Fault::Gateway { status: 504 }),
+        12 => quick(Fault::Lost),
+        13 => quick(Fault::LostBefore),
+        14 => quick(Fault::Reset),
+        15 => quick(Fault::Truncated { after: rng.usize(..800) }),
+        16 => quick(Fault::CutJson { after: rng.usize(..800) }),
+        17 => quick(Fault::Slow { by: Duration::from_secs(rng.u64(1..60)) }),
+        18 => quick(Fault::Stall),
+        19 => quick(Fault::Drip { every: Duration::from_secs(1) }),
+        20 => quick(Fault::Huge { bytes: rng.u64(1..1 << 20) }),
+        21 => quick(Fault::Redirect { to: "https://elsewhere.example/oauth/token/".to_owned() }),
+        22 => (Fault::OtherMember, true, BACK_OFF),
+        23 => quick(Fault::WithoutRefreshToken),
+        24 => quick(odd(json!({ "expires_in": "3600" }))),
+        25 => quick(odd(json!({ "expires_in": 3600.0, "token_type": "bearer" }))),
+        26 => quick(odd([json!({ "expires_in": 0 }), json!({ "expires_in": null })][rng.usize(..2)].clone())),
+        _ => slow(odd(json!({ "expires_in": 1e30 }))),
+    }
+}
+
+/// What may befall everybody at once.
+fn outage(rng: &mut Rng) -> Fault {
+    match rng.u8(..6) {
+        0 => refuse(500, "INTERNAL_SERVER_ERROR"),
+        1 => page(503, Some(rng.u64(1..300))),
+        2 => page(200, None),
+        3 => Fault::LostBefore,
+        4 => Fault::Slow { by: Duration::from_secs(rng.u64(1..60)) },
+        _ => Fault::Gateway { status: 504 },
+    }
+}
+
+fn refuse(status: u16, error: &str) -> Fault {
+    Fault::Refuse { status, error: error.to_owned(), description: String::new() }
+}
+
+fn page(status: u16, retry_after: Option<u64>) -> Fault {
+    let body = "<!DOCTYPE html><title>Sorry</title>".to_owned();
+    Fault::Body { status, content_type: "text/html".to_owned(), body, retry_after }
+}
+
+/// Short ones are likelier than long ones.
+fn span(rng: &mut Rng, least: u64, most: u64) -> Duration {
+    let (least, most) = (least as f64, most as f64);
+    Duration::from_secs_f64(least * (most / least).powf(rng.f64()))
+}
+
+fn down(rng: &mut Rng) -> Duration {
+    if rng.u8(..8) == 0 { span(rng, MINUTE, 5 * HOUR) } else { span(rng, 1, MINUTE) }
+}
+
+fn clock_step(rng: &mut Rng) -> i64 {
+    let size = span(rng, 2 * MINUTE, 365 * DAY);
+    let millis = i64::try_from(size.as_millis()).unwrap_or_default();
+    if rng.bool() { millis } else { -millis }
+}
+
+fn clock_while_down(rng: &mut Rng) -> i64 {
+    if rng.u8(..6) == 0 { clock_step(rng) } else { 0 }
+}

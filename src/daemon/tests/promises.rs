@@ -1,0 +1,142 @@
+//! What must hold in a simulation, whatever happens: the promises of the design, as questions to the server's books, the
+//! state and the token files. Must not change anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::world::World;
+use crate::adapters::state::View;
+use crate::domain::portal::{Kind, Phase, Portal};
+use crate::domain::time::Timestamp;
+use crate::sandbox::{Fate, Reuse};
+
+/// Server, portal and file may differ for this long: a request, its record and its publication.
+const ON_THE_WAY: Duration = Duration::from_secs(10);
+
+/// What a simulation knows of one portal.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Until then it may be in trouble that nobody can blame on the daemon.
+    pub excused_until: Timestamp,
+    /// The server lied about its grant, or somebody uninstalled it: it may be dead until a new grant is brought.
+    pub condemned: bool,
+    /// The daemon was killed, or could not write, between a reply and its record.
+    pub cut_off: bool,
+    /// The configuration does not name it.
+    pub left_out: bool,
+    /// When its file was first seen with a token that the server had already replaced.
+    outdated_since: Option<Timestamp>,
+}
+
+/// What `token.json` says.
+struct File {
+    token: String,
+    generation: u64,
+}
+
+/// All portals, by the order in the configuration.
+pub fn portals(world: &World) -> Result<BTreeMap<String, Portal>, String> {
+    let view = View::open(&world.place.path().join("state.db")).map_err(|error| format!("{error:?}"))?;
+    let page = view.page(None, 10_000).map_err(|error| format!("{error:?}"))?;
+    Ok(page.into_iter().map(|portal| (portal.name.to_string(), portal)).collect())
+}
+
+/// Two daemons, or one that forgot, would show here.
+pub fn nothing_forbidden_was_sent(world: &World, clock_moved_at: Timestamp) -> Result<(), String> {
+    // A token looks old to whoever's clock was set ahead: it may be renewed again at once, and no more than that.
+    let moved = world.truth.now().since(clock_moved_at) < Duration::from_secs(12 * 60);
+    let bad = |violation: &&String| !(moved && violation.contains("renewed twice"));
+    match world.sandbox.take_violations().iter().find(bad) {
+        Some(violation) => Err(format!("the server saw what a correct client never sends: {violation}")),
+        None => Ok(()),
+    }
+}
+
+/// A dead grant has a cause that is not the daemon.
+pub fn dead_for_a_reason(
+    world: &World,
+    name: &str,
+    portal: &Portal,
+    record: &Record,
+    reuse: Reuse,
+) -> Result<bool, String> {
+    let Some(grant) = &portal.grant else { return Ok(true) };
+    if !matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone) {
+        return Ok(false);
+    }
+    let fate = world.sandbox.fate(grant.tokens.refresh.expose());
+    let grace = matches!(reuse, Reuse::Grace(_));
+    let excused = match fate {
+        Fate::SpentUnheard => !grace || record.condemned,
+        Fate::Spent => (!grace && record.cut_off) || record.condemned,
+        Fate::Revoked | Fate::Good | Fate::Unknown => record.condemned,
+    };
+    if excused {
+        return Ok(true);
+    }
+    let phase: &Phase = &grant.standing.phase;
+    Err(format!("{name}: a grant was lost ({fate:?}, generation {}, {phase:?})", grant.generation.0))
+}
+
+/// What a reader of the token file meets now.
+pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -> Result<(), String> {
+    let now = world.truth.now();
+    let Some(file) = read(world, name)? else {
+        record.outdated_since = None;
+        let owed = portal.kind() == Kind::Fresh && now > record.excused_until && !record.left_out;
+        return if owed { Err(format!("{name}: it is fresh and has no token file")) } else { Ok(()) };
+    };
+    let stored = portal.grant.as_ref().map_or(0, |grant| grant.generation.0);
+    if file.generation > stored {
+        return Err(format!("{name}: generation {} is published and {stored} is durable", file.generation));
+    }
+    let Some(known) = world.sandbox.knows_access(&file.token) else {
+        return Err(format!("{name}: the file holds a token that the server never issued"));
+    };
+    let dead = !matches!(
+        portal.kind(),
+        Kind::Fresh | Kind::Retrying | Kind::InDoubt | Kind::ClientRejected | Kind::Blocked
+    );
+    if now <= record.excused_until || dead {
+        record.outdated_since = None;
+    } else if known.expires_at <= now {
+        let ago = humantime::format_duration(now.since(known.expires_at));
+        return Err(format!("{name}: a reader met a token that had expired {ago} ago"));
+    } else if known.revoked {
+        let since = *record.outdated_since.get_or_insert(now);
+        if now.since(since) > ON_THE_WAY {
+            return Err(format!("{name}: the file holds a token that died at the server at {since} or before"));
+        }
+    } else {
+        record.outdated_since = None;
+    }
+    Ok(())
+}
+
+/// Where everything has been fair for long enough, every portal is fresh and its newest refresh token is stored.
+pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), String> {
+    let grant = portal.grant.as_ref().ok_or_else(|| format!("{name}: it has no grant at the end"))?;
+    if portal.kind() != Kind::Fresh {
+        return Err(format!("{name}: at the end it is {:?}", grant.standing.phase));
+    }
+    let fate = world.sandbox.fate(grant.tokens.refresh.expose());
+    if fate != Fate::Good {
+        return Err(format!("{name}: the refresh token in the state is {fate:?} at the server"));
+    }
+    let file = read(world, name)?.ok_or_else(|| format!("{name}: it has no token file at the end"))?;
+    let stored = grant.tokens.access.as_ref().map(|access| access.token.expose().to_owned());
+    if Some(&file.token) != stored.as_ref() || file.generation != grant.generation.0 {
+        return Err(format!("{name}: the file and the state differ at the end"));
+    }
+    Ok(())
+}
+
+/// A file is whole or not there at all.
+fn read(world: &World, name: &str) -> Result<Option<File>, String> {
+    let path = world.place.path().join("tokens").join(name).join("token.json");
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(None) };
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| format!("{name}: token.json is torn: {error}"))?;
+    let token = json["access_token"].as_str().unwrap_or_default().to_owned();
+    Ok(Some(File { token, generation: json["generation"].as_u64().unwrap_or_default() }))
+}

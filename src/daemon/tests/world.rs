@@ -1,0 +1,290 @@
+//! The outside of a simulation: time, the network, the disk, and the stand-in server at the other end.
+//!
+//! Every moment at which the outside could notice a difference passes [`Fuse::step`], where the daemon may end. Must
+//! not know what goes wrong when: `plan` does.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::ffi::{self, ErrorCode};
+use tempfile::TempDir;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+
+use crate::adapters::authorization_server::{Answer, Carried, Transport, WholeReply};
+use crate::adapters::clock::{Clock, Tick, WallClock};
+use crate::adapters::state::{Disk, Moment, StateError};
+use crate::domain::time::Timestamp;
+use crate::sandbox::{Delivery, End, Rules, Sandbox, TokenRequest};
+
+/// When every simulation begins: 2026-11-20T16:00:00Z.
+const BEGIN: i64 = 1_795_190_400;
+/// The largest body the client reads, and more than that.
+const TOO_LONG: u64 = 256 * 1024;
+
+/// A clock whose hands can be moved.
+#[derive(Debug)]
+pub struct Hands {
+    origin: Tick,
+    ahead: AtomicI64,
+    chance: Mutex<fastrand::Rng>,
+}
+
+impl Hands {
+    /// Lives as long as the process: the clock is copied everywhere.
+    fn new(seed: u64) -> &'static Self {
+        let chance = Mutex::new(fastrand::Rng::with_seed(seed));
+        Box::leak(Box::new(Self { origin: Clock::system().tick(), ahead: AtomicI64::new(0), chance }))
+    }
+}
+
+impl WallClock for Hands {
+    fn now(&self) -> Timestamp {
+        let passed = Clock::system().elapsed(self.origin);
+        (Timestamp::from_secs(BEGIN) + passed).shifted(self.ahead.load(Ordering::Relaxed))
+    }
+
+    fn chance(&self) -> f64 {
+        self.chance.lock().unwrap().f64()
+    }
+}
+
+/// How the network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    Fair,
+    /// Nobody can connect.
+    Refuses,
+    /// Requests vanish on the way.
+    Swallows,
+}
+
+/// How the disk of the state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskIs {
+    Fair,
+    Full,
+    Broken,
+    Slow,
+}
+
+#[derive(Debug)]
+struct Weather {
+    network: Network,
+    disk: DiskIs,
+}
+
+/// Where the daemon ends: at a step that was chosen before, or at once.
+#[derive(Debug, Default)]
+pub struct Fuse {
+    steps: AtomicU64,
+    ends_at: AtomicU64,
+    burnt: AtomicBool,
+    pub smoke: Notify,
+}
+
+impl Fuse {
+    /// One more step, which may be the last: then it never returns.
+    pub async fn step(&self) {
+        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        if step == self.ends_at.load(Ordering::Relaxed) {
+            self.burn();
+        }
+        if self.burnt.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends everything at the `steps`th step from here.
+    pub fn set(&self, steps: u64) {
+        self.ends_at.store(self.steps.load(Ordering::Relaxed) + steps, Ordering::Relaxed);
+    }
+
+    /// Ends everything now.
+    pub fn burn(&self) {
+        self.burnt.store(true, Ordering::Relaxed);
+        self.smoke.notify_one();
+    }
+
+    pub fn is_burnt(&self) -> bool {
+        self.burnt.load(Ordering::Relaxed)
+    }
+
+    /// A new life, which ends at no step.
+    pub fn renew(&self) {
+        self.burnt.store(false, Ordering::Relaxed);
+        self.ends_at.store(0, Ordering::Relaxed);
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+}
+
+/// The outside.
+pub struct World {
+    pub place: TempDir,
+    /// Never steps: the server's and the simulation's own.
+    pub truth: Clock,
+    /// The daemon's.
+    pub wall: Clock,
+    pub sandbox: Sandbox,
+    pub fuse: Fuse,
+    hands: &'static Hands,
+    weather: Mutex<Weather>,
+    chance: Mutex<fastrand::Rng>,
+    under_way: Mutex<JoinSet<()>>,
+}
+
+impl World {
+    pub fn new(seed: u64, rules: Rules) -> Arc<Self> {
+        let memory = PathBuf::from("/dev/shm");
+        let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let truth = Clock::of(Hands::new(seed));
+        let hands = Hands::new(seed.wrapping_add(1));
+        Arc::new(Self {
+            place: tempfile::Builder::new().prefix("refreshd-simulation-").tempdir_in(base).unwrap(),
+            truth,
+            wall: Clock::of(hands),
+            sandbox: Sandbox::new(truth, rules),
+            fuse: Fuse::default(),
+            hands,
+            weather: Mutex::new(Weather { network: Network::Fair, disk: DiskIs::Fair }),
+            chance: Mutex::new(fastrand::Rng::with_seed(seed.wrapping_add(2))),
+            under_way: Mutex::default(),
+        })
+    }
+
+    pub fn step_clock(&self, millis: i64) {
+        self.hands.ahead.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    pub fn set_network(&self, network: Network) {
+        self.weather.lock().unwrap().network = network;
+    }
+
+    pub fn set_disk(&self, disk: DiskIs) {
+        self.weather.lock().unwrap().disk = disk;
+    }
+
+    fn network(&self) -> Network {
+        self.weather.lock().unwrap().network
+    }
+
+    fn millis(&self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.chance.lock().unwrap().u64(range))
+    }
+
+    /// Waits, however long.
+    pub async fn pause(&self, span: Duration) {
+        let until = self.truth.now() + span;
+        while self.truth.now() < until {
+            self.truth.sleep_until(until).await;
+        }
+    }
+
+    /// Brings a request to the server and its answer back. Goes on when the client is gone, as a network does.
+    async fn travel(self: Arc<Self>, request: reqwest::Request, mut reply: oneshot::Sender<Answer>) {
+        self.pause(self.millis(1..200)).await;
+        if self.network() == Network::Swallows {
+            return reply.closed().await;
+        }
+        let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+        let answer = self.sandbox.token(&TokenRequest {
+            method: request.method().as_str(),
+            content_type,
+            query: request.url().query().unwrap_or_default(),
+            body: request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default(),
+        });
+        let way_back = answer.delay + self.millis(1..200);
+        let left = tokio::select! {
+            biased;
+            () = reply.closed() => false,
+            () = self.pause(way_back) => true,
+        };
+        // A daemon that ended just now takes nothing in.
+        let whole = match answer.delivery {
+            Delivery::Whole => true,
+            Delivery::Huge(bytes) => bytes < TOO_LONG,
+            Delivery::Never | Delivery::Drip(_) => {
+                reply.closed().await;
+                false
+            }
+            Delivery::Closed | Delivery::Reset | Delivery::Truncated(_) => false,
+        };
+        if whole && left && !self.fuse.is_burnt() {
+            self.sandbox.finish(answer.ticket, End::Written);
+            let crate::sandbox::Reply { status, content_type: _, body, retry_after, location: _ } = answer.reply;
+            let retry_after = retry_after.map(Duration::from_secs);
+            let date = Some(self.truth.now());
+            let _ = reply.send(Answer::Whole(WholeReply { status, retry_after, date, body }));
+        } else {
+            self.sandbox.finish(answer.ticket, End::Gone);
+            let _ = reply.send(Answer::InDoubt("the connection broke".to_owned()));
+        }
+    }
+}
+
+/// The network, as the client sees it.
+pub struct Wire(pub Arc<World>);
+
+impl Transport for Wire {
+    fn carry(&self, request: reqwest::Request) -> Carried {
+        let world = Arc::clone(&self.0);
+        Box::pin(async move {
+            world.fuse.step().await;
+            if world.network() == Network::Refuses {
+                world.pause(world.millis(1..100)).await;
+                return Answer::NotSent("cannot connect: connection refused".to_owned());
+            }
+            let limit = request.timeout().copied().unwrap_or(Duration::from_secs(60));
+            let (reply, arrived) = oneshot::channel();
+            {
+                let mut under_way = world.under_way.lock().unwrap();
+                while under_way.try_join_next().is_some() {}
+                under_way.spawn(Arc::clone(&world).travel(request, reply));
+            }
+            let answer = world.truth.within(limit, arrived).await;
+            world.fuse.step().await;
+            match answer {
+                Some(Ok(answer)) => answer,
+                Some(Err(_)) => Answer::InDoubt("the connection broke".to_owned()),
+                None => Answer::InDoubt("no answer in time".to_owned()),
+            }
+        })
+    }
+}
+
+impl Disk for World {
+    fn before_commit(&self) -> Moment<'_, Result<(), StateError>> {
+        Box::pin(async {
+            self.fuse.step().await;
+            let disk = self.weather.lock().unwrap().disk;
+            let failed = |code, extended_code| {
+                let error = rusqlite::Error::SqliteFailure(ffi::Error { code, extended_code }, None);
+                Err(StateError::Sql { stage: "commit", source: error })
+            };
+            match disk {
+                DiskIs::Fair => Ok(()),
+                DiskIs::Full => failed(ErrorCode::DiskFull, ffi::SQLITE_FULL),
+                DiskIs::Broken if self.chance.lock().unwrap().f64() < 0.5 => Ok(()),
+                DiskIs::Broken => failed(ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_FSYNC),
+                DiskIs::Slow => {
+                    self.pause(self.millis(10..3_000)).await;
+                    self.fuse.step().await;
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn after_commit(&self) -> Moment<'_, ()> {
+        Box::pin(self.fuse.step())
+    }
+
+    fn around_files(&self) -> Moment<'_, ()> {
+        Box::pin(self.fuse.step())
+    }
+}
