@@ -47,6 +47,12 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
+/// Whether anybody hears what is told.
+#[must_use]
+pub fn listens() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Whether standard error goes to the journal.
 #[must_use]
 pub fn has_journal() -> bool {

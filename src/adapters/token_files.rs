@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -236,6 +236,13 @@ impl TokenFiles {
         make_directory(&self.directory, TOP_MODE, true)?;
         let probe = tempfile::Builder::new().prefix(".probe-").tempfile_in(&self.directory);
         probe.map(|_| ()).map_err(FileError::at("write to the token directory", &self.directory))
+    }
+
+    /// Which directory it is (device and inode), if there is one.
+    #[must_use]
+    pub fn identity(&self) -> Option<(u64, u64)> {
+        let found = std::fs::metadata(&self.directory).ok().filter(std::fs::Metadata::is_dir)?;
+        Some((found.dev(), found.ino()))
     }
 
     fn make_directories(&self, portal: &Path) -> Result<(), FileError> {

@@ -99,7 +99,7 @@ pub async fn run(
         None => None,
     };
     let reloader = Arc::new(Reloader::new(read, log));
-    let mut tasks = loops(&shared, &stop).await;
+    let mut tasks = loops(&shared, &stop, HOUSEKEEPING).await;
     let control = Control { shared: Arc::clone(&shared), reloader: Arc::clone(&reloader) };
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
     if let Some(listener) = listener {
@@ -140,14 +140,19 @@ pub async fn run(
 }
 
 /// What renews, escalates and keeps house, without the ways in from outside.
-async fn loops(shared: &Arc<Shared>, stop: &CancellationToken) -> JoinSet<&'static str> {
+async fn loops(
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+    housekeeping_every: Duration,
+) -> JoinSet<&'static str> {
     let failing = shared.publisher.sweep().await;
     shared.health.unpublished(failing);
     first_tokens::read_files(shared).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the escalator", escalator::run(Arc::clone(shared), stop.clone())));
-    tasks.spawn(named("the housekeeping", housekeeping(Arc::clone(shared), stop.clone())));
+    let house = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
+    tasks.spawn(named("the housekeeping", house));
     tasks
 }
 
@@ -230,20 +235,20 @@ impl Signals {
 }
 
 /// What is done every few seconds besides renewing.
-async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken) {
+async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Duration) {
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = shared.clock.sleep(HOUSEKEEPING) => {}
+            () = shared.clock.sleep(every) => {}
         }
-        if shared.health.count_unpublished() > 0 {
-            let failing = shared.publisher.retry().await;
-            shared.health.unpublished(failing);
-        }
+        let failing = shared.publisher.tend().await;
+        shared.health.unpublished(failing);
         first_tokens::read_files(&shared).await;
         shared.waiters.tidy();
-        if let Ok(summary) = summary(&shared).await {
+        if systemd::listens()
+            && let Ok(summary) = summary(&shared).await
+        {
             systemd::status(&summary);
         }
     }

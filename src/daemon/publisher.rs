@@ -29,7 +29,7 @@ pub struct Publisher {
 enum Order {
     Portal(PortalName, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
-    Retry(oneshot::Sender<u64>),
+    Tend(oneshot::Sender<u64>),
 }
 
 impl Publisher {
@@ -43,9 +43,9 @@ impl Publisher {
         self.order(Order::Sweep).await
     }
 
-    /// Does so for those that failed before.
-    pub async fn retry(&self) -> u64 {
-        self.order(Order::Retry).await
+    /// Does so for those that failed before; for every portal, if somebody took the directory away.
+    pub async fn tend(&self) -> u64 {
+        self.order(Order::Tend).await
     }
 
     async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> Order) -> u64 {
@@ -62,6 +62,8 @@ pub struct PublisherThread {
     orders: UnboundedReceiver<Order>,
     view: View,
     files: TokenFiles,
+    /// The directory whose files were all looked at.
+    swept: Option<(u64, u64)>,
     failing: BTreeSet<PortalName>,
 }
 
@@ -75,7 +77,10 @@ type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>
 #[must_use]
 pub fn publisher(view: View, files: TokenFiles) -> (Publisher, PublisherThread) {
     let (sender, orders) = unbounded_channel();
-    (Publisher { orders: sender }, PublisherThread { orders, view, files, failing: BTreeSet::new() })
+    (
+        Publisher { orders: sender },
+        PublisherThread { orders, view, files, swept: None, failing: BTreeSet::new() },
+    )
 }
 
 impl PublisherThread {
@@ -109,10 +114,8 @@ impl PublisherThread {
                 self.sweep(provider_of);
                 done
             }
-            Order::Retry(done) => {
-                for name in self.failing.clone() {
-                    self.publish_by_name(&name, provider_of, TokenFiles::publish);
-                }
+            Order::Tend(done) => {
+                self.tend(provider_of);
                 done
             }
         }
@@ -129,10 +132,24 @@ impl PublisherThread {
         }
     }
 
+    fn tend(&mut self, provider_of: ProviderOf<'_>) {
+        if self.swept.is_none() || self.files.identity() == self.swept {
+            for name in self.failing.clone() {
+                self.publish_by_name(&name, provider_of, TokenFiles::publish);
+            }
+        } else {
+            tracing::warn!(
+                "the token directory was removed or replaced by somebody; every file is written again"
+            );
+            self.sweep(provider_of);
+        }
+    }
+
     fn sweep(&mut self, provider_of: ProviderOf<'_>) {
         if let Err(error) = self.files.prepare() {
             tracing::error!(error = %chain(&error), "the token directory is not usable");
         }
+        self.swept = self.files.identity();
         let mut after = None;
         loop {
             let page = match self.view.page(after.as_ref(), PAGE) {

@@ -12,7 +12,7 @@ use super::mask::mask;
 use super::portal::Problem;
 use super::provider::{Class, Profile};
 use super::secret::{AccessToken, RefreshToken};
-use super::token::{Details, believable};
+use super::token::{Details, LIFETIME_RANGE, believable};
 
 /// A reply whose bytes arrived whole.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +158,8 @@ fn token_type(value: Option<&Value>) -> String {
     }
 }
 
-/// `expires_in` in seconds: a number, a fraction or either as a string. Zero, negative and absent are not believed.
+/// `expires_in` in seconds: a number, a fraction or either as a string. Zero, negative, absent and longer than any
+/// token lives are not believed: one renewal in a tenth of a life that never was would leave the token to expire.
 fn lifetime(value: Option<&Value>) -> Option<Duration> {
     let secs = match value? {
         Value::Number(number) => number.as_f64()?,
@@ -168,7 +169,8 @@ fn lifetime(value: Option<&Value>) -> Option<Duration> {
     if !secs.is_finite() || secs <= 0.0 {
         return None;
     }
-    Some(believable(Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX)))
+    let claimed = Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX);
+    (claimed <= LIFETIME_RANGE.1).then(|| believable(claimed))
 }
 
 /// The class of a reply that is no JSON object: the status decides, and a success may have spent the token.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 
-/// Shortest and longest life believed of a token, whatever `expires_in` says: one second to ten years.
-pub const LIFETIME_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(315_360_000));
+/// Shortest and longest life believed of a token, whatever `expires_in` says: one second to 400 days.
+pub const LIFETIME_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(400 * 86_400));
 
 /// Counts the pairs of a portal: one up with each renewal or import, never back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]

@@ -241,6 +241,11 @@ impl Authority {
                 Reuse::Grace(window) if now.since(spent.at) <= window => {
                     spent.clean = false;
                     let next = Place { number: place.number + 1, ..place };
+                    if next.number == grant.newest()
+                        && grant.pair(next.number).is_some_and(|pair| pair.expires_at <= now)
+                    {
+                        self.ledger.reissue(place.grant, token_lifetime, old_access_dies, now);
+                    }
                     Ok(Granted { place: next, settles: Some(place.number) })
                 }
                 Reuse::Strict | Reuse::Grace(_) => Err(invalid_grant()),

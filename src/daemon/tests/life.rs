@@ -3,6 +3,7 @@
 //! Must not judge what it did: `promises` does.
 
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,9 @@ use crate::daemon::operations::{self, By};
 use crate::daemon::reload::Reloader;
 use crate::daemon::shared::Shared;
 use crate::daemon::{STOP_GRACE, chain, drain, loops};
+
+/// The real one does this oftener, which costs more than it would show.
+const HOUSEKEEPING: Duration = Duration::from_secs(20);
 
 /// A daemon that is running, or about to.
 pub struct Life {
@@ -45,7 +49,7 @@ impl Life {
             let limit = config.renewal.timeout + STOP_GRACE;
             let core = Core::start(config, outside).await.map_err(|error| chain(&error))?;
             *place.lock().unwrap() = Arc::downgrade(&core.shared);
-            let mut tasks = loops(&core.shared, &end).await;
+            let mut tasks = loops(&core.shared, &end, HOUSEKEEPING).await;
             tokio::select! {
                 biased;
                 () = end.cancelled() => {}

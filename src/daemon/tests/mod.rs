@@ -25,7 +25,9 @@ use world::{DiskIs, Network, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How often readers, operators and the server's books are asked.
-const LOOK: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_secs(5 * 60);
+/// So many token files are read at each look.
+const READERS: usize = 8;
 /// How long nothing happens at the end: a day's poll of a blocked grant fits in.
 const CALM: Duration = Duration::from_secs(4 * 3600);
 /// Lines of the story that are shown with a failure.
@@ -225,7 +227,8 @@ impl Simulation {
         match next {
             Next::Look => {
                 self.look()?;
-                self.at(LOOK, Next::Look);
+                let suspects = self.records.iter().any(Record::is_suspect);
+                self.at(if suspects { LOOK / 20 } else { LOOK }, Next::Look);
             }
             Next::Strike if self.ending => {}
             Next::Strike => {
@@ -251,12 +254,20 @@ impl Simulation {
         self.tally.looks += 1;
         promises::nothing_forbidden_was_sent(&self.world, self.clock_moved_at)?;
         let portals = promises::portals(&self.world)?;
+        let first = self.rng.usize(..self.case.portals);
         for portal in 0..self.case.portals {
             let name = name_of(portal);
             let Some(found) = portals.get(&name) else { continue };
-            promises::reader(&self.world, &name, found, &mut self.records[portal])?;
+            let turn = (portal + self.case.portals - first) % self.case.portals < READERS;
+            if turn || self.records[portal].is_suspect() {
+                promises::reader(&self.world, &name, found, &mut self.records[portal])?;
+            }
             let record = self.records[portal].clone();
             let dead = promises::dead_for_a_reason(&self.world, &name, found, &record, self.rules.reuse)?;
+            if !dead && self.now() > record.excused_until {
+                self.records[portal].condemned = false;
+                self.records[portal].cut_off = false;
+            }
             let asked = self.timeline.iter().any(|Reverse((_, _, next))| *next == Next::Grant(portal));
             if dead && !asked && !record.left_out {
                 let patience = if self.ending { MINUTE } else { MINUTE * self.rng.u32(5..240) };
@@ -274,8 +285,6 @@ impl Simulation {
         let client_id = format!("local.{}", client_of(portal));
         let reply = self.world.sandbox.install(&self.hosts[portal], &client_id);
         life.import(name_of(portal), serde_json::Value::Object(reply).to_string());
-        self.records[portal].condemned = false;
-        self.records[portal].cut_off = false;
         self.tally.granted_anew += 1;
         self.excuse([portal], 30 * MINUTE);
         self.tell(format!("{}: a new grant is brought", name_of(portal)));

@@ -21,30 +21,62 @@ const SLOW_BACK_OFF: Duration = Duration::from_secs(75 * MINUTE);
 #[derive(Debug)]
 pub enum Stroke {
     /// The server fails for one portal.
-    Portal { portal: usize, fault: Fault, lie: bool },
+    Portal {
+        portal: usize,
+        fault: Fault,
+        lie: bool,
+    },
     /// The server fails for everybody.
-    Everybody { fault: Fault },
+    Everybody {
+        fault: Fault,
+    },
     /// One of the two clients is refused.
-    Client { sales: bool, fault: Fault },
+    Client {
+        sales: bool,
+        fault: Fault,
+    },
     Network(Network),
     Disk(DiskIs),
     /// The daemon is killed at one of its next steps.
-    CrashAt { steps: u64, down: Duration, clock: i64 },
+    CrashAt {
+        steps: u64,
+        down: Duration,
+        clock: i64,
+    },
     /// SIGTERM, and a start afterwards.
-    Restart { down: Duration, clock: i64 },
-    Clock { millis: i64 },
+    Restart {
+        down: Duration,
+        clock: i64,
+    },
+    Clock {
+        millis: i64,
+    },
     /// SIGHUP with another renewal age, and with these portals left out.
-    Reload { every: u64, without: Vec<usize> },
+    Reload {
+        every: u64,
+        without: Vec<usize>,
+    },
     /// SIGHUP with a file that is no configuration.
     BadReload,
     /// Operators who ask for renewals, many times each.
-    Storm { portals: Vec<usize>, times: usize },
+    Storm {
+        portals: Vec<usize>,
+        times: usize,
+    },
     /// A grant that is replaced by a newer one.
-    Import { portal: usize },
+    Import {
+        portal: usize,
+    },
     /// `forget`, and later a new grant.
-    Forget { portal: usize },
-    Uninstall { portal: usize },
-    Rename { portal: usize },
+    Forget {
+        portal: usize,
+    },
+    Uninstall {
+        portal: usize,
+    },
+    Rename {
+        portal: usize,
+    },
     /// The directory of the token files cannot be written.
     Files,
 }
@@ -110,7 +142,7 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
         }
         92..94 => (Stroke::Import { portal }, Duration::ZERO, BACK_OFF),
         94 => (Stroke::Forget { portal }, Duration::ZERO, BACK_OFF),
-        95..97 => (Stroke::Uninstall { portal }, Duration::ZERO, BACK_OFF),
+        95..97 => (Stroke::Uninstall { portal }, Duration::ZERO, SLOW_BACK_OFF),
         97 => (Stroke::Rename { portal }, Duration::ZERO, Duration::ZERO),
         _ => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
     };

@@ -28,6 +28,13 @@ pub struct Record {
     outdated_since: Option<Timestamp>,
 }
 
+impl Record {
+    /// Whether its file must be looked at again soon.
+    pub const fn is_suspect(&self) -> bool {
+        self.outdated_since.is_some()
+    }
+}
+
 /// What `token.json` says.
 struct File {
     token: String,
@@ -105,7 +112,9 @@ pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -
     } else if known.revoked {
         let since = *record.outdated_since.get_or_insert(now);
         if now.since(since) > ON_THE_WAY {
-            return Err(format!("{name}: the file holds a token that died at the server at {since} or before"));
+            return Err(format!(
+                "{name}: the file holds a token that died at the server at {since} or before"
+            ));
         }
     } else {
         record.outdated_since = None;

@@ -216,7 +216,8 @@ impl World {
         };
         if whole && left && !self.fuse.is_burnt() {
             self.sandbox.finish(answer.ticket, End::Written);
-            let crate::sandbox::Reply { status, content_type: _, body, retry_after, location: _ } = answer.reply;
+            let crate::sandbox::Reply { status, content_type: _, body, retry_after, location: _ } =
+                answer.reply;
             let retry_after = retry_after.map(Duration::from_secs);
             let date = Some(self.truth.now());
             let _ = reply.send(Answer::Whole(WholeReply { status, retry_after, date, body }));
