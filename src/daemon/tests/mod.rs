@@ -264,7 +264,8 @@ impl Simulation {
             }
             let record = self.records[portal].clone();
             let dead = promises::dead_for_a_reason(&self.world, &name, found, &record, self.rules.reuse)?;
-            if !dead && self.now() > record.excused_until {
+            let lives = || promises::is_alive(&self.world, found);
+            if !dead && self.now() > record.excused_until && lives() {
                 self.records[portal].condemned = false;
                 self.records[portal].cut_off = false;
             }
@@ -474,7 +475,7 @@ impl Simulation {
 
     /// systemd starts it again.
     fn rest(&mut self) {
-        let (down, clock) = self.down.take().unwrap_or((Duration::from_secs(5), 0));
+        let (down, clock) = self.down.take().unwrap_or((MINUTE, 0));
         self.tell(format!("down for {}", humantime::format_duration(down)));
         self.move_clock(clock);
         self.excuse(0..self.case.portals, down + 30 * MINUTE);

@@ -85,6 +85,12 @@ pub fn dead_for_a_reason(
     Err(format!("{name}: a grant was lost ({fate:?}, generation {}, {phase:?})", grant.generation.0))
 }
 
+/// The stored refresh token can be spent, so whatever condemned the grant is over.
+pub fn is_alive(world: &World, portal: &Portal) -> bool {
+    let refresh = portal.grant.as_ref().map(|grant| grant.tokens.refresh.expose());
+    refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == Fate::Good)
+}
+
 /// What a reader of the token file meets now.
 pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -> Result<(), String> {
     let now = world.truth.now();
