@@ -454,6 +454,7 @@ impl Simulation {
         let Some(life) = self.life.take() else { return Ok(()) };
         self.tally.kills += 1;
         life.kill().await;
+        promises::nothing_is_ahead(&self.world, &promises::portals(&self.world)?)?;
         self.cut_off()?;
         self.rest();
         Ok(())

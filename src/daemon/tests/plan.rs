@@ -110,7 +110,7 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
     let (stroke, lasts, after) = match rng.u32(..100) {
         0..34 => {
             let (fault, lie, after) = fault(rng);
-            (Stroke::Portal { portal, fault, lie }, span(rng, 10, HOUR), after)
+            (Stroke::Portal { portal, fault, lie }, span(rng, MINUTE, 2 * HOUR), after)
         }
         34..40 => (Stroke::Everybody { fault: outage(rng) }, span(rng, 10, 4 * HOUR), BACK_OFF),
         40..44 => {

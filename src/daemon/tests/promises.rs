@@ -91,6 +91,25 @@ pub fn is_alive(world: &World, portal: &Portal) -> bool {
     refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == Fate::Good)
 }
 
+/// Nothing is published before it is durable. Best asked when the daemon has just been killed.
+pub fn nothing_is_ahead(world: &World, portals: &BTreeMap<String, Portal>) -> Result<(), String> {
+    for (name, portal) in portals {
+        if let Some(file) = read(world, name)? {
+            published_is_durable(name, portal, &file)?;
+        }
+    }
+    Ok(())
+}
+
+fn published_is_durable(name: &str, portal: &Portal, file: &File) -> Result<(), String> {
+    let Some(grant) = &portal.grant else { return Ok(()) };
+    let stored = grant.generation.0;
+    if file.generation > stored {
+        return Err(format!("{name}: generation {} is published and {stored} is durable", file.generation));
+    }
+    Ok(())
+}
+
 /// What a reader of the token file meets now.
 pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -> Result<(), String> {
     let now = world.truth.now();
@@ -99,10 +118,7 @@ pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -
         let owed = portal.kind() == Kind::Fresh && now > record.excused_until && !record.left_out;
         return if owed { Err(format!("{name}: it is fresh and has no token file")) } else { Ok(()) };
     };
-    let stored = portal.grant.as_ref().map_or(0, |grant| grant.generation.0);
-    if file.generation > stored {
-        return Err(format!("{name}: generation {} is published and {stored} is durable", file.generation));
-    }
+    published_is_durable(name, portal, &file)?;
     let Some(known) = world.sandbox.knows_access(&file.token) else {
         return Err(format!("{name}: the file holds a token that the server never issued"));
     };
