@@ -137,6 +137,10 @@ impl PublisherThread {
             for name in self.failing.clone() {
                 self.publish_by_name(&name, provider_of, TokenFiles::publish);
             }
+            // Without a directory all of them had failed.
+            if self.failing.is_empty() {
+                self.swept = self.files.identity();
+            }
         } else {
             tracing::warn!(
                 "the token directory was removed or replaced by somebody; every file is written again"

@@ -360,11 +360,13 @@ impl Simulation {
                 self.at(MINUTE, Next::Reload);
             }
             Stroke::Storm { portals, times } => {
-                for portal in portals {
-                    for _ in 0..*times {
-                        if let Some(life) = &mut self.life {
-                            life.renew(name_of(*portal));
-                        }
+                // Whoever asks for a dead grant's renewal gets one more try; see `operations::renew`.
+                let dead = |portal: &usize| self.records[*portal].condemned || self.records[*portal].cut_off;
+                let portals: Vec<_> = portals.iter().filter(|portal| !dead(portal)).collect();
+                let all = times * portals.len();
+                for portal in portals.into_iter().cycle().take(all) {
+                    if let Some(life) = &mut self.life {
+                        life.renew(name_of(*portal));
                     }
                 }
             }
