@@ -2,8 +2,9 @@
 //! stand-in server with strict books at the other end, and everything going wrong that can.
 //!
 //! A seed is a month in the life of fifty portals. What is drawn from it is the same every time, so a failure is
-//! replayed by its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`; add
-//! `days=30 portals=50 log=1` as needed. `tests/rigs/simulation` runs many seeds.
+//! replayed by its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`, with
+//! `days=30 portals=50 seeds=1 log=0` unless they say otherwise. `tests/rigs/simulation` runs many seeds, and shows that
+//! they find what is broken on purpose.
 
 mod life;
 mod plan;
@@ -533,12 +534,26 @@ fn simulate(case: &Case) -> Tally {
     tally
 }
 
+/// Seeds that caught what was broken on purpose (`tests/mutants`), small enough for every run.
+const KEPT: [u64; 2] = [1, 12];
+
+fn small(seed: u64) -> Case {
+    Case { seed, days: 2, portals: 10 }
+}
+
+/// By itself the kept seeds; what `REFRESHD_SIMULATE` asks for instead of them.
 #[test]
 fn simulation() {
-    let asked = std::env::var("REFRESHD_SIMULATE").unwrap_or_default();
+    let Ok(asked) = std::env::var("REFRESHD_SIMULATE") else {
+        for seed in KEPT {
+            let tally = simulate(&small(seed));
+            assert!(tally.renewals > 500 && tally.kills > 1 && tally.granted_anew > 10, "{tally:?}");
+        }
+        return;
+    };
     let asked: BTreeMap<&str, u64> = (asked.split_whitespace())
-        .filter_map(|pair| pair.split_once('='))
-        .filter_map(|(key, value)| Some((key, value.parse().ok()?)))
+        .map(|pair| pair.split_once('=').unwrap_or_else(|| panic!("{pair} is not KEY=NUMBER")))
+        .map(|(key, value)| (key, value.parse().unwrap_or_else(|_| panic!("{key}={value} is no number"))))
         .collect();
     let of = |key, usual| asked.get(key).copied().unwrap_or(usual);
     if of("log", 0) > 0 {
@@ -546,8 +561,14 @@ fn simulation() {
     }
     let first = of("seed", 1);
     for seed in first..first + of("seeds", 1) {
-        let portals = usize::try_from(of("portals", 10)).unwrap();
-        let tally = simulate(&Case { seed, days: of("days", 2), portals });
+        let portals = usize::try_from(of("portals", 50)).unwrap();
+        let tally = simulate(&Case { seed, days: of("days", 30), portals });
         println!("seed {seed}: {tally:?}");
     }
+}
+
+#[test]
+fn the_same_seed_takes_the_same_steps() {
+    let case = Case { seed: 5, days: 1, portals: 6 };
+    assert_eq!(simulate(&case), simulate(&case));
 }
