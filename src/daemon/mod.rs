@@ -17,6 +17,7 @@ mod publisher;
 mod recovery;
 mod reload;
 mod renewer;
+mod serving;
 mod shared;
 pub mod view;
 
@@ -110,7 +111,7 @@ pub async fn run(
     tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(&shared), renewer_stop.clone())));
     tasks.spawn(named("the escalator", escalator::run(Arc::clone(&shared), stop.clone())));
     tasks.spawn(named("the housekeeping", housekeeping(Arc::clone(&shared), stop.clone())));
-    let control = Control { shared: Arc::clone(&shared), reloader: Arc::clone(&reloader) };
+    let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
     if let Some(listener) = listener {
         tasks.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, stop.clone())));
