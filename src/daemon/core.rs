@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::RunError;
+use super::old_state;
 use super::publisher::publisher;
 use super::recovery;
 use super::shared::{Shared, app_fingerprints, take_portals};
@@ -43,8 +44,9 @@ impl Core {
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let files = TokenFiles::new(&config.paths.token_dir);
+        let generations = old_state::look(&state, &files, &config.paths.state, clock.now()).await?;
         let config = Arc::new(config);
-        let (publisher, thread) = publisher(view, files);
+        let (publisher, thread) = publisher(view, files, generations);
         let shared = Shared::new(clock, state, server, publisher, Metrics::new(&providers), config);
         let shared = Arc::new(shared);
         let names = Arc::downgrade(&shared);

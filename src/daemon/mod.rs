@@ -11,6 +11,7 @@ mod exchange;
 mod first_tokens;
 mod http;
 mod offline;
+mod old_state;
 pub mod operations;
 mod page;
 mod publisher;

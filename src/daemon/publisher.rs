@@ -10,11 +10,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use super::announce::{Subject, announce};
+use crate::adapters::generations::Generations;
 use crate::adapters::state::{StateError, View};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
 use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::name::PortalName;
+use crate::domain::old_state::leaves_files;
 use crate::domain::portal::{Kind, Portal};
+use crate::domain::token::Generation;
 
 /// Portals read at a time in a sweep.
 const PAGE: usize = 500;
@@ -61,6 +64,8 @@ pub struct PublisherThread {
     orders: Receiver<Order>,
     view: View,
     files: TokenFiles,
+    generations: Generations,
+    unnoted: bool,
     failing: BTreeSet<PortalName>,
 }
 
@@ -72,9 +77,12 @@ type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>
 
 /// Makes both parts.
 #[must_use]
-pub fn publisher(view: View, files: TokenFiles) -> (Publisher, PublisherThread) {
+pub fn publisher(view: View, files: TokenFiles, generations: Generations) -> (Publisher, PublisherThread) {
     let (sender, orders) = channel();
-    (Publisher { orders: sender }, PublisherThread { orders, view, files, failing: BTreeSet::new() })
+    (
+        Publisher { orders: sender },
+        PublisherThread { orders, view, files, generations, unnoted: false, failing: BTreeSet::new() },
+    )
 }
 
 impl PublisherThread {
@@ -104,8 +112,14 @@ impl PublisherThread {
 
     fn publish_by_name(&mut self, name: &PortalName, provider_of: ProviderOf<'_>, write: Write) {
         match self.view.portal(name) {
-            Ok(Some(portal)) => self.publish(&portal, provider_of, write),
+            Ok(Some(portal)) => {
+                self.publish(&portal, provider_of, write);
+                if portal.unreadable.is_none() {
+                    self.note_generation(name, portal.grant.as_ref().map(|grant| grant.generation));
+                }
+            }
             Ok(None) => {
+                self.note_generation(name, None);
                 let removed = self.files.remove(name);
                 self.note(name, removed);
             }
@@ -127,13 +141,16 @@ impl PublisherThread {
                 self.publish(portal, provider_of, TokenFiles::publish);
             }
             match page.last() {
-                Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
-                _ => return,
+                Some(last) => after = Some(last.name.clone()),
+                None => return,
             }
         }
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
+        if portal.unreadable.is_some() || portal.grant.as_ref().is_some_and(leaves_files) {
+            return;
+        }
         let done = match wanted(portal) {
             Some((settings, grant, access)) => {
                 let provider = provider_of(&settings.app);
@@ -154,6 +171,16 @@ impl PublisherThread {
             None => self.files.remove(&portal.name),
         };
         self.note(&portal.name, done);
+    }
+
+    /// Outside the state, for the day on which an old one is restored.
+    fn note_generation(&mut self, portal: &PortalName, generation: Option<Generation>) {
+        let noted = self.generations.note(portal, generation);
+        let failed = noted.is_err();
+        if let (Err(error), false) = (noted, self.unnoted) {
+            tracing::warn!(error = %chain(&error), "an old state may not be noticed: its generations are not noted");
+        }
+        self.unnoted = failed;
     }
 
     fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {

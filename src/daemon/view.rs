@@ -98,8 +98,10 @@ const fn sends(kind: Kind) -> bool {
         Kind::NeedsAuthorization
         | Kind::Gone
         | Kind::AwaitingAuthorization
+        | Kind::OldState
         | Kind::ClientChanged
-        | Kind::Unconfigured => false,
+        | Kind::Unconfigured
+        | Kind::Unreadable => false,
     }
 }
 
@@ -120,13 +122,17 @@ pub fn action_for(portal: &Portal) -> String {
         Kind::Unconfigured => {
             format!("name it in the configuration again, or give its grant up: refreshd forget {name}")
         }
+        Kind::Unreadable => format!(
+            "put a good state back, or hand over a new grant: refreshd import {name}, or give it up: refreshd forget {name}"
+        ),
         Kind::Fresh
         | Kind::Retrying
         | Kind::InDoubt
         | Kind::ClientRejected
         | Kind::Blocked
         | Kind::NeedsAuthorization
-        | Kind::Gone => {
+        | Kind::Gone
+        | Kind::OldState => {
             action(name, portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase))
         }
     }

@@ -270,6 +270,12 @@ fn reason(grant: &Grant, now: Timestamp) -> String {
         Phase::Gone { problem, .. } => {
             format!("the app is not installed on the portal any more: {}", problem.text())
         }
+        Phase::OldState { problem, .. } => {
+            format!(
+                "the state is old, its refresh token is probably spent and is not sent: {}",
+                problem.text()
+            )
+        }
     }
 }
 
@@ -301,6 +307,10 @@ pub fn action(portal: &PortalName, phase: &Phase) -> String {
         | Phase::Blocked { problem, .. } => by_class(problem.class),
         Phase::NeedsAuthorization { .. } => by_class(Class::NeedsAuthorization),
         Phase::Gone { .. } => by_class(Class::Gone),
+        Phase::OldState { .. } => format!(
+            "put the newest state back, or authorize the app again and: refreshd import {portal}; to try the old token \
+             all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}"
+        ),
     }
 }
 
