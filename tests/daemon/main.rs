@@ -8,6 +8,7 @@ mod common;
 
 mod escalation;
 mod faults;
+mod hostile;
 mod lifecycle;
 mod old_state;
 mod readers;
