@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::domain::escalation::action;
+use crate::domain::escalation::{action, action_now};
 use crate::domain::portal::{Kind, Phase, Portal, Problem};
 use crate::domain::time::Timestamp;
 
@@ -86,7 +86,11 @@ impl PortalView {
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
             last_error: grant.and_then(|grant| grant.standing.phase.problem().cloned()),
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
-            action: (kind != Kind::Fresh).then(|| action_for(portal)),
+            action: match (kind, grant) {
+                (Kind::Fresh, _) => None,
+                (Kind::InDoubt, Some(grant)) => Some(action_now(&portal.name, grant, now)),
+                _ => Some(action_for(portal)),
+            },
         }
     }
 }

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod doubt;
 mod escalation;
 mod faults;
 mod hostile;
