@@ -27,8 +27,13 @@ fn lost(rig: &Rig) -> Daemon {
     daemon
 }
 
+/// When the published token ends, in milliseconds.
+fn ends(rig: &Rig) -> i64 {
+    rig.token_json("acme").and_then(|json| json["expires_at_unix"].as_i64()).expect("a token file") * 1000
+}
+
 fn left(rig: &Rig) -> i64 {
-    rig.token_json("acme").unwrap()["expires_at_unix"].as_i64().unwrap() * 1000 - now_millis()
+    ends(rig) - now_millis()
 }
 
 #[test]
@@ -40,7 +45,7 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
     assert!(told["reason"].as_str().unwrap().contains("no known outcome"), "{told}");
     assert!(told["action"].as_str().unwrap().contains("refreshd import acme, within"), "{told}");
     assert!(rig.status("acme")["action"].as_str().unwrap().contains("refreshd import acme, within"));
-    let ends = rig.token_json("acme").unwrap()["expires_at_unix"].as_i64().unwrap() * 1000;
+    let ended = ends(&rig);
     // A tenth of the life is for the replay.
     while left(&rig) > 3500 {
         assert!(
@@ -57,11 +62,7 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
     assert!(told["action"].as_str().unwrap().contains("refreshd import acme"), "{told}");
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     always("it was sent twice and no more", Duration::from_secs(3), || rig.requests("acme") == 2);
-    assert_eq!(
-        rig.token_json("acme").unwrap()["expires_at_unix"].as_i64().unwrap() * 1000,
-        ends,
-        "the file stays"
-    );
+    assert_eq!(ends(&rig), ended, "the file stays");
     rig.no_violations();
 }
 

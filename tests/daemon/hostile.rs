@@ -62,9 +62,8 @@ fn a_reply_that_ends_at_any_byte_is_asked_for_again_and_nothing_is_lost() {
     let first: Mutex<HashSet<String>> = Mutex::default();
     let (next, cut) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&cut);
-    let to = server.clone();
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
-        let whole = pass_on(&to, &asked);
+        let whole = pass_on(&server, &asked);
         if !first.lock().unwrap().insert(asked.parameter("refresh_token").to_owned()) {
             return Play::Close(whole);
         }
