@@ -44,58 +44,79 @@ fn told_of_an_old_state(daemon: &Daemon) -> usize {
     daemon.events(|event| is_step(event, "old-state")).len()
 }
 
+/// What is left of the time after the backup: notes beside the state, token.json, any token file.
+#[track_caller]
+fn notices(notes: bool, json: bool, files: bool) {
+    let rig = gone_back(vengeful());
+    let sent = rig.requests("acme");
+    if !notes {
+        fs::remove_file(rig.path("state.db.generations")).unwrap();
+    }
+    if !json {
+        fs::remove_file(rig.token_path("acme", "token.json")).unwrap();
+    }
+    if !files {
+        fs::remove_dir_all(rig.path("tokens")).unwrap();
+    }
+    let published = rig.token_json("acme");
+    let daemon = rig.start();
+    let said = daemon.wait_for("a word about the state", |event| is_step(event, "old-state"));
+    assert_eq!(said["severity"], "critical");
+    assert!(said["reason"].as_str().unwrap().contains("acme"), "{said}");
+    let told = daemon.wait_for_step("acme", "person");
+    assert_eq!(told["severity"], "critical");
+    let action = told["action"].as_str().unwrap();
+    assert!(action.contains("refreshd import acme") && action.contains("refreshd renew acme"), "{told}");
+    let waits = |rig: &Rig| {
+        rig.requests("acme") == sent
+            && rig.token_json("acme") == published
+            && (!files || rig.has_working_token("acme"))
+    };
+    // It was due the moment it was restored.
+    always("nothing is sent, readers keep the newest token", Duration::from_secs(3), || waits(&rig));
+    let ran = rig.run(["token", "acme", "--min-valid", "1s"]);
+    assert_eq!(ran.code, Some(if json { 0 } else { 75 }), "{ran:?}");
+    let ran = rig.run(["token", "acme", "--min-valid", "10h"]);
+    assert!(ran.code == Some(75) && ran.stderr.contains("old-state"), "{ran:?}");
+    assert_eq!(rig.run(["status"]).code, Some(1));
+    assert_eq!(rig.run(["renew", "--all"]).code, Some(0), "which asks for none that is held");
+    assert!((rig.metric("refreshd_portals{phase=\"old-state\"}") - 1.0).abs() < 0.1);
+    // It stays so.
+    daemon.stop();
+    let daemon = rig.start();
+    assert!(rig.get_json("/v1/portals/acme")["phase"] == "old-state" && waits(&rig));
+    assert_eq!(told_of_an_old_state(&daemon), 0, "it is known");
+
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    rig.wait_for_generation("acme", 5);
+    rig.wait_for_phase("acme", "fresh");
+    daemon.wait_for_step("acme", "resolved");
+    assert!(rig.has_working_token("acme"));
+    daemon.stop();
+    let daemon = rig.start();
+    rig.wait_for_renewals("acme", 1);
+    assert_eq!(told_of_an_old_state(&daemon), 0);
+    rig.no_violations();
+}
+
 #[test]
 fn a_restored_state_is_noticed_and_its_spent_token_is_not_sent() {
-    // What is left of the time after the backup.
-    for (notes, files) in [(true, true), (true, false), (false, true)] {
-        let rig = gone_back(vengeful());
-        let sent = rig.requests("acme");
-        if !notes {
-            fs::remove_file(rig.path("state.db.generations")).unwrap();
-        }
-        if !files {
-            fs::remove_dir_all(rig.path("tokens")).unwrap();
-        }
-        let published = rig.token_json("acme");
-        let daemon = rig.start();
-        let said = daemon.wait_for("a word about the state", |event| is_step(event, "old-state"));
-        assert_eq!(said["severity"], "critical");
-        assert!(said["reason"].as_str().unwrap().contains("acme"), "{said}");
-        let told = daemon.wait_for_step("acme", "person");
-        assert_eq!(told["severity"], "critical");
-        let action = told["action"].as_str().unwrap();
-        assert!(action.contains("refreshd import acme") && action.contains("refreshd renew acme"), "{told}");
-        let waits = |rig: &Rig| {
-            rig.requests("acme") == sent
-                && rig.token_json("acme") == published
-                && (!files || rig.has_working_token("acme"))
-        };
-        // It was due the moment it was restored.
-        always("nothing is sent, readers keep the newest token", Duration::from_secs(3), || waits(&rig));
-        let ran = rig.run(["token", "acme", "--min-valid", "1s"]);
-        assert_eq!(ran.code, Some(if files { 0 } else { 75 }), "{ran:?}");
-        let ran = rig.run(["token", "acme", "--min-valid", "10h"]);
-        assert!(ran.code == Some(75) && ran.stderr.contains("old-state"), "{ran:?}");
-        assert_eq!(rig.run(["status"]).code, Some(1));
-        assert_eq!(rig.run(["renew", "--all"]).code, Some(0), "which asks for none that is held");
-        assert!((rig.metric("refreshd_portals{phase=\"old-state\"}") - 1.0).abs() < 0.1);
-        // It stays so.
-        daemon.stop();
-        let daemon = rig.start();
-        assert!(rig.get_json("/v1/portals/acme")["phase"] == "old-state" && waits(&rig));
-        assert_eq!(told_of_an_old_state(&daemon), 0, "it is known");
+    notices(true, true, true);
+}
 
-        assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
-        rig.wait_for_generation("acme", 5);
-        rig.wait_for_phase("acme", "fresh");
-        daemon.wait_for_step("acme", "resolved");
-        assert!(rig.has_working_token("acme"));
-        daemon.stop();
-        let daemon = rig.start();
-        rig.wait_for_renewals("acme", 1);
-        assert_eq!(told_of_an_old_state(&daemon), 0);
-        rig.no_violations();
-    }
+#[test]
+fn it_is_noticed_by_the_token_file_alone() {
+    notices(false, true, true);
+}
+
+#[test]
+fn it_is_noticed_by_the_notes_beside_it_and_files_without_a_generation_are_left() {
+    notices(true, false, true);
+}
+
+#[test]
+fn it_is_noticed_by_the_notes_alone_as_after_a_restart_of_the_machine() {
+    notices(true, false, false);
 }
 
 #[test]
