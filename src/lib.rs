@@ -42,6 +42,8 @@
 //! - The escalator wakes at the moment that the store has noted for the next step of the ladder
 //!   ([`domain::escalation::climb`]). What was told is stored before it is said.
 //! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
+//! - A start looks first for what must not be sent: a pair is durable before anybody else hears of it, so a trace outside the
+//!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent.
 //!
 //! # What is deliberately absent
 //!
@@ -65,6 +67,7 @@
 //!    listed. ([`domain::secret`], `tests/tidy.rs`)
 //! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])
 //! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
+//! 10. A guest of a listener costs a bounded share of memory and time, and delays nobody. ([`daemon`]'s `serving`)
 
 pub mod adapters;
 pub mod commands;

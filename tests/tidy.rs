@@ -62,7 +62,8 @@ const MAY_EXPOSE: &[&str] = &[
     "src/config/portals.rs",
     "src/config/secrets.rs",
     "src/adapters/authorization_server.rs", // the token request
-    "src/adapters/state/intake.rs",         // the store
+    "src/adapters/state/held.rs",           // the store
+    "src/adapters/state/intake.rs",
     "src/adapters/state/record.rs",
     "src/adapters/token_files.rs", // the access token, for readers
     "src/daemon/exchange.rs",      // to take them out of what the server says

@@ -2,8 +2,10 @@
 
 pub mod authorization_server;
 pub mod clock;
+pub mod generations;
 pub mod log;
 pub mod metrics;
+pub mod published;
 pub mod state;
 pub mod systemd;
 pub mod token_files;

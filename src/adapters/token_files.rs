@@ -155,7 +155,10 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn at<'p>(stage: &'static str, path: &'p Path) -> impl FnOnce(std::io::Error) -> Self + use<'p> {
+    pub(super) fn at<'p>(
+        stage: &'static str,
+        path: &'p Path,
+    ) -> impl FnOnce(std::io::Error) -> Self + use<'p> {
         move |source| Self { stage, path: path.to_owned(), source }
     }
 }

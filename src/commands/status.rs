@@ -128,7 +128,9 @@ fn look(portal: &PortalView) -> Look {
         | Kind::Blocked
         | Kind::NeedsAuthorization
         | Kind::Gone
-        | Kind::ClientChanged => Look::Bad,
+        | Kind::OldState
+        | Kind::ClientChanged
+        | Kind::Unreadable => Look::Bad,
     }
 }
 

@@ -5,27 +5,28 @@
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::rejection::{QueryRejection, StringRejection};
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::serve::IncomingStream;
+use axum::{Extension, Router};
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::operations::{self, By, OperationError, Renewal};
 use super::publisher::chain;
 use super::reload::Reloader;
+use super::serving::{House, Introduction, serve};
 use super::shared::Shared;
 use super::view::PortalView;
 use crate::adapters::token_files::Format;
@@ -34,14 +35,45 @@ use crate::domain::name::PortalName;
 
 /// Portals sent at a time.
 const PAGE: usize = 500;
+/// Connections at a time: `refreshd renew --all` has 32.
+const PLACES: usize = 128;
+/// One more than a grant may have, so that it is the reader of grants who says that one is too long.
+const LONGEST_BODY: usize = intake::LONGEST + 1;
 
 /// What the handlers need.
 #[derive(Clone)]
 pub struct Control {
-    /// The daemon.
-    pub shared: Arc<Shared>,
-    /// Reads the configuration again.
-    pub reloader: Arc<Reloader>,
+    shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
+    changes: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Control {
+    /// For this daemon.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, reloader: Arc<Reloader>) -> Self {
+        Self { shared, reloader, changes: Arc::default() }
+    }
+
+    /// Carries a change out to its end, though whoever asked for it may go away meanwhile.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (done, wait) = oneshot::channel();
+        {
+            let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            while changes.try_join_next().is_some() {}
+            changes.spawn(async move {
+                // Whoever asked may have gone.
+                let _ = done.send(change.await);
+            });
+        }
+        let broken = || {
+            Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", "the change ended by a bug; see the log")
+        };
+        wait.await.unwrap_or_else(|_| Err(broken()))
+    }
 }
 
 /// Why the socket could not be made.
@@ -94,6 +126,8 @@ pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
 
 /// Serves until `stop`.
 pub async fn run(control: Control, listener: UnixListener, stop: CancellationToken) {
+    let clock = control.shared.clock;
+    let changes = Arc::clone(&control.changes);
     let routes = Router::new()
         .route("/v1/portals", get(list))
         .route("/v1/portals/{portal}", get(show))
@@ -107,14 +141,13 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
             let message = "this is not done with that method";
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
         })
-        // One more, so that it is the reader of grants who says that one is too long.
-        .layer(DefaultBodyLimit::max(intake::LONGEST + 1))
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(control);
-    let service = routes.into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the control socket ended");
-    }
+    let introduce = Peer::introduce;
+    serve(listener, House { routes, places: PLACES, longest_body: LONGEST_BODY, introduce, clock }, stop)
+        .await;
+    let mut changes = std::mem::take(&mut *changes.lock().unwrap_or_else(PoisonError::into_inner));
+    while changes.join_next().await.is_some() {}
 }
 
 /// Who is at the other end.
@@ -123,13 +156,14 @@ struct Peer {
     uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
-    }
-}
-
 impl Peer {
+    fn introduce(stream: &UnixStream) -> Introduction {
+        let peer = Self { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) };
+        let mut introduction = Introduction::new();
+        introduction.insert(peer);
+        introduction
+    }
+
     /// Root, or the user this daemon runs as.
     fn may_change(self) -> Result<(), Failure> {
         let own = std::fs::metadata("/proc/self").map(|metadata| metadata.uid()).ok();
@@ -275,34 +309,40 @@ pub fn outcome_json(renewal: &Renewal, view: &PortalView) -> Value {
 
 async fn import(
     Extract(control): Extract<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
     body: Result<String, StringRejection>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
     let body =
         body.map_err(|rejection| Failure::new(rejection.status(), "not-a-grant", rejection.body_text()))?;
-    let generation = operations::import(&control.shared, &portal, &body).await?;
+    let (shared, name) = (Arc::clone(&control.shared), portal.clone());
+    let import = async move { Ok(operations::import(&shared, &name, &body).await?) };
+    let generation = control.change(import).await?;
     Ok(axum::Json(json!({"portal": portal, "generation": generation})).into_response())
 }
 
 async fn forget(
     Extract(control): Extract<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
-    let forgotten = operations::forget(&control.shared, &portal).await?;
+    let (shared, name) = (Arc::clone(&control.shared), portal.clone());
+    let forgotten = control.change(async move { Ok(operations::forget(&shared, &name).await?) }).await?;
     Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
 }
 
 async fn reload(
     Extract(control): Extract<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
-    match control.reloader.reload(&control.shared).await {
-        Ok(()) => Ok(axum::Json(json!({"reloaded": true})).into_response()),
-        Err(problems) => Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration", problems)),
-    }
+    let (shared, reloader) = (Arc::clone(&control.shared), Arc::clone(&control.reloader));
+    let reload = async move {
+        let done = reloader.reload(&shared).await;
+        done.map_err(|problems| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration", problems))
+    };
+    control.change(reload).await?;
+    Ok(axum::Json(json!({"reloaded": true})).into_response())
 }

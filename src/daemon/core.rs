@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::RunError;
+use super::old_state;
 use super::publisher::{PublisherThread, publisher};
 use super::recovery;
 use super::shared::{Shared, app_fingerprints, take_portals};
@@ -55,17 +56,17 @@ impl Core {
         let lock = lock(&config.paths.state)?;
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = View::open(&config.paths.state)?;
-        let files = TokenFiles::new(&config.paths.token_dir);
-        let (publisher, publishing) = publisher(view, files);
-        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
-        let portals = take_portals(&mut config);
-        let config = Arc::new(config);
-        let shared =
-            Shared::new(clock, state, server, publisher, Metrics::new(&providers), Arc::clone(&config));
-        let shared = Arc::new(shared);
         let mut workers = JoinSet::new();
-        hands.set_to_work(&mut workers, writer, reader, publishing, provider_names(&shared));
-        shared.state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
+        hands.keep_state(&mut workers, writer, reader);
+        let portals = take_portals(&mut config);
+        state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
+        let files = TokenFiles::new(&config.paths.token_dir);
+        let generations = old_state::look(&state, &files, &config.paths.state, clock.now()).await?;
+        let (publisher, publishing) = publisher(view, files, generations);
+        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
+        let metrics = Metrics::new(&providers);
+        let shared = Arc::new(Shared::new(clock, state, server, publisher, metrics, Arc::new(config)));
+        hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
         recovery::recover(&shared).await?;
         shared.state.recheck_ladder(false).await?;
@@ -81,23 +82,30 @@ impl Core {
 }
 
 impl Hands {
-    fn set_to_work(
+    fn keep_state(&self, workers: &mut JoinSet<()>, writer: Writer, reader: Reader) {
+        match self {
+            Self::Threads => {
+                workers.spawn_blocking(move || writer.run());
+                workers.spawn_blocking(move || reader.run());
+            }
+            Self::Tasks(disk) => {
+                workers.spawn(writer.serve(Arc::clone(disk)));
+                workers.spawn(reader.serve());
+            }
+        }
+    }
+
+    fn publish(
         self,
         workers: &mut JoinSet<()>,
-        writer: Writer,
-        reader: Reader,
         publishing: PublisherThread,
         provider_of: impl Fn(&str) -> String + Send + Sync + 'static,
     ) {
         match self {
             Self::Threads => {
-                workers.spawn_blocking(move || writer.run());
-                workers.spawn_blocking(move || reader.run());
                 workers.spawn_blocking(move || publishing.run(&provider_of));
             }
             Self::Tasks(disk) => {
-                workers.spawn(writer.serve(Arc::clone(&disk)));
-                workers.spawn(reader.serve());
                 workers.spawn(async move { publishing.serve(&provider_of, disk).await });
             }
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::announce::{Subject, announce};
+use super::old_state::say_unreadable;
 use super::publisher::chain;
 use super::shared::Shared;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP};
@@ -67,6 +68,12 @@ async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
         let now = shared.clock.now();
         let due = shared.state.climb_due(now, BATCH).await?;
         for portal in &due {
+            if portal.unreadable.is_some() {
+                if shared.state.hold_unreadable(portal.name.clone()).await? {
+                    say_unreadable(portal);
+                }
+                continue;
+            }
             let Some(grant) = &portal.grant else { continue };
             let climb = if portal.settings.is_some() {
                 climb(&config.ladder, &portal.name, grant, now)

@@ -39,7 +39,7 @@ impl Claimed {
     /// Takes a claimed portal apart; `None` if it has no claim.
     #[must_use]
     pub fn from(portal: Portal) -> Option<Self> {
-        let Portal { name, settings, binding: _, config_url: _, grant } = portal;
+        let Portal { name, settings, binding: _, config_url: _, grant, unreadable: _ } = portal;
         let grant = grant?;
         let claim = grant.claim?;
         Some(Self { name, settings: settings?, grant, claim })

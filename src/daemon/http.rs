@@ -10,15 +10,19 @@ use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::page;
 use super::publisher::chain;
+use super::serving::{House, Introduction, serve};
 use super::shared::Shared;
 use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
 use crate::adapters::state::StateError;
 use crate::domain::escalation::{Severity, Step};
+
+/// Connections at a time.
+const PLACES: usize = 64;
 
 /// Why the listener could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,16 +42,15 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 
 /// Serves until `stop`.
 pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationToken) {
+    let clock = shared.clock;
     let routes = Router::new()
         .route("/", get(status_page))
         .route("/metrics", get(metrics))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .with_state(shared);
-    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await });
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the metrics listener ended");
-    }
+    let introduce = |_: &TcpStream| Introduction::new();
+    serve(listener, House { routes, places: PLACES, longest_body: 0, introduce, clock }, stop).await;
 }
 
 fn unavailable(error: &StateError) -> Response {

@@ -11,12 +11,14 @@ mod exchange;
 mod first_tokens;
 mod http;
 mod offline;
+mod old_state;
 pub mod operations;
 mod page;
 mod publisher;
 mod recovery;
 mod reload;
 mod renewer;
+mod serving;
 mod shared;
 pub mod view;
 
@@ -100,7 +102,7 @@ pub async fn run(
     };
     let reloader = Arc::new(Reloader::new(read, log));
     let mut tasks = loops(&shared, &stop, HOUSEKEEPING).await;
-    let control = Control { shared: Arc::clone(&shared), reloader: Arc::clone(&reloader) };
+    let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
     if let Some(listener) = listener {
         tasks.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, stop.clone())));

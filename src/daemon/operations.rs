@@ -189,6 +189,10 @@ pub async fn token(
     if let Some(text) = render(shared, &portal, min_valid, format) {
         return Ok(text);
     }
+    // What a person must mend is not sent again for a reader's sake.
+    if matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone | Kind::OldState) {
+        return Err(no_grant(&portal));
+    }
     let ended = renew(shared, name, by).await?;
     let portal = find(shared, name).await?;
     // More than the whole life cannot be had; what was renewed this moment is as fresh as it gets.

@@ -60,7 +60,9 @@ fn badge(view: &PortalView) -> &'static str {
         | Kind::Blocked
         | Kind::NeedsAuthorization
         | Kind::Gone
-        | Kind::ClientChanged => "bad",
+        | Kind::OldState
+        | Kind::ClientChanged
+        | Kind::Unreadable => "bad",
     }
 }
 

@@ -11,11 +11,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::announce::{Subject, announce};
+use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, StateError, View};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
 use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::name::PortalName;
+use crate::domain::old_state::leaves_files;
 use crate::domain::portal::{Kind, Portal};
+use crate::domain::token::Generation;
 
 /// Portals read at a time in a sweep.
 const PAGE: usize = 500;
@@ -64,6 +67,8 @@ pub struct PublisherThread {
     files: TokenFiles,
     /// The directory whose files were all looked at.
     swept: Option<(u64, u64)>,
+    generations: Generations,
+    unnoted: bool,
     failing: BTreeSet<PortalName>,
 }
 
@@ -75,11 +80,19 @@ type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>
 
 /// Makes both parts.
 #[must_use]
-pub fn publisher(view: View, files: TokenFiles) -> (Publisher, PublisherThread) {
+pub fn publisher(view: View, files: TokenFiles, generations: Generations) -> (Publisher, PublisherThread) {
     let (sender, orders) = unbounded_channel();
     (
         Publisher { orders: sender },
-        PublisherThread { orders, view, files, swept: None, failing: BTreeSet::new() },
+        PublisherThread {
+            orders,
+            view,
+            files,
+            swept: None,
+            generations,
+            unnoted: false,
+            failing: BTreeSet::new(),
+        },
     )
 }
 
@@ -123,8 +136,14 @@ impl PublisherThread {
 
     fn publish_by_name(&mut self, name: &PortalName, provider_of: ProviderOf<'_>, write: Write) {
         match self.view.portal(name) {
-            Ok(Some(portal)) => self.publish(&portal, provider_of, write),
+            Ok(Some(portal)) => {
+                self.publish(&portal, provider_of, write);
+                if portal.unreadable.is_none() {
+                    self.note_generation(name, portal.grant.as_ref().map(|grant| grant.generation));
+                }
+            }
             Ok(None) => {
+                self.note_generation(name, None);
                 let removed = self.files.remove(name);
                 self.note(name, removed);
             }
@@ -164,13 +183,16 @@ impl PublisherThread {
                 self.publish(portal, provider_of, TokenFiles::publish);
             }
             match page.last() {
-                Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
-                _ => return,
+                Some(last) => after = Some(last.name.clone()),
+                None => return,
             }
         }
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
+        if portal.unreadable.is_some() || portal.grant.as_ref().is_some_and(leaves_files) {
+            return;
+        }
         let done = match wanted(portal) {
             Some((settings, grant, access)) => {
                 let provider = provider_of(&settings.app);
@@ -191,6 +213,16 @@ impl PublisherThread {
             None => self.files.remove(&portal.name),
         };
         self.note(&portal.name, done);
+    }
+
+    /// Outside the state, for the day on which an old one is restored.
+    fn note_generation(&mut self, portal: &PortalName, generation: Option<Generation>) {
+        let noted = self.generations.note(portal, generation);
+        let failed = noted.is_err();
+        if let (Err(error), false) = (noted, self.unnoted) {
+            tracing::warn!(error = %chain(&error), "an old state may not be noticed: its generations are not noted");
+        }
+        self.unnoted = failed;
     }
 
     fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announce::{Subject, announce};
 use super::exchange::{Claimed, exchange};
+use super::old_state::say_unreadable;
 use super::publisher::chain;
 use super::shared::{Shared, token_urls};
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP, Tick};
@@ -136,6 +137,7 @@ impl Renewer {
             Err(error) => return self.cannot_claim(&error, now),
         };
         self.state_is_writable();
+        claims.unreadable.iter().for_each(say_unreadable);
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
         for claimed in claims.portals.into_iter().filter_map(Claimed::from) {
             let url = claimed.token_url().to_owned();

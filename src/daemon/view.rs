@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::domain::escalation::action;
+use crate::domain::escalation::{action, action_now};
 use crate::domain::portal::{Kind, Phase, Portal, Problem};
 use crate::domain::time::Timestamp;
 
@@ -86,7 +86,11 @@ impl PortalView {
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
             last_error: grant.and_then(|grant| grant.standing.phase.problem().cloned()),
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
-            action: (kind != Kind::Fresh).then(|| action_for(portal)),
+            action: match (kind, grant) {
+                (Kind::Fresh, _) => None,
+                (Kind::InDoubt, Some(grant)) => Some(action_now(&portal.name, grant, now)),
+                _ => Some(action_for(portal)),
+            },
         }
     }
 }
@@ -98,8 +102,10 @@ const fn sends(kind: Kind) -> bool {
         Kind::NeedsAuthorization
         | Kind::Gone
         | Kind::AwaitingAuthorization
+        | Kind::OldState
         | Kind::ClientChanged
-        | Kind::Unconfigured => false,
+        | Kind::Unconfigured
+        | Kind::Unreadable => false,
     }
 }
 
@@ -120,13 +126,17 @@ pub fn action_for(portal: &Portal) -> String {
         Kind::Unconfigured => {
             format!("name it in the configuration again, or give its grant up: refreshd forget {name}")
         }
+        Kind::Unreadable => format!(
+            "put a good state back, or hand over a new grant: refreshd import {name}, or give it up: refreshd forget {name}"
+        ),
         Kind::Fresh
         | Kind::Retrying
         | Kind::InDoubt
         | Kind::ClientRejected
         | Kind::Blocked
         | Kind::NeedsAuthorization
-        | Kind::Gone => {
+        | Kind::Gone
+        | Kind::OldState => {
             action(name, portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase))
         }
     }

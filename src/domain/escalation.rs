@@ -12,6 +12,9 @@ use super::time::{Timestamp, human, share_of};
 /// A grant that has never had an access token counts as expired this long after its first failure.
 const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
 
+/// A replay that waits for longer, or for a tenth of the token's life, is put off: a person has that time.
+const PUT_OFF: Duration = Duration::from_secs(60);
+
 /// How loud a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -152,7 +155,7 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
         step: step.key.clone(),
         severity,
         reason: reason(grant, now),
-        action: action(portal, &grant.standing.phase),
+        action: action_now(portal, grant, now),
         remaining: remaining(grant, now),
         notify: step.notify.clone(),
     });
@@ -235,13 +238,19 @@ fn needs_person(phase: &Phase) -> bool {
 /// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
 fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
-    let put_off = matches!(grant.standing.phase, Phase::InDoubt { .. })
-        && grant.standing.act_at.is_some_and(|at| at.until(now) > Duration::from_secs(60));
+    let put_off = put_off(grant, now).is_some();
     if step.when == Moment::Failed && (unknown || put_off) {
         step.severity.max(Severity::Warning)
     } else {
         step.severity
     }
+}
+
+/// How long the replay of a grant in doubt is put off; `None` if it comes at once.
+fn put_off(grant: &Grant, now: Timestamp) -> Option<Duration> {
+    let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else { return None };
+    let least = grant.tokens.access.as_ref().map_or(PUT_OFF, |access| (access.lifetime() / 10).min(PUT_OFF));
+    grant.standing.act_at.map(|at| at.until(now)).filter(|wait| *wait > least)
 }
 
 fn reason(grant: &Grant, now: Timestamp) -> String {
@@ -270,10 +279,29 @@ fn reason(grant: &Grant, now: Timestamp) -> String {
         Phase::Gone { problem, .. } => {
             format!("the app is not installed on the portal any more: {}", problem.text())
         }
+        Phase::OldState { problem, .. } => {
+            format!(
+                "the state is old, its refresh token is probably spent and is not sent: {}",
+                problem.text()
+            )
+        }
     }
 }
 
-/// The sentence that says what a person must do.
+/// The sentence that says what a person must do about a grant now.
+#[must_use]
+pub fn action_now(portal: &PortalName, grant: &Grant, now: Timestamp) -> String {
+    match put_off(grant, now) {
+        Some(wait) => format!(
+            "authorize the app again and: refreshd import {portal}, within {}; then the same token is sent once more, and a \
+             server that revokes on reuse may end the grant",
+            human(wait)
+        ),
+        None => action(portal, &grant.standing.phase),
+    }
+}
+
+/// The sentence that says what a person must do in a phase.
 #[must_use]
 pub fn action(portal: &PortalName, phase: &Phase) -> String {
     let by_class = |class: Class| {
@@ -301,6 +329,10 @@ pub fn action(portal: &PortalName, phase: &Phase) -> String {
         | Phase::Blocked { problem, .. } => by_class(problem.class),
         Phase::NeedsAuthorization { .. } => by_class(Class::NeedsAuthorization),
         Phase::Gone { .. } => by_class(Class::Gone),
+        Phase::OldState { .. } => format!(
+            "put the newest state back, or authorize the app again and: refreshd import {portal}; to try the old token \
+             all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}"
+        ),
     }
 }
 

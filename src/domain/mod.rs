@@ -9,6 +9,7 @@ pub mod escalation;
 pub mod intake;
 pub mod mask;
 pub mod name;
+pub mod old_state;
 pub mod portal;
 pub mod provider;
 pub mod renewal;

@@ -92,6 +92,14 @@ pub enum Phase {
         /// The answer that said so.
         problem: Problem,
     },
+    /// The state is older than what was published, as after a restored backup: its refresh token is probably spent,
+    /// and nothing is sent.
+    OldState {
+        /// When it was found out.
+        since: Timestamp,
+        /// What said so.
+        problem: Problem,
+    },
 }
 
 impl Phase {
@@ -105,7 +113,8 @@ impl Phase {
             | Self::ClientRejected { problem, .. }
             | Self::Blocked { problem, .. }
             | Self::NeedsAuthorization { problem, .. }
-            | Self::Gone { problem, .. } => Some(problem),
+            | Self::Gone { problem, .. }
+            | Self::OldState { problem, .. } => Some(problem),
         }
     }
 
@@ -119,7 +128,8 @@ impl Phase {
             | Self::ClientRejected { since, .. }
             | Self::Blocked { since, .. }
             | Self::NeedsAuthorization { since, .. }
-            | Self::Gone { since, .. } => Some(*since),
+            | Self::Gone { since, .. }
+            | Self::OldState { since, .. } => Some(*since),
         }
     }
 
@@ -131,7 +141,7 @@ impl Phase {
             | Self::InDoubt { attempt, .. }
             | Self::ClientRejected { attempt, .. }
             | Self::Blocked { attempt, .. } => *attempt,
-            Self::Fresh | Self::NeedsAuthorization { .. } | Self::Gone { .. } => 0,
+            Self::Fresh | Self::NeedsAuthorization { .. } | Self::Gone { .. } | Self::OldState { .. } => 0,
         }
     }
 
@@ -142,7 +152,8 @@ impl Phase {
             Self::ClientRejected { .. }
             | Self::Blocked { .. }
             | Self::NeedsAuthorization { .. }
-            | Self::Gone { .. } => true,
+            | Self::Gone { .. }
+            | Self::OldState { .. } => true,
             Self::Fresh | Self::Retrying { .. } | Self::InDoubt { .. } => false,
         }
     }
@@ -158,11 +169,12 @@ impl Phase {
             Self::Blocked { .. } => Kind::Blocked,
             Self::NeedsAuthorization { .. } => Kind::NeedsAuthorization,
             Self::Gone { .. } => Kind::Gone,
+            Self::OldState { .. } => Kind::OldState,
         }
     }
 }
 
-/// A phase's name, and the three kinds of portals that have none.
+/// A phase's name, and the kinds of portals that have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -180,17 +192,21 @@ pub enum Kind {
     NeedsAuthorization,
     /// See [`Phase::Gone`].
     Gone,
+    /// See [`Phase::OldState`].
+    OldState,
     /// Configured, without a grant.
     AwaitingAuthorization,
     /// Its client or server was changed in the configuration; the refresh token is kept from the new one.
     ClientChanged,
     /// A grant that the configuration does not name any more.
     Unconfigured,
+    /// What the state has of it cannot be understood; it is left alone.
+    Unreadable,
 }
 
 impl Kind {
     /// Every kind, for metrics that start at zero.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Fresh,
         Self::Retrying,
         Self::InDoubt,
@@ -198,9 +214,11 @@ impl Kind {
         Self::Blocked,
         Self::NeedsAuthorization,
         Self::Gone,
+        Self::OldState,
         Self::AwaitingAuthorization,
         Self::ClientChanged,
         Self::Unconfigured,
+        Self::Unreadable,
     ];
 
     /// As written in the status, the metrics and the state.
@@ -214,9 +232,11 @@ impl Kind {
             Self::Blocked => "blocked",
             Self::NeedsAuthorization => "needs-authorization",
             Self::Gone => "gone",
+            Self::OldState => "old-state",
             Self::AwaitingAuthorization => "awaiting-authorization",
             Self::ClientChanged => "client-changed",
             Self::Unconfigured => "unconfigured",
+            Self::Unreadable => "unreadable",
         }
     }
 
@@ -280,6 +300,8 @@ pub struct Portal {
     pub config_url: Option<String>,
     /// Its grant, once there is one.
     pub grant: Option<Grant>,
+    /// The column of the state that cannot be understood; nothing else is known of such a portal then.
+    pub unreadable: Option<&'static str>,
 }
 
 impl Portal {
@@ -287,6 +309,7 @@ impl Portal {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match (&self.settings, &self.grant) {
+            _ if self.unreadable.is_some() => Kind::Unreadable,
             (None, _) => Kind::Unconfigured,
             (Some(_), None) => Kind::AwaitingAuthorization,
             (Some(_), Some(grant)) if self.binding != Some(grant.bound_to) => Kind::ClientChanged,

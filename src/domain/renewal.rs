@@ -231,7 +231,10 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter
 
     match class {
         Class::NeedsAuthorization => {
-            stopped(Phase::NeedsAuthorization { since: now, problem, while_in_doubt: was_in_doubt })
+            // Asked again by hand, it stays what it was: our own lost reply may have spent the token.
+            let doubtful = matches!(before, Phase::NeedsAuthorization { while_in_doubt: true, .. });
+            let while_in_doubt = was_in_doubt || doubtful;
+            stopped(Phase::NeedsAuthorization { since: now, problem, while_in_doubt })
         }
         Class::Gone => stopped(Phase::Gone { since: now, problem }),
         Class::InDoubt if !was_in_doubt => {

@@ -173,6 +173,14 @@ fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
     let no = kept(&grant(down.phase), Class::NeedsAuthorization, at(1450));
     assert!(matches!(no.phase, Phase::NeedsAuthorization { while_in_doubt: true, .. }), "{no:?}");
     assert_eq!(no.act_at, None);
+
+    let again = kept(&grant(no.phase), Class::NeedsAuthorization, at(1500));
+    assert!(
+        matches!(again.phase, Phase::NeedsAuthorization { while_in_doubt: true, .. }),
+        "by hand: {again:?}"
+    );
+    let dead = kept(&grant(Phase::Fresh), Class::NeedsAuthorization, at(1450));
+    assert!(matches!(dead.phase, Phase::NeedsAuthorization { while_in_doubt: false, .. }), "{dead:?}");
 }
 
 #[test]

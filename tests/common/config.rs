@@ -14,6 +14,8 @@ pub struct Config {
     pub level: &'static str,
     /// `[renewal] timeout`.
     pub timeout: Duration,
+    /// `[renewal] rate`, if it is not the default.
+    pub rate: Option<u32>,
     /// The first is `crm`, the client that the stand-in server knows.
     pub apps: Vec<App>,
     pub portals: Vec<Portal>,
@@ -49,7 +51,7 @@ pub struct Portal {
 impl Config {
     pub fn new(http: String, app: App) -> Self {
         let (apps, timeout) = (vec![app], Duration::from_secs(30));
-        Self { http, level: "info", timeout, apps, portals: Vec::new(), more: String::new() }
+        Self { http, level: "info", timeout, rate: None, apps, portals: Vec::new(), more: String::new() }
     }
 
     /// The app `crm`.
@@ -93,10 +95,13 @@ impl Portal {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { http, level, timeout, apps, portals, more } = self;
+        let Self { http, level, timeout, rate, apps, portals, more } = self;
         writeln!(f, "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"")?;
         writeln!(f, "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"")?;
         writeln!(f, "[renewal]\ntimeout = \"{}ms\"", timeout.as_millis())?;
+        if let Some(rate) = rate {
+            writeln!(f, "rate = {rate}")?;
+        }
         apps.iter().try_for_each(|app| write!(f, "{app}"))?;
         portals.iter().try_for_each(|portal| write!(f, "{portal}"))?;
         writeln!(f, "{more}")

@@ -16,6 +16,7 @@
 
 pub mod config;
 pub mod daemon;
+pub mod hostile;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -286,6 +287,14 @@ impl Rig {
         let (_, text) = self.http("/metrics");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+    }
+
+    /// A metric's value, if somebody answers and it is there.
+    pub fn metric_if_any(&self, name: &str) -> Option<f64> {
+        let url = format!("http://{}/metrics", self.config.http);
+        let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("a client");
+        let text = self.runtime.block_on(async { client.get(url).send().await?.text().await }).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// A request on the control socket: status and body.

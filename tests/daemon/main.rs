@@ -6,11 +6,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod doubt;
 mod escalation;
 mod faults;
+mod hostile;
 mod lifecycle;
+mod old_state;
 mod readers;
 mod reload;
 mod renewal;
 mod secrets;
 mod systemd;
+mod unreadable;

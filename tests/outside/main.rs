@@ -10,6 +10,7 @@ mod check;
 mod control;
 mod demo;
 mod forget;
+mod guests;
 mod help;
 mod http;
 mod import;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::held;
 use super::rows::{COLUMNS, portal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
@@ -24,6 +25,8 @@ pub struct Claims {
     pub portals: Vec<Portal>,
     /// When something becomes due that is not yet.
     pub next: Option<Timestamp>,
+    /// Due, and their rows cannot be understood: they are left alone from now on.
+    pub unreadable: Vec<Portal>,
 }
 
 /// What became of a request to renew.
@@ -100,6 +103,7 @@ pub(super) fn claim_due(
     }
     let mut probed = HashSet::new();
     let mut portals = Vec::with_capacity(taken.len());
+    let mut unreadable = Vec::new();
     for (id, app) in taken {
         if probing.apps.contains(&app) && !probed.insert(app) {
             // It took the place of another's that is due: ask again at once, its app is left alone then.
@@ -112,6 +116,13 @@ pub(super) fn claim_due(
             ))
             .and_then(|mut statement| statement.query_row(params![id, claim.0, now.millis()], portal))
             .map_err(sql)?;
+        if claimed.unreadable.is_some() {
+            held::hold_unreadable(connection, &claimed.name)?;
+            // It took the place of another that is due.
+            next = Some(now);
+            unreadable.push(claimed);
+            continue;
+        }
         portals.push(claimed);
     }
     for app in &probed {
@@ -122,7 +133,7 @@ pub(super) fn claim_due(
             )
             .map_err(sql)?;
     }
-    Ok(Claims { portals, next })
+    Ok(Claims { portals, next, unreadable })
 }
 
 /// Claims one portal whatever its time, for a command that renews without a daemon.

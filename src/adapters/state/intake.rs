@@ -161,7 +161,7 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
 pub(super) fn awaiting_files(connection: &Connection) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'needs-authorization', 'client-changed') \
+            "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'needs-authorization', 'client-changed', 'old-state') \
              AND settings ->> 'refresh_token_file' IS NOT NULL"
         ))
         .map_err(|source| StateError::sql("look for awaiting portals", source))?;

@@ -91,7 +91,7 @@ pub(super) fn open_incidents(connection: &Connection) -> Result<Vec<(Vec<String>
         statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
     rows.map(|row| {
         let (told, count) = row.map_err(sql)?;
-        let told = serde_json::from_str(&told).map_err(|_| StateError::Unrepresentable)?;
+        let told = serde_json::from_str(&told).unwrap_or_default();
         Ok((told, u64::try_from(count).unwrap_or_default()))
     })
     .collect()
@@ -108,12 +108,17 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     let mut statement = connection.prepare_cached(KINDS).map_err(sql)?;
     let rows =
         statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
-    let mut kinds = Vec::new();
+    let mut kinds: Vec<(Kind, u64)> = Vec::new();
     for row in rows {
         let (kind, count) = row.map_err(sql)?;
         let count = u64::try_from(count).unwrap_or_default();
         fresh = fresh.saturating_sub(count);
-        kinds.extend(Kind::parse(&kind).map(|kind| (kind, count)));
+        // A phase that this version does not know.
+        let kind = Kind::parse(&kind).unwrap_or(Kind::Unreadable);
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, known)) => *known += count,
+            None => kinds.push((kind, count)),
+        }
     }
     if fresh > 0 {
         kinds.push((Kind::Fresh, fresh));

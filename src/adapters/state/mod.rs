@@ -5,12 +5,14 @@
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod claims;
+mod held;
 mod intake;
 mod listing;
 mod reconcile;
 mod record;
 mod rows;
 mod schema;
+mod view;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ pub use listing::Census;
 pub use reconcile::{AppFingerprint, Reconciled};
 pub use record::{RecordAs, RecordOutcome, Recorded, Rejection};
 pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
+pub use view::View;
 pub use worker::{Disk, Moment, Reader, Writer};
 
 use crate::domain::name::PortalName;
@@ -314,35 +317,6 @@ impl State {
     /// [`StateError`].
     pub async fn census(&self, now: Timestamp) -> Result<Census, StateError> {
         self.read.run(move |connection| listing::census(connection, now)).await
-    }
-}
-
-/// A second way to read, for a thread that may block: the publisher's.
-pub struct View(rusqlite::Connection);
-
-impl View {
-    /// Opens the state for reading; [`State::open`] comes first.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn open(path: &Path) -> Result<Self, StateError> {
-        schema::open_reader(path).map(Self)
-    }
-
-    /// As [`State::portal`].
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn portal(&self, name: &PortalName) -> Result<Option<Portal>, StateError> {
-        listing::portal(&self.0, name)
-    }
-
-    /// As [`State::page`].
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn page(&self, after: Option<&PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
-        listing::page(&self.0, after, limit)
     }
 }
 

@@ -18,19 +18,36 @@ pub(super) const COLUMNS: &str = "name, configured, settings, binding, generatio
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
     problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url";
 
-/// Reads one portal; the row has [`COLUMNS`].
+/// Reads one portal; the row has [`COLUMNS`]. One whose row cannot be understood says so in itself, so that it keeps
+/// nobody from reading the others; an error is a row without a name.
 pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
     let name: String = row.get(0)?;
     let name = PortalName::parse(&name).map_err(|error| conversion(0, error))?;
     let configured: bool = row.get(1)?;
-    let settings: Option<Settings> = json(row, 2)?;
+    let config = || Ok((json::<Settings>(row, 2)?, fingerprint(row, 3)?, row.get(25)?));
+    let (config, grant) = (config(), grant(row));
+    let unreadable = config.as_ref().err().or(grant.as_ref().err()).map(column_of);
+    // What is understood helps to mend the rest: a new grant can be taken in.
+    let (settings, binding, config_url) = config.unwrap_or_default();
     Ok(Portal {
         name,
         settings: settings.filter(|_| configured),
-        binding: fingerprint(row, 3)?,
-        config_url: row.get(25)?,
-        grant: grant(row)?,
+        binding,
+        config_url,
+        grant: grant.ok().flatten(),
+        unreadable,
     })
+}
+
+/// The column that could not be read.
+fn column_of(error: &rusqlite::Error) -> &'static str {
+    let index = match error {
+        rusqlite::Error::InvalidColumnType(index, ..)
+        | rusqlite::Error::FromSqlConversionFailure(index, ..)
+        | rusqlite::Error::IntegralValueOutOfRange(index, _) => Some(*index),
+        _ => None,
+    };
+    index.and_then(|index| COLUMNS.split(',').nth(index)).map_or("row", str::trim)
 }
 
 fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
@@ -56,7 +73,8 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
         bound_to: fingerprint(row, 12)?.ok_or_else(|| missing(12))?,
         token_url: row.get::<_, Option<String>>(13)?.unwrap_or_default(),
         identity: row.get(11)?,
-        told: json(row, 22)?.unwrap_or_default(),
+        // What was told can be told again.
+        told: json(row, 22).ok().flatten().unwrap_or_default(),
         claim: claim.map(ClaimId).zip(time(row, 24)?),
         tried_at: time(row, 24)?,
     }))
@@ -81,7 +99,10 @@ fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
             Phase::NeedsAuthorization { since, problem, while_in_doubt: row.get(19)? }
         }
         Kind::Gone => Phase::Gone { since, problem },
-        Kind::AwaitingAuthorization | Kind::ClientChanged | Kind::Unconfigured => return Err(missing(15)),
+        Kind::OldState => Phase::OldState { since, problem },
+        Kind::AwaitingAuthorization | Kind::ClientChanged | Kind::Unconfigured | Kind::Unreadable => {
+            return Err(missing(15));
+        }
     })
 }
 
@@ -97,7 +118,7 @@ pub(super) fn phase_columns(phase: &Phase) -> Result<PhaseColumns, StateError> {
         | Phase::ClientRejected { attempt, since: _, problem: _ }
         | Phase::Blocked { attempt, since: _, problem: _ } => (*attempt, false),
         Phase::NeedsAuthorization { since: _, problem: _, while_in_doubt } => (0, *while_in_doubt),
-        Phase::Gone { since: _, problem: _ } => (0, false),
+        Phase::Gone { since: _, problem: _ } | Phase::OldState { since: _, problem: _ } => (0, false),
     };
     let since = phase.since().map(Timestamp::millis);
     let problem = phase.problem().map(to_json).transpose()?;
@@ -113,14 +134,18 @@ pub(super) fn millis(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::millis)
 }
 
-/// All rows of a statement whose columns are [`COLUMNS`].
+/// All rows of a statement whose columns are [`COLUMNS`]; those without a name are left out.
 pub(super) fn portals(
     statement: &mut Statement<'_>,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Portal>, StateError> {
-    let rows =
-        statement.query_map(parameters, portal).map_err(|source| StateError::sql("read portals", source))?;
-    rows.collect::<Result<_, _>>().map_err(|source| StateError::sql("read portals", source))
+    let sql = |source| StateError::sql("read portals", source);
+    let mut rows = statement.query(parameters).map_err(sql)?;
+    let mut portals = Vec::new();
+    while let Some(row) = rows.next().map_err(sql)? {
+        portals.extend(portal(row));
+    }
+    Ok(portals)
 }
 
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {

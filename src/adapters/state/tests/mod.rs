@@ -5,8 +5,10 @@ mod clients;
 mod configuration;
 mod counting;
 mod files;
+mod held;
 mod recording;
 mod taking;
+mod unreadable;
 mod writer;
 
 use std::path::PathBuf;

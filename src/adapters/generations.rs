@@ -1,0 +1,150 @@
+//! The newest generation of each portal, in a file beside the state: a state that is older than this file went back.
+//!
+//! Lines are appended after the state has the pair, so the file is never ahead of a state that stayed where it was. It
+//! is not flushed: what matters is the day between a backup and its restoration, not the second before a crash. Must
+//! not hold a secret, nor keep anything from being renewed: without the file everything goes on.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::token_files::{FileError, write_whole};
+use crate::domain::name::PortalName;
+use crate::domain::token::Generation;
+
+/// What it is, for whoever meets it.
+const HEADING: &str = "# The newest generation of each portal. refreshd sees by it that a state was restored from an old backup:\n\
+    # keep this file where it is when you restore one.\n";
+/// With more lines than this, and twice as many as there are portals, it is written anew.
+const MANY: usize = 2_000;
+const MODE: u32 = 0o600;
+
+/// Generations by portal.
+pub type Noted = BTreeMap<PortalName, Generation>;
+
+/// The file.
+#[derive(Debug)]
+pub struct Generations {
+    path: PathBuf,
+    file: Option<File>,
+    lines: usize,
+    portals: usize,
+}
+
+impl Generations {
+    /// The file beside a state.
+    #[must_use]
+    pub fn beside(state: &Path) -> Self {
+        let mut path = state.as_os_str().to_owned();
+        path.push(".generations");
+        Self { path: path.into(), file: None, lines: 0, portals: 0 }
+    }
+
+    /// What is noted. A file that is not there, or a line that is none, as after a power cut, says nothing.
+    #[must_use]
+    pub fn read(&self) -> Noted {
+        let text = std::fs::read(&self.path).unwrap_or_default();
+        let mut noted = Noted::new();
+        // What comes after the last line's end was cut off.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        for line in String::from_utf8_lossy(&text[..whole]).lines() {
+            let Some((name, number)) = line.split_once(' ') else { continue };
+            let Ok(name) = PortalName::parse(name) else { continue };
+            if number == "-" {
+                noted.remove(&name);
+            } else if let Ok(generation) = number.parse() {
+                noted.insert(name, Generation(generation));
+            }
+        }
+        noted
+    }
+
+    /// Writes the file anew with exactly these.
+    ///
+    /// # Errors
+    /// [`FileError`]; the file is as before.
+    pub fn replace(&mut self, noted: &Noted) -> Result<(), FileError> {
+        let mut text = HEADING.to_owned();
+        for (name, generation) in noted {
+            text.push_str(&line(name, Some(*generation)));
+        }
+        let directory = self.path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        write_whole(directory.unwrap_or(Path::new(".")), &self.path, text.as_bytes(), MODE)?;
+        (self.file, self.lines, self.portals) = (None, noted.len(), noted.len());
+        Ok(())
+    }
+
+    /// Notes the generation that a portal's newest durable pair has, or that its grant is gone.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn note(&mut self, portal: &PortalName, generation: Option<Generation>) -> Result<(), FileError> {
+        if self.lines > MANY.max(self.portals * 2) {
+            let noted = self.read();
+            self.replace(&noted)?;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let opened = OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path);
+                let mut opened = opened.map_err(FileError::at("open", &self.path))?;
+                // The last line may have been cut off; this one must not continue it.
+                opened.write_all(b"\n").map_err(FileError::at("write", &self.path))?;
+                self.file.insert(opened)
+            }
+        };
+        self.lines += 1;
+        file.write_all(line(portal, generation).as_bytes()).map_err(FileError::at("write", &self.path))
+    }
+}
+
+fn line(portal: &PortalName, generation: Option<Generation>) -> String {
+    match generation {
+        Some(generation) => format!("{portal} {generation}\n"),
+        None => format!("{portal} -\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> PortalName {
+        PortalName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_last_word_on_a_portal_counts_and_what_is_no_line_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut generations = Generations::beside(&folder.path().join("state.db"));
+        assert!(generations.read().is_empty());
+        for (portal, generation) in
+            [("acme", Some(42)), ("globex", Some(7)), ("acme", Some(3)), ("globex", None)]
+        {
+            generations.note(&name(portal), generation.map(Generation)).unwrap();
+        }
+        assert_eq!(generations.read(), Noted::from([(name("acme"), Generation(3))]));
+        let mut text = std::fs::read(&generations.path).unwrap();
+        text.extend_from_slice(b"\0\0\0\n\xff\xfe 9\nacme nine\nacme\n\nhooli 5\nacme 9");
+        write_whole(folder.path(), &generations.path, &text, MODE).unwrap();
+        let found = Noted::from([(name("acme"), Generation(3)), (name("hooli"), Generation(5))]);
+        assert_eq!(generations.read(), found);
+        generations.replace(&found).unwrap();
+        generations.note(&name("hooli"), Some(Generation(6))).unwrap();
+        assert_eq!(generations.read()[&name("hooli")], Generation(6));
+    }
+
+    #[test]
+    fn it_does_not_grow_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut generations = Generations::beside(&folder.path().join("state.db"));
+        for number in 0..10 * MANY as u64 {
+            generations.note(&name("acme"), Some(Generation(number))).unwrap();
+        }
+        let size = std::fs::metadata(&generations.path).unwrap().len();
+        assert!(size < 12 * MANY as u64, "{size} bytes");
+        assert_eq!(generations.read()[&name("acme")], Generation(10 * MANY as u64 - 1));
+    }
+}
