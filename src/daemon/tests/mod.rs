@@ -20,7 +20,7 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::domain::time::Timestamp;
 use crate::sandbox::{At, Rules};
 use life::{Life, STUCK};
-use plan::{Stroke, Trouble};
+use plan::{Backup, Stroke, Trouble};
 use promises::Record;
 use world::{DiskIs, Network, World};
 
@@ -63,6 +63,7 @@ struct Tally {
     renewals: u64,
     looks: u64,
     granted_anew: u64,
+    restored: u64,
     steps: u64,
 }
 
@@ -81,6 +82,7 @@ struct Simulation {
     hosts: Vec<String>,
     every: u64,
     down: Option<(Duration, i64)>,
+    backup: Backup,
     clock_moved_at: Timestamp,
     sequence: u64,
     ending: bool,
@@ -106,6 +108,7 @@ impl Simulation {
             hosts,
             every: 25,
             down: None,
+            backup: Backup::Nothing,
             clock_moved_at: Timestamp::default(),
             sequence: 0,
             ending: false,
@@ -333,8 +336,9 @@ impl Simulation {
                 self.world.fuse.set(*steps);
                 self.excuse(everybody, excused + 10 * MINUTE);
             }
-            Stroke::Restart { down, clock } => {
+            Stroke::Restart { down, clock, backup } => {
                 self.down = Some((*down, *clock));
+                self.backup = *backup;
                 self.excuse(everybody, excused + 2 * MINUTE);
                 if let Some(life) = &mut self.life {
                     life.stop();
@@ -469,11 +473,37 @@ impl Simulation {
         let Some(life) = self.life.take() else { return Ok(()) };
         life.kill().await;
         match end {
-            Ok(()) => {}
+            Ok(()) => self.keep_backups()?,
             Err(why) if why == STUCK || !self.struck.is_empty() => self.cut_off()?,
             Err(why) => return Err(format!("the daemon ended: {why}")),
         }
         self.rest();
+        Ok(())
+    }
+
+    /// While it is stopped, its state may be copied, or an old copy put in its place.
+    fn keep_backups(&mut self) -> Result<(), String> {
+        let place = self.world.place.path();
+        let (state, copy) = (place.join("state.db"), place.join("backup.db"));
+        match std::mem::replace(&mut self.backup, Backup::Nothing) {
+            Backup::Make => drop(std::fs::copy(&state, &copy)),
+            Backup::Restore if copy.exists() => {
+                let before = promises::portals(&self.world)?;
+                std::fs::copy(&copy, &state).map_err(|error| error.to_string())?;
+                let after = promises::portals(&self.world)?;
+                for portal in 0..self.case.portals {
+                    let name = name_of(portal);
+                    if promises::is_another_grant(before.get(&name), after.get(&name)) {
+                        // Nobody can see that it is an old one: it is tried, once.
+                        self.world.sandbox.allow_replay(&self.hosts[portal]);
+                    }
+                    self.records[portal].condemned = true;
+                }
+                self.tally.restored += 1;
+                self.excuse(0..self.case.portals, 60 * MINUTE);
+            }
+            Backup::Nothing | Backup::Restore => {}
+        }
         Ok(())
     }
 

@@ -47,6 +47,7 @@ pub enum Stroke {
     Restart {
         down: Duration,
         clock: i64,
+        backup: Backup,
     },
     Clock {
         millis: i64,
@@ -79,6 +80,14 @@ pub enum Stroke {
     },
     /// The directory of the token files cannot be written.
     Files,
+}
+
+/// What an operator does with the state while the daemon is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backup {
+    Nothing,
+    Make,
+    Restore,
 }
 
 /// A stroke, how long it lasts, and how long after that the daemon may need to get over it.
@@ -126,11 +135,12 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
             let (down, clock) = (down(rng), clock_while_down(rng));
             (Stroke::CrashAt { steps: rng.u64(1..300), down, clock }, Duration::ZERO, down + BACK_OFF)
         }
-        74..77 => {
+        74..78 => {
             let (down, clock) = (down(rng), clock_while_down(rng));
-            (Stroke::Restart { down, clock }, Duration::ZERO, down + BACK_OFF)
+            let backup = [Backup::Nothing, Backup::Make, Backup::Restore][rng.usize(..3)];
+            (Stroke::Restart { down, clock, backup }, Duration::ZERO, down + BACK_OFF)
         }
-        77..81 => (Stroke::Clock { millis: clock_step(rng) }, Duration::ZERO, BACK_OFF),
+        78..81 => (Stroke::Clock { millis: clock_step(rng) }, Duration::ZERO, BACK_OFF),
         81..86 => {
             let without = (0..rng.usize(..4)).map(|_| rng.usize(..portals)).collect();
             (Stroke::Reload { every: rng.u64(12..28), without }, Duration::ZERO, BACK_OFF)

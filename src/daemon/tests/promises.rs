@@ -68,7 +68,7 @@ pub fn dead_for_a_reason(
     reuse: Reuse,
 ) -> Result<bool, String> {
     let Some(grant) = &portal.grant else { return Ok(true) };
-    if !matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone) {
+    if !matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone | Kind::OldState) {
         return Ok(false);
     }
     let fate = world.sandbox.fate(grant.tokens.refresh.expose());
@@ -83,6 +83,13 @@ pub fn dead_for_a_reason(
     }
     let phase: &Phase = &grant.standing.phase;
     Err(format!("{name}: a grant was lost ({fate:?}, generation {}, {phase:?})", grant.generation.0))
+}
+
+/// A restored portal whose generations do not tell that it is old: it was forgotten and brought again since.
+pub fn is_another_grant(before: Option<&Portal>, after: Option<&Portal>) -> bool {
+    let generation =
+        |portal: Option<&Portal>| portal.and_then(|portal| Some(portal.grant.as_ref()?.generation));
+    generation(after) >= generation(before)
 }
 
 /// The stored refresh token can be spent, so whatever condemned the grant is over.
