@@ -1,4 +1,5 @@
-//! How fast, and how large: 10,000 portals due at once, beside a bare `reqwest` loop; and the daemon at rest.
+//! How fast, and how large: 10,000 portals due at once, beside a bare `reqwest` loop and beside the least that
+//! a durable renewal costs; and the daemon at rest.
 //!
 //! `cargo bench --bench storm` runs all of it; `-- idle` and `-- storm --rounds 5 --delay 0` run parts. The daemon is the
 //! real binary in its own process with full durability. Asserts that the work was done, never how long it took.
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use support::place::Place;
 use support::process::{Child, Daemon, Usage};
 use support::seed::{Seed, seed};
-use support::{place, roles};
+use support::{floor, place, roles};
 
 /// As the daemon's.
 #[global_allocator]
@@ -24,7 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STORM: usize = 10_000;
 /// The server's delays, in milliseconds.
 const DELAYS: [u64; 2] = [0, 100];
-/// Daemon and bare loop alternate this often.
+/// The contestants alternate this often.
 const ROUNDS: usize = 3;
 /// Portals of a daemon at rest.
 const RESTING: [usize; 3] = [1_000, 10_000, 100_000];
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
     match words.as_slice() {
         [roles::ROLE, "server", rest @ ..] => roles::server(rest),
         [roles::ROLE, "bare", rest @ ..] => roles::bare(rest),
+        [roles::ROLE, "floor", rest @ ..] => floor::floor(rest),
         words => measure(words),
     }
 }
@@ -89,11 +91,12 @@ fn storm(delay: u64, rounds: usize) -> Result<Value> {
         "{:>10} {:>12} {:>10} {:>10} {:>10} {:>12}",
         "", "renewals/s", "seconds", "CPU s", "peak", "server CPU s"
     );
-    let (mut daemon, mut bare) = (Vec::new(), Vec::new());
+    let (mut daemon, mut floor, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds.max(1) {
         for (name, runs, run) in [
             ("refreshd", &mut daemon, storm_daemon as fn(u64) -> Result<Run>),
-            ("reqwest", &mut bare, storm_bare),
+            ("floor", &mut floor, |delay| storm_child(delay, Child::floor)),
+            ("reqwest", &mut bare, |delay| storm_child(delay, Child::bare)),
         ] {
             let run = run(delay).with_context(|| format!("the storm of {name}"))?;
             println!(
@@ -116,11 +119,13 @@ fn storm(delay: u64, rounds: usize) -> Result<Value> {
             "peak_mb": median(|run| run.usage.peak_mb),
         })
     };
-    let ratio = median(daemon.iter().map(Run::rate).collect()) / median(bare.iter().map(Run::rate).collect());
-    println!("  medians: refreshd at {ratio:.2} of the bare loop's rate\n");
-    Ok(
-        json!({ "delay_ms": delay, "portals": STORM, "refreshd": of(&daemon), "reqwest": of(&bare), "ratio": ratio }),
-    )
+    let rate = |runs: &[Run]| median(runs.iter().map(Run::rate).collect());
+    let (ratio, floor_ratio) = (rate(&daemon) / rate(&bare), rate(&floor) / rate(&bare));
+    println!("  medians: refreshd at {ratio:.2} of the bare loop's rate, the floor at {floor_ratio:.2}\n");
+    Ok(json!({
+        "delay_ms": delay, "portals": STORM, "refreshd": of(&daemon), "floor": of(&floor), "reqwest": of(&bare),
+        "ratio": ratio, "floor_ratio": floor_ratio,
+    }))
 }
 
 /// From the first token request that the server sees to the last token file that is in place.
@@ -142,12 +147,12 @@ fn storm_daemon(delay: u64) -> Result<Run> {
     Ok(Run { millis: ended - began, usage, server_cpu })
 }
 
-/// From the first token request that the server sees to the last reply that was read.
-fn storm_bare(delay: u64) -> Result<Run> {
+/// From the first token request that the server sees to the last reply that was read, or published.
+fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<Run> {
     let place = Place::new()?;
     let mut server = Child::server(&place, STORM, delay)?;
     let url = server.word("ready")?;
-    let mut bare = Child::bare(&place, &url)?;
+    let mut bare = start(&place, &url)?;
     bare.word("ready")?;
     let (before, server_before) = (bare.usage()?, server.usage()?);
     bare.say("go")?;

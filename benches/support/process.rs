@@ -60,6 +60,11 @@ impl Child {
         Self::start(&["bare", &place.dir().to_string_lossy(), url])
     }
 
+    /// The floor.
+    pub fn floor(place: &Place, url: &str) -> Result<Self> {
+        Self::start(&["floor", &place.dir().to_string_lossy(), &place.tokens().to_string_lossy(), url])
+    }
+
     fn start(arguments: &[&str]) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ROLE)

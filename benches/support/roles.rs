@@ -28,7 +28,7 @@ pub const CLIENT_SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcde
 /// The grants that the server gave out, a token reply a line.
 const GRANTS: &str = "grants.jsonl";
 /// The daemon's default.
-const CONCURRENCY: usize = 256;
+pub const CONCURRENCY: usize = 256;
 
 /// The portals' names: `portal-000001` and so on.
 pub fn name(number: usize) -> String {
@@ -92,15 +92,7 @@ pub async fn bare(arguments: &[&str]) -> Result<()> {
     let grants =
         grants(Path::new(dir))?.iter().map(|grant| refresh_token(grant)).collect::<Result<Vec<_>>>()?;
     let (grants, next, url) = (Arc::new(grants), Arc::new(AtomicUsize::new(0)), Arc::new((*url).to_owned()));
-    // As in adapters/authorization_server.rs.
-    let client = Client::builder()
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(10))
-        .pool_idle_timeout(Duration::from_secs(4))
-        .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
-        .build()?;
+    let client = client()?;
     println!("ready");
     tokio::task::block_in_place(line)?;
     let mut workers = JoinSet::new();
@@ -121,7 +113,20 @@ pub async fn bare(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-async fn spend(client: &Client, url: &str, refresh_token: &str) -> Result<()> {
+/// As in adapters/authorization_server.rs.
+pub fn client() -> Result<Client> {
+    Ok(Client::builder()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(10))
+        .pool_idle_timeout(Duration::from_secs(4))
+        .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
+        .build()?)
+}
+
+/// Sends one token request; the body of the reply.
+pub async fn spend(client: &Client, url: &str, refresh_token: &str) -> Result<Vec<u8>> {
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", CLIENT_ID),
@@ -136,16 +141,17 @@ async fn spend(client: &Client, url: &str, refresh_token: &str) -> Result<()> {
         body.extend_from_slice(&chunk);
     }
     ensure!(!body.is_empty(), "no body");
-    Ok(())
+    Ok(body)
 }
 
-fn refresh_token(grant: &str) -> Result<String> {
+/// The refresh token of a grant.
+pub fn refresh_token(grant: &str) -> Result<String> {
     let grant: serde_json::Value = serde_json::from_str(grant)?;
     grant["refresh_token"].as_str().map(str::to_owned).context("a grant without a refresh token")
 }
 
 /// Waits for a line from the parent, or for its end.
-fn line() -> Result<()> {
+pub fn line() -> Result<()> {
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }

@@ -66,8 +66,8 @@ const DUE: &str =
 /// alone answers: rows are read of what is claimed, not of all that is due.
 pub(super) fn due_query() -> String {
     format!(
-        "SELECT id, app FROM portal WHERE {DUE} AND act_at <= ?2 AND app NOT IN (SELECT value FROM json_each(?4)) \
-         ORDER BY expires_at LIMIT ?3"
+        "SELECT id, app FROM portal WHERE {DUE} AND act_at <= ?2 \
+         AND (?4 = '[]' OR app NOT IN (SELECT value FROM json_each(?4))) ORDER BY expires_at LIMIT ?3"
     )
 }
 
@@ -104,18 +104,18 @@ pub(super) fn claim_due(
     let mut probed = HashSet::new();
     let mut portals = Vec::with_capacity(taken.len());
     let mut unreadable = Vec::new();
+    let mut update = connection
+        .prepare_cached(&format!(
+            "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1 RETURNING {COLUMNS}"
+        ))
+        .map_err(sql)?;
     for (id, app) in taken {
         if probing.apps.contains(&app) && !probed.insert(app) {
             // It took the place of another's that is due: ask again at once, its app is left alone then.
             next = Some(now);
             continue;
         }
-        let claimed = connection
-            .prepare_cached(&format!(
-                "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1 RETURNING {COLUMNS}"
-            ))
-            .and_then(|mut statement| statement.query_row(params![id, claim.0, now.millis()], portal))
-            .map_err(sql)?;
+        let claimed = update.query_row(params![id, claim.0, now.millis()], portal).map_err(sql)?;
         if claimed.unreadable.is_some() {
             held::hold_unreadable(connection, &claimed.name)?;
             // It took the place of another that is due.

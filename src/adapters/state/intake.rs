@@ -98,6 +98,11 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
     Ok(TakenIn::Stored(Generation(u64::try_from(generation).unwrap_or_default())))
 }
 
+/// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
+pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
+    AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
+    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
+
 /// Another portal that holds this refresh token, or was given it once.
 fn holder(
     connection: &Connection,
@@ -105,12 +110,8 @@ fn holder(
     portal: &PortalName,
 ) -> rusqlite::Result<Option<String>> {
     connection
-        .query_row(
-            "SELECT name FROM portal WHERE fingerprint = ?1 AND name <> ?2 AND refresh_token IS NOT NULL \
-             UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal <> ?2 LIMIT 1",
-            params![fingerprint.bytes(), portal.as_str()],
-            |row| row.get(0),
-        )
+        .prepare_cached(HOLDER)?
+        .query_row(params![fingerprint.bytes(), portal.as_str()], |row| row.get(0))
         .optional()
 }
 
@@ -130,12 +131,10 @@ fn is_spent(
 
 pub(super) fn seen(connection: &Connection, fingerprint: &Fingerprint) -> Result<Option<String>, StateError> {
     connection
-        .query_row(
-            "SELECT portal FROM seen WHERE fingerprint = ?1 UNION ALL SELECT name FROM portal WHERE fingerprint = ?1 LIMIT 1",
-            [fingerprint.bytes()],
-            |row| row.get(0),
-        )
-        .optional()
+        .prepare_cached(HOLDER)
+        .and_then(|mut statement| {
+            statement.query_row(params![fingerprint.bytes(), None::<&str>], |row| row.get(0)).optional()
+        })
         .map_err(|source| StateError::sql("look for a refresh token", source))
 }
 

@@ -10,9 +10,12 @@ use super::*;
 /// A version that this program does not know.
 const NEWER: i64 = SCHEMA_VERSION as i64 + 1;
 
-/// A state with two grants as schema version 1 stored it. Once released it never changes: a version that cannot read
-/// it would cost every user every grant.
-const VERSION_1: &str = include_str!("../../../../tests/fixtures/state-v1.sql");
+/// A state with two grants as each schema version stored it. Once released they never change: a version that cannot
+/// read them would cost every user every grant.
+const VERSIONS: [&str; SCHEMA_VERSION] = [
+    include_str!("../../../../tests/fixtures/state-v1.sql"),
+    include_str!("../../../../tests/fixtures/state-v2.sql"),
+];
 
 /// Every file of the folder with its bytes, but the lock, which is not the state's, SQLite's shared memory, and an
 /// empty write-ahead log, which says nothing.
@@ -156,8 +159,32 @@ async fn a_damaged_state_is_refused_untouched() {
 }
 
 #[tokio::test]
-async fn a_state_of_version_1_stays_readable() {
-    let rig = Rig::open(database(VERSION_1));
+async fn a_state_of_every_version_stays_readable() {
+    for (version, statements) in VERSIONS.iter().enumerate() {
+        assert!(statements.contains(&format!("PRAGMA user_version = {};", version + 1)));
+        stays_readable(Rig::open(database(statements))).await;
+    }
+}
+
+/// The indexes of a state, as SQLite keeps them.
+fn indexes(rig: &Rig) -> Vec<String> {
+    let connection = Connection::open(rig.path()).unwrap();
+    let query = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+    let mut statement = connection.prepare(query).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn an_older_state_gets_the_indexes_of_a_new_one() {
+    let new = indexes(&Rig::new());
+    for statements in &VERSIONS[..SCHEMA_VERSION - 1] {
+        let rig = Rig::open(database(statements));
+        assert_eq!(indexes(&rig), new);
+        assert_eq!(inspect(&rig.path()).unwrap(), Header::Version(SCHEMA_VERSION));
+    }
+}
+
+async fn stays_readable(rig: Rig) {
     let done = rig.follow(vec![configured("acme"), configured("doubtful")]).await;
     assert_eq!(done, Reconciled::default(), "its settings are read as they were written");
     let census = rig.state.census(at(0)).await.unwrap();

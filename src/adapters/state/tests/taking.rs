@@ -34,6 +34,22 @@ async fn one_refresh_token_is_not_for_two_portals() {
 }
 
 #[tokio::test]
+async fn tokens_whose_fingerprints_begin_alike_are_not_one() {
+    let (one, other) = (RefreshToken::new("token 15817").unwrap(), RefreshToken::new("token 76302").unwrap());
+    let start = |token: &RefreshToken| token.fingerprint().to_string();
+    assert_eq!(start(&one), start(&other), "they share what the index knows");
+    let rig = Rig::with(&["acme"]).await;
+    rig.configure(&["acme", "copy"]).await;
+    let claimed = rig.claim_only(0).await;
+    rig.record(&claimed, 0, renewed(one.expose(), 0)).await;
+    assert_eq!(rig.take("copy", other.expose(), HOUR).await, TakenIn::Stored(Generation(1)));
+    for (token, holder) in [(one, "acme"), (other, "copy")] {
+        assert_eq!(rig.state.seen(token.fingerprint()).await.unwrap().as_deref(), Some(holder));
+    }
+    assert_eq!(rig.take("copy", "token 15817", HOUR).await, TakenIn::HeldBy("acme".to_owned()));
+}
+
+#[tokio::test]
 async fn a_token_that_came_in_before_is_recognised() {
     let rig = Rig::with(&["acme"]).await;
     let seen =
