@@ -185,6 +185,10 @@ impl Simulation {
         self.calm_down();
         let end = self.now() + CALM;
         self.until(end).await?;
+        if let Some(mut life) = self.life.take() {
+            life.stop();
+            life.ended().await?;
+        }
         self.tally.requests = self.world.sandbox.total_requests();
         self.tally.renewals = self.hosts.iter().map(|host| self.world.sandbox.renewals(host)).sum();
         self.tally.steps = self.world.fuse.steps();
@@ -461,7 +465,12 @@ impl Simulation {
         let Some(life) = self.life.take() else { return Ok(()) };
         self.tally.kills += 1;
         life.kill().await;
-        promises::nothing_is_ahead(&self.world, &promises::portals(&self.world)?)?;
+        let portals = promises::portals(&self.world)?;
+        for (portal, record) in self.records.iter().enumerate() {
+            if let Some(found) = portals.get(&name_of(portal)) {
+                promises::nothing_is_ahead(&self.world, &name_of(portal), found, record)?;
+            }
+        }
         self.cut_off()?;
         self.rest();
         Ok(())

@@ -99,17 +99,16 @@ pub fn is_alive(world: &World, portal: &Portal) -> bool {
 }
 
 /// Nothing is published before it is durable. Best asked when the daemon has just been killed.
-pub fn nothing_is_ahead(world: &World, portals: &BTreeMap<String, Portal>) -> Result<(), String> {
-    for (name, portal) in portals {
-        if let Some(file) = read(world, name)? {
-            published_is_durable(name, portal, &file)?;
-        }
+pub fn nothing_is_ahead(world: &World, name: &str, portal: &Portal, record: &Record) -> Result<(), String> {
+    match read(world, name)? {
+        Some(file) => published_is_durable(name, portal, &file, record),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn published_is_durable(name: &str, portal: &Portal, file: &File) -> Result<(), String> {
-    let Some(grant) = &portal.grant else { return Ok(()) };
+fn published_is_durable(name: &str, portal: &Portal, file: &File, record: &Record) -> Result<(), String> {
+    // An old state may have been put back a moment ago, and nobody has looked at it yet.
+    let Some(grant) = portal.grant.as_ref().filter(|_| !record.condemned) else { return Ok(()) };
     let stored = grant.generation.0;
     if file.generation > stored {
         return Err(format!("{name}: generation {} is published and {stored} is durable", file.generation));
@@ -125,7 +124,7 @@ pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -
         let owed = portal.kind() == Kind::Fresh && now > record.excused_until && !record.left_out;
         return if owed { Err(format!("{name}: it is fresh and has no token file")) } else { Ok(()) };
     };
-    published_is_durable(name, portal, &file)?;
+    published_is_durable(name, portal, &file, record)?;
     let Some(known) = world.sandbox.knows_access(&file.token) else {
         return Err(format!("{name}: the file holds a token that the server never issued"));
     };
