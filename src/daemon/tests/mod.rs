@@ -6,6 +6,7 @@
 //! `days=30 portals=50 seeds=1 log=0` unless they say otherwise. `tests/rigs/simulation` runs many seeds, and shows that
 //! they find what is broken on purpose.
 
+mod blows;
 mod life;
 mod plan;
 mod promises;
@@ -20,9 +21,9 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::domain::time::Timestamp;
 use crate::sandbox::{At, Rules};
 use life::{Life, STUCK};
-use plan::{Backup, Stroke, Trouble};
+use plan::{Backup, Stroke};
 use promises::Record;
-use world::{DiskIs, Network, World};
+use world::World;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How often readers, operators and the server's books are asked.
@@ -288,166 +289,6 @@ impl Simulation {
         Ok(())
     }
 
-    /// A person authorizes anew and hands the grant over.
-    fn grant(&mut self, portal: usize) {
-        let Some(life) = &mut self.life else { return };
-        let client_id = format!("local.{}", client_of(portal));
-        let reply = self.world.sandbox.install(&self.hosts[portal], &client_id);
-        life.import(name_of(portal), serde_json::Value::Object(reply).to_string());
-        self.tally.granted_anew += 1;
-        self.excuse([portal], 30 * MINUTE);
-        self.tell(format!("{}: a new grant is brought", name_of(portal)));
-    }
-
-    fn reload(&mut self) {
-        self.configure(self.every);
-        if let Some(life) = &mut self.life {
-            life.reload();
-        }
-    }
-
-    fn strike(&mut self, trouble: Trouble) {
-        let Trouble { stroke, lasts, after } = trouble;
-        self.tally.strokes += 1;
-        self.tell(format!("{stroke:?} for {}", humantime::format_duration(lasts)));
-        let everybody = 0..self.case.portals;
-        let excused = lasts + after;
-        match &stroke {
-            Stroke::Portal { portal, fault, lie } => {
-                self.world.sandbox.fail(At::Portal(self.hosts[*portal].clone()), fault.clone(), u32::MAX);
-                self.records[*portal].condemned |= lie;
-                self.excuse([*portal], excused);
-            }
-            Stroke::Everybody { fault } => {
-                self.world.sandbox.fail(At::All, fault.clone(), u32::MAX);
-                self.excuse(everybody, excused);
-            }
-            Stroke::Client { sales, fault } => {
-                let client = if *sales { "sales" } else { "crm" };
-                self.world.sandbox.fail(At::Client(format!("local.{client}")), fault.clone(), u32::MAX);
-                self.excuse(everybody, excused);
-            }
-            Stroke::Network(network) => {
-                self.world.set_network(*network);
-                self.excuse(everybody, excused);
-            }
-            Stroke::Disk(disk) => {
-                self.world.set_disk(*disk);
-                self.excuse(everybody, excused);
-            }
-            Stroke::CrashAt { steps, down, clock } => {
-                self.down = Some((*down, *clock));
-                self.world.fuse.set(*steps);
-                self.excuse(everybody, excused + 10 * MINUTE);
-            }
-            Stroke::Restart { down, clock, backup } => {
-                self.down = Some((*down, *clock));
-                self.backup = *backup;
-                self.excuse(everybody, excused + 2 * MINUTE);
-                if let Some(life) = &mut self.life {
-                    life.stop();
-                }
-            }
-            Stroke::Clock { millis } => self.move_clock(*millis),
-            Stroke::Reload { every, without } => {
-                self.every = *every;
-                for record in &mut self.records {
-                    record.left_out = false;
-                }
-                for portal in without {
-                    self.records[*portal].left_out = true;
-                }
-                // Who was left out before comes back with an old token.
-                self.excuse(everybody, excused);
-                self.reload();
-            }
-            Stroke::BadReload => {
-                write(&self.world.place.path().join("refreshd.toml"), "state = [");
-                if let Some(life) = &mut self.life {
-                    life.reload();
-                }
-                self.at(MINUTE, Next::Reload);
-            }
-            Stroke::Storm { portals, times } => {
-                // Whoever asks for a dead grant's renewal gets one more try; see `operations::renew`.
-                let dead = |portal: &usize| self.records[*portal].condemned || self.records[*portal].cut_off;
-                let portals: Vec<_> = portals.iter().filter(|portal| !dead(portal)).collect();
-                let all = times * portals.len();
-                for portal in portals.into_iter().cycle().take(all) {
-                    if let Some(life) = &mut self.life {
-                        life.renew(name_of(*portal));
-                    }
-                }
-            }
-            Stroke::Import { portal } => self.grant(*portal),
-            Stroke::Forget { portal } => {
-                if let Some(life) = &mut self.life {
-                    life.forget(name_of(*portal));
-                }
-                self.excuse([*portal], excused);
-            }
-            Stroke::Uninstall { portal } => {
-                self.world.sandbox.uninstall(&self.hosts[*portal]);
-                self.records[*portal].condemned = true;
-                self.excuse([*portal], excused);
-            }
-            Stroke::Rename { portal } => {
-                let host = format!("renamed-{}.bitrix24.com", self.tally.strokes);
-                self.world.sandbox.rename(&self.hosts[*portal], &host);
-            }
-            Stroke::Files => {
-                let place = self.world.place.path();
-                // A file in the directory's place; what was published stays out of reach.
-                let _ = std::fs::remove_dir_all(place.join("tokens"));
-                write(&place.join("tokens"), "not a directory");
-                self.excuse(everybody, excused);
-            }
-        }
-        if lasts > Duration::ZERO {
-            let number = self.tally.strokes;
-            self.struck.insert(number, stroke);
-            self.at(lasts, Next::Clear(number));
-        }
-    }
-
-    fn clear(&mut self, stroke: &Stroke) {
-        match stroke {
-            Stroke::Portal { portal, fault: _, lie: _ } => {
-                self.world.sandbox.heal(At::Portal(self.hosts[*portal].clone()));
-            }
-            // Heals what else there is; those strokes are forgotten by their own end.
-            Stroke::Everybody { fault: _ } => self.world.sandbox.heal(At::All),
-            Stroke::Client { sales, fault: _ } => {
-                let client = if *sales { "sales" } else { "crm" };
-                self.world.sandbox.heal(At::Client(format!("local.{client}")));
-            }
-            Stroke::Network(_) => self.world.set_network(Network::Fair),
-            Stroke::Disk(_) => self.world.set_disk(DiskIs::Fair),
-            Stroke::Files => {
-                let _ = std::fs::remove_file(self.world.place.path().join("tokens"));
-            }
-            Stroke::CrashAt { .. }
-            | Stroke::Restart { .. }
-            | Stroke::Clock { .. }
-            | Stroke::Reload { .. }
-            | Stroke::BadReload
-            | Stroke::Storm { .. }
-            | Stroke::Import { .. }
-            | Stroke::Forget { .. }
-            | Stroke::Uninstall { .. }
-            | Stroke::Rename { .. } => {}
-        }
-        self.tell(format!("over: {stroke:?}"));
-    }
-
-    fn move_clock(&mut self, millis: i64) {
-        if millis != 0 {
-            self.world.step_clock(millis);
-            self.clock_moved_at = self.now();
-            self.excuse(0..self.case.portals, 30 * MINUTE);
-        }
-    }
-
     /// Nothing goes wrong any more.
     fn calm_down(&mut self) {
         self.ending = true;
@@ -487,32 +328,6 @@ impl Simulation {
             Err(why) => return Err(format!("the daemon ended: {why}")),
         }
         self.rest();
-        Ok(())
-    }
-
-    /// While it is stopped, its state may be copied, or an old copy put in its place.
-    fn keep_backups(&mut self) -> Result<(), String> {
-        let place = self.world.place.path();
-        let (state, copy) = (place.join("state.db"), place.join("backup.db"));
-        match std::mem::replace(&mut self.backup, Backup::Nothing) {
-            Backup::Make => drop(std::fs::copy(&state, &copy)),
-            Backup::Restore if copy.exists() => {
-                let before = promises::portals(&self.world)?;
-                std::fs::copy(&copy, &state).map_err(|error| error.to_string())?;
-                let after = promises::portals(&self.world)?;
-                for portal in 0..self.case.portals {
-                    let name = name_of(portal);
-                    if promises::is_another_grant(before.get(&name), after.get(&name)) {
-                        // Nobody can see that it is an old one: it is tried, once.
-                        self.world.sandbox.allow_replay(&self.hosts[portal]);
-                    }
-                    self.records[portal].condemned = true;
-                }
-                self.tally.restored += 1;
-                self.excuse(0..self.case.portals, 60 * MINUTE);
-            }
-            Backup::Nothing | Backup::Restore => {}
-        }
         Ok(())
     }
 
