@@ -66,6 +66,7 @@ impl Port {
 pub struct Writer {
     pub(super) connection: Connection,
     pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
+    pub(super) reserve: super::reserve::Reserve,
     pub(super) _lock: super::schema::Lock,
 }
 
@@ -81,11 +82,11 @@ impl Writer {
             }
             self.commit(batch);
         }
-        // Tidy, not needed: the next start would recover the log.
-        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.reserve.leave(&self.connection);
     }
 
     fn commit(&self, mut batch: Vec<Box<dyn Job>>) {
+        self.reserve.keep(&self.connection);
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
             return fail(batch, &Arc::new(error));
         }
@@ -181,7 +182,8 @@ mod tests {
         let lock = super::super::lock(&path).unwrap();
         let connection = super::super::schema::open(&path).unwrap();
         let (port, jobs) = Port::new();
-        let writer = Writer { connection, jobs, _lock: lock };
+        let reserve = super::super::reserve::Reserve::open(&path).unwrap();
+        let writer = Writer { connection, jobs, reserve, _lock: lock };
         let mut workers = tokio::task::JoinSet::new();
         let (one, two, three, ()) = tokio::join!(
             port.run(insert(1, false)),

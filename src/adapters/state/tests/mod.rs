@@ -6,6 +6,7 @@ mod configuration;
 mod counting;
 mod files;
 mod recording;
+mod reserving;
 mod taking;
 mod writer;
 
