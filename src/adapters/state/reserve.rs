@@ -142,7 +142,7 @@ impl Reserve {
         self.room.claims.store(claims, Ordering::Relaxed);
         let wanted = self.room.wanted.swap(0, Ordering::Relaxed).max(self.room.needed(0));
         if self.pages() < used + wanted {
-            let ample = (used + wanted + wanted / 2).next_multiple_of(STEP);
+            let ample = (used + wanted).next_multiple_of(STEP);
             let made = self.grow(ample).or_else(|_| self.grow(used + wanted)).map_err(Arc::new);
             // Where the disk is full the log can still begin anew, at its first page.
             if made.is_err() && number("PRAGMA wal_checkpoint(RESTART)", 0).is_ok_and(|busy| busy == 0) {

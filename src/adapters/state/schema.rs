@@ -207,7 +207,7 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|source| unreadable(path, source))?;
     if check != "ok" {
-        return Err(StateError::Damaged { path: path.to_owned(), detail: check });
+        return Err(found(path, check));
     }
     recognise(path, &connection)?;
     keep_log(&connection, false)?;
@@ -236,6 +236,17 @@ fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
         }
         _ => StateError::sql("open the state; is its disk full or failing?", source),
     }
+}
+
+/// What a check found. A page that could not be read is a finding too, and says by its error code what was in the way:
+/// the last byte is SQLite's primary one.
+fn found(path: &Path, detail: String) -> StateError {
+    let code = detail.rsplit_once("error code=").and_then(|(_, code)| code.trim().parse::<i32>().ok());
+    let primary = code.map(|code| rusqlite::ffi::Error::new(code & 0xff).code);
+    if primary.is_some_and(|code| code != ErrorCode::DatabaseCorrupt) {
+        return StateError::file("read", path, std::io::Error::other(detail));
+    }
+    StateError::Damaged { path: path.to_owned(), detail }
 }
 
 /// As [`inspect`], with what the write-ahead log adds to the file: it may hold a newer schema than the header shows.
