@@ -203,7 +203,7 @@ impl World {
 }
 
 /// What a renewal came to.
-fn outcome(ran: &Ran) -> String {
+pub fn outcome(ran: &Ran) -> String {
     let answer: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
     answer["renewals"][0]["outcome"].as_str().unwrap_or_default().to_owned()
 }
