@@ -5,6 +5,7 @@
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::{Common, screen};
+use crate::adapters::log;
 use crate::adapters::state::StateError;
 use crate::config::{self, Config, Environment, Loaded};
 use crate::daemon::operations::OperationError;
@@ -28,6 +29,8 @@ pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
         return Err(Failure::new(Exit::Unavailable, message));
     }
     let config = load(common)?;
+    // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
+    let _ = log::start(log::Form::Text, "warn");
     let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;
     Ok(Reach::Offline(Box::new(offline)))
 }

@@ -153,7 +153,7 @@ impl Ended {
         if report.set_aside {
             tracing::warn!(
                 %portal, outcome, took_ms,
-                "a late reply was set aside: the grant was replaced or forgotten while the request was under way"
+                "{portal}: a late reply was set aside: the grant was replaced or forgotten while the request was under way"
             );
         } else {
             let generation = report.generation.0;
@@ -230,7 +230,7 @@ async fn finish(
                 warn_of_other_portal(&name, &settings, &grant);
             }
             if let Some(old) = renamed {
-                tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "the portal was renamed");
+                tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
             }
             shared.climb.notify_one();
             generation
@@ -284,7 +284,7 @@ async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<Rec
                     shared.metrics.unsaved_begins();
                     say_unsaved(portal, &chain(&error));
                 } else {
-                    tracing::error!(%portal, error = %chain(&error), "still not recorded; trying again");
+                    tracing::error!(%portal, error = %chain(&error), "{portal}: the outcome of a renewal is still not recorded; trying again");
                 }
             }
         }
@@ -339,7 +339,7 @@ fn announce_client(app: &str, said: Option<&Announcement>, client: Rejection) {
 /// Ends a claim without sending: the configuration changed between the claim and now.
 async fn release(shared: &Shared, config: &Config, claimed: Claimed) {
     let portal = claimed.name.clone();
-    tracing::info!(%portal, "not renewed: the portal's client or server changed in the configuration");
+    tracing::info!(%portal, "{portal}: not renewed: its client or server changed in the configuration");
     let standing = claimed.grant.standing.clone();
     let now = shared.clock.now();
     let held = Standing { act_at: Some(now + Duration::from_secs(1)), ..standing };

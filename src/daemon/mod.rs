@@ -204,10 +204,12 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Durati
     while !tasks.is_empty() {
         let left = limit.saturating_sub(shared.clock.elapsed(started));
         if left.is_zero() {
+            let unsaved = shared.metrics.unsaved();
             tracing::error!(
                 tasks = tasks.len(),
-                unsaved = shared.metrics.unsaved(),
-                "could not stop in time"
+                unsaved,
+                "could not stop in time; {unsaved} new pairs are not on disk and end with this process: the next start \
+                 sends their refresh tokens again, and names the portals that must be authorized if that fails"
             );
             return false;
         }

@@ -54,7 +54,7 @@ pub async fn recover(shared: &Shared) -> Result<(), StateError> {
         shared.state.record(Arc::new(record)).await?;
         tracing::warn!(
             portal = %name, generation = grant.generation.0, %claimed_at,
-            "a renewal was under way when refreshd ended; the same refresh token is sent again"
+            "{name}: a renewal was under way when refreshd ended; the same refresh token is sent again"
         );
         if let Some(said) = ladder.announce {
             announce(Subject::Portal(&name), &said);

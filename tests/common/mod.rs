@@ -199,7 +199,10 @@ impl Rig {
 
     /// `refreshd ARGUMENTS…` on the rig's configuration, with an empty environment.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
+        // A rig may have built a binary of its own, for a release.
+        let binary = std::env::var_os("REFRESHD_BINARY");
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_refreshd").into());
+        let mut command = Command::new(binary);
         command.env_clear().args(arguments).arg("--config").arg(self.path("refreshd.toml"));
         command
     }

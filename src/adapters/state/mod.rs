@@ -10,6 +10,7 @@ mod intake;
 mod listing;
 mod reconcile;
 mod record;
+mod reserve;
 mod rows;
 mod schema;
 mod view;
@@ -100,6 +101,16 @@ pub enum StateError {
     /// A value that JSON cannot hold; cannot happen with the types stored.
     #[error("a value cannot be stored")]
     Unrepresentable,
+    /// The disk has no room for what would come back.
+    #[error("the disk has no room for new pairs: {kilobytes} KB cannot be had for {}", path.display())]
+    NoRoom {
+        /// What would grow.
+        path: PathBuf,
+        /// How much is needed.
+        kilobytes: u64,
+        /// Why not.
+        source: Option<Arc<std::io::Error>>,
+    },
     /// The store's threads have ended.
     #[error("the state is closed")]
     Stopped,
@@ -120,6 +131,7 @@ impl StateError {
 pub struct State {
     write: Port,
     read: Port,
+    room: Arc<reserve::Room>,
 }
 
 impl State {
@@ -132,29 +144,10 @@ impl State {
         let reader = schema::open_reader(path)?;
         let (write, write_jobs) = Port::new();
         let (read, read_jobs) = Port::new();
-        let writer = Writer { connection, jobs: write_jobs, _lock: lock };
-        Ok((Self { write, read }, writer, Reader { connection: reader, jobs: read_jobs }))
-    }
-
-    /// Claims the due portals whose tokens end soonest, as many per token endpoint as `capacity` says.
-    /// When it returns, the intent to send is durable.
-    ///
-    /// # Errors
-    /// [`StateError`]; then nothing is claimed and nothing may be sent.
-    pub async fn claim_due(
-        &self,
-        now: Timestamp,
-        capacity: Vec<(String, usize)>,
-    ) -> Result<Claims, StateError> {
-        self.write.run(move |connection| claims::claim_due(connection, now, &capacity)).await
-    }
-
-    /// Claims one portal whatever its time; `None` if it may not be renewed.
-    ///
-    /// # Errors
-    /// [`StateError`]; then nothing is claimed and nothing may be sent.
-    pub async fn claim_one(&self, portal: PortalName, now: Timestamp) -> Result<Option<Portal>, StateError> {
-        self.write.run(move |connection| claims::claim_one(connection, &portal, now)).await
+        let reserve = reserve::Reserve::open(path)?;
+        let room = reserve.room();
+        let writer = Writer { connection, jobs: write_jobs, reserve, _lock: lock };
+        Ok((Self { write, read, room }, writer, Reader { connection: reader, jobs: read_jobs }))
     }
 
     /// Claims that a process which is gone left behind.
@@ -182,7 +175,7 @@ impl State {
         portal: PortalName,
         now: Timestamp,
     ) -> Result<RenewalRequest, StateError> {
-        self.write.run(move |connection| claims::request_renewal(connection, &portal, now)).await
+        self.change(move |connection| claims::request_renewal(connection, &portal, now)).await
     }
 
     /// Takes a grant in. It wins over a renewal in flight.
@@ -190,7 +183,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn take_in(&self, grant: TakeIn) -> Result<TakenIn, StateError> {
-        self.write.run(move |connection| intake::take_in(connection, &grant)).await
+        self.change(move |connection| intake::take_in(connection, &grant)).await
     }
 
     /// Forgets a grant; false if there was none. A portal that the configuration does not name goes altogether.
@@ -198,7 +191,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn forget(&self, portal: PortalName) -> Result<bool, StateError> {
-        self.write.run(move |connection| intake::forget(connection, &portal)).await
+        self.change(move |connection| intake::forget(connection, &portal)).await
     }
 
     /// Portals that wait for a first refresh token, or for a better one, from their file.
@@ -282,9 +275,7 @@ impl State {
         told: Vec<String>,
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
-        self.write
-            .run(move |connection| record::tell(connection, &portal, generation, &seen, &told, next))
-            .await
+        self.change(move |connection| record::tell(connection, &portal, generation, &seen, &told, next)).await
     }
 
     /// One portal.

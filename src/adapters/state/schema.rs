@@ -8,8 +8,8 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StateError;
 
@@ -202,7 +202,7 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     let created = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     created.map_err(|source| StateError::file("open", path, source))?;
     let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
-    let mut connection = Connection::open(path).map_err(sql("open the state"))?;
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql("open the state"))?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql("open the state"))?;
     // A state that is refused stays as it is: closing it would move its write-ahead log into it.
     let keep_log = |connection: &Connection, keep| {
@@ -212,9 +212,9 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     keep_log(&connection, true)?;
     let check: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|source| StateError::Damaged { path: path.to_owned(), detail: source.to_string() })?;
+        .map_err(|source| unreadable(path, source))?;
     if check != "ok" {
-        return Err(StateError::Damaged { path: path.to_owned(), detail: check });
+        return Err(found(path, check));
     }
     recognise(path, &connection)?;
     keep_log(&connection, false)?;
@@ -227,6 +227,33 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// "unix-excl": SQLite keeps the log's index in memory, not in a file beside it. A full disk could refuse that file at a
+/// start, or end the process by SIGBUS in the midst of it; and no other process may have the state anyway.
+fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags_and_vfs(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX, c"unix-excl")
+}
+
+/// A disk that is full or fails is not a damaged state: what it holds is whole, and no backup is needed.
+fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StateError::Damaged { path: path.to_owned(), detail: source.to_string() }
+        }
+        _ => StateError::sql("open the state; is its disk full or failing?", source),
+    }
+}
+
+/// What a check found. A page that could not be read is a finding too, and says by its error code what was in the way:
+/// the last byte is SQLite's primary one.
+fn found(path: &Path, detail: String) -> StateError {
+    let code = detail.rsplit_once("error code=").and_then(|(_, code)| code.trim().parse::<i32>().ok());
+    let primary = code.map(|code| rusqlite::ffi::Error::new(code & 0xff).code);
+    if primary.is_some_and(|code| code != ErrorCode::DatabaseCorrupt) {
+        return StateError::file("read", path, std::io::Error::other(detail));
+    }
+    StateError::Damaged { path: path.to_owned(), detail }
 }
 
 /// As [`inspect`], with what the write-ahead log adds to the file: it may hold a newer schema than the header shows.
@@ -252,11 +279,11 @@ fn recognise(path: &Path, connection: &Connection) -> Result<(), StateError> {
 /// # Errors
 /// [`StateError::Sql`].
 pub fn open_reader(path: &Path) -> Result<Connection, StateError> {
-    use rusqlite::OpenFlags;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sql = |source| StateError::sql("open the state for reading", source);
-    let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sql)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql)?;
+    // Whoever closes last would take the log away, and its room on a full disk with it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
     // Pages lie in the system's cache as well; a copy of the many in each connection is memory for nothing.
     connection.pragma_update(None, "cache_size", -512).map_err(sql)?;
     connection.set_prepared_statement_cache_capacity(64);

@@ -80,6 +80,7 @@ pub type Moment<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Writer {
     pub(super) connection: Connection,
     pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
+    pub(super) reserve: super::reserve::Reserve,
     pub(super) _lock: super::schema::Lock,
 }
 
@@ -90,7 +91,7 @@ impl Writer {
             let batch = self.batch_after(first);
             self.commit(batch).into_iter().for_each(|job| job.answer(Ok(())));
         }
-        self.tidy();
+        self.reserve.leave(&self.connection);
     }
 
     /// As [`Self::run`] in a task, on a disk that is not the machine's.
@@ -106,7 +107,7 @@ impl Writer {
                 }
             }
         }
-        self.tidy();
+        self.reserve.leave(&self.connection);
     }
 
     fn batch_after(&mut self, first: Box<dyn Job>) -> Vec<Box<dyn Job>> {
@@ -119,13 +120,9 @@ impl Writer {
         batch
     }
 
-    /// Not needed: the next start would recover the log.
-    fn tidy(&self) {
-        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-    }
-
     /// Those of a batch that are durable now; the others have been answered.
     fn commit(&self, mut batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+        self.reserve.keep(&self.connection);
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
             fail(batch, &Arc::new(error));
             return Vec::new();
@@ -229,7 +226,8 @@ mod tests {
         let lock = super::super::lock(&path).unwrap();
         let connection = super::super::schema::open(&path).unwrap();
         let (port, jobs) = Port::new();
-        let writer = Writer { connection, jobs, _lock: lock };
+        let reserve = super::super::reserve::Reserve::open(&path).unwrap();
+        let writer = Writer { connection, jobs, reserve, _lock: lock };
         let mut workers = tokio::task::JoinSet::new();
         let (one, two, three, ()) = tokio::join!(
             port.run(insert(1, false)),

@@ -7,6 +7,7 @@ mod counting;
 mod files;
 mod held;
 mod recording;
+mod reserving;
 mod taking;
 mod unreadable;
 mod writer;

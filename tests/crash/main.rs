@@ -1,0 +1,164 @@
+//! Renewals that are killed at every system call, and whose system calls fail, one after the other: is anything lost?
+//!
+//! `tests/rigs/crash` runs this: it takes minutes and needs strace. In the quick form some calls are left out
+//! (`REFRESHD_CRASH_WHOLE` is not set); the calls that reach the disk or the server never are.
+
+mod attached;
+#[path = "../common/mod.rs"]
+mod common;
+mod strace;
+mod world;
+
+use std::fmt::Write as _;
+
+use attached::Tried;
+use common::Ran;
+use strace::{Blow, Fault, calls_in, under_strace};
+use world::{Tally, World};
+
+/// Calls that change a disk or talk to the server: each is hit, in the quick form too.
+const THAT_MATTER: &[&str] = &[
+    "pwrite64",
+    "write",
+    "writev",
+    "sendto",
+    "recvfrom",
+    "connect",
+    "fsync",
+    "fdatasync",
+    "fallocate",
+    "ftruncate",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "fchmod",
+    "fchown",
+];
+/// What a disk may refuse. Not `write`: most are the runtime's own, to wake a thread, and no disk has a part in them.
+const DISK: &[&str] =
+    &["pread64", "pwrite64", "fdatasync", "fsync", "?rename,?renameat,?renameat2", "ftruncate", "fallocate"];
+/// Of all calls, in the quick form, every so many are hit.
+const STRIDE: usize = 5;
+
+fn whole() -> bool {
+    std::env::var_os("REFRESHD_CRASH_WHOLE").is_some()
+}
+
+#[test]
+#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+fn a_command_that_is_killed() {
+    for strict in [false, true] {
+        let world = World::new(strict);
+        let server = if strict { "strict server" } else { "server with grace" };
+        for (name, count) in calls_of_a_renewal(&world) {
+            let matters = THAT_MATTER.contains(&&*name);
+            if whole() || matters {
+                let mut tally = Tally::default();
+                for nth in 1.. {
+                    let fault = Fault { calls: name.clone(), blow: Blow::Kill, nth };
+                    if !world.strike_command(&mut tally, &fault) && nth >= count {
+                        break;
+                    }
+                }
+                report(&format!("command, {server}: killed at {name}"), tally);
+            }
+        }
+        let mut tally = Tally::default();
+        let step = if whole() { 1 } else { STRIDE };
+        for nth in (1..).step_by(step) {
+            let fault = Fault { calls: "all".to_owned(), blow: Blow::Kill, nth };
+            if !world.strike_command(&mut tally, &fault) {
+                break;
+            }
+        }
+        report(&format!("command, {server}: killed at any call"), tally);
+        world.rig.no_violations();
+    }
+}
+
+#[test]
+#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+fn a_command_whose_disk_fails() {
+    let world = World::new(true);
+    for error in ["EIO", "ENOSPC"] {
+        for calls in DISK {
+            let mut tally = Tally::default();
+            for nth in 1.. {
+                let fault = Fault { calls: (*calls).to_owned(), blow: Blow::Error(error), nth };
+                if !world.strike_command(&mut tally, &fault) {
+                    break;
+                }
+            }
+            report(&format!("command: {error} from {calls}"), tally);
+        }
+    }
+    world.rig.no_violations();
+}
+
+#[test]
+#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+fn a_daemon_that_is_killed() {
+    for strict in [false, true] {
+        let world = World::new(strict);
+        let server = if strict { "strict server" } else { "server with grace" };
+        let mut tally = Tally::default();
+        attached::kill_everywhere(&world, &mut tally, if whole() { 1 } else { STRIDE });
+        report(&format!("daemon, {server}: killed at any call"), tally);
+        world.rig.no_violations();
+    }
+}
+
+#[test]
+#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+fn a_daemon_whose_disk_fails() {
+    let world = World::new(true);
+    for error in ["EIO", "ENOSPC"] {
+        for calls in DISK {
+            let mut tally = Tally::default();
+            for nth in 1.. {
+                let fault = Fault { calls: (*calls).to_owned(), blow: Blow::Error(error), nth };
+                if world.strike_daemon(&mut tally, &fault) != Tried::Struck {
+                    break;
+                }
+            }
+            report(&format!("daemon: {error} from {calls}"), tally);
+        }
+    }
+    world.rig.no_violations();
+}
+
+/// What calls a renewal makes, by one that is not disturbed.
+fn calls_of_a_renewal(world: &World) -> Vec<(String, u32)> {
+    world.age();
+    let report = world.rig.path("calls");
+    let options = ["-f", "-o"].map(Into::into).into_iter().chain([report.clone().into()]).collect();
+    let ran = Ran::to_its_end(&mut under_strace(options, &world.traceable()));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    calls_in(&std::fs::read_to_string(report).expect("strace's report"))
+}
+
+/// A line of the table, if such a call was made; fails if something was lost or not as promised.
+#[track_caller]
+#[expect(clippy::print_stdout, reason = "the table is what the rig is for")]
+fn report(what: &str, tally: Tally) {
+    let Tally { tried, lost, in_doubt, problems } = tally;
+    if tried == 0 && problems.is_empty() {
+        return;
+    }
+    let mut line = format!("{what} | {tried} | {lost}");
+    if in_doubt > 0 {
+        let _ = write!(line, " ({in_doubt} in doubt)");
+    }
+    println!("TABLE {line}");
+    assert!(
+        problems.is_empty(),
+        "{what}: {} problems, the first:\n{}",
+        problems.len(),
+        problems[..problems.len().min(3)].join("\n")
+    );
+    assert_eq!(lost, 0, "{what}");
+}

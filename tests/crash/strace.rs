@@ -1,0 +1,78 @@
+//! System calls that fail, or that the process does not live to see: strace does it, to the real binary.
+//!
+//! Must not judge: what a fault did is for `world` to find out.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What happens at the chosen system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// SIGKILL, before the call is carried out.
+    Kill,
+    /// It is not carried out, and this error is returned.
+    Error(&'static str),
+}
+
+/// Which system call is hit: the `nth` of these in any one thread.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// In strace's words: `fdatasync`, `?rename,?renameat2`, `all`.
+    pub calls: String,
+    pub blow: Blow,
+    pub nth: u32,
+}
+
+impl Fault {
+    /// Options of strace, whose own report goes into the file.
+    pub fn options(&self, report: &Path) -> Vec<OsString> {
+        let Self { calls, blow, nth } = self;
+        let what = match blow {
+            Blow::Kill => "signal=SIGKILL".to_owned(),
+            Blow::Error(error) => format!("error={error}"),
+        };
+        let mut options: Vec<OsString> = vec!["-f".into(), "-o".into(), report.into()];
+        let filter = [format!("trace={calls}"), format!("inject={calls}:{what}:when={nth}")];
+        options.extend(filter.into_iter().flat_map(|filter| ["-e".into(), filter.into()]));
+        options
+    }
+
+    /// Whether it came about, by strace's report. A run that ended before the chosen call was not hit.
+    pub fn struck(&self, report: &Path) -> bool {
+        let report = fs::read_to_string(report).unwrap_or_default();
+        report.contains("(INJECTED)") || report.contains("killed by SIGKILL")
+    }
+}
+
+/// `strace OPTIONS`.
+pub fn strace(options: Vec<OsString>) -> Command {
+    let mut strace = Command::new("strace");
+    strace.env_clear().args(options);
+    strace
+}
+
+/// `strace OPTIONS COMMAND`.
+pub fn under_strace(options: Vec<OsString>, command: &Command) -> Command {
+    let mut traced = strace(options);
+    traced.arg(command.get_program()).args(command.get_args());
+    traced.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    traced
+}
+
+/// The names of the system calls in a report, each with how many of them a thread made at most.
+pub fn calls_in(report: &str) -> Vec<(String, u32)> {
+    let mut counts = std::collections::BTreeMap::<(&str, &str), u32>::new();
+    for line in report.lines().filter(|line| !line.contains("<... ")) {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
+        *counts.entry((name, thread)).or_default() += 1;
+    }
+    let mut most = std::collections::BTreeMap::<&str, u32>::new();
+    for ((name, _), count) in counts {
+        let known = most.entry(name).or_default();
+        *known = (*known).max(count);
+    }
+    most.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}

@@ -1,0 +1,209 @@
+//! One grant, a server that checks what it is sent, and the question after each fault: does the grant live?
+//!
+//! Must not ask the program alone: the server knows which pair is the newest, and the state is read as a file.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use refreshd::sandbox::{Reuse, Rules};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use crate::common::{Ran, Rig, SOON, domain, eventually, now_millis};
+use crate::strace::{Blow, Fault, under_strace};
+
+pub const PORTAL: &str = "acme";
+const LIFE: Duration = Duration::from_secs(1);
+
+/// What has been tried of one kind of fault, and what came of it.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub tried: u32,
+    /// Nobody has the grant's newest pair, and the program could have.
+    pub lost: u32,
+    /// Nobody has it, and nobody could: killed between sending and recording, at a server without grace.
+    pub in_doubt: u32,
+    /// Whatever else was not as promised.
+    pub problems: Vec<String>,
+}
+
+/// What the state holds of the grant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub generation: u64,
+    pub refresh: String,
+    pub claimed: bool,
+}
+
+pub struct World {
+    pub rig: Rig,
+    pub strict: bool,
+}
+
+impl World {
+    /// With a grant that has been renewed once.
+    pub fn new(strict: bool) -> Self {
+        let reuse = if strict { Reuse::Strict } else { Reuse::Grace(Duration::from_secs(60)) };
+        let mut rig = Rig::with_rules([PORTAL], Rules { token_lifetime: LIFE, reuse, ..Rules::default() });
+        // A daemon renews by itself as late as it may: the test asks for it before.
+        rig.config.app().renew_every = LIFE * 9 / 10;
+        rig.write_config();
+        let world = Self { rig, strict };
+        world.begin_anew();
+        world
+    }
+
+    /// Another grant for the portal.
+    pub fn begin_anew(&self) {
+        let ran = self.rig.import(PORTAL, &self.rig.install(PORTAL));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert_eq!(outcome(&self.renew()), "renewed");
+    }
+
+    /// `refreshd renew`, by the daemon if there is one.
+    pub fn renew(&self) -> Ran {
+        self.rig.run(["renew", PORTAL, "--json"])
+    }
+
+    /// The state, read from a copy: looking must not mend it.
+    pub fn stored(&self) -> Stored {
+        let copy = tempfile::tempdir().expect("a directory");
+        for file in ["state.db", "state.db-wal"] {
+            if self.rig.path(file).exists() {
+                std::fs::copy(self.rig.path(file), copy.path().join(file)).expect("a copy");
+            }
+        }
+        let connection =
+            Connection::open_with_flags(copy.path().join("state.db"), OpenFlags::SQLITE_OPEN_READ_WRITE);
+        let columns = "SELECT generation, refresh_token, claim IS NOT NULL FROM portal WHERE name = ?1";
+        let row = connection.and_then(|connection| {
+            connection.query_row(columns, [PORTAL], |row| {
+                let generation: i64 = row.get(0)?;
+                Ok(Stored {
+                    generation: generation.unsigned_abs(),
+                    refresh: row.get(1)?,
+                    claimed: row.get(2)?,
+                })
+            })
+        });
+        row.expect("a state with the portal")
+    }
+
+    /// Makes the pair some seconds older while nobody has the state: no grant is renewed twice within a second. The
+    /// server asks for a tenth of a token's life only.
+    pub fn age(&self) {
+        let connection = Connection::open(self.rig.path("state.db")).expect("a state");
+        let issued: i64 = connection
+            .query_row("SELECT coalesce(issued_at, 0) FROM portal", [], |row| row.get(0))
+            .expect("a portal");
+        let tenth = i64::try_from(LIFE.as_millis() / 10).expect("short");
+        eventually("the server lets it be renewed again", SOON, || now_millis() > issued + tenth + 20);
+        let keep_log = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        let older = "UPDATE portal SET issued_at = issued_at - 3000, claimed_at = claimed_at - 3000";
+        assert_eq!(
+            keep_log.and_then(|_| connection.execute(older, [])).expect("the state can be written"),
+            1
+        );
+    }
+
+    /// Renews by a command of its own while the fault happens, then by another without one; false if the command ended
+    /// before the fault.
+    pub fn strike_command(&self, tally: &mut Tally, fault: &Fault) -> bool {
+        self.age();
+        let report = self.rig.path("strace.out");
+        let before = self.before();
+        let command = self.traceable();
+        let ran = Ran::to_its_end(&mut under_strace(fault.options(&report), &command));
+        if !fault.struck(&report) {
+            if outcome(&ran) != "renewed" {
+                tally.problems.push(format!("{fault:?}: not hit, and yet: {ran:?}"));
+            }
+            return false;
+        }
+        tally.tried += 1;
+        let silent = ran.code.is_some_and(|code| code != 0) && ran.stderr.trim().is_empty();
+        if silent || ran.stderr.contains("damaged") || ran.stderr.contains("panicked") {
+            tally.problems.push(format!("{fault:?}: it did not say what was wrong: {ran:?}"));
+        }
+        self.judge(tally, fault, &before, &ran.stderr);
+        true
+    }
+
+    /// A renewal by a command, with one file of certificate authorities: reading a hundred of them is no part of it.
+    pub fn traceable(&self) -> Command {
+        let mut command = self.rig.command(["renew", PORTAL, "--json"]);
+        let authorities = "/etc/ssl/certs/ca-certificates.crt";
+        if Path::new(authorities).exists() {
+            command.env("SSL_CERT_FILE", authorities);
+        }
+        command
+    }
+
+    /// What is compared afterwards.
+    pub fn before(&self) -> (Stored, u64) {
+        (self.stored(), self.rig.renewals(PORTAL))
+    }
+
+    /// After a fault: whether what is stored is the newest, and whether the grant can be renewed again.
+    pub fn judge(&self, tally: &mut Tally, fault: &Fault, before: &(Stored, u64), said: &str) {
+        let (stored, newest) = (self.stored(), self.newest());
+        let rotated = self.rig.renewals(PORTAL) > before.1;
+        let mut wrong = |what: &str| {
+            tally.problems.push(format!("{fault:?}: {what}; {stored:?}, before {before:?}, said {said}"));
+        };
+        if self.rig.generation(PORTAL) > stored.generation {
+            wrong("published before it was stored");
+        }
+        let missing = stored.refresh != newest;
+        if missing && !rotated {
+            wrong("an older pair is stored");
+        }
+        if missing && !stored.claimed {
+            wrong("sent without a durable claim");
+        }
+        if fault.blow == Blow::Kill {
+            self.rig.sandbox.allow_replay(&domain(PORTAL));
+        } else if missing {
+            tally.lost += 1;
+            wrong("it went on to its end without the new pair");
+        }
+        let unreachable = missing && self.strict;
+        let recovery = self.renew();
+        let explained = "a renewal was under way when refreshd ended; the same refresh token is sent again";
+        if stored.claimed && !recovery.stderr.contains(explained) {
+            tally.problems.push(format!("{fault:?}: the log does not say what happened: {recovery:?}"));
+        }
+        if unreachable {
+            if fault.blow == Blow::Kill {
+                tally.in_doubt += 1;
+            }
+            if !recovery.stderr.contains("rejected while in doubt") {
+                tally.problems.push(format!("{fault:?}: not called in doubt: {recovery:?}"));
+            }
+            return self.begin_anew();
+        }
+        self.age();
+        let again = self.renew();
+        let (stored, works) = (self.stored(), self.rig.has_working_token(PORTAL));
+        let whole = stored.refresh == self.newest() && self.rig.generation(PORTAL) == stored.generation;
+        let mended = matches!(&*outcome(&recovery), "renewed" | "fresh-already");
+        if mended && outcome(&again) == "renewed" && whole && works {
+            return;
+        }
+        tally.lost += 1;
+        tally.problems.push(format!("{fault:?}: lost: {stored:?}\n{recovery:?}\n{again:?}"));
+        self.begin_anew();
+    }
+
+    fn newest(&self) -> String {
+        self.rig.sandbox.current_refresh(&domain(PORTAL)).expect("a grant")
+    }
+}
+
+/// What a renewal came to.
+pub fn outcome(ran: &Ran) -> String {
+    let answer: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+    answer["renewals"][0]["outcome"].as_str().unwrap_or_default().to_owned()
+}
