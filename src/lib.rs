@@ -54,6 +54,14 @@
 //! - **No background refresh of anything but tokens.** Metrics and pages are computed from the state when asked for.
 //! - **No provider in the code.** What Bitrix24 does differently is a field of [`domain::provider::Profile`].
 //!
+//! # How it is tried
+//!
+//! Time, the network and the disk have a seam each ([`adapters::clock::WallClock`],
+//! [`adapters::authorization_server::Transport`], [`adapters::state::Disk`]). On them the tests of [`daemon`] run all of it
+//! on one thread in simulated time, a month in half a minute, and end it at any step that the outside can see. A seed
+//! replays. What the seams leave out, the machine itself, is tried with the real binary: `tests/daemon`, `tests/outside`, and
+//! `tests/rigs` for system calls, disks, clocks and systemd. The table in `README.md` says how often, and what was lost.
+//!
 //! # Invariants
 //!
 //! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`exchange`; tests)
