@@ -2,8 +2,6 @@
 //!
 //! Must not believe more than it needs: addresses in here are hints, checked against the allow-list when used.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value};
 
 use super::provider::Profile;
@@ -90,11 +88,14 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
         return Ok(Intake { tokens, identity: None, server: None });
     };
     // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
-    let access = ends_at(body).filter(|at| *at > now).map(|expires_at| Access {
+    // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
+    let lifetime = believable(granted.lifetime);
+    let ends_at = ends_at(body).filter(|at| *at > now).map(|at| at.min(now + lifetime));
+    let access = ends_at.map(|expires_at| Access {
         token: granted.access,
         token_type: granted.token_type,
-        issued_at: expires_at - granted.lifetime.max(Duration::from_secs(1)),
-        expires_at: expires_at.min(now + believable(granted.lifetime)),
+        issued_at: expires_at - lifetime,
+        expires_at,
     });
     debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
     Ok(Intake {
@@ -135,6 +136,34 @@ mod tests {
         assert_eq!(intake.tokens.access.unwrap().expires_at.secs(), 1_728_458_347);
         assert_eq!(intake.tokens.refresh.expose(), "5bad2d");
         assert_eq!(intake.tokens.details.endpoint.as_deref(), Some("https://b24.bitrix24.by/rest/"));
+    }
+
+    #[test]
+    fn an_end_that_a_wrong_clock_wrote_is_not_believed_beyond_a_whole_life() {
+        let now = Timestamp::from_secs(1_728_455_000);
+        for (expires, left) in [
+            ("1728458347", Some(3347)),
+            ("\"1728458347\"", Some(3347)),
+            // Ten years ahead, and beyond all time.
+            ("2043815000", Some(3600)),
+            ("9223372036854775807", Some(3600)),
+            ("1728455000", None),
+            ("0", None),
+            ("-1", None),
+            ("1e12", None),
+            ("18446744073709551615", None),
+            ("\"soon\"", None),
+            ("null", None),
+        ] {
+            let reply = format!(
+                r#"{{"access_token":"6b2e06","expires":{expires},"expires_in":3600,"refresh_token":"5bad2d"}}"#
+            );
+            let access = taken(&reply).unwrap().tokens.access;
+            let life = access
+                .as_ref()
+                .map(|access| (access.expires_at.since(now).as_secs(), access.lifetime().as_secs()));
+            assert_eq!(life, left.map(|left| (left, 3600)), "{expires}");
+        }
     }
 
     #[test]
