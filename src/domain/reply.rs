@@ -137,7 +137,9 @@ fn granted(body: &Map<String, Value>, profile: &Profile, secrets: &[&str]) -> Op
     };
     let fields: BTreeMap<_, _> = (profile.fields.iter())
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
-        .filter_map(|field| body.get(field).map(|value| (field.clone(), clean_value(value, &tokens))))
+        .filter_map(|field| body.get(field).map(|value| (field, value)))
+        .filter(|(_, value)| is_flat(value, DEEPEST))
+        .map(|(field, value)| (field.clone(), clean_value(value, &tokens)))
         .collect();
     Some(Granted {
         access,
@@ -152,6 +154,17 @@ fn granted(body: &Map<String, Value>, profile: &Profile, secrets: &[&str]) -> Op
 
 /// Never handed to readers, whatever a profile says.
 pub const SECRET_FIELDS: [&str; 4] = ["refresh_token", "client_secret", "access_token", "id_token"];
+
+/// A field with more levels is left out: whoever reads it, the state first, stands for no more than 127 around it.
+const DEEPEST: usize = 32;
+
+fn is_flat(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(values) => levels > 0 && values.iter().all(|value| is_flat(value, levels - 1)),
+        Value::Object(map) => levels > 0 && map.values().all(|value| is_flat(value, levels - 1)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
 
 /// RFC 6749 section 7.1: compared without case, so written in one way.
 fn token_type(text: &str) -> String {

@@ -131,3 +131,15 @@ fn a_server_that_repeats_refresh_tokens_publishes_none() {
     assert_eq!(granted.refresh.unwrap().expose(), new);
     assert_eq!(granted.details.endpoint.as_deref(), Some("https://acme.bitrix24.com/…/"));
 }
+
+#[test]
+fn a_field_that_the_state_could_not_read_again_is_left_out() {
+    let fields = |levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        granted(&format!(r#"{{"access_token":"a","user_id":7,"status":{open}{close}}}"#)).details.fields
+    };
+    assert_eq!(fields(32).len(), 2);
+    for levels in [33, 126] {
+        assert_eq!(fields(levels).into_keys().collect::<Vec<_>>(), ["user_id"], "{levels}");
+    }
+}
