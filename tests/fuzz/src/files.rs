@@ -65,7 +65,7 @@ fn is_the_json(file: &str, published: &Published<'_>) {
 }
 
 /// Equal, but for the last bits of a fraction, which serde_json loses when it reads one.
-fn same(one: &Value, other: &Value) -> bool {
+pub(super) fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))

@@ -6,7 +6,7 @@ use refreshd::domain::time::Timestamp;
 use refreshd::domain::token::LIFETIME_RANGE;
 use serde_json::{Map, Value};
 
-use super::{SHORTEST_TOKEN, is_a_line, is_silent_about, profiles, words};
+use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_192_000);
 
@@ -38,6 +38,7 @@ fn is_a_grant(intake: &Intake, text: &str) {
     for text in [identity.as_ref(), server.as_ref(), tokens.details.endpoint.as_ref()].into_iter().flatten() {
         assert!(!text.contains(char::is_control), "control characters: {text:?}");
     }
+    can_be_read_again(&tokens.details);
     if refresh.len() >= SHORTEST_TOKEN {
         is_silent_about(&[refresh], &words(&tokens.details));
         is_silent_about(&[refresh], identity.as_deref().unwrap_or_default());

@@ -77,6 +77,14 @@ fn words(details: &Details) -> String {
     words.join("\n")
 }
 
+/// Panics unless the state, and readers of `token.json`, can read again what is written for them.
+#[track_caller]
+fn can_be_read_again(details: &Details) {
+    let stored = serde_json::json!({ "fields": details.fields }).to_string();
+    let read: Value = serde_json::from_str(&stored).expect("what was written can be read");
+    assert!(files::same(&read["fields"], &serde_json::json!(details.fields)), "{stored} is read as {read}");
+}
+
 /// Panics unless a text fits into a line of a log.
 #[track_caller]
 fn is_a_line(shown: &str) {

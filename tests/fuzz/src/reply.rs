@@ -13,7 +13,7 @@ use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use refreshd::domain::time::Timestamp;
 use refreshd::domain::token::{Access, Details, Generation, LIFETIME_RANGE, Tokens};
 
-use super::{SHORTEST_TOKEN, is_a_line, is_silent_about, profiles, words};
+use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
 /// What refreshd has at hand when a reply comes; the dictionary has them too, so that replies repeat them. None
 /// comes out of an escape such as `\r` by chance.
@@ -51,6 +51,7 @@ fn is_a_pair(granted: &Granted, status: u16, body: &[u8]) {
     assert!((least..=most).contains(&granted.lifetime), "{:?}", granted.lifetime);
     assert!(granted.identity.as_deref() != Some(""));
     let Granted { access: _, refresh, token_type, lifetime: _, identity, server, details } = granted;
+    can_be_read_again(details);
     let Details { scope, endpoint, fields: _ } = details;
     let texts = [Some(token_type), identity.as_ref(), server.as_ref(), endpoint.as_ref()];
     for text in texts.into_iter().flatten().chain(scope) {
