@@ -107,7 +107,9 @@ impl Published<'_> {
         let token = access.token.expose();
         match format {
             Format::Raw => token.to_owned(),
-            Format::Header => format!("Authorization: {} {token}\n", access.token_type),
+            Format::Header => {
+                format!("Authorization: {} {}\n", one_line(&access.token_type), one_line(token))
+            }
             Format::Json => {
                 let json = serde_json::to_string(&TokenJson {
                     version: 1,
@@ -140,9 +142,15 @@ impl Published<'_> {
     }
 }
 
-/// In single quotes, which shells and systemd's `EnvironmentFile=` read alike.
+/// A field of a header ends with its line, whatever the server put into it.
+fn one_line(value: &str) -> String {
+    value.replace(char::is_control, "")
+}
+
+/// In single quotes, which shells and systemd's `EnvironmentFile=` read alike. A quote itself stands in double ones:
+/// a backslash outside of quotes would make the rest of the value plain for systemd, and its quotes part of it.
 fn quoted(value: &str) -> String {
-    format!("'{}'", value.replace('\'', r"'\''").replace(['\n', '\r', '\0'], ""))
+    format!("'{}'", value.replace('\'', r#"'"'"'"#).replace(['\n', '\r', '\0'], ""))
 }
 
 /// Why a file could not be written or removed.

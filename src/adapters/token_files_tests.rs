@@ -49,7 +49,7 @@ fn the_files_are_the_contracts() {
     );
     assert_eq!(read("token"), "s3cret'token");
     assert_eq!(read("header"), "Authorization: Bearer s3cret'token\n");
-    assert!(read("env").contains("REFRESHD_ACCESS_TOKEN='s3cret'\\''token'\n"), "{}", read("env"));
+    assert!(read("env").contains("REFRESHD_ACCESS_TOKEN='s3cret'\"'\"'token'\n"), "{}", read("env"));
     for (path, mode) in
         [(acme.join("token"), 0o640), (acme.clone(), 0o750), (directory.path().join("tokens"), 0o751)]
     {
@@ -57,6 +57,20 @@ fn the_files_are_the_contracts() {
     }
     let names = std::fs::read_dir(&acme).unwrap().count();
     assert_eq!(names, 4, "nothing is left beside the files");
+}
+
+#[test]
+fn a_header_is_one_line_whatever_the_server_said() {
+    let access = Access { token_type: "Bearer\r\nX-Evil: 1".into(), ..access("s3cret\ntoken") };
+    let published = Published {
+        portal: &PortalName::parse("acme").unwrap(),
+        provider: "bitrix24",
+        access: &access,
+        generation: Generation(42),
+        details: &Details::default(),
+    };
+    assert_eq!(published.render(Format::Header), "Authorization: BearerX-Evil: 1 s3crettoken\n");
+    assert_eq!(published.render(Format::Raw), "s3cret\ntoken");
 }
 
 #[test]

@@ -60,18 +60,24 @@ pub(super) fn os_reason(error: &std::io::Error) -> String {
 
 /// A name as it may be shown: names are short and in one line; whatever is not stays hidden.
 pub(super) fn shown(name: &str) -> String {
-    if !name.is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control) {
-        format!("`{name}`")
-    } else {
-        "of that name".to_owned()
-    }
+    if can_be_shown(name) { format!("`{name}`") } else { "of that name".to_owned() }
+}
+
+fn can_be_shown(name: &str) -> bool {
+    !name.is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control)
+}
+
+/// A path as it may be shown, if it may: in one line, and no longer than a path can be of use.
+pub(super) fn shown_path(path: &Path) -> Option<String> {
+    let text = path.display().to_string();
+    (text.len() <= 500 && !text.contains(char::is_control)).then_some(text)
 }
 
 /// `; did you mean …?` if a candidate is near, else nothing.
 pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
     let word = word.to_lowercase();
     let limit = (word.chars().count() / 3).max(1);
-    (candidates.into_iter())
+    (candidates.into_iter().filter(|candidate| can_be_shown(candidate)))
         .map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::document::Report;
 use super::environment::Environment;
-use super::problem::{os_reason, shown};
+use super::problem::{os_reason, shown, shown_path};
 use super::table::{Table, Text};
 
 /// No secret is larger.
@@ -142,7 +142,8 @@ struct NamedFile {
 fn named_file(table: Table<'_>, text: Text<'_>) -> NamedFile {
     let path = table.source().directory().join(text.value);
     let may_be_secret = !text.value.contains(['/', '.']);
-    let name = if may_be_secret { "the file".to_owned() } else { path.display().to_string() };
+    let name = if may_be_secret { None } else { shown_path(&path) };
+    let name = name.unwrap_or_else(|| "the file".to_owned());
     NamedFile { path, name, may_be_secret }
 }
 

@@ -79,7 +79,8 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
 
 fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Result<Intake, IntakeError> {
     if let Some(code) = body.get("error").and_then(Value::as_str).filter(|code| !code.is_empty()) {
-        return Err(IntakeError::ErrorReply(super::mask::mask(code, &[])));
+        let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
+        return Err(IntakeError::ErrorReply(super::mask::mask(code, &secrets)));
     }
     let refresh = (body.get("refresh_token").and_then(Value::as_str).and_then(RefreshToken::new))
         .ok_or(IntakeError::NoRefreshToken)?;
@@ -191,6 +192,7 @@ mod tests {
             (r#"{"access_token":"a"}"#, IntakeError::NoRefreshToken),
             (r#"{"refresh_token":""}"#, IntakeError::NoRefreshToken),
             (r#"{"error":"expired_token"}"#, IntakeError::ErrorReply("expired_token".into())),
+            (r#"{"error":"bad 5bad2d","refresh_token":"5bad2d"}"#, IntakeError::ErrorReply("bad …".into())),
             ("{\"refresh_token\":\"5bad\n", IntakeError::NotJson { line: 1, column: 22 }),
         ] {
             assert_eq!(taken(text).unwrap_err(), expected, "{text}");

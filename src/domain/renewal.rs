@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::backoff::{FLOOR, wait, wait_at_least};
+use super::mask::short;
 use super::name::PortalName;
 use super::portal::{Grant, Phase, Problem, Standing};
 use super::provider::{Class, Profile, Replay};
@@ -179,6 +180,7 @@ fn accept(
         && known != got
     {
         let field = rules.profile.identity_field.as_deref().unwrap_or("identity");
+        let (got, known) = (short(got), short(known));
         let detail = format!("the server answered for another portal: {field} is {got}, expected {known}");
         let problem = Problem { class: Class::NeedsAuthorization, code: None, detail };
         let phase = Phase::NeedsAuthorization { since: times.now, problem, while_in_doubt: false };

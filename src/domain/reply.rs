@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::mask::mask;
+use super::mask::{clean, clean_value, mask};
 use super::portal::Problem;
 use super::provider::{Class, Profile};
 use super::secret::{AccessToken, RefreshToken};
@@ -83,7 +83,7 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
         }
         return refuse(by_status(reply.status), Some(&code), mask(&description, secrets));
     }
-    match granted(&body, profile) {
+    match granted(&body, profile, secrets) {
         Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
         Some(_) => refuse(
             Class::InDoubt,
@@ -103,7 +103,7 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
 /// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
 #[must_use]
 pub fn read_taken(body: &Map<String, Value>, profile: &Profile) -> Option<Granted> {
-    if error_of(body).is_some() { None } else { granted(body, profile) }
+    if error_of(body).is_some() { None } else { granted(body, profile, &[]) }
 }
 
 /// Bitrix24 and others send `error` as a word, REST v3 as an object `{code, message}`.
@@ -118,43 +118,60 @@ fn error_of(body: &Map<String, Value>) -> Option<(String, String)> {
     }
 }
 
-fn granted(body: &Map<String, Value>, profile: &Profile) -> Option<Granted> {
+/// What a server repeats of a refresh token, the new one included, is taken out of all that readers and logs get.
+fn granted(body: &Map<String, Value>, profile: &Profile, secrets: &[&str]) -> Option<Granted> {
     let secret = |key: &str| body.get(key).and_then(Value::as_str);
     let access = AccessToken::new(secret("access_token")?)?;
+    let refresh = secret("refresh_token").and_then(RefreshToken::new);
+    let tokens: Vec<_> = secrets.iter().copied().chain(refresh.as_ref().map(RefreshToken::expose)).collect();
+    let clean = |text: &str| clean(text, &tokens);
     let scope = match body.get("scope") {
         Some(Value::String(scope)) => {
-            scope.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            scope.split([',', ' ']).filter(|word| !word.is_empty()).map(clean).collect()
         }
-        Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).map(clean).collect(),
         _ => Vec::new(),
     };
     let named = |field: &Option<String>| {
-        field.as_ref().and_then(|field| body.get(field)).and_then(Value::as_str).map(str::to_owned)
+        field.as_ref().and_then(|field| body.get(field)).and_then(Value::as_str).map(clean)
     };
     let fields: BTreeMap<_, _> = (profile.fields.iter())
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
-        .filter_map(|field| body.get(field).map(|value| (field.clone(), value.clone())))
+        .filter_map(|field| body.get(field).map(|value| (field, value)))
+        .filter(|(_, value)| is_flat(value, DEEPEST))
+        .map(|(field, value)| (field.clone(), clean_value(value, &tokens)))
         .collect();
     Some(Granted {
         access,
-        refresh: secret("refresh_token").and_then(RefreshToken::new),
-        token_type: token_type(body.get("token_type")),
+        token_type: token_type(&clean(secret("token_type").unwrap_or_default())),
         lifetime: lifetime(body.get("expires_in")).unwrap_or(profile.assumed_lifetime),
         identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
         server: named(&profile.server_field),
         details: Details { scope, endpoint: named(&profile.endpoint_field), fields },
+        refresh,
     })
 }
 
 /// Never handed to readers, whatever a profile says.
 pub const SECRET_FIELDS: [&str; 4] = ["refresh_token", "client_secret", "access_token", "id_token"];
 
+/// A field with more levels is left out: whoever reads it, the state first, stands for no more than 127 around it.
+const DEEPEST: usize = 32;
+
+fn is_flat(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(values) => levels > 0 && values.iter().all(|value| is_flat(value, levels - 1)),
+        Value::Object(map) => levels > 0 && map.values().all(|value| is_flat(value, levels - 1)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
 /// RFC 6749 section 7.1: compared without case, so written in one way.
-fn token_type(value: Option<&Value>) -> String {
-    match value.and_then(Value::as_str) {
-        None | Some("") => "Bearer".to_owned(),
-        Some(text) if text.eq_ignore_ascii_case("bearer") => "Bearer".to_owned(),
-        Some(text) => text.to_owned(),
+fn token_type(text: &str) -> String {
+    match text {
+        "" => "Bearer".to_owned(),
+        text if text.eq_ignore_ascii_case("bearer") => "Bearer".to_owned(),
+        text => text.to_owned(),
     }
 }
 

@@ -116,3 +116,30 @@ fn no_secret_comes_back_in_the_servers_words() {
     };
     assert_eq!(refusal.problem.detail, "… and … are wrong");
 }
+
+#[test]
+fn a_server_that_repeats_refresh_tokens_publishes_none() {
+    let (old, new) = ("5bad2d67006e9f06006b12e4", "860c0b67006e9f06006b12e4");
+    let body = format!(
+        r#"{{"access_token":"a","refresh_token":"{new}","member_id":"{old}","scope":"crm {new}","token_type":"{old}",
+        "client_endpoint":"https://acme.bitrix24.com/{old}/\n","status":{{"nested":["{new}","{old}","s3cret-value"]}}}}"#
+    );
+    let reply = Reply { status: 200, retry_after: None, body: body.as_bytes() };
+    let Verdict::Granted(granted) = read(&reply, &profile(), &[old]) else { panic!("granted") };
+    let shown = format!("{granted:?}");
+    assert!(!shown.contains(old) && !shown.contains(new), "{shown}");
+    assert_eq!(granted.refresh.unwrap().expose(), new);
+    assert_eq!(granted.details.endpoint.as_deref(), Some("https://acme.bitrix24.com/…/"));
+}
+
+#[test]
+fn a_field_that_the_state_could_not_read_again_is_left_out() {
+    let fields = |levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        granted(&format!(r#"{{"access_token":"a","user_id":7,"status":{open}{close}}}"#)).details.fields
+    };
+    assert_eq!(fields(32).len(), 2);
+    for levels in [33, 126] {
+        assert_eq!(fields(levels).into_keys().collect::<Vec<_>>(), ["user_id"], "{levels}");
+    }
+}

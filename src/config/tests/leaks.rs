@@ -97,6 +97,20 @@ fn a_file_with_an_inline_secret_must_be_closed_to_others() {
 }
 
 #[test]
+fn a_problem_is_one_line_whatever_the_names_in_it() {
+    for line in [
+        "client_secret_file = \"a\\nb.secret\"",
+        "client_secret = 'a'\n[channels.\"x\\ny\"]\n[[escalation.step]]\nwhen = 'failed'\nseverity = 'notice'\nnotify = [\"x\\nz\"]",
+    ] {
+        let text = format!("[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\n{line}\n");
+        let found = Rig::new().load(&text).unwrap_err();
+        for problem in &found.0 {
+            assert!(!problem.message.contains('\n'), "{problem}");
+        }
+    }
+}
+
+#[test]
 fn debug_is_blind() {
     let loaded = super::loaded(super::ACME);
     let shown = format!("{loaded:?} {:?}", Rig::new().environment);

@@ -1,0 +1,67 @@
+//! Any text handed to `refreshd import`.
+
+use refreshd::domain::intake::{Intake, IntakeError, LONGEST, parse};
+use refreshd::domain::reply::SECRET_FIELDS;
+use refreshd::domain::time::Timestamp;
+use refreshd::domain::token::LIFETIME_RANGE;
+use serde_json::{Map, Value};
+
+use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
+
+const NOW: Timestamp = Timestamp::from_secs(1_795_192_000);
+
+/// What must hold.
+pub fn holds(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for profile in profiles() {
+        match parse(text, profile, NOW) {
+            Ok(intake) => is_a_grant(&intake, text),
+            Err(error) => does_not_quote(&error, text),
+        }
+    }
+}
+
+fn is_a_grant(intake: &Intake, text: &str) {
+    let Intake { tokens, identity, server } = intake;
+    let refresh = tokens.refresh.expose();
+    assert!(!refresh.is_empty() && refresh == refresh.trim());
+    if !text.contains('\\') {
+        assert!(text.contains(refresh), "a refresh token from nowhere");
+    }
+    if let Some(access) = &tokens.access {
+        assert!(!access.token.expose().is_empty());
+        assert!(access.expires_at > NOW, "an access token that has ended: {access:?}");
+        assert!(access.expires_at <= NOW + LIFETIME_RANGE.1, "{access:?}");
+        let (least, most) = LIFETIME_RANGE;
+        assert!((least..=most).contains(&access.lifetime()), "{access:?}");
+    }
+    for text in [identity.as_ref(), server.as_ref(), tokens.details.endpoint.as_ref()].into_iter().flatten() {
+        assert!(!text.contains(char::is_control), "control characters: {text:?}");
+    }
+    can_be_read_again(&tokens.details);
+    if refresh.len() >= SHORTEST_TOKEN {
+        is_silent_about(&[refresh], &words(&tokens.details));
+        is_silent_about(&[refresh], identity.as_deref().unwrap_or_default());
+        is_silent_about(&[refresh], server.as_deref().unwrap_or_default());
+    }
+}
+
+fn does_not_quote(error: &IntakeError, text: &str) {
+    is_a_line(&error.to_string());
+    match error {
+        // Neither has any part of the text.
+        IntakeError::Empty | IntakeError::NotAToken | IntakeError::NoRefreshToken => {}
+        IntakeError::TooLong => assert!(text.len() > LONGEST),
+        IntakeError::NotJson { line, column } => {
+            let lines = text.trim_start_matches('\u{feff}').trim().lines().count();
+            assert!((1..=lines + 1).contains(line) && *column <= text.len() + 1, "{error}: {text:?}");
+        }
+        IntakeError::ErrorReply(code) => {
+            let body = text.trim_start_matches('\u{feff}').trim();
+            let body: Map<String, Value> = serde_json::from_str(body).expect("an error reply is JSON");
+            let secrets = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str());
+            let secrets: Vec<_> = secrets.filter(|text| text.len() >= 8 && !text.contains('…')).collect();
+            is_silent_about(&secrets, code);
+        }
+    }
+}

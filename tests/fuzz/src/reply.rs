@@ -1,0 +1,163 @@
+//! A token reply with any status and body, and what it makes of a grant.
+//!
+//! An input is two bytes that choose the status, the profile and where the grant stood, and then the body.
+
+use std::time::Duration;
+
+use refreshd::domain::name::PortalName;
+use refreshd::domain::portal::{Grant, Phase, Problem, Standing};
+use refreshd::domain::provider::{Class, Profile};
+use refreshd::domain::renewal::{Attempt, Renewed, Rules, Settled, Times, settle};
+use refreshd::domain::reply::{Granted, Refusal, Reply, Verdict, read};
+use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use refreshd::domain::time::Timestamp;
+use refreshd::domain::token::{Access, Details, Generation, LIFETIME_RANGE, Tokens};
+
+use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
+
+/// What refreshd has at hand when a reply comes; the dictionary has them too, so that replies repeat them. None
+/// comes out of an escape such as `\r` by chance.
+const REFRESH: &str = "Sp3ntRefreshTokenOfTheState";
+const ACCESS: &str = "Old4ccessTokenOfTheState";
+const CLIENT: &str = "Cl1ent secret of the app";
+
+const STATUS: [u16; 16] = [200, 400, 401, 403, 201, 204, 302, 404, 408, 429, 500, 502, 503, 504, 100, 999];
+const SENT_AT: Timestamp = Timestamp::from_secs(1_795_192_000);
+const NOW: Timestamp = Timestamp::from_secs(1_795_192_002);
+
+/// What must hold.
+pub fn holds(data: &[u8]) {
+    let [status, choice, body @ ..] = data else { return };
+    let status = STATUS[usize::from(*status) % STATUS.len()];
+    let profile = &profiles()[usize::from(*choice) % 2];
+    let retry_after = (choice & 16 != 0).then_some(Duration::MAX);
+    let reply = Reply { status, retry_after, body };
+    let secrets = [REFRESH, ACCESS, CLIENT];
+    let verdict = read(&reply, profile, &secrets);
+    is_silent_about(&secrets, &format!("{verdict:?}"));
+    let again = read(&reply, profile, &secrets);
+    assert_eq!(told(&verdict), told(&again), "the same reply, another verdict");
+    match &verdict {
+        Verdict::Granted(granted) => is_a_pair(granted, status, body),
+        Verdict::Refused(refusal) => is_a_refusal(refusal, profile),
+    }
+    settles(&grant(choice >> 1), profile, verdict, again, &secrets);
+}
+
+fn is_a_pair(granted: &Granted, status: u16, body: &[u8]) {
+    assert!((200..300).contains(&status), "a token with status {status}");
+    assert!(!granted.access.expose().is_empty());
+    let (least, most) = LIFETIME_RANGE;
+    assert!((least..=most).contains(&granted.lifetime), "{:?}", granted.lifetime);
+    assert!(granted.identity.as_deref() != Some(""));
+    let Granted { access: _, refresh, token_type, lifetime: _, identity, server, details } = granted;
+    can_be_read_again(details);
+    let Details { scope, endpoint, fields: _ } = details;
+    let texts = [Some(token_type), identity.as_ref(), server.as_ref(), endpoint.as_ref()];
+    for text in texts.into_iter().flatten().chain(scope) {
+        assert!(!text.contains(char::is_control), "control characters: {text:?}");
+    }
+    // Read for a second time by the book: what is not a string that holds something is no refresh token.
+    let said: serde_json::Value = serde_json::from_slice(body).expect("a pair comes in JSON");
+    let said = said.get("refresh_token").and_then(|token| token.as_str()).unwrap_or_default().trim();
+    assert_eq!(refresh.as_ref().map_or("", RefreshToken::expose), said);
+    if let Some(refresh) = refresh.as_ref().filter(|refresh| refresh.expose().len() >= SHORTEST_TOKEN) {
+        is_silent_about(&[refresh.expose()], &words(details));
+    }
+}
+
+fn is_a_refusal(refusal: &Refusal, profile: &Profile) {
+    is_fit_for_a_log(&refusal.problem);
+    let dead = matches!(refusal.problem.class, Class::NeedsAuthorization | Class::Gone);
+    assert!(!dead || profile.errors.iter().any(|rule| rule.class == refusal.problem.class));
+    assert!(!dead || refusal.problem.code.is_some(), "no grant dies without an error code: {refusal:?}");
+}
+
+fn is_fit_for_a_log(problem: &Problem) {
+    is_a_line(&problem.text());
+}
+
+/// All that a verdict says, its tokens too, for comparison.
+fn told(verdict: &Verdict) -> (String, Option<(String, Option<String>)>) {
+    let tokens = match verdict {
+        Verdict::Granted(granted) => {
+            let refresh = granted.refresh.as_ref().map(|refresh| refresh.expose().to_owned());
+            Some((granted.access.expose().to_owned(), refresh))
+        }
+        Verdict::Refused(_) => None,
+    };
+    (format!("{verdict:?}"), tokens)
+}
+
+fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, secrets: &[&str]) {
+    let portal = PortalName::parse("acme").expect("a name");
+    let rules = Rules { profile, every: profile.renew_every };
+    let times = Times { sent_at: SENT_AT, now: NOW };
+    let brought = match &verdict {
+        Verdict::Granted(granted) => granted.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
+        Verdict::Refused(_) => None,
+    };
+    let settled = settle(&portal, grant, rules, Attempt::Answered(verdict), times, 0.5);
+    let once_more = settle(&portal, grant, rules, Attempt::Answered(again), times, 0.5);
+    assert_eq!(format!("{settled:?}"), format!("{once_more:?}"), "the same verdict, another decision");
+    is_silent_about(secrets, &format!("{settled:?}"));
+    match settled {
+        Settled::Renewed(renewed) => {
+            let Renewed { tokens, standing, identity: _, token_url, renamed_from: _ } = *renewed;
+            assert_eq!(tokens.refresh.expose(), brought.as_deref().unwrap_or(REFRESH));
+            let access = tokens.access.expect("a renewal brings an access token");
+            assert_eq!(standing.phase, Phase::Fresh);
+            assert!(access.issued_at == SENT_AT && access.expires_at > SENT_AT);
+            let renew_at = standing.renew_at.expect("the next renewal is planned");
+            assert!(
+                renew_at > SENT_AT && renew_at <= access.expires_at.max(SENT_AT + Duration::from_secs(1))
+            );
+            assert!(token_url.is_none_or(|url| profile.token_urls().any(|known| known == url)));
+        }
+        Settled::Kept(standing) => stands(&standing),
+        Settled::Foreign { standing, granted } => {
+            assert_ne!(granted.identity, grant.identity);
+            stands(&standing);
+        }
+    }
+}
+
+fn stands(standing: &Standing) {
+    if let Some(problem) = standing.phase.problem() {
+        is_fit_for_a_log(problem);
+    }
+    assert!(standing.act_at.is_none_or(|at| at >= NOW), "nothing is sent in the past: {standing:?}");
+    let stopped = matches!(standing.phase, Phase::NeedsAuthorization { .. } | Phase::Gone { .. });
+    assert_eq!(standing.act_at.is_none(), stopped, "{standing:?}");
+}
+
+/// A grant in one of four phases, with an identity known or not.
+fn grant(choice: u8) -> Grant {
+    let problem = Problem { class: Class::Transient, code: None, detail: "before".to_owned() };
+    let since = Timestamp::from_secs(1_795_191_000);
+    let phase = match choice & 3 {
+        0 => Phase::Fresh,
+        1 => Phase::Retrying { attempt: u32::MAX, since, problem },
+        2 => Phase::InDoubt { attempt: 1, since, problem },
+        _ => Phase::Blocked { attempt: 24, since, problem },
+    };
+    let access = Access {
+        token: AccessToken::new(ACCESS).expect("a token"),
+        token_type: "Bearer".to_owned(),
+        issued_at: Timestamp::from_secs(1_795_190_400),
+        expires_at: Timestamp::from_secs(1_795_194_000),
+    };
+    let refresh = RefreshToken::new(REFRESH).expect("a token");
+    Grant {
+        generation: Generation(42),
+        tokens: Tokens { access: Some(access), refresh, details: Details::default() },
+        standing: Standing { phase, renew_at: Some(SENT_AT), act_at: Some(SENT_AT) },
+        renewed_at: since,
+        bound_to: Fingerprint::of(b"client"),
+        token_url: "https://oauth.bitrix.info/oauth/token/".to_owned(),
+        identity: (choice & 4 != 0).then(|| "a223c6b3710f85df22e9377d6c4f7553".to_owned()),
+        told: Vec::new(),
+        claim: None,
+        tried_at: None,
+    }
+}
