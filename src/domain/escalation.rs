@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::name::PortalName;
 use super::portal::{Grant, Phase};
 use super::provider::Class;
@@ -16,7 +18,8 @@ const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
 const PUT_OFF: Duration = Duration::from_secs(60);
 
 /// How loud a step is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// For the log only.
     Notice,

@@ -5,9 +5,11 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod channel;
 pub mod escalation;
 pub mod intake;
 pub mod mask;
+pub mod message;
 pub mod name;
 pub mod old_state;
 pub mod portal;

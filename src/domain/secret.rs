@@ -49,6 +49,11 @@ secret!(
     ClientSecret
 );
 
+secret!(
+    /// What an alert channel must not tell: an address, a key, a password.
+    ChannelSecret
+);
+
 impl RefreshToken {
     /// SHA-256 of the token: recognises a token without holding it.
     #[must_use]
