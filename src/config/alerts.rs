@@ -115,15 +115,15 @@ fn step(table: Table<'_>, channels: &BTreeSet<&str>, report: &mut Report) -> Opt
     let severities = Severity::ALL.map(|severity| (severity.as_str(), severity));
     table.required(report, "severity");
     let severity = choice(table, report, "severity", &severities);
-    let notify = table.texts(report, "notify", false).unwrap_or_default();
-    for name in notify.iter().filter(|name| !channels.contains(name.value)) {
+    let notify = table.texts(report, "notify", false);
+    for name in notify.iter().flatten().filter(|name| !channels.contains(name.value)) {
         let hint = did_you_mean(name.value, channels.iter().copied());
         report.unresolved(name.place, format!("unknown channel {}{hint}", shown(name.value)));
     }
     let share = table.text_as(report, "share", "a share in quotes such as \"30%\"");
     let when = table.required(report, "when")?;
     let (key, when) = moment(when, share, report)?;
-    let notify = notify.iter().map(|name| name.value.to_owned()).collect();
+    let notify = notify.map(|names| names.iter().map(|name| name.value.to_owned()).collect());
     Some(Step { key, when, severity: severity?, notify })
 }
 

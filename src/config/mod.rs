@@ -60,8 +60,23 @@ pub struct Config {
     pub portals: Vec<PortalConfig>,
     /// The escalation steps in force.
     pub ladder: Vec<Step>,
-    /// The names of the alert channels. Delivery is not built yet; `warnings` say so.
-    pub channels: Vec<String>,
+    /// The alert channels.
+    pub channels: Vec<crate::domain::channel::Channel>,
+    /// How alerts are made.
+    pub alerts: Alerts,
+}
+
+/// How alerts are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alerts {
+    /// Names this machine.
+    pub instance: String,
+    /// Where people look.
+    pub url: Option<String>,
+    /// So many are one.
+    pub fold: usize,
+    /// How often channels are tested.
+    pub self_test: Option<Duration>,
 }
 
 /// Where things lie.

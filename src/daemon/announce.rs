@@ -14,21 +14,24 @@ pub enum Subject<'a> {
     Portal(&'a PortalName),
     /// An app: all its portals are left alone.
     App(&'a str),
+    /// A channel that does not deliver.
+    Channel(&'a str),
     /// This daemon itself.
     Daemon,
 }
 
 /// Says it, with the fields of the contract (4.6).
 pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
-    let Announcement { step, severity, reason, action, remaining, notify } = announcement;
+    let Announcement { step, severity, reason, action, remaining } = announcement;
     let (portal, app) = match subject {
         Subject::Portal(portal) => (Some(portal.as_str()), None),
         Subject::App(app) => (None, Some(app)),
-        Subject::Daemon => (None, None),
+        Subject::Channel(_) | Subject::Daemon => (None, None),
     };
     let whom = match subject {
         Subject::Portal(portal) => portal.as_str().to_owned(),
         Subject::App(app) => format!("app {app}"),
+        Subject::Channel(name) => format!("channel {name}"),
         Subject::Daemon => "refreshd".to_owned(),
     };
     // The journal shows the message alone, so it says all that a person needs.
@@ -41,7 +44,6 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
         (_, None) => format!("{whom}: {reason}. To do: {action}"),
     };
     let remaining = remaining.map(human);
-    let notify = (!notify.is_empty()).then(|| notify.join(","));
     // The level is part of a call site, so there is one for each severity.
     macro_rules! say {
         ($level:expr, $name:expr) => {
@@ -56,7 +58,6 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
                 reason = reason.as_str(),
                 action = action.as_str(),
                 remaining = remaining.as_deref(),
-                notify = notify.as_deref(),
                 "{message}"
             )
         };

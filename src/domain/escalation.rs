@@ -86,14 +86,14 @@ pub struct Step {
     pub when: Moment,
     /// How loud it is.
     pub severity: Severity,
-    /// The channels that hear of it.
-    pub notify: Vec<String>,
+    /// The channels that hear of it; `None`: every one, from a warning up.
+    pub notify: Option<Vec<String>>,
 }
 
 /// The ladder of design section 5, in force where the configuration has no `[[escalation.step]]`.
 #[must_use]
 pub fn default_ladder() -> Vec<Step> {
-    let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: Vec::new() };
+    let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: None };
     vec![
         step("failed", Moment::Failed, Severity::Notice),
         step("overdue", Moment::Overdue(0.3), Severity::Warning),
@@ -117,8 +117,6 @@ pub struct Announcement {
     pub action: String,
     /// How long the current access token still works; `None` if there is none.
     pub remaining: Option<Duration>,
-    /// The channels that hear of it.
-    pub notify: Vec<String>,
 }
 
 /// Where a grant is on the ladder.
@@ -132,11 +130,14 @@ pub struct Climb {
     pub next: Option<Timestamp>,
 }
 
-/// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced.
+/// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced. What only a
+/// person can mend is announced as that, once, with how long the token still works: the steps of time add nothing to it.
 #[must_use]
 pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp) -> Climb {
     let mut told = grant.told.clone();
     let mut next = None;
+    let person =
+        needs_person(&grant.standing.phase) && ladder.iter().any(|step| step.when == Moment::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
         if told.contains(&step.key) {
@@ -146,7 +147,8 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
             Some(at) if at <= now => {
                 told.push(step.key.clone());
                 let severity = severity_of(step, grant, now);
-                if loudest.is_none_or(|(_, loudest)| severity >= loudest) {
+                let news = !person || step.when == Moment::NeedsPerson;
+                if news && loudest.is_none_or(|(_, loudest)| severity >= loudest) {
                     loudest = Some((step, severity));
                 }
             }
@@ -160,26 +162,16 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
         reason: reason(grant, now),
         action: action_now(portal, grant, now),
         remaining: remaining(grant, now),
-        notify: step.notify.clone(),
     });
     Climb { announce, told, next }
 }
 
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
-pub fn resolved(
-    ladder: &[Step],
-    told: &[String],
-    since: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<Announcement> {
-    let steps: Vec<_> = ladder.iter().filter(|step| told.contains(&step.key)).collect();
+pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {
     if told.is_empty() {
         return None;
     }
-    let mut notify: Vec<_> = steps.iter().flat_map(|step| step.notify.clone()).collect();
-    notify.sort();
-    notify.dedup();
     let lasted = since.map(|since| format!(" after {}", human(now.since(since)))).unwrap_or_default();
     Some(Announcement {
         step: "resolved".to_owned(),
@@ -187,7 +179,6 @@ pub fn resolved(
         reason: format!("the token is fresh again{lasted}"),
         action: "none".to_owned(),
         remaining: None,
-        notify,
     })
 }
 
@@ -231,7 +222,7 @@ fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> 
 }
 
 /// A grant in doubt needs a person as soon as the replay meets what only a person can mend.
-fn needs_person(phase: &Phase) -> bool {
+pub(super) fn needs_person(phase: &Phase) -> bool {
     phase.needs_person()
         || phase
             .problem()
@@ -239,7 +230,7 @@ fn needs_person(phase: &Phase) -> bool {
 }
 
 /// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
-fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
+pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = put_off(grant, now).is_some();
     if step.when == Moment::Failed && (unknown || put_off) {
@@ -256,7 +247,7 @@ fn put_off(grant: &Grant, now: Timestamp) -> Option<Duration> {
     grant.standing.act_at.map(|at| at.until(now)).filter(|wait| *wait > least)
 }
 
-fn reason(grant: &Grant, now: Timestamp) -> String {
+pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
     match &grant.standing.phase {
         Phase::Fresh if grant.claim.is_some() => {
             "the renewal is overdue, and its request is under way".to_owned()

@@ -93,7 +93,7 @@ fn steps_are_read() {
             ("remaining < 10m", Moment::Remaining(Part::Span(Duration::from_secs(600))), Severity::Critical),
         ]
     );
-    assert_eq!(config.config.ladder[0].notify, ["ops"]);
+    assert_eq!(config.config.ladder[0].notify, Some(vec!["ops".to_owned()]));
     assert!(config.warnings[0].message.contains("not delivered"), "{:?}", config.warnings);
 }
 
