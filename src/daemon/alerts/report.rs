@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::Order;
-use super::look::EVERYTHING;
+pub use super::look::EVERYTHING;
 use crate::adapters::state::StateError;
 use crate::daemon::operations::{OperationError, find};
 use crate::daemon::shared::Shared;
