@@ -19,5 +19,6 @@ pub mod reply;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
+pub mod template;
 pub mod time;
 pub mod token;
