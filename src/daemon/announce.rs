@@ -20,7 +20,7 @@ pub enum Subject<'a> {
 
 /// Says it, with the fields of the contract (4.6).
 pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
-    let Announcement { step, severity, reason, action, remaining, notify } = announcement;
+    let Announcement { step, severity, reason, action, remaining } = announcement;
     let (portal, app) = match subject {
         Subject::Portal(portal) => (Some(portal.as_str()), None),
         Subject::App(app) => (None, Some(app)),
@@ -41,7 +41,6 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
         (_, None) => format!("{whom}: {reason}. To do: {action}"),
     };
     let remaining = remaining.map(human);
-    let notify = (!notify.is_empty()).then(|| notify.join(","));
     // The level is part of a call site, so there is one for each severity.
     macro_rules! say {
         ($level:expr, $name:expr) => {
@@ -56,7 +55,6 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
                 reason = reason.as_str(),
                 action = action.as_str(),
                 remaining = remaining.as_deref(),
-                notify = notify.as_deref(),
                 "{message}"
             )
         };

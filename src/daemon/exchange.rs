@@ -223,7 +223,7 @@ async fn finish(
             if let Some(said) = said.filter(|said| !about_client && !told_before.contains(&said.step)) {
                 announce(Subject::Portal(&name), &said);
             }
-            if renewed && let Some(good) = resolved(&config.ladder, &told_before, before.since(), now) {
+            if renewed && let Some(good) = resolved(&told_before, before.since(), now) {
                 announce(Subject::Portal(&name), &good);
             }
             if renewed && grant.identity.is_none() {
@@ -300,7 +300,6 @@ fn say_unsaved(portal: &PortalName, why: &str) {
         reason: format!("a new pair is not on disk, it is held in memory: {why}"),
         action: "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself".to_owned(),
         remaining: None,
-        notify: Vec::new(),
     };
     announce(Subject::Portal(portal), &announcement);
 }
@@ -312,7 +311,6 @@ fn say_saved(portal: &PortalName) {
         reason: "the new pair is on disk now".to_owned(),
         action: "none".to_owned(),
         remaining: None,
-        notify: Vec::new(),
     };
     announce(Subject::Portal(portal), &announcement);
 }
@@ -328,7 +326,6 @@ fn announce_client(app: &str, said: Option<&Announcement>, client: Rejection) {
                 reason: "the authorization server accepts the app's client again".to_owned(),
                 action: "none".to_owned(),
                 remaining: None,
-                notify: Vec::new(),
             };
             announce(Subject::App(app), &announcement);
         }

@@ -95,7 +95,6 @@ fn say_old(state: &Path, old: &[PortalName]) {
         action: "if there is a newer state, stop refreshd and put that back; if not, refreshd status says what each portal needs"
             .to_owned(),
         remaining: None,
-        notify: Vec::new(),
     };
     announce(Subject::Daemon, &announcement);
 }
@@ -111,7 +110,6 @@ pub fn say_unreadable(portal: &Portal) {
         ),
         action: super::view::action_for(portal),
         remaining: None,
-        notify: Vec::new(),
     };
     announce(Subject::Portal(&portal.name), &announcement);
 }

@@ -260,14 +260,8 @@ fn wanted(
 }
 
 fn say(portal: &PortalName, step: &str, severity: Severity, reason: String, action: &str) {
-    let announcement = Announcement {
-        step: step.to_owned(),
-        severity,
-        reason,
-        action: action.to_owned(),
-        remaining: None,
-        notify: Vec::new(),
-    };
+    let announcement =
+        Announcement { step: step.to_owned(), severity, reason, action: action.to_owned(), remaining: None };
     announce(Subject::Portal(portal), &announcement);
 }
 

@@ -187,7 +187,6 @@ impl Renewer {
                 reason: format!("the state cannot be written, so nothing is sent: {}", chain(error)),
                 action: "free space or repair the disk of the state; it is retried by itself".to_owned(),
                 remaining: None,
-                notify: Vec::new(),
             };
             announce(Subject::Daemon, &announcement);
         }
@@ -201,7 +200,6 @@ impl Renewer {
                 reason: "the state is written again".to_owned(),
                 action: "none".to_owned(),
                 remaining: None,
-                notify: Vec::new(),
             };
             announce(Subject::Daemon, &announcement);
         }

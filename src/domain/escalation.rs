@@ -86,14 +86,14 @@ pub struct Step {
     pub when: Moment,
     /// How loud it is.
     pub severity: Severity,
-    /// The channels that hear of it.
-    pub notify: Vec<String>,
+    /// The channels that hear of it; `None`: every one, from a warning up.
+    pub notify: Option<Vec<String>>,
 }
 
 /// The ladder of design section 5, in force where the configuration has no `[[escalation.step]]`.
 #[must_use]
 pub fn default_ladder() -> Vec<Step> {
-    let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: Vec::new() };
+    let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: None };
     vec![
         step("failed", Moment::Failed, Severity::Notice),
         step("overdue", Moment::Overdue(0.3), Severity::Warning),
@@ -117,8 +117,6 @@ pub struct Announcement {
     pub action: String,
     /// How long the current access token still works; `None` if there is none.
     pub remaining: Option<Duration>,
-    /// The channels that hear of it.
-    pub notify: Vec<String>,
 }
 
 /// Where a grant is on the ladder.
@@ -160,26 +158,16 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
         reason: reason(grant, now),
         action: action_now(portal, grant, now),
         remaining: remaining(grant, now),
-        notify: step.notify.clone(),
     });
     Climb { announce, told, next }
 }
 
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
-pub fn resolved(
-    ladder: &[Step],
-    told: &[String],
-    since: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<Announcement> {
-    let steps: Vec<_> = ladder.iter().filter(|step| told.contains(&step.key)).collect();
+pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {
     if told.is_empty() {
         return None;
     }
-    let mut notify: Vec<_> = steps.iter().flat_map(|step| step.notify.clone()).collect();
-    notify.sort();
-    notify.dedup();
     let lasted = since.map(|since| format!(" after {}", human(now.since(since)))).unwrap_or_default();
     Some(Announcement {
         step: "resolved".to_owned(),
@@ -187,7 +175,6 @@ pub fn resolved(
         reason: format!("the token is fresh again{lasted}"),
         action: "none".to_owned(),
         remaining: None,
-        notify,
     })
 }
 

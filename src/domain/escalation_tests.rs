@@ -66,7 +66,7 @@ fn each_step_is_said_once_at_its_share_of_life() {
             (60, "expired".to_owned(), Severity::Critical),
         ]
     );
-    let resolved = resolved(&ladder, &grant.told, Some(at(20)), at(70)).unwrap();
+    let resolved = resolved(&grant.told, Some(at(20)), at(70)).unwrap();
     assert_eq!(resolved.reason, "the token is fresh again after 50m");
 }
 
@@ -123,5 +123,5 @@ fn a_grant_that_never_had_a_token_is_not_silent() {
 
 #[test]
 fn nothing_told_means_nothing_to_resolve() {
-    assert_eq!(resolved(&default_ladder(), &[], None, at(0)), None);
+    assert_eq!(resolved(&[], None, at(0)), None);
 }

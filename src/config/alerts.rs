@@ -1,0 +1,50 @@
+//! `[alerts]`: what all alerts have in common.
+
+use std::time::Duration;
+
+use super::Alerts;
+use super::document::Report;
+use super::table::Table;
+use super::values::{check_any_url, duration};
+
+/// A longer name would leave no room for an incident's in the keys of receivers.
+const LONGEST_INSTANCE: usize = 100;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for Alerts {
+    fn default() -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let instance = if is_name(&host) { host } else { "localhost".to_owned() };
+        Self { instance, url: None, fold: 10, self_test: None }
+    }
+}
+
+pub(super) fn alerts(root: Table<'_>, report: &mut Report) -> Alerts {
+    let mut alerts = Alerts::default();
+    let Some(table) = root.table(report, "alerts", "alerts") else { return alerts };
+    table.only(report, &[&["instance", "url", "fold", "self_test"]]);
+    if let Some(instance) = table.text(report, "instance") {
+        let name = instance.value.trim();
+        if !is_name(name) {
+            let message = format!("`instance` must be a word of at most {LONGEST_INSTANCE} characters");
+            report.problem(instance.place, message);
+        }
+        name.clone_into(&mut alerts.instance);
+    }
+    if let Some(url) = table.text(report, "url") {
+        match check_any_url(url.value) {
+            Ok(url) => alerts.url = Some(url.into()),
+            Err(message) => report.problem(url.place, format!("`url` {message}")),
+        }
+    }
+    let fold = table.integer(report, "fold", 2..=1000).and_then(|fold| u64::try_from(fold).ok());
+    alerts.fold = fold.unwrap_or(alerts.fold);
+    alerts.self_test = duration(table, report, "self_test", "30d", (DAY, DAY * 400));
+    alerts
+}
+
+/// It becomes a part of keys, labels and headers.
+fn is_name(text: &str) -> bool {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "/\"<>".contains(c);
+    !text.is_empty() && text.chars().count() <= LONGEST_INSTANCE && !text.contains(odd)
+}
