@@ -57,8 +57,8 @@ const MAY_EXPOSE: &[&str] = &[
     "src/domain/renewal*.rs",
     "src/domain/reply*.rs",
     "src/domain/secret.rs",
-    "src/config/alerts.rs",   // is a channel's address https?
-    "src/config/document.rs", // the text of a file that may hold one
+    "src/config/receivers.rs", // is a channel's address https?
+    "src/config/document.rs",  // the text of a file that may hold one
     "src/config/portals.rs",
     "src/config/secrets.rs",
     "src/adapters/authorization_server.rs", // the token request

@@ -160,6 +160,11 @@ impl Report {
         self.problems.push(problem);
     }
 
+    /// Something is wrong in a file that is no configuration, as a template.
+    pub(super) fn in_file(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
     /// A key is missing in this part.
     pub(super) fn missing(&mut self, place: Place<'_>, message: impl Into<String>) {
         if !place.source.is_broken() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::document::{Report, Source};
 use super::environment::Environment;
 use super::problem::{Problem, Problems};
-use super::{Config, DEFAULT_PATH, Paths, alerts, general, include, portals, provider};
+use super::{Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, portals, provider};
 
 /// A configuration without problems, and what is hardly meant in it.
 #[derive(Debug)]
@@ -44,24 +44,12 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     }
     let profiles = provider::profiles(&providers, &mut report);
     let (apps, portals) = portals::read((&apps, &portals), &profiles, environment, &mut report);
-    let channels = alerts::channels(&channels, environment, &mut report);
-    let ladder = alerts::ladder(&roots, &channels, &mut report);
+    let alerts = alerts::alerts(root, &mut report);
+    let (channels, names) = channels::channels(&channels, environment, &mut report);
+    let ladder = escalation::ladder(&roots, &names, &mut report);
     let warnings = report.finish()?;
-    let config = Config {
-        source: path.to_owned(),
-        paths,
-        log,
-        http,
-        renewal,
-        apps,
-        portals,
-        ladder,
-        channels: {
-            let _ = channels;
-            Vec::new()
-        },
-        alerts: super::Alerts { instance: String::new(), url: None, fold: 10, self_test: None },
-    };
+    let source = path.to_owned();
+    let config = Config { source, paths, log, http, renewal, alerts, apps, portals, ladder, channels };
     Ok(Loaded { config, warnings })
 }
 

@@ -1,19 +1,24 @@
 //! The configuration: TOML in, meaning out, every problem at once.
 //!
 //! `document` reads TOML with positions and collects problems, `table` gives typed values; `include` finds
-//! the files; `general`, `provider`, `portals` and `alerts` know the keys; `secrets` and `values` what stands
-//! behind them. This file is what the program works with. Must not show a source line or a secret's value,
+//! the files; `general`, `provider`, `portals`, `alerts`, `channels` (with `receivers`, `mail` and `body`) and
+//! `escalation` know the keys; `secrets` and `values` what stands behind them. This file is what the program works with. Must not show a source line or a secret's value,
 //! nor start anything.
 
 mod alerts;
+mod body;
+mod channels;
 mod document;
 mod environment;
+mod escalation;
 mod general;
 mod include;
 mod load;
+mod mail;
 mod portals;
 mod problem;
 mod provider;
+mod receivers;
 mod secrets;
 mod table;
 #[cfg(test)]
@@ -27,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::budget::Limits;
+use crate::domain::channel::Channel;
 use crate::domain::escalation::Step;
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
@@ -54,29 +60,16 @@ pub struct Config {
     pub http: Option<Http>,
     /// How renewals are sent.
     pub renewal: Renewal,
+    /// What all alerts have in common.
+    pub alerts: Alerts,
     /// The OAuth clients by name. A portal with a client of its own has one named `portal NAME`.
     pub apps: BTreeMap<String, App>,
     /// The portals, in the order of their names. The daemon moves them into the state and keeps none.
     pub portals: Vec<PortalConfig>,
     /// The escalation steps in force.
     pub ladder: Vec<Step>,
-    /// The alert channels.
-    pub channels: Vec<crate::domain::channel::Channel>,
-    /// How alerts are made.
-    pub alerts: Alerts,
-}
-
-/// How alerts are made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alerts {
-    /// Names this machine.
-    pub instance: String,
-    /// Where people look.
-    pub url: Option<String>,
-    /// So many are one.
-    pub fold: usize,
-    /// How often channels are tested.
-    pub self_test: Option<Duration>,
+    /// The alert channels, in the order of their names.
+    pub channels: Vec<Channel>,
 }
 
 /// Where things lie.
@@ -128,6 +121,19 @@ pub struct Renewal {
     pub limits: Limits,
     /// How long one token request may take.
     pub timeout: Duration,
+}
+
+/// What all alerts have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alerts {
+    /// Names this refreshd among others, in every message and key: the host's name unless the configuration says another.
+    pub instance: String,
+    /// Where people can open the status page.
+    pub url: Option<String>,
+    /// So many incidents of one cause become one.
+    pub fold: u64,
+    /// How often every channel is sent a test; `None`: never.
+    pub self_test: Option<Duration>,
 }
 
 /// An OAuth client at a provider.

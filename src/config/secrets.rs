@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::document::Report;
+use super::document::{Place, Report};
 use super::environment::Environment;
 use super::problem::{os_reason, shown, shown_path};
 use super::table::{Table, Text};
+use crate::domain::secret::ChannelSecret;
 
 /// No secret is larger.
 const LARGEST: u64 = 64 * 1024;
@@ -44,6 +45,7 @@ secret_keys!(URL, "url");
 secret_keys!(BOT_TOKEN, "bot_token");
 secret_keys!(ROUTING_KEY, "routing_key");
 secret_keys!(PASSWORD, "password");
+secret_keys!(AUTHORIZATION, "authorization");
 
 /// What stands under the keys of a secret.
 pub(super) enum Found {
@@ -99,7 +101,44 @@ impl SecretKeys {
         }
         found
     }
+
+    /// A channel's secret; `Err` if it is given and cannot be used, which the report says.
+    pub(super) fn of_channel(
+        &self,
+        table: Table<'_>,
+        environment: &Environment,
+        report: &mut Report,
+    ) -> Result<Option<ChannelSecret>, Reported> {
+        match self.read(table, environment, report) {
+            Found::Nothing => Ok(None),
+            Found::Faulty => Err(Reported),
+            Found::Secret(secret) => ChannelSecret::new(secret.expose_secret()).map(Some).ok_or(Reported),
+        }
+    }
+
+    /// As [`SecretKeys::of_channel`], where it must be there.
+    pub(super) fn required_of_channel(
+        &self,
+        table: Table<'_>,
+        environment: &Environment,
+        report: &mut Report,
+    ) -> Result<ChannelSecret, Reported> {
+        match self.require(table, environment, report) {
+            Found::Nothing | Found::Faulty => Err(Reported),
+            Found::Secret(secret) => ChannelSecret::new(secret.expose_secret()).ok_or(Reported),
+        }
+    }
+
+    /// Under which of the keys it is given, and where.
+    pub(super) fn given<'d>(&self, table: Table<'d>) -> (&'static str, Place<'d>) {
+        let key = self.all.into_iter().find(|key| table.has(key)).unwrap_or(self.inline);
+        (key, table.place_of(key).unwrap_or(table.place))
+    }
 }
+
+/// The report says it.
+#[derive(Debug)]
+pub(super) struct Reported;
 
 /// The file of a portal's first refresh token; the token is read when it is needed. A spent one is deleted or emptied,
 /// so that there is none is worth a warning only.

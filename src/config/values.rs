@@ -41,11 +41,19 @@ pub(super) fn duration(
         return None;
     };
     if span < least || span > most {
-        let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
+        let (least, most) = (written(least), written(most));
         report.problem(text.place, format!("`{key}` must be between {least} and {most}"));
         return None;
     }
     Some(span)
+}
+
+/// A limit as somebody would write it: humantime makes months of days.
+fn written(span: Duration) -> String {
+    match span.as_secs() {
+        secs if secs > 0 && secs.is_multiple_of(86_400) => format!("{}d", secs / 86_400),
+        _ => humantime::format_duration(span).to_string(),
+    }
 }
 
 /// The age of a renewal.
@@ -119,16 +127,22 @@ pub(super) fn url(report: &mut Report, key: &str, text: Text<'_>, templated: boo
 
 /// Why a text is no URL that secrets may be sent to.
 pub(super) fn check_url(text: &str) -> Result<Url, &'static str> {
+    let url = check_any_url(text)?;
+    if url.scheme() == "http" && !is_loopback(&url) {
+        return Err("must begin with https://; plain http is for loopback addresses only");
+    }
+    Ok(url)
+}
+
+/// Why a text is no URL at all: what is sent there may be read on the way.
+pub(super) fn check_any_url(text: &str) -> Result<Url, &'static str> {
     // The parser forgives white space and backslashes; what is stored must be what is sent to.
     if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
         return Err("must be a URL without white space and backslashes");
     }
     let url = Url::parse(text).map_err(|_| "must be a whole URL such as \"https://host.example/path\"")?;
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback(&url) => {}
-        "http" => return Err("must begin with https://; plain http is for loopback addresses only"),
-        _ => return Err("must be a URL that begins with https://"),
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err("must be a URL that begins with https://");
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user name or password");
@@ -139,8 +153,13 @@ pub(super) fn check_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
+/// Whether what is sent there stays on this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    is_loopback_host(url.host_str().unwrap_or_default())
+}
+
+/// The same of a host.
+pub(super) fn is_loopback_host(host: &str) -> bool {
     let v6 = host.trim_start_matches('[').trim_end_matches(']').parse::<Ipv6Addr>();
     host == "localhost"
         || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::secret::ChannelSecret;
+use super::template::Template;
 
 /// A channel of the configuration.
 #[derive(Clone, Debug)]
@@ -97,15 +98,6 @@ impl Receiver {
     pub const fn hears_incidents(&self) -> bool {
         !matches!(self, Self::Heartbeat { .. })
     }
-}
-
-/// A body of one's own for a webhook.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
-    /// The template's text.
-    pub source: String,
-    /// What it makes.
-    pub content_type: String,
 }
 
 /// How mail is sent.

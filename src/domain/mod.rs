@@ -21,5 +21,6 @@ pub mod reply;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
+pub mod template;
 pub mod time;
 pub mod token;

@@ -68,6 +68,34 @@ fn no_mistake_shows_a_secret() {
             "client_secret = 'a'\n[channels.x]\nkind='telegram'\nchat_id=1\nbot_token = 5",
             "`bot_token` must be a string",
         ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='telegram'\nchat_id='SECRET'\nbot_token = '1:SECRET/x'",
+            "`bot_token` is no bot's token",
+        ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='webhook'\nauthorization=\"Bearer\\u0007SECRET\"\nurl='https://a.example/SECRET'",
+            "`authorization` holds characters",
+        ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='webhook'\nauthorization='Bearer SECRET'\nurl='http://a.example/SECRET'",
+            "must begin with https://, since",
+        ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='webhook'\nurl='https://a.example/'\nbody='{\"SECRET\": \"SECRET\"|int }'",
+            "is no JSON",
+        ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='webhook'\nurl='https://a.example/'\nbody='{{ \"SECRET\"|int }}'",
+            "invalid operation",
+        ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='email'\nsmtp='SECRET:SECRET'\nfrom='SECRET'\nto='SECRET'\npassword='SECRET'",
+            "`from` must be a mail address",
+        ),
+        (
+            "client_secret = 'a'\n[channels.x]\nkind='command'\ncommand=['/SECRET', 'SECRET\\u0000']\npassword='SECRET'",
+            "is a key of `email`, not of `command`",
+        ),
         ("client_secret = 'a'\n[http]\nlisten = 'SECRET'", "`listen` must be"),
         ("client_secret = 'a'\n[log]\nlevel = 'SECRET'", "`level` must be one of"),
     ] {
@@ -112,7 +140,11 @@ fn a_problem_is_one_line_whatever_the_names_in_it() {
 
 #[test]
 fn debug_is_blind() {
-    let loaded = super::loaded(super::ACME);
+    let channels = "[channels.a]\nkind='webhook'\nurl='https://a.example/s3cr3t'\nauthorization='s3cr3t'\nbody='\"s3cr3t\"'\n\
+                    [channels.b]\nkind='email'\nsmtp='a.example'\nuser='a'\npassword='s3cr3t'\nfrom='a@a.example'\nto='a@a.example'\n\
+                    [channels.c]\nkind='telegram'\nbot_token='1:s3cr3t'\nchat_id=1\n";
+    let loaded = super::loaded(&format!("{}{channels}", super::ACME));
+    assert_eq!(loaded.config.channels.len(), 3);
     let shown = format!("{loaded:?} {:?}", Rig::new().environment);
     assert!(!shown.contains("s3cr3t"), "{shown}");
 }

@@ -1,6 +1,7 @@
 //! Tests of the configuration: a folder with files, loaded as the daemon loads them.
 
 mod bad;
+mod channels;
 mod good;
 mod leaks;
 mod shipped;

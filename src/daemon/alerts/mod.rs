@@ -183,7 +183,7 @@ impl Alerter {
     async fn look(&mut self) -> Result<Option<Timestamp>, StateError> {
         let shared = Arc::clone(&self.shared);
         let (config, now) = (shared.config(), shared.clock.now());
-        let terms = Terms { fold: config.alerts.fold, channels: hearing(&config), now };
+        let terms = Terms { fold: usize::try_from(config.alerts.fold).unwrap_or(usize::MAX), channels: hearing(&config), now };
         let look::Look { decision, silent_until, failure } =
             look::look(&shared, &config, &self.incidents, &terms).await;
         let Decision { changed, forgotten, tellings, next } = decision;

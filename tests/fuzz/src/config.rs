@@ -18,9 +18,9 @@ const NEXT: &str = "#more.toml\n";
 const TOKEN: &str = "of a file";
 
 /// Keys whose values are names, hosts or paths, and may be shown.
-const SHOWN: [&str; 6] = ["provider", "app", "formats", "notify", "domain", "include"];
+const SHOWN: [&str; 7] = ["provider", "app", "formats", "notify", "domain", "include", "body"];
 /// Keys that hold a secret itself.
-const SECRETS: [&str; 5] = ["client_secret", "url", "bot_token", "routing_key", "password"];
+const SECRETS: [&str; 6] = ["client_secret", "url", "bot_token", "routing_key", "password", "authorization"];
 
 /// What must hold.
 pub fn holds(data: &[u8]) {
@@ -124,17 +124,19 @@ fn places(text: &str) -> Vec<Place> {
 }
 
 /// Each key with each string in it, and where that ends. A table's own key comes with an empty one.
-fn each(table: &DeTable<'_>, seen: &mut impl FnMut(&str, &str, usize)) {
+fn each(table: &DeTable<'_>, seen: &mut dyn FnMut(&str, &str, usize)) {
     for (key, value) in table {
         seen(key.get_ref(), "", key.span().end);
         strings(key.get_ref(), value, seen);
     }
 }
 
-fn strings(key: &str, value: &toml::Spanned<DeValue<'_>>, seen: &mut impl FnMut(&str, &str, usize)) {
+fn strings(key: &str, value: &toml::Spanned<DeValue<'_>>, seen: &mut dyn FnMut(&str, &str, usize)) {
     match value.get_ref() {
         DeValue::String(text) => seen(key, text, value.span().end),
         DeValue::Array(values) => values.iter().for_each(|value| strings(key, value, seen)),
+        // The address in here is for people.
+        DeValue::Table(table) if key == "alerts" => each(table, &mut |_, text, end| seen(key, text, end)),
         DeValue::Table(table) => each(table, seen),
         _ => {}
     }

@@ -1,0 +1,142 @@
+//! `[channels.NAME]`: which kinds there are, and which keys each has.
+//!
+//! Must not know what stands behind a key: `receivers` does. A key of another kind is a mistake that says so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::document::Report;
+use super::environment::Environment;
+use super::problem::{did_you_mean, shown};
+use super::receivers;
+use super::secrets::{AUTHORIZATION, BOT_TOKEN, PASSWORD, ROUTING_KEY, Reported, SecretKeys, URL};
+use super::table::Table;
+use super::values::{choice, duration, plain_name};
+use crate::domain::channel::{Channel, Receiver};
+
+/// Reads what is at the other end.
+type Read = fn(Table<'_>, &Environment, &mut Report) -> Result<Receiver, Reported>;
+
+/// A kind of channel.
+struct Kind {
+    name: &'static str,
+    secrets: &'static [&'static SecretKeys],
+    keys: &'static [&'static str],
+    /// How long a delivery may take, unless `timeout` says it.
+    timeout: &'static str,
+    read: Read,
+}
+
+/// What every kind has.
+const COMMON: [&str; 2] = ["kind", "timeout"];
+const USUAL: &str = "10s";
+
+const KINDS: [Kind; 8] = [
+    Kind {
+        name: "webhook",
+        secrets: &[&URL, &AUTHORIZATION],
+        keys: &["body", "body_file", "content_type"],
+        timeout: USUAL,
+        read: receivers::webhook,
+    },
+    Kind {
+        name: "alertmanager",
+        secrets: &[&URL, &AUTHORIZATION],
+        keys: &[],
+        timeout: USUAL,
+        read: receivers::alertmanager,
+    },
+    Kind {
+        name: "pagerduty",
+        secrets: &[&ROUTING_KEY, &URL],
+        keys: &[],
+        timeout: USUAL,
+        read: receivers::pagerduty,
+    },
+    Kind { name: "slack", secrets: &[&URL], keys: &[], timeout: USUAL, read: receivers::slack },
+    Kind {
+        name: "telegram",
+        secrets: &[&BOT_TOKEN, &URL],
+        keys: &["chat_id"],
+        timeout: USUAL,
+        read: receivers::telegram,
+    },
+    Kind {
+        name: "email",
+        secrets: &[&PASSWORD],
+        keys: &["smtp", "tls", "user", "from", "to"],
+        timeout: USUAL,
+        read: receivers::email,
+    },
+    Kind { name: "command", secrets: &[], keys: &["command"], timeout: "30s", read: receivers::command },
+    Kind {
+        name: "heartbeat",
+        secrets: &[&URL],
+        keys: &["every"],
+        timeout: USUAL,
+        read: receivers::heartbeat,
+    },
+];
+
+/// The channels of the configuration by name, faulty ones too: whether each hears of incidents.
+pub(super) type Names<'d> = BTreeMap<&'d str, bool>;
+
+impl Kind {
+    /// Every key of it.
+    fn all_keys(&self) -> impl Iterator<Item = &'static str> {
+        let secrets = self.secrets.iter().flat_map(|keys| keys.all);
+        COMMON.into_iter().chain(self.keys.iter().copied()).chain(secrets)
+    }
+
+    /// Reports the keys that it does not have: those of other kinds, and those of none.
+    fn only(&self, table: Table<'_>, report: &mut Report) {
+        for key in table.keys().filter(|key| !self.all_keys().any(|known| known == key.value)) {
+            let owners: Vec<_> = KINDS
+                .iter()
+                .filter(|kind| kind.all_keys().any(|known| known == key.value))
+                .map(|kind| format!("`{}`", kind.name))
+                .collect();
+            let (name, here) = (shown(key.value), self.name);
+            let message = if owners.is_empty() {
+                let hint = did_you_mean(key.value, self.all_keys());
+                format!("unknown key {name} {table}, a channel of kind `{here}`{hint}")
+            } else {
+                format!("{name} {table} is a key of {}, not of `{here}`", owners.join(" and "))
+            };
+            report.problem(key.place, message);
+        }
+    }
+}
+
+/// Reads the channels, and all their names.
+pub(super) fn channels<'d>(
+    tables: &[Table<'d>],
+    environment: &Environment,
+    report: &mut Report,
+) -> (Vec<Channel>, Names<'d>) {
+    let kinds = KINDS.each_ref().map(|kind| (kind.name, kind));
+    let mut names = Names::new();
+    let mut channels = Vec::new();
+    for table in tables {
+        let named = plain_name(report, "the channel", table.name());
+        table.required(report, "kind");
+        let kind = choice(*table, report, "kind", &kinds);
+        names.insert(table.name().value, kind.is_none_or(|kind| kind.name != "heartbeat"));
+        let Some(kind) = kind else { continue };
+        kind.only(*table, report);
+        let range = (Duration::from_secs(1), Duration::from_secs(120));
+        let timeout = duration(*table, report, "timeout", kind.timeout, range);
+        let timeout = timeout.or_else(|| humantime::parse_duration(kind.timeout).ok());
+        let receiver = (kind.read)(*table, environment, report);
+        if let (true, Some(timeout), Ok(kind)) = (named, timeout, receiver) {
+            channels.push(Channel { name: table.name().value.to_owned(), kind, timeout });
+        }
+    }
+    (channels, names)
+}
+
+/// Every key of every kind.
+#[cfg(test)]
+pub(super) fn every_key() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().flat_map(Kind::all_keys)
+}
