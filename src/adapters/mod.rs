@@ -1,6 +1,7 @@
 //! One outside thing each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
 pub mod authorization_server;
+pub mod channels;
 pub mod clock;
 pub mod generations;
 mod http;
