@@ -53,6 +53,7 @@ pub struct Metrics {
     lateness: Histogram,
     unsaved: SharedGauge,
     skew: Family<Vec<(&'static str, String)>, FloatGauge>,
+    deliveries: Family<Vec<(&'static str, String)>, Counter>,
     reload_successful: SharedGauge,
 }
 
@@ -83,6 +84,12 @@ impl Metrics {
             "The authorization server's clock less this machine's, from the Date header",
             skew.clone(),
         );
+        let deliveries = Family::<Vec<(&'static str, String)>, Counter>::default();
+        registry.register(
+            "alert_deliveries",
+            "Alerts by channel and what became of each try",
+            deliveries.clone(),
+        );
         let reload_successful = SharedGauge::default();
         reload_successful.set(1);
         registry.register(
@@ -99,6 +106,7 @@ impl Metrics {
             lateness,
             unsaved,
             skew,
+            deliveries,
             reload_successful,
         };
         metrics.know_providers(providers);
@@ -112,6 +120,20 @@ impl Metrics {
                 drop(self.renewals.get_or_create(&labels(provider, result)));
             }
         }
+    }
+
+    /// Makes the counters of these channels be there, at zero.
+    pub fn know_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
+        for channel in channels {
+            for result in Delivered::ALL {
+                drop(self.deliveries.get_or_create(&result.labels(channel)));
+            }
+        }
+    }
+
+    /// Counts what became of one message to a channel.
+    pub fn delivery(&self, channel: &str, result: Delivered) {
+        self.deliveries.get_or_create(&result.labels(channel)).inc();
     }
 
     /// Counts one renewal; `None` is success.
@@ -169,6 +191,33 @@ impl Metrics {
     }
 }
 
+/// What became of one try to deliver an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// The receiver has it.
+    Delivered,
+    /// It is tried again.
+    Failed,
+    /// The receiver does not want it.
+    Rejected,
+    /// It was out of date before it could be delivered.
+    Expired,
+}
+
+impl Delivered {
+    const ALL: [Self; 4] = [Self::Delivered, Self::Failed, Self::Rejected, Self::Expired];
+
+    fn labels(self, channel: &str) -> Vec<(&'static str, String)> {
+        let result = match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+        };
+        vec![("channel", channel.to_owned()), ("result", result.to_owned())]
+    }
+}
+
 fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {
     RenewalLabels { provider: provider.to_owned(), result: ResultLabel(result) }
 }
@@ -181,6 +230,10 @@ pub struct Snapshot<'a> {
     pub portals: &'a [Portal],
     /// Open incidents by severity.
     pub incidents: &'a [(Severity, u64)],
+    /// What waits for each channel: how many messages, and since when.
+    pub outbox: &'a [(String, usize, Option<Timestamp>)],
+    /// Silences in force.
+    pub silences: usize,
 }
 
 impl Snapshot<'_> {
@@ -201,8 +254,26 @@ impl Snapshot<'_> {
             gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
         registry.register("incidents_open", "Open incidents by their highest severity so far", incidents);
+        self.outbox(&mut registry);
         self.per_portal(&mut registry);
         registry
+    }
+
+    fn outbox(&self, registry: &mut Registry) {
+        let waiting = Family::<Vec<(&str, String)>, SharedGauge>::default();
+        for (channel, count, _) in self.outbox {
+            let gauge = waiting.get_or_create(&vec![("channel", channel.clone())]);
+            gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        registry.register("alert_outbox_messages", "Alerts that wait for their channel", waiting);
+        let oldest = FloatGauge::default();
+        let at = self.outbox.iter().filter_map(|(_, _, oldest)| *oldest).min();
+        oldest.set(at.map_or(0.0, |at| at.millis() as f64 / 1000.0));
+        let help = "When the oldest alert that waits was written, 0 if none does";
+        registry.register("alert_outbox_oldest_timestamp_seconds", help, oldest);
+        let silences = SharedGauge::default();
+        silences.set(i64::try_from(self.silences).unwrap_or(i64::MAX));
+        registry.register("silences_active", "Silences in force", silences);
     }
 
     fn per_portal(&self, registry: &mut Registry) {

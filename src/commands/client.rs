@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
+use crate::daemon::alerts::report::Report;
 use crate::daemon::view::PortalView;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
@@ -87,6 +88,34 @@ impl Client {
         Ok(body.get("forgotten").and_then(Value::as_bool).unwrap_or_default())
     }
 
+    /// Silences a portal, or everything, for a span; without one, ends its silence. Until when.
+    pub(super) async fn silence(
+        &self,
+        portal: Option<&str>,
+        span: Option<&str>,
+    ) -> Result<Option<String>, Failure> {
+        let path = portal.map_or_else(|| "/v1/silence".to_owned(), |portal| path(portal, "/silence"));
+        let body: Value = match span {
+            Some(span) => {
+                parse(&self.ask(Method::POST, &path, Some(json!({"for": span}).to_string())).await?)?
+            }
+            None => parse(&self.ask(Method::DELETE, &path, None).await?)?,
+        };
+        Ok(body.get("until").and_then(Value::as_str).map(str::to_owned))
+    }
+
+    /// What is open, silenced and waiting.
+    pub(super) async fn alerts(&self) -> Result<Report, Failure> {
+        parse(&self.ask(Method::GET, "/v1/alerts", None).await?)
+    }
+
+    /// Takes an incident on, or those of a portal: how many.
+    pub(super) async fn acknowledge(&self, incident: &str) -> Result<u64, Failure> {
+        let body = json!({"incident": incident}).to_string();
+        let body: Value = parse(&self.ask(Method::POST, "/v1/alerts/acknowledge", Some(body)).await?)?;
+        Ok(body.get("acknowledged").and_then(Value::as_u64).unwrap_or_default())
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Failure> {
         let (status, body) = self.send(method, path, body).await?;
         if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
@@ -130,7 +159,7 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         return Failure::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
     };
     let exit = match error.code.as_str() {
-        "unknown-portal" => Exit::NoInput,
+        "unknown-portal" | "unknown-incident" => Exit::NoInput,
         "no-grant" | "not-now" => Exit::TryAgain,
         "refused" | "not-a-grant" => Exit::Data,
         "not-permitted" => Exit::NoPermission,

@@ -3,6 +3,7 @@
 //! Must not know how anything works: commands read arguments, call the configuration and the daemon, and say what
 //! happened. `--json` goes to standard output; what is for people goes to standard error, or is a table.
 
+mod alert_list;
 mod check;
 mod client;
 mod completions;
@@ -15,6 +16,7 @@ mod renew;
 mod run;
 mod sandbox;
 mod screen;
+mod silence;
 mod status;
 mod token;
 
@@ -74,6 +76,11 @@ enum Command {
     Import(import::Arguments),
     /// Remove a portal's grant and its token files.
     Forget(forget::Arguments),
+    /// Leave people in peace about a portal, or everything, for a while.
+    Silence(silence::Arguments),
+    /// Alerts: what is open, who takes it on, and whether they arrive.
+    #[command(subcommand)]
+    Alert(Alert),
     /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
     Demo(demo::Arguments),
     /// Print a completion script for a shell.
@@ -84,6 +91,14 @@ enum Command {
     /// Run the stand-in authorization server alone, for tests.
     #[command(hide = true)]
     Sandbox(sandbox::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Alert {
+    /// Show open incidents, silences, and how the channels are.
+    List(alert_list::ListArguments),
+    /// Take an incident on: it is not repeated until it gets worse.
+    Acknowledge(alert_list::AcknowledgeArguments),
 }
 
 /// Runs the command that the arguments name.
@@ -112,6 +127,11 @@ pub fn main() -> Exit {
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
             Command::Import(arguments) => import::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
+            Command::Silence(arguments) => silence::run(&common, &arguments).await,
+            Command::Alert(Alert::List(arguments)) => alert_list::list(&common, &arguments).await,
+            Command::Alert(Alert::Acknowledge(arguments)) => {
+                alert_list::acknowledge(&common, &arguments).await
+            }
             Command::Demo(arguments) => demo::run(&arguments).await,
             Command::Completions(arguments) => completions::completions(&arguments, &mut Cli::command()),
             Command::Man => completions::manual(Cli::command()),

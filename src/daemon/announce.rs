@@ -14,6 +14,8 @@ pub enum Subject<'a> {
     Portal(&'a PortalName),
     /// An app: all its portals are left alone.
     App(&'a str),
+    /// A channel that does not deliver.
+    Channel(&'a str),
     /// This daemon itself.
     Daemon,
 }
@@ -24,11 +26,12 @@ pub fn announce(subject: Subject<'_>, announcement: &Announcement) {
     let (portal, app) = match subject {
         Subject::Portal(portal) => (Some(portal.as_str()), None),
         Subject::App(app) => (None, Some(app)),
-        Subject::Daemon => (None, None),
+        Subject::Channel(_) | Subject::Daemon => (None, None),
     };
     let whom = match subject {
         Subject::Portal(portal) => portal.as_str().to_owned(),
         Subject::App(app) => format!("app {app}"),
+        Subject::Channel(name) => format!("channel {name}"),
         Subject::Daemon => "refreshd".to_owned(),
     };
     // The journal shows the message alone, so it says all that a person needs.

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::RunError;
+use super::alerts::Conditions;
 use super::old_state;
 use super::publisher::{PublisherThread, publisher};
 use super::recovery;
-use super::shared::{Shared, app_fingerprints, take_portals};
+use super::shared::{Parts, Shared, app_fingerprints, take_portals};
 use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{Disk, Reader, State, View, Writer, lock};
@@ -22,6 +24,8 @@ use crate::config::Config;
 pub(super) struct World {
     pub(super) clock: Clock,
     pub(super) server: AuthorizationServer,
+    /// `None`: made as the configuration says.
+    pub(super) courier: Option<Courier>,
     pub(super) hands: Hands,
 }
 
@@ -39,7 +43,7 @@ impl World {
     /// This machine.
     pub(super) fn machine() -> Result<Self, RunError> {
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
-        Ok(Self { clock: Clock::system(), server, hands: Hands::Threads })
+        Ok(Self { clock: Clock::system(), server, courier: None, hands: Hands::Threads })
     }
 }
 
@@ -52,7 +56,13 @@ pub(super) struct Core {
 impl Core {
     /// Opens the state and brings it in line with the configuration.
     pub(super) async fn start(mut config: Config, world: World) -> Result<Self, RunError> {
-        let World { clock, server, hands } = world;
+        let World { clock, server, courier, hands } = world;
+        let courier = match courier {
+            Some(courier) => courier,
+            None => {
+                Courier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(RunError::Tls)?
+            }
+        };
         let lock = lock(&config.paths.state)?;
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = View::open(&config.paths.state)?;
@@ -62,10 +72,13 @@ impl Core {
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let files = TokenFiles::new(&config.paths.token_dir);
         let generations = old_state::look(&state, &files, &config.paths.state, clock.now()).await?;
-        let (publisher, publishing) = publisher(view, files, generations);
+        let conditions = Arc::new(Conditions::default());
+        let (publisher, publishing) = publisher(view, files, generations, Arc::clone(&conditions));
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let metrics = Metrics::new(&providers);
-        let shared = Arc::new(Shared::new(clock, state, server, publisher, metrics, Arc::new(config)));
+        metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        let parts = Parts { clock, state, server, courier, publisher, conditions };
+        let shared = Arc::new(Shared::new(parts, metrics, Arc::new(config)));
         hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
         recovery::recover(&shared).await?;

@@ -87,6 +87,7 @@ async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
                 .await?;
             if let Some(announcement) = climb.announce.filter(|_| told) {
                 announce(Subject::Portal(&portal.name), &announcement);
+                shared.post.wake.notify_one();
             }
         }
         if due.len() < BATCH {

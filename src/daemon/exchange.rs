@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alerts::What;
 use super::announce::{Subject, announce};
 use super::publisher::chain;
 use super::shared::{Report, Shared};
@@ -215,6 +216,8 @@ async fn finish(
                 let failing = shared.publisher.publish(&name).await;
                 shared.health.unpublished(failing);
             }
+            // What is as it was is looked at now and then.
+            let is_news = said.is_some() || client_changed || before.kind() != grant.standing.phase.kind();
             if client_changed {
                 announce_client(&settings.app, said.as_ref(), client);
             }
@@ -233,6 +236,9 @@ async fn finish(
                 tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
             }
             shared.climb.notify_one();
+            if is_news || renewed && !told_before.is_empty() {
+                shared.post.wake.notify_one();
+            }
             generation
         }
         Recorded::SetAside => grant.generation,
@@ -272,7 +278,7 @@ async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<Rec
             Ok(recorded) => {
                 if unsaved {
                     shared.metrics.unsaved_ends();
-                    say_saved(portal);
+                    shared.conditions.end(What::Unsaved(portal), "the new pair is on disk now");
                 }
                 shared.health.state_writable(true);
                 return recorded;
@@ -282,7 +288,9 @@ async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<Rec
                 if !unsaved && holds_pair {
                     unsaved = true;
                     shared.metrics.unsaved_begins();
-                    say_unsaved(portal, &chain(&error));
+                    let reason =
+                        format!("a new pair is not on disk, it is held in memory: {}", chain(&error));
+                    shared.conditions.begin(What::Unsaved(portal), reason);
                 } else {
                     tracing::error!(%portal, error = %chain(&error), "{portal}: the outcome of a renewal is still not recorded; trying again");
                 }
@@ -291,28 +299,6 @@ async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<Rec
         shared.clock.sleep(wait).await;
         wait = (wait * 2).min(RECORD_AGAIN.1);
     }
-}
-
-fn say_unsaved(portal: &PortalName, why: &str) {
-    let announcement = Announcement {
-        step: "unsaved".to_owned(),
-        severity: Severity::Critical,
-        reason: format!("a new pair is not on disk, it is held in memory: {why}"),
-        action: "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself".to_owned(),
-        remaining: None,
-    };
-    announce(Subject::Portal(portal), &announcement);
-}
-
-fn say_saved(portal: &PortalName) {
-    let announcement = Announcement {
-        step: "resolved".to_owned(),
-        severity: Severity::Notice,
-        reason: "the new pair is on disk now".to_owned(),
-        action: "none".to_owned(),
-        remaining: None,
-    };
-    announce(Subject::Portal(portal), &announcement);
 }
 
 /// One incident for the app, not one for each of its portals.

@@ -19,7 +19,6 @@ use super::serving::{House, Introduction, serve};
 use super::shared::Shared;
 use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
 use crate::adapters::state::StateError;
-use crate::domain::escalation::{Severity, Step};
 
 /// Connections at a time.
 const PLACES: usize = 64;
@@ -77,20 +76,13 @@ async fn render_metrics(shared: &Shared) -> Result<String, StateError> {
     let series = config.http.as_ref().map_or(0, |http| http.portal_series);
     let portals =
         if census.total() <= series as u64 { shared.state.page(None, series).await? } else { Vec::new() };
-    let open = shared.state.open_incidents().await?;
-    let incidents = by_severity(&config.ladder, &open);
-    Ok(shared.metrics.render(&Snapshot { census: &census, portals: &portals, incidents: &incidents }))
-}
-
-/// Open incidents by the highest severity told of each.
-fn by_severity(ladder: &[Step], open: &[(Vec<String>, u64)]) -> Vec<(Severity, u64)> {
-    let severity_of = |told: &Vec<String>| {
-        let told = ladder.iter().filter(|step| told.contains(&step.key));
-        told.map(|step| step.severity).max().unwrap_or(Severity::Notice)
-    };
-    let count =
-        |severity| open.iter().filter(|(told, _)| severity_of(told) == severity).map(|(_, n)| n).sum();
-    Severity::ALL.into_iter().map(|severity| (severity, count(severity))).collect()
+    let incidents = shared.post.by_severity();
+    let outbox = shared.post.waiting(config.channels.iter().map(|channel| channel.name.as_str()));
+    let now = shared.clock.now();
+    let silences = shared.state.silences().await?.into_values().filter(|until| *until > now).count();
+    let snapshot =
+        Snapshot { census: &census, portals: &portals, incidents: &incidents, outbox: &outbox, silences };
+    Ok(shared.metrics.render(&snapshot))
 }
 
 async fn live(Extract(shared): Extract<Arc<Shared>>) -> Response {

@@ -3,6 +3,7 @@
 //! A task that ends unexpectedly ends the daemon with a reason. Stopping is an argument. Must not print nor exit: the
 //! commands do.
 
+pub mod alerts;
 pub mod announce;
 mod control;
 mod core;
@@ -153,6 +154,7 @@ async fn loops(
     let mut tasks = JoinSet::new();
     tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the escalator", escalator::run(Arc::clone(shared), stop.clone())));
+    tasks.spawn(named("the alerter", alerts::run(Arc::clone(shared), stop.clone())));
     let house = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
     tasks.spawn(named("the housekeeping", house));
     tasks

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::RunError;
+use super::alerts::report;
 use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
 use super::operations::{self, By, Handwork, OperationError, Renewal};
@@ -87,6 +88,18 @@ impl Offline {
     /// [`OperationError`].
     pub async fn forget(&self, portal: &str) -> Result<bool, OperationError> {
         operations::forget(&self.core.shared, portal).await
+    }
+
+    /// As [`report::silence`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn silence(
+        &self,
+        portal: &str,
+        span: Option<std::time::Duration>,
+    ) -> Result<Option<String>, OperationError> {
+        report::silence(&self.core.shared, portal, span).await
     }
 
     /// Finishes what was sent and closes the state.

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::announce::{Subject, announce};
+use super::alerts::{Conditions, What};
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, StateError, View};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
-use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::name::PortalName;
 use crate::domain::old_state::leaves_files;
 use crate::domain::portal::{Kind, Portal};
@@ -70,6 +69,7 @@ pub struct PublisherThread {
     generations: Generations,
     unnoted: bool,
     failing: BTreeSet<PortalName>,
+    conditions: Arc<Conditions>,
 }
 
 /// Names the provider of an app.
@@ -80,7 +80,12 @@ type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>
 
 /// Makes both parts.
 #[must_use]
-pub fn publisher(view: View, files: TokenFiles, generations: Generations) -> (Publisher, PublisherThread) {
+pub fn publisher(
+    view: View,
+    files: TokenFiles,
+    generations: Generations,
+    conditions: Arc<Conditions>,
+) -> (Publisher, PublisherThread) {
     let (sender, orders) = unbounded_channel();
     (
         Publisher { orders: sender },
@@ -92,6 +97,7 @@ pub fn publisher(view: View, files: TokenFiles, generations: Generations) -> (Pu
             generations,
             unnoted: false,
             failing: BTreeSet::new(),
+            conditions,
         },
     )
 }
@@ -229,15 +235,13 @@ impl PublisherThread {
         match done {
             Ok(()) => {
                 if self.failing.remove(portal) {
-                    let reason = "the token files are written again".to_owned();
-                    say(portal, "resolved", Severity::Notice, reason, "none");
+                    self.conditions.end(What::Unpublished(portal), "the token files are written again");
                 }
             }
             Err(error) => {
                 if self.failing.insert(portal.clone()) {
                     let reason = format!("readers do not get the new token: {}", chain(&error));
-                    let action = "make the token directory writable for refreshd, or free space; it is retried by itself";
-                    say(portal, "unpublished", Severity::Critical, reason, action);
+                    self.conditions.begin(What::Unpublished(portal), reason);
                 }
             }
         }
@@ -257,12 +261,6 @@ fn wanted(
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref()?;
     (portal.kind() != Kind::Gone).then_some((settings, grant, access))
-}
-
-fn say(portal: &PortalName, step: &str, severity: Severity, reason: String, action: &str) {
-    let announcement =
-        Announcement { step: step.to_owned(), severity, reason, action: action.to_owned(), remaining: None };
-    announce(Subject::Portal(portal), &announcement);
 }
 
 /// An error and its sources, once each.

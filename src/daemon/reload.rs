@@ -60,6 +60,7 @@ impl Reloader {
         let done = shared.state.reconcile(portals, apps, now).await.map_err(|error| chain(&error))?;
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         shared.metrics.know_providers(&providers);
+        shared.metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
         self.log.set_level(&config.log.level);
         shared.set_config(Arc::new(config));
         if ladder_changed && let Err(error) = shared.state.recheck_ladder(true).await {
@@ -70,6 +71,7 @@ impl Reloader {
         first_tokens::read_files(shared).await;
         shared.due.notify_one();
         shared.climb.notify_one();
+        shared.post.hurry();
         tracing::info!(
             portals = count,
             added = done.added,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{Subject, announce};
+use super::alerts::What;
 use super::exchange::{Claimed, exchange};
 use super::old_state::say_unreadable;
 use super::publisher::chain;
@@ -19,7 +19,6 @@ use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP, Tick};
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::domain::budget::{Budget, Limits};
-use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::time::Timestamp;
 
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
@@ -181,27 +180,14 @@ impl Renewer {
     fn cannot_claim(&mut self, error: &StateError, now: Timestamp) {
         self.wake_at = now + STATE_AGAIN;
         if self.shared.health.state_writable(false) {
-            let announcement = Announcement {
-                step: "state".to_owned(),
-                severity: Severity::Critical,
-                reason: format!("the state cannot be written, so nothing is sent: {}", chain(error)),
-                action: "free space or repair the disk of the state; it is retried by itself".to_owned(),
-                remaining: None,
-            };
-            announce(Subject::Daemon, &announcement);
+            let reason = format!("the state cannot be written, so nothing is sent: {}", chain(error));
+            self.shared.conditions.begin(What::State, reason);
         }
     }
 
     fn state_is_writable(&self) {
         if self.shared.health.state_writable(true) {
-            let announcement = Announcement {
-                step: "resolved".to_owned(),
-                severity: Severity::Notice,
-                reason: "the state is written again".to_owned(),
-                action: "none".to_owned(),
-                remaining: None,
-            };
-            announce(Subject::Daemon, &announcement);
+            self.shared.conditions.end(What::State, "the state is written again");
         }
     }
 

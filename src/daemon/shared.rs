@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::alerts::{Conditions, Post};
 use super::publisher::Publisher;
 use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::channels::Courier;
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{AppFingerprint, State};
@@ -35,6 +37,12 @@ pub struct Shared {
     pub server: AuthorizationServer,
     /// The token files.
     pub publisher: Publisher,
+    /// The way to people.
+    pub courier: Courier,
+    /// What is wrong with this machine.
+    pub conditions: Arc<Conditions>,
+    /// What people are told.
+    pub post: Post,
     /// What only the daemon can count.
     pub metrics: Metrics,
     /// Whether it is well.
@@ -50,22 +58,35 @@ pub struct Shared {
     current: watch::Sender<Arc<Config>>,
 }
 
+/// The doors to the outside, opened.
+pub struct Parts {
+    /// Time and chance.
+    pub clock: Clock,
+    /// The private store.
+    pub state: State,
+    /// The way to authorization servers.
+    pub server: AuthorizationServer,
+    /// The way to people.
+    pub courier: Courier,
+    /// The token files.
+    pub publisher: Publisher,
+    /// What is wrong with this machine.
+    pub conditions: Arc<Conditions>,
+}
+
 impl Shared {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(
-        clock: Clock,
-        state: State,
-        server: AuthorizationServer,
-        publisher: Publisher,
-        metrics: Metrics,
-        config: Arc<Config>,
-    ) -> Self {
+    pub fn new(parts: Parts, metrics: Metrics, config: Arc<Config>) -> Self {
+        let Parts { clock, state, server, courier, publisher, conditions } = parts;
         Self {
             clock,
             state,
             server,
             publisher,
+            courier,
+            conditions,
+            post: Post::default(),
             metrics,
             health: Health::new(clock),
             waiters: Waiters::default(),

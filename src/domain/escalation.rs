@@ -130,11 +130,14 @@ pub struct Climb {
     pub next: Option<Timestamp>,
 }
 
-/// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced.
+/// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced. What only a
+/// person can mend is announced as that, once, with how long the token still works: the steps of time add nothing to it.
 #[must_use]
 pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp) -> Climb {
     let mut told = grant.told.clone();
     let mut next = None;
+    let person =
+        needs_person(&grant.standing.phase) && ladder.iter().any(|step| step.when == Moment::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
         if told.contains(&step.key) {
@@ -144,7 +147,8 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
             Some(at) if at <= now => {
                 told.push(step.key.clone());
                 let severity = severity_of(step, grant, now);
-                if loudest.is_none_or(|(_, loudest)| severity >= loudest) {
+                let news = !person || step.when == Moment::NeedsPerson;
+                if news && loudest.is_none_or(|(_, loudest)| severity >= loudest) {
                     loudest = Some((step, severity));
                 }
             }
@@ -218,7 +222,7 @@ fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> 
 }
 
 /// A grant in doubt needs a person as soon as the replay meets what only a person can mend.
-fn needs_person(phase: &Phase) -> bool {
+pub(super) fn needs_person(phase: &Phase) -> bool {
     phase.needs_person()
         || phase
             .problem()
@@ -226,7 +230,7 @@ fn needs_person(phase: &Phase) -> bool {
 }
 
 /// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
-fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
+pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = put_off(grant, now).is_some();
     if step.when == Moment::Failed && (unknown || put_off) {
@@ -243,7 +247,7 @@ fn put_off(grant: &Grant, now: Timestamp) -> Option<Duration> {
     grant.standing.act_at.map(|at| at.until(now)).filter(|wait| *wait > least)
 }
 
-fn reason(grant: &Grant, now: Timestamp) -> String {
+pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
     match &grant.standing.phase {
         Phase::Fresh if grant.claim.is_some() => {
             "the renewal is overdue, and its request is under way".to_owned()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refreshd::sandbox::Fault;
 
-use crate::common::{LIFE, Rig, SOON, always, is_step, says};
+use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
 
 #[test]
 fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
@@ -22,7 +22,9 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     assert_eq!(told["level"], "WARN");
     assert!(told["reason"].as_str().unwrap().contains("oops"), "{told}");
     assert!(["action", "remaining"].iter().all(|field| told[*field].is_string()), "{told}");
-    assert_eq!(rig.metric("refreshd_incidents_open{severity=\"warning\"}"), 1.0);
+    eventually("the incident is counted", SOON, || {
+        rig.metric("refreshd_incidents_open{severity=\"warning\"}") == 1.0
+    });
     assert_eq!(rig.http("/readyz").0, 503, "a portal is overdue");
     daemon.stop();
 

@@ -111,14 +111,14 @@ impl Courier {
     }
 
     /// Tells a heartbeat how it is. Nothing is sent to other kinds.
-    pub async fn beat(&self, channel: &Channel, pulse: Pulse, now: Timestamp) -> Delivery {
+    pub async fn beat(&self, channel: &Channel, pulse: Pulse) -> Delivery {
         let Receiver::Heartbeat { url, .. } = &channel.kind else {
             return Delivery::Rejected("this channel is no heartbeat".to_owned());
         };
         if let Some(carrier) = &self.carrier {
             return carrier.beat(&channel.name, pulse).await;
         }
-        limited(channel.timeout, heartbeat::send(&self.wire, url, &pulse, now)).await
+        limited(channel.timeout, heartbeat::send(&self.wire, url, &pulse, Clock::system().now())).await
     }
 
     fn sender(&self, now: Timestamp) -> Sender<'_> {

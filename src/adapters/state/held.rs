@@ -89,7 +89,7 @@ pub(super) fn hold_unreadable(connection: &Connection, portal: &PortalName) -> R
     let arguments = params![portal.as_str(), Kind::Unreadable.as_str()];
     let held = "SELECT EXISTS (SELECT 1 FROM portal WHERE name = ?1 AND phase = ?2)";
     let held: bool = connection.query_row(held, arguments, |row| row.get(0)).map_err(sql)?;
-    let hold = "UPDATE portal SET phase = ?2, act_at = NULL, climb_at = NULL, claim = NULL, \
+    let hold = "UPDATE portal SET phase = ?2, act_at = NULL, climb_at = NULL, claim = NULL, told = '[\"unreadable\"]', \
         bound_to = CASE WHEN length(bound_to) = 32 THEN bound_to ELSE binding END WHERE name = ?1";
     connection.execute(hold, arguments).map_err(sql)?;
     Ok(!held)

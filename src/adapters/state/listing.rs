@@ -81,20 +81,21 @@ pub(super) fn next_climb(connection: &Connection) -> Result<Option<Timestamp>, S
         .map_err(|source| StateError::sql("look for escalations", source))
 }
 
-/// The sets of steps that were told and not resolved yet, each with how many portals it is open for.
-pub(super) fn open_incidents(connection: &Connection) -> Result<Vec<(Vec<String>, u64)>, StateError> {
-    let sql = |source| StateError::sql("count incidents", source);
+pub(super) fn troubled_query() -> String {
+    format!("SELECT {COLUMNS} FROM portal WHERE told <> '[]' AND name > ?1 ORDER BY name LIMIT ?2")
+}
+
+/// Portals of which something was told that is not over, page by page.
+pub(super) fn troubled(
+    connection: &Connection,
+    after: Option<&PortalName>,
+    limit: usize,
+) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
-        .prepare_cached("SELECT told, count(*) FROM portal WHERE told <> '[]' GROUP BY told")
-        .map_err(sql)?;
-    let rows =
-        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
-    rows.map(|row| {
-        let (told, count) = row.map_err(sql)?;
-        let told = serde_json::from_str(&told).unwrap_or_default();
-        Ok((told, u64::try_from(count).unwrap_or_default()))
-    })
-    .collect()
+        .prepare_cached(&troubled_query())
+        .map_err(|source| StateError::sql("look for troubled portals", source))?;
+    let after = after.map_or("", PortalName::as_str);
+    portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
 }
 
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {

@@ -4,6 +4,7 @@
 //! happened. PostgreSQL is meant to stand behind the same methods. The store decides what is due, so memory does not
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
+mod alerts;
 mod claims;
 mod held;
 mod intake;
@@ -19,6 +20,7 @@ mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use alerts::{Keep, Kept};
 pub use claims::{Claims, RenewalRequest};
 pub use intake::{TakeIn, TakenIn};
 pub use listing::Census;
@@ -292,14 +294,6 @@ impl State {
     /// [`StateError`].
     pub async fn page(&self, after: Option<PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
         self.read.run(move |connection| listing::page(connection, after.as_ref(), limit)).await
-    }
-
-    /// The escalation steps told and not resolved yet, as sets, each with the number of portals it is open for.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub async fn open_incidents(&self) -> Result<Vec<(Vec<String>, u64)>, StateError> {
-        self.read.run(listing::open_incidents).await
     }
 
     /// How many portals there are of each kind, and how many are overdue.

@@ -198,6 +198,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
             [by],
         )
         .and_then(|_| connection.execute("UPDATE app SET retry_at = retry_at + ?1 WHERE retry_at IS NOT NULL", [by]))
+        .and_then(|_| connection.execute("UPDATE silence SET until = until + ?1", [by]))
         .map(|_| ())
         .map_err(|source| StateError::sql("follow a clock step", source))
 }

@@ -93,6 +93,20 @@ CREATE INDEX portal_fingerprint ON portal (substr(fingerprint, 1, 4));
 -- Before the first release it held the many fresh portals too.
 DROP INDEX portal_kind;
 CREATE INDEX portal_kind ON portal (kind) WHERE kind <> 'fresh';
+", "
+-- Troubled portals, page by page.
+DROP INDEX portal_told;
+CREATE INDEX portal_told ON portal (name) WHERE told <> '[]';
+-- What people were told, as JSON of domain::incident::Incident.
+CREATE TABLE incident (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+-- What they are still to be told, as JSON of domain::message::Message; the ids are in the order of telling.
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY, channel TEXT NOT NULL, first INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT;
+-- What they do not want to hear until then: of a portal, or '*': of anything.
+CREATE TABLE silence (subject TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+-- When what is done once in a while was done last.
+CREATE TABLE mark (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
 /// The newest schema this program knows.

@@ -41,6 +41,7 @@ impl Life {
         let outside = crate::daemon::core::World {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
+            courier: None,
             hands: Hands::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
         };
         let (place, end) = (Arc::clone(&shared), stop.clone());

@@ -61,6 +61,7 @@ async fn what_runs_often_uses_an_index() {
         (listing::KINDS.to_owned(), "SCAN portal USING INDEX portal_kind"),
         (listing::OVERDUE.to_owned(), "SEARCH portal USING INDEX portal_renew (renew_at<?)"),
         (listing::page_query(), "SEARCH portal USING INDEX sqlite_autoindex_portal_1 (name>?)"),
+        (listing::troubled_query(), "SEARCH portal USING INDEX portal_told (name>?)"),
         (listing::climb_query(), "SEARCH portal USING INDEX portal_climb (climb_at<?)"),
         (intake::HOLDER.to_owned(), "SEARCH portal USING INDEX portal_fingerprint (<expr>=?)"),
     ] {

@@ -1,5 +1,6 @@
 //! The store through its handle, on a real file: what is claimed, recorded, taken in and refused.
 
+mod alerting;
 mod claiming;
 mod clients;
 mod configuration;

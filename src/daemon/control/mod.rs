@@ -3,7 +3,10 @@
 //! Must not decide: `operations` does. Whoever can open the socket may look, take a token and ask for a renewal;
 //! only root and the daemon's own user may hand over or forget a grant, or reload.
 
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+mod alerts;
+mod guest;
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,10 +26,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::operations::{self, By, OperationError, Renewal};
-use super::publisher::chain;
+use guest::{Failure, Peer};
+
+use super::operations::{self, By, Renewal};
 use super::reload::Reloader;
-use super::serving::{House, Introduction, serve};
+use super::serving::{House, serve};
 use super::shared::Shared;
 use super::view::PortalView;
 use crate::adapters::token_files::Format;
@@ -53,6 +57,10 @@ impl Control {
     #[must_use]
     pub fn new(shared: Arc<Shared>, reloader: Arc<Reloader>) -> Self {
         Self { shared, reloader, changes: Arc::default() }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Carries a change out to its end, though whoever asked for it may go away meanwhile.
@@ -136,6 +144,7 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .route("/v1/portals/{portal}/grant", post(import))
         .route("/v1/portals/{portal}/grant", delete(forget))
         .route("/v1/reload", post(reload))
+        .merge(alerts::routes())
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
         .method_not_allowed_fallback(async || {
             let message = "this is not done with that method";
@@ -148,65 +157,6 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .await;
     let mut changes = std::mem::take(&mut *changes.lock().unwrap_or_else(PoisonError::into_inner));
     while changes.join_next().await.is_some() {}
-}
-
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug)]
-struct Peer {
-    uid: Option<u32>,
-}
-
-impl Peer {
-    fn introduce(stream: &UnixStream) -> Introduction {
-        let peer = Self { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) };
-        let mut introduction = Introduction::new();
-        introduction.insert(peer);
-        introduction
-    }
-
-    /// Root, or the user this daemon runs as.
-    fn may_change(self) -> Result<(), Failure> {
-        let own = std::fs::metadata("/proc/self").map(|metadata| metadata.uid()).ok();
-        if self.uid.is_some_and(|uid| uid == 0 || Some(uid) == own) {
-            return Ok(());
-        }
-        let message = "only root and refreshd's own user may do this; try it with sudo";
-        Err(Failure::new(StatusCode::FORBIDDEN, "not-permitted", message))
-    }
-}
-
-/// A refusal as JSON: `{"error": {"code": …, "message": …}}`.
-struct Failure {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-}
-
-impl Failure {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let Self { status, code, message } = self;
-        (status, axum::Json(json!({"error": {"code": code, "message": message}}))).into_response()
-    }
-}
-
-impl From<OperationError> for Failure {
-    fn from(error: OperationError) -> Self {
-        let (status, code) = match &error {
-            OperationError::UnknownPortal { .. } => (StatusCode::NOT_FOUND, "unknown-portal"),
-            OperationError::NoGrant { .. } => (StatusCode::CONFLICT, "no-grant"),
-            OperationError::NotNow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-now"),
-            OperationError::Refused { .. } => (StatusCode::CONFLICT, "refused"),
-            OperationError::NotAGrant { .. } => (StatusCode::BAD_REQUEST, "not-a-grant"),
-            OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),
-        };
-        Self::new(status, code, chain(&error))
-    }
 }
 
 /// Every portal, sent page by page: memory does not grow with their number.

@@ -1,0 +1,208 @@
+//! What people were told and what they are still to be told, over restarts: incidents, the outbox, silences.
+//!
+//! Must not decide what is told. A row that cannot be understood is left out and said: what was told can be told again.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::listing;
+use super::rows::to_json;
+use super::{State, StateError};
+use crate::domain::incident::Incident;
+use crate::domain::name::PortalName;
+use crate::domain::outbox::Letter;
+use crate::domain::portal::Portal;
+use crate::domain::time::Timestamp;
+
+/// What the state knows of alerts, for a start.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// All incidents, also those that are over and may come back.
+    pub incidents: Vec<Incident>,
+    /// What waits, in order.
+    pub letters: Vec<Letter>,
+    /// Rows that could not be understood.
+    pub unreadable: usize,
+}
+
+/// What changes, all of it or nothing.
+#[derive(Debug, Default, Clone)]
+pub struct Keep {
+    /// Incidents, new or changed.
+    pub incidents: Vec<Incident>,
+    /// Incidents that are long over, by their keys.
+    pub forgotten: Vec<String>,
+    /// What waits from now on.
+    pub letters: Vec<Letter>,
+    /// Letters that are done with.
+    pub done: Vec<i64>,
+}
+
+impl Keep {
+    /// Whether there is anything to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { incidents, forgotten, letters, done } = self;
+        incidents.is_empty() && forgotten.is_empty() && letters.is_empty() && done.is_empty()
+    }
+}
+
+impl State {
+    /// Everything about alerts.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn alerts(&self) -> Result<Kept, StateError> {
+        self.read.run(kept).await
+    }
+
+    /// Keeps what changed. When it returns, a letter may be sent.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing of it is kept.
+    pub async fn keep_alerts(&self, keep: Keep) -> Result<(), StateError> {
+        self.change(move |connection| write(connection, &keep)).await
+    }
+
+    /// Portals of which something was told that is not over: those after `after` in the order of their names.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn troubled(&self, after: Option<PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
+        self.read.run(move |connection| listing::troubled(connection, after.as_ref(), limit)).await
+    }
+
+    /// The apps whose client is refused, and since when.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn refused_apps(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
+        self.read
+            .run(|connection| {
+                times(connection, "SELECT name, rejected_since FROM app WHERE rejected_since IS NOT NULL")
+            })
+            .await
+    }
+
+    /// What nobody wants to hear of, and until when; `*` is everything.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn silences(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
+        self.read.run(|connection| times(connection, "SELECT subject, until FROM silence")).await
+    }
+
+    /// Silences something until then, or ends its silence. What is past is cleared away.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn silence(
+        &self,
+        subject: String,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        self.change(move |connection| {
+            let sql = |source| StateError::sql("keep a silence", source);
+            connection
+                .execute(
+                    "DELETE FROM silence WHERE subject = ?1 OR until <= ?2",
+                    params![subject, now.millis()],
+                )
+                .map_err(sql)?;
+            if let Some(until) = until {
+                let row = params![subject, until.millis()];
+                connection
+                    .execute("INSERT INTO silence (subject, until) VALUES (?1, ?2)", row)
+                    .map_err(sql)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// When something was done last.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn marked(&self, name: &'static str) -> Result<Option<Timestamp>, StateError> {
+        self.read
+            .run(move |connection| {
+                let at = connection
+                    .query_row("SELECT at FROM mark WHERE name = ?1", [name], |row| row.get(0))
+                    .optional();
+                at.map(|at| at.map(Timestamp::from_millis))
+                    .map_err(|source| StateError::sql("read a mark", source))
+            })
+            .await
+    }
+
+    /// Notes that something was done.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn mark(&self, name: &'static str, now: Timestamp) -> Result<(), StateError> {
+        self.change(move |connection| {
+            let row = params![name, now.millis()];
+            let marked = connection.execute("INSERT OR REPLACE INTO mark (name, at) VALUES (?1, ?2)", row);
+            marked.map(|_| ()).map_err(|source| StateError::sql("keep a mark", source))
+        })
+        .await
+    }
+}
+
+fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timestamp>, StateError> {
+    let sql = |source| StateError::sql("read who is left in peace", source);
+    let mut statement = connection.prepare_cached(query).map_err(sql)?;
+    let rows =
+        statement.query_map([], |row| Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))).map_err(sql)?;
+    rows.collect::<Result<_, _>>().map_err(sql)
+}
+
+fn kept(connection: &Connection) -> Result<Kept, StateError> {
+    let sql = |source| StateError::sql("read what was told", source);
+    let mut kept = Kept::default();
+    let mut statement = connection.prepare("SELECT body FROM incident").map_err(sql)?;
+    for body in statement.query_map([], |row| row.get::<_, String>(0)).map_err(sql)? {
+        match serde_json::from_str(&body.map_err(sql)?) {
+            Ok(incident) => kept.incidents.push(incident),
+            Err(_) => kept.unreadable += 1,
+        }
+    }
+    let mut statement =
+        connection.prepare("SELECT id, channel, first, body FROM outbox ORDER BY id").map_err(sql)?;
+    let letter =
+        |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?));
+    for row in statement.query_map([], letter).map_err(sql)? {
+        let (id, channel, first, body) = row.map_err(sql)?;
+        match serde_json::from_str(&body) {
+            Ok(message) => kept.letters.push(Letter { id, channel, first, message }),
+            Err(_) => kept.unreadable += 1,
+        }
+    }
+    Ok(kept)
+}
+
+fn write(connection: &Connection, keep: &Keep) -> Result<(), StateError> {
+    let sql = |source| StateError::sql("keep what is told", source);
+    let Keep { incidents, forgotten, letters, done } = keep;
+    for incident in incidents {
+        let row = params![incident.key, to_json(incident)?];
+        let insert = "INSERT OR REPLACE INTO incident (key, body) VALUES (?1, ?2)";
+        connection.prepare_cached(insert).and_then(|mut insert| insert.execute(row)).map_err(sql)?;
+    }
+    for key in forgotten {
+        connection.execute("DELETE FROM incident WHERE key = ?1", [key]).map_err(sql)?;
+    }
+    for Letter { id, channel, first, message } in letters {
+        let row = params![id, channel, first, to_json(message)?];
+        let insert = "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (?1, ?2, ?3, ?4)";
+        connection.prepare_cached(insert).and_then(|mut insert| insert.execute(row)).map_err(sql)?;
+    }
+    for id in done {
+        let delete = "DELETE FROM outbox WHERE id = ?1";
+        connection.prepare_cached(delete).and_then(|mut delete| delete.execute([id])).map_err(sql)?;
+    }
+    Ok(())
+}

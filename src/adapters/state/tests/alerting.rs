@@ -1,0 +1,107 @@
+//! What people were told and are still to be told, over a restart, all of it or nothing.
+
+use super::*;
+use crate::domain::escalation::Severity;
+use crate::domain::incident::{Incident, Reached, Trouble, View};
+use crate::domain::message::{Message, Subject};
+use crate::domain::outbox::Letter;
+
+fn incident(key: &str, secs: i64) -> Incident {
+    let view = View {
+        key: key.to_owned(),
+        subject: Subject::Portal("acme".into()),
+        reached: vec![Reached { id: "person@gone".into(), severity: Severity::Critical, notify: None }],
+        reason: "it is gone".into(),
+        action: "look".into(),
+        since: at(secs),
+        expires_at: None,
+        portals: vec!["acme".into()],
+        count: 1,
+        lifetime: Trouble::clone(&crate::domain::incident::trouble::blank(&name("acme"), at(0))).lifetime,
+    };
+    let mut incident = Incident::new(&view, at(secs));
+    incident.meet(&view, &["ops".to_owned()], at(secs)).unwrap();
+    incident
+}
+
+fn letter(id: i64) -> Letter {
+    Letter { id, channel: "ops".into(), first: id == 1, message: Message::test(at(id), "ops") }
+}
+
+#[tokio::test]
+async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
+    let rig = Rig::with(&["acme"]).await;
+    let keep = Keep {
+        incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
+        letters: vec![letter(2), letter(1), letter(3)],
+        ..Keep::default()
+    };
+    rig.state.keep_alerts(keep).await.unwrap();
+    let changed = incident("portal/acme", 60);
+    let keep = Keep {
+        incidents: vec![changed.clone()],
+        forgotten: vec!["portal/globex".into()],
+        done: vec![2],
+        ..Keep::default()
+    };
+    rig.state.keep_alerts(keep).await.unwrap();
+    let rig = Rig::open(rig.close().await);
+    let kept = rig.state.alerts().await.unwrap();
+    assert_eq!(
+        (kept.incidents, kept.letters, kept.unreadable),
+        (vec![changed], vec![letter(1), letter(3)], 0)
+    );
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_understood_costs_no_other() {
+    let rig = Rig::with(&["acme"]).await;
+    let keep = Keep {
+        incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
+        letters: vec![letter(1), letter(2)],
+        ..Keep::default()
+    };
+    rig.state.keep_alerts(keep).await.unwrap();
+    rig.spoil("UPDATE incident SET body = 'gossip' WHERE key = 'portal/globex'; UPDATE outbox SET body = '{}' WHERE id = 1");
+    let kept = rig.state.alerts().await.unwrap();
+    assert_eq!((kept.incidents.len(), kept.letters, kept.unreadable), (1, vec![letter(2)], 2));
+}
+
+#[tokio::test]
+async fn silences_end_by_time_or_by_word_and_move_with_the_clock() {
+    let rig = Rig::with(&["acme"]).await;
+    rig.state.silence("acme".into(), Some(at(100)), at(0)).await.unwrap();
+    rig.state.silence("globex".into(), Some(at(200)), at(0)).await.unwrap();
+    rig.state.shift_times(-1000).await.unwrap();
+    let silences = rig.state.silences().await.unwrap();
+    assert_eq!(
+        silences.into_iter().collect::<Vec<_>>(),
+        [("acme".into(), at(99)), ("globex".into(), at(199))]
+    );
+    rig.state.silence("globex".into(), None, at(150)).await.unwrap();
+    assert!(rig.state.silences().await.unwrap().is_empty(), "one was ended, the other is past");
+}
+
+#[tokio::test]
+async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named() {
+    let rig = Rig::with(&["a", "b", "c", "well"]).await;
+    for portal in ["a", "b", "c"] {
+        rig.spoil(&format!("UPDATE portal SET told = '[\"failed\"]' WHERE name = '{portal}'"));
+    }
+    let page = rig.state.troubled(None, 2).await.unwrap();
+    assert_eq!(names(&page), ["a", "b"]);
+    let page = rig.state.troubled(Some(page[1].name.clone()), 2).await.unwrap();
+    assert_eq!(names(&page), ["c"]);
+    rig.spoil(&format!("UPDATE app SET rejected_since = {}", at(7).millis()));
+    let refused = rig.state.refused_apps().await.unwrap();
+    assert_eq!(refused.into_iter().collect::<Vec<_>>(), [("crm".to_owned(), at(7))]);
+}
+
+#[tokio::test]
+async fn a_mark_is_kept() {
+    let rig = Rig::with(&["acme"]).await;
+    assert_eq!(rig.state.marked("self-test").await.unwrap(), None);
+    rig.state.mark("self-test", at(5)).await.unwrap();
+    rig.state.mark("self-test", at(6)).await.unwrap();
+    assert_eq!(rig.state.marked("self-test").await.unwrap(), Some(at(6)));
+}

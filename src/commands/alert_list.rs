@@ -1,0 +1,113 @@
+//! `refreshd alert list` and `acknowledge`: what is open, what is silenced, which channels deliver; and who takes it on.
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, reach};
+use super::screen::{self, Look};
+use super::{Common, client::Client};
+use crate::daemon::alerts::report::{ChannelView, IncidentView, Report};
+use crate::domain::escalation::Severity;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd alert list\n  refreshd alert list --json | jq '.incidents[] | select(.severity == \"critical\")'\n\nExit codes: 0 nothing is open, 1 something is, 64 usage, 69 no daemon, 77 no permission, 78 configuration."
+)]
+pub(super) struct ListArguments {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd alert acknowledge acme\n  refreshd alert acknowledge server/oauth.bitrix.info\n\nAn incident that somebody has taken on is not repeated, until it gets worse or something else must be done.\n\nExit codes: 0 done, 64 usage, 66 no such incident, 69 no daemon, 77 no permission, 78 configuration."
+)]
+pub(super) struct AcknowledgeArguments {
+    /// A portal, or an incident's key as `refreshd alert list` shows it.
+    incident: String,
+}
+
+pub(super) async fn list(common: &Common, arguments: &ListArguments) -> Result<Exit, Failure> {
+    let report = daemon(common).await?.alerts().await?;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+        screen::result(&(text + "\n"));
+    } else {
+        screen::result(&text(&report));
+    }
+    Ok(if report.incidents.is_empty() { Exit::Done } else { Exit::NotFresh })
+}
+
+pub(super) async fn acknowledge(common: &Common, arguments: &AcknowledgeArguments) -> Result<Exit, Failure> {
+    let incident = &arguments.incident;
+    let count = daemon(common).await?.acknowledge(incident).await?;
+    let noun = if count == 1 { "incident is" } else { "incidents are" };
+    screen::note(&format!("{incident}: {count} {noun} taken on; no repetitions until it gets worse"));
+    Ok(Exit::Done)
+}
+
+/// Incidents live in a running daemon.
+async fn daemon(common: &Common) -> Result<Client, Failure> {
+    match reach(common).await? {
+        Reach::Daemon(client) => Ok(client),
+        Reach::Offline(offline) => {
+            offline.close().await;
+            Err(Failure::new(
+                Exit::Unavailable,
+                "no daemon runs, so nobody is told of anything; see refreshd status",
+            ))
+        }
+    }
+}
+
+fn text(report: &Report) -> String {
+    let Report { incidents, silences, channels } = report;
+    let mut text = String::new();
+    if incidents.is_empty() {
+        text.push_str("no incident is open\n");
+    } else {
+        let heading = ["INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "TOLD", "WHAT"];
+        text.push_str(&screen::table(&heading, incidents.iter().map(incident).collect()));
+        text.push('\n');
+        for IncidentView { key, action, .. } in incidents {
+            if let Some(action) = action {
+                text.push_str(&format!("{key}: {action}\n"));
+            }
+        }
+    }
+    for silence in silences {
+        let what = if silence.portal == "*" { "everything" } else { &silence.portal };
+        text.push_str(&format!("silenced: {what}, until {}\n", silence.until));
+    }
+    if channels.is_empty() {
+        text.push_str("no channel is configured: the log alone hears of incidents\n");
+    }
+    for ChannelView { channel, kind, waiting, failing_since, why } in channels {
+        let state = match (failing_since, why) {
+            (Some(since), Some(why)) => format!("fails since {since}: {why}"),
+            _ => "ok".to_owned(),
+        };
+        let waiting = if *waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
+        text.push_str(&format!("channel {channel} ({kind}): {state}{waiting}\n"));
+    }
+    text
+}
+
+fn incident(incident: &IncidentView) -> Vec<(String, Look)> {
+    let look = match incident.severity {
+        Severity::Notice => Look::Quiet,
+        Severity::Warning => Look::Warning,
+        Severity::Error | Severity::Critical => Look::Bad,
+    };
+    let told = if incident.told.is_empty() { "-".to_owned() } else { incident.told.join(", ") };
+    vec![
+        (incident.key.clone(), Look::Plain),
+        (incident.severity.as_str().to_owned(), look),
+        (incident.stage.clone(), Look::Plain),
+        (incident.since.clone(), Look::Quiet),
+        (incident.count.to_string(), Look::Plain),
+        (told, Look::Plain),
+        (incident.reason.clone(), Look::Plain),
+    ]
+}

@@ -1,0 +1,77 @@
+//! `refreshd silence`: nobody hears of a portal for a while. What lasts longer is told afterwards; the log hears all.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+use crate::daemon::alerts::report::EVERYTHING;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd silence acme 2h        while acme's portal is rebuilt\n  refreshd silence acme --end     no longer\n  refreshd silence --all 30m      nothing at all\n  refreshd alert list             what is silenced, and what is open\n\nWhat is still wrong when the silence ends is told then. Renewals go on, and so does the log.\n\nExit codes: 0 done, 64 usage, 66 unknown portal, 69 daemon unavailable, 77 no permission, 78 configuration."
+)]
+pub(super) struct Arguments {
+    /// Of which portal, and for how long: `acme 2h`. With --all, how long alone.
+    #[arg(required = true, num_args = 1..=2, value_names = ["PORTAL", "SPAN"])]
+    what: Vec<String>,
+    /// Of every portal, and of everything else.
+    #[arg(long)]
+    all: bool,
+    /// End the silence.
+    #[arg(long)]
+    end: bool,
+}
+
+/// What is meant.
+struct Meant {
+    portal: Option<String>,
+    span: Option<String>,
+}
+
+impl Arguments {
+    fn meant(&self) -> Result<Meant, Failure> {
+        let usage =
+            |message: &str| Err(Failure::new(Exit::Usage, format!("{message}; see refreshd silence --help")));
+        match (self.what.as_slice(), self.all, self.end) {
+            ([portal, span], false, false) => {
+                Ok(Meant { portal: Some(portal.clone()), span: Some(span.clone()) })
+            }
+            ([portal], false, true) => Ok(Meant { portal: Some(portal.clone()), span: None }),
+            ([span], true, false) => Ok(Meant { portal: None, span: Some(span.clone()) }),
+            ([_], false, false) => usage("for how long? Say it after the portal, such as 2h"),
+            (_, true, _) => usage("--all goes with a span alone, such as 2h"),
+            _ => usage("--end goes with a portal alone"),
+        }
+    }
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let Meant { portal, span } = arguments.meant()?;
+    let spoken = span.as_deref().map(parse).transpose()?;
+    let subject = portal.as_deref();
+    let until = match reach(common).await? {
+        Reach::Daemon(client) => client.silence(subject, span.as_deref()).await?,
+        Reach::Offline(offline) => {
+            let until = offline.silence(subject.unwrap_or(EVERYTHING), spoken).await;
+            offline.close().await;
+            until.map_err(|error| not_done(&error))?
+        }
+    };
+    let whom = subject.unwrap_or("everything");
+    screen::note(&match until {
+        Some(until) => format!("{whom}: nobody is told until {until}; what is wrong then is told then"),
+        None => format!("{whom}: not silenced any more"),
+    });
+    Ok(Exit::Done)
+}
+
+fn parse(span: &str) -> Result<Duration, Failure> {
+    let bad = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Usage, format!("`{span}` is no span of time such as 2h or 30m: {error}"))
+    };
+    let span = humantime::parse_duration(span).map_err(|error| bad(&error))?;
+    if span.is_zero() { Err(bad(&"it is nothing")) } else { Ok(span) }
+}

@@ -1,0 +1,183 @@
+//! What is wrong with this machine, as the parts of the daemon notice it: begun, and over. The log hears of it at once,
+//! since the state may be what is wrong; the alerter finds it here.
+//!
+//! Must not wait for anybody: a renewal under way and the publisher's thread call it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::daemon::announce::{Subject, announce};
+use crate::domain::escalation::{Announcement, Severity, Step};
+use crate::domain::incident::Trouble;
+use crate::domain::incident::trouble::{USUAL_LIFETIME, beyond, blank, daemon_group};
+use crate::domain::message;
+use crate::domain::name::PortalName;
+use crate::domain::time::Timestamp;
+
+/// Endings that are remembered: of more, as after an hour without a token directory, the rest ends without a reason.
+const REMEMBERED: usize = 1000;
+
+/// What can be wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum What<'a> {
+    /// The state cannot be written.
+    State,
+    /// A portal's new pair is not on disk.
+    Unsaved(&'a PortalName),
+    /// A portal's token files cannot be written.
+    Unpublished(&'a PortalName),
+}
+
+impl What<'_> {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Unsaved(_) => "unsaved",
+            Self::Unpublished(_) => "unpublished",
+        }
+    }
+
+    const fn portal(&self) -> Option<&PortalName> {
+        match self {
+            Self::State => None,
+            Self::Unsaved(portal) | Self::Unpublished(portal) => Some(portal),
+        }
+    }
+
+    /// The incident's key.
+    fn key(self) -> String {
+        match self.portal() {
+            None => format!("daemon/{}", self.word()),
+            Some(portal) => format!("portal/{portal}/{}", self.word()),
+        }
+    }
+
+    const fn action(self) -> &'static str {
+        match self {
+            Self::State => "free space or repair the disk of the state; it is retried by itself",
+            Self::Unsaved(_) => {
+                "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself"
+            }
+            Self::Unpublished(_) => {
+                "make the token directory writable for refreshd, or free space; it is retried by itself"
+            }
+        }
+    }
+}
+
+/// What is wrong now.
+#[derive(Default)]
+pub struct Conditions {
+    known: Mutex<Known>,
+    /// Wakes the alerter.
+    pub changed: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    lasting: BTreeMap<String, Lasting>,
+    /// What the end of each was.
+    ended: BTreeMap<String, &'static str>,
+}
+
+struct Lasting {
+    word: &'static str,
+    portal: Option<PortalName>,
+    reason: String,
+    action: &'static str,
+    /// Known once the alerter has seen it: those who notice have no clock.
+    since: Option<Timestamp>,
+}
+
+impl Conditions {
+    /// It is wrong from now on.
+    pub fn begin(&self, what: What<'_>, reason: String) {
+        say(what, what.word(), Severity::Critical, &reason, what.action());
+        let lasting = Lasting {
+            word: what.word(),
+            portal: what.portal().cloned(),
+            reason,
+            action: what.action(),
+            since: None,
+        };
+        self.known().lasting.insert(what.key(), lasting);
+        self.changed.notify_one();
+    }
+
+    /// It is well again.
+    pub fn end(&self, what: What<'_>, reason: &'static str) {
+        say(what, "resolved", Severity::Notice, reason, "none");
+        let key = what.key();
+        let mut known = self.known();
+        known.lasting.remove(&key);
+        if known.ended.len() < REMEMBERED {
+            known.ended.insert(key, reason);
+        }
+        drop(known);
+        self.changed.notify_one();
+    }
+
+    /// What is wrong, as troubles.
+    pub fn troubles(&self, ladder: &[Step], now: Timestamp) -> Vec<Trouble> {
+        let trouble = |(key, lasting): (&String, &mut Lasting)| {
+            let Lasting { word, portal, reason, action, since } = lasting;
+            let since = *since.get_or_insert(now);
+            let known = Trouble {
+                key: key.clone(),
+                reached: vec![beyond(ladder, word)],
+                reason: reason.clone(),
+                action: (*action).to_owned(),
+                action_for_all: (*action).to_owned(),
+                since: since.min(now),
+                ..daemon(now)
+            };
+            match portal {
+                None => known,
+                Some(portal) => {
+                    let Trouble { subject, portal, .. } = blank(portal, now);
+                    Trouble { subject, portal, group: Some(daemon_group(word)), ..known }
+                }
+            }
+        };
+        self.known().lasting.iter_mut().map(trouble).collect()
+    }
+
+    /// How it ended, if it ended while this process ran. Told once.
+    pub fn ending(&self, key: &str) -> Option<&'static str> {
+        self.known().ended.remove(key)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A trouble of the daemon itself, about which nothing is said yet.
+pub(super) fn daemon(now: Timestamp) -> Trouble {
+    Trouble {
+        key: String::new(),
+        subject: message::Subject::Daemon,
+        group: None,
+        reached: Vec::new(),
+        reason: String::new(),
+        action: String::new(),
+        action_for_all: String::new(),
+        since: now,
+        expires_at: None,
+        lifetime: USUAL_LIFETIME,
+        portal: None,
+    }
+}
+
+fn say(what: What<'_>, step: &str, severity: Severity, reason: &str, action: &str) {
+    let announcement = Announcement {
+        step: step.to_owned(),
+        severity,
+        reason: reason.to_owned(),
+        action: action.to_owned(),
+        remaining: None,
+    };
+    announce(what.portal().map_or(Subject::Daemon, Subject::Portal), &announcement);
+}

@@ -1,0 +1,205 @@
+//! One channel: takes the letters out of its box, one after the other, until each is delivered or out of date.
+//!
+//! At least once: a letter leaves the outbox when the receiver has it, so one that was under way in a crash is delivered
+//! again. Must not decide what is said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::heartbeat;
+use super::post::Mailbox;
+use crate::adapters::clock::LONGEST_SLEEP;
+use crate::adapters::metrics::Delivered;
+use crate::adapters::state::Keep;
+use crate::config::Config;
+use crate::daemon::shared::Shared;
+use crate::domain::channel::{Channel, Delivery, Receiver};
+use crate::domain::incident::{Incident, Stage};
+use crate::domain::message::{Event, Message};
+use crate::domain::outbox::{Ended, Letter};
+use crate::domain::time::Timestamp;
+
+/// Alertmanager forgets a firing alert that is not sent again.
+const RESEND: Duration = Duration::from_secs(60);
+/// And hears of a resolved one for so long.
+const RESEND_RESOLVED: Duration = Duration::from_secs(300);
+/// A delivery that does not keep its own time limit is given up so much later.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Serves a channel until `stop`, or until the configuration does not name it any more. Returns its name.
+pub async fn serve(shared: Arc<Shared>, name: String, stop: CancellationToken) -> String {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = deliver_all(&shared, &name) => {}
+    }
+    name
+}
+
+async fn deliver_all(shared: &Shared, name: &str) {
+    let mailbox = shared.post.box_of(name);
+    let mut resent = shared.clock.tick();
+    loop {
+        let config = shared.config();
+        let Some(channel) = channel_of(&config, name) else { return };
+        if let Receiver::Heartbeat { every, .. } = &channel.kind {
+            heartbeat::beat(shared, channel, *every).await;
+            continue;
+        }
+        let now = shared.clock.now();
+        let out = mailbox.queue().tidy(now);
+        drop_expired(shared, name, out).await;
+        let next = mailbox.queue().next(now).cloned();
+        if let Some(letter) = next {
+            deliver(shared, channel, &mailbox, &letter).await;
+            continue;
+        }
+        let resends = matches!(channel.kind, Receiver::Alertmanager { .. });
+        if resends && shared.clock.elapsed(resent) >= RESEND {
+            resent = shared.clock.tick();
+            resend(shared, channel, &mailbox).await;
+            continue;
+        }
+        let queue_at = {
+            let queue = mailbox.queue();
+            (!queue.is_empty()).then(|| queue.next_at(now))
+        };
+        let wait = queue_at.map_or(LONGEST_SLEEP, |at| at.until(now)).max(Duration::from_millis(100));
+        let wait = if resends { wait.min(RESEND.saturating_sub(shared.clock.elapsed(resent))) } else { wait };
+        tokio::select! {
+            biased;
+            () = mailbox.filled.notified() => {}
+            () = shared.clock.sleep(wait) => {}
+        }
+    }
+}
+
+/// The channel as the configuration in force has it.
+pub(super) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Channel> {
+    config.channels.iter().find(|channel| channel.name == name)
+}
+
+async fn deliver(shared: &Shared, channel: &Channel, mailbox: &Mailbox, letter: &Letter) {
+    let name = &channel.name;
+    let message = &letter.message;
+    let delivery =
+        limited(shared, channel, shared.courier.deliver(channel, message, shared.clock.now())).await;
+    let ended = mailbox.queue().ended(&delivery, shared.clock.now());
+    count(shared, name, &delivery);
+    let (key, event) = (message.key.as_str(), message.event.as_str());
+    match &delivery {
+        Delivery::Delivered(answer) => {
+            tracing::info!(channel = name, key, event, answer, "{name} was told: {}", message.title());
+        }
+        Delivery::Rejected(why) => {
+            tracing::error!(
+                channel = name,
+                key,
+                event,
+                why,
+                "{name} refuses a message, it is not sent again: {why}"
+            );
+        }
+        Delivery::Failed { why, .. } => {
+            tracing::warn!(
+                channel = name,
+                key,
+                event,
+                why,
+                "{name} could not be told, it is tried again: {why}"
+            );
+        }
+    }
+    match ended {
+        Some(Ended::Done(id)) => forget(shared, vec![id]).await,
+        Some(Ended::Again(_)) | None => {}
+    }
+    // It may be broken, or well again.
+    shared.post.wake.notify_one();
+}
+
+/// Sends Alertmanager again what is firing, and what is over since a few minutes.
+async fn resend(shared: &Shared, channel: &Channel, mailbox: &Mailbox) {
+    let now = shared.clock.now();
+    let board = shared.post.board();
+    let messages: Vec<Message> = board
+        .iter()
+        .filter(|incident| is_resent(incident, &channel.name, now))
+        .map(|i| i.latest.clone())
+        .collect();
+    if messages.is_empty() {
+        return;
+    }
+    let delivery = limited(shared, channel, shared.courier.resend(channel, &messages, now)).await;
+    mailbox.queue().noted(&delivery, shared.clock.now());
+    if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
+        count(shared, &channel.name, &delivery);
+        tracing::warn!(
+            channel = channel.name,
+            why,
+            "{} could not be told again what is firing: {why}",
+            channel.name
+        );
+        shared.post.wake.notify_one();
+    }
+}
+
+fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
+    let told = incident.heard.contains(channel) && incident.latest.event != Event::Test;
+    told && match incident.stage {
+        Stage::Open | Stage::Acknowledged => true,
+        Stage::Over { at } => now.since(at) < RESEND_RESOLVED,
+        // It has been told that this is over.
+        Stage::Back { .. } => false,
+    }
+}
+
+async fn drop_expired(shared: &Shared, name: &str, letters: Vec<Letter>) {
+    for letter in &letters {
+        let (key, event) = (letter.message.key.as_str(), letter.message.event.as_str());
+        shared.metrics.delivery(name, Delivered::Expired);
+        tracing::warn!(
+            channel = name,
+            key,
+            event,
+            "{name} was not told in time, and is not told any more: {}",
+            letter.message.title()
+        );
+    }
+    if !letters.is_empty() {
+        forget(shared, letters.iter().map(|letter| letter.id).collect()).await;
+    }
+}
+
+/// Takes letters out of the state; if it refuses, with what is kept next.
+async fn forget(shared: &Shared, done: Vec<i64>) {
+    let keep = Keep { done: done.clone(), ..Keep::default() };
+    if shared.state.keep_alerts(keep).await.is_err() {
+        shared.post.done(done);
+    }
+}
+
+/// A receiver that hangs must not hang its channel for good.
+pub(super) async fn limited(
+    shared: &Shared,
+    channel: &Channel,
+    delivery: impl Future<Output = Delivery>,
+) -> Delivery {
+    let limit = channel.timeout + GRACE;
+    let late = || Delivery::Failed {
+        why: format!("it took longer than {}", humantime::format_duration(channel.timeout)),
+        retry_after: None,
+    };
+    shared.clock.within(limit, delivery).await.unwrap_or_else(late)
+}
+
+pub(super) fn count(shared: &Shared, channel: &str, delivery: &Delivery) {
+    let result = match delivery {
+        Delivery::Delivered(_) => Delivered::Delivered,
+        Delivery::Rejected(_) => Delivered::Rejected,
+        Delivery::Failed { .. } => Delivered::Failed,
+    };
+    shared.metrics.delivery(channel, result);
+}

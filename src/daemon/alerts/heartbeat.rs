@@ -1,0 +1,71 @@
+//! The dead man's switch: pinged while every portal is fresh, told at once when an incident is open, and not pinged
+//! otherwise, as while a renewal is retried, so that whoever listens notices by the silence what lasts.
+//!
+//! Must not ping for a daemon that cannot know: a state that cannot be read is no good news.
+
+use std::time::Duration;
+
+use super::delivery::{count, limited};
+use crate::daemon::shared::Shared;
+use crate::domain::channel::{Channel, Delivery, Pulse};
+use crate::domain::escalation::Severity;
+use crate::domain::portal::Kind;
+
+/// Says once how things are, and waits until it is time again, or until something is wrong that was not.
+pub async fn beat(shared: &Shared, channel: &Channel, every: Duration) {
+    let pulse = pulse(shared).await;
+    let ill = matches!(pulse, Some(Pulse::Ill(_)));
+    if let Some(pulse) = pulse {
+        send(shared, channel, pulse).await;
+    }
+    let mut board = shared.post.watch();
+    let began = shared.clock.tick();
+    loop {
+        let left = every.saturating_sub(shared.clock.elapsed(began));
+        if left.is_zero() || !shared.config().channels.iter().any(|known| known.name == channel.name) {
+            return;
+        }
+        tokio::select! {
+            biased;
+            changed = board.changed() => {
+                if changed.is_err() || loudest(shared).is_some() != ill {
+                    return;
+                }
+            }
+            () = shared.clock.sleep(left) => {}
+        }
+    }
+}
+
+async fn send(shared: &Shared, channel: &Channel, pulse: Pulse) {
+    let delivery = limited(shared, channel, shared.courier.beat(channel, pulse)).await;
+    shared.post.box_of(&channel.name).queue().noted(&delivery, shared.clock.now());
+    count(shared, &channel.name, &delivery);
+    if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
+        let name = &channel.name;
+        tracing::warn!(channel = name, why, "{name} could not be pinged: {why}");
+        shared.post.wake.notify_one();
+    }
+}
+
+/// How things are; `None` if neither good nor bad enough to be said.
+async fn pulse(shared: &Shared) -> Option<Pulse> {
+    if let Some(title) = loudest(shared) {
+        return Some(Pulse::Ill(title));
+    }
+    let census = shared.state.census(shared.clock.now()).await.ok()?;
+    let concerned = census.total() - census.of(Kind::Unconfigured);
+    (census.of(Kind::Fresh) == concerned && census.overdue == 0 && shared.health.is_live())
+        .then_some(Pulse::Well)
+}
+
+/// The loudest open incident that somebody should look at.
+fn loudest(shared: &Shared) -> Option<String> {
+    let board = shared.post.board();
+    let open = board.iter().filter(|incident| incident.is_open() && incident.severity() >= Severity::Warning);
+    open.max_by_key(|incident| incident.severity()).map(|incident| {
+        let mut message = incident.latest.clone();
+        message.severity = incident.severity();
+        message.title()
+    })
+}

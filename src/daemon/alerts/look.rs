@@ -1,0 +1,168 @@
+//! One look at all that is wrong: troubled portals from the state, this machine's conditions, channels that do not
+//! deliver. Must not change anything.
+
+use std::collections::BTreeMap;
+
+use super::conditions::daemon;
+use crate::adapters::state::StateError;
+use crate::config::Config;
+use crate::daemon::shared::Shared;
+use crate::domain::escalation::Severity;
+use crate::domain::incident::survey::Incidents;
+use crate::domain::incident::trouble::{Circumstances, of_portal};
+use crate::domain::incident::{Decision, Reached, Survey, Terms, Trouble};
+use crate::domain::message::Subject;
+use crate::domain::name::PortalName;
+use crate::domain::portal::Kind;
+use crate::domain::time::Timestamp;
+
+/// Portals read at a time.
+const PAGE: usize = 500;
+/// Stands for everything in the list of silences.
+pub const EVERYTHING: &str = "*";
+
+/// What a look came to.
+pub struct Look {
+    /// What is to be done.
+    pub decision: Decision,
+    /// When the next silence ends.
+    pub silent_until: Option<Timestamp>,
+    /// Why the state could not be read; nothing is taken for over then.
+    pub failure: Option<StateError>,
+}
+
+/// Looks.
+pub async fn look(shared: &Shared, config: &Config, incidents: &Incidents, terms: &Terms) -> Look {
+    let now = terms.now;
+    let mut survey = Survey::new(incidents, terms.fold);
+    let (silences, mut failure) = match shared.state.silences().await {
+        Ok(silences) => (silences, None),
+        Err(error) => (BTreeMap::new(), Some(error)),
+    };
+    let silences: BTreeMap<_, _> = silences.into_iter().filter(|(_, until)| *until > now).collect();
+    let silent = |trouble: &Trouble| {
+        let of_portal = trouble.portal.as_ref().is_some_and(|portal| silences.contains_key(portal));
+        of_portal || silences.contains_key(EVERYTHING)
+    };
+    if failure.is_none() {
+        failure = portals(shared, config, now, &mut survey, &silent).await.err();
+    }
+    for trouble in shared.conditions.troubles(&config.ladder, now) {
+        let silent = silent(&trouble);
+        survey.add(trouble, silent);
+    }
+    for trouble in channels(shared, config, now) {
+        survey.add(trouble, silences.contains_key(EVERYTHING));
+    }
+    let mut endings = BTreeMap::new();
+    if failure.is_none() {
+        for key in survey.unseen() {
+            match ending(shared, config, &key, incidents, &survey).await {
+                Ok(reason) => endings.extend(reason.map(|reason| (key, reason))),
+                Err(error) => failure = Some(error),
+            }
+        }
+    }
+    let decision = survey.decide(terms, &endings);
+    Look { decision, silent_until: silences.into_values().min(), failure }
+}
+
+async fn portals(
+    shared: &Shared,
+    config: &Config,
+    now: Timestamp,
+    survey: &mut Survey<'_>,
+    silent: &(dyn Fn(&Trouble) -> bool + Sync),
+) -> Result<(), StateError> {
+    let refused = shared.state.refused_apps().await?;
+    let circumstances = Circumstances { ladder: &config.ladder, refused: &refused, now };
+    let mut after = None;
+    loop {
+        let page = shared.state.troubled(after, PAGE).await?;
+        for trouble in page.iter().filter_map(|portal| of_portal(portal, circumstances)) {
+            let silent = silent(&trouble);
+            survey.add(trouble, silent);
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Channels that deliver nothing.
+fn channels(shared: &Shared, config: &Config, now: Timestamp) -> Vec<Trouble> {
+    let broken = |channel: &crate::domain::channel::Channel| {
+        let name = &channel.name;
+        let failing = shared.post.box_of(name).queue().broken(now)?.clone();
+        Some(Trouble {
+            key: format!("channel/{name}"),
+            subject: Subject::Channel(name.clone()),
+            reached: vec![Reached { id: "broken".to_owned(), severity: Severity::Error, notify: None }],
+            reason: format!(
+                "this alert channel ({}) does not deliver: {}",
+                channel.kind.as_str(),
+                failing.why
+            ),
+            action: format!("look at its address and its receiver, then: refreshd alert test {name}"),
+            since: failing.since,
+            ..daemon(now)
+        })
+    };
+    config.channels.iter().filter_map(broken).collect()
+}
+
+/// Why an incident is over; `None` if it is not, though nothing of it is told at present.
+async fn ending(
+    shared: &Shared,
+    config: &Config,
+    key: &str,
+    incidents: &Incidents,
+    survey: &Survey<'_>,
+) -> Result<Option<String>, StateError> {
+    if let Some(reason) = shared.conditions.ending(key) {
+        return Ok(Some(reason.to_owned()));
+    }
+    let Some(incident) = incidents.get(key) else { return Ok(None) };
+    let reason = match (&incident.latest.subject, key.matches('/').count()) {
+        (Subject::Portal(name), 1) => return of_renewals(shared, name).await,
+        (Subject::Channel(name), _) => {
+            let known = config.channels.iter().any(|channel| channel.name == *name);
+            if known {
+                "this alert channel delivers again"
+            } else {
+                "the configuration does not name it any more"
+            }
+            .to_owned()
+        }
+        _ => match survey.left(key) {
+            0 if incident.latest.count > 0 => "the portals concerned are well again".to_owned(),
+            0 => "it is over".to_owned(),
+            left => format!("{left} of its portals are left, which are told of one by one"),
+        },
+    };
+    Ok(Some(reason))
+}
+
+/// Why a portal's renewals are no incident any more.
+async fn of_renewals(shared: &Shared, name: &str) -> Result<Option<String>, StateError> {
+    let unnamed = || Ok(Some("the configuration does not name it any more".to_owned()));
+    let Ok(name) = PortalName::parse(name) else { return unnamed() };
+    let Some(portal) = shared.state.portal(name).await? else { return unnamed() };
+    let reason = match portal.kind() {
+        Kind::Fresh => "the token is fresh again",
+        Kind::AwaitingAuthorization => "its grant was forgotten",
+        Kind::Unconfigured => return unnamed(),
+        // What it has reached is about to be told anew.
+        Kind::Retrying
+        | Kind::InDoubt
+        | Kind::ClientRejected
+        | Kind::Blocked
+        | Kind::NeedsAuthorization
+        | Kind::Gone
+        | Kind::OldState
+        | Kind::ClientChanged
+        | Kind::Unreadable => return Ok(None),
+    };
+    Ok(Some(reason.to_owned()))
+}

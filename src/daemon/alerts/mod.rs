@@ -1,0 +1,338 @@
+//! From what is wrong to what people hear: the alerter looks, `domain::incident` decides, the state keeps it, and a task
+//! for each channel delivers it.
+//!
+//! Level-triggered: every look sees all that is wrong, so nothing is forgotten over a crash, and what was told is kept
+//! with what is to be told in one transaction, so nothing is told twice. Where the state cannot be written, people are
+//! told all the same, from memory. Must not touch renewals, nor make one wait.
+
+pub mod conditions;
+mod delivery;
+mod heartbeat;
+mod look;
+mod post;
+pub mod report;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use conditions::{Conditions, What};
+pub use post::{Board, Post};
+
+use super::announce::{Subject, announce};
+use super::publisher::chain;
+use super::shared::Shared;
+use crate::adapters::clock::LONGEST_SLEEP;
+use crate::adapters::state::{Keep, Kept, StateError};
+use crate::config::Config;
+use crate::domain::escalation::Announcement;
+use crate::domain::incident::survey::Incidents;
+use crate::domain::incident::{Decision, Incident, Telling, Terms};
+use crate::domain::message::{self, Message};
+use crate::domain::outbox::Letter;
+use crate::domain::time::Timestamp;
+
+/// What happens together is looked at together: a look waits until nothing new has come for so long, and no longer than
+/// the second.
+const TOGETHER: (Duration, Duration) = (Duration::from_millis(1_500), Duration::from_secs(5));
+/// While the state cannot be read, it is tried this often.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks.
+const SHORTEST_WAIT: Duration = Duration::from_millis(500);
+/// When the channels were tested last.
+const SELF_TEST: &str = "self-test";
+
+/// What somebody asks of the alerter.
+#[derive(Debug)]
+pub enum Order {
+    /// This incident, or the incidents of this portal, are taken on: how many there were.
+    Acknowledge(String, oneshot::Sender<usize>),
+}
+
+/// Looks, decides and hands over, until `stop`.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let Some(mut alerter) = Alerter::begin(shared, &stop).await else { return };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = alerter.serve(&stop) => {}
+    }
+    // What is being delivered now is in the outbox, and is delivered after the next start.
+    alerter.channels.shutdown().await;
+}
+
+struct Alerter {
+    shared: Arc<Shared>,
+    orders: mpsc::Receiver<Order>,
+    incidents: Incidents,
+    next_id: i64,
+    /// What the state has refused so far.
+    unkept: Keep,
+    channels: JoinSet<String>,
+    served: BTreeSet<String>,
+}
+
+impl Alerter {
+    /// Takes up what was told before. `None` if it is to stop.
+    async fn begin(shared: Arc<Shared>, stop: &CancellationToken) -> Option<Self> {
+        let kept = loop {
+            match shared.state.alerts().await {
+                Ok(kept) => break kept,
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "cannot read what people were told; trying again");
+                }
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                () = shared.clock.sleep(AGAIN) => {}
+            }
+        };
+        let Kept { incidents, letters, unreadable } = kept;
+        if unreadable > 0 {
+            tracing::warn!(
+                rows = unreadable,
+                "some of what people were told cannot be understood; they may be told again"
+            );
+        }
+        let orders = shared.post.take_orders()?;
+        let next_id = letters.last().map_or(0, |letter| letter.id) + 1;
+        let incidents: Incidents =
+            incidents.into_iter().map(|incident| (incident.key.clone(), incident)).collect();
+        for incident in incidents.values().filter(|incident| incident.is_open()) {
+            if let message::Subject::Channel(name) = &incident.latest.subject {
+                shared.post.box_of(name).queue().was_failing(incident.latest.since);
+            }
+        }
+        let mut alerter = Self {
+            shared,
+            orders,
+            incidents,
+            next_id,
+            unkept: Keep::default(),
+            channels: JoinSet::new(),
+            served: BTreeSet::new(),
+        };
+        alerter.hand_over(letters).await;
+        alerter.show();
+        Some(alerter)
+    }
+
+    async fn serve(&mut self, stop: &CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            self.serve_channels(stop);
+            let wait = match self.look().await {
+                Ok(next) => next.map_or(LONGEST_SLEEP, |next| next.until(shared.clock.now())),
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "cannot look for incidents; trying again");
+                    AGAIN
+                }
+            };
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => match order {
+                    Some(order) => self.carry_out(order).await,
+                    None => return,
+                },
+                () = shared.post.wake.notified() => self.gather().await,
+                () = shared.conditions.changed.notified() => self.gather().await,
+                () = shared.clock.sleep(wait.max(SHORTEST_WAIT)) => {}
+            }
+        }
+    }
+
+    /// Waits until nothing new comes for a moment: two hundred portals that fail together are one message.
+    async fn gather(&self) {
+        let shared = &self.shared;
+        let began = shared.clock.tick();
+        while shared.clock.elapsed(began) < TOGETHER.1 {
+            tokio::select! {
+                biased;
+                () = shared.post.wake.notified() => {}
+                () = shared.conditions.changed.notified() => {}
+                () = shared.clock.sleep(TOGETHER.0) => return,
+            }
+        }
+    }
+
+    /// A task for each channel that the configuration names; one whose channel is gone ends by itself.
+    fn serve_channels(&mut self, stop: &CancellationToken) {
+        while let Some(ended) = self.channels.try_join_next() {
+            match ended {
+                Ok(name) => drop(self.served.remove(&name)),
+                // It is in `served` for good: a channel whose delivery panics is not served again and again.
+                Err(error) => {
+                    tracing::error!(%error, "a channel ended by a bug; it delivers nothing until a restart");
+                }
+            }
+        }
+        for channel in &self.shared.config().channels {
+            if self.served.insert(channel.name.clone()) {
+                let task = delivery::serve(Arc::clone(&self.shared), channel.name.clone(), stop.clone());
+                self.channels.spawn(task);
+            }
+        }
+    }
+
+    /// Looks at all that is wrong, and does what is to be done about it. When to look again.
+    async fn look(&mut self) -> Result<Option<Timestamp>, StateError> {
+        let shared = Arc::clone(&self.shared);
+        let (config, now) = (shared.config(), shared.clock.now());
+        let terms = Terms { fold: usize::try_from(config.alerts.fold).unwrap_or(usize::MAX), channels: hearing(&config), now };
+        let look::Look { decision, silent_until, failure } =
+            look::look(&shared, &config, &self.incidents, &terms).await;
+        let Decision { changed, forgotten, tellings, next } = decision;
+        let tests = self.self_test(&config, now).await;
+        self.take_over(changed, forgotten, tellings, tests).await;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let breaks = shared.post.next_break(now);
+        Ok([next, silent_until, breaks].into_iter().flatten().min())
+    }
+
+    /// Keeps what was decided, and then lets it be told.
+    async fn take_over(
+        &mut self,
+        changed: Vec<Incident>,
+        forgotten: Vec<String>,
+        tellings: Vec<Telling>,
+        tests: Vec<Letter>,
+    ) {
+        let mut letters = tests;
+        for telling in tellings {
+            say(&telling.message);
+            letters.extend(self.letters(telling));
+        }
+        for incident in &changed {
+            self.incidents.insert(incident.key.clone(), incident.clone());
+        }
+        for key in &forgotten {
+            self.incidents.remove(key);
+        }
+        // The newest of each incident replaces what could not be kept before.
+        let unkept = std::mem::take(&mut self.unkept);
+        let Keep { incidents, forgotten: gone, letters: waiting, done } = unkept;
+        let newer = |old: &Incident| changed.iter().all(|new| new.key != old.key);
+        let mut keep = Keep {
+            incidents: incidents.into_iter().filter(newer).chain(changed.iter().cloned()).collect(),
+            forgotten: gone.into_iter().chain(forgotten).collect(),
+            letters: waiting.into_iter().chain(letters.iter().cloned()).collect(),
+            done,
+        };
+        keep.incidents.retain(|incident| self.incidents.contains_key(&incident.key));
+        keep.done.extend(self.shared.post.take_done());
+        let done: BTreeSet<_> = keep.done.iter().copied().collect();
+        keep.letters.retain(|letter| !done.contains(&letter.id));
+        if !keep.is_empty()
+            && let Err(error) = self.shared.state.keep_alerts(keep.clone()).await
+        {
+            // People must hear of it all the same, of a full disk above all; after a crash they may hear it twice.
+            if !letters.is_empty() {
+                tracing::warn!(error = %chain(&error), "what people are told now is not on disk");
+            }
+            self.unkept = keep;
+        }
+        self.hand_over(letters).await;
+        if !changed.is_empty() || !self.unkept.is_empty() {
+            self.show();
+        }
+    }
+
+    fn letters(&mut self, telling: Telling) -> Vec<Letter> {
+        let Telling { message, to } = telling;
+        let config = self.shared.config();
+        let known = |name: &str| config.channels.iter().any(|channel| channel.name == name);
+        let mut letters = Vec::new();
+        for (channel, first) in to.into_iter().filter(|(name, _)| known(name)) {
+            letters.push(Letter { id: self.next_id, channel, first, message: message.clone() });
+            self.next_id += 1;
+        }
+        letters
+    }
+
+    /// Gives letters to their channels; those of a channel that is not there any more are done with.
+    async fn hand_over(&mut self, letters: Vec<Letter>) {
+        let config = self.shared.config();
+        let mut done = Vec::new();
+        for letter in letters {
+            if config.channels.iter().any(|channel| channel.name == letter.channel) {
+                self.shared.post.box_of(&letter.channel).put(letter);
+            } else {
+                done.push(letter.id);
+            }
+        }
+        self.shared.post.done(done);
+    }
+
+    /// Shows everybody what is open.
+    fn show(&self) {
+        self.shared.post.show(self.incidents.values().cloned().collect());
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        let Order::Acknowledge(subject, answer) = order;
+        let now = self.shared.clock.now();
+        let of_portal = format!("portal/{subject}");
+        let meant =
+            |key: &str| key == subject || key == of_portal || key.starts_with(&format!("{of_portal}/"));
+        let (mut changed, mut tellings, mut count) = (Vec::new(), Vec::new(), 0);
+        for incident in self.incidents.values().filter(|incident| incident.is_open() && meant(&incident.key))
+        {
+            let mut incident = incident.clone();
+            count += 1;
+            tellings.extend(incident.acknowledge(now));
+            changed.push(incident);
+        }
+        self.take_over(changed, Vec::new(), tellings, Vec::new()).await;
+        // Whoever asked may have gone.
+        let _ = answer.send(count);
+    }
+
+    /// Now and then all channels are tested, if the configuration says so: whether they work is known before they must.
+    async fn self_test(&mut self, config: &Config, now: Timestamp) -> Vec<Letter> {
+        let Some(every) = config.alerts.self_test else { return Vec::new() };
+        let state = &self.shared.state;
+        match state.marked(SELF_TEST).await {
+            Ok(Some(last)) if last <= now && now.since(last) < every => return Vec::new(),
+            Ok(_) => {}
+            Err(_) => return Vec::new(),
+        }
+        // Without the mark it would be done again at each look.
+        if state.mark(SELF_TEST, now).await.is_err() {
+            return Vec::new();
+        }
+        tracing::info!("testing every alert channel, as [alerts] self_test says");
+        let mut letters = Vec::new();
+        for channel in hearing(config) {
+            let message = Message::test(now, &channel);
+            letters.push(Letter { id: self.next_id, channel, first: true, message });
+            self.next_id += 1;
+        }
+        letters
+    }
+}
+
+/// The channels that hear of incidents.
+fn hearing(config: &Config) -> Vec<String> {
+    let hearing = config.channels.iter().filter(|channel| channel.kind.hears_incidents());
+    hearing.map(|channel| channel.name.clone()).collect()
+}
+
+/// The log has heard of portals from whoever noticed; of channels it hears here.
+fn say(message: &Message) {
+    let message::Subject::Channel(name) = &message.subject else { return };
+    let announcement = Announcement {
+        step: if message.is_over() { "resolved" } else { "channel" }.to_owned(),
+        severity: message.severity,
+        reason: message.reason.clone(),
+        action: message.action.clone().unwrap_or_else(|| "none".to_owned()),
+        remaining: None,
+    };
+    announce(Subject::Channel(name), &announcement);
+}

@@ -1,0 +1,340 @@
+//! Incidents: one open problem each, of a portal, an app, an authorization server or the daemon, with its whole life.
+//!
+//! Level-triggered. [`trouble`] says what is wrong with a portal now, [`survey`] gathers all that is wrong and folds what
+//! has one cause, and [`Incident::meet`] and [`Incident::close`] decide what people are told of it. So whatever happens in
+//! between, a crash or a restart, the next look finds what has not been told yet, and tells it once. Must not read a
+//! clock, nor send.
+
+pub mod survey;
+pub mod trouble;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::escalation::Severity;
+use super::message::{Event, Message, Subject};
+use super::time::Timestamp;
+pub use survey::{Decision, Survey, Terms};
+pub use trouble::{Group, Reached, Trouble};
+
+/// The first repetition comes after this time, each further one after twice the time of the one before.
+const REPEAT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+/// A problem that comes back within so many lives of a token after its end is the same one, and flaps.
+const FLAP_LIVES: u32 = 2;
+/// What comes back is told again when it has lasted for this part of a life, and twice that each further time.
+const FLAP_HOLD: u32 = 6;
+/// Limits of both, for tokens that live very long.
+const LONGEST_FLAP: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+
+/// One problem, from its first sign until it has been over for some time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Names it; see [`Message::key`].
+    pub key: String,
+    /// Open, or over.
+    pub stage: Stage,
+    /// The steps it has reached that are dealt with: told, or not worth telling.
+    pub told: BTreeSet<String>,
+    /// Each severity it has reached, and when.
+    pub levels: Vec<(Severity, Timestamp)>,
+    /// The channels that were told of it, and will hear of its end.
+    pub heard: BTreeSet<String>,
+    /// The newest message about it.
+    pub latest: Message,
+    /// Repetitions since something new was told.
+    pub repeats: u32,
+    /// How often it came back.
+    pub flaps: u32,
+    /// How long the tokens concerned live: the measure of its times.
+    pub lifetime: Duration,
+}
+
+/// Where an incident stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// People know as much as there is to know.
+    Open,
+    /// Somebody has taken it on: it is not repeated.
+    Acknowledged,
+    /// It came back soon after its end, which people know of; they hear of it if it lasts until then.
+    Back {
+        /// Until then it is not told again, unless it gets worse than it was.
+        hold_until: Timestamp,
+    },
+    /// It is over since then; remembered for some time, in case it comes back.
+    Over {
+        /// Since when.
+        at: Timestamp,
+    },
+}
+
+/// What is wrong now, as one incident tells it: of one trouble, or of several that are folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The incident's.
+    pub key: String,
+    /// What it is about.
+    pub subject: Subject,
+    /// The steps that were reached, by any of the troubles.
+    pub reached: Vec<Reached>,
+    /// What happened.
+    pub reason: String,
+    /// What to do.
+    pub action: String,
+    /// When it began.
+    pub since: Timestamp,
+    /// When the soonest token ends.
+    pub expires_at: Option<Timestamp>,
+    /// The portals, the soonest to expire first.
+    pub portals: Vec<String>,
+    /// How many portals there are.
+    pub count: u64,
+    /// How long the tokens live.
+    pub lifetime: Duration,
+}
+
+/// A message and the channels it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// What is said.
+    pub message: Message,
+    /// To whom; those who hear of this incident for the first time are marked.
+    pub to: Vec<(String, bool)>,
+}
+
+impl Incident {
+    /// A problem that is not told yet.
+    #[must_use]
+    pub fn new(view: &View, now: Timestamp) -> Self {
+        Self {
+            key: view.key.clone(),
+            stage: Stage::Open,
+            told: BTreeSet::new(),
+            levels: Vec::new(),
+            heard: BTreeSet::new(),
+            latest: view.message(Event::Opened, Severity::Notice, now),
+            repeats: 0,
+            flaps: 0,
+            lifetime: view.lifetime,
+        }
+    }
+
+    /// Whether it is there now.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        !matches!(self.stage, Stage::Over { .. })
+    }
+
+    /// How loud it is, or was.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        self.levels.last().map_or(Severity::Notice, |(severity, _)| *severity)
+    }
+
+    /// The problem is there. What there is to say of it now, to those of `channels` that are to hear it.
+    pub fn meet(&mut self, view: &View, channels: &[String], now: Timestamp) -> Option<Telling> {
+        self.believe_no_future(now);
+        self.lifetime = view.lifetime;
+        if let Stage::Over { at } = self.stage {
+            self.come_back(at, view, now);
+        }
+        let new: Vec<_> = view.reached.iter().filter(|step| !self.told.contains(&step.id)).cloned().collect();
+        let loudest = new.iter().map(|step| step.severity).max();
+        let worse = loudest.filter(|loudest| self.levels.is_empty() || *loudest > self.severity());
+        let held = match self.stage {
+            Stage::Back { hold_until } if worse.is_none() => Some(hold_until),
+            _ => None,
+        };
+        match (held, loudest) {
+            (Some(hold_until), _) if now < hold_until => return None,
+            // It has lasted: whoever heard of its end hears that it is back.
+            (Some(_), _) => {
+                let mut to = recipients(&new, channels);
+                to.extend(self.heard.iter().cloned());
+                self.take_in(&new, now);
+                self.stage = Stage::Open;
+                self.repeats = 0;
+                return self.tell(view, Event::Opened, to, now);
+            }
+            (None, Some(loudest)) if loudest >= self.severity() => {
+                let event = if self.heard.is_empty() { Event::Opened } else { Event::Raised };
+                let to = recipients(&new, channels);
+                self.take_in(&new, now);
+                self.stage = Stage::Open;
+                self.repeats = 0;
+                if !to.is_empty() {
+                    return self.tell(view, event, to, now);
+                }
+                self.latest = self.said(view, event, now);
+                return None;
+            }
+            // What is not louder than it was is no news.
+            (None, _) => self.take_in(&new, now),
+        }
+        if self.repeats_at(view.count).is_some_and(|at| at <= now) {
+            self.repeats += 1;
+            return self.tell(view, Event::Repeated, self.heard.clone(), now);
+        }
+        None
+    }
+
+    /// The problem is gone, for this reason.
+    pub fn close(&mut self, reason: &str, now: Timestamp) -> Option<Telling> {
+        self.believe_no_future(now);
+        let stage = std::mem::replace(&mut self.stage, Stage::Over { at: now });
+        match stage {
+            Stage::Over { .. } => {
+                self.stage = stage;
+                None
+            }
+            // People believe that it is over already.
+            Stage::Back { .. } => None,
+            Stage::Open | Stage::Acknowledged => {
+                self.repeats = 0;
+                let message = Message { reason: reason.to_owned(), ..self.latest.clone() };
+                self.address(Message { event: Event::Resolved, at: now, ..message }, self.heard.clone())
+            }
+        }
+    }
+
+    /// Somebody takes it on: no repetitions until it gets worse.
+    pub fn acknowledge(&mut self, now: Timestamp) -> Option<Telling> {
+        if !matches!(self.stage, Stage::Open) {
+            return None;
+        }
+        self.stage = Stage::Acknowledged;
+        let message = Message { event: Event::Acknowledged, at: now, ..self.latest.clone() };
+        self.address(message, self.heard.clone())
+    }
+
+    /// When there may be something to say of it though nothing changes.
+    #[must_use]
+    pub fn next(&self) -> Option<Timestamp> {
+        match self.stage {
+            Stage::Open => self.repeats_at(self.latest.count),
+            Stage::Back { hold_until } => Some(hold_until),
+            Stage::Acknowledged | Stage::Over { .. } => None,
+        }
+    }
+
+    /// Whether it has been over for so long that its return would be another problem.
+    #[must_use]
+    pub fn is_past(&self, now: Timestamp) -> bool {
+        matches!(self.stage, Stage::Over { at } if now >= at + self.flap_window())
+    }
+
+    /// It is there again, a moment or an age after its end.
+    fn come_back(&mut self, ended: Timestamp, view: &View, now: Timestamp) {
+        // What nobody has heard of cannot be heard of twice.
+        if self.heard.is_empty() || now >= ended + self.flap_window() {
+            *self = Self::new(view, now);
+            return;
+        }
+        self.flaps = self.flaps.saturating_add(1);
+        let hold = (self.lifetime / FLAP_HOLD).saturating_mul(1 << (self.flaps - 1).min(10));
+        self.stage = Stage::Back { hold_until: now + hold.min(LONGEST_HOLD) };
+    }
+
+    fn flap_window(&self) -> Duration {
+        self.lifetime.saturating_mul(FLAP_LIVES).min(LONGEST_FLAP)
+    }
+
+    fn take_in(&mut self, new: &[Reached], now: Timestamp) {
+        self.told.extend(new.iter().map(|step| step.id.clone()));
+        let loudest = new.iter().map(|step| step.severity).max();
+        if let Some(loudest) = loudest.filter(|loudest| self.levels.is_empty() || *loudest > self.severity())
+        {
+            self.levels.push((loudest, now));
+        }
+    }
+
+    /// Only what somebody was told of is repeated.
+    fn repeats_at(&self, count: u64) -> Option<Timestamp> {
+        if !matches!(self.stage, Stage::Open) || self.heard.is_empty() || self.severity() < Severity::Warning
+        {
+            return None;
+        }
+        // More portals than were told of: that is news, though no reason to hurry.
+        let repeats = if count > self.latest.count { 0 } else { self.repeats };
+        Some(self.latest.at + REPEAT.0.saturating_mul(1 << repeats.min(10)).min(REPEAT.1))
+    }
+
+    fn tell(&mut self, view: &View, event: Event, to: BTreeSet<String>, now: Timestamp) -> Option<Telling> {
+        let message = self.said(view, event, now);
+        self.address(message, to)
+    }
+
+    fn said(&self, view: &View, event: Event, now: Timestamp) -> Message {
+        let mut message = view.message(event, self.severity(), now);
+        message.levels.clone_from(&self.levels);
+        message.number = self.latest.number;
+        if self.flaps > 0 {
+            let times = if self.flaps == 1 { "once".to_owned() } else { format!("{} times", self.flaps) };
+            message.reason.push_str(&format!(" (it has come back {times})"));
+        }
+        message
+    }
+
+    fn address(&mut self, mut message: Message, to: BTreeSet<String>) -> Option<Telling> {
+        if to.is_empty() {
+            return None;
+        }
+        if !self.heard.is_empty() {
+            message.number = self.latest.number.saturating_add(1);
+        }
+        self.latest = message.clone();
+        let to: Vec<_> = to.into_iter().map(|name| (name.clone(), self.heard.insert(name))).collect();
+        Some(Telling { message, to })
+    }
+
+    /// After the clock was set back no moment lies ahead of now, or nothing would be said for as long as the step.
+    fn believe_no_future(&mut self, now: Timestamp) {
+        self.latest.at = self.latest.at.min(now);
+        self.latest.since = self.latest.since.min(now);
+        for (_, at) in &mut self.levels {
+            *at = (*at).min(now);
+        }
+        match &mut self.stage {
+            Stage::Over { at } => *at = (*at).min(now),
+            Stage::Back { hold_until } => *hold_until = (*hold_until).min(now + LONGEST_HOLD),
+            Stage::Open | Stage::Acknowledged => {}
+        }
+    }
+}
+
+/// Who is to hear of these steps. A step without a list is for everybody, from warning up.
+fn recipients(steps: &[Reached], channels: &[String]) -> BTreeSet<String> {
+    let to = |step: &Reached| match &step.notify {
+        Some(names) => names.clone(),
+        None if step.severity >= Severity::Warning => channels.to_vec(),
+        None => Vec::new(),
+    };
+    steps.iter().flat_map(to).filter(|name| channels.contains(name)).collect()
+}
+
+impl View {
+    fn message(&self, event: Event, severity: Severity, now: Timestamp) -> Message {
+        Message {
+            key: self.key.clone(),
+            event,
+            severity,
+            levels: Vec::new(),
+            subject: self.subject.clone(),
+            reason: self.reason.clone(),
+            action: Some(self.action.clone()),
+            since: self.since,
+            at: now,
+            expires_at: self.expires_at,
+            portals: self.portals.clone(),
+            count: self.count,
+            number: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! What is wrong with one portal now, in the terms of incidents: which steps it has reached, and whom it has it in
+//! common with. Must not decide what is told of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::escalation::{Moment, Severity, Step, action_now, needs_person, reason, severity_of};
+use crate::domain::message::Subject;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Grant, Kind, Phase, Portal};
+use crate::domain::provider::{Class, host_of};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Access;
+
+/// The measure of time where no token is concerned.
+pub const USUAL_LIFETIME: Duration = Duration::from_secs(3600);
+/// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
+/// written.
+const BEYOND: &str = "person";
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The incident it is by itself.
+    pub key: String,
+    /// What that is about.
+    pub subject: Subject,
+    /// What it is folded into, with others like it.
+    pub group: Option<Group>,
+    /// The steps it has reached.
+    pub reached: Vec<Reached>,
+    /// What happened.
+    pub reason: String,
+    /// What to do.
+    pub action: String,
+    /// What to do where it is one of many; `PORTAL` stands for each.
+    pub action_for_all: String,
+    /// When it began.
+    pub since: Timestamp,
+    /// When the token ends.
+    pub expires_at: Option<Timestamp>,
+    /// How long the token lives.
+    pub lifetime: Duration,
+    /// The portal concerned, if it is one's.
+    pub portal: Option<String>,
+}
+
+/// What troubles have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// The incident that they are together.
+    pub key: String,
+    /// What that is about.
+    pub subject: Subject,
+    /// Whether they are one however few they are: what is wrong is not the portals'.
+    pub always: bool,
+}
+
+/// A step that was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Names it within an incident: the step's key, and for what only a person can mend its kind too, since something
+    /// else is to be done then.
+    pub id: String,
+    /// How loud.
+    pub severity: Severity,
+    /// The channels that hear of it; `None`: all, from warning up.
+    pub notify: Option<Vec<String>>,
+}
+
+/// What decides besides the portal itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The ladder in force.
+    pub ladder: &'a [Step],
+    /// The apps whose client is refused, and since when.
+    pub refused: &'a BTreeMap<String, Timestamp>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What is wrong with a portal, of which something was told; `None` if nothing is.
+#[must_use]
+pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Trouble> {
+    let Circumstances { ladder, refused, now } = circumstances;
+    let name = &portal.name;
+    if let Some(column) = portal.unreadable {
+        let reason = format!(
+            "what the state has of it cannot be understood ({column}); it is left alone, the others go on"
+        );
+        let action = |name: &str| {
+            format!(
+                "put a good state back, or hand over a new grant: refreshd import {name}, or give it up: refreshd forget {name}"
+            )
+        };
+        return Some(Trouble {
+            key: format!("portal/{name}/unreadable"),
+            reached: vec![beyond(ladder, "unreadable")],
+            group: Some(daemon_group("unreadable")),
+            action: action(name.as_str()),
+            action_for_all: action("PORTAL"),
+            reason,
+            ..blank(name, now)
+        });
+    }
+    let settings = portal.settings.as_ref()?;
+    let grant = portal.grant.as_ref()?;
+    let access = grant.tokens.access.as_ref();
+    let kind = portal.kind();
+    let told = |step: &&Step| grant.told.contains(&step.key);
+    let person =
+        ladder.iter().any(|step| step.when == Moment::NeedsPerson) && needs_person(&grant.standing.phase);
+    let reached: Vec<_> = ladder
+        .iter()
+        .filter(told)
+        // How long the token still works is said with what a person must do.
+        .filter(|step| !person || step.when == Moment::NeedsPerson)
+        .map(|step| Reached {
+            id: if step.when == Moment::NeedsPerson {
+                format!("{}@{}", step.key, what(grant))
+            } else {
+                step.key.clone()
+            },
+            severity: severity_of(step, grant, now),
+            notify: step.notify.clone(),
+        })
+        .collect();
+    if reached.is_empty() {
+        return None;
+    }
+    let app = &settings.app;
+    let any = any_portal();
+    Some(Trouble {
+        key: format!("portal/{name}"),
+        subject: Subject::Portal(name.to_string()),
+        group: Some(group(grant, kind, app, refused)),
+        reached,
+        reason: if kind == Kind::ClientChanged {
+            "its client or server changed in the configuration, and its grant is kept from the new one"
+                .to_owned()
+        } else {
+            reason(grant, now)
+        },
+        action: if kind == Kind::ClientChanged {
+            changed(name.as_str())
+        } else {
+            action_now(name, grant, now)
+        },
+        action_for_all: if kind == Kind::ClientChanged {
+            changed("PORTAL")
+        } else {
+            action_now(&any, grant, now)
+        },
+        since: grant.standing.phase.since().or(grant.standing.renew_at).unwrap_or(now).min(now),
+        expires_at: access.map(|access| access.expires_at),
+        lifetime: access.map_or(USUAL_LIFETIME, Access::lifetime),
+        portal: Some(name.to_string()),
+    })
+}
+
+/// The step of trouble that is not the ladder's: told as what only a person can mend is.
+#[must_use]
+pub fn beyond(ladder: &[Step], what: &str) -> Reached {
+    let step = ladder.iter().find(|step| step.when == Moment::NeedsPerson);
+    Reached {
+        id: format!("{BEYOND}@{what}"),
+        severity: step.map_or(Severity::Critical, |step| step.severity),
+        notify: step.and_then(|step| step.notify.clone()),
+    }
+}
+
+/// What many portals have in common that is this machine's affair.
+#[must_use]
+pub fn daemon_group(what: &str) -> Group {
+    Group { key: format!("daemon/{what}"), subject: Subject::Daemon, always: false }
+}
+
+/// A trouble of a portal, about which nothing is said yet.
+#[must_use]
+pub fn blank(portal: &PortalName, now: Timestamp) -> Trouble {
+    Trouble {
+        key: format!("portal/{portal}"),
+        subject: Subject::Portal(portal.to_string()),
+        group: None,
+        reached: Vec::new(),
+        reason: String::new(),
+        action: String::new(),
+        action_for_all: String::new(),
+        since: now,
+        expires_at: None,
+        lifetime: USUAL_LIFETIME,
+        portal: Some(portal.to_string()),
+    }
+}
+
+/// What a person would have to mend: a grant in doubt is named by what its replay met.
+fn what(grant: &Grant) -> &'static str {
+    match &grant.standing.phase {
+        Phase::InDoubt { problem, .. } => problem.class.as_str(),
+        phase => phase.kind().as_str(),
+    }
+}
+
+/// Whom it has its trouble in common with.
+fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timestamp>) -> Group {
+    let of_app = |what: &str, always| Group {
+        key: if always { format!("app/{app}") } else { format!("app/{app}/{what}") },
+        subject: Subject::App(app.to_owned()),
+        always,
+    };
+    let phase = &grant.standing.phase;
+    let class = phase.problem().map(|problem| problem.class);
+    // While one portal tries a refused client, the others wait, and are overdue for no fault of theirs.
+    let waits = refused.contains_key(app) && !phase.needs_person();
+    match class {
+        _ if kind == Kind::ClientChanged => of_app(kind.as_str(), false),
+        Some(Class::ClientRejected) => of_app("", true),
+        _ if waits => of_app("", true),
+        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(what(grant), false),
+        None => daemon_group("overdue"),
+        Some(_) => {
+            let host = host_of(&grant.token_url).unwrap_or("the authorization server");
+            Group { key: format!("server/{host}"), subject: Subject::Server(host.to_owned()), always: false }
+        }
+    }
+}
+
+fn changed(name: &str) -> String {
+    format!("change it back, or hand over a grant of the new client: refreshd import {name}")
+}
+
+/// Stands for each portal of a group in what is to be done.
+fn any_portal() -> PortalName {
+    PortalName::parse("PORTAL").unwrap_or_else(|_| unreachable!("it is a name"))
+}

@@ -1,0 +1,137 @@
+//! What waits for a channel that is down, and what of it still matters when it is back.
+
+use super::super::escalation::Severity;
+use super::super::message::Subject;
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_secs(1_795_000_000 + seconds)
+}
+
+fn letter(id: i64, key: &str, event: Event, seconds: i64) -> Letter {
+    let message = Message {
+        key: key.into(),
+        event,
+        severity: Severity::Warning,
+        subject: Subject::Daemon,
+        since: at(0),
+        ..Message::test(at(seconds), "ops")
+    };
+    Letter { id, channel: "ops".into(), first: event == Event::Opened, message }
+}
+
+fn queue(letters: &[Letter]) -> Queue {
+    let mut queue = Queue::default();
+    letters.iter().cloned().for_each(|letter| queue.push(letter));
+    queue
+}
+
+fn failed(retry_after: Option<u64>) -> Delivery {
+    Delivery::Failed { why: "connection refused".into(), retry_after: retry_after.map(Duration::from_secs) }
+}
+
+fn delivered() -> Delivery {
+    Delivery::Delivered("200".into())
+}
+
+fn ids(letters: &[Letter]) -> Vec<i64> {
+    letters.iter().map(|letter| letter.id).collect()
+}
+
+#[test]
+fn letters_leave_in_order_and_each_once() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "b", Event::Opened, 0)]);
+    queue.push(letter(2, "b", Event::Opened, 0));
+    let mut left = Vec::new();
+    while let Some(next) = queue.next(at(0)).cloned() {
+        assert_eq!(queue.ended(&delivered(), at(0)), Some(Ended::Done(next.id)));
+        left.push(next.id);
+    }
+    assert_eq!(left, [1, 2]);
+}
+
+#[test]
+fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "a", Event::Raised, 0)]);
+    let (mut now, mut gaps) = (0, Vec::new());
+    for _ in 0..9 {
+        let Some(Ended::Again(again)) = queue.ended(&failed(None), at(now)) else { panic!("it was lost") };
+        assert_eq!(queue.next(at(now)), None, "not at once");
+        gaps.push(again.since(at(now)).as_secs());
+        now = again.secs() - at(0).secs();
+        assert_eq!(queue.next(at(now)).map(|letter| letter.id), Some(1));
+    }
+    assert_eq!(gaps, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+    queue.ended(&delivered(), at(now));
+    assert_eq!(queue.next(at(now)).map(|letter| letter.id), Some(2), "the next one at once");
+}
+
+#[test]
+fn a_receiver_that_asks_for_time_is_given_it() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
+    assert_eq!(queue.ended(&failed(Some(60)), at(0)), Some(Ended::Again(at(60))));
+}
+
+#[test]
+fn what_is_refused_does_not_block_what_comes_after() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "b", Event::Opened, 0)]);
+    assert!(matches!(queue.ended(&Delivery::Rejected("400".into()), at(0)), Some(Ended::Done(_))));
+    assert_eq!(queue.next(at(0)).map(|letter| letter.id), Some(2));
+    assert_eq!(queue.broken(at(1000)), None, "somebody is there");
+}
+
+#[test]
+fn a_channel_is_broken_after_two_minutes_without_a_delivery() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
+    queue.ended(&failed(None), at(0));
+    queue.ended(&failed(None), at(100));
+    assert_eq!((queue.broken(at(119)), queue.breaks_at()), (None, Some(at(120))));
+    assert_eq!(queue.broken(at(120)).unwrap().since, at(0));
+    queue.ended(&delivered(), at(121));
+    assert_eq!(queue.broken(at(1000)), None);
+}
+
+#[test]
+fn what_was_down_for_a_while_hears_all_of_it_in_order() {
+    let mut queue = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "a", Event::Raised, 100),
+        letter(3, "a", Event::Resolved, 200),
+    ]);
+    assert_eq!(queue.tidy(at(800)), []);
+    assert_eq!(queue.len(), 3);
+}
+
+#[test]
+fn nobody_is_woken_for_what_is_long_over() {
+    let mut unheard = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "b", Event::Opened, 0),
+        letter(3, "a", Event::Raised, 100),
+        letter(4, "a", Event::Resolved, 200),
+    ]);
+    assert_eq!(ids(&unheard.tidy(at(1200))), [1, 3, 4]);
+    assert_eq!(unheard.next(at(1200)).map(|letter| letter.id), Some(2), "that one is not over");
+    // Whoever heard the beginning hears the end, however late.
+    let mut heard = queue(&[letter(3, "a", Event::Raised, 100), letter(4, "a", Event::Resolved, 200)]);
+    assert_eq!(ids(&heard.tidy(at(90_000))), [3]);
+    assert_eq!(heard.next(at(90_000)).map(|letter| letter.id), Some(4));
+}
+
+#[test]
+fn repetitions_that_were_overtaken_and_what_is_a_day_old_go() {
+    let mut queue = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "a", Event::Repeated, 3600),
+        letter(3, "a", Event::Repeated, 10_800),
+    ]);
+    assert_eq!(ids(&queue.tidy(at(11_000))), [2]);
+    assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_stop_a_channel() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
+    queue.ended(&failed(None), at(1_000_000));
+    assert_eq!(queue.next(at(0)).map(|letter| letter.id), Some(1));
+}
