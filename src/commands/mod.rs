@@ -4,6 +4,7 @@
 //! happened. `--json` goes to standard output; what is for people goes to standard error, or is a table.
 
 mod alert_list;
+mod alert_test;
 mod check;
 mod client;
 mod completions;
@@ -97,6 +98,8 @@ enum Command {
 enum Alert {
     /// Show open incidents, silences, and how the channels are.
     List(alert_list::ListArguments),
+    /// Send a test through every channel, or one, and show what the receiver answers.
+    Test(alert_test::Arguments),
     /// Take an incident on: it is not repeated until it gets worse.
     Acknowledge(alert_list::AcknowledgeArguments),
 }
@@ -128,6 +131,7 @@ pub fn main() -> Exit {
             Command::Import(arguments) => import::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
             Command::Silence(arguments) => silence::run(&common, &arguments).await,
+            Command::Alert(Alert::Test(arguments)) => alert_test::run(&common, &arguments).await,
             Command::Alert(Alert::List(arguments)) => alert_list::list(&common, &arguments).await,
             Command::Alert(Alert::Acknowledge(arguments)) => {
                 alert_list::acknowledge(&common, &arguments).await

@@ -11,6 +11,7 @@ mod heartbeat;
 mod look;
 mod post;
 pub mod report;
+pub mod trial;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -183,7 +184,11 @@ impl Alerter {
     async fn look(&mut self) -> Result<Option<Timestamp>, StateError> {
         let shared = Arc::clone(&self.shared);
         let (config, now) = (shared.config(), shared.clock.now());
-        let terms = Terms { fold: usize::try_from(config.alerts.fold).unwrap_or(usize::MAX), channels: hearing(&config), now };
+        let terms = Terms {
+            fold: usize::try_from(config.alerts.fold).unwrap_or(usize::MAX),
+            channels: hearing(&config),
+            now,
+        };
         let look::Look { decision, silent_until, failure } =
             look::look(&shared, &config, &self.incidents, &terms).await;
         let Decision { changed, forgotten, tellings, next } = decision;
