@@ -80,7 +80,7 @@ enum Command {
     /// Leave people in peace about a portal, or everything, for a while.
     Silence(silence::Arguments),
     /// Alerts: what is open, who takes it on, and whether they arrive.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = ALERT_HELP)]
     Alert(Alert),
     /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
     Demo(demo::Arguments),
@@ -93,6 +93,15 @@ enum Command {
     #[command(hide = true)]
     Sandbox(sandbox::Arguments),
 }
+
+const ALERT_HELP: &str = "\
+Examples:
+  refreshd alert test                        see whether alerts arrive
+  refreshd alert list                        see what is open
+  refreshd alert acknowledge acme            take it on
+
+Exit codes: 0 done, 1 something is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver
+did not take it, 77 no permission, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Alert {

@@ -26,6 +26,8 @@ use crate::domain::message::{Message, Subject};
 
 /// So much of what it says is logged, in bytes; the rest is read and thrown away.
 const ENOUGH: usize = 4096;
+/// And so many lines of it.
+const LINES: usize = 50;
 /// A variable is a line, of at most so many characters.
 const VARIABLE: usize = 4096;
 /// How long its last words may take to arrive once it has ended.
@@ -63,7 +65,7 @@ pub(super) async fn send(
         Err(error) => return failed(cannot_start(program, &error)),
     };
     let (status, said) = attend(group, Value::Object(details(message, sender)).to_string()).await;
-    for line in said.lines().filter(|line| !line.trim().is_empty()) {
+    for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
         tracing::info!(channel, "{channel}: {}", mask(line, &[]));
     }
     match status {

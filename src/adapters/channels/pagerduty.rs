@@ -41,11 +41,12 @@ pub(super) async fn send(
     delivery
 }
 
-/// 400 is for an event that will never be taken; the documentation wants all others tried again.
+/// 400 is for an event that will never be taken, or for a key that is not known and can be mended; the documentation wants
+/// all others tried again.
 fn judge(answer: Answer) -> Delivery {
     match answer.status {
         200..300 => answer.delivered(),
-        400 => answer.rejected(),
+        400 if !answer.body.to_ascii_lowercase().contains("routing") => answer.rejected(),
         _ => answer.failed(),
     }
 }
@@ -174,8 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn only_400_is_for_ever() {
+    fn only_400_is_for_ever_unless_it_is_about_the_key() {
         let answer = |status| Answer { status, body: String::new(), shown: String::new(), retry_after: None };
+        let key = Answer { body: r#"{"errors":["Invalid routing key"]}"#.to_owned(), ..answer(400) };
+        assert!(matches!(judge(key), Delivery::Failed { .. }));
         assert!(matches!(judge(answer(202)), Delivery::Delivered(_)));
         assert!(matches!(judge(answer(400)), Delivery::Rejected(_)));
         for status in [403, 413, 429, 500, 503] {
