@@ -24,13 +24,16 @@ fn all_are_told(rig: &Rig, receivers: &Receivers, mail: &MailServer) {
     let webhook = receivers.seen("/webhook");
     let statuses: Vec<_> = webhook.iter().map(|seen| seen.json()["status"].clone()).collect();
     assert_eq!(statuses[statuses.len() - 2..], ["firing", "resolved"]);
-    assert_eq!(webhook.last().unwrap().json()["externalURL"], "https://refreshd.example.org/?a=1&b=2");
-    let push = receivers.seen("/push").pop().unwrap();
+    assert_eq!(
+        webhook.last().expect("two requests").json()["externalURL"],
+        "https://refreshd.example.org/?a=1&b=2"
+    );
+    let push = receivers.seen("/push").pop().expect("a request");
     assert_eq!(push.json()["who"], "host-1");
     assert_eq!(push.json()["t"], "[test] channel push: this is a test: alerts of refreshd arrive here");
-    let alerts = receivers.seen("/alertmanager").pop().unwrap().json();
+    let alerts = receivers.seen("/alertmanager").pop().expect("a request").json();
     assert_eq!(alerts[0]["labels"]["channel"], "alertmanager");
-    let mail = mail.mails().pop().unwrap();
+    let mail = mail.mails().pop().expect("a mail");
     for part in [
         "MAIL FROM:<refreshd@example.org>",
         "RCPT TO:<ops@example.org>",

@@ -38,12 +38,12 @@ impl MailServer {
 
     /// Answers so to the end of a mail.
     pub fn refuse(&self, with: Option<&'static str>) {
-        *self.refusal.lock().unwrap() = with;
+        *self.refusal.lock().expect("no thread has panicked") = with;
     }
 
     /// The mails so far, with their envelope.
     pub fn mails(&self) -> Vec<String> {
-        self.mails.lock().unwrap().clone()
+        self.mails.lock().expect("no thread has panicked").clone()
     }
 
     fn serve(&self, mut stream: &TcpStream) -> std::io::Result<()> {
@@ -73,9 +73,12 @@ impl MailServer {
                     stream.write_all(b"354 go on\r\n")?;
                     let mail = lines.by_ref().map_while(Result::ok).take_while(|line| line != ".");
                     let mail = mail.collect::<Vec<_>>().join("\n");
-                    let refusal = *self.refusal.lock().unwrap();
+                    let refusal = *self.refusal.lock().expect("no thread has panicked");
                     if refusal.is_none() {
-                        self.mails.lock().unwrap().push(format!("{envelope}\n{mail}"));
+                        self.mails
+                            .lock()
+                            .expect("no thread has panicked")
+                            .push(format!("{envelope}\n{mail}"));
                     }
                     refusal.unwrap_or("250 2.0.0 queued as 1").to_owned()
                 }

@@ -78,19 +78,19 @@ impl Receivers {
     }
 
     pub fn play(&self, play: Play) {
-        self.shared.lock().unwrap().play = play;
+        self.shared.lock().expect("no thread has panicked").play = play;
     }
 
     /// Every request so far at a path that starts so.
     pub fn seen(&self, path: &str) -> Vec<Seen> {
-        let book = self.shared.lock().unwrap();
+        let book = self.shared.lock().expect("no thread has panicked");
         book.seen.iter().filter(|seen| seen.path.starts_with(path)).cloned().collect()
     }
 
     /// No receiver was sent what it would refuse.
     #[track_caller]
     pub fn no_complaints(&self) {
-        assert_eq!(self.shared.lock().unwrap().complaints, Vec::<String>::new());
+        assert_eq!(self.shared.lock().expect("no thread has panicked").complaints, Vec::<String>::new());
     }
 }
 
@@ -111,36 +111,41 @@ async fn answer(
         content_type: header("content-type"),
     };
     let play = {
-        let mut book = book.lock().unwrap();
+        let mut book = book.lock().expect("no thread has panicked");
         book.seen.push(seen.clone());
         book.play.clone()
     };
     match play {
         Play::Hang => std::future::pending().await,
         Play::Say(status, headers, body) => {
-            let mut response = (StatusCode::from_u16(status).unwrap(), body).into_response();
+            let mut response = (StatusCode::from_u16(status).expect("a status"), body).into_response();
             for (name, value) in headers {
-                response.headers_mut().insert(name, value.parse().unwrap());
+                response.headers_mut().insert(name, value.parse().expect("a header"));
             }
             response
         }
         Play::Check => {
             let (status, body, complaint) = check(&seen);
             if let Some(complaint) = complaint {
-                book.lock().unwrap().complaints.push(format!("{}: {complaint}: {}", seen.path, seen.body));
+                book.lock()
+                    .expect("no thread has panicked")
+                    .complaints
+                    .push(format!("{}: {complaint}: {}", seen.path, seen.body));
             }
-            (StatusCode::from_u16(status).unwrap(), body).into_response()
+            (StatusCode::from_u16(status).expect("a status"), body).into_response()
         }
     }
 }
 
 type Checked = Result<(), String>;
+/// Whether it is right, what is answered then, and what if not.
+type Judged = (Checked, (u16, Value), fn(&str) -> (u16, Value));
 
 /// Status, body, and what was wrong with the request beyond what a wrong secret is.
 fn check(seen: &Seen) -> (u16, String, Option<String>) {
     let json = seen.json();
     let path = seen.path.as_str();
-    let (checked, good, refusal): (Checked, (u16, Value), fn(&str) -> (u16, Value)) = match path {
+    let (checked, good, refusal): Judged = match path {
         "/pagerduty" if json["routing_key"] != ROUTING_KEY => {
             return (
                 400,
