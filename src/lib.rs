@@ -10,7 +10,7 @@
 //! | module | may | holds |
 //! |---|---|---|
 //! | [`domain`] | decide | portals, tokens, replies and their classes, the renewal's state machine, the ladder, budgets. No I/O, no clock, no chance, no logging |
-//! | [`adapters`] | touch the world | one outside thing each: clock, authorization server, state, token files, log, metrics, systemd. They know domain types only |
+//! | [`adapters`] | touch the world | one outside thing each: clock, authorization server, state, token files, alert channels, log, metrics, systemd. They know domain types only |
 //! | [`daemon`] | run | the renewal loop, the publisher, the escalator, the sockets. The only place that spawns |
 //! | [`config`] | read | TOML in, meaning out, every problem at once |
 //! | [`commands`] | talk | one file per command; the only place that prints |
@@ -67,7 +67,8 @@
 //! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`exchange`; tests)
 //! 2. Same inputs, same answer in [`domain`]. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
 //! 3. One door each: time and chance [`adapters::clock`], files [`adapters::token_files::write_whole`], spawning
-//!    [`daemon`], printing `commands::screen`, exiting `main`. (`clippy.toml`)
+//!    [`daemon`], other programs [`adapters::channels`]' `command`, printing `commands::screen`, exiting `main`.
+//!    (`clippy.toml`, `tests/tidy.rs`)
 //! 4. A task that ends unexpectedly ends the daemon with a reason; the loop itself feeds the watchdog. ([`daemon::run`])
 //! 5. No lock and no transaction is held across a request. (the store's closures are not async; clippy)
 //! 6. Metrics, pages and sockets read snapshots and cannot change renewal. (they get no claim)

@@ -62,7 +62,11 @@ const MAY_EXPOSE: &[&str] = &[
     "src/config/portals.rs",
     "src/config/secrets.rs",
     "src/adapters/authorization_server.rs", // the token request
-    "src/adapters/state/held.rs",           // the store
+    "src/adapters/channels/email.rs",       // what receivers must be shown
+    "src/adapters/channels/pagerduty.rs",
+    "src/adapters/channels/telegram.rs",
+    "src/adapters/channels/wire.rs",
+    "src/adapters/state/held.rs", // the store
     "src/adapters/state/intake.rs",
     "src/adapters/state/record.rs",
     "src/adapters/token_files.rs", // the access token, for readers
@@ -72,6 +76,9 @@ const MAY_EXPOSE: &[&str] = &[
 
 /// The one door to the clocks.
 const CLOCK: &str = "src/adapters/clock.rs";
+
+/// The one door to other programs.
+const PROGRAMS: &str = "src/adapters/channels/command.rs";
 
 /// A source file. `code` is `text` with comments and test modules blanked, line for line.
 struct Source {
@@ -286,6 +293,18 @@ fn leaves_the_exit_to_main(source: &Source) -> Vec<String> {
         .collect()
 }
 
+fn leaves_programs_to_the_channel(source: &Source) -> Vec<String> {
+    if source.path == PROGRAMS {
+        return Vec::new();
+    }
+    occurrences(&source.code, "process::Command")
+        .map(|at| {
+            let why = format!("only {PROGRAMS} starts programs: there they are ended in time");
+            source.complain(&source.code, at, &why)
+        })
+        .collect()
+}
+
 // --- the house ------------------------------------------------------------------------------------------------------
 
 /// Every Rust file below `src` and `tests`, by its path from the root of the repository.
@@ -354,6 +373,11 @@ fn every_exception_has_a_reason() {
 #[test]
 fn only_main_exits() {
     hold(leaves_the_exit_to_main);
+}
+
+#[test]
+fn only_the_command_channel_starts_programs() {
+    hold(leaves_programs_to_the_channel);
 }
 
 #[test]
@@ -449,6 +473,8 @@ fn the_rules_see_what_they_are_for() {
             &[2],
         ),
         (leaves_the_exit_to_main, "src/daemon/a.rs", "//! A\nstd::process::exit(1);\n", &[2]),
+        (leaves_programs_to_the_channel, "src/daemon/a.rs", "//! A\nuse tokio::process::Command;\n", &[2]),
+        (leaves_programs_to_the_channel, PROGRAMS, "//! A\nuse std::process::Command;\n", &[]),
         (leaves_the_exit_to_main, "src/main.rs", "//! A\nstd::process::exit(1);\n", &[]),
     ];
     for (number, (rule, path, text, lines)) in cases.iter().enumerate() {

@@ -3,15 +3,15 @@
 //! Must not follow redirects, retry, log, nor judge a reply: `domain::reply` does. Whether a request may have left
 //! this machine decides between "not sent" and "in doubt", so every error is sorted here, once.
 
-use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
-use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap};
 use reqwest::{Client, redirect, retry};
 
+use super::http::{cause, parse_date, retry_after};
 use crate::domain::provider::{ClientAuthentication, Method, host_of};
 use crate::domain::secret::{ClientSecret, RefreshToken};
 use crate::domain::time::Timestamp;
@@ -203,36 +203,8 @@ fn without_reply(error: &reqwest::Error, request: &TokenRequest<'_>) -> Answer {
     }
 }
 
-/// The innermost cause. reqwest's own text holds the URL, and under GET the URL holds secrets.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "it took too long".to_owned();
-    }
-    let mut cause: &dyn std::error::Error = match error.source() {
-        Some(source) => source,
-        None => return "no reason given".to_owned(),
-    };
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
-}
-
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    match value.parse() {
-        Ok(secs) => Some(Duration::from_secs(secs)),
-        Err(_) => parse_date(value).map(|at| at.until(now)),
-    }
-}
-
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     parse_date(headers.get(DATE)?.to_str().ok()?)
-}
-
-fn parse_date(text: &str) -> Option<Timestamp> {
-    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(Timestamp::from_secs(i64::try_from(since.as_secs()).ok()?))
 }
 
 #[cfg(test)]
@@ -244,17 +216,5 @@ mod tests {
         let secret = ClientSecret::new("p:ss word").unwrap();
         assert_eq!(basic("my id", &secret), "Basic bXkraWQ6cCUzQXNzK3dvcmQ=");
         assert!(basic("my id", &secret).is_sensitive());
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let now = Timestamp::from_secs(784_111_777);
-        let read = |value: &'static str| {
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now)
-                .map(|span| span.as_secs())
-        };
-        assert_eq!(read("120"), Some(120));
-        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
-        assert_eq!(read("soon"), None);
     }
 }

@@ -4,6 +4,7 @@ pub mod authorization_server;
 pub mod channels;
 pub mod clock;
 pub mod generations;
+mod http;
 pub mod log;
 pub mod metrics;
 pub mod published;

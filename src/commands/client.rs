@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use crate::daemon::alerts::report::Report;
+use crate::daemon::alerts::trial::Trial;
 use crate::daemon::view::PortalView;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
@@ -23,6 +24,11 @@ pub(super) struct Client {
 #[derive(Deserialize)]
 struct Listing {
     portals: Vec<PortalView>,
+}
+
+#[derive(Deserialize)]
+struct Trials {
+    tests: Vec<Trial>,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +122,13 @@ impl Client {
         Ok(body.get("acknowledged").and_then(Value::as_u64).unwrap_or_default())
     }
 
+    /// Sends a test to a channel, or to every one.
+    pub(super) async fn test(&self, channel: Option<&str>) -> Result<Vec<Trial>, Failure> {
+        let body = channel.map_or_else(|| json!({}), |channel| json!({ "channel": channel })).to_string();
+        let answer = self.ask(Method::POST, "/v1/alerts/test", Some(body)).await?;
+        parse::<Trials>(&answer).map(|answer| answer.tests)
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Failure> {
         let (status, body) = self.send(method, path, body).await?;
         if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
@@ -159,7 +172,7 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         return Failure::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
     };
     let exit = match error.code.as_str() {
-        "unknown-portal" | "unknown-incident" => Exit::NoInput,
+        "unknown-portal" | "unknown-incident" | "unknown-channel" => Exit::NoInput,
         "no-grant" | "not-now" => Exit::TryAgain,
         "refused" | "not-a-grant" => Exit::Data,
         "not-permitted" => Exit::NoPermission,

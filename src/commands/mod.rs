@@ -4,6 +4,7 @@
 //! happened. `--json` goes to standard output; what is for people goes to standard error, or is a table.
 
 mod alert_list;
+mod alert_test;
 mod check;
 mod client;
 mod completions;
@@ -79,7 +80,7 @@ enum Command {
     /// Leave people in peace about a portal, or everything, for a while.
     Silence(silence::Arguments),
     /// Alerts: what is open, who takes it on, and whether they arrive.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = ALERT_HELP)]
     Alert(Alert),
     /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
     Demo(demo::Arguments),
@@ -93,10 +94,21 @@ enum Command {
     Sandbox(sandbox::Arguments),
 }
 
+const ALERT_HELP: &str = "\
+Examples:
+  refreshd alert test                        see whether alerts arrive
+  refreshd alert list                        see what is open
+  refreshd alert acknowledge acme            take it on
+
+Exit codes: 0 done, 1 something is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver
+did not take it, 77 no permission, 78 configuration.";
+
 #[derive(Debug, Subcommand)]
 enum Alert {
     /// Show open incidents, silences, and how the channels are.
     List(alert_list::ListArguments),
+    /// Send a test through every channel, or one, and show what the receiver answers.
+    Test(alert_test::Arguments),
     /// Take an incident on: it is not repeated until it gets worse.
     Acknowledge(alert_list::AcknowledgeArguments),
 }
@@ -128,6 +140,7 @@ pub fn main() -> Exit {
             Command::Import(arguments) => import::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
             Command::Silence(arguments) => silence::run(&common, &arguments).await,
+            Command::Alert(Alert::Test(arguments)) => alert_test::run(&common, &arguments).await,
             Command::Alert(Alert::List(arguments)) => alert_list::list(&common, &arguments).await,
             Command::Alert(Alert::Acknowledge(arguments)) => {
                 alert_list::acknowledge(&common, &arguments).await

@@ -36,7 +36,7 @@ pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
 }
 
 /// The running daemon, if there is one.
-async fn daemon(common: &Common) -> Result<Option<Client>, Failure> {
+pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, Failure> {
     let socket = match &common.socket {
         Some(socket) => socket.clone(),
         None => match config::load_paths(&common.config) {

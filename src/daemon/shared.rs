@@ -37,8 +37,7 @@ pub struct Shared {
     pub server: AuthorizationServer,
     /// The token files.
     pub publisher: Publisher,
-    /// The way to people.
-    pub courier: Courier,
+    courier: Courier,
     /// What is wrong with this machine.
     pub conditions: Arc<Conditions>,
     /// What people are told.
@@ -101,6 +100,13 @@ impl Shared {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.current.borrow())
+    }
+
+    /// The way to people, under the name that the configuration in force gives.
+    #[must_use]
+    pub fn courier(&self) -> Courier {
+        let alerts = &self.config().alerts;
+        self.courier.named(&alerts.instance, alerts.url.as_deref())
     }
 
     /// Puts another configuration in force.

@@ -17,6 +17,8 @@
 pub mod config;
 pub mod daemon;
 pub mod hostile;
+pub mod mailserver;
+pub mod receivers;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,54 +1,169 @@
-//! Stand-in until the channels are merged.
+//! The ways to the receivers of alerts: one message out, what became of it back.
+//!
+//! One file for each kind says how that receiver wants a message and what its answers mean; `wire` is what all over HTTP
+//! have in common, `words` how texts are fitted and escaped. Must not decide who hears of what, nor try again: the
+//! outbox does. No answer that is passed on holds a secret of the channel.
+
+mod alertmanager;
+mod command;
+mod email;
+mod heartbeat;
+mod pagerduty;
+mod slack;
+mod telegram;
+mod webhook;
+mod wire;
+mod words;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::domain::channel::{Channel, Delivery, Pulse};
-use crate::domain::message::Message;
-use crate::domain::time::Timestamp;
+use self::wire::Wire;
+use super::clock::Clock;
+use crate::domain::channel::{Channel, Delivery, Pulse, Receiver};
+use crate::domain::message::{Event, Message};
+use crate::domain::time::{Timestamp, human};
 
-/// Delivers messages.
+/// How long an alert of Alertmanager holds unless it is sent again, and for how long its end is sent again.
+pub const HOLDS: Duration = Duration::from_secs(300);
+
+/// Brings messages to channels. Cheap to clone.
 #[derive(Clone)]
 pub struct Courier {
+    wire: Wire,
     carrier: Option<Arc<dyn Carrier>>,
+    instance: Arc<str>,
+    url: Option<Arc<str>>,
 }
 
-/// Another way.
+/// A way to receivers in place of the network: a simulation's.
 pub trait Carrier: Send + Sync {
-    /// Carries.
-    fn carry(&self, channel: &str, message: Message) -> Pin<Box<dyn Future<Output = Delivery> + Send>>;
+    /// Brings a message there, and what became of it back.
+    fn carry(&self, channel: &str, message: Message) -> Carried;
+
+    /// Says again what is firing and what has just ended, to an Alertmanager.
+    fn carry_again(&self, _channel: &str, _messages: Vec<Message>) -> Carried {
+        Box::pin(async { Delivery::Delivered("said again".to_owned()) })
+    }
+
+    /// Brings a beat to a heartbeat.
+    fn beat(&self, _channel: &str, _pulse: Pulse) -> Carried {
+        Box::pin(async { Delivery::Delivered("beaten".to_owned()) })
+    }
+}
+
+/// A message under way.
+pub type Carried = Pin<Box<dyn Future<Output = Delivery> + Send>>;
+
+/// Who writes, and when.
+#[derive(Clone, Copy, Debug)]
+struct Sender<'a> {
+    /// This refreshd among others.
+    instance: &'a str,
+    /// Where people can open the status page.
+    url: Option<&'a str>,
+    /// Now.
+    now: Timestamp,
 }
 
 impl Courier {
-    /// New.
+    /// A courier that names this refreshd so, and links to that page. Trusts the system's certificate authorities, or
+    /// those of `SSL_CERT_FILE`.
     ///
     /// # Errors
-    /// Never.
-    pub fn new(_instance: &str, _url: Option<&str>) -> Result<Self, reqwest::Error> {
-        Ok(Self { carrier: None })
+    /// If TLS cannot be set up, as with no certificate authorities installed.
+    pub fn new(instance: &str, url: Option<&str>) -> Result<Self, reqwest::Error> {
+        Ok(Self { wire: Wire::new()?, carrier: None, instance: instance.into(), url: url.map(Into::into) })
     }
 
-    /// Through.
+    /// The same under another name, as after a reload.
+    #[must_use]
+    pub fn named(&self, instance: &str, url: Option<&str>) -> Self {
+        Self { instance: instance.into(), url: url.map(Into::into), ..self.clone() }
+    }
+
+    /// The same by another way than the network.
     #[must_use]
     pub fn through(self, carrier: Arc<dyn Carrier>) -> Self {
-        Self { carrier: Some(carrier) }
+        Self { carrier: Some(carrier), ..self }
     }
 
-    /// Delivers.
-    pub async fn deliver(&self, channel: &Channel, message: &Message, _now: Timestamp) -> Delivery {
-        match &self.carrier {
-            Some(carrier) => carrier.carry(&channel.name, message.clone()).await,
-            None => Delivery::Delivered(String::new()),
+    /// Brings a message to a channel, within the channel's time limit. It may be dropped at any time.
+    pub async fn deliver(&self, channel: &Channel, message: &Message, now: Timestamp) -> Delivery {
+        if let Some(carrier) = &self.carrier {
+            return carrier.carry(&channel.name, message.clone()).await;
+        }
+        limited(channel.timeout, self.send(channel, message, self.sender(now))).await
+    }
+
+    /// Says again to an Alertmanager what is firing and what ended within [`HOLDS`], all at once. Nothing is sent to
+    /// other kinds, which remember what they were told.
+    pub async fn resend(&self, channel: &Channel, messages: &[Message], now: Timestamp) -> Delivery {
+        let Receiver::Alertmanager { url, authorization } = &channel.kind else {
+            return Delivery::Delivered("needs no reminder".to_owned());
+        };
+        if let Some(carrier) = &self.carrier {
+            return carrier.carry_again(&channel.name, messages.to_vec()).await;
+        }
+        let said = alertmanager::send(&self.wire, url, authorization.as_ref(), messages, self.sender(now));
+        limited(channel.timeout, said).await
+    }
+
+    /// Tells a heartbeat how it is. Nothing is sent to other kinds.
+    pub async fn beat(&self, channel: &Channel, pulse: Pulse) -> Delivery {
+        let Receiver::Heartbeat { url, .. } = &channel.kind else {
+            return Delivery::Rejected("this channel is no heartbeat".to_owned());
+        };
+        if let Some(carrier) = &self.carrier {
+            return carrier.beat(&channel.name, pulse).await;
+        }
+        limited(channel.timeout, heartbeat::send(&self.wire, url, &pulse, Clock::system().now())).await
+    }
+
+    fn sender(&self, now: Timestamp) -> Sender<'_> {
+        Sender { instance: &self.instance, url: self.url.as_deref(), now }
+    }
+
+    /// Each kind's future is of its own size, and some are large.
+    async fn send(&self, channel: &Channel, message: &Message, sender: Sender<'_>) -> Delivery {
+        let wire = &self.wire;
+        match &channel.kind {
+            Receiver::Webhook { url, authorization, template } => {
+                let to = webhook::To { channel: &channel.name, url, authorization: authorization.as_ref() };
+                Box::pin(webhook::send(wire, to, template.as_ref(), message, sender)).await
+            }
+            Receiver::Alertmanager { url, authorization } => {
+                let messages = std::slice::from_ref(message);
+                Box::pin(alertmanager::send(wire, url, authorization.as_ref(), messages, sender)).await
+            }
+            Receiver::PagerDuty { url, routing_key } => {
+                Box::pin(pagerduty::send(wire, url, routing_key, message, sender)).await
+            }
+            Receiver::Slack { url } => Box::pin(slack::send(wire, url, message, sender)).await,
+            Receiver::Telegram { url, bot_token, chat_id } => {
+                Box::pin(telegram::send(wire, url, bot_token, chat_id, message, sender)).await
+            }
+            Receiver::Email(mail) => Box::pin(email::send(mail, message, sender)).await,
+            Receiver::Command { command, directory } => {
+                Box::pin(command::send(&channel.name, command, directory, message, sender)).await
+            }
+            Receiver::Heartbeat { url, .. } if message.event == Event::Test => {
+                Box::pin(heartbeat::send(wire, url, &Pulse::Well, sender.now)).await
+            }
+            Receiver::Heartbeat { .. } => {
+                Delivery::Rejected("a heartbeat hears of the whole, and of no incident".to_owned())
+            }
         }
     }
-
-    /// Resends.
-    pub async fn resend(&self, _: &Channel, _: &[Message], _: Timestamp) -> Delivery {
-        Delivery::Delivered(String::new())
-    }
-
-    /// Beats.
-    pub async fn beat(&self, _: &Channel, _: Pulse) -> Delivery {
-        Delivery::Delivered(String::new())
-    }
 }
+
+async fn limited(limit: Duration, work: impl Future<Output = Delivery>) -> Delivery {
+    Clock::system().within(limit, work).await.unwrap_or_else(|| Delivery::Failed {
+        why: format!("no answer within {}", human(limit)),
+        retry_after: None,
+    })
+}
+
+#[cfg(test)]
+mod samples;

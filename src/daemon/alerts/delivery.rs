@@ -85,7 +85,7 @@ async fn deliver(shared: &Shared, channel: &Channel, mailbox: &Mailbox, letter: 
     let name = &channel.name;
     let message = &letter.message;
     let delivery =
-        limited(shared, channel, shared.courier.deliver(channel, message, shared.clock.now())).await;
+        limited(shared, channel, shared.courier().deliver(channel, message, shared.clock.now())).await;
     let ended = mailbox.queue().ended(&delivery, shared.clock.now());
     count(shared, name, &delivery);
     let (key, event) = (message.key.as_str(), message.event.as_str());
@@ -132,7 +132,7 @@ async fn resend(shared: &Shared, channel: &Channel, mailbox: &Mailbox) {
     if messages.is_empty() {
         return;
     }
-    let delivery = limited(shared, channel, shared.courier.resend(channel, &messages, now)).await;
+    let delivery = limited(shared, channel, shared.courier().resend(channel, &messages, now)).await;
     mailbox.queue().noted(&delivery, shared.clock.now());
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         count(shared, &channel.name, &delivery);

@@ -38,7 +38,7 @@ pub async fn beat(shared: &Shared, channel: &Channel, every: Duration) {
 }
 
 async fn send(shared: &Shared, channel: &Channel, pulse: Pulse) {
-    let delivery = limited(shared, channel, shared.courier.beat(channel, pulse)).await;
+    let delivery = limited(shared, channel, shared.courier().beat(channel, pulse)).await;
     shared.post.box_of(&channel.name).queue().noted(&delivery, shared.clock.now());
     count(shared, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {

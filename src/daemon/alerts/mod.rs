@@ -11,6 +11,7 @@ mod heartbeat;
 mod look;
 mod post;
 pub mod report;
+pub mod trial;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

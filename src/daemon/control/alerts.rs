@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::Control;
 use super::guest::{Failure, Peer};
-use crate::daemon::alerts::report;
+use crate::daemon::alerts::{report, trial};
 use crate::daemon::operations::OperationError;
 
 /// Nobody can mean to silence alerts for longer.
@@ -26,6 +26,7 @@ pub(super) fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/alerts", get(show))
         .route("/v1/alerts/acknowledge", post(acknowledge))
+        .route("/v1/alerts/test", post(test))
         .route("/v1/portals/{portal}/silence", post(silence).delete(end_silence))
         .route("/v1/silence", post(silence_all).delete(end_silence_of_all))
 }
@@ -105,6 +106,32 @@ async fn change(
     peer.may_change()?;
     let until = report::silence(control.shared(), &portal, span).await?;
     Ok(Json(json!({"portal": portal, "until": until})).into_response())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Test {
+    /// Without one, every channel.
+    channel: Option<String>,
+}
+
+/// Whoever asks waits; one who leaves ends it, and whatever program was started for it.
+async fn test(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, Failure> {
+    peer.may_change()?;
+    let Test { channel } = match body {
+        Ok(empty) if empty.trim().is_empty() => Test::default(),
+        body => parse(body)?,
+    };
+    let shared = control.shared();
+    let (config, now) = (shared.config(), shared.clock.now());
+    let tests = trial::test(&shared.courier(), &config.channels, channel.as_deref(), now).await;
+    let tests = tests
+        .map_err(|unknown| Failure::new(StatusCode::NOT_FOUND, "unknown-channel", unknown.to_string()))?;
+    Ok(Json(json!({ "tests": tests })).into_response())
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,200 @@
+//! A program of this machine as a channel: started without a shell, told everything, and ended in time. The one door to
+//! other programs.
+//!
+//! It has a process group of its own, which is killed as a whole at the time limit, when nobody waits any more, and when
+//! the program has ended and left others behind. Must not give it anything of the daemon's environment.
+
+#![expect(clippy::disallowed_methods, reason = "this is the door")]
+
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+
+use super::Sender;
+use super::wire::failed;
+use super::words::{details, fit, line, utf16};
+use crate::adapters::clock::Clock;
+use crate::domain::channel::Delivery;
+use crate::domain::mask::mask;
+use crate::domain::message::{Message, Subject};
+
+/// So much of what it says is logged, in bytes; the rest is read and thrown away.
+const ENOUGH: usize = 4096;
+/// And so many lines of it.
+const LINES: usize = 50;
+/// A variable is a line, of at most so many characters.
+const VARIABLE: usize = 4096;
+/// How long its last words may take to arrive once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Where programs are looked for if this process does not know.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What a program ends with that never wants to see this message again: `EX_DATAERR`.
+const NEVER: i32 = 65;
+/// Shipped beside the unit, which lets nothing be started otherwise.
+const DROP_IN: &str = "refreshd.service.d/20-command-channel.conf";
+
+pub(super) async fn send(
+    channel: &str,
+    command: &[String],
+    directory: &Path,
+    message: &Message,
+    sender: Sender<'_>,
+) -> Delivery {
+    let Some((program, arguments)) = command.split_first() else {
+        return failed("the channel's command is empty");
+    };
+    let started = Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .envs(environment(message, sender))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    let group = match started {
+        Ok(child) => Group::of(child),
+        Err(error) => return failed(cannot_start(program, &error)),
+    };
+    let (status, said) = attend(group, Value::Object(details(message, sender)).to_string()).await;
+    for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
+        tracing::info!(channel, "{channel}: {}", mask(line, &[]));
+    }
+    match status {
+        Ok(status) => judge(status, &said),
+        Err(error) => failed(format!("cannot wait for the program: {error}")),
+    }
+}
+
+fn judge(status: ExitStatus, said: &str) -> Delivery {
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    let last = last.map(|line| format!(": {}", mask(line, &[]))).unwrap_or_default();
+    match status.code() {
+        Some(0) => Delivery::Delivered(format!("exit code 0{last}")),
+        Some(NEVER) => Delivery::Rejected(format!("exit code {NEVER}{last}")),
+        Some(code) => failed(format!("exit code {code}{last}")),
+        None => failed(format!("{status}{last}")),
+    }
+}
+
+/// Under the shipped unit nothing may be executed, which looks like a missing permission.
+fn cannot_start(program: &str, error: &io::Error) -> String {
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("; refreshd's systemd unit lets no program be started without the drop-in {DROP_IN}")
+    } else {
+        String::new()
+    };
+    format!("cannot start {program}: {error}{hint}")
+}
+
+/// A started program and all that it starts. Dropped, all of it is killed.
+struct Group {
+    child: Child,
+    leader: Option<Pid>,
+}
+
+impl Group {
+    fn of(child: Child) -> Self {
+        let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        Self { child, leader }
+    }
+
+    /// Kills whoever is left.
+    fn end(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            // An error says that nobody is left.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Tells it the message and listens until it has ended.
+async fn attend(mut group: Group, message: String) -> (io::Result<ExitStatus>, String) {
+    let (stdin, stdout, stderr) =
+        (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
+    let tell = async {
+        if let Some(mut stdin) = stdin {
+            // It need not listen.
+            let _ = stdin.write_all(message.as_bytes()).await;
+        }
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let status = {
+        let talk = async { tokio::join!(tell, listen(stdout, &mut out), listen(stderr, &mut err)) };
+        tokio::pin!(talk);
+        let mut talking = true;
+        let status = loop {
+            tokio::select! {
+                status = group.child.wait() => break status,
+                _ = &mut talk, if talking => talking = false,
+            }
+        };
+        // Others may hold the pipes open: they end with it, and are waited for no longer than this.
+        group.end();
+        if talking {
+            let _ = Clock::system().within(LAST_WORDS, talk).await;
+        }
+        status
+    };
+    out.extend_from_slice(&err);
+    out.truncate(ENOUGH);
+    (status, String::from_utf8_lossy(&out).into_owned())
+}
+
+/// Reads to the end and keeps the beginning: whoever is not listened to would wait.
+async fn listen(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
+    let mut buffer = [0; 1024];
+    while let Ok(read) = pipe.read(&mut buffer).await {
+        if read == 0 {
+            return;
+        }
+        let room = ENOUGH - kept.len();
+        kept.extend_from_slice(&buffer[..read.min(room)]);
+    }
+}
+
+fn environment(message: &Message, sender: Sender<'_>) -> Vec<(&'static str, String)> {
+    let path = std::env::var("PATH").unwrap_or_else(|_| USUAL_PATH.to_owned());
+    let mut variables = vec![("PATH", path), ("LANG", "C.UTF-8".to_owned())];
+    let mut set = |name, value: &str| variables.push((name, fit(&line(value), VARIABLE, utf16)));
+    set("REFRESHD_INSTANCE", sender.instance);
+    set("REFRESHD_EVENT", message.event.as_str());
+    set("REFRESHD_SEVERITY", message.severity.as_str());
+    set("REFRESHD_KEY", &message.dedup_key(sender.instance));
+    match &message.subject {
+        Subject::Portal(name) => set("REFRESHD_PORTAL", name),
+        Subject::App(name) => set("REFRESHD_APP", name),
+        Subject::Server(name) => set("REFRESHD_SERVER", name),
+        Subject::Channel(name) => set("REFRESHD_CHANNEL", name),
+        Subject::Daemon => {}
+    }
+    set("REFRESHD_TITLE", &message.title());
+    set("REFRESHD_REASON", &message.reason);
+    set("REFRESHD_ACTION", message.action.as_deref().unwrap_or_default());
+    set("REFRESHD_SINCE", &message.since.to_string());
+    set("REFRESHD_EXPIRES_AT", &message.expires_at.map(|at| at.to_string()).unwrap_or_default());
+    set("REFRESHD_COUNT", &message.count.to_string());
+    if let Some(url) = sender.url {
+        set("REFRESHD_URL", url);
+    }
+    variables
+}
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

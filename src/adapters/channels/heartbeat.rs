@@ -1,0 +1,34 @@
+//! A dead man's switch, as healthchecks.io: a ping while all is well, a post below it while it is not.
+
+use reqwest::Method;
+
+use super::wire::{Request, Wire, address, below};
+use super::words::{fit, utf16};
+use crate::domain::channel::{Delivery, Pulse};
+use crate::domain::secret::ChannelSecret;
+use crate::domain::time::Timestamp;
+
+/// A reason is a line.
+const REASON: usize = 2000;
+
+pub(super) async fn send(wire: &Wire, url: &ChannelSecret, pulse: &Pulse, now: Timestamp) -> Delivery {
+    let url = match address(url) {
+        Ok(url) => url,
+        Err(failed) => return failed,
+    };
+    let (method, url, body) = match pulse {
+        Pulse::Well => (Method::GET, url, String::new()),
+        Pulse::Ill(reason) => (Method::POST, below(url, "/fail"), fit(reason, REASON, utf16)),
+    };
+    let content_type = "text/plain; charset=utf-8";
+    let request =
+        Request { method, url, authorization: None, content_type, body: body.into_bytes(), secret: None };
+    match wire.send(request, now).await {
+        // healthchecks.io says so with status 200 where nobody waits for this beat.
+        Ok(answer) if answer.body.contains("(not found)") => answer.failed(),
+        Ok(answer) if answer.is_success() => answer.delivered(),
+        // A beat is of now: the next one says it anew.
+        Ok(answer) => answer.failed(),
+        Err(failed) => failed,
+    }
+}

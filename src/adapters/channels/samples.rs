@@ -1,0 +1,53 @@
+//! Messages for the tests of each kind.
+#![cfg(test)]
+
+use super::Sender;
+use crate::domain::escalation::Severity;
+use crate::domain::message::{Event, Message, Subject};
+use crate::domain::time::Timestamp;
+
+pub(super) fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_secs(1_795_190_400 + minutes * 60)
+}
+
+pub(super) const SENDER: Sender<'static> = Sender {
+    instance: "host-1",
+    url: Some("https://refreshd.example.org/?a=1&b=2"),
+    now: Timestamp::from_secs(1_795_190_460),
+};
+
+/// An incident that was told as a warning and is critical now.
+pub(super) fn message() -> Message {
+    Message {
+        key: "portal/acme".into(),
+        event: Event::Raised,
+        severity: Severity::Critical,
+        levels: vec![(Severity::Warning, at(-10)), (Severity::Critical, at(0))],
+        subject: Subject::Portal("acme".into()),
+        reason: "the grant is dead: <invalid_grant> & more".into(),
+        action: Some("refreshd import acme".into()),
+        since: at(-10),
+        at: at(0),
+        expires_at: Some(at(34)),
+        portals: vec!["acme".into()],
+        count: 1,
+        number: 2,
+    }
+}
+
+pub(super) fn resolved() -> Message {
+    Message { event: Event::Resolved, reason: "the token is fresh again".into(), ..message() }
+}
+
+/// More than any receiver takes, in characters of every length.
+pub(super) fn huge() -> Message {
+    Message {
+        key: format!("server/{}", "ÿ漢🦀".repeat(200)),
+        subject: Subject::Server("oauth.example.org".into()),
+        reason: "<&>ÿ漢🦀 ".repeat(5_000),
+        action: Some("🦀".repeat(50_000)),
+        portals: (0..20_000).map(|n| format!("portal-{n}-ÿ漢🦀<&>")).collect(),
+        count: 200_000,
+        ..message()
+    }
+}

@@ -1,0 +1,57 @@
+//! What every answer over HTTP has, whoever gives it: a reason for its absence, and when to ask again.
+//!
+//! Must not send anything. No reason holds an address, which may be a secret as a whole.
+
+use std::error::Error as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+use crate::domain::time::Timestamp;
+
+/// The innermost cause. reqwest's own text holds the URL, and under GET the URL holds secrets.
+pub(super) fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "it took too long".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = match error.source() {
+        Some(source) => source,
+        None => return "no reason given".to_owned(),
+    };
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// `Retry-After`, both forms (RFC 9110 section 10.2.3), from `now`.
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match value.parse() {
+        Ok(secs) => Some(Duration::from_secs(secs)),
+        Err(_) => parse_date(value).map(|at| at.until(now)),
+    }
+}
+
+/// A date as headers have it.
+pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_secs(i64::try_from(since.as_secs()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let now = Timestamp::from_secs(784_111_777);
+        let read = |value: &'static str| {
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now)
+                .map(|span| span.as_secs())
+        };
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(read("soon"), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! `refreshd alert test`: sends a test through the channels and says what each receiver answered.
+//!
+//! A running daemon does it with what it has in force; without one it is done here, and the state is not touched.
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::reach::{daemon, load};
+use super::{Common, screen};
+use crate::adapters::channels::Courier;
+use crate::adapters::clock::Clock;
+use crate::adapters::log;
+use crate::daemon::alerts::trial::{Trial, test};
+use crate::daemon::chain;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd alert test\n  refreshd alert test ops\n  refreshd alert test --json | jq '.tests[] | select(.result != \"delivered\")'\n\nExit codes: 0 every receiver took it, 64 usage, 66 unknown channel, or none at all, 69 one did not take it,\n77 no permission, 78 configuration."
+)]
+pub(super) struct Arguments {
+    /// The channel; without one, all of them.
+    channel: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let only = arguments.channel.as_deref();
+    let trials = match daemon(common).await? {
+        Some(client) => client.test(only).await?,
+        None => without_daemon(common, only).await?,
+    };
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "tests": trials })).unwrap_or_default();
+        screen::result(&(text + "\n"));
+    } else {
+        for Trial { channel, kind, result, answer } in &trials {
+            screen::note(&format!("{channel} ({kind}): {result}: {answer}"));
+        }
+    }
+    if trials.is_empty() {
+        let message = "no channel is configured: the log alone hears of incidents";
+        return Err(Failure::new(Exit::NoInput, message));
+    }
+    Ok(if trials.iter().all(Trial::is_delivered) { Exit::Done } else { Exit::Unavailable })
+}
+
+async fn without_daemon(common: &Common, only: Option<&str>) -> Result<Vec<Trial>, Failure> {
+    if let Some(socket) = &common.socket {
+        let message = format!("no daemon listens on {}", socket.display());
+        return Err(Failure::new(Exit::Unavailable, message));
+    }
+    let config = load(common)?;
+    // What a program says is worth a line here too. Without a log the test is made all the same.
+    let _ = log::start(log::Form::Text, "info");
+    let courier = Courier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
+        Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error.without_url())))
+    })?;
+    let tested = test(&courier, &config.channels, only, Clock::system().now()).await;
+    tested.map_err(|unknown| Failure::new(Exit::NoInput, unknown.to_string()))
+}
