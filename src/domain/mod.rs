@@ -12,6 +12,7 @@ pub mod name;
 pub mod old_state;
 pub mod portal;
 pub mod provider;
+pub mod remedy;
 pub mod renewal;
 pub mod reply;
 pub mod schedule;
