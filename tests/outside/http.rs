@@ -42,13 +42,18 @@ fn every_metric_is_there_from_the_start_at_zero() {
         ("claims_in_doubt", "gauge"),
         ("tokens_unsaved", "gauge"),
         ("incidents_open", "gauge"),
+        ("alert_outbox_oldest_timestamp_seconds", "gauge"),
+        ("silences_active", "gauge"),
         ("config_last_reload_successful", "gauge"),
         ("build", "info"),
     ] {
         contains(&text, &[&format!("# TYPE refreshd_{name} {kind}\n"), &format!("# HELP refreshd_{name} ")]);
     }
     // There is no time that could stand for no token, and no skew before a server answered.
-    assert!(!text.contains("timestamp_seconds") && !text.contains("clock_skew"), "{text}");
+    let without = |name: &str| !text.lines().any(|line| line.starts_with(name));
+    assert!(without("refreshd_token_") && without("refreshd_clock_skew"), "{text}");
+    is(&rig, "refreshd_alert_outbox_oldest_timestamp_seconds", 0.0);
+    is(&rig, "refreshd_silences_active", 0.0);
     for result in RESULTS {
         is(&rig, &format!("refreshd_renewals_total{{provider=\"bitrix24\",result=\"{result}\"}}"), 0.0);
     }

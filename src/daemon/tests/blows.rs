@@ -80,6 +80,7 @@ impl Simulation {
                 for portal in without {
                     self.records[*portal].left_out = true;
                 }
+                self.world.mail.lock().unwrap().named(self.now());
                 // Who was left out before comes back with an old token.
                 self.excuse(everybody, excused);
                 self.reload();

@@ -39,6 +39,8 @@ pub struct Mail {
     /// Since when nothing kept the daemon from telling.
     fair_since: Timestamp,
     disk_fair_since: Timestamp,
+    /// Since when the configuration names the portals it names.
+    named_since: Timestamp,
     /// Incidents of which nobody can know whether the daemon knows that they were told.
     maybe: BTreeSet<String>,
     /// Messages, without those that came twice.
@@ -78,6 +80,11 @@ impl Mail {
     pub fn disk_is_fair(&mut self, now: Timestamp) {
         self.disk_fair_since = now;
         self.disturb(now);
+    }
+
+    /// The configuration names other portals.
+    pub fn named(&mut self, now: Timestamp) {
+        self.named_since = now;
     }
 
     /// An old state was put back: it knows nothing of what was told since.
@@ -133,7 +140,7 @@ impl Mail {
         // What came back soon after people heard of its end is held for an hour at most.
         let ended = self.newest.values().filter(|told| told.message.event == Event::Resolved);
         if ended.max_by_key(|told| told.at).is_some_and(|told| now.since(told.at) < FLAPS)
-            && wall.since(since) < HELD
+            && wall.since(since).min(now.since(self.named_since)) < HELD
         {
             return Ok(());
         }
