@@ -17,7 +17,7 @@ use crate::domain::name::PortalName;
 use crate::domain::provider::{ClientAuthentication, Profile};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::{ClientSecret, Fingerprint};
-use crate::domain::settings::{RenewSetting, Settings};
+use crate::domain::settings::{OWN_APP, RenewSetting, Settings};
 
 /// The keys of a client, on an app or right on a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
@@ -177,7 +177,7 @@ fn app_of(
             report.missing(table.place, message);
             return None;
         }
-        let name = format!("portal {}", table.name().value);
+        let name = format!("{OWN_APP}{}", table.name().value);
         let client = client(table, name.clone(), profiles, environment, report);
         apps.0.insert(name.clone(), client);
         return Some(name);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{Report, Source};
-use super::problem::shown;
-use super::table::Table;
+use super::problem::{did_you_mean, shown};
+use super::table::{Table, Text};
 use super::values::{choice, duration, plain_name, renew_every, url};
 use crate::domain::provider::{Class, ClientAuthentication, ErrorRule, Method, Profile, Replay};
+use crate::domain::remedy::{COMMANDS, Flaw, GAPS, flaw};
 use crate::domain::reply::SECRET_FIELDS;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::token::LIFETIME_RANGE;
@@ -220,7 +221,7 @@ fn rows(table: Table<'_>, report: &mut Report) -> Vec<ErrorRule> {
 }
 
 fn rule(row: Table<'_>, report: &mut Report) -> Option<ErrorRule> {
-    row.only(report, &[&["status", "error", "description", "class", "meaning"]]);
+    row.only(report, &[&["status", "error", "description", "class", "meaning", "remedy"]]);
     if !["status", "error", "description"].into_iter().any(|key| row.has(key)) {
         report.missing(
             row.place,
@@ -231,6 +232,7 @@ fn rule(row: Table<'_>, report: &mut Report) -> Option<ErrorRule> {
     let error = row.texts(report, "error", true).unwrap_or_default();
     let description = row.text(report, "description").map(|text| text.value.to_owned());
     let meaning = row.text(report, "meaning").map(|text| text.value.to_owned());
+    let remedy = row.text(report, "remedy").filter(|text| is_fit(*text, report));
     row.required(report, "class")?;
     let class = choice(row, report, "class", &Class::ALL.map(|class| (class.as_str(), class)))?;
     Some(ErrorRule {
@@ -239,5 +241,29 @@ fn rule(row: Table<'_>, report: &mut Report) -> Option<ErrorRule> {
         description: description.unwrap_or_default(),
         class,
         meaning,
+        remedy: remedy.map(|text| text.value.to_owned()),
     })
+}
+
+/// Whether what a person is told to do can be filled in and done.
+fn is_fit(remedy: Text<'_>, report: &mut Report) -> bool {
+    let gaps = GAPS.map(|gap| format!("{{{gap}}}")).join(", ");
+    let message = match flaw(remedy.value) {
+        None => return true,
+        Some(Flaw::Control) => "`remedy` must be one line without control characters".to_owned(),
+        Some(Flaw::Brace) => format!("`remedy` has a brace without its other half (there are {gaps})"),
+        Some(Flaw::Gap(name)) => {
+            let (hint, name) = (did_you_mean(name, GAPS), shown(&format!("{{{name}}}")));
+            format!("`remedy` holds {name}, which nothing fills in{hint} (there are {gaps})")
+        }
+        Some(Flaw::Command(word)) => {
+            let (hint, word) = (did_you_mean(word, COMMANDS), shown(word));
+            let commands = COMMANDS.join(", ");
+            format!(
+                "`remedy` names refreshd's command {word}, which does not exist{hint} (there are {commands})"
+            )
+        }
+    };
+    report.problem(remedy.place, message);
+    false
 }

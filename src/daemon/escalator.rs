@@ -15,6 +15,7 @@ use super::shared::Shared;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP};
 use crate::adapters::state::StateError;
 use crate::domain::escalation::climb;
+use crate::domain::remedy::About;
 
 /// Grants looked at together.
 const BATCH: usize = 256;
@@ -76,7 +77,7 @@ async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
             }
             let Some(grant) = &portal.grant else { continue };
             let climb = if portal.settings.is_some() {
-                climb(&config.ladder, &portal.name, grant, now)
+                climb(&config.ladder, About::of(&portal.name, portal.settings.as_ref()), grant, now)
             } else {
                 crate::domain::escalation::Climb { announce: None, told: grant.told.clone(), next: None }
             };

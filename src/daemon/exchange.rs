@@ -17,6 +17,7 @@ use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
 use crate::domain::provider::{Class, host_of};
+use crate::domain::remedy::About;
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
 use crate::domain::reply::{Reply, read};
 use crate::domain::schedule::RenewEvery;
@@ -205,7 +206,8 @@ async fn finish(
         Some(Class::NeedsAuthorization | Class::Blocked | Class::Gone) => Rejection::Accepted,
         _ => Rejection::Unknown,
     };
-    let Climb { announce: said, told, next: climb_at } = climb(&config.ladder, &name, &grant, now);
+    let about = About::of(&name, Some(&settings));
+    let Climb { announce: said, told, next: climb_at } = climb(&config.ladder, about, &grant, now);
     let app = settings.app.clone();
     let record = RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client };
     let recorded = record_until_durable(shared, renewed, Arc::new(record)).await;

@@ -9,6 +9,7 @@ use super::shared::Shared;
 use crate::adapters::clock::CLOCK_STEP_MILLIS;
 use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, StateError};
 use crate::domain::escalation::climb;
+use crate::domain::remedy::About;
 use crate::domain::renewal::recovered;
 
 /// The clock may have been set back while nobody watched it.
@@ -34,13 +35,14 @@ pub async fn recover(shared: &Shared) -> Result<(), StateError> {
     let now = shared.clock.now();
     for portal in shared.state.orphans().await? {
         let (name, settings) = (portal.name.clone(), portal.settings.clone());
+        let about = About::of(&name, portal.settings.as_ref());
         let Some(mut grant) = portal.grant else { continue };
         let Some(claim) = grant.claim else { continue };
         let (_, claimed_at) = claim;
         let app = settings.map(|settings| settings.app).unwrap_or_default();
         let profile = config.apps.get(&app).map(|app| &*app.profile);
         grant.standing = recovered(&grant, profile, claimed_at, now);
-        let ladder = climb(&config.ladder, &name, &grant, now);
+        let ladder = climb(&config.ladder, about, &grant, now);
         let record = RecordAs {
             portal: name.clone(),
             app,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::domain::escalation::{action, action_now};
 use crate::domain::portal::{Kind, Phase, Portal, Problem};
+use crate::domain::remedy::About;
 use crate::domain::time::Timestamp;
 
 /// A portal as `GET /v1/portals` shows it. Fields are only ever added.
@@ -84,11 +85,14 @@ impl PortalView {
             next_renewal: act_at.map(|at| at.to_string()),
             next_renewal_in: act_at.map(|at| seconds(at.until(now))),
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
-            last_error: grant.and_then(|grant| grant.standing.phase.problem().cloned()),
+            // What mends it is the action, filled in.
+            last_error: grant
+                .and_then(|grant| grant.standing.phase.problem())
+                .map(|problem| Problem { remedy: None, ..problem.clone() }),
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
             action: match (kind, grant) {
                 (Kind::Fresh, _) => None,
-                (Kind::InDoubt, Some(grant)) => Some(action_now(&portal.name, grant, now)),
+                (Kind::InDoubt, Some(grant)) => Some(action_now(about_of(portal), grant, now)),
                 _ => Some(action_for(portal)),
             },
         }
@@ -136,8 +140,13 @@ pub fn action_for(portal: &Portal) -> String {
         | Kind::Blocked
         | Kind::NeedsAuthorization
         | Kind::Gone
-        | Kind::OldState => {
-            action(name, portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase))
-        }
+        | Kind::OldState => action(
+            about_of(portal),
+            portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase),
+        ),
     }
+}
+
+fn about_of(portal: &Portal) -> About<'_> {
+    About::of(&portal.name, portal.settings.as_ref())
 }

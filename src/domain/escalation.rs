@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::name::PortalName;
 use super::portal::{Grant, Phase};
 use super::provider::Class;
+use super::remedy::{About, remedy};
 use super::time::{Timestamp, human, share_of};
 
 /// A grant that has never had an access token counts as expired this long after its first failure.
@@ -133,7 +133,7 @@ pub struct Climb {
 /// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced. What only a
 /// person can mend is announced as that, once, with how long the token still works: the steps of time add nothing to it.
 #[must_use]
-pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp) -> Climb {
+pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -> Climb {
     let mut told = grant.told.clone();
     let mut next = None;
     let person =
@@ -160,7 +160,7 @@ pub fn climb(ladder: &[Step], portal: &PortalName, grant: &Grant, now: Timestamp
         step: step.key.clone(),
         severity,
         reason: reason(grant, now),
-        action: action_now(portal, grant, now),
+        action: action_now(about, grant, now),
         remaining: remaining(grant, now),
     });
     Climb { announce, told, next }
@@ -284,48 +284,33 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
 
 /// The sentence that says what a person must do about a grant now.
 #[must_use]
-pub fn action_now(portal: &PortalName, grant: &Grant, now: Timestamp) -> String {
+pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
     match put_off(grant, now) {
         Some(wait) => format!(
-            "authorize the app again and: refreshd import {portal}, within {}; then the same token is sent once more, and a \
+            "authorize the app again and: refreshd import {}, within {}; then the same token is sent once more, and a \
              server that revokes on reuse may end the grant",
+            about.portal,
             human(wait)
         ),
-        None => action(portal, &grant.standing.phase),
+        None => action(about, &grant.standing.phase),
     }
 }
 
 /// The sentence that says what a person must do in a phase.
 #[must_use]
-pub fn action(portal: &PortalName, phase: &Phase) -> String {
-    let by_class = |class: Class| {
-        match class {
-        Class::ClientRejected => {
-            "correct the app's client_id and client_secret in the configuration, then: systemctl reload refreshd".to_owned()
-        }
-        Class::Blocked => format!("lift what the reason names, then: refreshd renew {portal}"),
-        Class::NotSent => "check this machine's network, DNS and TLS; it is retried by itself".to_owned(),
-        Class::Unknown => "look the code up with the provider; it is retried by itself".to_owned(),
-        Class::Transient | Class::InDoubt | Class::TooEarly => {
-            "nothing yet, it is retried by itself; look at the authorization server if it lasts".to_owned()
-        }
-        Class::NeedsAuthorization => {
-            format!("authorize the app on the portal again and hand over the new grant: refreshd import {portal}")
-        }
-        Class::Gone => format!("install the app again and: refreshd import {portal}, or: refreshd forget {portal}"),
-    }
-    };
+pub fn action(about: About<'_>, phase: &Phase) -> String {
     match phase {
         Phase::Fresh => "look at the daemon's load and its log".to_owned(),
         Phase::Retrying { problem, .. }
         | Phase::InDoubt { problem, .. }
         | Phase::ClientRejected { problem, .. }
-        | Phase::Blocked { problem, .. } => by_class(problem.class),
-        Phase::NeedsAuthorization { .. } => by_class(Class::NeedsAuthorization),
-        Phase::Gone { .. } => by_class(Class::Gone),
+        | Phase::Blocked { problem, .. }
+        | Phase::NeedsAuthorization { problem, .. }
+        | Phase::Gone { problem, .. } => remedy(problem, about),
         Phase::OldState { .. } => format!(
             "put the newest state back, or authorize the app again and: refreshd import {portal}; to try the old token \
-             all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}"
+             all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}",
+            portal = about.portal
         ),
     }
 }

@@ -1,7 +1,9 @@
 //! The ladder, step by step over a token's hour.
 
-use super::super::portal::Problem;
-use super::super::portal::{Standing, binding};
+use std::sync::LazyLock;
+
+use super::super::name::PortalName;
+use super::super::portal::{Problem, Standing, binding};
 use super::super::secret::{AccessToken, RefreshToken};
 use super::super::token::{Access, Details, Generation, Tokens};
 use super::*;
@@ -10,8 +12,9 @@ fn at(minutes: i64) -> Timestamp {
     Timestamp::from_secs(1_795_000_000 + minutes * 60)
 }
 
-fn acme() -> PortalName {
-    PortalName::parse("acme").unwrap()
+fn acme() -> About<'static> {
+    static ACME: LazyLock<PortalName> = LazyLock::new(|| PortalName::parse("acme").unwrap());
+    About { portal: &ACME, domain: Some("acme.bitrix24.com"), app: "crm" }
 }
 
 /// Issued at minute 0, due at 20, ends at 60: overdue at 32, late at 48, expiring at 54.
@@ -40,7 +43,7 @@ fn grant(phase: Phase) -> Grant {
 }
 
 fn retrying(class: Class) -> Phase {
-    let problem = Problem { class, code: Some("CODE".into()), detail: "words".into() };
+    let problem = Problem { code: Some("CODE".into()), ..Problem::new(class, "words".into()) };
     Phase::Retrying { attempt: 3, since: at(20), problem }
 }
 
@@ -50,7 +53,7 @@ fn each_step_is_said_once_at_its_share_of_life() {
     let mut grant = grant(retrying(Class::Transient));
     let mut heard = Vec::new();
     for minute in 20..70 {
-        let climb = climb(&ladder, &acme(), &grant, at(minute));
+        let climb = climb(&ladder, acme(), &grant, at(minute));
         if let Some(said) = climb.announce {
             heard.push((minute, said.step, said.severity));
         }
@@ -72,13 +75,13 @@ fn each_step_is_said_once_at_its_share_of_life() {
 
 #[test]
 fn the_next_step_is_named_so_that_nobody_has_to_poll() {
-    let fresh = climb(&default_ladder(), &acme(), &grant(Phase::Fresh), at(1));
+    let fresh = climb(&default_ladder(), acme(), &grant(Phase::Fresh), at(1));
     assert_eq!((fresh.announce, fresh.next), (None, Some(at(32))));
 }
 
 #[test]
 fn after_a_long_absence_only_the_loudest_is_said() {
-    let climb = climb(&default_ladder(), &acme(), &grant(Phase::Fresh), at(100));
+    let climb = climb(&default_ladder(), acme(), &grant(Phase::Fresh), at(100));
     assert_eq!(climb.announce.unwrap().step, "expired");
     assert_eq!(climb.told, ["overdue", "late", "expiring", "expired"]);
 }
@@ -86,20 +89,41 @@ fn after_a_long_absence_only_the_loudest_is_said() {
 #[test]
 fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
     let problem = Problem {
-        class: Class::NeedsAuthorization,
         code: Some("invalid_grant".into()),
-        detail: String::new(),
+        ..Problem::new(Class::NeedsAuthorization, String::new())
     };
     let dead = Phase::NeedsAuthorization { since: at(20), problem, while_in_doubt: true };
-    let said = climb(&default_ladder(), &acme(), &grant(dead), at(20)).announce.unwrap();
+    let said = climb(&default_ladder(), acme(), &grant(dead), at(20)).announce.unwrap();
     assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));
     assert!(said.reason.contains("rejected while in doubt"), "{}", said.reason);
     assert!(said.action.contains("refreshd import acme"), "{}", said.action);
 }
 
 #[test]
+fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
+    let problem = |remedy: Option<&str>| Problem {
+        remedy: remedy.map(str::to_owned),
+        ..Problem::new(Class::Blocked, "the licence has lapsed".into())
+    };
+    let blocked = |problem| grant(Phase::Blocked { attempt: 1, since: at(20), problem });
+    let told = |grant: &Grant| climb(&default_ladder(), acme(), grant, at(20)).announce.unwrap();
+    let said =
+        told(&blocked(problem(Some("pay for {app} at https://{domain}/pay, then: refreshd renew {portal}"))));
+    assert_eq!(said.action, "pay for crm at https://acme.bitrix24.com/pay, then: refreshd renew acme");
+    assert_eq!(said.reason, "the portal is blocked: the licence has lapsed");
+    assert_eq!(told(&blocked(problem(None))).action, "lift what the reason names, then: refreshd renew acme");
+    // A replay that is put off has its own time limit, whatever the code.
+    let doubt = Phase::InDoubt { attempt: 1, since: at(20), problem: problem(Some("wait")) };
+    let mut doubt = grant(doubt);
+    doubt.standing.act_at = Some(at(50));
+    assert!(told(&doubt).action.contains("within 30m"), "{}", told(&doubt).action);
+    doubt.standing.act_at = Some(at(20));
+    assert_eq!(told(&doubt).action, "wait");
+}
+
+#[test]
 fn an_unknown_answer_is_a_warning_at_once() {
-    let said = climb(&default_ladder(), &acme(), &grant(retrying(Class::Unknown)), at(20)).announce.unwrap();
+    let said = climb(&default_ladder(), acme(), &grant(retrying(Class::Unknown)), at(20)).announce.unwrap();
     assert_eq!(said.severity, Severity::Warning);
 }
 
@@ -108,15 +132,15 @@ fn a_late_renewal_age_is_no_failure() {
     let mut late = grant(Phase::Fresh);
     late.standing.renew_at = Some(at(52));
     let ladder = default_ladder();
-    assert_eq!(climb(&ladder, &acme(), &late, at(52)).announce, None, "12 % left, but only just due");
-    assert_eq!(climb(&ladder, &acme(), &late, at(55)).announce.unwrap().severity, Severity::Critical);
+    assert_eq!(climb(&ladder, acme(), &late, at(52)).announce, None, "12 % left, but only just due");
+    assert_eq!(climb(&ladder, acme(), &late, at(55)).announce.unwrap().severity, Severity::Critical);
 }
 
 #[test]
 fn a_grant_that_never_had_a_token_is_not_silent() {
     let mut bare = grant(retrying(Class::Transient));
     bare.tokens.access = None;
-    let climb = climb(&default_ladder(), &acme(), &bare, at(20));
+    let climb = climb(&default_ladder(), acme(), &bare, at(20));
     assert_eq!(climb.announce.unwrap().step, "failed");
     assert_eq!(climb.next, Some(at(25)), "critical after five minutes");
 }

@@ -16,6 +16,7 @@ pub mod old_state;
 pub mod outbox;
 pub mod portal;
 pub mod provider;
+pub mod remedy;
 pub mod renewal;
 pub mod reply;
 pub mod schedule;

@@ -54,7 +54,7 @@ pub fn hold(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Held> {
     let generation = noted.max(published.as_ref().map(|published| published.generation))?;
     let detail =
         format!("it has generation {} of this grant, {generation} was there before", grant.generation);
-    let problem = Problem { class: Class::NeedsAuthorization, code: None, detail };
+    let problem = Problem::new(Class::NeedsAuthorization, detail);
     let standing = Standing {
         phase: Phase::OldState { since: now, problem },
         renew_at: grant.standing.renew_at,

@@ -2,7 +2,7 @@
 //!
 //! Must not send, nor know how long a delivery takes: it says what comes next, and is told what became of it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::channel::Delivery;
@@ -67,6 +67,12 @@ impl Queue {
         }
     }
 
+    /// Whether this letter waits, or is under way.
+    #[must_use]
+    pub fn has(&self, id: i64) -> bool {
+        self.letters.iter().any(|letter| letter.id == id)
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -85,11 +91,6 @@ impl Queue {
         self.letters.iter().map(|letter| letter.message.at).min()
     }
 
-    /// All that wait, in order.
-    pub fn letters(&self) -> impl Iterator<Item = &Letter> {
-        self.letters.iter()
-    }
-
     /// What is to be delivered now, if it is time.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<&Letter> {
@@ -105,37 +106,26 @@ impl Queue {
 
     /// Takes out what is out of date.
     pub fn tidy(&mut self, now: Timestamp) -> Vec<Letter> {
-        let over: HashSet<_> = self.about(|letter| letter.message.event == Event::Resolved);
-        let unheard: HashSet<_> = self.about(|letter| letter.first);
-        let stale = |letter: &Letter, has_later: bool| {
-            let age = now.since(letter.message.at);
-            match letter.message.event {
-                // A repetition says nothing that what comes after it does not say.
-                Event::Repeated if has_later => true,
-                // Whoever never heard that it began need not hear that it ended; the beginning goes too, below.
-                Event::Resolved => {
-                    unheard.contains(&letter.message.key) && now.since(letter.message.since) >= OVER
-                }
-                _ => age >= OLDEST || over.contains(&letter.message.key) && age >= OVER,
-            }
-        };
-        let letters = std::mem::take(&mut self.letters);
-        let mut later: HashSet<String> = HashSet::new();
-        let mut out = Vec::new();
-        for letter in letters.into_iter().rev() {
-            if stale(&letter, !later.insert(letter.message.key.clone())) {
-                out.push(letter);
-            } else {
-                self.letters.push_front(letter);
+        let mut stories: BTreeMap<String, Vec<&Letter>> = BTreeMap::new();
+        for letter in &self.letters {
+            stories.entry(letter.message.key.clone()).or_default().push(letter);
+        }
+        let stale: HashSet<i64> = stories.values().flat_map(|story| stale(story, now)).collect();
+        if stale.is_empty() {
+            return Vec::new();
+        }
+        let (out, letters) =
+            std::mem::take(&mut self.letters).into_iter().partition(|letter| stale.contains(&letter.id));
+        self.letters = letters;
+        let out: VecDeque<Letter> = out;
+        // Whoever has not heard the beginning begins with what is left.
+        for begun in out.iter().filter(|letter| letter.first) {
+            let next = self.letters.iter_mut().find(|letter| letter.message.key == begun.message.key);
+            if let Some(next) = next.filter(|next| next.message.event != Event::Resolved) {
+                next.first = true;
             }
         }
-        out.reverse();
-        out
-    }
-
-    /// The incidents of the letters for which this holds.
-    fn about(&self, holds: impl Fn(&Letter) -> bool) -> HashSet<String> {
-        self.letters.iter().filter(|letter| holds(letter)).map(|letter| letter.message.key.clone()).collect()
+        out.into()
     }
 
     /// Notes what became of the first letter.
@@ -193,6 +183,32 @@ impl Queue {
     pub fn hurry(&mut self) {
         self.next_at = self.tried_at;
     }
+}
+
+/// What of an incident's letters is out of date. An incident that is over is told as a whole or not at all: nobody must
+/// hear that something began and never that it ended.
+fn stale(story: &[&Letter], now: Timestamp) -> Vec<i64> {
+    let age = |letter: &Letter| now.since(letter.message.at);
+    let mut out = Vec::new();
+    for episode in story.split_inclusive(|letter| letter.message.event == Event::Resolved) {
+        let [first, ..] = episode else { continue };
+        let over = episode.last().is_some_and(|last| last.message.event == Event::Resolved);
+        if over && first.first && first.message.event != Event::Resolved && age(first) >= OVER {
+            out.extend(episode.iter().map(|letter| letter.id));
+            continue;
+        }
+        let oldest = if over { OVER } else { OLDEST };
+        for (at, letter) in episode.iter().enumerate() {
+            // A repetition says nothing that what comes after it does not say.
+            let overtaken = letter.message.event == Event::Repeated && at + 1 < episode.len();
+            let heard_of = !(over && first.first);
+            let old = letter.message.event != Event::Resolved && heard_of && age(letter) >= oldest;
+            if overtaken || old {
+                out.push(letter.id);
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -118,6 +118,24 @@ fn nobody_is_woken_for_what_is_long_over() {
     assert_eq!(heard.next(at(90_000)).map(|letter| letter.id), Some(4));
 }
 
+/// A simulated month found this one: the end had gone, the beginning was delivered a minute later.
+#[test]
+fn nobody_hears_of_a_beginning_without_its_end() {
+    let letters = [letter(1, "a", Event::Opened, 600), letter(2, "a", Event::Resolved, 700)];
+    for now in (700..3000).step_by(10) {
+        let mut queue = queue(&letters);
+        queue.tidy(at(now));
+        assert!([0, 2].contains(&queue.len()), "at {now}: {queue:?}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_story_begins_anew() {
+    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "a", Event::Raised, 3600)]);
+    assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
+    assert!(queue.next(at(86_400)).unwrap().first);
+}
+
 #[test]
 fn repetitions_that_were_overtaken_and_what_is_a_day_old_go() {
     let mut queue = queue(&[

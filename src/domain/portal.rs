@@ -21,9 +21,18 @@ pub struct Problem {
     pub code: Option<String>,
     /// A sentence: the profile's meaning of the code, or the server's own words, masked.
     pub detail: String,
+    /// What mends it, by the profile, with names left open: see [`super::remedy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 impl Problem {
+    /// One that no row of a profile is about.
+    #[must_use]
+    pub const fn new(class: Class, detail: String) -> Self {
+        Self { class, code: None, detail, remedy: None }
+    }
+
     /// The code and what it means, as far as there is either.
     #[must_use]
     pub fn text(&self) -> String {

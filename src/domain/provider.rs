@@ -112,6 +112,8 @@ pub struct ErrorRule {
     pub class: Class,
     /// The same in a sentence for an operator.
     pub meaning: Option<String>,
+    /// What mends it, with names left open: see [`super::remedy`].
+    pub remedy: Option<String>,
 }
 
 impl ErrorRule {
@@ -218,6 +220,7 @@ pub(crate) mod tests {
             description: description.to_owned(),
             class,
             meaning: None,
+            remedy: None,
         };
         Profile {
             name: "bitrix24".into(),

@@ -166,7 +166,7 @@ pub fn by_hand(grant: &Grant, now: Timestamp) -> ByHand {
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
-    Refusal { problem: Problem { class, code: None, detail }, retry_after: None }
+    Refusal { problem: Problem::new(class, detail), retry_after: None }
 }
 
 fn accept(
@@ -182,7 +182,7 @@ fn accept(
         let field = rules.profile.identity_field.as_deref().unwrap_or("identity");
         let (got, known) = (short(got), short(known));
         let detail = format!("the server answered for another portal: {field} is {got}, expected {known}");
-        let problem = Problem { class: Class::NeedsAuthorization, code: None, detail };
+        let problem = Problem::new(Class::NeedsAuthorization, detail);
         let phase = Phase::NeedsAuthorization { since: times.now, problem, while_in_doubt: false };
         let standing = Standing { phase, renew_at: grant.standing.renew_at, act_at: None };
         return Settled::Foreign { standing, granted };

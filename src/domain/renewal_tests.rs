@@ -71,7 +71,7 @@ fn renewed(grant: &Grant, granted: Granted) -> Renewed {
 
 fn kept(grant: &Grant, class: Class, now: Timestamp) -> Standing {
     let refusal = Refusal {
-        problem: Problem { class, code: Some("CODE".into()), detail: "words".into() },
+        problem: Problem { code: Some("CODE".into()), ..Problem::new(class, "words".into()) },
         retry_after: None,
     };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
@@ -146,11 +146,8 @@ fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
         assert!(standing.phase.needs_person(), "{class:?}");
         assert_eq!(standing.act_at, wait.map(|wait| at(1402 + wait)), "{class:?}");
     }
-    let blocked = Phase::Blocked {
-        attempt: 24,
-        since: at(0),
-        problem: Problem { class: Class::Blocked, code: None, detail: String::new() },
-    };
+    let blocked =
+        Phase::Blocked { attempt: 24, since: at(0), problem: Problem::new(Class::Blocked, String::new()) };
     assert_eq!(
         kept(&grant(blocked), Class::Blocked, at(1402)).act_at,
         Some(at(1402 + 86_400)),
@@ -203,7 +200,7 @@ fn too_early_waits_for_the_end_of_the_token_without_an_incident() {
 #[test]
 fn retry_after_is_honoured() {
     let refusal = Refusal {
-        problem: Problem { class: Class::Transient, code: None, detail: String::new() },
+        problem: Problem::new(Class::Transient, String::new()),
         retry_after: Some(Duration::from_secs(120)),
     };
     let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Refused(refusal)), at(1402));

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::mask::{clean, clean_value, mask};
 use super::portal::Problem;
-use super::provider::{Class, Profile};
+use super::provider::{Class, ErrorRule, Profile};
 use super::secret::{AccessToken, RefreshToken};
 use super::token::{Details, LIFETIME_RANGE, believable};
 
@@ -65,38 +65,40 @@ pub enum Verdict {
 /// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
 #[must_use]
 pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
-    let refuse = |class, code: Option<&str>, detail: String| {
-        Verdict::Refused(Refusal {
-            problem: Problem { class, code: code.map(|code| mask(code, secrets)), detail },
-            retry_after: reply.retry_after,
-        })
-    };
+    let refuse = |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after });
     let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(reply.body) else {
-        let (class, detail) = without_json(reply, profile);
-        return refuse(class, None, detail);
+        return refuse(without_json(reply, profile));
     };
     if let Some((code, description)) = error_of(&body) {
-        if let Some(rule) = profile.errors.iter().find(|rule| rule.matches(reply.status, &code, &description))
-        {
-            let detail = rule.meaning.clone().unwrap_or_else(|| mask(&description, secrets));
-            return refuse(rule.class, Some(&code), detail);
-        }
-        return refuse(by_status(reply.status), Some(&code), mask(&description, secrets));
+        let rule = profile.errors.iter().find(|rule| rule.matches(reply.status, &code, &description));
+        let words = mask(&description, secrets);
+        let problem = match rule {
+            Some(rule) => by_rule(rule, words),
+            None => Problem::new(by_status(reply.status), words),
+        };
+        return refuse(Problem { code: Some(mask(&code, secrets)), ..problem });
     }
     match granted(&body, profile, secrets) {
         Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
-        Some(_) => refuse(
+        Some(_) => refuse(Problem::new(
             Class::InDoubt,
-            None,
             format!("the server sent a token with status {}; the same request is repeated", reply.status),
-        ),
-        None if is_success(reply.status) => {
-            refuse(Class::Unknown, None, "the reply has neither an access token nor an error".to_owned())
-        }
-        None => {
-            let (class, detail) = without_json(reply, profile);
-            refuse(class, None, detail)
-        }
+        )),
+        None if is_success(reply.status) => refuse(Problem::new(
+            Class::Unknown,
+            "the reply has neither an access token nor an error".to_owned(),
+        )),
+        None => refuse(without_json(reply, profile)),
+    }
+}
+
+/// What a row of the profile's table says; `words` stand for a meaning that it does not give.
+fn by_rule(rule: &ErrorRule, words: String) -> Problem {
+    Problem {
+        class: rule.class,
+        code: None,
+        detail: rule.meaning.clone().unwrap_or(words),
+        remedy: rule.remedy.clone(),
     }
 }
 
@@ -190,18 +192,16 @@ fn lifetime(value: Option<&Value>) -> Option<Duration> {
     (claimed <= LIFETIME_RANGE.1).then(|| believable(claimed))
 }
 
-/// The class of a reply that is no JSON object: the status decides, and a success may have spent the token.
-fn without_json(reply: &Reply<'_>, profile: &Profile) -> (Class, String) {
+/// What a reply that is no JSON object means: the status decides, and a success may have spent the token.
+fn without_json(reply: &Reply<'_>, profile: &Profile) -> Problem {
     let status = reply.status;
     if let Some(rule) =
         profile.errors.iter().find(|rule| rule.error.is_empty() && rule.matches(status, "", ""))
     {
-        let detail =
-            rule.meaning.clone().unwrap_or_else(|| format!("the server answered with status {status}"));
-        return (rule.class, detail);
+        return by_rule(rule, format!("the server answered with status {status}"));
     }
     let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());
-    match (status, start) {
+    let (class, detail) = match (status, start) {
         (200..=299, Some(b'<')) => {
             (Class::Transient, format!("the server answered {status} with a page of HTML instead of JSON"))
         }
@@ -213,7 +213,8 @@ fn without_json(reply: &Reply<'_>, profile: &Profile) -> (Class, String) {
             format!("the server answered {status}, a redirect; secrets are not sent to another address"),
         ),
         _ => (by_status(status), format!("the server answered with status {status} and no error code")),
-    }
+    };
+    Problem::new(class, detail)
 }
 
 /// The class of a status alone, where the profile's table has nothing to say.

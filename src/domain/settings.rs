@@ -10,6 +10,9 @@ use super::name::PortalName;
 use super::schedule::RenewEvery;
 use super::secret::Fingerprint;
 
+/// What the name of a client that is a portal's own begins with: the portal's name follows. No written name has a space.
+pub const OWN_APP: &str = "portal ";
+
 /// What the configuration says of a portal, as the state keeps it: memory does not grow with the number of portals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {

@@ -93,6 +93,39 @@ fn names_are_guessed() {
 }
 
 #[test]
+fn a_remedy_must_be_one_that_can_be_filled_in_and_done() {
+    let mut found = String::new();
+    for remedy in [
+        "'ask {user}'",
+        "'ask {Portal}'",
+        "'ask {portal'",
+        "'then: refreshd authorise {portal}'",
+        "'then: refreshd renw {portal}'",
+        "'''one\ntwo'''",
+        "''",
+        "5",
+    ] {
+        let row = format!("[[apps.other.errors]]\nerror = 'locked'\nclass = 'blocked'\nremedy = {remedy}");
+        found += &format!("{remedy}: {}\n", on_app(&row));
+    }
+    insta::assert_snapshot!(found, @r#"
+    'ask {user}': `remedy` holds `{user}`, which nothing fills in (there are {portal}, {domain}, {app})
+    'ask {Portal}': `remedy` holds `{Portal}`, which nothing fills in; did you mean `portal`? (there are {portal}, {domain}, {app})
+    'ask {portal': `remedy` has a brace without its other half (there are {portal}, {domain}, {app})
+    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist (there are check, status, token, renew, import, forget)
+    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, import, forget)
+    '''one
+    two''': `remedy` must be one line without control characters
+    '': `remedy` is empty
+    5: `remedy` must be a string in quotes
+    "#);
+    let place = problems(&format!(
+        "{ACME}\n[[apps.crm.errors]]\nerror = 'a'\nclass = 'gone'\nremedy = 'ask {{me}}'\n"
+    ));
+    assert!(place.starts_with("main.toml:11:10: "), "{place}");
+}
+
+#[test]
 fn only_safe_urls_are_taken() {
     let mut found = String::new();
     for url in [

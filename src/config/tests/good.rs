@@ -54,7 +54,7 @@ fn overrides_and_own_providers_are_applied() {
          [providers.own]\ntoken_url = 'https://sso.example.org/t'\n\
          [[providers.own.errors]]\nerror = 'invalid_grant'\ndescription = 'soon'\nclass = 'too-early'\n\
          [portals.wiki]\nprovider = 'own'\nclient_id = 'w'\nmethod = 'get'\nclient_authentication = 'none'\nrenew_every = '80%'\n\
-         errors = [{{ status = [400, 401], class = 'gone' }}]\n"
+         errors = [{{ status = [400, 401], class = 'gone', remedy = 'ask {{portal}}' }}]\n"
     ))
     .config;
     let acme = &config.portals[0].settings;
@@ -73,6 +73,7 @@ fn overrides_and_own_providers_are_applied() {
         [Class::Gone, Class::TooEarly, Class::NeedsAuthorization],
         "own rows first, then common ones"
     );
+    assert_eq!(profile.errors[0].remedy.as_deref(), Some("ask {portal}"));
 }
 
 #[test]

@@ -147,13 +147,13 @@ async fn resend(shared: &Shared, channel: &Channel, mailbox: &Mailbox) {
 }
 
 fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
-    let told = incident.heard.contains(channel) && incident.latest.event != Event::Test;
-    told && match incident.stage {
-        Stage::Open | Stage::Acknowledged => true,
-        Stage::Over { at } => now.since(at) < RESEND_RESOLVED,
-        // It has been told that this is over.
-        Stage::Back { .. } => false,
-    }
+    incident.heard.contains(channel)
+        && match incident.stage {
+            Stage::Open | Stage::Acknowledged => incident.spoken,
+            Stage::Over { at } => incident.latest.event == Event::Resolved && now.since(at) < RESEND_RESOLVED,
+            // It has been told that this is over.
+            Stage::Back { .. } => false,
+        }
 }
 
 async fn drop_expired(shared: &Shared, name: &str, letters: Vec<Letter>) {

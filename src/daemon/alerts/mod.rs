@@ -223,25 +223,32 @@ impl Alerter {
         // The newest of each incident replaces what could not be kept before.
         let unkept = std::mem::take(&mut self.unkept);
         let Keep { incidents, forgotten: gone, letters: waiting, done } = unkept;
+        let post = &self.shared.post;
+        let waits = |letter: &Letter| post.box_of(&letter.channel).queue().has(letter.id);
         let newer = |old: &Incident| changed.iter().all(|new| new.key != old.key);
         let mut keep = Keep {
             incidents: incidents.into_iter().filter(newer).chain(changed.iter().cloned()).collect(),
             forgotten: gone.into_iter().chain(forgotten).collect(),
-            letters: waiting.into_iter().chain(letters.iter().cloned()).collect(),
+            letters: waiting.iter().filter(|letter| waits(letter)).chain(&letters).cloned().collect(),
             done,
         };
         keep.incidents.retain(|incident| self.incidents.contains_key(&incident.key));
-        keep.done.extend(self.shared.post.take_done());
-        let done: BTreeSet<_> = keep.done.iter().copied().collect();
-        keep.letters.retain(|letter| !done.contains(&letter.id));
-        if !keep.is_empty()
-            && let Err(error) = self.shared.state.keep_alerts(keep.clone()).await
-        {
-            // People must hear of it all the same, of a full disk above all; after a crash they may hear it twice.
-            if !letters.is_empty() {
-                tracing::warn!(error = %chain(&error), "what people are told now is not on disk");
+        keep.done.extend(post.take_done());
+        if !keep.is_empty() {
+            match self.shared.state.keep_alerts(keep.clone()).await {
+                // What was delivered while it was written must not be there after a restart.
+                Ok(()) => {
+                    let late = waiting.iter().filter(|letter| !waits(letter));
+                    post.done(late.map(|letter| letter.id));
+                }
+                Err(error) => {
+                    // People must hear of it all the same, of a full disk above all; after a crash they may hear it twice.
+                    if !letters.is_empty() {
+                        tracing::warn!(error = %chain(&error), "what people are told now is not on disk");
+                    }
+                    self.unkept = keep;
+                }
             }
-            self.unkept = keep;
         }
         self.hand_over(letters).await;
         if !changed.is_empty() || !self.unkept.is_empty() {

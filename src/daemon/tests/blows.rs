@@ -118,6 +118,7 @@ impl Simulation {
                 let host = format!("renamed-{}.bitrix24.com", self.tally.strokes);
                 self.world.sandbox.rename(&self.hosts[*portal], &host);
             }
+            Stroke::Mail => self.world.mail.lock().unwrap().set_away(true),
             Stroke::Files => {
                 let place = self.world.place.path();
                 // A file in the directory's place; what was published stays out of reach.
@@ -145,7 +146,15 @@ impl Simulation {
                 self.world.sandbox.heal(At::Client(format!("local.{client}")));
             }
             Stroke::Network(_) => self.world.set_network(Network::Fair),
-            Stroke::Disk(_) => self.world.set_disk(DiskIs::Fair),
+            Stroke::Disk(_) => {
+                self.world.set_disk(DiskIs::Fair);
+                self.world.mail.lock().unwrap().disk_is_fair(self.world.truth.now());
+            }
+            Stroke::Mail => {
+                let mut mail = self.world.mail.lock().unwrap();
+                mail.set_away(false);
+                mail.disturb(self.world.truth.now());
+            }
             Stroke::Files => {
                 let _ = std::fs::remove_file(self.world.place.path().join("tokens"));
             }
@@ -167,6 +176,7 @@ impl Simulation {
         if millis != 0 {
             self.world.step_clock(millis);
             self.clock_moved_at = self.now();
+            self.world.mail.lock().unwrap().disturb(self.now());
             self.excuse(0..self.case.portals, 30 * MINUTE);
         }
     }
@@ -190,6 +200,7 @@ impl Simulation {
                     self.records[portal].condemned = true;
                 }
                 self.tally.restored += 1;
+                self.world.mail.lock().unwrap().forget();
                 self.excuse(0..self.case.portals, 60 * MINUTE);
             }
             Backup::Nothing | Backup::Restore => {}

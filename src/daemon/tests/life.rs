@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::mail::Postman;
 use super::world::{Wire, World};
 use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::channels::Courier;
 use crate::adapters::log::LogHandle;
 use crate::config::{self, Environment};
 use crate::daemon::core::{Core, Hands};
@@ -38,10 +40,11 @@ impl Life {
         let config = read();
         let (shared, stop) = (Arc::new(Mutex::new(Weak::new())), CancellationToken::new());
         let mut tasks = JoinSet::new();
+        let courier = Courier::new("machine", None).unwrap().through(Arc::new(Postman(Arc::clone(world))));
         let outside = crate::daemon::core::World {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
-            courier: None,
+            courier: Some(courier),
             hands: Hands::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
         };
         let (place, end) = (Arc::clone(&shared), stop.clone());

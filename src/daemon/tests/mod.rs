@@ -8,6 +8,7 @@
 
 mod blows;
 mod life;
+mod mail;
 mod plan;
 mod promises;
 mod world;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::authorization_server::AuthorizationServer;
+use crate::domain::portal::Portal;
 use crate::domain::time::Timestamp;
 use crate::sandbox::{At, Rules};
 use life::{Life, STUCK};
@@ -66,6 +68,7 @@ struct Tally {
     granted_anew: u64,
     restored: u64,
     steps: u64,
+    told: u64,
 }
 
 struct Simulation {
@@ -141,7 +144,8 @@ impl Simulation {
     fn configure(&self, every: u64) {
         let place = self.world.place.path();
         let mut text = String::from(
-            "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"\n[renewal]\ntimeout = \"30s\"\n",
+            "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"\n[renewal]\ntimeout = \"30s\"\n\
+             [channels.people]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:1/\"\n",
         );
         for client in ["crm", "sales"] {
             text += &format!(
@@ -169,6 +173,7 @@ impl Simulation {
     fn begin(&mut self) {
         self.tally.lives += 1;
         self.world.fuse.renew();
+        self.world.mail.lock().unwrap().begin(self.now());
         self.life = Some(Life::begin(&self.world, &self.server));
     }
 
@@ -193,6 +198,9 @@ impl Simulation {
         self.tally.requests = self.world.sandbox.total_requests();
         self.tally.renewals = self.hosts.iter().map(|host| self.world.sandbox.renewals(host)).sum();
         self.tally.steps = self.world.fuse.steps();
+        self.tally.told = self.world.mail.lock().unwrap().count;
+        mail::nothing_is_left(&self.world)?;
+        self.world.mail.lock().unwrap().all_is_well()?;
         let portals = promises::portals(&self.world)?;
         for portal in 0..self.case.portals {
             let name = name_of(portal);
@@ -263,6 +271,7 @@ impl Simulation {
         self.tally.looks += 1;
         promises::nothing_forbidden_was_sent(&self.world, self.clock_moved_at)?;
         let portals = promises::portals(&self.world)?;
+        self.look_at_mail(&portals)?;
         let first = self.rng.usize(..self.case.portals);
         for portal in 0..self.case.portals {
             let name = name_of(portal);
@@ -284,6 +293,24 @@ impl Simulation {
                 self.tell(format!("{name}: a person will bring a new grant"));
                 self.excuse([portal], patience + 30 * MINUTE);
                 self.at(patience, Next::Grant(portal));
+            }
+        }
+        Ok(())
+    }
+
+    /// What people were told, and whether they know what they must.
+    fn look_at_mail(&mut self, portals: &BTreeMap<String, Portal>) -> Result<(), String> {
+        let now = self.now();
+        let mut mail = self.world.mail.lock().unwrap();
+        mail.look(self.clock_moved_at)?;
+        let disk = self.struck.values().any(|stroke| matches!(stroke, Stroke::Disk(_)));
+        if self.life.is_none() || disk {
+            mail.disturb(now);
+        }
+        for portal in (0..self.case.portals).filter(|portal| !self.records[*portal].left_out) {
+            let name = name_of(portal);
+            if let Some(found) = portals.get(&name) {
+                mail.knows_of(&name, found, now, self.world.wall.now())?;
             }
         }
         Ok(())

@@ -80,6 +80,8 @@ pub enum Stroke {
     },
     /// The directory of the token files cannot be written.
     Files,
+    /// Nobody takes alerts in.
+    Mail,
 }
 
 /// What an operator does with the state while the daemon is stopped.
@@ -152,9 +154,11 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
         }
         92..94 => (Stroke::Import { portal }, Duration::ZERO, BACK_OFF),
         94 => (Stroke::Forget { portal }, Duration::ZERO, BACK_OFF),
-        95..97 => (Stroke::Uninstall { portal }, Duration::ZERO, SLOW_BACK_OFF),
+        95 => (Stroke::Mail, span(rng, MINUTE, 4 * HOUR), Duration::ZERO),
+        96 => (Stroke::Uninstall { portal }, Duration::ZERO, SLOW_BACK_OFF),
         97 => (Stroke::Rename { portal }, Duration::ZERO, Duration::ZERO),
-        _ => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
+        98 => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
+        _ => (Stroke::Mail, span(rng, MINUTE, 4 * HOUR), Duration::ZERO),
     };
     Trouble { stroke, lasts, after }
 }

@@ -132,6 +132,7 @@ pub struct World {
     pub wall: Clock,
     pub sandbox: Sandbox,
     pub fuse: Fuse,
+    pub mail: super::mail::Shelf,
     hands: &'static Hands,
     weather: Mutex<Weather>,
     chance: Mutex<fastrand::Rng>,
@@ -150,6 +151,7 @@ impl World {
             wall: Clock::of(hands),
             sandbox: Sandbox::new(truth, rules),
             fuse: Fuse::default(),
+            mail: Mutex::default(),
             hands,
             weather: Mutex::new(Weather { network: Network::Fair, disk: DiskIs::Fair }),
             chance: Mutex::new(fastrand::Rng::with_seed(seed.wrapping_add(2))),
@@ -169,11 +171,15 @@ impl World {
         self.weather.lock().unwrap().disk = disk;
     }
 
+    pub fn is_disk_fair(&self) -> bool {
+        self.weather.lock().unwrap().disk == DiskIs::Fair
+    }
+
     fn network(&self) -> Network {
         self.weather.lock().unwrap().network
     }
 
-    fn millis(&self, range: std::ops::Range<u64>) -> Duration {
+    pub fn millis(&self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.chance.lock().unwrap().u64(range))
     }
 

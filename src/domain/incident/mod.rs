@@ -42,6 +42,10 @@ pub struct Incident {
     pub levels: Vec<(Severity, Timestamp)>,
     /// The channels that were told of it, and will hear of its end.
     pub heard: BTreeSet<String>,
+    /// Whether anybody was told since it began, or came back.
+    pub spoken: bool,
+    /// The loudest that was told, also before it came back.
+    pub worst: Severity,
     /// The newest message about it.
     pub latest: Message,
     /// Repetitions since something new was told.
@@ -116,6 +120,8 @@ impl Incident {
             told: BTreeSet::new(),
             levels: Vec::new(),
             heard: BTreeSet::new(),
+            spoken: false,
+            worst: Severity::Notice,
             latest: view.message(Event::Opened, Severity::Notice, now),
             repeats: 0,
             flaps: 0,
@@ -144,37 +150,26 @@ impl Incident {
         }
         let new: Vec<_> = view.reached.iter().filter(|step| !self.told.contains(&step.id)).cloned().collect();
         let loudest = new.iter().map(|step| step.severity).max();
-        let worse = loudest.filter(|loudest| self.levels.is_empty() || *loudest > self.severity());
-        let held = match self.stage {
-            Stage::Back { hold_until } if worse.is_none() => Some(hold_until),
-            _ => None,
-        };
-        match (held, loudest) {
-            (Some(hold_until), _) if now < hold_until => return None,
-            // It has lasted: whoever heard of its end hears that it is back.
-            (Some(_), _) => {
-                let mut to = recipients(&new, channels);
-                to.extend(self.heard.iter().cloned());
-                self.take_in(&new, now);
-                self.stage = Stage::Open;
-                self.repeats = 0;
-                return self.tell(view, Event::Opened, to, now);
+        if let Stage::Back { hold_until } = self.stage {
+            if now < hold_until && loudest.is_none_or(|loudest| loudest <= self.worst) {
+                return None;
             }
-            (None, Some(loudest)) if loudest >= self.severity() => {
-                let event = if self.heard.is_empty() { Event::Opened } else { Event::Raised };
-                let to = recipients(&new, channels);
-                self.take_in(&new, now);
-                self.stage = Stage::Open;
-                self.repeats = 0;
-                if !to.is_empty() {
-                    return self.tell(view, event, to, now);
-                }
+            self.stage = Stage::Open;
+        }
+        // What is not louder than it was is no news.
+        if let Some(loudest) = loudest.filter(|loudest| *loudest >= self.severity()) {
+            let event = if self.spoken { Event::Raised } else { Event::Opened };
+            let to = recipients(&new, channels);
+            self.take_in(&new, loudest, now);
+            if to.is_empty() {
                 self.latest = self.said(view, event, now);
                 return None;
             }
-            // What is not louder than it was is no news.
-            (None, _) => self.take_in(&new, now),
+            self.stage = Stage::Open;
+            self.repeats = 0;
+            return self.tell(view, event, to, now);
         }
+        self.told.extend(new.into_iter().map(|step| step.id));
         if self.repeats_at(view.count).is_some_and(|at| at <= now) {
             self.repeats += 1;
             return self.tell(view, Event::Repeated, self.heard.clone(), now);
@@ -185,25 +180,22 @@ impl Incident {
     /// The problem is gone, for this reason.
     pub fn close(&mut self, reason: &str, now: Timestamp) -> Option<Telling> {
         self.believe_no_future(now);
-        let stage = std::mem::replace(&mut self.stage, Stage::Over { at: now });
-        match stage {
-            Stage::Over { .. } => {
-                self.stage = stage;
-                None
-            }
-            // People believe that it is over already.
-            Stage::Back { .. } => None,
-            Stage::Open | Stage::Acknowledged => {
-                self.repeats = 0;
-                let message = Message { reason: reason.to_owned(), ..self.latest.clone() };
-                self.address(Message { event: Event::Resolved, at: now, ..message }, self.heard.clone())
-            }
+        if !self.is_open() {
+            return None;
         }
+        self.stage = Stage::Over { at: now };
+        self.repeats = 0;
+        // What nobody has heard of, or believes to be over, does not end for anybody.
+        if !std::mem::take(&mut self.spoken) {
+            return None;
+        }
+        let message = Message { reason: reason.to_owned(), ..self.latest.clone() };
+        self.address(Message { event: Event::Resolved, at: now, ..message }, self.heard.clone())
     }
 
     /// Somebody takes it on: no repetitions until it gets worse.
     pub fn acknowledge(&mut self, now: Timestamp) -> Option<Telling> {
-        if !matches!(self.stage, Stage::Open) {
+        if !matches!(self.stage, Stage::Open) || !self.spoken {
             return None;
         }
         self.stage = Stage::Acknowledged;
@@ -227,27 +219,29 @@ impl Incident {
         matches!(self.stage, Stage::Over { at } if now >= at + self.flap_window())
     }
 
-    /// It is there again, a moment or an age after its end.
+    /// It is there again, a moment or an age after its end. It begins anew, but for what people remember.
     fn come_back(&mut self, ended: Timestamp, view: &View, now: Timestamp) {
+        let (worst, flaps) = (self.worst, self.flaps.saturating_add(1));
+        let soon = now < ended + self.flap_window();
         // What nobody has heard of cannot be heard of twice.
-        if self.heard.is_empty() || now >= ended + self.flap_window() {
+        if self.heard.is_empty() || !soon {
             *self = Self::new(view, now);
             return;
         }
-        self.flaps = self.flaps.saturating_add(1);
-        let hold = (self.lifetime / FLAP_HOLD).saturating_mul(1 << (self.flaps - 1).min(10));
-        self.stage = Stage::Back { hold_until: now + hold.min(LONGEST_HOLD) };
+        let hold = (self.lifetime / FLAP_HOLD).saturating_mul(1 << (flaps - 1).min(10));
+        let stage = Stage::Back { hold_until: now + hold.min(LONGEST_HOLD) };
+        let (heard, number) = (std::mem::take(&mut self.heard), self.latest.number);
+        *self = Self { stage, heard, worst, flaps, ..Self::new(view, now) };
+        self.latest.number = number;
     }
 
     fn flap_window(&self) -> Duration {
         self.lifetime.saturating_mul(FLAP_LIVES).min(LONGEST_FLAP)
     }
 
-    fn take_in(&mut self, new: &[Reached], now: Timestamp) {
+    fn take_in(&mut self, new: &[Reached], loudest: Severity, now: Timestamp) {
         self.told.extend(new.iter().map(|step| step.id.clone()));
-        let loudest = new.iter().map(|step| step.severity).max();
-        if let Some(loudest) = loudest.filter(|loudest| self.levels.is_empty() || *loudest > self.severity())
-        {
+        if self.levels.is_empty() || loudest > self.severity() {
             self.levels.push((loudest, now));
         }
     }
@@ -287,6 +281,8 @@ impl Incident {
             message.number = self.latest.number.saturating_add(1);
         }
         self.latest = message.clone();
+        self.spoken |= message.event != Event::Resolved;
+        self.worst = self.worst.max(message.severity);
         let to: Vec<_> = to.into_iter().map(|name| (name.clone(), self.heard.insert(name))).collect();
         Some(Telling { message, to })
     }

@@ -231,7 +231,22 @@ fn what_comes_back_worse_is_told_at_once() {
     watch.look(60, []);
     assert_eq!(watch.look(120, [trouble("acme", up_to("overdue"), "server/oauth")]), NOTHING);
     let told = watch.look(121, [trouble("acme", dead(), "app/crm/needs-authorization")]);
-    assert_eq!(told, ["raised critical acme -> ops pager"]);
+    assert_eq!(told, ["opened critical acme -> ops pager"]);
+}
+
+/// A simulated month found this one: the second outage was as loud at its first failure as the first one at its end.
+#[test]
+fn what_comes_back_is_as_loud_as_it_is_and_not_as_it_was() {
+    let mut watch = Watch::default();
+    let acme = |last| [trouble("acme", up_to(last), "server/oauth")];
+    watch.look(0, acme("expired"));
+    assert_eq!(watch.look(60, []), ["resolved critical acme -> ops pager"]);
+    assert_eq!(watch.look(120, acme("failed")), NOTHING);
+    assert_eq!(watch.look(1200, acme("failed")), NOTHING, "a notice is for the log");
+    assert_eq!(watch.look(1260, acme("overdue")), ["opened warning acme -> ops pager"]);
+    assert_eq!(watch.look(1320, []), ["resolved warning acme -> ops pager"]);
+    assert_eq!(watch.look(1380, acme("failed")), NOTHING);
+    assert_eq!(watch.look(1440, []), NOTHING, "nobody heard that it was back");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
 use crate::domain::provider::{Class, host_of};
+use crate::domain::remedy::About;
+use crate::domain::settings::OWN_APP;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Access;
 
@@ -133,7 +135,7 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
     Some(Trouble {
         key: format!("portal/{name}"),
         subject: Subject::Portal(name.to_string()),
-        group: Some(group(grant, kind, app, refused)),
+        group: group(grant, kind, app, refused),
         reached,
         reason: if kind == Kind::ClientChanged {
             "its client or server changed in the configuration, and its grant is kept from the new one"
@@ -144,12 +146,12 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
         action: if kind == Kind::ClientChanged {
             changed(name.as_str())
         } else {
-            action_now(name, grant, now)
+            action_now(About::of(name, Some(settings)), grant, now)
         },
         action_for_all: if kind == Kind::ClientChanged {
             changed("PORTAL")
         } else {
-            action_now(&any, grant, now)
+            action_now(About { portal: &any, domain: None, ..About::of(name, Some(settings)) }, grant, now)
         },
         since: grant.standing.phase.since().or(grant.standing.renew_at).unwrap_or(now).min(now),
         expires_at: access.map(|access| access.expires_at),
@@ -201,26 +203,30 @@ fn what(grant: &Grant) -> &'static str {
     }
 }
 
-/// Whom it has its trouble in common with.
-fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timestamp>) -> Group {
-    let of_app = |what: &str, always| Group {
-        key: if always { format!("app/{app}") } else { format!("app/{app}/{what}") },
-        subject: Subject::App(app.to_owned()),
-        always,
+/// Whom it has its trouble in common with. A client right on a portal is that portal's alone.
+fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timestamp>) -> Option<Group> {
+    let of_app = |what: Option<&str>| {
+        let key = what.map_or_else(|| format!("app/{app}"), |what| format!("app/{app}/{what}"));
+        let subject = Subject::App(app.to_owned());
+        (!app.starts_with(OWN_APP)).then_some(Group { key, subject, always: what.is_none() })
     };
     let phase = &grant.standing.phase;
     let class = phase.problem().map(|problem| problem.class);
     // While one portal tries a refused client, the others wait, and are overdue for no fault of theirs.
     let waits = refused.contains_key(app) && !phase.needs_person();
     match class {
-        _ if kind == Kind::ClientChanged => of_app(kind.as_str(), false),
-        Some(Class::ClientRejected) => of_app("", true),
-        _ if waits => of_app("", true),
-        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(what(grant), false),
-        None => daemon_group("overdue"),
+        _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
+        Some(Class::ClientRejected) => of_app(None),
+        _ if waits => of_app(None),
+        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),
+        None => Some(daemon_group("overdue")),
         Some(_) => {
             let host = host_of(&grant.token_url).unwrap_or("the authorization server");
-            Group { key: format!("server/{host}"), subject: Subject::Server(host.to_owned()), always: false }
+            Some(Group {
+                key: format!("server/{host}"),
+                subject: Subject::Server(host.to_owned()),
+                always: false,
+            })
         }
     }
 }

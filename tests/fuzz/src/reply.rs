@@ -133,7 +133,7 @@ fn stands(standing: &Standing) {
 
 /// A grant in one of four phases, with an identity known or not.
 fn grant(choice: u8) -> Grant {
-    let problem = Problem { class: Class::Transient, code: None, detail: "before".to_owned() };
+    let problem = Problem::new(Class::Transient, "before".to_owned());
     let since = Timestamp::from_secs(1_795_191_000);
     let phase = match choice & 3 {
         0 => Phase::Fresh,

@@ -231,7 +231,7 @@ fn renewed(refresh: &str, secs: i64) -> RecordOutcome {
 }
 
 fn problem(class: Class) -> Problem {
-    Problem { class, code: Some("code".to_owned()), detail: "words".to_owned() }
+    Problem { code: Some("code".to_owned()), ..Problem::new(class, "words".to_owned()) }
 }
 
 /// A failure since `at(0)` that is tried again at `act`.
