@@ -83,7 +83,7 @@ fn one_that_hangs_is_killed_with_its_children_at_the_time_limit() {
 
 #[test]
 fn whoever_asks_and_leaves_ends_it() {
-    let rig = with_script("echo $$ >self; exec sleep 1000");
+    let rig = with_script("sleep 1000 & echo $! >self; wait");
     let daemon = rig.start();
     let mut asking = rig.command(["alert", "test"]).spawn().expect("the binary starts");
     let process = eventually("the program", SOON, || {
