@@ -234,6 +234,10 @@ pub struct Snapshot<'a> {
     pub outbox: &'a [(String, usize, Option<Timestamp>)],
     /// Silences in force.
     pub silences: usize,
+    /// Whether the state takes what is written.
+    pub writable: bool,
+    /// Portals whose files cannot be written.
+    pub files_failing: u64,
 }
 
 impl Snapshot<'_> {
@@ -255,6 +259,19 @@ impl Snapshot<'_> {
         }
         registry.register("incidents_open", "Open incidents by their highest severity so far", incidents);
         self.outbox(&mut registry);
+        for (name, help, value) in [
+            ("state_writable", "Whether the state takes what is written", u64::from(self.writable)),
+            ("token_files_failing", "Portals whose token files cannot be written", self.files_failing),
+            (
+                "portals_overdue",
+                "Portals whose renewal is late by 30 % of the time it had",
+                self.census.overdue,
+            ),
+        ] {
+            let gauge = SharedGauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
         self.per_portal(&mut registry);
         registry
     }

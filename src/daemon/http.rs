@@ -80,8 +80,15 @@ async fn render_metrics(shared: &Shared) -> Result<String, StateError> {
     let outbox = shared.post.waiting(config.channels.iter().map(|channel| channel.name.as_str()));
     let now = shared.clock.now();
     let silences = shared.state.silences().await?.into_values().filter(|until| *until > now).count();
-    let snapshot =
-        Snapshot { census: &census, portals: &portals, incidents: &incidents, outbox: &outbox, silences };
+    let snapshot = Snapshot {
+        census: &census,
+        portals: &portals,
+        incidents: &incidents,
+        outbox: &outbox,
+        silences,
+        writable: shared.health.is_state_writable(),
+        files_failing: shared.health.count_unpublished(),
+    };
     Ok(shared.metrics.render(&snapshot))
 }
 
