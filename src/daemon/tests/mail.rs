@@ -43,6 +43,8 @@ pub struct Mail {
     /// Since when nothing kept the daemon from telling.
     fair_since: Timestamp,
     disk_fair_since: Timestamp,
+    /// When an old state was put back, with ends in it that nobody here remembers.
+    restored_at: Timestamp,
     /// Since when the configuration names the portals it names.
     named_since: Timestamp,
     /// Incidents of which nobody can know whether the daemon knows that they were told.
@@ -95,7 +97,8 @@ impl Mail {
     }
 
     /// An old state was put back: it knows nothing of what was told since.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, now: Timestamp) {
+        self.restored_at = now;
         self.maybe.extend(std::mem::take(&mut self.newest).into_keys());
         self.seen = self.told.len();
     }
@@ -154,9 +157,8 @@ impl Mail {
         }
         // What came back soon after people heard of its end is held for an hour at most.
         let ended = self.newest.values().filter(|told| told.message.event == Event::Resolved);
-        if ended.max_by_key(|told| told.at).is_some_and(|told| now.since(told.at) < FLAPS)
-            && wall.since(since).min(now.since(self.named_since)) < HELD
-        {
+        let ended = ended.map(|told| told.at).max().unwrap_or_default().max(self.restored_at);
+        if now.since(ended) < FLAPS && wall.since(since).min(now.since(self.named_since)) < HELD {
             return Ok(());
         }
         Err(format!("{name}: it is {} since {since} and nobody was told", portal.kind().as_str()))
