@@ -48,6 +48,56 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     rig.no_violations();
 }
 
+/// One row of the provider's table, and one of the app's own for a code that the table does not know.
+#[test]
+fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
+    let mut rig = Rig::new(["acme", "globex"]);
+    rig.config.app().more =
+        "[[apps.crm.errors]]\nerror = 'LOCKED'\nclass = 'blocked'\nmeaning = 'it is locked'\n\
+        remedy = 'unlock {app} on {domain}, then: refreshd renew {portal}'\n"
+            .to_owned();
+    let daemon = rig.start();
+    let mended_by = [
+        (
+            "acme",
+            "PAYMENT_REQUIRED",
+            "licence has lapsed",
+            "renew the licence at https://acme.bitrix24.com/settings/license_all.php, or the app's subscription in the \
+             portal's Market, then: refreshd renew acme",
+        ),
+        (
+            "globex",
+            "LOCKED",
+            "it is locked",
+            "unlock crm on globex.bitrix24.com, then: refreshd renew globex",
+        ),
+    ];
+    for (portal, code, meaning, remedy) in mended_by {
+        let grant = rig.install(portal);
+        rig.fail(portal, Fault::Refuse { status: 401, error: code.into(), description: String::new() }, 1);
+        assert_eq!(rig.import(portal, &grant).code, Some(0));
+        let told = daemon.wait_for_step(portal, "person");
+        assert_eq!((told["severity"].as_str(), told["action"].as_str()), (Some("critical"), Some(remedy)));
+        assert!(told["reason"].as_str().unwrap().contains(meaning), "{told}");
+        assert!(told["message"].as_str().unwrap().ends_with(&format!("To do: {remedy}")), "{told}");
+        let ran = rig.run(["status"]);
+        assert!(ran.stdout.contains(&format!("\n{portal}: {remedy}\n")), "{}", ran.stdout);
+        let view = rig.status(portal);
+        assert_eq!(view["action"].as_str(), Some(remedy));
+        assert!(!view.to_string().contains("{portal}"), "a sentence with gaps is nobody's to read: {view}");
+    }
+    // What was told survives a restart, and what is told to be typed mends it.
+    daemon.stop();
+    let _daemon = rig.start();
+    for (portal, _, _, remedy) in mended_by {
+        assert_eq!(rig.status(portal)["action"].as_str(), Some(remedy));
+        assert_eq!(rig.run(["renew", portal]).code, Some(0));
+        rig.wait_for_phase(portal, "fresh");
+        assert!(rig.status(portal)["action"].is_null());
+    }
+    rig.no_violations();
+}
+
 #[test]
 fn a_healthy_portal_says_nothing() {
     let mut rig = Rig::new(["acme"]);
