@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::announce::{Subject, announce};
 use super::publisher::chain;
 use super::shared::{Report, Shared};
+use super::writing;
 use crate::adapters::authorization_server::{Answer, TokenRequest};
 use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
 use crate::config::{App, Config};
@@ -267,8 +268,7 @@ fn warn_of_other_portal(name: &PortalName, settings: &Settings, grant: &Grant) {
 /// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
 async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<RecordAs>) -> Recorded {
     let portal = &record.portal;
-    let mut wait = RECORD_AGAIN.0;
-    let mut unsaved = false;
+    let (mut wait, mut unsaved) = (RECORD_AGAIN.0, false);
     loop {
         match shared.state.record(Arc::clone(&record)).await {
             Ok(recorded) => {
@@ -276,11 +276,11 @@ async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<Rec
                     shared.metrics.unsaved_ends();
                     say_saved(portal);
                 }
-                shared.health.state_writable(true);
+                writing::taken(shared);
                 return recorded;
             }
             Err(error) => {
-                shared.health.state_writable(false);
+                writing::refused(shared, &error);
                 if !unsaved && holds_pair {
                     unsaved = true;
                     shared.metrics.unsaved_begins();

@@ -21,6 +21,7 @@ mod renewer;
 mod serving;
 mod shared;
 pub mod view;
+mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,16 +10,15 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{Subject, announce};
 use super::exchange::{Claimed, exchange};
 use super::old_state::say_unreadable;
 use super::publisher::chain;
 use super::shared::{Shared, token_urls};
+use super::writing;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP, Tick};
-use crate::adapters::state::StateError;
+use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
 use crate::domain::budget::{Budget, Limits};
-use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::time::Timestamp;
 
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
@@ -132,11 +131,13 @@ impl Renewer {
             }
         }
         self.wake_at = now + LONGEST_SLEEP;
-        let claims = match self.shared.state.claim_due(now, capacity.clone()).await {
+        let claims = match self.claim_due(now, capacity.clone()).await {
             Ok(claims) => claims,
-            Err(error) => return self.cannot_claim(&error, now),
+            Err(error) => {
+                self.wake_at = now + STATE_AGAIN;
+                return writing::refused(&self.shared, &error);
+            }
         };
-        self.state_is_writable();
         claims.unreadable.iter().for_each(say_unreadable);
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
         for claimed in claims.portals.into_iter().filter_map(Claimed::from) {
@@ -163,6 +164,17 @@ impl Renewer {
         }
     }
 
+    /// Where nothing is due nothing is written, and the disk may have to be tried.
+    async fn claim_due(&self, now: Timestamp, capacity: Vec<(String, usize)>) -> Result<Claims, StateError> {
+        let claims = self.shared.state.claim_due(now, capacity).await?;
+        if claims.portals.is_empty() && claims.unreadable.is_empty() {
+            writing::try_if_in_doubt(&self.shared).await?;
+        } else {
+            writing::taken(&self.shared);
+        }
+        Ok(claims)
+    }
+
     /// One budget for each authorization server of the configuration in force.
     fn follow_limits(&mut self, now: Timestamp) {
         let config = self.shared.config();
@@ -175,35 +187,6 @@ impl Renewer {
         self.budgets.retain(|url, _| urls.contains(url) || self.in_flight.values().any(|busy| busy == url));
         for url in urls {
             self.budgets.entry(url).or_insert_with(|| Budget::new(limits, now));
-        }
-    }
-
-    fn cannot_claim(&mut self, error: &StateError, now: Timestamp) {
-        self.wake_at = now + STATE_AGAIN;
-        if self.shared.health.state_writable(false) {
-            let announcement = Announcement {
-                step: "state".to_owned(),
-                severity: Severity::Critical,
-                reason: format!("the state cannot be written, so nothing is sent: {}", chain(error)),
-                action: "free space or repair the disk of the state; it is retried by itself".to_owned(),
-                remaining: None,
-                notify: Vec::new(),
-            };
-            announce(Subject::Daemon, &announcement);
-        }
-    }
-
-    fn state_is_writable(&self) {
-        if self.shared.health.state_writable(true) {
-            let announcement = Announcement {
-                step: "resolved".to_owned(),
-                severity: Severity::Notice,
-                reason: "the state is written again".to_owned(),
-                action: "none".to_owned(),
-                remaining: None,
-                notify: Vec::new(),
-            };
-            announce(Subject::Daemon, &announcement);
         }
     }
 

@@ -24,6 +24,8 @@ use crate::domain::token::Generation;
 
 /// Live means that the scheduler made progress in this time.
 const LIVE: Duration = Duration::from_secs(60);
+/// Writable means that the state took something in about this time; the loop goes round at least twice a minute.
+const WRITTEN_LATELY: Duration = Duration::from_secs(45);
 
 /// What the daemon's tasks share.
 pub struct Shared {
@@ -134,6 +136,7 @@ pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
 pub struct Health {
     clock: Clock,
     progress: Mutex<Tick>,
+    written: Mutex<Tick>,
     unwritable: AtomicBool,
     unpublished: AtomicU64,
     stopping: AtomicBool,
@@ -144,6 +147,7 @@ impl Health {
         Self {
             clock,
             progress: Mutex::new(clock.tick()),
+            written: Mutex::new(clock.tick()),
             unwritable: AtomicBool::new(false),
             unpublished: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -164,6 +168,9 @@ impl Health {
 
     /// Notes whether the state could be written; true if that changed.
     pub fn state_writable(&self, writable: bool) -> bool {
+        if writable {
+            *self.written.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
+        }
         self.unwritable.swap(!writable, Ordering::Relaxed) == writable
     }
 
@@ -171,6 +178,13 @@ impl Health {
     #[must_use]
     pub fn is_state_writable(&self) -> bool {
         !self.unwritable.load(Ordering::Relaxed)
+    }
+
+    /// Whether it must be seen that the state can be written: it could not, or nothing was written for a while.
+    #[must_use]
+    pub fn doubts_the_state(&self) -> bool {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.is_state_writable() || self.clock.elapsed(written) >= WRITTEN_LATELY
     }
 
     /// Notes how many portals' files could not be written.
