@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::RunError;
@@ -38,6 +39,9 @@ pub(super) enum Hands {
 impl World {
     /// This machine.
     pub(super) fn machine() -> Result<Self, RunError> {
+        // A limit of the file size is to be an error, as a full disk is, and not an end in the middle of a renewal.
+        let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        drop(signal(file_size).map_err(RunError::Signals)?);
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
         Ok(Self { clock: Clock::system(), server, hands: Hands::Threads })
     }
