@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use control::{BindError, outcome_json};
@@ -105,8 +105,9 @@ pub async fn run(
     let mut tasks = loops(&shared, &stop, HOUSEKEEPING).await;
     let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
+    let (mut watched, end) = (JoinSet::new(), CancellationToken::new());
     if let Some(listener) = listener {
-        tasks.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, stop.clone())));
+        watched.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, end.clone())));
     }
     let summary = summary(&shared).await?;
     systemd::ready(&summary);
@@ -119,12 +120,16 @@ pub async fn run(
         "refreshd {} is ready: {summary}", env!("CARGO_PKG_VERSION")
     );
 
-    let unexpected = supervise(&mut tasks, signals, &reloader, &shared, &stop).await;
-    stop.cancel();
+    let unexpected = supervise((&mut tasks, &mut watched), signals, &reloader, &shared, &stop).await;
     shared.health.stop();
+    stop.cancel();
     systemd::stopping("finishing what was sent");
     let limit = timeout + STOP_GRACE;
     let drained = drain(&mut tasks, &shared, limit).await;
+    // Whoever watches sees to the end what is waited for.
+    end.cancel();
+    let _ = shared.clock.within(STOP_STEP * 2, async { while watched.join_next().await.is_some() {} }).await;
+    watched.shutdown().await;
     // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
     let _ = std::fs::remove_file(&paths.control_socket);
     drop(reloader);
@@ -166,7 +171,7 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 
 /// Waits for a reason to stop; `Some` is a task that should not have ended.
 async fn supervise(
-    tasks: &mut JoinSet<&'static str>,
+    (tasks, watched): (&mut JoinSet<&'static str>, &mut JoinSet<&'static str>),
     mut signals: Signals,
     reloader: &Reloader,
     shared: &Shared,
@@ -187,15 +192,20 @@ async fn supervise(
             }
             // Every problem is logged by the reloader.
             _ = signals.hangup.recv() => drop(reloader.reload(shared).await),
-            ended = tasks.join_next() => return Some(match ended {
-                Some(Ok(name)) => name,
-                Some(Err(error)) => {
-                    tracing::error!(%error, "a task panicked");
-                    "a task"
-                }
-                None => "every task",
-            }),
+            ended = tasks.join_next() => return Some(who_ended(ended)),
+            ended = watched.join_next(), if !watched.is_empty() => return Some(who_ended(ended)),
         }
+    }
+}
+
+fn who_ended(ended: Option<Result<&'static str, JoinError>>) -> &'static str {
+    match ended {
+        Some(Ok(name)) => name,
+        Some(Err(error)) => {
+            tracing::error!(%error, "a task panicked");
+            "a task"
+        }
+        None => "every task",
     }
 }
 
