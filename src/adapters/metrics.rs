@@ -181,6 +181,10 @@ pub struct Snapshot<'a> {
     pub portals: &'a [Portal],
     /// Open incidents by severity.
     pub incidents: &'a [(Severity, u64)],
+    /// Whether the state takes what is written.
+    pub writable: bool,
+    /// Portals whose files cannot be written.
+    pub files_failing: u64,
 }
 
 impl Snapshot<'_> {
@@ -201,6 +205,19 @@ impl Snapshot<'_> {
             gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
         registry.register("incidents_open", "Open incidents by their highest severity so far", incidents);
+        for (name, help, value) in [
+            ("state_writable", "Whether the state takes what is written", u64::from(self.writable)),
+            ("token_files_failing", "Portals whose token files cannot be written", self.files_failing),
+            (
+                "portals_overdue",
+                "Portals whose renewal is late by 30 % of the time it had",
+                self.census.overdue,
+            ),
+        ] {
+            let gauge = SharedGauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
         self.per_portal(&mut registry);
         registry
     }

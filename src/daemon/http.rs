@@ -79,7 +79,14 @@ async fn render_metrics(shared: &Shared) -> Result<String, StateError> {
         if census.total() <= series as u64 { shared.state.page(None, series).await? } else { Vec::new() };
     let open = shared.state.open_incidents().await?;
     let incidents = by_severity(&config.ladder, &open);
-    Ok(shared.metrics.render(&Snapshot { census: &census, portals: &portals, incidents: &incidents }))
+    let health = &shared.health;
+    Ok(shared.metrics.render(&Snapshot {
+        census: &census,
+        portals: &portals,
+        incidents: &incidents,
+        writable: health.is_state_writable(),
+        files_failing: health.count_unpublished(),
+    }))
 }
 
 /// Open incidents by the highest severity told of each.

@@ -41,6 +41,9 @@ fn every_metric_is_there_from_the_start_at_zero() {
         ("renewal_lateness_seconds", "histogram"),
         ("claims_in_doubt", "gauge"),
         ("tokens_unsaved", "gauge"),
+        ("state_writable", "gauge"),
+        ("token_files_failing", "gauge"),
+        ("portals_overdue", "gauge"),
         ("incidents_open", "gauge"),
         ("config_last_reload_successful", "gauge"),
         ("build", "info"),
@@ -65,6 +68,9 @@ fn every_metric_is_there_from_the_start_at_zero() {
     is(&rig, "refreshd_portals{phase=\"awaiting-authorization\"}", 1.0);
     is(&rig, "refreshd_claims_in_doubt", 0.0);
     is(&rig, "refreshd_tokens_unsaved", 0.0);
+    is(&rig, "refreshd_state_writable", 1.0);
+    is(&rig, "refreshd_token_files_failing", 0.0);
+    is(&rig, "refreshd_portals_overdue", 0.0);
     is(&rig, "refreshd_renewal_duration_seconds_count", 0.0);
     is(&rig, "refreshd_renewal_lateness_seconds_count", 0.0);
     is(&rig, "refreshd_config_last_reload_successful", 1.0);
@@ -135,9 +141,11 @@ fn an_overdue_portal_makes_it_not_ready_until_it_is_renewed() {
     rig.wait_for_generation("acme", 2);
     rig.sandbox.fail(At::All, broken(), u32::MAX);
     eventually("not ready", SOON, || rig.http("/readyz") == (503, "1 portal is overdue\n".to_owned()));
+    is(&rig, "refreshd_portals_overdue", 1.0);
     assert_eq!(rig.http("/livez").0, 200, "a restart would not help");
     rig.sandbox.heal(At::All);
     eventually("ready again", Duration::from_secs(45), || rig.http("/readyz").0 == 200);
+    is(&rig, "refreshd_portals_overdue", 0.0);
     daemon.stop();
     rig.no_violations();
 }
@@ -153,9 +161,12 @@ fn files_that_cannot_be_written_make_it_not_ready_until_they_can() {
     eventually("not ready", SOON, || {
         rig.http("/readyz") == (503, "the token files of 1 portal cannot be written\n".to_owned())
     });
+    is(&rig, "refreshd_token_files_failing", 1.0);
+    is(&rig, "refreshd_state_writable", 1.0);
     assert_eq!(rig.run(["token", "acme"]).code, Some(0), "whoever asks still gets it");
     fs::remove_file(rig.path("tokens/acme")).unwrap();
     eventually("ready again", Duration::from_secs(60), || rig.http("/readyz").0 == 200);
+    is(&rig, "refreshd_token_files_failing", 0.0);
     assert_eq!(rig.generation("acme"), 2);
     daemon.stop();
 }
