@@ -8,6 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 
 use super::SOON;
@@ -143,6 +144,14 @@ impl Daemon {
         let status = super::eventually("the daemon's end", limit, || self.child.try_wait().expect("a child"));
         self.join();
         code(status)
+    }
+
+    /// From now on no file of it may be longer than so many bytes: 0 is a disk that takes nothing. `None` lifts it.
+    pub fn limit_file_size(&self, bytes: Option<u64>) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        // Its own limit, which it may raise again; the hard one stays.
+        let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
+        prlimit(pid, Resource::Fsize, limit).expect("a process of the same user");
     }
 
     /// Stops it in good order.

@@ -11,6 +11,7 @@ mod control;
 mod demo;
 mod forget;
 mod guests;
+mod health;
 mod help;
 mod http;
 mod import;
