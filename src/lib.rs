@@ -41,6 +41,11 @@
 //!   asked for again.
 //! - The escalator wakes at the moment that the store has noted for the next step of the ladder
 //!   ([`domain::escalation::climb`]). What was told is stored before it is said.
+//! - The alerter ([`daemon::alerts`]) is level-triggered too: a look gathers all that is wrong (troubled portals from the
+//!   state, this machine's conditions, channels that do not deliver), [`domain::incident`] folds it into incidents and
+//!   decides what people are told of each, and incidents and letters are kept in one transaction before anything is sent.
+//!   A task for each channel delivers its letters in order ([`domain::outbox`]). Whatever happens in between, the next look
+//!   tells what has not been told, once. Only where the state cannot be written are people told from memory.
 //! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
 //! - A start looks first for what must not be sent: a pair is durable before anybody else hears of it, so a trace outside the
 //!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent.
@@ -56,8 +61,8 @@
 //!
 //! # How it is tried
 //!
-//! Time, the network and the disk have a seam each ([`adapters::clock::WallClock`],
-//! [`adapters::authorization_server::Transport`], [`adapters::state::Disk`]). On them the tests of [`daemon`] run all of it
+//! Time, the network, the disk and people have a seam each ([`adapters::clock::WallClock`],
+//! [`adapters::authorization_server::Transport`], [`adapters::state::Disk`], [`adapters::channels::Carrier`]). On them the tests of [`daemon`] run all of it
 //! on one thread in simulated time, a month in half a minute, and end it at any step that the outside can see. A seed
 //! replays. What the seams leave out, the machine itself, is tried with the real binary: `tests/daemon`, `tests/outside`, and
 //! `tests/rigs` for system calls, disks, clocks and systemd. The table in `README.md` says how often, and what was lost.
@@ -71,7 +76,7 @@
 //!    (`clippy.toml`, `tests/tidy.rs`)
 //! 4. A task that ends unexpectedly ends the daemon with a reason; the loop itself feeds the watchdog. ([`daemon::run`])
 //! 5. No lock and no transaction is held across a request. (the store's closures are not async; clippy)
-//! 6. Metrics, pages and sockets read snapshots and cannot change renewal. (they get no claim)
+//! 6. Metrics, pages, sockets and alerts read snapshots and cannot change renewal, nor delay it. (they get no claim)
 //! 7. A secret is a type, blind in `Debug`, without `Display` or `Serialize`; the few files that may `expose` one are
 //!    listed. ([`domain::secret`], `tests/tidy.rs`)
 //! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])

@@ -296,7 +296,8 @@ impl Snapshot<'_> {
     fn per_portal(&self, registry: &mut Registry) {
         let family = || Family::<Vec<(&str, String)>, FloatGauge>::default();
         let (expiry, due, issued) = (family(), family(), family());
-        for portal in self.portals {
+        // One that the configuration does not name any more is not renewed, and alarms nobody.
+        for portal in self.portals.iter().filter(|portal| portal.settings.is_some()) {
             let label = vec![("portal", portal.name.as_str().to_owned())];
             let Some(grant) = &portal.grant else { continue };
             let set = |family: &Family<Vec<(&str, String)>, FloatGauge>, at: Option<Timestamp>| {

@@ -41,10 +41,10 @@ pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// How often [`alive`] must be called at least, if systemd watches: half of `WatchdogSec`.
+/// How often [`alive`] must be called at least, if systemd watches: half of `WatchdogSec`, of which 0 means that it does not.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()).map(|limit| limit / 2)
 }
 
 /// Whether anybody hears what is told.

@@ -1,4 +1,4 @@
-//! The one place from which escalations leave: structured events now, and where alert channels will listen.
+//! The one place from which escalations reach the log, each portal's by itself. People hear of incidents: `alerts`.
 //!
 //! Must not decide what is said: `domain::escalation` does. What is said here was made durable before.
 

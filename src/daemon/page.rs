@@ -2,9 +2,11 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::alerts::report::{IncidentView, open};
 use super::shared::Shared;
 use super::view::PortalView;
 use crate::adapters::state::{Census, StateError};
+use crate::domain::escalation::Severity;
 use crate::domain::portal::Kind;
 use crate::domain::time::human;
 
@@ -15,7 +17,7 @@ const STYLE: &str = "\
 :root{color-scheme:light dark;font:15px/1.5 system-ui,sans-serif}\
 body{max-width:70rem;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.4rem;margin:0}p.sum{margin:.3rem 0 1.2rem;opacity:.8}\
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.45rem .6rem;vertical-align:top}\
+table{border-collapse:collapse;width:100%}table.i{margin-bottom:1.6rem}th,td{text-align:left;padding:.45rem .6rem;vertical-align:top}\
 th{font-weight:600;border-bottom:2px solid #8885}td{border-bottom:1px solid #8883}\
 td.n{white-space:nowrap;font-variant-numeric:tabular-nums}\
 .b{border-radius:.6rem;padding:.05rem .55rem;color:#fff;white-space:nowrap;font-size:.85rem}\
@@ -33,7 +35,7 @@ pub async fn render(shared: &Shared) -> Result<String, StateError> {
     let portals = shared.state.page(None, LISTED).await?;
     let mut views: Vec<_> = portals.iter().map(|portal| PortalView::of(portal, &config, now)).collect();
     views.sort_by_key(|view| (rank(view), view.portal.clone()));
-    Ok(page(&census, &views, &now.to_string()).into_string())
+    Ok(page(&census, &views, &open(shared), &now.to_string()).into_string())
 }
 
 /// Troubled portals first.
@@ -66,7 +68,7 @@ fn badge(view: &PortalView) -> &'static str {
     }
 }
 
-fn page(census: &Census, views: &[PortalView], now: &str) -> Markup {
+fn page(census: &Census, views: &[PortalView], incidents: &[IncidentView], now: &str) -> Markup {
     let total = census.total();
     let fresh = census.of(Kind::Fresh);
     html! {
@@ -86,6 +88,7 @@ fn page(census: &Census, views: &[PortalView], now: &str) -> Markup {
                     @if census.overdue > 0 { ", " (census.overdue) " overdue" }
                     ", as of " (now)
                 }
+                @if !incidents.is_empty() { (open_incidents(incidents)) }
                 table {
                     thead { tr { th { "Portal" } th { "Phase" } th { "Expires in" } th { "Renewed" } th { "Next" } th { "What is wrong, and what to do" } } }
                     tbody { @for view in views { (row(view)) } }
@@ -96,6 +99,34 @@ fn page(census: &Census, views: &[PortalView], now: &str) -> Markup {
                 footer { a href="/metrics" { "metrics" } " · " a href="/readyz" { "readyz" } " · " a href="/livez" { "livez" } " · this page renews itself every 5 s" }
             }
         }
+    }
+}
+
+/// What people were told of, the loudest first.
+fn open_incidents(incidents: &[IncidentView]) -> Markup {
+    html! {
+        table.i {
+            thead { tr { th { "Incident" } th { "Severity" } th { "Since" } th { "Told" } th { "What is wrong, and what to do" } } }
+            tbody {
+                @for incident in incidents {
+                    tr {
+                        td { strong { (incident.key) } @if incident.count > 1 { br; span.why { (incident.count) " portals" } } }
+                        td { span class={ "b " (loudness(incident.severity)) } { (incident.severity.as_str()) } @if incident.stage != "open" { br; span.why { (incident.stage) } } }
+                        td.n { (incident.since) }
+                        td { @if incident.told.is_empty() { "the log" } @else { (incident.told.join(", ")) } }
+                        td { div { (incident.reason) } @if let Some(action) = &incident.action { div.why { "→ " (action) } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+const fn loudness(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Notice => "idle",
+        Severity::Warning => "warn",
+        Severity::Error | Severity::Critical => "bad",
     }
 }
 

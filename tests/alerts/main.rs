@@ -4,6 +4,7 @@
 mod common;
 
 mod command;
+mod incidents;
 mod kinds;
 mod refusals;
 

@@ -67,6 +67,11 @@ fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_i
     reload(&rig, &daemon, DONE);
     eventually("its files go", SOON, || !rig.path("tokens/globex").exists());
     assert_eq!(rig.status("globex")["phase"], "unconfigured");
+    let page = rig.http("/metrics").1;
+    let series = |portal: &str| {
+        page.contains(&format!("refreshd_token_expiry_timestamp_seconds{{portal=\"{portal}\"}}"))
+    };
+    assert!(series("acme") && !series("globex"), "what is not renewed alarms nobody\n{page}");
     let requests = rig.requests("globex");
     rig.wait_for_renewals("acme", 1);
     assert_eq!(rig.requests("globex"), requests, "it is not renewed any more");

@@ -134,8 +134,8 @@ async fn resend(shared: &Shared, channel: &Channel, mailbox: &Mailbox) {
     }
     let delivery = limited(shared, channel, shared.courier().resend(channel, &messages, now)).await;
     mailbox.queue().noted(&delivery, shared.clock.now());
+    count(shared, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
-        count(shared, &channel.name, &delivery);
         tracing::warn!(
             channel = channel.name,
             why,

@@ -201,7 +201,7 @@ impl Simulation {
                     self.records[portal].condemned = true;
                 }
                 self.tally.restored += 1;
-                self.world.mail.lock().unwrap().forget();
+                self.world.mail.lock().unwrap().forget(self.now());
                 self.excuse(0..self.case.portals, 60 * MINUTE);
             }
             Backup::Nothing | Backup::Restore => {}

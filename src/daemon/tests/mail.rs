@@ -12,9 +12,13 @@ use super::world::World;
 use crate::adapters::channels::Carrier;
 use crate::domain::channel::Delivery;
 use crate::domain::incident::Stage;
-use crate::domain::message::{Event, Message};
+use crate::domain::message::{Event, Message, Subject};
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::Timestamp;
+
+/// The channel that is away now and then, and one that never is.
+pub const PEOPLE: &str = "people";
+const OTHERS: &str = "others";
 
 /// Repetitions come no sooner.
 const REPEAT: Duration = Duration::from_secs(3600);
@@ -39,10 +43,15 @@ pub struct Mail {
     /// Since when nothing kept the daemon from telling.
     fair_since: Timestamp,
     disk_fair_since: Timestamp,
+    /// When an old state was put back, with ends in it that nobody here remembers.
+    restored_at: Timestamp,
     /// Since when the configuration names the portals it names.
     named_since: Timestamp,
     /// Incidents of which nobody can know whether the daemon knows that they were told.
     maybe: BTreeSet<String>,
+    /// Others were told that the receiver does not take anything, and how often.
+    broken: bool,
+    pub broke: u64,
     /// Messages, without those that came twice.
     pub count: u64,
 }
@@ -88,9 +97,18 @@ impl Mail {
     }
 
     /// An old state was put back: it knows nothing of what was told since.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, now: Timestamp) {
+        self.restored_at = now;
         self.maybe.extend(std::mem::take(&mut self.newest).into_keys());
         self.seen = self.told.len();
+    }
+
+    /// The other channel is told, of the first one above all.
+    fn others(&mut self, message: &Message) {
+        if message.subject == Subject::Channel(PEOPLE.to_owned()) {
+            self.broken = message.event != Event::Resolved;
+            self.broke += u64::from(message.event == Event::Opened);
+        }
     }
 
     /// Looks at what was told since the last look.
@@ -139,9 +157,8 @@ impl Mail {
         }
         // What came back soon after people heard of its end is held for an hour at most.
         let ended = self.newest.values().filter(|told| told.message.event == Event::Resolved);
-        if ended.max_by_key(|told| told.at).is_some_and(|told| now.since(told.at) < FLAPS)
-            && wall.since(since).min(now.since(self.named_since)) < HELD
-        {
+        let ended = ended.map(|told| told.at).max().unwrap_or_default().max(self.restored_at);
+        if now.since(ended) < FLAPS && wall.since(since).min(now.since(self.named_since)) < HELD {
             return Ok(());
         }
         Err(format!("{name}: it is {} since {since} and nobody was told", portal.kind().as_str()))
@@ -149,6 +166,9 @@ impl Mail {
 
     /// Where all is well, people know it.
     pub fn all_is_well(&self) -> Result<(), String> {
+        if self.broken {
+            return Err("others still believe that the channel is broken".to_owned());
+        }
         match self.newest.values().find(|told| told.message.event != Event::Resolved) {
             Some(told) => Err(format!("people still believe: {}", told.message.title())),
             None => Ok(()),
@@ -204,11 +224,16 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
 pub struct Postman(pub Arc<World>);
 
 impl Carrier for Postman {
-    fn carry(&self, _: &str, message: Message) -> Pin<Box<dyn Future<Output = Delivery> + Send>> {
+    fn carry(&self, channel: &str, message: Message) -> Pin<Box<dyn Future<Output = Delivery> + Send>> {
         let world = Arc::clone(&self.0);
+        let others = channel == OTHERS;
         Box::pin(async move {
             world.fuse.step().await;
             world.pause(world.millis(1..500)).await;
+            if others {
+                world.mail.lock().unwrap().others(&message);
+                return Delivery::Delivered("200".to_owned());
+            }
             if world.mail.lock().unwrap().away {
                 return Delivery::Failed { why: "connection refused".to_owned(), retry_after: None };
             }

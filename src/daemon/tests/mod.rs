@@ -69,6 +69,7 @@ struct Tally {
     restored: u64,
     steps: u64,
     told: u64,
+    broken_channels: u64,
 }
 
 struct Simulation {
@@ -145,7 +146,8 @@ impl Simulation {
         let place = self.world.place.path();
         let mut text = String::from(
             "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"\n[renewal]\ntimeout = \"30s\"\n\
-             [channels.people]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:1/\"\n",
+             [channels.people]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:1/\"\n\
+             [channels.others]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:2/\"\n",
         );
         for client in ["crm", "sales"] {
             text += &format!(
@@ -198,7 +200,10 @@ impl Simulation {
         self.tally.requests = self.world.sandbox.total_requests();
         self.tally.renewals = self.hosts.iter().map(|host| self.world.sandbox.renewals(host)).sum();
         self.tally.steps = self.world.fuse.steps();
-        self.tally.told = self.world.mail.lock().unwrap().count;
+        (self.tally.told, self.tally.broken_channels) = {
+            let mail = self.world.mail.lock().unwrap();
+            (mail.count, mail.broke)
+        };
         mail::nothing_is_left(&self.world)?;
         self.world.mail.lock().unwrap().all_is_well()?;
         let portals = promises::portals(&self.world)?;

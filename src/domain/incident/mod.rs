@@ -25,6 +25,8 @@ const REPEAT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_
 const FLAP_LIVES: u32 = 2;
 /// What comes back is told again when it has lasted for this part of a life, and twice that each further time.
 const FLAP_HOLD: u32 = 6;
+/// A clock may be corrected by so much at any time.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// Limits of both, for tokens that live very long.
 const LONGEST_FLAP: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
@@ -216,15 +218,14 @@ impl Incident {
     /// Whether it has been over for so long that its return would be another problem.
     #[must_use]
     pub fn is_past(&self, now: Timestamp) -> bool {
-        matches!(self.stage, Stage::Over { at } if now >= at + self.flap_window())
+        matches!(self.stage, Stage::Over { at } if !self.is_recent(at, now))
     }
 
     /// It is there again, a moment or an age after its end. It begins anew, but for what people remember.
     fn come_back(&mut self, ended: Timestamp, view: &View, now: Timestamp) {
         let (worst, flaps) = (self.worst, self.flaps.saturating_add(1));
-        let soon = now < ended + self.flap_window();
         // What nobody has heard of cannot be heard of twice.
-        if self.heard.is_empty() || !soon {
+        if self.heard.is_empty() || !self.is_recent(ended, now) {
             *self = Self::new(view, now);
             return;
         }
@@ -235,8 +236,11 @@ impl Incident {
         self.latest.number = number;
     }
 
-    fn flap_window(&self) -> Duration {
-        self.lifetime.saturating_mul(FLAP_LIVES).min(LONGEST_FLAP)
+    /// Whether an end is so recent that what comes back is the same. An end ahead of now was noted by a clock that has been
+    /// set back since: nobody knows how long ago it was, and to tell twice is better than not to tell.
+    fn is_recent(&self, ended: Timestamp, now: Timestamp) -> bool {
+        let window = self.lifetime.saturating_mul(FLAP_LIVES).min(LONGEST_FLAP);
+        ended <= now + CLOCKS_DIFFER && now < ended + window
     }
 
     fn take_in(&mut self, new: &[Reached], loudest: Severity, now: Timestamp) {
@@ -295,9 +299,8 @@ impl Incident {
             *at = (*at).min(now);
         }
         match &mut self.stage {
-            Stage::Over { at } => *at = (*at).min(now),
             Stage::Back { hold_until } => *hold_until = (*hold_until).min(now + LONGEST_HOLD),
-            Stage::Open | Stage::Acknowledged => {}
+            Stage::Open | Stage::Acknowledged | Stage::Over { .. } => {}
         }
     }
 }

@@ -325,6 +325,17 @@ fn a_clock_that_was_set_back_does_not_silence_what_lasts() {
     assert_eq!(watch.look(HOUR, acme()), ["repeated critical acme -> ops pager"]);
 }
 
+/// A simulated month found this one: an end of last night seemed to be of this moment, and a dead grant was held for one
+/// that flaps.
+#[test]
+fn an_end_that_lies_ahead_is_no_recent_one() {
+    let mut watch = Watch::default();
+    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
+    watch.look(1_000_000, acme());
+    watch.look(1_000_060, []);
+    assert_eq!(watch.look(0, acme()), ["opened critical acme -> ops pager"]);
+}
+
 #[test]
 fn each_message_of_an_incident_has_a_number_and_its_severities() {
     let mut watch = Watch::default();
