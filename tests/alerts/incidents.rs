@@ -72,8 +72,13 @@ fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
     // Neither time nor a restart repeats it.
     always("nobody is told again", Duration::from_secs(3), || counts(&receivers) == [1; 5]);
     daemon.stop();
+    let posts = receivers.seen("/alertmanager").len();
     let daemon = rig.start();
     always("nobody is told again", Duration::from_secs(6), || counts(&receivers) == [1; 5]);
+    // But Alertmanager, which would forget it while refreshd is restarted again and again.
+    eventually("Alertmanager is told what is firing", 2 * AT_ONCE, || {
+        receivers.seen("/alertmanager").len() > posts
+    });
 
     rig.heal("acme");
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));

@@ -23,6 +23,8 @@ use crate::domain::time::Timestamp;
 
 /// Alertmanager forgets a firing alert that is not sent again.
 const RESEND: Duration = Duration::from_secs(60);
+/// After a start it hears sooner, whatever time was lost before; but what that start mends at once is not fired again.
+const RESEND_FIRST: Duration = Duration::from_secs(10);
 /// And hears of a resolved one for so long.
 const RESEND_RESOLVED: Duration = Duration::from_secs(300);
 /// A delivery that does not keep its own time limit is given up so much later.
@@ -40,7 +42,7 @@ pub async fn serve(shared: Arc<Shared>, name: String, stop: CancellationToken) -
 
 async fn deliver_all(shared: &Shared, name: &str) {
     let mailbox = shared.post.box_of(name);
-    let mut resent = shared.clock.tick();
+    let (mut resent, mut resend_after) = (shared.clock.tick(), RESEND_FIRST);
     loop {
         let config = shared.config();
         let Some(channel) = channel_of(&config, name) else { return };
@@ -57,8 +59,8 @@ async fn deliver_all(shared: &Shared, name: &str) {
             continue;
         }
         let resends = matches!(channel.kind, Receiver::Alertmanager { .. });
-        if resends && shared.clock.elapsed(resent) >= RESEND {
-            resent = shared.clock.tick();
+        if resends && shared.clock.elapsed(resent) >= resend_after {
+            (resent, resend_after) = (shared.clock.tick(), RESEND);
             resend(shared, channel, &mailbox).await;
             continue;
         }
@@ -67,7 +69,8 @@ async fn deliver_all(shared: &Shared, name: &str) {
             (!queue.is_empty()).then(|| queue.next_at(now))
         };
         let wait = queue_at.map_or(LONGEST_SLEEP, |at| at.until(now)).max(Duration::from_millis(100));
-        let wait = if resends { wait.min(RESEND.saturating_sub(shared.clock.elapsed(resent))) } else { wait };
+        let wait =
+            if resends { wait.min(resend_after.saturating_sub(shared.clock.elapsed(resent))) } else { wait };
         tokio::select! {
             biased;
             () = mailbox.filled.notified() => {}
