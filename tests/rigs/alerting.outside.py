@@ -1,7 +1,8 @@
 """The outside of tests/rigs/alerting: what stands before the authorization servers, and everybody who hears of alerts.
 
 Not a rig by itself. Started with a directory and the ports as JSON, it serves on loopback until it is ended:
-  token     passes requests on to the stand-in servers, or refuses those of a portal, as it is told
+  token     passes requests on to the stand-in servers, or refuses those of a portal, as it is told; a reply that a
+            killed daemon did not hear is given again, since what becomes of lost replies is not looked at here
   receivers checks strictly what is sent to a webhook, Slack, Telegram, PagerDuty, a heartbeat and a program
   webhook   one of them, which can be away
   mail      a mail server (aiosmtpd): STARTTLS first, then a login, or nothing
@@ -80,7 +81,7 @@ class Tokens:
     """Whose a refresh token is, and what becomes of that portal's requests."""
 
     def __init__(self):
-        self.owner, self.play = {}, {}
+        self.owner, self.play, self.replies = {}, {}, {}
 
     def learn(self, who, token):
         with LOCK:
@@ -142,6 +143,9 @@ class TokenServer(Http):
             # The moment is known before the daemon can know of it.
             note("requests.jsonl", who=who, status=refusal[0])
             return self.answer(*refusal)
+        again = TOKENS.replies.get(form.get("refresh_token"))
+        if again:
+            return self.answer(*again)
         upstream = http.client.HTTPConnection("127.0.0.1", SETUP["servers"][server]["port"], timeout=20)
         upstream.request("POST", "/oauth/token/", body, {"content-type": self.headers["content-type"]})
         reply = upstream.getresponse()
@@ -151,6 +155,7 @@ class TokenServer(Http):
         if "refresh_token" in pair:
             TOKENS.learn(who, pair["refresh_token"])
             append("secrets", pair["access_token"])
+            TOKENS.replies[form["refresh_token"]] = (reply.status, said, reply.headers["content-type"])
         note("requests.jsonl", who=who, status=reply.status)
         return self.answer(reply.status, said, reply.headers["content-type"])
 
@@ -193,8 +198,8 @@ def address(value):
 
 def webhook(body, channel):
     """https://prometheus.io/docs/alerting/latest/configuration/#webhook_config"""
-    names = "version groupKey truncatedAlerts status receiver groupLabels commonLabels commonAnnotations externalURL alerts"
-    fields(body, names.split())
+    fields(body, ("version groupKey truncatedAlerts status receiver groupLabels commonLabels commonAnnotations "
+                  "externalURL alerts").split())
     must(body["version"] == "4" and body["truncatedAlerts"] == 0, "version 4")
     must(body["status"] in ("firing", "resolved"), "a status")
     must(body["alerts"], "alerts")
@@ -296,7 +301,8 @@ def script(body, _):
 # path: the channel, the check, the answer to what is right
 RECEIVERS = {
     "/slack/T0AAAA/B0BBBB/" + SECRET["slack"]: ("slack", slack, (200, "ok")),
-    "/bot" + SECRET["telegram"] + "/sendMessage": ("telegram", telegram, (200, '{"ok":true,"result":{"message_id":1}}')),
+    "/bot" + SECRET["telegram"] + "/sendMessage":
+        ("telegram", telegram, (200, '{"ok":true,"result":{"message_id":1}}')),
     "/v2/enqueue": ("pager", pagerduty, (202, '{"status":"success","message":"Event processed"}')),
     "/push/" + SECRET["push"]: ("push", push, (200, "taken by push")),
     "/script": ("script", script, (200, "taken by script")),
@@ -309,11 +315,9 @@ ANSWERS = {}
 
 class Receivers(Http):
     def do_GET(self):
-        # The beat: a ping has no body.
-        must_not_leak = self.path.replace(SECRET["beat"], "…")
         if self.path != "/beat/" + SECRET["beat"]:
             return self.answer(404, "(not found)")
-        told("beat", must_not_leak, how="ping", whom="everything")
+        told("beat", str(self.headers), how="ping", whom="everything")
         return self.answer(200, "OK")
 
     def do_POST(self):
@@ -396,8 +400,8 @@ def watch_alertmanager():
             continue
         now = [{"labels": alert["labels"], "ends": alert["endsAt"], "text": alert["annotations"].get("description", ""),
                 "state": alert["status"]["state"]} for alert in alerts]
-        append("told.raw", f"=== alertmanager\n{json.dumps(alerts)}") if now != last else None
         if now != last:
+            append("told.raw", f"=== alertmanager\n{json.dumps(alerts)}")
             note("active.jsonl", alerts=now)
         last = now
         time.sleep(0.3)
