@@ -152,7 +152,7 @@ impl Mail {
             *event != Event::Resolved
                 && (*key == format!("portal/{name}") || portals.iter().any(|portal| portal == name))
         };
-        if self.newest.values().any(known) {
+        if self.newest.values().any(known) || self.maybe.contains(&format!("portal/{name}")) {
             return Ok(());
         }
         // What came back soon after people heard of its end is held for an hour at most.
