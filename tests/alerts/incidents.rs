@@ -208,3 +208,20 @@ fn channels_that_hang_delay_no_renewal_and_not_the_end() {
     daemon.stop();
     rig.no_violations();
 }
+
+#[test]
+fn channels_are_tested_by_themselves_at_first_and_not_at_every_start() {
+    let (mut rig, receivers, mail) = rig();
+    rig.config.more = rig.config.more.replacen("[alerts]\n", "[alerts]\nself_test = \"30d\"\n", 1);
+    let daemon = rig.start();
+    eventually("every channel is tested", AT_ONCE, || {
+        counts(&receivers) == [2, 1, 1, 1, 2] && mail.mails().len() == 1
+    });
+    let title = receivers.seen("/push")[0].json()["t"].clone();
+    assert_eq!(title, "[test] channel push: this is a test: alerts of refreshd arrive here");
+    daemon.stop();
+    let daemon = rig.start();
+    always("not again", Duration::from_secs(4), || counts(&receivers) == [2, 1, 1, 1, 2]);
+    receivers.no_complaints();
+    daemon.stop();
+}

@@ -42,10 +42,11 @@ use crate::domain::time::Timestamp;
 const TOGETHER: (Duration, Duration) = (Duration::from_millis(1_500), Duration::from_secs(5));
 /// While the state cannot be read, it is tried this often.
 const AGAIN: Duration = Duration::from_secs(5);
+/// After a look nothing is looked at for so many times the time it took, up to a limit.
+const REST: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Between two looks.
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
-/// When the channels were tested last.
-const SELF_TEST: &str = "self-test";
 
 /// What somebody asks of the alerter.
 #[derive(Debug)]
@@ -127,7 +128,11 @@ impl Alerter {
         let shared = Arc::clone(&self.shared);
         loop {
             self.serve_channels(stop);
-            let wait = match self.look().await {
+            let began = shared.clock.tick();
+            let looked = self.look().await;
+            // Where a hundred thousand portals fail, looking at them must not cost what renewing them needs.
+            shared.clock.sleep((shared.clock.elapsed(began) * REST).min(LONGEST_REST)).await;
+            let wait = match looked {
                 Ok(next) => next.map_or(LONGEST_SLEEP, |next| next.until(shared.clock.now())),
                 Err(error) => {
                     tracing::error!(error = %chain(&error), "cannot look for incidents; trying again");
@@ -192,7 +197,10 @@ impl Alerter {
         let look::Look { decision, silent_until, failure } =
             look::look(&shared, &config, &self.incidents, &terms).await;
         let Decision { changed, forgotten, tellings, next } = decision;
-        let tests = self.self_test(&config, now).await;
+        let due = trial::due(&shared, &config, now).await;
+        let tests =
+            due.into_iter().map(|channel| self.letter(channel.clone(), true, Message::test(now, &channel)));
+        let tests = tests.collect();
         self.take_over(changed, forgotten, tellings, tests).await;
         if let Some(error) = failure {
             return Err(error);
@@ -262,10 +270,15 @@ impl Alerter {
         let known = |name: &str| config.channels.iter().any(|channel| channel.name == name);
         let mut letters = Vec::new();
         for (channel, first) in to.into_iter().filter(|(name, _)| known(name)) {
-            letters.push(Letter { id: self.next_id, channel, first, message: message.clone() });
-            self.next_id += 1;
+            letters.push(self.letter(channel, first, message.clone()));
         }
         letters
+    }
+
+    fn letter(&mut self, channel: String, first: bool, message: Message) -> Letter {
+        let id = self.next_id;
+        self.next_id += 1;
+        Letter { id, channel, first, message }
     }
 
     /// Gives letters to their channels; those of a channel that is not there any more are done with.
@@ -304,29 +317,6 @@ impl Alerter {
         self.take_over(changed, Vec::new(), tellings, Vec::new()).await;
         // Whoever asked may have gone.
         let _ = answer.send(count);
-    }
-
-    /// Now and then all channels are tested, if the configuration says so: whether they work is known before they must.
-    async fn self_test(&mut self, config: &Config, now: Timestamp) -> Vec<Letter> {
-        let Some(every) = config.alerts.self_test else { return Vec::new() };
-        let state = &self.shared.state;
-        match state.marked(SELF_TEST).await {
-            Ok(Some(last)) if last <= now && now.since(last) < every => return Vec::new(),
-            Ok(_) => {}
-            Err(_) => return Vec::new(),
-        }
-        // Without the mark it would be done again at each look.
-        if state.mark(SELF_TEST, now).await.is_err() {
-            return Vec::new();
-        }
-        tracing::info!("testing every alert channel, as [alerts] self_test says");
-        let mut letters = Vec::new();
-        for channel in hearing(config) {
-            let message = Message::test(now, &channel);
-            letters.push(Letter { id: self.next_id, channel, first: true, message });
-            self.next_id += 1;
-        }
-        letters
     }
 }
 

@@ -148,11 +148,12 @@ impl Mail {
             return Ok(());
         }
         let known = |told: &Told| {
-            let Message { key, event, portals, .. } = &told.message;
-            *event != Event::Resolved
-                && (*key == format!("portal/{name}") || portals.iter().any(|portal| portal == name))
+            let Message { key, event, portals, count, .. } = &told.message;
+            let named = *key == format!("portal/{name}") || portals.iter().any(|portal| portal == name);
+            // Of many not all are named.
+            *event != Event::Resolved && (named || *count > portals.len() as u64)
         };
-        if self.newest.values().any(known) {
+        if self.newest.values().any(known) || self.maybe.contains(&format!("portal/{name}")) {
             return Ok(());
         }
         // What came back soon after people heard of its end is held for an hour at most.
