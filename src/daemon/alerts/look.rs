@@ -34,7 +34,7 @@ pub struct Look {
 /// Looks.
 pub async fn look(shared: &Shared, config: &Config, incidents: &Incidents, terms: &Terms) -> Look {
     let now = terms.now;
-    let mut survey = Survey::new(incidents, terms.fold);
+    let mut survey = Survey::new(incidents, terms.fold, now);
     let (silences, mut failure) = match shared.state.silences().await {
         Ok(silences) => (silences, None),
         Err(error) => (BTreeMap::new(), Some(error)),

@@ -54,6 +54,8 @@ pub struct Incident {
     pub repeats: u32,
     /// How often it came back.
     pub flaps: u32,
+    /// Since when so few portals are left in it that each could be told of by itself.
+    pub few_since: Option<Timestamp>,
     /// How long the tokens concerned live: the measure of its times.
     pub lifetime: Duration,
 }
@@ -99,6 +101,8 @@ pub struct View {
     pub portals: Vec<String>,
     /// How many portals there are.
     pub count: u64,
+    /// Whether they are too few to be folded anew.
+    pub few: bool,
     /// How long the tokens live.
     pub lifetime: Duration,
 }
@@ -127,6 +131,7 @@ impl Incident {
             latest: view.message(Event::Opened, Severity::Notice, now),
             repeats: 0,
             flaps: 0,
+            few_since: None,
             lifetime: view.lifetime,
         }
     }
@@ -147,6 +152,7 @@ impl Incident {
     pub fn meet(&mut self, view: &View, channels: &[String], now: Timestamp) -> Option<Telling> {
         self.believe_no_future(now);
         self.lifetime = view.lifetime;
+        self.few_since = view.few.then(|| self.few_since.unwrap_or(now).min(now));
         if let Stage::Over { at } = self.stage {
             self.come_back(at, view, now);
         }
@@ -205,14 +211,21 @@ impl Incident {
         self.address(message, self.heard.clone())
     }
 
+    /// From when on the few portals that are left are told of one by one: an outage that ends is over for them too by then.
+    #[must_use]
+    pub fn unfolds_at(&self) -> Option<Timestamp> {
+        self.few_since.map(|since| since + (self.lifetime / FLAP_HOLD).min(LONGEST_HOLD))
+    }
+
     /// When there may be something to say of it though nothing changes.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
-        match self.stage {
+        let at = match self.stage {
             Stage::Open => self.repeats_at(self.latest.count),
             Stage::Back { hold_until } => Some(hold_until),
             Stage::Acknowledged | Stage::Over { .. } => None,
-        }
+        };
+        [at, self.unfolds_at()].into_iter().flatten().min()
     }
 
     /// Whether it has been over for so long that its return would be another problem.

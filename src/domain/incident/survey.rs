@@ -31,6 +31,7 @@ pub struct Terms {
 pub struct Survey<'a> {
     incidents: &'a Incidents,
     fold: usize,
+    now: Timestamp,
     groups: BTreeMap<Group, Gathered>,
     alone: Vec<Trouble>,
     /// Open incidents whose trouble is still there, though they may have nothing to say of it.
@@ -63,8 +64,8 @@ pub struct Decision {
 impl<'a> Survey<'a> {
     /// Nothing is known to be wrong yet.
     #[must_use]
-    pub fn new(incidents: &'a Incidents, fold: usize) -> Self {
-        Self { incidents, fold, groups: BTreeMap::new(), alone: Vec::new(), seen: BTreeSet::new() }
+    pub fn new(incidents: &'a Incidents, fold: usize, now: Timestamp) -> Self {
+        Self { incidents, fold, now, groups: BTreeMap::new(), alone: Vec::new(), seen: BTreeSet::new() }
     }
 
     /// Something is wrong. Of what is silenced nothing is told, but it is not over.
@@ -145,17 +146,26 @@ impl<'a> Survey<'a> {
         self.incidents.get(key).is_some_and(Incident::is_open)
     }
 
-    /// Many with one cause are one; few are themselves. One that is folded already stays so until half as many are left.
+    /// Many with one cause are one; few are themselves. One that is folded already stays so until half as many are left, and
+    /// for some time then.
     fn is_folded(&self, group: &Group, gathered: &Gathered) -> bool {
-        let least = if self.is_open(&group.key) { self.fold.div_ceil(2) } else { self.fold };
-        group.always || gathered.count >= least as u64
+        if group.always || gathered.count >= self.fold as u64 {
+            return true;
+        }
+        let open = self.incidents.get(&group.key).filter(|incident| incident.is_open());
+        let lasts = |incident: &Incident| incident.unfolds_at().is_none_or(|at| at > self.now);
+        open.is_some_and(|incident| !self.is_few(group, gathered) || lasts(incident))
+    }
+
+    fn is_few(&self, group: &Group, gathered: &Gathered) -> bool {
+        !group.always && gathered.count < self.fold.div_ceil(2) as u64
     }
 
     fn views(&self) -> Vec<View> {
         let mut views: Vec<_> = self.alone.iter().map(alone).collect();
         for (group, gathered) in &self.groups {
             if self.is_folded(group, gathered) {
-                views.extend(gathered.view(group));
+                views.extend(gathered.view(group, self.is_few(group, gathered)));
             } else {
                 views.extend(gathered.kept.iter().map(alone));
             }
@@ -178,7 +188,7 @@ impl Gathered {
         }
     }
 
-    fn view(&self, group: &Group) -> Option<View> {
+    fn view(&self, group: &Group, few: bool) -> Option<View> {
         let worst =
             self.kept.iter().max_by_key(|trouble| trouble.reached.iter().map(|step| step.severity).max())?;
         let names = self.kept.iter().filter_map(|trouble| trouble.portal.clone()).take(NAMED);
@@ -192,6 +202,7 @@ impl Gathered {
             expires_at: self.kept.iter().filter_map(|trouble| trouble.expires_at).min(),
             portals: names.collect(),
             count: self.count,
+            few,
             lifetime: worst.lifetime,
         })
     }
@@ -213,6 +224,7 @@ fn alone(trouble: &Trouble) -> View {
         expires_at: trouble.expires_at,
         portals: trouble.portal.clone().into_iter().collect(),
         count: u64::from(trouble.portal.is_some()),
+        few: false,
         lifetime: trouble.lifetime,
     }
 }

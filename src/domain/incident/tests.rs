@@ -66,7 +66,7 @@ struct Watch {
 impl Watch {
     /// One look at these troubles; what is told, as `EVENT SEVERITY WHOM -> CHANNELS`.
     fn look(&mut self, seconds: i64, troubles: impl IntoIterator<Item = Trouble>) -> Vec<String> {
-        let mut survey = Survey::new(&self.incidents, 10);
+        let mut survey = Survey::new(&self.incidents, 10, at(seconds));
         for trouble in troubles {
             let silenced = trouble.portal.as_ref().is_some_and(|portal| self.silenced.contains(portal));
             survey.add(trouble, silenced);
@@ -176,13 +176,28 @@ fn when_few_are_left_they_are_told_of_by_themselves() {
     };
     assert_eq!(watch.look(0, all(12)).len(), 1);
     assert_eq!(watch.look(60, all(5)), NOTHING, "half of ten: still one");
-    let told = watch.look(120, all(2));
+    assert_eq!(watch.look(120, all(2)), NOTHING, "it may be about to end");
+    assert_eq!(watch.next, Some(at(720)));
+    let told = watch.look(720, all(2));
     let expected = [
         "opened critical portal-00 -> ops pager",
         "opened critical portal-01 -> ops pager",
         "resolved critical 12 portals at oauth -> ops pager",
     ];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn an_outage_that_ends_for_one_portal_after_the_other_ends_once() {
+    let mut watch = Watch::default();
+    let left = |count: usize| {
+        (0..count).map(|n| trouble(&format!("portal-{n:03}"), up_to("overdue"), "server/oauth"))
+    };
+    assert_eq!(watch.look(0, left(200)).len(), 1);
+    for (minute, count) in [(1, 90), (2, 30), (3, 4), (4, 3), (5, 1)] {
+        assert_eq!(watch.look(minute * MINUTE, left(count)), NOTHING, "{count} are left");
+    }
+    assert_eq!(watch.look(6 * MINUTE, []), ["resolved warning 200 portals at oauth -> ops pager"]);
 }
 
 #[test]

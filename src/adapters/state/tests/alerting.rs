@@ -17,6 +17,7 @@ fn incident(key: &str, secs: i64) -> Incident {
         expires_at: None,
         portals: vec!["acme".into()],
         count: 1,
+        few: false,
         lifetime: Trouble::clone(&crate::domain::incident::trouble::blank(&name("acme"), at(0))).lifetime,
     };
     let mut incident = Incident::new(&view, at(secs));
