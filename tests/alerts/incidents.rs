@@ -225,3 +225,19 @@ fn channels_are_tested_by_themselves_at_first_and_not_at_every_start() {
     receivers.no_complaints();
     daemon.stop();
 }
+
+/// A receiver that answers slowly has the message all the same.
+#[test]
+fn a_stop_waits_a_moment_for_what_a_receiver_is_taking() {
+    let (rig, receivers, _mail) = rig();
+    let daemon = rig.start();
+    receivers.play(Play::Slow(Duration::from_millis(700)));
+    rig.fail("acme", dead(), u32::MAX);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    eventually("every receiver is being told", AT_ONCE, || counts(&receivers) == [1; 5]);
+    daemon.stop();
+    receivers.play(Play::Check);
+    let daemon = rig.start();
+    always("nobody is told again", Duration::from_secs(4), || counts(&receivers) == [1; 5]);
+    daemon.stop();
+}

@@ -6,12 +6,14 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
+use refreshd::adapters::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use super::Rig;
@@ -44,6 +46,8 @@ pub enum Play {
     Check,
     /// This one, with headers.
     Say(u16, Vec<(&'static str, String)>, String),
+    /// The real receiver's answer, so much later.
+    Slow(Duration),
     /// None.
     Hang,
 }
@@ -115,6 +119,9 @@ async fn answer(
         book.seen.push(seen.clone());
         book.play.clone()
     };
+    if let Play::Slow(by) = play {
+        Clock::system().sleep(by).await;
+    }
     match play {
         Play::Hang => std::future::pending().await,
         Play::Say(status, headers, body) => {
@@ -124,7 +131,7 @@ async fn answer(
             }
             response
         }
-        Play::Check => {
+        Play::Check | Play::Slow(_) => {
             let (status, body, complaint) = check(&seen);
             if let Some(complaint) = complaint {
                 book.lock()

@@ -27,27 +27,33 @@ const RESEND: Duration = Duration::from_secs(60);
 const RESEND_FIRST: Duration = Duration::from_secs(10);
 /// And hears of a resolved one for so long.
 const RESEND_RESOLVED: Duration = Duration::from_secs(300);
+/// What is under way when the daemon stops may take so long.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// A delivery that does not keep its own time limit is given up so much later.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves a channel until `stop`, or until the configuration does not name it any more. Returns its name.
 pub async fn serve(shared: Arc<Shared>, name: String, stop: CancellationToken) -> String {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = deliver_all(&shared, &name) => {}
+    {
+        let mut work = std::pin::pin!(deliver_all(&shared, &name, &stop));
+        tokio::select! {
+            biased;
+            () = &mut work => {}
+            // What the receiver is taking just now need not be sent to it again after the next start.
+            () = stop.cancelled() => drop(shared.clock.within(FAREWELL, work).await),
+        }
     }
     name
 }
 
-async fn deliver_all(shared: &Shared, name: &str) {
+async fn deliver_all(shared: &Shared, name: &str, stop: &CancellationToken) {
     let mailbox = shared.post.box_of(name);
     let (mut resent, mut resend_after) = (shared.clock.tick(), RESEND_FIRST);
-    loop {
+    while !stop.is_cancelled() {
         let config = shared.config();
         let Some(channel) = channel_of(&config, name) else { return };
         if let Receiver::Heartbeat { every, .. } = &channel.kind {
-            heartbeat::beat(shared, channel, *every).await;
+            heartbeat::beat(shared, channel, *every, stop).await;
             continue;
         }
         let now = shared.clock.now();
@@ -73,6 +79,7 @@ async fn deliver_all(shared: &Shared, name: &str) {
             if resends { wait.min(resend_after.saturating_sub(shared.clock.elapsed(resent))) } else { wait };
         tokio::select! {
             biased;
+            () = stop.cancelled() => return,
             () = mailbox.filled.notified() => {}
             () = shared.clock.sleep(wait) => {}
         }

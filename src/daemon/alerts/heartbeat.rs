@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::delivery::{count, limited};
 use crate::daemon::shared::Shared;
 use crate::domain::channel::{Channel, Delivery, Pulse};
@@ -12,7 +14,7 @@ use crate::domain::escalation::Severity;
 use crate::domain::portal::Kind;
 
 /// Says once how things are, and waits until it is time again, or until something is wrong that was not.
-pub async fn beat(shared: &Shared, channel: &Channel, every: Duration) {
+pub async fn beat(shared: &Shared, channel: &Channel, every: Duration, stop: &CancellationToken) {
     let pulse = pulse(shared).await;
     let ill = matches!(pulse, Some(Pulse::Ill(_)));
     if let Some(pulse) = pulse {
@@ -27,6 +29,7 @@ pub async fn beat(shared: &Shared, channel: &Channel, every: Duration) {
         }
         tokio::select! {
             biased;
+            () = stop.cancelled() => return,
             changed = board.changed() => {
                 if changed.is_err() || loudest(shared).is_some() != ill {
                     return;

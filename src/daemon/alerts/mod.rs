@@ -63,8 +63,8 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         () = stop.cancelled() => {}
         () = alerter.serve(&stop) => {}
     }
-    // What is being delivered now is in the outbox, and is delivered after the next start.
-    alerter.channels.shutdown().await;
+    // Each ends by itself, soon. What it could not deliver is in the outbox, and is delivered after the next start.
+    while alerter.channels.join_next().await.is_some() {}
 }
 
 struct Alerter {
