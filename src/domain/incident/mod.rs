@@ -7,6 +7,7 @@
 
 pub mod survey;
 pub mod trouble;
+mod view;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,10 +15,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::escalation::Severity;
-use super::message::{Event, Message, Subject};
+use super::message::{Event, Message};
 use super::time::Timestamp;
 pub use survey::{Decision, Survey, Terms};
 pub use trouble::{Group, Reached, Trouble};
+pub use view::View;
 
 /// The first repetition comes after this time, each further one after twice the time of the one before.
 const REPEAT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
@@ -78,33 +80,6 @@ pub enum Stage {
         /// Since when.
         at: Timestamp,
     },
-}
-
-/// What is wrong now, as one incident tells it: of one trouble, or of several that are folded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// The incident's.
-    pub key: String,
-    /// What it is about.
-    pub subject: Subject,
-    /// The steps that were reached, by any of the troubles.
-    pub reached: Vec<Reached>,
-    /// What happened.
-    pub reason: String,
-    /// What to do.
-    pub action: String,
-    /// When it began.
-    pub since: Timestamp,
-    /// When the soonest token ends.
-    pub expires_at: Option<Timestamp>,
-    /// The portals, the soonest to expire first.
-    pub portals: Vec<String>,
-    /// How many portals there are.
-    pub count: u64,
-    /// Whether they are too few to be folded anew.
-    pub few: bool,
-    /// How long the tokens live.
-    pub lifetime: Duration,
 }
 
 /// A message and the channels it is for.
@@ -326,26 +301,6 @@ fn recipients(steps: &[Reached], channels: &[String]) -> BTreeSet<String> {
         None => Vec::new(),
     };
     steps.iter().flat_map(to).filter(|name| channels.contains(name)).collect()
-}
-
-impl View {
-    fn message(&self, event: Event, severity: Severity, now: Timestamp) -> Message {
-        Message {
-            key: self.key.clone(),
-            event,
-            severity,
-            levels: Vec::new(),
-            subject: self.subject.clone(),
-            reason: self.reason.clone(),
-            action: Some(self.action.clone()),
-            since: self.since,
-            at: now,
-            expires_at: self.expires_at,
-            portals: self.portals.clone(),
-            count: self.count,
-            number: 1,
-        }
-    }
 }
 
 #[cfg(test)]

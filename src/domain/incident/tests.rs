@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::survey::Incidents;
 use super::trouble::USUAL_LIFETIME;
 use super::*;
+use crate::domain::message::Subject;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3600;
