@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::common::receivers::{Play, Receivers};
 use crate::common::{LIFE, Portal, SOON, always, domain, eventually, is_step};
-use crate::{is_silent, rig};
+use crate::{is_silent, rig, rig_with_life};
 
 /// What a test calls at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -239,5 +239,40 @@ fn a_stop_waits_a_moment_for_what_a_receiver_is_taking() {
     receivers.play(Play::Check);
     let daemon = rig.start();
     always("nobody is told again", Duration::from_secs(4), || counts(&receivers) == [1; 5]);
+    daemon.stop();
+}
+
+#[test]
+fn a_grant_that_dies_again_and_again_pages_once() {
+    // What comes back is held for a sixth of a life, which the machine cannot be too busy for.
+    let (rig, receivers, _mail) = rig_with_life(Duration::from_secs(120));
+    let daemon = rig.start();
+    let stage = || rig.get_json("/v1/alerts")["incidents"][0]["stage"].clone();
+    let dies = || {
+        rig.fail("acme", dead(), u32::MAX);
+        assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    };
+    let lives = || {
+        rig.heal("acme");
+        assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+        rig.wait_for_phase("acme", "fresh");
+        eventually("nothing is open", AT_ONCE, || stage() == Value::Null);
+    };
+    dies();
+    eventually("everybody is told", AT_ONCE, || counts(&receivers) == [1; 5]);
+    lives();
+    eventually("everybody hears the end", AT_ONCE, || counts(&receivers) == [2; 5]);
+    for _ in 0..2 {
+        dies();
+        eventually("it is known, and held", AT_ONCE, || stage() == "held");
+        lives();
+    }
+    assert_eq!(counts(&receivers), [2; 5], "nobody is told of what comes and goes");
+    assert_eq!(
+        daemon.steps("acme").iter().filter(|(step, _)| step == "person").count(),
+        3,
+        "the log hears it all"
+    );
+    receivers.no_complaints();
     daemon.stop();
 }

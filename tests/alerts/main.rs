@@ -10,12 +10,19 @@ mod refusals;
 
 use common::mailserver::{LOGIN, MailServer};
 use common::receivers::{AUTHORIZATION, ROUTING_KEY, Receivers, TOKEN};
-use common::{Ran, Rig};
+use common::{LIFE, Ran, Rig};
+use refreshd::sandbox::Rules;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A rig with a channel of every kind over the network, and what is at their other ends.
 fn rig() -> (Rig, Receivers, MailServer) {
-    let mut rig = Rig::new(["acme"]);
+    rig_with_life(LIFE)
+}
+
+/// The same, with tokens that live so long.
+fn rig_with_life(life: Duration) -> (Rig, Receivers, MailServer) {
+    let mut rig = Rig::with_rules(["acme"], Rules { token_lifetime: life, ..Rules::default() });
     let receivers = Receivers::listen(&rig);
     let mail = MailServer::listen();
     let url = |path: &str| receivers.url(path);
