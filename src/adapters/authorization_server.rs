@@ -8,20 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
+use reqwest::Client;
 use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap};
-use reqwest::{Client, redirect, retry};
 
-use super::http::{cause, parse_date, retry_after};
+use super::http::{CONNECT, cause, client, parse_date, retry_after};
 use crate::domain::provider::{ClientAuthentication, Method, host_of};
 use crate::domain::secret::{ClientSecret, RefreshToken};
 use crate::domain::time::Timestamp;
 
 /// Largest body read, in bytes. A token reply has about one thousand.
 const LARGEST_BODY: usize = 256 * 1024;
-/// An idle connection is given up before any server would, so that a request never meets one that is closing.
-const IDLE: Duration = Duration::from_secs(4);
-/// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
@@ -88,15 +84,7 @@ impl AuthorizationServer {
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
     pub fn new() -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, transport: None })
+        Ok(Self { client: client()?, transport: None })
     }
 
     /// The same requests by another way than the network.

@@ -1,4 +1,4 @@
-//! What every answer over HTTP has, whoever gives it: a reason for its absence, and when to ask again.
+//! What all requests over HTTP have in common, and every answer: the client, a reason for an absence, when to ask again.
 //!
 //! Must not send anything. No reason holds an address, which may be a secret as a whole.
 
@@ -6,8 +6,26 @@ use std::error::Error as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, redirect, retry};
 
 use crate::domain::time::Timestamp;
+
+/// An idle connection is given up before any server would, so that a request never meets one that is closing.
+const IDLE: Duration = Duration::from_secs(4);
+/// Longest wait for a connection; a request's own limit may be shorter.
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
+
+/// A client that sends what it is given once, to where it is told: no redirect, no retry, no proxy of the environment.
+pub(super) fn client() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .no_proxy()
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
 
 /// The innermost cause. reqwest's own text holds the URL, and under GET the URL holds secrets.
 pub(super) fn cause(error: &reqwest::Error) -> String {

@@ -196,7 +196,7 @@ pub fn overdue_at(grant: &Grant, share: f64) -> Option<Timestamp> {
     Some(due + share_of(expires_at.since(due), share))
 }
 
-fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref();
     let since = grant.standing.phase.since();
     match when {

@@ -276,3 +276,21 @@ fn a_grant_that_dies_again_and_again_pages_once() {
     receivers.no_complaints();
     daemon.stop();
 }
+
+/// A grant that was handed over is not proved yet, and nothing new is wrong with it.
+#[test]
+fn a_new_grant_whose_first_renewal_takes_its_time_is_neither_news_nor_the_end() {
+    let (rig, receivers, _mail) = rig();
+    let daemon = rig.start();
+    rig.fail("acme", dead(), u32::MAX);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    eventually("everybody is told", AT_ONCE, || counts(&receivers) == [1; 5]);
+    rig.heal("acme");
+    rig.fail("acme", Fault::Stall, u32::MAX);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    // A reload makes the alerter look.
+    daemon.sighup();
+    always("nobody hears anything", Duration::from_secs(4), || counts(&receivers) == [1; 5]);
+    assert_eq!(rig.get_json("/v1/alerts")["incidents"][0]["key"], "portal/acme");
+    receivers.no_complaints();
+}

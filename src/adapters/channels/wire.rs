@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Method, Url, redirect, retry};
+use reqwest::{Client, Method, Url};
 
-use crate::adapters::http::{cause, retry_after};
+use crate::adapters::http::{cause, client, retry_after};
 use crate::domain::channel::Delivery;
 use crate::domain::mask::mask;
 use crate::domain::secret::ChannelSecret;
@@ -16,10 +16,6 @@ use crate::domain::time::Timestamp;
 
 /// So much of an answer is read.
 const ENOUGH: usize = 4096;
-/// An idle connection is given up before any server would, so that a message never meets one that is closing.
-const IDLE: Duration = Duration::from_secs(4);
-/// Longest wait for a connection; the channel's own limit may be shorter.
-const CONNECT: Duration = Duration::from_secs(10);
 /// A part of an address that is shorter may be a part of ordinary words.
 const SHORTEST_PART: usize = 6;
 
@@ -70,15 +66,7 @@ pub(super) fn failed(why: impl Into<String>) -> Delivery {
 
 impl Wire {
     pub(super) fn new() -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client })
+        Ok(Self { client: client()? })
     }
 
     /// Posts JSON to an address.

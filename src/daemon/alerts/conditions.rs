@@ -11,8 +11,7 @@ use tokio::sync::Notify;
 use crate::daemon::announce::{Subject, announce};
 use crate::domain::escalation::{Announcement, Severity, Step};
 use crate::domain::incident::Trouble;
-use crate::domain::incident::trouble::{USUAL_LIFETIME, beyond, blank, daemon_group};
-use crate::domain::message;
+use crate::domain::incident::trouble::{beyond, blank, daemon_group};
 use crate::domain::name::PortalName;
 use crate::domain::time::Timestamp;
 
@@ -124,21 +123,15 @@ impl Conditions {
         let trouble = |(key, lasting): (&String, &mut Lasting)| {
             let Lasting { word, portal, reason, action, since } = lasting;
             let since = *since.get_or_insert(now);
-            let known = Trouble {
+            Trouble {
                 key: key.clone(),
+                group: portal.as_ref().map(|_| daemon_group(word)),
                 reached: vec![beyond(ladder, word)],
                 reason: reason.clone(),
                 action: (*action).to_owned(),
                 action_for_all: (*action).to_owned(),
                 since: since.min(now),
-                ..daemon(now)
-            };
-            match portal {
-                None => known,
-                Some(portal) => {
-                    let Trouble { subject, portal, .. } = blank(portal, now);
-                    Trouble { subject, portal, group: Some(daemon_group(word)), ..known }
-                }
+                ..blank(portal.as_ref(), now)
             }
         };
         self.known().lasting.iter_mut().map(trouble).collect()
@@ -151,23 +144,6 @@ impl Conditions {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A trouble of the daemon itself, about which nothing is said yet.
-pub(super) fn daemon(now: Timestamp) -> Trouble {
-    Trouble {
-        key: String::new(),
-        subject: message::Subject::Daemon,
-        group: None,
-        reached: Vec::new(),
-        reason: String::new(),
-        action: String::new(),
-        action_for_all: String::new(),
-        since: now,
-        expires_at: None,
-        lifetime: USUAL_LIFETIME,
-        portal: None,
     }
 }
 

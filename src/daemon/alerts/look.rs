@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::conditions::daemon;
 use crate::adapters::state::StateError;
 use crate::config::Config;
 use crate::daemon::shared::Shared;
 use crate::domain::escalation::Severity;
 use crate::domain::incident::survey::Incidents;
-use crate::domain::incident::trouble::{Circumstances, of_portal};
+use crate::domain::incident::trouble::{Circumstances, blank, of_portal};
 use crate::domain::incident::{Decision, Reached, Survey, Terms, Trouble};
 use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
@@ -106,7 +105,7 @@ fn channels(shared: &Shared, config: &Config, now: Timestamp) -> Vec<Trouble> {
             ),
             action: format!("look at its address and its receiver, then: refreshd alert test {name}"),
             since: failing.since,
-            ..daemon(now)
+            ..blank(None, now)
         })
     };
     config.channels.iter().filter_map(broken).collect()

@@ -110,6 +110,9 @@ impl<'a> Survey<'a> {
         let views: BTreeMap<_, _> = self.views().into_iter().map(|view| (view.key.clone(), view)).collect();
         for view in views.values() {
             let before = self.incidents.get(&view.key);
+            if view.reached.is_empty() && !self.is_open(&view.key) {
+                continue;
+            }
             let mut incident = before.cloned().unwrap_or_else(|| Incident::new(view, *now));
             let others: Vec<_>;
             let hear = match &view.subject {

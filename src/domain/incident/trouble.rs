@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::escalation::{Moment, Severity, Step, action_now, needs_person, reason, severity_of};
+use crate::domain::escalation::{
+    Moment, Severity, Step, action_now, needs_person, reached_at, reason, severity_of,
+};
 use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
@@ -29,7 +31,7 @@ pub struct Trouble {
     pub subject: Subject,
     /// What it is folded into, with others like it.
     pub group: Option<Group>,
-    /// The steps it has reached.
+    /// The steps it has reached; none: there is nothing to tell of it now, and it is not over.
     pub reached: Vec<Reached>,
     /// What happened.
     pub reason: String,
@@ -102,7 +104,7 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
             action: action(name.as_str()),
             action_for_all: action("PORTAL"),
             reason,
-            ..blank(name, now)
+            ..blank(Some(name), now)
         });
     }
     let settings = portal.settings.as_ref()?;
@@ -110,11 +112,16 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
     let access = grant.tokens.access.as_ref();
     let kind = portal.kind();
     let told = |step: &&Step| grant.told.contains(&step.key);
+    if !ladder.iter().any(|step| told(&step)) {
+        return None;
+    }
+    // Of a grant that was handed over and not renewed yet, what was told of the one before is neither news nor over.
+    let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
     let person =
         ladder.iter().any(|step| step.when == Moment::NeedsPerson) && needs_person(&grant.standing.phase);
     let reached: Vec<_> = ladder
         .iter()
-        .filter(told)
+        .filter(|step| told(step) && is_so(step))
         // How long the token still works is said with what a person must do.
         .filter(|step| !person || step.when == Moment::NeedsPerson)
         .map(|step| Reached {
@@ -127,9 +134,6 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
             notify: step.notify.clone(),
         })
         .collect();
-    if reached.is_empty() {
-        return None;
-    }
     let app = &settings.app;
     let any = any_portal();
     Some(Trouble {
@@ -177,12 +181,12 @@ pub fn daemon_group(what: &str) -> Group {
     Group { key: format!("daemon/{what}"), subject: Subject::Daemon, always: false }
 }
 
-/// A trouble of a portal, about which nothing is said yet.
+/// A trouble of a portal, or of the daemon itself, about which nothing is said yet.
 #[must_use]
-pub fn blank(portal: &PortalName, now: Timestamp) -> Trouble {
+pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Trouble {
     Trouble {
-        key: format!("portal/{portal}"),
-        subject: Subject::Portal(portal.to_string()),
+        key: String::new(),
+        subject: portal.map_or(Subject::Daemon, |portal| Subject::Portal(portal.to_string())),
         group: None,
         reached: Vec::new(),
         reason: String::new(),
@@ -191,7 +195,7 @@ pub fn blank(portal: &PortalName, now: Timestamp) -> Trouble {
         since: now,
         expires_at: None,
         lifetime: USUAL_LIFETIME,
-        portal: Some(portal.to_string()),
+        portal: portal.map(ToString::to_string),
     }
 }
 
@@ -239,3 +243,7 @@ fn changed(name: &str) -> String {
 fn any_portal() -> PortalName {
     PortalName::parse("PORTAL").unwrap_or_else(|_| unreachable!("it is a name"))
 }
+
+#[cfg(test)]
+#[path = "trouble_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::escalation::Severity;
-use crate::domain::incident::{Incident, Reached, Trouble, View};
+use crate::domain::incident::{Incident, Reached, View};
 use crate::domain::message::{Message, Subject};
 use crate::domain::outbox::Letter;
 
@@ -18,7 +18,7 @@ fn incident(key: &str, secs: i64) -> Incident {
         portals: vec!["acme".into()],
         count: 1,
         few: false,
-        lifetime: Trouble::clone(&crate::domain::incident::trouble::blank(&name("acme"), at(0))).lifetime,
+        lifetime: crate::domain::incident::trouble::USUAL_LIFETIME,
     };
     let mut incident = Incident::new(&view, at(secs));
     incident.meet(&view, &["ops".to_owned()], at(secs)).unwrap();
