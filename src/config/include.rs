@@ -16,8 +16,8 @@ use super::table::{Table, Text};
 /// What an included file may hold.
 pub(super) const SECTIONS: [&str; 5] = ["apps", "portals", "providers", "escalation", "channels"];
 /// What only the main file may hold.
-pub(super) const SETTINGS: [&str; 8] =
-    ["state", "token_dir", "control_socket", "include", "log", "http", "renewal", "alerts"];
+pub(super) const SETTINGS: [&str; 9] =
+    ["state", "token_dir", "control_socket", "include", "log", "http", "install", "renewal", "alerts"];
 
 /// Leaves out hidden files: editors put their locks and copies there.
 const MATCHING: MatchOptions =

@@ -7,7 +7,9 @@ use std::path::Path;
 use super::document::{Report, Source};
 use super::environment::Environment;
 use super::problem::{Problem, Problems};
-use super::{Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, portals, provider};
+use super::{
+    Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, install, portals, provider,
+};
 
 /// A configuration without problems, and what is hardly meant in it.
 #[derive(Debug)]
@@ -36,20 +38,24 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     let paths = general::paths(root, &mut report).unwrap_or_default();
     let log = general::log(root, &mut report);
     let http = general::http(root, &mut report);
+    let install = install::listener(root, &mut report);
     let renewal = general::renewal(root, &mut report);
     let mut tables = |section| include::tables(&roots, section, &mut report);
     let [providers, apps, portals, channels] = ["providers", "apps", "portals", "channels"].map(&mut tables);
-    if portals.is_empty() {
+    if portals.is_empty() && !apps.iter().any(|app| app.has("install")) {
         report.warning(root.place, "no portals are configured: nothing is kept fresh");
     }
     let profiles = provider::profiles(&providers, &mut report);
-    let (apps, portals) = portals::read((&apps, &portals), &profiles, environment, &mut report);
+    let app_tables = apps;
+    let (apps, portals) = portals::read((&app_tables, &portals), &profiles, environment, &mut report);
+    install::check(root, &app_tables, &apps, &mut report);
     let alerts = alerts::alerts(root, &mut report);
     let (channels, names) = channels::channels(&channels, environment, &mut report);
     let ladder = escalation::ladder(&roots, &names, &mut report);
     let warnings = report.finish()?;
     let source = path.to_owned();
-    let config = Config { source, paths, log, http, renewal, alerts, apps, portals, ladder, channels };
+    let config =
+        Config { source, paths, log, http, install, renewal, alerts, apps, portals, ladder, channels };
     Ok(Loaded { config, warnings })
 }
 

@@ -1,7 +1,7 @@
 //! The configuration: TOML in, meaning out, every problem at once.
 //!
 //! `document` reads TOML with positions and collects problems, `table` gives typed values; `include` finds
-//! the files; `general`, `provider`, `portals`, `alerts`, `channels` (with `receivers`, `mail` and `body`) and
+//! the files; `general`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `body`) and
 //! `escalation` know the keys; `secrets` and `values` what stands behind them. This file is what the program works with. Must not show a source line or a secret's value,
 //! nor start anything.
 
@@ -13,6 +13,7 @@ mod environment;
 mod escalation;
 mod general;
 mod include;
+mod install;
 mod load;
 mod mail;
 mod portals;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use crate::domain::budget::Limits;
 use crate::domain::channel::Channel;
 use crate::domain::escalation::Step;
+use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::provider::Profile;
@@ -58,6 +60,8 @@ pub struct Config {
     pub log: Log,
     /// Where metrics, health and the status page are served; `None`: nowhere.
     pub http: Option<Http>,
+    /// Where portals tell of installed apps; `None`: nowhere.
+    pub install: Option<InstallListener>,
     /// How renewals are sent.
     pub renewal: Renewal,
     /// What all alerts have in common.
@@ -114,6 +118,19 @@ pub struct Http {
     pub portal_series: usize,
 }
 
+/// The listener that portals tell of installed apps. The paths are the apps' own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstallListener {
+    /// Its address.
+    pub listen: SocketAddr,
+    /// Notices taken in per second.
+    pub rate: f64,
+    /// The same of one sender.
+    pub source_rate: f64,
+    /// The header in which the proxy in front says who the sender is; `None`: it does not.
+    pub source_header: Option<String>,
+}
+
 /// How renewals are sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Renewal {
@@ -147,6 +164,8 @@ pub struct App {
     pub client_id: String,
     /// `None` for a public client.
     pub client_secret: Option<ClientSecret>,
+    /// What becomes of portals that install it; `None`: they are not taken in.
+    pub install: Option<InstallRule>,
 }
 
 impl App {
@@ -154,6 +173,15 @@ impl App {
     #[must_use]
     pub fn binding(&self) -> Fingerprint {
         binding(&self.profile.authority(), &self.client_id)
+    }
+
+    /// What the state needs to know to keep its installs, if they are taken in.
+    #[must_use]
+    pub fn install_terms(&self) -> Option<InstallTerms> {
+        let (app, profile) = (self.name.clone(), Arc::clone(&self.profile));
+        let terms =
+            |rule: &InstallRule| InstallTerms { app, rule: rule.clone(), profile, binding: self.binding() };
+        self.install.as_ref().map(terms)
     }
 }
 

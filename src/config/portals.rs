@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::document::{Place, Report};
 use super::environment::Environment;
+use super::install;
 use super::problem::{did_you_mean, shown};
 use super::provider::{self, Profiles, apply, check_age};
 use super::secrets::{CLIENT_SECRET, Found, first_token_file};
@@ -17,7 +18,7 @@ use crate::domain::name::PortalName;
 use crate::domain::provider::{ClientAuthentication, Profile};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::{ClientSecret, Fingerprint};
-use crate::domain::settings::{OWN_APP, RenewSetting, Settings};
+use crate::domain::settings::{OWN_APP, RenewSetting, Settings, region_of};
 
 /// The keys of a client, on an app or right on a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
@@ -55,11 +56,17 @@ pub(super) fn read(
     let mut known = Apps(BTreeMap::new(), BTreeMap::new());
     for table in apps {
         let name = table.name();
-        table.only(report, &[&CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
-        let client = client(*table, name.value.to_owned(), profiles, environment, report);
+        table.only(report, &[&CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS, &["install"]]);
+        let mut client = client(*table, name.value.to_owned(), profiles, environment, report);
+        let install = install::rule(*table, client.as_ref().map(|client| &*client.app.profile), report);
+        if let Some(client) = &mut client {
+            client.app.install = install;
+        }
         if plain_name(report, "the app", name) {
             known.0.insert(name.value.to_owned(), client);
-            known.1.insert(name.value, table.place);
+            if !table.has("install") {
+                known.1.insert(name.value, table.place);
+            }
         }
     }
     let mut configured = Vec::with_capacity(portals.len());
@@ -123,7 +130,7 @@ fn client(
     if public && client_secret.is_some() {
         report.warning(table.place, "the client secret is not sent with `client_authentication = \"none\"`");
     }
-    let app = App { name, profile, client_id: client_id?.value.to_owned(), client_secret };
+    let app = App { name, profile, client_id: client_id?.value.to_owned(), client_secret, install: None };
     Some(Client { binding: app.binding(), app })
 }
 
@@ -245,7 +252,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
     Own { settings, region }
 }
 
-fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
+pub(super) fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
     let Some(given) = table.texts(report, "formats", false) else {
         return vec!["json".to_owned(), "raw".to_owned()];
     };
@@ -268,13 +275,7 @@ fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
     formats
 }
 
-/// The region of a cloud portal is the last label of its host: `acme.bitrix24.ru`.
-fn region_of(domain: &str) -> Option<&str> {
-    let host = domain.split(':').next()?;
-    host.contains(".bitrix24.").then(|| host.rsplit('.').next())?
-}
-
-fn setting(every: RenewEvery) -> RenewSetting {
+pub(super) fn setting(every: RenewEvery) -> RenewSetting {
     match every {
         RenewEvery::Age(age) => RenewSetting::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         RenewEvery::Share(share) => RenewSetting::Share(share),

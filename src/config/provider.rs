@@ -11,14 +11,16 @@ use super::document::{Report, Source};
 use super::problem::{did_you_mean, shown};
 use super::table::{Table, Text};
 use super::values::{choice, duration, plain_name, renew_every, url};
-use crate::domain::provider::{Class, ClientAuthentication, ErrorRule, Method, Profile, Replay};
+use crate::domain::provider::{
+    Class, ClientAuthentication, ErrorRule, InstallDialect, Method, Profile, Replay,
+};
 use crate::domain::remedy::{COMMANDS, Flaw, GAPS, flaw};
 use crate::domain::reply::SECRET_FIELDS;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::token::LIFETIME_RANGE;
 
 /// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 18] = [
     "token_url",
     "token_url_by_region",
     "authorize_url",
@@ -34,6 +36,9 @@ pub(super) const KEYS: [&str; 15] = [
     "fields",
     "errors",
     "issuer",
+    "install_check",
+    "install_script",
+    "install_run",
 ];
 
 /// The compiled-in profiles by name.
@@ -110,6 +115,7 @@ fn blank() -> Profile {
         endpoint_field: None,
         server_field: None,
         fields: Vec::new(),
+        install: InstallDialect::default(),
         errors: Vec::new(),
     }
 }
@@ -167,6 +173,7 @@ pub(super) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Report
         }
         profile.fields = fields.iter().map(|field| field.value.to_owned()).collect();
     }
+    super::install::dialect(table, &mut profile.install, report);
     if table.has("errors") {
         let mut errors = rows(table, report);
         errors.append(&mut profile.errors);

@@ -126,6 +126,17 @@ impl ErrorRule {
     }
 }
 
+/// How a provider's portals install apps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstallDialect {
+    /// The path at an authorization server that says whose an access token is; `None`: installs are not taken in.
+    pub check: Option<String>,
+    /// The script that finishes an installation in the browser.
+    pub script: Option<String>,
+    /// What is run of it, in the same language.
+    pub run: Option<String>,
+}
+
 /// A provider's profile, with an app's overrides applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
@@ -157,6 +168,8 @@ pub struct Profile {
     pub server_field: Option<String>,
     /// Further fields of the reply that readers get.
     pub fields: Vec<String>,
+    /// How apps of this provider are installed by their portals, where refreshd can take that in.
+    pub install: InstallDialect,
     /// The ordered error table.
     pub errors: Vec<ErrorRule>,
 }
@@ -238,6 +251,7 @@ pub(crate) mod tests {
             endpoint_field: Some("client_endpoint".into()),
             server_field: Some("server_endpoint".into()),
             fields: vec!["member_id".into(), "user_id".into(), "status".into()],
+            install: InstallDialect { check: Some("/rest/app.info".into()), ..InstallDialect::default() },
             errors: vec![
                 rule(&[], &["invalid_request"], "token was invalid", Class::NeedsAuthorization),
                 rule(&[], &["invalid_grant"], "", Class::NeedsAuthorization),

@@ -109,7 +109,7 @@ pub fn read_taken(body: &Map<String, Value>, profile: &Profile) -> Option<Grante
 }
 
 /// Bitrix24 and others send `error` as a word, REST v3 as an object `{code, message}`.
-fn error_of(body: &Map<String, Value>) -> Option<(String, String)> {
+pub(super) fn error_of(body: &Map<String, Value>) -> Option<(String, String)> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     match body.get("error")? {
         Value::String(code) if code.is_empty() => None,

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{constant_time, digest};
 use secrecy::{ExposeSecret as _, SecretString};
 
 macro_rules! secret {
@@ -50,6 +50,10 @@ secret!(
 );
 
 secret!(
+    /// What proves that an event is of one installation of an app: the same in all of them, and known to nobody else.
+    ApplicationToken
+);
+secret!(
     /// What an alert channel must not tell: an address, a key, a password.
     ChannelSecret
 );
@@ -59,6 +63,14 @@ impl RefreshToken {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.expose().as_bytes())
+    }
+}
+
+impl ApplicationToken {
+    /// Whether the two are the same, in a time that does not tell how much of them is.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes()).is_ok()
     }
 }
 
@@ -117,6 +129,14 @@ mod tests {
         assert_eq!(format!("{token:?}"), "RefreshToken(…)");
         assert_eq!(token.expose(), "5bad2d67006e");
         assert!(AccessToken::new(" \n").is_none());
+    }
+
+    #[test]
+    fn application_tokens_are_compared_as_a_whole() {
+        let token = |text| ApplicationToken::new(text).unwrap();
+        assert!(token("51856fef").is(&token("51856fef")));
+        assert!(!token("51856fef").is(&token("51856fee")));
+        assert!(!token("51856fef").is(&token("51856fe")));
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! `[install]`, where portals post to, and `[apps.NAME.install]`, what becomes of those that do.
+//!
+//! Must not know a provider: whether an app's portals can be taken in is its profile's to say.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::http::HeaderName;
+
+use super::document::{Place, Report};
+use super::portals::{formats, setting};
+use super::problem::did_you_mean;
+use super::provider::check_age;
+use super::table::{Table, Text};
+use super::values::{choice, renew_every, url};
+use super::{App, InstallListener};
+use crate::domain::install::{GAPS, InstallRule, NameFlaw, NameRule, Users};
+use crate::domain::provider::{InstallDialect, Profile};
+
+/// The keys of `[install]`.
+pub(super) const LISTENER_KEYS: [&str; 4] = ["listen", "rate", "source_rate", "source_header"];
+/// The keys of `[apps.NAME.install]`.
+pub(super) const KEYS: [&str; 5] = ["name", "users", "formats", "renew_every", "path"];
+
+/// What a portal is called unless the configuration says otherwise.
+const NAME: &str = "{domain}";
+/// The same where each user is a portal.
+const NAME_OF_EACH: &str = "{domain}-{user_id}";
+
+/// Reads the keys of a profile that say how its portals install apps.
+pub(super) fn dialect(table: Table<'_>, dialect: &mut InstallDialect, report: &mut Report) {
+    if let Some(text) = table.text(report, "install_check")
+        && let Some(check) = path("install_check", text, report)
+    {
+        dialect.check = Some(check);
+    }
+    if let Some(text) = table.text(report, "install_script")
+        && let Some(script) = url(report, "install_script", text, false)
+    {
+        dialect.script = Some(script);
+    }
+    if let Some(text) = table.text(report, "install_run") {
+        if text.value.contains("</") {
+            report.problem(text.place, "`install_run` must not hold </, which would end it");
+        }
+        dialect.run = Some(text.value.to_owned());
+    }
+}
+
+/// Reads `[install]`.
+pub(super) fn listener(root: Table<'_>, report: &mut Report) -> Option<InstallListener> {
+    let table = root.table(report, "install", "install")?;
+    table.only(report, &[&LISTENER_KEYS]);
+    let rate = table.number(report, "rate", 10_000.0).unwrap_or(50.0);
+    let source_rate = table.number(report, "source_rate", 10_000.0).unwrap_or(10.0);
+    let source_header = table.text(report, "source_header").and_then(|text| {
+        let name = text.value.parse::<HeaderName>().ok();
+        if name.is_none() {
+            report.problem(text.place, "`source_header` must be a header's name such as \"X-Real-IP\"");
+        }
+        name.map(|name| name.as_str().to_owned())
+    });
+    let listen = table.required(report, "listen")?;
+    let Ok(listen) = listen.value.parse() else {
+        report.problem(listen.place, "`listen` must be an IP address and a port such as \"127.0.0.1:9472\"");
+        return None;
+    };
+    Some(InstallListener { listen, rate, source_rate, source_header })
+}
+
+/// Reads `[apps.NAME.install]`.
+pub(super) fn rule(app: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Option<InstallRule> {
+    let table = app.table(report, "install", "[install]")?;
+    table.only(report, &[&KEYS]);
+    if let (Some(profile), Some(place)) = (profile, app.place_of("install"))
+        && profile.install.check.is_none()
+    {
+        report.problem(place, "`install` needs a provider that says whose a token is (`install_check`)");
+    }
+    let users = choice(table, report, "users", &[("installer", Users::Installer), ("each", Users::Each)]);
+    let users = users.unwrap_or(Users::Installer);
+    let names = match table.text(report, "name") {
+        Some(text) => naming(text, users, report),
+        None => NameRule::parse(if users == Users::Each { NAME_OF_EACH } else { NAME }).ok(),
+    };
+    let every = renew_every(table, report);
+    if let (Some(every), Some(profile)) = (every, profile) {
+        check_age(table, every, profile.assumed_lifetime, report);
+    }
+    let path = match table.text(report, "path") {
+        Some(text) => path("path", text, report),
+        None => Some(format!("/install/{}", app.name().value)),
+    };
+    let formats = formats(table, report);
+    Some(InstallRule { path: path?, names: names?, users, formats, renew_every: every.map(setting) })
+}
+
+fn naming(text: Text<'_>, users: Users, report: &mut Report) -> Option<NameRule> {
+    let gaps = GAPS.map(|gap| format!("{{{gap}}}")).join(", ");
+    match NameRule::parse(text.value) {
+        Ok(names) if users == Users::Each && !names.has("user_id") => {
+            report.problem(text.place, "`name` must hold {user_id} where each user is a portal");
+        }
+        Ok(names) => return Some(names),
+        Err(NameFlaw::Gap(gap)) => {
+            let hint = did_you_mean(&gap, GAPS);
+            report.problem(
+                text.place,
+                format!("`name` holds a name in braces that nothing fills in{hint} (there are {gaps})"),
+            );
+        }
+        Err(flaw) => report.problem(text.place, format!("`name` {flaw} (there are {gaps})")),
+    }
+    None
+}
+
+fn path(key: &str, text: Text<'_>, report: &mut Report) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
+    let fits = text.value.starts_with('/') && text.value.chars().all(plain);
+    if !fits {
+        let message = format!("`{key}` must begin with / and hold letters, digits and / . _ ~ - only");
+        report.problem(text.place, message);
+    }
+    fits.then(|| text.value.to_owned())
+}
+
+/// Sees that every app has a path and names of its own, and that nothing is written in vain.
+pub(super) fn check(
+    root: Table<'_>,
+    tables: &[Table<'_>],
+    apps: &BTreeMap<String, App>,
+    report: &mut Report,
+) {
+    let installs: Vec<_> =
+        tables.iter().filter_map(|table| Some((table.name(), table.place_of("install")?))).collect();
+    match (root.place_of("install"), installs.is_empty()) {
+        (Some(place), true) => {
+            report.warning(place, "no app takes installs in: write [apps.NAME.install] for one");
+        }
+        (None, false) => {
+            for (_, place) in &installs {
+                report.warning(*place, "`install` does nothing without [install] in the main file");
+            }
+        }
+        _ => {}
+    }
+    let mut paths: HashMap<&str, Place<'_>> = HashMap::new();
+    let mut names: HashMap<String, Place<'_>> = HashMap::new();
+    for (app, place) in &installs {
+        let Some(rule) = apps.get(app.value).and_then(|app| app.install.as_ref()) else { continue };
+        if let Some(first) = paths.insert(&rule.path, *place) {
+            report
+                .problem(*place, format!("the `path` of this `install` is also that of the one at {first}"));
+        }
+        if let Some(first) = names.insert(rule.names.of_app(app.value), *place) {
+            let message = format!(
+                "portals are named as by the `install` at {first}: where both apps are, the second one's portal is \
+                 named by its member_id; put {{app}} into `name`"
+            );
+            report.warning(*place, message);
+        }
+    }
+}

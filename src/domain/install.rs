@@ -1,0 +1,307 @@
+//! Portals that come by themselves, because an app was installed there: what they are called, and whose grant is kept.
+//!
+//! Must not believe a notice: what is decided here is decided of an [`Owner`] that the authorization server named.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::name::PortalName;
+use super::portal::Phase;
+use super::provider::Profile;
+use super::schedule::RenewEvery;
+use super::secret::Fingerprint;
+use super::settings::{Configured, RenewSetting, Settings, region_of};
+use super::time::Timestamp;
+use super::whose::Owner;
+
+/// The names that a naming rule may leave open, in braces.
+pub const GAPS: [&str; 4] = ["domain", "member_id", "user_id", "app"];
+/// An event that is older says nothing about now.
+const OLDEST_EVENT: Duration = Duration::from_secs(86_400);
+/// The sender's clock may be ahead by this much.
+const AHEAD: Duration = Duration::from_secs(3600);
+
+/// What an app's installs become.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstallRule {
+    /// Where its portals post to.
+    pub path: String,
+    /// What a portal is called.
+    pub names: NameRule,
+    /// How many grants of a portal are kept.
+    pub users: Users,
+    /// The token files to write.
+    pub formats: Vec<String>,
+    /// Renew at this age instead of the profile's.
+    pub renew_every: Option<RenewSetting>,
+}
+
+/// Whose grants are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// One for each portal: its installer's, or the app's own user's.
+    Installer,
+    /// One for each user.
+    Each,
+}
+
+/// What a portal is called: a text with [`GAPS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameRule(String);
+
+/// What is wrong with a naming rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameFlaw {
+    /// A brace that is not one of a pair.
+    #[error("has a brace without its other half")]
+    Brace,
+    /// A gap that nothing can fill.
+    #[error("holds a name in braces that nothing fills in")]
+    Gap(String),
+    /// All portals would be called the same.
+    #[error("must hold {{domain}} or {{member_id}}: all portals would have one name")]
+    Same,
+    /// What is written between the gaps is not safe as a file name.
+    #[error("holds {0:?}, which is not safe in a file name")]
+    Unsafe(char),
+}
+
+impl NameRule {
+    /// Parses a rule.
+    ///
+    /// # Errors
+    /// [`NameFlaw`].
+    pub fn parse(text: &str) -> Result<Self, NameFlaw> {
+        let (mut rest, mut gaps) = (text, Vec::new());
+        while let Some(at) = rest.find(['{', '}']) {
+            let inside = rest[at..].strip_prefix('{').ok_or(NameFlaw::Brace)?;
+            let (gap, after) = inside.split_once('}').ok_or(NameFlaw::Brace)?;
+            if !GAPS.contains(&gap) {
+                return Err(NameFlaw::Gap(gap.to_owned()));
+            }
+            gaps.push(gap);
+            rest = after;
+        }
+        let between = |c: &char| !(c.is_ascii_alphanumeric() || "._-{}".contains(*c));
+        if let Some(bad) = text.chars().find(between) {
+            return Err(NameFlaw::Unsafe(bad));
+        }
+        if !gaps.contains(&"domain") && !gaps.contains(&"member_id") {
+            return Err(NameFlaw::Same);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Whether a gap is in it.
+    #[must_use]
+    pub fn has(&self, gap: &str) -> bool {
+        self.0.contains(&format!("{{{gap}}}"))
+    }
+
+    /// The rule with the app's name filled in: two apps with the same text would call a portal the same.
+    #[must_use]
+    pub fn of_app(&self, app: &str) -> String {
+        self.0.replace("{app}", app)
+    }
+
+    /// What the portal of this owner may be called, best first: by the rule, or by ids that are its own.
+    #[must_use]
+    pub fn names(&self, app: &str, owner: &Owner, users: Users) -> Vec<PortalName> {
+        let Owner { member_id, user_id, host, endpoint: _, status: _ } = owner;
+        let by_rule = (self.of_app(app))
+            .replace("{domain}", host)
+            .replace("{member_id}", member_id)
+            .replace("{user_id}", user_id);
+        let own = match users {
+            Users::Installer => member_id.clone(),
+            Users::Each => format!("{member_id}-{user_id}"),
+        };
+        let of_app = format!("{own}-{app}");
+        [by_rule, own, of_app].iter().filter_map(|name| PortalName::parse(name).ok()).collect()
+    }
+}
+
+/// What the state needs to know of an app to keep its installs.
+#[derive(Clone, Debug)]
+pub struct InstallTerms {
+    /// The app's name.
+    pub app: String,
+    /// What its installs become.
+    pub rule: InstallRule,
+    /// The provider's profile with the app's overrides.
+    pub profile: Arc<Profile>,
+    /// Which grants its client may spend.
+    pub binding: Fingerprint,
+}
+
+impl InstallTerms {
+    /// A portal of this app as if the configuration named it.
+    #[must_use]
+    pub fn configured(&self, name: PortalName, host: Option<&str>, member_id: &str) -> Configured {
+        let Self { app, rule, profile, binding } = self;
+        Configured {
+            name,
+            settings: Settings {
+                app: app.clone(),
+                domain: host.map(str::to_owned),
+                renew_every: rule.renew_every,
+                formats: rule.formats.clone(),
+                identity: Some(member_id.to_owned()),
+                refresh_token_file: None,
+            },
+            every: self.every().into(),
+            token_url: profile.token_url_for(host.and_then(region_of)).to_owned(),
+            allowed_urls: profile.token_urls().map(str::to_owned).collect(),
+            binding: *binding,
+        }
+    }
+
+    /// The renewal age in force.
+    #[must_use]
+    pub fn every(&self) -> RenewEvery {
+        self.rule.renew_every.map_or(self.profile.renew_every, RenewEvery::from)
+    }
+}
+
+/// What brought a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Somebody opened the app.
+    Opened,
+    /// The event of an installation.
+    Installed,
+    /// The event that gives the app a user of its own.
+    SystemUser,
+}
+
+/// What is kept of the portal so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// Where its grant stands; `None`: there is no grant that this client may use.
+    pub phase: Option<&'a Phase>,
+    /// The configuration names this portal.
+    pub listed: bool,
+    /// The user of the grant, if known.
+    pub user: Option<&'a str>,
+    /// Who installed the app, if known.
+    pub installer: Option<&'a str>,
+    /// The notice's application token is another than the one that is known.
+    pub token_differs: bool,
+}
+
+/// What to do with a grant that was brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Keep it from now on.
+    Take,
+    /// There is one that lives.
+    FreshAlready,
+    /// There is one of another user.
+    OtherUser,
+    /// It comes with an application token that is not this installation's.
+    OtherInstallation,
+}
+
+/// Decides which grant of a portal is kept. An employee who opens the app must not put a grant of few rights in the
+/// place of the installer's.
+#[must_use]
+pub fn decide(occasion: Occasion, held: Held<'_>, user: &str) -> Decision {
+    let Held { phase, listed, user: known, installer, token_differs } = held;
+    let Some(phase) = phase.filter(|phase| !matches!(phase, Phase::Gone { .. })) else {
+        return if token_differs && occasion == Occasion::SystemUser {
+            Decision::OtherInstallation
+        } else {
+            Decision::Take
+        };
+    };
+    let same = known == Some(user);
+    let fresh = matches!(phase, Phase::Fresh);
+    let dead = matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. });
+    match occasion {
+        Occasion::SystemUser if token_differs => Decision::OtherInstallation,
+        // Its user may have written the event himself.
+        Occasion::Installed if token_differs && !dead && !same => Decision::OtherInstallation,
+        Occasion::Installed | Occasion::SystemUser if listed && fresh => Decision::FreshAlready,
+        Occasion::Installed | Occasion::SystemUser => Decision::Take,
+        Occasion::Opened if fresh && (same || known.is_none()) => Decision::FreshAlready,
+        Occasion::Opened if same => Decision::Take,
+        Occasion::Opened if dead && (known.is_none() || installer == Some(user)) => Decision::Take,
+        Occasion::Opened => Decision::OtherUser,
+    }
+}
+
+/// Whether an event is too old, or comes from too far ahead, to be about now.
+#[must_use]
+pub fn is_stale(sent_at: Timestamp, now: Timestamp) -> bool {
+    now.since(sent_at) > OLDEST_EVENT || sent_at.since(now) > AHEAD
+}
+
+/// What became of a notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A portal that was not known is kept fresh from now on.
+    Stored,
+    /// A portal that was known has a new grant.
+    Resumed,
+    /// Its grant lives; nothing was changed.
+    FreshAlready,
+    /// Its grant is another user's; nothing was changed.
+    OtherUser,
+    /// The portal's grant is gone.
+    Uninstalled,
+    /// It is not what it says.
+    Forged,
+    /// It came before, or is of another time.
+    Replayed,
+    /// The authorization server could not be asked.
+    Unverified,
+    /// It is no notice.
+    Malformed,
+    /// More came than is taken in.
+    TooMany,
+    /// An event that is about something else.
+    Ignored,
+    /// It was right, and could not be kept.
+    NotStored,
+}
+
+impl Outcome {
+    /// Every outcome, for metrics that start at zero.
+    pub const ALL: [Self; 12] = [
+        Self::Stored,
+        Self::Resumed,
+        Self::FreshAlready,
+        Self::OtherUser,
+        Self::Uninstalled,
+        Self::Forged,
+        Self::Replayed,
+        Self::Unverified,
+        Self::Malformed,
+        Self::TooMany,
+        Self::Ignored,
+        Self::NotStored,
+    ];
+
+    /// As written in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Resumed => "resumed",
+            Self::FreshAlready => "fresh-already",
+            Self::OtherUser => "other-user",
+            Self::Uninstalled => "uninstalled",
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::Unverified => "unverified",
+            Self::Malformed => "malformed",
+            Self::TooMany => "too-many",
+            Self::Ignored => "ignored",
+            Self::NotStored => "not-stored",
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "install_tests.rs"]
+mod tests;

@@ -1,0 +1,209 @@
+//! Whose an access token is: the authorization server's own word, compared with what somebody claimed.
+//!
+//! Must not take anything from the claim: it only must not differ. Must not quote the token.
+
+use serde_json::Value;
+
+use super::mask::mask;
+use super::notice::{Claims, is_id, plain_host};
+use super::provider::{Class, Profile, host_of, origin_of};
+use super::reply::error_of;
+use super::settings::region_of;
+
+/// Whose a token is, by its authorization server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The portal, for good.
+    pub member_id: String,
+    /// The user.
+    pub user_id: String,
+    /// The portal's host now.
+    pub host: String,
+    /// Where its API is.
+    pub endpoint: String,
+    /// The app's status there (Bitrix24: `L`, `F`, `P`, …), if it says so.
+    pub status: Option<String>,
+}
+
+/// What came of asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is a token of this client at the portal that was claimed.
+    Owner(Owner),
+    /// It is not.
+    Forged(Forgery),
+    /// The server did not say; it may later.
+    Later(String),
+}
+
+/// Why a notice is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forgery {
+    /// Unknown, ended or revoked.
+    #[error("the authorization server does not take its access token ({0})")]
+    NoToken(String),
+    /// Of another client.
+    #[error("its access token is of another app")]
+    OtherClient,
+    /// The app is not installed there.
+    #[error("the authorization server says that the app is not installed there")]
+    NotInstalled,
+    /// Of another portal.
+    #[error("its access token is of another portal (another member_id)")]
+    OtherMember,
+    /// Of a portal at another address.
+    #[error("its access token is of a portal at another address")]
+    OtherHost,
+    /// Of another user.
+    #[error("its access token is of another user")]
+    OtherUser,
+}
+
+/// Where to ask: at a server of the profile, whatever the claim says. `None`: this provider has no such place.
+#[must_use]
+pub fn place(profile: &Profile, claims: &Claims) -> Option<String> {
+    let path = profile.install.check.as_deref()?;
+    let named = claims.server.as_deref().and_then(|server| profile.token_url_on_host_of(server));
+    let token_url =
+        named.unwrap_or_else(|| profile.token_url_for(claims.host.as_deref().and_then(region_of)));
+    Some(format!("{}{path}", origin_of(token_url)?))
+}
+
+/// Reads the answer.
+#[must_use]
+pub fn hear(status: u16, body: &[u8], profile: &Profile, client_id: &str, claims: &Claims) -> Heard {
+    let not_understood = || Heard::Later(format!("it answered {status} with something else than was asked"));
+    let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return not_understood() };
+    if let Some((code, description)) = error_of(&body) {
+        let rule = profile.errors.iter().find(|rule| rule.matches(status, &code, &description));
+        let lasts = match rule.map(|rule| rule.class) {
+            Some(Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly) => false,
+            Some(_) => true,
+            None => !matches!(status, 408 | 425 | 429 | 500..=599),
+        };
+        let code = mask(&code, &[]);
+        return if lasts {
+            Heard::Forged(Forgery::NoToken(code))
+        } else {
+            Heard::Later(format!("it answered {status}, {code}"))
+        };
+    }
+    match body.get("result").and_then(owner) {
+        Some((client, _, _)) if client != client_id => Heard::Forged(Forgery::OtherClient),
+        Some((_, false, _)) => Heard::Forged(Forgery::NotInstalled),
+        Some((_, true, owner)) => compare(owner, claims),
+        None => not_understood(),
+    }
+}
+
+/// The client, whether the app is installed, and the owner.
+fn owner(result: &Value) -> Option<(&str, bool, Owner)> {
+    let install = result.get("install")?;
+    let text = |name: &str| install.get(name).and_then(Value::as_str);
+    let endpoint = text("client_endpoint")?;
+    let user_id = match result.get("user_id")? {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+        _ => return None,
+    };
+    let owner = Owner {
+        member_id: text("member_id").filter(|id| is_id(id))?.to_owned(),
+        user_id: is_id(&user_id).then_some(user_id)?,
+        host: plain_host(host_of(endpoint)?)?,
+        endpoint: endpoint.to_owned(),
+        status: text("status").filter(|status| is_id(status)).map(str::to_owned),
+    };
+    Some((result.get("client_id")?.as_str()?, install.get("installed")?.as_bool()?, owner))
+}
+
+fn compare(owner: Owner, claims: &Claims) -> Heard {
+    let Claims { member_id, host, user_id, server: _ } = claims;
+    if owner.member_id != *member_id {
+        return Heard::Forged(Forgery::OtherMember);
+    }
+    if host.as_ref().is_some_and(|host| *host != owner.host) {
+        return Heard::Forged(Forgery::OtherHost);
+    }
+    if user_id.as_ref().is_some_and(|user_id| *user_id != owner.user_id) {
+        return Heard::Forged(Forgery::OtherUser);
+    }
+    Heard::Owner(owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::provider::tests::profile;
+    use super::*;
+
+    fn claims() -> Claims {
+        Claims {
+            member_id: "a223".into(),
+            host: Some("acme.bitrix24.com".into()),
+            user_id: None,
+            server: None,
+        }
+    }
+
+    fn answer() -> Value {
+        json!({"result": {"client_id": "local.1", "user_id": 67, "install": {"installed": true, "status": "L",
+            "client_endpoint": "https://acme.bitrix24.com/rest/", "member_id": "a223"}}, "time": {}})
+    }
+
+    fn heard(status: u16, answer: &Value, claims: &Claims) -> Heard {
+        hear(status, answer.to_string().as_bytes(), &profile(), "local.1", claims)
+    }
+
+    #[test]
+    fn the_owner_is_what_the_server_says() {
+        let Heard::Owner(owner) = heard(200, &answer(), &claims()) else { panic!() };
+        assert_eq!((owner.user_id.as_str(), owner.host.as_str()), ("67", "acme.bitrix24.com"));
+        let unclaimed = Claims { host: None, ..claims() };
+        assert!(matches!(heard(200, &answer(), &unclaimed), Heard::Owner(_)));
+    }
+
+    #[test]
+    fn whatever_differs_from_the_claim_is_a_forgery() {
+        let refused = |change: fn(&mut Value), claims: &Claims| {
+            let mut answer = answer();
+            change(&mut answer["result"]);
+            match heard(200, &answer, claims) {
+                Heard::Forged(forgery) => forgery,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused(|it| it["client_id"] = "local.2".into(), &claims()), Forgery::OtherClient);
+        assert_eq!(refused(|it| it["install"]["installed"] = false.into(), &claims()), Forgery::NotInstalled);
+        assert_eq!(refused(|it| it["install"]["member_id"] = "b".into(), &claims()), Forgery::OtherMember);
+        let elsewhere = |it: &mut Value| it["install"]["client_endpoint"] = "https://b.example/".into();
+        assert_eq!(refused(elsewhere, &claims()), Forgery::OtherHost);
+        let user = Claims { user_id: Some("1".into()), ..claims() };
+        assert_eq!(refused(|_| {}, &user), Forgery::OtherUser);
+    }
+
+    #[test]
+    fn a_server_that_is_ill_is_asked_again_and_one_that_says_no_is_not() {
+        let code = |status, code: &str| heard(status, &json!({"error": code}), &claims());
+        assert!(matches!(code(400, "invalid_client"), Heard::Forged(Forgery::NoToken(_))));
+        assert!(matches!(code(401, "expired_token"), Heard::Forged(Forgery::NoToken(_))));
+        assert!(matches!(code(503, "QUERY_LIMIT_EXCEEDED"), Heard::Later(_)));
+        assert!(matches!(code(500, "INTERNAL_SERVER_ERROR"), Heard::Later(_)));
+        assert!(matches!(hear(502, b"<html>", &profile(), "local.1", &claims()), Heard::Later(_)));
+        assert!(matches!(heard(200, &json!({"result": {}}), &claims()), Heard::Later(_)));
+    }
+
+    #[test]
+    fn only_servers_of_the_profile_are_asked() {
+        let ask = |server: Option<&str>, host: &str| {
+            let claims = Claims { server: server.map(Into::into), host: Some(host.into()), ..claims() };
+            place(&profile(), &claims).unwrap()
+        };
+        let (info, tech) =
+            ("https://oauth.bitrix.info/rest/app.info", "https://oauth.bitrix24.tech/rest/app.info");
+        assert_eq!(ask(Some("https://oauth.bitrix24.tech/rest/"), "acme.bitrix24.com"), tech);
+        assert_eq!(ask(Some("https://evil.example/rest/"), "acme.bitrix24.ru"), tech);
+        assert_eq!(ask(None, "127.0.0.1"), info);
+        assert_eq!(ask(Some("https://oauth.bitrix.info@evil.example/"), "evil.example"), info);
+    }
+}
