@@ -67,6 +67,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/channels/telegram.rs",
     "src/adapters/channels/wire.rs",
     "src/adapters/state/held.rs", // the store
+    "src/adapters/state/installation.rs",
     "src/adapters/state/intake.rs",
     "src/adapters/state/record.rs",
     "src/adapters/token_files.rs", // the access token, for readers

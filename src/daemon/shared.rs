@@ -155,7 +155,11 @@ pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
     config
         .apps
         .values()
-        .map(|app| AppFingerprint { name: app.name.clone(), fingerprint: fingerprint(app) })
+        .map(|app| AppFingerprint {
+            name: app.name.clone(),
+            fingerprint: fingerprint(app),
+            install: app.install_terms(),
+        })
         .collect()
 }
 

@@ -61,7 +61,7 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
             "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
              token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
              token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
-             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL \
+             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL \
              WHERE name = ?1 AND configured = 1 RETURNING generation",
             params![
                 portal.as_str(),
@@ -145,14 +145,26 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
             "UPDATE portal SET refresh_token = NULL, fingerprint = NULL, access_token = NULL, token_type = NULL, \
              issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
              renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
-             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL \
+             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL \
              WHERE name = ?1 AND refresh_token IS NOT NULL",
             [portal.as_str()],
         )
         .map_err(sql)?;
     connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+    // What proves the events of an installation goes with the last portal that it made.
+    connection
+        .execute(
+            "DELETE FROM installation WHERE (binding, member_id) IN (SELECT binding, member_id FROM portal WHERE name = ?1) \
+             AND NOT EXISTS (SELECT 1 FROM portal WHERE member_id = installation.member_id \
+             AND portal.binding = installation.binding AND name <> ?1)",
+            [portal.as_str()],
+        )
+        .map_err(sql)?;
     let gone = connection
-        .execute("DELETE FROM portal WHERE name = ?1 AND configured = 0", [portal.as_str()])
+        .execute(
+            "DELETE FROM portal WHERE name = ?1 AND (configured = 0 OR installed_by IS NOT NULL)",
+            [portal.as_str()],
+        )
         .map_err(sql)?;
     Ok(forgotten + gone > 0)
 }

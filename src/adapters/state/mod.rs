@@ -7,6 +7,8 @@
 mod alerts;
 mod claims;
 mod held;
+mod installation;
+mod installs;
 mod intake;
 mod listing;
 mod reconcile;
@@ -22,6 +24,8 @@ use std::sync::Arc;
 
 pub use alerts::{Keep, Kept};
 pub use claims::{Claims, RenewalRequest};
+pub use installation::{Uninstall, Uninstalled};
+pub use installs::{Install, Installed};
 pub use intake::{TakeIn, TakenIn};
 pub use listing::Census;
 pub use reconcile::{AppFingerprint, Reconciled};
@@ -188,7 +192,8 @@ impl State {
         self.change(move |connection| intake::take_in(connection, &grant)).await
     }
 
-    /// Forgets a grant; false if there was none. A portal that the configuration does not name goes altogether.
+    /// Forgets a grant; false if there was none. A portal that the configuration does not name goes altogether, be it
+    /// that an install made it.
     ///
     /// # Errors
     /// [`StateError`].

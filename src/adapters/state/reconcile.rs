@@ -6,6 +6,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
 use super::rows::{COLUMNS, portal, to_json};
+use crate::domain::install::InstallTerms;
+use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::schedule::renew_at;
 use crate::domain::secret::Fingerprint;
@@ -19,6 +21,8 @@ pub struct AppFingerprint {
     pub name: String,
     /// Of its id, secret and token endpoint.
     pub fingerprint: Fingerprint,
+    /// What becomes of its installs, if they are taken in.
+    pub install: Option<InstallTerms>,
 }
 
 /// What following the configuration did.
@@ -43,16 +47,21 @@ pub(super) fn reconcile(
     let mut named = HashSet::with_capacity(portals.len());
     for configured in portals {
         named.insert(configured.name.as_str());
-        match follow(connection, configured, now)? {
-            Followed::Added => done.added += 1,
-            Followed::Changed => done.changed += 1,
-            Followed::Same => {}
+        done.count(&follow(connection, configured, None, now)?);
+    }
+    let mut installed = HashSet::new();
+    for terms in apps.iter().filter_map(|app| app.install.as_ref()) {
+        for configured in made_by(connection, terms).map_err(sql)? {
+            done.count(&follow(connection, &configured, Some(&terms.app), now)?);
+            installed.insert(configured.name.to_string());
         }
     }
     let mut select = connection.prepare("SELECT name FROM portal WHERE configured = 1").map_err(sql)?;
     let known = select.query_map([], |row| row.get::<_, String>(0)).map_err(sql)?;
     let gone: Vec<String> = known
-        .filter(|name| name.as_ref().map_or(true, |name| !named.contains(name.as_str())))
+        .filter(|name| {
+            name.as_ref().map_or(true, |name| !named.contains(name.as_str()) && !installed.contains(name))
+        })
         .collect::<Result<_, _>>()
         .map_err(sql)?;
     for name in &gone {
@@ -68,19 +77,53 @@ pub(super) fn reconcile(
     Ok(done)
 }
 
-enum Followed {
+impl Reconciled {
+    const fn count(&mut self, followed: &Followed) {
+        match followed {
+            Followed::Added => self.added += 1,
+            Followed::Changed => self.changed += 1,
+            Followed::Same => {}
+        }
+    }
+}
+
+/// The portals that installs of an app made, as if the configuration named them. Those it does name have been followed
+/// already, and are its own.
+fn made_by(connection: &Connection, terms: &InstallTerms) -> rusqlite::Result<Vec<Configured>> {
+    let mut select = connection.prepare_cached(
+        "SELECT name, settings ->> 'domain', member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
+    )?;
+    let rows = select.query_map([&terms.app], |row| {
+        let (name, host, member_id): (String, Option<String>, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        let name = PortalName::parse(&name).ok();
+        Ok(name.map(|name| terms.configured(name, host.as_deref(), &member_id)))
+    })?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+pub(super) enum Followed {
     Added,
     Changed,
     Same,
 }
 
-fn follow(connection: &Connection, configured: &Configured, now: Timestamp) -> Result<Followed, StateError> {
+/// Makes a portal's row say what the configuration says, or what the app does by whose install it came.
+pub(super) fn follow(
+    connection: &Connection,
+    configured: &Configured,
+    installed_by: Option<&str>,
+    now: Timestamp,
+) -> Result<Followed, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
     let Configured { name, settings, every, token_url, allowed_urls: _, binding } = configured;
-    let columns = (to_json(settings)?, to_json(every)?, token_url.clone(), *binding.bytes(), true);
-    type Columns = (String, String, String, [u8; 32], bool);
+    let by = installed_by.map(str::to_owned);
+    let columns = (to_json(settings)?, to_json(every)?, token_url.clone(), *binding.bytes(), true, by);
+    type Columns = (String, String, String, [u8; 32], bool, Option<String>);
     let stored: Option<Option<Columns>> = connection
-        .prepare_cached("SELECT settings, every, config_url, binding, configured FROM portal WHERE name = ?1")
+        .prepare_cached(
+            "SELECT settings, every, config_url, binding, configured, installed_by FROM portal WHERE name = ?1",
+        )
         .and_then(|mut statement| {
             statement
                 .query_row([name.as_str()], |row| {
@@ -91,6 +134,7 @@ fn follow(connection: &Connection, configured: &Configured, now: Timestamp) -> R
                             row.get(2)?,
                             row.get(3)?,
                             row.get(4)?,
+                            row.get(5)?,
                         ))
                     };
                     Ok(read().ok())
@@ -104,11 +148,20 @@ fn follow(connection: &Connection, configured: &Configured, now: Timestamp) -> R
     }
     connection
         .prepare_cached(
-            "INSERT INTO portal (name, configured, app, settings, every, config_url, binding) VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6) \
-             ON CONFLICT (name) DO UPDATE SET configured = 1, app = ?2, settings = ?3, every = ?4, config_url = ?5, binding = ?6",
+            "INSERT INTO portal (name, configured, app, settings, every, config_url, binding, installed_by) \
+             VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO UPDATE SET configured = 1, app = ?2, settings = ?3, \
+             every = ?4, config_url = ?5, binding = ?6, installed_by = ?7",
         )
         .and_then(|mut statement| {
-            statement.execute(params![name.as_str(), settings.app, columns.0, columns.1, token_url, binding.bytes()])
+            statement.execute(params![
+                name.as_str(),
+                settings.app,
+                columns.0,
+                columns.1,
+                token_url,
+                binding.bytes(),
+                installed_by
+            ])
         })
         .map_err(sql)?;
     if stored.is_none() {
@@ -155,7 +208,7 @@ fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Resu
 
 /// A client that changed is tried at once, and so are its portals that wait after a failure.
 fn follow_app(connection: &Connection, app: &AppFingerprint, now: Timestamp) -> rusqlite::Result<()> {
-    let AppFingerprint { name, fingerprint } = app;
+    let AppFingerprint { name, fingerprint, install: _ } = app;
     let before: Option<[u8; 32]> = connection
         .query_row("SELECT fingerprint FROM app WHERE name = ?1", [name], |row| row.get(0))
         .optional()?;

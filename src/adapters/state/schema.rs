@@ -107,6 +107,18 @@ CREATE TABLE outbox (
 CREATE TABLE silence (subject TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 -- When what is done once in a while was done last.
 CREATE TABLE mark (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
+-- The app whose install made the portal (null: the configuration did), at which member, and whose the grant is.
+ALTER TABLE portal ADD COLUMN installed_by TEXT;
+ALTER TABLE portal ADD COLUMN member_id TEXT;
+ALTER TABLE portal ADD COLUMN user_id TEXT;
+CREATE INDEX portal_member ON portal (member_id) WHERE member_id IS NOT NULL;
+CREATE INDEX portal_listed ON portal (app) WHERE installed_by IS NULL;
+-- What is known of an app at a member: the proof of its events, and when it came and went, by the events' own clock.
+CREATE TABLE installation (
+    binding BLOB NOT NULL, member_id TEXT NOT NULL, application_token TEXT, installed_at INTEGER,
+    uninstalled_at INTEGER, installer TEXT, PRIMARY KEY (binding, member_id)
+) STRICT, WITHOUT ROWID;
 "];
 
 /// The newest schema this program knows.

@@ -7,6 +7,7 @@ mod configuration;
 mod counting;
 mod files;
 mod held;
+mod installs;
 mod recording;
 mod reserving;
 mod taking;
@@ -190,7 +191,7 @@ fn configured(portal: &str) -> Configured {
 }
 
 fn app(name: &str, what: &str) -> AppFingerprint {
-    AppFingerprint { name: name.to_owned(), fingerprint: Fingerprint::of(what.as_bytes()) }
+    AppFingerprint { name: name.to_owned(), fingerprint: Fingerprint::of(what.as_bytes()), install: None }
 }
 
 fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {

@@ -1,0 +1,156 @@
+//! What is known of each installation of an app: the proof of its events, and when it came and went.
+//!
+//! Must not take an event's word without its proof, nor one that is older than the last install.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::StateError;
+use super::installs::{Install, found};
+use super::rows::phase_columns;
+use crate::domain::install::is_stale;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Phase, Problem};
+use crate::domain::secret::{ApplicationToken, Fingerprint};
+use crate::domain::time::Timestamp;
+
+/// A removal, as an event told of it.
+#[derive(Debug)]
+pub struct Uninstall {
+    /// The app's name.
+    pub app: String,
+    /// Which grants its client may spend.
+    pub binding: Fingerprint,
+    /// The portal.
+    pub member_id: String,
+    /// Its proof.
+    pub application_token: ApplicationToken,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+    /// What is told of it.
+    pub problem: Problem,
+}
+
+/// What became of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Uninstalled {
+    /// These grants are gone; none if they were before.
+    Gone(Vec<PortalName>),
+    /// No application token of this installation is known.
+    Unknown,
+    /// The application token is another.
+    OtherToken,
+    /// It came before, or is older than the last install.
+    Replayed,
+}
+
+/// What is known of an installation.
+#[derive(Default)]
+pub(super) struct Installation {
+    pub(super) application_token: Option<ApplicationToken>,
+    installed_at: Option<i64>,
+    uninstalled_at: Option<i64>,
+    pub(super) installer: Option<String>,
+}
+
+pub(super) fn installation(
+    connection: &Connection,
+    binding: Fingerprint,
+    member_id: &str,
+) -> Result<Option<Installation>, StateError> {
+    connection
+        .prepare_cached(
+            "SELECT application_token, installed_at, uninstalled_at, installer FROM installation \
+             WHERE binding = ?1 AND member_id = ?2",
+        )
+        .and_then(|mut statement| {
+            let read = |row: &rusqlite::Row<'_>| {
+                let token: Option<String> = row.get(0)?;
+                Ok(Installation {
+                    application_token: token.as_deref().and_then(ApplicationToken::new),
+                    installed_at: row.get(1)?,
+                    uninstalled_at: row.get(2)?,
+                    installer: row.get(3)?,
+                })
+            };
+            statement.query_row(params![binding.bytes(), member_id], read).optional()
+        })
+        .map_err(|source| StateError::sql("look for an installation", source))
+}
+
+/// Remembers what is known of the installation: with `taken`, that its grant was replaced now, and whether by whoever
+/// installed the app.
+pub(super) fn note(
+    connection: &Connection,
+    install: &Install,
+    known: &Installation,
+    taken: Option<bool>,
+) -> Result<(), StateError> {
+    let Install { terms, owner, application_token, sent_at, now, .. } = install;
+    let token = application_token.as_ref().or(known.application_token.as_ref());
+    // By the sender's clock where it says so: a removal will be compared with it.
+    let at = taken.map(|_| sent_at.unwrap_or(*now).min(*now).millis());
+    let installed_at = at.into_iter().chain(known.installed_at).max();
+    let installer = if taken == Some(true) { Some(&owner.user_id) } else { known.installer.as_ref() };
+    connection
+        .execute(
+            "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (binding, member_id) DO UPDATE SET application_token = ?3, \
+             installed_at = ?4, installer = ?5",
+            params![
+                terms.binding.bytes(),
+                owner.member_id,
+                token.map(|token| token.expose()),
+                installed_at,
+                installer
+            ],
+        )
+        .map(|_| ())
+        .map_err(|source| StateError::sql("remember an installation", source))
+}
+
+pub(super) fn remove(
+    connection: &Connection,
+    removal: &Uninstall,
+    listed: &[PortalName],
+) -> Result<Uninstalled, StateError> {
+    let Uninstall { app, binding, member_id, application_token, sent_at, now, problem } = removal;
+    let known = installation(connection, *binding, member_id)?;
+    let Some(Installation { application_token: Some(token), installed_at, uninstalled_at, .. }) = known
+    else {
+        return Ok(Uninstalled::Unknown);
+    };
+    if !token.is(application_token) {
+        return Ok(Uninstalled::OtherToken);
+    }
+    let newest = installed_at.max(uninstalled_at);
+    if is_stale(*sent_at, *now) || newest.is_some_and(|newest| sent_at.millis() <= newest) {
+        return Ok(Uninstalled::Replayed);
+    }
+    let sql = |source| StateError::sql("end the grants of a removed app", source);
+    connection
+        .execute(
+            "UPDATE installation SET uninstalled_at = ?3 WHERE binding = ?1 AND member_id = ?2",
+            params![binding.bytes(), member_id, sent_at.millis()],
+        )
+        .map_err(sql)?;
+    let ours = found(connection, "member_id = ?1 AND installed_by = ?2", member_id, app)?;
+    let names = ours.into_iter().map(|found| found.portal.name).chain(listed.iter().cloned());
+    let (phase, attempt, since, problem, doubtful) =
+        phase_columns(&Phase::Gone { since: *now, problem: problem.clone() })?;
+    let mut gone = Vec::new();
+    for name in names {
+        let ended = connection
+            .execute(
+                "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, act_at = NULL, \
+                 claim = NULL, climb_at = ?5 WHERE name = ?1 AND bound_to = ?2 AND refresh_token IS NOT NULL AND phase <> ?3",
+                params![name.as_str(), binding.bytes(), phase, attempt, since, problem, doubtful],
+            )
+            .map_err(sql)?;
+        if ended > 0 {
+            gone.push(name);
+        }
+    }
+    Ok(Uninstalled::Gone(gone))
+}

@@ -1,0 +1,292 @@
+//! Portals that came by an install: their rows, and what is known of each installation. One transaction for each notice.
+//!
+//! Must not believe a notice: whoever calls has asked the authorization server. What the configuration names is the
+//! configuration's, and only resumed.
+
+use rusqlite::{Connection, params};
+
+use super::installation::{Uninstall, Uninstalled, installation, note, remove};
+use super::intake::{self, TakeIn, TakenIn};
+use super::reconcile::follow;
+use super::rows::{COLUMNS, portal as read_portal};
+use super::{State, StateError};
+use crate::domain::install::{Decision, Held, InstallTerms, Occasion, Users, decide, is_stale};
+use crate::domain::intake::Intake;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Grant, Portal};
+use crate::domain::renewal::taken_in;
+use crate::domain::secret::{ApplicationToken, Fingerprint};
+use crate::domain::settings::RenewSetting;
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+use crate::domain::whose::Owner;
+
+/// A grant that a verified notice brought.
+#[derive(Debug)]
+pub struct Install {
+    /// The app, and what becomes of its installs.
+    pub terms: InstallTerms,
+    /// What brought it.
+    pub occasion: Occasion,
+    /// Whose it is, by the authorization server.
+    pub owner: Owner,
+    /// The grant.
+    pub intake: Intake,
+    /// What later events of this installation will show; of events only.
+    pub application_token: Option<ApplicationToken>,
+    /// When the notice was sent, if it says so.
+    pub sent_at: Option<Timestamp>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// It is kept.
+    Stored {
+        /// As this portal.
+        portal: PortalName,
+        /// Its first pair, or the next.
+        generation: Generation,
+        /// The portal was known.
+        resumed: bool,
+    },
+    /// The portal's grant lives.
+    FreshAlready(PortalName),
+    /// The portal's grant is another user's.
+    OtherUser(PortalName),
+    /// The portal's grant lives, and the notice's application token is another than that installation's.
+    OtherInstallation(PortalName),
+    /// Its refresh token came before, or the event is of another time.
+    Replayed,
+    /// Nothing that the portal could be called is free.
+    NoName,
+}
+
+impl State {
+    /// Keeps a grant that an install brought, or says why not.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing is kept then.
+    pub async fn install(&self, install: Install) -> Result<Installed, StateError> {
+        let (app, binding) = (install.terms.app.clone(), install.terms.binding);
+        let (member_id, host) = (install.owner.member_id.clone(), install.owner.host.clone());
+        // The configuration's portals are not in the index of members: this looks at each of the app's.
+        let listed =
+            self.read.run(move |connection| listed(connection, &app, binding, &member_id, &host)).await?;
+        self.change(move |connection| keep(connection, &install, listed.first())).await
+    }
+
+    /// Ends a portal's grants because the portal removed the app, or says why not.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing has changed then.
+    pub async fn uninstall(&self, removal: Uninstall) -> Result<Uninstalled, StateError> {
+        let (app, binding, member_id) = (removal.app.clone(), removal.binding, removal.member_id.clone());
+        let listed =
+            self.read.run(move |connection| listed(connection, &app, binding, &member_id, "")).await?;
+        self.change(move |connection| remove(connection, &removal, &listed)).await
+    }
+}
+
+/// Portals of the configuration that are this member: by their grant, by what is pinned, or by their host.
+fn listed(
+    connection: &Connection,
+    app: &str,
+    binding: Fingerprint,
+    member_id: &str,
+    host: &str,
+) -> Result<Vec<PortalName>, StateError> {
+    let sql = |source| StateError::sql("look for a portal of the configuration", source);
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT name FROM portal WHERE installed_by IS NULL AND app = ?1 AND configured = 1 AND binding = ?2 \
+             AND coalesce(identity, settings ->> 'identity', CASE WHEN lower(settings ->> 'domain') = ?4 THEN ?3 END) = ?3 \
+             ORDER BY id",
+        )
+        .map_err(sql)?;
+    let names = statement
+        .query_map(params![app, binding.bytes(), member_id, host], |row| row.get::<_, String>(0))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(sql)?;
+    Ok(names.iter().filter_map(|name| PortalName::parse(name).ok()).collect())
+}
+
+/// A portal's row, and the user of its grant.
+pub(super) struct Found {
+    pub(super) portal: Portal,
+    user: Option<String>,
+}
+
+/// The rows of a condition on `?1`, the value, and `?2`, the app.
+pub(super) fn found(
+    connection: &Connection,
+    condition: &str,
+    value: &str,
+    app: &str,
+) -> Result<Vec<Found>, StateError> {
+    let sql = |source| StateError::sql("look for an installed portal", source);
+    let query = format!("SELECT {COLUMNS}, user_id FROM portal WHERE {condition} ORDER BY id");
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let (portal, user) = (read_portal(row)?, row.get("user_id")?);
+        let of_grant =
+            |portal: &Portal| user_of(portal.grant.as_ref()?.tokens.details.fields.get("user_id")?);
+        Ok(Found { user: Option::or_else(user, || of_grant(&portal)), portal })
+    };
+    let rows = statement.query_map([value, app], read).and_then(Iterator::collect);
+    rows.map_err(sql)
+}
+
+/// An id is a number in some replies and a text in others.
+fn user_of(value: &serde_json::Value) -> Option<String> {
+    value.as_str().map(str::to_owned).or_else(|| value.as_u64().map(|id| id.to_string()))
+}
+
+fn keep(
+    connection: &Connection,
+    install: &Install,
+    listed: Option<&PortalName>,
+) -> Result<Installed, StateError> {
+    let Install { terms, occasion, owner, intake, application_token, sent_at, now } = install;
+    if sent_at.is_some_and(|sent_at| is_stale(sent_at, *now)) {
+        return Ok(Installed::Replayed);
+    }
+    let known = installation(connection, terms.binding, &owner.member_id)?.unwrap_or_default();
+    let token_differs = match (&known.application_token, application_token) {
+        (Some(known), Some(brought)) => !known.is(brought),
+        _ => false,
+    };
+    let place = place(connection, terms, owner, listed)?;
+    let Some(Place { name, before, is_listed }) = place else { return Ok(Installed::NoName) };
+    let usable = before.as_ref().filter(|before| before.portal.settings.is_some());
+    let grant = usable.and_then(|before| before.portal.grant.as_ref());
+    let held = Held {
+        phase: grant.filter(|grant| grant.bound_to == terms.binding).map(|grant| &grant.standing.phase),
+        listed: is_listed,
+        user: before.as_ref().and_then(|before| before.user.as_deref()),
+        installer: known.installer.as_deref(),
+        token_differs,
+    };
+    match decide(*occasion, held, &owner.user_id) {
+        Decision::FreshAlready => {
+            note(connection, install, &known, None)?;
+            return Ok(Installed::FreshAlready(name));
+        }
+        Decision::OtherUser => return Ok(Installed::OtherUser(name)),
+        Decision::OtherInstallation => return Ok(Installed::OtherInstallation(name)),
+        Decision::Take => {}
+    }
+    // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
+    if intake::seen(connection, &intake.tokens.refresh.fingerprint())?.is_some() {
+        return Ok(Installed::Replayed);
+    }
+    if !is_listed {
+        adopt(connection, terms, owner, &name, *now)?;
+    }
+    let generation = match intake::take_in(connection, &taking(connection, install, &name)?)? {
+        TakenIn::Stored(generation) => generation,
+        TakenIn::HeldBy(_) | TakenIn::Spent | TakenIn::Unknown => return Ok(Installed::Replayed),
+    };
+    connection
+        .execute("UPDATE portal SET user_id = ?2 WHERE name = ?1", [name.as_str(), &owner.user_id])
+        .map_err(|source| StateError::sql("keep an installed portal", source))?;
+    let installer =
+        matches!(occasion, Occasion::Installed) || held.phase.is_none() || known.installer.is_none();
+    let installer = installer && *occasion != Occasion::SystemUser;
+    note(connection, install, &known, Some(installer))?;
+    Ok(Installed::Stored { portal: name, generation, resumed: before.is_some() })
+}
+
+/// Where a grant is kept.
+struct Place {
+    name: PortalName,
+    before: Option<Found>,
+    is_listed: bool,
+}
+
+fn place(
+    connection: &Connection,
+    terms: &InstallTerms,
+    owner: &Owner,
+    listed: Option<&PortalName>,
+) -> Result<Option<Place>, StateError> {
+    let users = terms.rule.users;
+    let fits = |found: &Found| {
+        users == Users::Installer || found.user.as_ref().is_none_or(|user| *user == owner.user_id)
+    };
+    // Between the look and now the configuration may have let go of it.
+    let of_listed = |name: &PortalName| {
+        found(
+            connection,
+            "name = ?1 AND app = ?2 AND installed_by IS NULL AND configured = 1",
+            name.as_str(),
+            &terms.app,
+        )
+    };
+    if let Some(before) = listed.map(of_listed).transpose()?.and_then(|mut rows| rows.pop()).filter(fits) {
+        return Ok(Some(Place { name: before.portal.name.clone(), before: Some(before), is_listed: true }));
+    }
+    let ours = found(connection, "member_id = ?1 AND installed_by = ?2", &owner.member_id, &terms.app)?;
+    let same_user = |found: &Found| found.user.as_deref() == Some(owner.user_id.as_str());
+    let at = ours.iter().position(same_user).or_else(|| ours.iter().position(fits));
+    if let Some(before) = at.and_then(|at| ours.into_iter().nth(at)) {
+        return Ok(Some(Place { name: before.portal.name.clone(), before: Some(before), is_listed: false }));
+    }
+    for name in terms.rule.names.names(&terms.app, owner, users) {
+        let row = found(connection, "name = ?1 AND ?2 <> ''", name.as_str(), &terms.app)?.pop();
+        let is_left = |row: &Found| {
+            let grant = row.portal.grant.as_ref();
+            let same = |grant: &Grant| {
+                grant.bound_to == terms.binding && grant.identity.as_ref() == Some(&owner.member_id)
+            };
+            row.portal.settings.is_none() && fits(row) && grant.is_none_or(same)
+        };
+        if row.as_ref().is_none_or(is_left) {
+            return Ok(Some(Place { name, before: row, is_listed: false }));
+        }
+    }
+    Ok(None)
+}
+
+/// Makes the row, or brings it in line with what the server says of the portal now.
+fn adopt(
+    connection: &Connection,
+    terms: &InstallTerms,
+    owner: &Owner,
+    name: &PortalName,
+    now: Timestamp,
+) -> Result<(), StateError> {
+    let configured = terms.configured(name.clone(), Some(&owner.host), &owner.member_id);
+    follow(connection, &configured, Some(&terms.app), now)?;
+    connection
+        .execute("UPDATE portal SET member_id = ?2 WHERE name = ?1", [name.as_str(), &owner.member_id])
+        .map(|_| ())
+        .map_err(|source| StateError::sql("keep an installed portal", source))
+}
+
+/// The grant as `import` would bring it, due at once: one rotation proves it, and from then on only refreshd has it.
+fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Result<TakeIn, StateError> {
+    let Install { terms, owner, intake, now, .. } = install;
+    let Intake { tokens, identity: _, server } = intake;
+    let (config_url, every): (String, Option<String>) = connection
+        .query_row(
+            "SELECT config_url, settings ->> 'renew_every' FROM portal WHERE name = ?1",
+            [name.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .map_err(|source| StateError::sql("keep an installed portal", source))?;
+    let every = every.and_then(|every| serde_json::from_str::<RenewSetting>(&every).ok());
+    let every = every.map_or(terms.profile.renew_every, Into::into);
+    let named = server.as_deref().and_then(|server| terms.profile.token_url_on_host_of(server));
+    Ok(TakeIn {
+        portal: name.clone(),
+        tokens: tokens.clone(),
+        identity: Some(owner.member_id.clone()),
+        bound_to: terms.binding,
+        token_url: named.map_or(config_url, str::to_owned),
+        standing: taken_in(name, tokens.access.as_ref(), every, *now),
+        now: *now,
+    })
+}

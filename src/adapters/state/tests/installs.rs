@@ -1,0 +1,304 @@
+//! Portals that come by an install: whose row it is, whose grant is kept, and what an event may end.
+
+use super::*;
+use crate::domain::install::{InstallRule, InstallTerms, NameRule, Occasion, Users};
+use crate::domain::intake::Intake;
+use crate::domain::provider::tests::profile;
+use crate::domain::secret::ApplicationToken;
+use crate::domain::whose::Owner;
+
+const INSTALLER: &str = "1";
+const EMPLOYEE: &str = "67";
+
+fn terms(rule: &str, users: Users) -> InstallTerms {
+    let rule = InstallRule {
+        path: "/install/crm".to_owned(),
+        names: NameRule::parse(rule).unwrap(),
+        users,
+        formats: vec!["json".to_owned()],
+        renew_every: None,
+    };
+    InstallTerms {
+        app: "crm".to_owned(),
+        rule,
+        profile: Arc::new(profile()),
+        binding: binding("example", "client"),
+    }
+}
+
+/// The member `m` of a host is the first label of it.
+fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64) -> Install {
+    Install {
+        terms: terms("{domain}", Users::Installer),
+        occasion,
+        owner: Owner {
+            member_id: host.split('.').next().unwrap().to_owned(),
+            user_id: user.to_owned(),
+            host: host.to_owned(),
+            endpoint: format!("https://{host}/rest/"),
+            status: None,
+        },
+        intake: Intake { tokens: tokens(refresh, secs, secs + HOUR), identity: None, server: None },
+        application_token: None,
+        sent_at: None,
+        now: at(secs),
+    }
+}
+
+fn opened(host: &str, user: &str, refresh: &str) -> Install {
+    install(Occasion::Opened, host, user, refresh, 0)
+}
+
+fn event(host: &str, user: &str, refresh: &str, token: &str, secs: i64) -> Install {
+    Install {
+        application_token: ApplicationToken::new(token),
+        sent_at: Some(at(secs)),
+        ..install(Occasion::Installed, host, user, refresh, secs)
+    }
+}
+
+fn removal(member_id: &str, token: &str, sent: i64, now: i64) -> Uninstall {
+    Uninstall {
+        app: "crm".to_owned(),
+        binding: binding("example", "client"),
+        member_id: member_id.to_owned(),
+        application_token: ApplicationToken::new(token).unwrap(),
+        sent_at: at(sent),
+        now: at(now),
+        problem: problem(Class::Gone),
+    }
+}
+
+fn stored(portal: &str, generation: u64, resumed: bool) -> Installed {
+    Installed::Stored { portal: name(portal), generation: Generation(generation), resumed }
+}
+
+impl Rig {
+    async fn keep(&self, install: Install) -> Installed {
+        self.state.install(install).await.unwrap()
+    }
+
+    async fn end(&self, removal: Uninstall) -> Uninstalled {
+        self.state.uninstall(removal).await.unwrap()
+    }
+
+    /// The configuration names these, and takes installs of `crm` in.
+    async fn follow_with_installs(&self, portals: &[&str], terms: Option<InstallTerms>) -> Reconciled {
+        let portals = portals.iter().map(|name| configured(name)).collect();
+        let apps = vec![AppFingerprint { install: terms, ..app("crm", "1") }];
+        self.state.reconcile(portals, apps, at(0)).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_install_makes_a_portal_that_is_due_at_once() {
+    let rig = Rig::new();
+    assert_eq!(rig.keep(opened("acme.example", INSTALLER, "r1")).await, stored("acme.example", 1, false));
+    let portal = rig.portal("acme.example").await;
+    assert_eq!(portal.kind(), Kind::Fresh);
+    let settings = portal.settings.unwrap();
+    assert_eq!((settings.app.as_str(), settings.domain.as_deref()), ("crm", Some("acme.example")));
+    assert_eq!(settings.identity.as_deref(), Some("acme"));
+    let grant = portal.grant.unwrap();
+    assert_eq!((grant.identity.as_deref(), grant.standing.act_at), (Some("acme"), Some(at(0))));
+    assert_eq!(grant.token_url, profile().token_url);
+    assert_eq!(
+        rig.keep(opened("acme.example", INSTALLER, "r2")).await,
+        Installed::FreshAlready(name("acme.example"))
+    );
+    assert_eq!(
+        rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
+        Installed::OtherUser(name("acme.example"))
+    );
+    assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
+}
+
+#[tokio::test]
+async fn it_stays_through_a_restart_and_follows_its_apps_table() {
+    let rig = Rig::new();
+    rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer))).await;
+    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+    let rig = rig.reopen().await;
+    let same = rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer))).await;
+    assert_eq!(same, Reconciled::default());
+    let mut other = terms("{domain}", Users::Installer);
+    other.rule.formats = vec!["raw".to_owned()];
+    other.rule.renew_every = Some(RenewSetting::AgeMillis(60_000));
+    let changed = rig.follow_with_installs(&[], Some(other)).await;
+    assert_eq!(changed, Reconciled { changed: 1, ..Reconciled::default() });
+    assert_eq!(rig.portal("acme.example").await.settings.unwrap().formats, ["raw"]);
+    let dropped = rig.follow_with_installs(&[], None).await;
+    assert_eq!((dropped.dropped, rig.portal("acme.example").await.kind()), (1, Kind::Unconfigured));
+    rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer))).await;
+    assert_eq!(rig.portal("acme.example").await.kind(), Kind::Fresh);
+    assert_eq!(rig.claimed(0).await, Vec::<String>::new(), "of another server");
+}
+
+#[tokio::test]
+async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_fresh() {
+    for (pinned, host) in [(Some("acme"), None), (None, Some("Acme.example")), (None, None)] {
+        let rig = Rig::new();
+        let mut listed = configured("news");
+        listed.settings.identity = pinned.map(str::to_owned);
+        listed.settings.domain = host.map(str::to_owned);
+        rig.follow(vec![listed, configured("acme.example")]).await;
+        if pinned.or(host).is_none() {
+            rig.state
+                .take_in(TakeIn { identity: Some("acme".to_owned()), ..grant("news", "r0", HOUR) })
+                .await
+                .unwrap();
+            let claimed = rig.claim_by_name("news").await;
+            let dead = Phase::NeedsAuthorization {
+                since: at(0),
+                problem: problem(Class::NeedsAuthorization),
+                while_in_doubt: false,
+            };
+            let standing = Standing { phase: dead, renew_at: None, act_at: None };
+            rig.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
+        }
+        let taken = rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+        assert!(
+            matches!(&taken, Installed::Stored { portal, resumed: true, .. } if portal.as_str() == "news"),
+            "{taken:?}"
+        );
+        let again = rig.keep(event("acme.example", INSTALLER, "r2", "proof", 0)).await;
+        assert_eq!(again, Installed::FreshAlready(name("news")));
+        assert_eq!(
+            rig.portal("news").await.settings.unwrap().identity.as_deref(),
+            pinned,
+            "its own settings stay"
+        );
+        // The name that the rule gives is the configuration's, and another portal's.
+        let other = Install {
+            owner: Owner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
+            ..opened("acme.example", "1", "r3")
+        };
+        assert_eq!(rig.keep(other).await, stored("other", 1, false));
+        assert!(rig.portal("acme.example").await.grant.is_none());
+    }
+}
+
+#[tokio::test]
+async fn an_installation_event_replaces_and_its_replay_does_not() {
+    let rig = Rig::new();
+    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+    assert_eq!(
+        rig.keep(event("acme.example", "2", "r2", "proof", 10)).await,
+        stored("acme.example", 2, true)
+    );
+    assert_eq!(rig.keep(event("acme.example", "2", "r2", "proof", 10)).await, Installed::Replayed);
+    assert_eq!(rig.keep(event("acme.example", "2", "r1", "proof", 10)).await, Installed::Replayed);
+    let planted = event("acme.example", EMPLOYEE, "r3", "planted", 20);
+    assert_eq!(rig.keep(planted).await, Installed::OtherInstallation(name("acme.example")));
+    let old = Install { now: at(200_000), ..event("acme.example", "2", "r4", "proof", 20) };
+    assert_eq!(rig.keep(old).await, Installed::Replayed);
+    assert_eq!(refresh_of(&rig.grant("acme.example").await), "r2");
+}
+
+#[tokio::test]
+async fn a_repeated_notice_leaves_a_request_under_way_its_claim() {
+    let rig = Rig::new();
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    let claimed = rig.claim_by_name("acme.example").await;
+    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, Installed::Replayed);
+    assert_eq!(rig.record(&claimed, 1, renewed("r2", 1)).await, generation(2));
+}
+
+#[tokio::test]
+async fn a_removal_needs_its_proof_and_comes_once() {
+    let rig = Rig::new();
+    assert_eq!(rig.end(removal("acme", "proof", 50, 50)).await, Uninstalled::Unknown);
+    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+    assert_eq!(
+        rig.end(removal("acme", "proof", 50, 50)).await,
+        Uninstalled::Unknown,
+        "a browser brings no proof"
+    );
+    rig.keep(event("acme.example", INSTALLER, "r2", "proof", 10)).await;
+    assert_eq!(rig.end(removal("acme", "prooF", 50, 50)).await, Uninstalled::OtherToken);
+    assert_eq!(
+        rig.end(removal("acme", "proof", 10, 50)).await,
+        Uninstalled::Replayed,
+        "older than the install"
+    );
+    assert_eq!(rig.end(removal("acme", "proof", 50, 100_000)).await, Uninstalled::Replayed, "of another day");
+    assert_eq!(
+        rig.end(removal("acme", "proof", 50, 55)).await,
+        Uninstalled::Gone(vec![name("acme.example")])
+    );
+    let grant = rig.grant("acme.example").await;
+    assert_eq!(grant.standing.phase, Phase::Gone { since: at(55), problem: problem(Class::Gone) });
+    assert_eq!((grant.standing.act_at, refresh_of(&grant)), (None, "r2"));
+    assert_eq!(
+        rig.keep(event("acme.example", "2", "r3", "proof", 60)).await,
+        stored("acme.example", 3, true)
+    );
+    assert_eq!(
+        rig.end(removal("acme", "proof", 50, 65)).await,
+        Uninstalled::Replayed,
+        "before the new install"
+    );
+    assert_eq!(rig.portal("acme.example").await.kind(), Kind::Fresh);
+}
+
+#[tokio::test]
+async fn what_is_gone_is_anybodys_who_installs_again() {
+    let rig = Rig::new();
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    rig.end(removal("acme", "proof", 5, 5)).await;
+    assert_eq!(rig.keep(opened("acme.example", "2", "r2")).await, stored("acme.example", 2, true));
+}
+
+#[tokio::test]
+async fn each_user_is_a_portal_where_the_rule_says_so() {
+    let rig = Rig::new();
+    let each = |user: &str, refresh: &str| Install {
+        terms: terms("{member_id}.{user_id}", Users::Each),
+        ..opened("acme.example", user, refresh)
+    };
+    assert_eq!(rig.keep(each("1", "r1")).await, stored("acme.1", 1, false));
+    assert_eq!(rig.keep(each("67", "r67")).await, stored("acme.67", 1, false));
+    assert_eq!(rig.keep(each("67", "r68")).await, Installed::FreshAlready(name("acme.67")));
+    let proof = Install {
+        terms: terms("{member_id}.{user_id}", Users::Each),
+        ..event("acme.example", "1", "r2", "proof", 1)
+    };
+    assert_eq!(rig.keep(proof).await, stored("acme.1", 2, true));
+    let gone = rig.end(removal("acme", "proof", 5, 5)).await;
+    assert_eq!(gone, Uninstalled::Gone(vec![name("acme.1"), name("acme.67")]));
+}
+
+#[tokio::test]
+async fn a_forgotten_install_leaves_nothing() {
+    let rig = Rig::new();
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    assert!(rig.state.forget(name("acme.example")).await.unwrap());
+    assert!(rig.state.portal(name("acme.example")).await.unwrap().is_none());
+    assert_eq!(rig.end(removal("acme", "proof", 5, 5)).await, Uninstalled::Unknown);
+    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, Installed::Replayed);
+}
+
+#[tokio::test]
+async fn an_import_makes_the_grant_nobodys_in_particular() {
+    let rig = Rig::new();
+    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+    let import = TakeIn { identity: Some("acme".to_owned()), ..grant("acme.example", "r2", HOUR) };
+    assert_eq!(rig.state.take_in(import).await.unwrap(), TakenIn::Stored(Generation(2)));
+    assert_eq!(
+        rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
+        Installed::FreshAlready(name("acme.example"))
+    );
+}
+
+#[tokio::test]
+async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = rusqlite::Connection::open(path_in(&folder)).unwrap();
+    connection.execute_batch(include_str!("../../../../tests/fixtures/state-v4.sql")).unwrap();
+    drop(connection);
+    let rig = Rig::open(folder);
+    rig.follow_with_installs(&["acme", "doubtful"], Some(terms("{domain}", Users::Installer))).await;
+    assert_eq!(rig.portal("dropped").await.kind(), Kind::Fresh);
+    let removal = removal("member of dropped", "proof", 10, 10);
+    assert_eq!(rig.end(removal).await, Uninstalled::Gone(vec![name("dropped")]));
+}
