@@ -70,6 +70,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/installation.rs",
     "src/adapters/state/intake.rs",
     "src/adapters/state/record.rs",
+    "src/adapters/whose.rs",       // asks whose it is
     "src/adapters/token_files.rs", // the access token, for readers
     "src/daemon/exchange.rs",      // to take them out of what the server says
     "src/daemon/shared.rs",        // a fingerprint

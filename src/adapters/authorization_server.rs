@@ -22,7 +22,7 @@ const LARGEST_BODY: usize = 256 * 1024;
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
 pub struct AuthorizationServer {
-    client: Client,
+    pub(super) client: Client,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -167,7 +167,7 @@ fn basic(client_id: &str, secret: &ClientSecret) -> reqwest::header::HeaderValue
 }
 
 /// Reads up to [`LARGEST_BODY`] bytes.
-async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+pub(super) async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {

@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 use super::state::Census;
 use crate::domain::escalation::Severity;
+use crate::domain::install::Outcome;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::provider::Class;
 use crate::domain::time::Timestamp;
@@ -54,6 +55,7 @@ pub struct Metrics {
     unsaved: SharedGauge,
     skew: Family<Vec<(&'static str, String)>, FloatGauge>,
     deliveries: Family<Vec<(&'static str, String)>, Counter>,
+    installs: Family<Vec<(&'static str, String)>, Counter>,
     reload_successful: SharedGauge,
 }
 
@@ -90,6 +92,8 @@ impl Metrics {
             "Alerts by channel and what became of each try",
             deliveries.clone(),
         );
+        let installs = Family::<Vec<(&'static str, String)>, Counter>::default();
+        registry.register("installs", "Notices of installed apps, and what became of each", installs.clone());
         let reload_successful = SharedGauge::default();
         reload_successful.set(1);
         registry.register(
@@ -107,6 +111,7 @@ impl Metrics {
             unsaved,
             skew,
             deliveries,
+            installs,
             reload_successful,
         };
         metrics.know_providers(providers);
@@ -129,6 +134,20 @@ impl Metrics {
                 drop(self.deliveries.get_or_create(&result.labels(channel)));
             }
         }
+    }
+
+    /// Makes the counters of these apps' installs be there, at zero.
+    pub fn know_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
+        for app in apps {
+            Outcome::ALL
+                .into_iter()
+                .for_each(|outcome| drop(self.installs.get_or_create(&of_install(app, outcome))));
+        }
+    }
+
+    /// Counts what became of one notice of an installed app.
+    pub fn install(&self, app: &str, outcome: Outcome) {
+        self.installs.get_or_create(&of_install(app, outcome)).inc();
     }
 
     /// Counts what became of one message to a channel.
@@ -216,6 +235,10 @@ impl Delivered {
         };
         vec![("channel", channel.to_owned()), ("result", result.to_owned())]
     }
+}
+
+fn of_install(app: &str, outcome: Outcome) -> Vec<(&'static str, String)> {
+    vec![("app", app.to_owned()), ("result", outcome.as_str().to_owned())]
 }
 
 fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {

@@ -12,7 +12,7 @@ use super::alerts::Conditions;
 use super::old_state;
 use super::publisher::{PublisherThread, publisher};
 use super::recovery;
-use super::shared::{Parts, Shared, app_fingerprints, take_portals};
+use super::shared::{Parts, Shared, app_fingerprints, installing, take_portals};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
@@ -81,6 +81,7 @@ impl Core {
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let metrics = Metrics::new(&providers);
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        metrics.know_installs(installing(&config));
         let parts = Parts { clock, state, server, courier, publisher, conditions };
         let shared = Arc::new(Shared::new(parts, metrics, Arc::new(config)));
         hands.publish(&mut workers, publishing, provider_names(&shared));

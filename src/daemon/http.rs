@@ -25,10 +25,18 @@ const PLACES: usize = 64;
 
 /// Why the listener could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on [http] listen = \"{address}\"")]
+#[error("cannot listen on [{table}] listen = \"{address}\"")]
 pub struct ListenError {
+    table: &'static str,
     address: SocketAddr,
     source: std::io::Error,
+}
+
+impl ListenError {
+    /// Of the address that a table of the configuration names.
+    pub(super) const fn new(table: &'static str, address: SocketAddr, source: std::io::Error) -> Self {
+        Self { table, address, source }
+    }
 }
 
 /// Binds the listener.
@@ -36,7 +44,7 @@ pub struct ListenError {
 /// # Errors
 /// [`ListenError`].
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+    TcpListener::bind(address).await.map_err(|source| ListenError::new("http", address, source))
 }
 
 /// Serves until `stop`.

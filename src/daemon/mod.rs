@@ -11,6 +11,7 @@ mod escalator;
 mod exchange;
 mod first_tokens;
 mod http;
+mod install;
 mod offline;
 mod old_state;
 pub mod operations;
@@ -67,7 +68,7 @@ pub enum RunError {
     /// The control socket said no.
     #[error(transparent)]
     Control(#[from] BindError),
-    /// The metrics listener said no.
+    /// A listener said no.
     #[error(transparent)]
     Http(#[from] ListenError),
     /// The kernel said no.
@@ -94,6 +95,7 @@ pub async fn run(
     let timeout = config.renewal.timeout;
     let paths = config.paths.clone();
     let listen = config.http.as_ref().map(|http| http.listen);
+    let installs = config.install.as_ref().map(|install| install.listen);
     let signals = Signals::listen().map_err(RunError::Signals)?;
     let core = Core::start(config, World::machine()?).await?;
     let shared = Arc::clone(&core.shared);
@@ -102,10 +104,18 @@ pub async fn run(
         Some(address) => Some(http::bind(address).await?),
         None => None,
     };
+    let install_listener = match installs {
+        Some(address) => Some(install::bind(address).await?),
+        None => None,
+    };
     let reloader = Arc::new(Reloader::new(read, log));
     let mut tasks = loops(&shared, &stop, HOUSEKEEPING).await;
     let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
+    if let Some(listener) = install_listener {
+        let run = install::run(Arc::clone(&shared), listener, stop.clone());
+        tasks.spawn(named("the install listener", run));
+    }
     let (mut watched, end) = (JoinSet::new(), CancellationToken::new());
     if let Some(listener) = listener {
         watched.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, end.clone())));
@@ -118,6 +128,7 @@ pub async fn run(
         token_dir = %paths.token_dir.display(),
         control_socket = %paths.control_socket.display(),
         http = listen.map(tracing::field::display),
+        install = installs.map(tracing::field::display),
         "refreshd {} is ready: {summary}", env!("CARGO_PKG_VERSION")
     );
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::first_tokens;
 use super::publisher::chain;
-use super::shared::{Shared, app_fingerprints, take_portals};
+use super::shared::{Shared, app_fingerprints, installing, take_portals};
 use crate::adapters::log::LogHandle;
 use crate::adapters::systemd;
 use crate::config::{Config, Loaded, Problems};
@@ -61,6 +61,7 @@ impl Reloader {
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         shared.metrics.know_providers(&providers);
         shared.metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        shared.metrics.know_installs(installing(&config));
         self.log.set_level(&config.log.level);
         shared.set_config(Arc::new(config));
         if ladder_changed && let Err(error) = shared.state.recheck_ladder(true).await {
@@ -95,6 +96,11 @@ fn keep_what_needs_a_restart(before: &Config, new: &mut Config) {
     if listen(before) != listen(new) {
         tracing::warn!("[http] listen changes only with a restart; the old one stays in force");
         new.http = before.http.clone();
+    }
+    let listen = |config: &Config| config.install.as_ref().map(|install| install.listen);
+    if listen(before) != listen(new) {
+        tracing::warn!("[install] listen changes only with a restart; the old one stays in force");
+        new.install = before.install.clone();
     }
     if before.log.format != new.log.format {
         tracing::warn!("[log] format changes only with a restart");

@@ -163,6 +163,11 @@ pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
         .collect()
 }
 
+/// The apps whose installs are taken in.
+pub fn installing(config: &Config) -> impl Iterator<Item = &str> {
+    config.apps.values().filter(|app| app.install.is_some()).map(|app| app.name.as_str())
+}
+
 /// Whether the daemon is well. Everything here can be ill.
 pub struct Health {
     clock: Clock,

@@ -4,11 +4,13 @@
 
 use serde_json::{Map, Value};
 
+use super::notice::Presented;
 use super::provider::Profile;
 use super::reply::{SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
 use super::token::{Access, Details, Tokens, believable};
+use super::whose::Owner;
 
 /// Largest text read as a grant, in bytes.
 pub const LONGEST: usize = 64 * 1024;
@@ -104,6 +106,38 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
         identity: granted.identity,
         server: granted.server,
     })
+}
+
+/// Puts what a verified notice brought into the words of a token reply, with what the authorization server says of it.
+///
+/// # Errors
+/// [`IntakeError`].
+pub fn from_notice(
+    presented: &Presented,
+    owner: &Owner,
+    profile: &Profile,
+    now: Timestamp,
+) -> Result<Intake, IntakeError> {
+    let Presented { access, refresh, claims, application_token: _, sent_at: _, expires, scope } = presented;
+    let Owner { member_id, user_id, host: _, endpoint, status } = owner;
+    let mut body = Map::new();
+    let mut put = |name: Option<&str>, value: Option<&str>| {
+        if let (Some(name), Some(value)) = (name, value) {
+            body.insert(name.to_owned(), value.into());
+        }
+    };
+    put(Some("access_token"), Some(access.expose()));
+    put(Some("refresh_token"), Some(refresh.expose()));
+    put(Some("expires"), expires.as_deref());
+    put(Some("scope"), scope.as_deref());
+    put(Some("status"), status.as_deref());
+    put(profile.identity_field.as_deref(), Some(member_id));
+    put(profile.endpoint_field.as_deref(), Some(endpoint));
+    put(profile.server_field.as_deref(), claims.server.as_deref());
+    // As in a token reply, where it is a number.
+    let user = user_id.parse::<u64>().map_or_else(|_| Value::from(user_id.as_str()), Value::from);
+    body.insert("user_id".to_owned(), user);
+    from_json(&body, profile, now)
 }
 
 /// The absolute end in unix seconds, a number or a string (Bitrix24's events).

@@ -25,6 +25,7 @@ pub mod schedule;
 pub mod secret;
 pub mod settings;
 pub mod template;
+pub mod throttle;
 pub mod time;
 pub mod token;
 pub mod whose;
