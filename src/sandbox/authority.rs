@@ -30,6 +30,8 @@ pub struct Authority {
     pub(super) violations: Vec<String>,
     pub(super) host: String,
     pub(super) traps: Vec<String>,
+    /// Requests to `/rest/app.info` so far, and how many of the next fail.
+    pub(super) questions: (u64, u32),
     codes: HashMap<String, Code>,
 }
 
@@ -79,6 +81,7 @@ impl Authority {
             violations: Vec::new(),
             host: "sandbox.invalid".to_owned(),
             traps: vec!["/redirected".to_owned()],
+            questions: (0, 0),
             codes: HashMap::new(),
         }
     }
@@ -109,14 +112,6 @@ impl Authority {
         self.processed(&form, presented, fault.as_ref(), ticket, now)
     }
 
-    /// A new grant, and the token reply that tells of it.
-    pub fn install(&mut self, domain: &str, client_id: &str, now: Timestamp) -> Map<String, Value> {
-        let portal = self.ledger.portal_or_new(domain);
-        self.ledger.portals[portal].installed = true;
-        let place = self.ledger.grant(portal, client_id, self.rules.token_lifetime, now);
-        self.reply_of(place, now)
-    }
-
     /// A fresh authorization code. The person who allows it has the application installed.
     pub fn authorize(&mut self, domain: &str, client_id: &str, now: Timestamp) -> String {
         self.codes.retain(|_, code| now.since(code.expires_at) < CODE_MEMORY);
@@ -127,17 +122,6 @@ impl Authority {
         let code = Code { portal, client_id: client_id.to_owned(), expires_at, used: false };
         self.codes.insert(text.clone(), code);
         text
-    }
-
-    /// Takes the application out of a portal: every grant of it is dead, also after a new installation.
-    pub fn uninstall(&mut self, domain: &str) {
-        let Some(portal) = self.ledger.portal(domain) else { return };
-        self.ledger.portals[portal].installed = false;
-        self.ledger
-            .grants
-            .iter_mut()
-            .filter(|grant| grant.portal == portal)
-            .for_each(|grant| grant.revoked = true);
     }
 
     fn presented(&self, form: &Form) -> Presented {
@@ -277,12 +261,12 @@ impl Authority {
         if !self.ledger.portals[code.portal].installed {
             return Err((401, "NOT_INSTALLED", "Application not installed".to_owned()));
         }
-        let place = self.ledger.grant(code.portal, client_id, self.rules.token_lifetime, now);
+        let place = self.ledger.grant(code.portal, (client_id, USER_ID), self.rules.token_lifetime, now);
         Ok(Granted { place, settles: None })
     }
 
     /// Bitrix24's token reply.
-    fn reply_of(&self, place: Place, now: Timestamp) -> Map<String, Value> {
+    pub(super) fn reply_of(&self, place: Place, now: Timestamp) -> Map<String, Value> {
         let grant = &self.ledger.grants[place.grant];
         let portal = &self.ledger.portals[grant.portal];
         let mut body = Map::new();
@@ -299,7 +283,7 @@ impl Authority {
         put("domain", self.host.as_str().into());
         put("scope", "app".into());
         put("status", "L".into());
-        put("user_id", USER_ID.into());
+        put("user_id", grant.user_id.into());
         body
     }
 

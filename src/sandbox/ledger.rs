@@ -15,7 +15,7 @@ const HISTORY: usize = 1000;
 const ACCESSES: usize = 100;
 /// What the stamp of a refresh token says; it is not enforced, as it may not be at Bitrix24.
 const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// Who owns every grant.
+/// Who owns a grant unless somebody else is named.
 pub(super) const USER_ID: u64 = 1;
 
 /// A portal; its names lead to it by [`Ledger::portal`].
@@ -36,6 +36,7 @@ pub(super) struct Portal {
 pub(super) struct Grant {
     pub(super) portal: usize,
     pub(super) client_id: String,
+    pub(super) user_id: u64,
     pub(super) revoked: bool,
     pub(super) flights: Vec<Flight>,
     first: u64,
@@ -195,7 +196,7 @@ impl Ledger {
     pub(super) fn grant(
         &mut self,
         portal: usize,
-        client_id: &str,
+        (client_id, user_id): (&str, u64),
         lifetime: Duration,
         now: Timestamp,
     ) -> Place {
@@ -203,6 +204,7 @@ impl Ledger {
         self.grants.push(Grant {
             portal,
             client_id: client_id.to_owned(),
+            user_id,
             revoked: false,
             flights: Vec::new(),
             first: 0,
@@ -261,6 +263,12 @@ impl Ledger {
         })
     }
 
+    /// The grant that an access token is of, and when it ends; `None` if it is unknown or works no more.
+    pub(super) fn grant_of_access(&self, token: &str) -> Option<(&Grant, Timestamp)> {
+        let issued = self.accesses.get(token).filter(|issued| !issued.dead)?;
+        Some((&self.grants[issued.grant], issued.expires_at))
+    }
+
     fn end_access(&mut self, grant: usize) {
         let grant = &self.grants[grant];
         for token in grant.pair(grant.newest()).iter().flat_map(|pair| &pair.accesses) {
@@ -272,14 +280,20 @@ impl Ledger {
 
     fn new_access(&mut self, grant: usize, lifetime: Duration, now: Timestamp) -> Arc<str> {
         let expires_at = now + lifetime;
-        let access = self.mint.token(expires_at, self.grants[grant].portal, grant, USER_ID);
+        let access =
+            self.mint.token(expires_at, self.grants[grant].portal, grant, self.grants[grant].user_id);
         self.accesses.insert(access.clone(), Issued { grant, expires_at, dead: false });
         access
     }
 
     fn add_pair(&mut self, grant: usize, lifetime: Duration, now: Timestamp) -> Place {
         let access = self.new_access(grant, lifetime, now);
-        let refresh = self.mint.token(now + REFRESH_LIFETIME, self.grants[grant].portal, grant, USER_ID);
+        let refresh = self.mint.token(
+            now + REFRESH_LIFETIME,
+            self.grants[grant].portal,
+            grant,
+            self.grants[grant].user_id,
+        );
         let books = &mut self.grants[grant];
         books.pairs.push_back(Pair {
             accesses: [access.clone()].into(),
@@ -312,7 +326,7 @@ mod tests {
     fn the_books_do_not_grow_without_end() {
         let mut books = Ledger::new(1);
         let portal = books.portal_or_new("acme.bitrix24.com");
-        let first = books.grant(portal, "local.1", Duration::from_secs(60), Timestamp::default());
+        let first = books.grant(portal, ("local.1", USER_ID), Duration::from_secs(60), Timestamp::default());
         let token = books.grants[0].pair(first.number).unwrap().refresh.clone();
         let spent = Spent { at: Timestamp::default(), delivered: true, clean: true };
         for _ in 0..HISTORY - 1 {

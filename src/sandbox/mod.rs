@@ -10,6 +10,7 @@
 //! | `checks` | what a correct client never sends |
 //! | `ledger` | portals, grants and pairs of tokens |
 //! | `faults`, `answer` | what can go wrong, and how it shapes an answer |
+//! | `installs` | applications that come and go, and `/rest/app.info` |
 //! | `form`, `pages`, `mint` | parameters, the authorization page, the look of tokens |
 //! | `server`, `wire` | HTTP over TCP, down to the half-sent reply |
 
@@ -18,6 +19,7 @@ mod authority;
 mod checks;
 mod faults;
 mod form;
+mod installs;
 mod ledger;
 mod mint;
 mod pages;
@@ -94,6 +96,24 @@ impl Sandbox {
     pub fn install(&self, domain: &str, client_id: &str) -> Map<String, Value> {
         let now = self.clock.now();
         self.lock().install(domain, client_id, now)
+    }
+
+    /// The same for a user other than the first.
+    #[must_use]
+    pub fn install_as(&self, domain: &str, client_id: &str, user_id: u64) -> Map<String, Value> {
+        let now = self.clock.now();
+        self.lock().install_as(domain, client_id, user_id, now)
+    }
+
+    /// Questions whose an access token is, so far.
+    #[must_use]
+    pub fn questions(&self) -> u64 {
+        self.lock().questions.0
+    }
+
+    /// The next questions of that kind are answered with an error of the server's own.
+    pub fn fail_questions(&self, times: u32) {
+        self.lock().questions.1 = times;
     }
 
     /// A fresh authorization code, as a user of the portal gets it: short-lived, and good for one exchange.

@@ -21,6 +21,7 @@ use super::Sandbox;
 use super::answer::{Answer, Delivery, Reply};
 use super::checks::TOKEN_PATH;
 use super::form::TokenRequest;
+use super::installs::APP_INFO_PATH;
 use super::pages::AUTHORIZE_PATH;
 use super::wire::{Cut, Line, Pending, ReplyBody, Wire};
 use crate::adapters::clock::Clock;
@@ -80,6 +81,12 @@ async fn answer(
 ) -> Result<Response<ReplyBody>, Cut> {
     let reply = match (request.method(), request.uri().path()) {
         (_, TOKEN_PATH) => return token(sandbox, line, request).await,
+        (_, APP_INFO_PATH) => {
+            let (head, body) = request.into_parts();
+            let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Err(Cut) };
+            let (query, now) = (head.uri.query().unwrap_or_default(), sandbox.clock.now());
+            sandbox.lock().app_info(head.method.as_str(), query, &body.to_bytes(), now)
+        }
         (&Method::GET, AUTHORIZE_PATH) => {
             let (query, host) =
                 (request.uri().query().unwrap_or_default(), text(request.headers(), header::HOST));

@@ -17,6 +17,7 @@
 pub mod config;
 pub mod daemon;
 pub mod hostile;
+pub mod installs;
 pub mod mailserver;
 pub mod receivers;
 
