@@ -31,13 +31,17 @@ pub(super) struct Arguments {
     /// How long an access token lives.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     lifetime: Duration,
+    /// How many more portals install the app, without anybody having told refreshd: their token replies, a line each, are
+    /// in installs.jsonl.
+    #[arg(long, default_value_t = 0)]
+    installs: usize,
     /// Where client.secret and portal-N.refresh are written.
     #[arg(long)]
     dir: PathBuf,
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    let Arguments { listen, portals, lifetime, dir } = arguments;
+    let Arguments { listen, portals, lifetime, installs, dir } = arguments;
     if !listen.ip().is_loopback() {
         return Err(Failure::new(Exit::Usage, "the sandbox listens on loopback only"));
     }
@@ -57,6 +61,15 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         let grant = sandbox.install(&format!("portal-{number}.bitrix24.com"), CLIENT_ID);
         let refresh = grant.get("refresh_token").and_then(serde_json::Value::as_str).unwrap_or_default();
         write(format!("portal-{number}.refresh"), refresh)?;
+    }
+    if *installs > 0 {
+        // The address of the server is in each reply.
+        sandbox.name(&listen.to_string());
+        let install = |number| sandbox.install(&format!("install-{number}.bitrix24.com"), CLIENT_ID);
+        let replies: String = (1..=*installs)
+            .map(|number| format!("{}\n", serde_json::Value::Object(install(number))))
+            .collect();
+        write("installs.jsonl".to_owned(), &replies)?;
     }
     screen::note(&format!(
         "sandbox: http://{listen}/oauth/token/, client {CLIENT_ID}, {portals} portals, {}",

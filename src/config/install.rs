@@ -51,7 +51,7 @@ pub(super) fn listener(root: Table<'_>, report: &mut Report) -> Option<InstallLi
     let table = root.table(report, "install", "install")?;
     table.only(report, &[&LISTENER_KEYS]);
     let rate = table.number(report, "rate", 10_000.0).unwrap_or(50.0);
-    let source_rate = table.number(report, "source_rate", 10_000.0).unwrap_or(10.0);
+    let source_rate = table.number(report, "source_rate", 10_000.0).unwrap_or(25.0);
     let source_header = table.text(report, "source_header").and_then(|text| {
         let name = text.value.parse::<HeaderName>().ok();
         if name.is_none() {

@@ -63,6 +63,11 @@ impl Sandbox {
         server::serve(self, listener, stop).await;
     }
 
+    /// Names the address that token replies give, before it serves there.
+    pub fn name(&self, host: &str) {
+        host.clone_into(&mut self.lock().host);
+    }
+
     /// Answers a token request without a network. Carry the answer out and give its ticket to [`Self::finish`].
     #[must_use]
     pub fn token(&self, request: &TokenRequest<'_>) -> Answer {
