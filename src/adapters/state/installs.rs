@@ -171,7 +171,10 @@ fn keep(
     };
     match decide(*occasion, held, &owner.user_id) {
         Decision::FreshAlready => {
-            note(connection, install, &known, None)?;
+            // Its own user's word is as good as the grant; anybody else's would let him end it later.
+            if held.user == Some(owner.user_id.as_str()) {
+                note(connection, install, &known, None)?;
+            }
             return Ok(Installed::FreshAlready(name));
         }
         Decision::OtherUser => return Ok(Installed::OtherUser(name)),

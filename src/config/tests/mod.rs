@@ -3,6 +3,7 @@
 mod bad;
 mod channels;
 mod good;
+mod install;
 mod leaks;
 mod shipped;
 

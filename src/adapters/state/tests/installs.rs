@@ -242,6 +242,20 @@ async fn a_removal_needs_its_proof_and_comes_once() {
 }
 
 #[tokio::test]
+async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant_lives() {
+    let rig = Rig::new();
+    let mut listed = configured("news");
+    listed.settings.identity = Some("acme".to_owned());
+    rig.follow(vec![listed]).await;
+    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+    let fresh = Installed::FreshAlready(name("news"));
+    assert_eq!(rig.keep(event("acme.example", EMPLOYEE, "r2", "planted", 10)).await, fresh);
+    assert_eq!(rig.end(removal("acme", "planted", 20, 20)).await, Uninstalled::Unknown);
+    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r3", "proof", 10)).await, fresh);
+    assert_eq!(rig.end(removal("acme", "proof", 20, 20)).await, Uninstalled::Gone(vec![name("news")]));
+}
+
+#[tokio::test]
 async fn what_is_gone_is_anybodys_who_installs_again() {
     let rig = Rig::new();
     rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
