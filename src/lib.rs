@@ -46,6 +46,9 @@
 //!   decides what people are told of each, and incidents and letters are kept in one transaction before anything is sent.
 //!   A task for each channel delivers its letters in order ([`domain::outbox`]). Whatever happens in between, the next look
 //!   tells what has not been told, once. Only where the state cannot be written are people told from memory.
+//! - An install ([`daemon`]'s `install`) is answered at the door, verified with the authorization server
+//!   ([`domain::whose`]), judged ([`domain::install`]) and kept in one transaction, and is then a portal like any other, due
+//!   at once. What was not verified is not stored.
 //! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
 //! - A start looks first for what must not be sent: a pair is durable before anybody else hears of it, so a trace outside the
 //!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent.
@@ -81,7 +84,9 @@
 //!    listed. ([`domain::secret`], `tests/tidy.rs`)
 //! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])
 //! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
-//! 10. A guest of a listener costs a bounded share of memory and time, and delays nobody. ([`daemon`]'s `serving`)
+//! 10. What a stranger sends is never an address to connect to, and nothing of it is kept before the authorization server
+//!     has said whose it is. (`domain::whose`; `tests/outside/install_forged.rs`)
+//! 11. A guest of a listener costs a bounded share of memory and time, and delays nobody. ([`daemon`]'s `serving`)
 
 pub mod adapters;
 pub mod commands;

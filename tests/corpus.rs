@@ -38,6 +38,11 @@ fn nothing_handed_over_does_harm() {
 }
 
 #[test]
+fn no_notice_of_an_install_does_harm() {
+    replay("notice", fuzz::notice::holds);
+}
+
+#[test]
 fn every_form_of_the_token_files_says_the_same() {
     replay("files", fuzz::files::holds);
 }

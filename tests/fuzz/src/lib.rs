@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod files;
 pub mod intake;
+pub mod notice;
 pub mod reply;
 
 use std::fs::Permissions;

@@ -1,0 +1,77 @@
+//! Any notice of an installed app, with any answer of the authorization server to the question whose it is: the query
+//! on the first line, the form on the second, the answer after them.
+
+use refreshd::domain::install::{NameRule, Users};
+use refreshd::domain::intake::{Intake, from_notice};
+use refreshd::domain::notice::{Claims, Notice, Presented, is_id, plain_host, read};
+use refreshd::domain::provider::{Profile, origin_of};
+use refreshd::domain::time::Timestamp;
+use refreshd::domain::whose::{Heard, Owner, hear, place};
+
+use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
+
+const NOW: Timestamp = Timestamp::from_secs(1_795_192_000);
+const CLIENT_ID: &str = "local.1";
+
+/// What must hold.
+pub fn holds(data: &[u8]) {
+    let mut parts = data.splitn(3, |byte| *byte == b'\n');
+    let query = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let (form, answer) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let presented = match read(&query, form) {
+        Ok(Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it)) => it,
+        Ok(Notice::Removed(removal)) => {
+            assert!(is_id(&removal.member_id));
+            return removal.host.as_deref().into_iter().for_each(is_a_host);
+        }
+        Ok(Notice::Other) => return,
+        Err(error) => return is_a_line(&error.to_string()),
+    };
+    let Claims { member_id, host, user_id, server: _ } = &presented.claims;
+    assert!(is_id(member_id) && user_id.as_deref().is_none_or(is_id));
+    host.as_deref().into_iter().for_each(is_a_host);
+    for profile in profiles() {
+        goes_to_the_profiles_servers(profile, &presented.claims);
+        for status in [200, 400, 503] {
+            match hear(status, answer, profile, CLIENT_ID, &presented.claims) {
+                Heard::Owner(owner) => is_the_servers_word(&presented, &owner, profile),
+                Heard::Forged(forgery) => is_a_line(&forgery.to_string()),
+                Heard::Later(why) => is_a_line(&why),
+            }
+        }
+    }
+}
+
+/// It stands in a header of the answer: nothing that could end it, or begin something else.
+fn is_a_host(host: &str) {
+    assert!(host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)), "{host:?}");
+    assert_eq!(plain_host(host).map(|again| plain_host(&again)), plain_host(host).map(|_| plain_host(host)));
+}
+
+/// Whatever the notice names, tokens go nowhere else.
+fn goes_to_the_profiles_servers(profile: &Profile, claims: &Claims) {
+    let Some(url) = place(profile, claims) else { return };
+    let known = profile.token_urls().any(|token_url| origin_of(token_url) == origin_of(&url));
+    assert!(known, "{url} is no server of {}", profile.name);
+}
+
+fn is_the_servers_word(presented: &Presented, owner: &Owner, profile: &Profile) {
+    let Claims { member_id, host, user_id, server: _ } = &presented.claims;
+    assert_eq!(owner.member_id, *member_id);
+    assert!(host.as_ref().is_none_or(|host| *host == owner.host));
+    assert!(user_id.as_ref().is_none_or(|user_id| *user_id == owner.user_id));
+    is_a_host(&owner.host);
+    for (rule, users) in [("{domain}", Users::Installer), ("{user_id}.{domain}", Users::Each)] {
+        let rule = NameRule::parse(rule).expect("it is in order");
+        assert!(!rule.names("crm", owner, users).is_empty(), "no name for {owner:?}");
+    }
+    let Ok(Intake { tokens, identity: _, server: _ }) = from_notice(presented, owner, profile, NOW) else {
+        return;
+    };
+    let refresh = presented.refresh.expose();
+    assert_eq!(tokens.refresh.expose(), refresh);
+    can_be_read_again(&tokens.details);
+    if refresh.len() >= SHORTEST_TOKEN {
+        is_silent_about(&[refresh], &words(&tokens.details));
+    }
+}

@@ -1,0 +1,4 @@
+//! Fuzzes `refreshd_fuzz::notice`. Must not know what holds.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| refreshd_fuzz::notice::holds(data));
