@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use refreshd::sandbox::Rules;
 
-use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};
+use crate::common::installs::{Form, PROOF, encoded, event_of, form_of, removal_of, text, with};
 use crate::common::{Daemon, Rig, SOON, always, domain, eventually};
 use crate::contains;
 use crate::install::{ACME, installing};
@@ -185,6 +185,46 @@ fn more_than_the_rate_is_told_to_come_again() {
     let line = line(&daemon, "too-many", "more came than [install] rate allows");
     assert_eq!(line["source"], "198.51.100.1");
     daemon.stop();
+}
+
+#[test]
+fn more_than_can_wait_is_told_to_come_again() {
+    let mut rig = installing("");
+    rig.take_installs("", "rate = 10000");
+    let daemon = rig.start();
+    // Whatever is worked off now waits for its next try.
+    rig.sandbox.fail_questions(u32::MAX);
+    let form = encoded(&form_of(&rig.grant_of("acme", 1)));
+    let url = format!("http://{}/install/crm?DOMAIN={ACME}", rig.install_address());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut full = 0;
+    rig.runtime.block_on(async {
+        for _ in 0..300 {
+            let mut posts = tokio::task::JoinSet::new();
+            for _ in 0..32 {
+                posts.spawn(client.post(&url).header("content-type", FORM).body(form.clone()).send());
+            }
+            for reply in posts.join_all().await.into_iter().map(Result::unwrap) {
+                match reply.status().as_u16() {
+                    200 => {}
+                    503 => {
+                        assert_eq!(reply.headers()["retry-after"], "30");
+                        full += 1;
+                    }
+                    other => panic!("{other}"),
+                }
+            }
+            if full > 0 {
+                break;
+            }
+        }
+    });
+    assert!(full > 0, "9,600 may wait");
+    assert!((rig.installs("too-many") - f64::from(full)).abs() < 0.1);
+    line(&daemon, "too-many", "too many wait to be worked off");
+    let said = daemon.events(|event| event["outcome"] == "too-many").len();
+    assert_eq!(said, 1, "a flood is one line");
+    daemon.kill9();
 }
 
 #[test]

@@ -30,7 +30,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(10);
 /// After the daemon was told to stop, servers have this long to answer for what was taken in.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Works off what comes until the queue ends.
 pub(super) async fn run(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>, stop: CancellationToken) {

@@ -135,6 +135,30 @@ async fn it_stays_through_a_restart_and_follows_its_apps_table() {
 }
 
 #[tokio::test]
+async fn a_name_that_the_configuration_takes_is_its_own_and_comes_back_when_it_lets_go() {
+    let rig = Rig::new();
+    let installs = || Some(terms("{domain}", Users::Installer));
+    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
+    rig.follow_with_installs(&["acme.example"], installs()).await;
+    let portal = rig.portal("acme.example").await;
+    assert_eq!((portal.kind(), portal.settings), (Kind::Fresh, Some(configured("acme.example").settings)));
+    rig.follow_with_installs(&[], installs()).await;
+    assert_eq!(rig.portal("acme.example").await.kind(), Kind::Unconfigured);
+    assert_eq!(rig.keep(opened("acme.example", INSTALLER, "r2")).await, stored("acme.example", 2, true));
+    let strangers = Install {
+        owner: Owner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
+        ..opened("acme.example", "1", "r3")
+    };
+    rig.follow_with_installs(&[], None).await;
+    assert_eq!(
+        rig.keep(strangers).await,
+        stored("other", 1, false),
+        "a grant that is kept is not written over"
+    );
+    assert_eq!(refresh_of(&rig.grant("acme.example").await), "r2");
+}
+
+#[tokio::test]
 async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_fresh() {
     for (pinned, host) in [(Some("acme"), None), (None, Some("Acme.example")), (None, None)] {
         let rig = Rig::new();
