@@ -17,6 +17,22 @@ pub fn installing(rule: &str) -> Rig {
 /// What a portal is called without a naming rule.
 pub const ACME: &str = "acme.bitrix24.com";
 
+/// What a notice can come to, each counted from zero on.
+const RESULTS: [&str; 12] = [
+    "stored",
+    "resumed",
+    "fresh-already",
+    "other-user",
+    "uninstalled",
+    "forged",
+    "replayed",
+    "unverified",
+    "malformed",
+    "too-many",
+    "ignored",
+    "not-stored",
+];
+
 fn user_of(rig: &Rig, portal: &str) -> String {
     rig.token_json(portal).map(|json| json["fields"]["user_id"].to_string()).unwrap_or_default()
 }
@@ -25,6 +41,12 @@ fn user_of(rig: &Rig, portal: &str) -> String {
 fn whoever_opens_the_app_has_the_portal_kept_fresh() {
     let rig = installing("");
     let daemon = rig.start();
+    for result in RESULTS {
+        assert!(rig.installs(result) < 0.1, "{result}");
+    }
+    let (_, metrics) = rig.http("/metrics");
+    contains(&metrics, &["# TYPE refreshd_installs counter\n"]);
+    assert_eq!(metrics.matches("refreshd_installs_total{").count(), RESULTS.len());
     let (status, headers, page) = rig.open("acme", &rig.grant_of("acme", 1));
     assert_eq!(status, 200);
     contains(&page, &["<script src=\"https://api.bitrix24.com/api/v1/\"></script>", "BX24.installFinish();"]);
