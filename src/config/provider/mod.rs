@@ -20,7 +20,7 @@ pub(super) use keys::{apply, check_age};
 use rows::rows;
 
 /// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 36] = [
+pub(super) const KEYS: [&str; 37] = [
     "token_url",
     "token_url_by_region",
     "refresh_url",
@@ -43,6 +43,7 @@ pub(super) const KEYS: [&str; 36] = [
     "code_parameters",
     "renewal_parameters",
     "redirect_fields",
+    "redirect_server",
     "reply",
     "expires_in_unit",
     "renew_every",
