@@ -37,8 +37,8 @@ async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<
     let app = stored.and_then(|portal| portal.settings).and_then(|settings| config.apps.get(&settings.app));
     let Some(app) = app else { return Ok(()) };
     let intake = intake::parse(&text, &app.profile, shared.clock.now()).map_err(|error| error.to_string())?;
-    let fingerprint = intake.tokens.refresh.fingerprint();
-    match shared.state.seen(fingerprint).await.map_err(|error| chain(&error))? {
+    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
+    match shared.state.seen(token.fingerprint()).await.map_err(|error| chain(&error))? {
         Some(holder) if holder == portal.as_str() => Ok(()),
         _ => {
             take_in(shared, portal, intake, Source::File).await.map(|_| ()).map_err(|error| error.to_string())

@@ -266,18 +266,19 @@ pub async fn take_in(
     {
         return Err(refuse(format!("it is the grant of {identity}, the configuration expects {pinned}")));
     }
+    let domain = settings.and_then(|settings| settings.domain.as_deref());
     let now = shared.clock.now();
     let every =
         settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
     let token_url = server
-        .and_then(|server| app.profile.token_url_on_host_of(&server).map(str::to_owned))
+        .and_then(|server| app.profile.renewal_url_on_host_of(&server).map(str::to_owned))
         .or_else(|| portal.config_url.clone())
-        .unwrap_or_else(|| app.profile.token_url.clone());
+        .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
     let standing = taken_in(name, tokens.access.as_ref(), every, now);
     let take = TakeIn {
         portal: name.clone(),
         identity: identity.or_else(|| pinned.cloned()),
-        bound_to: app.binding(),
+        bound_to: app.binding(domain),
         token_url,
         standing,
         tokens,

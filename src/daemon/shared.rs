@@ -122,7 +122,7 @@ impl Shared {
 pub fn take_portals(config: &mut Config) -> Vec<Configured> {
     let mut urls: HashMap<&str, Arc<[String]>> = HashMap::new();
     for app in config.apps.values() {
-        urls.insert(&app.name, app.profile.token_urls().map(str::to_owned).collect());
+        urls.insert(&app.name, app.renewal_urls().into_iter().collect());
     }
     let portals = std::mem::take(&mut config.portals);
     portals
@@ -132,9 +132,9 @@ pub fn take_portals(config: &mut Config) -> Vec<Configured> {
             let every = portal.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
             Some(Configured {
                 every: every.into(),
-                token_url: portal.token_url,
+                token_url: portal.renewal_url(app),
                 allowed_urls: urls.get(app.name.as_str()).cloned().unwrap_or_default(),
-                binding: portal.binding,
+                binding: app.binding(portal.settings.domain.as_deref()),
                 name: portal.name,
                 settings: portal.settings,
             })
@@ -305,5 +305,5 @@ impl FileProblems {
 /// Every token endpoint that the configuration may send to.
 #[must_use]
 pub fn token_urls(config: &Config) -> BTreeSet<String> {
-    config.apps.values().flat_map(|app| app.profile.token_urls().map(str::to_owned)).collect()
+    config.apps.values().flat_map(App::renewal_urls).collect()
 }

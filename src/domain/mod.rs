@@ -5,7 +5,10 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod by_hand;
 pub mod channel;
+pub mod dialect;
+pub mod error_table;
 pub mod escalation;
 pub mod incident;
 pub mod intake;
@@ -19,6 +22,7 @@ pub mod provider;
 pub mod remedy;
 pub mod renewal;
 pub mod reply;
+pub mod request;
 pub mod schedule;
 pub mod secret;
 pub mod settings;

@@ -153,6 +153,8 @@ mod tests {
             renew_every: None,
             formats: Vec::new(),
             identity: None,
+            redirect_uri: None,
+            scope: Vec::new(),
             refresh_token_file: None,
         };
         assert_eq!(About::of(&acme, Some(&settings("crm"))).app, "crm");

@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::record::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};
@@ -47,12 +48,14 @@ pub enum TakenIn {
 pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn, StateError> {
     let TakeIn { portal, tokens, identity, bound_to, token_url, standing, now } = grant;
     let sql = |source| StateError::sql("take a grant in", source);
-    let fingerprint = tokens.refresh.fingerprint();
-    if let Some(holder) = holder(connection, &fingerprint, portal).map_err(sql)? {
-        return Ok(TakenIn::HeldBy(holder));
-    }
-    if is_spent(connection, &fingerprint, portal).map_err(sql)? {
-        return Ok(TakenIn::Spent);
+    let (refresh, fingerprint) = stored(&tokens.credential);
+    if let Some(fingerprint) = &fingerprint {
+        if let Some(holder) = holder(connection, fingerprint, portal).map_err(sql)? {
+            return Ok(TakenIn::HeldBy(holder));
+        }
+        if is_spent(connection, fingerprint, portal).map_err(sql)? {
+            return Ok(TakenIn::Spent);
+        }
     }
     let access = tokens.access.as_ref();
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
@@ -65,8 +68,8 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
              WHERE name = ?1 AND configured = 1 RETURNING generation",
             params![
                 portal.as_str(),
-                tokens.refresh.expose(),
-                fingerprint.bytes(),
+                refresh,
+                fingerprint.as_ref().map(Fingerprint::bytes),
                 access.map(|access| access.token.expose()),
                 access.map(|access| &access.token_type),
                 access.map(|access| access.issued_at.millis()),
@@ -89,12 +92,10 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
         .optional()
         .map_err(sql)?;
     let Some(generation) = generation else { return Ok(TakenIn::Unknown) };
-    connection
-        .execute(
-            "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)",
-            params![fingerprint.bytes(), portal.as_str()],
-        )
-        .map_err(sql)?;
+    if let Some(fingerprint) = &fingerprint {
+        let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;
+    }
     Ok(TakenIn::Stored(Generation(u64::try_from(generation).unwrap_or_default())))
 }
 
