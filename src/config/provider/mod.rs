@@ -20,7 +20,7 @@ pub(super) use keys::{apply, check_age};
 use rows::rows;
 
 /// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 36] = [
+pub(super) const KEYS: [&str; 37] = [
     "token_url",
     "token_url_by_region",
     "refresh_url",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 36] = [
     "introspect_url",
     "issuer",
     "hosts",
+    "default_domain",
     "grant",
     "method",
     "body",
@@ -60,10 +61,33 @@ pub(super) const KEYS: [&str; 36] = [
 ];
 
 /// The compiled-in profiles by name.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 19] = [
+    ("amocrm", include_str!("../../../config/providers/amocrm.toml")),
+    ("atlassian", include_str!("../../../config/providers/atlassian.toml")),
+    ("avito", include_str!("../../../config/providers/avito.toml")),
     ("bitrix24", include_str!("../../../config/providers/bitrix24.toml")),
+    ("dropbox", include_str!("../../../config/providers/dropbox.toml")),
+    ("github", include_str!("../../../config/providers/github.toml")),
+    ("gitlab", include_str!("../../../config/providers/gitlab.toml")),
+    ("google", include_str!("../../../config/providers/google.toml")),
+    ("hh", include_str!("../../../config/providers/hh.toml")),
+    ("hubspot", include_str!("../../../config/providers/hubspot.toml")),
+    ("microsoft", include_str!("../../../config/providers/microsoft.toml")),
+    ("quickbooks", include_str!("../../../config/providers/quickbooks.toml")),
+    ("salesforce", include_str!("../../../config/providers/salesforce.toml")),
+    ("slack", include_str!("../../../config/providers/slack.toml")),
+    ("vk", include_str!("../../../config/providers/vk.toml")),
     ("x", include_str!("../../../config/providers/x.toml")),
+    ("xero", include_str!("../../../config/providers/xero.toml")),
+    ("yandex", include_str!("../../../config/providers/yandex.toml")),
+    ("zoho", include_str!("../../../config/providers/zoho.toml")),
 ];
+
+/// The names of the compiled-in profiles.
+#[cfg(test)]
+pub(super) fn built_in() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.into_iter().map(|(name, _)| name)
+}
 
 /// The error table below every profile.
 const COMMON: &str = include_str!("../../../config/providers/common.toml");

@@ -112,8 +112,8 @@ fn a_remedy_must_be_one_that_can_be_filled_in_and_done() {
     'ask {user}': `remedy` holds `{user}`, which nothing fills in (there are {portal}, {domain}, {app})
     'ask {Portal}': `remedy` holds `{Portal}`, which nothing fills in; did you mean `portal`? (there are {portal}, {domain}, {app})
     'ask {portal': `remedy` has a brace without its other half (there are {portal}, {domain}, {app})
-    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist (there are check, status, token, renew, import, forget)
-    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, import, forget)
+    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist; did you mean `authorize`? (there are check, status, token, renew, authorize, import, forget)
+    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, authorize, import, forget)
     '''one
     two''': `remedy` must be one line without control characters
     '': `remedy` is empty
@@ -322,7 +322,7 @@ fn the_forms_of_a_provider_are_checked() {
     `renew_every` is sooner than the provider's `earliest`
     `renew_every` is sooner than the provider's `earliest`
     `rotation` must be one of `always`, `sometimes`, `never`
-    `x` must be a string in quotes
+    `x` must be a string or a list of strings, none of them empty
     `domain` is missing in [portals.b]: the provider's endpoints are on the portal's own host
     "#);
 }

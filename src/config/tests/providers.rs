@@ -14,12 +14,12 @@ use serde_json::Value;
 use super::super::provider::{KEYS, built_in};
 use super::{Rig, loaded};
 use crate::config::{App, PortalConfig};
-use crate::domain::dialect::Body;
+use crate::domain::dialect::{Body, Earliest, Pkce};
 use crate::domain::error_table::Class;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
 use crate::domain::remedy::flaw;
 use crate::domain::reply::{Granted, Reply, Verdict, read};
-use crate::domain::request::{Asker, Purpose, Request};
+use crate::domain::request::{Purpose, Request};
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Credential;
@@ -157,28 +157,19 @@ fn each_provider_is_asked_as_it_documents() {
     for name in names() {
         let page = page(name);
         let (app, portal) = configured(name, &page.setup);
-        let settings = &portal.settings;
-        let asker = Asker {
-            profile: &app.profile,
-            client_id: &app.client_id,
-            client_secret: app.client_secret.as_ref(),
-            domain: settings.domain.as_deref(),
-            redirect_uri: settings.redirect_uri.as_deref(),
-            scope: &settings.scope,
-            fields: &page.setup.fields,
-            random: "RANDOM",
-        };
+        let asker = app.asker(Some(&portal.settings), &page.setup.fields, "RANDOM");
+        let url = portal.renewal_url(&app);
         let credential = if page.setup.client_credentials {
             Credential::Client
         } else {
             Credential::Refresh(RefreshToken::new("OLD-REFRESH").unwrap())
         };
-        let renewal = asker.request(&portal.token_url, Purpose::Renewal(&credential));
+        let renewal = asker.request(&url, Purpose::Renewal(&credential));
         check_request(&format!("{name}, a renewal"), &renewal, &page.renewal);
 
         let (code, verifier) =
             (AuthorizationCode::new("CODE").unwrap(), CodeVerifier::new(VERIFIER).unwrap());
-        let exchange = asker.request(&portal.token_url, Purpose::Code(&code, Some(&verifier)));
+        let exchange = asker.request(&url, Purpose::Code(&code, Some(&verifier)));
         check_request(&format!("{name}, a code's exchange"), &exchange, &page.code);
 
         let address = reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier)).unwrap()).unwrap();
@@ -255,11 +246,9 @@ fn every_row_says_what_happened_and_what_mends_it() {
             let ways: &[&str] = match rule.class {
                 Class::NeedsAuthorization | Class::Gone => &["refreshd authorize {portal}"],
                 Class::Blocked => &["refreshd renew {portal}", "refreshd authorize {portal}"],
-                Class::ClientRejected => &[
-                    "systemctl reload refreshd",
-                    "refreshd renew {portal}",
-                    "refreshd authorize {portal}",
-                ],
+                Class::ClientRejected => {
+                    &["systemctl reload refreshd", "refreshd renew {portal}", "refreshd authorize {portal}"]
+                }
                 Class::Transient | Class::InDoubt | Class::TooEarly => &["it is retried by itself"],
                 Class::Unknown => &["it is retried by itself", "systemctl reload refreshd"],
                 Class::NotSent => panic!("{row}: a reply came"),
@@ -314,13 +303,13 @@ fn the_times_of_the_profiles_leave_room() {
         let age = profile.renew_every.age(life);
         assert!(profile.renew_every.fits(life), "{name}");
         let spare = life.saturating_sub(age);
-        let is_late = matches!(profile.earliest, crate::domain::dialect::Earliest::Expiry);
+        let is_late = matches!(profile.earliest, Earliest::Expiry);
         assert!(is_late || spare >= Duration::from_secs(600), "{name}: {spare:?} for retries");
         if let Some(grace) = profile.grace {
             assert_eq!((profile.replay, grace >= Duration::from_secs(60)), (Replay::Now, true), "{name}");
         }
         if profile.client_authentication == ClientAuthentication::None {
-            assert_ne!(profile.pkce, crate::domain::dialect::Pkce::None, "{name}: nothing protects its codes");
+            assert_ne!(profile.pkce, Pkce::None, "{name}: nothing protects its codes");
         }
     }
 }
@@ -342,10 +331,16 @@ fn a_host_of_ones_own_is_one_line() {
         ),
     ] {
         let app = format!("[apps.it]\nprovider = '{name}'\nclient_id = 'c'\nclient_secret_env = 'CRM'\n");
-        let of = |text: &str| loaded(text).config.portals[0].token_url.clone();
+        let of = |text: &str| {
+            let config = loaded(text).config;
+            config.portals[0].renewal_url(&config.apps["it"])
+        };
         assert_eq!(of(&format!("{app}[portals.acme]\napp = 'it'\n")), default);
         assert_eq!(of(&format!("{app}[portals.acme]\napp = 'it'\ndomain = 'git.example.org'\n")), own);
-        assert_eq!(of(&format!("{app}domain = 'git.example.org'\n[portals.acme]\napp = 'it'\n")), own);
+        assert_eq!(
+            of(&format!("{app}default_domain = 'git.example.org'\n[portals.acme]\napp = 'it'\n")),
+            own
+        );
     }
     let problems = Rig::new().problems(
         "[apps.it]\nprovider = 'amocrm'\nclient_id = 'c'\nclient_secret_env = 'CRM'\n[portals.acme]\napp = 'it'\n",
