@@ -7,7 +7,7 @@ mod forms;
 mod keys;
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -92,12 +92,13 @@ pub(super) fn built_in() -> impl Iterator<Item = &'static str> {
 /// The error table below every profile.
 const COMMON: &str = include_str!("../../../config/providers/common.toml");
 
-/// Profiles by name, shared by the apps that override nothing; `None` for one with problems, so that a reference to it
-/// is no second problem.
+/// Profiles by name, shared by the apps that override nothing; `None` for one that nothing names, and for one with
+/// problems, so that a reference to it is no second problem.
 pub(super) type Profiles = BTreeMap<String, Option<Arc<Profile>>>;
 
-/// The built-in profiles and those of `[providers.NAME]`.
-pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
+/// The built-in profiles and those of `[providers.NAME]`. Of the built-in ones only those in `used` are read: to read
+/// them all would be felt at each start.
+pub(super) fn profiles(own: &[Table<'_>], used: &BTreeSet<&str>, report: &mut Report) -> Profiles {
     let base = with_embedded("common", COMMON, report, |table, report| {
         table.only(report, &[&["errors"]]);
         let mut base = Profile::blank();
@@ -106,11 +107,13 @@ pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
     });
     let mut profiles = Profiles::new();
     for (name, text) in BUILT_IN {
-        let profile = with_embedded(name, text, report, |table, report| {
-            table.only(report, &[&KEYS]);
-            complete(table, &base, name, report)
+        let profile = used.contains(name).then(|| {
+            with_embedded(name, text, report, |table, report| {
+                table.only(report, &[&KEYS]);
+                complete(table, &base, name, report)
+            })
         });
-        profiles.insert(name.to_owned(), profile.map(Arc::new));
+        profiles.insert(name.to_owned(), profile.flatten().map(Arc::new));
     }
     for table in own {
         let name = table.name();
