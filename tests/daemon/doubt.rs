@@ -177,7 +177,7 @@ fn asking_for_a_token_does_not_send_what_was_rejected() {
     assert_eq!(good.code, Some(0), "as long as it works: {good:?}");
     for _ in 0..3 {
         let ran = rig.run(["token", "acme", "--min-valid", "1h"]);
-        assert!(ran.code == Some(75) && ran.stderr.contains("refreshd import acme"), "{ran:?}");
+        assert!(ran.code == Some(75) && ran.stderr.contains("refreshd authorize acme"), "{ran:?}");
     }
     assert_eq!(rig.requests("acme"), 2, "a reader in a loop is no reason to send a dead token");
     // Who means it says so.

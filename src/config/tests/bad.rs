@@ -297,7 +297,7 @@ fn settings_and_providers_are_checked() {
 fn the_forms_of_a_provider_are_checked() {
     let own = |keys: &str| only(&format!("[providers.own]\ntoken_url = 'https://a.example/'\n{keys}"));
     insta::assert_snapshot!([
-        own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("grant = 'password'"),
+        own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
         own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("names = { client = 'x' }"), own("headers = { Host = 'x' }"),
         own("headers = { 'a b' = 'x' }"), own("headers = { a = \"x\\ny\" }"), own("redirect_fields = ['id_token']"),
         own("reply = { access = 'x' }"), own("reply = { access_token = 1 }"), own("expires_in_unit = 'h'"),
@@ -307,6 +307,7 @@ fn the_forms_of_a_provider_are_checked() {
     ].join("\n"), @r#"
     `issuer` must not hold a query (?…)
     `hosts` must be a bare host name without scheme and path: write `b.example`
+    `default_domain` must be a bare host name without scheme and path: write `b.example`
     `grant` must be one of `authorization-code`, `client-credentials`, `device`
     `pkce` must be one of `S256`, `plain`, `none`; did you mean `S256`?
     `scope_in_renewal` must be true or false, without quotes
