@@ -147,8 +147,16 @@ async fn take_in(
     let Configured { name, token_url, binding, .. } = portal;
     let standing = Standing { phase: Phase::Fresh, renew_at: Some(act_at), act_at: Some(act_at) };
     let seen = standing.clone();
-    let grant =
-        TakeIn { portal: name.clone(), tokens, identity, bound_to: binding, token_url, standing, now };
+    let grant = TakeIn {
+        portal: name.clone(),
+        tokens,
+        identity,
+        bound_to: binding,
+        token_url,
+        standing,
+        proven: None,
+        now,
+    };
     let TakenIn::Stored(generation) = state.take_in(grant).await? else {
         anyhow::bail!("{name}: the grant was not stored");
     };

@@ -108,6 +108,19 @@ impl AuthorizationServer {
         sent.map(|response| response.status().as_u16()).map_err(|error| cause(&error))
     }
 
+    /// Reads what lies at an address: its status, and up to 256 KiB.
+    ///
+    /// # Errors
+    /// Why there was no whole reply.
+    pub async fn fetch(&self, url: &str, limit: Duration) -> Result<(u16, Vec<u8>), String> {
+        let host = host_of(url).unwrap_or("the authorization server");
+        let sent = self.client.get(url).timeout(limit).header(ACCEPT, "application/json").send().await;
+        let response = sent.map_err(|error| format!("{host} does not answer: {}", cause(&error)))?;
+        let status = response.status().as_u16();
+        let body = read_body(response).await;
+        body.map(|body| (status, body)).map_err(|why| format!("{host} answered {status}, but {why}"))
+    }
+
     fn build(&self, request: &Request, timeout: Duration) -> reqwest::RequestBuilder {
         let Request { url, method, body, parameters, headers, authorization } = request;
         let builder = match (method, body) {

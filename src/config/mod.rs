@@ -148,6 +148,10 @@ pub struct App {
     pub client_id: String,
     /// `None` for a public client.
     pub client_secret: Option<ClientSecret>,
+    /// Where browsers are sent, for portals that say nothing else.
+    pub redirect_uri: Option<String>,
+    /// What its portals ask for, unless they say something else.
+    pub scope: Vec<String>,
     /// The hosts of its portals, where the provider's endpoints are there; else none.
     pub domains: BTreeSet<String>,
 }
@@ -184,8 +188,13 @@ impl App {
             client_id: &self.client_id,
             client_secret: self.client_secret.as_ref(),
             domain: settings.and_then(|settings| settings.domain.as_deref()),
-            redirect_uri: settings.and_then(|settings| settings.redirect_uri.as_deref()),
-            scope: settings.map_or(&[], |settings| &settings.scope),
+            redirect_uri: settings
+                .and_then(|settings| settings.redirect_uri.as_deref())
+                .or(self.redirect_uri.as_deref()),
+            scope: settings
+                .map(|settings| settings.scope.as_slice())
+                .filter(|scope| !scope.is_empty())
+                .unwrap_or(&self.scope),
             fields,
             random,
         }

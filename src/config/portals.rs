@@ -20,6 +20,8 @@ use crate::domain::settings::{OWN_APP, RenewSetting, Settings};
 
 /// The keys of a client, on an app or right on a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
+/// The keys of what a person's authorization needs, on an app or a portal.
+const PERSON_KEYS: [&str; 2] = ["redirect_uri", "scope"];
 /// The keys of a portal besides those of its client.
 const PORTAL_KEYS: [&str; 9] = [
     "app",
@@ -48,7 +50,7 @@ pub(super) fn read(
     let mut known = Apps(BTreeMap::new(), BTreeMap::new());
     for table in apps {
         let name = table.name();
-        table.only(report, &[&CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
+        table.only(report, &[&CLIENT_KEYS, &PERSON_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
         let client = client(*table, name.value.to_owned(), profiles, environment, report);
         if plain_name(report, "the app", name) {
             known.0.insert(name.value.to_owned(), client);
@@ -116,8 +118,18 @@ fn client(
     if public && client_secret.is_some() {
         report.warning(table.place, "the client secret is not sent with `client_authentication = \"none\"`");
     }
-    let domains = BTreeSet::new();
-    Some(App { name, profile, client_id: client_id?.value.to_owned(), client_secret, domains })
+    // On a portal with a client of its own they are the portal's.
+    let (redirect_uri, scope) =
+        if name.starts_with(OWN_APP) { (None, Vec::new()) } else { person(table, report) };
+    Some(App {
+        name,
+        profile,
+        client_id: client_id?.value.to_owned(),
+        client_secret,
+        redirect_uri,
+        scope,
+        domains: BTreeSet::new(),
+    })
 }
 
 fn portal<'d>(
@@ -224,9 +236,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
         }
         text.value.to_owned()
     });
-    let redirect_uri =
-        table.text(report, "redirect_uri").filter(|text| url(report, "redirect_uri", *text, false).is_some());
-    let scope = table.texts(report, "scope", false).unwrap_or_default();
+    let (redirect_uri, scope) = person(table, report);
     let refresh_token_file = table
         .text(report, "refresh_token_file")
         .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
@@ -236,12 +246,22 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
         renew_every: every.map(RenewSetting::from),
         formats: formats(table, report),
         identity,
-        // An authorization server compares it letter by letter, so it stays as it is written.
-        redirect_uri: redirect_uri.map(|text| text.value.to_owned()),
-        scope: scope.iter().map(|text| text.value.to_owned()).collect(),
+        redirect_uri,
+        scope,
         refresh_token_file,
     };
     Own { settings, region }
+}
+
+/// What a person's authorization needs: where the browser is sent, and what is asked for.
+fn person(table: Table<'_>, report: &mut Report) -> (Option<String>, Vec<String>) {
+    // An authorization server compares it letter by letter, so it stays as it is written.
+    let redirect_uri = table
+        .text(report, "redirect_uri")
+        .filter(|text| url(report, "redirect_uri", *text, false).is_some())
+        .map(|text| text.value.to_owned());
+    let scope = table.texts(report, "scope", false).unwrap_or_default();
+    (redirect_uri, scope.iter().map(|text| text.value.to_owned()).collect())
 }
 
 fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {

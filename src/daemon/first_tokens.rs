@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::operations::{Source, take_in};
+use super::operations::{Source, TakeInAs, take_in};
 use super::publisher::chain;
 use super::shared::Shared;
 use crate::domain::intake;
@@ -41,7 +41,8 @@ async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<
     match shared.state.seen(token.fingerprint()).await.map_err(|error| chain(&error))? {
         Some(holder) if holder == portal.as_str() => Ok(()),
         _ => {
-            take_in(shared, portal, intake, Source::File).await.map(|_| ()).map_err(|error| error.to_string())
+            let take = TakeInAs { intake, source: Source::File };
+            take_in(shared, portal, take).await.map(|_| ()).map_err(|error| error.to_string())
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Must not hold a lock across an `await`: the configuration is an `Arc` that readers take and reloads replace.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::alerts::{Conditions, Post};
+use super::authorize::Authorizations;
 use super::publisher::Publisher;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
@@ -52,6 +53,9 @@ pub struct Shared {
     pub waiters: Waiters,
     /// What is wrong with files of first tokens, so that it is said once.
     pub file_problems: FileProblems,
+    /// Authorizations under way.
+    pub authorizations: Authorizations,
+    undiscovered: Mutex<BTreeMap<String, String>>,
     /// Wakes the renewer.
     pub due: Notify,
     /// Wakes the escalator.
@@ -92,6 +96,8 @@ impl Shared {
             health: Health::new(clock),
             waiters: Waiters::default(),
             file_problems: FileProblems::default(),
+            authorizations: Authorizations::default(),
+            undiscovered: Mutex::default(),
             due: Notify::new(),
             climb: Notify::new(),
             current: watch::Sender::new(config),
@@ -109,6 +115,23 @@ impl Shared {
     pub fn courier(&self) -> Courier {
         let alerts = &self.config().alerts;
         self.courier.named(&alerts.instance, alerts.url.as_deref())
+    }
+
+    /// Notes the issuers whose metadata is not known, each with why.
+    pub fn set_undiscovered(&self, issuers: BTreeMap<String, String>) {
+        *self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner) = issuers;
+    }
+
+    /// Why the metadata of an issuer is not known; `None` if it is.
+    #[must_use]
+    pub fn why_undiscovered(&self, issuer: &str) -> Option<String> {
+        self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+    }
+
+    /// Whether there are issuers whose metadata is not known.
+    #[must_use]
+    pub fn has_undiscovered(&self) -> bool {
+        !self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Puts another configuration in force.

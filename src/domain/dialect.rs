@@ -90,6 +90,8 @@ pub struct RequestForm {
     pub renewal_parameters: BTreeMap<String, String>,
     /// Parameters of the redirect that are kept with the grant.
     pub redirect_fields: Vec<String>,
+    /// The parameter of the redirect that names the authorization server (Bitrix24: `server_domain`).
+    pub redirect_server: Option<String>,
 }
 
 impl RequestForm {
@@ -113,6 +115,7 @@ impl Default for RequestForm {
             code_parameters: BTreeMap::new(),
             renewal_parameters: BTreeMap::new(),
             redirect_fields: Vec::new(),
+            redirect_server: None,
         }
     }
 }

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use super::provider::Profile;
-use super::reply::{SECRET_FIELDS, read_taken};
+use super::reply::{Granted, SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
 use super::token::{Access, Credential, Details, Tokens, believable};
@@ -109,6 +109,15 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
         identity: granted.identity,
         server: granted.server,
     })
+}
+
+/// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
+#[must_use]
+pub fn from_granted(granted: Granted, sent_at: Timestamp) -> Option<Intake> {
+    let Granted { access, refresh, token_type, lifetime, identity, server, details } = granted;
+    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lifetime };
+    let tokens = Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details };
+    Some(Intake { tokens, identity, server })
 }
 
 /// The absolute end in unix seconds, a number or a string (Bitrix24's events).

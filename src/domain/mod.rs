@@ -3,6 +3,7 @@
 //! Same inputs, same answer: `now` and randomness are arguments. Nothing in here does I/O, reads a clock, spawns,
 //! logs or knows tokio; `tests/tidy.rs` holds that. Whoever acts on a decision lives in `adapters` or `daemon`.
 
+pub mod authorization;
 pub mod backoff;
 pub mod budget;
 pub mod by_hand;
@@ -14,6 +15,7 @@ pub mod incident;
 pub mod intake;
 pub mod mask;
 pub mod message;
+pub mod metadata;
 pub mod name;
 pub mod old_state;
 pub mod outbox;

@@ -65,6 +65,8 @@ pub struct Profile {
     pub revoke_url: Option<String>,
     /// Where a token is asked about (RFC 7662).
     pub introspect_url: Option<String>,
+    /// Whether its redirects say who answers (RFC 9207).
+    pub names_issuer_in_redirect: bool,
     /// How the first token comes.
     pub start: Start,
     /// POST or GET.
@@ -122,6 +124,7 @@ impl Profile {
             device_url: None,
             revoke_url: None,
             introspect_url: None,
+            names_issuer_in_redirect: false,
             start: Start::AuthorizationCode,
             method: Method::Post,
             client_authentication: ClientAuthentication::Basic,

@@ -117,6 +117,13 @@ pub fn taken_in(portal: &PortalName, access: Option<&Access>, every: RenewEvery,
     Standing { phase: Phase::Fresh, renew_at: Some(renew_at.unwrap_or(now).min(now)), act_at: Some(now) }
 }
 
+/// Where a grant stands that was had from the server itself a moment ago.
+#[must_use]
+pub fn just_granted(portal: &PortalName, access: &Access, every: RenewEvery) -> Standing {
+    let renew_at = renew_at(every, portal, access.issued_at, access.lifetime());
+    Standing { phase: Phase::Fresh, renew_at: Some(renew_at), act_at: Some(renew_at) }
+}
+
 /// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
 #[must_use]
 pub fn settle(

@@ -14,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Generation, Tokens};
 
 /// A grant to take in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TakeIn {
     /// For this portal, which the configuration names.
     pub portal: PortalName,
@@ -26,8 +26,10 @@ pub struct TakeIn {
     pub bound_to: Fingerprint,
     /// Where the first renewal goes.
     pub token_url: String,
-    /// Where it stands: due at once.
+    /// Where it stands: due at once, unless it was proven.
     pub standing: Standing,
+    /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
+    pub proven: Option<String>,
     /// When it came.
     pub now: Timestamp,
 }
@@ -46,7 +48,7 @@ pub enum TakenIn {
 }
 
 pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn, StateError> {
-    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, now } = grant;
+    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
     let sql = |source| StateError::sql("take a grant in", source);
     let (refresh, fingerprint) = stored(&tokens.credential);
     if let Some(fingerprint) = &fingerprint {
@@ -64,7 +66,8 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
             "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
              token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
              token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
-             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL \
+             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, \
+             told = CASE WHEN ?20 THEN '[]' ELSE told END \
              WHERE name = ?1 AND configured = 1 RETURNING generation",
             params![
                 portal.as_str(),
@@ -86,12 +89,17 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
                 doubtful,
                 millis(standing.renew_at),
                 millis(standing.act_at),
+                proven.is_some(),
             ],
             |row| row.get(0),
         )
         .optional()
         .map_err(sql)?;
     let Some(generation) = generation else { return Ok(TakenIn::Unknown) };
+    if let Some(app) = proven {
+        let accepted = "UPDATE app SET rejected_since = NULL, retry_at = NULL WHERE name = ?1";
+        connection.execute(accepted, [app]).map_err(sql)?;
+    }
     if let Some(fingerprint) = &fingerprint {
         let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
         connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;

@@ -75,6 +75,10 @@ pub(super) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Report
         }
         form.redirect_fields = fields.iter().map(|field| field.value.to_owned()).collect();
     }
+    set(
+        &mut form.redirect_server,
+        table.text(report, "redirect_server").map(|text| Some(text.value.to_owned())),
+    );
     let units = [("s", false), ("ms", true)];
     set(&mut profile.reply.in_milliseconds, choice(table, report, "expires_in_unit", &units));
     reply(table, profile, report);

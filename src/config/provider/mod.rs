@@ -44,6 +44,7 @@ pub(super) const KEYS: [&str; 37] = [
     "code_parameters",
     "renewal_parameters",
     "redirect_fields",
+    "redirect_server",
     "reply",
     "expires_in_unit",
     "renew_every",

@@ -210,6 +210,7 @@ fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {
 
 fn grant(portal: &str, refresh: &str, expires: i64) -> TakeIn {
     TakeIn {
+        proven: None,
         portal: name(portal),
         tokens: tokens(refresh, 0, expires),
         identity: Some(format!("member of {portal}")),
