@@ -20,7 +20,7 @@ pub(super) use keys::{apply, check_age};
 use rows::rows;
 
 /// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 37] = [
+pub(super) const KEYS: [&str; 38] = [
     "token_url",
     "token_url_by_region",
     "refresh_url",
