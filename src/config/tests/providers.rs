@@ -378,3 +378,24 @@ fn every_row_is_reached_by_a_reply() {
         assert_eq!(unreached, None, "{name}: no reply reaches this row");
     }
 }
+
+#[test]
+fn what_is_written_out_is_the_profile() {
+    for name in built_in() {
+        let profile = crate::config::built_in_profile(name).unwrap();
+        let text =
+            crate::config::written_profile(&profile).replace(&format!("[providers.{name}"), "[providers.own");
+        let text = text + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
+        let again = loaded(&text).config.profiles["own"].clone();
+        // The table of RFC 6749's codes stands below each, and now twice.
+        let common = again.errors.len() - profile.errors.len();
+        assert_eq!(again.errors[..profile.errors.len()], profile.errors[..], "{name}");
+        assert_eq!(
+            again.errors[profile.errors.len()..],
+            profile.errors[profile.errors.len() - common..],
+            "{name}"
+        );
+        let errors = profile.errors.clone();
+        assert_eq!(Profile { name: name.to_owned(), errors, ..Profile::clone(&again) }, *profile, "{name}");
+    }
+}
