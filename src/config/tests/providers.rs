@@ -19,7 +19,7 @@ use crate::domain::error_table::Class;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
 use crate::domain::remedy::flaw;
 use crate::domain::reply::{Granted, Reply, Verdict, read};
-use crate::domain::request::{Purpose, Request};
+use crate::domain::request::{Purpose, Request, Token};
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Credential;
@@ -189,10 +189,12 @@ fn each_provider_is_asked_as_it_documents() {
         assert_eq!(base, page.authorize.url, "{name}, the authorization");
 
         assert_eq!(app.profile.revoke_url.is_some(), page.revocation.is_some(), "{name}, giving back");
-        if let (Some(url), Some(sent)) = (&app.profile.revoke_url, &page.revocation) {
+        let given_back = credential.refresh().map(Token::Refresh);
+        if let (Some(url), Some(sent), Some(token)) = (&app.profile.revoke_url, &page.revocation, given_back)
+        {
             check_request(
                 &format!("{name}, giving back"),
-                &asker.request(url, Purpose::Revocation(&credential)),
+                &asker.request(url, Purpose::Revocation(token)),
                 sent,
             );
         }
@@ -372,7 +374,7 @@ fn every_row_is_reached_by_a_reply() {
             })
             .collect();
         let own = numbered.errors.len() - common;
-        let missed = (0..own).find(|number| !reached.contains(number));
-        assert!(missed.is_none(), "{name}: no reply reaches {:?}", missed.map(|at| &numbered.errors[at]));
+        let unreached = (0..own).find(|number| !reached.contains(number)).map(|at| &numbered.errors[at]);
+        assert_eq!(unreached, None, "{name}: no reply reaches this row");
     }
 }
