@@ -20,7 +20,7 @@ use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
 use crate::domain::remedy::flaw;
 use crate::domain::reply::{Granted, Reply, Verdict, read};
 use crate::domain::request::{Purpose, Request, Token};
-use crate::domain::secret::{AuthorizationCode, CodeVerifier, RefreshToken};
+use crate::domain::secret::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Credential;
 
@@ -37,6 +37,7 @@ struct Page {
     code: Sent,
     renewal: Sent,
     revocation: Option<Sent>,
+    introspection: Option<Sent>,
     reply: Vec<Said>,
 }
 
@@ -188,15 +189,22 @@ fn each_provider_is_asked_as_it_documents() {
         let (base, _) = address.as_str().split_once('?').unwrap();
         assert_eq!(base, page.authorize.url, "{name}, the authorization");
 
-        assert_eq!(app.profile.revoke_url.is_some(), page.revocation.is_some(), "{name}, giving back");
-        let given_back = credential.refresh().map(Token::Refresh);
-        if let (Some(url), Some(sent), Some(token)) = (&app.profile.revoke_url, &page.revocation, given_back)
-        {
-            check_request(
-                &format!("{name}, giving back"),
-                &asker.request(url, Purpose::Revocation(token)),
-                sent,
-            );
+        let (profile, access) = (&app.profile, AccessToken::new("ACCESS").unwrap());
+        let given_back = credential.refresh().map(Token::Refresh).map(Purpose::Revocation);
+        for (what, url, sent, purpose) in [
+            ("giving back", &profile.revoke_url, &page.revocation, given_back),
+            (
+                "asking about",
+                &profile.introspect_url,
+                &page.introspection,
+                Some(Purpose::Introspection(&access)),
+            ),
+        ] {
+            let what = format!("{name}, {what}");
+            assert_eq!(url.is_some(), sent.is_some(), "{what}");
+            if let (Some(url), Some(sent), Some(purpose)) = (url, sent, purpose) {
+                check_request(&what, &asker.request(url, purpose), sent);
+            }
         }
     }
 }
