@@ -15,7 +15,8 @@ import time
 import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from authorizing import Authorization, Browser, Front, Parts, Refreshd, Score, fetch, free_port, listens, within
+from authorizing import (Authorization, Browser, Front, Parts, Patience, Refreshd, Score, fetch, free_port, listens,
+                         within)
 
 HERE = pathlib.Path(__file__).parent
 BINARY, WORK = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -299,10 +300,12 @@ def how_it_asks():
     score.heading("what the servers were sent")
     exchanges = {entry["sent"].get("client_id") or "basic": entry for entry in oidc.asked("/token")
                  if entry["sent"].get("grant_type") == "authorization_code"}
-    basic, body, public = (exchanges.get(name, {"sent": {}, "authorization": ""}) for name in ("basic", "body", "public"))
+    nothing = {"sent": {}, "authorization": ""}
+    basic, body, public = (exchanges.get(name, nothing) for name in ("basic", "body", "public"))
     score.check("Basic: the secret is in the header alone",
                 basic["authorization"].startswith("Basic ") and "client_secret" not in basic["sent"])
-    score.check("in the body: no header", not body["authorization"] and body["sent"].get("client_secret") == SECRETS["body"])
+    score.check("in the body: no header",
+                not body["authorization"] and body["sent"].get("client_secret") == SECRETS["body"])
     score.check("a public client: neither", not public["authorization"] and public["sent"].get("client_secret") is None
                 and len(public["sent"].get("code_verifier", "")) >= 43)
     every = [entry for front in (oidc, django) for entry in front.asked("/token") + front.asked("/o/token/")]
@@ -320,7 +323,7 @@ def machine_and_device():
     waiting = Authorization(refreshd, "device", "--json")
     within(10, lambda: "device" in waiting.err and waiting.url or waiting.command.poll() is not None)
     shown = re.search(r"\b([A-Z]{4}-[A-Z]{4})\b", waiting.err)
-    score.check("the device grant shows a user code and where to type it", bool(shown) and bool(waiting.url), waiting.err)
+    score.check("the device grant shows a user code and where to type it", shown and waiting.url, waiting.err)
     if not (shown and waiting.url):
         waiting.command.kill()
         waiting.end()
@@ -373,11 +376,12 @@ def loses_replies():
 
 def recovers(families):
     score.heading("a server with a grace period: nobody is needed")
+    patience = Patience(40)
     for portal, family in families.items():
         if not portal.startswith("django"):
             continue
         way = portal.removeprefix("django-lost-")
-        score.eventually(30, f"{way}: the reply is lost, and the same family goes on",
+        score.eventually(patience.left(), f"{way}: the reply is lost, and the same family goes on",
                          lambda family=family: family.lost and len(family.delivered) >= 3,
                          lambda portal=portal: refreshd.status(portal))
         again = bool(family.lost) and family.lost[0][0] in [access for access, _ in family.delivered]
@@ -388,16 +392,17 @@ def recovers(families):
 
 def resumes(families):
     score.heading("a server that revokes the family: it is said, and authorizing resumes it")
+    patience = Patience(40)
     for portal, family in families.items():
         if portal.startswith("django"):
             continue
         way = portal.removeprefix("lost-")
-        score.eventually(30, f"{way}: needs-authorization",
+        score.eventually(patience.left(), f"{way}: needs-authorization",
                          lambda portal=portal: refreshd.status(portal).get("phase") == "needs-authorization",
                          lambda portal=portal: refreshd.status(portal))
         lines = [line for line in refreshd.log().splitlines() if portal in line]
-        score.check(f"{way}: named as rejected while in doubt", any("rejected while in doubt" in line for line in lines),
-                    "\n".join(lines[-6:]))
+        score.check(f"{way}: named as rejected while in doubt",
+                    any("rejected while in doubt" in line for line in lines), "\n".join(lines[-6:]))
         score.check(f"{way}: and never as revoked", not any(re.search(r"\brevoked\b", line) for line in lines
                                                            if "rejected while in doubt" in line))
         status = refreshd.status(portal)
@@ -447,7 +452,8 @@ def refuses():
     waiting.command.stdin.write(forged + "\n")
     waiting.command.stdin.flush()
     within(3, lambda: "state" in waiting.err.replace(waiting.url or "", ""))
-    score.check("a pasted URL with another state: its code is not sent", len(oidc.asked("/token")) == before, waiting.err)
+    score.check("a pasted URL with another state: its code is not sent", len(oidc.asked("/token")) == before,
+                waiting.err)
     if waiting.command.poll() is None:
         score.check("the true one still counts", waiting.end(f"{redirected}\n") == 0, waiting.err)
         readers.follow("body", oidc.newest())
@@ -465,21 +471,22 @@ def refuses():
 
 def renews():
     score.heading("renewals")
+    patience = Patience(50)
     for portal, family in list(readers.families.items()):
         if "lost" in portal:
             continue
-        grants = {"machine": 4}.get(portal, 4)
-        score.eventually(40, f"{portal}: three renewals", lambda family=family, grants=grants:
-                         len(family.delivered) >= grants, lambda portal=portal: refreshd.status(portal))
-        score.eventually(3, f"{portal}: the server accepted each new token that readers found",
-                         lambda portal=portal: readers.accepted.get(portal, 0) >= 4,
-                         lambda portal=portal: readers.accepted.get(portal))
+        score.eventually(patience.left(), f"{portal}: three renewals, and its server took each token that readers found",
+                         lambda family=family, portal=portal: len(family.delivered) >= 4
+                         and readers.accepted.get(portal, 0) >= 4,
+                         lambda family=family, portal=portal: (len(family.delivered), readers.accepted.get(portal, 0),
+                                                              refreshd.status(portal)))
         score.check(f"{portal}: the server refused nothing", not [error for error in family.refused
                                                                 if error != "authorization_pending"], family.refused)
     found = refreshd.token("basic").get("access_token", "")
     status, body, _ = fetch(f"http://127.0.0.1:{oidc.backend}/me", headers={"Authorization": f"Bearer {found}"})
     score.check("userinfo says whose token it is", status == 200 and json.loads(body).get("sub") == "ada", body)
-    machine = [entry["sent"] for entry in oidc.asked("/token") if entry["sent"].get("grant_type") == "client_credentials"]
+    machine = [entry["sent"] for entry in oidc.asked("/token")
+               if entry["sent"].get("grant_type") == "client_credentials"]
     score.check("client credentials: no refresh token was ever sent or stored",
                 len(machine) >= 4 and not any("refresh_token" in sent for sent in machine))
     score.check("no reader met an ended, an old or a refused token", not readers.wrong, readers.wrong)
@@ -510,7 +517,8 @@ def leaks_nothing():
     score.note(f"{len(passed)} secrets passed, {len(refreshd.said)} commands were run")
     score.check("enough has passed to find", len(passed) > 100)
     found = refreshd.leaks(passed, oidc.access | django.access)
-    score.check("none is in the log, in what a command printed, on a page or where it does not belong", not found, found)
+    score.check("none is in the log, in what a command printed, on a page or where it does not belong", not found,
+                found)
 
 
 def play():

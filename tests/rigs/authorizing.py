@@ -69,6 +69,16 @@ class Score:
         return 1 if self.failed or not self.passed else 0
 
 
+class Patience:
+    """Seconds that several checks share, so that a rig with much amiss comes to its end too."""
+
+    def __init__(self, seconds):
+        self.until = time.monotonic() + seconds
+
+    def left(self):
+        return max(1, round(self.until - time.monotonic()))
+
+
 def within(seconds, look):
     end = time.monotonic() + seconds
     while not (found := look()):
@@ -141,10 +151,10 @@ class Refreshd:
         common = {"state": f"{self.work}/state.db", "token_dir": f"{self.tokens}",
                   "control_socket": f"{self.work}/control.sock"}
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in common.items())
-        text += f'log = {{ format = "text", level = "debug" }}\nhttp = {{ listen = "127.0.0.1:{self.page}" }}\n{settings}'
+        text += f'log = {{ format = "text", level = "debug" }}\nhttp = {{ listen = "127.0.0.1:{self.page}" }}\n'
         self.config = self.work / "refreshd.toml"
         self.config.touch(0o600)
-        self.config.write_text(text)
+        self.config.write_text(text + settings)
 
     def start(self):
         self.daemon = self.parts.start("daemon", [self.binary, "run", "--config", self.config])

@@ -57,7 +57,8 @@ def authorizes():
     score.check("the browser is answered that it is done", status == 200 and "<" in page, (status, page))
     score.check("exit 0", waiting.end() == 0, waiting.err)
     found = within(5, lambda: refreshd.token("acme")) or {}
-    score.check("readers have the token that the portal issued", found.get("access_token") == portal.tokens[-1]["token"])
+    score.check("readers have the token that the portal issued",
+                found.get("access_token") == portal.tokens[-1]["token"])
     score.check("and the address of its REST interface", found.get("endpoint") == f"{portal.url}/rest/",
                 {**found, "access_token": "…"})
 
@@ -115,7 +116,8 @@ def is_correct():
     refreshd.command("status")
     access = {one["token"] for one in portal.tokens}
     found = refreshd.leaks(portal.secrets, access)
-    score.check("no secret is in the log, in what a command printed, on a page or where it does not belong", not found, found)
+    score.check("no secret is in the log, in what a command printed, on a page or where it does not belong", not found,
+                found)
     log = parts.log("consumer")
     score.check("the client never saw a secret but the access token",
                 not any(secret in log + (WORK / "consumer.json").read_text() for secret in portal.secrets - access))

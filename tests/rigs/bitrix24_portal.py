@@ -1,6 +1,6 @@
 """A Bitrix24 portal and its authorization server, for tests/rigs/bitrix24-client. Not a rig by itself.
 
-Strict: a code works once and for 30 seconds, a refresh token works once, and the moment a pair is issued the access token
+Strict: a code works once and for 30 seconds, a refresh token works once, and once a pair is issued the access token
 before it is dead. REST takes the current access token and no other. What a correct client would not send is noted.
 """
 
