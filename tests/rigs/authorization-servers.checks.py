@@ -82,12 +82,12 @@ def accepted(front, token):
 
 WAYS = Front.WAYS
 PORTALS = {  # by app: its portals
-    "oidc-basic": ["basic", "taken", "revoked", *(f"lost-{way}" for way in WAYS)],
+    "oidc-basic": ["basic", "taken", "revoked", "unlucky", *(f"lost-{way}" for way in WAYS)],
     "oidc-body": ["body"],
     "oidc-public": ["public"],
     "oidc-machine": ["machine"],
     "oidc-device": ["device"],
-    "django-basic": ["django-basic", *(f"django-lost-{way}" for way in WAYS)],
+    "django-basic": ["django-basic", "django-unlucky", *(f"django-lost-{way}" for way in WAYS)],
     "django-body": ["django-body"],
     "django-public": ["django-public"],
 }
@@ -194,16 +194,22 @@ def person():
     return Browser(login=PERSON["username"], **PERSON)
 
 
-def authorize(portal, paste=False):
-    """By the loopback listener or by pasting; the exit code, and the family of tokens that came of it."""
+def authorize(portal, way="browser"):
+    """The exit code, the family of tokens that came of it, and the command. The answer comes by the loopback listener, by
+    pasting, or by the `address` that another call of the command is given."""
     front = front_of(portal)
     waiting = Authorization(refreshd, portal, "--json")
     redirected, page = person().go(waiting.url or front.url, callback)
     if redirected is None:
         score.note(f"{portal}: the login did not come to its end: {page}")
-    elif not paste:
+    if way == "address":
+        waiting.command.terminate()
+        waiting.end()
+        code, waiting.out, waiting.err = refreshd.command("authorize", portal, "--redirected-url", redirected or "", "--json")
+        return code, front.newest(), waiting
+    if redirected and way == "browser":
         fetch(redirected)
-    code = waiting.end(f"{redirected}\n" if paste else None)
+    code = waiting.end(f"{redirected}\n" if way == "paste" else None)
     return code, front.newest(), waiting
 
 
@@ -264,15 +270,15 @@ def first_grants():
     score.heading("first grants, with the daemon")
     score.check("the daemon starts", refreshd.start(), refreshd.log()[-1500:])
     readers.start()
-    for portal, what, paste in (
-        ("basic", "a confidential client with Basic, endpoints by OpenID Connect Discovery", False),
-        ("body", "a confidential client with its secret in the body; the redirected URL is pasted", True),
-        ("public", "a native public client with PKCE", False),
-        ("django-basic", "a confidential client with Basic, endpoints by RFC 8414", False),
-        ("django-body", "a confidential client with its secret in the body, endpoints written by hand", False),
-        ("revoked", "one that will be revoked", False),
+    for portal, what, way in (
+        ("basic", "a confidential client with Basic, endpoints by OpenID Connect Discovery", "browser"),
+        ("body", "a confidential client with its secret in the body; the redirected URL is pasted", "paste"),
+        ("public", "a native public client with PKCE", "browser"),
+        ("django-basic", "a confidential client with Basic, endpoints by RFC 8414", "browser"),
+        ("django-body", "a confidential client with its secret in the body; another call has --redirected-url", "address"),
+        ("revoked", "one that will be revoked", "browser"),
     ):
-        code, family, waiting = authorize(portal, paste)
+        code, family, waiting = authorize(portal, way)
         asked = waiting.parameters()
         score.check(f"{portal}: {what}: exit 0", code == 0, waiting.err)
         score.check(f"{portal}: PKCE S256 and a state of its own", asked.get("code_challenge_method") == "S256"
@@ -469,6 +475,23 @@ def refuses():
     score.check("and the grant that was there goes on", refreshd.status("basic").get("fresh") is True)
 
 
+def loses_the_first_reply():
+    score.heading("the reply to the exchange of a code is lost")
+    for portal, front, token in (("unlucky", oidc, "/token"), ("django-unlucky", django, "/o/token/")):
+        front.lose_code = "close"
+        code, _, waiting = authorize(portal)
+        spent = [entry["sent"].get("code") for entry in front.asked(token)][-1:]
+        sent = sum(entry["sent"].get("code") in spent for entry in front.asked(token))
+        score.check(f"{portal}: exit 65 or 75, and words", code in (65, 75) and len(waiting.err.splitlines()) > 3,
+                    (code, waiting.err))
+        score.note(waiting.err.splitlines()[-1] if waiting.err else "")
+        score.check(f"{portal}: the code, which may be spent, is not sent again", sent == 1, sent)
+        score.check(f"{portal}: no token", not refreshd.token(portal))
+        code, family, waiting = authorize(portal)
+        score.check(f"{portal}: a second authorization succeeds", code == 0, waiting.err)
+        readers.follow(portal, family)
+
+
 def renews():
     score.heading("renewals")
     patience = Patience(50)
@@ -527,6 +550,7 @@ def play():
     takes_in()
     families = loses_replies()
     how_it_asks()
+    loses_the_first_reply()
     recovers(families)
     resumes(families)
     renews()

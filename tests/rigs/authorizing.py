@@ -368,6 +368,7 @@ class Front:
         self.backend, self.delay, self.port = backend, delay, free_port()
         self.lock, self.turn = threading.RLock(), threading.Lock()
         self.secrets, self.access, self.families, self.requests = set(), set(), {}, []
+        self.lose_code = None    # what befalls the reply to the next exchange of a code
         front = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -408,14 +409,13 @@ class Front:
             reply = server.getresponse()
             content = reply.read()
             server.close()
-            way, then = self.note(method, target, head, body, reply, content)
+            way = self.note(method, target, head, body, reply, content)
         answer = f"HTTP/1.1 {reply.status} {reply.reason}\r\n".encode()
         for name, value in reply.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length", "keep-alive"):
                 answer += f"{name}: {value}\r\n".encode("latin-1")
         answer += f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode() + content
         self.send(client, answer, len(content), way)
-        then()
 
     def send(self, client, answer, length, way):
         if way == "reset":
@@ -437,7 +437,7 @@ class Front:
         client.close()
 
     def note(self, method, target, head, body, reply, content):
-        """What befalls this reply, and what to do once it is sent."""
+        """What befalls this reply."""
         path, _, query = target.partition("?")
         sent = dict(urllib.parse.parse_qsl(query)) | dict(
             urllib.parse.parse_qsl(body.decode("latin-1")) if "form" in head.get("Content-Type", "") else ())
@@ -460,17 +460,20 @@ class Front:
             if kind and not granted:
                 family.refused.append(said.get("error"))
             if not (kind and granted):
-                return None, lambda: None
+                return None
             pair = (granted, said.get("refresh_token"))
             if pair not in family.pairs:
                 family.pairs.append(pair)
             if pair[1]:
                 self.families[pair[1]] = family
+            if kind == "authorization_code" and self.lose_code:
+                way, self.lose_code = self.lose_code, None
+                return way
             if kind == "refresh_token" and family.lose:
                 family.lost.append(pair)
-                return family.lose.pop(0), lambda: None
+                return family.lose.pop(0)
             family.delivered.append((granted, time.monotonic()))
-            return None, lambda: None
+            return None
 
     def learn(self, sent, said, head, location):
         redirect = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(location).query))
