@@ -11,3 +11,4 @@ pub mod published;
 pub mod state;
 pub mod systemd;
 pub mod token_files;
+pub mod token_reply;

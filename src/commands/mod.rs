@@ -5,6 +5,7 @@
 
 mod alert_list;
 mod alert_test;
+mod authorize;
 mod check;
 mod client;
 mod completions;
@@ -41,7 +42,8 @@ const EXAMPLES: &str = "\
 Examples:
   refreshd demo                              see renewal, escalation and recovery in two minutes
   refreshd check --config refreshd.toml      find every mistake in a configuration
-  refreshd import acme < reply.json          hand over a portal's first grant
+  refreshd authorize acme                    get a portal's first grant, in a browser
+  refreshd import acme < reply.json          or hand one over
   refreshd run                               the daemon, as systemd starts it
   refreshd status --watch                    look at it
   curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile
@@ -73,6 +75,8 @@ enum Command {
     Token(token::Arguments),
     /// Renew portals now.
     Renew(renew::Arguments),
+    /// Authorize a portal in a browser: its first grant, or its next.
+    Authorize(authorize::Arguments),
     /// Take in a grant: a token reply, CRest's settings.json, or a bare refresh token.
     Import(import::Arguments),
     /// Remove a portal's grant and its token files.
@@ -137,6 +141,7 @@ pub fn main() -> Exit {
             Command::Status(arguments) => status::run(&common, &arguments).await,
             Command::Token(arguments) => token::run(&common, &arguments).await,
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
+            Command::Authorize(arguments) => authorize::run(&common, &arguments).await,
             Command::Import(arguments) => import::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
             Command::Silence(arguments) => silence::run(&common, &arguments).await,

@@ -25,7 +25,7 @@ mod table;
 mod tests;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ use crate::domain::channel::Channel;
 use crate::domain::escalation::Step;
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
-use crate::domain::provider::Profile;
+use crate::domain::provider::{DOMAIN, Profile, at_domain};
+use crate::domain::request::Asker;
 use crate::domain::secret::{ClientSecret, Fingerprint};
 use crate::domain::settings::Settings;
 
@@ -147,13 +148,56 @@ pub struct App {
     pub client_id: String,
     /// `None` for a public client.
     pub client_secret: Option<ClientSecret>,
+    /// Where browsers are sent, for portals that say nothing else.
+    pub redirect_uri: Option<String>,
+    /// What its portals ask for, unless they say something else.
+    pub scope: Vec<String>,
+    /// The hosts of its portals, where the provider's endpoints are there; else none.
+    pub domains: BTreeSet<String>,
 }
 
 impl App {
-    /// Which grants this client may spend.
+    /// Which grants this client may spend, for a portal of this host.
     #[must_use]
-    pub fn binding(&self) -> Fingerprint {
-        binding(&self.profile.authority(), &self.client_id)
+    pub fn binding(&self, domain: Option<&str>) -> Fingerprint {
+        binding(&self.profile.authority(domain), &self.client_id)
+    }
+
+    /// Every endpoint that its renewals may go to.
+    #[must_use]
+    pub fn renewal_urls(&self) -> BTreeSet<String> {
+        let at_each = |url: &str| -> Vec<String> {
+            match url.contains(DOMAIN) {
+                true => self.domains.iter().map(|domain| at_domain(url, Some(domain))).collect(),
+                false => vec![url.to_owned()],
+            }
+        };
+        self.profile.renewal_urls().flat_map(at_each).collect()
+    }
+
+    /// Asks in this client's name for a portal.
+    #[must_use]
+    pub fn asker<'a>(
+        &'a self,
+        settings: Option<&'a Settings>,
+        fields: &'a BTreeMap<String, serde_json::Value>,
+        random: &'a str,
+    ) -> Asker<'a> {
+        Asker {
+            profile: &self.profile,
+            client_id: &self.client_id,
+            client_secret: self.client_secret.as_ref(),
+            domain: settings.and_then(|settings| settings.domain.as_deref()),
+            redirect_uri: settings
+                .and_then(|settings| settings.redirect_uri.as_deref())
+                .or(self.redirect_uri.as_deref()),
+            scope: settings
+                .map(|settings| settings.scope.as_slice())
+                .filter(|scope| !scope.is_empty())
+                .unwrap_or(&self.scope),
+            fields,
+            random,
+        }
     }
 }
 
@@ -164,8 +208,14 @@ pub struct PortalConfig {
     pub name: PortalName,
     /// What the state keeps of it.
     pub settings: Settings,
-    /// The token endpoint for its region.
-    pub token_url: String,
-    /// Which grants may be spent for it.
-    pub binding: Fingerprint,
+    /// Chooses the authorization server, where a provider has several.
+    pub region: Option<String>,
+}
+
+impl PortalConfig {
+    /// Where its renewals go; empty until the metadata of its authorization server is known.
+    #[must_use]
+    pub fn renewal_url(&self, app: &App) -> String {
+        app.profile.renewal_url_for(self.region.as_deref(), self.settings.domain.as_deref())
+    }
 }

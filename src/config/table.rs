@@ -106,6 +106,16 @@ impl<'d> Table<'d> {
         self.text(report, key)
     }
 
+    /// True or false.
+    pub(super) fn boolean(&self, report: &mut Report, key: &str) -> Option<bool> {
+        let value = self.map.get(key)?;
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            report.problem(self.at(value.span()), format!("`{key}` must be true or false, without quotes"));
+        }
+        boolean
+    }
+
     /// A whole number in a range.
     pub(super) fn integer(&self, report: &mut Report, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
         let value = self.map.get(key)?;

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::RunError;
 use super::alerts::Conditions;
+use super::discovery::discover;
 use super::old_state;
 use super::publisher::{PublisherThread, publisher};
 use super::recovery;
@@ -72,6 +73,7 @@ impl Core {
         let view = View::open(&config.paths.state)?;
         let mut workers = JoinSet::new();
         hands.keep_state(&mut workers, writer, reader);
+        let undiscovered = discover(&mut config, &state, &server, clock).await;
         let portals = take_portals(&mut config);
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let files = TokenFiles::new(&config.paths.token_dir);
@@ -83,6 +85,7 @@ impl Core {
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
         let parts = Parts { clock, state, server, courier, publisher, conditions };
         let shared = Arc::new(Shared::new(parts, metrics, Arc::new(config)));
+        shared.set_undiscovered(undiscovered);
         hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
         recovery::recover(&shared).await?;

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::operations::{Source, take_in};
+use super::operations::{Source, TakeInAs, take_in};
 use super::publisher::chain;
 use super::shared::Shared;
 use crate::domain::intake;
@@ -37,11 +37,12 @@ async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<
     let app = stored.and_then(|portal| portal.settings).and_then(|settings| config.apps.get(&settings.app));
     let Some(app) = app else { return Ok(()) };
     let intake = intake::parse(&text, &app.profile, shared.clock.now()).map_err(|error| error.to_string())?;
-    let fingerprint = intake.tokens.refresh.fingerprint();
-    match shared.state.seen(fingerprint).await.map_err(|error| chain(&error))? {
+    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
+    match shared.state.seen(token.fingerprint()).await.map_err(|error| chain(&error))? {
         Some(holder) if holder == portal.as_str() => Ok(()),
         _ => {
-            take_in(shared, portal, intake, Source::File).await.map(|_| ()).map_err(|error| error.to_string())
+            let take = TakeInAs { intake, source: Source::File };
+            take_in(shared, portal, take).await.map(|_| ()).map_err(|error| error.to_string())
         }
     }
 }

@@ -5,11 +5,15 @@
 
 pub mod alerts;
 pub mod announce;
+mod authorize;
+mod callback;
 mod control;
 mod core;
+mod discovery;
 mod escalator;
 mod exchange;
 mod first_tokens;
+mod grants;
 mod http;
 mod offline;
 mod old_state;
@@ -31,7 +35,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use control::{BindError, outcome_json};
+pub use authorize::Begun;
+pub use callback::{Arrival, Callback, Ending};
+pub use control::BindError;
 pub use http::ListenError;
 pub use offline::Offline;
 pub use publisher::chain;

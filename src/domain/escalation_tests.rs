@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::super::name::PortalName;
 use super::super::portal::{Problem, Standing, binding};
 use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Access, Details, Generation, Tokens};
+use super::super::token::{Access, Credential, Details, Generation, Tokens};
 use super::*;
 
 fn at(minutes: i64) -> Timestamp {
@@ -28,7 +28,7 @@ fn grant(phase: Phase) -> Grant {
                 issued_at: at(0),
                 expires_at: at(60),
             }),
-            refresh: RefreshToken::new("r").unwrap(),
+            credential: Credential::Refresh(RefreshToken::new("r").unwrap()),
             details: Details::default(),
         },
         standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },

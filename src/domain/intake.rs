@@ -5,10 +5,10 @@
 use serde_json::{Map, Value};
 
 use super::provider::Profile;
-use super::reply::{SECRET_FIELDS, read_taken};
+use super::reply::{Granted, SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
-use super::token::{Access, Details, Tokens, believable};
+use super::token::{Access, Credential, Details, Tokens, believable};
 
 /// Largest text read as a grant, in bytes.
 pub const LONGEST: usize = 64 * 1024;
@@ -71,7 +71,11 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
         return Err(IntakeError::NotAToken);
     }
     Ok(Intake {
-        tokens: Tokens { access: None, refresh, details: Details::default() },
+        tokens: Tokens {
+            access: None,
+            credential: Credential::Refresh(refresh),
+            details: Details::default(),
+        },
         identity: None,
         server: None,
     })
@@ -84,8 +88,9 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
     }
     let refresh = (body.get("refresh_token").and_then(Value::as_str).and_then(RefreshToken::new))
         .ok_or(IntakeError::NoRefreshToken)?;
-    let Some(granted) = read_taken(body, profile) else {
-        let tokens = Tokens { access: None, refresh, details: Details::default() };
+    let Some(granted) = read_taken(body, profile, now) else {
+        let tokens =
+            Tokens { access: None, credential: Credential::Refresh(refresh), details: Details::default() };
         return Ok(Intake { tokens, identity: None, server: None });
     };
     // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
@@ -100,10 +105,19 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
     });
     debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
     Ok(Intake {
-        tokens: Tokens { access, refresh, details: granted.details },
+        tokens: Tokens { access, credential: Credential::Refresh(refresh), details: granted.details },
         identity: granted.identity,
         server: granted.server,
     })
+}
+
+/// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
+#[must_use]
+pub fn from_granted(granted: Granted, sent_at: Timestamp) -> Option<Intake> {
+    let Granted { access, refresh, token_type, lifetime, identity, server, details } = granted;
+    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lifetime };
+    let tokens = Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details };
+    Some(Intake { tokens, identity, server })
 }
 
 /// The absolute end in unix seconds, a number or a string (Bitrix24's events).
@@ -135,7 +149,7 @@ mod tests {
         .unwrap();
         assert_eq!(intake.identity.as_deref(), Some("00168f"));
         assert_eq!(intake.tokens.access.unwrap().expires_at.secs(), 1_728_458_347);
-        assert_eq!(intake.tokens.refresh.expose(), "5bad2d");
+        assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d");
         assert_eq!(intake.tokens.details.endpoint.as_deref(), Some("https://b24.bitrix24.by/rest/"));
     }
 
@@ -180,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_bare_refresh_token() {
-        assert_eq!(taken("5bad2d67\n").unwrap().tokens.refresh.expose(), "5bad2d67");
+        assert_eq!(taken("5bad2d67\n").unwrap().tokens.credential.refresh().unwrap().expose(), "5bad2d67");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod common;
 
 mod access;
+mod authorize;
 mod check;
 mod control;
 mod demo;

@@ -9,6 +9,7 @@ mod claims;
 mod held;
 mod intake;
 mod listing;
+mod metadata;
 mod reconcile;
 mod record;
 mod reserve;

@@ -107,6 +107,9 @@ CREATE TABLE outbox (
 CREATE TABLE silence (subject TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 -- When what is done once in a while was done last.
 CREATE TABLE mark (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
+-- What authorization servers said of themselves (RFC 8414), as they wrote it.
+CREATE TABLE metadata (issuer TEXT PRIMARY KEY, body BLOB NOT NULL, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
 /// The newest schema this program knows.

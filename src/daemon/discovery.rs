@@ -1,0 +1,114 @@
+//! Asks issuers for their metadata (RFC 8414), and completes the apps' profiles by it: before a configuration counts.
+//!
+//! Must not keep the daemon from starting: what was had last is good for a start without the issuer, and portals whose
+//! issuer was never reached wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::publisher::chain;
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::clock::Clock;
+use crate::adapters::state::State;
+use crate::config::Config;
+use crate::domain::metadata::{addresses, complete};
+use crate::domain::provider::Profile;
+
+/// Metadata this old is asked for again at the next start or reload.
+const STALE_AFTER: Duration = Duration::from_secs(86_400);
+/// How long an issuer may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Completes every app whose profile names an issuer; the issuers whose metadata is not known, each with why.
+pub(super) async fn discover(
+    config: &mut Config,
+    state: &State,
+    server: &AuthorizationServer,
+    clock: Clock,
+) -> BTreeMap<String, String> {
+    let issuers: BTreeSet<String> =
+        config.apps.values().filter_map(|app| app.profile.issuer.clone()).collect();
+    let mut asked = JoinSet::new();
+    for issuer in issuers {
+        let (state, server) = (state.clone(), server.clone());
+        asked.spawn(async move { (description(&issuer, &state, &server, clock).await, issuer) });
+    }
+    let mut unknown = BTreeMap::new();
+    while let Some(Ok((found, issuer))) = asked.join_next().await {
+        let found = found.and_then(|body| put(config, &issuer, &body));
+        if let Err(why) = found {
+            tracing::error!(
+                issuer,
+                "the metadata of {issuer} is not known, and its portals wait for it: {why}. It is asked for again every minute"
+            );
+            unknown.insert(issuer, why);
+        }
+    }
+    unknown
+}
+
+/// Completes the profiles of one issuer. Apps without keys of their own share a profile.
+fn put(config: &mut Config, issuer: &str, body: &[u8]) -> Result<(), String> {
+    let mut done: Vec<(Arc<Profile>, Arc<Profile>)> = Vec::new();
+    for app in config.apps.values_mut().filter(|app| app.profile.issuer.as_deref() == Some(issuer)) {
+        if let Some((_, completed)) = done.iter().find(|(before, _)| Arc::ptr_eq(before, &app.profile)) {
+            app.profile = Arc::clone(completed);
+            continue;
+        }
+        let mut profile = Profile::clone(&app.profile);
+        complete(&mut profile, body).map_err(|error| error.to_string())?;
+        let completed = Arc::new(profile);
+        done.push((std::mem::replace(&mut app.profile, Arc::clone(&completed)), completed));
+    }
+    Ok(())
+}
+
+/// An issuer's description: the one that is kept if it is young, the issuer's own, or else the one that is kept.
+async fn description(
+    issuer: &str,
+    state: &State,
+    server: &AuthorizationServer,
+    clock: Clock,
+) -> Result<Vec<u8>, String> {
+    let kept = state.metadata(issuer.to_owned()).await.map_err(|error| chain(&error))?;
+    let now = clock.now();
+    if let Some((body, at)) = &kept
+        && *at <= now
+        && now.since(*at) < STALE_AFTER
+    {
+        return Ok(body.clone());
+    }
+    match ask(issuer, server).await {
+        Ok(body) => {
+            if let Err(error) = state.keep_metadata(issuer.to_owned(), body.clone(), now).await {
+                tracing::warn!(issuer, error = %chain(&error), "the metadata of {issuer} is not kept; the next start asks for it again");
+            }
+            Ok(body)
+        }
+        Err(why) => match kept {
+            Some((body, at)) => {
+                tracing::warn!(
+                    issuer,
+                    "{issuer} does not say its metadata ({why}); that of {at} stays in force"
+                );
+                Ok(body)
+            }
+            None => Err(why),
+        },
+    }
+}
+
+async fn ask(issuer: &str, server: &AuthorizationServer) -> Result<Vec<u8>, String> {
+    let mut reasons = Vec::new();
+    for address in addresses(issuer) {
+        match server.fetch(&address, LIMIT).await {
+            Ok((200, body)) if body.first().is_some_and(|byte| *byte == b'{') => return Ok(body),
+            Ok((status, _)) => reasons.push(format!("{address} answers {status} without it")),
+            Err(why) => return Err(why),
+        }
+    }
+    Err(reasons.join(", "))
+}
