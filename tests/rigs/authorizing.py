@@ -244,6 +244,9 @@ class Authorization:
     def parameters(self):
         return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url or "").query))
 
+    def redirect_uri(self):
+        return self.parameters().get("redirect_uri", "http://nobody.invalid/")
+
     def end(self, text=None):
         """The exit code. `text` is what the person pastes."""
         if text is not None:
@@ -307,7 +310,8 @@ class Forms(html.parser.HTMLParser):
 
 
 class Browser:
-    """A person who logs in and consents: follows redirects, keeps cookies, fills in and sends each page's form."""
+    """A person who logs in and consents: follows redirects, keeps cookies, fills in and sends each page's form. An answer
+    of `None` is a field, or a button, that is left out."""
 
     def __init__(self, **answers):
         self.answers = answers
@@ -326,9 +330,11 @@ class Browser:
                 continue
             found = Forms(page)
             if status != 200 or not found.seen:
-                return None, f"{status} at {url.partition('?')[0]}: {re.sub(r'<[^>]*>', ' ', page)[:400]}"
+                words = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+                return None, f"{status} at {url.partition('?')[0]}: {words[:400]}"
             url = urllib.parse.urljoin(url, found.action)
-            form = {**found.fields, **{name: self.answers[name] for name in found.fields if name in self.answers}}
+            form = {name: self.answers.get(name, value) for name, value in found.fields.items()}
+            form = {name: value for name, value in form.items() if value is not None}
         return None, f"no end of pages at {url.partition('?')[0]}"
 
 
@@ -348,8 +354,9 @@ class Family:
     def current(self):
         return self.delivered[-1][0] if self.delivered else None
 
-    def settled(self, token, seconds=3):
-        """Whether this is the newest token, or was until a moment ago."""
+    def settled(self, token, seconds=8):
+        """Whether this is the newest token, or was until a moment ago: a busy disk takes its time to make a pair durable,
+        and before that nobody may see it."""
         newest = [access for access, at in self.delivered if time.monotonic() - at > seconds][-1:]
         recent = [access for access, at in self.delivered if time.monotonic() - at <= seconds]
         return token in newest + recent
