@@ -142,7 +142,7 @@ async fn take_in(
     act_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
-    let Intake { tokens, identity, server: _ } = intake;
+    let Intake { tokens, identity, .. } = intake;
     ensure!(tokens.access.is_some(), "a grant without an access token");
     let Configured { name, token_url, binding, .. } = portal;
     let standing = Standing { phase: Phase::Fresh, renew_at: Some(act_at), act_at: Some(act_at) };

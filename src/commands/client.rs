@@ -12,6 +12,7 @@ use crate::daemon::Begun;
 use crate::daemon::alerts::report::Report;
 use crate::daemon::alerts::trial::Trial;
 use crate::daemon::view::PortalView;
+use crate::domain::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
 const LIMIT: Duration = Duration::from_secs(360);
@@ -118,9 +119,15 @@ impl Client {
         Ok(again_in.map_or(Ok(polled), |secs| Err(Duration::from_secs(secs))))
     }
 
-    /// Forgets a grant; false if there was none.
-    pub(super) async fn forget(&self, portal: &str) -> Result<bool, Failure> {
-        let body: Value = parse(&self.ask(Method::DELETE, &path(portal, "/grant"), None).await?)?;
+    /// What the authorization server says of the access token.
+    pub(super) async fn introspect(&self, portal: &str) -> Result<Introspection, Failure> {
+        parse(&self.ask(Method::POST, &path(portal, "/introspect"), None).await?)
+    }
+
+    /// Forgets a grant, given back first if asked; false if there was none.
+    pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, Failure> {
+        let path = path(portal, if revoke { "/grant?revoke=true" } else { "/grant" });
+        let body: Value = parse(&self.ask(Method::DELETE, &path, None).await?)?;
         Ok(body.get("forgotten").and_then(Value::as_bool).unwrap_or_default())
     }
 
@@ -205,7 +212,7 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         "unknown-portal" | "unknown-incident" | "unknown-channel" => Exit::NoInput,
         "no-grant" | "not-now" => Exit::TryAgain,
         "refused" | "not-a-grant" | "not-an-answer" | "code-refused" => Exit::Data,
-        "no-authorization" => Exit::Configuration,
+        "no-authorization" | "not-there" => Exit::Configuration,
         "not-permitted" => Exit::NoPermission,
         "bad-request" => Exit::Usage,
         _ => Exit::Unavailable,

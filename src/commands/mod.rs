@@ -13,6 +13,7 @@ mod demo;
 mod exit;
 mod forget;
 mod import;
+mod introspect;
 mod reach;
 mod renew;
 mod run;
@@ -79,6 +80,8 @@ enum Command {
     Authorize(authorize::Arguments),
     /// Take in a grant: a token reply, CRest's settings.json, or a bare refresh token.
     Import(import::Arguments),
+    /// Ask the authorization server what a portal's token is worth.
+    Introspect(introspect::Arguments),
     /// Remove a portal's grant and its token files.
     Forget(forget::Arguments),
     /// Leave people in peace about a portal, or everything, for a while.
@@ -143,6 +146,7 @@ pub fn main() -> Exit {
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
             Command::Authorize(arguments) => authorize::run(&common, &arguments).await,
             Command::Import(arguments) => import::run(&common, &arguments).await,
+            Command::Introspect(arguments) => introspect::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
             Command::Silence(arguments) => silence::run(&common, &arguments).await,
             Command::Alert(Alert::Test(arguments)) => alert_test::run(&common, &arguments).await,

@@ -104,7 +104,7 @@ pub(super) fn not_done(error: &OperationError) -> Failure {
         | OperationError::NotAGrant { .. }
         | OperationError::NotAnAnswer { .. }
         | OperationError::CodeRefused { .. } => Exit::Data,
-        OperationError::NoAuthorization { .. } => Exit::Configuration,
+        OperationError::NoAuthorization { .. } | OperationError::NotThere { .. } => Exit::Configuration,
         OperationError::State(_) => Exit::Unavailable,
     };
     Failure::new(exit, chain(error))

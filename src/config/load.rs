@@ -42,7 +42,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     if portals.is_empty() {
         report.warning(root.place, "no portals are configured: nothing is kept fresh");
     }
-    let profiles = provider::profiles(&providers, &mut report);
+    let used = apps.iter().chain(&portals).filter_map(|table| table.peek("provider")).collect();
+    let profiles = provider::profiles(&providers, &used, &mut report);
     let (apps, portals) = portals::read((&apps, &portals), &profiles, environment, &mut report);
     let alerts = alerts::alerts(root, &mut report);
     let (channels, names) = channels::channels(&channels, environment, &mut report);

@@ -49,7 +49,7 @@ pub use self::problem::{Problem, Problems};
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";
 
 /// A configuration without problems.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The main file.
     pub source: PathBuf,

@@ -216,6 +216,7 @@ struct Own {
 
 fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own {
     let domain = table.text(report, "domain").and_then(|text| host(report, "domain", text));
+    let domain = domain.or_else(|| profile?.default_domain.clone().filter(|_| !table.has("domain")));
     let region = table.text(report, "region").and_then(|text| {
         let plain = text.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if !plain {

@@ -52,6 +52,11 @@ impl<'d> Table<'d> {
         self.map.contains_key(key)
     }
 
+    /// A string whose faults somebody else reports.
+    pub(super) fn peek(&self, key: &str) -> Option<&'d str> {
+        self.map.get(key)?.get_ref().as_str()
+    }
+
     pub(super) fn is_integer(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| integer(value.get_ref()).is_some())
     }

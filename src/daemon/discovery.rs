@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::publisher::chain;
+use super::shared::Shared;
 use crate::adapters::authorization_server::AuthorizationServer;
-use crate::adapters::clock::Clock;
+use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::state::State;
 use crate::config::Config;
 use crate::domain::metadata::{addresses, complete};
@@ -19,8 +20,18 @@ use crate::domain::provider::Profile;
 
 /// Metadata this old is asked for again at the next start or reload.
 const STALE_AFTER: Duration = Duration::from_secs(86_400);
+/// An issuer that was not reached is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(60);
 /// How long an issuer may take.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// Asks again now and then, while something is not known; `asked` is when it was asked last.
+pub(super) async fn tend(shared: &Shared, asked: &mut Tick) {
+    if shared.has_undiscovered() && shared.clock.elapsed(*asked) >= AGAIN {
+        again(shared).await;
+        *asked = shared.clock.tick();
+    }
+}
 
 /// Completes every app whose profile names an issuer; the issuers whose metadata is not known, each with why.
 pub(super) async fn discover(
@@ -48,6 +59,25 @@ pub(super) async fn discover(
         }
     }
     unknown
+}
+
+/// Asks again for what is not known yet, and puts it in force beside the rest of the configuration.
+async fn again(shared: &Shared) {
+    let before = shared.config();
+    let mut config = Config::clone(&before);
+    let unknown = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
+    let known: Vec<(String, String)> = (config.apps.values())
+        .filter(|app| app.profile.issuer.as_ref().is_some_and(|issuer| !unknown.contains_key(issuer)))
+        .map(|app| (app.name.clone(), app.profile.renewal_url_for(None, None)))
+        .collect();
+    if let Err(error) = shared.state.reach_apps(known).await {
+        return tracing::error!(error = %chain(&error), "cannot follow the metadata of an authorization server");
+    }
+    // A configuration that was put in force meanwhile has asked by itself.
+    if shared.replace_config(&before, Arc::new(config)) {
+        shared.set_undiscovered(unknown);
+        shared.due.notify_one();
+    }
 }
 
 /// Completes the profiles of one issuer. Apps without keys of their own share a profile.

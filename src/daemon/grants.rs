@@ -9,6 +9,7 @@ use super::announce::{Subject, announce};
 use super::operations::{OperationError, app_of, find};
 use super::publisher::chain;
 use super::shared::Shared;
+use super::worth;
 use super::writing;
 use crate::adapters::state::{StateError, TakeIn, TakenIn};
 use crate::domain::escalation::resolved;
@@ -30,6 +31,8 @@ pub enum Source {
     File,
     /// `refreshd authorize`.
     Authorization,
+    /// The client's own credentials.
+    Client,
 }
 
 /// A grant, and where it came from.
@@ -67,7 +70,12 @@ pub async fn take_in(
     let app = app_of(&config, &portal)?;
     let refuse = |reason| OperationError::Refused { portal: name.clone(), reason };
     let settings = portal.settings.as_ref();
-    let Intake { tokens, identity, server } = intake;
+    let Intake { tokens, identity, server, client_id } = intake;
+    if client_id.is_some_and(|client_id| client_id != app.client_id) {
+        let reason =
+            "it says that it belongs to another client than the app's; its refresh token would be refused";
+        return Err(refuse(reason.to_owned()));
+    }
     let pinned = settings.and_then(|settings| settings.identity.as_ref());
     if let (Some(pinned), Some(identity)) = (pinned, &identity)
         && pinned != identity
@@ -125,11 +133,15 @@ pub async fn take_in(
     }
 }
 
-/// Forgets a grant and removes its token files; false if there was none.
+/// Forgets a grant and removes its token files; false if there was none. With `revoke` it is given back to the
+/// authorization server first.
 ///
 /// # Errors
-/// [`OperationError`].
-pub async fn forget(shared: &Shared, name: &str) -> Result<bool, OperationError> {
+/// [`OperationError`]; nothing is forgotten then.
+pub async fn forget(shared: &Shared, name: &str, revoke: bool) -> Result<bool, OperationError> {
+    if revoke {
+        worth::revoke(shared, name).await?;
+    }
     let portal = find(shared, name).await?;
     let forgotten = shared.state.forget(portal.name.clone()).await?;
     let failing = shared.publisher.publish(&portal.name).await;

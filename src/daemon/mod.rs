@@ -26,6 +26,7 @@ mod renewer;
 mod serving;
 mod shared;
 pub mod view;
+mod worth;
 mod writing;
 
 use std::sync::Arc;
@@ -259,12 +260,14 @@ impl Signals {
 
 /// What is done every few seconds besides renewing.
 async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Duration) {
+    let mut asked = shared.clock.tick();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = shared.clock.sleep(every) => {}
         }
+        discovery::tend(&shared, &mut asked).await;
         let failing = shared.publisher.tend().await;
         shared.health.unpublished(failing);
         first_tokens::read_files(&shared).await;

@@ -17,8 +17,10 @@ use super::exchange::{Claimed, exchange};
 use super::operations::{self, By, Handwork, OperationError};
 use super::shared::Shared;
 use super::view::PortalView;
+use super::worth;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
+use crate::domain::introspection::Introspection;
 use crate::domain::name::PortalName;
 use crate::domain::token::Generation;
 
@@ -122,8 +124,16 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn forget(&self, portal: &str) -> Result<bool, OperationError> {
-        operations::forget(&self.core.shared, portal).await
+    pub async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, OperationError> {
+        operations::forget(&self.core.shared, portal, revoke).await
+    }
+
+    /// As [`worth::introspect`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn introspect(&self, portal: &str) -> Result<Introspection, OperationError> {
+        worth::introspect(&self.core.shared, portal).await
     }
 
     /// As [`report::silence`].

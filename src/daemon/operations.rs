@@ -67,6 +67,14 @@ pub enum OperationError {
         /// Why not.
         reason: String,
     },
+    /// Its provider does not do this.
+    #[error("{portal}: {reason}")]
+    NotThere {
+        /// The portal.
+        portal: PortalName,
+        /// What is missing.
+        reason: String,
+    },
     /// What came back from the browser is no answer.
     #[error("{portal}: not authorized")]
     NotAnAnswer {
@@ -271,7 +279,7 @@ pub(super) fn app_of<'c>(
     app.ok_or_else(|| no_grant(portal))
 }
 
-fn no_grant(portal: &Portal) -> OperationError {
+pub(super) fn no_grant(portal: &Portal) -> OperationError {
     let kind = portal.kind();
     OperationError::NoGrant { portal: portal.name.clone(), kind, action: super::view::action_for(portal) }
 }

@@ -134,6 +134,17 @@ impl Shared {
         !self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// Puts another configuration in force in place of this one; false if this one is not in force any more.
+    pub fn replace_config(&self, before: &Arc<Config>, config: Arc<Config>) -> bool {
+        self.current.send_if_modified(|current| {
+            let same = Arc::ptr_eq(current, before);
+            if same {
+                *current = config;
+            }
+            same
+        })
+    }
+
     /// Puts another configuration in force.
     pub fn set_config(&self, config: Arc<Config>) {
         self.current.send_replace(config);

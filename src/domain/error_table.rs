@@ -76,8 +76,8 @@ pub struct ErrorRule {
     pub error: Vec<String>,
     /// A part of `error_description`, compared without case; empty matches any.
     pub description: String,
-    /// Places of the reply that must hold these values.
-    pub also: Vec<(Place, String)>,
+    /// Places of the reply, each of which must hold one of its values.
+    pub also: Vec<(Place, Vec<String>)>,
     /// What it means.
     pub class: Class,
     /// The same in a sentence for an operator.
@@ -96,8 +96,9 @@ impl ErrorRule {
         description: &str,
         body: Option<&Map<String, Value>>,
     ) -> bool {
-        let holds = |(place, wanted): &(Place, String)| {
-            body.and_then(|body| place.find(body)).is_some_and(|value| is_value(value, wanted))
+        let holds = |(place, wanted): &(Place, Vec<String>)| {
+            body.and_then(|body| place.find(body))
+                .is_some_and(|value| wanted.iter().any(|wanted| is_value(value, wanted)))
         };
         (self.status.is_empty() || self.status.contains(&status))
             && (self.error.is_empty() || self.error.iter().any(|code| code.eq_ignore_ascii_case(error)))

@@ -13,6 +13,7 @@ pub mod error_table;
 pub mod escalation;
 pub mod incident;
 pub mod intake;
+pub mod introspection;
 pub mod mask;
 pub mod message;
 pub mod metadata;

@@ -49,6 +49,8 @@ pub struct Profile {
     pub issuer: Option<String>,
     /// Hosts besides the issuer's that its metadata may name.
     pub hosts: Vec<String>,
+    /// What `{domain}` is for a portal that names no host of its own.
+    pub default_domain: Option<String>,
     /// Where codes and refresh tokens are exchanged; empty until the issuer's metadata is known.
     pub token_url: String,
     /// Token endpoints by region of the portal, where they differ.
@@ -114,6 +116,7 @@ impl Profile {
             name: String::new(),
             issuer: None,
             hosts: Vec::new(),
+            default_domain: None,
             token_url: String::new(),
             token_url_by_region: BTreeMap::new(),
             refresh_url: None,

@@ -187,7 +187,7 @@ fn a_profile_says_where_the_parts_of_a_reply_stand() {
 #[test]
 fn a_row_may_ask_for_more_than_the_code() {
     let mut profile = profile();
-    let also = vec![(Place::new("error_codes"), "50076".to_owned())];
+    let also = vec![(Place::new("error_codes"), vec!["50074".to_owned(), "50076".to_owned()])];
     let row = ErrorRule { also, class: Class::Blocked, ..profile.errors[1].clone() };
     profile.errors.insert(0, row);
     let class = |body: &str| match read(

@@ -12,7 +12,9 @@ use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::dialect::{BasicEncoding, Body, Pkce};
 use super::provider::{ClientAuthentication, DOMAIN, Method, Profile, at_domain};
-use super::secret::{AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint};
+use super::secret::{
+    AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint, RefreshToken,
+};
 use super::token::Credential;
 
 /// Who asks, and for whom.
@@ -48,7 +50,18 @@ pub enum Purpose<'a> {
     /// Whether a person has typed the code (RFC 8628 section 3.4).
     DeviceToken(&'a DeviceCode),
     /// Gives a grant back (RFC 7009 section 2.1).
-    Revocation(&'a Credential),
+    Revocation(Token<'a>),
+    /// What a token is worth (RFC 7662 section 2.1).
+    Introspection(&'a AccessToken),
+}
+
+/// A token that a request is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Token<'a> {
+    /// It ends the whole grant.
+    Refresh(&'a RefreshToken),
+    /// Of a client that needs no grant.
+    Access(&'a AccessToken),
 }
 
 /// A request, ready to be sent. Its parameters may be secrets.
@@ -96,10 +109,14 @@ impl Asker<'_> {
         let further = match purpose {
             Purpose::Renewal(_) => Some(&form.renewal_parameters),
             Purpose::Code(..) => Some(&form.code_parameters),
-            Purpose::DeviceCodes | Purpose::DeviceToken(_) | Purpose::Revocation(_) => None,
+            Purpose::DeviceCodes
+            | Purpose::DeviceToken(_)
+            | Purpose::Revocation(_)
+            | Purpose::Introspection(_) => None,
         };
         self.add(further.into_iter().flatten(), &mut parameters);
-        let in_query = *method == Method::Get && !matches!(purpose, Purpose::Revocation(_));
+        let posted = matches!(purpose, Purpose::Revocation(_) | Purpose::Introspection(_));
+        let in_query = *method == Method::Get && !posted;
         Request {
             url: at_domain(url, self.domain),
             method: if in_query { Method::Get } else { Method::Post },
@@ -160,11 +177,14 @@ impl Asker<'_> {
                 parameters.set("device_code", code.expose());
                 false
             }
-            Purpose::Revocation(credential) => {
-                if let Some(token) = credential.refresh() {
-                    parameters.set("token", token.expose());
-                    parameters.set("token_type_hint", "refresh_token");
-                }
+            Purpose::Revocation(Token::Refresh(token)) => {
+                parameters.set("token", token.expose());
+                parameters.set("token_type_hint", "refresh_token");
+                false
+            }
+            Purpose::Revocation(Token::Access(token)) | Purpose::Introspection(token) => {
+                parameters.set("token", token.expose());
+                parameters.set("token_type_hint", "access_token");
                 false
             }
         };
@@ -252,7 +272,7 @@ const fn grant_type(purpose: Purpose<'_>) -> Option<&'static str> {
         Purpose::Renewal(Credential::Client) => Some("client_credentials"),
         Purpose::Code(..) => Some("authorization_code"),
         Purpose::DeviceToken(_) => Some("urn:ietf:params:oauth:grant-type:device_code"),
-        Purpose::DeviceCodes | Purpose::Revocation(_) => None,
+        Purpose::DeviceCodes | Purpose::Revocation(_) | Purpose::Introspection(_) => None,
     }
 }
 

@@ -170,7 +170,8 @@ fn a_client_that_needs_no_person_and_a_device_ask_for_their_scope() {
         ])
     );
     let get = Bench::new(Profile { method: Method::Get, ..plain() });
-    let revocation = get.asker().request("https://a/revoke", Purpose::Revocation(&refresh()));
+    let token = RefreshToken::new("r1").unwrap();
+    let revocation = get.asker().request("https://a/revoke", Purpose::Revocation(Token::Refresh(&token)));
     assert_eq!(revocation.method, Method::Post, "RFC 7009 knows no other");
     assert_eq!(revocation.parameters, pairs(&[("token", "r1"), ("token_type_hint", "refresh_token")]));
 }

@@ -166,6 +166,20 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
     Ok(forgotten + gone > 0)
 }
 
+/// Portals of these apps that have no grant, or one of another client.
+pub(super) fn awaiting_clients(connection: &Connection, apps: &[String]) -> Result<Vec<Portal>, StateError> {
+    let sql = |source| StateError::sql("look for awaiting portals", source);
+    let query = format!(
+        "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'client-changed') AND app = ?1"
+    );
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let mut awaiting = Vec::new();
+    for app in apps {
+        awaiting.extend(portals(&mut statement, [app])?);
+    }
+    Ok(awaiting)
+}
+
 pub(super) fn awaiting_files(connection: &Connection) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
         .prepare_cached(&format!(

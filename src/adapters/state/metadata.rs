@@ -2,7 +2,7 @@
 //!
 //! Must not judge it: `domain::metadata` does.
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{State, StateError};
 use crate::domain::time::Timestamp;
@@ -25,6 +25,14 @@ impl State {
             .await
     }
 
+    /// Lets the portals of these apps that knew no endpoint use the one that was found.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn reach_apps(&self, apps: Vec<(String, String)>) -> Result<(), StateError> {
+        self.change(move |connection| reach_apps(connection, &apps)).await
+    }
+
     /// Keeps an issuer's description.
     ///
     /// # Errors
@@ -42,4 +50,14 @@ impl State {
         })
         .await
     }
+}
+
+fn reach_apps(connection: &Connection, apps: &[(String, String)]) -> Result<(), StateError> {
+    let sql = |source| StateError::sql("follow an issuer's metadata", source);
+    for (app, url) in apps {
+        let found = "UPDATE portal SET config_url = ?2, \
+            token_url = CASE WHEN token_url = '' THEN ?2 ELSE token_url END WHERE app = ?1 AND config_url = ''";
+        connection.execute(found, params![app, url]).map_err(sql)?;
+    }
+    Ok(())
 }

@@ -205,6 +205,14 @@ impl State {
         self.read.run(intake::awaiting_files).await
     }
 
+    /// Portals of these apps that have no grant of their client yet.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn awaiting_clients(&self, apps: Vec<String>) -> Result<Vec<Portal>, StateError> {
+        self.read.run(move |connection| intake::awaiting_clients(connection, &apps)).await
+    }
+
     /// Whether this refresh token came from outside before, and for which portal.
     ///
     /// # Errors

@@ -113,6 +113,10 @@ fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
     if let Some(hosts) = table.texts(report, "hosts", false) {
         profile.hosts = hosts.into_iter().filter_map(|text| host(report, "hosts", text)).collect();
     }
+    let default_domain = table.text(report, "default_domain");
+    if let Some(domain) = default_domain.and_then(|text| host(report, "default_domain", text)) {
+        profile.default_domain = Some(domain);
+    }
     if let Some(text) = table.text(report, "token_url") {
         // Whoever names one endpoint means it for every region, and for renewals.
         profile.token_url_by_region.clear();

@@ -7,7 +7,7 @@ mod forms;
 mod keys;
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) use keys::{apply, check_age};
 use rows::rows;
 
 /// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 37] = [
+pub(super) const KEYS: [&str; 38] = [
     "token_url",
     "token_url_by_region",
     "refresh_url",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 37] = [
     "introspect_url",
     "issuer",
     "hosts",
+    "default_domain",
     "grant",
     "method",
     "body",
@@ -61,20 +62,44 @@ pub(super) const KEYS: [&str; 37] = [
 ];
 
 /// The compiled-in profiles by name.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 19] = [
+    ("amocrm", include_str!("../../../config/providers/amocrm.toml")),
+    ("atlassian", include_str!("../../../config/providers/atlassian.toml")),
+    ("avito", include_str!("../../../config/providers/avito.toml")),
     ("bitrix24", include_str!("../../../config/providers/bitrix24.toml")),
+    ("dropbox", include_str!("../../../config/providers/dropbox.toml")),
+    ("github", include_str!("../../../config/providers/github.toml")),
+    ("gitlab", include_str!("../../../config/providers/gitlab.toml")),
+    ("google", include_str!("../../../config/providers/google.toml")),
+    ("hh", include_str!("../../../config/providers/hh.toml")),
+    ("hubspot", include_str!("../../../config/providers/hubspot.toml")),
+    ("microsoft", include_str!("../../../config/providers/microsoft.toml")),
+    ("quickbooks", include_str!("../../../config/providers/quickbooks.toml")),
+    ("salesforce", include_str!("../../../config/providers/salesforce.toml")),
+    ("slack", include_str!("../../../config/providers/slack.toml")),
+    ("vk", include_str!("../../../config/providers/vk.toml")),
     ("x", include_str!("../../../config/providers/x.toml")),
+    ("xero", include_str!("../../../config/providers/xero.toml")),
+    ("yandex", include_str!("../../../config/providers/yandex.toml")),
+    ("zoho", include_str!("../../../config/providers/zoho.toml")),
 ];
+
+/// The names of the compiled-in profiles.
+#[cfg(test)]
+pub(super) fn built_in() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.into_iter().map(|(name, _)| name)
+}
 
 /// The error table below every profile.
 const COMMON: &str = include_str!("../../../config/providers/common.toml");
 
-/// Profiles by name, shared by the apps that override nothing; `None` for one with problems, so that a reference to it
-/// is no second problem.
+/// Profiles by name, shared by the apps that override nothing; `None` for one that nothing names, and for one with
+/// problems, so that a reference to it is no second problem.
 pub(super) type Profiles = BTreeMap<String, Option<Arc<Profile>>>;
 
-/// The built-in profiles and those of `[providers.NAME]`.
-pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
+/// The built-in profiles and those of `[providers.NAME]`. Of the built-in ones only those in `used` are read: to read
+/// them all would be felt at each start.
+pub(super) fn profiles(own: &[Table<'_>], used: &BTreeSet<&str>, report: &mut Report) -> Profiles {
     let base = with_embedded("common", COMMON, report, |table, report| {
         table.only(report, &[&["errors"]]);
         let mut base = Profile::blank();
@@ -83,11 +108,13 @@ pub(super) fn profiles(own: &[Table<'_>], report: &mut Report) -> Profiles {
     });
     let mut profiles = Profiles::new();
     for (name, text) in BUILT_IN {
-        let profile = with_embedded(name, text, report, |table, report| {
-            table.only(report, &[&KEYS]);
-            complete(table, &base, name, report)
+        let profile = used.contains(name).then(|| {
+            with_embedded(name, text, report, |table, report| {
+                table.only(report, &[&KEYS]);
+                complete(table, &base, name, report)
+            })
         });
-        profiles.insert(name.to_owned(), profile.map(Arc::new));
+        profiles.insert(name.to_owned(), profile.flatten().map(Arc::new));
     }
     for table in own {
         let name = table.name();

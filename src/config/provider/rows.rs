@@ -28,7 +28,11 @@ fn rule(row: Table<'_>, report: &mut Report) -> Option<ErrorRule> {
     let also = match row.table(report, "also", "errors.also") {
         Some(table) => table
             .keys()
-            .filter_map(|key| Some((Place::new(key.value), table.text(report, key.value)?.value.to_owned())))
+            .filter_map(|key| {
+                let wanted = table.texts(report, key.value, true)?;
+                let wanted = wanted.iter().map(|text| text.value.to_owned()).collect();
+                Some((Place::new(key.value), wanted))
+            })
             .collect(),
         None => Vec::new(),
     };

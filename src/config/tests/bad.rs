@@ -297,7 +297,7 @@ fn settings_and_providers_are_checked() {
 fn the_forms_of_a_provider_are_checked() {
     let own = |keys: &str| only(&format!("[providers.own]\ntoken_url = 'https://a.example/'\n{keys}"));
     insta::assert_snapshot!([
-        own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("grant = 'password'"),
+        own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
         own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("names = { client = 'x' }"), own("headers = { Host = 'x' }"),
         own("headers = { 'a b' = 'x' }"), own("headers = { a = \"x\\ny\" }"), own("redirect_fields = ['id_token']"),
         own("reply = { access = 'x' }"), own("reply = { access_token = 1 }"), own("expires_in_unit = 'h'"),
@@ -307,6 +307,7 @@ fn the_forms_of_a_provider_are_checked() {
     ].join("\n"), @r#"
     `issuer` must not hold a query (?…)
     `hosts` must be a bare host name without scheme and path: write `b.example`
+    `default_domain` must be a bare host name without scheme and path: write `b.example`
     `grant` must be one of `authorization-code`, `client-credentials`, `device`
     `pkce` must be one of `S256`, `plain`, `none`; did you mean `S256`?
     `scope_in_renewal` must be true or false, without quotes
@@ -322,7 +323,7 @@ fn the_forms_of_a_provider_are_checked() {
     `renew_every` is sooner than the provider's `earliest`
     `renew_every` is sooner than the provider's `earliest`
     `rotation` must be one of `always`, `sometimes`, `never`
-    `x` must be a string in quotes
+    `x` must be a string or a list of strings, none of them empty
     `domain` is missing in [portals.b]: the provider's endpoints are on the portal's own host
     "#);
 }

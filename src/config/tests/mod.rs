@@ -4,6 +4,7 @@ mod bad;
 mod channels;
 mod good;
 mod leaks;
+mod providers;
 mod shipped;
 
 use std::fs;

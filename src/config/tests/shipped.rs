@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::{ACME, Rig, loaded};
 use crate::config::{Environment, Loaded, load};
 use crate::domain::provider::{Class, ClientAuthentication, Profile, Replay};
-use crate::domain::remedy::flaw;
 use crate::domain::reply::{Reply, Verdict, read};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::time::Timestamp;
@@ -118,29 +117,6 @@ fn the_built_in_profiles_say_what_is_known_of_the_servers() {
     assert_eq!(x.client_authentication, ClientAuthentication::BasicWithBody);
     assert_eq!((x.renew_every, x.assumed_lifetime), (RenewEvery::Age(minutes(105)), minutes(120)));
     assert_eq!((x.replay, x.identity_field.is_none()), (Replay::Late, true));
-}
-
-/// What a person is told to do fits the class: nothing else would be waited for.
-#[test]
-fn every_row_says_what_happened_and_what_mends_it() {
-    for profile in [profile("bitrix24"), profile("x")] {
-        for rule in &profile.errors {
-            let row = format!("{} {:?} {:?}", profile.name, rule.error, rule.description);
-            let meaning = rule.meaning.as_deref().unwrap_or_else(|| panic!("{row} has no meaning"));
-            let remedy = rule.remedy.as_deref().unwrap_or_else(|| panic!("{row} has no remedy"));
-            assert_eq!((flaw(meaning), flaw(remedy)), (None, None), "{row}");
-            let ways: &[&str] = match rule.class {
-                Class::NeedsAuthorization | Class::Gone => &["refreshd import {portal}"],
-                Class::Blocked => &["refreshd renew {portal}"],
-                Class::ClientRejected => &["systemctl reload refreshd", "refreshd renew {portal}"],
-                Class::Transient => &["it is retried by itself"],
-                Class::Unknown => &["it is retried by itself", "systemctl reload refreshd"],
-                Class::NotSent | Class::InDoubt | Class::TooEarly => panic!("{row}: say how it is mended"),
-            };
-            assert!(ways.iter().any(|way| remedy.contains(way)), "{row}: {remedy}");
-            assert!(!remedy.ends_with('.') && !meaning.ends_with('.'), "{row}: more is said after it");
-        }
-    }
 }
 
 #[test]

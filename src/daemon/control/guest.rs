@@ -67,6 +67,7 @@ impl From<OperationError> for Failure {
             OperationError::Refused { .. } => (StatusCode::CONFLICT, "refused"),
             OperationError::NotAGrant { .. } => (StatusCode::BAD_REQUEST, "not-a-grant"),
             OperationError::NoAuthorization { .. } => (StatusCode::CONFLICT, "no-authorization"),
+            OperationError::NotThere { .. } => (StatusCode::CONFLICT, "not-there"),
             OperationError::NotAnAnswer { .. } => (StatusCode::BAD_REQUEST, "not-an-answer"),
             OperationError::CodeRefused { .. } => (StatusCode::CONFLICT, "code-refused"),
             OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),

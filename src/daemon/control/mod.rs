@@ -35,6 +35,7 @@ use super::reload::Reloader;
 use super::serving::{House, serve};
 use super::shared::Shared;
 use super::view::PortalView;
+use super::worth;
 use crate::adapters::token_files::Format;
 use crate::domain::intake;
 use crate::domain::name::PortalName;
@@ -145,6 +146,7 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .route("/v1/portals/{portal}/renew", post(renew))
         .route("/v1/portals/{portal}/grant", post(import))
         .route("/v1/portals/{portal}/grant", delete(forget))
+        .route("/v1/portals/{portal}/introspect", post(introspect))
         .route("/v1/reload", post(reload))
         .merge(alerts::routes())
         .merge(authorization::routes())
@@ -279,11 +281,31 @@ async fn forget(
     Extract(control): Extract<Control>,
     Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
+    query: Result<Query<ForgetQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
+    let bad = |rejection: QueryRejection| {
+        Failure::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
+    };
+    let Query(ForgetQuery { revoke }) = query.map_err(bad)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let forgotten = control.change(async move { Ok(operations::forget(&shared, &name).await?) }).await?;
+    let forget = async move { Ok(operations::forget(&shared, &name, revoke).await?) };
+    let forgotten = control.change(forget).await?;
     Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForgetQuery {
+    #[serde(default)]
+    revoke: bool,
+}
+
+async fn introspect(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, Failure> {
+    Ok(axum::Json(worth::introspect(&control.shared, &portal).await?).into_response())
 }
 
 async fn reload(
