@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 BINARY, WORK = sys.argv[1], pathlib.Path(sys.argv[2])
 # Seconds: how long an access token lives, how long refreshd waits for a reply, and how long a spent refresh token gets
 # its pair again at Django.
-LIFE, PATIENCE, GRACE = 30, 2, 120
+LIFE, PATIENCE, GRACE = 30, 5, 120
 PERSON = {"username": "ada", "password": "the-password-of-ada", "email": "ada@example.org"}
 # With every character that a form or a URL would treat in a way of its own.
 SECRETS = {name: f"{name}:s+cr%t/&= {number}~" for number, name in enumerate(("basic", "body", "machine", "django"))}

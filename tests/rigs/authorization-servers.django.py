@@ -19,7 +19,9 @@ SETUP = json.loads((DIR / "django.json").read_text())
 settings.configure(
     SECRET_KEY="only for this rig",
     ALLOWED_HOSTS=["127.0.0.1"],
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DIR / "django.db"}},
+    # It need not outlive the rig, and a busy disk is not what is looked at.
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DIR / "django.db",
+                           "OPTIONS": {"init_command": "PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY;"}}},
     INSTALLED_APPS=["django.contrib.admin", "django.contrib.auth", "django.contrib.contenttypes",
                     "django.contrib.messages", "django.contrib.sessions", "oauth2_provider"],
     MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware",
