@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -39,6 +40,7 @@ callback = f"http://127.0.0.1:{free_port()}/callback"
 def start_servers():
     ports = {"oidc": free_port(), "django": free_port()}
     fronts = {name: Front(port, delay=PATIENCE + 2) for name, port in ports.items()}
+    fronts["django"].listen()
     # A native client may be sent to any port of this machine (RFC 8252 section 7.3).
     native = {"grant_types": ["authorization_code", "refresh_token"],
               "redirect_uris": [callback, "http://127.0.0.1/oauth/callback"]}
@@ -208,8 +210,8 @@ def person():
 
 
 def authorize(portal, way="browser"):
-    """The exit code, the family of tokens that came of it, and the command. The answer comes by the loopback listener, by
-    pasting, or by the `address` that another call of the command is given."""
+    """The exit code, the family of tokens that came of it, and the command. The answer comes by the loopback listener,
+    by pasting, or by the `address` that another call of the command is given."""
     front = front_of(portal)
     waiting = Authorization(refreshd, portal, "--json")
     redirected, page = person().go(waiting.url or front.url, waiting.redirect_uri())
@@ -218,7 +220,8 @@ def authorize(portal, way="browser"):
     if way == "address":
         waiting.command.terminate()
         waiting.end()
-        code, waiting.out, waiting.err = refreshd.command("authorize", portal, "--redirected-url", redirected or "", "--json")
+        words = ["authorize", portal, "--redirected-url", redirected or "", "--json"]
+        code, waiting.out, waiting.err = refreshd.command(*words)
         return code, front.newest(), waiting
     if redirected and way == "browser":
         fetch(redirected)
@@ -280,16 +283,24 @@ def first_grants():
     score.check("a public client with PKCE, endpoints written by hand: exit 0", code == 0, waiting.err)
     readers.follow("django-public", family)
 
-    score.heading("first grants, with the daemon")
-    score.check("the daemon starts", refreshd.start(), refreshd.log()[-1500:])
+    score.heading("a daemon whose issuer is away")
+    score.check("it starts", refreshd.start(), refreshd.log()[-1500:])
     readers.start()
+    code, _, err = refreshd.command("authorize", "basic", "--no-browser", "--timeout", "2s")
+    score.check("who wants to authorize there is told: exit 75", code == 75 and "issuer" in err, (code, err))
+    score.eventually(10, "the portals of others have their tokens", lambda: refreshd.token("django-public"))
+    oidc.listen()
+    refreshd.daemon.send_signal(signal.SIGHUP)
+    score.eventually(10, "a reload asks again", lambda: oidc.asked("/.well-known/openid-configuration"))
+
+    score.heading("first grants, with the daemon")
     for portal, what, way in (
         ("basic", "a confidential client with Basic, endpoints by OpenID Connect Discovery", "browser"),
         ("body", "a confidential client with its secret in the body; the redirected URL is pasted", "paste"),
         ("public", "a native public client with PKCE", "browser"),
         ("native", "the same without a redirect_uri: any port of this machine", "browser"),
         ("django-basic", "a confidential client with Basic, endpoints by RFC 8414", "browser"),
-        ("django-body", "a confidential client with its secret in the body; another call has --redirected-url", "address"),
+        ("django-body", "a confidential client with its secret in the body; the address is handed over", "address"),
         ("revoked", "one that will be revoked", "browser"),
     ):
         code, family, waiting = authorize(portal, way)
@@ -423,7 +434,8 @@ def resumes(families):
         lines = [line for line in refreshd.log().splitlines() if portal in line]
         score.check(f"{way}: named as rejected while in doubt",
                     any("rejected while in doubt" in line for line in lines), "\n".join(lines[-6:]))
-        score.check(f"{way}: and not as a grant that died by itself", not any("the grant is dead" in line for line in lines))
+        score.check(f"{way}: and not as a grant that died by itself",
+                    not any("the grant is dead" in line for line in lines))
         status = refreshd.status(portal)
         score.check(f"{way}: what is to be done names the command", f"refreshd authorize {portal}" in
                     (status.get("action") or ""), status.get("action"))
@@ -446,6 +458,35 @@ def resumes(families):
 def no_incident():
     code, out, _ = refreshd.command("alert", "list", "--json")
     return code == 0 and not json.loads(out).get("incidents")
+
+
+def says_what_a_token_is_worth():
+    score.heading("introspection")
+    code, out, err = refreshd.command("introspect", "basic", "--json")
+    said = json.loads(out) if code == 0 else {}
+    score.check("of a token that works: exit 0, whose it is, and until when", said.get("active") is True
+                and said.get("client_id") == "basic" and said.get("sub") == "ada" and "expires_at" in said,
+                (code, out, err))
+    code, _, err = refreshd.command("introspect", "django-basic")
+    score.check("the same at the other server", code == 0 and "works" in err, (code, err))
+    code, _, err = refreshd.command("introspect", "django-body")
+    score.check("where nobody says: exit 78, and which key is missing", code == 78 and "introspect_url" in err,
+                (code, err))
+
+
+def restarts():
+    score.heading("a restart while the issuer is away")
+    oidc.vanish()
+    code = parts.stop(refreshd.daemon)
+    score.check("the daemon stops in good order", code == 0, code)
+    score.check("it starts", refreshd.start(), refreshd.log()[-1500:])
+    oidc.listen()
+    since = {portal: len(readers.families[portal].delivered) for portal in ("basic", "public", "machine", "device")}
+    patience = Patience(40)
+    for portal, before in since.items():
+        score.eventually(patience.left(), f"{portal} goes on by what is kept of the issuer's metadata",
+                         lambda portal=portal, before=before: len(readers.families[portal].delivered) > before
+                         and refreshd.status(portal).get("fresh"), lambda portal=portal: refreshd.status(portal))
 
 
 def refuses():
@@ -520,7 +561,7 @@ def renews():
     for portal, family in list(readers.families.items()):
         if "lost" in portal:
             continue
-        score.eventually(patience.left(), f"{portal}: three renewals, and its server took each token that readers found",
+        score.eventually(patience.left(), f"{portal}: three renewals; its server took each token that readers found",
                          lambda family=family, portal=portal: len(family.delivered) >= 4
                          and readers.accepted.get(portal, 0) >= 4,
                          lambda family=family, portal=portal: (len(family.delivered), readers.accepted.get(portal, 0),
@@ -534,9 +575,6 @@ def renews():
                if entry["sent"].get("grant_type") == "client_credentials"]
     score.check("client credentials: no refresh token was ever sent or stored",
                 len(machine) >= 4 and not any("refresh_token" in sent for sent in machine))
-    score.check("no reader met an ended, an old or a refused token", not readers.wrong, readers.wrong)
-    score.eventually(10, "every file has its newest token", lambda: all(
-        refreshd.token(portal).get("access_token") == family.current() for portal, family in readers.families.items()))
 
 
 def revokes():
@@ -555,6 +593,13 @@ def revokes():
     score.check("the token files are gone", not (refreshd.tokens / "revoked" / "token.json").exists())
 
 
+def readers_are_content():
+    score.heading("readers")
+    score.check("nobody met an ended, an old or a refused token", not readers.wrong, readers.wrong)
+    score.eventually(10, "every file has its newest token", lambda: all(
+        refreshd.token(portal).get("access_token") == family.current() for portal, family in readers.families.items()))
+
+
 def leaks_nothing():
     score.heading("secrets")
     refreshd.command("status")
@@ -563,6 +608,7 @@ def leaks_nothing():
     passed |= {urllib.parse.quote_plus(secret) for secret in SECRETS.values()}
     score.note(f"{len(passed)} secrets passed, {len(refreshd.said)} commands were run")
     score.check("enough has passed to find", len(passed) > 100)
+    score.check("what is there is found", refreshd.leaks({"next_renewal="}) == ["the log"])
     found = refreshd.leaks(passed, oidc.access | django.access)
     score.check("none is in the log, in what a command printed, on a page or where it does not belong", not found,
                 found)
@@ -578,8 +624,11 @@ def play():
     recovers(families)
     resumes(families)
     renews()
+    says_what_a_token_is_worth()
+    restarts()
     refuses()
     revokes()
+    readers_are_content()
     leaks_nothing()
     code = parts.stop(refreshd.daemon)
     score.check("the daemon stops in good order", code == 0, code)

@@ -310,8 +310,8 @@ class Forms(html.parser.HTMLParser):
 
 
 class Browser:
-    """A person who logs in and consents: follows redirects, keeps cookies, fills in and sends each page's form. An answer
-    of `None` is a field, or a button, that is left out."""
+    """A person who logs in and consents: follows redirects, keeps cookies, fills in and sends each page's form. An
+    answer of `None` is a field, or a button, that is left out."""
 
     def __init__(self, **answers):
         self.answers = answers
@@ -355,8 +355,8 @@ class Family:
         return self.delivered[-1][0] if self.delivered else None
 
     def settled(self, token, seconds=8):
-        """Whether this is the newest token, or was until a moment ago: a busy disk takes its time to make a pair durable,
-        and before that nobody may see it."""
+        """Whether this is the newest token, or was until a moment ago: a busy disk takes its time to make a pair
+        durable, and before that nobody may see it."""
         newest = [access for access, at in self.delivered if time.monotonic() - at > seconds][-1:]
         recent = [access for access, at in self.delivered if time.monotonic() - at <= seconds]
         return token in newest + recent
@@ -376,6 +376,9 @@ class Front:
         self.lock, self.turn = threading.RLock(), threading.Lock()
         self.secrets, self.access, self.families, self.requests = set(), set(), {}, []
         self.lose_code = None    # what befalls the reply to the next exchange of a code
+        self.server = None
+
+    def listen(self):
         front = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -389,7 +392,12 @@ class Front:
             daemon_threads, allow_reuse_address, request_queue_size = True, True, 64
 
         self.server = Server(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def vanish(self):
+        """Nobody listens until `listen` is called again."""
+        self.server.shutdown()
+        self.server.server_close()
 
     @property
     def url(self):

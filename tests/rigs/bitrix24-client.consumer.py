@@ -1,7 +1,7 @@
-"""The consumer of tests/rigs/bitrix24-client: PyPI's `fast_bitrix24`, used as its documentation shows. Not a rig by itself.
+"""The consumer of tests/rigs/bitrix24-client: PyPI's `fast_bitrix24`, used as it documents. Not a rig by itself.
 
-Knows nothing but a portal's token file, and works without a pause until DIR/enough is there. What it has seen is
-in DIR/consumer.json then.
+Knows nothing but a portal's token file, and works without a pause until DIR/enough is there. What it has seen is in
+DIR/consumer.json then.
 """
 
 import asyncio
