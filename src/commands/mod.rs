@@ -14,6 +14,7 @@ mod exit;
 mod forget;
 mod import;
 mod introspect;
+mod provider;
 mod reach;
 mod renew;
 mod run;
@@ -89,6 +90,9 @@ enum Command {
     /// Alerts: what is open, who takes it on, and whether they arrive.
     #[command(subcommand, after_help = ALERT_HELP)]
     Alert(Alert),
+    /// Providers: which there are, and a profile as it is in force.
+    #[command(subcommand, after_help = PROVIDER_HELP)]
+    Provider(Provider),
     /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
     Demo(demo::Arguments),
     /// Print a completion script for a shell.
@@ -109,6 +113,21 @@ Examples:
 
 Exit codes: 0 done, 1 something is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver
 did not take it, 77 no permission, 78 configuration.";
+
+const PROVIDER_HELP: &str = "\
+Examples:
+  refreshd provider list                     see which there are
+  refreshd provider show bitrix24            see one
+
+Exit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Provider {
+    /// Show which providers there are.
+    List(provider::ListArguments),
+    /// Print a profile as it is in force, as TOML.
+    Show(provider::ShowArguments),
+}
 
 #[derive(Debug, Subcommand)]
 enum Alert {
@@ -154,6 +173,8 @@ pub fn main() -> Exit {
             Command::Alert(Alert::Acknowledge(arguments)) => {
                 alert_list::acknowledge(&common, &arguments).await
             }
+            Command::Provider(Provider::List(arguments)) => provider::list(&common, &arguments),
+            Command::Provider(Provider::Show(arguments)) => provider::show(&common, &arguments),
             Command::Demo(arguments) => demo::run(&arguments).await,
             Command::Completions(arguments) => completions::completions(&arguments, &mut Cli::command()),
             Command::Man => completions::manual(Cli::command()),

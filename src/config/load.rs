@@ -2,11 +2,15 @@
 //!
 //! Must not start, create or change anything: `check` does the same as `run` up to here.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::document::{Report, Source};
 use super::environment::Environment;
 use super::problem::{Problem, Problems};
+use crate::domain::provider::Profile;
+
 use super::{Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, portals, provider};
 
 /// A configuration without problems, and what is hardly meant in it.
@@ -50,8 +54,17 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     let ladder = escalation::ladder(&roots, &names, &mut report);
     let warnings = report.finish()?;
     let source = path.to_owned();
-    let config = Config { source, paths, log, http, renewal, alerts, apps, portals, ladder, channels };
+    let profiles = profiles.into_iter().filter_map(|(name, profile)| Some((name, profile?))).collect();
+    let config =
+        Config { source, paths, log, http, renewal, alerts, profiles, apps, portals, ladder, channels };
     Ok(Loaded { config, warnings })
+}
+
+/// A built-in profile as it is without any configuration; `None` if none has that name.
+#[must_use]
+pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
+    let mut report = Report::default();
+    provider::profiles(&[], &BTreeSet::from([name]), &mut report).remove(name).flatten()
 }
 
 /// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. `None` if the

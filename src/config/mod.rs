@@ -42,8 +42,19 @@ use crate::domain::secret::{ClientSecret, Fingerprint};
 use crate::domain::settings::Settings;
 
 pub use self::environment::Environment;
-pub use self::load::{Loaded, load, load_paths};
+pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{Problem, Problems};
+
+/// The names of the built-in providers.
+pub fn built_in_providers() -> impl Iterator<Item = &'static str> {
+    provider::built_in()
+}
+
+/// A profile as a table of `[providers.NAME]`.
+#[must_use]
+pub fn written_profile(profile: &Profile) -> String {
+    provider::written(profile)
+}
 
 /// Where the configuration lies if nobody says.
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";
@@ -63,6 +74,8 @@ pub struct Config {
     pub renewal: Renewal,
     /// What all alerts have in common.
     pub alerts: Alerts,
+    /// The providers of its own, and those built-in ones that an app names.
+    pub profiles: BTreeMap<String, Arc<Profile>>,
     /// The OAuth clients by name. A portal with a client of its own has one named `portal NAME`.
     pub apps: BTreeMap<String, App>,
     /// The portals, in the order of their names. The daemon moves them into the state and keeps none.

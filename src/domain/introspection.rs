@@ -79,7 +79,7 @@ mod tests {
         let body =
             br#"{"active":true,"exp":1795000000,"scope":"a b","client_id":"c","sub":"u","username":"Ann"}"#;
         let answer = read(200, body).unwrap();
-        assert!(answer.active && answer.expires_at.as_deref() == Some("2026-11-18T10:26:40Z"), "{answer:?}");
+        assert!(answer.active && answer.expires_at.as_deref() == Some("2026-11-18T11:06:40Z"), "{answer:?}");
         assert!(!serde_json::to_string(&answer).unwrap().contains("Ann"));
         assert!(!read(200, br#"{"active":false}"#).unwrap().active);
         assert_eq!(

@@ -137,7 +137,7 @@ fn an_operator_may_try_the_old_token_all_the_same() {
     let _daemon = rig.start();
     rig.sandbox.allow_replay(&domain("acme"));
     let ran = rig.run(["renew", "acme"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd import acme"), "{ran:?}");
+    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"), "{ran:?}");
     rig.wait_for_phase("acme", "needs-authorization");
     rig.no_violations();
 }

@@ -16,6 +16,7 @@ mod health;
 mod help;
 mod http;
 mod import;
+mod provider;
 mod renew;
 mod status;
 mod token;

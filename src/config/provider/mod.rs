@@ -6,6 +6,7 @@
 mod forms;
 mod keys;
 mod rows;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,6 +19,7 @@ use super::values::plain_name;
 use crate::domain::provider::Profile;
 pub(super) use keys::{apply, check_age};
 use rows::rows;
+pub(super) use written::written;
 
 /// The keys of a profile, and of its overrides on an app.
 pub(super) const KEYS: [&str; 38] = [
@@ -85,7 +87,6 @@ const BUILT_IN: [(&str, &str); 19] = [
 ];
 
 /// The names of the compiled-in profiles.
-#[cfg(test)]
 pub(super) fn built_in() -> impl Iterator<Item = &'static str> {
     BUILT_IN.into_iter().map(|(name, _)| name)
 }

@@ -19,8 +19,8 @@ use crate::domain::error_table::Class;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
 use crate::domain::remedy::flaw;
 use crate::domain::reply::{Granted, Reply, Verdict, read};
-use crate::domain::request::{Purpose, Request};
-use crate::domain::secret::{AuthorizationCode, CodeVerifier, RefreshToken};
+use crate::domain::request::{Purpose, Request, Token};
+use crate::domain::secret::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Credential;
 
@@ -37,6 +37,7 @@ struct Page {
     code: Sent,
     renewal: Sent,
     revocation: Option<Sent>,
+    introspection: Option<Sent>,
     reply: Vec<Said>,
 }
 
@@ -188,13 +189,22 @@ fn each_provider_is_asked_as_it_documents() {
         let (base, _) = address.as_str().split_once('?').unwrap();
         assert_eq!(base, page.authorize.url, "{name}, the authorization");
 
-        assert_eq!(app.profile.revoke_url.is_some(), page.revocation.is_some(), "{name}, giving back");
-        if let (Some(url), Some(sent)) = (&app.profile.revoke_url, &page.revocation) {
-            check_request(
-                &format!("{name}, giving back"),
-                &asker.request(url, Purpose::Revocation(&credential)),
-                sent,
-            );
+        let (profile, access) = (&app.profile, AccessToken::new("ACCESS").unwrap());
+        let given_back = credential.refresh().map(Token::Refresh).map(Purpose::Revocation);
+        for (what, url, sent, purpose) in [
+            ("giving back", &profile.revoke_url, &page.revocation, given_back),
+            (
+                "asking about",
+                &profile.introspect_url,
+                &page.introspection,
+                Some(Purpose::Introspection(&access)),
+            ),
+        ] {
+            let what = format!("{name}, {what}");
+            assert_eq!(url.is_some(), sent.is_some(), "{what}");
+            if let (Some(url), Some(sent), Some(purpose)) = (url, sent, purpose) {
+                check_request(&what, &asker.request(url, purpose), sent);
+            }
         }
     }
 }
@@ -372,8 +382,28 @@ fn every_row_is_reached_by_a_reply() {
             })
             .collect();
         let own = numbered.errors.len() - common;
-        for rule in (0..own).filter(|number| !reached.contains(number)).map(|at| &numbered.errors[at]) {
-            panic!("{name}: no reply reaches {rule:?}");
-        }
+        let unreached = (0..own).find(|number| !reached.contains(number)).map(|at| &numbered.errors[at]);
+        assert_eq!(unreached, None, "{name}: no reply reaches this row");
+    }
+}
+
+#[test]
+fn what_is_written_out_is_the_profile() {
+    for name in built_in() {
+        let profile = crate::config::built_in_profile(name).unwrap();
+        let text =
+            crate::config::written_profile(&profile).replace(&format!("[providers.{name}"), "[providers.own");
+        let text = text + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
+        let again = loaded(&text).config.profiles["own"].clone();
+        // The table of RFC 6749's codes stands below each, and now twice.
+        let common = again.errors.len() - profile.errors.len();
+        assert_eq!(again.errors[..profile.errors.len()], profile.errors[..], "{name}");
+        assert_eq!(
+            again.errors[profile.errors.len()..],
+            profile.errors[profile.errors.len() - common..],
+            "{name}"
+        );
+        let errors = profile.errors.clone();
+        assert_eq!(Profile { name: name.to_owned(), errors, ..Profile::clone(&again) }, *profile, "{name}");
     }
 }
