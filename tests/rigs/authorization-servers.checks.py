@@ -289,9 +289,18 @@ def first_grants():
     code, _, err = refreshd.command("authorize", "basic", "--no-browser", "--timeout", "2s")
     score.check("who wants to authorize there is told: exit 75", code == 75 and "issuer" in err, (code, err))
     score.eventually(10, "the portals of others have their tokens", lambda: refreshd.token("django-public"))
+    metadata = "/.well-known/openid-configuration"
+    host = oidc.url.removeprefix("http://")
+    oidc.instead[host, metadata] = '{"status": "maintenance"}'
     oidc.listen()
     refreshd.daemon.send_signal(signal.SIGHUP)
-    score.eventually(10, "a reload asks again", lambda: oidc.asked("/.well-known/openid-configuration"))
+    score.eventually(10, "a reload asks again, and does not believe everything that is JSON",
+                     lambda: not oidc.instead and "no metadata of an authorization server" in refreshd.log(),
+                     lambda: refreshd.log()[-800:])
+    refreshd.daemon.send_signal(signal.SIGHUP)
+    score.eventually(10, "the next one asks once more, and finds it",
+                     lambda: [entry for entry in oidc.asked(metadata) if entry["host"] == host])
+    score.eventually(10, "with it the client that needs nobody has its token", lambda: refreshd.token("machine"))
 
     score.heading("first grants, with the daemon")
     for portal, what, way in (
@@ -507,8 +516,7 @@ def refuses():
     waiting = Authorization(refreshd, "body", "--json")
     redirected, _ = person().go(waiting.url or oidc.url, callback)
     forged = re.sub(r"state=[^&]*", "state=" + "x" * 43, redirected or "")
-    waiting.command.stdin.write(forged + "\n")
-    waiting.command.stdin.flush()
+    waiting.paste(forged + "\n")
     score.check("a pasted address with another state: it is said",
                 within(5, lambda: "does not belong" in waiting.err), waiting.err)
     code = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(forged).query)).get("code")

@@ -247,16 +247,24 @@ class Authorization:
     def redirect_uri(self):
         return self.parameters().get("redirect_uri", "http://nobody.invalid/")
 
+    def paste(self, text, last=False):
+        try:
+            self.command.stdin.write(text)
+            self.command.stdin.flush()
+            if last:
+                self.command.stdin.close()
+        except OSError:
+            pass  # it has ended and does not read any more
+
     def end(self, text=None):
         """The exit code. `text` is what the person pastes."""
         if text is not None:
-            self.command.stdin.write(text)
-            self.command.stdin.flush()
+            self.paste(text)
         try:
             self.command.wait(25)
         except subprocess.TimeoutExpired:
             self.command.kill()
-        self.command.stdin.close()
+        self.paste("", last=True)
         self.reader.join(5)
         self.out = self.command.stdout.read()
         self.refreshd.keep(self.words, self.out, self.err)
@@ -376,6 +384,7 @@ class Front:
         self.lock, self.turn = threading.RLock(), threading.Lock()
         self.secrets, self.access, self.families, self.requests = set(), set(), {}, []
         self.lose_code = None    # what befalls the reply to the next exchange of a code
+        self.instead = {}        # by host and path: a body that is answered instead, once
         self.server = None
 
     def listen(self):
@@ -412,6 +421,11 @@ class Front:
         method, target, _ = line
         head = http.client.parse_headers(reader)
         body = reader.read(int(head.get("Content-Length") or 0))
+        other = self.instead.pop((head.get("Host"), target), None)
+        if other is not None:
+            client.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                           f"Content-Length: {len(other)}\r\n\r\n{other}".encode())
+            return client.close()
         # One after the other: what a server does with two at once is not looked at here.
         with self.turn:
             server = http.client.HTTPConnection("127.0.0.1", self.backend, timeout=30)
@@ -464,7 +478,7 @@ class Front:
             self.learn(sent, said, head, reply.getheader("Location") or "")
             granted = said.get("access_token")
             kind = sent.get("grant_type", "")
-            self.requests.append({"path": path, "method": method, "sent": sent, "status": reply.status, "said": said,
+            self.requests.append({"path": path, "host": head.get("Host"), "method": method, "sent": sent, "status": reply.status, "said": said,
                                   "authorization": head.get("Authorization", "")})
             if kind == "refresh_token":
                 family = self.families.get(sent.get("refresh_token")) or Family()
