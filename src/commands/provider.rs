@@ -36,7 +36,7 @@ pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, F
     });
     let Some(profile) = configured.or_else(|| config::built_in_profile(name)) else {
         let mut known: Vec<&str> = config::built_in_providers().collect();
-        for config in &config {
+        if let Some(config) = &config {
             known.extend(config.apps.keys().chain(config.profiles.keys()).map(String::as_str));
         }
         let near =

@@ -302,7 +302,7 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
 pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
     match put_off(grant, now) {
         Some(wait) => format!(
-            "authorize the app again and: refreshd import {}, within {}; then the same token is sent once more, and a \
+            "authorize the app again: refreshd authorize {}, within {}; then the same token is sent once more, and a \
              server that revokes on reuse may end the grant",
             about.portal,
             human(wait)
@@ -323,7 +323,7 @@ pub fn action(about: About<'_>, phase: &Phase) -> String {
         | Phase::NeedsAuthorization { problem, .. }
         | Phase::Gone { problem, .. } => remedy(problem, about),
         Phase::OldState { .. } => format!(
-            "put the newest state back, or authorize the app again and: refreshd import {portal}; to try the old token \
+            "put the newest state back, or authorize the app again: refreshd authorize {portal}; to try the old token \
              all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}",
             portal = about.portal
         ),

@@ -96,7 +96,7 @@ fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
     let said = climb(&default_ladder(), acme(), &grant(dead), at(20)).announce.unwrap();
     assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));
     assert!(said.reason.contains("rejected while in doubt"), "{}", said.reason);
-    assert!(said.action.contains("refreshd import acme"), "{}", said.action);
+    assert!(said.action.contains("refreshd authorize acme"), "{}", said.action);
 }
 
 #[test]

@@ -55,11 +55,9 @@ const fn usual(class: Class) -> &'static str {
         Class::Transient | Class::InDoubt | Class::TooEarly => {
             "nothing yet, it is retried by itself; look at the authorization server if it lasts"
         }
-        Class::NeedsAuthorization => {
-            "authorize the app {app} on {domain} again and hand over the new grant: refreshd import {portal}"
-        }
+        Class::NeedsAuthorization => "authorize the app {app} on {domain} again: refreshd authorize {portal}",
         Class::Gone => {
-            "install the app {app} on {domain} again and: refreshd import {portal}, or: refreshd forget {portal}"
+            "install the app {app} on {domain} again and: refreshd authorize {portal}, or: refreshd forget {portal}"
         }
     }
 }

@@ -43,8 +43,8 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
     let told = daemon.wait_for_step("acme", "failed");
     assert_eq!(told["severity"], "warning", "{told}");
     assert!(told["reason"].as_str().unwrap().contains("no known outcome"), "{told}");
-    assert!(told["action"].as_str().unwrap().contains("refreshd import acme, within"), "{told}");
-    assert!(rig.status("acme")["action"].as_str().unwrap().contains("refreshd import acme, within"));
+    assert!(told["action"].as_str().unwrap().contains("refreshd authorize acme, within"), "{told}");
+    assert!(rig.status("acme")["action"].as_str().unwrap().contains("refreshd authorize acme, within"));
     let ended = ends(&rig);
     // A tenth of the life is for the replay.
     while left(&rig) > 3500 {

@@ -66,7 +66,7 @@ fn notices(notes: bool, json: bool, files: bool) {
     let told = daemon.wait_for_step("acme", "person");
     assert_eq!(told["severity"], "critical");
     let action = told["action"].as_str().unwrap_or_default();
-    assert!(action.contains("refreshd import acme") && action.contains("refreshd renew acme"), "{told}");
+    assert!(action.contains("refreshd authorize acme") && action.contains("refreshd renew acme"), "{told}");
     let waits = |rig: &Rig| {
         rig.requests("acme") == sent
             && rig.token_json("acme") == published

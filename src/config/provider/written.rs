@@ -92,7 +92,7 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
     match renew_every {
         RenewEvery::Age(age) => out.text("renew_every", &span(*age)),
         RenewEvery::Share(share) => {
-            out.text("renew_every", &format!("{}%", (share * 10_000.0).round() / 100.0))
+            out.text("renew_every", &format!("{}%", (share * 10_000.0).round() / 100.0));
         }
         // `earliest` says it.
         RenewEvery::Expiry => {}

@@ -90,8 +90,8 @@ fn what_was_told_and_is_so_are_the_steps_that_count() {
 fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
     let trouble = look(&portal("crm", dead(), &["failed", "person", "overdue", "expired"]), &[], 61).unwrap();
     assert_eq!(steps(&trouble), ["person@needs-authorization"]);
-    assert!(trouble.action.contains("refreshd import acme"), "{}", trouble.action);
-    assert!(trouble.action_for_all.contains("refreshd import PORTAL"), "{}", trouble.action_for_all);
+    assert!(trouble.action.contains("refreshd authorize acme"), "{}", trouble.action);
+    assert!(trouble.action_for_all.contains("refreshd authorize PORTAL"), "{}", trouble.action_for_all);
 }
 
 /// Its end is told when it has been renewed; until then nothing new is wrong with it.
