@@ -3,7 +3,7 @@
 //! Must not keep the daemon from starting: what was had last is good for a start without the issuer, and portals whose
 //! issuer was never reached wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,12 +40,16 @@ pub(super) async fn discover(
     server: &AuthorizationServer,
     clock: Clock,
 ) -> BTreeMap<String, String> {
-    let issuers: BTreeSet<String> =
-        config.apps.values().filter_map(|app| app.profile.issuer.clone()).collect();
+    let mut issuers: BTreeMap<String, Vec<Arc<Profile>>> = BTreeMap::new();
+    for app in config.apps.values() {
+        if let Some(issuer) = &app.profile.issuer {
+            issuers.entry(issuer.clone()).or_default().push(Arc::clone(&app.profile));
+        }
+    }
     let mut asked = JoinSet::new();
-    for issuer in issuers {
+    for (issuer, profiles) in issuers {
         let (state, server) = (state.clone(), server.clone());
-        asked.spawn(async move { (description(&issuer, &state, &server, clock).await, issuer) });
+        asked.spawn(async move { (description(&issuer, &profiles, &state, &server, clock).await, issuer) });
     }
     let mut unknown = BTreeMap::new();
     while let Some(Ok((found, issuer))) = asked.join_next().await {
@@ -96,14 +100,23 @@ fn put(config: &mut Config, issuer: &str, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// An issuer's description: the one that is kept if it is young, the issuer's own, or else the one that is kept.
+/// Whether a description is one, and completes all of these profiles.
+fn fits(profiles: &[Arc<Profile>], body: &[u8]) -> Result<(), String> {
+    let complete = |profile: &Arc<Profile>| complete(&mut Profile::clone(profile), body);
+    profiles.iter().try_for_each(complete).map_err(|error| error.to_string())
+}
+
+/// An issuer's description: the one that is kept if it is young, the issuer's own, or else the one that is kept. Only one
+/// that fits is kept or believed: an issuer may say anything while it is ill, and must be asked again then.
 async fn description(
     issuer: &str,
+    profiles: &[Arc<Profile>],
     state: &State,
     server: &AuthorizationServer,
     clock: Clock,
 ) -> Result<Vec<u8>, String> {
     let kept = state.metadata(issuer.to_owned()).await.map_err(|error| chain(&error))?;
+    let kept = kept.filter(|(body, _)| fits(profiles, body).is_ok());
     let now = clock.now();
     if let Some((body, at)) = &kept
         && *at <= now
@@ -111,7 +124,7 @@ async fn description(
     {
         return Ok(body.clone());
     }
-    match ask(issuer, server).await {
+    match ask(issuer, profiles, server).await {
         Ok(body) => {
             if let Err(error) = state.keep_metadata(issuer.to_owned(), body.clone(), now).await {
                 tracing::warn!(issuer, error = %chain(&error), "the metadata of {issuer} is not kept; the next start asks for it again");
@@ -131,11 +144,18 @@ async fn description(
     }
 }
 
-async fn ask(issuer: &str, server: &AuthorizationServer) -> Result<Vec<u8>, String> {
+async fn ask(
+    issuer: &str,
+    profiles: &[Arc<Profile>],
+    server: &AuthorizationServer,
+) -> Result<Vec<u8>, String> {
     let mut reasons = Vec::new();
     for address in addresses(issuer) {
         match server.fetch(&address, LIMIT).await {
-            Ok((200, body)) if body.first().is_some_and(|byte| *byte == b'{') => return Ok(body),
+            Ok((200, body)) => match fits(profiles, &body) {
+                Ok(()) => return Ok(body),
+                Err(why) => reasons.push(format!("{address}: {why}")),
+            },
             Ok((status, _)) => reasons.push(format!("{address} answers {status} without it")),
             Err(why) => return Err(why),
         }
