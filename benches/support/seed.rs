@@ -105,9 +105,9 @@ async fn store(
     workers.spawn_blocking(move || writer.run());
     workers.spawn_blocking(move || reader.run());
     let app = config.apps.values().next().context("an app")?;
-    let portals = config.portals.iter().map(|portal| configured(portal, app)).collect();
-    state.reconcile(portals, Vec::new(), now).await?;
-    let grants: Vec<_> = config.portals.iter().zip(texts).collect();
+    let portals: Vec<_> = config.portals.iter().map(|portal| configured(portal, app)).collect();
+    state.reconcile(portals.clone(), Vec::new(), now).await?;
+    let grants: Vec<_> = portals.iter().zip(texts).collect();
     for grants in grants.chunks(TOGETHER) {
         let mut together = JoinSet::new();
         for (portal, text) in grants {
@@ -129,26 +129,34 @@ fn configured(portal: &PortalConfig, app: &App) -> Configured {
         name: portal.name.clone(),
         settings: portal.settings.clone(),
         every: every.into(),
-        token_url: portal.token_url.clone(),
-        allowed_urls: [portal.token_url.clone()].into(),
-        binding: portal.binding,
+        token_url: portal.renewal_url(app),
+        allowed_urls: [portal.renewal_url(app)].into(),
+        binding: app.binding(portal.settings.domain.as_deref()),
     }
 }
 
 async fn take_in(
     state: State,
-    portal: PortalConfig,
+    portal: Configured,
     intake: Intake,
     act_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
-    let Intake { tokens, identity, server: _ } = intake;
+    let Intake { tokens, identity, .. } = intake;
     ensure!(tokens.access.is_some(), "a grant without an access token");
-    let PortalConfig { name, settings: _, token_url, binding } = portal;
+    let Configured { name, token_url, binding, .. } = portal;
     let standing = Standing { phase: Phase::Fresh, renew_at: Some(act_at), act_at: Some(act_at) };
     let seen = standing.clone();
-    let grant =
-        TakeIn { portal: name.clone(), tokens, identity, bound_to: binding, token_url, standing, now };
+    let grant = TakeIn {
+        portal: name.clone(),
+        tokens,
+        identity,
+        bound_to: binding,
+        token_url,
+        standing,
+        proven: None,
+        now,
+    };
     let TakenIn::Stored(generation) = state.take_in(grant).await? else {
         anyhow::bail!("{name}: the grant was not stored");
     };

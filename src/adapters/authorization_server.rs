@@ -3,17 +3,18 @@
 //! Must not follow redirects, retry, log, nor judge a reply: `domain::reply` does. Whether a request may have left
 //! this machine decides between "not sent" and "in doubt", so every error is sorted here, once.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use reqwest::Client;
-use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap};
+use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 
 use super::http::{CONNECT, cause, client, parse_date, retry_after};
-use crate::domain::provider::{ClientAuthentication, Method, host_of};
-use crate::domain::secret::{ClientSecret, RefreshToken};
+use crate::domain::dialect::Body;
+use crate::domain::provider::{Method, host_of};
+use crate::domain::request::Request;
 use crate::domain::time::Timestamp;
 
 /// Largest body read, in bytes. A token reply has about one thousand.
@@ -34,25 +35,6 @@ pub trait Transport: Send + Sync {
 
 /// A request under way.
 pub type Carried = Pin<Box<dyn Future<Output = Answer> + Send>>;
-
-/// One exchange of a refresh token (RFC 6749 section 6).
-#[derive(Debug)]
-pub struct TokenRequest<'a> {
-    /// The token endpoint, from the profile.
-    pub url: &'a str,
-    /// POST or GET.
-    pub method: Method,
-    /// How the client proves who it is.
-    pub authentication: ClientAuthentication,
-    /// The client.
-    pub client_id: &'a str,
-    /// Its secret, unless it is a public client.
-    pub client_secret: Option<&'a ClientSecret>,
-    /// What is exchanged.
-    pub refresh_token: &'a RefreshToken,
-    /// How long it may take, connecting included.
-    pub timeout: Duration,
-}
 
 /// What came back.
 #[derive(Debug)]
@@ -93,9 +75,10 @@ impl AuthorizationServer {
         Self { transport: Some(transport), ..self }
     }
 
-    /// Sends one token request and reads the whole reply. Never cancel this future once it is polled.
-    pub async fn exchange(&self, request: &TokenRequest<'_>, now: Timestamp) -> Answer {
-        let builder = self.build(request);
+    /// Sends one request and reads the whole reply; `timeout` includes connecting. Never cancel this future once it is
+    /// polled, if the request spends anything.
+    pub async fn exchange(&self, request: &Request, timeout: Duration, now: Timestamp) -> Answer {
+        let builder = self.build(request, timeout);
         let sent = match &self.transport {
             None => builder.send().await,
             Some(transport) => match builder.build() {
@@ -105,7 +88,7 @@ impl AuthorizationServer {
         };
         let response = match sent {
             Ok(response) => response,
-            Err(error) => return without_reply(&error, request),
+            Err(error) => return without_reply(&error, request, timeout),
         };
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), now);
@@ -125,45 +108,41 @@ impl AuthorizationServer {
         sent.map(|response| response.status().as_u16()).map_err(|error| cause(&error))
     }
 
-    fn build(&self, request: &TokenRequest<'_>) -> reqwest::RequestBuilder {
-        let TokenRequest { url, method, authentication, client_id, client_secret, refresh_token, timeout } =
-            request;
-        let mut parameters = vec![("grant_type", "refresh_token")];
-        if *authentication != ClientAuthentication::Basic {
-            parameters.push(("client_id", client_id));
-        }
-        if let (ClientAuthentication::Body, Some(secret)) = (authentication, client_secret) {
-            parameters.push(("client_secret", secret.expose()));
-        }
-        parameters.push(("refresh_token", refresh_token.expose()));
-        let builder = match method {
-            Method::Post => self.client.post(*url).form(&parameters),
-            Method::Get => self.client.get(*url).query(&parameters),
-        };
-        let builder = builder.timeout(*timeout).header(ACCEPT, "application/json");
-        match (authentication, client_secret) {
-            (ClientAuthentication::Basic | ClientAuthentication::BasicWithBody, Some(secret)) => {
-                builder.header(AUTHORIZATION, basic(client_id, secret))
+    /// Reads what lies at an address: its status, and up to 256 KiB.
+    ///
+    /// # Errors
+    /// Why there was no whole reply.
+    pub async fn fetch(&self, url: &str, limit: Duration) -> Result<(u16, Vec<u8>), String> {
+        let host = host_of(url).unwrap_or("the authorization server");
+        let sent = self.client.get(url).timeout(limit).header(ACCEPT, "application/json").send().await;
+        let response = sent.map_err(|error| format!("{host} does not answer: {}", cause(&error)))?;
+        let status = response.status().as_u16();
+        let body = read_body(response).await;
+        body.map(|body| (status, body)).map_err(|why| format!("{host} answered {status}, but {why}"))
+    }
+
+    fn build(&self, request: &Request, timeout: Duration) -> reqwest::RequestBuilder {
+        let Request { url, method, body, parameters, headers, authorization } = request;
+        let builder = match (method, body) {
+            (Method::Get, _) => self.client.get(url).query(parameters),
+            (Method::Post, Body::Form) => self.client.post(url).form(parameters),
+            (Method::Post, Body::Json) => {
+                self.client.post(url).json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>())
             }
-            _ => builder,
+        };
+        let builder = builder.timeout(timeout);
+        let accepts = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(ACCEPT.as_str()));
+        let builder = if accepts { builder } else { builder.header(ACCEPT, "application/json") };
+        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value));
+        match authorization.as_deref().map(HeaderValue::from_str) {
+            Some(Ok(mut value)) => {
+                value.set_sensitive(true);
+                builder.header(AUTHORIZATION, value)
+            }
+            // Base64 is always fit for a header.
+            Some(Err(_)) | None => builder,
         }
     }
-}
-
-/// RFC 6749 section 2.3.1: id and secret are form-encoded before they are joined.
-fn basic(client_id: &str, secret: &ClientSecret) -> reqwest::header::HeaderValue {
-    let encode = |text: &str| {
-        let mut url = reqwest::Url::parse("http://localhost/").ok()?;
-        url.query_pairs_mut().append_key_only(text);
-        url.query().map(str::to_owned)
-    };
-    let pair =
-        format!("{}:{}", encode(client_id).unwrap_or_default(), encode(secret.expose()).unwrap_or_default());
-    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-    let mut value = reqwest::header::HeaderValue::from_str(&format!("Basic {encoded}"))
-        .unwrap_or_else(|_| reqwest::header::HeaderValue::from_static("Basic"));
-    value.set_sensitive(true);
-    value
 }
 
 /// Reads up to [`LARGEST_BODY`] bytes.
@@ -179,12 +158,12 @@ pub(super) async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>
     }
 }
 
-fn without_reply(error: &reqwest::Error, request: &TokenRequest<'_>) -> Answer {
-    let server = host_of(request.url).unwrap_or("the authorization server");
+fn without_reply(error: &reqwest::Error, request: &Request, timeout: Duration) -> Answer {
+    let server = host_of(&request.url).unwrap_or("the authorization server");
     if error.is_connect() || error.is_builder() {
         Answer::NotSent(format!("cannot connect to {server}: {}", cause(error)))
     } else if error.is_timeout() {
-        let limit = humantime::format_duration(request.timeout);
+        let limit = humantime::format_duration(timeout);
         Answer::InDoubt(format!("{server} did not answer within {limit}"))
     } else {
         Answer::InDoubt(format!("{server} broke the connection before it answered: {}", cause(error)))
@@ -193,16 +172,4 @@ fn without_reply(error: &reqwest::Error, request: &TokenRequest<'_>) -> Answer {
 
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     parse_date(headers.get(DATE)?.to_str().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn basic_authentication_encodes_before_it_joins() {
-        let secret = ClientSecret::new("p:ss word").unwrap();
-        assert_eq!(basic("my id", &secret), "Basic bXkraWQ6cCUzQXNzK3dvcmQ=");
-        assert!(basic("my id", &secret).is_sensitive());
-    }
 }

@@ -4,6 +4,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::domain::time::Timestamp;
 
 /// Sleeps are never longer, so that suspend and clock steps are noticed.
@@ -95,6 +98,22 @@ impl Clock {
     /// Waits for something, at most so long; `None` if it took longer.
     pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout(limit, work).await.ok()
+    }
+
+    /// 43 characters that nobody can guess, fit for a URL (256 bits; RFC 7636 section 4.1 wants as many).
+    #[must_use]
+    pub fn unguessable(&self) -> String {
+        let mut bytes = [0; 32];
+        match self.0 {
+            Source::Machine => {
+                // Without the system's source of chance TLS would not work either.
+                if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+                    return String::new();
+                }
+            }
+            Source::Other(wall) => bytes[..8].copy_from_slice(&wall.chance().to_le_bytes()),
+        }
+        URL_SAFE_NO_PAD.encode(bytes)
     }
 
     /// A random number in [0, 1).

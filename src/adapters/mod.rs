@@ -11,4 +11,5 @@ pub mod published;
 pub mod state;
 pub mod systemd;
 pub mod token_files;
+pub mod token_reply;
 mod whose;

@@ -2,6 +2,8 @@
 //!
 //! Must not change anything: it looks at files and directories, and asks servers only with `--online`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::exit::{Exit, Failure};
@@ -9,7 +11,7 @@ use super::reach::in_configuration;
 use super::{Common, screen};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::state::{self, Header};
-use crate::config::{self, Config, Environment, Loaded};
+use crate::config::{self, Config, Environment, Loaded, PortalConfig};
 use crate::daemon::chain;
 
 #[derive(Debug, Args)]
@@ -83,12 +85,11 @@ async fn online(config: &Config) -> Result<Exit, Failure> {
     let server = AuthorizationServer::new().map_err(|error| {
         Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error.without_url())))
     })?;
-    let mut urls: Vec<_> = config.portals.iter().map(|portal| portal.token_url.as_str()).collect();
-    urls.sort_unstable();
-    urls.dedup();
+    let of = |portal: &PortalConfig| Some(portal.renewal_url(config.apps.get(&portal.settings.app)?));
+    let urls: BTreeSet<_> = config.portals.iter().filter_map(of).collect();
     let mut exit = Exit::Done;
     for url in urls {
-        match server.probe(url).await {
+        match server.probe(&url).await {
             Ok(status) => screen::note(&format!("{url}: answers (status {status} to HEAD)")),
             Err(why) => {
                 screen::note(&format!("{url}: does not answer: {why}"));

@@ -8,9 +8,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
+use crate::daemon::Begun;
 use crate::daemon::alerts::report::Report;
 use crate::daemon::alerts::trial::Trial;
 use crate::daemon::view::PortalView;
+use crate::domain::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
 const LIMIT: Duration = Duration::from_secs(360);
@@ -88,9 +90,44 @@ impl Client {
         parse(&self.ask(Method::POST, &path(portal, "/grant"), Some(grant)).await?)
     }
 
-    /// Forgets a grant; false if there was none.
-    pub(super) async fn forget(&self, portal: &str) -> Result<bool, Failure> {
-        let body: Value = parse(&self.ask(Method::DELETE, &path(portal, "/grant"), None).await?)?;
+    /// Begins an authorization.
+    pub(super) async fn begin(&self, portal: &str, loopback: Option<String>) -> Result<Begun, Failure> {
+        let body = json!({ "redirect_uri": loopback }).to_string();
+        parse(&self.ask(Method::POST, &path(portal, "/authorization"), Some(body)).await?)
+    }
+
+    /// Hands over what the browser brought; `Err` within says why it is no answer.
+    pub(super) async fn answer(&self, portal: &str, answer: &str) -> Result<Result<Value, String>, Failure> {
+        let body = json!({ "answer": answer }).to_string();
+        let path = path(portal, "/authorization/answer");
+        let (status, body) = self.send(Method::POST, &path, Some(body)).await?;
+        if status.is_success() {
+            return parse(&body).map(Ok);
+        }
+        match serde_json::from_str::<Refusal>(&body) {
+            Ok(Refusal { error }) if error.code == "not-an-answer" => Ok(Err(error.message)),
+            _ => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Asks whether a person has typed a device's code; `Err` within is how long to wait.
+    pub(super) async fn poll(&self, portal: &str, state: &str) -> Result<Result<Value, Duration>, Failure> {
+        let body = json!({ "state": state }).to_string();
+        let polled: Value =
+            parse(&self.ask(Method::POST, &path(portal, "/authorization/poll"), Some(body)).await?)?;
+        let again_in = polled.get("again_in").and_then(Value::as_u64);
+        Ok(again_in.map_or(Ok(polled), |secs| Err(Duration::from_secs(secs))))
+    }
+
+    /// What the authorization server says of the access token.
+    pub(super) async fn introspect(&self, portal: &str) -> Result<Introspection, Failure> {
+        parse(&self.ask(Method::POST, &path(portal, "/introspect"), None).await?)
+    }
+
+    /// Forgets a grant, given back first if asked; false if there was none.
+    pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, Failure> {
+        let path = path(portal, if revoke { "/grant?revoke=true" } else { "/grant" });
+        let body: Value = parse(&self.ask(Method::DELETE, &path, None).await?)?;
         Ok(body.get("forgotten").and_then(Value::as_bool).unwrap_or_default())
     }
 
@@ -174,7 +211,8 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
     let exit = match error.code.as_str() {
         "unknown-portal" | "unknown-incident" | "unknown-channel" => Exit::NoInput,
         "no-grant" | "not-now" => Exit::TryAgain,
-        "refused" | "not-a-grant" => Exit::Data,
+        "refused" | "not-a-grant" | "not-an-answer" | "code-refused" => Exit::Data,
+        "no-authorization" | "not-there" => Exit::Configuration,
         "not-permitted" => Exit::NoPermission,
         "bad-request" => Exit::Usage,
         _ => Exit::Unavailable,

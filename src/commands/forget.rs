@@ -8,7 +8,7 @@ use super::{Common, screen};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not meant, 66 unknown portal,\n69 daemon unavailable, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n  refreshd forget acme --revoke              give it back to the authorization server first (RFC 7009)\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not meant, 66 unknown portal,\n69 daemon unavailable, 75 not given back, and not forgotten, 77 no permission, 78 configuration, or the\nprovider takes nothing back."
 )]
 pub(super) struct Arguments {
     /// Whose grant.
@@ -16,6 +16,9 @@ pub(super) struct Arguments {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+    /// Give the grant back to the authorization server first.
+    #[arg(long)]
+    revoke: bool,
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -32,14 +35,17 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         return Err(Failure::new(Exit::Usage, format!("{portal} was not forgotten; say --yes to mean it")));
     }
     let forgotten = match reach {
-        Reach::Daemon(client) => client.forget(portal).await?,
+        Reach::Daemon(client) => client.forget(portal, arguments.revoke).await?,
         Reach::Offline(offline) => {
-            let forgotten = offline.forget(portal).await.map_err(|error| not_done(&error));
+            let forgotten = offline.forget(portal, arguments.revoke).await.map_err(|error| not_done(&error));
             offline.close().await;
             forgotten?
         }
     };
     screen::note(&match forgotten {
+        true if arguments.revoke => {
+            format!("{portal}: the grant is given back and forgotten, its token files are gone")
+        }
         true => format!("{portal}: the grant is forgotten, its token files are gone"),
         false => format!("{portal}: there was no grant to forget"),
     });

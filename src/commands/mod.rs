@@ -5,6 +5,7 @@
 
 mod alert_list;
 mod alert_test;
+mod authorize;
 mod check;
 mod client;
 mod completions;
@@ -12,6 +13,8 @@ mod demo;
 mod exit;
 mod forget;
 mod import;
+mod introspect;
+mod provider;
 mod reach;
 mod renew;
 mod run;
@@ -41,7 +44,8 @@ const EXAMPLES: &str = "\
 Examples:
   refreshd demo                              see renewal, escalation and recovery in two minutes
   refreshd check --config refreshd.toml      find every mistake in a configuration
-  refreshd import acme < reply.json          hand over a portal's first grant
+  refreshd authorize acme                    get a portal's first grant, in a browser
+  refreshd import acme < reply.json          or hand one over
   refreshd run                               the daemon, as systemd starts it
   refreshd status --watch                    look at it
   curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile
@@ -73,8 +77,12 @@ enum Command {
     Token(token::Arguments),
     /// Renew portals now.
     Renew(renew::Arguments),
+    /// Authorize a portal in a browser: its first grant, or its next.
+    Authorize(authorize::Arguments),
     /// Take in a grant: a token reply, CRest's settings.json, or a bare refresh token.
     Import(import::Arguments),
+    /// Ask the authorization server what a portal's token is worth.
+    Introspect(introspect::Arguments),
     /// Remove a portal's grant and its token files.
     Forget(forget::Arguments),
     /// Leave people in peace about a portal, or everything, for a while.
@@ -82,6 +90,9 @@ enum Command {
     /// Alerts: what is open, who takes it on, and whether they arrive.
     #[command(subcommand, after_help = ALERT_HELP)]
     Alert(Alert),
+    /// Providers: which there are, and a profile as it is in force.
+    #[command(subcommand, after_help = PROVIDER_HELP)]
+    Provider(Provider),
     /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
     Demo(demo::Arguments),
     /// Print a completion script for a shell.
@@ -102,6 +113,21 @@ Examples:
 
 Exit codes: 0 done, 1 something is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver
 did not take it, 77 no permission, 78 configuration.";
+
+const PROVIDER_HELP: &str = "\
+Examples:
+  refreshd provider list                     see which there are
+  refreshd provider show bitrix24            see one
+
+Exit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Provider {
+    /// Show which providers there are.
+    List(provider::ListArguments),
+    /// Print a profile as it is in force, as TOML.
+    Show(provider::ShowArguments),
+}
 
 #[derive(Debug, Subcommand)]
 enum Alert {
@@ -137,7 +163,9 @@ pub fn main() -> Exit {
             Command::Status(arguments) => status::run(&common, &arguments).await,
             Command::Token(arguments) => token::run(&common, &arguments).await,
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
+            Command::Authorize(arguments) => authorize::run(&common, &arguments).await,
             Command::Import(arguments) => import::run(&common, &arguments).await,
+            Command::Introspect(arguments) => introspect::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
             Command::Silence(arguments) => silence::run(&common, &arguments).await,
             Command::Alert(Alert::Test(arguments)) => alert_test::run(&common, &arguments).await,
@@ -145,6 +173,8 @@ pub fn main() -> Exit {
             Command::Alert(Alert::Acknowledge(arguments)) => {
                 alert_list::acknowledge(&common, &arguments).await
             }
+            Command::Provider(Provider::List(arguments)) => provider::list(&common, &arguments),
+            Command::Provider(Provider::Show(arguments)) => provider::show(&common, &arguments),
             Command::Demo(arguments) => demo::run(&arguments).await,
             Command::Completions(arguments) => completions::completions(&arguments, &mut Cli::command()),
             Command::Man => completions::manual(Cli::command()),

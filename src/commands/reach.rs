@@ -100,7 +100,11 @@ pub(super) fn not_done(error: &OperationError) -> Failure {
     let exit = match error {
         OperationError::UnknownPortal { .. } => Exit::NoInput,
         OperationError::NoGrant { .. } | OperationError::NotNow { .. } => Exit::TryAgain,
-        OperationError::Refused { .. } | OperationError::NotAGrant { .. } => Exit::Data,
+        OperationError::Refused { .. }
+        | OperationError::NotAGrant { .. }
+        | OperationError::NotAnAnswer { .. }
+        | OperationError::CodeRefused { .. } => Exit::Data,
+        OperationError::NoAuthorization { .. } | OperationError::NotThere { .. } => Exit::Configuration,
         OperationError::State(_) => Exit::Unavailable,
     };
     Failure::new(exit, chain(error))

@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::exit::{Exit, Failure};
 use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
-use crate::daemon::outcome_json;
 
 /// Renewals asked for at once; the daemon's own budget holds besides.
 const AT_ONCE: usize = 32;
@@ -43,7 +42,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             let mut outcomes = Vec::new();
             for name in &names {
                 let renewed = offline.renew(name).await.map_err(|error| not_done(&error));
-                outcomes.push((name, renewed.map(|(renewal, view)| outcome_json(&renewal, &view))));
+                outcomes.push((name, renewed));
             }
             outcomes
         }

@@ -31,6 +31,12 @@ pub(super) fn is_colourful() -> bool {
     is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Whether a person sits at this machine who has a browser.
+pub(super) fn is_desktop() -> bool {
+    let shown = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
+}
+
 /// Whether a person looks at standard output.
 pub(super) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()

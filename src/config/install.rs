@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, HashMap};
 use axum::http::HeaderName;
 
 use super::document::{Place, Report};
-use super::portals::{formats, setting};
+use super::portals::formats;
 use super::problem::did_you_mean;
 use super::provider::check_age;
 use super::table::{Table, Text};
 use super::values::{choice, renew_every, url};
 use super::{App, InstallListener};
+use crate::domain::dialect::InstallForm;
 use crate::domain::install::{GAPS, InstallRule, NameFlaw, NameRule, Users};
-use crate::domain::provider::{InstallDialect, Profile};
+use crate::domain::provider::Profile;
+use crate::domain::settings::RenewSetting;
 
 /// The keys of `[install]`.
 pub(super) const LISTENER_KEYS: [&str; 4] = ["listen", "rate", "source_rate", "source_header"];
@@ -27,22 +29,22 @@ const NAME: &str = "{domain}";
 const NAME_OF_EACH: &str = "{domain}-{user_id}";
 
 /// Reads the keys of a profile that say how its portals install apps.
-pub(super) fn dialect(table: Table<'_>, dialect: &mut InstallDialect, report: &mut Report) {
+pub(super) fn form(table: Table<'_>, form: &mut InstallForm, report: &mut Report) {
     if let Some(text) = table.text(report, "install_check")
         && let Some(check) = path("install_check", text, report)
     {
-        dialect.check = Some(check);
+        form.check = Some(check);
     }
     if let Some(text) = table.text(report, "install_script")
         && let Some(script) = url(report, "install_script", text, false)
     {
-        dialect.script = Some(script);
+        form.script = Some(script);
     }
     if let Some(text) = table.text(report, "install_run") {
         if text.value.contains("</") {
             report.problem(text.place, "`install_run` must not hold </, which would end it");
         }
-        dialect.run = Some(text.value.to_owned());
+        form.run = Some(text.value.to_owned());
     }
 }
 
@@ -76,6 +78,12 @@ pub(super) fn rule(app: Table<'_>, profile: Option<&Profile>, report: &mut Repor
     {
         report.problem(place, "`install` needs a provider that says whose a token is (`install_check`)");
     }
+    if let (Some(true), Some(place)) = (profile.map(Profile::is_at_domain), app.place_of("install")) {
+        report.problem(
+            place,
+            "`install` needs endpoints that are the provider's own: what a portal says must not choose them",
+        );
+    }
     let users = choice(table, report, "users", &[("installer", Users::Installer), ("each", Users::Each)]);
     let users = users.unwrap_or(Users::Installer);
     let names = match table.text(report, "name") {
@@ -91,7 +99,13 @@ pub(super) fn rule(app: Table<'_>, profile: Option<&Profile>, report: &mut Repor
         None => Some(format!("/install/{}", app.name().value)),
     };
     let formats = formats(table, report);
-    Some(InstallRule { path: path?, names: names?, users, formats, renew_every: every.map(setting) })
+    Some(InstallRule {
+        path: path?,
+        names: names?,
+        users,
+        formats,
+        renew_every: every.map(RenewSetting::from),
+    })
 }
 
 fn naming(text: Text<'_>, users: Users, report: &mut Report) -> Option<NameRule> {

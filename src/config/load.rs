@@ -2,11 +2,15 @@
 //!
 //! Must not start, create or change anything: `check` does the same as `run` up to here.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::document::{Report, Source};
 use super::environment::Environment;
 use super::problem::{Problem, Problems};
+use crate::domain::provider::Profile;
+
 use super::{
     Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, install, portals, provider,
 };
@@ -45,7 +49,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     if portals.is_empty() && !apps.iter().any(|app| app.has("install")) {
         report.warning(root.place, "no portals are configured: nothing is kept fresh");
     }
-    let profiles = provider::profiles(&providers, &mut report);
+    let used = apps.iter().chain(&portals).filter_map(|table| table.peek("provider")).collect();
+    let profiles = provider::profiles(&providers, &used, &mut report);
     let app_tables = apps;
     let (apps, portals) = portals::read((&app_tables, &portals), &profiles, environment, &mut report);
     install::check(root, &app_tables, &apps, &mut report);
@@ -54,9 +59,29 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     let ladder = escalation::ladder(&roots, &names, &mut report);
     let warnings = report.finish()?;
     let source = path.to_owned();
-    let config =
-        Config { source, paths, log, http, install, renewal, alerts, apps, portals, ladder, channels };
+    let profiles = profiles.into_iter().filter_map(|(name, profile)| Some((name, profile?))).collect();
+    let config = Config {
+        source,
+        paths,
+        log,
+        http,
+        install,
+        renewal,
+        alerts,
+        profiles,
+        apps,
+        portals,
+        ladder,
+        channels,
+    };
     Ok(Loaded { config, warnings })
+}
+
+/// A built-in profile as it is without any configuration; `None` if none has that name.
+#[must_use]
+pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
+    let mut report = Report::default();
+    provider::profiles(&[], &BTreeSet::from([name]), &mut report).remove(name).flatten()
 }
 
 /// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. `None` if the

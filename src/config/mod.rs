@@ -26,7 +26,7 @@ mod table;
 mod tests;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,19 +38,31 @@ use crate::domain::escalation::Step;
 use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
-use crate::domain::provider::Profile;
+use crate::domain::provider::{DOMAIN, Profile, at_domain};
+use crate::domain::request::Asker;
 use crate::domain::secret::{ClientSecret, Fingerprint};
 use crate::domain::settings::Settings;
 
 pub use self::environment::Environment;
-pub use self::load::{Loaded, load, load_paths};
+pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{Problem, Problems};
+
+/// The names of the built-in providers.
+pub fn built_in_providers() -> impl Iterator<Item = &'static str> {
+    provider::built_in()
+}
+
+/// A profile as a table of `[providers.NAME]`.
+#[must_use]
+pub fn written_profile(profile: &Profile) -> String {
+    provider::written(profile)
+}
 
 /// Where the configuration lies if nobody says.
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";
 
 /// A configuration without problems.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The main file.
     pub source: PathBuf,
@@ -66,6 +78,8 @@ pub struct Config {
     pub renewal: Renewal,
     /// What all alerts have in common.
     pub alerts: Alerts,
+    /// The providers of its own, and those built-in ones that an app names.
+    pub profiles: BTreeMap<String, Arc<Profile>>,
     /// The OAuth clients by name. A portal with a client of its own has one named `portal NAME`.
     pub apps: BTreeMap<String, App>,
     /// The portals, in the order of their names. The daemon moves them into the state and keeps none.
@@ -74,6 +88,13 @@ pub struct Config {
     pub ladder: Vec<Step>,
     /// The alert channels, in the order of their names.
     pub channels: Vec<Channel>,
+}
+
+impl Config {
+    /// The apps whose installs are taken in.
+    pub fn installing(&self) -> impl Iterator<Item = &str> {
+        self.apps.values().filter(|app| app.install.is_some()).map(|app| app.name.as_str())
+    }
 }
 
 /// Where things lie.
@@ -164,23 +185,70 @@ pub struct App {
     pub client_id: String,
     /// `None` for a public client.
     pub client_secret: Option<ClientSecret>,
+    /// Where browsers are sent, for portals that say nothing else.
+    pub redirect_uri: Option<String>,
+    /// What its portals ask for, unless they say something else.
+    pub scope: Vec<String>,
+    /// The hosts of its portals, where the provider's endpoints are there; else none.
+    pub domains: BTreeSet<String>,
     /// What becomes of portals that install it; `None`: they are not taken in.
     pub install: Option<InstallRule>,
 }
 
 impl App {
-    /// Which grants this client may spend.
+    /// Which grants this client may spend, for a portal of this host.
     #[must_use]
-    pub fn binding(&self) -> Fingerprint {
-        binding(&self.profile.authority(), &self.client_id)
+    pub fn binding(&self, domain: Option<&str>) -> Fingerprint {
+        binding(&self.profile.authority(domain), &self.client_id)
+    }
+
+    /// Every endpoint that its renewals may go to.
+    #[must_use]
+    pub fn renewal_urls(&self) -> BTreeSet<String> {
+        let at_each = |url: &str| -> Vec<String> {
+            match url.contains(DOMAIN) {
+                true => self.domains.iter().map(|domain| at_domain(url, Some(domain))).collect(),
+                false => vec![url.to_owned()],
+            }
+        };
+        self.profile.renewal_urls().flat_map(at_each).collect()
+    }
+
+    /// Asks in this client's name for a portal.
+    #[must_use]
+    pub fn asker<'a>(
+        &'a self,
+        settings: Option<&'a Settings>,
+        fields: &'a BTreeMap<String, serde_json::Value>,
+        random: &'a str,
+    ) -> Asker<'a> {
+        Asker {
+            profile: &self.profile,
+            client_id: &self.client_id,
+            client_secret: self.client_secret.as_ref(),
+            domain: settings.and_then(|settings| settings.domain.as_deref()),
+            redirect_uri: settings
+                .and_then(|settings| settings.redirect_uri.as_deref())
+                .or(self.redirect_uri.as_deref()),
+            scope: settings
+                .map(|settings| settings.scope.as_slice())
+                .filter(|scope| !scope.is_empty())
+                .unwrap_or(&self.scope),
+            fields,
+            random,
+        }
     }
 
     /// What the state needs to know to keep its installs, if they are taken in.
     #[must_use]
     pub fn install_terms(&self) -> Option<InstallTerms> {
         let (app, profile) = (self.name.clone(), Arc::clone(&self.profile));
-        let terms =
-            |rule: &InstallRule| InstallTerms { app, rule: rule.clone(), profile, binding: self.binding() };
+        let terms = |rule: &InstallRule| InstallTerms {
+            app,
+            rule: rule.clone(),
+            profile,
+            binding: self.binding(None),
+        };
         self.install.as_ref().map(terms)
     }
 }
@@ -192,8 +260,14 @@ pub struct PortalConfig {
     pub name: PortalName,
     /// What the state keeps of it.
     pub settings: Settings,
-    /// The token endpoint for its region.
-    pub token_url: String,
-    /// Which grants may be spent for it.
-    pub binding: Fingerprint,
+    /// Chooses the authorization server, where a provider has several.
+    pub region: Option<String>,
+}
+
+impl PortalConfig {
+    /// Where its renewals go; empty until the metadata of its authorization server is known.
+    #[must_use]
+    pub fn renewal_url(&self, app: &App) -> String {
+        app.profile.renewal_url_for(self.region.as_deref(), self.settings.domain.as_deref())
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Must not read a refresh token for keeps: it only makes sure that the file of one can be used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::document::{Place, Report};
@@ -16,12 +16,13 @@ use super::values::{host, plain_name, renew_every, url};
 use super::{App, PortalConfig};
 use crate::domain::name::PortalName;
 use crate::domain::provider::{ClientAuthentication, Profile};
-use crate::domain::schedule::RenewEvery;
-use crate::domain::secret::{ClientSecret, Fingerprint};
+use crate::domain::secret::ClientSecret;
 use crate::domain::settings::{OWN_APP, RenewSetting, Settings, region_of};
 
 /// The keys of a client, on an app or right on a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
+/// The keys of what a person's authorization needs, on an app or a portal.
+const PERSON_KEYS: [&str; 2] = ["redirect_uri", "scope"];
 /// The keys of a portal besides those of its client.
 const PORTAL_KEYS: [&str; 9] = [
     "app",
@@ -37,14 +38,8 @@ const PORTAL_KEYS: [&str; 9] = [
 /// The token files there are.
 const FORMATS: [&str; 4] = ["json", "raw", "header", "env"];
 
-/// What a portal needs to know of its app.
-struct Client {
-    app: App,
-    binding: Fingerprint,
-}
-
 /// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
-struct Apps<'d>(BTreeMap<String, Option<Client>>, BTreeMap<&'d str, Place<'d>>);
+struct Apps<'d>(BTreeMap<String, Option<App>>, BTreeMap<&'d str, Place<'d>>);
 
 /// Reads both sections.
 pub(super) fn read(
@@ -56,11 +51,11 @@ pub(super) fn read(
     let mut known = Apps(BTreeMap::new(), BTreeMap::new());
     for table in apps {
         let name = table.name();
-        table.only(report, &[&CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS, &["install"]]);
+        table.only(report, &[&CLIENT_KEYS, &PERSON_KEYS, &CLIENT_SECRET.all, &provider::KEYS, &["install"]]);
         let mut client = client(*table, name.value.to_owned(), profiles, environment, report);
-        let install = install::rule(*table, client.as_ref().map(|client| &*client.app.profile), report);
+        let install = install::rule(*table, client.as_ref().map(|client| &*client.profile), report);
         if let Some(client) = &mut client {
-            client.app.install = install;
+            client.install = install;
         }
         if plain_name(report, "the app", name) {
             known.0.insert(name.value.to_owned(), client);
@@ -86,7 +81,7 @@ pub(super) fn read(
         report.warning(*place, format!("no portal uses the app {}", shown(name)));
     }
     configured.sort_by(|one, other| one.name.cmp(&other.name));
-    let apps = known.0.into_iter().filter_map(|(name, client)| Some((name, client?.app))).collect();
+    let apps = known.0.into_iter().filter_map(|(name, app)| Some((name, app?))).collect();
     (apps, configured)
 }
 
@@ -97,7 +92,7 @@ fn client(
     profiles: &Profiles,
     environment: &Environment,
     report: &mut Report,
-) -> Option<Client> {
+) -> Option<App> {
     let provider = table.required(report, "provider");
     let client_id = table.required(report, "client_id");
     let known = provider.and_then(|provider| {
@@ -130,8 +125,19 @@ fn client(
     if public && client_secret.is_some() {
         report.warning(table.place, "the client secret is not sent with `client_authentication = \"none\"`");
     }
-    let app = App { name, profile, client_id: client_id?.value.to_owned(), client_secret, install: None };
-    Some(Client { binding: app.binding(), app })
+    // On a portal with a client of its own they are the portal's.
+    let (redirect_uri, scope) =
+        if name.starts_with(OWN_APP) { (None, Vec::new()) } else { person(table, report) };
+    Some(App {
+        name,
+        profile,
+        client_id: client_id?.value.to_owned(),
+        client_secret,
+        redirect_uri,
+        scope,
+        domains: BTreeSet::new(),
+        install: None,
+    })
 }
 
 fn portal<'d>(
@@ -150,16 +156,19 @@ fn portal<'d>(
         }
     };
     let app = app_of(table, apps, profiles, environment, report);
-    let client = app.as_ref().and_then(|app| apps.0.get(app)).and_then(Option::as_ref);
-    let profile = client.map(|client| &*client.app.profile);
-    let own = own(table, profile, report);
-    let (client, profile) = (client?, profile?);
-    Some(PortalConfig {
-        name: name?,
-        token_url: profile.token_url_for(own.region.as_deref()).to_owned(),
-        settings: Settings { app: app?, ..own.settings },
-        binding: client.binding,
-    })
+    let client = app.as_ref().and_then(|app| apps.0.get_mut(app)).and_then(Option::as_mut);
+    let own = own(table, client.as_ref().map(|client| &*client.profile), report);
+    let client = client?;
+    if client.profile.is_at_domain() {
+        match &own.settings.domain {
+            Some(domain) => drop(client.domains.insert(domain.clone())),
+            None => report.missing(
+                table.place,
+                format!("`domain` is missing {table}: the provider's endpoints are on the portal's own host"),
+            ),
+        }
+    }
+    Some(PortalConfig { name: name?, region: own.region, settings: Settings { app: app?, ..own.settings } })
 }
 
 /// The name of the portal's app. A client right on the portal becomes an app of its own.
@@ -215,6 +224,7 @@ struct Own {
 
 fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own {
     let domain = table.text(report, "domain").and_then(|text| host(report, "domain", text));
+    let domain = domain.or_else(|| profile?.default_domain.clone().filter(|_| !table.has("domain")));
     let region = table.text(report, "region").and_then(|text| {
         let plain = text.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if !plain {
@@ -234,22 +244,32 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
         }
         text.value.to_owned()
     });
-    if let Some(text) = table.text(report, "redirect_uri") {
-        url(report, "redirect_uri", text, false);
-    }
-    table.texts(report, "scope", false);
+    let (redirect_uri, scope) = person(table, report);
     let refresh_token_file = table
         .text(report, "refresh_token_file")
         .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
     let settings = Settings {
         app: String::new(),
         domain,
-        renew_every: every.map(setting),
+        renew_every: every.map(RenewSetting::from),
         formats: formats(table, report),
         identity,
+        redirect_uri,
+        scope,
         refresh_token_file,
     };
     Own { settings, region }
+}
+
+/// What a person's authorization needs: where the browser is sent, and what is asked for.
+fn person(table: Table<'_>, report: &mut Report) -> (Option<String>, Vec<String>) {
+    // An authorization server compares it letter by letter, so it stays as it is written.
+    let redirect_uri = table
+        .text(report, "redirect_uri")
+        .filter(|text| url(report, "redirect_uri", *text, false).is_some())
+        .map(|text| text.value.to_owned());
+    let scope = table.texts(report, "scope", false).unwrap_or_default();
+    (redirect_uri, scope.iter().map(|text| text.value.to_owned()).collect())
 }
 
 pub(super) fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
@@ -273,11 +293,4 @@ pub(super) fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
         }
     }
     formats
-}
-
-pub(super) fn setting(every: RenewEvery) -> RenewSetting {
-    match every {
-        RenewEvery::Age(age) => RenewSetting::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-        RenewEvery::Share(share) => RenewSetting::Share(share),
-    }
 }

@@ -52,6 +52,11 @@ impl<'d> Table<'d> {
         self.map.contains_key(key)
     }
 
+    /// A string whose faults somebody else reports.
+    pub(super) fn peek(&self, key: &str) -> Option<&'d str> {
+        self.map.get(key)?.get_ref().as_str()
+    }
+
     pub(super) fn is_integer(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| integer(value.get_ref()).is_some())
     }
@@ -104,6 +109,16 @@ impl<'d> Table<'d> {
             report.missing(self.place, format!("`{key}` is missing {self}"));
         }
         self.text(report, key)
+    }
+
+    /// True or false.
+    pub(super) fn boolean(&self, report: &mut Report, key: &str) -> Option<bool> {
+        let value = self.map.get(key)?;
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            report.problem(self.at(value.span()), format!("`{key}` must be true or false, without quotes"));
+        }
+        boolean
     }
 
     /// A whole number in a range.

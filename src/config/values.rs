@@ -117,7 +117,7 @@ pub(super) fn url(report: &mut Report, key: &str, text: Text<'_>, templated: boo
     let concrete =
         if templated { text.value.replace("{domain}", "domain.example") } else { text.value.to_owned() };
     match check_url(&concrete) {
-        Ok(url) => Some(if templated { text.value.to_owned() } else { url.into() }),
+        Ok(url) => Some(if concrete == text.value { url.into() } else { text.value.to_owned() }),
         Err(message) => {
             report.problem(text.place, format!("`{key}` {message}"));
             None

@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 
 use super::RunError;
 use super::alerts::Conditions;
+use super::discovery::discover;
 use super::old_state;
 use super::publisher::{PublisherThread, publisher};
 use super::recovery;
-use super::shared::{Parts, Shared, app_fingerprints, installing, take_portals};
+use super::shared::{Parts, Shared, app_fingerprints, take_portals};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
@@ -72,6 +73,7 @@ impl Core {
         let view = View::open(&config.paths.state)?;
         let mut workers = JoinSet::new();
         hands.keep_state(&mut workers, writer, reader);
+        let undiscovered = discover(&mut config, &state, &server, clock).await;
         let portals = take_portals(&mut config);
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let files = TokenFiles::new(&config.paths.token_dir);
@@ -81,9 +83,10 @@ impl Core {
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let metrics = Metrics::new(&providers);
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
-        metrics.know_installs(installing(&config));
+        metrics.know_installs(config.installing());
         let parts = Parts { clock, state, server, courier, publisher, conditions };
         let shared = Arc::new(Shared::new(parts, metrics, Arc::new(config)));
+        shared.set_undiscovered(undiscovered);
         hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
         recovery::recover(&shared).await?;

@@ -11,16 +11,17 @@ use super::announce::{Subject, announce};
 use super::publisher::chain;
 use super::shared::{Report, Shared};
 use super::writing;
-use crate::adapters::authorization_server::{Answer, TokenRequest};
+use crate::adapters::authorization_server::Answer;
 use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
 use crate::config::{App, Config};
 use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
-use crate::domain::provider::{Class, host_of};
+use crate::domain::provider::{Class, at_domain, host_of};
 use crate::domain::remedy::About;
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
 use crate::domain::reply::{Reply, read};
+use crate::domain::request::Purpose;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
@@ -70,7 +71,7 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     let now = shared.clock.now().max(sent_at + took);
     let every = claimed.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
     let rules = Rules { profile: &app.profile, every };
-    let attempt = judge(answer, app, &claimed.grant);
+    let attempt = judge(answer, app, &claimed.grant, now);
     let settled =
         settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
     let planned = claimed.grant.standing.renew_at;
@@ -97,34 +98,31 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
 /// The app, if it still is the one whose grant this is and its server is one of its own.
 fn usable_app<'c>(config: &'c Config, claimed: &Claimed) -> Option<&'c App> {
     let app = config.apps.get(&claimed.settings.app)?;
-    let bound = app.binding() == claimed.grant.bound_to;
-    let listed = app.profile.token_urls().any(|url| url == claimed.grant.token_url);
+    let domain = claimed.settings.domain.as_deref();
+    let bound = app.binding(domain) == claimed.grant.bound_to;
+    let listed = app.profile.renewal_urls().any(|url| at_domain(url, domain) == claimed.grant.token_url);
     (bound && listed).then_some(app)
 }
 
 async fn send(shared: &Shared, config: &Config, app: &App, claimed: &Claimed, now: Timestamp) -> Answer {
-    let request = TokenRequest {
-        url: &claimed.grant.token_url,
-        method: app.profile.method,
-        authentication: app.profile.client_authentication,
-        client_id: &app.client_id,
-        client_secret: app.client_secret.as_ref(),
-        refresh_token: &claimed.grant.tokens.refresh,
-        timeout: config.renewal.timeout,
-    };
-    shared.server.exchange(&request, now).await
+    let Grant { tokens, token_url, .. } = &claimed.grant;
+    let chance = app.profile.request.renewal_needs_chance();
+    let random = if chance { shared.clock.unguessable() } else { String::new() };
+    let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, &random);
+    let request = asker.request(token_url, Purpose::Renewal(&tokens.credential));
+    shared.server.exchange(&request, config.renewal.timeout, now).await
 }
 
-fn judge(answer: Answer, app: &App, grant: &Grant) -> Attempt {
+fn judge(answer: Answer, app: &App, grant: &Grant, now: Timestamp) -> Attempt {
     let reply = match answer {
         Answer::NotSent(why) => return Attempt::NotSent(why),
         Answer::InDoubt(why) => return Attempt::InDoubt(why),
         Answer::Whole(reply) => reply,
     };
-    let mut secrets = vec![grant.tokens.refresh.expose()];
+    let mut secrets: Vec<_> = grant.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
     secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
     secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
-    let whole = Reply { status: reply.status, retry_after: reply.retry_after, body: &reply.body };
+    let whole = Reply { status: reply.status, retry_after: reply.retry_after, now, body: &reply.body };
     Attempt::Answered(read(&whole, &app.profile, &secrets))
 }
 

@@ -5,11 +5,15 @@
 
 pub mod alerts;
 pub mod announce;
+mod authorize;
+mod callback;
 mod control;
 mod core;
+mod discovery;
 mod escalator;
 mod exchange;
 mod first_tokens;
+mod grants;
 mod http;
 mod install;
 mod offline;
@@ -23,6 +27,7 @@ mod renewer;
 mod serving;
 mod shared;
 pub mod view;
+mod worth;
 mod writing;
 
 use std::sync::Arc;
@@ -32,7 +37,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use control::{BindError, outcome_json};
+pub use authorize::Begun;
+pub use callback::{Arrival, Callback, Ending};
+pub use control::BindError;
 pub use http::ListenError;
 pub use offline::Offline;
 pub use publisher::chain;
@@ -264,12 +271,14 @@ impl Signals {
 
 /// What is done every few seconds besides renewing.
 async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Duration) {
+    let mut asked = shared.clock.tick();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = shared.clock.sleep(every) => {}
         }
+        discovery::tend(&shared, &mut asked).await;
         let failing = shared.publisher.tend().await;
         shared.health.unpublished(failing);
         first_tokens::read_files(&shared).await;

@@ -4,18 +4,23 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::RunError;
 use super::alerts::report;
+use super::authorize::{self, Begun, Polled};
+use super::control::{authorized, outcome_json};
 use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
-use super::operations::{self, By, Handwork, OperationError, Renewal};
+use super::operations::{self, By, Handwork, OperationError};
 use super::shared::Shared;
 use super::view::PortalView;
+use super::worth;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
+use crate::domain::introspection::Introspection;
 use crate::domain::name::PortalName;
 use crate::domain::token::Generation;
 
@@ -54,10 +59,43 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn renew(&self, portal: &str) -> Result<(Renewal, PortalView), OperationError> {
+    pub async fn renew(&self, portal: &str) -> Result<Value, OperationError> {
         let hand = |name| self.renew_by_hand(name);
         let renewal = operations::renew(&self.core.shared, portal, By::Hand(&hand)).await?;
-        Ok((renewal, operations::view(&self.core.shared, portal).await?))
+        let (view, reply) = operations::outcome(&self.core.shared, portal).await?;
+        Ok(outcome_json(&renewal, &view, reply.as_ref()))
+    }
+
+    /// As [`authorize::begin`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn begin(&self, portal: &str, loopback: Option<String>) -> Result<Begun, OperationError> {
+        authorize::begin(&self.core.shared, portal, loopback).await
+    }
+
+    /// As [`authorize::answer`], and what it comes to.
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn answer(&self, portal: &str, answer: &str) -> Result<Value, OperationError> {
+        let generation = authorize::answer(&self.core.shared, portal, answer).await?;
+        authorized(&self.core.shared, portal, generation).await
+    }
+
+    /// As [`authorize::poll`], and what it comes to; `Err` within is how long to wait.
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn poll(
+        &self,
+        portal: &str,
+        state: &str,
+    ) -> Result<Result<Value, std::time::Duration>, OperationError> {
+        Ok(match authorize::poll(&self.core.shared, portal, state).await? {
+            Polled::Pending(again_in) => Err(again_in),
+            Polled::Authorized(generation) => Ok(authorized(&self.core.shared, portal, generation).await?),
+        })
     }
 
     /// As [`operations::token`].
@@ -86,8 +124,16 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn forget(&self, portal: &str) -> Result<bool, OperationError> {
-        operations::forget(&self.core.shared, portal).await
+    pub async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, OperationError> {
+        operations::forget(&self.core.shared, portal, revoke).await
+    }
+
+    /// As [`worth::introspect`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn introspect(&self, portal: &str) -> Result<Introspection, OperationError> {
+        worth::introspect(&self.core.shared, portal).await
     }
 
     /// As [`report::silence`].

@@ -4,18 +4,20 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
+pub use super::grants::{Source, TakeInAs, forget, import, take_in};
 use super::shared::{Report, Shared};
 use super::view::PortalView;
-use crate::adapters::state::{RenewalRequest, StateError, TakeIn, TakenIn};
+use crate::adapters::state::{RenewalRequest, StateError};
 use crate::adapters::token_files::{Format, Published};
+use crate::adapters::token_reply::token_reply;
 use crate::config::App;
-use crate::domain::intake::{Intake, IntakeError};
+use crate::domain::authorization::AnswerError;
+use crate::domain::intake::IntakeError;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::renewal::taken_in;
-use crate::domain::schedule::RenewEvery;
 use crate::domain::time::{Timestamp, human};
-use crate::domain::token::Generation;
 
 /// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
@@ -57,6 +59,38 @@ pub enum OperationError {
         /// Why not.
         reason: String,
     },
+    /// Nobody can authorize it.
+    #[error("{portal} is not authorized in a browser: {reason}")]
+    NoAuthorization {
+        /// The portal.
+        portal: PortalName,
+        /// Why not.
+        reason: String,
+    },
+    /// Its provider does not do this.
+    #[error("{portal}: {reason}")]
+    NotThere {
+        /// The portal.
+        portal: PortalName,
+        /// What is missing.
+        reason: String,
+    },
+    /// What came back from the browser is no answer.
+    #[error("{portal}: not authorized")]
+    NotAnAnswer {
+        /// The portal.
+        portal: PortalName,
+        /// Why not.
+        source: AnswerError,
+    },
+    /// The authorization server refused.
+    #[error("{portal}: not authorized: {reason}")]
+    CodeRefused {
+        /// The portal.
+        portal: PortalName,
+        /// What it said.
+        reason: String,
+    },
     /// The text was no grant.
     #[error("{portal}: not taken in")]
     NotAGrant {
@@ -68,15 +102,6 @@ pub enum OperationError {
     /// The state said no.
     #[error("the state could not be used")]
     State(#[from] StateError),
-}
-
-/// Where a grant came from, for the log.
-#[derive(Debug, Clone, Copy)]
-pub enum Source {
-    /// `refreshd import`.
-    Import,
-    /// `refresh_token_file`.
-    File,
 }
 
 /// What `renew` did.
@@ -129,6 +154,21 @@ async fn nearest(shared: &Shared, wanted: &str) -> Option<String> {
 pub async fn view(shared: &Shared, name: &str) -> Result<PortalView, OperationError> {
     let portal = find(shared, name).await?;
     Ok(PortalView::of(&portal, &shared.config(), shared.clock.now()))
+}
+
+/// A portal's status, and its grant as the server's own reply if a token of it works.
+///
+/// # Errors
+/// As [`find`].
+pub async fn outcome(shared: &Shared, name: &str) -> Result<(PortalView, Option<Value>), OperationError> {
+    let portal = find(shared, name).await?;
+    let (config, now) = (shared.config(), shared.clock.now());
+    let reply = portal.grant.as_ref().and_then(|grant| {
+        let access = grant.tokens.access.as_ref().filter(|access| access.expires_at > now)?;
+        let app = app_of(&config, &portal).ok()?;
+        Some(token_reply(access, &grant.tokens.details, &app.profile, now))
+    });
+    Ok((PortalView::of(&portal, &config, now), reply))
 }
 
 /// Asks for a renewal and waits for its end. `by` carries it out: the loop of a running daemon, or this process.
@@ -231,99 +271,15 @@ fn render(shared: &Shared, portal: &Portal, min_valid: Duration, format: Format)
     Some(Published { portal: &portal.name, provider, access, generation, details }.render(format))
 }
 
-/// Takes a grant in from its text.
-///
-/// # Errors
-/// [`OperationError`].
-pub async fn import(shared: &Shared, name: &str, text: &str) -> Result<Generation, OperationError> {
-    let portal = find(shared, name).await?;
-    let config = shared.config();
-    let app = app_of(&config, &portal)?;
-    let intake = crate::domain::intake::parse(text, &app.profile, shared.clock.now())
-        .map_err(|source| OperationError::NotAGrant { portal: portal.name.clone(), source })?;
-    take_in(shared, &portal.name, intake, Source::Import).await
-}
-
-/// Stores a grant, publishes what it brought, and makes it due at once.
-///
-/// # Errors
-/// [`OperationError`]; nothing is stored then.
-pub async fn take_in(
-    shared: &Shared,
-    name: &PortalName,
-    intake: Intake,
-    source: Source,
-) -> Result<Generation, OperationError> {
-    let portal = find(shared, name.as_str()).await?;
-    let config = shared.config();
-    let app = app_of(&config, &portal)?;
-    let refuse = |reason| OperationError::Refused { portal: name.clone(), reason };
-    let settings = portal.settings.as_ref();
-    let Intake { tokens, identity, server } = intake;
-    let pinned = settings.and_then(|settings| settings.identity.as_ref());
-    if let (Some(pinned), Some(identity)) = (pinned, &identity)
-        && pinned != identity
-    {
-        return Err(refuse(format!("it is the grant of {identity}, the configuration expects {pinned}")));
-    }
-    let now = shared.clock.now();
-    let every =
-        settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
-    let token_url = server
-        .and_then(|server| app.profile.token_url_on_host_of(&server).map(str::to_owned))
-        .or_else(|| portal.config_url.clone())
-        .unwrap_or_else(|| app.profile.token_url.clone());
-    let standing = taken_in(name, tokens.access.as_ref(), every, now);
-    let take = TakeIn {
-        portal: name.clone(),
-        identity: identity.or_else(|| pinned.cloned()),
-        bound_to: app.binding(),
-        token_url,
-        standing,
-        tokens,
-        now,
-    };
-    match shared.state.take_in(take).await? {
-        TakenIn::Stored(generation) => {
-            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
-            let failing = shared.publisher.publish(name).await;
-            shared.health.unpublished(failing);
-            shared.due.notify_one();
-            shared.climb.notify_one();
-            Ok(generation)
-        }
-        TakenIn::HeldBy(other) => Err(refuse(format!(
-            "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
-        ))),
-        TakenIn::Spent => Err(refuse(format!(
-            "this refresh token was taken in before and has been exchanged for a newer one since, which stays in force; \
-             if you mean it all the same, first: refreshd forget {name}"
-        ))),
-        TakenIn::Unknown => Err(OperationError::UnknownPortal { name: name.to_string(), suggestion: None }),
-    }
-}
-
-/// Forgets a grant and removes its token files; false if there was none.
-///
-/// # Errors
-/// [`OperationError`].
-pub async fn forget(shared: &Shared, name: &str) -> Result<bool, OperationError> {
-    let portal = find(shared, name).await?;
-    let forgotten = shared.state.forget(portal.name.clone()).await?;
-    let failing = shared.publisher.publish(&portal.name).await;
-    shared.health.unpublished(failing);
-    if forgotten {
-        tracing::info!(portal = %portal.name, "{}: the grant was forgotten and its token files removed", portal.name);
-    }
-    Ok(forgotten)
-}
-
-fn app_of<'c>(config: &'c crate::config::Config, portal: &Portal) -> Result<&'c App, OperationError> {
+pub(super) fn app_of<'c>(
+    config: &'c crate::config::Config,
+    portal: &Portal,
+) -> Result<&'c App, OperationError> {
     let app = portal.settings.as_ref().and_then(|settings| config.apps.get(&settings.app));
     app.ok_or_else(|| no_grant(portal))
 }
 
-fn no_grant(portal: &Portal) -> OperationError {
+pub(super) fn no_grant(portal: &Portal) -> OperationError {
     let kind = portal.kind();
     OperationError::NoGrant { portal: portal.name.clone(), kind, action: super::view::action_for(portal) }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::discovery::discover;
 use super::first_tokens;
 use super::publisher::chain;
-use super::shared::{Shared, app_fingerprints, installing, take_portals};
+use super::shared::{Shared, app_fingerprints, take_portals};
 use crate::adapters::log::LogHandle;
 use crate::adapters::systemd;
 use crate::config::{Config, Loaded, Problems};
@@ -53,6 +54,7 @@ impl Reloader {
         let before = shared.config();
         keep_what_needs_a_restart(&before, &mut config);
         let ladder_changed = before.ladder != config.ladder;
+        let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
         let portals = take_portals(&mut config);
         let apps = app_fingerprints(&config);
         let count = portals.len();
@@ -61,9 +63,10 @@ impl Reloader {
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         shared.metrics.know_providers(&providers);
         shared.metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
-        shared.metrics.know_installs(installing(&config));
+        shared.metrics.know_installs(config.installing());
         self.log.set_level(&config.log.level);
         shared.set_config(Arc::new(config));
+        shared.set_undiscovered(undiscovered);
         if ladder_changed && let Err(error) = shared.state.recheck_ladder(true).await {
             tracing::error!(error = %chain(&error), "the new escalation steps hold from each portal's next renewal on");
         }

@@ -2,7 +2,7 @@
 //!
 //! Must not hold a lock across an `await`: the configuration is an `Arc` that readers take and reloads replace.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::alerts::{Conditions, Post};
+use super::authorize::Authorizations;
 use super::publisher::Publisher;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
@@ -52,6 +53,9 @@ pub struct Shared {
     pub waiters: Waiters,
     /// What is wrong with files of first tokens, so that it is said once.
     pub file_problems: FileProblems,
+    /// Authorizations under way.
+    pub authorizations: Authorizations,
+    undiscovered: Mutex<BTreeMap<String, String>>,
     /// Wakes the renewer.
     pub due: Notify,
     /// Wakes the escalator.
@@ -92,6 +96,8 @@ impl Shared {
             health: Health::new(clock),
             waiters: Waiters::default(),
             file_problems: FileProblems::default(),
+            authorizations: Authorizations::default(),
+            undiscovered: Mutex::default(),
             due: Notify::new(),
             climb: Notify::new(),
             current: watch::Sender::new(config),
@@ -111,6 +117,34 @@ impl Shared {
         self.courier.named(&alerts.instance, alerts.url.as_deref())
     }
 
+    /// Notes the issuers whose metadata is not known, each with why.
+    pub fn set_undiscovered(&self, issuers: BTreeMap<String, String>) {
+        *self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner) = issuers;
+    }
+
+    /// Why the metadata of an issuer is not known; `None` if it is.
+    #[must_use]
+    pub fn why_undiscovered(&self, issuer: &str) -> Option<String> {
+        self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+    }
+
+    /// Whether there are issuers whose metadata is not known.
+    #[must_use]
+    pub fn has_undiscovered(&self) -> bool {
+        !self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Puts another configuration in force in place of this one; false if this one is not in force any more.
+    pub fn replace_config(&self, before: &Arc<Config>, config: Arc<Config>) -> bool {
+        self.current.send_if_modified(|current| {
+            let same = Arc::ptr_eq(current, before);
+            if same {
+                *current = config;
+            }
+            same
+        })
+    }
+
     /// Puts another configuration in force.
     pub fn set_config(&self, config: Arc<Config>) {
         self.current.send_replace(config);
@@ -122,7 +156,7 @@ impl Shared {
 pub fn take_portals(config: &mut Config) -> Vec<Configured> {
     let mut urls: HashMap<&str, Arc<[String]>> = HashMap::new();
     for app in config.apps.values() {
-        urls.insert(&app.name, app.profile.token_urls().map(str::to_owned).collect());
+        urls.insert(&app.name, app.renewal_urls().into_iter().collect());
     }
     let portals = std::mem::take(&mut config.portals);
     portals
@@ -132,9 +166,9 @@ pub fn take_portals(config: &mut Config) -> Vec<Configured> {
             let every = portal.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
             Some(Configured {
                 every: every.into(),
-                token_url: portal.token_url,
+                token_url: portal.renewal_url(app),
                 allowed_urls: urls.get(app.name.as_str()).cloned().unwrap_or_default(),
-                binding: portal.binding,
+                binding: app.binding(portal.settings.domain.as_deref()),
                 name: portal.name,
                 settings: portal.settings,
             })
@@ -161,11 +195,6 @@ pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
             install: app.install_terms(),
         })
         .collect()
-}
-
-/// The apps whose installs are taken in.
-pub fn installing(config: &Config) -> impl Iterator<Item = &str> {
-    config.apps.values().filter(|app| app.install.is_some()).map(|app| app.name.as_str())
 }
 
 /// Whether the daemon is well. Everything here can be ill.
@@ -314,5 +343,5 @@ impl FileProblems {
 /// Every token endpoint that the configuration may send to.
 #[must_use]
 pub fn token_urls(config: &Config) -> BTreeSet<String> {
-    config.apps.values().flat_map(|app| app.profile.token_urls().map(str::to_owned)).collect()
+    config.apps.values().flat_map(App::renewal_urls).collect()
 }

@@ -120,18 +120,18 @@ pub fn action_for(portal: &Portal) -> String {
     match portal.kind() {
         Kind::AwaitingAuthorization => {
             format!(
-                "hand over its first grant (a token reply, CRest's settings.json or a refresh token): refreshd import {name}"
+                "authorize it in a browser: refreshd authorize {name}, or hand over a grant that there is: refreshd import {name}"
             )
         }
         Kind::ClientChanged => format!(
             "its client or server changed in the configuration, so its refresh token is kept from the new one; change it \
-             back, or hand over a grant of the new client: refreshd import {name}"
+             back, or authorize the new client: refreshd authorize {name}"
         ),
         Kind::Unconfigured => {
             format!("name it in the configuration again, or give its grant up: refreshd forget {name}")
         }
         Kind::Unreadable => format!(
-            "put a good state back, or hand over a new grant: refreshd import {name}, or give it up: refreshd forget {name}"
+            "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
         ),
         Kind::Fresh
         | Kind::Retrying

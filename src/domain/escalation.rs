@@ -14,6 +14,9 @@ use super::time::{Timestamp, human, share_of};
 /// A grant that has never had an access token counts as expired this long after its first failure.
 const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long a renewal that is planned for after the expiry may take.
+const LATE_PATIENCE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+
 /// A replay that waits for longer, or for a tenth of the token's life, is put off: a person has that time.
 const PUT_OFF: Duration = Duration::from_secs(60);
 
@@ -191,9 +194,20 @@ pub fn remaining(grant: &Grant, now: Timestamp) -> Option<Duration> {
 /// When a token counts as overdue: 30 % of the window between due and expiry has passed.
 #[must_use]
 pub fn overdue_at(grant: &Grant, share: f64) -> Option<Timestamp> {
-    let expires_at = grant.tokens.access.as_ref()?.expires_at;
-    let due = grant.standing.renew_at?.min(expires_at);
-    Some(due + share_of(expires_at.since(due), share))
+    let end = deadline(grant)?;
+    let due = grant.standing.renew_at?.min(end);
+    Some(due + share_of(end.since(due), share))
+}
+
+/// When readers must have a new token: the end of the one they have. Where a renewal is possible only after that, a
+/// hundredth of a life later, five minutes to an hour.
+fn deadline(grant: &Grant) -> Option<Timestamp> {
+    let access = grant.tokens.access.as_ref()?;
+    let planned_late = grant.standing.renew_at.filter(|due| *due > access.expires_at);
+    Some(planned_late.map_or(access.expires_at, |due| {
+        let (least, most) = LATE_PATIENCE;
+        due + (access.lifetime() / 100).clamp(least, most)
+    }))
 }
 
 pub(super) fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
@@ -211,10 +225,11 @@ pub(super) fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<
                 Part::Span(span) => span,
             };
             // A late renewal age is no failure: the step waits until the renewal is overdue too.
-            overdue_at(grant, 0.3).map(|overdue| (access.expires_at - left).max(overdue))
+            overdue_at(grant, 0.3)
+                .map(|overdue| (deadline(grant).unwrap_or(access.expires_at) - left).max(overdue))
         }
         Moment::Expired => match access {
-            Some(access) => Some(access.expires_at),
+            Some(access) => Some(deadline(grant).unwrap_or(access.expires_at)),
             // Readers have had no token yet, and this long after the first try that is as bad as an expired one.
             None => since.map(|since| since + NO_TOKEN_PATIENCE),
         },
@@ -287,7 +302,7 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
 pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
     match put_off(grant, now) {
         Some(wait) => format!(
-            "authorize the app again and: refreshd import {}, within {}; then the same token is sent once more, and a \
+            "authorize the app again: refreshd authorize {}, within {}; then the same token is sent once more, and a \
              server that revokes on reuse may end the grant",
             about.portal,
             human(wait)
@@ -308,7 +323,7 @@ pub fn action(about: About<'_>, phase: &Phase) -> String {
         | Phase::NeedsAuthorization { problem, .. }
         | Phase::Gone { problem, .. } => remedy(problem, about),
         Phase::OldState { .. } => format!(
-            "put the newest state back, or authorize the app again and: refreshd import {portal}; to try the old token \
+            "put the newest state back, or authorize the app again: refreshd authorize {portal}; to try the old token \
              all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}",
             portal = about.portal
         ),

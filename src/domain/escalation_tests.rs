@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::super::name::PortalName;
 use super::super::portal::{Problem, Standing, binding};
 use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Access, Details, Generation, Tokens};
+use super::super::token::{Access, Credential, Details, Generation, Tokens};
 use super::*;
 
 fn at(minutes: i64) -> Timestamp {
@@ -28,7 +28,7 @@ fn grant(phase: Phase) -> Grant {
                 issued_at: at(0),
                 expires_at: at(60),
             }),
-            refresh: RefreshToken::new("r").unwrap(),
+            credential: Credential::Refresh(RefreshToken::new("r").unwrap()),
             details: Details::default(),
         },
         standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },
@@ -96,7 +96,7 @@ fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
     let said = climb(&default_ladder(), acme(), &grant(dead), at(20)).announce.unwrap();
     assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));
     assert!(said.reason.contains("rejected while in doubt"), "{}", said.reason);
-    assert!(said.action.contains("refreshd import acme"), "{}", said.action);
+    assert!(said.action.contains("refreshd authorize acme"), "{}", said.action);
 }
 
 #[test]

@@ -147,11 +147,13 @@ impl InstallTerms {
                 renew_every: rule.renew_every,
                 formats: rule.formats.clone(),
                 identity: Some(member_id.to_owned()),
+                scope: Vec::new(),
+                redirect_uri: None,
                 refresh_token_file: None,
             },
             every: self.every().into(),
-            token_url: profile.token_url_for(host.and_then(region_of)).to_owned(),
-            allowed_urls: profile.token_urls().map(str::to_owned).collect(),
+            token_url: profile.renewal_url_for(host.and_then(region_of), host),
+            allowed_urls: profile.renewal_urls().map(str::to_owned).collect(),
             binding: *binding,
         }
     }

@@ -4,12 +4,13 @@
 
 use serde_json::{Map, Value};
 
+use super::dialect::first;
 use super::notice::Presented;
 use super::provider::Profile;
-use super::reply::{SECRET_FIELDS, read_taken};
+use super::reply::{Granted, SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
-use super::token::{Access, Details, Tokens, believable};
+use super::token::{Access, Credential, Details, Tokens, believable};
 use super::whose::Owner;
 
 /// Largest text read as a grant, in bytes.
@@ -24,6 +25,8 @@ pub struct Intake {
     pub identity: Option<String>,
     /// The authorization server it names.
     pub server: Option<String>,
+    /// The client it says it belongs to.
+    pub client_id: Option<String>,
 }
 
 /// Why a text is no grant. Never quotes it.
@@ -64,19 +67,30 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
     }
     let text = text.trim_start_matches('\u{feff}').trim();
     if text.starts_with(['{', '[']) {
-        let body: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|error| IntakeError::NotJson { line: error.line(), column: error.column() })?;
-        return from_json(&body, profile, now);
+        return from_json(&object(text)?, profile, now);
     }
     let refresh = RefreshToken::new(text).ok_or(IntakeError::Empty)?;
     if text.contains(char::is_whitespace) || text.contains(char::is_control) {
         return Err(IntakeError::NotAToken);
     }
     Ok(Intake {
-        tokens: Tokens { access: None, refresh, details: Details::default() },
+        tokens: Tokens {
+            access: None,
+            credential: Credential::Refresh(refresh),
+            details: Details::default(),
+        },
         identity: None,
         server: None,
+        client_id: None,
     })
+}
+
+/// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.
+fn object(text: &str) -> Result<Map<String, Value>, IntakeError> {
+    let parsed = serde_json::from_str(text);
+    let single = || serde_json::from_str(&text.replace('\'', "\"")).ok().filter(|_| !text.contains('"'));
+    parsed
+        .or_else(|error| single().ok_or(IntakeError::NotJson { line: error.line(), column: error.column() }))
 }
 
 fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Result<Intake, IntakeError> {
@@ -84,11 +98,16 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
         let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
         return Err(IntakeError::ErrorReply(super::mask::mask(code, &secrets)));
     }
-    let refresh = (body.get("refresh_token").and_then(Value::as_str).and_then(RefreshToken::new))
-        .ok_or(IntakeError::NoRefreshToken)?;
-    let Some(granted) = read_taken(body, profile) else {
-        let tokens = Tokens { access: None, refresh, details: Details::default() };
-        return Ok(Intake { tokens, identity: None, server: None });
+    let text = |key: &str| body.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let refresh =
+        first(&profile.reply.refresh_token, body).and_then(Value::as_str).or_else(|| text("refresh_token"));
+    let refresh = refresh.and_then(RefreshToken::new).ok_or(IntakeError::NoRefreshToken)?;
+    // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
+    let client_id = text("client_id").or_else(|| text("C_REST_CLIENT_ID")).map(str::to_owned);
+    let Some(granted) = read_taken(body, profile, now) else {
+        let tokens =
+            Tokens { access: None, credential: Credential::Refresh(refresh), details: Details::default() };
+        return Ok(Intake { tokens, identity: None, server: None, client_id });
     };
     // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
     // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
@@ -102,9 +121,10 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
     });
     debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
     Ok(Intake {
-        tokens: Tokens { access, refresh, details: granted.details },
+        tokens: Tokens { access, credential: Credential::Refresh(refresh), details: granted.details },
         identity: granted.identity,
         server: granted.server,
+        client_id,
     })
 }
 
@@ -140,6 +160,15 @@ pub fn from_notice(
     from_json(&body, profile, now)
 }
 
+/// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
+#[must_use]
+pub fn from_granted(granted: Granted, sent_at: Timestamp) -> Option<Intake> {
+    let Granted { access, refresh, token_type, lifetime, identity, server, details } = granted;
+    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lifetime };
+    let tokens = Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details };
+    Some(Intake { tokens, identity, server, client_id: None })
+}
+
 /// The absolute end in unix seconds, a number or a string (Bitrix24's events).
 fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
     let secs = match body.get("expires")? {
@@ -169,7 +198,7 @@ mod tests {
         .unwrap();
         assert_eq!(intake.identity.as_deref(), Some("00168f"));
         assert_eq!(intake.tokens.access.unwrap().expires_at.secs(), 1_728_458_347);
-        assert_eq!(intake.tokens.refresh.expose(), "5bad2d");
+        assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d");
         assert_eq!(intake.tokens.details.endpoint.as_deref(), Some("https://b24.bitrix24.by/rest/"));
     }
 
@@ -213,8 +242,22 @@ mod tests {
     }
 
     #[test]
+    fn the_authorization_of_oint_twitter_in_either_kind_of_quotes() {
+        let auth = r#"{"redirect_uri":"https://app.example","scope":"tweet.read offline.access","client_id":"c1","client_secret":"s",
+            "access_token":"a1","refresh_token":"TmttM1","oauth_token":"o","oauth_token_secret":"os","oauth_consumer_key":"k"}"#;
+        for text in [auth.to_owned(), auth.replace('"', "'")] {
+            let intake = taken(&text).unwrap();
+            assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "TmttM1");
+            assert_eq!((intake.client_id.as_deref(), intake.tokens.access.is_none()), (Some("c1"), true));
+            assert_eq!(intake.tokens.details.scope, ["tweet.read", "offline.access"]);
+        }
+        let mixed = r#"{'refresh_token': "TmttM1"}"#;
+        assert!(matches!(taken(mixed), Err(IntakeError::NotJson { .. })));
+    }
+
+    #[test]
     fn a_bare_refresh_token() {
-        assert_eq!(taken("5bad2d67\n").unwrap().tokens.refresh.expose(), "5bad2d67");
+        assert_eq!(taken("5bad2d67\n").unwrap().tokens.credential.refresh().unwrap().expose(), "5bad2d67");
     }
 
     #[test]

@@ -3,15 +3,21 @@
 //! Same inputs, same answer: `now` and randomness are arguments. Nothing in here does I/O, reads a clock, spawns,
 //! logs or knows tokio; `tests/tidy.rs` holds that. Whoever acts on a decision lives in `adapters` or `daemon`.
 
+pub mod authorization;
 pub mod backoff;
 pub mod budget;
+pub mod by_hand;
 pub mod channel;
+pub mod dialect;
+pub mod error_table;
 pub mod escalation;
 pub mod incident;
 pub mod install;
 pub mod intake;
+pub mod introspection;
 pub mod mask;
 pub mod message;
+pub mod metadata;
 pub mod name;
 pub mod notice;
 pub mod old_state;
@@ -21,6 +27,7 @@ pub mod provider;
 pub mod remedy;
 pub mod renewal;
 pub mod reply;
+pub mod request;
 pub mod schedule;
 pub mod secret;
 pub mod settings;

@@ -186,7 +186,7 @@ struct Form<'f>(&'f [u8]);
 impl Form<'_> {
     /// A value without white space around it; an empty one counts as absent.
     fn get(&self, name: &'static str) -> Result<Option<String>, NoticeError> {
-        let mut found = form_urlencoded::parse(self.0).filter(|(field, _)| field == name);
+        let mut found = url::form_urlencoded::parse(self.0).filter(|(field, _)| field == name);
         let Some((_, value)) = found.next() else { return Ok(None) };
         if found.next().is_some() {
             return Err(NoticeError::Twice(name));

@@ -48,6 +48,8 @@ pub struct Held {
 #[must_use]
 pub fn hold(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Held> {
     let Trace { noted, published } = trace;
+    // What the client's own credentials buy cannot be spent.
+    grant.tokens.credential.refresh()?;
     let newer = |generation: Generation| generation > grant.generation && generation.0 < LARGEST;
     let published = published.filter(|published| newer(published.generation));
     let noted = noted.filter(|noted| newer(*noted));
@@ -79,7 +81,7 @@ mod tests {
 
     use super::super::portal::binding;
     use super::super::secret::{AccessToken, RefreshToken};
-    use super::super::token::Tokens;
+    use super::super::token::{Credential, Tokens};
     use super::*;
 
     fn at(secs: i64) -> Timestamp {
@@ -95,7 +97,11 @@ mod tests {
         let refresh = RefreshToken::new("old-refresh").unwrap();
         Grant {
             generation: Generation(generation),
-            tokens: Tokens { access: Some(access("old-access")), refresh, details: Details::default() },
+            tokens: Tokens {
+                access: Some(access("old-access")),
+                credential: Credential::Refresh(refresh),
+                details: Details::default(),
+            },
             standing: Standing { phase: Phase::Fresh, renew_at: Some(at(1400)), act_at: Some(at(1400)) },
             renewed_at: at(0),
             bound_to: binding("bitrix24", "local.1"),

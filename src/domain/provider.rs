@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::dialect::{Earliest, InstallForm, Pkce, ReplyForm, RequestForm, Rotation, Start};
+pub use super::error_table::{Class, ErrorRule};
 use super::schedule::RenewEvery;
 
 /// How the token request is sent.
@@ -38,126 +40,57 @@ pub enum Replay {
     Late,
 }
 
-/// What a failed token request means, and so what happens next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// The request did not leave this machine.
-    NotSent,
-    /// The server cannot answer now.
-    Transient,
-    /// The request left and its outcome is not known.
-    InDoubt,
-    /// The server refuses the client, not the grant.
-    ClientRejected,
-    /// The grant is alive, but somebody must pay or allow something first.
-    Blocked,
-    /// The grant is dead.
-    NeedsAuthorization,
-    /// The app was removed from the portal.
-    Gone,
-    /// The server renews only later.
-    TooEarly,
-    /// None of these.
-    Unknown,
-}
-
-impl Class {
-    /// Every class, for metrics that start at zero.
-    pub const ALL: [Self; 9] = [
-        Self::NotSent,
-        Self::Transient,
-        Self::InDoubt,
-        Self::ClientRejected,
-        Self::Blocked,
-        Self::NeedsAuthorization,
-        Self::Gone,
-        Self::TooEarly,
-        Self::Unknown,
-    ];
-
-    /// As written in profiles, logs and JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotSent => "not-sent",
-            Self::Transient => "transient",
-            Self::InDoubt => "in-doubt",
-            Self::ClientRejected => "client-rejected",
-            Self::Blocked => "blocked",
-            Self::NeedsAuthorization => "needs-authorization",
-            Self::Gone => "gone",
-            Self::TooEarly => "too-early",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// The class of that name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.as_str() == text)
-    }
-}
-
-/// One row of a profile's error table. The first row whose given parts all match decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ErrorRule {
-    /// HTTP statuses; empty matches any.
-    pub status: Vec<u16>,
-    /// `error` codes, compared without case; empty matches any reply.
-    pub error: Vec<String>,
-    /// A part of `error_description`, compared without case; empty matches any.
-    pub description: String,
-    /// What it means.
-    pub class: Class,
-    /// The same in a sentence for an operator.
-    pub meaning: Option<String>,
-    /// What mends it, with names left open: see [`super::remedy`].
-    pub remedy: Option<String>,
-}
-
-impl ErrorRule {
-    /// Whether this row is about this reply.
-    #[must_use]
-    pub fn matches(&self, status: u16, error: &str, description: &str) -> bool {
-        (self.status.is_empty() || self.status.contains(&status))
-            && (self.error.is_empty() || self.error.iter().any(|code| code.eq_ignore_ascii_case(error)))
-            && description.to_lowercase().contains(&self.description.to_lowercase())
-    }
-}
-
-/// How a provider's portals install apps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InstallDialect {
-    /// The path at an authorization server that says whose an access token is; `None`: installs are not taken in.
-    pub check: Option<String>,
-    /// The script that finishes an installation in the browser.
-    pub script: Option<String>,
-    /// What is run of it, in the same language.
-    pub run: Option<String>,
-}
-
-/// A provider's profile, with an app's overrides applied.
+/// A provider's profile, with an app's overrides applied. Every URL but the issuer may hold `{domain}`, the portal's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     /// The provider's name in the configuration.
     pub name: String,
-    /// Where the refresh token is exchanged.
+    /// Whose metadata names the endpoints that are not written here (RFC 8414 section 2).
+    pub issuer: Option<String>,
+    /// Hosts besides the issuer's that its metadata may name.
+    pub hosts: Vec<String>,
+    /// What `{domain}` is for a portal that names no host of its own.
+    pub default_domain: Option<String>,
+    /// Where codes and refresh tokens are exchanged; empty until the issuer's metadata is known.
     pub token_url: String,
     /// Token endpoints by region of the portal, where they differ.
     pub token_url_by_region: BTreeMap<String, String>,
-    /// Where a person authorizes; may hold `{domain}`.
+    /// Where renewals go, if not to the token endpoint.
+    pub refresh_url: Option<String>,
+    /// Where a person authorizes.
     pub authorize_url: Option<String>,
+    /// Where a device asks for its codes (RFC 8628 section 3.1).
+    pub device_url: Option<String>,
+    /// Where a grant is given back (RFC 7009).
+    pub revoke_url: Option<String>,
+    /// Where a token is asked about (RFC 7662).
+    pub introspect_url: Option<String>,
+    /// Whether its redirects say who answers (RFC 9207).
+    pub names_issuer_in_redirect: bool,
+    /// How the first token comes.
+    pub start: Start,
     /// POST or GET.
     pub method: Method,
     /// How the client proves who it is.
     pub client_authentication: ClientAuthentication,
+    /// Proof of a code's owner.
+    pub pkce: Pkce,
+    /// What differs in requests.
+    pub request: RequestForm,
+    /// What differs in replies.
+    pub reply: ReplyForm,
     /// When to renew.
     pub renew_every: RenewEvery,
+    /// Not before this.
+    pub earliest: Earliest,
     /// The life of a token whose reply has no usable `expires_in`.
     pub assumed_lifetime: Duration,
     /// When to replay.
     pub replay: Replay,
+    /// What a renewal does to the refresh token.
+    pub rotation: Rotation,
+    /// How long a spent refresh token still gets its reply again.
+    pub grace: Option<Duration>,
     /// What separates the words of `scope`.
     pub scope_separator: String,
     /// The field that says whose grant it is and never changes (Bitrix24: `member_id`).
@@ -169,40 +102,113 @@ pub struct Profile {
     /// Further fields of the reply that readers get.
     pub fields: Vec<String>,
     /// How apps of this provider are installed by their portals, where refreshd can take that in.
-    pub install: InstallDialect,
+    pub install: InstallForm,
     /// The ordered error table.
     pub errors: Vec<ErrorRule>,
 }
 
+/// What stands for the portal's host in a URL.
+pub const DOMAIN: &str = "{domain}";
+
 impl Profile {
-    /// Every token endpoint this profile may send secrets to.
-    pub fn token_urls(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.token_url).chain(self.token_url_by_region.values()).map(String::as_str)
+    /// What a profile is before its keys are read: RFC 6749, without an endpoint.
+    #[must_use]
+    pub fn blank() -> Self {
+        Self {
+            name: String::new(),
+            issuer: None,
+            hosts: Vec::new(),
+            default_domain: None,
+            token_url: String::new(),
+            token_url_by_region: BTreeMap::new(),
+            refresh_url: None,
+            authorize_url: None,
+            device_url: None,
+            revoke_url: None,
+            introspect_url: None,
+            names_issuer_in_redirect: false,
+            start: Start::AuthorizationCode,
+            method: Method::Post,
+            client_authentication: ClientAuthentication::Basic,
+            pkce: Pkce::S256,
+            request: RequestForm::default(),
+            reply: ReplyForm::default(),
+            renew_every: RenewEvery::Share(0.67),
+            earliest: Earliest::Any,
+            assumed_lifetime: Duration::from_secs(3600),
+            replay: Replay::Now,
+            rotation: Rotation::Always,
+            grace: None,
+            scope_separator: " ".to_owned(),
+            identity_field: None,
+            endpoint_field: None,
+            server_field: None,
+            fields: Vec::new(),
+            install: InstallForm::default(),
+            errors: Vec::new(),
+        }
     }
 
-    /// The token endpoint for a portal of this region; the default one for any other region.
+    /// Every endpoint that renewals go to, as written; none before the issuer's metadata is known.
+    pub fn renewal_urls(&self) -> impl Iterator<Item = &str> {
+        let elsewhere = self.refresh_url.as_deref();
+        let token_urls = std::iter::once(&self.token_url).chain(self.token_url_by_region.values());
+        elsewhere
+            .into_iter()
+            .chain(token_urls.map(String::as_str).filter(move |_| elsewhere.is_none()))
+            .filter(|url| !url.is_empty())
+    }
+
+    /// The token endpoint for a portal of this region, as written; the default one for any other region.
     #[must_use]
     pub fn token_url_for(&self, region: Option<&str>) -> &str {
         region.and_then(|region| self.token_url_by_region.get(region)).unwrap_or(&self.token_url)
     }
 
-    /// The token endpoint on the host that a reply named, if that host is on the allow-list.
+    /// Where the renewals of a portal go.
     #[must_use]
-    pub fn token_url_on_host_of(&self, server_endpoint: &str) -> Option<&str> {
+    pub fn renewal_url_for(&self, region: Option<&str>, domain: Option<&str>) -> String {
+        at_domain(self.refresh_url.as_deref().unwrap_or_else(|| self.token_url_for(region)), domain)
+    }
+
+    /// The endpoint for renewals on the host that a reply named, if that host is on the allow-list.
+    #[must_use]
+    pub fn renewal_url_on_host_of(&self, server_endpoint: &str) -> Option<&str> {
         let host = host_of(server_endpoint)?;
-        self.token_urls().find(|url| host_of(url) == Some(host))
+        self.renewal_urls().find(|url| host_of(url) == Some(host))
+    }
+
+    /// Whether its endpoints are on a host of the portal's own.
+    #[must_use]
+    pub fn is_at_domain(&self) -> bool {
+        self.renewal_urls().any(|url| url.contains(DOMAIN))
     }
 
     /// Names the authority a grant belongs to: the provider where it has several servers, else the server. A grant
     /// is bound to this and the client; a change of either keeps the refresh token out of reach.
     #[must_use]
-    pub fn authority(&self) -> String {
-        if self.token_url_by_region.is_empty() {
-            origin_of(&self.token_url).unwrap_or(&self.token_url).to_owned()
-        } else {
-            self.name.clone()
+    pub fn authority(&self, domain: Option<&str>) -> String {
+        match &self.issuer {
+            Some(issuer) => issuer.clone(),
+            None if !self.token_url_by_region.is_empty() => self.name.clone(),
+            None => {
+                let url = at_domain(&self.token_url, domain);
+                origin_of(&url).unwrap_or(&url).to_owned()
+            }
         }
     }
+
+    /// Whether a request without a known outcome has lost nothing: what is sent next is good all the same.
+    #[must_use]
+    pub fn survives_doubt(&self) -> bool {
+        self.rotation == Rotation::Never || self.start == Start::ClientCredentials
+    }
+}
+
+/// A URL with the portal's host filled in.
+#[must_use]
+pub fn at_domain(url: &str, domain: Option<&str>) -> String {
+    domain.map_or_else(|| url.to_owned(), |domain| url.replace(DOMAIN, domain))
 }
 
 /// `scheme://host:port` of a URL.
@@ -231,6 +237,7 @@ pub(crate) mod tests {
             status: status.to_vec(),
             error: error.iter().map(|&code| code.to_owned()).collect(),
             description: description.to_owned(),
+            also: Vec::new(),
             class,
             meaning: None,
             remedy: None,
@@ -240,18 +247,15 @@ pub(crate) mod tests {
             token_url: "https://oauth.bitrix.info/oauth/token/".into(),
             token_url_by_region: [("ru".to_owned(), "https://oauth.bitrix24.tech/oauth/token/".to_owned())]
                 .into(),
-            authorize_url: None,
-            method: Method::Post,
             client_authentication: ClientAuthentication::Body,
+            pkce: Pkce::None,
             renew_every: RenewEvery::Age(Duration::from_secs(1500)),
-            assumed_lifetime: Duration::from_secs(3600),
-            replay: Replay::Now,
             scope_separator: ",".into(),
             identity_field: Some("member_id".into()),
             endpoint_field: Some("client_endpoint".into()),
             server_field: Some("server_endpoint".into()),
             fields: vec!["member_id".into(), "user_id".into(), "status".into()],
-            install: InstallDialect { check: Some("/rest/app.info".into()), ..InstallDialect::default() },
+            install: InstallForm { check: Some("/rest/app.info".into()), ..InstallForm::default() },
             errors: vec![
                 rule(&[], &["invalid_request"], "token was invalid", Class::NeedsAuthorization),
                 rule(&[], &["invalid_grant"], "", Class::NeedsAuthorization),
@@ -259,13 +263,14 @@ pub(crate) mod tests {
                 rule(&[], &["PAYMENT_REQUIRED"], "", Class::Blocked),
                 rule(&[], &["NOT_INSTALLED"], "", Class::Gone),
             ],
+            ..Profile::blank()
         }
     }
 
     #[test]
     fn only_a_host_of_the_profile_is_chosen_by_a_reply() {
         let profile = profile();
-        let chosen = |endpoint: &str| profile.token_url_on_host_of(endpoint);
+        let chosen = |endpoint: &str| profile.renewal_url_on_host_of(endpoint);
         assert_eq!(
             chosen("https://oauth.bitrix24.tech/rest/"),
             Some("https://oauth.bitrix24.tech/oauth/token/")

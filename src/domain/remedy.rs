@@ -11,7 +11,7 @@ use super::settings::{OWN_APP, Settings};
 pub const GAPS: [&str; 3] = ["portal", "domain", "app"];
 
 /// The commands that a sentence may tell people to type.
-pub const COMMANDS: [&str; 6] = ["check", "status", "token", "renew", "import", "forget"];
+pub const COMMANDS: [&str; 7] = ["check", "status", "token", "renew", "authorize", "import", "forget"];
 
 /// What stands for the domain of a portal whose configuration does not say it.
 const NO_DOMAIN: &str = "the portal";
@@ -55,11 +55,9 @@ const fn usual(class: Class) -> &'static str {
         Class::Transient | Class::InDoubt | Class::TooEarly => {
             "nothing yet, it is retried by itself; look at the authorization server if it lasts"
         }
-        Class::NeedsAuthorization => {
-            "authorize the app {app} on {domain} again and hand over the new grant: refreshd import {portal}"
-        }
+        Class::NeedsAuthorization => "authorize the app {app} on {domain} again: refreshd authorize {portal}",
         Class::Gone => {
-            "install the app {app} on {domain} again and: refreshd import {portal}, or: refreshd forget {portal}"
+            "install the app {app} on {domain} again and: refreshd authorize {portal}, or: refreshd forget {portal}"
         }
     }
 }
@@ -153,6 +151,8 @@ mod tests {
             renew_every: None,
             formats: Vec::new(),
             identity: None,
+            redirect_uri: None,
+            scope: Vec::new(),
             refresh_token_file: None,
         };
         assert_eq!(About::of(&acme, Some(&settings("crm"))).app, "crm");

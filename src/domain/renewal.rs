@@ -5,14 +5,16 @@
 use std::time::Duration;
 
 use super::backoff::{FLOOR, wait, wait_at_least};
+use super::dialect::Earliest;
 use super::mask::short;
 use super::name::PortalName;
 use super::portal::{Grant, Phase, Problem, Standing};
 use super::provider::{Class, Profile, Replay};
 use super::reply::{Granted, Refusal, Verdict};
 use super::schedule::{RenewEvery, renew_at, spacing};
+use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
-use super::token::{Access, Tokens};
+use super::token::{Access, Credential, Details, Tokens};
 
 /// A refused client is tried again after this time at first, with one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
@@ -22,8 +24,6 @@ const BLOCKED_POLL: (Duration, Duration) = (Duration::from_secs(3600), Duration:
 const BLOCKED_FAST_POLLS: u32 = 24;
 /// The life of a token of which nobody knows anything.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
-/// An operator may try a failing grant again after this time.
-const RETRY_BY_HAND: Duration = Duration::from_secs(5);
 /// A late replay happens when this share of the life is left.
 const LATE_REPLAY_SHARE: f64 = 0.1;
 
@@ -50,8 +50,22 @@ pub struct Rules<'a> {
 /// What decides about waits after a failure.
 #[derive(Clone, Copy)]
 struct Terms {
-    replay: Replay,
+    /// `None` where a request without an outcome has lost nothing.
+    replay: Option<Replay>,
+    grace: Option<Duration>,
+    earliest: Earliest,
     lifetime: Duration,
+}
+
+impl Terms {
+    fn of(profile: &Profile, lifetime: Option<Duration>) -> Self {
+        Self {
+            replay: (!profile.survives_doubt()).then_some(profile.replay),
+            grace: profile.grace,
+            earliest: profile.earliest,
+            lifetime: lifetime.unwrap_or(profile.assumed_lifetime),
+        }
+    }
 }
 
 /// When the request left, and now.
@@ -103,6 +117,13 @@ pub fn taken_in(portal: &PortalName, access: Option<&Access>, every: RenewEvery,
     Standing { phase: Phase::Fresh, renew_at: Some(renew_at.unwrap_or(now).min(now)), act_at: Some(now) }
 }
 
+/// Where a grant stands that was had from the server itself a moment ago.
+#[must_use]
+pub fn just_granted(portal: &PortalName, access: &Access, every: RenewEvery) -> Standing {
+    let renew_at = renew_at(every, portal, access.issued_at, access.lifetime());
+    Standing { phase: Phase::Fresh, renew_at: Some(renew_at), act_at: Some(renew_at) }
+}
+
 /// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
 #[must_use]
 pub fn settle(
@@ -119,8 +140,7 @@ pub fn settle(
         Attempt::NotSent(detail) => no_answer(Class::NotSent, detail),
         Attempt::InDoubt(detail) => no_answer(Class::InDoubt, detail),
     };
-    let lifetime = grant.tokens.access.as_ref().map_or(rules.profile.assumed_lifetime, Access::lifetime);
-    let terms = Terms { replay: rules.profile.replay, lifetime };
+    let terms = Terms::of(rules.profile, grant.tokens.access.as_ref().map(Access::lifetime));
     Settled::Kept(refused(grant, terms, refusal, times.now, jitter))
 }
 
@@ -135,34 +155,14 @@ pub fn recovered(
 ) -> Standing {
     let detail = format!("refreshd ended at or after {claimed_at} while a renewal was under way");
     let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
-    let (replay, assumed) = profile
-        .map_or((Replay::Late, ASSUMED_LIFETIME), |profile| (profile.replay, profile.assumed_lifetime));
-    let terms = Terms { replay, lifetime: lifetime.unwrap_or(assumed) };
+    let careful = || Terms {
+        replay: Some(Replay::Late),
+        grace: None,
+        earliest: Earliest::Any,
+        lifetime: lifetime.unwrap_or(ASSUMED_LIFETIME),
+    };
+    let terms = profile.map_or_else(careful, |profile| Terms::of(profile, lifetime));
     refused(grant, terms, no_answer(Class::InDoubt, detail), now, 0.0)
-}
-
-/// What an operator's `renew` comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ByHand {
-    /// It is carried out from this moment on: now, or a few seconds after the last try.
-    From(Timestamp),
-    /// It was renewed less than a tenth of its life ago and is left alone until then.
-    FreshUntil(Timestamp),
-}
-
-/// Decides about an operator's `renew`, so that no loop of commands becomes a storm.
-#[must_use]
-pub fn by_hand(grant: &Grant, now: Timestamp) -> ByHand {
-    // One that was taken in and not tried yet is due, however young its token is. A try ahead of now is of another clock.
-    let Some(tried_at) = grant.tried_at.filter(|tried_at| *tried_at <= now) else { return ByHand::From(now) };
-    let access = grant.tokens.access.as_ref();
-    let pause = access.map_or(RETRY_BY_HAND, |access| spacing(access.lifetime()).min(RETRY_BY_HAND));
-    match (&grant.standing.phase, access) {
-        (Phase::Fresh, Some(access)) if now < access.issued_at + spacing(access.lifetime()) => {
-            ByHand::FreshUntil(access.issued_at + spacing(access.lifetime()))
-        }
-        _ => ByHand::From(now.max(tried_at + pause)),
-    }
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
@@ -188,11 +188,12 @@ fn accept(
         return Settled::Foreign { standing, granted };
     }
     let Granted { access, refresh, token_type, lifetime, identity, server, details } = *granted;
+    let details = kept(details, &grant.tokens.details, rules.profile);
     let renew_at = renew_at(rules.every, portal, times.sent_at, lifetime);
     let was_at = grant.tokens.details.endpoint.clone();
     let renamed_from = was_at.filter(|old| details.endpoint.as_ref().is_some_and(|new| new != old));
     let token_url = server
-        .and_then(|server| rules.profile.token_url_on_host_of(&server).map(str::to_owned))
+        .and_then(|server| rules.profile.renewal_url_on_host_of(&server).map(str::to_owned))
         .filter(|url| *url != grant.token_url);
     Settled::Renewed(Box::new(Renewed {
         tokens: Tokens {
@@ -202,7 +203,7 @@ fn accept(
                 issued_at: times.sent_at,
                 expires_at: times.sent_at + lifetime,
             }),
-            refresh: refresh.unwrap_or_else(|| grant.tokens.refresh.clone()),
+            credential: next_credential(&grant.tokens.credential, refresh),
             details,
         },
         standing: Standing { phase: Phase::Fresh, renew_at: Some(renew_at), act_at: Some(renew_at) },
@@ -212,8 +213,38 @@ fn accept(
     }))
 }
 
+/// RFC 6749 section 6: without a new refresh token the old one stays. What the client's own credentials buy goes on being
+/// bought by them.
+fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Credential {
+    match (before, refresh) {
+        (Credential::Refresh(_), Some(new)) => Credential::Refresh(new),
+        (Credential::Refresh(_) | Credential::Client, _) => before.clone(),
+    }
+}
+
+/// What a reply does not say again stays as it was: the scope (RFC 6749 section 5.1), the API's address, and what only
+/// the redirect of the authorization said.
+fn kept(mut details: Details, before: &Details, profile: &Profile) -> Details {
+    if details.scope.is_empty() {
+        details.scope.clone_from(&before.scope);
+    }
+    if details.endpoint.is_none() {
+        details.endpoint.clone_from(&before.endpoint);
+    }
+    for field in &profile.request.redirect_fields {
+        if let Some(value) = before.fields.get(field) {
+            details.fields.entry(field.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    details
+}
+
 fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter: f64) -> Standing {
-    let Refusal { problem, retry_after } = refusal;
+    let Refusal { mut problem, retry_after } = refusal;
+    let Terms { replay, grace, earliest, lifetime } = terms;
+    if problem.class == Class::InDoubt && replay.is_none() {
+        problem.class = Class::Transient;
+    }
     let class = problem.class;
     let before = &grant.standing.phase;
     let was_in_doubt = matches!(before, Phase::InDoubt { .. });
@@ -226,7 +257,6 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter
         renew_at,
         act_at: Some(now + wait_at_least(wait, retry_after)),
     };
-    let Terms { replay, lifetime } = terms;
     let expires_at = grant.tokens.access.as_ref().map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
     let back_off = wait(attempt, lifetime, expired, jitter);
@@ -241,9 +271,12 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter
         Class::Gone => stopped(Phase::Gone { since: now, problem }),
         Class::InDoubt if !was_in_doubt => {
             let wait = match replay {
-                Replay::Now => FLOOR,
-                Replay::Late => expires_at
-                    .map_or(FLOOR, |at| (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now).max(FLOOR)),
+                None | Some(Replay::Now) => FLOOR,
+                Some(Replay::Late) => {
+                    let late = expires_at
+                        .map_or(FLOOR, |at| (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now));
+                    late.min(grace.map_or(late, |grace| grace / 2)).max(FLOOR)
+                }
             };
             again(Phase::InDoubt { attempt: 1, since: now, problem }, wait)
         }
@@ -253,7 +286,11 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter
             again(Phase::InDoubt { attempt, since, problem }, wait)
         }
         Class::TooEarly => {
-            let wait = expires_at.map_or(back_off, |at| at.until(now)).max(spacing(lifetime));
+            let at = match (earliest, grant.tokens.access.as_ref()) {
+                (Earliest::Age(age), Some(access)) => Some(access.issued_at + age),
+                (Earliest::Any | Earliest::Expiry | Earliest::Age(_), _) => expires_at,
+            };
+            let wait = at.map_or(back_off, |at| at.until(now)).max(spacing(lifetime));
             again(before.clone(), wait)
         }
         Class::ClientRejected | Class::Blocked => {

@@ -1,9 +1,11 @@
 //! What each outcome makes of a grant.
 
+use super::super::by_hand::{ByHand, by_hand};
+use super::super::dialect::{Rotation, Start};
 use super::super::portal::binding;
 use super::super::provider::tests::profile;
 use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Details, Generation};
+use super::super::token::{Credential, Details, Generation};
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -27,7 +29,7 @@ fn grant(phase: Phase) -> Grant {
                 issued_at: at(0),
                 expires_at: at(3600),
             }),
-            refresh: RefreshToken::new("old-refresh").unwrap(),
+            credential: Credential::Refresh(RefreshToken::new("old-refresh").unwrap()),
             details: Details {
                 endpoint: Some("https://acme.bitrix24.com/rest/".into()),
                 ..Details::default()
@@ -42,6 +44,10 @@ fn grant(phase: Phase) -> Grant {
         claim: None,
         tried_at: None,
     }
+}
+
+fn refresh_of(renewed: &Renewed) -> &str {
+    renewed.tokens.credential.refresh().unwrap().expose()
 }
 
 fn granted(refresh: Option<&str>) -> Granted {
@@ -83,16 +89,16 @@ fn kept(grant: &Grant, class: Class, now: Timestamp) -> Standing {
 #[test]
 fn a_new_pair_counts_from_when_the_request_left() {
     let renewed = renewed(&grant(Phase::Fresh), granted(Some("new-refresh")));
-    let access = renewed.tokens.access.unwrap();
+    let access = renewed.tokens.access.clone().unwrap();
     assert_eq!((access.issued_at, access.expires_at), (at(1400), at(5000)));
-    assert_eq!(renewed.tokens.refresh.expose(), "new-refresh");
+    assert_eq!(refresh_of(&renewed), "new-refresh");
     let due = renewed.standing.act_at.unwrap().since(at(1400)).as_secs();
     assert!((1350..=1500).contains(&due), "due after {due} s");
 }
 
 #[test]
 fn a_missing_refresh_token_keeps_the_old_one() {
-    assert_eq!(renewed(&grant(Phase::Fresh), granted(None)).tokens.refresh.expose(), "old-refresh");
+    assert_eq!(refresh_of(&renewed(&grant(Phase::Fresh), granted(None))), "old-refresh");
 }
 
 #[test]
@@ -223,4 +229,80 @@ fn an_operators_loop_renews_once_in_a_tenth_of_the_life_and_retries_every_few_se
         "a failing one is tried soon, not hammered"
     );
     assert_eq!(by_hand(&failing, at(200)), ByHand::From(at(200)));
+}
+
+#[test]
+fn where_nothing_can_be_lost_nothing_is_in_doubt() {
+    let lost = |profile: &Profile| {
+        let rules = Rules { profile, every: profile.renew_every };
+        let attempt = Attempt::InDoubt("no reply".into());
+        match settle(&acme(), &grant(Phase::Fresh), rules, attempt, Times { sent_at: at(1), now: at(2) }, 0.5)
+        {
+            Settled::Kept(standing) => standing.phase.kind().as_str(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lost(&profile()), "in-doubt");
+    assert_eq!(lost(&Profile { rotation: Rotation::Never, ..profile() }), "retrying");
+    assert_eq!(lost(&Profile { start: Start::ClientCredentials, ..profile() }), "retrying");
+}
+
+#[test]
+fn a_late_replay_is_not_put_off_beyond_the_servers_grace() {
+    let replay_at = |grace| {
+        let profile = Profile { replay: Replay::Late, grace, ..profile() };
+        let rules = Rules { profile: &profile, every: profile.renew_every };
+        let attempt = Attempt::InDoubt("no reply".into());
+        match settle(&acme(), &grant(Phase::Fresh), rules, attempt, Times { sent_at: at(1), now: at(2) }, 0.5)
+        {
+            Settled::Kept(standing) => standing.act_at.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(replay_at(None), at(3240), "a tenth of the life is left");
+    assert_eq!(replay_at(Some(Duration::from_secs(600))), at(302));
+}
+
+#[test]
+fn what_a_reply_does_not_repeat_is_kept() {
+    let mut before = grant(Phase::Fresh);
+    before.tokens.details.scope = vec!["crm".into()];
+    before.tokens.details.fields = [("device_id", "d1"), ("status", "F")]
+        .map(|(name, value)| (name.to_owned(), serde_json::Value::from(value)))
+        .into();
+    let mut profile = profile();
+    profile.request.redirect_fields = vec!["device_id".into()];
+    let rules = Rules { profile: &profile, every: profile.renew_every };
+    let verdict = Verdict::Granted(Box::new(granted(Some("new"))));
+    let times = Times { sent_at: at(1), now: at(2) };
+    let Settled::Renewed(renewed) = settle(&acme(), &before, rules, Attempt::Answered(verdict), times, 0.5)
+    else {
+        panic!("not renewed")
+    };
+    let Details { scope, endpoint, fields } = renewed.tokens.details;
+    assert_eq!((scope, endpoint), (before.tokens.details.scope, before.tokens.details.endpoint));
+    assert_eq!(
+        fields.keys().collect::<Vec<_>>(),
+        ["device_id"],
+        "what a reply could have said is not made up"
+    );
+    assert_eq!(renewed.renamed_from, None);
+}
+
+#[test]
+fn too_early_waits_for_the_providers_own_time() {
+    let refusal =
+        || Refusal { problem: Problem::new(Class::TooEarly, "token not expired".into()), retry_after: None };
+    let again_at = |earliest| {
+        let profile = Profile { earliest, ..profile() };
+        let rules = Rules { profile: &profile, every: profile.renew_every };
+        let attempt = Attempt::Answered(Verdict::Refused(refusal()));
+        match settle(&acme(), &grant(Phase::Fresh), rules, attempt, Times { sent_at: at(1), now: at(2) }, 0.5)
+        {
+            Settled::Kept(Standing { phase: Phase::Fresh, act_at, .. }) => act_at.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(again_at(Earliest::Expiry), at(3600));
+    assert_eq!(again_at(Earliest::Age(Duration::from_secs(900))), at(900));
 }

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::dialect::{Place, ReplyForm, first};
 use super::mask::{clean, clean_value, mask};
 use super::portal::Problem;
 use super::provider::{Class, ErrorRule, Profile};
 use super::secret::{AccessToken, RefreshToken};
+use super::time::Timestamp;
 use super::token::{Details, LIFETIME_RANGE, believable};
 
 /// A reply whose bytes arrived whole.
@@ -21,6 +23,8 @@ pub struct Reply<'a> {
     pub status: u16,
     /// `Retry-After`, if it could be read.
     pub retry_after: Option<Duration>,
+    /// When it came: an end that is an instant is a life from here.
+    pub now: Timestamp,
     /// The body.
     pub body: &'a [u8],
 }
@@ -67,10 +71,11 @@ pub enum Verdict {
 pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
     let refuse = |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after });
     let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(reply.body) else {
-        return refuse(without_json(reply, profile));
+        return refuse(without_error(reply, profile, None));
     };
-    if let Some((code, description)) = error_of(&body) {
-        let rule = profile.errors.iter().find(|rule| rule.matches(reply.status, &code, &description));
+    if let Some((code, description)) = error_of(&body, profile) {
+        let matches = |rule: &&ErrorRule| rule.matches(reply.status, &code, &description, Some(&body));
+        let rule = profile.errors.iter().find(matches);
         let words = mask(&description, secrets);
         let problem = match rule {
             Some(rule) => by_rule(rule, words),
@@ -78,7 +83,7 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
         };
         return refuse(Problem { code: Some(mask(&code, secrets)), ..problem });
     }
-    match granted(&body, profile, secrets) {
+    match granted(&body, profile, reply.now, secrets) {
         Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
         Some(_) => refuse(Problem::new(
             Class::InDoubt,
@@ -88,7 +93,7 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
             Class::Unknown,
             "the reply has neither an access token nor an error".to_owned(),
         )),
-        None => refuse(without_json(reply, profile)),
+        None => refuse(without_error(reply, profile, Some(&body))),
     }
 }
 
@@ -104,30 +109,37 @@ fn by_rule(rule: &ErrorRule, words: String) -> Problem {
 
 /// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
 #[must_use]
-pub fn read_taken(body: &Map<String, Value>, profile: &Profile) -> Option<Granted> {
-    if error_of(body).is_some() { None } else { granted(body, profile, &[]) }
+pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Option<Granted> {
+    if error_of(body, profile).is_some() { None } else { granted(body, profile, now, &[]) }
 }
 
 /// Bitrix24 and others send `error` as a word, REST v3 as an object `{code, message}`.
-pub(super) fn error_of(body: &Map<String, Value>) -> Option<(String, String)> {
+pub(super) fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-    match body.get("error")? {
+    let description = || text(first(&profile.reply.error_description, body));
+    match first(&profile.reply.error, body)? {
         Value::String(code) if code.is_empty() => None,
-        Value::String(code) => Some((code.clone(), text(body.get("error_description")))),
+        Value::String(code) => Some((code.clone(), description())),
         Value::Object(error) => Some((text(error.get("code")), text(error.get("message")))),
         Value::Null | Value::Bool(false) => None,
-        other => Some((other.to_string(), text(body.get("error_description")))),
+        other => Some((other.to_string(), description())),
     }
 }
 
 /// What a server repeats of a refresh token, the new one included, is taken out of all that readers and logs get.
-fn granted(body: &Map<String, Value>, profile: &Profile, secrets: &[&str]) -> Option<Granted> {
-    let secret = |key: &str| body.get(key).and_then(Value::as_str);
-    let access = AccessToken::new(secret("access_token")?)?;
-    let refresh = secret("refresh_token").and_then(RefreshToken::new);
+fn granted(
+    body: &Map<String, Value>,
+    profile: &Profile,
+    now: Timestamp,
+    secrets: &[&str],
+) -> Option<Granted> {
+    let form = &profile.reply;
+    let secret = |places: &[Place]| first(places, body).and_then(Value::as_str);
+    let access = AccessToken::new(secret(&form.access_token)?)?;
+    let refresh = secret(&form.refresh_token).and_then(RefreshToken::new);
     let tokens: Vec<_> = secrets.iter().copied().chain(refresh.as_ref().map(RefreshToken::expose)).collect();
     let clean = |text: &str| clean(text, &tokens);
-    let scope = match body.get("scope") {
+    let scope = match first(&form.scope, body) {
         Some(Value::String(scope)) => {
             scope.split([',', ' ']).filter(|word| !word.is_empty()).map(clean).collect()
         }
@@ -135,18 +147,23 @@ fn granted(body: &Map<String, Value>, profile: &Profile, secrets: &[&str]) -> Op
         _ => Vec::new(),
     };
     let named = |field: &Option<String>| {
-        field.as_ref().and_then(|field| body.get(field)).and_then(Value::as_str).map(clean)
+        let value = field.as_ref().and_then(|field| Place::new(field).find(body))?;
+        match value {
+            Value::String(text) => Some(clean(text)),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
     };
     let fields: BTreeMap<_, _> = (profile.fields.iter())
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
-        .filter_map(|field| body.get(field).map(|value| (field, value)))
+        .filter_map(|field| Place::new(field).find(body).map(|value| (field, value)))
         .filter(|(_, value)| is_flat(value, DEEPEST))
         .map(|(field, value)| (field.clone(), clean_value(value, &tokens)))
         .collect();
     Some(Granted {
         access,
-        token_type: token_type(&clean(secret("token_type").unwrap_or_default())),
-        lifetime: lifetime(body.get("expires_in")).unwrap_or(profile.assumed_lifetime),
+        token_type: token_type(&clean(secret(&form.token_type).unwrap_or_default())),
+        lifetime: life(form, body, now).unwrap_or(profile.assumed_lifetime),
         identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
         server: named(&profile.server_field),
         details: Details { scope, endpoint: named(&profile.endpoint_field), fields },
@@ -179,12 +196,7 @@ fn token_type(text: &str) -> String {
 
 /// `expires_in` in seconds: a number, a fraction or either as a string. Zero, negative, absent and longer than any
 /// token lives are not believed: one renewal in a tenth of a life that never was would leave the token to expire.
-fn lifetime(value: Option<&Value>) -> Option<Duration> {
-    let secs = match value? {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
+fn lifetime(secs: f64) -> Option<Duration> {
     if !secs.is_finite() || secs <= 0.0 {
         return None;
     }
@@ -192,12 +204,23 @@ fn lifetime(value: Option<&Value>) -> Option<Duration> {
     (claimed <= LIFETIME_RANGE.1).then(|| believable(claimed))
 }
 
-/// What a reply that is no JSON object means: the status decides, and a success may have spent the token.
-fn without_json(reply: &Reply<'_>, profile: &Profile) -> Problem {
+/// The life that a reply gives its token, from now on.
+fn life(form: &ReplyForm, body: &Map<String, Value>, now: Timestamp) -> Option<Duration> {
+    let number = |places: &[Place]| match first(places, body)? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let unit = if form.in_milliseconds { 0.001 } else { 1.0 };
+    let ahead = || number(&form.expires_at).map(|end| end - now.millis() as f64 / 1000.0);
+    number(&form.expires_in).map(|span| span * unit).or_else(ahead).and_then(lifetime)
+}
+
+/// What a reply without an error code means: the status decides, and a success that is no JSON may have spent the token.
+fn without_error(reply: &Reply<'_>, profile: &Profile, body: Option<&Map<String, Value>>) -> Problem {
     let status = reply.status;
-    if let Some(rule) =
-        profile.errors.iter().find(|rule| rule.error.is_empty() && rule.matches(status, "", ""))
-    {
+    let matches = |rule: &&ErrorRule| rule.error.is_empty() && rule.matches(status, "", "", body);
+    if let Some(rule) = profile.errors.iter().find(matches) {
         return by_rule(rule, format!("the server answered with status {status}"));
     }
     let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());

@@ -4,7 +4,11 @@ use super::super::provider::tests::profile;
 use super::*;
 
 fn verdict(status: u16, body: &str) -> Verdict {
-    read(&Reply { status, retry_after: None, body: body.as_bytes() }, &profile(), &["s3cret-value"])
+    read(
+        &Reply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+        &profile(),
+        &["s3cret-value"],
+    )
 }
 
 fn class(status: u16, body: &str) -> Class {
@@ -124,7 +128,7 @@ fn a_server_that_repeats_refresh_tokens_publishes_none() {
         r#"{{"access_token":"a","refresh_token":"{new}","member_id":"{old}","scope":"crm {new}","token_type":"{old}",
         "client_endpoint":"https://acme.bitrix24.com/{old}/\n","status":{{"nested":["{new}","{old}","s3cret-value"]}}}}"#
     );
-    let reply = Reply { status: 200, retry_after: None, body: body.as_bytes() };
+    let reply = Reply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
     let Verdict::Granted(granted) = read(&reply, &profile(), &[old]) else { panic!("granted") };
     let shown = format!("{granted:?}");
     assert!(!shown.contains(old) && !shown.contains(new), "{shown}");
@@ -142,4 +146,59 @@ fn a_field_that_the_state_could_not_read_again_is_left_out() {
     for levels in [33, 126] {
         assert_eq!(fields(levels).into_keys().collect::<Vec<_>>(), ["user_id"], "{levels}");
     }
+}
+
+#[test]
+fn a_profile_says_where_the_parts_of_a_reply_stand() {
+    let mut profile = profile();
+    profile.reply = ReplyForm {
+        access_token: ["authed_user.access_token", "access_token"].map(Place::new).into(),
+        refresh_token: vec![Place::new("authed_user.refresh_token")],
+        expires_at: vec![Place::new("ends")],
+        in_milliseconds: true,
+        error: vec![Place::new("status")],
+        error_description: vec![Place::new("message")],
+        ..ReplyForm::default()
+    };
+    profile.fields = vec!["team.id".into()];
+    let now = Timestamp::from_secs(1_795_000_000);
+    let read = |body: &str| {
+        read(&Reply { status: 200, retry_after: None, now, body: body.as_bytes() }, &profile, &[])
+    };
+    let body =
+        r#"{"authed_user":{"access_token":"a1","refresh_token":"r1"},"team":{"id":7},"expires_in":90000}"#;
+    let Verdict::Granted(granted) = read(body) else { panic!("{body}") };
+    assert_eq!((granted.access.expose(), granted.refresh.unwrap().expose()), ("a1", "r1"));
+    assert_eq!(granted.lifetime, Duration::from_secs(90));
+    assert_eq!(granted.details.fields["team.id"], 7);
+    let Verdict::Granted(granted) = read(r#"{"access_token":"a2","ends":"1795000060"}"#) else {
+        panic!("not taken")
+    };
+    assert_eq!((granted.access.expose(), granted.lifetime), ("a2", Duration::from_secs(60)));
+    let Verdict::Refused(refusal) = read(r#"{"status":"NOT_INSTALLED","message":"gone"}"#) else {
+        panic!("taken")
+    };
+    assert_eq!(
+        (refusal.problem.class, refusal.problem.code.as_deref()),
+        (Class::Gone, Some("NOT_INSTALLED"))
+    );
+}
+
+#[test]
+fn a_row_may_ask_for_more_than_the_code() {
+    let mut profile = profile();
+    let also = vec![(Place::new("error_codes"), vec!["50074".to_owned(), "50076".to_owned()])];
+    let row = ErrorRule { also, class: Class::Blocked, ..profile.errors[1].clone() };
+    profile.errors.insert(0, row);
+    let class = |body: &str| match read(
+        &Reply { status: 400, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+        &profile,
+        &[],
+    ) {
+        Verdict::Refused(refusal) => refusal.problem.class,
+        Verdict::Granted(granted) => panic!("{granted:?}"),
+    };
+    assert_eq!(class(r#"{"error":"invalid_grant","error_codes":[50076]}"#), Class::Blocked);
+    assert_eq!(class(r#"{"error":"invalid_grant","error_codes":[70008]}"#), Class::NeedsAuthorization);
+    assert_eq!(class(r#"{"error":"invalid_grant"}"#), Class::NeedsAuthorization);
 }

@@ -22,15 +22,24 @@ pub enum RenewEvery {
     Age(Duration),
     /// A share of the life, in (0, 1).
     Share(f64),
+    /// Once it has expired, for servers that renew no sooner.
+    Expiry,
 }
 
+/// After the expiry, for servers whose clock is a little behind.
+const AFTER_EXPIRY: Duration = Duration::from_secs(1);
+/// Portals whose tokens are renewed after expiry spread over this time.
+const SPREAD_AFTER_EXPIRY: Duration = Duration::from_secs(30);
+
 impl RenewEvery {
-    /// The age for a token of this life, before spreading: at most 90 % of the life, at least a tenth of it.
+    /// The age for a token of this life, before spreading: at most 90 % of the life, unless it is to expire first; at
+    /// least a tenth of it.
     #[must_use]
     pub fn age(self, lifetime: Duration) -> Duration {
         let wanted = match self {
             Self::Age(age) => age,
             Self::Share(share) => share_of(lifetime, share),
+            Self::Expiry => return lifetime + AFTER_EXPIRY,
         };
         wanted.min(share_of(lifetime, LATEST_SHARE)).max(spacing(lifetime))
     }
@@ -41,6 +50,7 @@ impl RenewEvery {
         match self {
             Self::Age(age) => age <= share_of(lifetime, LATEST_SHARE),
             Self::Share(share) => share <= LATEST_SHARE,
+            Self::Expiry => true,
         }
     }
 }
@@ -54,7 +64,11 @@ pub fn renew_at(
     lifetime: Duration,
 ) -> Timestamp {
     let age = every.age(lifetime);
-    let offset = share_of(age, SPREAD_SHARE * Fingerprint::of(portal.as_str().as_bytes()).unit());
+    let unit = Fingerprint::of(portal.as_str().as_bytes()).unit();
+    if every == RenewEvery::Expiry {
+        return issued_at + age + SPREAD_AFTER_EXPIRY.mul_f64(unit);
+    }
+    let offset = share_of(age, SPREAD_SHARE * unit);
     issued_at + age.saturating_sub(offset).max(spacing(lifetime))
 }
 
@@ -81,6 +95,15 @@ mod tests {
         assert!(ages.iter().all(|age| (1350..=1500).contains(age)), "{ages:?}");
         assert!(ages.iter().max().unwrap() - ages.iter().min().unwrap() > 100, "no spread: {ages:?}");
         assert_eq!(at("acme"), at("acme"), "the offset is the portal's own");
+    }
+
+    #[test]
+    fn a_token_that_is_to_expire_first_is_renewed_within_half_a_minute_of_its_end() {
+        for name in ["acme", "globex", "initech"] {
+            let at =
+                renew_at(RenewEvery::Expiry, &PortalName::parse(name).unwrap(), Timestamp::default(), HOUR);
+            assert!((3_601_000..=3_631_000).contains(&at.millis()), "{name}: {at:?}");
+        }
     }
 
     proptest! {

@@ -50,6 +50,20 @@ secret!(
 );
 
 secret!(
+    /// What a browser brings back from an authorization; works once, and for half a minute at some providers
+    /// (RFC 6749 section 4.1.2).
+    AuthorizationCode
+);
+secret!(
+    /// What proves that a code is exchanged by who asked for it (RFC 7636 section 4.1).
+    CodeVerifier
+);
+secret!(
+    /// What a device asks with until a person has typed the other code (RFC 8628 section 3.2).
+    DeviceCode
+);
+
+secret!(
     /// What proves that an event is of one installation of an app: the same in all of them, and known to nobody else.
     ApplicationToken
 );

@@ -29,6 +29,12 @@ pub struct Settings {
     /// Names whose grant it must be, if the operator pinned it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// What is asked for in a first authorization.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<String>,
+    /// Where an authorization server sends the browser afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_uri: Option<String>,
     /// Where the first refresh token lies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token_file: Option<std::path::PathBuf>,
@@ -42,6 +48,8 @@ pub enum RenewSetting {
     AgeMillis(u64),
     /// A share of the life.
     Share(f64),
+    /// Once it has expired.
+    Expiry,
 }
 
 impl From<RenewEvery> for RenewSetting {
@@ -49,6 +57,7 @@ impl From<RenewEvery> for RenewSetting {
         match every {
             RenewEvery::Age(age) => Self::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             RenewEvery::Share(share) => Self::Share(share),
+            RenewEvery::Expiry => Self::Expiry,
         }
     }
 }
@@ -58,6 +67,7 @@ impl From<RenewSetting> for RenewEvery {
         match setting {
             RenewSetting::AgeMillis(millis) => Self::Age(Duration::from_millis(millis)),
             RenewSetting::Share(share) => Self::Share(share),
+            RenewSetting::Expiry => Self::Expiry,
         }
     }
 }

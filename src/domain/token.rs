@@ -62,13 +62,33 @@ pub struct Details {
     pub fields: BTreeMap<String, serde_json::Value>,
 }
 
+/// What buys the next access token.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A refresh token (RFC 6749 section 6).
+    Refresh(RefreshToken),
+    /// The client's own id and secret (RFC 6749 section 4.4).
+    Client,
+}
+
+impl Credential {
+    /// The refresh token, if it is one.
+    #[must_use]
+    pub const fn refresh(&self) -> Option<&RefreshToken> {
+        match self {
+            Self::Refresh(token) => Some(token),
+            Self::Client => None,
+        }
+    }
+}
+
 /// One grant's tokens. A grant that was imported as a bare refresh token has no access token yet.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// What readers use.
     pub access: Option<Access>,
     /// What buys the next pair.
-    pub refresh: RefreshToken,
+    pub credential: Credential,
     /// What else the server said.
     pub details: Details,
 }

@@ -63,7 +63,7 @@ pub enum Forgery {
 #[must_use]
 pub fn place(profile: &Profile, claims: &Claims) -> Option<String> {
     let path = profile.install.check.as_deref()?;
-    let named = claims.server.as_deref().and_then(|server| profile.token_url_on_host_of(server));
+    let named = claims.server.as_deref().and_then(|server| profile.renewal_url_on_host_of(server));
     let token_url =
         named.unwrap_or_else(|| profile.token_url_for(claims.host.as_deref().and_then(region_of)));
     Some(format!("{}{path}", origin_of(token_url)?))
@@ -74,8 +74,8 @@ pub fn place(profile: &Profile, claims: &Claims) -> Option<String> {
 pub fn hear(status: u16, body: &[u8], profile: &Profile, client_id: &str, claims: &Claims) -> Heard {
     let not_understood = || Heard::Later(format!("it answered {status} with something else than was asked"));
     let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return not_understood() };
-    if let Some((code, description)) = error_of(&body) {
-        let rule = profile.errors.iter().find(|rule| rule.matches(status, &code, &description));
+    if let Some((code, description)) = error_of(&body, profile) {
+        let rule = profile.errors.iter().find(|rule| rule.matches(status, &code, &description, Some(&body)));
         let lasts = match rule.map(|rule| rule.class) {
             Some(Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly) => false,
             Some(_) => true,

@@ -56,7 +56,7 @@ fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
     );
     let text = mail.mails()[0].clone();
     for part in
-        ["acme", "the grant is dead", "Since 20", "The current token works for", "refreshd import acme"]
+        ["acme", "the grant is dead", "Since 20", "The current token works for", "refreshd authorize acme"]
     {
         assert!(text.replace("=\n", "").contains(part), "no {part:?} in\n{text}");
     }
@@ -173,7 +173,7 @@ fn whoever_wants_peace_gets_it_and_hears_afterwards_what_still_is_wrong() {
 
     let listed = rig.run(["alert", "list"]);
     assert_eq!(listed.code, Some(1), "something is open");
-    for part in ["portal/acme", "critical", "refreshd import acme", "channel slack (slack): ok"] {
+    for part in ["portal/acme", "critical", "refreshd authorize acme", "channel slack (slack): ok"] {
         assert!(listed.stdout.contains(part), "no {part:?} in\n{}", listed.stdout);
     }
     assert_eq!(rig.run(["alert", "acknowledge", "globex"]).code, Some(66));

@@ -86,7 +86,7 @@ pub fn with(mut form: Form, name: &str, value: &str) -> Form {
 }
 
 pub fn encoded(form: &Form) -> String {
-    form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }
 
 impl Rig {

@@ -14,6 +14,7 @@
 
 #![allow(dead_code, reason = "every test binary uses its own part of the rig")]
 
+pub mod authorizing;
 pub mod config;
 pub mod daemon;
 pub mod hostile;
@@ -52,7 +53,7 @@ pub const EVERY: Duration = Duration::from_secs(8);
 pub const SOON: Duration = Duration::from_secs(15);
 
 /// A command that takes longer hangs.
-const COMMAND: Duration = Duration::from_secs(30);
+pub const COMMAND: Duration = Duration::from_secs(30);
 
 /// What a wait asks for: a condition that holds, or something that is there.
 pub trait Met {

@@ -43,8 +43,8 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
     let told = daemon.wait_for_step("acme", "failed");
     assert_eq!(told["severity"], "warning", "{told}");
     assert!(told["reason"].as_str().unwrap().contains("no known outcome"), "{told}");
-    assert!(told["action"].as_str().unwrap().contains("refreshd import acme, within"), "{told}");
-    assert!(rig.status("acme")["action"].as_str().unwrap().contains("refreshd import acme, within"));
+    assert!(told["action"].as_str().unwrap().contains("refreshd authorize acme, within"), "{told}");
+    assert!(rig.status("acme")["action"].as_str().unwrap().contains("refreshd authorize acme, within"));
     let ended = ends(&rig);
     // A tenth of the life is for the replay.
     while left(&rig) > 3500 {
@@ -59,7 +59,7 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
     assert_eq!(told["severity"], "critical");
     let reason = told["reason"].as_str().unwrap();
     assert!(reason.contains("rejected while in doubt") && !reason.contains("revoked"), "{told}");
-    assert!(told["action"].as_str().unwrap().contains("refreshd import acme"), "{told}");
+    assert!(told["action"].as_str().unwrap().contains("refreshd authorize acme"), "{told}");
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     always("it was sent twice and no more", Duration::from_secs(3), || rig.requests("acme") == 2);
     assert_eq!(ends(&rig), ended, "the file stays");
@@ -177,7 +177,7 @@ fn asking_for_a_token_does_not_send_what_was_rejected() {
     assert_eq!(good.code, Some(0), "as long as it works: {good:?}");
     for _ in 0..3 {
         let ran = rig.run(["token", "acme", "--min-valid", "1h"]);
-        assert!(ran.code == Some(75) && ran.stderr.contains("refreshd import acme"), "{ran:?}");
+        assert!(ran.code == Some(75) && ran.stderr.contains("refreshd authorize acme"), "{ran:?}");
     }
     assert_eq!(rig.requests("acme"), 2, "a reader in a loop is no reason to send a dead token");
     // Who means it says so.

@@ -123,7 +123,7 @@ fn a_replay_that_is_rejected_is_called_so_and_the_last_token_stays() {
         assert_eq!(told["severity"], "critical", "{told}");
         let reason = told["reason"].as_str().unwrap();
         assert!(reason.contains("rejected while in doubt") && !reason.contains("revoked"), "{told}");
-        assert!(told["action"].as_str().unwrap().contains(&format!("refreshd import {name}")), "{told}");
+        assert!(told["action"].as_str().unwrap().contains(&format!("refreshd authorize {name}")), "{told}");
         daemon.wait_for_outcome(name, "needs-authorization");
         assert_eq!(daemon.outcomes(name), ["in-doubt", "needs-authorization"], "{name}");
         assert_eq!(rig.get_json(&format!("/v1/portals/{name}"))["phase"], "needs-authorization");
@@ -183,14 +183,14 @@ fn a_dead_grant_stops_the_sending_until_a_new_one_is_imported() {
     let (rig, daemon) = met(refuse(400, "invalid_grant", "Invalid grant"), 2);
     let told = daemon.wait_for_step("acme", "person");
     assert_eq!(told["severity"], "critical");
-    assert!(told["action"].as_str().unwrap().contains("refreshd import acme"), "{told}");
+    assert!(told["action"].as_str().unwrap().contains("refreshd authorize acme"), "{told}");
     let view = rig.wait_for_phase("acme", "needs-authorization");
     assert!(view["next_renewal"].is_null(), "{view}");
     stands_still(&rig, 1);
     assert_eq!(rig.run(["status"]).code, Some(1));
     // Who asks for it by hand gets one request, and no second alarm.
     let ran = rig.run(["renew", "acme"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd import acme"), "{ran:?}");
+    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"), "{ran:?}");
     stands_still(&rig, 2);
     let alarms = daemon.steps("acme").iter().filter(|(step, _)| step == "person").count();
     assert_eq!(alarms, 1);

@@ -66,7 +66,7 @@ fn notices(notes: bool, json: bool, files: bool) {
     let told = daemon.wait_for_step("acme", "person");
     assert_eq!(told["severity"], "critical");
     let action = told["action"].as_str().unwrap_or_default();
-    assert!(action.contains("refreshd import acme") && action.contains("refreshd renew acme"), "{told}");
+    assert!(action.contains("refreshd authorize acme") && action.contains("refreshd renew acme"), "{told}");
     let waits = |rig: &Rig| {
         rig.requests("acme") == sent
             && rig.token_json("acme") == published
@@ -137,7 +137,7 @@ fn an_operator_may_try_the_old_token_all_the_same() {
     let _daemon = rig.start();
     rig.sandbox.allow_replay(&domain("acme"));
     let ran = rig.run(["renew", "acme"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd import acme"), "{ran:?}");
+    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"), "{ran:?}");
     rig.wait_for_phase("acme", "needs-authorization");
     rig.no_violations();
 }

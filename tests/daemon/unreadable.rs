@@ -38,7 +38,7 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
     for (name, ..) in SPOILT {
         let told = daemon.wait_for_step(name, "unreadable");
         assert_eq!(told["severity"], "critical", "{told}");
-        assert!(told["action"].as_str().unwrap().contains(&format!("refreshd import {name}")), "{told}");
+        assert!(told["action"].as_str().unwrap().contains(&format!("refreshd authorize {name}")), "{told}");
         assert_eq!(rig.get_json(&format!("/v1/portals/{name}"))["phase"], "unreadable");
         assert!(rig.has_working_token(name), "readers keep theirs: {name}");
     }
@@ -47,7 +47,7 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
     let ran = rig.run(["status"]);
     assert_eq!((ran.code, ran.stdout.matches(" unreadable ").count()), (Some(1), 4), "{ran:?}");
     let ran = rig.run(["renew", "details"]);
-    assert!(ran.code == Some(75) && ran.stderr.contains("refreshd import details"), "{ran:?}");
+    assert!(ran.code == Some(75) && ran.stderr.contains("refreshd authorize details"), "{ran:?}");
     for name in ["acme", "zorg"] {
         rig.wait_for_renewals(name, 1);
     }

@@ -197,7 +197,7 @@ fn the_page_shows_every_portal_and_takes_nobodys_markup() {
     );
     contains(
         &page,
-        &["&lt;script&gt;alert", "odd&lt;b&gt;", "refreshd import globex", "0 of 2 portals fresh"],
+        &["&lt;script&gt;alert", "odd&lt;b&gt;", "refreshd authorize globex", "0 of 2 portals fresh"],
     );
     assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
     // The same words on a terminal: no control characters.

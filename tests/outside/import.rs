@@ -138,7 +138,7 @@ fn a_dead_grant_is_resumed_by_an_import() {
     let daemon = rig.start();
     assert_eq!(rig.import("acme", "5bad2d67006e9f06006b12e4").code, Some(0), "a word may be a token");
     let status = rig.wait_for_phase("acme", "needs-authorization");
-    contains(status["action"].as_str().unwrap(), &["refreshd import acme"]);
+    contains(status["action"].as_str().unwrap(), &["refreshd authorize acme"]);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     eventually("status 0", SOON, || rig.run(["status"]).code == Some(0));

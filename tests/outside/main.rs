@@ -6,6 +6,7 @@
 mod common;
 
 mod access;
+mod authorize;
 mod check;
 mod control;
 mod demo;
@@ -18,6 +19,7 @@ mod import;
 mod install;
 mod install_events;
 mod install_forged;
+mod provider;
 mod renew;
 mod status;
 mod token;

@@ -10,9 +10,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::StateError;
 use super::held;
 use super::rows::{COLUMNS, portal};
+use crate::domain::by_hand::{ByHand, by_hand};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
-use crate::domain::renewal::{ByHand, by_hand};
 use crate::domain::time::Timestamp;
 
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.

@@ -182,7 +182,9 @@ fn keep(
         Decision::Take => {}
     }
     // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
-    if intake::seen(connection, &intake.tokens.refresh.fingerprint())?.is_some() {
+    let refresh = intake.tokens.credential.refresh();
+    let seen = refresh.map(|refresh| intake::seen(connection, &refresh.fingerprint())).transpose()?;
+    if seen.flatten().is_some() {
         return Ok(Installed::Replayed);
     }
     if !is_listed {
@@ -272,7 +274,7 @@ fn adopt(
 /// The grant as `import` would bring it, due at once: one rotation proves it, and from then on only refreshd has it.
 fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Result<TakeIn, StateError> {
     let Install { terms, owner, intake, now, .. } = install;
-    let Intake { tokens, identity: _, server } = intake;
+    let Intake { tokens, identity: _, server, client_id: _ } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
             "SELECT config_url, settings ->> 'renew_every' FROM portal WHERE name = ?1",
@@ -282,13 +284,14 @@ fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Resu
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
     let every = every.and_then(|every| serde_json::from_str::<RenewSetting>(&every).ok());
     let every = every.map_or(terms.profile.renew_every, Into::into);
-    let named = server.as_deref().and_then(|server| terms.profile.token_url_on_host_of(server));
+    let named = server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
     Ok(TakeIn {
         portal: name.clone(),
         tokens: tokens.clone(),
         identity: Some(owner.member_id.clone()),
         bound_to: terms.binding,
         token_url: named.map_or(config_url, str::to_owned),
+        proven: None,
         standing: taken_in(name, tokens.access.as_ref(), every, *now),
         now: *now,
     })

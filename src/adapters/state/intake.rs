@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::record::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};
@@ -13,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Generation, Tokens};
 
 /// A grant to take in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TakeIn {
     /// For this portal, which the configuration names.
     pub portal: PortalName,
@@ -25,8 +26,10 @@ pub struct TakeIn {
     pub bound_to: Fingerprint,
     /// Where the first renewal goes.
     pub token_url: String,
-    /// Where it stands: due at once.
+    /// Where it stands: due at once, unless it was proven.
     pub standing: Standing,
+    /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
+    pub proven: Option<String>,
     /// When it came.
     pub now: Timestamp,
 }
@@ -45,14 +48,16 @@ pub enum TakenIn {
 }
 
 pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn, StateError> {
-    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, now } = grant;
+    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
     let sql = |source| StateError::sql("take a grant in", source);
-    let fingerprint = tokens.refresh.fingerprint();
-    if let Some(holder) = holder(connection, &fingerprint, portal).map_err(sql)? {
-        return Ok(TakenIn::HeldBy(holder));
-    }
-    if is_spent(connection, &fingerprint, portal).map_err(sql)? {
-        return Ok(TakenIn::Spent);
+    let (refresh, fingerprint) = stored(&tokens.credential);
+    if let Some(fingerprint) = &fingerprint {
+        if let Some(holder) = holder(connection, fingerprint, portal).map_err(sql)? {
+            return Ok(TakenIn::HeldBy(holder));
+        }
+        if is_spent(connection, fingerprint, portal).map_err(sql)? {
+            return Ok(TakenIn::Spent);
+        }
     }
     let access = tokens.access.as_ref();
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
@@ -61,12 +66,13 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
             "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
              token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
              token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
-             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL \
+             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL, \
+             told = CASE WHEN ?20 THEN '[]' ELSE told END \
              WHERE name = ?1 AND configured = 1 RETURNING generation",
             params![
                 portal.as_str(),
-                tokens.refresh.expose(),
-                fingerprint.bytes(),
+                refresh,
+                fingerprint.as_ref().map(Fingerprint::bytes),
                 access.map(|access| access.token.expose()),
                 access.map(|access| &access.token_type),
                 access.map(|access| access.issued_at.millis()),
@@ -83,18 +89,21 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
                 doubtful,
                 millis(standing.renew_at),
                 millis(standing.act_at),
+                proven.is_some(),
             ],
             |row| row.get(0),
         )
         .optional()
         .map_err(sql)?;
     let Some(generation) = generation else { return Ok(TakenIn::Unknown) };
-    connection
-        .execute(
-            "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)",
-            params![fingerprint.bytes(), portal.as_str()],
-        )
-        .map_err(sql)?;
+    if let Some(app) = proven {
+        let accepted = "UPDATE app SET rejected_since = NULL, retry_at = NULL WHERE name = ?1";
+        connection.execute(accepted, [app]).map_err(sql)?;
+    }
+    if let Some(fingerprint) = &fingerprint {
+        let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;
+    }
     Ok(TakenIn::Stored(Generation(u64::try_from(generation).unwrap_or_default())))
 }
 
@@ -167,6 +176,20 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
         )
         .map_err(sql)?;
     Ok(forgotten + gone > 0)
+}
+
+/// Portals of these apps that have no grant, or one of another client.
+pub(super) fn awaiting_clients(connection: &Connection, apps: &[String]) -> Result<Vec<Portal>, StateError> {
+    let sql = |source| StateError::sql("look for awaiting portals", source);
+    let query = format!(
+        "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'client-changed') AND app = ?1"
+    );
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let mut awaiting = Vec::new();
+    for app in apps {
+        awaiting.extend(portals(&mut statement, [app])?);
+    }
+    Ok(awaiting)
 }
 
 pub(super) fn awaiting_files(connection: &Connection) -> Result<Vec<Portal>, StateError> {

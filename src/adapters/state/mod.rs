@@ -11,6 +11,7 @@ mod installation;
 mod installs;
 mod intake;
 mod listing;
+mod metadata;
 mod reconcile;
 mod record;
 mod reserve;
@@ -207,6 +208,14 @@ impl State {
     /// [`StateError`].
     pub async fn awaiting_files(&self) -> Result<Vec<Portal>, StateError> {
         self.read.run(intake::awaiting_files).await
+    }
+
+    /// Portals of these apps that have no grant of their client yet.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn awaiting_clients(&self, apps: Vec<String>) -> Result<Vec<Portal>, StateError> {
+        self.read.run(move |connection| intake::awaiting_clients(connection, &apps)).await
     }
 
     /// Whether this refresh token came from outside before, and for which portal.

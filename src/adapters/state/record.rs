@@ -10,9 +10,9 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Phase, Standing};
 use crate::domain::renewal::Renewed;
 use crate::domain::reply::Granted;
-use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::time::Timestamp;
-use crate::domain::token::{Generation, Tokens};
+use crate::domain::token::{Credential, Generation, Tokens};
 
 /// What to record of a claimed renewal.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ fn aside_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Aside<'_>> {
         RecordOutcome::Renewed(renewed) if !claim_holds => Some(Aside {
             why: "late",
             access: renewed.tokens.access.as_ref().map(|access| &access.token),
-            refresh: Some(&renewed.tokens.refresh),
+            refresh: renewed.tokens.credential.refresh(),
             identity: renewed.identity.as_deref(),
         }),
         RecordOutcome::Renewed(_) | RecordOutcome::Kept(_) => None,
@@ -173,6 +173,14 @@ fn record_standing(
         .map_err(|source| StateError::sql("record a renewal", source))
 }
 
+/// How a credential is stored, and how it is recognised: the client's own is a text that no refresh token is.
+pub(super) fn stored(credential: &Credential) -> (&str, Option<Fingerprint>) {
+    match credential {
+        Credential::Refresh(token) => (token.expose(), Some(token.fingerprint())),
+        Credential::Client => ("", None),
+    }
+}
+
 /// Ends the claim with a new pair; the new generation.
 fn record_pair(
     connection: &Connection,
@@ -182,14 +190,14 @@ fn record_pair(
     moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
-        tokens: Tokens { access, refresh, details },
+        tokens: Tokens { access, credential, details },
         standing,
         identity,
         token_url,
         renamed_from: _,
     } = renewed;
     let access = access.as_ref();
-    let (fingerprint, details) = (refresh.fingerprint(), to_json(details)?);
+    let ((refresh, fingerprint), details) = (stored(credential), to_json(details)?);
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
@@ -202,8 +210,8 @@ fn record_pair(
             let columns = params![
                 record.portal.as_str(),
                 record.claim.0.0,
-                refresh.expose(),
-                fingerprint.bytes(),
+                refresh,
+                fingerprint.as_ref().map(Fingerprint::bytes),
                 access.map(|access| access.token.expose()),
                 access.map(|access| &access.token_type),
                 access.map(|access| access.issued_at.millis()),

@@ -11,7 +11,7 @@ use crate::domain::portal::{ClaimId, Grant, Kind, Phase, Portal, Problem, Standi
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Generation, Tokens};
+use crate::domain::token::{Access, Credential, Generation, Tokens};
 
 /// What [`portal`] reads, in its order.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
@@ -51,8 +51,8 @@ fn column_of(error: &rusqlite::Error) -> &'static str {
 }
 
 fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
-    let refresh: Option<String> = row.get(5)?;
-    let Some(refresh) = refresh.as_deref().and_then(RefreshToken::new) else { return Ok(None) };
+    let Some(credential) = row.get::<_, Option<String>>(5)? else { return Ok(None) };
+    let credential = RefreshToken::new(&credential).map_or(Credential::Client, Credential::Refresh);
     let access: Option<String> = row.get(6)?;
     let token_type: Option<String> = row.get(7)?;
     let access = match (access.as_deref().and_then(AccessToken::new), time(row, 8)?, time(row, 9)?) {
@@ -67,7 +67,7 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
     let claim: Option<i64> = row.get(23)?;
     Ok(Some(Grant {
         generation: Generation(u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default()),
-        tokens: Tokens { access, refresh, details: json(row, 10)?.unwrap_or_default() },
+        tokens: Tokens { access, credential, details: json(row, 10)?.unwrap_or_default() },
         standing: Standing { phase: phase(row)?, renew_at: time(row, 20)?, act_at: time(row, 21)? },
         renewed_at: time(row, 14)?.unwrap_or_default(),
         bound_to: fingerprint(row, 12)?.ok_or_else(|| missing(12))?,

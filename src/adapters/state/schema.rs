@@ -108,6 +108,9 @@ CREATE TABLE silence (subject TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT, 
 -- When what is done once in a while was done last.
 CREATE TABLE mark (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ", "
+-- What authorization servers said of themselves (RFC 8414), as they wrote it.
+CREATE TABLE metadata (issuer TEXT PRIMARY KEY, body BLOB NOT NULL, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
 -- The app whose install made the portal (null: the configuration did), at which member, and whose the grant is.
 ALTER TABLE portal ADD COLUMN installed_by TEXT;
 ALTER TABLE portal ADD COLUMN member_id TEXT;

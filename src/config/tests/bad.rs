@@ -112,8 +112,8 @@ fn a_remedy_must_be_one_that_can_be_filled_in_and_done() {
     'ask {user}': `remedy` holds `{user}`, which nothing fills in (there are {portal}, {domain}, {app})
     'ask {Portal}': `remedy` holds `{Portal}`, which nothing fills in; did you mean `portal`? (there are {portal}, {domain}, {app})
     'ask {portal': `remedy` has a brace without its other half (there are {portal}, {domain}, {app})
-    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist (there are check, status, token, renew, import, forget)
-    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, import, forget)
+    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist; did you mean `authorize`? (there are check, status, token, renew, authorize, import, forget)
+    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, authorize, import, forget)
     '''one
     two''': `remedy` must be one line without control characters
     '': `remedy` is empty
@@ -271,7 +271,7 @@ fn settings_and_providers_are_checked() {
         only("state = 'postgres://db/refreshd'"), only("state = 'sqlite://x'"), only("include = ['none.toml']"),
         only("include = 'x'"), only("[http]\nlisten = '127.0.0.1'"), only("[http]"),
         only("[providers.bitrix24]\ntoken_url = 'https://a.example/'"), only("[providers.own]\nmethod = 'post'"),
-        only("[providers.own]\nissuer = 'https://a.example/'"), only("[[providers.own.errors]]\nclass = 'gone'\n[providers.own]\ntoken_url = 'https://a.example/'"),
+        only("[providers.own]\nissuer = 'http://a.example/'"), only("[[providers.own.errors]]\nclass = 'gone'\n[providers.own]\ntoken_url = 'https://a.example/'"),
         only("[providers.own]\ntoken_url = 'https://a.example/'\n[[providers.own.errors]]\nstatus = 99\nclass = 'dead'"),
         only("[providers.own]\ntoken_url = 'https://a.example/'\nfields = ['refresh_token']"),
         only("[providers.own]\ntoken_url = 'https://a.example/'\ntoken_url_by_region = { ru = 'http://a.example/' }"),
@@ -284,12 +284,47 @@ fn settings_and_providers_are_checked() {
     `listen` is missing in [http]
     the provider `bitrix24` is built in; override its keys on the app instead
     `token_url` is missing in [providers.own]
-    discovery by `issuer` is not supported by this version; write `token_url`
-    a row of [[errors]] must have `status`, `error` or `description`: it would match every reply
+    `issuer` must begin with https://; plain http is for loopback addresses only
+    a row of [[errors]] must have `status`, `error`, `description` or `also`: it would match every reply
     `status` must be a whole number from 100 to 599, or a list of them
     main.toml:5:9: `class` must be one of `not-sent`, `transient`, `in-doubt`, `client-rejected`, `blocked`, `needs-authorization`, `gone`, `too-early`, `unknown`
     `fields` names a field that is never handed to readers
     `token_url_by_region` must begin with https://; plain http is for loopback addresses only
+    "#);
+}
+
+#[test]
+fn the_forms_of_a_provider_are_checked() {
+    let own = |keys: &str| only(&format!("[providers.own]\ntoken_url = 'https://a.example/'\n{keys}"));
+    insta::assert_snapshot!([
+        own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
+        own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("names = { client = 'x' }"), own("headers = { Host = 'x' }"),
+        own("headers = { 'a b' = 'x' }"), own("headers = { a = \"x\\ny\" }"), own("redirect_fields = ['id_token']"),
+        own("reply = { access = 'x' }"), own("reply = { access_token = 1 }"), own("expires_in_unit = 'h'"),
+        own("earliest = 'soon'"), own("earliest = 'expiry'\nrenew_every = '50%'"), own("earliest = '50m'\nrenew_every = '10m'"),
+        own("rotation = 'often'"), own("errors = [{ also = { x = 1 }, class = 'gone' }]"),
+        own("[portals.b]\nprovider = 'own'\nclient_id = 'x'\nclient_authentication = 'none'\ntoken_url = 'https://{domain}/token'"),
+    ].join("\n"), @r#"
+    `issuer` must not hold a query (?…)
+    `hosts` must be a bare host name without scheme and path: write `b.example`
+    `default_domain` must be a bare host name without scheme and path: write `b.example`
+    `grant` must be one of `authorization-code`, `client-credentials`, `device`
+    `pkce` must be one of `S256`, `plain`, `none`; did you mean `S256`?
+    `scope_in_renewal` must be true or false, without quotes
+    unknown key `client` in [names] of `own`
+    `headers` must not set `Host`
+    `a b` is no name of a header
+    the value of a header must be one line without control characters
+    `redirect_fields` names a field that is never handed to readers
+    unknown key `access` in [reply] of `own`
+    `access_token` must be a string or a list of strings, none of them empty
+    `expires_in_unit` must be one of `s`, `ms`; did you mean `s`?
+    `earliest` must be a duration in quotes such as "24h"
+    `renew_every` is sooner than the provider's `earliest`
+    `renew_every` is sooner than the provider's `earliest`
+    `rotation` must be one of `always`, `sometimes`, `never`
+    `x` must be a string or a list of strings, none of them empty
+    `domain` is missing in [portals.b]: the provider's endpoints are on the portal's own host
     "#);
 }
 

@@ -22,9 +22,8 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!((config.renewal.timeout, config.http.is_none()), (Duration::from_secs(30), true));
     let portal = &config.portals[0];
     assert_eq!(portal.settings.formats, ["json", "raw"]);
-    assert_eq!(portal.binding, config.apps["crm"].binding());
+    assert_eq!(portal.renewal_url(&config.apps["crm"]), INFO);
     assert_eq!(config.apps["crm"].client_secret.as_ref().unwrap().expose(), "s3cr3t");
-    assert_eq!(portal.token_url, INFO);
 }
 
 #[test]
@@ -38,13 +37,14 @@ fn the_region_chooses_the_server() {
         ("domain = 'crm.example.ru'\nregion = 'RU'", TECH),
         ("domain = 'acme.bitrix24.ru'\nregion = 'com'", INFO),
     ] {
-        assert_eq!(loaded(&format!("{ACME}{keys}")).config.portals[0].token_url, url, "{keys}");
+        let config = loaded(&format!("{ACME}{keys}")).config;
+        assert_eq!(config.portals[0].renewal_url(&config.apps["crm"]), url, "{keys}");
     }
     // An endpoint of the app's own holds for all regions: nothing goes to the profile's servers.
     let own = ACME.replace("[portals.acme]", "token_url = 'http://127.0.0.1:1/t'\n[portals.acme]");
     let config = loaded(&format!("{own}domain = 'acme.bitrix24.ru'")).config;
-    assert_eq!(config.portals[0].token_url, "http://127.0.0.1:1/t");
-    assert_eq!(config.apps["crm"].profile.token_urls().collect::<Vec<_>>(), ["http://127.0.0.1:1/t"]);
+    assert_eq!(config.portals[0].renewal_url(&config.apps["crm"]), "http://127.0.0.1:1/t");
+    assert_eq!(config.apps["crm"].profile.renewal_urls().collect::<Vec<_>>(), ["http://127.0.0.1:1/t"]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn an_empty_table_is_enough() {
     assert_eq!(
         (terms.binding, Duration::from_secs(1500)),
         (
-            app.binding(),
+            app.binding(None),
             match terms.every() {
                 crate::domain::schedule::RenewEvery::Age(age) => age,
                 other => panic!("{other:?}"),
@@ -68,6 +68,7 @@ fn what_is_wrong_is_said_with_its_place() {
         problems(&format!("{LISTENER}{}[apps.crm.install]\n", APP.replace("bitrix24", "x"))),
         problems(&format!("{LISTENER}{APP}[apps.crm.install]\npath = '/i'\n{}[apps.two.install]\npath = '/i'\n", APP.replace("crm", "two"))),
         problems(&format!("{APP}install_check = 'app.info'\ninstall_script = 'http://a.example/'\ninstall_run = '</script>'\n")),
+        problems(&format!("{LISTENER}{APP}token_url = 'https://{{domain}}/t'\n[apps.crm.install]\n")),
         problems(&format!("[portals.acme]\nprovider = 'bitrix24'\nclient_id = 'l'\nclient_secret_env = 'CRM'\ninstall = {{}}\n{LISTENER}")),
     ].join("\n"), @r#"
     main.toml:8:8: `name` holds a name in braces that nothing fills in; did you mean `domain`? (there are {domain}, {member_id}, {user_id}, {app})
@@ -89,6 +90,7 @@ fn what_is_wrong_is_said_with_its_place() {
     main.toml:5:17: `install_check` must begin with / and hold letters, digits and / . _ ~ - only
     main.toml:6:18: `install_script` must begin with https://; plain http is for loopback addresses only
     main.toml:7:15: `install_run` must not hold </, which would end it
+    main.toml:8:11: `install` needs endpoints that are the provider's own: what a portal says must not choose them
     main.toml:5:1: unknown key `install` in [portals.acme]
     "#);
 }

@@ -5,6 +5,7 @@ mod channels;
 mod good;
 mod install;
 mod leaks;
+mod providers;
 mod shipped;
 
 use std::fs;

@@ -66,6 +66,10 @@ impl From<OperationError> for Failure {
             OperationError::NotNow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-now"),
             OperationError::Refused { .. } => (StatusCode::CONFLICT, "refused"),
             OperationError::NotAGrant { .. } => (StatusCode::BAD_REQUEST, "not-a-grant"),
+            OperationError::NoAuthorization { .. } => (StatusCode::CONFLICT, "no-authorization"),
+            OperationError::NotThere { .. } => (StatusCode::CONFLICT, "not-there"),
+            OperationError::NotAnAnswer { .. } => (StatusCode::BAD_REQUEST, "not-an-answer"),
+            OperationError::CodeRefused { .. } => (StatusCode::CONFLICT, "code-refused"),
             OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),
         };
         Self::new(status, code, chain(&error))

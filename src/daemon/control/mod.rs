@@ -4,6 +4,7 @@
 //! only root and the daemon's own user may hand over or forget a grant, or reload.
 
 mod alerts;
+mod authorization;
 mod guest;
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use authorization::authorized;
 use guest::{Failure, Peer};
 
 use super::operations::{self, By, Renewal};
@@ -33,6 +35,7 @@ use super::reload::Reloader;
 use super::serving::{House, serve};
 use super::shared::Shared;
 use super::view::PortalView;
+use super::worth;
 use crate::adapters::token_files::Format;
 use crate::domain::intake;
 use crate::domain::name::PortalName;
@@ -143,8 +146,10 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .route("/v1/portals/{portal}/renew", post(renew))
         .route("/v1/portals/{portal}/grant", post(import))
         .route("/v1/portals/{portal}/grant", delete(forget))
+        .route("/v1/portals/{portal}/introspect", post(introspect))
         .route("/v1/reload", post(reload))
         .merge(alerts::routes())
+        .merge(authorization::routes())
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
         .method_not_allowed_fallback(async || {
             let message = "this is not done with that method";
@@ -234,8 +239,8 @@ async fn renew(
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, Failure> {
     let renewal = operations::renew(&control.shared, &portal, By::Loop).await?;
-    let view = operations::view(&control.shared, &portal).await?;
-    let outcome = outcome_json(&renewal, &view);
+    let (view, reply) = operations::outcome(&control.shared, &portal).await?;
+    let outcome = outcome_json(&renewal, &view, reply.as_ref());
     let failed = matches!(&renewal, Renewal::Ended(report) if report.failure.is_some());
     let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok((status, axum::Json(outcome)).into_response())
@@ -243,7 +248,7 @@ async fn renew(
 
 /// What `renew` says, in JSON: over the socket, and from `renew --json` without a daemon.
 #[must_use]
-pub fn outcome_json(renewal: &Renewal, view: &PortalView) -> Value {
+pub fn outcome_json(renewal: &Renewal, view: &PortalView, reply: Option<&Value>) -> Value {
     let (outcome, detail) = match renewal {
         Renewal::FreshAlready { not_before } => {
             ("fresh-already", Some(format!("not again before {not_before}")))
@@ -254,7 +259,7 @@ pub fn outcome_json(renewal: &Renewal, view: &PortalView) -> Value {
             Some((class, detail)) => (class.as_str(), Some(detail.clone())),
         },
     };
-    json!({"portal": view.portal, "outcome": outcome, "detail": detail, "status": view})
+    json!({"portal": view.portal, "outcome": outcome, "detail": detail, "reply": reply, "status": view})
 }
 
 async fn import(
@@ -276,11 +281,31 @@ async fn forget(
     Extract(control): Extract<Control>,
     Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
+    query: Result<Query<ForgetQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
+    let bad = |rejection: QueryRejection| {
+        Failure::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
+    };
+    let Query(ForgetQuery { revoke }) = query.map_err(bad)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let forgotten = control.change(async move { Ok(operations::forget(&shared, &name).await?) }).await?;
+    let forget = async move { Ok(operations::forget(&shared, &name, revoke).await?) };
+    let forgotten = control.change(forget).await?;
     Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForgetQuery {
+    #[serde(default)]
+    revoke: bool,
+}
+
+async fn introspect(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, Failure> {
+    Ok(axum::Json(worth::introspect(&control.shared, &portal).await?).into_response())
 }
 
 async fn reload(

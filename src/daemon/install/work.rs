@@ -210,7 +210,7 @@ impl Worker {
         let store = || {
             self.shared.state.uninstall(Uninstall {
                 app: app.name.clone(),
-                binding: app.binding(),
+                binding: app.binding(None),
                 member_id: member_id.clone(),
                 application_token: application_token.clone(),
                 sent_at,

@@ -118,7 +118,7 @@ impl Life {
 
     /// `refreshd forget`.
     pub fn forget(&mut self, portal: String) {
-        self.errand(|shared| async move { drop(operations::forget(&shared, &portal).await) });
+        self.errand(|shared| async move { drop(operations::forget(&shared, &portal, false).await) });
     }
 
     /// Something that a command asks for over the control socket; nobody answers while the daemon starts.

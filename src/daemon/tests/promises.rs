@@ -71,7 +71,7 @@ pub fn dead_for_a_reason(
     if !matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone | Kind::OldState) {
         return Ok(false);
     }
-    let fate = world.sandbox.fate(grant.tokens.refresh.expose());
+    let fate = world.sandbox.fate(grant.tokens.credential.refresh().map_or("", |token| token.expose()));
     let grace = matches!(reuse, Reuse::Grace(_));
     let excused = match fate {
         Fate::SpentUnheard => !grace || record.condemned,
@@ -94,7 +94,10 @@ pub fn is_another_grant(before: Option<&Portal>, after: Option<&Portal>) -> bool
 
 /// The stored refresh token can be spent, so whatever condemned the grant is over.
 pub fn is_alive(world: &World, portal: &Portal) -> bool {
-    let refresh = portal.grant.as_ref().map(|grant| grant.tokens.refresh.expose());
+    let refresh = portal
+        .grant
+        .as_ref()
+        .map(|grant| grant.tokens.credential.refresh().map_or("", |token| token.expose()));
     refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == Fate::Good)
 }
 
@@ -156,7 +159,7 @@ pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), Str
     if portal.kind() != Kind::Fresh {
         return Err(format!("{name}: at the end it is {:?}", grant.standing.phase));
     }
-    let fate = world.sandbox.fate(grant.tokens.refresh.expose());
+    let fate = world.sandbox.fate(grant.tokens.credential.refresh().map_or("", |token| token.expose()));
     if fate != Fate::Good {
         return Err(format!("{name}: the refresh token in the state is {fate:?} at the server"));
     }

@@ -94,7 +94,7 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
         );
         let action = |name: &str| {
             format!(
-                "put a good state back, or hand over a new grant: refreshd import {name}, or give it up: refreshd forget {name}"
+                "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
             )
         };
         return Some(Trouble {
@@ -236,7 +236,7 @@ fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timest
 }
 
 fn changed(name: &str) -> String {
-    format!("change it back, or hand over a grant of the new client: refreshd import {name}")
+    format!("change it back, or authorize the new client: refreshd authorize {name}")
 }
 
 /// Stands for each portal of a group in what is to be done.

@@ -5,7 +5,7 @@ use crate::domain::escalation::default_ladder;
 use crate::domain::portal::{Problem, Standing, binding};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::Settings;
-use crate::domain::token::{Details, Generation, Tokens};
+use crate::domain::token::{Credential, Details, Generation, Tokens};
 
 /// Issued at minute 0, due at 20, ends at 60.
 fn at(minutes: i64) -> Timestamp {
@@ -39,7 +39,7 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
         generation: Generation(1),
         tokens: Tokens {
             access: Some(access),
-            refresh: RefreshToken::new("r").unwrap(),
+            credential: Credential::Refresh(RefreshToken::new("r").unwrap()),
             details: Details::default(),
         },
         standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },
@@ -90,8 +90,8 @@ fn what_was_told_and_is_so_are_the_steps_that_count() {
 fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
     let trouble = look(&portal("crm", dead(), &["failed", "person", "overdue", "expired"]), &[], 61).unwrap();
     assert_eq!(steps(&trouble), ["person@needs-authorization"]);
-    assert!(trouble.action.contains("refreshd import acme"), "{}", trouble.action);
-    assert!(trouble.action_for_all.contains("refreshd import PORTAL"), "{}", trouble.action_for_all);
+    assert!(trouble.action.contains("refreshd authorize acme"), "{}", trouble.action);
+    assert!(trouble.action_for_all.contains("refreshd authorize PORTAL"), "{}", trouble.action_for_all);
 }
 
 /// Its end is told when it has been renewed; until then nothing new is wrong with it.

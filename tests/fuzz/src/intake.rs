@@ -22,8 +22,8 @@ pub fn holds(data: &[u8]) {
 }
 
 fn is_a_grant(intake: &Intake, text: &str) {
-    let Intake { tokens, identity, server } = intake;
-    let refresh = tokens.refresh.expose();
+    let Intake { tokens, identity, server, client_id: _ } = intake;
+    let refresh = tokens.credential.refresh().expect("a refresh token").expose();
     assert!(!refresh.is_empty() && refresh == refresh.trim());
     if !text.contains('\\') {
         assert!(text.contains(refresh), "a refresh token from nowhere");

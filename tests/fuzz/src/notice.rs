@@ -51,7 +51,7 @@ fn is_a_host(host: &str) {
 /// Whatever the notice names, tokens go nowhere else.
 fn goes_to_the_profiles_servers(profile: &Profile, claims: &Claims) {
     let Some(url) = place(profile, claims) else { return };
-    let known = profile.token_urls().any(|token_url| origin_of(token_url) == origin_of(&url));
+    let known = profile.renewal_urls().any(|token_url| origin_of(token_url) == origin_of(&url));
     assert!(known, "{url} is no server of {}", profile.name);
 }
 
@@ -65,11 +65,13 @@ fn is_the_servers_word(presented: &Presented, owner: &Owner, profile: &Profile) 
         let rule = NameRule::parse(rule).expect("it is in order");
         assert!(!rule.names("crm", owner, users).is_empty(), "no name for {owner:?}");
     }
-    let Ok(Intake { tokens, identity: _, server: _ }) = from_notice(presented, owner, profile, NOW) else {
+    let Ok(Intake { tokens, identity: _, server: _, client_id: _ }) =
+        from_notice(presented, owner, profile, NOW)
+    else {
         return;
     };
     let refresh = presented.refresh.expose();
-    assert_eq!(tokens.refresh.expose(), refresh);
+    assert_eq!(tokens.credential.refresh().map(|token| token.expose()), Some(refresh));
     can_be_read_again(&tokens.details);
     if refresh.len() >= SHORTEST_TOKEN {
         is_silent_about(&[refresh], &words(&tokens.details));

@@ -11,7 +11,7 @@ use refreshd::domain::renewal::{Attempt, Renewed, Rules, Settled, Times, settle}
 use refreshd::domain::reply::{Granted, Refusal, Reply, Verdict, read};
 use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use refreshd::domain::time::Timestamp;
-use refreshd::domain::token::{Access, Details, Generation, LIFETIME_RANGE, Tokens};
+use refreshd::domain::token::{Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens};
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
@@ -31,7 +31,7 @@ pub fn holds(data: &[u8]) {
     let status = STATUS[usize::from(*status) % STATUS.len()];
     let profile = &profiles()[usize::from(*choice) % 2];
     let retry_after = (choice & 16 != 0).then_some(Duration::MAX);
-    let reply = Reply { status, retry_after, body };
+    let reply = Reply { status, retry_after, now: NOW, body };
     let secrets = [REFRESH, ACCESS, CLIENT];
     let verdict = read(&reply, profile, &secrets);
     is_silent_about(&secrets, &format!("{verdict:?}"));
@@ -104,7 +104,8 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
     match settled {
         Settled::Renewed(renewed) => {
             let Renewed { tokens, standing, identity: _, token_url, renamed_from: _ } = *renewed;
-            assert_eq!(tokens.refresh.expose(), brought.as_deref().unwrap_or(REFRESH));
+            let refresh = tokens.credential.refresh().expect("a refresh token");
+            assert_eq!(refresh.expose(), brought.as_deref().unwrap_or(REFRESH));
             let access = tokens.access.expect("a renewal brings an access token");
             assert_eq!(standing.phase, Phase::Fresh);
             assert!(access.issued_at == SENT_AT && access.expires_at > SENT_AT);
@@ -112,7 +113,7 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
             assert!(
                 renew_at > SENT_AT && renew_at <= access.expires_at.max(SENT_AT + Duration::from_secs(1))
             );
-            assert!(token_url.is_none_or(|url| profile.token_urls().any(|known| known == url)));
+            assert!(token_url.is_none_or(|url| profile.renewal_urls().any(|known| known == url)));
         }
         Settled::Kept(standing) => stands(&standing),
         Settled::Foreign { standing, granted } => {
@@ -150,7 +151,11 @@ fn grant(choice: u8) -> Grant {
     let refresh = RefreshToken::new(REFRESH).expect("a token");
     Grant {
         generation: Generation(42),
-        tokens: Tokens { access: Some(access), refresh, details: Details::default() },
+        tokens: Tokens {
+            access: Some(access),
+            credential: Credential::Refresh(refresh),
+            details: Details::default(),
+        },
         standing: Standing { phase, renew_at: Some(SENT_AT), act_at: Some(SENT_AT) },
         renewed_at: since,
         bound_to: Fingerprint::of(b"client"),

@@ -17,6 +17,7 @@ const VERSIONS: [&str; SCHEMA_VERSION] = [
     include_str!("../../../../tests/fixtures/state-v2.sql"),
     include_str!("../../../../tests/fixtures/state-v3.sql"),
     include_str!("../../../../tests/fixtures/state-v4.sql"),
+    include_str!("../../../../tests/fixtures/state-v5.sql"),
 ];
 
 /// Every file of the folder with its bytes, but the lock, which is not the state's, SQLite's shared memory, and an

@@ -38,7 +38,12 @@ fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64)
             endpoint: format!("https://{host}/rest/"),
             status: None,
         },
-        intake: Intake { tokens: tokens(refresh, secs, secs + HOUR), identity: None, server: None },
+        intake: Intake {
+            tokens: tokens(refresh, secs, secs + HOUR),
+            identity: None,
+            server: None,
+            client_id: None,
+        },
         application_token: None,
         sent_at: None,
         now: at(secs),
@@ -332,7 +337,7 @@ async fn an_import_makes_the_grant_nobodys_in_particular() {
 async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let connection = rusqlite::Connection::open(path_in(&folder)).unwrap();
-    connection.execute_batch(include_str!("../../../../tests/fixtures/state-v4.sql")).unwrap();
+    connection.execute_batch(include_str!("../../../../tests/fixtures/state-v5.sql")).unwrap();
     drop(connection);
     let rig = Rig::open(folder);
     rig.follow_with_installs(&["acme", "doubtful"], Some(terms("{domain}", Users::Installer))).await;

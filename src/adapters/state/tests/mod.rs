@@ -25,7 +25,7 @@ use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::{RenewSetting, Settings};
-use crate::domain::token::{Access, Details, Tokens};
+use crate::domain::token::{Access, Credential, Details, Tokens};
 
 const URL: &str = "https://oauth.example/token";
 const OTHER: &str = "https://other.example/token";
@@ -181,6 +181,8 @@ fn configured(portal: &str) -> Configured {
             renew_every: None,
             formats: vec!["json".to_owned()],
             identity: None,
+            redirect_uri: None,
+            scope: Vec::new(),
             refresh_token_file: None,
         },
         every: RenewSetting::AgeMillis(1_500_000),
@@ -202,13 +204,14 @@ fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {
             issued_at: at(issued),
             expires_at: at(expires),
         }),
-        refresh: RefreshToken::new(refresh).unwrap(),
+        credential: Credential::Refresh(RefreshToken::new(refresh).unwrap()),
         details: Details { scope: vec!["crm".to_owned()], ..Details::default() },
     }
 }
 
 fn grant(portal: &str, refresh: &str, expires: i64) -> TakeIn {
     TakeIn {
+        proven: None,
         portal: name(portal),
         tokens: tokens(refresh, 0, expires),
         identity: Some(format!("member of {portal}")),
@@ -242,7 +245,7 @@ fn retrying(act: i64) -> RecordOutcome {
 }
 
 fn refresh_of(grant: &Grant) -> &str {
-    grant.tokens.refresh.expose()
+    grant.tokens.credential.refresh().unwrap().expose()
 }
 
 fn generation(count: u64) -> Recorded {

@@ -1,0 +1,63 @@
+//! What authorization servers said of themselves, so that a start does not depend on their answering.
+//!
+//! Must not judge it: `domain::metadata` does.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{State, StateError};
+use crate::domain::time::Timestamp;
+
+impl State {
+    /// An issuer's description as it was had last, and when.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn metadata(&self, issuer: String) -> Result<Option<(Vec<u8>, Timestamp)>, StateError> {
+        self.read
+            .run(move |connection| {
+                connection
+                    .query_row("SELECT body, at FROM metadata WHERE issuer = ?1", [&issuer], |row| {
+                        Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))
+                    })
+                    .optional()
+                    .map_err(|source| StateError::sql("read an issuer's metadata", source))
+            })
+            .await
+    }
+
+    /// Lets the portals of these apps that knew no endpoint use the one that was found.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn reach_apps(&self, apps: Vec<(String, String)>) -> Result<(), StateError> {
+        self.change(move |connection| reach_apps(connection, &apps)).await
+    }
+
+    /// Keeps an issuer's description.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn keep_metadata(
+        &self,
+        issuer: String,
+        body: Vec<u8>,
+        at: Timestamp,
+    ) -> Result<(), StateError> {
+        self.change(move |connection| {
+            let keep = "INSERT OR REPLACE INTO metadata (issuer, body, at) VALUES (?1, ?2, ?3)";
+            let kept = connection.execute(keep, params![issuer, body, at.millis()]);
+            kept.map(|_| ()).map_err(|source| StateError::sql("keep an issuer's metadata", source))
+        })
+        .await
+    }
+}
+
+fn reach_apps(connection: &Connection, apps: &[(String, String)]) -> Result<(), StateError> {
+    let sql = |source| StateError::sql("follow an issuer's metadata", source);
+    for (app, url) in apps {
+        let found = "UPDATE portal SET config_url = ?2, \
+            token_url = CASE WHEN token_url = '' THEN ?2 ELSE token_url END WHERE app = ?1 AND config_url = ''";
+        connection.execute(found, params![app, url]).map_err(sql)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! A grant in the form of the authorization server's own reply, for programs that read one, as those written for
+//! `oint bitrix24 GetToken`.
+//!
+//! Must not hold the refresh token: whoever used it would end the grant that is kept here.
+
+use serde_json::{Map, Value};
+
+use crate::domain::provider::Profile;
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Access, Details};
+
+/// The reply, with the life that is left.
+#[must_use]
+pub fn token_reply(access: &Access, details: &Details, profile: &Profile, now: Timestamp) -> Value {
+    let mut reply: Map<String, Value> =
+        details.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let (Some(field), Some(endpoint)) = (&profile.endpoint_field, &details.endpoint) {
+        reply.insert(field.clone(), endpoint.as_str().into());
+    }
+    for (name, value) in [
+        ("access_token", Value::from(access.token.expose())),
+        ("token_type", access.token_type.as_str().into()),
+        ("expires_in", access.expires_at.until(now).as_secs().into()),
+        ("expires", access.expires_at.secs().into()),
+        ("scope", details.scope.join(&profile.scope_separator).into()),
+    ] {
+        reply.insert(name.to_owned(), value);
+    }
+    Value::Object(reply)
+}

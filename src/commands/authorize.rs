@@ -1,0 +1,304 @@
+//! `refreshd authorize`: a portal's first grant, or its next after one that is dead. One command, since a code lives half
+//! a minute: it shows the address, waits for whichever way the answer comes first, and has it exchanged at once.
+//!
+//! Must not know what a code is worth: the daemon, or the state without one, exchanges it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
+use url::{Host, Url, form_urlencoded};
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+use crate::adapters::clock::Clock;
+use crate::daemon::operations::OperationError;
+use crate::daemon::{Arrival, Begun, Callback, Ending, chain};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Shows an address to open in a browser, and waits for the first of: the browser's way back to this machine\n(where redirect_uri is on loopback), the address it was sent to, pasted here, or --code. The portal is kept\nfresh from then on, without a restart. A code lives 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal,\n69 daemon unavailable, 75 nobody answered in time, or the server cannot be reached, 77 no permission,\n78 configuration."
+)]
+pub(super) struct Arguments {
+    /// Which portal of the configuration.
+    portal: String,
+    /// The code from the browser's address bar.
+    #[arg(long, value_name = "CODE", conflicts_with = "redirected_url")]
+    code: Option<String>,
+    /// The whole address that the browser was sent to.
+    #[arg(long, value_name = "URL")]
+    redirected_url: Option<String>,
+    /// Where to listen for the browser, instead of at redirect_uri.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["code", "redirected_url"])]
+    listen: Option<SocketAddr>,
+    /// Do not open a browser.
+    #[arg(long)]
+    no_browser: bool,
+    /// How long to wait.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Print the grant as the server's own reply has it, but for the refresh token, in JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let asker = Asker { reach: reach(common).await?, portal: &arguments.portal };
+    let authorized = match arguments.code.as_ref().or(arguments.redirected_url.as_ref()) {
+        Some(answer) => match asker.answer(answer).await {
+            Ok(Answered::Authorized(authorized)) => Ok(authorized),
+            Ok(Answered::NotIt(why)) => Err(Failure::new(Exit::Data, why)),
+            Err(failure) => Err(failure),
+        },
+        None => asker.ask(arguments).await,
+    };
+    if let Reach::Offline(offline) = asker.reach {
+        offline.close().await;
+        if authorized.is_ok() {
+            screen::note("no daemon runs; the grant is in the state and is renewed when one starts");
+        }
+    }
+    let authorized = authorized?;
+    if arguments.json {
+        screen::result(&(serde_json::to_string_pretty(&authorized).unwrap_or_default() + "\n"));
+    } else {
+        screen::note(&sentence(&arguments.portal, &authorized));
+    }
+    Ok(Exit::Done)
+}
+
+fn sentence(portal: &str, authorized: &Value) -> String {
+    let generation = authorized.get("generation").and_then(Value::as_u64).unwrap_or_default();
+    let status = |key: &str| authorized.get("status")?.get(key)?.as_str();
+    let until = status("expires_at").map(|at| format!(", valid until {at}")).unwrap_or_default();
+    let endpoint = status("endpoint").map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
+    format!("{portal}: authorized{endpoint} (generation {generation}){until}")
+}
+
+/// What an answer came to.
+enum Answered {
+    Authorized(Value),
+    /// It was no answer to this authorization, which goes on.
+    NotIt(String),
+}
+
+/// Who asks for an authorization of which portal.
+struct Asker<'a> {
+    reach: Reach,
+    portal: &'a str,
+}
+
+impl Asker<'_> {
+    async fn begin(&self, loopback: Option<String>) -> Result<Begun, Failure> {
+        match &self.reach {
+            Reach::Daemon(client) => client.begin(self.portal, loopback).await,
+            Reach::Offline(offline) => {
+                offline.begin(self.portal, loopback).await.map_err(|error| not_done(&error))
+            }
+        }
+    }
+
+    async fn answer(&self, answer: &str) -> Result<Answered, Failure> {
+        match &self.reach {
+            Reach::Daemon(client) => {
+                let answered: Result<Result<Value, String>, Failure> =
+                    Client::answer(client, self.portal, answer).await;
+                answered.map(|answered| answered.map_or_else(Answered::NotIt, Answered::Authorized))
+            }
+            Reach::Offline(offline) => match offline.answer(self.portal, answer).await {
+                Ok(authorized) => Ok(Answered::Authorized(authorized)),
+                Err(error @ OperationError::NotAnAnswer { .. }) => Ok(Answered::NotIt(chain(&error))),
+                Err(error) => Err(not_done(&error)),
+            },
+        }
+    }
+
+    async fn poll(&self, state: &str) -> Result<Result<Value, Duration>, Failure> {
+        match &self.reach {
+            Reach::Daemon(client) => client.poll(self.portal, state).await,
+            Reach::Offline(offline) => {
+                offline.poll(self.portal, state).await.map_err(|error| not_done(&error))
+            }
+        }
+    }
+
+    /// Shows the address and waits, at most for the given time.
+    async fn ask(&self, arguments: &Arguments) -> Result<Value, Failure> {
+        let clock = Clock::system();
+        let began = clock.tick();
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let own = Callback::listen(arguments.listen.unwrap_or(here)).await.map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("cannot listen on {}: {error}", arguments.listen.unwrap_or(here)),
+            )
+        })?;
+        let loopback = format!("http://127.0.0.1:{}/oauth/callback", own.address.port());
+        let begun = self.begin(Some(loopback.clone())).await?;
+        if let Some(code) = &begun.user_code {
+            screen::note(&format!(
+                "Open this address on any device, and type the code {code}:\n{}",
+                begun.url
+            ));
+            return self.wait_for_device(&begun, arguments.timeout, clock).await;
+        }
+        let callback = match &begun.redirect_uri {
+            Some(uri) if *uri == loopback || arguments.listen.is_some() => Some(own),
+            Some(uri) => listen_at(uri).await,
+            None => None,
+        };
+        show(&begun, callback.as_ref(), arguments.no_browser);
+        let mut waiting = Waiting { callback, lines: Some(BufReader::new(tokio::io::stdin()).lines()) };
+        let ended = loop {
+            let left = arguments.timeout.saturating_sub(clock.elapsed(began));
+            if left.is_zero() {
+                break Err(nobody_answered(arguments.timeout));
+            }
+            let come = match clock.within(left, waiting.next()).await {
+                Some(Some(come)) => come,
+                Some(None) => break Err(no_way()),
+                None => continue,
+            };
+            if let Some(ended) = self.take(come, &begun).await {
+                break ended;
+            }
+        };
+        if let Some(callback) = waiting.callback {
+            callback.close().await;
+        }
+        ended
+    }
+
+    /// Hands an answer over; `None` if it was none and the wait goes on.
+    async fn take(&self, come: Come, begun: &Begun) -> Option<Result<Value, Failure>> {
+        let (text, arrival) = match come {
+            Come::Pasted(text) => (text, None),
+            Come::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
+        };
+        let (ending, ended) = match self.answer(&text).await {
+            Ok(Answered::Authorized(authorized)) => {
+                (Ending::Done(self.portal.to_owned()), Some(Ok(authorized)))
+            }
+            Ok(Answered::NotIt(why)) => {
+                // Whoever knows our state says no; anybody else may be a stranger.
+                let mut pairs = form_urlencoded::parse(text.trim_start_matches('?').as_bytes());
+                let ours = pairs.any(|(name, value)| name == "state" && value == begun.state);
+                screen::note(&why);
+                let over = ours && arrival.is_some();
+                (Ending::Failed(why.clone()), over.then(|| Err(Failure::new(Exit::Data, why))))
+            }
+            Err(failure) => (Ending::Failed(failure.message().to_owned()), Some(Err(failure))),
+        };
+        if let Some(arrival) = arrival {
+            arrival.tell(ending);
+        }
+        ended
+    }
+
+    async fn wait_for_device(&self, begun: &Begun, limit: Duration, clock: Clock) -> Result<Value, Failure> {
+        let began = clock.tick();
+        let mut wait = Duration::from_secs(begun.interval.unwrap_or(5));
+        loop {
+            if clock.elapsed(began) + wait > limit {
+                return Err(nobody_answered(limit));
+            }
+            let slept = clock.tick();
+            while clock.elapsed(slept) < wait {
+                clock.sleep(wait.saturating_sub(clock.elapsed(slept))).await;
+            }
+            match self.poll(&begun.state).await? {
+                Ok(authorized) => return Ok(authorized),
+                Err(again_in) => wait = again_in,
+            }
+        }
+    }
+}
+
+/// What has come from a person.
+enum Come {
+    Pasted(String),
+    Redirected(Arrival),
+}
+
+/// The ways on which an answer may come.
+struct Waiting {
+    callback: Option<Callback>,
+    lines: Option<Lines<BufReader<Stdin>>>,
+}
+
+impl Waiting {
+    /// What comes first; `None` if no way is left.
+    async fn next(&mut self) -> Option<Come> {
+        loop {
+            let Self { callback, lines } = self;
+            tokio::select! {
+                arrival = async { callback.as_mut()?.next().await }, if callback.is_some() => {
+                    return arrival.map(Come::Redirected);
+                }
+                line = async { lines.as_mut()?.next_line().await.ok().flatten() }, if lines.is_some() => match line {
+                    Some(line) if line.trim().is_empty() => {}
+                    Some(line) => return Some(Come::Pasted(line)),
+                    None => self.lines = None,
+                },
+                else => return None,
+            }
+        }
+    }
+}
+
+/// Listens where the browser will be sent, if that is this machine.
+async fn listen_at(redirect_uri: &str) -> Option<Callback> {
+    let url = Url::parse(redirect_uri).ok().filter(|url| url.scheme() == "http")?;
+    let ip = match url.host()? {
+        Host::Ipv4(ip) => IpAddr::V4(ip),
+        Host::Ipv6(ip) => IpAddr::V6(ip),
+        Host::Domain("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Host::Domain(_) => return None,
+    };
+    let address = SocketAddr::new(ip, url.port_or_known_default()?);
+    match Callback::listen(address).await {
+        Ok(callback) if ip.is_loopback() => Some(callback),
+        Ok(callback) => {
+            callback.close().await;
+            None
+        }
+        Err(error) => {
+            screen::note(&format!(
+                "cannot listen on {address} for the browser ({error}); paste the address instead"
+            ));
+            None
+        }
+    }
+}
+
+fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) {
+    screen::note("Open this address in a browser, as the user whom the app is to act for:");
+    screen::note(&begun.url);
+    if !no_browser && screen::is_desktop() && open::that_detached(&begun.url).is_ok() {
+        screen::note("(It was opened in the default browser.)");
+    }
+    let paste = "paste the address that it was sent to, within 30 seconds:";
+    screen::note(&match callback {
+        Some(callback) => format!("Waiting for the browser on http://{}. Or {paste}", callback.address),
+        None => format!("Then {paste}"),
+    });
+}
+
+fn nobody_answered(limit: Duration) -> Failure {
+    let limit = humantime::format_duration(limit);
+    let message = format!(
+        "nobody answered within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
+         nowhere: see what it shows"
+    );
+    Failure::new(Exit::TryAgain, message)
+}
+
+fn no_way() -> Failure {
+    let message = "nothing can be pasted here, and the browser is not sent to this machine: hand the address over with \
+                   --redirected-url";
+    Failure::new(Exit::Usage, message)
+}

@@ -1,0 +1,50 @@
+//! `refreshd introspect`: what the authorization server says of a portal's access token (RFC 7662). Exit 1 if it does not
+//! work.
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+use crate::domain::introspection::Introspection;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd introspect wiki\n  refreshd introspect wiki --json\n\nExit codes: 0 the token works, 1 it does not, 64 usage, 66 unknown portal, 69 daemon unavailable,\n75 no token, or the server does not say, 77 no permission, 78 configuration, or the provider says nothing of tokens."
+)]
+pub(super) struct Arguments {
+    /// Which portal.
+    portal: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let portal = &arguments.portal;
+    let said = match reach(common).await? {
+        Reach::Daemon(client) => client.introspect(portal).await?,
+        Reach::Offline(offline) => {
+            let said = offline.introspect(portal).await.map_err(|error| not_done(&error));
+            offline.close().await;
+            said?
+        }
+    };
+    if arguments.json {
+        screen::result(&(serde_json::to_string_pretty(&said).unwrap_or_default() + "\n"));
+    } else {
+        screen::note(&sentence(portal, &said));
+    }
+    Ok(if said.active { Exit::Done } else { Exit::NotFresh })
+}
+
+fn sentence(portal: &str, said: &Introspection) -> String {
+    let Introspection { active, expires_at, scope, client_id: _, sub } = said;
+    if !active {
+        return format!("{portal}: the authorization server says that its token does not work");
+    }
+    let until = expires_at.as_ref().map(|at| format!(" until {at}")).unwrap_or_default();
+    let whom = sub.as_ref().map(|sub| format!(", for {sub}")).unwrap_or_default();
+    let scope = scope.as_ref().map(|scope| format!(", scope: {scope}")).unwrap_or_default();
+    format!("{portal}: the authorization server says that its token works{until}{whom}{scope}")
+}

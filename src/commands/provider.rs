@@ -1,0 +1,79 @@
+//! `refreshd provider`: the profiles there are, and one of them as it is in force.
+//!
+//! Must not ask anybody: what an issuer's metadata adds is seen when it is used.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::screen::Look;
+use super::{Common, reach, screen};
+use crate::config::{self, Config};
+use crate::domain::provider::Profile;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd provider show bitrix24\n  refreshd provider show crm                 with what the app of that name overrides\n  refreshd provider show google > intranet.toml\n\nExit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration."
+)]
+pub(super) struct ShowArguments {
+    /// A provider, or an app of the configuration.
+    name: String,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd provider list\n\nExit codes: 0 done, 64 usage, 78 configuration."
+)]
+pub(super) struct ListArguments {}
+
+pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, Failure> {
+    let ShowArguments { name } = arguments;
+    let config = configuration(common)?;
+    let configured = config.as_ref().and_then(|config| {
+        let app = config.apps.get(name).map(|app| &app.profile);
+        app.or_else(|| config.profiles.get(name)).cloned()
+    });
+    let Some(profile) = configured.or_else(|| config::built_in_profile(name)) else {
+        let mut known: Vec<&str> = config::built_in_providers().collect();
+        if let Some(config) = &config {
+            known.extend(config.apps.keys().chain(config.profiles.keys()).map(String::as_str));
+        }
+        let near =
+            known.into_iter().max_by(|one, other| likeness(name, one).total_cmp(&likeness(name, other)));
+        let hint = near.filter(|near| likeness(name, near) > 0.8);
+        let hint = hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        return Err(Failure::new(Exit::NoInput, format!("no provider or app is named {name}{hint}")));
+    };
+    screen::result(&config::written_profile(&profile));
+    Ok(Exit::Done)
+}
+
+pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, Failure> {
+    let config = configuration(common)?;
+    let mut rows = Vec::new();
+    let row = |name: &str, profile: &Profile, from: &str| {
+        let at = profile.issuer.as_ref().unwrap_or(&profile.token_url);
+        [name, from, at].map(|text| (text.to_owned(), Look::Plain)).to_vec()
+    };
+    for name in config::built_in_providers() {
+        rows.extend(config::built_in_profile(name).map(|profile| row(name, &profile, "built in")));
+    }
+    for (name, profile) in config.iter().flat_map(|config| &config.profiles) {
+        if !config::built_in_providers().any(|built_in| built_in == name) {
+            rows.push(row(name, profile, "configuration"));
+        }
+    }
+    screen::result(&screen::table(&["PROVIDER", "FROM", "AUTHORIZATION SERVER"], rows));
+    Ok(Exit::Done)
+}
+
+/// The configuration, if there is one: without any the built-in providers can be looked at.
+fn configuration(common: &Common) -> Result<Option<Config>, Failure> {
+    let usual = common.config == Path::new(config::DEFAULT_PATH);
+    if usual && !common.config.exists() { Ok(None) } else { reach::load(common).map(Some) }
+}
+
+fn likeness(one: &str, other: &str) -> f64 {
+    strsim::jaro_winkler(one, other)
+}

@@ -1,0 +1,183 @@
+//! The keys of a profile but those of `forms`.
+
+use std::time::Duration;
+
+use super::super::document::Report;
+use super::super::table::{Table, Text};
+use super::super::values::{choice, duration, host, renew_every, url};
+use super::forms;
+use super::rows::rows;
+use crate::domain::dialect::{Earliest, Pkce, Rotation, Start};
+use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::token::LIFETIME_RANGE;
+
+/// Puts the keys of a table over a profile. Its error rows come before those that were there.
+pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
+    endpoints(table, profile, report);
+    forms::apply(table, profile, report);
+    let starts = [
+        ("authorization-code", Start::AuthorizationCode),
+        ("client-credentials", Start::ClientCredentials),
+        ("device", Start::Device),
+    ];
+    set(&mut profile.start, choice(table, report, "grant", &starts));
+    let methods = [("post", Method::Post), ("get", Method::Get)];
+    set(&mut profile.method, choice(table, report, "method", &methods));
+    let ways = [
+        ("none", ClientAuthentication::None),
+        ("basic", ClientAuthentication::Basic),
+        ("body", ClientAuthentication::Body),
+        ("basic-with-body", ClientAuthentication::BasicWithBody),
+    ];
+    set(&mut profile.client_authentication, choice(table, report, "client_authentication", &ways));
+    set(
+        &mut profile.replay,
+        choice(table, report, "replay", &[("now", Replay::Now), ("late", Replay::Late)]),
+    );
+    let ways = [("S256", Pkce::S256), ("plain", Pkce::Plain), ("none", Pkce::None)];
+    set(&mut profile.pkce, choice(table, report, "pkce", &ways));
+    ages(table, profile, report);
+    set(
+        &mut profile.scope_separator,
+        table.text_as(report, "scope_separator", "a string in quotes").map(|text| text.value.to_owned()),
+    );
+    for (key, field) in [
+        ("identity", &mut profile.identity_field),
+        ("endpoint", &mut profile.endpoint_field),
+        ("server", &mut profile.server_field),
+    ] {
+        set(field, table.text(report, key).map(|text| Some(text.value.to_owned())));
+    }
+    if let Some(fields) = table.texts(report, "fields", false) {
+        for field in fields.iter().filter(|field| forms::is_secret(field.value)) {
+            report.problem(field.place, "`fields` names a field that is never handed to readers");
+        }
+        profile.fields = fields.iter().map(|field| field.value.to_owned()).collect();
+    }
+    super::super::install::form(table, &mut profile.install, report);
+    if table.has("errors") {
+        let mut errors = rows(table, report);
+        errors.append(&mut profile.errors);
+        profile.errors = errors;
+    }
+}
+
+/// When a token is renewed, and what a renewal does to the refresh token.
+fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
+    let lifetime = duration(table, report, "assumed_lifetime", "1h", LIFETIME_RANGE);
+    let every = renew_every(table, report);
+    set(&mut profile.assumed_lifetime, lifetime);
+    set(&mut profile.renew_every, every);
+    if table.text(report, "earliest").is_some_and(|text| text.value == "expiry") {
+        profile.earliest = Earliest::Expiry;
+        if every.is_none() {
+            profile.renew_every = RenewEvery::Expiry;
+        }
+    } else if let Some(age) = duration(table, report, "earliest", "24h", LIFETIME_RANGE) {
+        profile.earliest = Earliest::Age(age);
+    }
+    if lifetime.is_some() || every.is_some() {
+        check_age(table, profile.renew_every, profile.assumed_lifetime, report);
+    }
+    let rotations =
+        [("always", Rotation::Always), ("sometimes", Rotation::Sometimes), ("never", Rotation::Never)];
+    set(&mut profile.rotation, choice(table, report, "rotation", &rotations));
+    set(&mut profile.grace, duration(table, report, "grace", "10m", LIFETIME_RANGE).map(Some));
+    let too_soon = match (profile.earliest, profile.renew_every) {
+        (Earliest::Any, _) | (_, RenewEvery::Expiry) => false,
+        (Earliest::Expiry, _) => true,
+        (Earliest::Age(earliest), every) => every.age(profile.assumed_lifetime) < earliest,
+    };
+    if let (true, Some(place)) =
+        (too_soon, table.place_of("renew_every").or_else(|| table.place_of("earliest")))
+    {
+        report.problem(place, "`renew_every` is sooner than the provider's `earliest`");
+    }
+}
+
+fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
+    if let Some(text) = table.text(report, "issuer") {
+        // Whoever names an issuer means its endpoints, but for those written beside it.
+        let endpoints = [
+            &mut profile.refresh_url,
+            &mut profile.authorize_url,
+            &mut profile.device_url,
+            &mut profile.revoke_url,
+            &mut profile.introspect_url,
+        ];
+        endpoints.into_iter().for_each(|url| *url = None);
+        profile.token_url.clear();
+        profile.token_url_by_region.clear();
+        set(&mut profile.issuer, issuer(report, text).map(Some));
+    }
+    if let Some(hosts) = table.texts(report, "hosts", false) {
+        profile.hosts = hosts.into_iter().filter_map(|text| host(report, "hosts", text)).collect();
+    }
+    let default_domain = table.text(report, "default_domain");
+    if let Some(domain) = default_domain.and_then(|text| host(report, "default_domain", text)) {
+        profile.default_domain = Some(domain);
+    }
+    if let Some(text) = table.text(report, "token_url") {
+        // Whoever names one endpoint means it for every region, and for renewals.
+        profile.token_url_by_region.clear();
+        profile.refresh_url = None;
+        set(&mut profile.token_url, url(report, "token_url", text, true));
+    }
+    for (key, endpoint) in [
+        ("refresh_url", &mut profile.refresh_url),
+        ("authorize_url", &mut profile.authorize_url),
+        ("device_url", &mut profile.device_url),
+        ("revoke_url", &mut profile.revoke_url),
+        ("introspect_url", &mut profile.introspect_url),
+    ] {
+        if let Some(text) = table.text(report, key) {
+            set(endpoint, url(report, key, text, true).map(Some));
+        }
+    }
+    let Some(regions) = table.table(report, "token_url_by_region", "token_url_by_region") else { return };
+    profile.token_url_by_region.clear();
+    for region in regions.keys() {
+        let address = regions.text(report, region.value);
+        if let Some(address) = address.and_then(|text| url(report, "token_url_by_region", text, false)) {
+            profile.token_url_by_region.insert(region.value.to_lowercase(), address);
+        }
+    }
+}
+
+/// An issuer as its metadata must repeat it: RFC 8414 section 2 wants https, and neither query nor fragment.
+fn issuer(report: &mut Report, text: Text<'_>) -> Option<String> {
+    url(report, "issuer", text, false)?;
+    if text.value.contains('?') {
+        report.problem(text.place, "`issuer` must not hold a query (?…)");
+        return None;
+    }
+    Some(text.value.to_owned())
+}
+
+/// Reports a renewal age that leaves less than a tenth of the life.
+pub(in crate::config) fn check_age(
+    table: Table<'_>,
+    every: RenewEvery,
+    lifetime: Duration,
+    report: &mut Report,
+) {
+    if !every.fits(lifetime) {
+        let place = table.place_of("renew_every").or_else(|| table.place_of("assumed_lifetime"));
+        let life = humantime::format_duration(lifetime);
+        let age = match every {
+            RenewEvery::Age(age) => humantime::format_duration(age).to_string(),
+            RenewEvery::Share(share) => format!("{}%", (share * 100.0).round()),
+            RenewEvery::Expiry => "expiry".to_owned(),
+        };
+        let message =
+            format!("`renew_every` of {age} is beyond 90 % of the lifetime, {life} (`assumed_lifetime`)");
+        report.problem(place.unwrap_or(table.place), message);
+    }
+}
+
+pub(super) fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}

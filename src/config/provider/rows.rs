@@ -1,0 +1,75 @@
+//! The rows of `[[errors]]`: what a refusal means, and what people are told to do.
+
+use super::super::document::Report;
+use super::super::problem::{did_you_mean, shown};
+use super::super::table::{Table, Text};
+use super::super::values::choice;
+use crate::domain::dialect::Place;
+use crate::domain::provider::{Class, ErrorRule};
+use crate::domain::remedy::{COMMANDS, Flaw, GAPS, flaw};
+
+/// The rows of `[[errors]]`.
+pub(super) fn rows(table: Table<'_>, report: &mut Report) -> Vec<ErrorRule> {
+    let rows = table.list_of_tables(report, "errors", "[[errors]]");
+    rows.into_iter().filter_map(|row| rule(row, report)).collect()
+}
+
+fn rule(row: Table<'_>, report: &mut Report) -> Option<ErrorRule> {
+    row.only(report, &[&["status", "error", "description", "also", "class", "meaning", "remedy"]]);
+    if !["status", "error", "description", "also"].into_iter().any(|key| row.has(key)) {
+        report.missing(
+            row.place,
+            "a row of [[errors]] must have `status`, `error`, `description` or `also`: it would match every reply",
+        );
+    }
+    let status = row.integers(report, "status", 100..=599).unwrap_or_default();
+    let error = row.texts(report, "error", true).unwrap_or_default();
+    let description = row.text(report, "description").map(|text| text.value.to_owned());
+    let also = match row.table(report, "also", "errors.also") {
+        Some(table) => table
+            .keys()
+            .filter_map(|key| {
+                let wanted = table.texts(report, key.value, true)?;
+                let wanted = wanted.iter().map(|text| text.value.to_owned()).collect();
+                Some((Place::new(key.value), wanted))
+            })
+            .collect(),
+        None => Vec::new(),
+    };
+    let meaning = row.text(report, "meaning").map(|text| text.value.to_owned());
+    let remedy = row.text(report, "remedy").filter(|text| is_fit(*text, report));
+    row.required(report, "class")?;
+    let class = choice(row, report, "class", &Class::ALL.map(|class| (class.as_str(), class)))?;
+    Some(ErrorRule {
+        status: status.into_iter().filter_map(|status| u16::try_from(status).ok()).collect(),
+        error: error.iter().map(|code| code.value.to_owned()).collect(),
+        description: description.unwrap_or_default(),
+        also,
+        class,
+        meaning,
+        remedy: remedy.map(|text| text.value.to_owned()),
+    })
+}
+
+/// Whether what a person is told to do can be filled in and done.
+fn is_fit(remedy: Text<'_>, report: &mut Report) -> bool {
+    let gaps = GAPS.map(|gap| format!("{{{gap}}}")).join(", ");
+    let message = match flaw(remedy.value) {
+        None => return true,
+        Some(Flaw::Control) => "`remedy` must be one line without control characters".to_owned(),
+        Some(Flaw::Brace) => format!("`remedy` has a brace without its other half (there are {gaps})"),
+        Some(Flaw::Gap(name)) => {
+            let (hint, name) = (did_you_mean(name, GAPS), shown(&format!("{{{name}}}")));
+            format!("`remedy` holds {name}, which nothing fills in{hint} (there are {gaps})")
+        }
+        Some(Flaw::Command(word)) => {
+            let (hint, word) = (did_you_mean(word, COMMANDS), shown(word));
+            let commands = COMMANDS.join(", ");
+            format!(
+                "`remedy` names refreshd's command {word}, which does not exist{hint} (there are {commands})"
+            )
+        }
+    };
+    report.problem(remedy.place, message);
+    false
+}

@@ -1,0 +1,112 @@
+//! A device's authorization (RFC 8628): codes for a person, and the polls that ask whether they were typed.
+//!
+//! Must not ask faster than the server wants: each poll is asked for by whoever waits, who is told when the next may be.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Begun, no_refresh_token, refused, secrets, take_in, token_url};
+use crate::adapters::authorization_server::Answer;
+use crate::config::App;
+use crate::daemon::operations::{self, OperationError, app_of};
+use crate::daemon::shared::Shared;
+use crate::domain::authorization::{AnswerError, Pending, Way, asks_again, device_codes};
+use crate::domain::intake::from_granted;
+use crate::domain::portal::Portal;
+use crate::domain::reply::{Reply, Verdict, read};
+use crate::domain::request::Purpose;
+use crate::domain::token::Generation;
+
+/// How a device's poll ended.
+#[derive(Debug)]
+pub enum Polled {
+    /// Nobody has typed the code yet; ask again after so long.
+    Pending(Duration),
+    /// There is a grant.
+    Authorized(Generation),
+}
+
+/// Asks for codes, and says what a person does with them.
+pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result<Begun, OperationError> {
+    let now = shared.clock.now();
+    let Some(url) = &app.profile.device_url else {
+        let reason = "its provider has no `device_url`".to_owned();
+        return Err(OperationError::NoAuthorization { portal: portal.name.clone(), reason });
+    };
+    let (fields, random) = (BTreeMap::new(), shared.clock.unguessable());
+    let asker = app.asker(portal.settings.as_ref(), &fields, &random);
+    let request = asker.request(url, Purpose::DeviceCodes);
+    let not_now = |reason: String| OperationError::NotNow { portal: portal.name.clone(), reason };
+    let whole = match shared.server.exchange(&request, shared.config().renewal.timeout, now).await {
+        Answer::NotSent(why) | Answer::InDoubt(why) => return Err(not_now(why)),
+        Answer::Whole(whole) => whole,
+    };
+    let Some(codes) = device_codes(&whole.body) else {
+        let reply = Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
+        return match read(&reply, &app.profile, &secrets(app, &[])) {
+            Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
+            Verdict::Granted(_) => Err(not_now("the server answers a device with no codes".to_owned())),
+        };
+    };
+    let state = shared.clock.unguessable();
+    let way =
+        Way::Device { code: codes.device_code, interval: codes.interval, ends_at: now + codes.expires_in };
+    let pending = Pending { portal: portal.name.clone(), state: state.clone(), begun_at: now, way };
+    shared.authorizations.add(pending);
+    Ok(Begun {
+        portal: portal.name.to_string(),
+        state,
+        expires_in: codes.expires_in.as_secs(),
+        url: codes.verification_uri_complete.unwrap_or(codes.verification_uri),
+        redirect_uri: None,
+        user_code: Some(codes.user_code),
+        interval: Some(codes.interval.as_secs()),
+    })
+}
+
+/// Asks once whether a person has typed a device's code.
+///
+/// # Errors
+/// [`OperationError`]; the authorization is over then.
+pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, OperationError> {
+    let portal = operations::find(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    let now = shared.clock.now();
+    let pending = shared.authorizations.take(&portal, Some(state), now);
+    let Some(Pending { way: Way::Device { code, interval, ends_at }, begun_at, .. }) = pending else {
+        return Err(OperationError::NotAnAnswer { portal: portal.name, source: AnswerError::OtherState });
+    };
+    let again = |interval: Duration| {
+        let way = Way::Device { code: code.clone(), interval, ends_at };
+        let pending = Pending { portal: portal.name.clone(), state: state.to_owned(), begun_at, way };
+        shared.authorizations.add(pending);
+        Polled::Pending(interval)
+    };
+    if now >= ends_at {
+        let reason = "nobody typed the code in time; begin again".to_owned();
+        return Err(OperationError::CodeRefused { portal: portal.name, reason });
+    }
+    let (fields, random) = (BTreeMap::new(), shared.clock.unguessable());
+    let asker = app.asker(portal.settings.as_ref(), &fields, &random);
+    let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), Purpose::DeviceToken(&code));
+    match shared.server.exchange(&request, config.renewal.timeout, now).await {
+        // RFC 8628 section 3.5: slower, where the server does not answer.
+        Answer::NotSent(_) | Answer::InDoubt(_) => Ok(again((interval * 2).min(Duration::from_secs(60)))),
+        Answer::Whole(whole) => {
+            let reply =
+                Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
+            match read(&reply, &app.profile, &secrets(app, &[code.expose()])) {
+                Verdict::Granted(granted) => {
+                    let intake =
+                        from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
+                    take_in(shared, &portal, intake).await.map(Polled::Authorized)
+                }
+                Verdict::Refused(refusal) => match asks_again(refusal.problem.code.as_deref(), interval) {
+                    Some(interval) => Ok(again(interval)),
+                    None => Err(refused(&portal, &refusal.problem)),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A person's authorization, from the address they open to the first pair of tokens: begin, answer, and a device's poll.
+//!
+//! A code lives half a minute and works once, so it is exchanged at once, and what it buys is stored before anybody
+//! hears of it. Must not take in a grant of another portal than the one that is asked for.
+
+mod device;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::operations::{self, OperationError, Source, TakeInAs, app_of};
+use super::shared::Shared;
+use crate::adapters::authorization_server::Answer;
+use crate::config::App;
+use crate::domain::authorization::{AnswerError, FORGOTTEN_AFTER, Pending, Redirected, Way, parse};
+use crate::domain::dialect::{Pkce, Start};
+use crate::domain::intake::{Intake, from_granted};
+use crate::domain::portal::{Portal, Problem};
+use crate::domain::provider::{at_domain, host_of};
+use crate::domain::reply::{Reply, Verdict, read};
+use crate::domain::request::{Purpose, Request};
+use crate::domain::secret::{AuthorizationCode, CodeVerifier};
+use crate::domain::time::{Timestamp, human};
+use crate::domain::token::Generation;
+pub use device::{Polled, poll};
+
+/// Authorizations that can be open at a time, of all portals: the oldest goes.
+const MOST: usize = 1000;
+
+/// Authorizations that were begun and not finished. They do not outlive the process.
+#[derive(Default)]
+pub struct Authorizations(Mutex<Vec<Pending>>);
+
+/// What a person is shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begun {
+    /// For which portal.
+    pub portal: String,
+    /// Names this authorization.
+    pub state: String,
+    /// For how many seconds it can be finished.
+    pub expires_in: u64,
+    /// What is opened in a browser: on this machine or, with `user_code`, on any.
+    pub url: String,
+    /// Where the browser is sent afterwards; absent where the provider knows by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_uri: Option<String>,
+    /// What is typed there: a device's authorization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_code: Option<String>,
+    /// How many seconds lie between two polls of a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u64>,
+}
+
+/// Begins an authorization. `loopback` is where the caller listens, used where the configuration has no `redirect_uri`.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Result<Begun, OperationError> {
+    let portal = operations::find(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    let profile = &app.profile;
+    if let Some(why) = profile.issuer.as_ref().and_then(|issuer| shared.why_undiscovered(issuer)) {
+        let reason = format!("the metadata of its issuer is not known: {why}");
+        return Err(OperationError::NotNow { portal: portal.name, reason });
+    }
+    let no = |reason: &str| OperationError::NoAuthorization {
+        portal: portal.name.clone(),
+        reason: reason.to_owned(),
+    };
+    match profile.start {
+        Start::ClientCredentials => Err(no("its app needs nobody: the client's own credentials suffice")),
+        Start::Device => device::begin(shared, &portal, app).await,
+        Start::AuthorizationCode => {
+            let verifier = match profile.pkce {
+                Pkce::None => None,
+                Pkce::Plain | Pkce::S256 => CodeVerifier::new(&shared.clock.unguessable()),
+            };
+            let state = shared.clock.unguessable();
+            let fields = BTreeMap::new();
+            let random = shared.clock.unguessable();
+            let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
+            // Where the provider knows by itself, only the configuration can say where that is.
+            let sent =
+                profile.request.authorize_parameters.get("redirect_uri").is_none_or(|uri| !uri.is_empty());
+            asker.redirect_uri = asker.redirect_uri.or(loopback.as_deref().filter(|_| sent));
+            let url = asker.authorize_url(&state, verifier.as_ref()).ok_or_else(|| {
+                match profile.authorize_url {
+                    Some(_) => no("its `domain` is not in the configuration, and people authorize there"),
+                    None => no("its provider has no `authorize_url`"),
+                }
+            })?;
+            let redirect_uri = asker.redirect_uri.map(str::to_owned);
+            let way = Way::Redirect { verifier, redirect_uri: redirect_uri.clone() };
+            let begun_at = shared.clock.now();
+            let portal = portal.name;
+            let name = portal.to_string();
+            shared.authorizations.add(Pending { portal, state: state.clone(), begun_at, way });
+            let expires_in = FORGOTTEN_AFTER.as_secs();
+            Ok(Begun { portal: name, state, expires_in, url, redirect_uri, user_code: None, interval: None })
+        }
+    }
+}
+
+/// Takes what the browser brought back, the address or the bare code, and exchanges it at once.
+///
+/// # Errors
+/// [`OperationError`]. Only after [`OperationError::NotAnAnswer`] may the same authorization still be answered.
+pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generation, OperationError> {
+    let portal = operations::find(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    let not_it = |source| OperationError::NotAnAnswer { portal: portal.name.clone(), source };
+    let redirected = parse(text).map_err(not_it)?;
+    check_issuer(app, &redirected).map_err(not_it)?;
+    let pending = shared.authorizations.take(&portal, redirected.state.as_deref(), shared.clock.now());
+    let (verifier, redirect_uri) = match pending.map(|pending| pending.way) {
+        Some(Way::Redirect { verifier, redirect_uri }) => (verifier, redirect_uri),
+        Some(Way::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
+        None if redirected.state.is_some() => return Err(not_it(AnswerError::OtherState)),
+        None if app.profile.pkce != Pkce::None => return Err(not_it(AnswerError::NoVerifier)),
+        // A bare code, as of a link that another program made.
+        None => (None, None),
+    };
+    let Redirected { code, state: _, issuer: _, parameters } = redirected;
+    let fields: BTreeMap<String, Value> = (app.profile.request.redirect_fields.iter())
+        .filter_map(|field| Some((field.clone(), Value::from(parameters.get(field)?.as_str()))))
+        .collect();
+    let random = shared.clock.unguessable();
+    let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
+    asker.redirect_uri = redirect_uri.as_deref().or(asker.redirect_uri);
+    let url = token_url(app, &portal, &parameters);
+    let request = asker.request(&url, Purpose::Code(&code, verifier.as_ref()));
+    let sent_at = shared.clock.now();
+    let verdict = exchange(shared, &portal, app, (&request, &code), sent_at).await?;
+    match verdict {
+        Ok(intake) => take_in(shared, &portal, with_fields(intake, app, fields)).await,
+        Err(problem) => Err(refused(&portal, &problem)),
+    }
+}
+
+/// RFC 9207 section 2.4, for issuers that are known.
+fn check_issuer(app: &App, redirected: &Redirected) -> Result<(), AnswerError> {
+    let Some(issuer) = &app.profile.issuer else { return Ok(()) };
+    match &redirected.issuer {
+        Some(named) if named != issuer => Err(AnswerError::OtherIssuer),
+        None if app.profile.names_issuer_in_redirect && redirected.state.is_some() => {
+            Err(AnswerError::OtherIssuer)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Where the code is exchanged: at the server that the redirect names, if it is one of the profile's own.
+fn token_url(app: &App, portal: &Portal, parameters: &BTreeMap<String, String>) -> String {
+    let profile = &app.profile;
+    let domain = portal.settings.as_ref().and_then(|settings| settings.domain.as_deref());
+    let named = profile.request.redirect_server.as_ref().and_then(|name| parameters.get(name));
+    let own = |host: &str| {
+        let host = host_of(host).unwrap_or(host);
+        let urls = std::iter::once(&profile.token_url).chain(profile.token_url_by_region.values());
+        urls.into_iter().find(|url| host_of(url) == Some(host)).cloned()
+    };
+    let elsewhere = profile.refresh_url.is_some();
+    named
+        .and_then(|host| own(host))
+        .or_else(|| portal.config_url.clone().filter(|_| !elsewhere))
+        .unwrap_or_else(|| at_domain(&profile.token_url, domain))
+}
+
+/// Sends a code. It is never sent twice: a server may take that for theft (RFC 6749 section 4.1.2).
+async fn exchange(
+    shared: &Shared,
+    portal: &Portal,
+    app: &App,
+    (request, code): (&Request, &AuthorizationCode),
+    sent_at: Timestamp,
+) -> Result<Result<Intake, Problem>, OperationError> {
+    let timeout = shared.config().renewal.timeout;
+    let not_now = |reason| OperationError::NotNow { portal: portal.name.clone(), reason };
+    let whole = match shared.server.exchange(request, timeout, sent_at).await {
+        Answer::NotSent(why) => return Err(not_now(why)),
+        Answer::InDoubt(why) => {
+            return Err(not_now(format!("{why}. The code may be spent; authorize again")));
+        }
+        Answer::Whole(whole) => whole,
+    };
+    let reply =
+        Reply { status: whole.status, retry_after: whole.retry_after, now: sent_at, body: &whole.body };
+    Ok(match read(&reply, &app.profile, &secrets(app, &[code.expose()])) {
+        Verdict::Granted(granted) => from_granted(*granted, sent_at).ok_or_else(no_refresh_token),
+        Verdict::Refused(refusal) => Err(refusal.problem),
+    })
+}
+
+/// What a server must not be let repeat.
+fn secrets<'a>(app: &'a App, more: &[&'a str]) -> Vec<&'a str> {
+    more.iter().copied().chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
+}
+
+fn no_refresh_token() -> Problem {
+    let detail = "the reply has no refresh_token, and without one there is nothing to renew with; many providers give one \
+                  only for a scope (offline.access, offline_access) or a parameter (access_type=offline)";
+    Problem::new(crate::domain::provider::Class::Unknown, detail.to_owned())
+}
+
+fn refused(portal: &Portal, problem: &Problem) -> OperationError {
+    let reason = format!(
+        "{}. A code works once, and for as little as 30 seconds; begin again and hand it over at once",
+        problem.text().trim_end_matches('.')
+    );
+    OperationError::CodeRefused { portal: portal.name.clone(), reason }
+}
+
+/// What only the redirect said is kept with the grant, and may say whose it is.
+fn with_fields(mut intake: Intake, app: &App, fields: BTreeMap<String, Value>) -> Intake {
+    let named =
+        app.profile.identity_field.as_ref().and_then(|field| fields.get(field)).and_then(Value::as_str);
+    intake.identity = intake.identity.or_else(|| named.map(str::to_owned));
+    intake.tokens.details.fields.extend(fields);
+    intake
+}
+
+async fn take_in(shared: &Shared, portal: &Portal, intake: Intake) -> Result<Generation, OperationError> {
+    let known = portal.grant.as_ref().and_then(|grant| grant.identity.as_ref());
+    if let (Some(known), Some(got)) = (known, &intake.identity)
+        && known != got
+    {
+        let reason = format!(
+            "it is the grant of {got}, and {} has been {known} until now; if you mean it, first: refreshd forget {}",
+            portal.name, portal.name
+        );
+        return Err(OperationError::Refused { portal: portal.name.clone(), reason });
+    }
+    let expires_in = intake.tokens.access.as_ref().map(|access| human(access.lifetime()));
+    let generation =
+        operations::take_in(shared, &portal.name, TakeInAs { intake, source: Source::Authorization }).await?;
+    let name = &portal.name;
+    tracing::info!(portal = %name, generation = generation.0, expires_in, "{name}: authorized");
+    Ok(generation)
+}
+
+impl Authorizations {
+    fn add(&self, pending: Pending) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| other.is_open(pending.begun_at));
+        if open.len() >= MOST {
+            open.remove(0);
+        }
+        open.push(pending);
+    }
+
+    /// Takes the authorization with this state, or a portal's newest; it can be finished once.
+    fn take(&self, portal: &Portal, state: Option<&str>, now: Timestamp) -> Option<Pending> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match state {
+            Some(state) => open.iter().position(|pending| pending.is(&portal.name, state, now))?,
+            None => open.iter().rposition(|pending| {
+                pending.portal == portal.name
+                    && pending.is_open(now)
+                    && matches!(pending.way, Way::Redirect { .. })
+            })?,
+        };
+        Some(open.remove(index))
+    }
+}

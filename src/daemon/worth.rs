@@ -1,0 +1,91 @@
+//! Asks an authorization server what a portal's token is worth (RFC 7662), and gives grants back (RFC 7009).
+//!
+//! Must not give back what a renewal is about to replace: it waits for one that is under way.
+
+use super::operations::{self, OperationError, app_of};
+use super::shared::Shared;
+use crate::adapters::authorization_server::Answer;
+use crate::config::App;
+use crate::domain::introspection::{self, Introspection};
+use crate::domain::portal::{Grant, Portal};
+use crate::domain::provider::at_domain;
+use crate::domain::request::{Purpose, Token};
+
+/// What the server says of a portal's access token.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn introspect(shared: &Shared, name: &str) -> Result<Introspection, OperationError> {
+    let portal = operations::find(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    let url = app.profile.introspect_url.as_deref();
+    let url = url.ok_or_else(|| nowhere(&portal, "introspect_url"))?;
+    let access = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
+    let access = access.ok_or_else(|| operations::no_grant(&portal))?;
+    let (status, body) = ask(shared, app, &portal, url, Purpose::Introspection(&access.token)).await?;
+    introspection::read(status, &body).map_err(|reason| not_now(&portal, reason))
+}
+
+/// Gives a portal's grant back to the server; false if there is none.
+///
+/// # Errors
+/// [`OperationError`]; the grant is as it was then, as far as the server says.
+pub async fn revoke(shared: &Shared, name: &str) -> Result<bool, OperationError> {
+    let config = shared.config();
+    let portal = settled(shared, name, config.renewal.timeout).await?;
+    let app = app_of(&config, &portal)?;
+    let url = app.profile.revoke_url.as_deref();
+    let url = url.ok_or_else(|| nowhere(&portal, "revoke_url"))?;
+    let Some(token) = portal.grant.as_ref().and_then(token) else { return Ok(false) };
+    let (status, body) = ask(shared, app, &portal, url, Purpose::Revocation(token)).await?;
+    introspection::revoked(status, &body).map_err(|reason| not_now(&portal, reason))?;
+    tracing::info!(portal = %portal.name, "{}: the grant was given back to the authorization server", portal.name);
+    Ok(true)
+}
+
+fn token(grant: &Grant) -> Option<Token<'_>> {
+    let access = || grant.tokens.access.as_ref().map(|access| Token::Access(&access.token));
+    grant.tokens.credential.refresh().map(Token::Refresh).or_else(access)
+}
+
+/// The portal once no renewal of it is under way.
+async fn settled(
+    shared: &Shared,
+    name: &str,
+    timeout: std::time::Duration,
+) -> Result<Portal, OperationError> {
+    let portal = operations::find(shared, name).await?;
+    let ended = shared.waiters.wait_for(&portal.name);
+    let portal = operations::find(shared, name).await?;
+    if portal.grant.as_ref().is_some_and(|grant| grant.claim.is_some()) {
+        let _ = shared.clock.within(timeout, ended).await;
+        return operations::find(shared, name).await;
+    }
+    Ok(portal)
+}
+
+async fn ask(
+    shared: &Shared,
+    app: &App,
+    portal: &Portal,
+    url: &str,
+    purpose: Purpose<'_>,
+) -> Result<(u16, Vec<u8>), OperationError> {
+    let fields = std::collections::BTreeMap::new();
+    let asker = app.asker(portal.settings.as_ref(), &fields, "");
+    let request = asker.request(&at_domain(url, asker.domain), purpose);
+    match shared.server.exchange(&request, shared.config().renewal.timeout, shared.clock.now()).await {
+        Answer::Whole(whole) => Ok((whole.status, whole.body)),
+        Answer::NotSent(why) | Answer::InDoubt(why) => Err(not_now(portal, why)),
+    }
+}
+
+fn nowhere(portal: &Portal, key: &str) -> OperationError {
+    let reason = format!("its provider has no `{key}`");
+    OperationError::NotThere { portal: portal.name.clone(), reason }
+}
+
+fn not_now(portal: &Portal, reason: String) -> OperationError {
+    OperationError::NotNow { portal: portal.name.clone(), reason }
+}

@@ -1,0 +1,280 @@
+//! A person's authorization under way: what is waited for, and what came back from the browser (RFC 6749 section 4.1).
+//!
+//! Must not send anything, nor believe a redirect that nobody asked for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use serde::Deserialize;
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::mask::mask;
+use super::name::PortalName;
+use super::secret::{AuthorizationCode, CodeVerifier, DeviceCode};
+use super::time::Timestamp;
+
+/// An authorization that nobody finished is forgotten after this time.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+/// How often a device asks, if the server does not say (RFC 8628 section 3.2).
+const DEVICE_INTERVAL: Duration = Duration::from_secs(5);
+/// What `slow_down` adds, for good (RFC 8628 section 3.5).
+const SLOWER: Duration = Duration::from_secs(5);
+
+/// An authorization that was begun.
+#[derive(Debug)]
+pub struct Pending {
+    /// For which portal.
+    pub portal: PortalName,
+    /// What its redirect must repeat, or what names it where there is no redirect.
+    pub state: String,
+    /// When it began.
+    pub begun_at: Timestamp,
+    /// What it waits for.
+    pub way: Way,
+}
+
+/// How a person's word reaches us.
+#[derive(Debug)]
+pub enum Way {
+    /// By a browser.
+    Redirect {
+        /// What the code is exchanged with.
+        verifier: Option<CodeVerifier>,
+        /// Where the browser is sent; `None` where the provider knows by itself.
+        redirect_uri: Option<String>,
+    },
+    /// By another device.
+    Device {
+        /// What is asked with.
+        code: DeviceCode,
+        /// How often, at most.
+        interval: Duration,
+        /// When the codes end.
+        ends_at: Timestamp,
+    },
+}
+
+/// What a browser brought back.
+#[derive(Debug)]
+pub struct Redirected {
+    /// The code.
+    pub code: AuthorizationCode,
+    /// What was asked to be repeated; `None` of a bare code.
+    pub state: Option<String>,
+    /// Who answered (RFC 9207).
+    pub issuer: Option<String>,
+    /// The other parameters, by name.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Why what was brought is no answer. Quotes nothing but the server's own masked words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// Nothing, or neither an address nor a word.
+    #[error("this is neither the address that the browser was sent to nor a code")]
+    NotAnAnswer,
+    /// An address without a code.
+    #[error("the address has no `code` in it; copy all of it from the browser's address bar")]
+    NoCode,
+    /// RFC 6749 section 4.1.2.1.
+    #[error("the authorization server says no: {0}")]
+    Refused(String),
+    /// Of another authorization, or of somebody else's.
+    #[error(
+        "it does not belong to an authorization of this portal that was begun here in the last hour; begin again"
+    )]
+    OtherState,
+    /// RFC 9207 section 2.4.
+    #[error("another authorization server answered than the one that was asked; nothing was sent to either")]
+    OtherIssuer,
+    /// RFC 7636.
+    #[error(
+        "this provider exchanges a code only for who began the authorization; begin it with this command"
+    )]
+    NoVerifier,
+}
+
+/// Reads a redirect: the whole address, its query, or the bare code.
+///
+/// # Errors
+/// [`AnswerError`].
+pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > 16 * 1024 || text.contains(char::is_control) {
+        return Err(AnswerError::NotAnAnswer);
+    }
+    let without_fragment = text.split('#').next().unwrap_or_default();
+    let query = match without_fragment.split_once('?') {
+        Some((_, query)) => query,
+        None if text.contains("code=") || text.contains("error=") => text,
+        None if text.contains("://") => return Err(AnswerError::NoCode),
+        None if text.contains(char::is_whitespace) => return Err(AnswerError::NotAnAnswer),
+        None => {
+            let code = AuthorizationCode::new(text).ok_or(AnswerError::NotAnAnswer)?;
+            return Ok(Redirected { code, state: None, issuer: None, parameters: BTreeMap::new() });
+        }
+    };
+    let mut parameters: BTreeMap<String, String> =
+        form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    if let Some(error) = parameters.get("error").filter(|error| !error.is_empty()) {
+        let description = parameters.get("error_description").map(String::as_str).unwrap_or_default();
+        let words = if description.is_empty() { error.clone() } else { format!("{error}: {description}") };
+        return Err(AnswerError::Refused(mask(&words, &[])));
+    }
+    let code = parameters.remove("code").as_deref().and_then(AuthorizationCode::new);
+    Ok(Redirected {
+        code: code.ok_or(AnswerError::NoCode)?,
+        state: Some(parameters.remove("state").unwrap_or_default()),
+        issuer: parameters.remove("iss"),
+        parameters,
+    })
+}
+
+impl Pending {
+    /// Whether this is the authorization of that portal with that state.
+    #[must_use]
+    pub fn is(&self, portal: &PortalName, state: &str, now: Timestamp) -> bool {
+        self.portal == *portal
+            && self.is_open(now)
+            && verify_slices_are_equal(self.state.as_bytes(), state.as_bytes()).is_ok()
+    }
+
+    /// Whether somebody may still finish it.
+    #[must_use]
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        now.since(self.begun_at) < FORGOTTEN_AFTER
+    }
+}
+
+/// What a device shows to a person, and asks with.
+#[derive(Debug)]
+pub struct DeviceCodes {
+    /// Asked with.
+    pub device_code: DeviceCode,
+    /// Typed by a person.
+    pub user_code: String,
+    /// Where it is typed.
+    pub verification_uri: String,
+    /// The same with the code in it.
+    pub verification_uri_complete: Option<String>,
+    /// How long both live.
+    pub expires_in: Duration,
+    /// How often to ask, at most.
+    pub interval: Duration,
+}
+
+/// Reads what a device authorization endpoint answers (RFC 8628 section 3.2); `None` if it is something else.
+#[must_use]
+pub fn device_codes(body: &[u8]) -> Option<DeviceCodes> {
+    #[derive(Deserialize)]
+    struct Answer {
+        device_code: String,
+        user_code: String,
+        // As Google, and the draft, have it.
+        #[serde(alias = "verification_url")]
+        verification_uri: String,
+        verification_uri_complete: Option<String>,
+        expires_in: Option<Value>,
+        interval: Option<Value>,
+    }
+    let secs = |value: Option<Value>| match value? {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let Answer { device_code, user_code, verification_uri, verification_uri_complete, expires_in, interval } =
+        serde_json::from_slice(body).ok()?;
+    let plain = |text: &str| !text.contains(char::is_control) && text.len() < 2048;
+    if !plain(&user_code) || !plain(&verification_uri) {
+        return None;
+    }
+    Some(DeviceCodes {
+        device_code: DeviceCode::new(&device_code)?,
+        user_code,
+        verification_uri,
+        verification_uri_complete: verification_uri_complete.filter(|uri| plain(uri)),
+        expires_in: Duration::from_secs(secs(expires_in).unwrap_or(600).clamp(1, 3600)),
+        interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| Duration::from_secs(secs.clamp(1, 60))),
+    })
+}
+
+/// What a device does when it was not given a token (RFC 8628 section 3.5): asks again after so long, or stops.
+#[must_use]
+pub fn asks_again(code: Option<&str>, interval: Duration) -> Option<Duration> {
+    match code? {
+        "authorization_pending" => Some(interval),
+        "slow_down" => Some(interval + SLOWER),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_a_query_and_a_bare_code_are_read() {
+        for text in [
+            "https://app.example/cb?code=c1&state=s1&domain=acme.bitrix24.com&member_id=m1",
+            "http://127.0.0.1:9471/oauth/callback?domain=acme.bitrix24.com&member_id=m1&state=s1&code=c1#x",
+            "code=c1&state=s1&domain=acme.bitrix24.com&member_id=m1",
+            "  ?state=s1&code=c1&member_id=m1&domain=acme.bitrix24.com\n",
+        ] {
+            let redirected = parse(text).unwrap();
+            assert_eq!((redirected.code.expose(), redirected.state.as_deref()), ("c1", Some("s1")), "{text}");
+            assert_eq!(redirected.parameters.len(), 2, "{text}");
+            assert_eq!(redirected.parameters["domain"], "acme.bitrix24.com", "{text}");
+        }
+        let bare = parse(" 6dm7bdbh6akpc9tax2lp3fih05m5gtf2\n").unwrap();
+        assert_eq!((bare.code.expose(), bare.state), ("6dm7bdbh6akpc9tax2lp3fih05m5gtf2", None));
+        let encoded = parse("https://a/cb?code=a%2Fb%3D&state=s%26&iss=https%3A%2F%2Fa").unwrap();
+        assert_eq!((encoded.code.expose(), encoded.state.as_deref()), ("a/b=", Some("s&")));
+        assert_eq!(encoded.issuer.as_deref(), Some("https://a"));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_said() {
+        for (text, expected) in [
+            ("", AnswerError::NotAnAnswer),
+            ("two words", AnswerError::NotAnAnswer),
+            ("https://app.example/cb", AnswerError::NoCode),
+            ("https://app.example/cb?state=s1", AnswerError::NoCode),
+            ("https://app.example/cb?code=&state=s1", AnswerError::NoCode),
+            (
+                "https://app.example/cb?error=access_denied&error_description=the+user+said+no&state=s",
+                AnswerError::Refused("access_denied: the user said no".into()),
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_portals_own_open_authorization_is_answered() {
+        let acme = PortalName::parse("acme").unwrap();
+        let way = Way::Redirect { verifier: None, redirect_uri: None };
+        let begun_at = Timestamp::from_secs(1_795_000_000);
+        let pending = Pending { portal: acme.clone(), state: "s1".into(), begun_at, way };
+        assert!(pending.is(&acme, "s1", begun_at));
+        assert!(!pending.is(&acme, "s2", begun_at) && !pending.is(&acme, "", begun_at));
+        assert!(!pending.is(&PortalName::parse("globex").unwrap(), "s1", begun_at));
+        assert!(!pending.is(&acme, "s1", begun_at + FORGOTTEN_AFTER));
+    }
+
+    #[test]
+    fn a_device_asks_at_the_pace_of_the_server() {
+        let body = br#"{"device_code":"d","user_code":"WDJB-MJHT","verification_url":"https://a/device","expires_in":"1800"}"#;
+        let codes = device_codes(body).unwrap();
+        assert_eq!((codes.expires_in.as_secs(), codes.interval.as_secs()), (1800, 5));
+        assert_eq!(asks_again(Some("authorization_pending"), codes.interval), Some(codes.interval));
+        assert_eq!(asks_again(Some("slow_down"), codes.interval), Some(Duration::from_secs(10)));
+        assert_eq!((asks_again(Some("access_denied"), SLOWER), asks_again(None, SLOWER)), (None, None));
+        assert!(device_codes(br#"{"device_code":"d"}"#).is_none());
+        assert!(
+            device_codes(b"{\"device_code\":\"d\",\"user_code\":\"a\\u001b[2J\",\"verification_uri\":\"x\"}")
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! How a provider spells its requests and replies, where that differs from RFC 6749. Parts of a [`super::provider::Profile`].
+//!
+//! Must not name a provider, nor build or read anything: `request` and `reply` do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How a portal's first token comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A person authorizes in a browser (RFC 6749 section 4.1).
+    AuthorizationCode,
+    /// The client's own credentials suffice, also for each renewal (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// A person types a code on another device (RFC 8628).
+    Device,
+}
+
+/// The form of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// `application/x-www-form-urlencoded` (RFC 6749 appendix B).
+    Form,
+    /// A JSON object.
+    Json,
+}
+
+/// What HTTP Basic is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// Id and secret are form-encoded first (RFC 6749 section 2.3.1).
+    Form,
+    /// They are joined as they are, as many servers expect.
+    Raw,
+}
+
+/// Proof that who exchanges a code is who asked for it (RFC 7636).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pkce {
+    /// The server does not know it, or refuses it.
+    None,
+    /// The verifier itself, for servers that take nothing better.
+    Plain,
+    /// Its SHA-256.
+    S256,
+}
+
+/// What a renewal does to the refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// A new one each time; the old one is spent.
+    Always,
+    /// Now and then a new one.
+    Sometimes,
+    /// It stays, so a lost reply loses nothing.
+    Never,
+}
+
+/// When a token may be renewed at the earliest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earliest {
+    /// At any time.
+    Any,
+    /// At this age.
+    Age(Duration),
+    /// Once it has expired.
+    Expiry,
+}
+
+/// How a provider's portals install apps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstallForm {
+    /// The path at an authorization server that says whose an access token is; `None`: installs are not taken in.
+    pub check: Option<String>,
+    /// The script that finishes an installation in the browser.
+    pub script: Option<String>,
+    /// What is run of it, in the same language.
+    pub run: Option<String>,
+}
+
+/// What differs in requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestForm {
+    /// Form or JSON.
+    pub body: Body,
+    /// What HTTP Basic is made of.
+    pub basic_encoding: BasicEncoding,
+    /// Whether a renewal repeats the scope.
+    pub scope_in_renewal: bool,
+    /// Names of parameters that differ: the RFC's name, and the provider's.
+    pub names: BTreeMap<String, String>,
+    /// Further headers.
+    pub headers: BTreeMap<String, String>,
+    /// Further parameters of the authorization request.
+    pub authorize_parameters: BTreeMap<String, String>,
+    /// Further parameters of a code's exchange. An empty one takes a standard parameter away.
+    pub code_parameters: BTreeMap<String, String>,
+    /// The same of a renewal.
+    pub renewal_parameters: BTreeMap<String, String>,
+    /// Parameters of the redirect that are kept with the grant.
+    pub redirect_fields: Vec<String>,
+    /// The parameter of the redirect that names the authorization server (Bitrix24: `server_domain`).
+    pub redirect_server: Option<String>,
+}
+
+impl RequestForm {
+    /// Whether a renewal needs characters that nobody can guess.
+    #[must_use]
+    pub fn renewal_needs_chance(&self) -> bool {
+        self.renewal_parameters.values().any(|value| value.contains("{random}"))
+    }
+}
+
+impl Default for RequestForm {
+    /// As in RFC 6749.
+    fn default() -> Self {
+        Self {
+            body: Body::Form,
+            basic_encoding: BasicEncoding::Form,
+            scope_in_renewal: false,
+            names: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            authorize_parameters: BTreeMap::new(),
+            code_parameters: BTreeMap::new(),
+            renewal_parameters: BTreeMap::new(),
+            redirect_fields: Vec::new(),
+            redirect_server: None,
+        }
+    }
+}
+
+/// Where a value stands in a reply: names of members (or indexes of lists) from the outermost on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(Vec<String>);
+
+impl Place {
+    /// From dotted names: `authed_user.access_token`.
+    #[must_use]
+    pub fn new(dotted: &str) -> Self {
+        Self(dotted.split('.').map(str::to_owned).collect())
+    }
+
+    /// What stands there.
+    #[must_use]
+    pub fn find<'v>(&self, body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
+        let (first, rest) = self.0.split_first()?;
+        rest.iter().try_fold(body.get(first)?, |value, name| match value {
+            Value::Object(map) => map.get(name),
+            Value::Array(list) => list.get(name.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn dotted(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// Where the parts of a reply stand; the first place that holds something counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyForm {
+    /// The access token.
+    pub access_token: Vec<Place>,
+    /// The refresh token.
+    pub refresh_token: Vec<Place>,
+    /// The token type.
+    pub token_type: Vec<Place>,
+    /// The scope.
+    pub scope: Vec<Place>,
+    /// The life from now on.
+    pub expires_in: Vec<Place>,
+    /// The end, in seconds since the epoch, for replies without a life.
+    pub expires_at: Vec<Place>,
+    /// Whether the life is in milliseconds.
+    pub in_milliseconds: bool,
+    /// The error code.
+    pub error: Vec<Place>,
+    /// The server's words for it.
+    pub error_description: Vec<Place>,
+}
+
+impl Default for ReplyForm {
+    /// As in RFC 6749 sections 5.1 and 5.2.
+    fn default() -> Self {
+        let at = |name: &str| vec![Place::new(name)];
+        Self {
+            access_token: at("access_token"),
+            refresh_token: at("refresh_token"),
+            token_type: at("token_type"),
+            scope: at("scope"),
+            expires_in: at("expires_in"),
+            expires_at: Vec::new(),
+            in_milliseconds: false,
+            error: at("error"),
+            error_description: at("error_description"),
+        }
+    }
+}
+
+/// The first of `places` that holds something.
+#[must_use]
+pub fn first<'v>(places: &[Place], body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
+    places.iter().filter_map(|place| place.find(body)).find(|value| !value.is_null())
+}
+
+/// Whether `value` is `wanted`, as a text without regard to case, as a number, or as one of a list.
+#[must_use]
+pub fn is_value(value: &Value, wanted: &str) -> bool {
+    match value {
+        Value::String(text) => text.eq_ignore_ascii_case(wanted),
+        Value::Array(list) => list.iter().any(|value| is_value(value, wanted)),
+        Value::Number(number) => number.to_string() == wanted,
+        Value::Bool(yes) => wanted == if *yes { "true" } else { "false" },
+        Value::Null | Value::Object(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_leads_through_objects_and_lists() {
+        let Value::Object(body) = serde_json::json!({"a": {"b": [{"c": 1}]}, "n": null, "d": "x"}) else {
+            panic!("an object")
+        };
+        let at = |dotted: &str| Place::new(dotted).find(&body).cloned();
+        assert_eq!(at("a.b.0.c"), Some(Value::from(1)));
+        assert_eq!((at("a.b.1.c"), at("d.e"), at("x")), (None, None, None));
+        let places = ["n", "x", "d"].map(Place::new);
+        assert_eq!(first(&places, &body), Some(&Value::from("x")), "null is nothing");
+    }
+
+    #[test]
+    fn a_value_is_compared_as_people_write_it() {
+        let value = serde_json::json!([50076, "Basic_Action"]);
+        assert!(is_value(&value, "50076") && is_value(&value, "basic_action"));
+        assert!(!is_value(&value, "5007") && !is_value(&Value::Null, "null"));
+    }
+}

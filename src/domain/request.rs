@@ -1,0 +1,293 @@
+//! The requests of OAuth 2.0 as a provider wants them: parameters, headers, client authentication. The only maker of them.
+//!
+//! Must not send anything, nor choose an address that is neither the profile's nor the portal's own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::Value;
+use url::form_urlencoded::{Serializer, byte_serialize};
+
+use super::dialect::{BasicEncoding, Body, Pkce};
+use super::provider::{ClientAuthentication, DOMAIN, Method, Profile, at_domain};
+use super::secret::{
+    AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint, RefreshToken,
+};
+use super::token::Credential;
+
+/// Who asks, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The provider's profile with the app's overrides.
+    pub profile: &'a Profile,
+    /// The client.
+    pub client_id: &'a str,
+    /// Its secret, unless it is a public client.
+    pub client_secret: Option<&'a ClientSecret>,
+    /// The portal's host.
+    pub domain: Option<&'a str>,
+    /// Where the browser is sent after an authorization.
+    pub redirect_uri: Option<&'a str>,
+    /// What is asked for.
+    pub scope: &'a [String],
+    /// What is kept with the grant.
+    pub fields: &'a BTreeMap<String, Value>,
+    /// Characters that nobody can guess, fresh for this request.
+    pub random: &'a str,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
+    /// The next access token (RFC 6749 sections 6 and 4.4).
+    Renewal(&'a Credential),
+    /// A code's exchange (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+    Code(&'a AuthorizationCode, Option<&'a CodeVerifier>),
+    /// The codes of a device (RFC 8628 section 3.1).
+    DeviceCodes,
+    /// Whether a person has typed the code (RFC 8628 section 3.4).
+    DeviceToken(&'a DeviceCode),
+    /// Gives a grant back (RFC 7009 section 2.1).
+    Revocation(Token<'a>),
+    /// What a token is worth (RFC 7662 section 2.1).
+    Introspection(&'a AccessToken),
+}
+
+/// A token that a request is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Token<'a> {
+    /// It ends the whole grant.
+    Refresh(&'a RefreshToken),
+    /// Of a client that needs no grant.
+    Access(&'a AccessToken),
+}
+
+/// A request, ready to be sent. Its parameters may be secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Where it goes, without its parameters.
+    pub url: String,
+    /// POST or GET.
+    pub method: Method,
+    /// The form of a POST's body.
+    pub body: Body,
+    /// In this order.
+    pub parameters: Vec<(String, String)>,
+    /// Besides `Accept` and what the form of the body brings.
+    pub headers: Vec<(String, String)>,
+    /// The value of `Authorization`.
+    pub authorization: Option<String>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, method, body, parameters, headers: _, authorization } = self;
+        let names: Vec<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        let authenticated = authorization.is_some();
+        write!(f, "Request({method:?} {url} {body:?} {names:?}, Authorization: {authenticated})")
+    }
+}
+
+impl Asker<'_> {
+    /// The request for a purpose, to `url`.
+    #[must_use]
+    pub fn request(&self, url: &str, purpose: Purpose<'_>) -> Request {
+        let Profile { method, client_authentication, request: form, .. } = self.profile;
+        let mut parameters = Parameters(Vec::new());
+        if let Some(grant_type) = grant_type(purpose) {
+            parameters.set("grant_type", grant_type);
+        }
+        if *client_authentication != ClientAuthentication::Basic {
+            parameters.set("client_id", self.client_id);
+        }
+        if let (ClientAuthentication::Body, Some(secret)) = (client_authentication, self.client_secret) {
+            parameters.set("client_secret", secret.expose());
+        }
+        self.add_purpose(purpose, &mut parameters);
+        let further = match purpose {
+            Purpose::Renewal(_) => Some(&form.renewal_parameters),
+            Purpose::Code(..) => Some(&form.code_parameters),
+            Purpose::DeviceCodes
+            | Purpose::DeviceToken(_)
+            | Purpose::Revocation(_)
+            | Purpose::Introspection(_) => None,
+        };
+        self.add(further.into_iter().flatten(), &mut parameters);
+        let posted = matches!(purpose, Purpose::Revocation(_) | Purpose::Introspection(_));
+        let in_query = *method == Method::Get && !posted;
+        Request {
+            url: at_domain(url, self.domain),
+            method: if in_query { Method::Get } else { Method::Post },
+            body: form.body,
+            parameters: self.named(parameters),
+            headers: form.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            authorization: self.basic(),
+        }
+    }
+
+    /// The address that a person opens to authorize (RFC 6749 section 4.1.1), or none if the profile has none.
+    #[must_use]
+    pub fn authorize_url(&self, state: &str, verifier: Option<&CodeVerifier>) -> Option<String> {
+        let base = self.profile.authorize_url.as_deref()?;
+        if base.contains(DOMAIN) && self.domain.is_none() {
+            return None;
+        }
+        let mut parameters = Parameters(Vec::new());
+        parameters.set("response_type", "code");
+        parameters.set("client_id", self.client_id);
+        if let Some(redirect_uri) = self.redirect_uri {
+            parameters.set("redirect_uri", redirect_uri);
+        }
+        if !self.scope.is_empty() {
+            parameters.set("scope", &self.scope.join(&self.profile.scope_separator));
+        }
+        parameters.set("state", state);
+        if let Some((method, challenge)) = challenge(self.profile.pkce, verifier) {
+            parameters.set("code_challenge", &challenge);
+            parameters.set("code_challenge_method", method);
+        }
+        self.add(&self.profile.request.authorize_parameters, &mut parameters);
+        let query = Serializer::new(String::new()).extend_pairs(self.named(parameters)).finish();
+        let base = at_domain(base, self.domain);
+        let separator = if base.contains('?') { '&' } else { '?' };
+        Some(format!("{base}{separator}{query}"))
+    }
+
+    fn add_purpose(&self, purpose: Purpose<'_>, parameters: &mut Parameters) {
+        let scope = self.scope.join(&self.profile.scope_separator);
+        let asks_scope = match purpose {
+            Purpose::Renewal(Credential::Refresh(token)) => {
+                parameters.set("refresh_token", token.expose());
+                self.profile.request.scope_in_renewal
+            }
+            Purpose::Renewal(Credential::Client) | Purpose::DeviceCodes => true,
+            Purpose::Code(code, verifier) => {
+                parameters.set("code", code.expose());
+                if let Some(redirect_uri) = self.redirect_uri {
+                    parameters.set("redirect_uri", redirect_uri);
+                }
+                if let Some(verifier) = verifier.filter(|_| self.profile.pkce != Pkce::None) {
+                    parameters.set("code_verifier", verifier.expose());
+                }
+                false
+            }
+            Purpose::DeviceToken(code) => {
+                parameters.set("device_code", code.expose());
+                false
+            }
+            Purpose::Revocation(Token::Refresh(token)) => {
+                parameters.set("token", token.expose());
+                parameters.set("token_type_hint", "refresh_token");
+                false
+            }
+            Purpose::Revocation(Token::Access(token)) | Purpose::Introspection(token) => {
+                parameters.set("token", token.expose());
+                parameters.set("token_type_hint", "access_token");
+                false
+            }
+        };
+        if asks_scope && !scope.is_empty() {
+            parameters.set("scope", &scope);
+        }
+    }
+
+    /// The profile's own parameters. What cannot be filled in is left out.
+    fn add<'p>(
+        &self,
+        further: impl IntoIterator<Item = (&'p String, &'p String)>,
+        parameters: &mut Parameters,
+    ) {
+        for (name, value) in further {
+            match value.as_str() {
+                "" => parameters.0.retain(|(known, _)| known != name),
+                value => {
+                    if let Some(value) = self.fill(value) {
+                        parameters.set(name, &value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A value with its gaps filled in.
+    fn fill(&self, value: &str) -> Option<String> {
+        let (mut filled, mut rest) = (String::new(), value);
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}')?;
+            filled.push_str(before);
+            match name {
+                "redirect_uri" => filled.push_str(self.redirect_uri?),
+                "domain" => filled.push_str(self.domain?),
+                "client_id" => filled.push_str(self.client_id),
+                "random" => filled.push_str(self.random),
+                field => match self.fields.get(field)? {
+                    Value::String(text) => filled.push_str(text),
+                    value => filled.push_str(&value.to_string()),
+                },
+            }
+            rest = after;
+        }
+        Some(filled + rest)
+    }
+
+    fn named(&self, parameters: Parameters) -> Vec<(String, String)> {
+        let names = &self.profile.request.names;
+        let name = |name: String| names.get(&name).cloned().unwrap_or(name);
+        parameters.0.into_iter().map(|(known, value)| (name(known), value)).collect()
+    }
+
+    fn basic(&self) -> Option<String> {
+        let secret = self.client_secret?;
+        let encode = |text: &str| match self.profile.request.basic_encoding {
+            BasicEncoding::Form => byte_serialize(text.as_bytes()).collect(),
+            BasicEncoding::Raw => text.to_owned(),
+        };
+        match self.profile.client_authentication {
+            ClientAuthentication::Basic | ClientAuthentication::BasicWithBody => {
+                let pair = format!("{}:{}", encode(self.client_id), encode(secret.expose()));
+                Some(format!("Basic {}", STANDARD.encode(pair)))
+            }
+            ClientAuthentication::None | ClientAuthentication::Body => None,
+        }
+    }
+}
+
+/// Named as in the RFCs, each once.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    fn set(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.0.push((name.to_owned(), value.to_owned())),
+        }
+    }
+}
+
+const fn grant_type(purpose: Purpose<'_>) -> Option<&'static str> {
+    match purpose {
+        Purpose::Renewal(Credential::Refresh(_)) => Some("refresh_token"),
+        Purpose::Renewal(Credential::Client) => Some("client_credentials"),
+        Purpose::Code(..) => Some("authorization_code"),
+        Purpose::DeviceToken(_) => Some("urn:ietf:params:oauth:grant-type:device_code"),
+        Purpose::DeviceCodes | Purpose::Revocation(_) | Purpose::Introspection(_) => None,
+    }
+}
+
+/// RFC 7636 section 4.2.
+fn challenge(pkce: Pkce, verifier: Option<&CodeVerifier>) -> Option<(&'static str, String)> {
+    let verifier = verifier?;
+    match pkce {
+        Pkce::None => None,
+        Pkce::Plain => Some(("plain", verifier.expose().to_owned())),
+        Pkce::S256 => {
+            Some(("S256", URL_SAFE_NO_PAD.encode(Fingerprint::of(verifier.expose().as_bytes()).bytes())))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

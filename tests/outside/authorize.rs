@@ -1,0 +1,251 @@
+//! `refreshd authorize`: every way on which a code comes, and what is refused.
+
+use std::time::Duration;
+
+use refreshd::sandbox::{Fault, Rules};
+use serde_json::Value;
+
+use crate::common::authorizing::{Authorizing, free_address};
+use crate::common::{CLIENT_ID, CLIENT_SECRET, Ran, Rig, domain, is_step, says};
+use crate::{calm, contains};
+
+/// The redirect of apps whose page the browser shows, without a way back to this machine.
+const ELSEWHERE: &str = "https://app.example/installed.html";
+
+/// A calm rig whose people authorize at the stand-in server, and are sent to `redirect`.
+fn rig<const N: usize>(portals: [&str; N], redirect: &str) -> Rig {
+    let mut rig = calm(portals);
+    rig.authorizes_here();
+    rig.sandbox.set_redirect(CLIENT_ID, redirect);
+    for portal in portals {
+        rig.config.portal(portal).more.push_str(&format!("redirect_uri = \"{redirect}\"\n"));
+    }
+    rig
+}
+
+fn authorize<'a>(rig: &Rig, arguments: impl IntoIterator<Item = &'a str>) -> Authorizing {
+    Authorizing::spawn(rig.command(["authorize"].into_iter().chain(arguments)))
+}
+
+/// Nothing that works is in what was said, but for the address that a person opens.
+fn is_silent(rig: &Rig, portal: &str, text: &str) {
+    let token = rig.token_json(portal).map(|json| json["access_token"].as_str().expect("a token").to_owned());
+    let refresh = rig.sandbox.current_refresh(&domain(portal));
+    for secret in token.iter().chain(&refresh).map(String::as_str).chain([CLIENT_SECRET]) {
+        assert!(!text.contains(secret), "a secret is in {text}");
+    }
+}
+
+#[test]
+fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
+    let address = free_address();
+    let redirect = format!("http://{address}/oauth/callback");
+    let rig = rig(["acme"], &redirect);
+    let daemon = rig.start();
+    let waiting = authorize(&rig, ["acme", "--json"]);
+    let url = waiting.url();
+    contains(&url, &["client_id=local.55d32b338a90f0.23817", "domain=acme.bitrix24.com", "&state="]);
+    for unknown_there in ["redirect_uri", "scope", "response_type", "code_challenge"] {
+        assert!(!url.contains(unknown_there), "{unknown_there} is in {url}");
+    }
+    // A stranger's redirect is turned away, and the wait goes on.
+    let (status, page, _) = rig.browse(&format!("{redirect}?code=c0de0fAStranger&state=guessed"));
+    assert_eq!(status, 400);
+    contains(&page, &["That did not work", "does not belong to an authorization of this portal"]);
+    assert_eq!(rig.browse(&format!("http://{address}/favicon.ico")).0, 404);
+    let (status, page, at) = rig.browse(&url);
+    assert_eq!(status, 200, "{page}");
+    contains(&page, &["Done.", "acme is authorized and kept fresh from now on"]);
+    let ran = waiting.end();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    // What `oint bitrix24 GetToken` prints, but for the refresh token.
+    let authorized: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    let reply = &authorized["reply"];
+    for field in [
+        "access_token",
+        "expires",
+        "expires_in",
+        "scope",
+        "domain",
+        "server_endpoint",
+        "status",
+        "client_endpoint",
+    ] {
+        assert!(!reply[field].is_null(), "{field} is not in {reply}");
+    }
+    assert!(!reply["member_id"].is_null() && !reply["user_id"].is_null(), "{reply}");
+    assert!(reply["refresh_token"].is_null(), "{reply}");
+    let published = rig.token_json("acme").expect("its token file");
+    assert_eq!(published["access_token"], reply["access_token"]);
+    assert_eq!((&authorized["generation"], &published["generation"]), (&1.into(), &1.into()));
+    let status = rig.wait_for_phase("acme", "fresh");
+    assert!(
+        status["next_renewal_in"].as_u64().unwrap() > 1000,
+        "a token of a moment ago is not renewed: {status}"
+    );
+    assert!(rig.has_working_token("acme"));
+    is_silent(&rig, "acme", &ran.stderr);
+    let code = at.unwrap().split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+    assert!(!daemon.stderr().contains(&code), "the log has the code");
+    is_silent(&rig, "acme", &daemon.stderr());
+    daemon.wait_for("its authorization", |event| says(event, "acme: authorized"));
+    assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn the_address_is_pasted_where_the_browser_is_sent_elsewhere() {
+    let rig = rig(["acme", "globex"], ELSEWHERE);
+    let daemon = rig.start();
+    let mut waiting = authorize(&rig, ["acme"]);
+    let url = waiting.url();
+    assert!(!waiting.said().contains("Waiting for the browser"), "{}", waiting.said());
+    // Of another portal's authorization, begun here too.
+    let other = authorize(&rig, ["globex"]);
+    waiting.paste(&rig.redirect_of(&other.url()));
+    waiting.hears("does not belong to an authorization of this portal");
+    waiting.paste("https://app.example/installed.html");
+    waiting.hears("the address has no `code` in it");
+    waiting.paste("");
+    waiting.paste(&rig.redirect_of(&url));
+    let ran = waiting.end();
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["acme: authorized at https://acme.bitrix24.com/rest/ (generation 1), valid until "],
+    );
+    is_silent(&rig, "acme", &ran.stderr);
+    assert!(rig.has_working_token("acme"));
+    assert_eq!(rig.generation("globex"), 0);
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
+    let rig = rig(["acme", "globex"], ELSEWHERE);
+    let daemon = rig.start();
+    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let ran = rig.run(["authorize", "acme", "--code", &code]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(rig.has_working_token("acme"));
+    // Once is once.
+    let ran = rig.run(["authorize", "acme", "--code", &code]);
+    assert_eq!(ran.code, Some(65));
+    contains(&ran.stderr, &["refreshd: acme: not authorized: ", "A code works once", "30 seconds"]);
+    assert!(rig.has_working_token("acme"), "what was there stays");
+    daemon.stop();
+    let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
+    let ran = rig.run(["authorize", "globex", "--code", &code]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    contains(&ran.stderr, &["no daemon runs; the grant is in the state", "globex: authorized"]);
+    assert!(rig.has_working_token("globex"));
+    let daemon = rig.start();
+    rig.wait_for_phase("globex", "fresh");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_late_code_is_explained_and_nothing_is_lost() {
+    let rules = Rules { code_lifetime: Duration::ZERO, ..Rules::default() };
+    let mut rig = Rig::with_rules(["acme"], rules);
+    rig.authorizes_here();
+    let daemon = rig.start();
+    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let ran = rig.run(["authorize", "acme", "--code", &code]);
+    assert_eq!(ran.code, Some(65));
+    contains(&ran.stderr, &["acme: not authorized: ", "for as little as 30 seconds; begin again"]);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    assert!(!ran.stderr.contains(&code) && !daemon.stderr().contains(&code));
+    assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
+    daemon.stop();
+}
+
+#[test]
+fn a_dead_portal_is_resumed_in_place_and_its_incident_ends() {
+    let mut rig = rig(["acme"], ELSEWHERE);
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    let refuse = |error: &str| Fault::Refuse { status: 400, error: error.into(), description: String::new() };
+    rig.fail("acme", refuse("invalid_grant"), 1);
+    // It was renewed a moment ago, so it takes another grant to be asked again.
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    let status = rig.wait_for_phase("acme", "needs-authorization");
+    daemon.wait_for("an escalation", |event| is_step(event, "person"));
+    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let ran = rig.run(["authorize", "acme", "--code", &code]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    daemon.wait_for("that it is over", |event| is_step(event, "resolved") && event["portal"] == "acme");
+    let after = rig.wait_for_phase("acme", "fresh");
+    assert!(after["incident"].is_null(), "{after}");
+    assert_eq!(after["generation"].as_u64().unwrap(), status["generation"].as_u64().unwrap() + 1);
+    assert!(rig.has_working_token("acme"));
+    assert_eq!(rig.run(["alert", "list"]).code, Some(0), "nothing is open");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn another_portals_grant_is_refused() {
+    let rig = rig(["acme", "globex"], ELSEWHERE);
+    let daemon = rig.start();
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    rig.wait_for_generation("acme", 2);
+    let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
+    let ran = rig.run(["authorize", "acme", "--code", &code]);
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["acme: not taken in: it is the grant of ", "if you mean it, first: refreshd forget acme"],
+    );
+    assert!(rig.has_working_token("acme"), "what was there stays");
+    daemon.stop();
+}
+
+#[test]
+fn a_lost_reply_and_a_server_that_is_away_are_said_and_tried_no_second_time() {
+    let rig = rig(["acme"], ELSEWHERE);
+    let daemon = rig.start();
+    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    rig.fail("acme", Fault::Lost, 1);
+    let requests = rig.requests("acme");
+    let ran = rig.run(["authorize", "acme", "--code", &code]);
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(&ran.stderr, &["broke the connection", "The code may be spent; authorize again"]);
+    assert_eq!(rig.requests("acme"), requests + 1, "a code is sent once");
+    daemon.stop();
+}
+
+#[test]
+fn a_wait_has_its_own_end() {
+    let mut rig = rig(["acme"], ELSEWHERE);
+    let daemon = rig.start();
+    let ran = authorize(&rig, ["acme", "--timeout", "300ms"]).end();
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["nobody answered within 300ms", "show a failure in the browser and send it nowhere"],
+    );
+    // Without a terminal nothing is pasted, and the browser is sent elsewhere.
+    let ran = rig.run(["authorize", "acme"]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    contains(&ran.stderr, &["hand the address over with --redirected-url"]);
+    let ran = rig.run(["authorize", "acne"]);
+    assert_eq!(ran.code, Some(66), "{ran:?}");
+    contains(&ran.stderr, &["no portal is named acne; did you mean acme?"]);
+    daemon.stop();
+    rig.config.app().more = String::new();
+    let no_page = "[portals.nowhere]\napp = \"crm\"\n";
+    rig.config.more = no_page.to_owned();
+    let daemon = rig.start();
+    let ran: Ran = rig.run(["authorize", "nowhere"]);
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["nowhere is not authorized in a browser: its `domain` is not in the configuration"],
+    );
+    daemon.stop();
+}
