@@ -20,6 +20,7 @@ mod install;
 mod install_events;
 mod install_forged;
 mod provider;
+mod providers;
 mod renew;
 mod status;
 mod token;
