@@ -43,6 +43,7 @@ fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
     daemon.limit_file_size(None);
     eventually("ready again", SOON, || ready(&rig).0 == 200);
     assert!(is(&rig, "refreshd_state_writable", 1.0));
+    daemon.wait_after(mark, SOON, "that it is over", |event| state(event) && event["step"] == "resolved");
     let told: Vec<_> = daemon.events_after(mark, state).iter().map(|event| event["step"].clone()).collect();
     assert_eq!(told, ["state", "resolved"]);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent for it");
