@@ -14,7 +14,7 @@ use super::writing;
 use crate::adapters::authorization_server::Answer;
 use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
 use crate::config::{App, Config};
-use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved};
+use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved, untell};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
 use crate::domain::provider::{Class, at_domain, host_of};
@@ -205,6 +205,7 @@ async fn finish(
         Some(Class::NeedsAuthorization | Class::Blocked | Class::Gone) => Rejection::Accepted,
         _ => Rejection::Unknown,
     };
+    let anew = untell(&mut grant.told, &config.ladder, &before, &grant.standing.phase);
     let about = About::of(&name, Some(&settings));
     let Climb { announce: said, told, next: climb_at } = climb(&config.ladder, about, &grant, now);
     let app = settings.app.clone();
@@ -224,7 +225,8 @@ async fn finish(
             }
             let about_client = client_changed && matches!(client, Rejection::Refused(_));
             // The escalator may have come first while the request was under way.
-            if let Some(said) = said.filter(|said| !about_client && !told_before.contains(&said.step)) {
+            let is_told = |step: &String| told_before.contains(step) && !anew.contains(step);
+            if let Some(said) = said.filter(|said| !about_client && !is_told(&said.step)) {
                 announce(Subject::Portal(&name), &said);
             }
             if renewed && let Some(good) = resolved(&told_before, before.since(), now) {

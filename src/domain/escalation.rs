@@ -169,6 +169,14 @@ pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -
     Climb { announce, told, next }
 }
 
+/// The steps that are told again, since what a person must do now is another thing than before; they are not told any more.
+pub fn untell(told: &mut Vec<String>, ladder: &[Step], before: &Phase, now: &Phase) -> Vec<String> {
+    let another = needs_person(before) && needs_person(now) && before.kind() != now.kind();
+    let of_person =
+        |key: &mut String| ladder.iter().any(|step| step.key == *key && step.when == Moment::NeedsPerson);
+    if another { told.extract_if(.., of_person).collect() } else { Vec::new() }
+}
+
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
 pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {

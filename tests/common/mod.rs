@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod hostile;
 pub mod mailserver;
 pub mod receivers;
+pub mod strict;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -18,6 +18,7 @@ mod help;
 mod http;
 mod import;
 mod provider;
+mod providers;
 mod renew;
 mod status;
 mod token;
