@@ -16,15 +16,27 @@ use crate::domain::request::{Purpose, Token};
 /// # Errors
 /// [`OperationError`].
 pub async fn introspect(shared: &Shared, name: &str) -> Result<Introspection, OperationError> {
-    let portal = operations::find(shared, name).await?;
     let config = shared.config();
-    let app = app_of(&config, &portal)?;
-    let url = app.profile.introspect_url.as_deref();
-    let url = url.ok_or_else(|| nowhere(&portal, "introspect_url"))?;
-    let access = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
-    let access = access.ok_or_else(|| operations::no_grant(&portal))?;
-    let (status, body) = ask(shared, app, &portal, url, Purpose::Introspection(&access.token)).await?;
-    introspection::read(status, &body).map_err(|reason| not_now(&portal, reason))
+    let mut portal = operations::find(shared, name).await?;
+    loop {
+        let app = app_of(&config, &portal)?;
+        let url = app.profile.introspect_url.as_deref();
+        let url = url.ok_or_else(|| nowhere(&portal, "introspect_url"))?;
+        let access = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
+        let access = access.ok_or_else(|| operations::no_grant(&portal))?;
+        let (status, body) = ask(shared, app, &portal, url, Purpose::Introspection(&access.token)).await?;
+        let said = introspection::read(status, &body).map_err(|reason| not_now(&portal, reason))?;
+        if said.active {
+            return Ok(said);
+        }
+        // At some providers a token dies the moment a renewal brings the next: that is the one to ask about then.
+        let now = settled(shared, name, config.renewal.timeout).await?;
+        let generation = |portal: &Portal| portal.grant.as_ref().map(|grant| grant.generation);
+        if generation(&now) == generation(&portal) {
+            return Ok(said);
+        }
+        portal = now;
+    }
 }
 
 /// Gives a portal's grant back to the server; false if there is none.

@@ -10,6 +10,7 @@ mod authorize;
 mod check;
 mod control;
 mod demo;
+mod described;
 mod forget;
 mod guests;
 mod health;

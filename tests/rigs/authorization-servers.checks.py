@@ -209,18 +209,23 @@ def person():
     return Browser(login=PERSON["username"], **PERSON)
 
 
+def parameter(url, name):
+    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url or "").query)).get(name, "")
+
+
 def authorize(portal, way="browser"):
     """The exit code, the family of tokens that came of it, and the command. The answer comes by the loopback listener,
-    by pasting, or by the `address` that another call of the command is given."""
+    by pasting, or by the `address` or the `code` that another call of the command is given."""
     front = front_of(portal)
     waiting = Authorization(refreshd, portal, "--json")
     redirected, page = person().go(waiting.url or front.url, waiting.redirect_uri())
     if redirected is None:
         score.note(f"{portal}: the login did not come to its end: {page}")
-    if way == "address":
+    if way in ("address", "code"):
         waiting.command.terminate()
         waiting.end()
-        words = ["authorize", portal, "--redirected-url", redirected or "", "--json"]
+        answer = {"address": ["--redirected-url", redirected or ""], "code": ["--code", parameter(redirected, "code")]}
+        words = ["authorize", portal, *answer[way], "--json"]
         code, waiting.out, waiting.err = refreshd.command(*words)
         return code, front.newest(), waiting
     if redirected and way == "browser":
@@ -248,19 +253,20 @@ class Readers(threading.Thread):
                     continue
                 token = found["access_token"]
                 if found["expires_at_unix"] <= time.time():
-                    self.complain(portal, "the token in the file has expired")
+                    self.complain(portal, family, "the token in the file has expired")
                 if not family.settled(token):
-                    self.complain(portal, "the token in the file is not the newest")
+                    self.complain(portal, family, "the token in the file is not the newest")
                 if seen.get(portal) != (found["generation"], token):
                     seen[portal] = (found["generation"], token)
                     if accepted(front_of(portal), token):
                         self.accepted[portal] = self.accepted.get(portal, 0) + 1
-                    elif refreshd.token(portal).get("access_token") == token and self.families.get(portal) is family:
-                        self.complain(portal, "the server does not accept the token in the file")
+                    elif refreshd.token(portal).get("access_token") == token:
+                        self.complain(portal, family, "the server does not accept the token in the file")
             self.over.wait(0.2)
 
-    def complain(self, portal, what):
-        if (portal, what) not in self.wrong:
+    def complain(self, portal, family, what):
+        # Whoever is about to be authorized anew is followed no more.
+        if self.families.get(portal) is family and (portal, what) not in self.wrong:
             self.wrong.append((portal, what))
 
     def follow(self, portal, family):
@@ -310,7 +316,7 @@ def first_grants():
         ("native", "the same without a redirect_uri: any port of this machine", "browser"),
         ("django-basic", "a confidential client with Basic, endpoints by RFC 8414", "browser"),
         ("django-body", "a confidential client with its secret in the body; the address is handed over", "address"),
-        ("revoked", "one that will be revoked", "browser"),
+        ("revoked", "one that will be revoked; the bare code is handed over", "code"),
     ):
         code, family, waiting = authorize(portal, way)
         asked = waiting.parameters()
@@ -368,10 +374,16 @@ def machine_and_device():
         waiting.command.kill()
         waiting.end()
         return
+    polls = within(10, lambda: [entry for entry in oidc.asked("/token") if entry["sent"].get("grant_type") == DEVICE])
+    score.check("nobody has typed it yet, and it waits", polls and waiting.command.poll() is None
+                and polls[0]["said"].get("error") == "authorization_pending", waiting.err)
     _, page = Browser(user_code=shown[1], login="ada", password="x").go(f"{oidc.url}/device", None)
     score.note(f"the last page: {' '.join(page.split())[-90:]}")
     code = waiting.end()
     score.check("and is authorized once the person has consented", code == 0, waiting.err)
+    at = [entry["at"] for entry in oidc.asked("/token") if entry["sent"].get("grant_type") == DEVICE]
+    score.check("it asked no more often than every five seconds",
+                len(at) >= 2 and min(later - sooner for sooner, later in zip(at, at[1:])) > 4.9, at)
     family = oidc.newest()
     token = within(3, lambda: refreshd.token("device")) or {}
     score.check("readers have its token", bool(family) and token.get("access_token") == family.current())
@@ -386,7 +398,7 @@ def takes_in():
     asked = {"response_type": "code", "client_id": "basic", "redirect_uri": callback, "scope": "openid offline_access",
              "prompt": "consent", "code_challenge": challenge, "code_challenge_method": "S256", "state": "of-its-own"}
     redirected, page = person().go(f"{oidc.url}/auth?{urllib.parse.urlencode(asked)}", callback)
-    code = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(redirected or "").query)).get("code", "")
+    code = parameter(redirected, "code")
     sent = {"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "code_verifier": verifier}
     status, reply, _ = fetch(f"{oidc.url}/token", sent, by_basic("basic"))
     score.check("the other program has its reply", status == 200, (redirected is None and page, status))
@@ -509,6 +521,7 @@ def refuses():
     score.check("a callback with another state gets no done page", status == 400, (status, page))
     score.check("and its code is not sent to the server", not sent("a-code-of-somebody-else"))
     redirected, _ = person().go(waiting.url or oidc.url, callback)
+    readers.leave("basic")
     fetch(redirected or callback)
     score.check("the true one still counts", waiting.end() == 0, waiting.err)
     readers.follow("basic", oidc.newest())
@@ -519,8 +532,9 @@ def refuses():
     waiting.paste(forged + "\n")
     score.check("a pasted address with another state: it is said",
                 within(5, lambda: "does not belong" in waiting.err), waiting.err)
-    code = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(forged).query)).get("code")
+    code = parameter(forged, "code")
     score.check("and its code is not sent to the server", code and not sent(code))
+    readers.leave("body")
     score.check("the true one still counts", waiting.end(f"{redirected}\n") == 0, waiting.err)
     readers.follow("body", oidc.newest())
 

@@ -478,8 +478,9 @@ class Front:
             self.learn(sent, said, head, reply.getheader("Location") or "")
             granted = said.get("access_token")
             kind = sent.get("grant_type", "")
-            self.requests.append({"path": path, "host": head.get("Host"), "method": method, "sent": sent, "status": reply.status, "said": said,
-                                  "authorization": head.get("Authorization", "")})
+            self.requests.append({
+                "at": time.monotonic(), "host": head.get("Host"), "method": method, "path": path, "sent": sent,
+                "authorization": head.get("Authorization", ""), "status": reply.status, "said": said})
             if kind == "refresh_token":
                 family = self.families.get(sent.get("refresh_token")) or Family()
             elif kind == "client_credentials" and granted:
