@@ -21,7 +21,8 @@ pub async fn introspect(shared: &Shared, name: &str) -> Result<Introspection, Op
     loop {
         let app = app_of(&config, &portal)?;
         let url = app.profile.introspect_url.as_deref();
-        let url = url.ok_or_else(|| nowhere(&portal, "introspect_url"))?;
+        let url =
+            url.ok_or_else(|| nowhere(&portal, "does not say what a token is worth (no `introspect_url`)"))?;
         let access = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
         let access = access.ok_or_else(|| operations::no_grant(&portal))?;
         let (status, body) = ask(shared, app, &portal, url, Purpose::Introspection(&access.token)).await?;
@@ -48,7 +49,7 @@ pub async fn revoke(shared: &Shared, name: &str) -> Result<bool, OperationError>
     let portal = settled(shared, name, config.renewal.timeout).await?;
     let app = app_of(&config, &portal)?;
     let url = app.profile.revoke_url.as_deref();
-    let url = url.ok_or_else(|| nowhere(&portal, "revoke_url"))?;
+    let url = url.ok_or_else(|| nowhere(&portal, "takes nothing back (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
     let Some(token) = portal.grant.as_ref().and_then(token) else { return Ok(false) };
     let (status, body) = ask(shared, app, &portal, url, Purpose::Revocation(token)).await?;
     introspection::revoked(status, &body).map_err(|reason| not_now(&portal, reason))?;
@@ -93,8 +94,8 @@ async fn ask(
     }
 }
 
-fn nowhere(portal: &Portal, key: &str) -> OperationError {
-    let reason = format!("its provider has no `{key}`");
+fn nowhere(portal: &Portal, what: &str) -> OperationError {
+    let reason = format!("its provider {what}");
     OperationError::NotThere { portal: portal.name.clone(), reason }
 }
 

@@ -95,6 +95,24 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
 }
 
 #[test]
+fn a_proxy_may_stand_before_the_command() {
+    let rig = rig(["acme"], ELSEWHERE);
+    let daemon = rig.start();
+    let address = free_address();
+    let waiting = authorize(&rig, ["acme", "--listen", &address]);
+    // What the proxy does with the address that the browser is sent to.
+    let sent_on =
+        rig.redirect_of(&waiting.url()).replace("https://app.example", &format!("http://{address}"));
+    let (status, page, _) = rig.browse(&sent_on);
+    assert_eq!(status, 200, "{page}");
+    let ran = waiting.end();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(rig.has_working_token("acme"));
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
 fn the_address_is_pasted_where_the_browser_is_sent_elsewhere() {
     let rig = rig(["acme", "globex"], ELSEWHERE);
     let daemon = rig.start();
