@@ -141,7 +141,7 @@ pub fn settle(
         Attempt::InDoubt(detail) => no_answer(Class::InDoubt, detail),
     };
     let terms = Terms::of(rules.profile, grant.tokens.access.as_ref().map(Access::lifetime));
-    Settled::Kept(refused(grant, terms, refusal, times.now, jitter))
+    Settled::Kept(refused(grant, terms, refusal, times, jitter))
 }
 
 /// Where a grant stands whose claim was found without an outcome: the process that made it is gone. Without a profile
@@ -162,11 +162,21 @@ pub fn recovered(
         lifetime: lifetime.unwrap_or(ASSUMED_LIFETIME),
     };
     let terms = profile.map_or_else(careful, |profile| Terms::of(profile, lifetime));
-    refused(grant, terms, no_answer(Class::InDoubt, detail), now, 0.0)
+    let times = Times { sent_at: claimed_at.min(now), now };
+    refused(grant, terms, no_answer(Class::InDoubt, detail), times, 0.0)
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
     Refusal { problem: Problem::new(class, detail), retry_after: None }
+}
+
+/// When a pair may have been issued: in a server's grace a replay gets the very pair whose reply was lost, with its whole
+/// life written on it, of which a part is over.
+fn issued_at(phase: &Phase, grace: Option<Duration>, sent_at: Timestamp) -> Timestamp {
+    match (phase, grace) {
+        (Phase::InDoubt { since, .. }, Some(grace)) => (*since).max(sent_at - grace).min(sent_at),
+        _ => sent_at,
+    }
 }
 
 fn accept(
@@ -189,7 +199,8 @@ fn accept(
     }
     let Granted { access, refresh, token_type, lifetime, identity, server, details } = *granted;
     let details = kept(details, &grant.tokens.details, rules.profile);
-    let renew_at = renew_at(rules.every, portal, times.sent_at, lifetime);
+    let issued_at = issued_at(&grant.standing.phase, rules.profile.grace, times.sent_at);
+    let renew_at = renew_at(rules.every, portal, issued_at, lifetime);
     let was_at = grant.tokens.details.endpoint.clone();
     let renamed_from = was_at.filter(|old| details.endpoint.as_ref().is_some_and(|new| new != old));
     let token_url = server
@@ -197,12 +208,7 @@ fn accept(
         .filter(|url| *url != grant.token_url);
     Settled::Renewed(Box::new(Renewed {
         tokens: Tokens {
-            access: Some(Access {
-                token: access,
-                token_type,
-                issued_at: times.sent_at,
-                expires_at: times.sent_at + lifetime,
-            }),
+            access: Some(Access { token: access, token_type, issued_at, expires_at: issued_at + lifetime }),
             credential: next_credential(&grant.tokens.credential, refresh),
             details,
         },
@@ -239,8 +245,9 @@ fn kept(mut details: Details, before: &Details, profile: &Profile) -> Details {
     details
 }
 
-fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter: f64) -> Standing {
+fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: f64) -> Standing {
     let Refusal { mut problem, retry_after } = refusal;
+    let Times { sent_at, now } = times;
     let Terms { replay, grace, earliest, lifetime } = terms;
     if problem.class == Class::InDoubt && replay.is_none() {
         problem.class = Class::Transient;
@@ -278,7 +285,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, now: Timestamp, jitter
                     late.min(grace.map_or(late, |grace| grace / 2)).max(FLOOR)
                 }
             };
-            again(Phase::InDoubt { attempt: 1, since: now, problem }, wait)
+            again(Phase::InDoubt { attempt: 1, since: sent_at, problem }, wait)
         }
         // Once in doubt, a grant stays so until the server has said yes or no to the grant itself.
         _ if was_in_doubt => {

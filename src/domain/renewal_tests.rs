@@ -264,6 +264,39 @@ fn a_late_replay_is_not_put_off_beyond_the_servers_grace() {
 }
 
 #[test]
+fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_lost() {
+    let issued_at = |grace, answered: i64| {
+        let profile = Profile { grace, ..profile() };
+        let rules = Rules { profile: &profile, every: profile.renew_every };
+        let settled = |grant: &Grant, attempt, sent_at, now| {
+            settle(&acme(), grant, rules, attempt, Times { sent_at: at(sent_at), now: at(now) }, 0.5)
+        };
+        let mut lost = grant(Phase::Fresh);
+        for (sent_at, now) in [(1400, 1430), (1435, 1465)] {
+            let Settled::Kept(standing) = settled(&lost, Attempt::InDoubt("no reply".into()), sent_at, now)
+            else {
+                panic!("it is in doubt")
+            };
+            lost.standing = standing;
+        }
+        let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted(Some("new-refresh")))));
+        match settled(&lost, attempt, answered, answered + 1) {
+            Settled::Renewed(renewed) => {
+                let access = renewed.tokens.access.unwrap();
+                assert_eq!(access.lifetime(), HOUR);
+                assert!(renewed.standing.renew_at.unwrap() <= access.issued_at + Duration::from_secs(1500));
+                access.issued_at
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    assert_eq!(issued_at(minutes(10), 1470), at(1400), "it may be the pair of the first request");
+    assert_eq!(issued_at(minutes(1), 1470), at(1410), "that of a request within the grace at most");
+    assert_eq!(issued_at(None, 1470), at(1470), "no pair comes again: it is a new one");
+}
+
+#[test]
 fn what_a_reply_does_not_repeat_is_kept() {
     let mut before = grant(Phase::Fresh);
     before.tokens.details.scope = vec!["crm".into()];

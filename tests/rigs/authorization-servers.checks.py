@@ -76,11 +76,12 @@ def by_basic(secret):
 
 
 def accepted(front, token):
-    """Whether the server itself says that the token is good (RFC 7662)."""
+    """Whether the server itself says that the token is good: when it ends, or 0 (RFC 7662)."""
     path, secret = ("/token/introspection", "basic") if front is oidc else ("/o/introspect/", "django")
     with front.turn:
         status, body, _ = fetch(f"http://127.0.0.1:{front.backend}{path}", {"token": token}, by_basic(secret))
-    return status == 200 and json.loads(body)["active"] is True
+    said = json.loads(body) if status == 200 else {}
+    return said["exp"] if said.get("active") is True else 0
 
 
 # --- the configuration ----------------------------------------------------------------------------------------------
@@ -243,6 +244,7 @@ class Readers(threading.Thread):
     def __init__(self):
         super().__init__(daemon=True)
         self.families, self.accepted, self.wrong, self.over = {}, {}, [], threading.Event()
+        self.replayed = {}  # by portal: when a token that came again ends, by its file and by its server
 
     def run(self):
         seen = {}
@@ -258,8 +260,11 @@ class Readers(threading.Thread):
                     self.complain(portal, family, "the token in the file is not the newest")
                 if seen.get(portal) != (found["generation"], token):
                     seen[portal] = (found["generation"], token)
-                    if accepted(front_of(portal), token):
+                    ends = accepted(front_of(portal), token)
+                    if ends:
                         self.accepted[portal] = self.accepted.get(portal, 0) + 1
+                        if token in [access for access, _ in family.lost]:
+                            self.replayed[portal] = (found["expires_at_unix"], ends)
                     elif refreshd.token(portal).get("access_token") == token:
                         self.complain(portal, family, "the server does not accept the token in the file")
             self.over.wait(0.2)
@@ -439,6 +444,9 @@ def recovers(families):
         again = bool(family.lost) and family.lost[0][0] in [access for access, _ in family.delivered]
         score.check(f"{way}: the pair that was lost is the one that came with the replay", again)
         score.check(f"{way}: the server has refused nothing", not family.refused, family.refused)
+        file, server = readers.replayed.get(portal, (0, 0))
+        score.check(f"{way}: readers were told no later end than the server's", server and file <= server + 1,
+                    (file, server))
         score.check(f"{way}: it is fresh", refreshd.status(portal).get("fresh") is True, refreshd.status(portal))
 
 
