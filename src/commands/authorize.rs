@@ -137,7 +137,13 @@ impl Asker<'_> {
                 format!("cannot listen on {}: {error}", arguments.listen.unwrap_or(here)),
             )
         })?;
-        let loopback = format!("http://127.0.0.1:{}/oauth/callback", own.address.port());
+        let here = match own.address.ip() {
+            ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => {
+                format!("127.0.0.1:{}", own.address.port())
+            }
+            _ => own.address.to_string(),
+        };
+        let loopback = format!("http://{here}/oauth/callback");
         let begun = self.begin(Some(loopback.clone())).await?;
         if let Some(code) = &begun.user_code {
             screen::note(&format!(
@@ -149,6 +155,7 @@ impl Asker<'_> {
         let callback = match &begun.redirect_uri {
             Some(uri) if *uri == loopback || arguments.listen.is_some() => Some(own),
             Some(uri) => listen_at(uri).await,
+            None if arguments.listen.is_some() => Some(own),
             None => None,
         };
         show(&begun, callback.as_ref(), arguments.no_browser);
@@ -299,6 +306,6 @@ fn nobody_answered(limit: Duration) -> Failure {
 
 fn no_way() -> Failure {
     let message = "nothing can be pasted here, and the browser is not sent to this machine: hand the address over with \
-                   --redirected-url";
+                   --redirected-url, to the daemon that began it, which must run meanwhile";
     Failure::new(Exit::Usage, message)
 }

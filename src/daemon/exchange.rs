@@ -60,7 +60,8 @@ impl Claimed {
 pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     let config = shared.config();
     let Some(app) = usable_app(&config, &claimed) else {
-        return release(&shared, &config, claimed).await;
+        let why = "its client or server changed in the configuration";
+        return release(&shared, &config, claimed, why).await;
     };
     let sent_at = shared.clock.now();
     let started = shared.clock.tick();
@@ -321,13 +322,14 @@ fn announce_client(app: &str, said: Option<&Announcement>, client: Rejection) {
     }
 }
 
-/// Ends a claim without sending: the configuration changed between the claim and now.
-async fn release(shared: &Shared, config: &Config, claimed: Claimed) {
+/// Ends a claim without a renewal, for this reason; what was due is due again a second later.
+pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &str) {
     let portal = claimed.name.clone();
-    tracing::info!(%portal, "{portal}: not renewed: its client or server changed in the configuration");
+    tracing::info!(%portal, "{portal}: not renewed: {why}");
     let standing = claimed.grant.standing.clone();
     let now = shared.clock.now();
-    let held = Standing { act_at: Some(now + Duration::from_secs(1)), ..standing };
+    let act_at = standing.act_at.map(|at| at.max(now + Duration::from_secs(1)));
+    let held = Standing { act_at, ..standing };
     let ended = finish(shared, config, claimed, Settled::Kept(held), now).await;
     shared.waiters.tell(&ended.portal, &ended.report);
 }

@@ -2,6 +2,7 @@
 //!
 //! Must not give back what a renewal is about to replace: it waits for one that is under way.
 
+use super::exchange::{Claimed, release};
 use super::operations::{self, OperationError, app_of};
 use super::shared::Shared;
 use crate::adapters::authorization_server::Answer;
@@ -23,7 +24,7 @@ pub async fn introspect(shared: &Shared, name: &str) -> Result<Introspection, Op
         let url = app.profile.introspect_url.as_deref();
         let url =
             url.ok_or_else(|| nowhere(&portal, "does not say what a token is worth (no `introspect_url`)"))?;
-        let access = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
+        let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
         let access = access.ok_or_else(|| operations::no_grant(&portal))?;
         let (status, body) = ask(shared, app, &portal, url, Purpose::Introspection(&access.token)).await?;
         let said = introspection::read(status, &body).map_err(|reason| not_now(&portal, reason))?;
@@ -50,11 +51,33 @@ pub async fn revoke(shared: &Shared, name: &str) -> Result<bool, OperationError>
     let app = app_of(&config, &portal)?;
     let url = app.profile.revoke_url.as_deref();
     let url = url.ok_or_else(|| nowhere(&portal, "takes nothing back (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
-    let Some(token) = portal.grant.as_ref().and_then(token) else { return Ok(false) };
-    let (status, body) = ask(shared, app, &portal, url, Purpose::Revocation(token)).await?;
-    introspection::revoked(status, &body).map_err(|reason| not_now(&portal, reason))?;
+    let Some(token) = own(&portal, app)?.and_then(token) else { return Ok(false) };
+    // A renewal would bring a pair that nobody gives back. What may not be renewed cannot be claimed, and is not.
+    let claimed = shared.state.claim_one(portal.name.clone(), shared.clock.now()).await?;
+    let given_back = match ask(shared, app, &portal, url, Purpose::Revocation(token)).await {
+        Ok((status, body)) => {
+            introspection::revoked(status, &body).map_err(|reason| not_now(&portal, reason))
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = given_back {
+        if let Some(claimed) = claimed.and_then(Claimed::from) {
+            release(shared, &config, claimed, "it was to be given back, and was not").await;
+            shared.due.notify_one();
+        }
+        return Err(error);
+    }
     tracing::info!(portal = %portal.name, "{}: the grant was given back to the authorization server", portal.name);
     Ok(true)
+}
+
+/// The grant, if it is of the client and server that the configuration names: no other may see its tokens.
+fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, OperationError> {
+    let domain = portal.settings.as_ref().and_then(|settings| settings.domain.as_deref());
+    match &portal.grant {
+        Some(grant) if grant.bound_to != app.binding(domain) => Err(operations::no_grant(portal)),
+        grant => Ok(grant.as_ref()),
+    }
 }
 
 fn token(grant: &Grant) -> Option<Token<'_>> {
@@ -71,9 +94,14 @@ async fn settled(
     let portal = operations::find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
     let portal = operations::find(shared, name).await?;
-    if portal.grant.as_ref().is_some_and(|grant| grant.claim.is_some()) {
-        let _ = shared.clock.within(timeout, ended).await;
-        return operations::find(shared, name).await;
+    let is_claimed = |portal: &Portal| portal.grant.as_ref().is_some_and(|grant| grant.claim.is_some());
+    if !is_claimed(&portal) {
+        return Ok(portal);
+    }
+    let _ = shared.clock.within(timeout, ended).await;
+    let portal = operations::find(shared, name).await?;
+    if is_claimed(&portal) {
+        return Err(not_now(&portal, "a renewal of it is still under way; try again".to_owned()));
     }
     Ok(portal)
 }

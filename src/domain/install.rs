@@ -187,8 +187,19 @@ pub struct Held<'a> {
     pub user: Option<&'a str>,
     /// Who installed the app, if known.
     pub installer: Option<&'a str>,
-    /// The notice's application token is another than the one that is known.
-    pub token_differs: bool,
+    /// What the notice's application token proves.
+    pub proof: Proof,
+}
+
+/// What an application token proves. Whoever has a token of the app may have made up the event around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It is the one that is known of the installation.
+    Proven,
+    /// None is known that it could be compared with.
+    Unknown,
+    /// It is another, or there is none.
+    Other,
 }
 
 /// What to do with a grant that was brought.
@@ -208,9 +219,9 @@ pub enum Decision {
 /// place of the installer's.
 #[must_use]
 pub fn decide(occasion: Occasion, held: Held<'_>, user: &str) -> Decision {
-    let Held { phase, listed, user: known, installer, token_differs } = held;
+    let Held { phase, listed, user: known, installer, proof } = held;
     let Some(phase) = phase.filter(|phase| !matches!(phase, Phase::Gone { .. })) else {
-        return if token_differs && occasion == Occasion::SystemUser {
+        return if proof == Proof::Other && occasion == Occasion::SystemUser {
             Decision::OtherInstallation
         } else {
             Decision::Take
@@ -220,15 +231,25 @@ pub fn decide(occasion: Occasion, held: Held<'_>, user: &str) -> Decision {
     let fresh = matches!(phase, Phase::Fresh);
     let dead = matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. });
     match occasion {
-        Occasion::SystemUser if token_differs => Decision::OtherInstallation,
-        // Its user may have written the event himself.
-        Occasion::Installed if token_differs && !dead && !same => Decision::OtherInstallation,
         Occasion::Installed | Occasion::SystemUser if listed && fresh => Decision::FreshAlready,
+        Occasion::Installed | Occasion::SystemUser if !same && !replaces(proof, dead) => {
+            Decision::OtherInstallation
+        }
         Occasion::Installed | Occasion::SystemUser => Decision::Take,
         Occasion::Opened if fresh && (same || known.is_none()) => Decision::FreshAlready,
         Occasion::Opened if same => Decision::Take,
         Occasion::Opened if dead && (known.is_none() || installer == Some(user)) => Decision::Take,
         Occasion::Opened => Decision::OtherUser,
+    }
+}
+
+/// Whether an event may put another user's grant in the place of the one that is there. Its user may have written it
+/// himself; where the grant is dead and nothing is known to compare it with, there is nothing left to guard.
+const fn replaces(proof: Proof, dead: bool) -> bool {
+    match proof {
+        Proof::Proven => true,
+        Proof::Unknown => dead,
+        Proof::Other => false,
     }
 }
 

@@ -48,7 +48,7 @@ const INSTALLER: &str = "1";
 const EMPLOYEE: &str = "67";
 
 fn held(phase: Option<&Phase>) -> Held<'_> {
-    Held { phase, listed: false, user: Some(INSTALLER), installer: Some(INSTALLER), token_differs: false }
+    Held { phase, listed: false, user: Some(INSTALLER), installer: Some(INSTALLER), proof: Proof::Proven }
 }
 
 fn problem() -> Problem {
@@ -95,15 +95,21 @@ fn the_apps_own_user_keeps_the_grant_while_it_lives() {
 }
 
 #[test]
-fn an_event_of_another_installation_replaces_only_what_is_dead_or_the_users_own() {
+fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
     let since = Timestamp::default();
     let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
-    let other = |phase| Held { token_differs: true, ..held(phase) };
+    let other = |phase| Held { proof: Proof::Other, ..held(phase) };
+    let unknown = |phase| Held { proof: Proof::Unknown, ..held(phase) };
     let fresh = Some(&Phase::Fresh);
     assert_eq!(decide(Occasion::Installed, held(fresh), EMPLOYEE), Decision::Take);
     assert_eq!(decide(Occasion::Installed, other(fresh), EMPLOYEE), Decision::OtherInstallation);
     assert_eq!(decide(Occasion::Installed, other(fresh), INSTALLER), Decision::Take);
-    assert_eq!(decide(Occasion::Installed, other(Some(&dead)), EMPLOYEE), Decision::Take);
+    assert_eq!(decide(Occasion::Installed, other(Some(&dead)), EMPLOYEE), Decision::OtherInstallation);
+    for occasion in [Occasion::Installed, Occasion::SystemUser] {
+        assert_eq!(decide(occasion, unknown(fresh), EMPLOYEE), Decision::OtherInstallation, "{occasion:?}");
+        assert_eq!(decide(occasion, unknown(Some(&dead)), EMPLOYEE), Decision::Take, "{occasion:?}");
+        assert_eq!(decide(occasion, unknown(None), EMPLOYEE), Decision::Take, "{occasion:?}");
+    }
     assert_eq!(decide(Occasion::SystemUser, other(None), "512"), Decision::OtherInstallation);
 }
 

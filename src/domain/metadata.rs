@@ -77,8 +77,9 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
         let Some(url) = url else { return Ok(None) };
         let host = host_of(&url).unwrap_or_default().to_owned();
         let listed = host_of(&issuer) == Some(&host) || profile.hosts.contains(&host);
-        // Where the issuer itself is on this machine, its endpoints may be too.
-        let secure = url.starts_with("https://") || issuer.starts_with("http://");
+        // An issuer without https is on this machine, and what is there may be too.
+        let here = issuer.starts_with("http://") && host_of(&issuer) == Some(&host);
+        let secure = url.starts_with("https://") || here;
         match (listed, secure) {
             (false, _) => Err(MetadataError::OtherHost { endpoint, host }),
             (true, false) => Err(MetadataError::NotSecure { endpoint }),

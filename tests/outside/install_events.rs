@@ -18,18 +18,25 @@ fn wait_for_user(rig: &Rig, user: &str) {
 fn an_installation_event_brings_the_installers_grant() {
     let rig = installing("");
     let daemon = rig.start();
-    rig.open("acme", &rig.grant_of("acme", 67));
+    rig.open("acme", &rig.grant_of("acme", 1));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
-    let event = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1));
-    assert_eq!(rig.post("", &event).0, 200);
-    rig.wait_for_installs("resumed", 1.0);
-    wait_for_user(&rig, "1");
-    // The same event once more is none, before and after the grant was renewed.
-    rig.wait_for_generation(ACME, 4);
-    assert_eq!(rig.post("", &event).0, 200);
-    rig.wait_for_installs("replayed", 1.0);
-    assert_eq!(rig.generation(ACME), 4);
+    // Nothing proves yet that another user's event is one of the portal's.
+    rig.post("", &event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 5)));
+    rig.wait_for_installs("forged", 1.0);
+    // The installer's own brings the proof, and from then on another installer's counts.
+    for (count, user) in [(1.0, 1), (2.0, 5)] {
+        let event = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", user));
+        assert_eq!(rig.post("", &event).0, 200);
+        rig.wait_for_installs("resumed", count);
+        wait_for_user(&rig, &user.to_string());
+        // The same event once more is none, before and after the grant was renewed.
+        let generation = rig.generation(ACME);
+        rig.wait_for_generation(ACME, generation.next_multiple_of(2));
+        assert_eq!(rig.post("", &event).0, 200);
+        rig.wait_for_installs("replayed", count);
+    }
+    assert_eq!(rig.generation(ACME), 6);
     daemon.stop();
     rig.no_violations();
 }

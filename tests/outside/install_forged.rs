@@ -123,6 +123,14 @@ fn an_event_without_the_installations_proof_ends_nothing() {
     let employee = event_of("ONAPPUSERREADY", "data", &rig.grant_of("acme", 67));
     rig.post("", &with(employee, "auth[application_token]", "made-up"));
     line(&daemon, "forged", "its application token is not that of the installation of acme");
+    // Or leaves it out.
+    for (event, under) in [("ONAPPINSTALL", "auth"), ("ONAPPUSERREADY", "data")] {
+        let employee = event_of(event, under, &rig.grant_of("acme", 67));
+        let bare: Vec<_> =
+            employee.into_iter().filter(|(name, _)| name != "auth[application_token]").collect();
+        rig.post("", &bare);
+    }
+    rig.wait_for_installs("forged", 4.0);
     always("fresh", Duration::from_millis(300), || {
         rig.get_json(&format!("/v1/portals/{ACME}"))["phase"] == "fresh" && rig.generation(ACME) == 2
     });

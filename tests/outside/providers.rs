@@ -324,3 +324,48 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
     assert!(fs::metadata(rig.token_path("news", "token")).is_ok(), "nothing was forgotten");
     daemon.stop();
 }
+
+#[test]
+fn nothing_of_one_client_is_shown_to_another_or_its_server() {
+    let (server, other) = (Strict::listen(), Strict::listen());
+    let lines = |origin: &str, client: &str| {
+        format!(
+            "[portals.news]\nprovider = 'own'\nclient_id = '{client}'\nclient_secret_file = 'news.secret'\n[providers.own]\n\
+             token_url = '{origin}/token'\nrevoke_url = '{origin}/revoke'\nintrospect_url = '{origin}/introspect'\n"
+        )
+    };
+    let mut rig = rig("");
+    rig.config.more = lines(&server.origin, "one");
+    server.say("/token", 200, pair(1, 3600));
+    let daemon = rig.start();
+    assert_eq!(rig.import("news", "r0").code, Some(0));
+    rig.wait_for_generation("news", 2);
+    rig.config.more = lines(&other.origin, "two");
+    rig.write_config();
+    daemon.sighup();
+    rig.wait_for_phase("news", "client-changed");
+    for path in ["/revoke", "/introspect"] {
+        other.say(path, 200, json!({"active": true}));
+    }
+    let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(&ran.stderr, &["its client or server changed in the configuration"]);
+    assert_eq!(rig.run(["introspect", "news"]).code, Some(75));
+    assert_eq!(other.asked("/revoke").len() + other.asked("/introspect").len(), 0);
+    // Where a server does not take it back, it is not forgotten, and renewed as before.
+    rig.config.more = lines(&server.origin, "one");
+    rig.write_config();
+    daemon.sighup();
+    rig.wait_for_phase("news", "fresh");
+    server.say("/revoke", 503, json!({}));
+    let due = rig.status("news")["next_renewal"].clone();
+    let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(&ran.stderr, &["the server answered with status 503"]);
+    let status = rig.status("news");
+    assert_eq!((&status["phase"], &status["next_renewal"]), (&json!("fresh"), &due));
+    server.say("/revoke", 200, json!({}));
+    assert_eq!(rig.run(["forget", "news", "--yes", "--revoke"]).code, Some(0));
+    assert_eq!(server.asked("/revoke").pop().expect("asked").parameter("token"), "r1");
+    daemon.stop();
+}

@@ -10,7 +10,7 @@ use super::intake::{self, TakeIn, TakenIn};
 use super::reconcile::follow;
 use super::rows::{COLUMNS, portal as read_portal};
 use super::{State, StateError};
-use crate::domain::install::{Decision, Held, InstallTerms, Occasion, Users, decide, is_stale};
+use crate::domain::install::{Decision, Held, InstallTerms, Occasion, Proof, Users, decide, is_stale};
 use crate::domain::intake::Intake;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Portal};
@@ -154,9 +154,10 @@ fn keep(
         return Ok(Installed::Replayed);
     }
     let known = installation(connection, terms.binding, &owner.member_id)?.unwrap_or_default();
-    let token_differs = match (&known.application_token, application_token) {
-        (Some(known), Some(brought)) => !known.is(brought),
-        _ => false,
+    let proof = match (&known.application_token, application_token) {
+        (Some(known), Some(brought)) if known.is(brought) => Proof::Proven,
+        (Some(_), _) => Proof::Other,
+        (None, _) => Proof::Unknown,
     };
     let place = place(connection, terms, owner, listed)?;
     let Some(Place { name, before, is_listed }) = place else { return Ok(Installed::NoName) };
@@ -167,7 +168,7 @@ fn keep(
         listed: is_listed,
         user: before.as_ref().and_then(|before| before.user.as_deref()),
         installer: known.installer.as_deref(),
-        token_differs,
+        proof,
     };
     match decide(*occasion, held, &owner.user_id) {
         Decision::FreshAlready => {

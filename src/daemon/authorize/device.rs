@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Begun, no_refresh_token, refused, secrets, take_in, token_url};
+use super::{Begun, is_passing, no_refresh_token, refused, secrets, take_in, token_url};
 use crate::adapters::authorization_server::Answer;
 use crate::config::App;
 use crate::daemon::operations::{self, OperationError, app_of};
@@ -92,7 +92,7 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
     let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), Purpose::DeviceToken(&code));
     match shared.server.exchange(&request, config.renewal.timeout, now).await {
         // RFC 8628 section 3.5: slower, where the server does not answer.
-        Answer::NotSent(_) | Answer::InDoubt(_) => Ok(again((interval * 2).min(Duration::from_secs(60)))),
+        Answer::NotSent(_) | Answer::InDoubt(_) => Ok(again(slower(interval))),
         Answer::Whole(whole) => {
             let reply =
                 Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
@@ -102,6 +102,7 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
                         from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
                     take_in(shared, &portal, intake).await.map(Polled::Authorized)
                 }
+                Verdict::Refused(refusal) if is_passing(&refusal.problem) => Ok(again(slower(interval))),
                 Verdict::Refused(refusal) => match asks_again(refusal.problem.code.as_deref(), interval) {
                     Some(interval) => Ok(again(interval)),
                     None => Err(refused(&portal, &refusal.problem)),
@@ -109,4 +110,9 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
             }
         }
     }
+}
+
+/// Twice as long, up to a minute; never sooner than the server has asked for.
+fn slower(interval: Duration) -> Duration {
+    (interval * 2).min(Duration::from_secs(60)).max(interval)
 }

@@ -7,11 +7,13 @@ mod device;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::operations::{self, OperationError, Source, TakeInAs, app_of};
+use super::publisher::chain;
 use super::shared::Shared;
 use crate::adapters::authorization_server::Answer;
 use crate::config::App;
@@ -19,7 +21,7 @@ use crate::domain::authorization::{AnswerError, FORGOTTEN_AFTER, Pending, Redire
 use crate::domain::dialect::{Pkce, Start};
 use crate::domain::intake::{Intake, from_granted};
 use crate::domain::portal::{Portal, Problem};
-use crate::domain::provider::{at_domain, host_of};
+use crate::domain::provider::{Class, at_domain, host_of};
 use crate::domain::reply::{Reply, Verdict, read};
 use crate::domain::request::{Purpose, Request};
 use crate::domain::secret::{AuthorizationCode, CodeVerifier};
@@ -27,6 +29,8 @@ use crate::domain::time::{Timestamp, human};
 use crate::domain::token::Generation;
 pub use device::{Polled, poll};
 
+/// The wait before the state is looked at again for a pair that only we have.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Authorizations that can be open at a time, of all portals: the oldest goes.
 const MOST: usize = 1000;
 
@@ -206,10 +210,20 @@ fn secrets<'a>(app: &'a App, more: &[&'a str]) -> Vec<&'a str> {
 fn no_refresh_token() -> Problem {
     let detail = "the reply has no refresh_token, and without one there is nothing to renew with; many providers give one \
                   only for a scope (offline.access, offline_access) or a parameter (access_type=offline)";
-    Problem::new(crate::domain::provider::Class::Unknown, detail.to_owned())
+    Problem::new(Class::Unknown, detail.to_owned())
+}
+
+/// Whether the server is ill, rather than against it.
+const fn is_passing(problem: &Problem) -> bool {
+    matches!(problem.class, Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly)
 }
 
 fn refused(portal: &Portal, problem: &Problem) -> OperationError {
+    if is_passing(problem) {
+        let reason =
+            format!("{}. The code may be spent; authorize again", problem.text().trim_end_matches('.'));
+        return OperationError::NotNow { portal: portal.name.clone(), reason };
+    }
     let reason = format!(
         "{}. A code works once, and for as little as 30 seconds; begin again and hand it over at once",
         problem.text().trim_end_matches('.')
@@ -238,8 +252,17 @@ async fn take_in(shared: &Shared, portal: &Portal, intake: Intake) -> Result<Gen
         return Err(OperationError::Refused { portal: portal.name.clone(), reason });
     }
     let expires_in = intake.tokens.access.as_ref().map(|access| human(access.lifetime()));
-    let generation =
-        operations::take_in(shared, &portal.name, TakeInAs { intake, source: Source::Authorization }).await?;
+    let generation = loop {
+        let take = TakeInAs { intake: intake.clone(), source: Source::Authorization };
+        match operations::take_in(shared, &portal.name, take).await {
+            // It could not be looked at where it belongs. The pair is nowhere else, so this is tried until it can.
+            Err(OperationError::State(error)) => {
+                tracing::error!(portal = %portal.name, error = %chain(&error), "a new pair is held in memory");
+                shared.clock.sleep(LOOK_AGAIN).await;
+            }
+            taken => break taken?,
+        }
+    };
     let name = &portal.name;
     tracing::info!(portal = %name, generation = generation.0, expires_in, "{name}: authorized");
     Ok(generation)
