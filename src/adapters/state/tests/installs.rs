@@ -210,11 +210,13 @@ async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_
 #[tokio::test]
 async fn an_installation_event_replaces_and_its_replay_does_not() {
     let rig = Rig::new();
-    rig.keep(opened("acme.example", INSTALLER, "r1")).await;
-    assert_eq!(
-        rig.keep(event("acme.example", "2", "r2", "proof", 10)).await,
-        stored("acme.example", 2, true)
-    );
+    rig.keep(opened("acme.example", INSTALLER, "r0")).await;
+    let unproven = event("acme.example", "2", "r2", "proof", 10);
+    assert_eq!(rig.keep(unproven).await, Installed::OtherInstallation(name("acme.example")));
+    for (user, refresh, generation) in [(INSTALLER, "r1", 2), ("2", "r2", 3)] {
+        let kept = rig.keep(event("acme.example", user, refresh, "proof", 10)).await;
+        assert_eq!(kept, stored("acme.example", generation, true));
+    }
     assert_eq!(rig.keep(event("acme.example", "2", "r2", "proof", 10)).await, Installed::Replayed);
     assert_eq!(rig.keep(event("acme.example", "2", "r1", "proof", 10)).await, Installed::Replayed);
     let planted = event("acme.example", EMPLOYEE, "r3", "planted", 20);
