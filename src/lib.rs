@@ -49,6 +49,11 @@
 //! - An install ([`daemon`]'s `install`) is answered at the door, verified with the authorization server
 //!   ([`domain::whose`]), judged ([`domain::install`]) and kept in one transaction, and is then a portal like any other, due
 //!   at once. What was not verified is not stored.
+//! - A grant comes in by one door, `grants::take_in`: durable first, then published. To it lead a person's authorization
+//!   (`authorize`: fresh state and proof, the code exchanged at once and once), what is handed over
+//!   ([`domain::intake`]), the client's own credentials (`first_tokens`), and installs (`install`: answered at once, believed
+//!   when the authorization server has said whose the token is). Every request to an authorization server is made by
+//!   [`domain::request`], from the profile; what an issuer says of itself completes a profile before it counts (`discovery`).
 //! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
 //! - A start looks first for what must not be sent: a pair is durable before anybody else hears of it, so a trace outside the
 //!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent.
