@@ -74,6 +74,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/whose.rs",       // asks whose it is
     "src/adapters/token_files.rs", // the access token, for readers
     "src/adapters/token_reply.rs", // the same, as a server's reply
+    "src/commands/import.rs",      // hands a dump's grant over
     "src/daemon/authorize/*.rs",   // to take them out of what the server says
     "src/daemon/exchange.rs",      // to take them out of what the server says
     "src/daemon/shared.rs",        // a fingerprint

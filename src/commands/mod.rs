@@ -79,7 +79,7 @@ enum Command {
     Renew(renew::Arguments),
     /// Authorize a portal in a browser: its first grant, or its next.
     Authorize(authorize::Arguments),
-    /// Take in a grant: a token reply, CRest's settings.json, or a bare refresh token.
+    /// Take in a grant: a token reply, settings.json, a refresh token, a dump of pizauth.
     Import(import::Arguments),
     /// Ask the authorization server what a portal's token is worth.
     Introspect(introspect::Arguments),

@@ -22,6 +22,7 @@ pub mod name;
 pub mod notice;
 pub mod old_state;
 pub mod outbox;
+pub mod pizauth;
 pub mod portal;
 pub mod provider;
 pub mod remedy;

@@ -144,3 +144,71 @@ fn a_dead_grant_is_resumed_by_an_import() {
     eventually("status 0", SOON, || rig.run(["status"]).code == Some(0));
     daemon.stop();
 }
+
+/// Dumps of the real pizauth 1.1.0; the tokens in them are made up.
+const SEVERAL: &[u8] = include_bytes!("../fixtures/pizauth-1.1.0.dump");
+const ONE: &[u8] = include_bytes!("../fixtures/pizauth-1.1.0-one.dump");
+
+#[test]
+fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
+    let rig = calm(["acme", "globex", "umbrella"]);
+    rig.secret_bytes("several", SEVERAL);
+    rig.secret_bytes("one", ONE);
+    let several = rig.path("several").to_str().unwrap().to_owned();
+    let daemon = rig.start();
+    // The account named as the portal. The stand-in never gave this token out: it was sent, and is refused.
+    let ran = rig.run(["import", "acme", &several]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), "acme: the grant was taken in (generation 1)\n"));
+    rig.wait_for_phase("acme", "needs-authorization");
+    assert_eq!(rig.sandbox.total_requests(), 1);
+    // The only account, on standard input, whatever its name; then it is this portal's.
+    let stdin = || Stdio::from(File::open(rig.path("one")).unwrap());
+    let ran = Ran::to_its_end(rig.command(["import", "umbrella"]).stdin(stdin()));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let ran = Ran::to_its_end(rig.command(["import", "globex", "--account", "work"]).stdin(stdin()));
+    assert_eq!(ran.code, Some(65));
+    contains(&ran.stderr, &["globex: not taken in: the same refresh token belongs to umbrella"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_dump_of_pizauth_that_gives_no_grant_is_65_and_says_why() {
+    let rig = calm(["acme", "globex", "initech", "umbrella"]);
+    rig.secret_bytes("several", SEVERAL);
+    rig.secret_bytes("cut", &SEVERAL[..SEVERAL.len() - 1]);
+    rig.secret("text", "5bad2d67");
+    let daemon = rig.start();
+    for (portal, file, account, why) in [
+        (
+            "umbrella",
+            "several",
+            None,
+            "the dump of pizauth has several accounts; choose one with --account: acme, globex, hooli, initech",
+        ),
+        (
+            "acme",
+            "several",
+            Some("acne"),
+            "the dump of pizauth has no account acne, only acme, globex, hooli, initech",
+        ),
+        ("initech", "several", None, "account initech of pizauth has no refresh token"),
+        ("acme", "several", Some("hooli"), "account hooli of pizauth has no refresh token"),
+        ("globex", "several", None, "it says that it belongs to another client than the app's"),
+        ("acme", "cut", None, "it is neither text nor a whole dump of pizauth"),
+        ("acme", "text", Some("acme"), "--account chooses from a dump of pizauth, and this is none"),
+    ] {
+        let path = rig.path(file);
+        let account = account.map(|account| format!("--account={account}"));
+        let ran = rig.run(["import", portal, path.to_str().unwrap()].into_iter().chain(account.as_deref()));
+        assert_eq!(ran.code, Some(65), "{why}: {ran:?}");
+        assert!(
+            ran.stderr.starts_with(&format!("refreshd: {portal}: not taken in: {why}")),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "nothing else is said: {}", ran.stderr);
+        assert_eq!(rig.status(portal)["phase"], "awaiting-authorization");
+    }
+    daemon.stop();
+    assert_eq!(rig.sandbox.total_requests(), 0);
+}
