@@ -162,7 +162,7 @@ async fn take_in(
     };
     // As the escalator leaves it: nothing was told, and the next step is far away.
     ensure!(
-        state.tell(name, generation, seen, Vec::new(), Some(now + UNTROUBLED)).await?,
+        state.tell(name, generation, (seen, Vec::new()), Vec::new(), Some(now + UNTROUBLED)).await?,
         "it changed meanwhile"
     );
     Ok(())

@@ -81,10 +81,11 @@ async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
             } else {
                 crate::domain::escalation::Climb { announce: None, told: grant.told.clone(), next: None }
             };
-            let standing = grant.standing.clone();
+            // A renewal that ends at this moment may have told the same step.
+            let seen = (grant.standing.clone(), grant.told.clone());
             let told = shared
                 .state
-                .tell(portal.name.clone(), grant.generation, standing, climb.told, climb.next)
+                .tell(portal.name.clone(), grant.generation, seen, climb.told, climb.next)
                 .await?;
             if let Some(announcement) = climb.announce.filter(|_| told) {
                 announce(Subject::Portal(&portal.name), &announcement);

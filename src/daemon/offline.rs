@@ -66,7 +66,7 @@ impl Offline {
         Ok(outcome_json(&renewal, &view, reply.as_ref()))
     }
 
-    /// As [`authorize::begin`].
+    /// As `authorize::begin`.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -74,7 +74,7 @@ impl Offline {
         authorize::begin(&self.core.shared, portal, loopback).await
     }
 
-    /// As [`authorize::answer`], and what it comes to.
+    /// As `authorize::answer`, and what it comes to.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -83,7 +83,7 @@ impl Offline {
         authorized(&self.core.shared, portal, generation).await
     }
 
-    /// As [`authorize::poll`], and what it comes to; `Err` within is how long to wait.
+    /// As `authorize::poll`, and what it comes to; `Err` within is how long to wait.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -128,7 +128,7 @@ impl Offline {
         operations::forget(&self.core.shared, portal, revoke).await
     }
 
-    /// As [`worth::introspect`].
+    /// As `worth::introspect`.
     ///
     /// # Errors
     /// [`OperationError`].

@@ -279,7 +279,8 @@ impl State {
         self.read.run(listing::next_climb).await
     }
 
-    /// Remembers what was told of a grant, unless it has moved on since; false then.
+    /// Remembers what was told of a grant, unless it has moved on since, or somebody else told of it; false then. `seen` and
+    /// `before` are where it stood and what had been told.
     ///
     /// # Errors
     /// [`StateError`]; then nothing may be announced.
@@ -287,11 +288,14 @@ impl State {
         &self,
         portal: PortalName,
         generation: Generation,
-        seen: Standing,
+        (seen, before): (Standing, Vec<String>),
         told: Vec<String>,
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
-        self.change(move |connection| record::tell(connection, &portal, generation, &seen, &told, next)).await
+        let tell = move |connection: &_| {
+            record::tell(connection, &portal, generation, (&seen, &before), &told, next)
+        };
+        self.change(tell).await
     }
 
     /// One portal.

@@ -296,17 +296,18 @@ pub(super) fn tell(
     connection: &Connection,
     portal: &PortalName,
     generation: Generation,
-    seen: &Standing,
+    (seen, before): (&Standing, &[String]),
     told: &[String],
     next: Option<Timestamp>,
 ) -> Result<bool, StateError> {
+    let json = |steps: &[String]| serde_json::Value::from(steps.to_vec()).to_string();
     let kind = seen.phase.kind().as_str();
     let since = millis(seen.phase.since());
     let matched = matches!(seen.phase, Phase::Fresh);
     connection
         .prepare_cached(
             "UPDATE portal SET told = ?5, climb_at = ?6 WHERE name = ?1 AND generation = ?2 AND phase = ?3 \
-             AND (?7 OR since IS ?4)",
+             AND (?7 OR since IS ?4) AND (told = ?8 OR NOT json_valid(told))",
         )
         .and_then(|mut statement| {
             statement.execute(params![
@@ -314,9 +315,10 @@ pub(super) fn tell(
                 i64::try_from(generation.0).unwrap_or(i64::MAX),
                 kind,
                 since,
-                serde_json::Value::from(told.to_vec()).to_string(),
+                json(told),
                 millis(next),
-                matched
+                matched,
+                json(before),
             ])
         })
         .map(|changed| changed > 0)

@@ -112,7 +112,7 @@ async fn every_time_moves_with_the_clock() {
     let refused = Rejection::Refused(at(300));
     rig.record_client(&portals[1], 0, retrying(300), refused).await;
     rig.state
-        .tell(name("acme"), Generation(2), rig.grant("acme").await.standing, vec![], Some(at(50)))
+        .tell(name("acme"), Generation(2), (rig.grant("acme").await.standing, vec![]), vec![], Some(at(50)))
         .await
         .unwrap();
     rig.state.shift_times(-100_000).await.unwrap();

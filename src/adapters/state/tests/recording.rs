@@ -98,10 +98,13 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
     rig.record(&claimed, 0, retrying(10)).await;
     let seen = rig.grant("acme").await;
     let tell = async |generation, standing: &Standing, step: &str, next: Option<i64>| {
-        let told = vec![step.to_owned()];
-        rig.state.tell(name("acme"), generation, standing.clone(), told, next.map(at)).await.unwrap()
+        let seen = (standing.clone(), rig.grant("acme").await.told);
+        rig.state.tell(name("acme"), generation, seen, vec![step.to_owned()], next.map(at)).await.unwrap()
     };
     assert!(tell(seen.generation, &seen.standing, "warning", Some(50)).await);
+    let late = (seen.standing.clone(), Vec::new());
+    let again = rig.state.tell(name("acme"), seen.generation, late, vec!["warning".into()], None).await;
+    assert!(!again.unwrap(), "somebody else told it first");
     assert_eq!(rig.grant("acme").await.told, ["warning"]);
     assert_eq!(rig.state.next_climb().await.unwrap(), Some(at(50)));
     assert_eq!(names(&rig.state.troubled(None, 9).await.unwrap()), ["acme"]);
