@@ -239,9 +239,15 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
         set.map(|_| ()).map_err(sql("open the state"))
     };
     keep_log(&connection, true)?;
-    let check: String = connection
-        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|source| unreadable(path, source))?;
+    let quick_check = || connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    let check: String = quick_check().or_else(|first| match first.sqlite_error_code() {
+        // A page of the schema that could not be read looks damaged, too: the disk has the last word.
+        Some(ErrorCode::DatabaseCorrupt) => {
+            readable(path)?;
+            quick_check().map_err(|source| unreadable(path, source))
+        }
+        _ => Err(unreadable(path, first)),
+    })?;
     if check != "ok" {
         return Err(found(path, check));
     }
@@ -262,6 +268,12 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
 /// start, or end the process by SIGBUS in the midst of it; and no other process may have the state anyway.
 fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
     Connection::open_with_flags_and_vfs(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX, c"unix-excl")
+}
+
+/// Whether every byte of the state can be read.
+fn readable(path: &Path) -> Result<(), StateError> {
+    let read = File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
+    read.map(|_| ()).map_err(|source| StateError::file("read", path, source))
 }
 
 /// A disk that is full or fails is not a damaged state: what it holds is whole, and no backup is needed.
