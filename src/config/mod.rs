@@ -46,6 +46,7 @@ use crate::domain::settings::Settings;
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{Problem, Problems};
+pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.
 pub fn built_in_providers() -> impl Iterator<Item = &'static str> {

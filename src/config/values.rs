@@ -159,7 +159,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 /// The same of a host.
-pub(super) fn is_loopback_host(host: &str) -> bool {
+#[must_use]
+pub fn is_loopback_host(host: &str) -> bool {
     let v6 = host.trim_start_matches('[').trim_end_matches(']').parse::<Ipv6Addr>();
     host == "localhost"
         || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())

@@ -1,8 +1,8 @@
 //! What `pizauth dump` writes: the accounts of pizauth with their tokens, in one sealed file.
 //!
 //! The seal keeps nobody out: its key is a constant of the program, the same for everybody, and so it is known here too.
-//! Seen of version 1.1.0; the earlier ones since 0.2.2 declare the same: a nonce, and under ChaCha20-Poly1305 (RFC 8439) the numbers, texts and
-//! lists of the `Dump` in little endian, each text, list and map behind its length in 64 bits, each choice behind its number.
+//! Seen of version 1.1.0; the earlier ones since 0.2.2 declare the same: a nonce, and under ChaCha20-Poly1305 (RFC 8439)
+//! the numbers, texts and lists of the `Dump` in little endian, each text, list and map behind its length in 64 bits, each choice behind its number.
 //!
 //! Must not say what is in a dump but the names of accounts, and must not trust a length in it.
 

@@ -247,6 +247,12 @@ fn a_wait_has_its_own_end() {
         &ran.stderr,
         &["nobody answered within 300ms", "show a failure in the browser and send it nowhere"],
     );
+    // Nobody who may use the socket sends a browser elsewhere by it.
+    for elsewhere in ["https://evil.example/", "http://evil.example/", "http://127.0.0.1@evil.example/"] {
+        let body = format!("{{\"redirect_uri\": \"{elsewhere}\"}}");
+        let (status, said) = rig.control("POST", "/v1/portals/acme/authorization", &body);
+        assert_eq!(status, 400, "{elsewhere}: {said}");
+    }
     // Without a terminal nothing is pasted, and the browser is sent elsewhere.
     let ran = rig.run(["authorize", "acme"]);
     assert_eq!(ran.code, Some(64), "{ran:?}");

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::Control;
 use super::guest::{Failure, Peer};
+use crate::config::is_loopback_host;
 use crate::daemon::authorize::{self, Polled};
 use crate::daemon::operations;
 use crate::daemon::shared::Shared;
@@ -132,11 +133,6 @@ fn parse<T: DeserializeOwned>(body: Result<String, StringRejection>) -> Result<T
 
 fn is_loopback(uri: &str) -> bool {
     let Ok(url) = url::Url::parse(uri) else { return false };
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
+    let loopback = url.host_str().is_some_and(is_loopback_host);
     loopback && url.scheme() == "http" && url.username().is_empty()
 }
