@@ -73,10 +73,15 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     let every = claimed.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
     let rules = Rules { profile: &app.profile, every };
     let attempt = judge(answer, app, &claimed.grant, now);
+    let too_early = attempt.too_early().map(|problem| (problem.class, problem.text()));
     let settled =
         settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
     let planned = claimed.grant.standing.renew_at;
-    let ended = finish(&shared, &config, claimed, settled, now).await;
+    let mut ended = finish(&shared, &config, claimed, settled, now).await;
+    if let Some((class, detail)) = too_early.filter(|_| ended.class.is_none()) {
+        (ended.class, ended.detail) = (Some(class), Some(detail.clone()));
+        ended.report.failure = Some((class, detail));
+    }
     shared.metrics.renewal(&app.profile.name, ended.class, took);
     if let (None, Some(planned), false) = (ended.class, planned, ended.report.set_aside) {
         shared.metrics.lateness(shared.clock.now().since(planned));

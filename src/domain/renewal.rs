@@ -14,7 +14,7 @@ use super::reply::{Granted, Refusal, Verdict};
 use super::schedule::{RenewEvery, renew_at, spacing};
 use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
-use super::token::{Access, Credential, Details, Tokens};
+use super::token::{Access, Credential, Tokens};
 
 /// A refused client is tried again after this time at first, with one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
@@ -24,6 +24,8 @@ const BLOCKED_POLL: (Duration, Duration) = (Duration::from_secs(3600), Duration:
 const BLOCKED_FAST_POLLS: u32 = 24;
 /// The life of a token of which nobody knows anything.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
+/// A server that is asked after that moment and still wants it later is asked again after this time.
+const TOO_EARLY_AGAIN: Duration = Duration::from_secs(30);
 /// A late replay happens when this share of the life is left.
 const LATE_REPLAY_SHARE: f64 = 0.1;
 
@@ -36,6 +38,19 @@ pub enum Attempt {
     InDoubt(String),
     /// A whole reply came back.
     Answered(Verdict),
+}
+
+impl Attempt {
+    /// What the server says who renews only later: that leaves the grant as it stood, and is no renewal.
+    #[must_use]
+    pub fn too_early(&self) -> Option<&Problem> {
+        match self {
+            Self::Answered(Verdict::Refused(refusal)) if refusal.problem.class == Class::TooEarly => {
+                Some(&refusal.problem)
+            }
+            Self::Answered(_) | Self::NotSent(_) | Self::InDoubt(_) => None,
+        }
+    }
 }
 
 /// What a grant is renewed by.
@@ -198,7 +213,7 @@ fn accept(
         return Settled::Foreign { standing, granted };
     }
     let Granted { access, refresh, token_type, lifetime, identity, server, details } = *granted;
-    let details = kept(details, &grant.tokens.details, rules.profile);
+    let details = details.with(&grant.tokens.details, &rules.profile.request.redirect_fields);
     let issued_at = issued_at(&grant.standing.phase, rules.profile.grace, times.sent_at);
     let renew_at = renew_at(rules.every, portal, issued_at, lifetime);
     let was_at = grant.tokens.details.endpoint.clone();
@@ -226,23 +241,6 @@ fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Creden
         (Credential::Refresh(_), Some(new)) => Credential::Refresh(new),
         (Credential::Refresh(_) | Credential::Client, _) => before.clone(),
     }
-}
-
-/// What a reply does not say again stays as it was: the scope (RFC 6749 section 5.1), the API's address, and what only
-/// the redirect of the authorization said.
-fn kept(mut details: Details, before: &Details, profile: &Profile) -> Details {
-    if details.scope.is_empty() {
-        details.scope.clone_from(&before.scope);
-    }
-    if details.endpoint.is_none() {
-        details.endpoint.clone_from(&before.endpoint);
-    }
-    for field in &profile.request.redirect_fields {
-        if let Some(value) = before.fields.get(field) {
-            details.fields.entry(field.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    details
 }
 
 fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: f64) -> Standing {
@@ -297,7 +295,9 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
                 (Earliest::Age(age), Some(access)) => Some(access.issued_at + age),
                 (Earliest::Any | Earliest::Expiry | Earliest::Age(_), _) => expires_at,
             };
-            let wait = at.map_or(back_off, |at| at.until(now)).max(spacing(lifetime));
+            // Not a moment later, however long a life is: readers wait for it.
+            let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_AGAIN));
+            let wait = at.filter(|at| *at > now).map_or(again_after, |at| at.until(now));
             again(before.clone(), wait)
         }
         Class::ClientRejected | Class::Blocked => {

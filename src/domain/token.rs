@@ -62,6 +62,26 @@ pub struct Details {
     pub fields: BTreeMap<String, serde_json::Value>,
 }
 
+impl Details {
+    /// With what a reply does not say again, as it was before: the scope (RFC 6749 section 5.1), the API's address, and the
+    /// fields that only the redirect of the authorization said.
+    #[must_use]
+    pub fn with(mut self, before: &Self, redirect_fields: &[String]) -> Self {
+        if self.scope.is_empty() {
+            self.scope.clone_from(&before.scope);
+        }
+        if self.endpoint.is_none() {
+            self.endpoint.clone_from(&before.endpoint);
+        }
+        for field in redirect_fields {
+            if let Some(value) = before.fields.get(field) {
+                self.fields.entry(field.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        self
+    }
+}
+
 /// What buys the next access token.
 #[derive(Clone, Debug)]
 pub enum Credential {

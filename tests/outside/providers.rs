@@ -369,3 +369,77 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
     assert_eq!(server.asked("/revoke").pop().expect("asked").parameter("token"), "r1");
     daemon.stop();
 }
+
+#[test]
+fn requests_and_replies_of_a_shape_of_their_own() {
+    let server = Strict::listen();
+    let mut rig = rig("");
+    rig.config.more = format!(
+        "[portals.news]\nprovider = 'own'\nclient_id = 'app'\nclient_secret_file = 'news.secret'\n[providers.own]\n\
+         token_url = '{0}/token'\nrefresh_url = '{0}/refresh'\nbody = 'json'\nclient_authentication = 'body'\n\
+         names = {{ client_id = 'client_key', refresh_token = 'rt' }}\nheaders = {{ User-Agent = 'acme/1.0' }}\n\
+         renewal_parameters = {{ audience = 'api' }}\nexpires_in_unit = 'ms'\nfields = ['team.id']\n\
+         reply = {{ access_token = 'user.token', refresh_token = 'user.refresh', expires_in = 'user.life', error = ['status'] }}\n\
+         [[providers.own.errors]]\nerror = 'BAD'\nalso = {{ sub = 'soft' }}\nclass = 'blocked'\nmeaning = 'somebody must allow it'\n",
+        server.origin
+    );
+    server.say(
+        "/refresh",
+        200,
+        json!({"user": {"token": "a1", "refresh": "r1", "life": 3_600_000}, "team": {"id": 7}, "status": ""}),
+    );
+    let daemon = rig.start();
+    assert_eq!(rig.import("news", "r0").code, Some(0));
+    rig.wait_for_generation("news", 2);
+    let request = server.asked("/refresh").remove(0);
+    assert_eq!(
+        (request.method.as_str(), request.headers["content-type"].as_str()),
+        ("POST", "application/json")
+    );
+    assert_eq!(request.headers["user-agent"], "acme/1.0");
+    let sent: Vec<_> = request.parameters.keys().map(String::as_str).collect();
+    assert_eq!(sent, ["audience", "client_key", "client_secret", "grant_type", "rt"]);
+    assert_eq!(request.parameter("rt"), "r0");
+    let published = rig.token_json("news").expect("its file");
+    assert_eq!((&published["access_token"], &published["fields"]["team.id"]), (&json!("a1"), &json!(7)));
+    let left = rig.status("news")["expires_in"].as_u64().expect("a life");
+    assert!((3500..=3600).contains(&left), "{left}");
+    // A refusal in the provider's own words, with a status that says nothing.
+    server.say("/refresh", 200, json!({"status": "BAD", "sub": "soft"}));
+    assert_eq!(rig.import("news", "r9").code, Some(0));
+    let status = rig.wait_for_phase("news", "blocked");
+    contains(&status["last_error"]["detail"].to_string(), &["somebody must allow it"]);
+    assert!(server.asked("/token").is_empty());
+    daemon.stop();
+}
+
+#[test]
+fn what_may_be_renewed_only_after_its_end_is_left_alone_until_then() {
+    let server = Strict::listen();
+    let rig = rig(&format!(
+        "provider = 'hh'\nclient_id = 'app'\nclient_secret_file = 'news.secret'\ntoken_url = '{}/token'",
+        server.origin
+    ));
+    let daemon = rig.start();
+    // The first try, which would prove the grant, is too early and says nothing against it.
+    let early = json!({"error": "invalid_grant", "error_description": "token not expired"});
+    server.say("/token", 400, early);
+    let grant = json!({"access_token": "a0", "refresh_token": "r0", "expires_in": 1_209_600,
+                       "expires": now_secs() + 3});
+    assert_eq!(rig.import("news", &grant.to_string()).code, Some(0));
+    daemon.wait_for_outcome("news", "too-early");
+    let view = rig.get_json("/v1/portals/news");
+    assert!(view["incident"].is_null() && view["phase"] == "fresh", "{view}");
+    assert!(rig.metric("refreshd_renewals_total{provider=\"hh\",result=\"too-early\"}") > 0.0);
+    server.say("/token", 200, pair(1, 1_209_600));
+    // Once it has ended, at once: not after a tenth of its two weeks.
+    rig.wait_for_generation("news", 2);
+    let renewal = server.asked("/token").remove(0);
+    assert_eq!(renewal.parameter("refresh_token"), "r0");
+    assert!(!renewal.parameters.contains_key("client_secret"), "{renewal:?}");
+    daemon.stop();
+}
+
+fn now_secs() -> i64 {
+    crate::common::now_millis() / 1000
+}
