@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 /// The longest source file, and the longest file of tests below `src`.
-const LONGEST: usize = 350;
-const LONGEST_TESTS: usize = 500;
+const LONGEST: usize = 600;
+const LONGEST_TESTS: usize = 800;
 
 /// What each floor must not know. A name of the crate's own modules is written `crate::NAME`.
 const FLOORS: &[(&str, &[&str], &str)] = &[

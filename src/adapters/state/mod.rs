@@ -12,6 +12,7 @@ mod installs;
 mod intake;
 mod listing;
 mod metadata;
+mod migrations;
 mod reconcile;
 mod record;
 mod reserve;

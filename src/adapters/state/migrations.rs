@@ -1,0 +1,126 @@
+//! The tables of the state, version by version.
+//!
+//! A migration is one more entry; one that is released never changes. Must not be run but by `schema`.
+
+/// Each brings the schema from its index to the next version.
+pub(super) const MIGRATIONS: &[&str] = &["
+CREATE TABLE portal (
+    id          INTEGER PRIMARY KEY,
+    name        TEXT NOT NULL UNIQUE,
+    -- what the configuration says
+    configured  INTEGER NOT NULL DEFAULT 0,
+    app         TEXT NOT NULL DEFAULT '',
+    settings    TEXT,                       -- JSON of domain::settings::Settings
+    every       TEXT,                       -- JSON of domain::settings::RenewSetting
+    config_url  TEXT,
+    binding     BLOB,
+    -- the grant; there is one where refresh_token is not null. The generation stays after `forget`.
+    generation  INTEGER NOT NULL DEFAULT 0,
+    refresh_token TEXT,
+    fingerprint BLOB,
+    access_token TEXT,
+    token_type  TEXT,
+    issued_at   INTEGER,                    -- all times in milliseconds since the epoch
+    expires_at  INTEGER,
+    details     TEXT,                       -- JSON of domain::token::Details
+    identity    TEXT,
+    bound_to    BLOB,
+    token_url   TEXT,
+    renewed_at  INTEGER,
+    -- where it stands
+    phase       TEXT,
+    attempt     INTEGER NOT NULL DEFAULT 0,
+    since       INTEGER,
+    problem     TEXT,                       -- JSON of domain::portal::Problem
+    doubtful    INTEGER NOT NULL DEFAULT 0, -- rejected while in doubt
+    renew_at    INTEGER,
+    act_at      INTEGER,
+    -- the ladder
+    told        TEXT NOT NULL DEFAULT '[]', -- JSON array of step names
+    climb_at    INTEGER,
+    -- the durable intent to spend this generation
+    claim       INTEGER,
+    claimed_at  INTEGER,                    -- of the claim, or of the last one
+    kind TEXT NOT NULL GENERATED ALWAYS AS (CASE
+        WHEN configured = 0 THEN 'unconfigured'
+        WHEN refresh_token IS NULL THEN 'awaiting-authorization'
+        WHEN bound_to IS NOT binding THEN 'client-changed'
+        ELSE phase END) VIRTUAL
+) STRICT;
+CREATE INDEX portal_due ON portal (token_url, act_at, expires_at, app)
+    WHERE act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding;
+CREATE INDEX portal_climb ON portal (climb_at) WHERE climb_at IS NOT NULL;
+CREATE INDEX portal_kind ON portal (kind) WHERE kind <> 'fresh';
+CREATE INDEX portal_claimed ON portal (claim) WHERE claim IS NOT NULL;
+CREATE INDEX portal_fingerprint ON portal (fingerprint);
+CREATE INDEX portal_told ON portal (told) WHERE told <> '[]';
+CREATE INDEX portal_renew ON portal (renew_at, expires_at) WHERE configured = 1 AND refresh_token IS NOT NULL;
+
+-- Refresh tokens that came from outside, so that the same grant is never taken in twice.
+CREATE TABLE seen (fingerprint BLOB PRIMARY KEY, portal TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+-- Clients: a fingerprint of what they are, and whether the server refuses them.
+CREATE TABLE app (
+    name        TEXT PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    rejected_since INTEGER,
+    retry_at    INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Pairs that came too late or for somebody else: never used, never lost.
+CREATE TABLE aside (
+    id INTEGER PRIMARY KEY, portal TEXT NOT NULL, at INTEGER NOT NULL, why TEXT NOT NULL,
+    access_token TEXT, refresh_token TEXT, identity TEXT
+) STRICT;
+", "
+-- Four bytes of a fingerprint find it as well as all 32, and every renewal writes far fewer of the index's pages.
+DROP INDEX portal_fingerprint;
+CREATE INDEX portal_fingerprint ON portal (substr(fingerprint, 1, 4));
+-- Before the first release it held the many fresh portals too.
+DROP INDEX portal_kind;
+CREATE INDEX portal_kind ON portal (kind) WHERE kind <> 'fresh';
+", "
+-- Troubled portals, page by page.
+DROP INDEX portal_told;
+CREATE INDEX portal_told ON portal (name) WHERE told <> '[]';
+-- What people were told, as JSON of domain::incident::Incident.
+CREATE TABLE incident (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+-- What they are still to be told, as JSON of domain::message::Message; the ids are in the order of telling.
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY, channel TEXT NOT NULL, first INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT;
+-- What they do not want to hear until then: of a portal, or '*': of anything.
+CREATE TABLE silence (subject TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+-- When what is done once in a while was done last.
+CREATE TABLE mark (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
+-- What authorization servers said of themselves (RFC 8414), as they wrote it.
+CREATE TABLE metadata (issuer TEXT PRIMARY KEY, body BLOB NOT NULL, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+", "
+-- The app whose install made the portal (null: the configuration did), at which member, and whose the grant is.
+ALTER TABLE portal ADD COLUMN installed_by TEXT;
+ALTER TABLE portal ADD COLUMN member_id TEXT;
+ALTER TABLE portal ADD COLUMN user_id TEXT;
+CREATE INDEX portal_member ON portal (member_id) WHERE member_id IS NOT NULL;
+CREATE INDEX portal_listed ON portal (app) WHERE installed_by IS NULL;
+-- What is known of an app at a member: the proof of its events, and when it came and went, by the events' own clock.
+CREATE TABLE installation (
+    binding BLOB NOT NULL, member_id TEXT NOT NULL, application_token TEXT, installed_at INTEGER,
+    uninstalled_at INTEGER, installer TEXT, PRIMARY KEY (binding, member_id)
+) STRICT, WITHOUT ROWID;
+", "
+-- Candidates: grants that are to replace a living one and have not proved themselves yet.
+-- (end of candidates)
+
+-- Replies that could not be read.
+-- (end of replies)
+
+-- The refresh token's own end.
+-- (end of refresh tokens' ends)
+
+-- Clients that are refused for some portals.
+-- (end of refused clients)
+
+-- Installs.
+-- (end of installs)
+"];
