@@ -261,6 +261,8 @@ pub struct Snapshot<'a> {
     pub writable: bool,
     /// Portals whose files cannot be written.
     pub files_failing: u64,
+    /// Lines of the log that its reader did not take.
+    pub log_lines_dropped: u64,
 }
 
 impl Snapshot<'_> {
@@ -295,6 +297,13 @@ impl Snapshot<'_> {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         }
+        let dropped = Counter::<u64>::default();
+        dropped.inc_by(self.log_lines_dropped);
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that its reader did not take in time",
+            dropped,
+        );
         self.per_portal(&mut registry);
         registry
     }

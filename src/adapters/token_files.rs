@@ -20,6 +20,9 @@ const PORTAL_MODE: u32 = 0o750;
 /// The directory of all portals: passable, not listable.
 const TOP_MODE: u32 = 0o751;
 
+/// How temporary files begin: those that become token files, and those that try a directory.
+const TEMPORARY: [&str; 2] = [".refreshd-", ".probe-"];
+
 /// One form of a token file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -245,8 +248,27 @@ impl TokenFiles {
     /// [`FileError`].
     pub fn prepare(&self) -> Result<(), FileError> {
         make_directory(&self.directory, TOP_MODE, true)?;
-        let probe = tempfile::Builder::new().prefix(".probe-").tempfile_in(&self.directory);
+        self.sweep();
+        let probe = tempfile::Builder::new().prefix(TEMPORARY[1]).tempfile_in(&self.directory);
         probe.map(|_| ()).map_err(FileError::at("write to the token directory", &self.directory))
+    }
+
+    /// Removes temporary files that a killed process left behind: they hold access tokens.
+    fn sweep(&self) {
+        let list = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let portals = list(&self.directory)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path());
+        for directory in portals.chain([self.directory.clone()]) {
+            for entry in list(&directory) {
+                let name = entry.file_name();
+                let temporary = TEMPORARY.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+                if temporary && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    // What cannot be removed is tried again at the next start.
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
     }
 
     /// Which directory it is (device and inode), if there is one.
@@ -280,7 +302,7 @@ impl TokenFiles {
 /// [`FileError`]; the old file is intact then, and nothing is left beside it.
 pub fn write_whole(directory: &Path, path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
     let mut file = tempfile::Builder::new()
-        .prefix(".refreshd-")
+        .prefix(TEMPORARY[0])
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)
         .map_err(FileError::at("create a file in", directory))?;

@@ -210,7 +210,7 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
     };
     let exit = match error.code.as_str() {
         "unknown-portal" | "unknown-incident" | "unknown-channel" => Exit::NoInput,
-        "no-grant" | "not-now" => Exit::TryAgain,
+        "no-grant" | "not-now" | "busy" => Exit::TryAgain,
         "refused" | "not-a-grant" | "not-an-answer" | "code-refused" => Exit::Data,
         "no-authorization" | "not-there" => Exit::Configuration,
         "not-permitted" => Exit::NoPermission,

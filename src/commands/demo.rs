@@ -77,7 +77,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let Loaded { config, warnings: _ } =
         read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
     let socket = config.paths.control_socket.clone();
-    let handle = log::start(log::Form::Text, "info")
+    let handle = log::start_for_command("info")
         .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
 
     banner(dir, &server_address, &http_address);

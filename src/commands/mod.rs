@@ -18,6 +18,7 @@ mod provider;
 mod reach;
 mod renew;
 mod run;
+mod runtime;
 mod sandbox;
 mod screen;
 mod silence;
@@ -25,10 +26,13 @@ mod status;
 mod token;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 pub use exit::Exit;
+
+use crate::adapters::log;
 
 /// Keeps OAuth 2.0 access tokens fresh, and writes them where other processes read them.
 #[derive(Debug, Parser)]
@@ -139,6 +143,9 @@ enum Alert {
     Acknowledge(alert_list::AcknowledgeArguments),
 }
 
+/// How long the end of a process waits for the reader of its log.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> Exit {
@@ -151,10 +158,17 @@ pub fn main() -> Exit {
         }
     };
     let common = cli.common;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
+    runtime::protect_memory();
+    let threads = match cli.command {
+        Command::Run => {
+            runtime::raise_descriptor_limit();
+            runtime::DAEMON
+        }
+        _ => runtime::COMMAND,
+    };
+    let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
-        Err(error) => return screen::fail(Exit::Unavailable, &format!("cannot start: {error}")),
+        Err(why) => return screen::fail(Exit::Unavailable, &why),
     };
     let done = runtime.block_on(async {
         match cli.command {
@@ -183,5 +197,6 @@ pub fn main() -> Exit {
     });
     // Reading standard input blocks a thread that nobody needs any more.
     runtime.shutdown_background();
+    log::flush(LAST_WORDS);
     done.unwrap_or_else(|failure| failure.say())
 }

@@ -2,6 +2,11 @@
 //!
 //! Must not start a daemon, nor fall back to the state when a daemon is there but refuses.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use tokio::net::UnixStream;
+
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::{Common, screen};
@@ -30,7 +35,7 @@ pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
     }
     let config = load(common)?;
     // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
-    let _ = log::start(log::Form::Text, "warn");
+    let _ = log::start_for_command("warn");
     let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;
     Ok(Reach::Offline(Box::new(offline)))
 }
@@ -44,8 +49,11 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, Failure> {
             None => return Ok(None),
         },
     };
-    match tokio::net::UnixStream::connect(&socket).await {
-        Ok(_) => Client::new(&socket).map(Some),
+    match UnixStream::connect(&socket).await {
+        Ok(connection) => {
+            trust(&socket, &connection)?;
+            Client::new(&socket).map(Some)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             let message =
                 format!("you may not use the control socket {}; try it with sudo", socket.display());
@@ -53,6 +61,26 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, Failure> {
         }
         Err(_) => Ok(None),
     }
+}
+
+/// Whether the process that listens may be given a grant: root's, one's own, or that of the owner of the socket's
+/// directory, if nobody else can put a socket there.
+fn trust(socket: &Path, connection: &UnixStream) -> Result<(), Failure> {
+    let Ok(listener) = connection.peer_cred().map(|peer| peer.uid()) else { return Ok(()) };
+    let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let owner = std::fs::metadata(directory)
+        .ok()
+        .filter(|found| found.permissions().mode() & 0o002 == 0)
+        .map(|found| found.uid());
+    if listener == 0 || listener == rustix::process::geteuid().as_raw() || owner == Some(listener) {
+        return Ok(());
+    }
+    let message = format!(
+        "the process that listens on the control socket {} belongs to user {listener}, neither to root nor to the owner \
+         of the directory; nothing was sent to it: look who made that socket (ss -xlp)",
+        socket.display()
+    );
+    Err(Failure::new(Exit::NoPermission, message))
 }
 
 /// The whole configuration, or every problem of it.

@@ -27,11 +27,14 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
         move || config::load(&path, &Environment::of_process())
     };
     // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
-    let Loaded { config, warnings } = elsewhere(read.clone())
-        .await
+    let Loaded { config, warnings } = elsewhere(read.clone())?
         .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
-    let handle = log::start(form(config.log.format), &config.log.level)
+    let (handle, writer) = log::start(form(config.log.format), &config.log.level)
         .map_err(|error| Failure::new(Exit::Configuration, daemon::chain(&error)))?;
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(|| writer.run())
+        .map_err(|error| no_thread("log's", &error))?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -44,11 +47,20 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
     }
 }
 
-/// Reads on a thread of the pool, which ends some seconds later: when a thread ends, the allocator gives back what a
-/// large configuration took, and the main thread never does.
-#[expect(clippy::disallowed_methods, reason = "the daemon, which spawns, needs the configuration first")]
-async fn elsewhere(read: impl Fn() -> Result<Loaded, Problems> + Send + 'static) -> Result<Loaded, Problems> {
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+/// Reads on a thread that ends at once: when a thread ends, the allocator gives back what a large configuration took, and
+/// the main thread never does.
+fn elsewhere(
+    read: impl Fn() -> Result<Loaded, Problems> + Send + 'static,
+) -> Result<Result<Loaded, Problems>, Failure> {
+    let reader = std::thread::Builder::new().name("configuration".to_owned()).spawn(read);
+    let reader = reader.map_err(|error| no_thread("configuration's", &error))?;
+    Ok(reader.join().unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+fn no_thread(whose: &str, error: &std::io::Error) -> Failure {
+    let why =
+        format!("cannot start: the {whose} thread could not be made ({error}); raise TasksMax= or ulimit -u");
+    Failure::new(Exit::Unavailable, why)
 }
 
 /// The log's form in the adapter's words.

@@ -85,15 +85,17 @@ pub(super) fn log(root: Table<'_>, report: &mut Report) -> Log {
 
 pub(super) fn http(root: Table<'_>, report: &mut Report) -> Option<Http> {
     let table = root.table(report, "http", "http")?;
-    table.only(report, &[&["listen", "portal_series"]]);
+    table.only(report, &[&["listen", "portal_series", "hosts"]]);
     let series = table.integer(report, "portal_series", 0..=10_000_000);
     let listen = table.required(report, "listen")?;
     let Ok(address) = listen.value.parse() else {
         report.problem(listen.place, "`listen` must be an IP address and a port such as \"127.0.0.1:9470\"");
         return None;
     };
+    let hosts = table.texts(report, "hosts", true).unwrap_or_default();
     Some(Http {
         listen: address,
+        hosts: hosts.into_iter().map(|host| host.value.to_owned()).collect(),
         portal_series: series.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000),
     })
 }

@@ -136,6 +136,8 @@ pub enum LogFormat {
 pub struct Http {
     /// Its address.
     pub listen: SocketAddr,
+    /// Names that the `Host` of a request may have, besides addresses, `localhost` and this machine's own name.
+    pub hosts: Vec<String>,
     /// Series per portal are exported up to this many portals.
     pub portal_series: usize,
 }

@@ -6,22 +6,38 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State as Extract;
+use axum::extract::{Request, State as Extract};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
+use super::host::is_own;
 use super::page;
 use super::publisher::chain;
 use super::serving::{House, Introduction, serve};
 use super::shared::Shared;
+use crate::adapters::log;
 use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
 use crate::adapters::state::StateError;
+use crate::domain::provider::host_of;
 
 /// Connections at a time.
 const PLACES: usize = 64;
+
+/// The page has no script, and is nobody's frame.
+const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
+    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+];
 
 /// Why the listener could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +71,29 @@ pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationT
         .route("/metrics", get(metrics))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), only_own_hosts))
         .with_state(shared);
     let introduce = |_: &TcpStream| Introduction::new();
-    serve(listener, House { routes, places: PLACES, longest_body: 0, introduce, clock }, stop).await;
+    serve(
+        listener,
+        House { routes, places: descriptors::for_guests(PLACES), longest_body: 0, introduce, clock },
+        stop,
+    )
+    .await;
+}
+
+/// Answers only requests to a host name that is this machine's: a web page whose name was made to point here (DNS
+/// rebinding) reads nothing.
+async fn only_own_hosts(Extract(shared): Extract<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let config = shared.config();
+    let named = config.http.iter().flat_map(|http| http.hosts.iter().map(String::as_str));
+    let linked = config.alerts.url.as_deref().and_then(host_of);
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if host.is_none_or(|host| is_own(host, named.chain(linked))) {
+        return next.run(request).await;
+    }
+    let message = "this host name is not refreshd's; name it in `hosts` of [http] if it is right\n";
+    (StatusCode::MISDIRECTED_REQUEST, message).into_response()
 }
 
 fn unavailable(error: &StateError) -> Response {
@@ -66,7 +102,7 @@ fn unavailable(error: &StateError) -> Response {
 
 async fn status_page(Extract(shared): Extract<Arc<Shared>>) -> Response {
     match page::render(&shared).await {
-        Ok(html) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response(),
+        Ok(html) => (PAGE_HEADERS, html).into_response(),
         Err(error) => unavailable(&error),
     }
 }
@@ -96,6 +132,7 @@ async fn render_metrics(shared: &Shared) -> Result<String, StateError> {
         silences,
         writable: shared.health.is_state_writable(),
         files_failing: shared.health.count_unpublished(),
+        log_lines_dropped: log::dropped(),
     };
     Ok(shared.metrics.render(&snapshot))
 }

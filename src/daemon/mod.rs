@@ -9,11 +9,13 @@ mod authorize;
 mod callback;
 mod control;
 mod core;
+mod descriptors;
 mod discovery;
 mod escalator;
 mod exchange;
 mod first_tokens;
 mod grants;
+mod host;
 mod http;
 mod install;
 mod offline;
@@ -33,7 +35,7 @@ mod writing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -100,23 +102,54 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let timeout = config.renewal.timeout;
-    let paths = config.paths.clone();
+    let (paths, places) = (config.paths.clone(), config.paths.clone());
     let listen = config.http.as_ref().map(|http| http.listen);
     let installs = config.install.as_ref().map(|install| install.listen);
-    let signals = Signals::listen().map_err(RunError::Signals)?;
-    let core = Core::start(config, World::machine()?).await?;
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    // In a task: a disk that hangs would hold up the signals otherwise. Nothing is sent before the loops run.
+    let mut starting = JoinSet::new();
+    let world = World::machine()?;
+    starting.spawn(async move {
+        let core = Core::start(config, world).await?;
+        let socket = control::bind(&paths.control_socket).await?;
+        let listener = match listen {
+            Some(address) => Some(http::bind(address).await?),
+            None => None,
+        };
+        let install_listener = match installs {
+            Some(address) => Some(install::bind(address).await?),
+            None => None,
+        };
+        Ok::<_, RunError>((core, socket, listener, install_listener))
+    });
+    let started = tokio::select! {
+        biased;
+        () = signals.stop.asked() => {
+            tracing::info!("stopped before it was ready; nothing was sent");
+            return Ok(());
+        }
+        started = starting.join_next() => started,
+    };
+    let (core, socket, listener, install_listener) = match started {
+        Some(Ok(started)) => started?,
+        Some(Err(_)) | None => return Err(RunError::TaskEnded("the start")),
+    };
     let shared = Arc::clone(&core.shared);
-    let socket = control::bind(&paths.control_socket).await?;
-    let listener = match listen {
-        Some(address) => Some(http::bind(address).await?),
-        None => None,
-    };
-    let install_listener = match installs {
-        Some(address) => Some(install::bind(address).await?),
-        None => None,
-    };
     let reloader = Arc::new(Reloader::new(read, log));
-    let mut tasks = loops(&shared, &stop, HOUSEKEEPING).await;
+    let limit = timeout + STOP_GRACE;
+    let mut tasks = {
+        let mut begin = std::pin::pin!(loops(&shared, &stop, HOUSEKEEPING));
+        let begun = tokio::select! {
+            biased;
+            () = signals.stop.asked() => {
+                // What has been sent by then is finished; nothing else begins.
+                stop.cancel();
+                shared.clock.within(limit, &mut begin).await
+            }
+            tasks = &mut begin => Some(tasks),
+        };
+        begun.ok_or(RunError::StopTimedOut(limit))?
+    };
     let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
     tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
     if let Some(listener) = install_listener {
@@ -131,9 +164,9 @@ pub async fn run(
     systemd::ready(&summary);
     tracing::info!(
         pid = std::process::id(),
-        state = %paths.state.display(),
-        token_dir = %paths.token_dir.display(),
-        control_socket = %paths.control_socket.display(),
+        state = %places.state.display(),
+        token_dir = %places.token_dir.display(),
+        control_socket = %places.control_socket.display(),
         http = listen.map(tracing::field::display),
         install = installs.map(tracing::field::display),
         "refreshd {} is ready: {summary}", env!("CARGO_PKG_VERSION")
@@ -143,14 +176,13 @@ pub async fn run(
     shared.health.stop();
     stop.cancel();
     systemd::stopping("finishing what was sent");
-    let limit = timeout + STOP_GRACE;
     let drained = drain(&mut tasks, &shared, limit).await;
     // Whoever watches sees to the end what is waited for.
     end.cancel();
     let _ = shared.clock.within(STOP_STEP * 2, async { while watched.join_next().await.is_some() {} }).await;
     watched.shutdown().await;
     // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
-    let _ = std::fs::remove_file(&paths.control_socket);
+    let _ = std::fs::remove_file(&places.control_socket);
     drop(reloader);
     drop(shared);
     if drained {
@@ -202,14 +234,7 @@ async fn supervise(
             // In this order: a task that ended because it was told to is no surprise.
             biased;
             () = stop.cancelled() => return None,
-            _ = signals.terminate.recv() => {
-                tracing::info!("SIGTERM: stopping");
-                return None;
-            }
-            _ = signals.interrupt.recv() => {
-                tracing::info!("interrupted: stopping");
-                return None;
-            }
+            () = signals.stop.asked() => return None,
             // Every problem is logged by the reloader.
             _ = signals.hangup.recv() => drop(reloader.reload(shared).await),
             ended = tasks.join_next() => return Some(who_ended(ended)),
@@ -254,18 +279,33 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Durati
 }
 
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    stop: StopSignals,
+    hangup: Signal,
+}
+
+/// The signals that end the daemon.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
-        Ok(Self {
+        let stop = StopSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        };
+        Ok(Self { stop, hangup: signal(SignalKind::hangup())? })
+    }
+}
+
+impl StopSignals {
+    /// Waits for SIGTERM or SIGINT.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => tracing::info!("interrupted: stopping"),
+        }
     }
 }
 

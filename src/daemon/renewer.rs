@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 use super::exchange::{Claimed, exchange};
 use super::old_state::say_unreadable;
 use super::publisher::chain;
@@ -18,7 +19,7 @@ use super::writing;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP, Tick};
 use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
-use crate::domain::budget::{Budget, Limits};
+use crate::domain::budget::{Budget, Limits, share_out};
 use crate::domain::time::Timestamp;
 
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
@@ -41,6 +42,8 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         wake_at: shared.clock.now(),
         told_alive: None,
         clock_before: (shared.clock.now(), shared.clock.tick()),
+        most_connections: descriptors::for_requests(),
+        turn: 0,
         shared,
     };
     renewer.serve(&stop).await;
@@ -57,6 +60,10 @@ struct Renewer {
     wake_at: Timestamp,
     told_alive: Option<Tick>,
     clock_before: (Timestamp, Tick),
+    /// Requests in flight over all servers together, by what the process may have open.
+    most_connections: usize,
+    /// With which server the sharing begins.
+    turn: usize,
 }
 
 impl Renewer {
@@ -130,6 +137,10 @@ impl Renewer {
                 capacity.push((url.clone(), free));
             }
         }
+        let wanted: usize = capacity.iter().map(|(_, free)| free).sum();
+        let connections = self.most_connections.saturating_sub(self.in_flight.len());
+        self.turn = self.turn.wrapping_add(1);
+        share_out(&mut capacity, connections, self.turn);
         self.wake_at = now + LONGEST_SLEEP;
         let claims = match self.claim_due(now, capacity.clone()).await {
             Ok(claims) => claims,
@@ -152,7 +163,8 @@ impl Renewer {
             }
         }
         let full = |(url, free): &(String, usize)| taken.get(url) == Some(free);
-        self.backlog = capacity.iter().any(full) || self.budgets.len() > capacity.len();
+        self.backlog =
+            wanted > connections || capacity.iter().any(full) || self.budgets.len() > capacity.len();
         if let Some(next) = claims.next {
             self.wake_at = self.wake_at.min(next);
         }

@@ -75,6 +75,23 @@ impl Budget {
     }
 }
 
+/// Reduces what each server may start so that all together start no more than `total`: the most anybody gets is lowered
+/// until it fits, and where there is less than one for each, `turn` says with whom it begins.
+pub fn share_out(capacity: &mut [(String, usize)], total: usize, turn: usize) {
+    let wanted: Vec<usize> = capacity.iter().map(|(_, free)| *free).collect();
+    let sum_with = |most: usize| wanted.iter().map(|free| (*free).min(most)).sum::<usize>();
+    let highest = wanted.iter().copied().max().unwrap_or_default();
+    let most = (0..=highest).rev().find(|most| sum_with(*most) <= total).unwrap_or_default();
+    let mut left = total.saturating_sub(sum_with(most));
+    let count = capacity.len();
+    for offset in 0..count {
+        let (_, free) = &mut capacity[turn.wrapping_add(offset) % count];
+        let more = usize::from(*free > most && left > 0);
+        left -= more;
+        *free = (*free).min(most + more);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +123,20 @@ mod tests {
         budget.start(10);
         assert_eq!(budget.available(at(0)), 0, "and a step back gives none");
         assert_eq!(budget.available(at(100)), 1);
+    }
+
+    #[test]
+    fn servers_share_what_the_process_may_have_open() {
+        let shared = |total: usize, turn: usize, wanted: &[usize]| {
+            let mut capacity: Vec<_> = wanted.iter().map(|free| ("server".to_owned(), *free)).collect();
+            share_out(&mut capacity, total, turn);
+            capacity.into_iter().map(|(_, free)| free).collect::<Vec<_>>()
+        };
+        assert_eq!(shared(100, 0, &[30, 30]), [30, 30], "there is enough");
+        assert_eq!(shared(40, 0, &[256, 5, 256]), [18, 5, 17], "who wants little gets it");
+        assert_eq!(shared(2, 0, &[9, 9, 9]), [1, 1, 0]);
+        assert_eq!(shared(2, 2, &[9, 9, 9]), [1, 0, 1], "and the turn moves on");
+        assert_eq!(shared(0, 5, &[9, 9]), [0, 0]);
+        assert_eq!(shared(7, 3, &[]), Vec::<usize>::new());
     }
 }

@@ -10,6 +10,8 @@ use super::{EVERY, domain};
 pub struct Config {
     /// The metrics listener.
     pub http: String,
+    /// `[http] hosts`.
+    pub http_hosts: Vec<String>,
     /// `[log] level`.
     pub level: &'static str,
     /// `[renewal] timeout`.
@@ -51,7 +53,16 @@ pub struct Portal {
 impl Config {
     pub fn new(http: String, app: App) -> Self {
         let (apps, timeout) = (vec![app], Duration::from_secs(30));
-        Self { http, level: "info", timeout, rate: None, apps, portals: Vec::new(), more: String::new() }
+        Self {
+            http,
+            http_hosts: Vec::new(),
+            level: "info",
+            timeout,
+            rate: None,
+            apps,
+            portals: Vec::new(),
+            more: String::new(),
+        }
     }
 
     /// The app `crm`.
@@ -95,9 +106,12 @@ impl Portal {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { http, level, timeout, rate, apps, portals, more } = self;
+        let Self { http, http_hosts, level, timeout, rate, apps, portals, more } = self;
         writeln!(f, "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"")?;
-        writeln!(f, "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"")?;
+        writeln!(
+            f,
+            "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"\nhosts = {http_hosts:?}"
+        )?;
         writeln!(f, "[renewal]\ntimeout = \"{}ms\"", timeout.as_millis())?;
         if let Some(rate) = rate {
             writeln!(f, "rate = {rate}")?;

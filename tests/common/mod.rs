@@ -312,6 +312,16 @@ impl Rig {
         self.ask(client, method, &format!("http://refreshd{path}"), body)
     }
 
+    /// A request on the control socket, if somebody serves there.
+    pub fn control_if_any(&self, method: &str, path: &str) -> Option<u16> {
+        let client =
+            reqwest::Client::builder().unix_socket(self.path("control.sock")).no_proxy().timeout(SOON);
+        let client = client.build().expect("a client");
+        let method = method.parse().expect("a method");
+        let request = client.request(method, format!("http://refreshd{path}"));
+        self.runtime.block_on(async { request.send().await }).ok().map(|response| response.status().as_u16())
+    }
+
     /// `GET` on the control socket, as JSON.
     pub fn get_json(&self, path: &str) -> Value {
         let (_, body) = self.control("GET", path, "");

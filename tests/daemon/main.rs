@@ -7,6 +7,7 @@
 mod common;
 
 mod doubt;
+mod environment;
 mod escalation;
 mod faults;
 mod hostile;

@@ -205,3 +205,27 @@ fn the_page_shows_every_portal_and_takes_nobodys_markup() {
     contains(&ran.stdout, &["<script>"]);
     daemon.stop();
 }
+
+#[test]
+fn a_page_whose_name_was_made_to_point_here_reads_nothing() {
+    let mut rig = calm(["acme"]);
+    rig.config.http_hosts = vec!["ops.example.org".to_owned()];
+    let daemon = rig.start();
+    let get = |path: &str, host: &str| {
+        let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("a client");
+        let request = client.get(format!("http://{}{path}", rig.config.http)).header("host", host);
+        rig.runtime.block_on(async { request.send().await.expect("an answer") })
+    };
+    for path in ["/", "/metrics", "/readyz", "/livez"] {
+        assert_eq!(get(path, "evil.example").status(), 421, "{path}");
+        assert_eq!(get(path, "evil.example:9470").status(), 421, "{path}");
+        for host in ["127.0.0.1", "localhost:9470", "[::1]", "ops.example.org", "OPS.example.org:443"] {
+            assert_ne!(get(path, host).status(), 421, "{path} at {host}");
+        }
+    }
+    let page = get("/", "localhost");
+    let policy = page.headers()["content-security-policy"].to_str().expect("text").to_owned();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+    daemon.stop();
+}

@@ -149,7 +149,7 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     connection
         .execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-             PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 4000;",
+             PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 4000; PRAGMA secure_delete = ON;",
         )
         .map_err(sql("prepare the state"))?;
     migrate(&mut connection).map_err(sql("bring the state's schema up to date"))?;

@@ -2,8 +2,6 @@
 //!
 //! Must not know any route.
 
-use std::os::unix::fs::MetadataExt as _;
-
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -29,8 +27,8 @@ impl Peer {
 
     /// Root, or the user this daemon runs as.
     pub(super) fn may_change(self) -> Result<(), Failure> {
-        let own = std::fs::metadata("/proc/self").map(|metadata| metadata.uid()).ok();
-        if self.uid.is_some_and(|uid| uid == 0 || Some(uid) == own) {
+        let own = rustix::process::geteuid().as_raw();
+        if self.uid.is_some_and(|uid| uid == 0 || uid == own) {
             return Ok(());
         }
         let message = "only root and refreshd's own user may do this; try it with sudo";

@@ -20,16 +20,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use futures_util::stream;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use authorization::authorized;
 use guest::{Failure, Peer};
 
+use super::descriptors;
 use super::operations::{self, By, Renewal};
 use super::reload::Reloader;
 use super::serving::{House, serve};
@@ -44,6 +46,12 @@ use crate::domain::name::PortalName;
 const PAGE: usize = 500;
 /// Connections at a time: `refreshd renew --all` has 32.
 const PLACES: usize = 128;
+/// Of these, so many may wait for renewals at a time; the others are kept for reading, and for root.
+const WAITING: usize = 96;
+/// What waits for the daemon to accept it.
+const BACKLOG: i32 = 1024;
+/// The owner and the group of the socket may connect.
+const SOCKET_MODE: u32 = 0o660;
 /// One more than a grant may have, so that it is the reader of grants who says that one is too long.
 const LONGEST_BODY: usize = intake::LONGEST + 1;
 
@@ -53,17 +61,30 @@ pub struct Control {
     shared: Arc<Shared>,
     reloader: Arc<Reloader>,
     changes: Arc<Mutex<JoinSet<()>>>,
+    waiting: Arc<Semaphore>,
 }
 
 impl Control {
     /// For this daemon.
     #[must_use]
     pub fn new(shared: Arc<Shared>, reloader: Arc<Reloader>) -> Self {
-        Self { shared, reloader, changes: Arc::default() }
+        Self { shared, reloader, changes: Arc::default(), waiting: Arc::new(Semaphore::new(WAITING)) }
     }
 
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// The right to wait for a renewal. Root, and the daemon's own user, always have it.
+    fn wait(&self, peer: Peer) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+        if peer.may_change().is_ok() {
+            return Ok(None);
+        }
+        self.waiting.try_acquire().map(Some).map_err(|_| {
+            let message =
+                format!("the daemon is busy: {WAITING} callers wait for renewals; try again in a moment");
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+        })
     }
 
     /// Carries a change out to its end, though whoever asked for it may go away meanwhile.
@@ -130,9 +151,21 @@ pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(io)?;
     }
-    let listener = UnixListener::bind(path).map_err(io)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
+    let listener = listen(path).map_err(io)?;
     Ok(listener)
+}
+
+/// Binds and listens. A socket is made with the mode of its descriptor, so nobody whom the mode keeps out can connect at
+/// any moment, whatever the umask.
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // A strict umask took away more than was asked for.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Serves until `stop`.
@@ -158,8 +191,18 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(control);
     let introduce = Peer::introduce;
-    serve(listener, House { routes, places: PLACES, longest_body: LONGEST_BODY, introduce, clock }, stop)
-        .await;
+    serve(
+        listener,
+        House {
+            routes,
+            places: descriptors::for_guests(PLACES),
+            longest_body: LONGEST_BODY,
+            introduce,
+            clock,
+        },
+        stop,
+    )
+    .await;
     let mut changes = std::mem::take(&mut *changes.lock().unwrap_or_else(PoisonError::into_inner));
     while changes.join_next().await.is_some() {}
 }
@@ -216,6 +259,7 @@ struct TokenQuery {
 
 async fn token(
     Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
     query: Result<Query<TokenQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
@@ -229,6 +273,7 @@ async fn token(
     let format = query.format.as_deref().unwrap_or("json");
     let format =
         Format::parse(format).ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
+    let _waiting = control.wait(peer)?;
     let text = operations::token(&control.shared, &portal, min_valid, format, By::Loop).await?;
     let kind = if format == Format::Json { "application/json" } else { "text/plain; charset=utf-8" };
     Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
@@ -236,8 +281,10 @@ async fn token(
 
 async fn renew(
     Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, Failure> {
+    let _waiting = control.wait(peer)?;
     let renewal = operations::renew(&control.shared, &portal, By::Loop).await?;
     let (view, reply) = operations::outcome(&control.shared, &portal).await?;
     let outcome = outcome_json(&renewal, &view, reply.as_ref());

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, Told, page};
 use crate::adapters::clock::Tick;
 use crate::config::{App, Config, InstallListener};
+use crate::daemon::descriptors;
 use crate::daemon::serving::{House, Introduction, serve};
 use crate::daemon::shared::Shared;
 use crate::domain::install::Outcome;
@@ -56,7 +57,12 @@ pub(super) async fn serve_notices(
     let door = Arc::new(Door { shared, queue, throttle, flood: Mutex::default() });
     let routes = Router::new().fallback(notice).with_state(door);
     let introduce = |_: &TcpStream| Introduction::new();
-    serve(listener, House { routes, places: PLACES, longest_body: LONGEST, introduce, clock }, stop).await;
+    serve(
+        listener,
+        House { routes, places: descriptors::for_guests(PLACES), longest_body: LONGEST, introduce, clock },
+        stop,
+    )
+    .await;
 }
 
 /// Without the table nothing is listened to; a reload that takes it out has no effect before a restart.

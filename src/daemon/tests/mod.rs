@@ -443,7 +443,7 @@ fn simulation() {
         .collect();
     let of = |key, usual| asked.get(key).copied().unwrap_or(usual);
     if of("log", 0) > 0 {
-        let _ = crate::adapters::log::start(crate::adapters::log::Form::Text, "info");
+        let _ = crate::adapters::log::start_for_command("info");
     }
     let first = of("seed", 1);
     for seed in first..first + of("seeds", 1) {

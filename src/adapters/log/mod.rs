@@ -1,0 +1,231 @@
+//! Where log events go: lines for people, JSON, or the journal with the right priority.
+//!
+//! The daemon's log has a bounded queue and a thread of its own ([`LogWriter`]): a reader that stops reading must not stop
+//! anything else. Must not know what is logged. Escalations of severity critical carry the event name [`CRITICAL`], since
+//! tracing has no level above ERROR and the journal does.
+
+mod journal;
+mod queue;
+mod sinks;
+
+use std::io::{self, IsTerminal as _};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing::field::Field;
+use tracing::{Level, Metadata};
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::{Registry, reload};
+
+use journal::JournalLayer;
+use queue::{Importance, Queue, Sink};
+use sinks::{Journal, StandardError};
+
+/// The target of every escalation.
+pub const ESCALATION: &str = "refreshd::escalation";
+/// The name of an escalation event of severity critical: PRIORITY=2 in the journal.
+pub const CRITICAL: &str = "critical escalation";
+
+/// A form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The journal if standard error goes there, else text.
+    Auto,
+    /// Lines for people, coloured on a terminal.
+    Text,
+    /// An object a line.
+    Json,
+    /// The journal's own protocol.
+    Journald,
+}
+
+/// Changes the level of a log that runs.
+#[derive(Clone)]
+pub struct LogHandle(std::sync::Arc<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl LogHandle {
+    /// A handle to no log at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(std::sync::Arc::new(|_| {}))
+    }
+
+    /// Puts other directives in force; those that cannot be read are left out.
+    pub fn set_level(&self, level: &str) {
+        (self.0)(filter(level));
+    }
+}
+
+/// The queue of the daemon's log; there is one log in a process.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// How many lines of the log were dropped since the start, because its reader did not take them.
+#[must_use]
+pub fn dropped() -> u64 {
+    QUEUE.get().map_or(0, Queue::dropped)
+}
+
+/// Waits until what was logged is delivered, but no longer than `limit`.
+pub fn flush(limit: Duration) {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(limit);
+    }
+}
+
+/// Delivers the log's lines. Run it on a thread of its own; it ends with the process.
+pub struct LogWriter {
+    queue: Queue,
+    sink: Box<dyn Sink>,
+}
+
+impl LogWriter {
+    /// Delivers lines; never returns.
+    pub fn run(mut self) {
+        self.queue.serve(&mut *self.sink, |lines| {
+            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader did not take them");
+        });
+    }
+}
+
+/// Starts the log of a daemon: whoever logs never waits for its reader.
+///
+/// # Errors
+/// If the journal's socket cannot be reached, or logging was started before.
+pub fn start(form: Form, level: &str) -> Result<(LogHandle, LogWriter), StartError> {
+    let form = match form {
+        Form::Auto if super::systemd::has_journal() => Form::Journald,
+        Form::Auto => Form::Text,
+        other => other,
+    };
+    let queue = Queue::default();
+    let (handle, sink): (_, Box<dyn Sink>) = match form {
+        Form::Journald => {
+            let sink = Journal::open().map_err(StartError::Journal)?;
+            let program = std::env::current_exe().ok();
+            let name = program.as_deref().and_then(std::path::Path::file_name);
+            let identifier =
+                name.map_or_else(|| "refreshd".to_owned(), |name| name.to_string_lossy().into_owned());
+            (install(JournalLayer { queue: queue.clone(), identifier }, level)?, Box::new(sink))
+        }
+        Form::Json => {
+            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+            (install(layer.with_writer(Lines(queue.clone())), level)?, Box::new(StandardError))
+        }
+        Form::Text | Form::Auto => {
+            (install(text().with_writer(Lines(queue.clone())), level)?, Box::new(StandardError))
+        }
+    };
+    // A panic's message must not wait for the log's reader either.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("a bug: {panic}");
+    }));
+    let queue = QUEUE.get_or_init(|| queue).clone();
+    Ok((handle, LogWriter { queue, sink }))
+}
+
+/// Starts the log of a command: lines for people, written to standard error at once.
+///
+/// # Errors
+/// If logging was started before.
+pub fn start_for_command(level: &str) -> Result<LogHandle, StartError> {
+    install(text().with_writer(io::stderr), level)
+}
+
+/// Lines for people, coloured on a terminal.
+fn text() -> tracing_subscriber::fmt::Layer<Base, impl for<'w> tracing_subscriber::fmt::FormatFields<'w>> {
+    tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .fmt_fields(debug_fn(for_people).delimited(""))
+}
+
+/// Writes each event into the queue.
+struct Lines(Queue);
+
+/// One event.
+struct Line<'a> {
+    queue: &'a Queue,
+    importance: Importance,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line { queue: &self.0, importance: Importance::Normal }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
+        Line { queue: &self.0, importance: importance(metadata) }
+    }
+}
+
+impl io::Write for Line<'_> {
+    /// The layer writes an event at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.push(line.to_vec(), self.importance);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Escalations, and the report of dropped lines, are not dropped with the others.
+fn importance(metadata: &Metadata<'_>) -> Importance {
+    if metadata.target() == ESCALATION { Importance::Reserved } else { Importance::Normal }
+}
+
+/// Why logging did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No journal.
+    #[error("cannot reach the journal; set [log] format to \"text\" or \"json\"")]
+    Journal(#[source] io::Error),
+    /// Twice.
+    #[error("logging was started before")]
+    Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Fields that the message says already, in more words.
+const SAID: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
+
+/// Writes a field for a person's eye.
+fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name if SAID.contains(&name) => Ok(()),
+        name => write!(writer, " {name}={value:?}"),
+    }
+}
+
+/// What the layers sit on: a level that can be changed while the daemon runs.
+type Base = tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+
+fn install<L: Layer<Base> + Send + Sync>(layer: L, level: &str) -> Result<LogHandle, StartError> {
+    let (filter_layer, handle) = reload::Layer::new(filter(level));
+    let subscriber = tracing_subscriber::registry().with(filter_layer).with(layer);
+    tracing::subscriber::set_global_default(subscriber).map_err(StartError::Twice)?;
+    Ok(LogHandle(std::sync::Arc::new(move |filter| {
+        // Fails only when the subscriber is gone, and then nobody logs.
+        let _ = handle.reload(filter);
+    })))
+}
+
+fn filter(level: &str) -> EnvFilter {
+    // Libraries below us say little of use at info, and their debug texts are not ours to vouch for.
+    let ours = EnvFilter::builder().parse_lossy(level);
+    ["hyper=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn", "h2=warn"]
+        .iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(ours, EnvFilter::add_directive)
+}
+
+fn is_critical(metadata: &Metadata<'_>) -> bool {
+    metadata.name() == CRITICAL && *metadata.level() == Level::ERROR
+}

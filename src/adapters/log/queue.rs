@@ -1,0 +1,146 @@
+//! The queue between the program and whoever reads its log: bounded, emptied by one thread.
+//!
+//! Whoever logs never waits: a line that does not fit is dropped and counted. Escalations have a reserve of their own.
+//! Must not know what a line says, nor how it is encoded.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Lines and bytes that wait for the reader.
+const CAPACITY: Limit = Limit { lines: 8192, bytes: 4 * 1024 * 1024 };
+/// What escalations may take in addition.
+const RESERVE: Limit = Limit { lines: 1024, bytes: 1024 * 1024 };
+
+#[derive(Clone, Copy)]
+struct Limit {
+    lines: usize,
+    bytes: usize,
+}
+
+/// How important a line is where not all of them fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Importance {
+    /// Dropped where the queue is full.
+    Normal,
+    /// Has a reserve: an escalation.
+    Reserved,
+}
+
+/// Where the thread delivers lines: standard error, or the journal's socket. May block.
+pub(super) trait Sink: Send {
+    /// Delivers one line; one that the reader refuses is lost.
+    fn deliver(&mut self, line: &[u8]);
+}
+
+/// The queue. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Queue(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// The thread is delivering lines that it took out.
+    delivering: bool,
+    /// Dropped since the start, and of these the ones that were not reported yet.
+    dropped: u64,
+    unreported: u64,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a line, or drops it.
+    pub(super) fn push(&self, line: Vec<u8>, importance: Importance) {
+        let mut waiting = self.lock();
+        let reserve = if importance == Importance::Reserved { RESERVE } else { Limit { lines: 0, bytes: 0 } };
+        let fits = waiting.lines.len() < CAPACITY.lines + reserve.lines
+            && waiting.bytes + line.len() <= CAPACITY.bytes + reserve.bytes;
+        if fits {
+            waiting.bytes += line.len();
+            waiting.lines.push_back(line);
+        } else {
+            waiting.dropped += 1;
+            waiting.unreported += 1;
+        }
+        drop(waiting);
+        self.0.changed.notify_all();
+    }
+
+    /// How many lines were dropped since the start.
+    pub(super) fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// Waits until every line is delivered, but no longer than `limit`; whether they are.
+    pub(super) fn flush(&self, limit: Duration) -> bool {
+        let pending = |waiting: &mut Waiting| waiting.delivering || !waiting.lines.is_empty();
+        let waited = self.0.changed.wait_timeout_while(self.lock(), limit, pending);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Delivers lines for as long as the process lives. `report` is called with the number of dropped lines as soon as the
+    /// reader has caught up.
+    pub(super) fn serve(&self, sink: &mut dyn Sink, report: fn(u64)) {
+        loop {
+            let (lines, unreported) = {
+                let idle = |waiting: &mut Waiting| waiting.lines.is_empty() && waiting.unreported == 0;
+                let waiting = self.0.changed.wait_while(self.lock(), idle);
+                let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+                waiting.delivering = true;
+                waiting.bytes = 0;
+                let unreported = std::mem::take(&mut waiting.unreported);
+                (std::mem::take(&mut waiting.lines), unreported)
+            };
+            for line in &lines {
+                sink.deliver(line);
+            }
+            if unreported > 0 {
+                report(unreported);
+            }
+            self.lock().delivering = false;
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(queue: &Queue, count: usize, importance: Importance) {
+        for number in 0..count {
+            queue.push(format!("{number}\n").into_bytes(), importance);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_reader_that_stopped_and_escalations_have_a_reserve() {
+        let queue = Queue::default();
+        filled(&queue, CAPACITY.lines + 7, Importance::Normal);
+        assert_eq!(queue.dropped(), 7);
+        filled(&queue, RESERVE.lines, Importance::Reserved);
+        assert_eq!(queue.dropped(), 7, "escalations fit all the same");
+        filled(&queue, 2, Importance::Reserved);
+        assert_eq!(queue.dropped(), 9, "and are bounded too");
+        assert!(!queue.flush(Duration::from_millis(1)), "nobody has taken a line");
+    }
+
+    #[test]
+    fn large_lines_are_bounded_by_their_bytes() {
+        let queue = Queue::default();
+        for _ in 0..9 {
+            queue.push(vec![b'x'; CAPACITY.bytes / 8], Importance::Normal);
+        }
+        assert_eq!((queue.dropped(), queue.lock().lines.len()), (1, 8));
+    }
+}

@@ -1,0 +1,58 @@
+//! Where log lines end: standard error, or the journal's socket. Both may block, so only the log's own thread writes here.
+//!
+//! Must not use the standard library's handle to standard error: it has a lock, and whoever prints something else would
+//! wait for a log whose reader has stopped.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::queue::Sink;
+
+/// The journal's socket for its native protocol.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+/// While the reader of a non-blocking standard error is full, it is tried this often.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Standard error.
+pub(super) struct StandardError;
+
+impl Sink for StandardError {
+    fn deliver(&mut self, line: &[u8]) {
+        let mut rest = line;
+        while !rest.is_empty() {
+            match rustix::io::write(rustix::stdio::stderr(), rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => std::thread::sleep(AGAIN),
+                // A closed pipe or a full disk: the line is lost, the next is tried.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The journal. Each line is a datagram of its native protocol.
+pub(super) struct Journal(UnixDatagram);
+
+impl Journal {
+    /// Reaches the journal's socket once, so that a machine without a journal is noticed at the start.
+    pub(super) fn open() -> std::io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.send_to(&[], JOURNAL)?;
+        Ok(Self(socket))
+    }
+}
+
+impl Sink for Journal {
+    fn deliver(&mut self, line: &[u8]) {
+        // The journal may restart: the address is looked up for each datagram.
+        while let Err(error) = self.0.send_to(line, JOURNAL) {
+            if error.kind() != ErrorKind::Interrupted {
+                return;
+            }
+        }
+    }
+}

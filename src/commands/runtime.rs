@@ -1,0 +1,133 @@
+//! What a process sets up before it does anything: protection of its memory, its threads, its file descriptors.
+//!
+//! Must not depend on how many processors the machine has, and must not go on without the threads that it needs: a daemon
+//! that cannot make one would look ready and never renew.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use tokio::runtime::{Builder, Runtime};
+
+/// How many threads a kind of process has.
+#[derive(Clone, Copy)]
+pub(super) struct Threads {
+    /// That run tasks, at most; never more than the machine has processors.
+    workers: usize,
+    /// That may block: the state's two, the publisher's, name resolution, standard input.
+    blocking: usize,
+    /// Whether the blocking ones are made at the start and kept. Otherwise they are made when first needed.
+    permanent: bool,
+}
+
+/// The daemon's. With the log's and the main thread it has at most 22.
+pub(super) const DAEMON: Threads = Threads { workers: 4, blocking: 16, permanent: true };
+/// Any other command's.
+pub(super) const COMMAND: Threads = Threads { workers: 2, blocking: 16, permanent: false };
+
+/// How long a thread may take to begin.
+const BEGIN: Duration = Duration::from_secs(10);
+/// Permanent threads do not end by being idle.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Keeps this process's memory from core dumps and from other processes of the same user: it holds refresh tokens and
+/// client secrets. What the kernel refuses is left: the unit forbids the same.
+pub(super) fn protect_memory() {
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
+}
+
+/// Raises the limit of open file descriptors as far as this process may.
+pub(super) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Makes the runtime with its threads.
+///
+/// # Errors
+/// A sentence for an operator, if this process may not have so many threads.
+pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = threads.workers.min(processors);
+    let blocking = if threads.permanent { threads.blocking } else { 1 };
+    // tokio panics without a worker, and goes on without a blocking thread: neither is an error with a sentence.
+    try_threads(workers + blocking).map_err(|error| too_few(&error))?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(threads.blocking)
+        .thread_keep_alive(if threads.permanent { FOREVER } else { Duration::from_secs(10) })
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    if threads.permanent {
+        make_blocking(&runtime, threads.blocking).map_err(|error| too_few(&error))?;
+    }
+    Ok(runtime)
+}
+
+fn too_few(error: &str) -> String {
+    format!(
+        "cannot start: this process may not have the threads that it needs ({error}); raise TasksMax= of the unit, the \
+         pids limit of the container, or ulimit -u"
+    )
+}
+
+/// Has so many threads at once for a moment.
+fn try_threads(count: usize) -> Result<(), String> {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let mut running = Vec::with_capacity(count);
+    let mut done = Ok(());
+    for made in 0..count {
+        let held = Arc::clone(&held);
+        // Each waits until `hold` is dropped.
+        let wait = move || held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok();
+        match std::thread::Builder::new().spawn(wait) {
+            Ok(thread) => running.push(thread),
+            Err(error) => {
+                done = Err(format!("it got {made} of {count}: {error}"));
+                break;
+            }
+        }
+    }
+    drop(hold);
+    running.into_iter().for_each(|thread| drop(thread.join()));
+    done
+}
+
+/// Makes every blocking thread of the runtime: each waits until all are there.
+fn make_blocking(runtime: &Runtime, count: usize) -> Result<(), String> {
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let (begun, begins): (Sender<()>, Receiver<()>) = mpsc::channel();
+    for _ in 0..count {
+        let (gate, begun) = (Arc::clone(&gate), begun.clone());
+        runtime.spawn_blocking(move || {
+            // The receiver waits for every one of these.
+            let _ = begun.send(());
+            let open = gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(gate.1.wait_while(open, |open| !*open));
+        });
+    }
+    let made = (0..count).take_while(|_| begins.recv_timeout(BEGIN).is_ok()).count();
+    *gate.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    gate.1.notify_all();
+    if made == count { Ok(()) } else { Err(format!("it got {made} of {count}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_has_all_of_its_threads_from_the_start() {
+        let runtime = runtime(DAEMON).unwrap();
+        assert_eq!(
+            runtime.metrics().num_workers(),
+            DAEMON.workers.min(std::thread::available_parallelism().unwrap().get())
+        );
+        runtime.shutdown_background();
+    }
+}

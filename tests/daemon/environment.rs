@@ -1,0 +1,189 @@
+//! What the machine around the daemon refuses or stops: the reader of its log, threads, leftovers of a kill. And what others on
+//! the machine may see of it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use crate::common::{Rig, SOON, eventually};
+
+/// A user that no machine has.
+const NOBODY: u32 = 61_234;
+/// The smallest pipe that the kernel makes.
+const PIPE: usize = 4096;
+
+fn signal(name: &str, pid: u32) {
+    let sent =
+        Command::new("/bin/sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("a shell");
+    assert!(sent.success(), "the daemon is gone");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    let mut command = rig.command(["run"]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let stderr = child.stderr.take().expect("it is piped");
+    rustix::pipe::fcntl_setpipe_size(&stderr, PIPE).expect("a small pipe");
+    eventually("the first renewal", SOON, || rig.renewals("acme") >= 1);
+    // Each reload is a line and more.
+    let socket = rig.path("control.sock");
+    eventually("a daemon that serves", SOON, || socket.exists());
+    for _ in 0..100 {
+        assert_eq!(
+            rig.control("POST", "/v1/reload", "").0,
+            200,
+            "a full pipe must not stop the control socket"
+        );
+    }
+    let waiting = rustix::io::ioctl_fionread(&stderr).expect("a pipe");
+    assert!(waiting as usize > PIPE / 2, "the pipe is full: {waiting} bytes");
+    rig.wait_for_renewals("acme", 1);
+    assert_eq!(rig.http("/livez").0, 200);
+    signal("TERM", child.id());
+    let ended = eventually("its end", SOON, || child.try_wait().expect("a child"));
+    assert_eq!(ended.code(), Some(0), "SIGTERM is obeyed");
+    assert!(rig.has_working_token("acme"));
+    rig.no_violations();
+}
+
+#[test]
+fn a_reader_of_the_log_that_comes_back_misses_nothing_that_fitted() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    let mut child =
+        rig.command(["run"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let stderr = child.stderr.take().expect("it is piped");
+    rustix::pipe::fcntl_setpipe_size(&stderr, PIPE).expect("a small pipe");
+    eventually("a daemon that serves", SOON, || rig.path("control.sock").exists());
+    for _ in 0..60 {
+        assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
+    }
+    let lines = std::thread::Builder::new().spawn(move || {
+        BufReader::new(stderr)
+            .lines()
+            .map_while(Result::ok)
+            .filter(|line| line.contains("was reloaded"))
+            .count()
+    });
+    signal("TERM", child.id());
+    let ended = eventually("its end", SOON, || child.try_wait().expect("a child"));
+    assert_eq!(ended.code(), Some(0));
+    assert_eq!(lines.expect("a thread").join().expect("it reads"), 60, "every line arrives, in the end too");
+}
+
+/// A copy of the program that another user may run.
+fn program(rig: &Rig) -> Command {
+    let directory =
+        tempfile::Builder::new().prefix("refreshd-public-").tempdir().expect("a directory").keep();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("its owner");
+    let copy = directory.join("refreshd");
+    fs::copy(rig.command(["run"]).get_program(), &copy).expect("a copy");
+    let mut command = Command::new(copy);
+    command.env_clear().current_dir("/").stdin(Stdio::null());
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+fn remove(command: &Command) {
+    let directory = std::path::Path::new(command.get_program()).parent().expect("a directory");
+    fs::remove_dir_all(directory).expect("it is ours");
+}
+
+#[test]
+fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
+    let rig = Rig::new(["acme"]);
+    let program = program(&rig);
+    let name = program.get_program().to_str().expect("a path").to_owned();
+    for most in [1, 4, 12] {
+        let mut limited = Command::new("prlimit");
+        limited.args([&format!("--nproc={most}"), &name, "run", "--config", "/nowhere.toml"]);
+        limited.env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            limited.uid(NOBODY + most).gid(NOBODY);
+        }
+        let ran = crate::common::Ran::to_its_end(&mut limited);
+        assert_eq!(ran.code, Some(69), "{ran:?}");
+        assert!(ran.stderr.contains("TasksMax="), "it names the limit to raise: {ran:?}");
+    }
+    remove(&program);
+}
+
+#[test]
+fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
+    let rig = Rig::new(["acme"]);
+    let mut program = program(&rig);
+    let work = std::path::Path::new(program.get_program()).with_file_name("work");
+    fs::create_dir(&work).expect("a directory");
+    fs::set_permissions(&work, fs::Permissions::from_mode(0o777)).expect("its owner");
+    program.args(["sandbox", "--listen", "127.0.0.1:0", "--dir"]).arg(work);
+    program.stdout(Stdio::null()).stderr(Stdio::null());
+    // Another test may have had the copy open for writing when it started a process.
+    let mut child = eventually("a process", SOON, || program.spawn().ok());
+    let about = |file: &str| format!("/proc/{}/{file}", child.id());
+    // The kernel gives the files of a process that is not dumpable to root.
+    eventually("a process that is not dumpable", SOON, || {
+        fs::metadata(about("environ")).is_ok_and(|found| found.uid() == 0)
+    });
+    eventually("no core dump", SOON, || {
+        let limits = fs::read_to_string(about("limits")).unwrap_or_default();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        core.is_some_and(|line| line.split_whitespace().nth(4) == Some("0"))
+    });
+    assert_eq!(child.try_wait().expect("a child"), None, "it runs");
+    child.kill().expect("it runs");
+    child.wait().expect("a child");
+    remove(&program);
+}
+
+#[test]
+fn temporary_files_of_a_killed_process_go_at_the_next_start() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    daemon.kill9();
+    let left = [rig.token_path("acme", ".refreshd-AbCdEf"), rig.path("tokens/.probe-AbCdEf")];
+    for file in &left {
+        fs::File::create_new(file).expect("a leftover");
+    }
+    fs::File::create_new(rig.token_path("acme", ".somebody")).expect("a file of somebody else");
+    let daemon = rig.start();
+    assert!(left.iter().all(|file| !file.exists()), "they hold access tokens");
+    assert!(rig.token_path("acme", ".somebody").exists(), "what is not ours stays");
+    daemon.stop();
+}
+
+#[test]
+fn at_no_moment_may_others_connect_to_the_control_socket() {
+    let rig = Rig::new(["acme"]);
+    rig.write_config();
+    let mut command = Command::new("/bin/sh");
+    let program = rig.command(["run"]).get_program().to_str().expect("a path").to_owned();
+    let script = format!("umask 0; exec {program} run --config {}", rig.path("refreshd.toml").display());
+    let mut child =
+        command.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let socket = rig.path("control.sock");
+    let clock = refreshd::adapters::clock::Clock::system();
+    let began = clock.tick();
+    let seen = loop {
+        if let Ok(found) = fs::symlink_metadata(&socket) {
+            break found.permissions().mode() & 0o777;
+        }
+        assert!(clock.elapsed(began) < SOON, "no socket");
+        std::hint::spin_loop();
+    };
+    assert_eq!(seen & 0o007, 0, "the very first mode is {seen:o}");
+    eventually("a daemon that serves", SOON, || rig.control_if_any("GET", "/v1/portals").is_some());
+    assert_eq!(crate::common::mode(&socket), 0o660);
+    signal("TERM", child.id());
+    eventually("its end", SOON, || child.try_wait().expect("a child"));
+}
