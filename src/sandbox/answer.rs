@@ -137,6 +137,7 @@ impl Fault {
             | Self::Stall
             | Self::Drip { .. }
             | Self::Huge { .. }
+            | Self::Wrapped { .. }
             | Self::OtherMember
             | Self::WithoutRefreshToken
             | Self::Odd { .. } => None,
@@ -171,6 +172,10 @@ impl Fault {
                 reply.body.truncate((*after).min(missing_one));
                 Delivery::Whole
             }
+            Self::Wrapped { wrap } => {
+                reply.body = wrap.around(&reply.body);
+                Delivery::Whole
+            }
             Self::Slow { by } => return (Delivery::Whole, *by),
             Self::Lost | Self::LostBefore => Delivery::Closed,
             Self::Reset => Delivery::Reset,
@@ -190,6 +195,9 @@ impl Fault {
 
     /// Whether the client gets the reply as it should: only its contents may be odd.
     pub(super) const fn leaves_whole(&self) -> bool {
-        matches!(self, Self::OtherMember | Self::WithoutRefreshToken | Self::Odd { .. })
+        matches!(
+            self,
+            Self::Wrapped { .. } | Self::OtherMember | Self::WithoutRefreshToken | Self::Odd { .. }
+        )
     }
 }

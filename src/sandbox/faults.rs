@@ -81,6 +81,11 @@ pub enum Fault {
         /// `Location`. A request that comes to its path on this server is a violation.
         to: String,
     },
+    /// Processed; the whole pair arrives, in another dress.
+    Wrapped {
+        /// Which.
+        wrap: Wrap,
+    },
     /// Processed; the reply has another portal's `member_id`.
     OtherMember,
     /// A new access token without rotation; the reply has no `refresh_token`.
@@ -90,6 +95,91 @@ pub enum Fault {
         /// `null` removes the field.
         fields: Map<String, Value>,
     },
+}
+
+/// What servers, proxies and frameworks were seen to put around a JSON reply, or in its place. The pair is whole in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrap {
+    /// A byte order mark in front.
+    ByteOrderMark,
+    /// A notice of PHP in front.
+    Notice,
+    /// A comment of a template behind.
+    Comment,
+    /// NUL behind.
+    Nul,
+    /// A prefix against cross-site script inclusion.
+    Prefix,
+    /// A call of a function around.
+    Callback,
+    /// A list of one.
+    List,
+    /// A JSON string that holds the JSON.
+    Text,
+    /// UTF-16, little endian, with its mark.
+    Utf16,
+    /// `application/x-www-form-urlencoded` instead.
+    Form,
+    /// `"error": 0` beside the pair.
+    NoError,
+    /// Numbers and depths that no reader of JSON has room for, in a field that nobody reads.
+    Absurd,
+}
+
+impl Wrap {
+    /// Every one.
+    pub const ALL: [Self; 12] = [
+        Self::ByteOrderMark,
+        Self::Notice,
+        Self::Comment,
+        Self::Nul,
+        Self::Prefix,
+        Self::Callback,
+        Self::List,
+        Self::Text,
+        Self::Utf16,
+        Self::Form,
+        Self::NoError,
+        Self::Absurd,
+    ];
+
+    /// The body of a success with this around it.
+    #[must_use]
+    pub fn around(self, body: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(body);
+        let more = |field: &str| format!("{{{field},{}", text.trim_start().trim_start_matches('{'));
+        match self {
+            Self::ByteOrderMark => format!("\u{feff}{text}").into_bytes(),
+            Self::Notice => {
+                format!("<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/oauth.php</b><br />\n{text}")
+                    .into_bytes()
+            }
+            Self::Comment => format!("{text}\n<!-- 0.02 s -->\n").into_bytes(),
+            Self::Nul => format!("{text}\0").into_bytes(),
+            Self::Prefix => format!(")]}}',\n{text}").into_bytes(),
+            Self::Callback => format!("cb({text});").into_bytes(),
+            Self::List => format!("[{text}]").into_bytes(),
+            Self::Text => Value::from(text).to_string().into_bytes(),
+            Self::Utf16 => {
+                let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+                units.flat_map(u16::to_le_bytes).collect()
+            }
+            Self::Form => {
+                let fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                for (name, value) in &fields {
+                    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    form.append_pair(name, &value);
+                }
+                form.finish().into_bytes()
+            }
+            Self::NoError => more("\"error\":0").into_bytes(),
+            Self::Absurd => {
+                let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+                more(&format!("\"x\":{deep},\"y\":1e999")).into_bytes()
+            }
+        }
+    }
 }
 
 /// The faults in waiting, in the order they were asked for.

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, Delivery, End, Reply, Ticket};
 pub use authority::Authority;
-pub use faults::{At, Fault};
+pub use faults::{At, Fault, Wrap};
 pub use form::TokenRequest;
 pub use ledger::{Access, Fate};
 pub use rules::{Reuse, Rules};
