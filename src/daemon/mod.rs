@@ -16,6 +16,7 @@ mod first_tokens;
 mod grants;
 mod http;
 mod install;
+mod kept;
 mod offline;
 mod old_state;
 pub mod operations;
@@ -41,6 +42,7 @@ pub use authorize::Begun;
 pub use callback::{Arrival, Callback, Ending};
 pub use control::BindError;
 pub use http::ListenError;
+pub use kept::KeptView;
 pub use offline::Offline;
 pub use publisher::chain;
 pub use reload::Read;
@@ -174,6 +176,7 @@ async fn loops(
 ) -> JoinSet<&'static str> {
     let failing = shared.publisher.sweep().await;
     shared.health.unpublished(failing);
+    kept::read_again(shared).await;
     first_tokens::read_files(shared).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));
