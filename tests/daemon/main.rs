@@ -18,3 +18,4 @@ mod renewal;
 mod secrets;
 mod systemd;
 mod unreadable;
+mod wrapped;
