@@ -244,7 +244,7 @@ fn what_is_no_reply_gives_no_pair() {
         format!("{{\"error\":\"invalid_grant\"}}\n{R}"),
         format!("{R}\n{{\"error\":\"invalid_grant\"}}"),
         format!(r#"{{"status":"failed","body":{}}}"#, string(R)),
-        format!(r#"{{"error":{{"code":"denied"}},"access_token":"a2"}}"#),
+        r#"{"error":{"code":"denied"},"access_token":"a2"}"#.to_owned(),
         r#"{"error":"0","error":"invalid_grant","error":null,"access_token":"a2"}"#.to_owned(),
         "error=invalid_grant&access_token=a2".to_owned(),
         // Tokens that are none.

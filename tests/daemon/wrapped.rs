@@ -27,7 +27,9 @@ type Wrap = fn(&str) -> Play;
 
 fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{CLOSE}{headers}\r\n");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{CLOSE}{headers}\r\n"
+    );
     [head.as_bytes(), body].concat()
 }
 
@@ -37,20 +39,20 @@ fn sent(body: impl AsRef<[u8]>) -> Play {
 
 fn gzip(body: &str) -> Vec<u8> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(body.as_bytes()).unwrap();
-    packed.finish().unwrap()
+    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed.finish().expect("as the test made it")
 }
 
 fn zlib(body: &str) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(body.as_bytes()).unwrap();
-    packed.finish().unwrap()
+    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed.finish().expect("as the test made it")
 }
 
 fn deflate(body: &str) -> Vec<u8> {
     let mut packed = DeflateEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(body.as_bytes()).unwrap();
-    packed.finish().unwrap()
+    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed.finish().expect("as the test made it")
 }
 
 fn utf16(text: &str) -> Vec<u8> {
@@ -59,7 +61,7 @@ fn utf16(text: &str) -> Vec<u8> {
 
 /// With further members.
 fn with(pair: &str, members: &str) -> String {
-    format!("{},{members}}}", pair.strip_suffix('}').unwrap())
+    format!("{},{members}}}", pair.strip_suffix('}').expect("as the test made it"))
 }
 
 /// As many header lines.
@@ -71,9 +73,13 @@ const WRAPPED: &[(&str, Wrap)] = &[
     ("as-it-is", |r| sent(r)),
     ("bom", |r| sent(format!("\u{feff}{r}"))),
     ("form", |r| {
-        let r: Value = serde_json::from_str(r).unwrap();
-        let text = |key: &str| r[key].as_str().unwrap().to_owned();
-        sent(format!("access_token={}&refresh_token={}&expires_in=2", text("access_token"), text("refresh_token")))
+        let r: Value = serde_json::from_str(r).expect("as the test made it");
+        let text = |key: &str| r[key].as_str().expect("as the test made it").to_owned();
+        sent(format!(
+            "access_token={}&refresh_token={}&expires_in=2",
+            text("access_token"),
+            text("refresh_token")
+        ))
     }),
     ("gzip-said", |r| Play::Close(ok("Content-Encoding: gzip\r\n", &gzip(r)))),
     ("gzip-not-said", |r| sent(gzip(r))),
@@ -93,18 +99,27 @@ const WRAPPED: &[(&str, Wrap)] = &[
     ("utf-16-without-mark", |r| sent(utf16(r))),
     ("deep", |r| sent(with(r, &format!(r#""x":{}{}"#, "[".repeat(200), "]".repeat(200))))),
     ("absurd-number", |r| sent(with(r, r#""x":1e999"#))),
-    ("not-utf-8", |r| sent([with(r, r#""x":""#).trim_end_matches('}').as_bytes(), b"M\xfcller\x01\"}"].concat())),
-    ("no-last-chunk", |r| {
-        Play::Close(format!("HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{r}\r\n", r.len()).into_bytes())
+    ("not-utf-8", |r| {
+        sent([with(r, r#""x":""#).trim_end_matches('}').as_bytes(), b"M\xfcller\x01\"}"].concat())
     }),
-    ("closed-then-reset", |r| Play::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())),
-    ("too-short", |r| Play::Close(format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 9999\r\n\r\n{r}").into_bytes())),
+    ("no-last-chunk", |r| {
+        Play::Close(
+            format!("HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{r}\r\n", r.len())
+                .into_bytes(),
+        )
+    }),
+    ("closed-then-reset", |r| {
+        Play::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())
+    }),
+    ("too-short", |r| {
+        Play::Close(format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 9999\r\n\r\n{r}").into_bytes())
+    }),
     ("150-headers", |r| Play::Close(ok(&headers(150), r.as_bytes()))),
     ("256-headers", |r| Play::Close(ok(&headers(253), r.as_bytes()))),
     ("damaged-header", |r| Play::Close(ok("Bad Header\r\nX-Folded: a\r\n b\r\n", r.as_bytes()))),
     ("long", |r| {
-        let token: Value = serde_json::from_str(r).unwrap();
-        let short = token["access_token"].as_str().unwrap();
+        let token: Value = serde_json::from_str(r).expect("as the test made it");
+        let short = token["access_token"].as_str().expect("as the test made it");
         sent(r.replace(short, &short.repeat(300_000 / short.len())))
     }),
     ("a-megabyte", |r| sent(format!("{}{r}", " ".repeat((1 << 20) - r.len())))),
@@ -134,7 +149,7 @@ fn strict(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Hostile 
     Hostile::listen("127.0.0.1:0", move |asked: Asked| {
         let token = asked.parameter("refresh_token").to_owned();
         assert!(asked.text.to_lowercase().contains("accept-encoding: identity"), "{}", asked.text);
-        let mut spent = spent.lock().unwrap();
+        let mut spent = spent.lock().expect("no thread panics");
         if spent.contains(&token) {
             return Play::Close(reply("400 Bad Request", CLOSE, r#"{"error":"invalid_grant"}"#));
         }
@@ -171,7 +186,7 @@ fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
         rig.wait_for_generation(name, 3);
         let outcomes = daemon.outcomes(name);
         assert!(outcomes.iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
-        let token = fs::read_to_string(rig.token_path(name, "token")).unwrap();
+        let token = fs::read_to_string(rig.token_path(name, "token")).expect("as the test made it");
         assert!(token.starts_with(&format!("a-{name}-")), "{name}: {token}");
         assert!(rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(), "{name}");
     }
@@ -191,7 +206,7 @@ fn a_number_for_a_token_keeps_its_digits() {
     let _daemon = rig.start();
     rig.wait_for_generation("acme", 3);
     assert!(asked.load(Ordering::SeqCst) > 0);
-    assert_eq!(fs::read_to_string(rig.token_path("acme", "token")).unwrap(), "4711");
+    assert_eq!(fs::read_to_string(rig.token_path("acme", "token")).expect("as the test made it"), "4711");
 }
 
 /// What no version can read; it holds a token all the same.
@@ -218,7 +233,9 @@ fn is_silent(rig: &Rig, daemon: &Daemon) {
     let json = rig.run(["status", "--json"]);
     let recover = rig.run(["recover", "acme", "--json"]);
     let replies = rig.control("GET", "/v1/portals/acme/replies", "").1;
-    for shown in [daemon.stderr(), page, metrics, status.stdout, json.stdout, recover.stdout, recover.stderr, replies] {
+    for shown in
+        [daemon.stderr(), page, metrics, status.stdout, json.stdout, recover.stdout, recover.stderr, replies]
+    {
         assert!(!shown.contains(HIDDEN) && !shown.contains("a-acme-2"), "{shown}");
     }
 }
@@ -228,15 +245,24 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
     let (_hostile, rig, daemon) = unread();
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     let view = rig.status("acme");
-    assert_eq!((&view["unread_replies"]["count"], &view["unread_replies"]["action"]), (&1.into(), &"refreshd recover acme".into()));
+    assert_eq!(
+        (&view["unread_replies"]["count"], &view["unread_replies"]["action"]),
+        (&1.into(), &"refreshd recover acme".into())
+    );
     assert!(view["unread_replies"]["newest"].is_string());
     for shown in [rig.run(["status"]).stdout, rig.run(["status", "acme"]).stdout, rig.http("/").1] {
-        assert!(shown.contains("could not be read is kept") && shown.contains("refreshd recover acme"), "{shown}");
+        assert!(
+            shown.contains("could not be read is kept") && shown.contains("refreshd recover acme"),
+            "{shown}"
+        );
     }
     is_silent(&rig, &daemon);
     let ran = rig.run(["recover", "acme"]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    assert!(ran.stderr.contains("reply 1 to the renewal") && ran.stderr.contains("cannot be read"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("reply 1 to the renewal") && ran.stderr.contains("cannot be read"),
+        "{ran:?}"
+    );
     let ran = rig.run(["recover", "acme", "--show"]);
     assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
     assert_eq!(rig.run(["recover", "acme", "--show=2"]).code, Some(66));
@@ -255,7 +281,8 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
 fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_ends_the_keeping() {
     let (_hostile, rig, daemon) = unread();
     let shown = rig.run(["recover", "acme", "--show"]).stdout;
-    let found = &shown[shown.find('{').unwrap()..=shown.find('}').unwrap()];
+    let found =
+        &shown[shown.find('{').expect("as the test made it")..=shown.find('}').expect("as the test made it")];
     assert_eq!(rig.import("acme", found).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     eventually("nothing is kept", SOON, || rig.status("acme")["unread_replies"].is_null());
@@ -265,8 +292,11 @@ fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_end
 
 /// The kept reply becomes one that this version can read, as a newer version would.
 fn becomes_readable(rig: &Rig, body: &str) {
-    let state = Connection::open(rig.path("state.db")).unwrap();
-    assert_eq!(state.execute("UPDATE unread_reply SET body = ?1", [body.as_bytes()]).unwrap(), 1);
+    let state = Connection::open(rig.path("state.db")).expect("as the test made it");
+    assert_eq!(
+        state.execute("UPDATE unread_reply SET body = ?1", [body.as_bytes()]).expect("as the test made it"),
+        1
+    );
 }
 
 #[test]
@@ -303,7 +333,7 @@ fn a_command_takes_it_in_with_a_daemon_and_without() {
         };
         let ran = rig.run(["recover", "acme", "--json"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let outcome: Value = serde_json::from_str(&ran.stdout).expect("as the test made it");
         assert_eq!((&outcome["outcome"], &outcome["generation"]), (&"recovered".into(), &2.into()));
         assert!(!ran.stdout.contains("a-acme"), "{ran:?}");
         assert_eq!(rig.generation("acme"), 2);
@@ -318,8 +348,8 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
     daemon.stop();
     becomes_readable(&rig, &pair("acme", 2));
     // Without a daemon nothing renews it, so the reply stays.
-    let state = Connection::open(rig.path("state.db")).unwrap();
-    state.execute("UPDATE portal SET generation = 7", []).unwrap();
+    let state = Connection::open(rig.path("state.db")).expect("as the test made it");
+    state.execute("UPDATE portal SET generation = 7", []).expect("as the test made it");
     drop(state);
     let ran = rig.run(["recover", "acme"]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
@@ -329,8 +359,10 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
     assert!(daemon.events(|event| says(event, "was taken in")).is_empty());
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     daemon.stop();
-    let state = Connection::open(rig.path("state.db")).unwrap();
-    let left: i64 = state.query_row("SELECT count(*) FROM unread_reply", [], |row| row.get(0)).unwrap();
+    let state = Connection::open(rig.path("state.db")).expect("as the test made it");
+    let left: i64 = state
+        .query_row("SELECT count(*) FROM unread_reply", [], |row| row.get(0))
+        .expect("as the test made it");
     assert_eq!(left, 0);
 }
 
@@ -340,7 +372,11 @@ fn a_page_with_a_success_is_in_doubt_and_what_repeats_is_kept_once() {
     let rig = rig(&hostile, &["acme"]);
     let daemon = rig.start();
     eventually("three tries", SOON, || daemon.outcomes("acme").len() >= 3);
-    assert!(daemon.outcomes("acme").iter().all(|outcome| outcome == "in-doubt"), "{:?}", daemon.outcomes("acme"));
+    assert!(
+        daemon.outcomes("acme").iter().all(|outcome| outcome == "in-doubt"),
+        "{:?}",
+        daemon.outcomes("acme")
+    );
     assert_eq!(rig.status("acme")["unread_replies"]["count"], 1);
 }
 
@@ -367,7 +403,9 @@ fn the_first_reply_and_the_newest_are_kept() {
 fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
     let hostile = strict(|_, next| {
         let cut = &next[..next.len() - 1];
-        Play::Close(format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{cut}", next.len()).into_bytes())
+        Play::Close(
+            format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{cut}", next.len()).into_bytes(),
+        )
     });
     let rig = rig(&hostile, &["acme"]);
     let daemon = rig.start();
@@ -375,7 +413,7 @@ fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     let ran = rig.run(["recover", "acme", "--show"]);
     let shown = &ran.stdout;
-    assert_eq!(shown, pair("acme", 2).strip_suffix('}').unwrap());
+    assert_eq!(shown, pair("acme", 2).strip_suffix('}').expect("as the test made it"));
     let ran = rig.run(["recover", "acme"]);
     assert!(ran.stderr.contains(", cut;"), "{ran:?}");
 }

@@ -21,7 +21,7 @@ fn rig(bodies: &[&str], keys: &str) -> (Hostile, Rig) {
             json!({"device_code": "d1", "user_code": "AAAA", "verification_uri": "https://a.example/device", "interval": 1})
                 .to_string()
         } else {
-            left.lock().unwrap().pop().unwrap_or_else(|| last.clone())
+            left.lock().expect("no thread panics").pop().unwrap_or_else(|| last.clone())
         };
         Play::Close(reply("200 OK", "Connection: close\r\n", &body))
     });

@@ -396,7 +396,10 @@ fn what_means_success_is_read_and_written_out() {
     let profile = loaded(text).config.profiles["own"].clone();
     let success = &profile.reply.success;
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-    assert_eq!(*success, [(Place::new("code"), texts(&["0", "200"])), (Place::new("meta.ok"), texts(&["true"]))]);
+    assert_eq!(
+        *success,
+        [(Place::new("code"), texts(&["0", "200"])), (Place::new("meta.ok"), texts(&["true"]))]
+    );
     let written = crate::config::written_profile(&profile);
     let again = loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));
     assert_eq!(again.config.profiles["own"].reply, profile.reply);

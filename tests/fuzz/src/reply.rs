@@ -70,7 +70,8 @@ fn is_a_pair(granted: &Granted, status: u16, body: &[u8]) {
     if let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body)
         && said.contains_key("access_token")
     {
-        let once = |name: &str| body.windows(name.len()).filter(|window| *window == name.as_bytes()).count() == 1;
+        let once =
+            |name: &str| body.windows(name.len()).filter(|window| *window == name.as_bytes()).count() == 1;
         let escaped = body.contains(&b'\\');
         let text = |name: &str| said.get(name).and_then(Value::as_str).unwrap_or_default().trim().to_owned();
         if !escaped && once("access_token") && once("refresh_token") && said["access_token"].is_string() {
@@ -100,7 +101,8 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
         let before = text[..at].trim_end();
         let after = text[at + token.len()..].trim_start();
         let quoted = before.ends_with('"') && after.starts_with('"');
-        let plain = before.ends_with([':', '=']) && (after.is_empty() || after.starts_with([',', '}', '&', ';']));
+        let plain =
+            before.ends_with([':', '=']) && (after.is_empty() || after.starts_with([',', '}', '&', ';']));
         quoted || plain
     };
     assert!(text.contains(name), "{token} without {name}");
@@ -130,7 +132,8 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
         let found = pair(wrapped.as_bytes());
         assert!(found == bare, "{text:?} in {wrapped:?}");
     }
-    let wide: Vec<u8> = std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let wide: Vec<u8> =
+        std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
     assert!(pair(&wide) == bare || wide.len() > LARGEST, "in UTF-16: {text:?}");
 }
 
