@@ -71,13 +71,17 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/installation.rs",
     "src/adapters/state/intake.rs",
     "src/adapters/state/record.rs",
-    "src/adapters/whose.rs",       // asks whose it is
-    "src/adapters/token_files.rs", // the access token, for readers
-    "src/adapters/token_reply.rs", // the same, as a server's reply
-    "src/commands/import.rs",      // hands a dump's grant over
-    "src/daemon/authorize/*.rs",   // to take them out of what the server says
-    "src/daemon/exchange.rs",      // to take them out of what the server says
-    "src/daemon/shared.rs",        // a fingerprint
+    "src/adapters/state/unread.rs",
+    "src/adapters/whose.rs",         // asks whose it is
+    "src/adapters/token_files.rs",   // the access token, for readers
+    "src/adapters/token_reply.rs",   // the same, as a server's reply
+    "src/commands/import.rs",        // hands a dump's grant over
+    "src/daemon/authorize/*.rs",     // to take them out of what the server says
+    "src/daemon/exchange.rs",        // to take them out of what the server says
+    "src/daemon/kept.rs",            // reads kept replies again
+    "src/daemon/control/replies.rs", // hands one over to who asks for it
+    "src/daemon/offline.rs",         // the same
+    "src/daemon/shared.rs",          // a fingerprint
 ];
 
 /// The one door to the clocks.

@@ -9,16 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Client;
-use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
+    HeaderValue,
+};
 
 use super::http::{CONNECT, cause, client, parse_date, retry_after};
 use crate::domain::dialect::Body;
+use crate::domain::envelope::LARGEST;
 use crate::domain::provider::{Method, host_of};
 use crate::domain::request::Request;
 use crate::domain::time::Timestamp;
 
 /// Largest body read, in bytes. A token reply has about one thousand.
-const LARGEST_BODY: usize = 256 * 1024;
+const LARGEST_BODY: usize = LARGEST;
 
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
@@ -41,13 +45,15 @@ pub type Carried = Pin<Box<dyn Future<Output = Answer> + Send>>;
 pub enum Answer {
     /// The request did not leave this machine.
     NotSent(String),
-    /// It left, or may have, and no whole reply came.
+    /// It left, or may have, and no reply came.
     InDoubt(String),
+    /// A reply that broke off: what arrived of it, and why no more.
+    Cut(WholeReply, String),
     /// A whole reply.
     Whole(WholeReply),
 }
 
-/// A reply whose bytes arrived whole.
+/// A reply: its head, and its body as far as it arrived.
 #[derive(Debug)]
 pub struct WholeReply {
     /// The HTTP status.
@@ -56,7 +62,11 @@ pub struct WholeReply {
     pub retry_after: Option<Duration>,
     /// The server's own clock.
     pub date: Option<Timestamp>,
-    /// The body.
+    /// `Content-Type`, cut.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`, cut.
+    pub content_encoding: Option<String>,
+    /// The body, up to 1 MiB.
     pub body: Vec<u8>,
 }
 
@@ -93,9 +103,13 @@ impl AuthorizationServer {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), now);
         let date = date(response.headers());
-        match read_body(response).await {
-            Ok(body) => Answer::Whole(WholeReply { status, retry_after, date, body }),
-            Err(problem) => Answer::InDoubt(format!("status {status}, but {problem}")),
+        let content_type = named(response.headers(), &CONTENT_TYPE);
+        let content_encoding = named(response.headers(), &CONTENT_ENCODING);
+        let (body, problem) = arrived(response).await;
+        let reply = WholeReply { status, retry_after, date, content_type, content_encoding, body };
+        match problem {
+            None => Answer::Whole(reply),
+            Some(problem) => Answer::Cut(reply, format!("status {status}, but {problem}")),
         }
     }
 
@@ -108,7 +122,7 @@ impl AuthorizationServer {
         sent.map(|response| response.status().as_u16()).map_err(|error| cause(&error))
     }
 
-    /// Reads what lies at an address: its status, and up to 256 KiB.
+    /// Reads what lies at an address: its status, and up to 1 MiB.
     ///
     /// # Errors
     /// Why there was no whole reply.
@@ -131,8 +145,11 @@ impl AuthorizationServer {
             }
         };
         let builder = builder.timeout(timeout);
-        let accepts = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(ACCEPT.as_str()));
-        let builder = if accepts { builder } else { builder.header(ACCEPT, "application/json") };
+        let own =
+            |header: HeaderName| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()));
+        let builder = if own(ACCEPT) { builder } else { builder.header(ACCEPT, "application/json") };
+        let builder =
+            if own(ACCEPT_ENCODING) { builder } else { builder.header(ACCEPT_ENCODING, "identity") };
         let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value));
         match authorization.as_deref().map(HeaderValue::from_str) {
             Some(Ok(mut value)) => {
@@ -145,17 +162,36 @@ impl AuthorizationServer {
     }
 }
 
-/// Reads up to [`LARGEST_BODY`] bytes.
-pub(super) async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+/// Reads a whole body of up to [`LARGEST_BODY`] bytes.
+pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, String> {
+    match arrived(response).await {
+        (body, None) => Ok(body),
+        (_, Some(problem)) => Err(problem),
+    }
+}
+
+/// Up to [`LARGEST_BODY`] bytes of a body, and why they are not all of it.
+async fn arrived(mut response: reqwest::Response) -> (Vec<u8>, Option<String>) {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(None) => return Ok(body),
-            Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST_BODY => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Err(format!("its body is longer than {LARGEST_BODY} bytes")),
-            Err(error) => return Err(format!("its body did not arrive whole: {}", cause(&error))),
+            Ok(None) => return (body, None),
+            Ok(Some(chunk)) => {
+                let room = LARGEST_BODY - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if chunk.len() > room {
+                    return (body, Some(format!("its body is longer than {LARGEST_BODY} bytes")));
+                }
+            }
+            Err(error) => return (body, Some(format!("its body did not arrive whole: {}", cause(&error)))),
         }
     }
+}
+
+/// A header's value, without control characters and of a bounded length.
+fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let text = String::from_utf8_lossy(headers.get(name)?.as_bytes()).into_owned();
+    Some(text.chars().filter(|c| !c.is_control()).take(100).collect())
 }
 
 fn without_reply(error: &reqwest::Error, request: &Request, timeout: Duration) -> Answer {

@@ -15,6 +15,9 @@ const IDLE: Duration = Duration::from_secs(4);
 /// Longest wait for a connection; a request's own limit may be shorter.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
+/// Most header lines of an answer. hyper's own limit of 100 would throw away a token reply behind a proxy that adds many.
+const HEADERS: usize = 512;
+
 /// A client that sends what it is given once, to where it is told: no redirect, no retry, no proxy of the environment.
 pub(super) fn client() -> Result<Client, reqwest::Error> {
     Client::builder()
@@ -23,6 +26,11 @@ pub(super) fn client() -> Result<Client, reqwest::Error> {
         .no_proxy()
         .connect_timeout(CONNECT)
         .pool_idle_timeout(IDLE)
+        // A header line that is damaged must not cost what follows it.
+        .http1_max_headers(HEADERS)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
         .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
         .build()
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use crate::daemon::Begun;
+use crate::daemon::KeptView;
 use crate::daemon::alerts::report::Report;
 use crate::daemon::alerts::trial::Trial;
 use crate::daemon::view::PortalView;
@@ -26,6 +27,11 @@ pub(super) struct Client {
 #[derive(Deserialize)]
 struct Listing {
     portals: Vec<PortalView>,
+}
+
+#[derive(Deserialize)]
+struct Kept {
+    replies: Vec<KeptView>,
 }
 
 #[derive(Deserialize)]
@@ -124,6 +130,31 @@ impl Client {
         parse(&self.ask(Method::POST, &path(portal, "/introspect"), None).await?)
     }
 
+    /// Reads kept replies again and takes in what can be read.
+    pub(super) async fn recover(&self, portal: &str) -> Result<Value, Failure> {
+        parse(&self.ask(Method::POST, &path(portal, "/replies/recover"), None).await?)
+    }
+
+    /// What is kept of a portal.
+    pub(super) async fn kept(&self, portal: &str) -> Result<Vec<KeptView>, Failure> {
+        let body = self.ask(Method::GET, &path(portal, "/replies"), None).await?;
+        parse::<Kept>(&body).map(|kept| kept.replies)
+    }
+
+    /// The bytes of a kept reply.
+    pub(super) async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, Failure> {
+        let (status, body) =
+            self.bytes(Method::GET, &path(portal, &format!("/replies/{number}")), None).await?;
+        if status.is_success() { Ok(body) } else { Err(refusal(status, &String::from_utf8_lossy(&body))) }
+    }
+
+    /// Removes what is kept of a portal: how many.
+    pub(super) async fn discard(&self, portal: &str) -> Result<usize, Failure> {
+        let body: Value = parse(&self.ask(Method::DELETE, &path(portal, "/replies"), None).await?)?;
+        let discarded = body.get("discarded").and_then(Value::as_u64).unwrap_or_default();
+        Ok(usize::try_from(discarded).unwrap_or_default())
+    }
+
     /// Forgets a grant, given back first if asked; false if there was none.
     pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, Failure> {
         let path = path(portal, if revoke { "/grant?revoke=true" } else { "/grant" });
@@ -177,12 +208,22 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<(StatusCode, String), Failure> {
+        let (status, body) = self.bytes(method, path, body).await?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
         let gone = |_| Failure::new(Exit::Unavailable, "the daemon broke the connection; is it stopping?");
         let request =
             self.http.request(method, format!("http://refreshd{path}")).body(body.unwrap_or_default());
         let response = request.send().await.map_err(gone)?;
         let status = response.status();
-        Ok((status, response.text().await.map_err(gone)?))
+        Ok((status, response.bytes().await.map_err(gone)?.to_vec()))
     }
 }
 
@@ -209,8 +250,13 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         return Failure::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
     };
     let exit = match error.code.as_str() {
+<<<<<<< HEAD
         "unknown-portal" | "unknown-incident" | "unknown-channel" => Exit::NoInput,
         "no-grant" | "not-now" | "busy" => Exit::TryAgain,
+=======
+        "unknown-portal" | "unknown-incident" | "unknown-channel" | "nothing-kept" => Exit::NoInput,
+        "no-grant" | "not-now" => Exit::TryAgain,
+>>>>>>> reader
         "refused" | "not-a-grant" | "not-an-answer" | "code-refused" => Exit::Data,
         "no-authorization" | "not-there" => Exit::Configuration,
         "not-permitted" => Exit::NoPermission,

@@ -16,6 +16,7 @@ mod import;
 mod introspect;
 mod provider;
 mod reach;
+mod recover;
 mod renew;
 mod run;
 mod runtime;
@@ -85,6 +86,8 @@ enum Command {
     Authorize(authorize::Arguments),
     /// Take in a grant: a token reply, settings.json, a refresh token, a dump of pizauth.
     Import(import::Arguments),
+    /// Replies that could not be read: take in what can be read by now, show or discard them.
+    Recover(recover::Arguments),
     /// Ask the authorization server what a portal's token is worth.
     Introspect(introspect::Arguments),
     /// Remove a portal's grant and its token files.
@@ -179,6 +182,7 @@ pub fn main() -> Exit {
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
             Command::Authorize(arguments) => authorize::run(&common, &arguments).await,
             Command::Import(arguments) => import::run(&common, &arguments).await,
+            Command::Recover(arguments) => recover::run(&common, &arguments).await,
             Command::Introspect(arguments) => introspect::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,
             Command::Silence(arguments) => silence::run(&common, &arguments).await,

@@ -126,7 +126,7 @@ fn is_denied(error: &std::io::Error) -> bool {
 /// An operation that was not done, without a daemon.
 pub(super) fn not_done(error: &OperationError) -> Failure {
     let exit = match error {
-        OperationError::UnknownPortal { .. } => Exit::NoInput,
+        OperationError::UnknownPortal { .. } | OperationError::NothingKept { .. } => Exit::NoInput,
         OperationError::NoGrant { .. } | OperationError::NotNow { .. } => Exit::TryAgain,
         OperationError::Refused { .. }
         | OperationError::NotAGrant { .. }

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::reach::{Reach, not_done, reach};
 use super::screen::{self, Look};
 use crate::adapters::clock::Clock;
-use crate::daemon::view::PortalView;
+use crate::daemon::view::{PortalView, UnreadReplies};
 use crate::domain::portal::{Kind, Problem};
 use crate::domain::time::human;
 
@@ -97,6 +97,10 @@ fn all(portals: &[PortalView]) -> String {
     for (portal, action) in actions {
         text.push_str(&format!("{}: {action}\n", portal.portal));
     }
+    for (portal, kept) in portals.iter().filter_map(|portal| Some((portal, portal.unread_replies.as_ref()?)))
+    {
+        text.push_str(&format!("{}: {}\n", portal.portal, kept.text()));
+    }
     text
 }
 
@@ -114,6 +118,7 @@ fn one(portal: &PortalView) -> String {
         ("last error", last_error(portal)),
         ("incident", dash(portal.incident.join(", "))),
         ("to do", portal.action.clone().unwrap_or_default()),
+        ("kept", portal.unread_replies.as_ref().map(UnreadReplies::text).unwrap_or_default()),
     ];
     lines.retain(|(_, value)| !value.is_empty() && value != "-");
     lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::alerts::What;
 use super::announce::{Subject, announce};
+use super::kept;
 use super::publisher::chain;
 use super::shared::{Report, Shared};
 use super::writing;
@@ -20,11 +21,12 @@ use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
 use crate::domain::provider::{Class, at_domain, host_of};
 use crate::domain::remedy::About;
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
-use crate::domain::reply::{Reply, read};
+use crate::domain::reply::Verdict;
 use crate::domain::request::Purpose;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
+use crate::domain::unread::{Answers, Sent, UnreadReply};
 
 /// First and longest wait before a record is tried again.
 const RECORD_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -72,12 +74,12 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     let now = shared.clock.now().max(sent_at + took);
     let every = claimed.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
     let rules = Rules { profile: &app.profile, every };
-    let attempt = judge(answer, app, &claimed.grant, now);
+    let (attempt, unread) = judge(answer, app, &claimed.grant, Times { sent_at, now });
     let too_early = attempt.too_early().map(|problem| (problem.class, problem.text()));
     let settled =
         settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
     let planned = claimed.grant.standing.renew_at;
-    let mut ended = finish(&shared, &config, claimed, settled, now).await;
+    let mut ended = finish(&shared, &config, claimed, (settled, unread), now).await;
     if let Some((class, detail)) = too_early.filter(|_| ended.class.is_none()) {
         (ended.class, ended.detail) = (Some(class), Some(detail.clone()));
         ended.report.failure = Some((class, detail));
@@ -119,22 +121,36 @@ async fn send(shared: &Shared, config: &Config, app: &App, claimed: &Claimed, no
     shared.server.exchange(&request, config.renewal.timeout, now).await
 }
 
-fn judge(answer: Answer, app: &App, grant: &Grant, now: Timestamp) -> Attempt {
-    let reply = match answer {
-        Answer::NotSent(why) => return Attempt::NotSent(why),
-        Answer::InDoubt(why) => return Attempt::InDoubt(why),
-        Answer::Whole(reply) => reply,
+/// What became of the request, and what is to be kept of its reply where no pair could be read.
+fn judge(answer: Answer, app: &App, grant: &Grant, times: Times) -> (Attempt, Option<Box<UnreadReply>>) {
+    let (reply, cut) = match answer {
+        Answer::NotSent(why) => return (Attempt::NotSent(why), None),
+        Answer::InDoubt(why) => return (Attempt::InDoubt(why), None),
+        Answer::Cut(reply, why) => (reply, Some(why)),
+        Answer::Whole(reply) => (reply, None),
     };
     let mut secrets: Vec<_> = grant.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
     secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
     secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
-    let whole = Reply { status: reply.status, retry_after: reply.retry_after, now, body: &reply.body };
-    Attempt::Answered(read(&whole, &app.profile, &secrets))
+    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, times.now);
+    let attempt = match (verdict, cut) {
+        // A whole token object is a reply, whatever became of the bytes after it.
+        (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
+        (Verdict::Refused(_), Some(why)) => Attempt::InDoubt(why),
+    };
+    let whole = !matches!(attempt, Attempt::InDoubt(_));
+    let unread = unread.then(|| {
+        let answers = Answers::Renewal(Sent::of(grant));
+        Box::new(kept::of(reply, answers, times.sent_at, whole))
+    });
+    (attempt, unread)
 }
 
 fn skew_of(answer: &Answer, now: Timestamp) -> Option<f64> {
     match answer {
-        Answer::Whole(reply) => reply.date.map(|date| (date.secs() - now.secs()) as f64),
+        Answer::Whole(reply) | Answer::Cut(reply, _) => {
+            reply.date.map(|date| (date.secs() - now.secs()) as f64)
+        }
         Answer::NotSent(_) | Answer::InDoubt(_) => None,
     }
 }
@@ -179,7 +195,7 @@ async fn finish(
     shared: &Shared,
     config: &Config,
     claimed: Claimed,
-    settled: Settled,
+    (settled, unread): (Settled, Option<Box<UnreadReply>>),
     now: Timestamp,
 ) -> Ended {
     let Claimed { name, settings, mut grant, claim } = claimed;
@@ -195,7 +211,11 @@ async fn finish(
         }
         Settled::Kept(standing) => {
             grant.standing = standing.clone();
-            (RecordOutcome::Kept(standing), None)
+            let outcome = match unread {
+                Some(reply) => RecordOutcome::Unread(standing, reply),
+                None => RecordOutcome::Kept(standing),
+            };
+            (outcome, None)
         }
         Settled::Foreign { standing, granted } => {
             grant.standing = standing.clone();
@@ -216,7 +236,7 @@ async fn finish(
     let Climb { announce: said, told, next: climb_at } = climb(&config.ladder, about, &grant, now);
     let app = settings.app.clone();
     let record = RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client };
-    let recorded = record_until_durable(shared, renewed, Arc::new(record)).await;
+    let recorded = record_until_durable(shared, Arc::new(record)).await;
     let set_aside = recorded == Recorded::SetAside;
     let generation = match recorded {
         Recorded::Done { generation, client_changed, told_before } => {
@@ -278,8 +298,13 @@ fn warn_of_other_portal(name: &PortalName, settings: &Settings, grant: &Grant) {
 }
 
 /// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
-async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<RecordAs>) -> Recorded {
+async fn record_until_durable(shared: &Shared, record: Arc<RecordAs>) -> Recorded {
     let portal = &record.portal;
+    let holds = match &record.outcome {
+        RecordOutcome::Renewed(_) => Some("a new pair"),
+        RecordOutcome::Unread(..) => Some(kept::WHAT),
+        RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
+    };
     let (mut wait, mut unsaved) = (RECORD_AGAIN.0, false);
     loop {
         match shared.state.record(Arc::clone(&record)).await {
@@ -293,11 +318,10 @@ async fn record_until_durable(shared: &Shared, holds_pair: bool, record: Arc<Rec
             }
             Err(error) => {
                 writing::refused(shared, &error);
-                if !unsaved && holds_pair {
+                if !unsaved && let Some(what) = holds {
                     unsaved = true;
                     shared.metrics.unsaved_begins();
-                    let reason =
-                        format!("a new pair is not on disk, it is held in memory: {}", chain(&error));
+                    let reason = format!("{what} is not on disk, it is held in memory: {}", chain(&error));
                     shared.conditions.begin(What::Unsaved(portal), reason);
                 } else {
                     tracing::error!(%portal, error = %chain(&error), "{portal}: the outcome of a renewal is still not recorded; trying again");
@@ -335,6 +359,6 @@ pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &s
     let now = shared.clock.now();
     let act_at = standing.act_at.map(|at| at.max(now + Duration::from_secs(1)));
     let held = Standing { act_at, ..standing };
-    let ended = finish(shared, config, claimed, Settled::Kept(held), now).await;
+    let ended = finish(shared, config, claimed, (Settled::Kept(held), None), now).await;
     shared.waiters.tell(&ended.portal, &ended.report);
 }

@@ -18,6 +18,7 @@ mod grants;
 mod host;
 mod http;
 mod install;
+mod kept;
 mod offline;
 mod old_state;
 pub mod operations;
@@ -43,6 +44,7 @@ pub use authorize::Begun;
 pub use callback::{Arrival, Callback, Ending};
 pub use control::BindError;
 pub use http::ListenError;
+pub use kept::KeptView;
 pub use offline::Offline;
 pub use publisher::chain;
 pub use reload::Read;
@@ -206,6 +208,7 @@ async fn loops(
 ) -> JoinSet<&'static str> {
     let failing = shared.publisher.sweep().await;
     shared.health.unpublished(failing);
+    kept::read_again(shared).await;
     first_tokens::read_files(shared).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));

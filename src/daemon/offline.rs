@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 use super::RunError;
 use super::alerts::report;
 use super::authorize::{self, Begun, Polled};
-use super::control::{authorized, outcome_json};
+use super::control::{authorized, outcome_json, recovered};
 use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
+use super::kept::{self, KeptView};
 use super::operations::{self, By, Handwork, OperationError};
 use super::shared::Shared;
 use super::view::PortalView;
@@ -50,9 +51,8 @@ impl Offline {
         if let Some(name) = portal {
             return Ok(vec![operations::view(shared, name).await?]);
         }
-        let (config, now) = (shared.config(), shared.clock.now());
         let portals = shared.state.page(None, usize::MAX).await?;
-        Ok(portals.iter().map(|portal| PortalView::of(portal, &config, now)).collect())
+        Ok(kept::views(shared, &portals).await?)
     }
 
     /// As [`operations::renew`].
@@ -118,6 +118,39 @@ impl Offline {
     /// [`OperationError`].
     pub async fn import(&self, portal: &str, text: &str) -> Result<Generation, OperationError> {
         operations::import(&self.core.shared, portal, text).await
+    }
+
+    /// As [`kept::recover`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn recover(&self, portal: &str) -> Result<Value, OperationError> {
+        let generation = kept::recover(&self.core.shared, portal).await?;
+        recovered(&self.core.shared, portal, generation).await
+    }
+
+    /// As [`kept::list`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn kept(&self, portal: &str) -> Result<Vec<KeptView>, OperationError> {
+        kept::list(&self.core.shared, portal).await
+    }
+
+    /// As [`kept::body`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, OperationError> {
+        kept::body(&self.core.shared, portal, number).await.map(|body| body.expose().to_vec())
+    }
+
+    /// As [`kept::discard`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn discard(&self, portal: &str) -> Result<usize, OperationError> {
+        kept::discard(&self.core.shared, portal).await
     }
 
     /// As [`operations::forget`].

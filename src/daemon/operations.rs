@@ -99,6 +99,14 @@ pub enum OperationError {
         /// Why not.
         source: IntakeError,
     },
+    /// The state has no such reply.
+    #[error("{portal}: {what}")]
+    NothingKept {
+        /// The portal.
+        portal: PortalName,
+        /// What is not there.
+        what: String,
+    },
     /// The state said no.
     #[error("the state could not be used")]
     State(#[from] StateError),
@@ -153,7 +161,12 @@ async fn nearest(shared: &Shared, wanted: &str) -> Option<String> {
 /// As [`find`].
 pub async fn view(shared: &Shared, name: &str) -> Result<PortalView, OperationError> {
     let portal = find(shared, name).await?;
-    Ok(PortalView::of(&portal, &shared.config(), shared.clock.now()))
+    one_view(shared, &portal).await
+}
+
+async fn one_view(shared: &Shared, portal: &Portal) -> Result<PortalView, OperationError> {
+    let view = super::kept::views(shared, std::slice::from_ref(portal)).await?.pop();
+    Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
 /// A portal's status, and its grant as the server's own reply if a token of it works.
@@ -168,7 +181,7 @@ pub async fn outcome(shared: &Shared, name: &str) -> Result<(PortalView, Option<
         let app = app_of(&config, &portal).ok()?;
         Some(token_reply(access, &grant.tokens.details, &app.profile, now))
     });
-    Ok((PortalView::of(&portal, &config, now), reply))
+    Ok((one_view(shared, &portal).await?, reply))
 }
 
 /// Asks for a renewal and waits for its end. `by` carries it out: the loop of a running daemon, or this process.

@@ -3,6 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::alerts::report::{IncidentView, open};
+use super::kept;
 use super::shared::Shared;
 use super::view::PortalView;
 use crate::adapters::state::{Census, StateError};
@@ -30,10 +31,9 @@ td.n{white-space:nowrap;font-variant-numeric:tabular-nums}\
 /// If the state cannot be read.
 pub async fn render(shared: &Shared) -> Result<String, StateError> {
     let now = shared.clock.now();
-    let config = shared.config();
     let census = shared.state.census(now).await?;
     let portals = shared.state.page(None, LISTED).await?;
-    let mut views: Vec<_> = portals.iter().map(|portal| PortalView::of(portal, &config, now)).collect();
+    let mut views = kept::views(shared, &portals).await?;
     views.sort_by_key(|view| (rank(view), view.portal.clone()));
     Ok(page(&census, &views, &open(shared), &now.to_string()).into_string())
 }
@@ -144,6 +144,7 @@ fn row(view: &PortalView) -> Markup {
                     div { @if let Some(code) = &problem.code { code { (code) } " " } (problem.detail) }
                 }
                 @if let Some(action) = &view.action { div.why { "→ " (action) } }
+                @if let Some(kept) = &view.unread_replies { div.why { (kept.text()) } }
             }
         }
     }

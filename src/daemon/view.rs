@@ -9,6 +9,7 @@ use crate::domain::escalation::{action, action_now};
 use crate::domain::portal::{Kind, Phase, Portal, Problem};
 use crate::domain::remedy::About;
 use crate::domain::time::Timestamp;
+use crate::domain::unread::KeptCount;
 
 /// A portal as `GET /v1/portals` shows it. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,20 @@ pub struct PortalView {
     /// What a person must do, unless fresh.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub action: Option<String>,
+    /// Replies that may hold a pair and could not be read; none while nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unread_replies: Option<UnreadReplies>,
+}
+
+/// Replies that are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadReplies {
+    /// How many.
+    pub count: u64,
+    /// When the request of the newest was sent (RFC 3339).
+    pub newest: String,
+    /// What looks at them and takes in what can be read.
+    pub action: String,
 }
 
 impl PortalView {
@@ -95,7 +110,33 @@ impl PortalView {
                 (Kind::InDoubt, Some(grant)) => Some(action_now(about_of(portal), grant, now)),
                 _ => Some(action_for(portal)),
             },
+            unread_replies: None,
         }
+    }
+
+    /// With what is kept of it.
+    #[must_use]
+    pub fn with_kept(mut self, kept: Option<&KeptCount>) -> Self {
+        self.unread_replies = kept.map(|KeptCount { count, newest }| UnreadReplies {
+            count: *count,
+            newest: newest.to_string(),
+            action: format!("refreshd recover {}", self.portal),
+        });
+        self
+    }
+}
+
+impl UnreadReplies {
+    /// The same in a sentence.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { count, newest, action } = self;
+        let what = if *count == 1 {
+            "a reply that could not be read is kept".to_owned()
+        } else {
+            format!("{count} replies that could not be read are kept")
+        };
+        format!("{what}, of {newest}; it may hold the new pair: {action}")
     }
 }
 

@@ -118,7 +118,7 @@ async fn ask(
     let request = asker.request(&at_domain(url, asker.domain), purpose);
     match shared.server.exchange(&request, shared.config().renewal.timeout, shared.clock.now()).await {
         Answer::Whole(whole) => Ok((whole.status, whole.body)),
-        Answer::NotSent(why) | Answer::InDoubt(why) => Err(not_now(portal, why)),
+        Answer::NotSent(why) | Answer::InDoubt(why) | Answer::Cut(_, why) => Err(not_now(portal, why)),
     }
 }
 

@@ -185,7 +185,7 @@ pub fn device_codes(body: &[u8]) -> Option<DeviceCodes> {
         _ => None,
     };
     let Answer { device_code, user_code, verification_uri, verification_uri_complete, expires_in, interval } =
-        serde_json::from_slice(body).ok()?;
+        serde_json::from_slice(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok()?;
     let plain = |text: &str| !text.contains(char::is_control) && text.len() < 2048;
     if !plain(&user_code) || !plain(&verification_uri) {
         return None;

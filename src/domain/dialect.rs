@@ -153,6 +153,12 @@ impl Place {
         })
     }
 
+    /// The name of the member itself.
+    #[must_use]
+    pub fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+
     /// As it is written.
     #[must_use]
     pub fn dotted(&self) -> String {
@@ -181,6 +187,9 @@ pub struct ReplyForm {
     pub error: Vec<Place>,
     /// The server's words for it.
     pub error_description: Vec<Place>,
+    /// Places that say whether the request succeeded, and the values that say so: any other value there is an error code,
+    /// and where all of them succeed, nothing at the places of `error` is one.
+    pub success: Vec<(Place, Vec<String>)>,
 }
 
 impl Default for ReplyForm {
@@ -197,6 +206,7 @@ impl Default for ReplyForm {
             in_milliseconds: false,
             error: at("error"),
             error_description: at("error_description"),
+            success: Vec::new(),
         }
     }
 }
@@ -219,9 +229,84 @@ pub fn is_value(value: &Value, wanted: &str) -> bool {
     }
 }
 
+/// Words that servers put into an error field of a reply that is none.
+const NO_ERROR: [&str; 12] = [
+    "",
+    "0",
+    "ok",
+    "success",
+    "successful",
+    "none",
+    "null",
+    "undefined",
+    "false",
+    "no",
+    "no error",
+    "no_error",
+];
+
+/// Whether a value, where an error is expected, says that there is none. An object does with a code that says so and no
+/// message, or if all of its members do.
+#[must_use]
+pub fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(yes) => !yes,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => {
+            let text = text.trim();
+            NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
+        }
+        Value::Array(values) => values.iter().all(says_nothing),
+        Value::Object(map) => match map.get("code") {
+            Some(code) => says_nothing(code) && map.get("message").is_none_or(says_nothing),
+            None => map.values().all(says_nothing),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_field_may_say_that_there_is_no_error() {
+        for nothing in [
+            "null",
+            "false",
+            "0",
+            "0.0",
+            r#""""#,
+            r#""0""#,
+            r#"" OK ""#,
+            r#""Success""#,
+            r#""none""#,
+            r#""no error""#,
+            "[]",
+            "{}",
+            r#"[null,""]"#,
+            r#"{"code":0}"#,
+            r#"{"code":"ok","message":"","log_id":"20261128"}"#,
+            r#"{"message":null}"#,
+        ] {
+            assert!(says_nothing(&serde_json::from_str(nothing).unwrap()), "{nothing}");
+        }
+        for error in [
+            "true",
+            "1",
+            "-1",
+            "200",
+            r#""invalid_grant""#,
+            r#""failed""#,
+            r#"["invalid_grant"]"#,
+            r#"{"code":200}"#,
+            r#"{"code":0,"message":"The token is wrong"}"#,
+            r#"{"type":"OAuthException"}"#,
+            r#"{"message":"denied"}"#,
+        ] {
+            assert!(!says_nothing(&serde_json::from_str(error).unwrap()), "{error}");
+        }
+    }
 
     #[test]
     fn a_place_leads_through_objects_and_lists() {

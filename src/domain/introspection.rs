@@ -32,6 +32,7 @@ pub struct Introspection {
 /// # Errors
 /// A sentence, without any part of the answer but its masked error code.
 pub fn read(status: u16, body: &[u8]) -> Result<Introspection, String> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
         return Err(format!("the server answered with status {status} and no JSON"));
     };

@@ -11,7 +11,8 @@ use super::settings::{OWN_APP, Settings};
 pub const GAPS: [&str; 3] = ["portal", "domain", "app"];
 
 /// The commands that a sentence may tell people to type.
-pub const COMMANDS: [&str; 7] = ["check", "status", "token", "renew", "authorize", "import", "forget"];
+pub const COMMANDS: [&str; 8] =
+    ["check", "status", "token", "renew", "authorize", "import", "recover", "forget"];
 
 /// What stands for the domain of a portal whose configuration does not say it.
 const NO_DOMAIN: &str = "the portal";

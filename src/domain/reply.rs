@@ -1,14 +1,15 @@
-//! What the authorization server said, and which class it is. The only reader of token replies.
+//! What the authorization server said, and which class it is. The only judge of token replies.
 //!
 //! Tolerant by table, since a reply that cannot be read is a grant lost: numbers as strings, missing `token_type`,
-//! `error` in a 200. Must not keep or show any part of a body that the profile does not name.
+//! `error` in a 200; `envelope` finds the object however it is wrapped. Must not keep or show any part of a body that the profile does not name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::dialect::{Place, ReplyForm, first};
+use super::dialect::{Place, ReplyForm, first, is_value, says_nothing};
+use super::envelope;
 use super::mask::{clean, clean_value, mask};
 use super::portal::Problem;
 use super::provider::{Class, ErrorRule, Profile};
@@ -60,7 +61,7 @@ pub struct Refusal {
 /// What a whole reply says.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// A body with a non-empty access token and no error.
+    /// A success whose body has an access token and no error.
     Granted(Box<Granted>),
     /// Anything else.
     Refused(Refusal),
@@ -70,7 +71,7 @@ pub enum Verdict {
 #[must_use]
 pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
     let refuse = |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after });
-    let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(reply.body) else {
+    let Some(body) = envelope::open(reply.body, profile) else {
         return refuse(without_error(reply, profile, None));
     };
     if let Some((code, description)) = error_of(&body, profile) {
@@ -89,10 +90,6 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
             Class::InDoubt,
             format!("the server sent a token with status {}; the same request is repeated", reply.status),
         )),
-        None if is_success(reply.status) => refuse(Problem::new(
-            Class::Unknown,
-            "the reply has neither an access token nor an error".to_owned(),
-        )),
         None => refuse(without_error(reply, profile, Some(&body))),
     }
 }
@@ -107,21 +104,54 @@ fn by_rule(rule: &ErrorRule, words: String) -> Problem {
     }
 }
 
+/// As [`read_taken`], of a text however it is wrapped.
+#[must_use]
+pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option<Granted> {
+    envelope::open(text, profile).and_then(|body| read_taken(&body, profile, now))
+}
+
 /// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
 #[must_use]
 pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Option<Granted> {
     if error_of(body, profile).is_some() { None } else { granted(body, profile, now, &[]) }
 }
 
-/// Bitrix24 and others send `error` as a word, REST v3 as an object `{code, message}`.
+/// Whether a body deserves to be kept for a person or a newer version: a success out of which no pair was read although
+/// nothing says that there is none, or a pair with another status.
+#[must_use]
+pub fn is_unread(reply: &Reply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
+    let Verdict::Refused(Refusal { problem, retry_after: _ }) = verdict else { return false };
+    let is_pair = || read_taken_text(reply.body, profile, reply.now).is_some();
+    problem.class == Class::InDoubt
+        && problem.code.is_none()
+        && !envelope::is_empty(reply.body)
+        && (is_success(reply.status) || is_pair())
+}
+
+/// The error code of a reply and the server's words for it. Bitrix24 and others send `error` as a word, REST v3 as an
+/// object `{code, message}`; many send it with a value that says that there is none.
 pub(super) fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-    let description = || text(first(&profile.reply.error_description, body));
-    match first(&profile.reply.error, body)? {
-        Value::String(code) if code.is_empty() => None,
+    let form = &profile.reply;
+    let text = |value: Option<&Value>| match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    let description = || text(first(&form.error_description, body));
+    let said = |(place, good): &(Place, Vec<String>)| {
+        let value = place.find(body).filter(|value| !value.is_null())?;
+        Some((value, good.iter().any(|good| is_value(value, good))))
+    };
+    let mut said = form.success.iter().filter_map(said).peekable();
+    let error = if said.peek().is_some() {
+        said.find(|(_, good)| !good).map(|(value, _)| value)
+    } else {
+        let places = form.error.iter().filter_map(|place| place.find(body));
+        places.into_iter().find(|value| !says_nothing(value))
+    };
+    match error? {
         Value::String(code) => Some((code.clone(), description())),
         Value::Object(error) => Some((text(error.get("code")), text(error.get("message")))),
-        Value::Null | Value::Bool(false) => None,
         other => Some((other.to_string(), description())),
     }
 }
@@ -134,9 +164,13 @@ fn granted(
     secrets: &[&str],
 ) -> Option<Granted> {
     let form = &profile.reply;
-    let secret = |places: &[Place]| first(places, body).and_then(Value::as_str);
-    let access = AccessToken::new(secret(&form.access_token)?)?;
-    let refresh = secret(&form.refresh_token).and_then(RefreshToken::new);
+    let access = AccessToken::new(&first(&form.access_token, body).and_then(envelope::token)?)?;
+    let refresh = match first(&form.refresh_token, body) {
+        None | Some(Value::Bool(false)) => None,
+        Some(Value::String(text)) if text.trim().is_empty() => None,
+        // What is there and cannot be read is not taken for nothing: the old one would stay in force.
+        Some(value) => Some(RefreshToken::new(&envelope::token(value)?)?),
+    };
     let tokens: Vec<_> = secrets.iter().copied().chain(refresh.as_ref().map(RefreshToken::expose)).collect();
     let clean = |text: &str| clean(text, &tokens);
     let scope = match first(&form.scope, body) {
@@ -162,7 +196,9 @@ fn granted(
         .collect();
     Some(Granted {
         access,
-        token_type: token_type(&clean(secret(&form.token_type).unwrap_or_default())),
+        token_type: token_type(&clean(
+            first(&form.token_type, body).and_then(Value::as_str).unwrap_or_default(),
+        )),
         lifetime: life(form, body, now).unwrap_or(profile.assumed_lifetime),
         identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
         server: named(&profile.server_field),
@@ -216,7 +252,7 @@ fn life(form: &ReplyForm, body: &Map<String, Value>, now: Timestamp) -> Option<D
     number(&form.expires_in).map(|span| span * unit).or_else(ahead).and_then(lifetime)
 }
 
-/// What a reply without an error code means: the status decides, and a success that is no JSON may have spent the token.
+/// What a reply without an error code means: the status decides, and a success that cannot be read has probably spent the token.
 fn without_error(reply: &Reply<'_>, profile: &Profile, body: Option<&Map<String, Value>>) -> Problem {
     let status = reply.status;
     let matches = |rule: &&ErrorRule| rule.error.is_empty() && rule.matches(status, "", "", body);
@@ -225,11 +261,14 @@ fn without_error(reply: &Reply<'_>, profile: &Profile, body: Option<&Map<String,
     }
     let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());
     let (class, detail) = match (status, start) {
-        (200..=299, Some(b'<')) => {
-            (Class::Transient, format!("the server answered {status} with a page of HTML instead of JSON"))
-        }
-        (200..=299, _) => {
-            (Class::InDoubt, format!("the server answered {status} with a body that is not whole JSON"))
+        (200..=299, start) => {
+            let what = match (body, start) {
+                (Some(_), _) => "a body that has neither an access token nor an error",
+                (None, Some(b'<')) => "a page of HTML instead of JSON",
+                (None, Some(_)) => "a body in which no token can be read",
+                (None, None) => "an empty body",
+            };
+            (Class::InDoubt, format!("the server answered {status} with {what}"))
         }
         (300..=399, _) => (
             Class::Unknown,

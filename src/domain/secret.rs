@@ -5,7 +5,7 @@
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 
 macro_rules! secret {
     ($(#[$doc:meta])* $name:ident) => {
@@ -71,6 +71,29 @@ secret!(
     /// What an alert channel must not tell: an address, a key, a password.
     ChannelSecret
 );
+
+/// The body of a reply that may hold tokens: any bytes.
+pub struct ReplyBody(SecretBox<[u8]>);
+
+impl ReplyBody {
+    /// Takes the bytes.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(SecretBox::new(bytes.into_boxed_slice()))
+    }
+
+    /// The bytes. Give them to the reader of replies, to the state, or to a person who asked for them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for ReplyBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReplyBody({} bytes)", self.expose().len())
+    }
+}
 
 impl RefreshToken {
     /// SHA-256 of the token: recognises a token without holding it.

@@ -65,9 +65,10 @@ fn an_outage_is_retried_with_the_pair_kept() {
         rig.fail(name, fault.clone(), 2);
     }
     let daemon = rig.start();
-    for (name, fault) in &cases {
+    for (name, _) in &cases {
         daemon.wait_for_outcome(name, "renewed");
-        let class = if *fault == Fault::LostBefore { "in-doubt" } else { "transient" };
+        // A success that cannot be read may have spent the token, as a reply that was lost may.
+        let class = if matches!(*name, "page" | "no-reply") { "in-doubt" } else { "transient" };
         assert_eq!(daemon.outcomes(name)[..3], [class, class, "renewed"], "{name}");
         assert_eq!((rig.requests(name), rig.renewals(name)), (3, 1), "{name}");
         assert_eq!(daemon.steps(name)[0].1, "notice", "{name}");

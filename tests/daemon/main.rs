@@ -19,3 +19,4 @@ mod renewal;
 mod secrets;
 mod systemd;
 mod unreadable;
+mod wrapped;

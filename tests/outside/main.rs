@@ -22,6 +22,7 @@ mod install_events;
 mod install_forged;
 mod provider;
 mod providers;
+mod recover;
 mod renew;
 mod status;
 mod token;

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::StateError;
 use super::record::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json};
+use super::unread;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};
 use crate::domain::secret::Fingerprint;
@@ -160,6 +161,7 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
         )
         .map_err(sql)?;
     connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+    unread::discard(connection, portal)?;
     // What proves the events of an installation goes with the last portal that it made.
     connection
         .execute(

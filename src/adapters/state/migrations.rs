@@ -113,6 +113,14 @@ CREATE TABLE installation (
 -- (end of candidates)
 
 -- Replies that could not be read.
+-- What may hold a pair: bodies of replies, a few for each portal, until a renewal goes well. The grant that it answers is
+-- named by its generation and the fingerprint of the token that was sent.
+CREATE TABLE unread_reply (
+    id INTEGER PRIMARY KEY, portal TEXT NOT NULL, at INTEGER NOT NULL, authorization INTEGER NOT NULL,
+    generation INTEGER NOT NULL, sent BLOB, status INTEGER NOT NULL, content_type TEXT, content_encoding TEXT,
+    whole INTEGER NOT NULL, body BLOB NOT NULL
+) STRICT;
+CREATE INDEX unread_reply_portal ON unread_reply (portal, at);
 -- (end of replies)
 
 -- The refresh token's own end.

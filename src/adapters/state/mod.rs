@@ -18,6 +18,7 @@ mod record;
 mod reserve;
 mod rows;
 mod schema;
+mod unread;
 mod view;
 mod worker;
 
@@ -33,6 +34,7 @@ pub use listing::Census;
 pub use reconcile::{AppFingerprint, Reconciled};
 pub use record::{RecordAs, RecordOutcome, Recorded, Rejection};
 pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
+pub use unread::Recovered;
 pub use view::View;
 pub use worker::{Disk, Moment, Reader, Writer};
 

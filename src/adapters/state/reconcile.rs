@@ -252,6 +252,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
         )
         .and_then(|_| connection.execute("UPDATE app SET retry_at = retry_at + ?1 WHERE retry_at IS NOT NULL", [by]))
         .and_then(|_| connection.execute("UPDATE silence SET until = until + ?1", [by]))
+        .and_then(|_| connection.execute("UPDATE unread_reply SET at = at + ?1", [by]))
         .map(|_| ())
         .map_err(|source| StateError::sql("follow a clock step", source))
 }

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
 use super::rows::{millis, phase_columns, to_json};
+use super::unread;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Phase, Standing};
 use crate::domain::renewal::Renewed;
@@ -13,6 +14,7 @@ use crate::domain::reply::Granted;
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Credential, Generation, Tokens};
+use crate::domain::unread::UnreadReply;
 
 /// What to record of a claimed renewal.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub enum RecordOutcome {
     Renewed(Box<Renewed>),
     /// The pair stays.
     Kept(Standing),
+    /// The pair stays, and a reply came that could not be read: it is kept.
+    Unread(Standing, Box<UnreadReply>),
     /// Somebody else's pair came.
     Foreign(Standing, Box<Granted>),
 }
@@ -80,11 +84,21 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
     if let Some(aside) = aside_of(outcome, before.is_some()) {
         put_aside(connection, portal, *now, &aside)?;
     }
+    if let RecordOutcome::Unread(_, reply) = outcome {
+        unread::keep(connection, portal, reply)?;
+    }
     let Some((told_before, claimed_at)) = before else { return Ok(Recorded::SetAside) };
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
     let generation = match outcome {
-        RecordOutcome::Renewed(renewed) => record_pair(connection, record, renewed, &to_json(told)?, moved)?,
-        RecordOutcome::Kept(standing) | RecordOutcome::Foreign(standing, _) => {
+        RecordOutcome::Renewed(renewed) => {
+            let generation = record_pair(connection, record, renewed, &to_json(told)?, moved)?;
+            // The server has answered the same token, or a later one, with a pair.
+            unread::discard(connection, portal)?;
+            generation
+        }
+        RecordOutcome::Kept(standing)
+        | RecordOutcome::Unread(standing, _)
+        | RecordOutcome::Foreign(standing, _) => {
             // What the escalator told while the request was under way stays told.
             let unheard = told_before.iter().filter(|step| !told.contains(step));
             let told: Vec<_> = told.iter().chain(unheard).collect();
@@ -135,7 +149,7 @@ fn aside_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Aside<'_>> {
             refresh: renewed.tokens.credential.refresh(),
             identity: renewed.identity.as_deref(),
         }),
-        RecordOutcome::Renewed(_) | RecordOutcome::Kept(_) => None,
+        RecordOutcome::Renewed(_) | RecordOutcome::Kept(_) | RecordOutcome::Unread(..) => None,
     }
 }
 

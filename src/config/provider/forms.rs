@@ -16,7 +16,7 @@ use crate::domain::provider::Profile;
 use crate::domain::reply::SECRET_FIELDS;
 
 /// The keys of `[…reply]`.
-const REPLY: [&str; 8] = [
+const REPLY: [&str; 9] = [
     "access_token",
     "refresh_token",
     "token_type",
@@ -25,6 +25,7 @@ const REPLY: [&str; 8] = [
     "expires_at",
     "error",
     "error_description",
+    "success",
 ];
 /// The parameters that `names` may give other names.
 const NAMES: [&str; 12] = [
@@ -102,6 +103,18 @@ fn reply(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
             *places = given.iter().map(|text| Place::new(text.value)).collect();
         }
     }
+    if let Some(given) = table.table(report, "success", "reply.success") {
+        form.success = values(given, report);
+    }
+}
+
+/// Places of a reply and the values that are wanted there.
+pub(super) fn values(table: Table<'_>, report: &mut Report) -> Vec<(Place, Vec<String>)> {
+    let read = |key: super::super::table::Text<'_>| {
+        let wanted = table.texts(report, key.value, true)?;
+        Some((Place::new(key.value), wanted.iter().map(|text| text.value.to_owned()).collect()))
+    };
+    table.keys().filter_map(read).collect()
 }
 
 fn check_headers(headers: Table<'_>, report: &mut Report) {

@@ -4,7 +4,7 @@ use super::super::document::Report;
 use super::super::problem::{did_you_mean, shown};
 use super::super::table::{Table, Text};
 use super::super::values::choice;
-use crate::domain::dialect::Place;
+use super::forms::values;
 use crate::domain::provider::{Class, ErrorRule};
 use crate::domain::remedy::{COMMANDS, Flaw, GAPS, flaw};
 
@@ -26,14 +26,7 @@ fn rule(row: Table<'_>, report: &mut Report) -> Option<ErrorRule> {
     let error = row.texts(report, "error", true).unwrap_or_default();
     let description = row.text(report, "description").map(|text| text.value.to_owned());
     let also = match row.table(report, "also", "errors.also") {
-        Some(table) => table
-            .keys()
-            .filter_map(|key| {
-                let wanted = table.texts(report, key.value, true)?;
-                let wanted = wanted.iter().map(|text| text.value.to_owned()).collect();
-                Some((Place::new(key.value), wanted))
-            })
-            .collect(),
+        Some(table) => values(table, report),
         None => Vec::new(),
     };
     let meaning = row.text(report, "meaning").map(|text| text.value.to_owned());

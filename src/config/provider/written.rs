@@ -130,6 +130,12 @@ fn span(span: Duration) -> String {
     humantime::format_duration(span).to_string()
 }
 
+/// Places and the values that are wanted there.
+fn wanted(pairs: &[(Place, Vec<String>)]) -> Value {
+    let list = |values: &[String]| values.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>();
+    Value::Table(pairs.iter().map(|(place, values)| (place.dotted(), Value::from(list(values)))).collect())
+}
+
 struct Lines(String);
 
 impl Lines {
@@ -197,6 +203,7 @@ impl Lines {
             in_milliseconds,
             error,
             error_description,
+            success,
         } = form;
         let places =
             |places: &[Place]| places.iter().map(|place| Value::from(place.dotted())).collect::<Vec<_>>();
@@ -211,7 +218,8 @@ impl Lines {
             ("error_description", error_description),
         ];
         let table = table.map(|(name, at)| (name.to_owned(), Value::from(places(at))));
-        self.value("reply", &Value::Table(table.into_iter().collect()));
+        let success = (!success.is_empty()).then(|| ("success".to_owned(), wanted(success)));
+        self.value("reply", &Value::Table(table.into_iter().chain(success).collect()));
         self.text("expires_in_unit", if *in_milliseconds { "ms" } else { "s" });
     }
 
@@ -225,10 +233,7 @@ impl Lines {
         self.list("error", error);
         self.optional("description", Some(description).filter(|part| !part.is_empty()));
         if !also.is_empty() {
-            let wanted =
-                |values: &[String]| values.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>();
-            let pairs = also.iter().map(|(place, values)| (place.dotted(), Value::from(wanted(values))));
-            self.value("also", &Value::Table(pairs.collect()));
+            self.value("also", &wanted(also));
         }
         self.text("class", class.as_str());
         self.optional("meaning", meaning.as_ref());

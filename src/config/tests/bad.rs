@@ -112,8 +112,8 @@ fn a_remedy_must_be_one_that_can_be_filled_in_and_done() {
     'ask {user}': `remedy` holds `{user}`, which nothing fills in (there are {portal}, {domain}, {app})
     'ask {Portal}': `remedy` holds `{Portal}`, which nothing fills in; did you mean `portal`? (there are {portal}, {domain}, {app})
     'ask {portal': `remedy` has a brace without its other half (there are {portal}, {domain}, {app})
-    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist; did you mean `authorize`? (there are check, status, token, renew, authorize, import, forget)
-    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, authorize, import, forget)
+    'then: refreshd authorise {portal}': `remedy` names refreshd's command `authorise`, which does not exist; did you mean `authorize`? (there are check, status, token, renew, authorize, import, recover, forget)
+    'then: refreshd renw {portal}': `remedy` names refreshd's command `renw`, which does not exist; did you mean `renew`? (there are check, status, token, renew, authorize, import, recover, forget)
     '''one
     two''': `remedy` must be one line without control characters
     '': `remedy` is empty
@@ -300,7 +300,7 @@ fn the_forms_of_a_provider_are_checked() {
         own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
         own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("names = { client = 'x' }"), own("headers = { Host = 'x' }"),
         own("headers = { 'a b' = 'x' }"), own("headers = { a = \"x\\ny\" }"), own("redirect_fields = ['id_token']"),
-        own("reply = { access = 'x' }"), own("reply = { access_token = 1 }"), own("expires_in_unit = 'h'"),
+        own("reply = { access = 'x' }"), own("reply = { access_token = 1 }"), own("reply = { success = { code = 0 } }"), own("expires_in_unit = 'h'"),
         own("earliest = 'soon'"), own("earliest = 'expiry'\nrenew_every = '50%'"), own("earliest = '50m'\nrenew_every = '10m'"),
         own("rotation = 'often'"), own("errors = [{ also = { x = 1 }, class = 'gone' }]"),
         own("[portals.b]\nprovider = 'own'\nclient_id = 'x'\nclient_authentication = 'none'\ntoken_url = 'https://{domain}/token'"),
@@ -316,8 +316,9 @@ fn the_forms_of_a_provider_are_checked() {
     `a b` is no name of a header
     the value of a header must be one line without control characters
     `redirect_fields` names a field that is never handed to readers
-    unknown key `access` in [reply] of `own`
+    unknown key `access` in [reply] of `own`; did you mean `success`?
     `access_token` must be a string or a list of strings, none of them empty
+    `code` must be a string or a list of strings, none of them empty
     `expires_in_unit` must be one of `s`, `ms`; did you mean `s`?
     `earliest` must be a duration in quotes such as "24h"
     `renew_every` is sooner than the provider's `earliest`

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::super::provider::{KEYS, built_in};
 use super::{Rig, loaded};
 use crate::config::{App, PortalConfig};
+use crate::domain::dialect::Place;
 use crate::domain::dialect::{Body, Earliest, Pkce};
 use crate::domain::error_table::Class;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
@@ -385,6 +386,23 @@ fn every_row_is_reached_by_a_reply() {
         let unreached = (0..own).find(|number| !reached.contains(number)).map(|at| &numbered.errors[at]);
         assert_eq!(unreached, None, "{name}: no reply reaches this row");
     }
+}
+
+#[test]
+fn what_means_success_is_read_and_written_out() {
+    let text = "[providers.own]\ntoken_url = 'https://a.example/'\n\
+        reply = { success = { code = ['0', '200'], 'meta.ok' = 'true' } }\n\
+        [apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
+    let profile = loaded(text).config.profiles["own"].clone();
+    let success = &profile.reply.success;
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        *success,
+        [(Place::new("code"), texts(&["0", "200"])), (Place::new("meta.ok"), texts(&["true"]))]
+    );
+    let written = crate::config::written_profile(&profile);
+    let again = loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));
+    assert_eq!(again.config.profiles["own"].reply, profile.reply);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Begun, is_passing, no_refresh_token, refused, secrets, take_in, token_url};
 use crate::adapters::authorization_server::Answer;
 use crate::config::App;
+use crate::daemon::kept;
 use crate::daemon::operations::{self, OperationError, app_of};
 use crate::daemon::shared::Shared;
 use crate::domain::authorization::{AnswerError, Pending, Way, asks_again, device_codes};
@@ -16,6 +17,7 @@ use crate::domain::portal::Portal;
 use crate::domain::reply::{Reply, Verdict, read};
 use crate::domain::request::Purpose;
 use crate::domain::token::Generation;
+use crate::domain::unread::Answers;
 
 /// How a device's poll ended.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result
     let request = asker.request(url, Purpose::DeviceCodes);
     let not_now = |reason: String| OperationError::NotNow { portal: portal.name.clone(), reason };
     let whole = match shared.server.exchange(&request, shared.config().renewal.timeout, now).await {
-        Answer::NotSent(why) | Answer::InDoubt(why) => return Err(not_now(why)),
+        Answer::NotSent(why) | Answer::InDoubt(why) | Answer::Cut(_, why) => return Err(not_now(why)),
         Answer::Whole(whole) => whole,
     };
     let Some(codes) = device_codes(&whole.body) else {
@@ -90,25 +92,26 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
     let (fields, random) = (BTreeMap::new(), shared.clock.unguessable());
     let asker = app.asker(portal.settings.as_ref(), &fields, &random);
     let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), Purpose::DeviceToken(&code));
-    match shared.server.exchange(&request, config.renewal.timeout, now).await {
+    let (reply, cut) = match shared.server.exchange(&request, config.renewal.timeout, now).await {
         // RFC 8628 section 3.5: slower, where the server does not answer.
-        Answer::NotSent(_) | Answer::InDoubt(_) => Ok(again(slower(interval))),
-        Answer::Whole(whole) => {
-            let reply =
-                Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
-            match read(&reply, &app.profile, &secrets(app, &[code.expose()])) {
-                Verdict::Granted(granted) => {
-                    let intake =
-                        from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
-                    take_in(shared, &portal, intake).await.map(Polled::Authorized)
-                }
-                Verdict::Refused(refusal) if is_passing(&refusal.problem) => Ok(again(slower(interval))),
-                Verdict::Refused(refusal) => match asks_again(refusal.problem.code.as_deref(), interval) {
-                    Some(interval) => Ok(again(interval)),
-                    None => Err(refused(&portal, &refusal.problem)),
-                },
-            }
+        Answer::NotSent(_) | Answer::InDoubt(_) => return Ok(again(slower(interval))),
+        Answer::Cut(reply, _) => (reply, true),
+        Answer::Whole(reply) => (reply, false),
+    };
+    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets(app, &[code.expose()]), now);
+    if unread {
+        kept::keep(shared, &portal.name, kept::of(reply, Answers::Authorization, now, !cut)).await;
+    }
+    match verdict {
+        Verdict::Granted(granted) => {
+            let intake = from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
+            take_in(shared, &portal, intake).await.map(Polled::Authorized)
         }
+        Verdict::Refused(refusal) if cut || is_passing(&refusal.problem) => Ok(again(slower(interval))),
+        Verdict::Refused(refusal) => match asks_again(refusal.problem.code.as_deref(), interval) {
+            Some(interval) => Ok(again(interval)),
+            None => Err(refused(&portal, &refusal.problem)),
+        },
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::kept;
 use super::operations::{self, OperationError, Source, TakeInAs, app_of};
 use super::publisher::chain;
 use super::shared::Shared;
@@ -22,11 +23,12 @@ use crate::domain::dialect::{Pkce, Start};
 use crate::domain::intake::{Intake, from_granted};
 use crate::domain::portal::{Portal, Problem};
 use crate::domain::provider::{Class, at_domain, host_of};
-use crate::domain::reply::{Reply, Verdict, read};
+use crate::domain::reply::{Refusal, Verdict};
 use crate::domain::request::{Purpose, Request};
 use crate::domain::secret::{AuthorizationCode, CodeVerifier};
 use crate::domain::time::{Timestamp, human};
 use crate::domain::token::Generation;
+use crate::domain::unread::Answers;
 pub use device::{Polled, poll};
 
 /// The wait before the state is looked at again for a pair that only we have.
@@ -187,19 +189,32 @@ async fn exchange(
 ) -> Result<Result<Intake, Problem>, OperationError> {
     let timeout = shared.config().renewal.timeout;
     let not_now = |reason| OperationError::NotNow { portal: portal.name.clone(), reason };
-    let whole = match shared.server.exchange(request, timeout, sent_at).await {
+    let (reply, cut) = match shared.server.exchange(request, timeout, sent_at).await {
         Answer::NotSent(why) => return Err(not_now(why)),
         Answer::InDoubt(why) => {
             return Err(not_now(format!("{why}. The code may be spent; authorize again")));
         }
-        Answer::Whole(whole) => whole,
+        Answer::Cut(reply, why) => (reply, Some(why)),
+        Answer::Whole(reply) => (reply, None),
     };
-    let reply =
-        Reply { status: whole.status, retry_after: whole.retry_after, now: sent_at, body: &whole.body };
-    Ok(match read(&reply, &app.profile, &secrets(app, &[code.expose()])) {
-        Verdict::Granted(granted) => from_granted(*granted, sent_at).ok_or_else(no_refresh_token),
-        Verdict::Refused(refusal) => Err(refusal.problem),
-    })
+    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets(app, &[code.expose()]), sent_at);
+    if unread {
+        let reply = kept::of(reply, Answers::Authorization, sent_at, cut.is_none());
+        kept::keep(shared, &portal.name, reply).await;
+    }
+    let kept = || {
+        if unread { format!(". The reply is kept: refreshd recover {}", portal.name) } else { String::new() }
+    };
+    match (verdict, cut) {
+        (Verdict::Granted(granted), _) => Ok(from_granted(*granted, sent_at).ok_or_else(no_refresh_token)),
+        (Verdict::Refused(_), Some(why)) => {
+            Err(not_now(format!("{why}{}. The code may be spent; authorize again", kept())))
+        }
+        (Verdict::Refused(Refusal { mut problem, .. }), None) => {
+            problem.detail.push_str(&kept());
+            Ok(Err(problem))
+        }
+    }
 }
 
 /// What a server must not be let repeat.

@@ -68,6 +68,7 @@ impl From<OperationError> for Failure {
             OperationError::NotThere { .. } => (StatusCode::CONFLICT, "not-there"),
             OperationError::NotAnAnswer { .. } => (StatusCode::BAD_REQUEST, "not-an-answer"),
             OperationError::CodeRefused { .. } => (StatusCode::CONFLICT, "code-refused"),
+            OperationError::NothingKept { .. } => (StatusCode::NOT_FOUND, "nothing-kept"),
             OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),
         };
         Self::new(status, code, chain(&error))

@@ -6,6 +6,7 @@
 mod alerts;
 mod authorization;
 mod guest;
+mod replies;
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use authorization::authorized;
 use guest::{Failure, Peer};
+pub use replies::recovered;
 
 use super::descriptors;
+use super::kept;
 use super::operations::{self, By, Renewal};
 use super::reload::Reloader;
 use super::serving::{House, serve};
@@ -183,6 +186,7 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .route("/v1/reload", post(reload))
         .merge(alerts::routes())
         .merge(authorization::routes())
+        .merge(replies::routes())
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
         .method_not_allowed_fallback(async || {
             let message = "this is not done with that method";
@@ -221,10 +225,12 @@ async fn list(Extract(control): Extract<Control>) -> Response {
             // A reply that breaks off is no JSON, and that is the truth.
             Err(error) => return Some((Err(error), Listing::Ended)),
         };
-        let (config, now) = (shared.config(), shared.clock.now());
-        for (index, portal) in page.iter().enumerate() {
+        let views = match kept::views(&shared, &page).await {
+            Ok(views) => views,
+            Err(error) => return Some((Err(error), Listing::Ended)),
+        };
+        for (index, view) in views.into_iter().enumerate() {
             text.push_str(if first && index == 0 { "\n" } else { ",\n" });
-            let view = PortalView::of(portal, &config, now);
             text.push_str(&serde_json::to_string(&view).unwrap_or_default());
         }
         match page.last() {

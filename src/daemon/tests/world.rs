@@ -227,7 +227,14 @@ impl World {
                 answer.reply;
             let retry_after = retry_after.map(Duration::from_secs);
             let date = Some(self.truth.now());
-            let _ = reply.send(Answer::Whole(WholeReply { status, retry_after, date, body }));
+            let _ = reply.send(Answer::Whole(WholeReply {
+                status,
+                retry_after,
+                date,
+                content_type: None,
+                content_encoding: None,
+                body,
+            }));
         } else {
             self.sandbox.finish(answer.ticket, End::Gone);
             let _ = reply.send(Answer::InDoubt("the connection broke".to_owned()));

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use refreshd::domain::envelope::LARGEST;
 use refreshd::domain::name::PortalName;
 use refreshd::domain::portal::{Grant, Phase, Problem, Standing};
 use refreshd::domain::provider::{Class, Profile};
@@ -12,6 +13,7 @@ use refreshd::domain::reply::{Granted, Refusal, Reply, Verdict, read};
 use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use refreshd::domain::time::Timestamp;
 use refreshd::domain::token::{Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens};
+use serde_json::Value;
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
@@ -41,6 +43,9 @@ pub fn holds(data: &[u8]) {
         Verdict::Granted(granted) => is_a_pair(granted, status, body),
         Verdict::Refused(refusal) => is_a_refusal(refusal, profile),
     }
+    if body.len() < 4096 {
+        keeps_in_wrappings(body, profile);
+    }
     settles(&grant(choice >> 1), profile, verdict, again, &secrets);
 }
 
@@ -57,13 +62,79 @@ fn is_a_pair(granted: &Granted, status: u16, body: &[u8]) {
     for text in texts.into_iter().flatten().chain(scope) {
         assert!(!text.contains(char::is_control), "control characters: {text:?}");
     }
-    // Read for a second time by the book: what is not a string that holds something is no refresh token.
-    let said: serde_json::Value = serde_json::from_slice(body).expect("a pair comes in JSON");
-    let said = said.get("refresh_token").and_then(|token| token.as_str()).unwrap_or_default().trim();
-    assert_eq!(refresh.as_ref().map_or("", RefreshToken::expose), said);
+    comes_from_the_body(granted.access.expose(), "access_token", body);
+    if let Some(refresh) = refresh.as_ref() {
+        comes_from_the_body(refresh.expose(), "refresh_token", body);
+    }
+    // What is JSON by the book and says a refresh token is read so, and by no other reading.
+    if let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body)
+        && said.contains_key("access_token")
+    {
+        let once =
+            |name: &str| body.windows(name.len()).filter(|window| *window == name.as_bytes()).count() == 1;
+        let escaped = body.contains(&b'\\');
+        let text = |name: &str| said.get(name).and_then(Value::as_str).unwrap_or_default().trim().to_owned();
+        if !escaped && once("access_token") && once("refresh_token") && said["access_token"].is_string() {
+            assert_eq!(granted.access.expose(), text("access_token"));
+            if said.get("refresh_token").is_none_or(|token| token.is_string() || token.is_null()) {
+                assert_eq!(refresh.as_ref().map_or("", RefreshToken::expose), text("refresh_token"));
+            }
+        }
+    }
     if let Some(refresh) = refresh.as_ref().filter(|refresh| refresh.expose().len() >= SHORTEST_TOKEN) {
         is_silent_about(&[refresh.expose()], &words(details));
     }
+}
+
+/// A token is a whole value below its name, wherever that is: what is plain is followed by the end of a string, of a form's
+/// value or of a number.
+fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
+    let Ok(text) = std::str::from_utf8(body) else { return };
+    // What is packed or escaped is not found as it is.
+    if body.contains(&b'\\') || body.contains(&0) || body.contains(&b'%') || body.contains(&b'+') {
+        return;
+    }
+    if body.starts_with(&[0x1f, 0x8b]) || body.iter().any(|byte| !(b' '..=b'~').contains(byte)) {
+        return;
+    }
+    let whole = |at: usize| {
+        let before = text[..at].trim_end();
+        let after = text[at + token.len()..].trim_start();
+        let quoted = before.ends_with('"') && after.starts_with('"');
+        let plain =
+            before.ends_with([':', '=']) && (after.is_empty() || after.starts_with([',', '}', '&', ';']));
+        quoted || plain
+    };
+    assert!(text.contains(name), "{token} without {name}");
+    assert!(text.match_indices(token).any(|(at, _)| whole(at)), "{token} is not a whole value of {text}");
+}
+
+/// A wrapping takes nothing away from a pair, and makes none of a refusal.
+fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
+    let Ok(Value::Object(_)) = serde_json::from_slice::<Value>(body) else { return };
+    let pair = |body: &[u8]| {
+        let reply = Reply { status: 200, retry_after: None, now: NOW, body };
+        told(&read(&reply, profile, &[])).1
+    };
+    let bare = pair(body);
+    let Ok(text) = std::str::from_utf8(body) else { return };
+    for wrapped in [
+        format!("\u{feff}{text}"),
+        format!("{text}\0\n"),
+        format!(")]}}',\n{text}"),
+        format!("for(;;);{text}"),
+        format!("cb({text});"),
+        format!("[{text}]"),
+        Value::from(text).to_string(),
+        format!("<br /><b>Notice</b>: x {text}"),
+        format!("{text}<!-- 0.02 s -->"),
+    ] {
+        let found = pair(wrapped.as_bytes());
+        assert!(found == bare, "{text:?} in {wrapped:?}");
+    }
+    let wide: Vec<u8> =
+        std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    assert!(pair(&wide) == bare || wide.len() > LARGEST, "in UTF-16: {text:?}");
 }
 
 fn is_a_refusal(refusal: &Refusal, profile: &Profile) {

@@ -1,0 +1,244 @@
+//! Replies that could not be read: kept until a renewal goes well, somebody discards them, or they can be read after all.
+//!
+//! Must not let one replace a grant that has moved on since its request.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::intake::{TakeIn, TakenIn, take_in};
+use super::{State, StateError};
+use crate::domain::name::PortalName;
+use crate::domain::secret::{Fingerprint, ReplyBody};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+use crate::domain::unread::{Answers, KeptCount, KeptReply, Sent, UnreadReply};
+
+/// Kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
+const MOST: usize = 3;
+
+/// What became of a grant that was read out of a kept reply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// It is stored.
+    Stored(Generation),
+    /// A renewal is under way, which may bring a newer one.
+    UnderWay,
+    /// The portal's grant is another one by now.
+    MovedOn,
+    /// It was refused as any grant may be.
+    Refused(TakenIn),
+}
+
+impl State {
+    /// Keeps a reply to an authorization.
+    ///
+    /// # Errors
+    /// [`StateError`]; then it is not kept, and the caller must hold it and try again.
+    pub async fn keep_reply(
+        &self,
+        portal: PortalName,
+        reply: std::sync::Arc<UnreadReply>,
+    ) -> Result<(), StateError> {
+        self.write.run(move |connection| keep(connection, &portal, &reply)).await
+    }
+
+    /// The replies that are kept of a portal, the first one first.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn kept_replies(&self, portal: PortalName) -> Result<Vec<KeptReply>, StateError> {
+        self.read.run(move |connection| kept(connection, &portal)).await
+    }
+
+    /// How many are kept of each portal whose name lies between these two, inclusive; all for `None`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn kept_counts(
+        &self,
+        range: Option<(PortalName, PortalName)>,
+    ) -> Result<BTreeMap<String, KeptCount>, StateError> {
+        self.read.run(move |connection| counts(connection, range.as_ref())).await
+    }
+
+    /// Takes in the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing has changed.
+    pub async fn recover(&self, grant: TakeIn, sent: Sent, renewal: bool) -> Result<Recovered, StateError> {
+        self.write.run(move |connection| recover(connection, &grant, sent, renewal)).await
+    }
+
+    /// Removes what is kept of a portal; how many there were.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn discard_replies(&self, portal: PortalName) -> Result<usize, StateError> {
+        self.write.run(move |connection| discard(connection, &portal)).await
+    }
+}
+
+pub(super) fn keep(
+    connection: &Connection,
+    portal: &PortalName,
+    reply: &UnreadReply,
+) -> Result<(), StateError> {
+    let sql = |source| StateError::sql("keep a reply that could not be read", source);
+    let UnreadReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
+    let (authorization, sent) = match answers {
+        Answers::Renewal(sent) => (false, Some(*sent)),
+        Answers::Authorization => (true, sent_now(connection, portal).map_err(sql)?),
+    };
+    let Some(Sent { generation, token }) = sent else { return Ok(()) };
+    let generation = i64::try_from(generation.0).unwrap_or(i64::MAX);
+    let token = token.as_ref().map(Fingerprint::bytes);
+    // A server that says the same again says nothing new.
+    let known = "SELECT EXISTS (SELECT 1 FROM unread_reply WHERE portal = ?1 AND generation = ?2 AND sent IS ?3 \
+        AND body = ?4)";
+    let columns = params![portal.as_str(), generation, token, body.expose()];
+    if connection.query_row(known, columns, |row| row.get(0)).map_err(sql)? {
+        return Ok(());
+    }
+    let insert = "INSERT INTO unread_reply (portal, at, authorization, generation, sent, status, content_type, \
+        content_encoding, whole, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let columns = params![
+        portal.as_str(),
+        at.millis(),
+        authorization,
+        generation,
+        token,
+        status,
+        content_type,
+        content_encoding,
+        whole,
+        body.expose()
+    ];
+    connection.execute(insert, columns).map_err(sql)?;
+    // Those of earlier tokens go first.
+    let mut select = connection
+        .prepare_cached(
+            "SELECT id FROM unread_reply WHERE portal = ?1 ORDER BY (generation = ?2 AND sent IS ?3), id",
+        )
+        .map_err(sql)?;
+    let rows = select
+        .query_map(params![portal.as_str(), generation, token], |row| row.get::<_, i64>(0))
+        .map_err(sql)?;
+    let ids = rows.collect::<Result<Vec<_>, _>>().map_err(sql)?;
+    let same = "SELECT count(*) FROM unread_reply WHERE portal = ?1 AND generation = ?2 AND sent IS ?3";
+    let same: usize = connection
+        .query_row(same, params![portal.as_str(), generation, token], |row| row.get::<_, i64>(0))
+        .map(|count| usize::try_from(count).unwrap_or_default())
+        .map_err(sql)?;
+    let earlier = ids.len().saturating_sub(same);
+    let too_many = ids.len().saturating_sub(MOST);
+    let first = ids.get(earlier).copied();
+    let gone = ids.iter().filter(|id| Some(**id) != first).take(too_many);
+    for id in gone {
+        connection.execute("DELETE FROM unread_reply WHERE id = ?1", [id]).map_err(sql)?;
+    }
+    Ok(())
+}
+
+/// The grant that a portal has now, or that it has none; `None` for no such portal.
+fn sent_now(connection: &Connection, portal: &PortalName) -> rusqlite::Result<Option<Sent>> {
+    connection
+        .query_row(
+            "SELECT CASE WHEN refresh_token IS NULL THEN 0 ELSE generation END, fingerprint FROM portal WHERE name = ?1",
+            [portal.as_str()],
+            |row| Ok(Sent { generation: generation(row.get(0)?), token: row.get::<_, Option<[u8; 32]>>(1)?.map(Fingerprint::from_bytes) }),
+        )
+        .optional()
+}
+
+fn generation(stored: i64) -> Generation {
+    Generation(u64::try_from(stored).unwrap_or_default())
+}
+
+fn kept(connection: &Connection, portal: &PortalName) -> Result<Vec<KeptReply>, StateError> {
+    let sql = |source| StateError::sql("read the kept replies", source);
+    let mut select = connection
+        .prepare_cached(
+            "SELECT id, at, authorization, generation, sent, status, content_type, content_encoding, whole, body \
+             FROM unread_reply WHERE portal = ?1 ORDER BY id",
+        )
+        .map_err(sql)?;
+    let rows = select.query_map([portal.as_str()], reply).map_err(sql)?;
+    rows.collect::<Result<_, _>>().map_err(sql)
+}
+
+fn reply(row: &Row<'_>) -> rusqlite::Result<KeptReply> {
+    let token = row.get::<_, Option<[u8; 32]>>(4)?.map(Fingerprint::from_bytes);
+    let sent = Sent { generation: generation(row.get(3)?), token };
+    Ok(KeptReply {
+        id: row.get(0)?,
+        reply: UnreadReply {
+            at: Timestamp::from_millis(row.get(1)?),
+            answers: if row.get(2)? { Answers::Authorization } else { Answers::Renewal(sent) },
+            status: row.get(5)?,
+            content_type: row.get(6)?,
+            content_encoding: row.get(7)?,
+            whole: row.get(8)?,
+            body: ReplyBody::new(row.get(9)?),
+        },
+        sent,
+    })
+}
+
+fn counts(
+    connection: &Connection,
+    range: Option<&(PortalName, PortalName)>,
+) -> Result<BTreeMap<String, KeptCount>, StateError> {
+    let sql = |source| StateError::sql("count the kept replies", source);
+    let mut select = connection
+        .prepare_cached(
+            "SELECT portal, count(*), max(at) FROM unread_reply WHERE ?1 IS NULL OR portal BETWEEN ?1 AND ?2 GROUP BY portal",
+        )
+        .map_err(sql)?;
+    let (from, to) = range.map(|(from, to)| (from.as_str(), to.as_str())).unzip();
+    let rows = select
+        .query_map(params![from, to], |row| {
+            let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default();
+            Ok((row.get(0)?, KeptCount { count, newest: Timestamp::from_millis(row.get(2)?) }))
+        })
+        .map_err(sql)?;
+    rows.collect::<Result<_, _>>().map_err(sql)
+}
+
+fn recover(
+    connection: &Connection,
+    grant: &TakeIn,
+    sent: Sent,
+    renewal: bool,
+) -> Result<Recovered, StateError> {
+    let sql = |source| StateError::sql("take in the grant of a kept reply", source);
+    let portal = &grant.portal;
+    if sent_now(connection, portal).map_err(sql)? != Some(sent) {
+        return Ok(Recovered::MovedOn);
+    }
+    let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let (claimed, user): (bool, Option<String>) =
+        connection.query_row(columns, [portal.as_str()], read).map_err(sql)?;
+    if claimed {
+        return Ok(Recovered::UnderWay);
+    }
+    let generation = match take_in(connection, grant)? {
+        TakenIn::Stored(generation) => generation,
+        other => return Ok(Recovered::Refused(other)),
+    };
+    if renewal {
+        // It is the grant of the user whose it was.
+        let update = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
+        connection.execute(update, params![portal.as_str(), user]).map_err(sql)?;
+    }
+    discard(connection, portal)?;
+    Ok(Recovered::Stored(generation))
+}
+
+pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<usize, StateError> {
+    connection
+        .prepare_cached("DELETE FROM unread_reply WHERE portal = ?1")
+        .and_then(|mut statement| statement.execute([portal.as_str()]))
+        .map_err(|source| StateError::sql("remove kept replies", source))
+}

@@ -1,0 +1,136 @@
+//! `refreshd recover`: replies that could not be read. Takes in what can be read by now; shows or discards what is kept.
+//!
+//! Must not print a byte of a reply but for `--show`, and not on a terminal without a question.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Failure};
+use super::reach::{Reach, not_done, reach};
+use super::{Common, screen};
+use crate::daemon::KeptView;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A reply of a success in which no token could be read may hold the new pair, and the old refresh token is spent then.\nSuch replies are kept in the state until a renewal goes well; `status` says where there are some. They are\nread again at every start of the daemon, and by this command.\n\nExamples:\n  refreshd recover acme                      read again, and take in the pair that can be read\n  refreshd recover acme --show > reply.bin   the bytes as they came: a secret\n  refreshd recover acme --show=2 | less      those of the second one\n  refreshd recover acme --discard\n\nWhat a person finds in one: refreshd import acme\n\nExit codes: 0 done, 64 usage, or not meant, 65 none can be read, or the portal has another grant by now,\n66 unknown portal, or nothing is kept, 69 daemon unavailable, 75 a renewal is under way, 77 no permission,\n78 configuration."
+)]
+pub(super) struct Arguments {
+    /// Of which portal.
+    portal: String,
+    /// Write the bytes of a kept reply to standard output; the first one unless a number is given.
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, require_equals = true, default_missing_value = "1", conflicts_with_all = ["discard", "json"])]
+    show: Option<usize>,
+    /// Remove what is kept.
+    #[arg(long)]
+    discard: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+    let portal = &arguments.portal;
+    let reach = reach(common).await?;
+    let done = work(&reach, arguments).await;
+    if let Reach::Offline(offline) = reach {
+        offline.close().await;
+    }
+    let done = done?;
+    match done {
+        Done::Body(bytes) => screen::bytes(&bytes),
+        Done::Json(json) => screen::result(&format!("{json:#}\n")),
+        Done::Recovered(generation) => {
+            screen::note(&format!(
+                "{portal}: the grant of a kept reply was taken in (generation {generation})"
+            ));
+        }
+        Done::Discarded(count) => screen::note(&format!("{portal}: {count} kept replies were removed")),
+    }
+    Ok(Exit::Done)
+}
+
+/// What was done.
+enum Done {
+    Body(Vec<u8>),
+    Json(Value),
+    Recovered(u64),
+    Discarded(usize),
+}
+
+async fn work(reach: &Reach, arguments: &Arguments) -> Result<Done, Failure> {
+    let Arguments { portal, show, discard, yes, json } = arguments;
+    let kept = match reach {
+        Reach::Daemon(client) => client.kept(portal).await?,
+        Reach::Offline(offline) => offline.kept(portal).await.map_err(|error| not_done(&error))?,
+    };
+    if let Some(number) = show {
+        let question = format!("Print reply {number} of {portal}? It may hold tokens that work.");
+        if screen::is_terminal() && !yes && !screen::confirm(&question) {
+            let message = "not printed on a terminal; say --yes to mean it, or send it to a file";
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        let body = match reach {
+            Reach::Daemon(client) => client.kept_body(portal, *number).await,
+            Reach::Offline(offline) => {
+                offline.kept_body(portal, *number).await.map_err(|error| not_done(&error))
+            }
+        };
+        return body.map(Done::Body);
+    }
+    if *discard {
+        let question =
+            format!("Remove {} kept replies of {portal}? A pair in them is lost then.", kept.len());
+        if !kept.is_empty() && !yes && !screen::confirm(&question) {
+            return Err(Failure::new(Exit::Usage, "nothing was removed; say --yes to mean it"));
+        }
+        let discarded = match reach {
+            Reach::Daemon(client) => client.discard(portal).await?,
+            Reach::Offline(offline) => offline.discard(portal).await.map_err(|error| not_done(&error))?,
+        };
+        let outcome = json!({"portal": portal, "outcome": "discarded", "discarded": discarded});
+        return Ok(if *json { Done::Json(outcome) } else { Done::Discarded(discarded) });
+    }
+    let recovered = match reach {
+        Reach::Daemon(client) => client.recover(portal).await,
+        Reach::Offline(offline) => offline.recover(portal).await.map_err(|error| not_done(&error)),
+    };
+    if !json {
+        kept.iter().for_each(|reply| screen::note(&line(portal, reply)));
+    } else if recovered.is_err() {
+        // What is kept is said all the same.
+        screen::result(&format!("{:#}\n", json!({"portal": portal, "outcome": "kept", "replies": kept})));
+    }
+    let outcome = recovered?;
+    let generation = outcome.get("generation").and_then(Value::as_u64).unwrap_or_default();
+    Ok(if *json { Done::Json(outcome) } else { Done::Recovered(generation) })
+}
+
+/// One kept reply in a line.
+fn line(portal: &str, reply: &KeptView) -> String {
+    let KeptView {
+        number,
+        at,
+        answers,
+        status,
+        content_type,
+        content_encoding,
+        whole,
+        bytes,
+        current,
+        readable,
+    } = reply;
+    let kind: Vec<_> = [content_type.as_deref(), content_encoding.as_deref()].into_iter().flatten().collect();
+    let kind = if kind.is_empty() { String::new() } else { format!(" of {}", kind.join(", ")) };
+    let cut = if *whole { "" } else { ", cut" };
+    let state = match (current, readable) {
+        (false, _) => "of an earlier grant",
+        (true, true) => "can be read now",
+        (true, false) => "cannot be read",
+    };
+    format!(
+        "{portal}: reply {number} to the {answers} of {at}: status {status}, {bytes} bytes{kind}{cut}; {state}"
+    )
+}

@@ -1,0 +1,348 @@
+//! Replies that could not be read: kept as they came, read again by a newer version or another profile, and taken in as
+//! proven grants once they can be.
+//!
+//! Must not take one in whose portal has moved on since, and must not show a byte of one but to who asks for just that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::alerts::What;
+use super::announce::{Subject, announce};
+use super::operations::{OperationError, app_of, find};
+use super::publisher::chain;
+use super::shared::Shared;
+use super::view::PortalView;
+use super::writing;
+use crate::adapters::authorization_server::WholeReply;
+use crate::adapters::state::{Recovered, StateError, TakeIn, TakenIn};
+use crate::config::App;
+use crate::domain::escalation::resolved;
+use crate::domain::intake::from_granted;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Grant, Portal};
+use crate::domain::provider::Profile;
+use crate::domain::renewal::{Attempt, Rules, Settled, Times, just_granted, settle};
+use crate::domain::reply::{Granted, Reply, Verdict, is_unread, read};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::ReplyBody;
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+use crate::domain::unread::{Answers, KeptReply, Sent, UnreadReply};
+
+/// What a kept reply is called in a sentence.
+pub(super) const WHAT: &str = "a reply that could not be read";
+/// The wait before a reply that only we have is stored again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A kept reply, without its body: as `GET /v1/portals/PORTAL/replies` shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptView {
+    /// From 1, the first one first.
+    pub number: usize,
+    /// When its request was sent (RFC 3339).
+    pub at: String,
+    /// What it answers: `renewal` or `authorization`.
+    pub answers: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// `Content-Type`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_type: Option<String>,
+    /// `Content-Encoding`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_encoding: Option<String>,
+    /// Whether all of it arrived.
+    pub whole: bool,
+    /// The length of the body in bytes.
+    pub bytes: usize,
+    /// Whether the portal has still the grant that it answers.
+    pub current: bool,
+    /// Whether a pair can be read out of it now.
+    pub readable: bool,
+}
+
+/// Judges what arrived of a reply; and whether it is to be kept.
+pub(super) fn judge(
+    reply: &WholeReply,
+    profile: &Profile,
+    secrets: &[&str],
+    now: Timestamp,
+) -> (Verdict, bool) {
+    let whole = Reply { status: reply.status, retry_after: reply.retry_after, now, body: &reply.body };
+    let verdict = read(&whole, profile, secrets);
+    let unread = is_unread(&whole, &verdict, profile);
+    (verdict, unread)
+}
+
+/// What is kept of a reply.
+pub(super) fn of(reply: WholeReply, answers: Answers, at: Timestamp, whole: bool) -> UnreadReply {
+    let WholeReply { status, retry_after: _, date: _, content_type, content_encoding, body } = reply;
+    UnreadReply { at, answers, status, content_type, content_encoding, whole, body: ReplyBody::new(body) }
+}
+
+/// Keeps a reply to an authorization. It is nowhere else: while the disk refuses it, it is held and everybody hears of it.
+pub(super) async fn keep(shared: &Shared, portal: &PortalName, reply: UnreadReply) {
+    let reply = Arc::new(reply);
+    let mut unsaved = false;
+    while let Err(error) = shared.state.keep_reply(portal.clone(), Arc::clone(&reply)).await {
+        writing::refused(shared, &error);
+        if !unsaved {
+            unsaved = true;
+            shared.metrics.unsaved_begins();
+            let reason = format!("{WHAT} is not on disk, it is held in memory: {}", chain(&error));
+            shared.conditions.begin(What::Unsaved(portal), reason);
+        }
+        shared.clock.sleep(STORE_AGAIN).await;
+    }
+    if unsaved {
+        shared.metrics.unsaved_ends();
+        shared.conditions.end(What::Unsaved(portal), "the reply is on disk now");
+    }
+    tracing::warn!(%portal, "{portal}: {WHAT} is kept; see: refreshd recover {portal}");
+}
+
+/// The statuses of these portals, whose names are in order.
+///
+/// # Errors
+/// If the state cannot be read.
+pub async fn views(shared: &Shared, portals: &[Portal]) -> Result<Vec<PortalView>, StateError> {
+    let (Some(first), Some(last)) = (portals.first(), portals.last()) else { return Ok(Vec::new()) };
+    let kept = shared.state.kept_counts(Some((first.name.clone(), last.name.clone()))).await?;
+    let (config, now) = (shared.config(), shared.clock.now());
+    let view =
+        |portal: &Portal| PortalView::of(portal, &config, now).with_kept(kept.get(portal.name.as_str()));
+    Ok(portals.iter().map(view).collect())
+}
+
+/// What is kept of a portal.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn list(shared: &Shared, name: &str) -> Result<Vec<KeptView>, OperationError> {
+    let portal = find(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal).ok();
+    let now = shared.clock.now();
+    let view = |(index, kept): (usize, KeptReply)| {
+        let readable = app.is_some_and(|app| pair(&kept.reply, &portal, app, now).is_some());
+        let UnreadReply { at, answers, status, content_type, content_encoding, whole, body } = kept.reply;
+        KeptView {
+            number: index + 1,
+            at: at.to_string(),
+            answers: if answers == Answers::Authorization { "authorization" } else { "renewal" }.to_owned(),
+            status,
+            content_type,
+            content_encoding,
+            whole,
+            bytes: body.expose().len(),
+            current: is_current(&portal, kept.sent),
+            readable,
+        }
+    };
+    Ok(shared.state.kept_replies(portal.name.clone()).await?.into_iter().enumerate().map(view).collect())
+}
+
+/// The bytes of a kept reply, by its number from 1.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn body(shared: &Shared, name: &str, number: usize) -> Result<ReplyBody, OperationError> {
+    let portal = find(shared, name).await?;
+    let kept = shared.state.kept_replies(portal.name.clone()).await?;
+    let reply = number.checked_sub(1).and_then(|index| kept.into_iter().nth(index));
+    reply.map(|kept| kept.reply.body).ok_or_else(|| nothing(&portal, Some(number)))
+}
+
+/// Removes what is kept of a portal; how many there were.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn discard(shared: &Shared, name: &str) -> Result<usize, OperationError> {
+    let portal = find(shared, name).await?;
+    let discarded = shared.state.discard_replies(portal.name.clone()).await?;
+    if discarded > 0 {
+        tracing::info!(portal = %portal.name, discarded, "{}: kept replies were discarded", portal.name);
+    }
+    Ok(discarded)
+}
+
+/// Reads the kept replies of a portal again and takes in the grant of the newest that can be read.
+///
+/// # Errors
+/// [`OperationError`]: nothing is kept, none can be read, or the portal's grant is another one by now.
+pub async fn recover(shared: &Shared, name: &str) -> Result<Generation, OperationError> {
+    let portal = find(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    let kept = shared.state.kept_replies(portal.name.clone()).await?;
+    if kept.is_empty() {
+        return Err(nothing(&portal, None));
+    }
+    let refuse = |reason: String| Err(OperationError::Refused { portal: portal.name.clone(), reason });
+    let current: Vec<_> = kept.into_iter().filter(|kept| is_current(&portal, kept.sent)).collect();
+    if current.is_empty() {
+        return refuse(format!(
+            "the portal has another grant by now than the one that the kept replies answer; to remove them: \
+             refreshd recover {name} --discard"
+        ));
+    }
+    for kept in current.iter().rev() {
+        if let Some(granted) = pair(&kept.reply, &portal, app, shared.clock.now()) {
+            return take(shared, &portal, app, kept, granted).await;
+        }
+    }
+    refuse(format!(
+        "no token can be read out of what is kept. It stays: a newer refreshd or another profile may read it, or a person: \
+         refreshd recover {name} --show; what a person finds there: refreshd import {name}"
+    ))
+}
+
+/// Reads every kept reply again, as after an upgrade; what can be read now is taken in. Problems are logged: the others go on.
+pub async fn read_again(shared: &Shared) {
+    let portals = match shared.state.kept_counts(None).await {
+        Ok(portals) => portals,
+        Err(error) => return tracing::error!(error = %chain(&error), "cannot look for kept replies"),
+    };
+    for name in portals.into_keys() {
+        let (config, now) = (shared.config(), shared.clock.now());
+        let Ok(portal) = find(shared, &name).await else { continue };
+        let Ok(app) = app_of(&config, &portal) else { continue };
+        let Ok(kept) = shared.state.kept_replies(portal.name.clone()).await else { continue };
+        for kept in kept.iter().rev().filter(|kept| kept.reply.is_success() && is_current(&portal, kept.sent))
+        {
+            let Some(granted) = pair(&kept.reply, &portal, app, now) else { continue };
+            if let Err(error) = take(shared, &portal, app, kept, granted).await {
+                tracing::warn!(portal = %name, error = %chain(&error), "{name}: a kept reply can be read now, but is not taken in");
+            }
+            break;
+        }
+    }
+}
+
+/// The pair of a kept reply, if it can be read.
+fn pair(reply: &UnreadReply, portal: &Portal, app: &App, now: Timestamp) -> Option<Box<Granted>> {
+    let refresh = portal.grant.as_ref().and_then(|grant| grant.tokens.credential.refresh());
+    let secrets =
+        [refresh.map(|token| token.expose()), app.client_secret.as_ref().map(|secret| secret.expose())];
+    let secrets: Vec<_> = secrets.into_iter().flatten().collect();
+    // A pair with a status that is no success is one that a person decided to take.
+    let status = if reply.is_success() { reply.status } else { 200 };
+    let whole = Reply { status, retry_after: None, now, body: reply.body.expose() };
+    match read(&whole, &app.profile, &secrets) {
+        Verdict::Granted(granted) => Some(granted),
+        Verdict::Refused(_) => None,
+    }
+}
+
+fn is_current(portal: &Portal, sent: Sent) -> bool {
+    portal.grant.as_ref().map_or(Sent { generation: Generation(0), token: None }, Sent::of) == sent
+}
+
+fn nothing(portal: &Portal, number: Option<usize>) -> OperationError {
+    let what =
+        number.map_or_else(|| "no reply is kept".to_owned(), |number| format!("no reply {number} is kept"));
+    OperationError::NothingKept { portal: portal.name.clone(), what }
+}
+
+async fn take(
+    shared: &Shared,
+    portal: &Portal,
+    app: &App,
+    kept: &KeptReply,
+    granted: Box<Granted>,
+) -> Result<Generation, OperationError> {
+    let name = &portal.name;
+    let refuse = |reason: String| OperationError::Refused { portal: name.clone(), reason };
+    let now = shared.clock.now();
+    let grant = grant_of(portal, app, kept, granted, now).map_err(refuse)?;
+    let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
+    let is_renewal = kept.reply.answers != Answers::Authorization;
+    let generation = match shared.state.recover(grant, kept.sent, is_renewal).await? {
+        Recovered::Stored(generation) => generation,
+        Recovered::UnderWay => {
+            let reason = "a renewal is under way; try again when it has ended".to_owned();
+            return Err(OperationError::NotNow { portal: name.clone(), reason });
+        }
+        Recovered::MovedOn => return Err(refuse("the portal has another grant by now".to_owned())),
+        Recovered::Refused(TakenIn::HeldBy(other)) => {
+            return Err(refuse(format!("the same refresh token belongs to {other}")));
+        }
+        Recovered::Refused(_) => return Err(refuse("its refresh token was taken in before".to_owned())),
+    };
+    tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was taken in");
+    let failing = shared.publisher.publish(name).await;
+    shared.health.unpublished(failing);
+    if let Some((told, since)) = before
+        && let Some(good) = resolved(&told, since, now)
+    {
+        announce(Subject::Portal(name), &good);
+    }
+    shared.post.wake.notify_one();
+    shared.due.notify_one();
+    shared.climb.notify_one();
+    Ok(generation)
+}
+
+/// The grant that a kept reply brings, as if it had been read when it came.
+fn grant_of(
+    portal: &Portal,
+    app: &App,
+    kept: &KeptReply,
+    granted: Box<Granted>,
+    now: Timestamp,
+) -> Result<TakeIn, String> {
+    let name = &portal.name;
+    let settings = portal.settings.as_ref();
+    let domain = settings.and_then(|settings| settings.domain.as_deref());
+    let every =
+        settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
+    let at = kept.reply.at.min(now);
+    let foreign = |got: &str, known: &str| format!("it is the grant of {got}, the portal's is of {known}");
+    let bound_to = app.binding(domain);
+    let (tokens, identity, token_url, standing) = match (&portal.grant, kept.reply.answers) {
+        (Some(grant), Answers::Renewal(_)) => {
+            if grant.bound_to != bound_to {
+                return Err(
+                    "its client or server changed in the configuration; change it back first".to_owned()
+                );
+            }
+            let rules = Rules { profile: &app.profile, every };
+            let attempt = Attempt::Answered(Verdict::Granted(granted));
+            match settle(name, grant, rules, attempt, Times { sent_at: at, now }, 0.0) {
+                Settled::Renewed(renewed) => {
+                    let url = renewed.token_url.unwrap_or_else(|| grant.token_url.clone());
+                    (renewed.tokens, renewed.identity, url, renewed.standing)
+                }
+                Settled::Foreign { granted, .. } => {
+                    let got = granted.identity.unwrap_or_default();
+                    return Err(foreign(&got, grant.identity.as_deref().unwrap_or_default()));
+                }
+                Settled::Kept(_) => return Err("no token can be read out of it".to_owned()),
+            }
+        }
+        (before, _) => {
+            let intake = from_granted(*granted, at).ok_or("it has no refresh token")?;
+            let known = before.as_ref().and_then(|grant: &Grant| grant.identity.as_ref());
+            let known = known.or_else(|| settings.and_then(|settings| settings.identity.as_ref()));
+            if let (Some(known), Some(got)) = (known, &intake.identity)
+                && known != got
+            {
+                return Err(foreign(got, known));
+            }
+            let named = intake
+                .server
+                .and_then(|server| app.profile.renewal_url_on_host_of(&server).map(str::to_owned));
+            let url = named
+                .or_else(|| portal.config_url.clone())
+                .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
+            let access = intake.tokens.access.as_ref().ok_or("it has no access token")?;
+            let standing = just_granted(name, access, every);
+            let identity = intake.identity.clone().or_else(|| known.cloned());
+            (intake.tokens, identity, url, standing)
+        }
+    };
+    let proven = Some(app.name.clone());
+    Ok(TakeIn { portal: name.clone(), tokens, identity, bound_to, token_url, standing, proven, now })
+}

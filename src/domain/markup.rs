@@ -1,0 +1,237 @@
+//! Finds JSON values between notices and markup, and says of each whether it stands alone: at the start of a line, or after a
+//! notice of the server's language, with nothing behind it on its line and no element open around it.
+//!
+//! Must not look into attributes, comments, scripts and the like. Must not judge what a value is: `envelope` does.
+
+use serde_json::Value;
+
+use super::lenient::{is_blank, parse};
+
+/// Elements whose text is no text of the page.
+const RAW: [&str; 10] =
+    ["script", "style", "textarea", "title", "template", "noscript", "iframe", "xmp", "noembed", "noframes"];
+/// Elements that nothing ends.
+const VOID: [&str; 13] =
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"];
+/// What a server's language calls its own words when it puts them before a reply.
+const NOTICES: [&str; 7] =
+    ["notice", "warning", "deprecated", "strict standards", "fatal error", "parse error", "debug"];
+/// A page with such words speaks about replies.
+const LESSONS: [&str; 9] = [
+    "example",
+    "sample",
+    "e.g.",
+    "looks like",
+    "such as",
+    "documentation",
+    "access_token",
+    "refresh_token",
+    "access token",
+];
+/// Elements that may be open, values of a page, and characters of a line that count: what is beyond bounds the work.
+const MOST_OPEN: usize = 200;
+const MOST_PIECES: usize = 1000;
+const MOST_WORDS: usize = 300;
+/// What is read again after values that were none: so many times the length of the text.
+const PATIENCE: usize = 16;
+
+/// A JSON object or list of a page.
+pub(super) struct Piece {
+    pub(super) value: Value,
+    /// As [`super::lenient::Parsed::shortened`].
+    pub(super) shortened: bool,
+    /// Whether it stands alone.
+    pub(super) alone: bool,
+}
+
+/// What a text holds.
+pub(super) struct Page {
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// Reads a text; `None` if that takes too much work.
+pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
+    let mut scan =
+        Scan { text, at: 0, open: Vec::new(), outside: String::new(), line: Line::default(), brackets: 0 };
+    let mut pieces: Vec<(Piece, usize)> = Vec::new();
+    let mut patience = text.len().saturating_mul(PATIENCE);
+    while let Some(byte) = text.get(scan.at).copied() {
+        if byte == b'<' && scan.tag() {
+            continue;
+        }
+        if matches!(byte, b'{' | b'[') {
+            match parse(&text[scan.at..], exact) {
+                Ok(parsed) => {
+                    let before = scan.brackets == 0 && scan.line.is_fit();
+                    scan.at += parsed.end;
+                    let alone = before && ends_line(&text[scan.at..]);
+                    let piece = Piece { value: parsed.value, shortened: parsed.shortened, alone };
+                    pieces.push((piece, scan.open.len()));
+                    if pieces.len() > MOST_PIECES {
+                        return None;
+                    }
+                    scan.line.text('}', scan.open.is_empty());
+                    continue;
+                }
+                Err(read) => patience = patience.checked_sub(read)?,
+            }
+        }
+        scan.character(byte);
+    }
+    let words = scan.outside.to_ascii_lowercase();
+    let teaches =
+        !NOTICES.iter().any(|word| words.contains(word)) && LESSONS.iter().any(|word| words.contains(word));
+    let silent = words.trim().is_empty();
+    let fit = |(piece, depth): (Piece, usize)| Piece {
+        alone: piece.alone && !teaches && (depth == 0 || silent),
+        ..piece
+    };
+    Some(Page { pieces: pieces.into_iter().map(fit).collect() })
+}
+
+/// Whether nothing follows on the line but markup.
+fn ends_line(rest: &[u8]) -> bool {
+    match rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
+        None => true,
+        Some(byte) => is_blank(*byte) || matches!(byte, b'<' | b';'),
+    }
+}
+
+/// What stands on a line before a value.
+#[derive(Default)]
+struct Line {
+    /// What it begins with, without tags.
+    words: String,
+    /// Whether some of it is outside of every element.
+    bare: bool,
+    /// The last character that is not blank, since the last tag, be it on a line before.
+    last: Option<char>,
+}
+
+impl Line {
+    fn text(&mut self, c: char, bare: bool) {
+        match c {
+            '\n' | '\r' => {
+                self.words.clear();
+                self.bare = false;
+            }
+            c if c <= ' ' => self.push(' '),
+            c => {
+                self.push(c);
+                self.bare |= bare;
+                self.last = Some(c);
+            }
+        }
+    }
+
+    fn push(&mut self, c: char) {
+        if self.words.len() < MOST_WORDS {
+            self.words.push(c);
+        }
+    }
+
+    /// Whether a value may follow: not one that a sentence, an assignment or another value leads to.
+    fn is_fit(&self) -> bool {
+        let leads = self
+            .last
+            .is_some_and(|c| matches!(c, ':' | '=' | '(' | '[' | '{' | ',' | '"' | '\'' | '`' | '&' | '\\'));
+        let is_notice = || {
+            let words = self.words.to_ascii_lowercase();
+            NOTICES.iter().any(|notice| words.contains(notice))
+        };
+        !leads && (!self.bare || is_notice())
+    }
+}
+
+struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+    /// The elements that are open.
+    open: Vec<String>,
+    /// The text outside of tags and values.
+    outside: String,
+    line: Line,
+    /// Brackets of the text that are open.
+    brackets: usize,
+}
+
+impl Scan<'_> {
+    fn character(&mut self, byte: u8) {
+        self.at += 1;
+        // Of what is no ASCII only that it is there matters.
+        let c = if byte.is_ascii() { char::from(byte) } else { '·' };
+        self.outside.push(c);
+        self.line.text(c, self.open.is_empty());
+        match c {
+            '{' | '[' | '(' => self.brackets += 1,
+            '}' | ']' | ')' => self.brackets = self.brackets.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    /// Goes over a tag, or a comment, and over the contents of elements that hold no text; false if none is here.
+    fn tag(&mut self) -> bool {
+        let rest = &self.text[self.at + 1..];
+        let end = |from: usize, mark: &[u8]| {
+            let found = rest[from..].windows(mark.len()).position(|window| window == mark);
+            found.map_or(rest.len(), |at| from + at + mark.len())
+        };
+        let (closes, name) = match rest {
+            [b'!', b'-', b'-', ..] => return self.go(end(3, b"-->")),
+            [b'!' | b'?', ..] => return self.go(end(1, b">")),
+            [b'/', name @ ..] => (true, name),
+            name => (false, name),
+        };
+        let length = name
+            .iter()
+            .position(|byte| !byte.is_ascii_alphanumeric() && !b"-:_".contains(byte))
+            .unwrap_or(name.len());
+        if !name.first().is_some_and(u8::is_ascii_alphabetic) {
+            return false;
+        }
+        let name = String::from_utf8_lossy(&name[..length]).to_ascii_lowercase();
+        let end = usize::from(closes) + length + attributes(&rest[usize::from(closes) + length..]);
+        let closed_itself = rest[..end].ends_with(b"/>");
+        self.go(end);
+        self.line.last = None;
+        if closes {
+            if let Some(at) = self.open.iter().rposition(|open| *open == name) {
+                self.open.truncate(at);
+            }
+        } else if RAW.contains(&name.as_str()) && !closed_itself {
+            self.raw(&name);
+        } else if !closed_itself && !VOID.contains(&name.as_str()) && self.open.len() < MOST_OPEN {
+            self.open.push(name);
+        }
+        self.outside.push(' ');
+        true
+    }
+
+    fn go(&mut self, by: usize) -> bool {
+        self.at = (self.at + 1 + by).min(self.text.len());
+        true
+    }
+
+    /// Goes to the end tag of an element.
+    fn raw(&mut self, name: &str) {
+        let rest = &self.text[self.at..];
+        let ends = |window: &[u8]| window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes());
+        let end = rest.windows(name.len() + 2).position(ends);
+        let after = end.map(|end| end + name.len() + 2);
+        self.at += after.map_or(rest.len(), |after| after + attributes(&rest[after..]));
+    }
+}
+
+/// The length of the rest of a tag, with its `>`; quoted values may hold one.
+fn attributes(rest: &[u8]) -> usize {
+    let mut quote = None;
+    for (index, byte) in rest.iter().enumerate() {
+        match (quote, byte) {
+            (None, b'>') => return index + 1,
+            (None, b'"' | b'\'') => quote = Some(*byte),
+            (Some(open), byte) if open == *byte => quote = None,
+            _ => {}
+        }
+    }
+    rest.len()
+}

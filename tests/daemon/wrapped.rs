@@ -1,0 +1,448 @@
+//! Replies that are wrapped, damaged or cut: the pair that arrived is used, and what cannot be read is kept.
+//!
+//! The server spends a refresh token once, so a pair that is lost here ends the grant.
+
+use std::fs;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::common::hostile::{Asked, Hostile, Play, reply};
+use crate::common::{Daemon, Portal, Rig, SOON, always, eventually, says};
+
+/// Shown nowhere but where it is asked for.
+const HIDDEN: &str = "h1ddenT0ken0fTheReply";
+
+/// The connection is not used again, whatever its closing meets.
+const CLOSE: &str = "Connection: close\r\n";
+
+/// The reply to the first request of a grant, from its pair: bytes on the wire.
+type Wrap = fn(&str) -> Play;
+
+fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{CLOSE}{headers}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn sent(body: impl AsRef<[u8]>) -> Play {
+    Play::Close(ok("", body.as_ref()))
+}
+
+fn gzip(body: &str) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed.finish().expect("as the test made it")
+}
+
+fn zlib(body: &str) -> Vec<u8> {
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed.finish().expect("as the test made it")
+}
+
+fn deflate(body: &str) -> Vec<u8> {
+    let mut packed = DeflateEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed.finish().expect("as the test made it")
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// With further members.
+fn with(pair: &str, members: &str) -> String {
+    format!("{},{members}}}", pair.strip_suffix('}').expect("as the test made it"))
+}
+
+/// As many header lines.
+fn headers(count: usize) -> String {
+    (0..count).map(|number| format!("X-Line-{number}: something or other\r\n")).collect()
+}
+
+const WRAPPED: &[(&str, Wrap)] = &[
+    ("as-it-is", |r| sent(r)),
+    ("bom", |r| sent(format!("\u{feff}{r}"))),
+    ("form", |r| {
+        let r: Value = serde_json::from_str(r).expect("as the test made it");
+        let text = |key: &str| r[key].as_str().expect("as the test made it").to_owned();
+        sent(format!(
+            "access_token={}&refresh_token={}&expires_in=2",
+            text("access_token"),
+            text("refresh_token")
+        ))
+    }),
+    ("gzip-said", |r| Play::Close(ok("Content-Encoding: gzip\r\n", &gzip(r)))),
+    ("gzip-not-said", |r| sent(gzip(r))),
+    ("zlib-said", |r| Play::Close(ok("Content-Encoding: deflate\r\n", &zlib(r)))),
+    ("deflate-not-said", |r| sent(deflate(r))),
+    ("gzip-said-and-not-done", |r| Play::Close(ok("Content-Encoding: gzip\r\n", r.as_bytes()))),
+    ("notice", |r| sent(format!("<br /><b>Notice</b>: x {r}"))),
+    ("comment", |r| sent(format!("{r}<!-- 0.02 s -->"))),
+    ("nul", |r| sent(format!("{r}\0"))),
+    ("xssi", |r| sent(format!(")]}}',\n{r}"))),
+    ("while", |r| sent(format!("while(1);{r}"))),
+    ("jsonp", |r| sent(format!("cb({r});"))),
+    ("list", |r| sent(format!("[{r}]"))),
+    ("string", |r| sent(Value::from(r).to_string())),
+    ("data", |r| sent(format!(r#"{{"code":0,"data":{r}}}"#))),
+    ("utf-16", |r| sent([vec![0xff, 0xfe], utf16(r)].concat())),
+    ("utf-16-without-mark", |r| sent(utf16(r))),
+    ("deep", |r| sent(with(r, &format!(r#""x":{}{}"#, "[".repeat(200), "]".repeat(200))))),
+    ("absurd-number", |r| sent(with(r, r#""x":1e999"#))),
+    ("not-utf-8", |r| {
+        sent([with(r, r#""x":""#).trim_end_matches('}').as_bytes(), b"M\xfcller\x01\"}"].concat())
+    }),
+    ("no-last-chunk", |r| {
+        Play::Close(
+            format!("HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{r}\r\n", r.len())
+                .into_bytes(),
+        )
+    }),
+    ("closed-then-reset", |r| {
+        Play::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())
+    }),
+    ("too-short", |r| {
+        Play::Close(format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 9999\r\n\r\n{r}").into_bytes())
+    }),
+    ("150-headers", |r| Play::Close(ok(&headers(150), r.as_bytes()))),
+    ("256-headers", |r| Play::Close(ok(&headers(253), r.as_bytes()))),
+    ("damaged-header", |r| Play::Close(ok("Bad Header\r\nX-Folded: a\r\n b\r\n", r.as_bytes()))),
+    ("long", |r| {
+        let token: Value = serde_json::from_str(r).expect("as the test made it");
+        let short = token["access_token"].as_str().expect("as the test made it");
+        sent(r.replace(short, &short.repeat(300_000 / short.len())))
+    }),
+    ("a-megabyte", |r| sent(format!("{}{r}", " ".repeat((1 << 20) - r.len())))),
+    ("error-0", |r| sent(with(r, r#""error":0"#))),
+    ("error-0-text", |r| sent(with(r, r#""error":"0""#))),
+    ("error-list", |r| sent(with(r, r#""error":[]"#))),
+    ("error-object", |r| sent(with(r, r#""error":{}"#))),
+    ("error-null", |r| sent(with(r, r#""error":null"#))),
+    ("error-false", |r| sent(with(r, r#""error":false"#))),
+    ("error-ok", |r| sent(with(r, r#""error":"ok""#))),
+    ("error-success", |r| sent(with(r, r#""error":"success","error_description":"all is well""#))),
+];
+
+/// The name of the grant and its number in a refresh token such as `r-bom-3`.
+fn parts(token: &str) -> (&str, u64) {
+    let (name, number) = token.rsplit_once('-').unwrap_or_default();
+    (name.strip_prefix("r-").unwrap_or_default(), number.parse().unwrap_or_default())
+}
+
+fn pair(name: &str, number: u64) -> String {
+    format!(r#"{{"access_token":"a-{name}-{number}","refresh_token":"r-{name}-{number}","expires_in":4}}"#)
+}
+
+/// A server that takes each refresh token once, and whose first reply to each grant is as `play` says.
+fn strict(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Hostile {
+    let spent: Mutex<Vec<String>> = Mutex::default();
+    Hostile::listen("127.0.0.1:0", move |asked: Asked| {
+        let token = asked.parameter("refresh_token").to_owned();
+        assert!(asked.text.to_lowercase().contains("accept-encoding: identity"), "{}", asked.text);
+        let mut spent = spent.lock().expect("no thread panics");
+        if spent.contains(&token) {
+            return Play::Close(reply("400 Bad Request", CLOSE, r#"{"error":"invalid_grant"}"#));
+        }
+        let (name, number) = parts(&token);
+        let next = pair(name, number + 1);
+        let play = if number == 1 { play(name, &next) } else { Play::Close(reply("200 OK", CLOSE, &next)) };
+        spent.push(token.clone());
+        play
+    })
+}
+
+/// A rig with these portals, whose grants are `r-NAME-1`, at that server.
+fn rig(hostile: &Hostile, names: &[&str]) -> Rig {
+    let mut rig = Rig::new([]);
+    rig.config.app().token_url = hostile.token_url();
+    rig.config.app().renew_every = Duration::from_secs(2);
+    for name in names {
+        rig.secret(&format!("{name}.refresh"), &format!("r-{name}-1"));
+        rig.config.portals.push(Portal { refresh_token_file: true, ..Portal::new(name, "crm") });
+    }
+    rig
+}
+
+#[test]
+fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
+    let names: Vec<_> = WRAPPED.iter().map(|(name, _)| *name).collect();
+    let hostile = strict(|name, next| {
+        let (_, wrap) = WRAPPED.iter().find(|(known, _)| *known == name).expect("a portal of the test");
+        wrap(next)
+    });
+    let rig = rig(&hostile, &names);
+    let daemon = rig.start();
+    for name in &names {
+        rig.wait_for_generation(name, 3);
+        let outcomes = daemon.outcomes(name);
+        assert!(outcomes.iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
+        let token = fs::read_to_string(rig.token_path(name, "token")).expect("as the test made it");
+        assert!(token.starts_with(&format!("a-{name}-")), "{name}: {token}");
+        assert!(rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(), "{name}");
+    }
+}
+
+#[test]
+fn a_number_for_a_token_keeps_its_digits() {
+    let (number, asked) = ("47110000000000000000001", Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&asked);
+    let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
+        if asked.parameter("refresh_token") == number {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+        sent(format!(r#"{{"access_token":4711,"refresh_token":{number},"expires_in":4}}"#))
+    });
+    let rig = rig(&hostile, &["acme"]);
+    let _daemon = rig.start();
+    rig.wait_for_generation("acme", 3);
+    assert!(asked.load(Ordering::SeqCst) > 0);
+    assert_eq!(fs::read_to_string(rig.token_path("acme", "token")).expect("as the test made it"), "4711");
+}
+
+/// What no version can read; it holds a token all the same.
+fn riddle(next: &str) -> String {
+    let token = format!("{HIDDEN}-{}", next.len());
+    format!("<html><body><p>Your new tokens are {token} and {next}</p></body></html>")
+}
+
+/// A rig whose portal had one unreadable reply, and whose replay was refused.
+fn unread() -> (Hostile, Rig, Daemon) {
+    let hostile = strict(|_, next| Play::Close(ok("", riddle(next).as_bytes())));
+    let rig = rig(&hostile, &["acme"]);
+    let daemon = rig.start();
+    rig.wait_for_phase("acme", "needs-authorization");
+    daemon.wait_for_outcome("acme", "needs-authorization");
+    (hostile, rig, daemon)
+}
+
+/// Neither the log nor anything that is shown has a byte of it.
+fn is_silent(rig: &Rig, daemon: &Daemon) {
+    let (_, page) = rig.http("/");
+    let (_, metrics) = rig.http("/metrics");
+    let status = rig.run(["status"]);
+    let json = rig.run(["status", "--json"]);
+    let recover = rig.run(["recover", "acme", "--json"]);
+    let replies = rig.control("GET", "/v1/portals/acme/replies", "").1;
+    for shown in
+        [daemon.stderr(), page, metrics, status.stdout, json.stdout, recover.stdout, recover.stderr, replies]
+    {
+        assert!(!shown.contains(HIDDEN) && !shown.contains("a-acme-2"), "{shown}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
+    let (_hostile, rig, daemon) = unread();
+    assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
+    let view = rig.status("acme");
+    assert_eq!(
+        (&view["unread_replies"]["count"], &view["unread_replies"]["action"]),
+        (&1.into(), &"refreshd recover acme".into())
+    );
+    assert!(view["unread_replies"]["newest"].is_string());
+    for shown in [rig.run(["status"]).stdout, rig.run(["status", "acme"]).stdout, rig.http("/").1] {
+        assert!(
+            shown.contains("could not be read is kept") && shown.contains("refreshd recover acme"),
+            "{shown}"
+        );
+    }
+    is_silent(&rig, &daemon);
+    let ran = rig.run(["recover", "acme"]);
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    assert!(
+        ran.stderr.contains("reply 1 to the renewal") && ran.stderr.contains("cannot be read"),
+        "{ran:?}"
+    );
+    let ran = rig.run(["recover", "acme", "--show"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
+    assert_eq!(rig.run(["recover", "acme", "--show=2"]).code, Some(66));
+    assert_eq!(rig.run(["recover", "nobody"]).code, Some(66));
+    // It outlives a kill, and is there without a daemon.
+    daemon.kill9();
+    let ran = rig.run(["recover", "acme", "--show"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
+    assert_eq!(rig.run(["recover", "acme", "--discard"]).code, Some(64), "nobody said yes");
+    assert_eq!(rig.run(["recover", "acme", "--discard", "--yes"]).code, Some(0));
+    assert_eq!(rig.run(["recover", "acme"]).code, Some(66));
+    assert!(rig.status("acme")["unread_replies"].is_null());
+}
+
+#[test]
+fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_ends_the_keeping() {
+    let (_hostile, rig, daemon) = unread();
+    let shown = rig.run(["recover", "acme", "--show"]).stdout;
+    let found =
+        &shown[shown.find('{').expect("as the test made it")..=shown.find('}').expect("as the test made it")];
+    assert_eq!(rig.import("acme", found).code, Some(0));
+    rig.wait_for_phase("acme", "fresh");
+    eventually("nothing is kept", SOON, || rig.status("acme")["unread_replies"].is_null());
+    assert_eq!(rig.run(["recover", "acme"]).code, Some(66));
+    daemon.stop();
+}
+
+/// The kept reply becomes one that this version can read, as a newer version would.
+fn becomes_readable(rig: &Rig, body: &str) {
+    let state = Connection::open(rig.path("state.db")).expect("as the test made it");
+    assert_eq!(
+        state.execute("UPDATE unread_reply SET body = ?1", [body.as_bytes()]).expect("as the test made it"),
+        1
+    );
+}
+
+#[test]
+fn a_newer_version_reads_it_at_its_start_before_anything_is_sent() {
+    let (hostile, rig, daemon) = unread();
+    daemon.stop();
+    becomes_readable(&rig, &pair("acme", 2));
+    let asked = hostile.connections();
+    let daemon = rig.start();
+    daemon.wait_for("the grant of the reply", |event| says(event, "the grant of a kept reply was taken in"));
+    rig.wait_for_phase("acme", "fresh");
+    rig.wait_for_generation("acme", 3);
+    assert!(!daemon.outcomes("acme").contains(&"needs-authorization".to_owned()));
+    assert!(hostile.connections() > asked);
+    assert!(rig.status("acme")["unread_replies"].is_null());
+}
+
+/// The profile learns where the token is: the same daemon can read the reply then, and so can a command without one.
+#[test]
+fn a_command_takes_it_in_with_a_daemon_and_without() {
+    for offline in [false, true] {
+        let hostile = strict(|_, next| sent(next.replace("access_token", "tok")));
+        let mut rig = rig(&hostile, &["acme"]);
+        let daemon = rig.start();
+        rig.wait_for_phase("acme", "needs-authorization");
+        rig.config.app().more.push_str("reply = { access_token = [\"access_token\", \"tok\"] }\n");
+        rig.write_config();
+        let daemon = if offline {
+            daemon.stop();
+            None
+        } else {
+            assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
+            Some(daemon)
+        };
+        let ran = rig.run(["recover", "acme", "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let outcome: Value = serde_json::from_str(&ran.stdout).expect("as the test made it");
+        assert_eq!((&outcome["outcome"], &outcome["generation"]), (&"recovered".into(), &2.into()));
+        assert!(!ran.stdout.contains("a-acme"), "{ran:?}");
+        assert_eq!(rig.generation("acme"), 2);
+        let _daemon = daemon.unwrap_or_else(|| rig.start());
+        rig.wait_for_generation("acme", 3);
+    }
+}
+
+#[test]
+fn a_reply_to_an_earlier_grant_is_not_taken_in() {
+    let (_hostile, rig, daemon) = unread();
+    daemon.stop();
+    becomes_readable(&rig, &pair("acme", 2));
+    // Without a daemon nothing renews it, so the reply stays.
+    let state = Connection::open(rig.path("state.db")).expect("as the test made it");
+    state.execute("UPDATE portal SET generation = 7", []).expect("as the test made it");
+    drop(state);
+    let ran = rig.run(["recover", "acme"]);
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    assert!(ran.stderr.contains("has another grant by now"), "{ran:?}");
+    let daemon = rig.start();
+    always("it is left alone", Duration::from_secs(1), || rig.generation("acme") != 8);
+    assert!(daemon.events(|event| says(event, "was taken in")).is_empty());
+    assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
+    daemon.stop();
+    let state = Connection::open(rig.path("state.db")).expect("as the test made it");
+    let left: i64 = state
+        .query_row("SELECT count(*) FROM unread_reply", [], |row| row.get(0))
+        .expect("as the test made it");
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn a_page_with_a_success_is_in_doubt_and_what_repeats_is_kept_once() {
+    let hostile = Hostile::listen("127.0.0.1:0", |_| sent("<!DOCTYPE html><title>Sorry</title>"));
+    let rig = rig(&hostile, &["acme"]);
+    let daemon = rig.start();
+    eventually("three tries", SOON, || daemon.outcomes("acme").len() >= 3);
+    assert!(
+        daemon.outcomes("acme").iter().all(|outcome| outcome == "in-doubt"),
+        "{:?}",
+        daemon.outcomes("acme")
+    );
+    assert_eq!(rig.status("acme")["unread_replies"]["count"], 1);
+}
+
+#[test]
+fn the_first_reply_and_the_newest_are_kept() {
+    let count = AtomicUsize::new(0);
+    let hostile = Hostile::listen("127.0.0.1:0", move |_| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        sent(format!("<p>{number}</p>"))
+    });
+    let rig = rig(&hostile, &["acme"]);
+    let daemon = rig.start();
+    eventually("five tries", SOON * 2, || {
+        rig.control("POST", "/v1/portals/acme/renew", "");
+        daemon.outcomes("acme").len() >= 5
+    });
+    daemon.stop();
+    let shown = |number: &str| rig.run(["recover", "acme", &format!("--show={number}")]);
+    assert_eq!(shown("1").stdout, "<p>0</p>");
+    assert!(shown("3").code == Some(0) && shown("4").code == Some(66));
+}
+
+#[test]
+fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
+    let hostile = strict(|_, next| {
+        let cut = &next[..next.len() - 1];
+        Play::Close(
+            format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{cut}", next.len()).into_bytes(),
+        )
+    });
+    let rig = rig(&hostile, &["acme"]);
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "needs-authorization");
+    assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
+    let ran = rig.run(["recover", "acme", "--show"]);
+    let shown = &ran.stdout;
+    assert_eq!(shown, pair("acme", 2).strip_suffix('}').expect("as the test made it"));
+    let ran = rig.run(["recover", "acme"]);
+    assert!(ran.stderr.contains(", cut;"), "{ran:?}");
+}
+
+#[test]
+fn refusals_stay_refusals_however_they_are_wrapped() {
+    for (body, outcome) in [
+        (format!("\u{feff}{}", r#"{"error":"invalid_grant"}"#), "needs-authorization"),
+        (with(&pair("acme", 2), r#""error":"invalid_grant""#), "needs-authorization"),
+        (format!(r#"{{"error":"invalid_grant","data":{}}}"#, pair("acme", 2)), "needs-authorization"),
+        (format!(r#"{{"success":false,"data":{}}}"#, pair("acme", 2)), "in-doubt"),
+        (format!("{}{}", pair("acme", 2), pair("acme", 3)), "in-doubt"),
+    ] {
+        let text = body.clone();
+        let hostile = Hostile::listen("127.0.0.1:0", move |_| sent(&text));
+        let rig = rig(&hostile, &["acme"]);
+        let daemon = rig.start();
+        daemon.wait_for("an outcome", |event| event["outcome"].is_string());
+        assert_eq!(daemon.outcomes("acme")[0], outcome, "{body}");
+        assert!(rig.token_json("acme").is_none(), "{body}");
+    }
+}
+
+#[test]
+fn a_profile_says_what_success_is() {
+    let hostile = strict(|_, next| sent(with(next, r#""error":"all is well","code":200"#)));
+    let mut rig = rig(&hostile, &["acme"]);
+    rig.config.app().more.push_str("reply = { success = { code = [\"0\", \"200\"] } }\n");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 3);
+    assert!(daemon.outcomes("acme").iter().all(|outcome| outcome == "renewed"));
+}
