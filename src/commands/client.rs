@@ -250,13 +250,8 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         return Failure::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
     };
     let exit = match error.code.as_str() {
-<<<<<<< HEAD
-        "unknown-portal" | "unknown-incident" | "unknown-channel" => Exit::NoInput,
-        "no-grant" | "not-now" | "busy" => Exit::TryAgain,
-=======
         "unknown-portal" | "unknown-incident" | "unknown-channel" | "nothing-kept" => Exit::NoInput,
-        "no-grant" | "not-now" => Exit::TryAgain,
->>>>>>> reader
+        "no-grant" | "not-now" | "busy" => Exit::TryAgain,
         "refused" | "not-a-grant" | "not-an-answer" | "code-refused" => Exit::Data,
         "no-authorization" | "not-there" => Exit::Configuration,
         "not-permitted" => Exit::NoPermission,
