@@ -14,6 +14,7 @@ use reqwest::header::{
     HeaderValue,
 };
 
+use super::clock::{Clock, RunningLimit};
 use super::http::{CONNECT, cause, client, parse_date, retry_after};
 use crate::domain::dialect::Body;
 use crate::domain::envelope::LARGEST;
@@ -85,27 +86,29 @@ impl AuthorizationServer {
         Self { transport: Some(transport), ..self }
     }
 
-    /// Sends one request and reads the whole reply; `timeout` includes connecting. Never cancel this future once it is
-    /// polled, if the request spends anything.
+    /// Sends one request and reads the whole reply; `timeout` includes connecting, and counts only time in which this
+    /// process can run. Never cancel this future once it is polled, if the request spends anything.
     pub async fn exchange(&self, request: &Request, timeout: Duration, now: Timestamp) -> Answer {
-        let builder = self.build(request, timeout);
+        let mut limit = Clock::system().running_limit(timeout);
+        let builder = self.build(request);
         let sent = match &self.transport {
-            None => builder.send().await,
-            Some(transport) => match builder.build() {
+            None => limit.wait(builder.send()).await,
+            Some(transport) => match builder.timeout(timeout).build() {
                 Ok(built) => return transport.carry(built).await,
-                Err(error) => Err(error),
+                Err(error) => Some(Err(error)),
             },
         };
         let response = match sent {
-            Ok(response) => response,
-            Err(error) => return without_reply(&error, request, timeout),
+            Some(Ok(response)) => response,
+            Some(Err(error)) => return without_reply(&error, request),
+            None => return too_late(request, timeout),
         };
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), now);
         let date = date(response.headers());
         let content_type = named(response.headers(), &CONTENT_TYPE);
         let content_encoding = named(response.headers(), &CONTENT_ENCODING);
-        let (body, problem) = arrived(response).await;
+        let (body, problem) = arrived(response, Some(&mut limit)).await;
         let reply = WholeReply { status, retry_after, date, content_type, content_encoding, body };
         match problem {
             None => Answer::Whole(reply),
@@ -135,7 +138,7 @@ impl AuthorizationServer {
         body.map(|body| (status, body)).map_err(|why| format!("{host} answered {status}, but {why}"))
     }
 
-    fn build(&self, request: &Request, timeout: Duration) -> reqwest::RequestBuilder {
+    fn build(&self, request: &Request) -> reqwest::RequestBuilder {
         let Request { url, method, body, parameters, headers, authorization } = request;
         let builder = match (method, body) {
             (Method::Get, _) => self.client.get(url).query(parameters),
@@ -144,7 +147,6 @@ impl AuthorizationServer {
                 self.client.post(url).json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>())
             }
         };
-        let builder = builder.timeout(timeout);
         let own =
             |header: HeaderName| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()));
         let builder = if own(ACCEPT) { builder } else { builder.header(ACCEPT, "application/json") };
@@ -164,17 +166,27 @@ impl AuthorizationServer {
 
 /// Reads a whole body of up to [`LARGEST_BODY`] bytes.
 pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, String> {
-    match arrived(response).await {
+    match arrived(response, None).await {
         (body, None) => Ok(body),
         (_, Some(problem)) => Err(problem),
     }
 }
 
-/// Up to [`LARGEST_BODY`] bytes of a body, and why they are not all of it.
-async fn arrived(mut response: reqwest::Response) -> (Vec<u8>, Option<String>) {
+/// Up to [`LARGEST_BODY`] bytes of a body, and why they are not all of it. Without a limit here the response has one.
+async fn arrived(
+    mut response: reqwest::Response,
+    mut limit: Option<&mut RunningLimit>,
+) -> (Vec<u8>, Option<String>) {
     let mut body = Vec::new();
     loop {
-        match response.chunk().await {
+        let chunk = match &mut limit {
+            None => response.chunk().await,
+            Some(limit) => match limit.wait(response.chunk()).await {
+                Some(chunk) => chunk,
+                None => return (body, Some("its body did not arrive whole: it took too long".to_owned())),
+            },
+        };
+        match chunk {
             Ok(None) => return (body, None),
             Ok(Some(chunk)) => {
                 let room = LARGEST_BODY - body.len();
@@ -194,16 +206,18 @@ fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(text.chars().filter(|c| !c.is_control()).take(100).collect())
 }
 
-fn without_reply(error: &reqwest::Error, request: &Request, timeout: Duration) -> Answer {
+fn without_reply(error: &reqwest::Error, request: &Request) -> Answer {
     let server = host_of(&request.url).unwrap_or("the authorization server");
     if error.is_connect() || error.is_builder() {
         Answer::NotSent(format!("cannot connect to {server}: {}", cause(error)))
-    } else if error.is_timeout() {
-        let limit = humantime::format_duration(timeout);
-        Answer::InDoubt(format!("{server} did not answer within {limit}"))
     } else {
         Answer::InDoubt(format!("{server} broke the connection before it answered: {}", cause(error)))
     }
+}
+
+fn too_late(request: &Request, timeout: Duration) -> Answer {
+    let server = host_of(&request.url).unwrap_or("the authorization server");
+    Answer::InDoubt(format!("{server} did not answer within {}", humantime::format_duration(timeout)))
 }
 
 fn date(headers: &HeaderMap) -> Option<Timestamp> {

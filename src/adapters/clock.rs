@@ -100,6 +100,12 @@ impl Clock {
         tokio::time::timeout(limit, work).await.ok()
     }
 
+    /// Limits waits to a span of time in which this process can run.
+    #[must_use]
+    pub const fn running_limit(&self, limit: Duration) -> RunningLimit {
+        RunningLimit { left: limit }
+    }
+
     /// 43 characters that nobody can guess, fit for a URL (256 bits; RFC 7636 section 4.1 wants as many).
     #[must_use]
     pub fn unguessable(&self) -> String {
@@ -123,5 +129,70 @@ impl Clock {
             Source::Machine => fastrand::f64(),
             Source::Other(wall) => wall.chance(),
         }
+    }
+}
+
+/// A limit that counts only time in which this process could run: a process that is stopped (SIGSTOP, a frozen cgroup, a paused
+/// machine) or starved finds what came meanwhile, and still has its time to read it.
+#[derive(Debug)]
+pub struct RunningLimit {
+    left: Duration,
+}
+
+impl RunningLimit {
+    /// The limit is spent in steps of this length; a standstill costs one of them.
+    const STEP: Duration = Duration::from_secs(1);
+    /// At the end, tasks that read sockets have so long to hand over what is there already.
+    const LAST_LOOK: Duration = Duration::from_millis(250);
+
+    /// Waits for something; `None` if the limit is over.
+    pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        while !self.left.is_zero() {
+            let step = self.left.min(Self::STEP);
+            let began = tokio::time::Instant::now();
+            // What is there is looked at before the time.
+            tokio::select! {
+                biased;
+                done = &mut work => {
+                    self.left -= began.elapsed().min(step);
+                    return Some(done);
+                }
+                () = tokio::time::sleep(step) => self.left -= step,
+            }
+        }
+        tokio::time::timeout(Self::LAST_LOOK, work).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standstill_does_not_use_up_a_limit() {
+        let clock = Clock::system();
+        let mut limit = clock.running_limit(Duration::from_secs(3));
+        assert_eq!(limit.wait(async { tokio::time::sleep(Duration::from_secs(2)).await }).await, Some(()));
+        // As after SIGCONT: the time is over, and the work has not been looked at.
+        let stopped = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::advance(Duration::from_secs(60)).await;
+            tokio::task::yield_now().await;
+            "read"
+        };
+        assert_eq!(limit.wait(stopped).await, Some("read"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_is_spent_by_all_waits_together() {
+        let clock = Clock::system();
+        let began = clock.tick();
+        let mut limit = clock.running_limit(Duration::from_secs(5));
+        for _ in 0..4 {
+            assert!(limit.wait(clock.sleep(Duration::from_millis(1100))).await.is_some());
+        }
+        assert!(limit.wait(clock.sleep(Duration::from_secs(9))).await.is_none());
+        assert!(clock.elapsed(began) < Duration::from_millis(5500), "{:?}", clock.elapsed(began));
     }
 }

@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use crate::common::{Rig, SOON, eventually};
+use refreshd::sandbox::Fault;
+
+use crate::common::{Rig, SOON, always, eventually};
 
 /// A user that no machine has.
 const NOBODY: u32 = 61_234;
@@ -186,4 +188,23 @@ fn at_no_moment_may_others_connect_to_the_control_socket() {
     assert_eq!(crate::common::mode(&socket), 0o660);
     signal("TERM", child.id());
     eventually("its end", SOON, || child.try_wait().expect("a child"));
+}
+
+#[test]
+fn a_reply_that_came_while_the_process_stood_still_is_used() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.config.timeout = std::time::Duration::from_secs(3);
+    rig.fail("acme", Fault::Slow { by: std::time::Duration::from_secs(1) }, 1);
+    let daemon = rig.start();
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    signal("STOP", daemon.pid());
+    // The reply is in the socket long since, and the time limit of the request is over.
+    always("it stands still", std::time::Duration::from_secs(6), || daemon.outcomes("acme").is_empty());
+    signal("CONT", daemon.pid());
+    daemon.wait_for_outcome("acme", "renewed");
+    assert_eq!(daemon.outcomes("acme"), ["renewed"], "what had arrived was not thrown away");
+    assert_eq!(rig.requests("acme"), 1, "and the spent token was not sent again");
+    daemon.stop();
+    rig.no_violations();
 }
