@@ -110,7 +110,8 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
         settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
     let planned = claimed.grant.standing.renew_at;
     let mut ended =
-        finish(&shared, &config, claimed, (settled, unread), Known { now, let_in, bought_by: Some(kind) }).await;
+        finish(&shared, &config, claimed, (settled, unread), Known { now, let_in, bought_by: Some(kind) })
+            .await;
     // Where a grant stands may be unmoved by how the request ended: what was too early, and a grant that is dead already.
     if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
         let stays = class == Class::TooEarly || ended.class == Some(Class::NeedsAuthorization);

@@ -79,7 +79,8 @@ pub(super) fn judge(
 
 /// What is kept of a reply.
 pub(super) fn of(reply: WholeReply, answers: Answers, at: Timestamp, whole: bool) -> UnreadReply {
-    let WholeReply { status, retry_after: _, date: _, content_type, content_encoding, location: _, body } = reply;
+    let WholeReply { status, retry_after: _, date: _, content_type, content_encoding, location: _, body } =
+        reply;
     UnreadReply { at, answers, status, content_type, content_encoding, whole, body: ReplyBody::new(body) }
 }
 

@@ -103,7 +103,7 @@ pub struct Rules<'a> {
 }
 
 /// What decides about waits after a failure.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Terms {
     /// `None` where a request without an outcome has lost nothing.
     replay: Option<Replay>,
