@@ -11,7 +11,7 @@ use std::time::Duration;
 use reqwest::Client;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
-    HeaderValue,
+    HeaderValue, LOCATION,
 };
 
 use super::clock::{Clock, RunningLimit};
@@ -67,6 +67,8 @@ pub struct WholeReply {
     pub content_type: Option<String>,
     /// `Content-Encoding`, cut.
     pub content_encoding: Option<String>,
+    /// `Location`, as it came: it is shown, never followed.
+    pub location: Option<String>,
     /// The body, up to 1 MiB.
     pub body: Vec<u8>,
 }
@@ -108,8 +110,10 @@ impl AuthorizationServer {
         let date = date(response.headers());
         let content_type = named(response.headers(), &CONTENT_TYPE);
         let content_encoding = named(response.headers(), &CONTENT_ENCODING);
+        let location = response.headers().get(LOCATION);
+        let location = location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
         let (body, problem) = arrived(response, Some(&mut limit)).await;
-        let reply = WholeReply { status, retry_after, date, content_type, content_encoding, body };
+        let reply = WholeReply { status, retry_after, date, content_type, content_encoding, location, body };
         match problem {
             None => Answer::Whole(reply),
             Some(problem) => Answer::Cut(reply, format!("status {status}, but {problem}")),

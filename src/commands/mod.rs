@@ -175,7 +175,7 @@ pub fn main() -> Exit {
     };
     let done = runtime.block_on(async {
         match cli.command {
-            Command::Run => run::run(&common).await,
+            Command::Run => Box::pin(run::run(&common)).await,
             Command::Check(arguments) => check::run(&common, &arguments).await,
             Command::Status(arguments) => status::run(&common, &arguments).await,
             Command::Token(arguments) => token::run(&common, &arguments).await,

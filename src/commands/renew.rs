@@ -2,24 +2,26 @@
 
 use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
+use crate::daemon::view::PortalView;
+use crate::domain::portal::{Kind, Problem};
 
 /// Renewals asked for at once; the daemon's own budget holds besides.
 const AT_ONCE: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a renewal failed, 64 usage, 66 unknown portal,\n69 daemon unavailable, 75 no grant to renew, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a portal was not renewed, 64 usage, 66 unknown portal,\n69 daemon unavailable, 75 no grant to renew, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Which portals.
     #[arg(required_unless_present = "all")]
     portals: Vec<String>,
-    /// Every portal of the configuration that has a grant.
+    /// Every portal of the configuration; those for which nothing can be sent are named.
     #[arg(long, conflicts_with = "portals")]
     all: bool,
     /// Print JSON.
@@ -29,7 +31,8 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let reach = reach(common).await?;
-    let names = if arguments.all { with_grant(&reach).await? } else { arguments.portals.clone() };
+    let (names, left) =
+        if arguments.all { all(&reach).await? } else { (arguments.portals.clone(), Vec::new()) };
     if names.is_empty() {
         screen::note("no portal has a grant that could be renewed; see refreshd status");
     }
@@ -61,14 +64,21 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
                 answers.push(outcome);
             }
             Err(failure) => {
-                answers.push(serde_json::json!({ "portal": name, "error": failure.message() }));
+                answers.push(json!({ "portal": name, "error": failure.message() }));
                 exit = failure.say();
             }
         }
     }
+    for portal in &left {
+        let outcome = not_tried(portal);
+        if !arguments.json {
+            screen::note(&sentence(&portal.portal, &outcome));
+        }
+        exit = if matches!(exit, Exit::Done) { Exit::NotFresh } else { exit };
+        answers.push(outcome);
+    }
     if arguments.json {
-        let text =
-            serde_json::to_string_pretty(&serde_json::json!({ "renewals": answers })).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&json!({ "renewals": answers })).unwrap_or_default();
         screen::result(&(text + "\n"));
     }
     if let Reach::Offline(offline) = reach {
@@ -77,13 +87,24 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     Ok(exit)
 }
 
-async fn with_grant(reach: &Reach) -> Result<Vec<String>, Failure> {
+/// The portals that can be renewed, and the others of the configuration.
+async fn all(reach: &Reach) -> Result<(Vec<String>, Vec<PortalView>), Failure> {
     let portals = match reach {
         Reach::Daemon(client) => client.list(None).await?,
         Reach::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error))?,
     };
-    let renewable = portals.into_iter().filter(|portal| portal.next_renewal_in.is_some());
-    Ok(renewable.map(|portal| portal.portal).collect())
+    let named = portals.into_iter().filter(|portal| portal.phase != Kind::Unconfigured);
+    let (renewable, left): (Vec<_>, Vec<_>) = named.partition(|portal| portal.next_renewal_in.is_some());
+    Ok((renewable.into_iter().map(|portal| portal.portal).collect(), left))
+}
+
+/// What is said of a portal for which nothing is sent.
+fn not_tried(portal: &PortalView) -> Value {
+    let why = portal
+        .last_error
+        .as_ref()
+        .map_or_else(|| "it has no grant that may be used".to_owned(), Problem::text);
+    json!({"portal": portal.portal, "outcome": "not-tried", "detail": why, "reply": null, "status": portal})
 }
 
 fn is_good(outcome: &Value) -> bool {
@@ -100,6 +121,11 @@ fn sentence(name: &str, outcome: &Value) -> String {
             format!("{name}: renewed a moment ago, {}; valid until {expires_at}", text("detail"))
         }
         "set-aside" => format!("{name}: replaced while it was renewed; the newer grant is in force"),
+        "not-tried" => {
+            let phase = status("phase").unwrap_or("unknown");
+            let action = status("action").map(|action| format!("\n  to do: {action}")).unwrap_or_default();
+            format!("{name}: not renewed, nothing was sent ({phase}): {}{action}", text("detail"))
+        }
         class => {
             let action = status("action").map(|action| format!("\n  to do: {action}")).unwrap_or_default();
             format!("{name}: not renewed ({class}): {}{action}", text("detail"))

@@ -115,7 +115,8 @@ fn one(portal: &PortalView) -> String {
         ("next renewal", with_time(next(portal), portal.next_renewal.as_deref())),
         ("generation", portal.generation.to_string()),
         ("endpoint", portal.endpoint.clone().unwrap_or_default()),
-        ("last error", last_error(portal)),
+        ("last error", portal.last_error.as_ref().map(Problem::text).unwrap_or_default()),
+        ("waits", waits(portal).unwrap_or_default()),
         ("incident", dash(portal.incident.join(", "))),
         ("to do", portal.action.clone().unwrap_or_default()),
         ("kept", portal.unread_replies.as_ref().map(UnreadReplies::text).unwrap_or_default()),
@@ -160,7 +161,13 @@ fn ago(seconds: Option<u64>) -> String {
 }
 
 fn last_error(portal: &PortalView) -> String {
-    portal.last_error.as_ref().map_or_else(|| "-".to_owned(), Problem::text)
+    let error = portal.last_error.as_ref().map(Problem::text);
+    error.or_else(|| portal.waits.clone()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// Without the word that the line begins with.
+fn waits(portal: &PortalView) -> Option<String> {
+    portal.waits.as_ref().map(|waits| waits.trim_start_matches("waits: ").to_owned())
 }
 
 fn span(seconds: u64) -> String {

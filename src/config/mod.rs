@@ -46,6 +46,7 @@ use crate::domain::settings::Settings;
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{Problem, Problems};
+pub use self::secrets::SecretSource;
 pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.
@@ -188,6 +189,8 @@ pub struct App {
     pub client_id: String,
     /// `None` for a public client.
     pub client_secret: Option<ClientSecret>,
+    /// Where the secret can be read again, if it may be another by then.
+    pub secret_source: Option<SecretSource>,
     /// Where browsers are sent, for portals that say nothing else.
     pub redirect_uri: Option<String>,
     /// What its portals ask for, unless they say something else.

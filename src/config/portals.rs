@@ -133,6 +133,7 @@ fn client(
         profile,
         client_id: client_id?.value.to_owned(),
         client_secret,
+        secret_source: CLIENT_SECRET.source(table, environment),
         redirect_uri,
         scope,
         domains: BTreeSet::new(),

@@ -2,6 +2,7 @@
 //!
 //! Must not show a secret, nor a value that may be one put under the wrong key.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +14,7 @@ use super::document::{Place, Report};
 use super::environment::Environment;
 use super::problem::{os_reason, shown, shown_path};
 use super::table::{Table, Text};
-use crate::domain::secret::ChannelSecret;
+use crate::domain::secret::{ChannelSecret, ClientSecret};
 
 /// No secret is larger.
 const LARGEST: u64 = 64 * 1024;
@@ -129,10 +130,46 @@ impl SecretKeys {
         }
     }
 
+    /// Where it can be read again while the program runs; `None` for one that stands in the configuration itself or in a
+    /// variable, which does not change.
+    pub(super) fn source(&self, table: Table<'_>, environment: &Environment) -> Option<SecretSource> {
+        if let Some(file) = table.peek(self.file) {
+            return Some(SecretSource { path: table.source().directory().join(file), guarded: true });
+        }
+        let credential = table.peek(self.credential)?;
+        let directory = environment.credentials_directory()?;
+        Some(SecretSource { path: directory.join(credential), guarded: false })
+    }
+
     /// Under which of the keys it is given, and where.
     pub(super) fn given<'d>(&self, table: Table<'d>) -> (&'static str, Place<'d>) {
         let key = self.all.into_iter().find(|key| table.has(key)).unwrap_or(self.inline);
         (key, table.place_of(key).unwrap_or(table.place))
+    }
+}
+
+/// A file that a client secret is read from, at a start and whenever the server refuses the client.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretSource {
+    path: PathBuf,
+    guarded: bool,
+}
+
+impl SecretSource {
+    /// Reads it again.
+    ///
+    /// # Errors
+    /// Why it cannot be used, without the path, which may be a secret put under the wrong key.
+    pub fn read(&self) -> Result<ClientSecret, String> {
+        let secret =
+            read_file(&self.path, self.guarded).map_err(|unusable| format!("its file {unusable}"))?;
+        ClientSecret::new(secret.expose_secret()).ok_or_else(|| "its file is empty".to_owned())
+    }
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretSource(…)")
     }
 }
 

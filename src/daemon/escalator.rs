@@ -15,6 +15,8 @@ use super::shared::Shared;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP};
 use crate::adapters::state::StateError;
 use crate::domain::escalation::climb;
+use crate::domain::portal::Portal;
+use crate::domain::provider::Class;
 use crate::domain::remedy::About;
 
 /// Grants looked at together.
@@ -88,7 +90,10 @@ async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
                 .tell(portal.name.clone(), grant.generation, seen, climb.told, climb.next)
                 .await?;
             if let Some(announcement) = climb.announce.filter(|_| told) {
-                announce(Subject::Portal(&portal.name), &announcement);
+                // That a client is refused for all was said of its app.
+                if !is_of_app(portal) {
+                    announce(Subject::Portal(&portal.name), &announcement);
+                }
                 shared.post.wake.notify_one();
             }
         }
@@ -97,4 +102,10 @@ async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
             return Ok(next.map_or(LONGEST_SLEEP, |next| next.until(now)).max(SHORTEST_WAIT));
         }
     }
+}
+
+/// Whether what is wrong with a portal is that its app's client is refused for all.
+fn is_of_app(portal: &Portal) -> bool {
+    let problem = portal.grant.as_ref().and_then(|grant| grant.standing.phase.problem());
+    portal.client_refused.is_some() && problem.is_some_and(|problem| problem.class == Class::ClientRejected)
 }

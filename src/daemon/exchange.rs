@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::alerts::What;
 use super::announce::{Subject, announce};
+use super::client_secret;
 use super::kept;
 use super::publisher::chain;
 use super::shared::{Report, Shared};
@@ -15,17 +16,20 @@ use super::writing;
 use crate::adapters::authorization_server::Answer;
 use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
 use crate::config::{App, Config};
+use crate::domain::client::Ruling;
 use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved, untell};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
 use crate::domain::provider::{Class, at_domain, host_of};
 use crate::domain::remedy::About;
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
-use crate::domain::reply::Verdict;
+use crate::domain::reply::{Context, Spent, Verdict};
 use crate::domain::request::Purpose;
 use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
 use crate::domain::unread::{Answers, Sent, UnreadReply};
 
 /// First and longest wait before a record is tried again.
@@ -39,16 +43,32 @@ pub struct Claimed {
     settings: Settings,
     grant: Grant,
     claim: (ClaimId, Timestamp),
+    /// The kind of the request that bought its pair.
+    bought_by: Option<Fingerprint>,
+    /// Whether its app's client is refused, for all portals or for this one.
+    client_refused: bool,
 }
 
 impl Claimed {
     /// Takes a claimed portal apart; `None` if it has no claim.
     #[must_use]
     pub fn from(portal: Portal) -> Option<Self> {
-        let Portal { name, settings, binding: _, config_url: _, grant, unreadable: _ } = portal;
+        let Portal {
+            name,
+            settings,
+            binding: _,
+            config_url: _,
+            grant,
+            unreadable: _,
+            bought_by,
+            client_refused,
+        } = portal;
         let grant = grant?;
         let claim = grant.claim?;
-        Some(Self { name, settings: settings?, grant, claim })
+        let problem = grant.standing.phase.problem();
+        let client_refused =
+            client_refused.is_some() || problem.is_some_and(|problem| problem.class == Class::ClientRejected);
+        Some(Self { name, settings: settings?, grant, claim, bought_by, client_refused })
     }
 
     /// The token endpoint it goes to.
@@ -60,31 +80,47 @@ impl Claimed {
 
 /// Carries out a claimed renewal.
 pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
-    let config = shared.config();
+    let mut config = shared.config();
+    if claimed.client_refused
+        && let Some(app) = config.apps.get(&claimed.settings.app)
+        && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+    {
+        config = newer;
+    }
+    let started = shared.clock.tick();
     let Some(app) = usable_app(&config, &claimed) else {
         let why = "its client or server changed in the configuration";
         return release(&shared, &config, claimed, why).await;
     };
-    let sent_at = shared.clock.now();
-    let started = shared.clock.tick();
-    let answer = send(&shared, &config, app, &claimed, sent_at).await;
+    let profile = Arc::clone(&app.profile);
+    let mut asked = ask(&shared, &config, app, &claimed).await;
+    // A client that is refused has spent nothing. Its secret may have been replaced.
+    if asked.attempt.client_let_in() == Some(false)
+        && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(changed) = usable_app(&newer, &claimed)
+    {
+        asked = ask(&shared, &newer, changed, &claimed).await;
+    }
+    let Asked { attempt, unread, sent_at, now, skew, kind } = asked;
     let took = shared.clock.elapsed(started);
-    let skew = skew_of(&answer, shared.clock.now());
-    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RecordAs::claim`.
-    let now = shared.clock.now().max(sent_at + took);
-    let every = claimed.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
-    let rules = Rules { profile: &app.profile, every };
-    let (attempt, unread) = judge(answer, app, &claimed.grant, Times { sent_at, now });
-    let too_early = attempt.too_early().map(|problem| (problem.class, problem.text()));
+    let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
+    let rules = Rules { profile: &profile, every };
+    let (failure, let_in) = (attempt.failure(), attempt.client_let_in());
     let settled =
         settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
     let planned = claimed.grant.standing.renew_at;
-    let mut ended = finish(&shared, &config, claimed, (settled, unread), now).await;
-    if let Some((class, detail)) = too_early.filter(|_| ended.class.is_none()) {
-        (ended.class, ended.detail) = (Some(class), Some(detail.clone()));
-        ended.report.failure = Some((class, detail));
+    let mut ended =
+        finish(&shared, &config, claimed, (settled, unread), Known { now, let_in, bought_by: Some(kind) })
+            .await;
+    // Where a grant stands may be unmoved by how the request ended: what was too early, and a grant that is dead already.
+    if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
+        let stays = class == Class::TooEarly || ended.class == Some(Class::NeedsAuthorization);
+        if stays && !ended.report.set_aside {
+            (ended.class, ended.detail) = (Some(class), Some(detail.clone()));
+            ended.report.failure = Some((class, detail));
+        }
     }
-    shared.metrics.renewal(&app.profile.name, ended.class, took);
+    shared.metrics.renewal(&profile.name, ended.class, took);
     if let (None, Some(planned), false) = (ended.class, planned, ended.report.set_aside) {
         shared.metrics.lateness(shared.clock.now().since(planned));
     }
@@ -112,6 +148,35 @@ fn usable_app<'c>(config: &'c Config, claimed: &Claimed) -> Option<&'c App> {
     (bound && listed).then_some(app)
 }
 
+/// What became of one request.
+struct Asked {
+    attempt: Attempt,
+    /// What is to be kept of a reply that could not be read.
+    unread: Option<Box<UnreadReply>>,
+    sent_at: Timestamp,
+    now: Timestamp,
+    skew: Option<f64>,
+    /// The kind of the request, should it have bought a pair.
+    kind: Fingerprint,
+}
+
+/// Sends the request and reads what comes back.
+async fn ask(shared: &Shared, config: &Config, app: &App, claimed: &Claimed) -> Asked {
+    let sent_at = shared.clock.now();
+    let started = shared.clock.tick();
+    let answer = send(shared, config, app, claimed, sent_at).await;
+    let took = shared.clock.elapsed(started);
+    let skew = skew_of(&answer, shared.clock.now());
+    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RecordAs::claim`.
+    let now = shared.clock.now().max(sent_at + took);
+    let Grant { tokens, token_url, generation, .. } = &claimed.grant;
+    let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, "");
+    let kind = |buys| asker.kind_of_renewal(token_url, &tokens.credential, buys);
+    let worked_before = claimed.bought_by == Some(kind(*generation));
+    let (attempt, unread) = judge(answer, app, &claimed.grant, worked_before, Times { sent_at, now });
+    Asked { attempt, unread, sent_at, now, skew, kind: kind(Generation(generation.0.saturating_add(1))) }
+}
+
 async fn send(shared: &Shared, config: &Config, app: &App, claimed: &Claimed, now: Timestamp) -> Answer {
     let Grant { tokens, token_url, .. } = &claimed.grant;
     let chance = app.profile.request.renewal_needs_chance();
@@ -122,7 +187,13 @@ async fn send(shared: &Shared, config: &Config, app: &App, claimed: &Claimed, no
 }
 
 /// What became of the request, and what is to be kept of its reply where no pair could be read.
-fn judge(answer: Answer, app: &App, grant: &Grant, times: Times) -> (Attempt, Option<Box<UnreadReply>>) {
+fn judge(
+    answer: Answer,
+    app: &App,
+    grant: &Grant,
+    worked_before: bool,
+    times: Times,
+) -> (Attempt, Option<Box<UnreadReply>>) {
     let (reply, cut) = match answer {
         Answer::NotSent(why) => return (Attempt::NotSent(why), None),
         Answer::InDoubt(why) => return (Attempt::InDoubt(why), None),
@@ -132,7 +203,9 @@ fn judge(answer: Answer, app: &App, grant: &Grant, times: Times) -> (Attempt, Op
     let mut secrets: Vec<_> = grant.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
     secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
     secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
-    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, times.now);
+    let location = reply.location.as_deref();
+    let context = Context { spent: Spent::Renewal, sent_to: &grant.token_url, location, worked_before };
+    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, times.now, context);
     let attempt = match (verdict, cut) {
         // A whole token object is a reply, whatever became of the bytes after it.
         (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
@@ -190,15 +263,24 @@ impl Ended {
     }
 }
 
+/// What is known of an outcome besides where the grant stands then.
+struct Known {
+    now: Timestamp,
+    /// Whether the server let the client in, as far as it said so.
+    let_in: Option<bool>,
+    bought_by: Option<Fingerprint>,
+}
+
 /// Records, publishes and announces what became of a claimed renewal.
 async fn finish(
     shared: &Shared,
     config: &Config,
     claimed: Claimed,
     (settled, unread): (Settled, Option<Box<UnreadReply>>),
-    now: Timestamp,
+    known: Known,
 ) -> Ended {
-    let Claimed { name, settings, mut grant, claim } = claimed;
+    let Known { now, let_in, bought_by } = known;
+    let Claimed { name, settings, mut grant, claim, bought_by: _, client_refused: _ } = claimed;
     let before = grant.standing.phase.clone();
     let url = grant.token_url.clone();
     let (outcome, renamed) = match settled {
@@ -224,35 +306,46 @@ async fn finish(
     };
     let renewed = matches!(outcome, RecordOutcome::Renewed(_));
     let problem = grant.standing.phase.problem().cloned();
-    let client = match problem.as_ref().map(|problem| problem.class) {
-        None if renewed => Rejection::Accepted,
-        Some(Class::ClientRejected) => Rejection::Refused(grant.standing.act_at.unwrap_or(now)),
-        // A word about the grant itself means that the client was let in.
-        Some(Class::NeedsAuthorization | Class::Blocked | Class::Gone) => Rejection::Accepted,
-        _ => Rejection::Unknown,
+    let client = match let_in {
+        None => Rejection::Unknown,
+        Some(true) => Rejection::Accepted,
+        Some(false) => Rejection::Refused(grant.standing.act_at.unwrap_or(now)),
     };
     let anew = untell(&mut grant.told, &config.ladder, &before, &grant.standing.phase);
     let about = About::of(&name, Some(&settings));
-    let Climb { announce: said, told, next: climb_at } = climb(&config.ladder, about, &grant, now);
+    let climbed = climb(&config.ladder, about, &grant, now);
+    let Climb { announce: said, mut told, next: mut climb_at } = climbed;
+    // Whose the refusal of a client is, is known only when it is recorded, or when another portal has been asked: the
+    // escalator says it then.
+    let put_off = let_in == Some(false) && anew.is_empty();
+    if put_off {
+        told.clone_from(&grant.told);
+        climb_at = Some(now);
+    }
     let app = settings.app.clone();
-    let record = RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client };
+    let record =
+        RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client, bought_by };
     let recorded = record_until_durable(shared, Arc::new(record)).await;
     let set_aside = recorded == Recorded::SetAside;
     let generation = match recorded {
-        Recorded::Done { generation, client_changed, told_before } => {
+        Recorded::Done { generation, client_changed, ruling, told_before } => {
+            if ruling == Some(Ruling::AskAnother) {
+                shared.due.notify_one();
+            }
             if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
                 let failing = shared.publisher.publish(&name).await;
                 shared.health.unpublished(failing);
             }
             // What is as it was is looked at now and then.
-            let is_news = said.is_some() || client_changed || before.kind() != grant.standing.phase.kind();
+            let is_news =
+                said.is_some() && !put_off || client_changed || before.kind() != grant.standing.phase.kind();
             if client_changed {
                 announce_client(&settings.app, said.as_ref(), client);
             }
             let about_client = client_changed && matches!(client, Rejection::Refused(_));
             // The escalator may have come first while the request was under way.
             let is_told = |step: &String| told_before.contains(step) && !anew.contains(step);
-            if let Some(said) = said.filter(|said| !about_client && !is_told(&said.step)) {
+            if let Some(said) = said.filter(|said| !put_off && !about_client && !is_told(&said.step)) {
                 announce(Subject::Portal(&name), &said);
             }
             if renewed && let Some(good) = resolved(&told_before, before.since(), now) {
@@ -359,6 +452,7 @@ pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &s
     let now = shared.clock.now();
     let act_at = standing.act_at.map(|at| at.max(now + Duration::from_secs(1)));
     let held = Standing { act_at, ..standing };
-    let ended = finish(shared, config, claimed, (Settled::Kept(held), None), now).await;
+    let known = Known { now, let_in: None, bought_by: None };
+    let ended = finish(shared, config, claimed, (Settled::Kept(held), None), known).await;
     shared.waiters.tell(&ended.portal, &ended.report);
 }

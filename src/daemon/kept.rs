@@ -24,7 +24,7 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Portal};
 use crate::domain::provider::Profile;
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, just_granted, settle};
-use crate::domain::reply::{Granted, Reply, Verdict, is_unread, read};
+use crate::domain::reply::{Context, Granted, Reply, Verdict, is_unread, read, read_in};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::ReplyBody;
 use crate::domain::time::Timestamp;
@@ -69,16 +69,18 @@ pub(super) fn judge(
     profile: &Profile,
     secrets: &[&str],
     now: Timestamp,
+    context: Context<'_>,
 ) -> (Verdict, bool) {
     let whole = Reply { status: reply.status, retry_after: reply.retry_after, now, body: &reply.body };
-    let verdict = read(&whole, profile, secrets);
+    let verdict = read_in(&whole, profile, secrets, context);
     let unread = is_unread(&whole, &verdict, profile);
     (verdict, unread)
 }
 
 /// What is kept of a reply.
 pub(super) fn of(reply: WholeReply, answers: Answers, at: Timestamp, whole: bool) -> UnreadReply {
-    let WholeReply { status, retry_after: _, date: _, content_type, content_encoding, body } = reply;
+    let WholeReply { status, retry_after: _, date: _, content_type, content_encoding, location: _, body } =
+        reply;
     UnreadReply { at, answers, status, content_type, content_encoding, whole, body: ReplyBody::new(body) }
 }
 

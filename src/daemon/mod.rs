@@ -7,6 +7,7 @@ pub mod alerts;
 pub mod announce;
 mod authorize;
 mod callback;
+mod client_secret;
 mod control;
 mod core;
 mod descriptors;

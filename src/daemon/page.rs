@@ -142,7 +142,9 @@ fn row(view: &PortalView) -> Markup {
             td {
                 @if let Some(problem) = &view.last_error {
                     div { @if let Some(code) = &problem.code { code { (code) } " " } (problem.detail) }
+                    @if let Some(more) = problem.more() { div.why { (more) } }
                 }
+                @if let Some(waits) = &view.waits { div { (waits) } }
                 @if let Some(action) = &view.action { div.why { "→ " (action) } }
                 @if let Some(kept) = &view.unread_replies { div.why { (kept.text()) } }
             }

@@ -52,6 +52,7 @@ pub async fn recover(shared: &Shared) -> Result<(), StateError> {
             climb_at: ladder.next,
             now,
             client: Rejection::Unknown,
+            bought_by: None,
         };
         shared.state.record(Arc::new(record)).await?;
         tracing::warn!(

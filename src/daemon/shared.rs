@@ -179,22 +179,21 @@ pub fn take_portals(config: &mut Config) -> Vec<Configured> {
 /// What each client is, so that a change of it is noticed.
 #[must_use]
 pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
-    let fingerprint = |app: &App| {
-        let secret = app.client_secret.as_ref().map(|secret| Fingerprint::of(secret.expose().as_bytes()));
-        let secret = secret.map(|secret| *secret.bytes()).unwrap_or_default();
-        let mut what = format!("{}\n{}\n", app.client_id, app.profile.token_url).into_bytes();
-        what.extend_from_slice(&secret);
-        Fingerprint::of(&what)
-    };
-    config
-        .apps
-        .values()
-        .map(|app| AppFingerprint {
-            name: app.name.clone(),
-            fingerprint: fingerprint(app),
-            install: app.install_terms(),
-        })
-        .collect()
+    config.apps.values().map(app_fingerprint).collect()
+}
+
+/// What a client is.
+#[must_use]
+pub fn app_fingerprint(app: &App) -> AppFingerprint {
+    let secret = app.client_secret.as_ref().map(|secret| Fingerprint::of(secret.expose().as_bytes()));
+    let secret = secret.map(|secret| *secret.bytes()).unwrap_or_default();
+    let mut what = format!("{}\n{}\n", app.client_id, app.profile.token_url).into_bytes();
+    what.extend_from_slice(&secret);
+    AppFingerprint {
+        name: app.name.clone(),
+        fingerprint: Fingerprint::of(&what),
+        install: app.install_terms(),
+    }
 }
 
 /// Whether the daemon is well. Everything here can be ill.

@@ -58,6 +58,9 @@ pub struct PortalView {
     /// What a person must do, unless fresh.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub action: Option<String>,
+    /// Why and until when nothing is sent for it though it is well itself: its app's client is refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waits: Option<String>,
     /// Replies that may hold a pair and could not be read; none while nothing is kept.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub unread_replies: Option<UnreadReplies>,
@@ -85,7 +88,12 @@ impl PortalView {
         let app = portal.settings.as_ref().map(|settings| settings.app.clone());
         let seconds = |span: Duration| span.as_secs();
         let usable = access.is_some_and(|access| access.expires_at > now);
-        let fresh = kind == Kind::Fresh && usable;
+        let waits = portal.waits().filter(|_| sends(kind));
+        let overdue = waits.is_some() && act_at.is_some_and(|at| at <= now);
+        let fresh = kind == Kind::Fresh && usable && !overdue;
+        let retry_at = portal.client_refused.as_ref().map(|refused| refused.retry_at);
+        let act_at =
+            act_at.map(|at| if waits.is_some() { retry_at.map_or(at, |retry| at.max(retry)) } else { at });
         Self {
             portal: portal.name.to_string(),
             provider: app.as_ref().and_then(|app| config.apps.get(app)).map(|app| app.profile.name.clone()),
@@ -107,10 +115,13 @@ impl PortalView {
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
             action: match (kind, grant) {
                 (Kind::Fresh, _) => None,
-                (Kind::InDoubt, Some(grant)) => Some(action_now(about_of(portal), grant, now)),
+                (Kind::InDoubt | Kind::NeedsAuthorization, Some(grant)) => {
+                    Some(action_now(about_of(portal), grant, now))
+                }
                 _ => Some(action_for(portal)),
             },
             unread_replies: None,
+            waits,
         }
     }
 
@@ -143,9 +154,13 @@ impl UnreadReplies {
 /// Whether anything is sent for a portal of this kind.
 const fn sends(kind: Kind) -> bool {
     match kind {
-        Kind::Fresh | Kind::Retrying | Kind::InDoubt | Kind::ClientRejected | Kind::Blocked => true,
-        Kind::NeedsAuthorization
-        | Kind::Gone
+        Kind::Fresh
+        | Kind::Retrying
+        | Kind::InDoubt
+        | Kind::ClientRejected
+        | Kind::Blocked
+        | Kind::NeedsAuthorization => true,
+        Kind::Gone
         | Kind::AwaitingAuthorization
         | Kind::OldState
         | Kind::ClientChanged
@@ -189,5 +204,6 @@ pub fn action_for(portal: &Portal) -> String {
 }
 
 fn about_of(portal: &Portal) -> About<'_> {
-    About::of(&portal.name, portal.settings.as_ref())
+    let about = About::of(&portal.name, portal.settings.as_ref());
+    portal.grant.as_ref().map_or(about, |grant| about.at(grant))
 }

@@ -163,7 +163,7 @@ pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -
         step: step.key.clone(),
         severity,
         reason: reason(grant, now),
-        action: action_now(about, grant, now),
+        action: action_now(about.at(grant), grant, now),
         remaining: remaining(grant, now),
     });
     Climb { announce, told, next }
@@ -256,7 +256,9 @@ pub(super) fn needs_person(phase: &Phase) -> bool {
 pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = put_off(grant, now).is_some();
-    if step.when == Moment::Failed && (unknown || put_off) {
+    // A server that wants to be left alone for longer than the token works: people can do more about it than we.
+    let told_to_wait = grant.standing.phase.problem().is_some_and(|problem| problem.asked_to_wait.is_some());
+    if step.when == Moment::Failed && (unknown || put_off || told_to_wait) {
         step.severity.max(Severity::Warning)
     } else {
         step.severity
@@ -286,7 +288,12 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
         }
         Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", problem.text()),
         Phase::ClientRejected { problem, .. } => {
-            format!("the authorization server refuses the app's client: {}", problem.text())
+            let only_here = match problem.works_for {
+                Some(1) => " for this portal only (it works for 1 other)".to_owned(),
+                Some(others) => format!(" for this portal only (it works for {others} others)"),
+                None => String::new(),
+            };
+            format!("the authorization server refuses the app's client{only_here}: {}", problem.text())
         }
         Phase::Blocked { problem, .. } => format!("the portal is blocked: {}", problem.text()),
         Phase::NeedsAuthorization { problem, while_in_doubt: true, .. } => {
@@ -315,7 +322,15 @@ pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
             about.portal,
             human(wait)
         ),
-        None => action(about, &grant.standing.phase),
+        None => {
+            let action = action(about, &grant.standing.phase);
+            match (&grant.standing.phase, grant.standing.act_at) {
+                (Phase::NeedsAuthorization { .. }, Some(at)) => {
+                    format!("{action}; the server is asked again by itself at {at}")
+                }
+                _ => action,
+            }
+        }
     }
 }
 

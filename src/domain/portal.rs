@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::name::PortalName;
 use super::provider::Class;
 use super::secret::Fingerprint;
-use super::settings::Settings;
+use super::settings::{OWN_APP, Settings};
 use super::time::Timestamp;
 use super::token::{Generation, Tokens};
 
@@ -24,23 +24,73 @@ pub struct Problem {
     /// What mends it, by the profile, with names left open: see [`super::remedy`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// The server's own words, masked, where `detail` is not made of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
+    /// The page that the server names for this error (RFC 6749 section 5.2): an http or https URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_uri: Option<String>,
+    /// The server wants to be left alone until after the access token's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_to_wait: Option<AskedToWait>,
+    /// The refused client works for so many other portals of the app: the refusal is this portal's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub works_for: Option<u64>,
+}
+
+/// A server's wish (`Retry-After`) that goes beyond the end of the access token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedToWait {
+    /// The authorization server's host.
+    pub by: String,
+    /// Until when.
+    pub until: Timestamp,
+    /// When the access token ends.
+    pub token_ends: Timestamp,
 }
 
 impl Problem {
     /// One that no row of a profile is about.
     #[must_use]
     pub const fn new(class: Class, detail: String) -> Self {
-        Self { class, code: None, detail, remedy: None }
+        Self {
+            class,
+            code: None,
+            detail,
+            remedy: None,
+            said: None,
+            error_uri: None,
+            asked_to_wait: None,
+            works_for: None,
+        }
     }
 
-    /// The code and what it means, as far as there is either.
+    /// The code, what it means, and what the server said besides, as far as there is any of it.
     #[must_use]
     pub fn text(&self) -> String {
-        match (&self.code, self.detail.as_str()) {
+        let mut text = match (&self.code, self.detail.as_str()) {
             (Some(code), "") => code.clone(),
             (Some(code), detail) => format!("{code}: {detail}"),
             (None, detail) => detail.to_owned(),
+        };
+        if let Some(more) = self.more() {
+            text.push_str(&format!(" ({more})"));
         }
+        text
+    }
+
+    /// What the server said besides the code, as far as it said anything.
+    #[must_use]
+    pub fn more(&self) -> Option<String> {
+        let said = self.said.as_ref().map(|said| format!("the server says: {said}"));
+        let uri = self.error_uri.as_ref().map(|uri| format!("see {uri}"));
+        let wait = self.asked_to_wait.as_ref().map(|AskedToWait { by, until, token_ends }| {
+            format!(
+                "{by} asks to wait until {until} (Retry-After), which is after the token's end at {token_ends}"
+            )
+        });
+        let parts: Vec<_> = [said, uri, wait].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 
@@ -85,7 +135,7 @@ pub enum Phase {
         /// The last answer.
         problem: Problem,
     },
-    /// A person must authorize again; nothing is sent.
+    /// A person must authorize again. The server is asked again now and then for some days, in case it was wrong.
     NeedsAuthorization {
         /// When it was found out.
         since: Timestamp,
@@ -311,6 +361,21 @@ pub struct Portal {
     pub grant: Option<Grant>,
     /// The column of the state that cannot be understood; nothing else is known of such a portal then.
     pub unreadable: Option<&'static str>,
+    /// The kind of the request that bought the newest pair, if that was a renewal: see [`super::request`].
+    pub bought_by: Option<Fingerprint>,
+    /// The refusal of its app's client, if the server refuses that for all portals: it waits until then.
+    pub client_refused: Option<ClientRefused>,
+}
+
+/// An app's client is refused, and one portal tries for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRefused {
+    /// Since when.
+    pub since: Timestamp,
+    /// When it is tried again.
+    pub retry_at: Timestamp,
+    /// By which portal, as far as that is known.
+    pub probe: Option<String>,
 }
 
 impl Portal {
@@ -324,6 +389,21 @@ impl Portal {
             (Some(_), Some(grant)) if self.binding != Some(grant.bound_to) => Kind::ClientChanged,
             (Some(_), Some(grant)) => grant.standing.phase.kind(),
         }
+    }
+
+    /// Why and until when it waits for its app's client, if something of it would be due before that is tried again.
+    #[must_use]
+    pub fn waits(&self) -> Option<String> {
+        let refused = self.client_refused.as_ref()?;
+        let app = self.settings.as_ref().map(|settings| settings.app.as_str())?;
+        let act_at = self.grant.as_ref().filter(|grant| grant.claim.is_none())?.standing.act_at?;
+        if act_at > refused.retry_at {
+            return None;
+        }
+        let app = app.strip_prefix(OWN_APP).unwrap_or(app);
+        let ClientRefused { since, retry_at, probe } = refused;
+        let by = probe.as_ref().map(|probe| format!(" by {probe}")).unwrap_or_default();
+        Some(format!("waits: the client of app {app} is refused since {since}, next try at {retry_at}{by}"))
     }
 }
 

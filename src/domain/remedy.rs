@@ -3,8 +3,8 @@
 //! Must not judge a failure: the table does. A sentence is kept with its gaps, since a portal's names can change.
 
 use super::name::PortalName;
-use super::portal::Problem;
-use super::provider::Class;
+use super::portal::{Grant, Problem};
+use super::provider::{Class, host_of};
 use super::settings::{OWN_APP, Settings};
 
 /// The names that a sentence may leave open, in braces.
@@ -22,7 +22,7 @@ const NO_DOMAIN: &str = "the portal";
 pub struct About<'a> {
     /// The portal.
     pub portal: &'a PortalName,
-    /// Its host, if the configuration says it.
+    /// Its host: the one that its grant's newest reply named, or else the configuration's.
     pub domain: Option<&'a str>,
     /// Its app; a portal with a client of its own is its own app.
     pub app: &'a str,
@@ -36,12 +36,45 @@ impl<'a> About<'a> {
             .map_or(portal.as_str(), |settings| settings.app.strip_prefix(OWN_APP).unwrap_or(&settings.app));
         Self { portal, domain: settings.and_then(|settings| settings.domain.as_deref()), app }
     }
+
+    /// The same with the portal's present address, where its grant knows it: a portal may have been renamed since the
+    /// configuration was written. Only for a portal whose configuration names a host.
+    #[must_use]
+    pub fn at(self, grant: &'a Grant) -> Self {
+        let now_at = grant.tokens.details.endpoint.as_deref().and_then(host_of);
+        Self { domain: self.domain.map(|domain| now_at.unwrap_or(domain)), ..self }
+    }
 }
 
 /// What mends a problem: by the provider's table, or else by its class.
 #[must_use]
 pub fn remedy(problem: &Problem, about: About<'_>) -> String {
-    fill(problem.remedy.as_deref().unwrap_or_else(|| usual(problem.class)), about)
+    let sentence = match problem {
+        // The rows of a profile tell to look for a code, which is not there.
+        Problem { class: Class::Unknown, code: None, remedy: None, .. } => NO_CODE,
+        Problem { remedy: Some(remedy), .. } => remedy,
+        Problem { class, .. } => usual(*class),
+    };
+    match problem.works_for {
+        Some(others) if problem.class == Class::ClientRejected => {
+            format!("{}{}", fill(&only_here(others), about), fill(sentence, about))
+        }
+        _ => fill(sentence, about),
+    }
+}
+
+/// What to do where the server names no code.
+const NO_CODE: &str =
+    "see whether token_url of the app {app} is the provider's token endpoint; it is retried by itself";
+
+/// A client that works for other portals: what is wrong is this portal's. The provider's own sentence follows.
+fn only_here(others: u64) -> String {
+    let others = if others == 1 { "1 other".to_owned() } else { format!("{others} others") };
+    format!(
+        "refused for this portal only; the client works for {others}: see whether the app {{app}} is still installed on \
+         {{domain}} and allowed there, then: refreshd renew {{portal}}, or authorize it again: refreshd authorize \
+         {{portal}}. If all is well there: "
+    )
 }
 
 /// What mends a failure of which nothing but the class is known.
@@ -176,6 +209,30 @@ mod tests {
         for class in Class::ALL {
             assert_eq!(flaw(usual(class)), None, "{class:?}");
         }
+        assert_eq!((flaw(NO_CODE), flaw(&only_here(2))), (None, None));
+    }
+
+    #[test]
+    fn nobody_is_sent_to_look_for_a_code_that_was_not_there() {
+        let acme = PortalName::parse("acme").unwrap();
+        let without = Problem::new(Class::Unknown, "status 403".to_owned());
+        assert!(!remedy(&without, about(&acme, None)).contains("code"), "{without:?}");
+        let with = Problem { code: Some("odd".into()), ..without };
+        assert!(remedy(&with, about(&acme, None)).contains("look the code up"));
+    }
+
+    #[test]
+    fn a_client_that_works_for_others_sends_people_to_the_portal_first() {
+        let acme = PortalName::parse("acme").unwrap();
+        let problem = Problem { works_for: Some(2), ..Problem::new(Class::ClientRejected, String::new()) };
+        let told = remedy(&problem, about(&acme, Some("acme.example")));
+        assert!(
+            told.starts_with(
+                "refused for this portal only; the client works for 2 others: see whether the app crm"
+            ),
+            "{told}"
+        );
+        assert!(told.contains("on acme.example") && told.contains("client_secret"), "{told}");
     }
 
     #[test]

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use super::backoff::{FLOOR, wait, wait_at_least};
+use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_at_least};
 use super::dialect::Earliest;
 use super::mask::short;
 use super::name::PortalName;
-use super::portal::{Grant, Phase, Problem, Standing};
-use super::provider::{Class, Profile, Replay};
+use super::portal::{AskedToWait, Grant, Phase, Problem, Standing};
+use super::provider::{Class, Profile, Replay, host_of};
 use super::reply::{Granted, Refusal, Verdict};
 use super::schedule::{RenewEvery, renew_at, spacing};
 use super::secret::RefreshToken;
@@ -28,6 +28,18 @@ const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
 const TOO_EARLY_AGAIN: Duration = Duration::from_secs(30);
 /// A late replay happens when this share of the life is left.
 const LATE_REPLAY_SHARE: f64 = 0.1;
+/// A server that wants to be left alone beyond the token's end is asked once more when this share of the life is over.
+const LAST_TRY_SHARE: f64 = 0.92;
+/// A dead grant is asked about again so long after it was found dead, since the server may have been ill; then hourly for
+/// a day, and daily for a week.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
+/// The waits from then on, and how long each is in force, counted from when the grant was found dead.
+const ASK_SELDOM: [(Duration, Duration); 2] = [
+    (Duration::from_secs(3600), Duration::from_secs(86_400)),
+    (Duration::from_secs(86_400), Duration::from_secs(8 * 86_400)),
+];
+/// The waits of [`ASK_SELDOM`] are longer by up to this share, so that portals do not ask together.
+const ASK_SPREAD: f64 = 0.1;
 
 /// What became of one token request.
 #[derive(Debug)]
@@ -41,6 +53,34 @@ pub enum Attempt {
 }
 
 impl Attempt {
+    /// What went wrong, by itself: where a grant stands may say something else.
+    #[must_use]
+    pub fn failure(&self) -> Option<(Class, String)> {
+        match self {
+            Self::NotSent(why) => Some((Class::NotSent, why.clone())),
+            Self::InDoubt(why) => Some((Class::InDoubt, why.clone())),
+            Self::Answered(Verdict::Refused(Refusal { problem, .. })) => {
+                Some((problem.class, problem.text()))
+            }
+            Self::Answered(Verdict::Granted(_)) => None,
+        }
+    }
+
+    /// What it says of the app's client: whether the server let it in.
+    #[must_use]
+    pub const fn client_let_in(&self) -> Option<bool> {
+        match self {
+            Self::NotSent(_) | Self::InDoubt(_) => None,
+            Self::Answered(Verdict::Granted(_)) => Some(true),
+            Self::Answered(Verdict::Refused(Refusal { problem, assumed, .. })) => match problem.class {
+                Class::ClientRejected => Some(false),
+                // A word about the grant itself means that the client was let in.
+                Class::NeedsAuthorization | Class::Blocked | Class::Gone if !*assumed => Some(true),
+                _ => None,
+            },
+        }
+    }
+
     /// What the server says who renews only later: that leaves the grant as it stood, and is no renewal.
     #[must_use]
     pub fn too_early(&self) -> Option<&Problem> {
@@ -70,6 +110,8 @@ struct Terms {
     grace: Option<Duration>,
     earliest: Earliest,
     lifetime: Duration,
+    /// Whether a spent refresh token may be sent again without ending anything that is alive.
+    reuse_is_harmless: bool,
 }
 
 impl Terms {
@@ -79,6 +121,7 @@ impl Terms {
             grace: profile.grace,
             earliest: profile.earliest,
             lifetime: lifetime.unwrap_or(profile.assumed_lifetime),
+            reuse_is_harmless: profile.replay == Replay::Now || profile.survives_doubt(),
         }
     }
 }
@@ -175,6 +218,7 @@ pub fn recovered(
         grace: None,
         earliest: Earliest::Any,
         lifetime: lifetime.unwrap_or(ASSUMED_LIFETIME),
+        reuse_is_harmless: false,
     };
     let terms = profile.map_or_else(careful, |profile| Terms::of(profile, lifetime));
     let times = Times { sent_at: claimed_at.min(now), now };
@@ -182,7 +226,7 @@ pub fn recovered(
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
-    Refusal { problem: Problem::new(class, detail), retry_after: None }
+    Refusal { problem: Problem::new(class, detail), retry_after: None, assumed: false }
 }
 
 /// When a pair may have been issued: in a server's grace a replay gets the very pair whose reply was lost, with its whole
@@ -243,10 +287,50 @@ fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Creden
     }
 }
 
+/// When a grant that was found dead at `since` is asked about next; `None`: not any more.
+fn asked_again_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
+    let soon = ASK_AGAIN.into_iter().map(|after| since + after).find(|at| *at > now + FLOOR);
+    let dead_for = now.since(since);
+    let seldom = || {
+        let (wait, _) = ASK_SELDOM.into_iter().find(|(_, until)| dead_for < *until)?;
+        Some(now + wait.mul_f64(1.0 + ASK_SPREAD * jitter.clamp(0.0, 1.0)))
+    };
+    // A little later each: portals that died together do not ask together.
+    soon.map(|at| at + at.until(now).mul_f64(ASK_SPREAD * jitter.clamp(0.0, 1.0))).or_else(seldom)
+}
+
+/// A wait that a server asked for beyond the access token's end: `None` if it does not go so far.
+fn asked_beyond(
+    grant: &Grant,
+    asked: Option<Duration>,
+    own: Duration,
+    now: Timestamp,
+) -> Option<AskedToWait> {
+    let asked = asked.map(|asked| asked.min(LONGEST_RETRY_AFTER)).filter(|asked| *asked > own)?;
+    let token_ends = grant.tokens.access.as_ref()?.expires_at;
+    let until = now + asked;
+    (token_ends > now && until > token_ends).then(|| AskedToWait {
+        by: host_of(&grant.token_url).unwrap_or("the authorization server").to_owned(),
+        until,
+        token_ends,
+    })
+}
+
+/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
+fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+    let access = grant.tokens.access.as_ref()?;
+    let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
+    if planned > now + FLOOR {
+        return Some(planned);
+    }
+    let made = grant.standing.phase.problem().is_some_and(|problem| problem.asked_to_wait.is_some());
+    (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + FLOOR))
+}
+
 fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: f64) -> Standing {
-    let Refusal { mut problem, retry_after } = refusal;
+    let Refusal { mut problem, retry_after, assumed: _ } = refusal;
     let Times { sent_at, now } = times;
-    let Terms { replay, grace, earliest, lifetime } = terms;
+    let Terms { replay, grace, earliest, lifetime, reuse_is_harmless } = terms;
     if problem.class == Class::InDoubt && replay.is_none() {
         problem.class = Class::Transient;
     }
@@ -257,21 +341,48 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
     let attempt = before.attempt().saturating_add(1);
     let renew_at = grant.standing.renew_at;
     let stopped = |phase| Standing { phase, renew_at, act_at: None };
-    let again = |phase, wait: Duration| Standing {
-        phase,
-        renew_at,
-        act_at: Some(now + wait_at_least(wait, retry_after)),
-    };
-    let expires_at = grant.tokens.access.as_ref().map(|access| access.expires_at);
+    let access = grant.tokens.access.as_ref();
+    let expires_at = access.map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
     let back_off = wait(attempt, lifetime, expired, jitter);
+    problem.asked_to_wait =
+        asked_beyond(grant, retry_after, back_off, now).filter(|_| class != Class::TooEarly);
+    let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
+    let again = |phase, wait: Duration| {
+        let at = now + wait_at_least(wait, retry_after);
+        Standing { phase, renew_at, act_at: Some(last.map_or(at, |last| at.min(last))) }
+    };
+    if let Phase::NeedsAuthorization { since, problem: said, while_in_doubt } = before
+        && !matches!(class, Class::NeedsAuthorization | Class::Gone)
+    {
+        // Asked again, it answered with no word on the grant, which is as dead as before.
+        let lost = class == Class::InDoubt;
+        let phase = Phase::NeedsAuthorization {
+            since: *since,
+            problem: said.clone(),
+            while_in_doubt: *while_in_doubt || lost,
+        };
+        // A reply that was lost may have held a pair, and a server's grace is short.
+        let at =
+            if lost && !while_in_doubt { Some(now + FLOOR) } else { asked_again_at(*since, now, jitter) };
+        let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+        return Standing { phase, renew_at, act_at: at.filter(|_| reuse_is_harmless) };
+    }
 
     match class {
         Class::NeedsAuthorization => {
             // Asked again by hand, it stays what it was: our own lost reply may have spent the token.
             let doubtful = matches!(before, Phase::NeedsAuthorization { while_in_doubt: true, .. });
             let while_in_doubt = was_in_doubt || doubtful;
-            stopped(Phase::NeedsAuthorization { since: now, problem, while_in_doubt })
+            let was_dead = matches!(before, Phase::NeedsAuthorization { .. });
+            let since = if was_dead { since } else { now };
+            // A state that went back holds a token that is spent: the server would see it once more.
+            let spent = matches!(before, Phase::OldState { .. });
+            let asks = reuse_is_harmless && !spent;
+            let at = asked_again_at(since, now, jitter).filter(|_| asks);
+            let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+            let phase = Phase::NeedsAuthorization { since, problem, while_in_doubt };
+            Standing { phase, renew_at, act_at: at }
         }
         Class::Gone => stopped(Phase::Gone { since: now, problem }),
         Class::InDoubt if !was_in_doubt => {

@@ -79,6 +79,7 @@ fn kept(grant: &Grant, class: Class, now: Timestamp) -> Standing {
     let refusal = Refusal {
         problem: Problem { code: Some("CODE".into()), ..Problem::new(class, "words".into()) },
         retry_after: None,
+        assumed: false,
     };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
         Settled::Kept(standing) => standing,
@@ -142,12 +143,9 @@ fn quiet_failures_back_off_and_count() {
 #[test]
 fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
     let fresh = grant(Phase::Fresh);
-    for (class, wait) in [
-        (Class::NeedsAuthorization, None),
-        (Class::Gone, None),
-        (Class::Blocked, Some(3600)),
-        (Class::ClientRejected, Some(300)),
-    ] {
+    for (class, wait) in
+        [(Class::Gone, None), (Class::Blocked, Some(3600)), (Class::ClientRejected, Some(300))]
+    {
         let standing = kept(&fresh, class, at(1402));
         assert!(standing.phase.needs_person(), "{class:?}");
         assert_eq!(standing.act_at, wait.map(|wait| at(1402 + wait)), "{class:?}");
@@ -175,7 +173,7 @@ fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
 
     let no = kept(&grant(down.phase), Class::NeedsAuthorization, at(1450));
     assert!(matches!(no.phase, Phase::NeedsAuthorization { while_in_doubt: true, .. }), "{no:?}");
-    assert_eq!(no.act_at, None);
+    assert!(no.act_at.is_some_and(|again| again > at(1450)), "asked again by itself");
 
     let again = kept(&grant(no.phase), Class::NeedsAuthorization, at(1500));
     assert!(
@@ -208,6 +206,7 @@ fn retry_after_is_honoured() {
     let refusal = Refusal {
         problem: Problem::new(Class::Transient, String::new()),
         retry_after: Some(Duration::from_secs(120)),
+        assumed: false,
     };
     let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Refused(refusal)), at(1402));
     let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
@@ -324,8 +323,11 @@ fn what_a_reply_does_not_repeat_is_kept() {
 
 #[test]
 fn too_early_waits_for_the_providers_own_time() {
-    let refusal =
-        || Refusal { problem: Problem::new(Class::TooEarly, "token not expired".into()), retry_after: None };
+    let refusal = || Refusal {
+        problem: Problem::new(Class::TooEarly, "token not expired".into()),
+        retry_after: None,
+        assumed: false,
+    };
     let again_at = |earliest| {
         let profile = Profile { earliest, ..profile() };
         let rules = Rules { profile: &profile, every: profile.renew_every };
@@ -338,4 +340,142 @@ fn too_early_waits_for_the_providers_own_time() {
     };
     assert_eq!(again_at(Earliest::Expiry), at(3600));
     assert_eq!(again_at(Earliest::Age(Duration::from_secs(900))), at(900));
+}
+
+fn dead_since(secs: i64, while_in_doubt: bool) -> Phase {
+    let problem = Problem::new(Class::NeedsAuthorization, "first".into());
+    Phase::NeedsAuthorization { since: at(secs), problem, while_in_doubt }
+}
+
+#[test]
+fn a_dead_grant_is_asked_about_again_for_a_week_and_stays_dead_meanwhile() {
+    let mut now = at(1450);
+    let mut grant = grant(Phase::Fresh);
+    let mut asked = Vec::new();
+    loop {
+        grant.standing = kept(&grant, Class::NeedsAuthorization, now);
+        assert_eq!(
+            grant.standing.phase.since(),
+            Some(at(1450)),
+            "it is one problem, however often it is seen"
+        );
+        assert!(grant.standing.phase.needs_person());
+        let Some(next) = grant.standing.act_at else { break };
+        asked.push(next.since(at(1450)).as_secs());
+        now = next;
+    }
+    assert!((30..=34).contains(&asked[0]) && (330..=365).contains(&asked[1]), "{asked:?}");
+    let days =
+        |from: u64, to: u64| asked.iter().filter(|secs| (from..to).contains(&(**secs / 86_400))).count();
+    assert!((20..=26).contains(&days(0, 1)), "hourly for a day: {asked:?}");
+    assert!((6..=8).contains(&days(1, 9)), "daily for a week: {asked:?}");
+    assert!(*asked.last().unwrap() < 9 * 86_400, "and then not any more");
+}
+
+#[test]
+fn a_server_that_asks_for_peace_gets_it_from_a_dead_grant_too() {
+    let refusal = Refusal {
+        problem: Problem::new(Class::NeedsAuthorization, String::new()),
+        retry_after: Some(Duration::from_secs(7200)),
+        assumed: false,
+    };
+    let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Refused(refusal)), at(1402));
+    let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
+    assert_eq!(standing.act_at, Some(at(1402 + 7200)));
+}
+
+#[test]
+fn where_reuse_revokes_and_where_the_token_is_spent_a_dead_grant_is_left_alone() {
+    let late = Profile { replay: Replay::Late, ..profile() };
+    let rules = Rules { profile: &late, every: late.renew_every };
+    let refusal = |class| {
+        let problem = Problem::new(class, "no".into());
+        Attempt::Answered(Verdict::Refused(Refusal { problem, retry_after: None, assumed: false }))
+    };
+    let times = Times { sent_at: at(1400), now: at(1402) };
+    for (phase, class) in [
+        (Phase::Fresh, Class::NeedsAuthorization),
+        (dead_since(1000, false), Class::NeedsAuthorization),
+        (dead_since(1000, false), Class::Transient),
+    ] {
+        let settled = settle(&acme(), &grant(phase), rules, refusal(class), times, 0.5);
+        let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
+        assert_eq!(standing.act_at, None, "{class:?}");
+    }
+    let old =
+        Phase::OldState { since: at(0), problem: Problem::new(Class::NeedsAuthorization, String::new()) };
+    assert_eq!(kept(&grant(old), Class::NeedsAuthorization, at(1402)).act_at, None);
+}
+
+#[test]
+fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
+    for class in [Class::Transient, Class::NotSent, Class::Unknown, Class::ClientRejected, Class::Blocked] {
+        let standing = kept(&grant(dead_since(1450, false)), class, at(1480));
+        let Phase::NeedsAuthorization { since, problem, while_in_doubt: false } = &standing.phase else {
+            panic!("{class:?}: {standing:?}")
+        };
+        assert_eq!((*since, problem.detail.as_str()), (at(1450), "first"), "{class:?}");
+        assert!(standing.act_at.is_some_and(|at| at > Timestamp::default()), "{class:?}");
+    }
+    let gone = kept(&grant(dead_since(1450, false)), Class::Gone, at(1480));
+    assert!(matches!(gone.phase, Phase::Gone { .. }), "{gone:?}");
+}
+
+#[test]
+fn a_reply_about_a_dead_grant_that_was_lost_is_asked_for_at_once_and_once() {
+    let lost = |phase| match after(&grant(phase), Attempt::InDoubt("reset".into()), at(1480)) {
+        Settled::Kept(standing) => standing,
+        other => panic!("{other:?}"),
+    };
+    let first = lost(dead_since(1450, false));
+    assert_eq!(first.act_at, Some(at(1480) + FLOOR));
+    let second = lost(first.phase);
+    assert!(second.act_at.unwrap() > at(1700), "{second:?}");
+}
+
+fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> Standing {
+    let refusal = Refusal {
+        problem: Problem::new(Class::Transient, String::new()),
+        retry_after: Some(Duration::from_secs(secs)),
+        assumed: false,
+    };
+    match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
+        Settled::Kept(standing) => standing,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
+    for (asked, until) in [(86_400, 1402 + 86_400), (315_360_000, 1402 + 86_400)] {
+        let first = told_to_wait(&grant(Phase::Fresh), asked, at(1402));
+        assert_eq!(first.act_at, Some(at(3312)), "at 92 % of the life");
+        let text = first.phase.problem().unwrap().text();
+        let wish = format!("oauth.bitrix.info asks to wait until {} (Retry-After)", at(until));
+        assert!(text.contains(&wish) && text.contains(&at(3600).to_string()), "{text}");
+        let second = told_to_wait(&grant(first.phase.clone()), asked, at(3312));
+        assert_eq!(second.act_at, Some(at(3312 + 86_400)), "one try, and then as asked");
+        let by_hand = told_to_wait(&grant(first.phase), asked, at(2000));
+        assert_eq!(by_hand.act_at, Some(at(3312)), "an operator's try is not that one");
+    }
+    let late = told_to_wait(&grant(Phase::Fresh), 86_400, at(3500));
+    assert_eq!(late.act_at, Some(at(3550)), "half of what remains");
+    assert_eq!(told_to_wait(&grant(late.phase), 86_400, at(3550)).act_at, Some(at(3550 + 86_400)));
+    let within = told_to_wait(&grant(Phase::Fresh), 120, at(1402));
+    assert!(within.phase.problem().unwrap().asked_to_wait.is_none());
+    let expired = told_to_wait(&grant(Phase::Fresh), 400, at(3700));
+    assert_eq!(expired.act_at, Some(at(4100)), "no token is left to save");
+}
+
+#[test]
+fn what_an_answer_says_of_the_client() {
+    let word = |class, assumed| {
+        let problem = Problem::new(class, String::new());
+        Attempt::Answered(Verdict::Refused(Refusal { problem, retry_after: None, assumed })).client_let_in()
+    };
+    assert_eq!(word(Class::ClientRejected, false), Some(false));
+    assert_eq!(word(Class::NeedsAuthorization, false), Some(true));
+    assert_eq!(word(Class::NeedsAuthorization, true), None, "the server did not say it");
+    assert_eq!(word(Class::Transient, false), None);
+    assert_eq!(Attempt::InDoubt(String::new()).client_let_in(), None);
 }

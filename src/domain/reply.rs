@@ -10,9 +10,11 @@ use serde_json::{Map, Value};
 
 use super::dialect::{Place, ReplyForm, first, is_value, says_nothing};
 use super::envelope;
-use super::mask::{clean, clean_value, mask};
+use super::mask::{clean, clean_value};
 use super::portal::Problem;
-use super::provider::{Class, ErrorRule, Profile};
+use super::provider::{Class, Profile};
+pub use super::refused::{Context, Spent};
+use super::refused::{with_code, without_code};
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 use super::token::{Details, LIFETIME_RANGE, believable};
@@ -56,6 +58,8 @@ pub struct Refusal {
     pub problem: Problem,
     /// When the server wants to be asked again.
     pub retry_after: Option<Duration>,
+    /// Whether its class is assumed: the server did not say in so many words that the grant is dead.
+    pub assumed: bool,
 }
 
 /// What a whole reply says.
@@ -70,19 +74,20 @@ pub enum Verdict {
 /// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
 #[must_use]
 pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
-    let refuse = |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after });
+    read_in(reply, profile, secrets, Context::default())
+}
+
+/// As [`read`], with what is known of the request that it answers.
+#[must_use]
+pub fn read_in(reply: &Reply<'_>, profile: &Profile, secrets: &[&str], context: Context<'_>) -> Verdict {
+    let refuse =
+        |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after, assumed: false });
     let Some(body) = envelope::open(reply.body, profile) else {
-        return refuse(without_error(reply, profile, None));
+        return Verdict::Refused(without_code(reply, profile, None, secrets, context));
     };
     if let Some((code, description)) = error_of(&body, profile) {
-        let matches = |rule: &&ErrorRule| rule.matches(reply.status, &code, &description, Some(&body));
-        let rule = profile.errors.iter().find(matches);
-        let words = mask(&description, secrets);
-        let problem = match rule {
-            Some(rule) => by_rule(rule, words),
-            None => Problem::new(by_status(reply.status), words),
-        };
-        return refuse(Problem { code: Some(mask(&code, secrets)), ..problem });
+        let words = (code.as_str(), description.as_str());
+        return Verdict::Refused(with_code(reply, profile, &body, words, secrets, context));
     }
     match granted(&body, profile, reply.now, secrets) {
         Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
@@ -90,17 +95,7 @@ pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
             Class::InDoubt,
             format!("the server sent a token with status {}; the same request is repeated", reply.status),
         )),
-        None => refuse(without_error(reply, profile, Some(&body))),
-    }
-}
-
-/// What a row of the profile's table says; `words` stand for a meaning that it does not give.
-fn by_rule(rule: &ErrorRule, words: String) -> Problem {
-    Problem {
-        class: rule.class,
-        code: None,
-        detail: rule.meaning.clone().unwrap_or(words),
-        remedy: rule.remedy.clone(),
+        None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
     }
 }
 
@@ -120,7 +115,7 @@ pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) 
 /// nothing says that there is none, or a pair with another status.
 #[must_use]
 pub fn is_unread(reply: &Reply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
-    let Verdict::Refused(Refusal { problem, retry_after: _ }) = verdict else { return false };
+    let Verdict::Refused(Refusal { problem, .. }) = verdict else { return false };
     let is_pair = || read_taken_text(reply.body, profile, reply.now).is_some();
     problem.class == Class::InDoubt
         && problem.code.is_none()
@@ -250,43 +245,6 @@ fn life(form: &ReplyForm, body: &Map<String, Value>, now: Timestamp) -> Option<D
     let unit = if form.in_milliseconds { 0.001 } else { 1.0 };
     let ahead = || number(&form.expires_at).map(|end| end - now.millis() as f64 / 1000.0);
     number(&form.expires_in).map(|span| span * unit).or_else(ahead).and_then(lifetime)
-}
-
-/// What a reply without an error code means: the status decides, and a success that cannot be read has probably spent the token.
-fn without_error(reply: &Reply<'_>, profile: &Profile, body: Option<&Map<String, Value>>) -> Problem {
-    let status = reply.status;
-    let matches = |rule: &&ErrorRule| rule.error.is_empty() && rule.matches(status, "", "", body);
-    if let Some(rule) = profile.errors.iter().find(matches) {
-        return by_rule(rule, format!("the server answered with status {status}"));
-    }
-    let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());
-    let (class, detail) = match (status, start) {
-        (200..=299, start) => {
-            let what = match (body, start) {
-                (Some(_), _) => "a body that has neither an access token nor an error",
-                (None, Some(b'<')) => "a page of HTML instead of JSON",
-                (None, Some(_)) => "a body in which no token can be read",
-                (None, None) => "an empty body",
-            };
-            (Class::InDoubt, format!("the server answered {status} with {what}"))
-        }
-        (300..=399, _) => (
-            Class::Unknown,
-            format!("the server answered {status}, a redirect; secrets are not sent to another address"),
-        ),
-        _ => (by_status(status), format!("the server answered with status {status} and no error code")),
-    };
-    Problem::new(class, detail)
-}
-
-/// The class of a status alone, where the profile's table has nothing to say.
-fn by_status(status: u16) -> Class {
-    match status {
-        // A gateway that gave up: the server behind it may have spent the token.
-        502 | 504 => Class::InDoubt,
-        408 | 425 | 429 | 500..=599 => Class::Transient,
-        _ => Class::Unknown,
-    }
 }
 
 const fn is_success(status: u16) -> bool {

@@ -1,5 +1,6 @@
 //! The class of each reply, a row each.
 
+use super::super::provider::ErrorRule;
 use super::super::provider::tests::profile;
 use super::*;
 

@@ -15,7 +15,7 @@ use super::provider::{ClientAuthentication, DOMAIN, Method, Profile, at_domain};
 use super::secret::{
     AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint, RefreshToken,
 };
-use super::token::Credential;
+use super::token::{Credential, Generation};
 
 /// Who asks, and for whom.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +125,23 @@ impl Asker<'_> {
             headers: form.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             authorization: self.basic(),
         }
+    }
+
+    /// The kind of a renewal to `url`: all of the request but the refresh token and chance, and the pair that it buys. Two
+    /// requests of one kind differ in nothing that the configuration says.
+    #[must_use]
+    pub fn kind_of_renewal(&self, url: &str, credential: &Credential, buys: Generation) -> Fingerprint {
+        let placeholder = match credential {
+            Credential::Refresh(_) => RefreshToken::new("-").map_or(Credential::Client, Credential::Refresh),
+            Credential::Client => Credential::Client,
+        };
+        let Request { url, method, body, parameters, headers, authorization } =
+            Asker { random: "", ..*self }.request(url, Purpose::Renewal(&placeholder));
+        let all = format!(
+            "{url}\n{method:?}\n{body:?}\n{parameters:?}\n{headers:?}\n{authorization:?}\n{}",
+            buys.0
+        );
+        Fingerprint::of(all.as_bytes())
     }
 
     /// The address that a person opens to authorize (RFC 6749 section 4.1.1), or none if the profile has none.

@@ -180,13 +180,14 @@ fn a_blocked_portal_keeps_its_pair_and_is_asked_again_only_after_an_hour_or_on_r
 }
 
 #[test]
-fn a_dead_grant_stops_the_sending_until_a_new_one_is_imported() {
+fn a_dead_grant_is_left_alone_for_half_a_minute_unless_a_new_one_is_imported() {
     let (rig, daemon) = met(refuse(400, "invalid_grant", "Invalid grant"), 2);
     let told = daemon.wait_for_step("acme", "person");
     assert_eq!(told["severity"], "critical");
     assert!(told["action"].as_str().unwrap().contains("refreshd authorize acme"), "{told}");
     let view = rig.wait_for_phase("acme", "needs-authorization");
-    assert!(view["next_renewal"].is_null(), "{view}");
+    assert!(view["next_renewal_in"].as_u64().is_some_and(|wait| (20..=33).contains(&wait)), "{view}");
+    assert!(view["action"].as_str().unwrap().contains("asked again by itself at 20"), "{view}");
     stands_still(&rig, 1);
     assert_eq!(rig.run(["status"]).code, Some(1));
     // Who asks for it by hand gets one request, and no second alarm.

@@ -14,6 +14,7 @@ mod hostile;
 mod lifecycle;
 mod old_state;
 mod readers;
+mod refusals;
 mod reload;
 mod renewal;
 mod secrets;

@@ -2,21 +2,19 @@
 //!
 //! Must not claim a grant twice, nor for a client that the configuration does not name any more.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::clients::{ask_by_hand, try_refused};
 use super::held;
 use super::rows::{COLUMNS, portal};
 use crate::domain::by_hand::{ByHand, by_hand};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
 use crate::domain::time::Timestamp;
-
-/// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
-const PROBE_MILLIS: i64 = 120_000;
 
 /// Portals claimed, each with its grant and claim.
 #[derive(Debug)]
@@ -83,14 +81,25 @@ pub(super) fn claim_due(
 ) -> Result<Claims, StateError> {
     let sql = |source| StateError::sql("claim due portals", source);
     let claim = new_claim(connection, now).map_err(sql)?;
-    let (paused, probing) = refused_apps(connection, now).map_err(sql)?;
-    let mut taken: Vec<(i64, String)> = Vec::new();
-    let mut next = probing.next;
-    for (token_url, limit) in capacity {
+    let mut room: HashMap<&str, usize> = capacity.iter().map(|(url, free)| (url.as_str(), *free)).collect();
+    let refused = try_refused(connection, now, |url| {
+        room.get_mut(url).is_some_and(|free| {
+            let is_free = *free > 0;
+            *free = free.saturating_sub(1);
+            is_free
+        })
+    })
+    .map_err(sql)?;
+    let mut taken = refused.trying;
+    let mut next = refused.next;
+    for (token_url, _) in capacity {
         let mut select = connection.prepare_cached(&due_query()).map_err(sql)?;
-        let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+        let limit = room.get(token_url.as_str()).copied().unwrap_or_default();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = select
-            .query_map(params![token_url, now.millis(), limit, paused], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_map(params![token_url, now.millis(), limit, refused.apps], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .map_err(sql)?;
         for row in rows {
             taken.push(row.map_err(sql)?);
@@ -101,7 +110,6 @@ pub(super) fn claim_due(
             .map_err(sql)?;
         next = [next, soonest.map(Timestamp::from_millis)].into_iter().flatten().min();
     }
-    let mut probed = HashSet::new();
     let mut portals = Vec::with_capacity(taken.len());
     let mut unreadable = Vec::new();
     let mut update = connection
@@ -109,12 +117,7 @@ pub(super) fn claim_due(
             "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1 RETURNING {COLUMNS}"
         ))
         .map_err(sql)?;
-    for (id, app) in taken {
-        if probing.apps.contains(&app) && !probed.insert(app) {
-            // It took the place of another's that is due: ask again at once, its app is left alone then.
-            next = Some(now);
-            continue;
-        }
+    for (id, _) in taken {
         let claimed = update.query_row(params![id, claim.0, now.millis()], portal).map_err(sql)?;
         if claimed.unreadable.is_some() {
             held::hold_unreadable(connection, &claimed.name)?;
@@ -124,14 +127,6 @@ pub(super) fn claim_due(
             continue;
         }
         portals.push(claimed);
-    }
-    for app in &probed {
-        connection
-            .execute(
-                "UPDATE app SET retry_at = ?2 WHERE name = ?1",
-                params![app, now.millis() + PROBE_MILLIS],
-            )
-            .map_err(sql)?;
     }
     Ok(Claims { portals, next, unreadable })
 }
@@ -158,32 +153,6 @@ pub(super) fn claim_one(
         .query_row(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"), [name.as_str()], portal)
         .optional()
         .map_err(sql)
-}
-
-struct Probing {
-    apps: HashSet<String>,
-    next: Option<Timestamp>,
-}
-
-/// Apps whose client is refused: those to leave alone (as a JSON array), and those of which one portal may try.
-fn refused_apps(connection: &Connection, now: Timestamp) -> rusqlite::Result<(String, Probing)> {
-    let mut paused = Vec::new();
-    let mut probing = Probing { apps: HashSet::new(), next: None };
-    let mut statement =
-        connection.prepare_cached("SELECT name, retry_at FROM app WHERE rejected_since IS NOT NULL")?;
-    let rows =
-        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?)))?;
-    for row in rows {
-        let (name, retry_at) = row?;
-        let retry_at = Timestamp::from_millis(retry_at.unwrap_or_default());
-        if retry_at <= now {
-            probing.apps.insert(name);
-        } else {
-            probing.next = Some(probing.next.map_or(retry_at, |next| next.min(retry_at)));
-            paused.push(name);
-        }
-    }
-    Ok((serde_json::Value::from(paused).to_string(), probing))
 }
 
 pub(super) fn orphans(connection: &Connection) -> Result<Vec<Portal>, StateError> {
@@ -222,12 +191,6 @@ pub(super) fn request_renewal(
             params![name.as_str(), from.millis()],
         )
         .map_err(sql)?;
-    connection
-        .execute(
-            "UPDATE app SET retry_at = ?2 WHERE rejected_since IS NOT NULL \
-             AND name = (SELECT app FROM portal WHERE name = ?1)",
-            params![name.as_str(), from.millis()],
-        )
-        .map_err(sql)?;
+    ask_by_hand(connection, name).map_err(sql)?;
     Ok(RenewalRequest::Due(from))
 }

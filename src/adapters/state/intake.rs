@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::clients;
 use super::record::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json};
 use super::unread;
@@ -98,8 +99,7 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
         .map_err(sql)?;
     let Some(generation) = generation else { return Ok(TakenIn::Unknown) };
     if let Some(app) = proven {
-        let accepted = "UPDATE app SET rejected_since = NULL, retry_at = NULL WHERE name = ?1";
-        connection.execute(accepted, [app]).map_err(sql)?;
+        clients::let_in(connection, app, portal, *now).map_err(sql)?;
     }
     if let Some(fingerprint) = &fingerprint {
         let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";

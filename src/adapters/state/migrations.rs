@@ -127,6 +127,16 @@ CREATE INDEX unread_reply_portal ON unread_reply (portal, at);
 -- (end of refresh tokens' ends)
 
 -- Clients that are refused for some portals.
+-- Since when the server refuses the client for this portal, and the kind of request that bought its pair.
+ALTER TABLE portal ADD COLUMN refused_since INTEGER;
+ALTER TABLE portal ADD COLUMN bought_by BLOB;
+-- Of a client: since when it is in question, when it was last let in while it was, the portal whose refusal was the last,
+-- the one that tries next, and those that an operator asked for (a JSON array of names).
+ALTER TABLE app ADD COLUMN question_since INTEGER;
+ALTER TABLE app ADD COLUMN let_in_at INTEGER;
+ALTER TABLE app ADD COLUMN refused_last TEXT;
+ALTER TABLE app ADD COLUMN probe TEXT;
+ALTER TABLE app ADD COLUMN asked TEXT;
 -- (end of refused clients)
 
 -- Installs.

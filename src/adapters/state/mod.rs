@@ -6,6 +6,7 @@
 
 mod alerts;
 mod claims;
+mod clients;
 mod held;
 mod installation;
 mod installs;
@@ -240,6 +241,19 @@ impl State {
         now: Timestamp,
     ) -> Result<Reconciled, StateError> {
         self.write.run(move |connection| reconcile::reconcile(connection, &portals, &apps, now)).await
+    }
+
+    /// The client of an app is another than before: it is tried at once.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn client_changed(&self, app: AppFingerprint, now: Timestamp) -> Result<(), StateError> {
+        self.write
+            .run(move |connection| {
+                reconcile::follow_app(connection, &app, now)
+                    .map_err(|source| StateError::sql("follow a changed client", source))
+            })
+            .await
     }
 
     /// Asks for the escalations to be looked at again: of troubled grants, or of all.

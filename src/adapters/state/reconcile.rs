@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::clients;
 use super::rows::{COLUMNS, portal, to_json};
 use crate::domain::install::InstallTerms;
 use crate::domain::name::PortalName;
@@ -207,7 +208,11 @@ fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Resu
 }
 
 /// A client that changed is tried at once, and so are its portals that wait after a failure.
-fn follow_app(connection: &Connection, app: &AppFingerprint, now: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn follow_app(
+    connection: &Connection,
+    app: &AppFingerprint,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let AppFingerprint { name, fingerprint, install: _ } = app;
     let before: Option<[u8; 32]> = connection
         .query_row("SELECT fingerprint FROM app WHERE name = ?1", [name], |row| row.get(0))
@@ -221,6 +226,7 @@ fn follow_app(connection: &Connection, app: &AppFingerprint, now: Timestamp) -> 
         params![name, fingerprint.bytes(), now.millis()],
     )?;
     if before.is_some() {
+        clients::begin_anew(connection, name)?;
         connection.execute(
             "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND claim IS NULL AND act_at > ?2 AND phase <> 'fresh'",
             params![name, now.millis()],
@@ -250,7 +256,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
              WHERE refresh_token IS NOT NULL",
             [by],
         )
-        .and_then(|_| connection.execute("UPDATE app SET retry_at = retry_at + ?1 WHERE retry_at IS NOT NULL", [by]))
+        .and_then(|_| clients::shift(connection, by))
         .and_then(|_| connection.execute("UPDATE silence SET until = until + ?1", [by]))
         .and_then(|_| connection.execute("UPDATE unread_reply SET at = at + ?1", [by]))
         .map(|_| ())

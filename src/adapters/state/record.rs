@@ -5,8 +5,10 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::clients;
 use super::rows::{millis, phase_columns, to_json};
 use super::unread;
+use crate::domain::client::Ruling;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Phase, Standing};
 use crate::domain::renewal::Renewed;
@@ -36,6 +38,8 @@ pub struct RecordAs {
     pub now: Timestamp,
     /// Whether the server refused or accepted the app's client, if that is known now.
     pub client: Rejection,
+    /// The kind of the request, should it have bought a pair: see `domain::request`.
+    pub bought_by: Option<Fingerprint>,
 }
 
 /// What a reply says of the app's client.
@@ -71,6 +75,8 @@ pub enum Recorded {
         generation: Generation,
         /// The app's standing flipped.
         client_changed: bool,
+        /// Whose the refusal of the client is, if there was one.
+        ruling: Option<Ruling>,
         /// The steps told until then, also while the request was under way.
         told_before: Vec<String>,
     },
@@ -79,7 +85,7 @@ pub enum Recorded {
 }
 
 pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
-    let RecordAs { portal, app, claim, outcome, told, climb_at: _, now, client } = record;
+    let RecordAs { portal, app, claim, outcome, told, climb_at: _, now, client, bought_by: _ } = record;
     let before = found_under(connection, portal, claim.0)?;
     if let Some(aside) = aside_of(outcome, before.is_some()) {
         put_aside(connection, portal, *now, &aside)?;
@@ -105,14 +111,19 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
             record_standing(connection, record, standing, &to_json(&told)?, moved)?
         }
     };
-    let client = match client {
-        Rejection::Refused(retry_at) => Rejection::Refused(retry_at.shifted(moved)),
-        Rejection::Unknown | Rejection::Accepted => *client,
+    let at = now.shifted(moved);
+    let sql = |source| StateError::sql("record a client's standing", source);
+    let (client_changed, ruling) = match client {
+        Rejection::Unknown => (false, None),
+        Rejection::Accepted => (clients::let_in(connection, app, portal, at).map_err(sql)?, None),
+        Rejection::Refused(retry_at) => {
+            let retry_at = retry_at.shifted(moved);
+            let (ruling, changed) = clients::refused(connection, app, portal, retry_at, at).map_err(sql)?;
+            (changed, Some(ruling))
+        }
     };
-    let client_changed = record_client(connection, app, client, now.shifted(moved))
-        .map_err(|source| StateError::sql("record a client's standing", source))?;
     let generation = Generation(u64::try_from(generation).unwrap_or_default());
-    Ok(Recorded::Done { generation, client_changed, told_before })
+    Ok(Recorded::Done { generation, client_changed, ruling, told_before })
 }
 
 /// The steps told so far and the moment of the claim, if it still is the grant's.
@@ -217,8 +228,8 @@ fn record_pair(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
              token_type = ?6, issued_at = ?7 + ?17, expires_at = ?8 + ?17, details = ?9, identity = ?10, \
              token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = 'fresh', attempt = 0, since = NULL, \
-             problem = NULL, doubtful = 0, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL \
-             WHERE name = ?1 AND claim = ?2 RETURNING generation",
+             problem = NULL, doubtful = 0, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL, \
+             bought_by = ?18 WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
             let columns = params![
@@ -239,43 +250,11 @@ fn record_pair(
                 told,
                 millis(record.climb_at),
                 moved,
+                record.bought_by.as_ref().map(Fingerprint::bytes),
             ];
             statement.query_row(columns, |row| row.get(0))
         })
         .map_err(|source| StateError::sql("record a new pair", source))
-}
-
-/// Says what the reply means for the app; true if its standing flipped.
-fn record_client(
-    connection: &Connection,
-    app: &str,
-    client: Rejection,
-    now: Timestamp,
-) -> rusqlite::Result<bool> {
-    let flipped = match client {
-        Rejection::Unknown => 0,
-        Rejection::Accepted => connection
-            .prepare_cached(
-                "UPDATE app SET rejected_since = NULL, retry_at = NULL WHERE name = ?1 AND rejected_since IS NOT NULL",
-            )?
-            .execute([app])?,
-        Rejection::Refused(retry_at) => {
-            connection.execute("UPDATE app SET retry_at = ?2 WHERE name = ?1", params![app, retry_at.millis()])?;
-            connection.execute(
-                "UPDATE app SET rejected_since = ?2 WHERE name = ?1 AND rejected_since IS NULL",
-                params![app, now.millis()],
-            )?
-        }
-    };
-    if flipped > 0 && client == Rejection::Accepted {
-        connection.execute(
-            // By the class: a grant in doubt whose replay met the refusal waits for the client too.
-            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND problem ->> 'class' = 'client-rejected' \
-             AND act_at > ?2 AND claim IS NULL",
-            params![app, now.millis()],
-        )?;
-    }
-    Ok(flipped > 0)
 }
 
 /// A pair that is not used and not lost.

@@ -7,16 +7,17 @@ use rusqlite::{Row, Statement};
 
 use super::StateError;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Grant, Kind, Phase, Portal, Problem, Standing};
+use crate::domain::portal::{ClaimId, ClientRefused, Grant, Kind, Phase, Portal, Problem, Standing};
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Access, Credential, Generation, Tokens};
 
-/// What [`portal`] reads, in its order.
+/// What [`portal`] reads, in its order. The last one says whether, and until when, its app's client is left alone.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
-    problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url";
+    problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url, bought_by, \
+    (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL)";
 
 /// Reads one portal; the row has [`COLUMNS`]. One whose row cannot be understood says so in itself, so that it keeps
 /// nobody from reading the others; an error is a row without a name.
@@ -36,8 +37,15 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
         config_url,
         grant: grant.ok().flatten(),
         unreadable,
+        // What cannot be understood of these costs nobody the grant.
+        bought_by: fingerprint(row, 26).ok().flatten(),
+        client_refused: json(row, 27).ok().flatten().map(|(since, retry_at, probe): RefusedClient| {
+            ClientRefused { since, retry_at: retry_at.unwrap_or(since), probe }
+        }),
     })
 }
+
+type RefusedClient = (Timestamp, Option<Timestamp>, Option<String>);
 
 /// The column that could not be read.
 fn column_of(error: &rusqlite::Error) -> &'static str {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Begun, is_passing, no_refresh_token, refused, secrets, take_in, token_url};
+use super::{Begun, is_passing, no_refresh_token, of_code, refused, secrets, take_in, token_url};
 use crate::adapters::authorization_server::Answer;
 use crate::config::App;
 use crate::daemon::kept;
@@ -14,7 +14,7 @@ use crate::daemon::shared::Shared;
 use crate::domain::authorization::{AnswerError, Pending, Way, asks_again, device_codes};
 use crate::domain::intake::from_granted;
 use crate::domain::portal::Portal;
-use crate::domain::reply::{Reply, Verdict, read};
+use crate::domain::reply::{Reply, Verdict, read_in};
 use crate::domain::request::Purpose;
 use crate::domain::token::Generation;
 use crate::domain::unread::Answers;
@@ -45,7 +45,7 @@ pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result
     };
     let Some(codes) = device_codes(&whole.body) else {
         let reply = Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
-        return match read(&reply, &app.profile, &secrets(app, &[])) {
+        return match read_in(&reply, &app.profile, &secrets(app, &[]), of_code(&request, &whole)) {
             Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
             Verdict::Granted(_) => Err(not_now("the server answers a device with no codes".to_owned())),
         };
@@ -98,7 +98,8 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
         Answer::Cut(reply, _) => (reply, true),
         Answer::Whole(reply) => (reply, false),
     };
-    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets(app, &[code.expose()]), now);
+    let secrets = secrets(app, &[code.expose()]);
+    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, now, of_code(&request, &reply));
     if unread {
         kept::keep(shared, &portal.name, kept::of(reply, Answers::Authorization, now, !cut)).await;
     }

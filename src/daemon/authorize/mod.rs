@@ -16,14 +16,14 @@ use super::kept;
 use super::operations::{self, OperationError, Source, TakeInAs, app_of};
 use super::publisher::chain;
 use super::shared::Shared;
-use crate::adapters::authorization_server::Answer;
+use crate::adapters::authorization_server::{Answer, WholeReply};
 use crate::config::App;
 use crate::domain::authorization::{AnswerError, FORGOTTEN_AFTER, Pending, Redirected, Way, parse};
 use crate::domain::dialect::{Pkce, Start};
 use crate::domain::intake::{Intake, from_granted};
 use crate::domain::portal::{Portal, Problem};
 use crate::domain::provider::{Class, at_domain, host_of};
-use crate::domain::reply::{Refusal, Verdict};
+use crate::domain::reply::{Context, Refusal, Spent, Verdict};
 use crate::domain::request::{Purpose, Request};
 use crate::domain::secret::{AuthorizationCode, CodeVerifier};
 use crate::domain::time::{Timestamp, human};
@@ -197,7 +197,8 @@ async fn exchange(
         Answer::Cut(reply, why) => (reply, Some(why)),
         Answer::Whole(reply) => (reply, None),
     };
-    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets(app, &[code.expose()]), sent_at);
+    let secrets = secrets(app, &[code.expose()]);
+    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, sent_at, of_code(request, &reply));
     if unread {
         let reply = kept::of(reply, Answers::Authorization, sent_at, cut.is_none());
         kept::keep(shared, &portal.name, reply).await;
@@ -215,6 +216,12 @@ async fn exchange(
             Ok(Err(problem))
         }
     }
+}
+
+/// What is known of a request with a code.
+fn of_code<'a>(request: &'a Request, whole: &'a WholeReply) -> Context<'a> {
+    let location = whole.location.as_deref();
+    Context { spent: Spent::Code, sent_to: &request.url, location, worked_before: false }
 }
 
 /// What a server must not be let repeat.

@@ -233,6 +233,7 @@ impl World {
                 date,
                 content_type: None,
                 content_encoding: None,
+                location: None,
                 body,
             }));
         } else {

@@ -145,12 +145,15 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
             "its client or server changed in the configuration, and its grant is kept from the new one"
                 .to_owned()
         } else {
-            reason(grant, now)
+            match portal.waits().filter(|_| !grant.standing.phase.needs_person()) {
+                Some(waits) => format!("{}; it {waits}", reason(grant, now)),
+                None => reason(grant, now),
+            }
         },
         action: if kind == Kind::ClientChanged {
             changed(name.as_str())
         } else {
-            action_now(About::of(name, Some(settings)), grant, now)
+            action_now(About::of(name, Some(settings)).at(grant), grant, now)
         },
         action_for_all: if kind == Kind::ClientChanged {
             changed("PORTAL")
@@ -207,7 +210,7 @@ fn what(grant: &Grant) -> &'static str {
     }
 }
 
-/// Whom it has its trouble in common with. A client right on a portal is that portal's alone.
+/// Whom it has its trouble in common with. A client right on a portal, or a refusal for one portal, is that portal's alone.
 fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timestamp>) -> Option<Group> {
     let of_app = |what: Option<&str>| {
         let key = what.map_or_else(|| format!("app/{app}"), |what| format!("app/{app}/{what}"));
@@ -220,7 +223,9 @@ fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timest
     let waits = refused.contains_key(app) && !phase.needs_person();
     match class {
         _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
-        Some(Class::ClientRejected) => of_app(None),
+        Some(Class::ClientRejected) if refused.contains_key(app) => of_app(None),
+        // The client works for other portals, or nobody knows yet: the refusal is the portal's own.
+        Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
         _ if waits => of_app(None),
         _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),
         None => Some(daemon_group("overdue")),

@@ -60,6 +60,8 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
         config_url: None,
         grant: Some(grant),
         unreadable: None,
+        bought_by: None,
+        client_refused: None,
     }
 }
 

@@ -1,87 +1,196 @@
-//! A refused client: one portal tries for all, and all go on together.
+//! A refused client: whose the refusal is, who tries next, and how all go on together.
 
 use super::*;
+use crate::domain::client::Ruling;
+
+fn refusal(secs: i64) -> Standing {
+    let phase =
+        Phase::ClientRejected { attempt: 1, since: at(secs), problem: problem(Class::ClientRejected) };
+    Standing { phase, renew_at: Some(at(0)), act_at: Some(at(secs + 300)) }
+}
 
 /// A refusal of the client by the claimed portal's renewal at `secs`; it may be tried again 300 s later.
 async fn refuse(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
-    let phase =
-        Phase::ClientRejected { attempt: 1, since: at(secs), problem: problem(Class::ClientRejected) };
-    let standing = Standing { phase, renew_at: Some(at(0)), act_at: Some(at(secs + 300)) };
-    rig.record_client(portal, secs, RecordOutcome::Kept(standing), Rejection::Refused(at(secs + 300))).await
+    let rejection = Rejection::Refused(at(secs + 300));
+    rig.record_client(portal, secs, RecordOutcome::Kept(refusal(secs)), rejection).await
 }
 
-fn flipped(count: u64) -> Recorded {
-    Recorded::Done { generation: Generation(count), client_changed: true, told_before: Vec::new() }
+async fn accept(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
+    rig.record_client(portal, secs, renewed(&format!("{}-{secs}", portal.name), secs), Rejection::Accepted)
+        .await
+}
+
+fn ruled(recorded: &Recorded) -> (Option<Ruling>, bool) {
+    match recorded {
+        Recorded::Done { ruling, client_changed, .. } => (*ruling, *client_changed),
+        Recorded::SetAside => panic!("set aside"),
+    }
+}
+
+fn works_for(portal: &Portal) -> Option<u64> {
+    portal.grant.as_ref().unwrap().standing.phase.problem().unwrap().works_for
+}
+
+/// Portals of one app: the first is due at 0, the others are fresh, and live from 0 for an hour.
+async fn fresh(names_: &[&str]) -> Rig {
+    let rig = Rig::with(names_).await;
+    for portal in rig.claim(0, 100).await.portals {
+        accept(&rig, &portal, 0).await;
+    }
+    rig
+}
+
+async fn claim(rig: &Rig, portal: &str, secs: i64) -> Portal {
+    rig.state.claim_one(name(portal), at(secs)).await.unwrap().unwrap()
 }
 
 #[tokio::test]
-async fn a_refused_client_is_left_alone_until_one_portal_may_try() {
-    let rig = Rig::with(&["a", "b", "c"]).await;
+async fn one_portals_refusal_is_one_portals() {
+    let rig = fresh(&["a", "b", "c"]).await;
+    let a = claim(&rig, "a", 600).await;
+    assert_eq!(ruled(&refuse(&rig, &a, 600).await), (Some(Ruling::AskAnother), false));
+    let witness = rig.claim_only(600).await;
+    assert_ne!(witness.name, a.name, "another portal is asked at once, though it is not due");
+    assert_eq!(ruled(&accept(&rig, &witness, 601).await), (None, false));
+
+    assert_eq!(works_for(&rig.portal("a").await), Some(2));
+    assert!(rig.portal("b").await.client_refused.is_none(), "nobody waits");
+    for secs in [900, 1800, 3500] {
+        let again = claim(&rig, "a", secs).await;
+        assert_eq!(ruled(&refuse(&rig, &again, secs).await), (Some(Ruling::ThisPortal), false), "{secs}");
+        assert_eq!(works_for(&rig.portal("a").await), Some(2));
+        assert!(!rig.claimed(secs).await.iter().any(|claimed| claimed == "a"), "it has its own time");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait() {
+    let rig = fresh(&["a", "b", "c"]).await;
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
     let portals = ["a", "b", "c"].into_iter().map(configured).chain([other]).collect();
     rig.state.reconcile(portals, vec![app("crm", "1"), app("other", "1")], at(0)).await.unwrap();
-    let first = rig.claim(0, 1).await.portals.remove(0);
-    assert_eq!(refuse(&rig, &first, 0).await, flipped(1));
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let second = rig.claim_only(600).await;
+    assert_eq!(ruled(&refuse(&rig, &second, 601).await), (Some(Ruling::TheClient), true));
     rig.take("z", "z", 2 * HOUR).await;
+    assert_eq!(rig.claimed(603).await, ["z"], "another app's portal goes on");
+    let third = if second.name.as_str() == "b" { "c" } else { "b" };
+    let waiting = rig.portal(third).await.client_refused.unwrap();
+    assert_eq!(
+        (waiting.since, waiting.probe.as_deref()),
+        (at(601), Some(third)),
+        "and it is known who tries next"
+    );
 
-    let claims = rig.claim(299, 9).await;
-    assert_eq!(names(&claims.portals), ["z"], "another app's portal goes on");
-    assert_eq!(claims.next, Some(at(300)));
+    let probe = rig.claim_only(606).await;
+    assert_eq!(probe.name.as_str(), third, "not one that was refused already");
+    assert_eq!(rig.claimed(607).await, [""; 0], "a second one tries");
+    assert_eq!(ruled(&accept(&rig, &probe, 608).await), (None, true));
+    let mut rest = rig.claimed(608).await;
+    rest.sort();
+    assert_eq!(rest, ["a", second.name.as_str()], "those that were refused are tried at once");
+}
+
+#[tokio::test]
+async fn no_portal_tries_twice_in_a_row() {
+    let rig = fresh(&["a", "b", "c"]).await;
+    let mut last = claim(&rig, "a", 600).await;
+    let mut secs = 600;
+    for _ in 0..12 {
+        refuse(&rig, &last, secs).await;
+        let next = loop {
+            secs += 1;
+            if let Some(next) = rig.claim(secs, 100).await.portals.pop() {
+                break next;
+            }
+            assert!(secs < 600 + 12 * 3700, "nobody tries");
+        };
+        assert_ne!(next.name, last.name, "at {secs}");
+        last = next;
+    }
+    assert!(secs > 600 + 4 * 300, "a client that is refused for all is left in peace");
+}
+
+#[tokio::test]
+async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
+    let rig = fresh(&["a", "b"]).await;
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let b = rig.claim_only(600).await;
+    accept(&rig, &b, 601).await;
+    assert_eq!(works_for(&rig.portal("a").await), Some(1));
+    // Now the client is refused for the other one too.
+    let b = claim(&rig, "b", 2000).await;
+    assert_eq!(ruled(&refuse(&rig, &b, 2000).await), (Some(Ruling::AskAnother), false));
+    let a = rig.claim_only(2000).await;
+    assert_eq!(a.name.as_str(), "a");
+    assert_eq!(ruled(&refuse(&rig, &a, 2001).await), (Some(Ruling::TheClient), true));
+    assert_eq!(works_for(&rig.portal("a").await), None);
+}
+
+#[tokio::test]
+async fn a_client_of_one_portal_is_left_alone_until_its_time() {
+    let rig = Rig::with(&["a"]).await;
+    let first = rig.claim_only(0).await;
+    assert_eq!(ruled(&refuse(&rig, &first, 0).await), (Some(Ruling::TheClient), true));
+    assert_eq!(rig.claim(299, 9).await.next, Some(at(300)));
     let probe = rig.claim_only(300).await;
-    assert_eq!(rig.claimed(301).await, [""; 0], "a second one tries");
-    assert_eq!(rig.claim(301, 9).await.next, Some(at(420)), "should the first never end");
-    assert_eq!(refuse(&rig, &probe, 302).await, generation(1), "it is refused already");
+    assert_eq!(rig.claim(301, 9).await.next, Some(at(420)), "should it never end");
+    assert_eq!(
+        ruled(&refuse(&rig, &probe, 302).await),
+        (Some(Ruling::TheClient), false),
+        "it is refused already"
+    );
     assert_eq!(rig.claimed(601).await, [""; 0]);
     let probe = rig.claim_only(602).await;
-    let accepted = rig.record_client(&probe, 603, renewed("r2", 603), Rejection::Accepted).await;
-    assert_eq!(accepted, flipped(2));
-    let rest = rig.claimed(603).await;
-    assert_eq!(rest.len(), 2, "those that were refused, and those that waited for them, go on: {rest:?}");
+    assert_eq!(ruled(&accept(&rig, &probe, 603).await), (None, true));
 }
 
 /// Its replay met the refusal; it would wait for its own time, as much as an hour.
 #[tokio::test]
 async fn acceptance_releases_a_grant_in_doubt_too() {
-    let rig = Rig::with(&["a", "b"]).await;
-    let both = rig.claim(0, 9).await.portals;
+    let rig = Rig::with(&["a"]).await;
+    let only = rig.claim_only(0).await;
     let phase = Phase::InDoubt { attempt: 2, since: at(0), problem: problem(Class::ClientRejected) };
     let standing = Standing { phase, renew_at: Some(at(0)), act_at: Some(at(HOUR)) };
-    rig.record_client(&both[0], 0, RecordOutcome::Kept(standing), Rejection::Refused(at(HOUR))).await;
+    rig.record_client(&only, 0, RecordOutcome::Kept(standing), Rejection::Refused(at(HOUR))).await;
     assert_eq!(rig.claimed(5).await, [""; 0]);
-    rig.record_client(&both[1], 5, renewed("r2", 5), Rejection::Accepted).await;
+    rig.configure(&["a", "b"]).await;
+    rig.take("b", "b", HOUR).await;
+    let b = claim(&rig, "b", 5).await;
+    accept(&rig, &b, 5).await;
     assert_eq!(rig.claimed(5).await, ["a"]);
 }
 
-/// The places that the others of a probing app took must not cost the due portals of other apps their turn.
+/// A portal that tries takes a place; the due portals of other apps take the rest.
 #[tokio::test]
 async fn a_probe_keeps_nobody_waiting() {
     let rig = Rig::with(&["a", "b", "c"]).await;
-    let first = rig.claim(0, 1).await.portals.remove(0);
-    refuse(&rig, &first, 0).await;
+    let first = rig.claim(0, 2).await.portals;
+    refuse(&rig, &first[0], 0).await;
+    refuse(&rig, &first[1], 0).await;
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
     rig.follow(["a", "b", "c"].into_iter().map(configured).chain([other]).collect()).await;
     rig.take("z", "z", 2 * HOUR).await;
-    let claims = rig.claim(300, 2).await;
-    assert_eq!(claims.portals.len(), 1);
-    assert_eq!(claims.next, Some(at(300)), "z is due, and nobody asks again");
-    let claims = rig.claim(300, 2).await;
-    assert_eq!((names(&claims.portals), claims.next), (vec!["z".to_owned()], Some(at(420))));
+    let claims = rig.claim(400, 2).await;
+    assert_eq!((names(&claims.portals), claims.next), (vec!["c".to_owned(), "z".to_owned()], Some(at(520))));
 }
 
 #[tokio::test]
 async fn a_changed_client_is_tried_at_once() {
     let rig = Rig::with(&["a", "b"]).await;
-    let first = rig.claim(0, 1).await.portals.remove(0);
-    refuse(&rig, &first, 0).await;
-    assert_eq!(rig.claimed(5).await, [""; 0]);
+    for portal in rig.claim(0, 2).await.portals {
+        refuse(&rig, &portal, 0).await;
+    }
     let portals = || vec![configured("a"), configured("b")];
-    rig.state.reconcile(portals(), vec![app("crm", "1")], at(5)).await.unwrap();
-    assert_eq!(rig.claimed(5).await, [""; 0], "nothing has changed");
+    rig.state.reconcile(portals(), vec![app("crm", "1")], at(1)).await.unwrap();
+    assert_eq!(rig.claimed(1).await, [""; 0], "nothing has changed");
     rig.state.reconcile(portals(), vec![app("crm", "2")], at(5)).await.unwrap();
     let probe = rig.claim_only(5).await;
-    rig.record_client(&probe, 6, renewed("r2", 6), Rejection::Accepted).await;
+    accept(&rig, &probe, 6).await;
     assert_eq!(rig.claimed(6).await.len(), 1, "the refusal's wait is still kept");
 }
 
@@ -98,11 +207,19 @@ async fn a_changed_client_ends_the_waits_of_its_portals() {
 }
 
 #[tokio::test]
-async fn an_operators_word_lets_a_refused_client_try() {
-    let rig = Rig::with(&["a", "b"]).await;
-    let first = rig.claim(0, 1).await.portals.remove(0);
-    refuse(&rig, &first, 0).await;
-    let asked = rig.state.request_renewal(first.name.clone(), at(10)).await.unwrap();
-    assert_eq!(asked, RenewalRequest::Due(at(10)));
-    assert_eq!(rig.claimed(10).await.len(), 1);
+async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_asked_for() {
+    let rig = fresh(&["a", "b", "c"]).await;
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let second = rig.claim_only(600).await;
+    refuse(&rig, &second, 600).await;
+    for portal in [&a.name, &second.name] {
+        let asked = rig.state.request_renewal(portal.clone(), at(602)).await.unwrap();
+        assert_eq!(asked, RenewalRequest::Due(at(605)), "a few seconds after the last try");
+    }
+    assert_eq!(rig.claimed(602).await, [""; 0]);
+    let mut claimed = rig.claimed(605).await;
+    claimed.retain(|claimed| *claimed == a.name.as_str() || *claimed == second.name.as_str());
+    assert_eq!(claimed.len(), 2);
+    assert!(rig.claimed(605).await.len() <= 1, "once each");
 }

@@ -104,9 +104,18 @@ async fn the_server_a_reply_names_is_remembered() {
     assert_eq!(rig.grant("acme").await.token_url, OTHER);
 }
 
+/// Each of the two portals of an app of its own, so that the client of one is refused with it.
+async fn apart(rig: &Rig) {
+    let mut retries = configured("retries");
+    retries.settings.app = "other".to_owned();
+    let portals = vec![configured("acme"), retries];
+    rig.state.reconcile(portals, vec![app("crm", "1"), app("other", "1")], at(0)).await.unwrap();
+}
+
 #[tokio::test]
 async fn every_time_moves_with_the_clock() {
     let rig = Rig::with(&["acme", "retries"]).await;
+    apart(&rig).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
     let refused = Rejection::Refused(at(300));
@@ -129,6 +138,7 @@ async fn every_time_moves_with_the_clock() {
 #[tokio::test]
 async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock() {
     let rig = Rig::with(&["acme", "retries"]).await;
+    apart(&rig).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.state.shift_times(-7_200_000).await.unwrap();
     rig.record(&portals[0], 1, renewed("r2", 0)).await;

@@ -130,6 +130,7 @@ impl Rig {
             climb_at: None,
             now: at(secs),
             client,
+            bought_by: None,
         };
         self.state.record(Arc::new(record)).await.unwrap()
     }
@@ -249,5 +250,10 @@ fn refresh_of(grant: &Grant) -> &str {
 }
 
 fn generation(count: u64) -> Recorded {
-    Recorded::Done { generation: Generation(count), client_changed: false, told_before: Vec::new() }
+    Recorded::Done {
+        generation: Generation(count),
+        client_changed: false,
+        ruling: None,
+        told_before: Vec::new(),
+    }
 }

@@ -1,0 +1,338 @@
+//! Clients that the server refuses: for one portal, or for all of an app's. Which portal asks next.
+//!
+//! Must not decide whose a refusal is: `domain::client` does, from what is counted here in the transaction of the record.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::domain::client::{Ruling, Seen, probe_wait, rule};
+use crate::domain::name::PortalName;
+use crate::domain::time::Timestamp;
+
+/// Whether people are told of a refusal is known when another portal has been asked, which is so within seconds.
+const TOLD_AFTER: i64 = 15_000;
+/// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
+const PROBE_MILLIS: i64 = 120_000;
+/// A portal that was tried is not tried again for the client's sake in this time, in milliseconds.
+const TRY_AGAIN: i64 = 5_000;
+/// So long a probe waits at most for a portal other than the last one, in milliseconds.
+const LONGEST_WAIT: i64 = 300_000;
+
+/// A portal that could be sent for now or later: the terms of the index `portal_due` but the endpoint.
+const USABLE: &str = "act_at IS NOT NULL AND configured = 1 AND bound_to = binding \
+    AND phase IN ('fresh', 'retrying', 'client-rejected')";
+
+/// When a portal may be sent for though it is not due: a fresh one a tenth of its life after its renewal, `?2` is now.
+/// One that the server renews only after its end waits for its own time, and so does one that failed.
+const ALLOWED_AT: &str = "CASE WHEN act_at <= ?2 THEN act_at \
+    WHEN phase = 'fresh' AND renew_at <= expires_at THEN max(?2, issued_at + max(1000, (expires_at - issued_at) / 10)) \
+    WHEN phase = 'client-rejected' THEN max(?2, coalesce(claimed_at, 0) + ?4) \
+    ELSE act_at END";
+
+/// The client was let in for a portal. True if it was refused for all before.
+pub(super) fn let_in(
+    connection: &Connection,
+    app: &str,
+    portal: &PortalName,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "UPDATE portal SET refused_since = NULL WHERE name = ?1 AND refused_since IS NOT NULL",
+        )?
+        .execute([portal.as_str()])?;
+    let open: Option<Option<i64>> = connection
+        .prepare_cached(
+            "SELECT rejected_since FROM app WHERE name = ?1 AND (rejected_since IS NOT NULL OR question_since IS NOT NULL)",
+        )?
+        .query_row([app], |row| row.get(0))
+        .optional()?;
+    let Some(rejected_since) = open else { return Ok(false) };
+    connection.execute(
+        "UPDATE app SET let_in_at = ?2, rejected_since = NULL, retry_at = NULL, question_since = NULL, probe = NULL, \
+         asked = NULL WHERE name = ?1",
+        params![app, now.millis()],
+    )?;
+    let works_for = count(connection, app, "", "refused_since IS NULL", 0)?;
+    connection.execute(
+        "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2), climb_at = ?3 \
+         WHERE app = ?1 AND refused_since IS NOT NULL AND problem ->> 'class' = 'client-rejected'",
+        params![app, works_for, now.millis()],
+    )?;
+    if rejected_since.is_some() {
+        connection.execute(
+            // By the class: a grant in doubt whose replay met the refusal waits for the client too.
+            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND problem ->> 'class' = 'client-rejected' \
+             AND act_at > ?2 AND claim IS NULL",
+            params![app, now.millis()],
+        )?;
+    }
+    Ok(rejected_since.is_some())
+}
+
+/// The client was refused for a portal. Whose refusal that is, and whether the client is newly refused for all.
+pub(super) fn refused(
+    connection: &Connection,
+    app: &str,
+    portal: &PortalName,
+    retry_at: Timestamp,
+    now: Timestamp,
+) -> rusqlite::Result<(Ruling, bool)> {
+    let name = portal.as_str();
+    let (since, tried_at, lifetime): (i64, Option<i64>, Option<i64>) = connection.query_row(
+        "UPDATE portal SET refused_since = coalesce(refused_since, ?2) WHERE name = ?1 \
+         RETURNING refused_since, claimed_at, expires_at - issued_at",
+        params![name, now.millis()],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let tried_at = tried_at.unwrap_or(now.millis()).min(now.millis());
+    let known = connection
+        .query_row(
+            "SELECT question_since, let_in_at, rejected_since FROM app WHERE name = ?1",
+            [app],
+            |row| {
+                Ok((
+                    row.get::<_, Option<i64>>(0)?,
+                    row.get::<_, Option<i64>>(1)?,
+                    row.get::<_, Option<i64>>(2)?,
+                ))
+            },
+        )
+        .optional()?;
+    let (question, let_in, rejected) = known.unwrap_or_default();
+    let asked_since = question.unwrap_or(tried_at);
+    let counted = |what, moment| {
+        let counted = count(connection, app, name, what, moment)?;
+        Ok::<_, rusqlite::Error>(u64::try_from(counted).unwrap_or_default())
+    };
+    let seen = Seen {
+        since: Timestamp::from_millis(since),
+        let_in: let_in.map(Timestamp::from_millis),
+        refused_too: counted("refused_since > ?3", let_in.unwrap_or(i64::MIN))?,
+        unasked: counted("(refused_since IS NULL OR claimed_at < ?3)", asked_since)?,
+        in_question: question.is_some(),
+    };
+    let ruling = if rejected.is_some() { Ruling::TheClient } else { rule(seen) };
+    connection.execute("UPDATE app SET refused_last = ?2 WHERE name = ?1", params![app, name])?;
+    match ruling {
+        Ruling::ThisPortal => {
+            let works_for = count(connection, app, name, "refused_since IS NULL", 0)?;
+            connection.execute(
+                "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2) WHERE name = ?1",
+                params![name, works_for],
+            )?;
+            Ok((ruling, false))
+        }
+        Ruling::AskAnother => {
+            connection.execute(
+                "UPDATE app SET question_since = coalesce(question_since, ?2) WHERE name = ?1",
+                params![app, tried_at],
+            )?;
+            connection.execute(
+                "UPDATE portal SET climb_at = ?2 WHERE name = ?1",
+                params![name, now.millis() + TOLD_AFTER],
+            )?;
+            ask_another(connection, app, name, now)?;
+            Ok((ruling, false))
+        }
+        Ruling::TheClient => {
+            let others = count(connection, app, name, "?3 = ?3", 0)?;
+            let refused_for = now.since(rejected.map_or(now, Timestamp::from_millis));
+            let lifetime = std::time::Duration::from_millis(
+                u64::try_from(lifetime.unwrap_or_default()).unwrap_or_default(),
+            );
+            let at = match others {
+                0 => retry_at,
+                _ => now + probe_wait(refused_for, seen.refused_too, seen.unasked, lifetime),
+            };
+            connection.execute(
+                "UPDATE app SET rejected_since = coalesce(rejected_since, ?2), retry_at = ?3, \
+                 question_since = coalesce(question_since, ?4) WHERE name = ?1",
+                params![app, now.millis(), at.millis(), tried_at],
+            )?;
+            let next = candidate(connection, app, at)?;
+            connection.execute(
+                "UPDATE app SET probe = ?2 WHERE name = ?1",
+                params![app, next.map(|candidate| candidate.name)],
+            )?;
+            // Those whose telling was put off need not wait any longer.
+            connection.execute(
+                "UPDATE portal SET climb_at = ?2 WHERE app = ?1 AND name <> ?3 AND refused_since IS NOT NULL AND climb_at > ?2",
+                params![app, now.millis(), name],
+            )?;
+            if rejected.is_none() {
+                connection.execute(
+                    "UPDATE portal SET problem = json_remove(problem, '$.works_for') \
+                     WHERE app = ?1 AND refused_since IS NOT NULL AND problem IS NOT NULL",
+                    [app],
+                )?;
+            }
+            Ok((ruling, rejected.is_none()))
+        }
+    }
+}
+
+/// Other usable portals of an app of which this is true; `?3` is a moment.
+fn count(connection: &Connection, app: &str, but: &str, what: &str, moment: i64) -> rusqlite::Result<i64> {
+    let query = format!(
+        "SELECT count(*) FROM portal WHERE app = ?1 AND name <> ?2 AND {USABLE} AND {what} AND ?3 IS NOT NULL"
+    );
+    connection.prepare_cached(&query)?.query_row(params![app, but, moment], |row| row.get(0))
+}
+
+/// Brings another portal's renewal forward, as far as it may be: its answer says whose the refusal is.
+fn ask_another(connection: &Connection, app: &str, but: &str, now: Timestamp) -> rusqlite::Result<()> {
+    let query = format!(
+        "UPDATE portal SET act_at = min(act_at, ({ALLOWED_AT})) WHERE name = (SELECT name FROM portal \
+         WHERE app = ?1 AND name <> ?3 AND claim IS NULL AND {USABLE} \
+         ORDER BY refused_since IS NOT NULL, {ALLOWED_AT}, expires_at LIMIT 1)"
+    );
+    connection.execute(&query, params![app, now.millis(), but, TRY_AGAIN]).map(|_| ())
+}
+
+/// A portal that may try a refused client.
+pub(super) struct Candidate {
+    pub(super) id: i64,
+    pub(super) name: String,
+    pub(super) token_url: String,
+    allowed_at: i64,
+    is_last: bool,
+}
+
+/// Who is to try next: not the one that was refused last, as long as there is another.
+fn candidate(connection: &Connection, app: &str, at: Timestamp) -> rusqlite::Result<Option<Candidate>> {
+    let query = format!(
+        "SELECT id, name, token_url, {ALLOWED_AT} AS allowed_at, name IS (SELECT refused_last FROM app WHERE name = ?1) \
+         AS is_last, name IS NOT (SELECT probe FROM app WHERE name = ?1) AS is_new FROM portal \
+         WHERE app = ?1 AND claim IS NULL AND ({USABLE} OR (phase = 'in-doubt' AND configured = 1 AND bound_to = binding \
+         AND act_at <= ?2)) AND ?3 = ?3 \
+         ORDER BY is_last, {ALLOWED_AT} > ?2, is_new, refused_since IS NOT NULL, act_at > ?2, expires_at LIMIT 1"
+    );
+    connection
+        .prepare_cached(&query)?
+        .query_row(params![app, at.millis(), 0, TRY_AGAIN], |row| {
+            Ok(Candidate {
+                id: row.get(0)?,
+                name: row.get(1)?,
+                token_url: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
+                allowed_at: row.get(3)?,
+                is_last: row.get(4)?,
+            })
+        })
+        .optional()
+}
+
+/// The refused clients: who may be sent for all the same, and when that may change.
+pub(super) struct Refused {
+    /// The apps, as a JSON array.
+    pub(super) apps: String,
+    /// The portals that try, and those that an operator asked for.
+    pub(super) trying: Vec<(i64, String)>,
+    /// When the next one may try.
+    pub(super) next: Option<Timestamp>,
+}
+
+/// Chooses who tries refused clients now; `room` says how many more requests an endpoint takes, and is lessened.
+pub(super) fn try_refused(
+    connection: &Connection,
+    now: Timestamp,
+    mut room: impl FnMut(&str) -> bool,
+) -> rusqlite::Result<Refused> {
+    let mut found = Refused { apps: "[]".to_owned(), trying: Vec::new(), next: None };
+    let mut apps = Vec::new();
+    let rows: Vec<(String, i64, Option<String>)> = connection
+        .prepare_cached(
+            "SELECT name, coalesce(retry_at, 0), asked FROM app WHERE rejected_since IS NOT NULL",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    let later = |next: &mut Option<Timestamp>, at: i64| {
+        let at = Timestamp::from_millis(at);
+        *next = Some(next.map_or(at, |next| next.min(at)));
+    };
+    for (app, retry_at, asked) in rows {
+        if let Some(asked) = asked {
+            let mut left = Vec::new();
+            for (id, name, token_url, act_at) in asked_for(connection, &app, &asked)? {
+                if act_at <= now.millis() && room(&token_url) {
+                    found.trying.push((id, app.clone()));
+                } else {
+                    later(&mut found.next, act_at.max(now.millis() + 1));
+                    left.push(name);
+                }
+            }
+            let left = (!left.is_empty()).then(|| serde_json::Value::from(left).to_string());
+            connection.execute("UPDATE app SET asked = ?2 WHERE name = ?1", params![app, left])?;
+        }
+        if retry_at > now.millis() {
+            later(&mut found.next, retry_at);
+        } else if let Some(candidate) = candidate(connection, &app, now)? {
+            let soon = candidate.allowed_at - now.millis();
+            let chosen = found.trying.iter().any(|(id, _)| *id == candidate.id);
+            let retry_at = if chosen {
+                now.millis() + PROBE_MILLIS
+            } else if soon > 0 && soon <= LONGEST_WAIT && !candidate.is_last {
+                candidate.allowed_at
+            } else if room(&candidate.token_url) {
+                found.trying.push((candidate.id, app.clone()));
+                now.millis() + PROBE_MILLIS
+            } else {
+                // Its endpoint is busy: the next claim finds it again.
+                now.millis()
+            };
+            if retry_at > now.millis() {
+                connection.execute("UPDATE app SET retry_at = ?2 WHERE name = ?1", params![app, retry_at])?;
+                later(&mut found.next, retry_at);
+            }
+        }
+        apps.push(app);
+    }
+    found.apps = serde_json::Value::from(apps).to_string();
+    Ok(found)
+}
+
+fn asked_for(
+    connection: &Connection,
+    app: &str,
+    asked: &str,
+) -> rusqlite::Result<Vec<(i64, String, String, i64)>> {
+    connection
+        .prepare_cached(
+            "SELECT id, name, coalesce(token_url, ''), act_at FROM portal WHERE app = ?1 AND act_at IS NOT NULL \
+             AND claim IS NULL AND configured = 1 AND bound_to = binding AND name IN (SELECT value FROM json_each(?2))",
+        )?
+        .query_map(params![app, asked], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect()
+}
+
+/// An operator asks for a portal whose client is refused: it need not wait for the others.
+pub(super) fn ask_by_hand(connection: &Connection, portal: &PortalName) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "UPDATE app SET asked = json_insert(coalesce(asked, '[]'), '$[#]', ?1) WHERE rejected_since IS NOT NULL \
+             AND name = (SELECT app FROM portal WHERE name = ?1)",
+            [portal.as_str()],
+        )
+        .map(|_| ())
+}
+
+/// A client that is another than before is asked about anew.
+pub(super) fn begin_anew(connection: &Connection, app: &str) -> rusqlite::Result<()> {
+    connection.execute("UPDATE app SET question_since = NULL, let_in_at = NULL WHERE name = ?1", [app])?;
+    connection
+        .execute("UPDATE portal SET refused_since = NULL WHERE app = ?1 AND refused_since IS NOT NULL", [app])
+        .map(|_| ())
+}
+
+/// Moves the times of clients as the clock moved.
+pub(super) fn shift(connection: &Connection, by: i64) -> rusqlite::Result<()> {
+    connection.execute(
+        "UPDATE portal SET refused_since = refused_since + ?1 WHERE refused_since IS NOT NULL",
+        [by],
+    )?;
+    connection
+        .execute(
+            "UPDATE app SET retry_at = retry_at + ?1, question_since = question_since + ?1, let_in_at = let_in_at + ?1",
+            [by],
+        )
+        .map(|_| ())
+}

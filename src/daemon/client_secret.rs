@@ -1,0 +1,67 @@
+//! Reads a client's secret again when the authorization server refuses the client: it may have been replaced meanwhile.
+//!
+//! Must not show a secret, nor put anything in force but the secret of one app.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::publisher::chain;
+use super::shared::{Shared, app_fingerprint};
+use crate::config::Config;
+use crate::domain::secret::ClientSecret;
+
+/// The configuration in force, if the secret of `app` in it is another than `sent`, or can be read and is another.
+pub async fn newer(shared: &Shared, app: &str, sent: Option<&ClientSecret>) -> Option<Arc<Config>> {
+    let config = shared.config();
+    let known = config.apps.get(app)?;
+    if !is_same(known.client_secret.as_ref(), sent) {
+        return Some(config);
+    }
+    let source = known.secret_source.clone()?;
+    // A file may lie on a disk that hangs.
+    let mut reading = JoinSet::new();
+    reading.spawn_blocking(move || source.read());
+    let read = match reading.join_next().await? {
+        Ok(Ok(read)) => read,
+        Ok(Err(why)) => {
+            tracing::warn!(
+                app,
+                "app {app}: the server refuses the client, and its secret cannot be read again: {why}"
+            );
+            return None;
+        }
+        Err(_) => return None,
+    };
+    if is_same(Some(&read), sent) {
+        return None;
+    }
+    let config = put_in_force(shared, app, &read)?;
+    tracing::warn!(
+        app,
+        "app {app}: the server refuses the client; its secret was read again and is another one now, which is in force"
+    );
+    let fingerprint = config.apps.get(app).map(app_fingerprint)?;
+    if let Err(error) = shared.state.client_changed(fingerprint, shared.clock.now()).await {
+        tracing::error!(app, error = %chain(&error), "app {app}: its portals go on waiting; the state cannot be told");
+    }
+    shared.due.notify_one();
+    Some(config)
+}
+
+/// A reload may come at the same time: then the secret is put into the configuration that it brought.
+fn put_in_force(shared: &Shared, app: &str, secret: &ClientSecret) -> Option<Arc<Config>> {
+    loop {
+        let before = shared.config();
+        let mut config = Config::clone(&before);
+        config.apps.get_mut(app)?.client_secret = Some(secret.clone());
+        let config = Arc::new(config);
+        if shared.replace_config(&before, Arc::clone(&config)) {
+            return Some(config);
+        }
+    }
+}
+
+fn is_same(one: Option<&ClientSecret>, other: Option<&ClientSecret>) -> bool {
+    one.map(ClientSecret::expose) == other.map(ClientSecret::expose)
+}
