@@ -29,6 +29,7 @@ mod reload;
 mod renewer;
 mod serving;
 mod shared;
+mod unpublished;
 pub mod view;
 mod worth;
 mod writing;
