@@ -17,7 +17,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::state::Census;
-use crate::domain::escalation::Severity;
+use crate::domain::escalation::{OVERDUE_SHARE, Severity, overdue_at, refresh_end_of};
 use crate::domain::install::Outcome;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::provider::Class;
@@ -327,7 +327,7 @@ impl Snapshot<'_> {
 
     fn per_portal(&self, registry: &mut Registry) {
         let family = || Family::<Vec<(&str, String)>, FloatGauge>::default();
-        let (expiry, due, issued) = (family(), family(), family());
+        let (expiry, due, issued, refresh, overdue) = (family(), family(), family(), family(), family());
         // One that the configuration does not name any more is not renewed, and alarms nobody.
         for portal in self.portals.iter().filter(|portal| portal.settings.is_some()) {
             let label = vec![("portal", portal.name.as_str().to_owned())];
@@ -341,9 +341,15 @@ impl Snapshot<'_> {
             set(&expiry, access.map(|access| access.expires_at));
             set(&issued, access.map(|access| access.issued_at));
             set(&due, grant.standing.renew_at);
+            set(&refresh, refresh_end_of(grant).map(|end| end.at));
+            set(&overdue, overdue_at(grant, OVERDUE_SHARE));
         }
         registry.register("token_expiry_timestamp_seconds", "When the published access token ends", expiry);
         registry.register("token_renewal_due_timestamp_seconds", "When the renewal is or was planned", due);
+        let help = "When the renewal counts as overdue: 30 % of the time that it has has passed";
+        registry.register("token_overdue_timestamp_seconds", help, overdue);
+        let help = "When the refresh token ends of itself, where the server says so";
+        registry.register("refresh_token_expiry_timestamp_seconds", help, refresh);
         registry.register(
             "token_issued_timestamp_seconds",
             "When the published access token was issued",

@@ -166,7 +166,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    pub(super) fn at<'p>(
+    pub(crate) fn at<'p>(
         stage: &'static str,
         path: &'p Path,
     ) -> impl FnOnce(std::io::Error) -> Self + use<'p> {

@@ -27,6 +27,8 @@ pub(super) struct Client {
 #[derive(Deserialize)]
 struct Listing {
     portals: Vec<PortalView>,
+    #[serde(default)]
+    next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -60,14 +62,31 @@ impl Client {
 
     /// Every portal, or one.
     pub(super) async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, Failure> {
-        let body = match portal {
-            Some(portal) => {
-                let one = self.ask(Method::GET, &path(portal, ""), None).await?;
-                return Ok(vec![parse(&one)?]);
+        if let Some(portal) = portal {
+            let one = self.ask(Method::GET, &path(portal, ""), None).await?;
+            return Ok(vec![parse(&one)?]);
+        }
+        let (mut portals, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) = self.page(after.as_deref()).await?;
+            portals.extend(page);
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(portals),
             }
-            None => self.ask(Method::GET, "/v1/portals", None).await?,
-        };
-        parse::<Listing>(&body).map(|listing| listing.portals)
+        }
+    }
+
+    /// The portals after this one, some at a time; and the last of them, if there are more.
+    pub(super) async fn page(
+        &self,
+        after: Option<&str>,
+    ) -> Result<(Vec<PortalView>, Option<String>), Failure> {
+        // A portal's name needs no escaping in a query.
+        let path =
+            after.map_or_else(|| "/v1/portals".to_owned(), |after| format!("/v1/portals?after={after}"));
+        let Listing { portals, next } = parse(&self.ask(Method::GET, &path, None).await?)?;
+        Ok((portals, next))
     }
 
     /// The access token in one form.

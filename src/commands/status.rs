@@ -15,6 +15,8 @@ use crate::domain::time::human;
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// Lines of what is to be done that are kept for the end of a long table.
+const MOST_ACTIONS: usize = 1000;
 
 #[derive(Debug, Args)]
 #[command(
@@ -33,49 +35,141 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     loop {
-        let portals = list(common, arguments.portal.as_deref()).await?;
-        let text = if arguments.json {
-            json(&portals)?
-        } else {
-            match (&arguments.portal, portals.as_slice()) {
-                (Some(_), [portal]) => one(portal),
-                _ => all(&portals),
-            }
-        };
-        if arguments.watch && screen::is_terminal() {
-            // Clear and go home, so that the table stays in place.
-            screen::result("\x1b[2J\x1b[H");
+        let reach = reach(common).await?;
+        if matches!(reach, Reach::Offline(_)) {
+            screen::note("no daemon runs; this is what the state says");
         }
-        screen::result(&text);
+        let shown = show(&reach, arguments).await;
+        if let Reach::Offline(offline) = reach {
+            offline.close().await;
+        }
+        let fresh = shown?;
         if !arguments.watch {
-            let fresh = portals.iter().all(|portal| portal.fresh);
             return Ok(if fresh { Exit::Done } else { Exit::NotFresh });
         }
         Clock::system().sleep(EVERY).await;
     }
 }
 
-async fn list(common: &Common, portal: Option<&str>) -> Result<Vec<PortalView>, Failure> {
-    match reach(common).await? {
-        Reach::Daemon(client) => client.list(portal).await,
-        Reach::Offline(offline) => {
-            let portals = offline.list(portal).await.map_err(|error| not_done(&error));
-            offline.close().await;
-            screen::note("no daemon runs; this is what the state says");
-            portals
+/// Shows one portal, or all of them page by page, so that memory does not grow with their number. Whether all are fresh.
+async fn show(reach: &Reach, arguments: &Arguments) -> Result<bool, Failure> {
+    let mut out: Box<dyn Out> =
+        if arguments.json { Box::new(Json { begun: false }) } else { Box::new(Text::default()) };
+    let clear = || {
+        if arguments.watch && screen::is_terminal() {
+            // Clear and go home, so that the table stays in place.
+            screen::result("\x1b[2J\x1b[H");
+        }
+    };
+    if let Some(portal) = &arguments.portal {
+        let portals = match reach {
+            Reach::Daemon(client) => client.list(Some(portal)).await?,
+            Reach::Offline(offline) => offline.list(Some(portal)).await.map_err(|error| not_done(&error))?,
+        };
+        clear();
+        match portals.as_slice() {
+            [portal] if !arguments.json => screen::result(&one(portal)),
+            portals => {
+                out.page(portals)?;
+                out.end();
+            }
+        }
+        return Ok(portals.iter().all(|portal| portal.fresh));
+    }
+    let (mut fresh, mut after) = (true, None::<String>);
+    loop {
+        let (portals, next) = match reach {
+            Reach::Daemon(client) => client.page(after.as_deref()).await?,
+            Reach::Offline(offline) => {
+                offline.page(after.as_deref()).await.map_err(|error| not_done(&error))?
+            }
+        };
+        if after.is_none() {
+            clear();
+        }
+        fresh &= portals.iter().all(|portal| portal.fresh);
+        out.page(&portals)?;
+        match next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    out.end();
+    Ok(fresh)
+}
+
+/// A listing that is written as it comes.
+trait Out: Send {
+    fn page(&mut self, portals: &[PortalView]) -> Result<(), Failure>;
+    fn end(&mut self);
+}
+
+struct Json {
+    begun: bool,
+}
+
+impl Out for Json {
+    fn page(&mut self, portals: &[PortalView]) -> Result<(), Failure> {
+        let mut text = String::new();
+        for portal in portals {
+            let view = serde_json::to_value(portal)
+                .and_then(|view| serde_json::to_string_pretty(&view))
+                .map_err(|_| Failure::new(Exit::Unavailable, "cannot write JSON"))?;
+            text.push_str(if self.begun { ",\n    " } else { "{\n  \"portals\": [\n    " });
+            self.begun = true;
+            text.push_str(&view.replace('\n', "\n    "));
+        }
+        screen::result(&text);
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        screen::result(if self.begun { "\n  ]\n}\n" } else { "{\n  \"portals\": []\n}\n" });
+    }
+}
+
+/// A table, with what a person must do below it.
+#[derive(Default)]
+struct Text {
+    listed: usize,
+    actions: Vec<String>,
+    more: usize,
+}
+
+impl Out for Text {
+    fn page(&mut self, portals: &[PortalView]) -> Result<(), Failure> {
+        let text = table(portals);
+        // The heading once.
+        let skipped = if self.listed > 0 { text.find('\n').map_or(0, |end| end + 1) } else { 0 };
+        if !portals.is_empty() {
+            screen::result(&text[skipped..]);
+        }
+        self.listed += portals.len();
+        for portal in portals {
+            let line = |text: String| format!("{}: {text}\n", portal.portal);
+            let kept = portal.unread_replies.as_ref().map(UnreadReplies::text);
+            for line in portal.action.clone().into_iter().chain(portal.notice.clone()).chain(kept).map(line) {
+                if self.actions.len() < MOST_ACTIONS { self.actions.push(line) } else { self.more += 1 }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        if self.listed == 0 {
+            screen::result("no portals; name one in the configuration\n");
+        }
+        if self.actions.is_empty() {
+            return;
+        }
+        screen::result(&format!("\n{}", self.actions.concat()));
+        if self.more > 0 {
+            screen::result(&format!("… and {} more; see: refreshd status PORTAL\n", self.more));
         }
     }
 }
 
-fn json(portals: &[PortalView]) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(&serde_json::json!({ "portals": portals }));
-    text.map(|text| text + "\n").map_err(|_| Failure::new(Exit::Unavailable, "cannot write JSON"))
-}
-
-fn all(portals: &[PortalView]) -> String {
-    if portals.is_empty() {
-        return "no portals; name one in the configuration\n".to_owned();
-    }
+fn table(portals: &[PortalView]) -> String {
     let heading = ["PORTAL", "PHASE", "EXPIRES IN", "RENEWED", "NEXT RENEWAL", "LAST ERROR", "INCIDENT"];
     let rows = portals.iter().map(|portal| {
         vec![
@@ -88,20 +182,7 @@ fn all(portals: &[PortalView]) -> String {
             (dash(portal.incident.join(", ")), look(portal)),
         ]
     });
-    let mut text = screen::table(&heading, rows.collect());
-    let actions: Vec<_> =
-        portals.iter().filter_map(|portal| Some((portal, portal.action.as_ref()?))).collect();
-    if !actions.is_empty() {
-        text.push('\n');
-    }
-    for (portal, action) in actions {
-        text.push_str(&format!("{}: {action}\n", portal.portal));
-    }
-    for (portal, kept) in portals.iter().filter_map(|portal| Some((portal, portal.unread_replies.as_ref()?)))
-    {
-        text.push_str(&format!("{}: {}\n", portal.portal, kept.text()));
-    }
-    text
+    screen::table(&heading, rows.collect())
 }
 
 fn one(portal: &PortalView) -> String {
@@ -112,12 +193,14 @@ fn one(portal: &PortalView) -> String {
         ("phase", portal.phase.as_str().to_owned()),
         ("expires in", with_time(expires_in(portal), portal.expires_at.as_deref())),
         ("renewed", with_time(ago(portal.renewed_ago), portal.renewed_at.as_deref())),
+        ("refresh token", refresh_end(portal)),
         ("next renewal", with_time(next(portal), portal.next_renewal.as_deref())),
         ("generation", portal.generation.to_string()),
         ("endpoint", portal.endpoint.clone().unwrap_or_default()),
         ("last error", portal.last_error.as_ref().map(Problem::text).unwrap_or_default()),
         ("waits", waits(portal).unwrap_or_default()),
         ("incident", dash(portal.incident.join(", "))),
+        ("notice", portal.notice.clone().unwrap_or_default()),
         ("to do", portal.action.clone().unwrap_or_default()),
         ("kept", portal.unread_replies.as_ref().map(UnreadReplies::text).unwrap_or_default()),
     ];
@@ -146,6 +229,18 @@ fn expires_in(portal: &PortalView) -> String {
         Some(0) => "expired".to_owned(),
         Some(left) => span(left),
     }
+}
+
+/// When the refresh token ends of itself, and whether renewals move that.
+fn refresh_end(portal: &PortalView) -> String {
+    let Some(left) = portal.refresh_expires_in else { return String::new() };
+    let ends = if left == 0 { "ended".to_owned() } else { format!("ends in {}", span(left)) };
+    let motion = match portal.refresh_end.as_deref() {
+        Some("moves") => ", each renewal moves that",
+        Some("fixed") => ", no renewal moves that",
+        _ => "",
+    };
+    with_time(ends, portal.refresh_expires_at.as_deref()) + motion
 }
 
 fn next(portal: &PortalView) -> String {

@@ -14,6 +14,7 @@ use super::old_state;
 use super::publisher::{PublisherThread, publisher};
 use super::recovery;
 use super::shared::{Parts, Shared, app_fingerprints, take_portals};
+use super::unpublished::Unpublished;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
@@ -79,7 +80,8 @@ impl Core {
         let files = TokenFiles::new(&config.paths.token_dir);
         let generations = old_state::look(&state, &files, &config.paths.state, clock.now()).await?;
         let conditions = Arc::new(Conditions::default());
-        let (publisher, publishing) = publisher(view, files, generations, Arc::clone(&conditions));
+        let (publisher, publishing) =
+            publisher(view, files, generations, Unpublished::new(clock, Arc::clone(&conditions)));
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let metrics = Metrics::new(&providers);
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));

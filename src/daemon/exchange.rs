@@ -17,7 +17,7 @@ use crate::adapters::authorization_server::Answer;
 use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
 use crate::config::{App, Config};
 use crate::domain::client::Ruling;
-use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved, untell};
+use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved, still_told, untell};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
 use crate::domain::provider::{Class, at_domain, host_of};
@@ -282,12 +282,16 @@ async fn finish(
     let Known { now, let_in, bought_by } = known;
     let Claimed { name, settings, mut grant, claim, bought_by: _, client_refused: _ } = claimed;
     let before = grant.standing.phase.clone();
+    let noticed_before = grant.tokens.validity.notice.clone();
     let url = grant.token_url.clone();
     let (outcome, renamed) = match settled {
         Settled::Renewed(renewed) => {
             grant.tokens = renewed.tokens.clone();
             grant.standing = renewed.standing.clone();
-            grant.told.clear();
+            // A token that had ended when it came mends nothing; nor does a renewal move every end.
+            if matches!(grant.standing.phase, Phase::Fresh) {
+                grant.told = still_told(&grant, now);
+            }
             let renamed = renewed.renamed_from.clone();
             (RecordOutcome::Renewed(renewed), renamed)
         }
@@ -348,8 +352,13 @@ async fn finish(
             if let Some(said) = said.filter(|said| !put_off && !about_client && !is_told(&said.step)) {
                 announce(Subject::Portal(&name), &said);
             }
-            if renewed && let Some(good) = resolved(&told_before, before.since(), now) {
+            let mended = renewed && problem.is_none();
+            if mended && let Some(good) = resolved(&told_before, before.since(), now) {
                 announce(Subject::Portal(&name), &good);
+            }
+            let notice = grant.tokens.validity.notice.as_ref().filter(|_| renewed);
+            if let Some(notice) = notice.filter(|notice| noticed_before.as_ref() != Some(notice)) {
+                tracing::warn!(portal = %name, notice, "{name}: {notice}");
             }
             if renewed && grant.identity.is_none() {
                 warn_of_other_portal(&name, &settings, &grant);
@@ -358,7 +367,7 @@ async fn finish(
                 tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
             }
             shared.climb.notify_one();
-            if is_news || renewed && !told_before.is_empty() {
+            if is_news || mended && !told_before.is_empty() {
                 shared.post.wake.notify_one();
             }
             generation

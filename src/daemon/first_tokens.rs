@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::domain::dialect::Start;
 use crate::domain::intake::{self, Intake};
 use crate::domain::name::PortalName;
-use crate::domain::token::{Credential, Details, Tokens};
+use crate::domain::token::{Credential, Details, Tokens, Validity};
 
 /// Gives a grant to every portal that needs nobody for it, and looks at those that wait for their file. Problems are
 /// logged, not returned: the others go on.
@@ -52,7 +52,12 @@ async fn trust_clients(shared: &Shared) {
         }
     };
     for portal in waiting {
-        let tokens = Tokens { access: None, credential: Credential::Client, details: Details::default() };
+        let tokens = Tokens {
+            access: None,
+            credential: Credential::Client,
+            details: Details::default(),
+            validity: Validity::default(),
+        };
         let intake = Intake { tokens, identity: None, server: None, client_id: None };
         let take = TakeInAs { intake, source: Source::Client };
         let name = &portal.name;

@@ -93,7 +93,7 @@ pub async fn take_in(
     // A grant that we had a moment ago from the server itself need not be proved.
     let proven = matches!(source, Source::Authorization);
     let standing = match &tokens.access {
-        Some(access) if proven => just_granted(name, access, every),
+        Some(_) if proven => just_granted(name, &tokens, every, now),
         access => taken_in(name, access.as_ref(), every, now),
     };
     let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
@@ -107,9 +107,13 @@ pub async fn take_in(
         proven: proven.then(|| app.name.clone()),
         now,
     };
+    let notice = take.tokens.validity.notice.clone();
     match store(shared, take).await? {
         TakenIn::Stored(generation) => {
             tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
+            if let Some(notice) = notice {
+                tracing::warn!(portal = %name, notice, "{name}: {notice}");
+            }
             let failing = shared.publisher.publish(name).await;
             shared.health.unpublished(failing);
             if let Some((told, since)) = before.filter(|_| proven)

@@ -339,8 +339,8 @@ fn grant_of(
             let url = named
                 .or_else(|| portal.config_url.clone())
                 .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
-            let access = intake.tokens.access.as_ref().ok_or("it has no access token")?;
-            let standing = just_granted(name, access, every);
+            intake.tokens.access.as_ref().ok_or("it has no access token")?;
+            let standing = just_granted(name, &intake.tokens, every, now);
             let identity = intake.identity.clone().or_else(|| known.cloned());
             (intake.tokens, identity, url, standing)
         }

@@ -30,6 +30,7 @@ mod reload;
 mod renewer;
 mod serving;
 mod shared;
+mod unpublished;
 pub mod view;
 mod worth;
 mod writing;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::RunError;
 use super::alerts::report;
 use super::authorize::{self, Begun, Polled};
-use super::control::{authorized, outcome_json, recovered};
+use super::control::{LISTED, authorized, outcome_json, recovered};
 use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
 use super::kept::{self, KeptView};
@@ -51,8 +51,32 @@ impl Offline {
         if let Some(name) = portal {
             return Ok(vec![operations::view(shared, name).await?]);
         }
-        let portals = shared.state.page(None, usize::MAX).await?;
-        Ok(kept::views(shared, &portals).await?)
+        let (mut portals, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) = self.page(after.as_deref()).await?;
+            portals.extend(page);
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(portals),
+            }
+        }
+    }
+
+    /// The portals after this one, some at a time; and the last of them, if there are more.
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn page(
+        &self,
+        after: Option<&str>,
+    ) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
+        let shared = &self.core.shared;
+        let after = after.and_then(|after| PortalName::parse(after).ok());
+        let mut portals = shared.state.page(after, LISTED.0 + 1).await?;
+        let more = portals.len() > LISTED.0;
+        portals.truncate(LISTED.0);
+        let next = portals.last().map(|last| last.name.to_string()).filter(|_| more);
+        Ok((kept::views(shared, &portals).await?, next))
     }
 
     /// As [`operations::renew`].

@@ -130,13 +130,26 @@ const fn loudness(severity: Severity) -> &'static str {
     }
 }
 
+/// How long the refresh token lives, and whether renewals move that.
+fn refresh_end(view: &PortalView) -> String {
+    let fixed = if view.refresh_end.as_deref() == Some("fixed") { ", whatever is renewed" } else { "" };
+    match view.refresh_expires_in {
+        None => String::new(),
+        Some(0) => "ended".to_owned(),
+        Some(left) => human(std::time::Duration::from_secs(left)) + fixed,
+    }
+}
+
 fn row(view: &PortalView) -> Markup {
     let span = |secs: Option<u64>| secs.map(|secs| human(std::time::Duration::from_secs(secs)));
     html! {
         tr {
             td { strong { (view.portal) } @if let Some(provider) = &view.provider { br; span.why { (provider) } } }
             td { span class={ "b " (badge(view)) } { (view.phase.as_str()) } }
-            td.n { @match view.expires_in { Some(0) => "expired", left => (span(left).unwrap_or_else(|| "–".into())) } }
+            td.n {
+                @match view.expires_in { Some(0) => "expired", left => (span(left).unwrap_or_else(|| "–".into())) }
+                @if let Some(at) = &view.refresh_expires_at { br; span.why title=(at) { "refresh token " (refresh_end(view)) } }
+            }
             td.n { (span(view.renewed_ago).map_or_else(|| "–".into(), |ago| format!("{ago} ago"))) }
             td.n { @match view.next_renewal_in { Some(0) => "due", left => (span(left).unwrap_or_else(|| "–".into())) } }
             td {
@@ -145,6 +158,7 @@ fn row(view: &PortalView) -> Markup {
                     @if let Some(more) = problem.more() { div.why { (more) } }
                 }
                 @if let Some(waits) = &view.waits { div { (waits) } }
+                @if let Some(notice) = &view.notice { div { (notice) } }
                 @if let Some(action) = &view.action { div.why { "→ " (action) } }
                 @if let Some(kept) = &view.unread_replies { div.why { (kept.text()) } }
             }

@@ -4,13 +4,12 @@
 //! never overwrites a newer one. What cannot be written is kept in mind, tried again, and said once. Must not decide
 //! about renewals: they go on while a directory cannot be written.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::alerts::{Conditions, What};
+use super::unpublished::Unpublished;
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, StateError, View};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
@@ -68,8 +67,7 @@ pub struct PublisherThread {
     swept: Option<(u64, u64)>,
     generations: Generations,
     unnoted: bool,
-    failing: BTreeSet<PortalName>,
-    conditions: Arc<Conditions>,
+    unpublished: Unpublished,
 }
 
 /// Names the provider of an app.
@@ -84,21 +82,12 @@ pub fn publisher(
     view: View,
     files: TokenFiles,
     generations: Generations,
-    conditions: Arc<Conditions>,
+    unpublished: Unpublished,
 ) -> (Publisher, PublisherThread) {
     let (sender, orders) = unbounded_channel();
     (
         Publisher { orders: sender },
-        PublisherThread {
-            orders,
-            view,
-            files,
-            swept: None,
-            generations,
-            unnoted: false,
-            failing: BTreeSet::new(),
-            conditions,
-        },
+        PublisherThread { orders, view, files, swept: None, generations, unnoted: false, unpublished },
     )
 }
 
@@ -108,7 +97,7 @@ impl PublisherThread {
         while let Some(order) = self.orders.blocking_recv() {
             let done = self.carry_out(order, provider_of);
             // Whoever asked may have gone; the files are written all the same.
-            let _ = done.send(self.failing.len() as u64);
+            let _ = done.send(self.unpublished.failing().len() as u64);
         }
     }
 
@@ -118,13 +107,13 @@ impl PublisherThread {
             disk.around_files().await;
             let done = self.carry_out(order, provider_of);
             disk.around_files().await;
-            let _ = done.send(self.failing.len() as u64);
+            let _ = done.send(self.unpublished.failing().len() as u64);
         }
     }
 
     /// Does it, and gives back whom to tell.
     fn carry_out(&mut self, order: Order, provider_of: ProviderOf<'_>) -> oneshot::Sender<u64> {
-        match order {
+        let done = match order {
             Order::Portal(name, done) => {
                 self.publish_by_name(&name, provider_of, TokenFiles::replace);
                 done
@@ -137,7 +126,9 @@ impl PublisherThread {
                 self.tend(provider_of);
                 done
             }
-        }
+        };
+        self.unpublished.say();
+        done
     }
 
     fn publish_by_name(&mut self, name: &PortalName, provider_of: ProviderOf<'_>, write: Write) {
@@ -151,7 +142,7 @@ impl PublisherThread {
             Ok(None) => {
                 self.note_generation(name, None);
                 let removed = self.files.remove(name);
-                self.note(name, removed);
+                self.unpublished.note(name, removed);
             }
             Err(error) => self.unreadable(&error),
         }
@@ -159,11 +150,11 @@ impl PublisherThread {
 
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
         if self.swept.is_none() || self.files.identity() == self.swept {
-            for name in self.failing.clone() {
+            for name in self.unpublished.failing().clone() {
                 self.publish_by_name(&name, provider_of, TokenFiles::publish);
             }
             // Without a directory all of them had failed.
-            if self.failing.is_empty() {
+            if self.unpublished.failing().is_empty() {
                 self.swept = self.files.identity();
             }
         } else {
@@ -218,7 +209,7 @@ impl PublisherThread {
             }
             None => self.files.remove(&portal.name),
         };
-        self.note(&portal.name, done);
+        self.unpublished.note(&portal.name, done);
     }
 
     /// Outside the state, for the day on which an old one is restored.
@@ -229,22 +220,6 @@ impl PublisherThread {
             tracing::warn!(error = %chain(&error), "an old state may not be noticed: its generations are not noted");
         }
         self.unnoted = failed;
-    }
-
-    fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {
-        match done {
-            Ok(()) => {
-                if self.failing.remove(portal) {
-                    self.conditions.end(What::Unpublished(portal), "the token files are written again");
-                }
-            }
-            Err(error) => {
-                if self.failing.insert(portal.clone()) {
-                    let reason = format!("readers do not get the new token: {}", chain(&error));
-                    self.conditions.begin(What::Unpublished(portal), reason);
-                }
-            }
-        }
     }
 
     fn unreadable(&self, error: &StateError) {

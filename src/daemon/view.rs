@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::domain::escalation::{action, action_now};
+use crate::domain::escalation::{OVERDUE_SHARE, action, action_now, overdue_at, refresh_end_of, still_told};
 use crate::domain::portal::{Kind, Phase, Portal, Problem};
 use crate::domain::remedy::About;
 use crate::domain::time::Timestamp;
@@ -34,6 +34,15 @@ pub struct PortalView {
     /// Seconds until then; 0 once expired.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires_in: Option<u64>,
+    /// When the refresh token ends of itself (RFC 3339), if the server says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refresh_expires_at: Option<String>,
+    /// Seconds until then; 0 once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refresh_expires_in: Option<u64>,
+    /// What renewals do to that end: `moves`, `fixed`, or `unknown` before the first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refresh_end: Option<String>,
     /// When the newest pair came.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub renewed_at: Option<String>,
@@ -46,6 +55,9 @@ pub struct PortalView {
     /// Seconds until then; 0 if it is due.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_renewal_in: Option<u64>,
+    /// Whether the renewal is late by 30 % of the time it had.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub overdue: bool,
     /// Where its API is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub endpoint: Option<String>,
@@ -55,7 +67,10 @@ pub struct PortalView {
     /// The escalation steps told and not resolved yet.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub incident: Vec<String>,
-    /// What a person must do, unless fresh.
+    /// What should be known besides: a life in the reply that could not be read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub notice: Option<String>,
+    /// What a person must do, unless all is well.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub action: Option<String>,
     /// Why and until when nothing is sent for it though it is well itself: its app's client is refused.
@@ -89,11 +104,13 @@ impl PortalView {
         let seconds = |span: Duration| span.as_secs();
         let usable = access.is_some_and(|access| access.expires_at > now);
         let waits = portal.waits().filter(|_| sends(kind));
-        let overdue = waits.is_some() && act_at.is_some_and(|at| at <= now);
-        let fresh = kind == Kind::Fresh && usable && !overdue;
+        let kept_waiting = waits.is_some() && act_at.is_some_and(|at| at <= now);
+        let fresh = kind == Kind::Fresh && usable && !kept_waiting;
         let retry_at = portal.client_refused.as_ref().map(|refused| refused.retry_at);
         let act_at =
             act_at.map(|at| if waits.is_some() { retry_at.map_or(at, |retry| at.max(retry)) } else { at });
+        let end = grant.and_then(|grant| grant.tokens.validity.refresh);
+        let overdue = grant.and_then(|grant| overdue_at(grant, OVERDUE_SHARE)).is_some_and(|at| at <= now);
         Self {
             portal: portal.name.to_string(),
             provider: app.as_ref().and_then(|app| config.apps.get(app)).map(|app| app.profile.name.clone()),
@@ -103,17 +120,25 @@ impl PortalView {
             generation: grant.map_or(0, |grant| grant.generation.0),
             expires_at: access.map(|access| access.expires_at.to_string()),
             expires_in: access.map(|access| seconds(access.expires_at.until(now))),
+            refresh_expires_at: end.map(|end| end.at.to_string()),
+            refresh_expires_in: end.map(|end| seconds(end.at.until(now))),
+            refresh_end: end.map(|end| end.motion.as_str().to_owned()),
             renewed_at: grant.map(|grant| grant.renewed_at.to_string()),
             renewed_ago: grant.map(|grant| seconds(now.since(grant.renewed_at))),
             next_renewal: act_at.map(|at| at.to_string()),
             next_renewal_in: act_at.map(|at| seconds(at.until(now))),
+            overdue: overdue && portal.settings.is_some(),
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
             // What mends it is the action, filled in.
             last_error: grant
                 .and_then(|grant| grant.standing.phase.problem())
                 .map(|problem| Problem { remedy: None, ..problem.clone() }),
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
+            notice: grant.and_then(|grant| grant.tokens.validity.notice.clone()),
             action: match (kind, grant) {
+                (Kind::Fresh, Some(grant)) if !still_told(grant, now).is_empty() => {
+                    refresh_end_of(grant).map(|end| end.action(portal.name.as_str()))
+                }
                 (Kind::Fresh, _) => None,
                 (Kind::InDoubt | Kind::NeedsAuthorization, Some(grant)) => {
                     Some(action_now(about_of(portal), grant, now))

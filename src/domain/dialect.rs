@@ -179,9 +179,13 @@ pub struct ReplyForm {
     pub scope: Vec<Place>,
     /// The life from now on.
     pub expires_in: Vec<Place>,
-    /// The end, in seconds since the epoch, for replies without a life.
+    /// The end, as a date or since the epoch, for replies without a life.
     pub expires_at: Vec<Place>,
-    /// Whether the life is in milliseconds.
+    /// The refresh token's life from now on.
+    pub refresh_expires_in: Vec<Place>,
+    /// The refresh token's end, for replies without a life of it.
+    pub refresh_expires_at: Vec<Place>,
+    /// Whether lives are in milliseconds.
     pub in_milliseconds: bool,
     /// The error code.
     pub error: Vec<Place>,
@@ -193,16 +197,23 @@ pub struct ReplyForm {
 }
 
 impl Default for ReplyForm {
-    /// As in RFC 6749 sections 5.1 and 5.2.
+    /// As in RFC 6749 sections 5.1 and 5.2; ends, which it has none of, under the names that are usual.
     fn default() -> Self {
         let at = |name: &str| vec![Place::new(name)];
+        let any = |names: &[&str]| names.iter().map(|name| Place::new(name)).collect();
         Self {
             access_token: at("access_token"),
             refresh_token: at("refresh_token"),
             token_type: at("token_type"),
             scope: at("scope"),
             expires_in: at("expires_in"),
-            expires_at: Vec::new(),
+            expires_at: at("expires_at"),
+            refresh_expires_in: any(&[
+                "refresh_expires_in",
+                "refresh_token_expires_in",
+                "x_refresh_token_expires_in",
+            ]),
+            refresh_expires_at: any(&["refresh_expires_at", "refresh_token_expires_at"]),
             in_milliseconds: false,
             error: at("error"),
             error_description: at("error_description"),

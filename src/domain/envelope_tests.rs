@@ -135,7 +135,7 @@ fn every_wrapping_of_a_reply_is_the_reply() {
         assert_eq!(pair(&body), Some(("a2".to_owned(), Some("r2".to_owned()))), "{}", shown(&body));
         let Verdict::Granted(granted) = verdict(&body) else { panic!() };
         assert_eq!(
-            (granted.lifetime.as_secs(), &*granted.details.scope[0]),
+            (granted.lives.span().as_secs(), &*granted.details.scope[0]),
             (3600, "crm"),
             "{}",
             shown(&body)

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::portal::{Grant, Phase};
 use super::provider::Class;
+use super::refresh_end::{self, STEPS};
 use super::remedy::{About, remedy};
 use super::time::{Timestamp, human, share_of};
 
-/// A grant that has never had an access token counts as expired this long after its first failure.
+/// A grant that has never had an access token, or whose new token had ended when it came, counts as expired this long
+/// after its first failure.
 const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long a renewal that is planned for after the expiry may take.
@@ -19,6 +21,10 @@ const LATE_PATIENCE: (Duration, Duration) = (Duration::from_secs(300), Duration:
 
 /// A replay that waits for longer, or for a tenth of the token's life, is put off: a person has that time.
 const PUT_OFF: Duration = Duration::from_secs(60);
+
+/// Overdue means, wherever it is counted or said without a ladder of one's own: this share of the window between due and
+/// the deadline has passed.
+pub const OVERDUE_SHARE: f64 = 0.3;
 
 /// How loud a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -99,7 +105,7 @@ pub fn default_ladder() -> Vec<Step> {
     let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: None };
     vec![
         step("failed", Moment::Failed, Severity::Notice),
-        step("overdue", Moment::Overdue(0.3), Severity::Warning),
+        step("overdue", Moment::Overdue(OVERDUE_SHARE), Severity::Warning),
         step("late", Moment::Remaining(Part::Share(0.2)), Severity::Error),
         step("expiring", Moment::Remaining(Part::Share(0.1)), Severity::Critical),
         step("expired", Moment::Expired, Severity::Critical),
@@ -166,7 +172,67 @@ pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -
         action: action_now(about.at(grant), grant, now),
         remaining: remaining(grant, now),
     });
+    let (ahead, at) = climb_to_refresh_end(about, grant, &mut told, now);
+    let next = [next, at].into_iter().flatten().min();
+    let announce = match (announce, ahead) {
+        (Some(said), Some(ahead)) if ahead.severity > said.severity => Some(ahead),
+        (said, ahead) => said.or(ahead),
+    };
     Climb { announce, told, next }
+}
+
+/// The steps ahead of the refresh token's own end: what is to be said now, and when the next one comes. They are added
+/// to what was told.
+fn climb_to_refresh_end(
+    about: About<'_>,
+    grant: &Grant,
+    told: &mut Vec<String>,
+    now: Timestamp,
+) -> (Option<Announcement>, Option<Timestamp>) {
+    let Some(end) = refresh_end_of(grant) else { return (None, None) };
+    let (mut loudest, mut next) = (None, None::<Timestamp>);
+    for step in STEPS.iter().filter(|step| !told.iter().any(|told| told == step.key)).collect::<Vec<_>>() {
+        match end.reached_at(step) {
+            Some(at) if at <= now => {
+                told.push(step.key.to_owned());
+                loudest = Some(step);
+            }
+            at => next = [next, at].into_iter().flatten().min(),
+        }
+    }
+    let announce = loudest.map(|step| Announcement {
+        step: step.key.to_owned(),
+        severity: step.severity,
+        reason: end.reason(now),
+        action: end.action(about.portal.as_str()),
+        remaining: remaining(grant, now),
+    });
+    (announce, next)
+}
+
+/// The refresh token's own end, as long as it matters: not of a grant that is dead, nor of a client that needs none.
+#[must_use]
+pub fn refresh_end_of(grant: &Grant) -> Option<&refresh_end::RefreshEnd> {
+    match grant.standing.phase {
+        Phase::NeedsAuthorization { .. } | Phase::Gone { .. } | Phase::OldState { .. } => None,
+        Phase::Fresh
+        | Phase::Retrying { .. }
+        | Phase::InDoubt { .. }
+        | Phase::ClientRejected { .. }
+        | Phase::Blocked { .. } => {
+            grant.tokens.credential.refresh()?;
+            grant.tokens.validity.refresh.as_ref()
+        }
+    }
+}
+
+/// The steps ahead of the refresh token's end that are told and still hold: a renewal does not end them.
+#[must_use]
+pub fn still_told(grant: &Grant, now: Timestamp) -> Vec<String> {
+    let Some(end) = refresh_end_of(grant) else { return Vec::new() };
+    let holds = |step: &&refresh_end::Step| end.reached_at(step).is_some_and(|at| at <= now);
+    let told = |step: &&refresh_end::Step| grant.told.iter().any(|told| told == step.key);
+    STEPS.iter().filter(holds).filter(told).map(|step| step.key.to_owned()).collect()
 }
 
 /// The steps that are told again, since what a person must do now is another thing than before; they are not told any more.
@@ -180,7 +246,7 @@ pub fn untell(told: &mut Vec<String>, ladder: &[Step], before: &Phase, now: &Pha
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
 pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {
-    if told.is_empty() {
+    if told.iter().all(|step| refresh_end::is_step(step)) {
         return None;
     }
     let lasted = since.map(|since| format!(" after {}", human(now.since(since)))).unwrap_or_default();
@@ -199,23 +265,71 @@ pub fn remaining(grant: &Grant, now: Timestamp) -> Option<Duration> {
     grant.tokens.access.as_ref().map(|access| access.expires_at.until(now))
 }
 
-/// When a token counts as overdue: 30 % of the window between due and expiry has passed.
-#[must_use]
-pub fn overdue_at(grant: &Grant, share: f64) -> Option<Timestamp> {
-    let end = deadline(grant)?;
-    let due = grant.standing.renew_at?.min(end);
-    Some(due + share_of(end.since(due), share))
+/// What decides when a token is overdue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// When the renewal is, or was, planned.
+    pub due: Timestamp,
+    /// When the token was issued.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// When the refresh token ends of itself.
+    pub refresh_ends_at: Option<Timestamp>,
+    /// Since when the grant is not fresh.
+    pub since: Option<Timestamp>,
 }
 
-/// When readers must have a new token: the end of the one they have. Where a renewal is possible only after that, a
-/// hundredth of a life later, five minutes to an hour.
+impl Window {
+    /// Of a grant; `None` without an access token, or a renewal that was ever planned.
+    #[must_use]
+    pub fn of(grant: &Grant) -> Option<Self> {
+        let access = grant.tokens.access.as_ref()?;
+        Some(Self {
+            due: grant.standing.renew_at?,
+            issued_at: access.issued_at,
+            expires_at: access.expires_at,
+            refresh_ends_at: grant.tokens.validity.refresh.map(|end| end.at),
+            since: grant.standing.phase.since(),
+        })
+    }
+
+    /// When readers must have a new token: the end of the one they have, or of the refresh token before it. Where a
+    /// renewal is possible only after that, a hundredth of a life later, five minutes to an hour. A token that had ended
+    /// when it came gives five minutes from the first of its kind.
+    #[must_use]
+    pub fn deadline(&self) -> Timestamp {
+        let lifetime = self.expires_at.since(self.issued_at);
+        let deadline = if lifetime.is_zero() {
+            self.since.unwrap_or(self.issued_at) + NO_TOKEN_PATIENCE
+        } else if self.due > self.expires_at {
+            let (least, most) = LATE_PATIENCE;
+            self.due + (lifetime / 100).clamp(least, most)
+        } else {
+            self.expires_at
+        };
+        // One that has passed before the renewal was due says nothing of the time that is left.
+        let end = self.refresh_ends_at.filter(|end| *end > self.due);
+        end.map_or(deadline, |end| deadline.min(end)).max(self.due)
+    }
+
+    /// When this share of the window between due and deadline has passed.
+    #[must_use]
+    pub fn overdue_at(&self, share: f64) -> Timestamp {
+        self.due + share_of(self.deadline().since(self.due), share)
+    }
+}
+
+/// When a token counts as overdue; `None` if it never does.
+#[must_use]
+pub fn overdue_at(grant: &Grant, share: f64) -> Option<Timestamp> {
+    Window::of(grant).map(|window| window.overdue_at(share))
+}
+
+/// When readers must have a new token.
 fn deadline(grant: &Grant) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
-    let planned_late = grant.standing.renew_at.filter(|due| *due > access.expires_at);
-    Some(planned_late.map_or(access.expires_at, |due| {
-        let (least, most) = LATE_PATIENCE;
-        due + (access.lifetime() / 100).clamp(least, most)
-    }))
+    Some(Window::of(grant).map_or(access.expires_at, |window| window.deadline()))
 }
 
 pub(super) fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
@@ -233,7 +347,7 @@ pub(super) fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<
                 Part::Span(span) => span,
             };
             // A late renewal age is no failure: the step waits until the renewal is overdue too.
-            overdue_at(grant, 0.3)
+            overdue_at(grant, OVERDUE_SHARE)
                 .map(|overdue| (deadline(grant).unwrap_or(access.expires_at) - left).max(overdue))
         }
         Moment::Expired => match access {

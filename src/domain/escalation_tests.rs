@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use super::super::name::PortalName;
 use super::super::portal::{Problem, Standing, binding};
+use super::super::refresh_end::{Motion, RefreshEnd};
 use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Access, Credential, Details, Generation, Tokens};
+use super::super::token::{Access, Credential, Details, Generation, Tokens, Validity};
 use super::*;
 
 fn at(minutes: i64) -> Timestamp {
@@ -30,6 +31,7 @@ fn grant(phase: Phase) -> Grant {
             }),
             credential: Credential::Refresh(RefreshToken::new("r").unwrap()),
             details: Details::default(),
+            validity: Validity::default(),
         },
         standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },
         renewed_at: at(0),
@@ -148,4 +150,65 @@ fn a_grant_that_never_had_a_token_is_not_silent() {
 #[test]
 fn nothing_told_means_nothing_to_resolve() {
     assert_eq!(resolved(&[], None, at(0)), None);
+}
+
+#[test]
+fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_due() {
+    let mut late = grant(Phase::Fresh);
+    late.standing.renew_at = Some(at(60) + Duration::from_secs(20));
+    let overdue = overdue_at(&late, OVERDUE_SHARE).unwrap();
+    assert_eq!(overdue.since(at(60)), Duration::from_secs(20 + 90), "30 % of five minutes");
+    assert_eq!(climb(&default_ladder(), acme(), &late, at(61)).announce, None);
+    // The ladder and what is counted are one.
+    let climbed = climb(&default_ladder(), acme(), &late, at(61)).next;
+    assert_eq!(climbed, Some(overdue));
+}
+
+#[test]
+fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_five_minutes() {
+    let mut ended = grant(retrying(Class::Unknown));
+    let access = ended.tokens.access.as_mut().unwrap();
+    (access.issued_at, access.expires_at) = (at(20), at(20));
+    let climb = |grant: &Grant, now| climb(&default_ladder(), acme(), grant, now);
+    let first = climb(&ended, at(20)).announce.unwrap();
+    assert_eq!((first.step.as_str(), first.severity), ("failed", Severity::Warning));
+    // Each renewal brings another of its kind, and none of them starts the time anew.
+    ended.told = vec!["failed".into()];
+    for (minutes, step) in [(23, "overdue"), (25, "expired")] {
+        let access = ended.tokens.access.as_mut().unwrap();
+        (access.issued_at, access.expires_at) = (at(minutes), at(minutes));
+        ended.standing.renew_at = Some(at(minutes - 2));
+        let climbed = climb(&ended, at(minutes));
+        assert_eq!(climbed.announce.map(|said| said.step).as_deref(), Some(step), "at {minutes}");
+        ended.told = climbed.told;
+    }
+}
+
+#[test]
+fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does_not_end() {
+    let mut grant = grant(Phase::Fresh);
+    let end = RefreshEnd { at: at(40), since: at(0), motion: Motion::Fixed };
+    grant.tokens.validity.refresh = Some(end);
+    grant.standing.renew_at = Some(at(50));
+    let mut heard = Vec::new();
+    for minute in 0..40 {
+        let climb = climb(&default_ladder(), acme(), &grant, at(minute));
+        heard.extend(climb.announce.map(|said| (minute, said.step, said.severity)));
+        grant.told = climb.told;
+        // A renewal that goes well.
+        grant.told = still_told(&grant, at(minute));
+    }
+    let step = |minute, step: &str, severity| (minute, step.to_owned(), severity);
+    assert_eq!(
+        heard,
+        [
+            step(27, "refresh-month", Severity::Warning),
+            step(36, "refresh-week", Severity::Error),
+            step(39, "refresh-day", Severity::Critical)
+        ]
+    );
+    assert_eq!(resolved(&grant.told, None, at(39)), None, "which no renewal resolves");
+    let moved = RefreshEnd { at: at(80), since: at(39), motion: Motion::Moves };
+    grant.tokens.validity.refresh = Some(moved);
+    assert_eq!(still_told(&grant, at(39)), Vec::<String>::new());
 }

@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 use super::dialect::first;
 use super::notice::Presented;
 use super::provider::Profile;
+use super::refresh_end::{self, Asked};
 use super::reply::{Granted, SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
-use super::token::{Access, Credential, Details, Tokens, believable};
+use super::token::{Access, Credential, Details, Tokens, Validity, believable};
 use super::whose::Owner;
 
 /// Largest text read as a grant, in bytes.
@@ -78,6 +79,7 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
             access: None,
             credential: Credential::Refresh(refresh),
             details: Details::default(),
+            validity: Validity::default(),
         },
         identity: None,
         server: None,
@@ -105,13 +107,20 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
     // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
     let client_id = text("client_id").or_else(|| text("C_REST_CLIENT_ID")).map(str::to_owned);
     let Some(granted) = read_taken(body, profile, now) else {
-        let tokens =
-            Tokens { access: None, credential: Credential::Refresh(refresh), details: Details::default() };
+        let tokens = Tokens {
+            access: None,
+            credential: Credential::Refresh(refresh),
+            details: Details::default(),
+            validity: Validity::default(),
+        };
         return Ok(Intake { tokens, identity: None, server: None, client_id });
     };
     // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
     // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
-    let lifetime = believable(granted.lifetime);
+    // Of a life that had ended when it was written down nothing can be said.
+    let lifetime =
+        Some(granted.lives.span()).filter(|life| !life.is_zero()).unwrap_or(profile.assumed_lifetime);
+    let lifetime = believable(lifetime);
     let ends_at = ends_at(body).filter(|at| *at > now).map(|at| at.min(now + lifetime));
     let access = ends_at.map(|expires_at| Access {
         token: granted.access,
@@ -121,7 +130,13 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
     });
     debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
     Ok(Intake {
-        tokens: Tokens { access, credential: Credential::Refresh(refresh), details: granted.details },
+        tokens: Tokens {
+            access,
+            credential: Credential::Refresh(refresh),
+            details: granted.details,
+            // It would count from a moment nobody wrote down; the first renewal says it.
+            validity: Validity::default(),
+        },
         identity: granted.identity,
         server: granted.server,
         client_id,
@@ -163,9 +178,13 @@ pub fn from_notice(
 /// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
 #[must_use]
 pub fn from_granted(granted: Granted, sent_at: Timestamp) -> Option<Intake> {
-    let Granted { access, refresh, token_type, lifetime, identity, server, details } = granted;
-    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lifetime };
-    let tokens = Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details };
+    let Granted { access, refresh, token_type, lives, identity, server, details } = granted;
+    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lives.span() };
+    let asked = Asked { before_at: sent_at, sent_at };
+    let validity =
+        Validity { refresh: refresh_end::after(None, &lives.refresh, true, asked), notice: lives.notice() };
+    let tokens =
+        Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details, validity };
     Some(Intake { tokens, identity, server, client_id: None })
 }
 

@@ -81,7 +81,7 @@ mod tests {
 
     use super::super::portal::binding;
     use super::super::secret::{AccessToken, RefreshToken};
-    use super::super::token::{Credential, Tokens};
+    use super::super::token::{Credential, Tokens, Validity};
     use super::*;
 
     fn at(secs: i64) -> Timestamp {
@@ -101,6 +101,7 @@ mod tests {
                 access: Some(access("old-access")),
                 credential: Credential::Refresh(refresh),
                 details: Details::default(),
+                validity: Validity::default(),
             },
             standing: Standing { phase: Phase::Fresh, renew_at: Some(at(1400)), act_at: Some(at(1400)) },
             renewed_at: at(0),

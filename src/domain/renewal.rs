@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_at_least};
 use super::dialect::Earliest;
+use super::life::Life;
 use super::mask::short;
 use super::name::PortalName;
 use super::portal::{AskedToWait, Grant, Phase, Problem, Standing};
 use super::provider::{Class, Profile, Replay, host_of};
+use super::refresh_end::{self, Asked};
 use super::reply::{Granted, Refusal, Verdict};
-use super::schedule::{RenewEvery, renew_at, spacing};
+use super::schedule::{RenewEvery, ask_again_at, before_end, planned, renew_at, spacing, wait_for_a_life};
 use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
-use super::token::{Access, Credential, Tokens};
+use super::token::{Access, Credential, Tokens, Validity};
 
 /// A refused client is tried again after this time at first, with one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
@@ -26,6 +28,11 @@ const BLOCKED_FAST_POLLS: u32 = 24;
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
 /// A server that is asked after that moment and still wants it later is asked again after this time.
 const TOO_EARLY_AGAIN: Duration = Duration::from_secs(30);
+/// What is wrong with a token that had ended when it came.
+const ENDED: &str = "the server says its new token has ended already";
+/// And what mends it.
+const ENDED_REMEDY: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
+    server is set to; if it means by that word that its tokens do not end, see `reply` and `assumed_lifetime` of the provider";
 /// A late replay happens when this share of the life is left.
 const LATE_REPLAY_SHARE: f64 = 0.1;
 /// A server that wants to be left alone beyond the token's end is asked once more when this share of the life is over.
@@ -120,7 +127,8 @@ impl Terms {
             replay: (!profile.survives_doubt()).then_some(profile.replay),
             grace: profile.grace,
             earliest: profile.earliest,
-            lifetime: lifetime.unwrap_or(profile.assumed_lifetime),
+            // One that had ended when it came is no measure.
+            lifetime: lifetime.filter(|life| !life.is_zero()).unwrap_or(profile.assumed_lifetime),
             reuse_is_harmless: profile.replay == Replay::Now || profile.survives_doubt(),
         }
     }
@@ -156,7 +164,7 @@ pub enum Settled {
 pub struct Renewed {
     /// The new pair.
     pub tokens: Tokens,
-    /// Fresh, with the next renewal.
+    /// Fresh, with the next renewal; or retrying, if the token had ended when it came.
     pub standing: Standing,
     /// Whose grant it is, now known.
     pub identity: Option<String>,
@@ -177,9 +185,25 @@ pub fn taken_in(portal: &PortalName, access: Option<&Access>, every: RenewEvery,
 
 /// Where a grant stands that was had from the server itself a moment ago.
 #[must_use]
-pub fn just_granted(portal: &PortalName, access: &Access, every: RenewEvery) -> Standing {
-    let renew_at = renew_at(every, portal, access.issued_at, access.lifetime());
-    Standing { phase: Phase::Fresh, renew_at: Some(renew_at), act_at: Some(renew_at) }
+pub fn just_granted(portal: &PortalName, tokens: &Tokens, every: RenewEvery, now: Timestamp) -> Standing {
+    let Some(access) = &tokens.access else { return taken_in(portal, None, every, now) };
+    if access.lifetime().is_zero() {
+        return ended_already(&Phase::Fresh, Duration::ZERO, now);
+    }
+    let renew_at = planned(every, portal, tokens);
+    Standing { phase: Phase::Fresh, renew_at, act_at: renew_at }
+}
+
+/// Where a grant stands whose new token had ended when it came: it is asked for again as soon as may be, and people are told.
+fn ended_already(before: &Phase, assumed: Duration, now: Timestamp) -> Standing {
+    let (attempt, since) = match before {
+        Phase::Retrying { attempt, since, .. } => (attempt.saturating_add(1), *since),
+        _ => (1, now),
+    };
+    let problem =
+        Problem { remedy: Some(ENDED_REMEDY.to_owned()), ..Problem::new(Class::Unknown, ENDED.to_owned()) };
+    let at = Some(now + wait_for_a_life(attempt, assumed));
+    Standing { phase: Phase::Retrying { attempt, since, problem }, renew_at: at, act_at: at }
 }
 
 /// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
@@ -256,10 +280,30 @@ fn accept(
         let standing = Standing { phase, renew_at: grant.standing.renew_at, act_at: None };
         return Settled::Foreign { standing, granted };
     }
-    let Granted { access, refresh, token_type, lifetime, identity, server, details } = *granted;
+    let Granted { access, refresh, token_type, lives, identity, server, details } = *granted;
     let details = details.with(&grant.tokens.details, &rules.profile.request.redirect_fields);
-    let issued_at = issued_at(&grant.standing.phase, rules.profile.grace, times.sent_at);
-    let renew_at = renew_at(rules.every, portal, issued_at, lifetime);
+    let asked = Asked { before_at: grant.renewed_at, sent_at: times.sent_at };
+    let end = grant.tokens.validity.refresh;
+    let validity = Validity {
+        refresh: refresh_end::after(end, &lives.refresh, refresh.is_some(), asked),
+        notice: lives.notice(),
+    };
+    let access = Access {
+        issued_at: issued_at(&grant.standing.phase, rules.profile.grace, times.sent_at),
+        expires_at: times.sent_at,
+        token: access,
+        token_type,
+    };
+    let ended = lives.access == Life::Ended;
+    let (access, renew_at) = live(portal, grant, rules.every, (access, lives.span()), times);
+    let standing = match renew_at.filter(|_| !ended) {
+        None => ended_already(&grant.standing.phase, lives.assumed, times.now),
+        Some(at) => {
+            let life = (times.sent_at, access.lifetime());
+            let at = validity.refresh.map_or(at, |end| before_end(at, rules.every, portal, &end, life));
+            Standing { phase: Phase::Fresh, renew_at: Some(at), act_at: Some(at) }
+        }
+    };
     let was_at = grant.tokens.details.endpoint.clone();
     let renamed_from = was_at.filter(|old| details.endpoint.as_ref().is_some_and(|new| new != old));
     let token_url = server
@@ -267,15 +311,40 @@ fn accept(
         .filter(|url| *url != grant.token_url);
     Settled::Renewed(Box::new(Renewed {
         tokens: Tokens {
-            access: Some(Access { token: access, token_type, issued_at, expires_at: issued_at + lifetime }),
+            access: Some(access),
             credential: next_credential(&grant.tokens.credential, refresh),
             details,
+            validity,
         },
-        standing: Standing { phase: Phase::Fresh, renew_at: Some(renew_at), act_at: Some(renew_at) },
+        standing,
         identity: identity.or_else(|| grant.identity.clone()),
         token_url,
         renamed_from,
     }))
+}
+
+/// The new access token with its end, and when to renew it; `None` if it has ended. The same token again never lives
+/// longer than it was said to before.
+fn live(
+    portal: &PortalName,
+    grant: &Grant,
+    every: RenewEvery,
+    (access, life): (Access, Duration),
+    times: Times,
+) -> (Access, Option<Timestamp>) {
+    let expires_at = access.issued_at + life;
+    let same = grant.tokens.access.as_ref().filter(|old| old.token.is(&access.token));
+    let Some(old) = same else {
+        let renew_at = renew_at(every, portal, access.issued_at, life);
+        return (Access { expires_at, ..access }, Some(renew_at));
+    };
+    let expires_at = expires_at.min(old.expires_at);
+    if expires_at <= times.sent_at {
+        return (Access { issued_at: times.sent_at, expires_at, ..access }, None);
+    }
+    let issued_at = access.issued_at.min(old.issued_at);
+    let again_at = ask_again_at(every, portal, (issued_at, expires_at), times.sent_at);
+    (Access { issued_at, expires_at, ..access }, Some(again_at))
 }
 
 /// RFC 6749 section 6: without a new refresh token the old one stays. What the client's own credentials buy goes on being

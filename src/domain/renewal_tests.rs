@@ -2,10 +2,11 @@
 
 use super::super::by_hand::{ByHand, by_hand};
 use super::super::dialect::{Rotation, Start};
+use super::super::life::{Life, Lives};
 use super::super::portal::binding;
 use super::super::provider::tests::profile;
 use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Credential, Details, Generation};
+use super::super::token::{Credential, Details, Generation, Validity};
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -34,6 +35,7 @@ fn grant(phase: Phase) -> Grant {
                 endpoint: Some("https://acme.bitrix24.com/rest/".into()),
                 ..Details::default()
             },
+            validity: Validity::default(),
         },
         standing: Standing { phase, renew_at: Some(at(1400)), act_at: Some(at(1400)) },
         renewed_at: at(0),
@@ -55,7 +57,7 @@ fn granted(refresh: Option<&str>) -> Granted {
         access: AccessToken::new("new-access").unwrap(),
         refresh: refresh.and_then(RefreshToken::new),
         token_type: "Bearer".into(),
-        lifetime: HOUR,
+        lives: Lives::said(HOUR),
         identity: Some("m1".into()),
         server: None,
         details: Details::default(),
@@ -478,4 +480,166 @@ fn what_an_answer_says_of_the_client() {
     assert_eq!(word(Class::NeedsAuthorization, true), None, "the server did not say it");
     assert_eq!(word(Class::Transient, false), None);
     assert_eq!(Attempt::InDoubt(String::new()).client_let_in(), None);
+}
+
+fn lives(access: Life) -> Lives {
+    Lives { access, refresh: Life::Absent, assumed: HOUR }
+}
+
+fn again(grant: &Grant, renewed: &Renewed) -> Grant {
+    Grant {
+        tokens: renewed.tokens.clone(),
+        standing: renewed.standing.clone(),
+        renewed_at: renewed.tokens.access.as_ref().unwrap().issued_at,
+        ..grant.clone()
+    }
+}
+
+/// What becomes of the grant's renewal at this second with this reply.
+fn renewed_at(grant: &Grant, granted: Granted, secs: i64) -> Renewed {
+    let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted)));
+    let profile = profile();
+    let rules = Rules { profile: &profile, every: profile.renew_every };
+    let times = Times { sent_at: at(secs), now: at(secs) };
+    match settle(&acme(), grant, rules, attempt, times, 0.5) {
+        Settled::Renewed(renewed) => *renewed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slowly() {
+    let mut grant = grant(Phase::Fresh);
+    let mut now = 1400;
+    let mut waits = Vec::new();
+    for attempt in 1..=12 {
+        let name = format!("a{attempt}");
+        let access = AccessToken::new(&name).unwrap();
+        let reply = Granted { access, lives: lives(Life::Ended), ..granted(Some("r")) };
+        let renewed = renewed_at(&grant, reply, now);
+        let access = renewed.tokens.access.clone().unwrap();
+        assert_eq!(
+            (access.token.expose(), access.expires_at),
+            (name.as_str(), at(now)),
+            "published as it is"
+        );
+        let Phase::Retrying { attempt: counted, since, problem } = &renewed.standing.phase else {
+            panic!("{:?}", renewed.standing)
+        };
+        assert_eq!((*counted, *since), (attempt, at(1400)));
+        assert_eq!(
+            (problem.class, problem.text()),
+            (Class::Unknown, "the server says its new token has ended already".into())
+        );
+        let wait = renewed.standing.act_at.unwrap().since(at(now)).as_secs();
+        waits.push(wait);
+        grant = again(&grant, &renewed);
+        now += i64::try_from(wait).unwrap();
+    }
+    assert_eq!(
+        waits,
+        [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360],
+        "a tenth of the assumed hour at most"
+    );
+    // A failure in between does not fall back to the life that was zero.
+    let after = kept(&grant, Class::Transient, at(now));
+    assert!(after.act_at.unwrap().since(at(now)) > Duration::from_secs(30), "{after:?}");
+    let good = renewed_at(&grant, granted(Some("r")), now);
+    assert_eq!(good.standing.phase, Phase::Fresh);
+}
+
+#[test]
+fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
+    let same = |life| Granted { access: AccessToken::new("a").unwrap(), lives: lives(life), ..granted(None) };
+    let said = |secs| Life::Said(Duration::from_secs(secs));
+    let mut grant = again(&grant(Phase::Fresh), &renewed_at(&grant(Phase::Fresh), same(said(12)), 0));
+    assert_eq!(grant.tokens.access.as_ref().unwrap().expires_at, at(12));
+    for (now, life, ends) in
+        [(8, said(4), 12), (9, said(3600), 12), (10, said(1), 11), (10, Life::Absent, 11)]
+    {
+        let renewed = renewed_at(&grant, same(life.clone()), now);
+        let access = renewed.tokens.access.clone().unwrap();
+        assert_eq!(access.expires_at, at(ends), "{life:?} at {now}");
+        assert_eq!((access.issued_at, renewed.standing.phase.clone()), (at(0), Phase::Fresh));
+        let next = renewed.standing.act_at.unwrap();
+        assert!(
+            next >= at(now) + Duration::from_secs(1) && next <= at(ends + 1),
+            "{life:?} at {now}: {next:?}"
+        );
+        grant = again(&grant, &renewed);
+    }
+    // After its end it is no token, whatever is said of it.
+    let renewed = renewed_at(&grant, same(said(3600)), 12);
+    assert_eq!(renewed.tokens.access.clone().unwrap().expires_at, at(11));
+    assert!(matches!(renewed.standing.phase, Phase::Retrying { .. }), "{:?}", renewed.standing);
+    // Another one is.
+    assert_eq!(renewed_at(&grant, granted(None), 12).tokens.access.unwrap().expires_at, at(3612));
+}
+
+#[test]
+fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
+    let same = |secs| Granted {
+        access: AccessToken::new("a").unwrap(),
+        lives: lives(Life::Said(Duration::from_secs(secs))),
+        ..granted(None)
+    };
+    let mut grant = again(&grant(Phase::Fresh), &renewed_at(&grant(Phase::Fresh), same(3600), 0));
+    let mut asked = Vec::new();
+    while let Some(next) = grant.standing.act_at.filter(|next| *next < at(3600)) {
+        let now = next.secs() - at(0).secs();
+        asked.push(now);
+        let left = 3600 - u64::try_from(now).unwrap();
+        grant = again(&grant, &Renewed { ..renewed_at(&grant, same(left), now) });
+        grant.renewed_at = next;
+    }
+    assert!((2..=6).contains(&asked.len()), "{asked:?}");
+    let last = grant.standing.act_at.unwrap();
+    assert!(last <= at(3602), "and at once after its end: {last:?}");
+}
+
+#[test]
+fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
+    let reply = |access, refresh| Granted {
+        lives: Lives {
+            access: Life::Said(Duration::from_secs(access)),
+            refresh: Life::Said(Duration::from_secs(refresh)),
+            assumed: HOUR,
+        },
+        ..granted(Some("r"))
+    };
+    // Twelve seconds of forty, and no earlier than usual where it ends later.
+    let renewed = renewed_at(&grant(Phase::Fresh), reply(40, 12), 0);
+    let due = renewed.standing.act_at.unwrap().since(at(0)).as_millis();
+    assert!((1_200..=10_800).contains(&due), "{due}");
+    assert_eq!(renewed.tokens.validity.refresh.unwrap().at, at(12));
+    let usual = renewed_at(&grant(Phase::Fresh), reply(3600, 86_400), 0).standing.act_at;
+    assert_eq!(usual, renewed_at(&grant(Phase::Fresh), granted(Some("r")), 0).standing.act_at);
+    // Once it is known that no renewal moves it, there is one shortly before its end, and no run after it.
+    let mut grant = again(&grant(Phase::Fresh), &renewed_at(&grant(Phase::Fresh), reply(40, 100), 0));
+    let mut asked = Vec::new();
+    while let Some(next) = grant.standing.act_at.filter(|next| *next < at(100)) {
+        let left = at(100).since(next);
+        asked.push(next.since(at(0)).as_secs());
+        let granted = Granted {
+            access: AccessToken::new(&format!("a{}", asked.len())).unwrap(),
+            lives: Lives { refresh: Life::Said(left), ..reply(40, 1).lives },
+            ..granted(Some("r"))
+        };
+        let secs = next.secs() - at(0).secs();
+        grant = again(&grant, &renewed_at(&grant, granted, secs));
+    }
+    assert!((2..=4).contains(&asked.len()) && *asked.last().unwrap() > 85, "{asked:?}");
+}
+
+#[test]
+fn a_life_that_cannot_be_read_is_assumed_and_said() {
+    let renewed = renewed_at(
+        &grant(Phase::Fresh),
+        Granted { lives: lives(Life::Unreadable("soon".into())), ..granted(None) },
+        0,
+    );
+    assert_eq!(renewed.tokens.access.unwrap().expires_at, at(3600));
+    assert!(renewed.tokens.validity.notice.unwrap().contains("\"soon\""));
+    let good = renewed_at(&grant(Phase::Fresh), granted(None), 0);
+    assert_eq!(good.tokens.validity.notice, None);
 }

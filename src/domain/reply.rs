@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::dialect::{Place, ReplyForm, first, is_value, says_nothing};
+use super::dialect::{Place, first, is_value, says_nothing};
 use super::envelope;
+use super::life::Lives;
 use super::mask::{clean, clean_value};
 use super::portal::Problem;
 use super::provider::{Class, Profile};
@@ -17,7 +18,7 @@ pub use super::refused::{Context, Spent};
 use super::refused::{with_code, without_code};
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
-use super::token::{Details, LIFETIME_RANGE, believable};
+use super::token::Details;
 
 /// A reply whose bytes arrived whole.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +42,8 @@ pub struct Granted {
     pub refresh: Option<RefreshToken>,
     /// `Bearer` unless the server says something else.
     pub token_type: String,
-    /// How long the access token lives.
-    pub lifetime: Duration,
+    /// What the reply says of how long its tokens live.
+    pub lives: Lives,
     /// Whose grant it is, if the profile has a field for it.
     pub identity: Option<String>,
     /// The authorization server for the next renewal, as the reply named it. Not yet checked against the allow-list.
@@ -189,12 +190,14 @@ fn granted(
         .filter(|(_, value)| is_flat(value, DEEPEST))
         .map(|(field, value)| (field.clone(), clean_value(value, &tokens)))
         .collect();
+    let unreadable: Vec<_> = tokens.iter().copied().chain([access.expose()]).collect();
+    let lives = Lives::of(form, body, now, profile.assumed_lifetime, &unreadable);
     Some(Granted {
         access,
         token_type: token_type(&clean(
             first(&form.token_type, body).and_then(Value::as_str).unwrap_or_default(),
         )),
-        lifetime: life(form, body, now).unwrap_or(profile.assumed_lifetime),
+        lives,
         identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
         server: named(&profile.server_field),
         details: Details { scope, endpoint: named(&profile.endpoint_field), fields },
@@ -223,28 +226,6 @@ fn token_type(text: &str) -> String {
         text if text.eq_ignore_ascii_case("bearer") => "Bearer".to_owned(),
         text => text.to_owned(),
     }
-}
-
-/// `expires_in` in seconds: a number, a fraction or either as a string. Zero, negative, absent and longer than any
-/// token lives are not believed: one renewal in a tenth of a life that never was would leave the token to expire.
-fn lifetime(secs: f64) -> Option<Duration> {
-    if !secs.is_finite() || secs <= 0.0 {
-        return None;
-    }
-    let claimed = Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX);
-    (claimed <= LIFETIME_RANGE.1).then(|| believable(claimed))
-}
-
-/// The life that a reply gives its token, from now on.
-fn life(form: &ReplyForm, body: &Map<String, Value>, now: Timestamp) -> Option<Duration> {
-    let number = |places: &[Place]| match first(places, body)? {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    };
-    let unit = if form.in_milliseconds { 0.001 } else { 1.0 };
-    let ahead = || number(&form.expires_at).map(|end| end - now.millis() as f64 / 1000.0);
-    number(&form.expires_in).map(|span| span * unit).or_else(ahead).and_then(lifetime)
 }
 
 const fn is_success(status: u16) -> bool {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::name::PortalName;
+use super::refresh_end::{Motion, RefreshEnd};
 use super::secret::Fingerprint;
 use super::time::{Timestamp, share_of};
+use super::token::Tokens;
 
 /// A renewal is never planned later than this share of the life.
 const LATEST_SHARE: f64 = 0.9;
@@ -70,6 +72,57 @@ pub fn renew_at(
     }
     let offset = share_of(age, SPREAD_SHARE * unit);
     issued_at + age.saturating_sub(offset).max(spacing(lifetime))
+}
+
+/// When these tokens are to be renewed: by the access token's age, and before the refresh token ends of itself. `None`
+/// without an access token.
+#[must_use]
+pub fn planned(every: RenewEvery, portal: &PortalName, tokens: &Tokens) -> Option<Timestamp> {
+    let access = tokens.access.as_ref()?;
+    let usual = renew_at(every, portal, access.issued_at, access.lifetime());
+    let end = tokens.validity.refresh.as_ref();
+    Some(
+        end.map_or(usual, |end| before_end(usual, every, portal, end, (access.issued_at, access.lifetime()))),
+    )
+}
+
+/// `usual`, or sooner if the refresh token ends before: with the margin that the access token's end has.
+#[must_use]
+pub fn before_end(
+    usual: Timestamp,
+    every: RenewEvery,
+    portal: &PortalName,
+    end: &RefreshEnd,
+    (asked_at, lifetime): (Timestamp, Duration),
+) -> Timestamp {
+    let left = end.at.since(asked_at);
+    // Whoever renews after the access token's end still comes before the refresh token's.
+    let every = if every == RenewEvery::Expiry { RenewEvery::Share(LATEST_SHARE) } else { every };
+    let latest = renew_at(every, portal, asked_at, left);
+    // An end that no renewal moves is not run after: one renewal shortly before it is worth it, and no more.
+    let in_vain = end.motion == Motion::Fixed && latest < asked_at + spacing(lifetime);
+    if left.is_zero() || in_vain { usual } else { usual.min(latest) }
+}
+
+/// When to ask again a server that has answered with the token that was there already, which ends at `expires_at` as
+/// before. It may go on until then: it is asked a few times, and once it must have another.
+#[must_use]
+pub fn ask_again_at(
+    every: RenewEvery,
+    portal: &PortalName,
+    (issued_at, expires_at): (Timestamp, Timestamp),
+    asked_at: Timestamp,
+) -> Timestamp {
+    let by_age = renew_at(every, portal, asked_at, expires_at.since(asked_at));
+    let at = by_age.max(asked_at + spacing(expires_at.since(issued_at)));
+    if every != RenewEvery::Expiry && at >= expires_at { expires_at + AFTER_EXPIRY } else { at }
+}
+
+/// How long to wait after the `attempt`th reply in a row whose token had ended when it came: from a second on, doubling,
+/// up to a tenth of the life that is assumed.
+#[must_use]
+pub fn wait_for_a_life(attempt: u32, assumed: Duration) -> Duration {
+    SHORTEST_SPACING.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(spacing(assumed))
 }
 
 /// The least time between two renewals of a portal.

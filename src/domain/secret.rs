@@ -103,6 +103,14 @@ impl RefreshToken {
     }
 }
 
+impl AccessToken {
+    /// Whether the two are the same, in a time that does not tell how much of them is.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes()).is_ok()
+    }
+}
+
 impl ApplicationToken {
     /// Whether the two are the same, in a time that does not tell how much of them is.
     #[must_use]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::refresh_end::RefreshEnd;
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 
@@ -111,6 +112,17 @@ pub struct Tokens {
     pub credential: Credential,
     /// What else the server said.
     pub details: Details,
+    /// What it said of how long they are good for, besides the access token's end.
+    pub validity: Validity,
+}
+
+/// What is known of a grant's lives besides the access token's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    /// The refresh token's own end; `None`: it has none, or the server does not say.
+    pub refresh: Option<RefreshEnd>,
+    /// What the newest reply said of lives and could not be read, in words for people.
+    pub notice: Option<String>,
 }
 
 /// Holds a lifetime within [`LIFETIME_RANGE`].

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use refreshd::sandbox::{Fault, Reuse, Rules};
 
-use crate::common::{LIFE, Rig, SOON, always, domain, eventually, says};
+use crate::common::{LIFE, Portal, Rig, SOON, always, domain, eventually, says};
 
 #[test]
 fn killed_with_a_request_under_way_it_sends_the_same_token_again_and_the_grant_lives_on() {
@@ -166,6 +166,38 @@ fn token_files_that_cannot_be_written_are_said_at_once_and_do_not_stop_the_renew
     eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
     let counted = daemon.events(|event| event["step"] == "unpublished").len();
     assert_eq!(counted, 1, "said once");
+    rig.no_violations();
+}
+
+#[test]
+fn token_files_of_many_portals_that_cannot_be_written_are_one_line_and_so_is_the_end() {
+    let names: Vec<_> = (0..40).map(|n| format!("p{n:02}")).collect();
+    let mut rig = Rig::new([]);
+    for name in &names {
+        rig.config.portals.push(Portal::new(name, "crm"));
+        rig.grant(name);
+    }
+    let daemon = rig.start();
+    for name in &names {
+        daemon.wait_for_outcome(name, "renewed");
+    }
+    // Not even root makes a directory where a file is. Each renewal meets it by itself.
+    fs::remove_dir_all(rig.path("tokens")).unwrap();
+    rig.secret("tokens", "in the way");
+    let again = |name: &String| rig.renewals(name) >= 2;
+    eventually("a renewal of each", SOON + LIFE, || names.iter().all(again));
+    eventually("all are counted", SOON, || rig.http("/readyz").1.contains("of 40 portals cannot be written"));
+    let lines = daemon.events(|event| event["step"] == "unpublished");
+    let lines: Vec<_> = lines.iter().map(|line| &line["message"]).collect();
+    assert!(lines.len() <= 2, "{} lines: {lines:#?}", lines.len());
+    fs::remove_file(rig.path("tokens")).unwrap();
+    daemon.wait_after(0, Duration::from_secs(60), "its end", |event| event["step"] == "resolved");
+    for name in &names {
+        assert!(rig.has_working_token(name), "{name}");
+    }
+    let ends = daemon.events(|event| event["step"] == "resolved");
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    assert!(ends[0]["reason"].as_str().is_some_and(|reason| reason.contains("all 40 portals")), "{ends:?}");
     rig.no_violations();
 }
 

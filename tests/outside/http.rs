@@ -125,7 +125,7 @@ fn beyond_the_limit_there_are_no_series_per_portal() {
         daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
         rig.wait_for_generation("acme", 2);
         let (_, text) = rig.http("/metrics");
-        assert_eq!(text.matches("{portal=\"").count(), 3 * series, "portal_series = {limit}\n{text}");
+        assert_eq!(text.matches("{portal=\"").count(), 4 * series, "portal_series = {limit}\n{text}");
         is(&rig, "refreshd_portals{phase=\"fresh\"}", 1.0);
         daemon.stop();
     }

@@ -20,6 +20,8 @@ mod import;
 mod install;
 mod install_events;
 mod install_forged;
+mod listing;
+mod lives;
 mod provider;
 mod providers;
 mod recover;

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::StateError;
 use super::clients;
 use super::record::stored;
-use super::rows::{COLUMNS, millis, phase_columns, portals, to_json};
+use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_columns};
 use super::unread;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};
@@ -63,13 +63,15 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
     }
     let access = tokens.access.as_ref();
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let (refresh_ends, refresh_since, motion, notice) = validity_columns(&tokens.validity);
     let generation: Option<i64> = connection
         .query_row(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
              token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
              token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
              renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL, \
-             told = CASE WHEN ?20 THEN '[]' ELSE told END \
+             told = CASE WHEN ?20 THEN '[]' ELSE told END, refresh_expires_at = ?21, refresh_since = ?22, \
+             refresh_motion = ?23, notice = ?24 \
              WHERE name = ?1 AND configured = 1 RETURNING generation",
             params![
                 portal.as_str(),
@@ -92,6 +94,10 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
                 millis(standing.renew_at),
                 millis(standing.act_at),
                 proven.is_some(),
+                refresh_ends,
+                refresh_since,
+                motion,
+                notice,
             ],
             |row| row.get(0),
         )
@@ -155,7 +161,8 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
             "UPDATE portal SET refresh_token = NULL, fingerprint = NULL, access_token = NULL, token_type = NULL, \
              issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
              renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
-             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL \
+             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, \
+             refresh_expires_at = NULL, refresh_since = NULL, refresh_motion = NULL, notice = NULL \
              WHERE name = ?1 AND refresh_token IS NOT NULL",
             [portal.as_str()],
         )

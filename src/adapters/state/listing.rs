@@ -3,7 +3,10 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::rows::{COLUMNS, portal as read_portal, portals};
+use super::rows::{COLUMNS, portal as read_portal, portals, window};
+use crate::domain::escalation::OVERDUE_SHARE;
+#[cfg(doc)]
+use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::Timestamp;
@@ -11,15 +14,15 @@ use crate::domain::time::Timestamp;
 /// In the order of the index `portal_kind`, so that nothing is sorted.
 pub(super) const KINDS: &str = "SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind";
 /// Looks only at what is past its time, by the index `portal_renew`.
-pub(super) const OVERDUE: &str = "SELECT count(*) FROM portal WHERE configured = 1 AND refresh_token IS NOT NULL \
-    AND renew_at < ?1 AND min(renew_at, expires_at) + (expires_at - min(renew_at, expires_at)) * 3 / 10 < ?1";
+pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refresh_expires_at, since FROM portal \
+    WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at <= ?1";
 
 /// How many portals there are, by kind.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
     /// Each kind that occurs.
     pub kinds: Vec<(Kind, u64)>,
-    /// Configured portals with a grant of which 30 % of the window between due and expiry has passed.
+    /// Configured portals whose token is overdue, as [`Window::overdue_at`] has it.
     pub overdue: u64,
 }
 
@@ -124,9 +127,13 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     if fresh > 0 {
         kinds.push((Kind::Fresh, fresh));
     }
-    let overdue: i64 = connection
-        .prepare_cached(OVERDUE)
-        .and_then(|mut statement| statement.query_row([now.millis()], |row| row.get(0)))
-        .map_err(sql)?;
-    Ok(Census { kinds, overdue: u64::try_from(overdue).unwrap_or_default() })
+    let mut past_due = connection.prepare_cached(PAST_DUE).map_err(sql)?;
+    let mut rows = past_due.query([now.millis()]).map_err(sql)?;
+    let mut overdue = 0;
+    while let Some(row) = rows.next().map_err(sql)? {
+        // A row that cannot be understood is counted as that.
+        let window = window(row).ok().flatten();
+        overdue += u64::from(window.is_some_and(|window| window.overdue_at(OVERDUE_SHARE) <= now));
+    }
+    Ok(Census { kinds, overdue })
 }

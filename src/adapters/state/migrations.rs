@@ -124,6 +124,12 @@ CREATE INDEX unread_reply_portal ON unread_reply (portal, at);
 -- (end of replies)
 
 -- The refresh token's own end.
+-- Since when it is known, and what renewals do to it (domain::refresh_end::Motion).
+ALTER TABLE portal ADD COLUMN refresh_expires_at INTEGER;
+ALTER TABLE portal ADD COLUMN refresh_since INTEGER;
+ALTER TABLE portal ADD COLUMN refresh_motion TEXT;
+-- What the newest reply said of lives and could not be read.
+ALTER TABLE portal ADD COLUMN notice TEXT;
 -- (end of refresh tokens' ends)
 
 -- Clients that are refused for some portals.

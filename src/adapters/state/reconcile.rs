@@ -10,7 +10,7 @@ use super::rows::{COLUMNS, portal, to_json};
 use crate::domain::install::InstallTerms;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
-use crate::domain::schedule::renew_at;
+use crate::domain::schedule::planned;
 use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
@@ -176,8 +176,8 @@ pub(super) fn follow(
     let Some(grant) = portal.grant else { return Ok(Followed::Changed) };
     connection.execute("UPDATE portal SET climb_at = 0 WHERE name = ?1", [name.as_str()]).map_err(sql)?;
     // A new age counts for the token that is there; a retry or a poll keeps its own time.
-    if let (Kind::Fresh, Some(access), None) = (kind, &grant.tokens.access, grant.claim) {
-        let renew_at = renew_at((*every).into(), name, access.issued_at, access.lifetime());
+    let renew_at = planned((*every).into(), name, &grant.tokens);
+    if let (Kind::Fresh, Some(renew_at), None) = (kind, renew_at, grant.claim) {
         connection
             .execute(
                 // What is due already, as an import or by an operator's word, stays due.
@@ -252,7 +252,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
         .execute(
             "UPDATE portal SET issued_at = issued_at + ?1, expires_at = expires_at + ?1, renewed_at = renewed_at + ?1, \
              renew_at = renew_at + ?1, act_at = act_at + ?1, climb_at = climb_at + ?1, since = since + ?1, \
-             claimed_at = claimed_at + ?1 \
+             claimed_at = claimed_at + ?1, refresh_expires_at = refresh_expires_at + ?1, refresh_since = refresh_since + ?1 \
              WHERE refresh_token IS NOT NULL",
             [by],
         )

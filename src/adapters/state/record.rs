@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
 use super::clients;
-use super::rows::{millis, phase_columns, to_json};
+use super::rows::{millis, phase_columns, to_json, validity_columns};
 use super::unread;
 use crate::domain::client::Ruling;
 use crate::domain::name::PortalName;
@@ -215,7 +215,7 @@ fn record_pair(
     moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
-        tokens: Tokens { access, credential, details },
+        tokens: Tokens { access, credential, details, validity },
         standing,
         identity,
         token_url,
@@ -223,13 +223,16 @@ fn record_pair(
     } = renewed;
     let access = access.as_ref();
     let ((refresh, fingerprint), details) = (stored(credential), to_json(details)?);
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let (refresh_ends, refresh_since, motion, notice) = validity_columns(validity);
     connection
         .prepare_cached(
             "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
              token_type = ?6, issued_at = ?7 + ?17, expires_at = ?8 + ?17, details = ?9, identity = ?10, \
-             token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = 'fresh', attempt = 0, since = NULL, \
-             problem = NULL, doubtful = 0, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL, \
-             bought_by = ?18 WHERE name = ?1 AND claim = ?2 RETURNING generation",
+             token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = ?18, attempt = ?19, since = ?20 + ?17, \
+             problem = ?21, doubtful = ?22, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL, \
+             refresh_expires_at = ?23 + ?17, refresh_since = ?24 + ?17, refresh_motion = ?25, notice = ?26, bought_by = ?27 \
+             WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
             let columns = params![
@@ -250,6 +253,15 @@ fn record_pair(
                 told,
                 millis(record.climb_at),
                 moved,
+                phase,
+                attempt,
+                since,
+                problem,
+                doubtful,
+                refresh_ends,
+                refresh_since,
+                motion,
+                notice,
                 record.bought_by.as_ref().map(Fingerprint::bytes),
             ];
             statement.query_row(columns, |row| row.get(0))

@@ -6,17 +6,20 @@ use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 
 use super::StateError;
+use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, ClientRefused, Grant, Kind, Phase, Portal, Problem, Standing};
+use crate::domain::refresh_end::{Motion, RefreshEnd};
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Credential, Generation, Tokens};
+use crate::domain::token::{Access, Credential, Generation, Tokens, Validity};
 
 /// What [`portal`] reads, in its order. The last one says whether, and until when, its app's client is left alone.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
-    problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url, bought_by, \
+    problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url, refresh_expires_at, refresh_since, \
+    refresh_motion, notice, bought_by, \
     (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL)";
 
 /// Reads one portal; the row has [`COLUMNS`]. One whose row cannot be understood says so in itself, so that it keeps
@@ -38,8 +41,8 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
         grant: grant.ok().flatten(),
         unreadable,
         // What cannot be understood of these costs nobody the grant.
-        bought_by: fingerprint(row, 26).ok().flatten(),
-        client_refused: json(row, 27).ok().flatten().map(|(since, retry_at, probe): RefusedClient| {
+        bought_by: fingerprint(row, 30).ok().flatten(),
+        client_refused: json(row, 31).ok().flatten().map(|(since, retry_at, probe): RefusedClient| {
             ClientRefused { since, retry_at: retry_at.unwrap_or(since), probe }
         }),
     })
@@ -75,7 +78,12 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
     let claim: Option<i64> = row.get(23)?;
     Ok(Some(Grant {
         generation: Generation(u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default()),
-        tokens: Tokens { access, credential, details: json(row, 10)?.unwrap_or_default() },
+        tokens: Tokens {
+            access,
+            credential,
+            details: json(row, 10)?.unwrap_or_default(),
+            validity: validity(row)?,
+        },
         standing: Standing { phase: phase(row)?, renew_at: time(row, 20)?, act_at: time(row, 21)? },
         renewed_at: time(row, 14)?.unwrap_or_default(),
         bound_to: fingerprint(row, 12)?.ok_or_else(|| missing(12))?,
@@ -85,6 +93,41 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
         told: json(row, 22).ok().flatten().unwrap_or_default(),
         claim: claim.map(ClaimId).zip(time(row, 24)?),
         tried_at: time(row, 24)?,
+    }))
+}
+
+fn validity(row: &Row<'_>) -> rusqlite::Result<Validity> {
+    let at = |column: &str| {
+        Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+    };
+    let motion: Option<String> = row.get("refresh_motion")?;
+    let motion = Motion::parse(motion.as_deref().unwrap_or_default());
+    let end = at("refresh_expires_at")?.zip(at("refresh_since")?);
+    Ok(Validity {
+        refresh: end.map(|(at, since)| RefreshEnd { at, since, motion }),
+        notice: row.get("notice")?,
+    })
+}
+
+/// The columns of what is known of a grant's lives: `refresh_expires_at, refresh_since, refresh_motion, notice`.
+pub(super) type ValidityColumns<'v> = (Option<i64>, Option<i64>, Option<&'static str>, Option<&'v str>);
+
+pub(super) fn validity_columns(validity: &Validity) -> ValidityColumns<'_> {
+    let Validity { refresh, notice } = validity;
+    let end = refresh.map(|RefreshEnd { at, since, motion }| (at.millis(), since.millis(), motion.as_str()));
+    (end.map(|end| end.0), end.map(|end| end.1), end.map(|end| end.2), notice.as_deref())
+}
+
+/// What decides when a token is overdue, of a row with `renew_at, issued_at, expires_at, refresh_expires_at, since`.
+pub(super) fn window(row: &Row<'_>) -> rusqlite::Result<Option<Window>> {
+    let (due, issued_at, expires_at) = (time(row, 0)?, time(row, 1)?, time(row, 2)?);
+    let (refresh_ends_at, since) = (time(row, 3)?, time(row, 4)?);
+    Ok(due.zip(issued_at.zip(expires_at)).map(|(due, (issued_at, expires_at))| Window {
+        due,
+        issued_at,
+        expires_at,
+        refresh_ends_at,
+        since,
     }))
 }
 

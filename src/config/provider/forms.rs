@@ -16,13 +16,15 @@ use crate::domain::provider::Profile;
 use crate::domain::reply::SECRET_FIELDS;
 
 /// The keys of `[…reply]`.
-const REPLY: [&str; 9] = [
+const REPLY: [&str; 11] = [
     "access_token",
     "refresh_token",
     "token_type",
     "scope",
     "expires_in",
     "expires_at",
+    "refresh_expires_in",
+    "refresh_expires_at",
     "error",
     "error_description",
     "success",
@@ -96,6 +98,8 @@ fn reply(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
         ("scope", &mut form.scope),
         ("expires_in", &mut form.expires_in),
         ("expires_at", &mut form.expires_at),
+        ("refresh_expires_in", &mut form.refresh_expires_in),
+        ("refresh_expires_at", &mut form.refresh_expires_at),
         ("error", &mut form.error),
         ("error_description", &mut form.error_description),
     ] {

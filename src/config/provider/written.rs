@@ -200,6 +200,8 @@ impl Lines {
             scope,
             expires_in,
             expires_at,
+            refresh_expires_in,
+            refresh_expires_at,
             in_milliseconds,
             error,
             error_description,
@@ -214,6 +216,8 @@ impl Lines {
             ("scope", scope),
             ("expires_in", expires_in),
             ("expires_at", expires_at),
+            ("refresh_expires_in", refresh_expires_in),
+            ("refresh_expires_at", refresh_expires_at),
             ("error", error),
             ("error_description", error_description),
         ];

@@ -211,11 +211,11 @@ fn each_provider_is_asked_as_it_documents() {
 }
 
 fn check_grant(what: &str, granted: Granted, grants: &Grants) {
-    let Granted { access, refresh, token_type, lifetime, identity, server: _, details } = granted;
+    let Granted { access, refresh, token_type, lives, identity, server: _, details } = granted;
     assert_eq!(access.expose(), grants.token, "{what}");
     assert_eq!(refresh.as_ref().map(RefreshToken::expose), grants.refresh.as_deref(), "{what}");
     assert_eq!(token_type, grants.r#type.as_deref().unwrap_or("Bearer"), "{what}");
-    assert_eq!(lifetime, humantime::parse_duration(&grants.life).unwrap(), "{what}");
+    assert_eq!(lives.span(), humantime::parse_duration(&grants.life).unwrap(), "{what}");
     assert_eq!(identity, grants.identity, "{what}");
     assert_eq!(details.scope, grants.scope, "{what}");
     assert_eq!(details.endpoint, grants.endpoint, "{what}");

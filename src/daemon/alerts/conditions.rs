@@ -30,6 +30,10 @@ pub enum What<'a> {
 }
 
 impl What<'_> {
+    /// What is to be done about token files that cannot be written.
+    pub const UNPUBLISHED: &'static str =
+        "make the token directory writable for refreshd, or free space; it is retried by itself";
+
     const fn word(self) -> &'static str {
         match self {
             Self::State => "state",
@@ -59,9 +63,7 @@ impl What<'_> {
             Self::Unsaved(_) => {
                 "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself"
             }
-            Self::Unpublished(_) => {
-                "make the token directory writable for refreshd, or free space; it is retried by itself"
-            }
+            Self::Unpublished(_) => Self::UNPUBLISHED,
         }
     }
 }
@@ -94,6 +96,11 @@ impl Conditions {
     /// It is wrong from now on.
     pub fn begin(&self, what: What<'_>, reason: String) {
         say(what, what.word(), Severity::Critical, &reason, what.action());
+        self.begin_unsaid(what, reason);
+    }
+
+    /// The same for the alerter alone: whoever notices says it, with what else it noticed.
+    pub fn begin_unsaid(&self, what: What<'_>, reason: String) {
         let lasting = Lasting {
             word: what.word(),
             portal: what.portal().cloned(),
@@ -108,6 +115,11 @@ impl Conditions {
     /// It is well again.
     pub fn end(&self, what: What<'_>, reason: &'static str) {
         say(what, "resolved", Severity::Notice, reason, "none");
+        self.end_unsaid(what, reason);
+    }
+
+    /// The same for the alerter alone.
+    pub fn end_unsaid(&self, what: What<'_>, reason: &'static str) {
         let key = what.key();
         let mut known = self.known();
         known.lasting.remove(&key);

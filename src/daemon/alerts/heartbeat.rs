@@ -11,6 +11,8 @@ use super::delivery::{count, limited};
 use crate::daemon::shared::Shared;
 use crate::domain::channel::{Channel, Delivery, Pulse};
 use crate::domain::escalation::Severity;
+use crate::domain::incident::Incident;
+use crate::domain::incident::trouble::is_refresh_end;
 use crate::domain::portal::Kind;
 
 /// Says once how things are, and waits until it is time again, or until something is wrong that was not.
@@ -65,7 +67,12 @@ async fn pulse(shared: &Shared) -> Option<Pulse> {
 /// The loudest open incident that somebody should look at.
 fn loudest(shared: &Shared) -> Option<String> {
     let board = shared.post.board();
-    let open = board.iter().filter(|incident| incident.is_open() && incident.severity() >= Severity::Warning);
+    // A refresh token that ends in a month is no reason to be taken for dead until then.
+    let is_ill = |incident: &&Incident| {
+        let least = if is_refresh_end(&incident.key) { Severity::Critical } else { Severity::Warning };
+        incident.is_open() && incident.severity() >= least
+    };
+    let open = board.iter().filter(is_ill);
     open.max_by_key(|incident| incident.severity()).map(|incident| {
         let mut message = incident.latest.clone();
         message.severity = incident.severity();

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::daemon::shared::Shared;
 use crate::domain::escalation::Severity;
 use crate::domain::incident::survey::Incidents;
-use crate::domain::incident::trouble::{Circumstances, blank, of_portal};
+use crate::domain::incident::trouble::{Circumstances, blank, is_refresh_end, of_portal, of_refresh_end};
 use crate::domain::incident::{Decision, Reached, Survey, Terms, Trouble};
 use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
@@ -78,7 +78,8 @@ async fn portals(
     let mut after = None;
     loop {
         let page = shared.state.troubled(after, PAGE).await?;
-        for trouble in page.iter().filter_map(|portal| of_portal(portal, circumstances)) {
+        let of_both = |portal| [of_portal(portal, circumstances), of_refresh_end(portal, circumstances)];
+        for trouble in page.iter().flat_map(of_both).flatten() {
             let silent = silent(&trouble);
             survey.add(trouble, silent);
         }
@@ -124,6 +125,9 @@ async fn ending(
     }
     let Some(incident) = incidents.get(key) else { return Ok(None) };
     let reason = match (&incident.latest.subject, key.matches('/').count()) {
+        _ if is_refresh_end(key) && survey.left(key) == 0 => {
+            "the refresh token does not end soon any more".to_owned()
+        }
         (Subject::Portal(name), 1) => return of_renewals(shared, name).await,
         (Subject::Channel(name), _) => {
             let known = config.channels.iter().any(|channel| channel.name == *name);

@@ -45,8 +45,10 @@ use crate::adapters::token_files::Format;
 use crate::domain::intake;
 use crate::domain::name::PortalName;
 
-/// Portals sent at a time.
+/// Portals read at a time.
 const PAGE: usize = 500;
+/// Portals in one reply, unless asked for fewer or more; and the most that may be asked for.
+pub const LISTED: (usize, usize) = (1000, 10_000);
 /// Connections at a time: `refreshd renew --all` has 32.
 const PLACES: usize = 128;
 /// Of these, so many may wait for renewals at a time; the others are kept for reading, and for root.
@@ -211,40 +213,67 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
     while changes.join_next().await.is_some() {}
 }
 
-/// Every portal, sent page by page: memory does not grow with their number.
-async fn list(Extract(control): Extract<Control>) -> Response {
-    let pages = stream::unfold(Listing::Begin(control.shared), |listing| async move {
-        let (shared, after, mut text) = match listing {
-            Listing::Begin(shared) => (shared, None, "{\"portals\":[".to_owned()),
-            Listing::After(shared, last) => (shared, Some(last), String::new()),
-            Listing::Ended => return None,
-        };
-        let first = after.is_none();
-        let page = match shared.state.page(after, PAGE).await {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+/// Portals in the order of their names, those after `after`, at most `limit`; `next` is there if there are more. Sent piece
+/// by piece: memory grows neither with their number nor with `limit`.
+async fn list(
+    Extract(control): Extract<Control>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, "bad-request", message);
+    let Query(ListQuery { limit, after }) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let (usual, most) = LISTED;
+    let limit = limit.unwrap_or(usual);
+    if !(1..=most).contains(&limit) {
+        return Err(bad(format!("limit is a number from 1 to {most}")));
+    }
+    let after = match after.filter(|after| !after.is_empty()).map(|after| PortalName::parse(&after)) {
+        None => None,
+        Some(Ok(after)) => Some(after),
+        Some(Err(error)) => return Err(bad(format!("after is no name of a portal: {error}"))),
+    };
+    let begin = Listing::At { shared: control.shared, after, left: limit, first: true };
+    let pieces = stream::unfold(begin, |listing| async move {
+        let Listing::At { shared, after, left, first } = listing else { return None };
+        let size = left.min(PAGE);
+        // One more than is sent tells whether there are more.
+        let mut page = match shared.state.page(after, size + 1).await {
             Ok(page) => page,
             // A reply that breaks off is no JSON, and that is the truth.
             Err(error) => return Some((Err(error), Listing::Ended)),
         };
+        let more = page.len() > size;
+        page.truncate(size);
         let views = match kept::views(&shared, &page).await {
             Ok(views) => views,
             Err(error) => return Some((Err(error), Listing::Ended)),
         };
+        let mut text = if first { "{\"portals\":[".to_owned() } else { String::new() };
         for (index, view) in views.into_iter().enumerate() {
             text.push_str(if first && index == 0 { "\n" } else { ",\n" });
             text.push_str(&serde_json::to_string(&view).unwrap_or_default());
         }
-        match page.last() {
-            Some(last) => Some((Ok(text), Listing::After(shared, last.name.clone()))),
-            None => Some((Ok(text + "\n]}\n"), Listing::Ended)),
-        }
+        let last = page.pop().map(|portal| portal.name).filter(|_| more);
+        Some(match last {
+            Some(last) if left > size => {
+                (Ok(text), Listing::At { shared, after: Some(last), left: left - size, first: false })
+            }
+            Some(last) => (Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))), Listing::Ended),
+            None => (Ok(text + "\n]}\n"), Listing::Ended),
+        })
     });
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pages)).into_response()
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
 }
 
 /// How far a listing has come.
 enum Listing {
-    Begin(Arc<Shared>),
-    After(Arc<Shared>, PortalName),
+    At { shared: Arc<Shared>, after: Option<PortalName>, left: usize, first: bool },
     Ended,
 }
 

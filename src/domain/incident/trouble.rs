@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::escalation::{
-    Moment, Severity, Step, action_now, needs_person, reached_at, reason, severity_of,
+    Moment, Severity, Step, action_now, needs_person, reached_at, reason, refresh_end_of, severity_of,
+    still_told,
 };
 use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
 use crate::domain::provider::{Class, host_of};
+use crate::domain::refresh_end::STEPS;
 use crate::domain::remedy::About;
 use crate::domain::settings::OWN_APP;
 use crate::domain::time::Timestamp;
@@ -21,6 +23,8 @@ pub const USUAL_LIFETIME: Duration = Duration::from_secs(3600);
 /// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
 /// written.
 const BEYOND: &str = "person";
+/// The last word of the key of incidents about refresh tokens that end of themselves.
+const REFRESH_END: &str = "refresh-end";
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,9 +166,50 @@ pub fn of_portal(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Tr
         },
         since: grant.standing.phase.since().or(grant.standing.renew_at).unwrap_or(now).min(now),
         expires_at: access.map(|access| access.expires_at),
-        lifetime: access.map_or(USUAL_LIFETIME, Access::lifetime),
+        lifetime: access.map(Access::lifetime).filter(|life| !life.is_zero()).unwrap_or(USUAL_LIFETIME),
         portal: Some(name.to_string()),
     })
+}
+
+/// What is coming for a portal whose refresh token ends of itself, as far as people were told of it; `None` if nothing is.
+#[must_use]
+pub fn of_refresh_end(portal: &Portal, circumstances: Circumstances<'_>) -> Option<Trouble> {
+    let Circumstances { ladder, refused: _, now } = circumstances;
+    let name = &portal.name;
+    let settings = portal.settings.as_ref()?;
+    let grant = portal.grant.as_ref().filter(|grant| portal.binding == Some(grant.bound_to))?;
+    let end = refresh_end_of(grant)?;
+    let still = still_told(grant, now);
+    let first = STEPS.iter().find(|step| still.iter().any(|told| told == step.key))?;
+    // What only a person can do is told where that is told.
+    let notify =
+        ladder.iter().find(|step| step.when == Moment::NeedsPerson).and_then(|step| step.notify.clone());
+    let reached = STEPS.iter().filter(|step| still.iter().any(|told| told == step.key)).map(|step| Reached {
+        id: step.key.to_owned(),
+        severity: step.severity,
+        notify: notify.clone(),
+    });
+    let app = &settings.app;
+    let group =
+        Group { key: format!("app/{app}/{REFRESH_END}"), subject: Subject::App(app.clone()), always: false };
+    Some(Trouble {
+        key: format!("portal/{name}/{REFRESH_END}"),
+        group: (!app.starts_with(OWN_APP)).then_some(group),
+        reached: reached.collect(),
+        reason: end.reason(now),
+        action: end.action(name.as_str()),
+        action_for_all: end.action("PORTAL"),
+        since: end.reached_at(first).unwrap_or(now).min(now),
+        expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
+        lifetime: USUAL_LIFETIME,
+        ..blank(Some(name), now)
+    })
+}
+
+/// Whether an incident is about refresh tokens that end of themselves.
+#[must_use]
+pub fn is_refresh_end(key: &str) -> bool {
+    key.rsplit('/').next() == Some(REFRESH_END)
 }
 
 /// The step of trouble that is not the ladder's: told as what only a person can mend is.

@@ -5,7 +5,7 @@ use crate::domain::escalation::default_ladder;
 use crate::domain::portal::{Problem, Standing, binding};
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::Settings;
-use crate::domain::token::{Credential, Details, Generation, Tokens};
+use crate::domain::token::{Credential, Details, Generation, Tokens, Validity};
 
 /// Issued at minute 0, due at 20, ends at 60.
 fn at(minutes: i64) -> Timestamp {
@@ -41,6 +41,7 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
             access: Some(access),
             credential: Credential::Refresh(RefreshToken::new("r").unwrap()),
             details: Details::default(),
+            validity: Validity::default(),
         },
         standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },
         renewed_at: at(0),

@@ -16,7 +16,7 @@ async fn the_census_counts_kinds_and_what_is_overdue() {
     assert_eq!(kinds.map(|kind| census.of(kind)), [1, 1, 1, 1, 0]);
     assert_eq!(census.total(), 4);
     // `late` was due at 0 and expires after an hour: 30 % of it are 1080 s. `fresh`: 1500 s + 30 % of 2100 s.
-    for (secs, overdue) in [(1080, 0), (1081, 1), (2130, 1), (2131, 2)] {
+    for (secs, overdue) in [(1079, 0), (1080, 1), (2129, 1), (2130, 2)] {
         assert_eq!(rig.state.census(at(secs)).await.unwrap().overdue, overdue, "at {secs}");
     }
 }
@@ -59,7 +59,7 @@ async fn what_runs_often_uses_an_index() {
         (claims::due_query(), "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>? AND act_at<?)"),
         (claims::next_query(), "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>?)"),
         (listing::KINDS.to_owned(), "SCAN portal USING INDEX portal_kind"),
-        (listing::OVERDUE.to_owned(), "SEARCH portal USING INDEX portal_renew (renew_at<?)"),
+        (listing::PAST_DUE.to_owned(), "SEARCH portal USING INDEX portal_renew (renew_at<?)"),
         (listing::page_query(), "SEARCH portal USING INDEX sqlite_autoindex_portal_1 (name>?)"),
         (listing::troubled_query(), "SEARCH portal USING INDEX portal_told (name>?)"),
         (listing::climb_query(), "SEARCH portal USING INDEX portal_climb (climb_at<?)"),

@@ -25,7 +25,7 @@ use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::{RenewSetting, Settings};
-use crate::domain::token::{Access, Credential, Details, Tokens};
+use crate::domain::token::{Access, Credential, Details, Tokens, Validity};
 
 const URL: &str = "https://oauth.example/token";
 const OTHER: &str = "https://other.example/token";
@@ -207,6 +207,7 @@ fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {
         }),
         credential: Credential::Refresh(RefreshToken::new(refresh).unwrap()),
         details: Details { scope: vec!["crm".to_owned()], ..Details::default() },
+        validity: Validity::default(),
     }
 }
 

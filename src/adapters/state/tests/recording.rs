@@ -1,6 +1,7 @@
 //! What recording does, and what it must not overwrite.
 
 use super::*;
+use crate::domain::refresh_end::{Motion, RefreshEnd};
 use crate::domain::reply::Granted;
 
 #[tokio::test]
@@ -74,7 +75,7 @@ async fn somebody_elses_pair_is_kept_aside_and_not_used() {
             access: AccessToken::new("theirs").unwrap(),
             refresh: RefreshToken::new("their refresh"),
             token_type: "Bearer".to_owned(),
-            lifetime: std::time::Duration::from_secs(3600),
+            lives: crate::domain::life::Lives::said(std::time::Duration::from_secs(3600)),
             identity: Some("m2".to_owned()),
             server: None,
             details: Details::default(),
@@ -123,4 +124,41 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
     assert!(tell(now.generation, &now.standing, "resolved", None).await);
     assert_eq!(rig.grant("acme").await.told, ["resolved"]);
     assert_eq!(rig.state.next_climb().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_is_known_of_lives_is_kept_moves_with_the_clock_and_goes_with_the_grant() {
+    let rig = Rig::with(&["acme"]).await;
+    let end = RefreshEnd { at: at(9000), since: at(-50), motion: Motion::Fixed };
+    let validity = Validity { refresh: Some(end), notice: Some("the life cannot be read".to_owned()) };
+    let RecordOutcome::Renewed(mut pair) = renewed("r2", 0) else { panic!("a pair") };
+    pair.tokens.validity = validity.clone();
+    let claimed = rig.claim_only(0).await;
+    rig.record(&claimed, 1, RecordOutcome::Renewed(pair)).await;
+    assert_eq!(rig.grant("acme").await.tokens.validity, validity);
+    rig.state.shift_times(60_000).await.unwrap();
+    let moved = rig.grant("acme").await.tokens.validity.refresh.unwrap();
+    assert_eq!((moved.at, moved.since, moved.motion), (at(9060), at(10), Motion::Fixed));
+    // A grant that takes its place has its own, or none.
+    rig.state.take_in(grant("acme", "r3", 3600)).await.unwrap();
+    assert_eq!(rig.grant("acme").await.tokens.validity, Validity::default());
+    let mut other = grant("acme", "r4", 3600);
+    other.tokens.validity = validity.clone();
+    rig.state.take_in(other).await.unwrap();
+    assert_eq!(rig.grant("acme").await.tokens.validity, validity);
+    rig.state.forget(name("acme")).await.unwrap();
+    rig.state.take_in(grant("acme", "r5", 3600)).await.unwrap();
+    assert_eq!(rig.grant("acme").await.tokens.validity, Validity::default());
+}
+
+#[tokio::test]
+async fn a_pair_whose_token_had_ended_is_recorded_as_that() {
+    let rig = Rig::with(&["acme"]).await;
+    let RecordOutcome::Renewed(mut pair) = renewed("r2", 0) else { panic!("a pair") };
+    let RecordOutcome::Kept(standing) = retrying(7) else { panic!("a standing") };
+    pair.standing = standing.clone();
+    let claimed = rig.claim_only(0).await;
+    assert_eq!(rig.record(&claimed, 1, RecordOutcome::Renewed(pair)).await, generation(2));
+    let now = rig.grant("acme").await;
+    assert_eq!((refresh_of(&now), now.standing.clone()), ("r2", standing));
 }

@@ -1,0 +1,224 @@
+//! When a refresh token ends of itself, whether renewals move that end, and when people are told of it.
+//!
+//! Where each renewal brings a later end (Keycloak), nothing is told. Where none does (LinkedIn's year), the grant ends
+//! then whatever refreshd does, and people hear of it in time to authorize again. Must not tell anybody itself.
+
+use std::time::Duration;
+
+use super::escalation::Severity;
+use super::life::Life;
+use super::time::{Timestamp, human};
+
+/// A server that counts in whole seconds may say an end that differs by one from the same end before.
+const ROUNDING: Duration = Duration::from_millis(500);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The end of a refresh token, as its server says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshEnd {
+    /// When it ends.
+    pub at: Timestamp,
+    /// Since when this end is known: the whole life is from here to [`Self::at`].
+    pub since: Timestamp,
+    /// What renewals do to it.
+    pub motion: Motion,
+}
+
+/// What renewals do to a refresh token's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Motion {
+    /// There has been none since the end was said first.
+    Unknown,
+    /// The last one brought a later end.
+    Moves,
+    /// The last one left it where it was.
+    Fixed,
+}
+
+impl Motion {
+    /// Its name in the state.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Moves => "moves",
+            Self::Fixed => "fixed",
+        }
+    }
+
+    /// The one of that name; a name that is none says nothing.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        [Self::Moves, Self::Fixed].into_iter().find(|motion| motion.as_str() == text).unwrap_or(Self::Unknown)
+    }
+}
+
+/// One moment ahead of the end at which people are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its name among what was told.
+    pub key: &'static str,
+    /// How long before the end.
+    pub ahead: Duration,
+    /// At most this part of the whole life before the end, as one in so many: for lives that are shorter.
+    pub part: u32,
+    /// How loud.
+    pub severity: Severity,
+}
+
+/// A month, a week and a day ahead.
+pub const STEPS: [Step; 3] = [
+    Step { key: "refresh-month", ahead: DAY.saturating_mul(30), part: 3, severity: Severity::Warning },
+    Step { key: "refresh-week", ahead: DAY.saturating_mul(7), part: 10, severity: Severity::Error },
+    Step { key: "refresh-day", ahead: DAY, part: 30, severity: Severity::Critical },
+];
+
+/// Whether this step is one of [`STEPS`].
+#[must_use]
+pub fn is_step(key: &str) -> bool {
+    STEPS.iter().any(|step| step.key == key)
+}
+
+impl RefreshEnd {
+    /// When the step is reached; `None` where renewals move the end, or none has shown whether they do.
+    #[must_use]
+    pub fn reached_at(&self, step: &Step) -> Option<Timestamp> {
+        match self.motion {
+            Motion::Unknown | Motion::Moves => None,
+            Motion::Fixed => Some(self.at - step.ahead.min(self.at.since(self.since) / step.part)),
+        }
+    }
+
+    /// What happens, for people.
+    #[must_use]
+    pub fn reason(&self, now: Timestamp) -> String {
+        let at = self.at;
+        if at <= now {
+            return format!("its refresh token ended at {at}, and renewals did not move that end");
+        }
+        format!(
+            "its refresh token ends in {} ({at}), and renewals do not move that end",
+            human(at.until(now))
+        )
+    }
+
+    /// What people must do; `PORTAL` may stand for the name.
+    #[must_use]
+    pub fn action(&self, portal: &str) -> String {
+        format!("authorize again before {}: refreshd authorize {portal}", self.at)
+    }
+}
+
+/// When a reply came, and when the one before it did.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The pair before came then.
+    pub before_at: Timestamp,
+    /// The request of this one left then.
+    pub sent_at: Timestamp,
+}
+
+/// What is known of the end after a reply that says `life` of the refresh token. `rotated`: it brought a new one, of
+/// which nothing is known if it says nothing.
+#[must_use]
+pub fn after(before: Option<RefreshEnd>, life: &Life, rotated: bool, asked: Asked) -> Option<RefreshEnd> {
+    let Asked { before_at, sent_at } = asked;
+    let at = match life {
+        Life::Said(span) => sent_at + *span,
+        Life::Ended => sent_at,
+        Life::Endless => return None,
+        Life::Absent | Life::Unreadable(_) => return before.filter(|_| !rotated),
+    };
+    let Some(before) = before else {
+        return Some(RefreshEnd { at, since: sent_at, motion: Motion::Unknown });
+    };
+    // One that moves moves by the time between; one that is counted down does not.
+    let moved = at.since(before.at) > sent_at.since(before_at) / 2 + ROUNDING;
+    Some(if moved {
+        RefreshEnd { at, since: sent_at, motion: Motion::Moves }
+    } else {
+        RefreshEnd { at, since: before.since, motion: Motion::Fixed }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(1_795_000_000 + secs)
+    }
+
+    fn said(secs: u64) -> Life {
+        Life::Said(Duration::from_secs(secs))
+    }
+
+    /// What is known after replies of these times and lives.
+    fn known(replies: &[(i64, u64)]) -> Option<RefreshEnd> {
+        let mut end = None;
+        let mut before_at = at(0);
+        for (sent, life) in replies {
+            end = after(end, &said(*life), true, Asked { before_at, sent_at: at(*sent) });
+            before_at = at(*sent);
+        }
+        end
+    }
+
+    #[test]
+    fn an_end_that_each_renewal_moves_is_told_to_nobody() {
+        for replies in [&[(0, 1800)][..], &[(0, 1800), (1200, 1800)], &[(0, 12), (8, 12), (16, 12), (18, 12)]]
+        {
+            let end = known(replies).unwrap();
+            assert_eq!(end.motion, if replies.len() == 1 { Motion::Unknown } else { Motion::Moves });
+            assert!(STEPS.iter().all(|step| end.reached_at(step).is_none()), "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_counted_down_is_told_a_month_a_week_and_a_day_ahead() {
+        let days = |days: u64| days * 86_400;
+        let sent = |days: i64| days * 86_400;
+        let end = known(&[(0, days(365)), (sent(40), days(325)), (sent(80), days(285) + 1)]).unwrap();
+        assert_eq!((end.motion, end.since), (Motion::Fixed, at(0)));
+        let ahead =
+            |end: &RefreshEnd| STEPS.map(|step| end.at.since(end.reached_at(&step).unwrap()).as_secs());
+        assert_eq!(ahead(&end), [days(30), days(7), days(1)]);
+        // A life that is shorter than that is told by its parts, and never at once.
+        let short = known(&[(0, 50), (5, 45), (10, 40)]).unwrap();
+        assert_eq!(ahead(&short), [16, 5, 1]);
+    }
+
+    #[test]
+    fn a_server_that_rounds_does_not_move_its_end() {
+        let mut end = None;
+        let mut before_at = at(0);
+        for tenth in 0..40 {
+            let sent_at = at(0) + Duration::from_millis(1300 * tenth);
+            let left = (60_000 - 1300 * tenth) / 1000;
+            end = after(end, &said(left), false, Asked { before_at, sent_at });
+            before_at = sent_at;
+            assert_ne!(end.unwrap().motion, Motion::Moves, "after {tenth} renewals");
+        }
+    }
+
+    #[test]
+    fn an_end_that_stops_moving_is_fixed_and_one_that_moves_again_is_not() {
+        // Keycloak: half an hour idle, until the session's own end comes near.
+        let end = known(&[(0, 1800), (1200, 1800), (2400, 900), (2700, 600)]).unwrap();
+        assert_eq!((end.motion, end.at), (Motion::Fixed, at(3300)));
+        let end =
+            after(Some(end), &said(1800), true, Asked { before_at: at(2700), sent_at: at(2800) }).unwrap();
+        assert_eq!((end.motion, end.since), (Motion::Moves, at(2800)));
+    }
+
+    #[test]
+    fn what_a_reply_does_not_say_holds_for_the_token_that_it_was_said_of() {
+        let asked = Asked { before_at: at(0), sent_at: at(10) };
+        let known = known(&[(0, 100)]);
+        assert_eq!(after(known, &Life::Absent, false, asked), known);
+        assert_eq!(after(known, &Life::Unreadable(String::new()), false, asked), known);
+        assert_eq!(after(known, &Life::Absent, true, asked), None, "of the new one nothing is known");
+        assert_eq!(after(known, &Life::Endless, false, asked), None);
+        assert_eq!(after(None, &Life::Ended, true, asked).unwrap().at, at(10));
+    }
+}
