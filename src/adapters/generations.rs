@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::owner::give_file;
 use super::token_files::{FileError, write_whole};
 use crate::domain::name::PortalName;
 use crate::domain::token::Generation;
@@ -88,8 +89,7 @@ impl Generations {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let opened = OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path);
-                let mut opened = opened.map_err(FileError::at("open", &self.path))?;
+                let mut opened = self.append().map_err(FileError::at("open", &self.path))?;
                 // The last line may have been cut off; this one must not continue it.
                 opened.write_all(b"\n").map_err(FileError::at("write", &self.path))?;
                 self.file.insert(opened)
@@ -97,6 +97,15 @@ impl Generations {
         };
         self.lines += 1;
         file.write_all(line(portal, generation).as_bytes()).map_err(FileError::at("write", &self.path))
+    }
+
+    fn append(&self) -> std::io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.append(true).mode(MODE);
+        match options.clone().create_new(true).open(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => options.open(&self.path),
+            made => made.inspect(|made| give_file(made, &self.path)),
+        }
     }
 }
 

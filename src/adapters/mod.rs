@@ -7,6 +7,7 @@ pub mod generations;
 mod http;
 pub mod log;
 pub mod metrics;
+pub mod owner;
 pub mod published;
 pub mod state;
 pub mod systemd;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::owner::{give, give_file};
 use crate::domain::name::PortalName;
 use crate::domain::token::{Access, Details, Generation};
 
@@ -306,6 +307,7 @@ pub fn write_whole(directory: &Path, path: &Path, contents: &[u8], mode: u32) ->
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)
         .map_err(FileError::at("create a file in", directory))?;
+    give_file(file.as_file(), path);
     let written = file
         .write_all(contents)
         .and_then(|()| file.as_file().set_permissions(Permissions::from_mode(mode)))
@@ -337,15 +339,30 @@ fn make_directory(path: &Path, mode: u32, with_parents: bool) -> Result<(), File
     }
     let parent = path.parent().filter(|parent| with_parents && !parent.as_os_str().is_empty());
     if let Some(parent) = parent {
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(FileError::at("create the directory", parent))?;
+        make_parents(parent).map_err(FileError::at("create the directory", parent))?;
     }
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         made => made.map_err(FileError::at("create the directory", path))?,
     }
     std::fs::set_permissions(path, Permissions::from_mode(mode))
-        .map_err(FileError::at("set the mode of", path))
+        .map_err(FileError::at("set the mode of", path))?;
+    give(path);
+    Ok(())
+}
+
+/// Makes a directory that everybody may pass, and those above it.
+fn make_parents(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_parents(parent)?;
+    }
+    match DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(|()| give(path)),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, reach};
+use super::reach;
 use super::screen::{self, Look};
 use super::{Common, client::Client};
 use crate::daemon::alerts::report::{ChannelView, IncidentView, Report};
@@ -49,16 +49,12 @@ pub(super) async fn acknowledge(common: &Common, arguments: &AcknowledgeArgument
 
 /// Incidents live in a running daemon.
 async fn daemon(common: &Common) -> Result<Client, Failure> {
-    match reach(common).await? {
-        Reach::Daemon(client) => Ok(client),
-        Reach::Offline(offline) => {
-            offline.close().await;
-            Err(Failure::new(
-                Exit::Unavailable,
-                "no daemon runs, so nobody is told of anything; see refreshd status",
-            ))
-        }
+    if let Some(client) = reach::daemon(common).await? {
+        return Ok(client);
     }
+    reach::load(common)?;
+    let message = "no daemon runs, so nobody is told of anything; see refreshd status";
+    Err(Failure::new(Exit::Unavailable, message))
 }
 
 fn text(report: &Report) -> String {

@@ -3,13 +3,13 @@
 //!
 //! Must not know what a code is worth: the daemon, or the state without one, exchanges it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
-use url::{Host, Url, form_urlencoded};
+use url::{Host, Url};
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
@@ -17,7 +17,11 @@ use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
 use crate::adapters::clock::Clock;
 use crate::daemon::operations::OperationError;
-use crate::daemon::{Arrival, Begun, Callback, Ending, chain};
+use crate::daemon::{Arrival, Begun, Callback, Ending, chain, has_state};
+use crate::domain::authorization::begins_an_answer;
+
+/// Lines that come within this time of each other were pasted together.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 #[command(
@@ -131,17 +135,14 @@ impl Asker<'_> {
         let clock = Clock::system();
         let began = clock.tick();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let own = Callback::listen(arguments.listen.unwrap_or(here)).await.map_err(|error| {
-            Failure::new(
-                Exit::Usage,
-                format!("cannot listen on {}: {error}", arguments.listen.unwrap_or(here)),
-            )
-        })?;
-        let here = match own.address.ip() {
-            ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => {
-                format!("127.0.0.1:{}", own.address.port())
-            }
-            _ => own.address.to_string(),
+        let here = arguments.listen.unwrap_or(here);
+        let (own, _) = Callback::listen(&[here])
+            .await
+            .map_err(|error| Failure::new(Exit::Usage, format!("cannot listen on {here}: {error}")))?;
+        let here = own.addresses.first().copied().unwrap_or(here);
+        let here = match here.ip() {
+            ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("127.0.0.1:{}", here.port()),
+            _ => here.to_string(),
         };
         let loopback = format!("http://{here}/oauth/callback");
         let begun = self.begin(Some(loopback.clone())).await?;
@@ -159,7 +160,8 @@ impl Asker<'_> {
             None => None,
         };
         show(&begun, callback.as_ref(), arguments.no_browser);
-        let mut waiting = Waiting { callback, lines: Some(BufReader::new(tokio::io::stdin()).lines()) };
+        let lines = Some(BufReader::new(tokio::io::stdin()).lines());
+        let mut waiting = Waiting { callback, lines, pasted: String::new(), clock };
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
@@ -175,7 +177,11 @@ impl Asker<'_> {
             }
         };
         if let Some(callback) = waiting.callback {
-            callback.close().await;
+            let ending = match &ended {
+                Ok(_) => Ending::Done(self.portal.to_owned()),
+                Err(failure) => Ending::Failed(failure.message().to_owned()),
+            };
+            callback.close(&begun.state, ending).await;
         }
         ended
     }
@@ -192,8 +198,7 @@ impl Asker<'_> {
             }
             Ok(Answered::NotIt(why)) => {
                 // Whoever knows our state says no; anybody else may be a stranger.
-                let mut pairs = form_urlencoded::parse(text.trim_start_matches('?').as_bytes());
-                let ours = pairs.any(|(name, value)| name == "state" && value == begun.state);
+                let ours = has_state(&text, &begun.state);
                 screen::note(&why);
                 let over = ours && arrival.is_some();
                 (Ending::Failed(why.clone()), over.then(|| Err(Failure::new(Exit::Data, why))))
@@ -235,45 +240,76 @@ enum Come {
 struct Waiting {
     callback: Option<Callback>,
     lines: Option<Lines<BufReader<Stdin>>>,
+    /// What was pasted so far and was no answer, of which the next line may be the rest.
+    pasted: String,
+    clock: Clock,
 }
 
 impl Waiting {
     /// What comes first; `None` if no way is left.
     async fn next(&mut self) -> Option<Come> {
         loop {
-            let Self { callback, lines } = self;
+            let Self { callback, lines, .. } = self;
             tokio::select! {
                 arrival = async { callback.as_mut()?.next().await }, if callback.is_some() => {
                     return arrival.map(Come::Redirected);
                 }
                 line = async { lines.as_mut()?.next_line().await.ok().flatten() }, if lines.is_some() => match line {
                     Some(line) if line.trim().is_empty() => {}
-                    Some(line) => return Some(Come::Pasted(line)),
+                    Some(line) => return Some(Come::Pasted(self.whole(line).await)),
                     None => self.lines = None,
                 },
                 else => return None,
             }
         }
     }
+
+    /// A pasted line with those that come with it, and after the beginning that an address wrapped by a terminal has left.
+    async fn whole(&mut self, first: String) -> String {
+        let mut text = first;
+        while let Some(lines) = &mut self.lines {
+            match self.clock.within(AT_ONCE, lines.next_line()).await {
+                Some(Ok(Some(line))) => text = format!("{text}\n{line}"),
+                Some(_) => self.lines = None,
+                None => break,
+            }
+        }
+        let anew = begins_an_answer(&text) || text.contains("://") || !begins_an_answer(&self.pasted);
+        self.pasted = if anew { text } else { format!("{}\n{text}", self.pasted) };
+        self.pasted.clone()
+    }
 }
 
-/// Listens where the browser will be sent, if that is this machine.
+/// Listens where the browser will be sent, if that is this machine. A browser may take `localhost` for either loopback.
 async fn listen_at(redirect_uri: &str) -> Option<Callback> {
     let url = Url::parse(redirect_uri).ok().filter(|url| url.scheme() == "http")?;
-    let ip = match url.host()? {
-        Host::Ipv4(ip) => IpAddr::V4(ip),
-        Host::Ipv6(ip) => IpAddr::V6(ip),
-        Host::Domain("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let ips = match url.host()? {
+        Host::Ipv4(ip) => vec![IpAddr::V4(ip)],
+        Host::Ipv6(ip) => vec![IpAddr::V6(ip)],
+        Host::Domain(name) if name.trim_end_matches('.') == "localhost" => vec![v4, v6],
         Host::Domain(_) => return None,
     };
-    let address = SocketAddr::new(ip, url.port_or_known_default()?);
-    match Callback::listen(address).await {
-        Ok(callback) if ip.is_loopback() => Some(callback),
-        Ok(callback) => {
-            callback.close().await;
-            None
+    if !ips.iter().all(IpAddr::is_loopback) {
+        return None;
+    }
+    let port = url.port_or_known_default()?;
+    let addresses: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    match Callback::listen(&addresses).await {
+        Ok((callback, missing)) => {
+            for (address, error) in missing {
+                // A machine without one of the two has nothing there that a browser could reach.
+                if error.kind() == std::io::ErrorKind::AddrInUse {
+                    screen::note(&format!(
+                        "another program listens on {address}, which a browser may take for localhost; if it ends \
+                         there, paste the address instead"
+                    ));
+                }
+            }
+            Some(callback)
         }
         Err(error) => {
+            let address = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
             screen::note(&format!(
                 "cannot listen on {address} for the browser ({error}); paste the address instead"
             ));
@@ -290,7 +326,10 @@ fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) {
     }
     let paste = "paste the address that it was sent to, within 30 seconds:";
     screen::note(&match callback {
-        Some(callback) => format!("Waiting for the browser on http://{}. Or {paste}", callback.address),
+        Some(callback) => {
+            let addresses: Vec<_> = callback.addresses.iter().map(|it| format!("http://{it}")).collect();
+            format!("Waiting for the browser on {}. Or {paste}", addresses.join(" and "))
+        }
         None => format!("Then {paste}"),
     });
 }

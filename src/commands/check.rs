@@ -12,7 +12,7 @@ use super::{Common, screen};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::state::{self, Header};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
-use crate::daemon::chain;
+use crate::daemon::{ask_issuers, chain};
 
 #[derive(Debug, Args)]
 #[command(
@@ -25,10 +25,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
-    let Loaded { config, warnings } = config::load(&common.config, &Environment::of_process())
-        .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+    let Loaded { mut config, warnings, damaged } =
+        config::load(&common.config, &Environment::of_process())
+            .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
     for warning in &warnings {
         screen::note(&format!("{warning} (warning)"));
+    }
+    if !damaged.is_empty() {
+        let problems = config::Problems(damaged);
+        return Err(Failure::new(Exit::Configuration, in_configuration(&problems)));
     }
     let version = match state::inspect(&config.paths.state) {
         Ok(Header::Absent) => "not there yet".to_owned(),
@@ -49,7 +54,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         count(config.apps.len(), "app"),
         config.paths.state.display(),
     ));
-    if arguments.online { online(&config).await } else { Ok(Exit::Done) }
+    if arguments.online { online(&mut config).await } else { Ok(Exit::Done) }
 }
 
 fn count(number: usize, noun: &str) -> String {
@@ -81,13 +86,23 @@ fn directories(config: &Config) -> Vec<String> {
     warnings
 }
 
-async fn online(config: &Config) -> Result<Exit, Failure> {
+async fn online(config: &mut Config) -> Result<Exit, Failure> {
     let server = AuthorizationServer::new().map_err(|error| {
         Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error.without_url())))
     })?;
-    let of = |portal: &PortalConfig| Some(portal.renewal_url(config.apps.get(&portal.settings.app)?));
-    let urls: BTreeSet<_> = config.portals.iter().filter_map(of).collect();
     let mut exit = Exit::Done;
+    for (issuer, said) in ask_issuers(config, &server).await {
+        match said {
+            Ok(()) => screen::note(&format!("{issuer}: says its metadata")),
+            Err(why) => {
+                screen::note(&format!("{issuer}: its metadata is not known: {why}"));
+                exit = Exit::Unavailable;
+            }
+        }
+    }
+    let of = |portal: &PortalConfig| Some(portal.renewal_url(config.apps.get(&portal.settings.app)?));
+    let urls = config.portals.iter().filter_map(of).filter(|url| !url.is_empty());
+    let urls: BTreeSet<_> = urls.collect();
     for url in urls {
         match server.probe(&url).await {
             Ok(status) => screen::note(&format!("{url}: answers (status {status} to HEAD)")),

@@ -74,7 +74,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         let file = file.clone();
         move || config::load(&file, &Environment::of_process())
     };
-    let Loaded { config, warnings: _ } =
+    let Loaded { config, .. } =
         read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
     let socket = config.paths.control_socket.clone();
     let handle = log::start_for_command("info")

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{Sight, look, not_done};
 use super::{Common, screen};
 use crate::domain::introspection::Introspection;
 
@@ -22,11 +22,11 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let portal = &arguments.portal;
-    let said = match reach(common).await? {
-        Reach::Daemon(client) => client.introspect(portal).await?,
-        Reach::Offline(offline) => {
-            let said = offline.introspect(portal).await.map_err(|error| not_done(&error));
-            offline.close().await;
+    let said = match look(common).await? {
+        Sight::Daemon(client) => client.introspect(portal).await?,
+        Sight::State(glance) => {
+            let said = glance.introspect(portal).await.map_err(|error| not_done(&error));
+            glance.close().await;
             said?
         }
     };

@@ -14,7 +14,7 @@ use crate::adapters::log;
 use crate::adapters::state::StateError;
 use crate::config::{self, Config, Environment, Loaded};
 use crate::daemon::operations::OperationError;
-use crate::daemon::{Offline, RunError, chain};
+use crate::daemon::{Glance, Offline, RunError, chain};
 
 /// Whom to ask.
 pub(super) enum Reach {
@@ -30,14 +30,46 @@ pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
         return Ok(Reach::Daemon(client));
     }
     if let Some(socket) = &common.socket {
-        let message = format!("no daemon listens on {}", socket.display());
-        return Err(Failure::new(Exit::Unavailable, message));
+        return Err(nobody_on(socket));
     }
     let config = load(common)?;
     // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
     let _ = log::start_for_command("warn");
     let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;
     Ok(Reach::Offline(Box::new(offline)))
+}
+
+/// Whom to ask what only looks.
+pub(super) enum Sight {
+    /// The running daemon.
+    Daemon(Client),
+    /// The state as it lies there, of which nothing is locked, made or changed.
+    State(Box<Glance>),
+}
+
+/// Reaches the daemon, or looks at the state.
+pub(super) async fn look(common: &Common) -> Result<Sight, Failure> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(Sight::Daemon(client));
+    }
+    if let Some(socket) = &common.socket {
+        return Err(nobody_on(socket));
+    }
+    let config = load(common)?;
+    let _ = log::start_for_command("warn");
+    let glance = match Glance::at(config).await {
+        Ok(glance) => glance,
+        // It was about to start when it was asked for.
+        Err(error) => match daemon(common).await? {
+            Some(client) => return Ok(Sight::Daemon(client)),
+            None => return Err(cannot_run(&error)),
+        },
+    };
+    Ok(Sight::State(Box::new(glance)))
+}
+
+fn nobody_on(socket: &Path) -> Failure {
+    Failure::new(Exit::Unavailable, format!("no daemon listens on {}", socket.display()))
 }
 
 /// The running daemon, if there is one.
@@ -85,9 +117,9 @@ fn trust(socket: &Path, connection: &UnixStream) -> Result<(), Failure> {
 
 /// The whole configuration, or every problem of it.
 pub(super) fn load(common: &Common) -> Result<Config, Failure> {
-    let Loaded { config, warnings } = config::load(&common.config, &Environment::of_process())
+    let Loaded { config, warnings, damaged } = config::load(&common.config, &Environment::of_process())
         .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
-    for warning in warnings {
+    for warning in warnings.iter().chain(&damaged) {
         screen::note(&format!("{warning}"));
     }
     Ok(config)

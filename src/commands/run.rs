@@ -27,7 +27,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
         move || config::load(&path, &Environment::of_process())
     };
     // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
-    let Loaded { config, warnings } = elsewhere(read.clone())?
+    let Loaded { config, warnings, damaged } = elsewhere(read.clone())?
         .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(form(config.log.format), &config.log.level)
         .map_err(|error| Failure::new(Exit::Configuration, daemon::chain(&error)))?;
@@ -37,6 +37,9 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
         .map_err(|error| no_thread("log's", &error))?;
     for warning in &warnings {
         tracing::warn!("{warning}");
+    }
+    for damaged in &damaged {
+        tracing::error!("{damaged}");
     }
     match daemon::run(config, Box::new(read), handle, CancellationToken::new()).await {
         Ok(()) => Ok(Exit::Done),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Common;
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{self, Sight, not_done};
 use super::screen::{self, Look};
 use crate::adapters::clock::Clock;
 use crate::daemon::view::{PortalView, UnreadReplies};
@@ -35,13 +35,13 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     loop {
-        let reach = reach(common).await?;
-        if matches!(reach, Reach::Offline(_)) {
+        let sight = reach::look(common).await?;
+        if matches!(sight, Sight::State(_)) {
             screen::note("no daemon runs; this is what the state says");
         }
-        let shown = show(&reach, arguments).await;
-        if let Reach::Offline(offline) = reach {
-            offline.close().await;
+        let shown = show(&sight, arguments).await;
+        if let Sight::State(glance) = sight {
+            glance.close().await;
         }
         let fresh = shown?;
         if !arguments.watch {
@@ -52,7 +52,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// Shows one portal, or all of them page by page, so that memory does not grow with their number. Whether all are fresh.
-async fn show(reach: &Reach, arguments: &Arguments) -> Result<bool, Failure> {
+async fn show(sight: &Sight, arguments: &Arguments) -> Result<bool, Failure> {
     let mut out: Box<dyn Out> =
         if arguments.json { Box::new(Json { begun: false }) } else { Box::new(Text::default()) };
     let clear = || {
@@ -62,9 +62,9 @@ async fn show(reach: &Reach, arguments: &Arguments) -> Result<bool, Failure> {
         }
     };
     if let Some(portal) = &arguments.portal {
-        let portals = match reach {
-            Reach::Daemon(client) => client.list(Some(portal)).await?,
-            Reach::Offline(offline) => offline.list(Some(portal)).await.map_err(|error| not_done(&error))?,
+        let portals = match sight {
+            Sight::Daemon(client) => client.list(Some(portal)).await?,
+            Sight::State(glance) => glance.list(Some(portal)).await.map_err(|error| not_done(&error))?,
         };
         clear();
         match portals.as_slice() {
@@ -78,11 +78,9 @@ async fn show(reach: &Reach, arguments: &Arguments) -> Result<bool, Failure> {
     }
     let (mut fresh, mut after) = (true, None::<String>);
     loop {
-        let (portals, next) = match reach {
-            Reach::Daemon(client) => client.page(after.as_deref()).await?,
-            Reach::Offline(offline) => {
-                offline.page(after.as_deref()).await.map_err(|error| not_done(&error))?
-            }
+        let (portals, next) = match sight {
+            Sight::Daemon(client) => client.page(after.as_deref()).await?,
+            Sight::State(glance) => glance.page(after.as_deref()).await.map_err(|error| not_done(&error))?,
         };
         if after.is_none() {
             clear();

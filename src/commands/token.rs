@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{Reach, Sight, look, not_done, reach};
 use super::{Common, screen};
 use crate::adapters::token_files::Format;
 
@@ -44,15 +44,35 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Form::Header => Format::Header,
         Form::Env => Format::Env,
     };
-    let text = match reach(common).await? {
-        Reach::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
-        Reach::Offline(offline) => {
-            let token = offline.token(portal, *min_valid, format).await.map_err(|error| not_done(&error));
-            offline.close().await;
-            token?
+    let text = match look(common).await? {
+        Sight::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
+        Sight::State(glance) => {
+            let token = glance.token(portal, *min_valid, format).await.map_err(|error| not_done(&error));
+            glance.close().await;
+            match token? {
+                Some(token) => token,
+                None => renewed(common, portal, *min_valid, format).await?,
+            }
         }
     };
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     screen::result(&format!("{text}{newline}"));
     Ok(Exit::Done)
+}
+
+/// The token after a renewal.
+async fn renewed(
+    common: &Common,
+    portal: &str,
+    min_valid: Duration,
+    format: Format,
+) -> Result<String, Failure> {
+    match reach(common).await? {
+        Reach::Daemon(client) => client.token(portal, min_valid, format.as_str()).await,
+        Reach::Offline(offline) => {
+            let token = offline.token(portal, min_valid, format).await.map_err(|error| not_done(&error));
+            offline.close().await;
+            token
+        }
+    }
 }

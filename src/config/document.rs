@@ -140,6 +140,7 @@ impl fmt::Display for Place<'_> {
 pub(super) struct Report {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    damaged: Vec<Problem>,
     /// A file has syntax errors.
     broken: bool,
     /// Files that hold a secret and that others can read; named once each.
@@ -184,6 +185,11 @@ impl Report {
         self.warnings.push(place.problem(message));
     }
 
+    /// A secret that is there and hardly can be right: a problem for whoever checks, and no reason not to start.
+    pub(super) fn damaged(&mut self, place: Place<'_>, message: impl Into<String>) {
+        self.damaged.push(place.problem(message));
+    }
+
     /// A secret is written at this place: the file must be closed to others.
     pub(super) fn holds_secret(&mut self, place: Place<'_>) {
         let source = place.source;
@@ -200,11 +206,20 @@ impl Report {
         }
     }
 
-    /// The warnings, or all problems.
-    pub(super) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
+    /// The warnings and the damaged secrets, or all problems.
+    pub(super) fn finish(mut self) -> Result<(Vec<Problem>, Vec<Problem>), Problems> {
+        if !self.problems.is_empty() {
+            self.problems.append(&mut self.damaged);
+        }
         self.problems.sort();
         self.problems.dedup();
         self.warnings.sort();
-        if self.problems.is_empty() { Ok(self.warnings) } else { Err(Problems(self.problems)) }
+        self.damaged.sort();
+        self.damaged.dedup();
+        if self.problems.is_empty() {
+            Ok((self.warnings, self.damaged))
+        } else {
+            Err(Problems(self.problems))
+        }
     }
 }

@@ -22,6 +22,8 @@ pub struct Loaded {
     pub config: Config,
     /// Not wrong, but worth a line in the log.
     pub warnings: Vec<Problem>,
+    /// Secrets that hardly can be right: problems for `check`, and said loudly at a start.
+    pub damaged: Vec<Problem>,
 }
 
 /// Reads a configuration and all it includes.
@@ -57,7 +59,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
     let alerts = alerts::alerts(root, &mut report);
     let (channels, names) = channels::channels(&channels, environment, &mut report);
     let ladder = escalation::ladder(&roots, &names, &mut report);
-    let warnings = report.finish()?;
+    let (warnings, damaged) = report.finish()?;
     let source = path.to_owned();
     let profiles = profiles.into_iter().filter_map(|(name, profile)| Some((name, profile?))).collect();
     let config = Config {
@@ -74,7 +76,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
         ladder,
         channels,
     };
-    Ok(Loaded { config, warnings })
+    Ok(Loaded { config, warnings, damaged })
 }
 
 /// A built-in profile as it is without any configuration; `None` if none has that name.

@@ -8,6 +8,7 @@
 mod alerts;
 mod body;
 mod channels;
+mod damage;
 mod document;
 mod environment;
 mod escalation;

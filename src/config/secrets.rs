@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::damage::{Alphabet, Damage, damage};
 use super::document::{Place, Report};
 use super::environment::Environment;
 use super::problem::{os_reason, shown, shown_path};
@@ -25,28 +26,30 @@ pub(super) struct SecretKeys {
     file: &'static str,
     variable: &'static str,
     credential: &'static str,
+    alphabet: Alphabet,
     /// All four.
     pub(super) all: [&'static str; 4],
 }
 
 macro_rules! secret_keys {
-    ($name:ident, $key:literal) => {
+    ($name:ident, $key:literal, $alphabet:ident) => {
         pub(super) const $name: SecretKeys = SecretKeys {
             inline: $key,
             file: concat!($key, "_file"),
             variable: concat!($key, "_env"),
             credential: concat!($key, "_credential"),
+            alphabet: Alphabet::$alphabet,
             all: [$key, concat!($key, "_file"), concat!($key, "_env"), concat!($key, "_credential")],
         };
     };
 }
 
-secret_keys!(CLIENT_SECRET, "client_secret");
-secret_keys!(URL, "url");
-secret_keys!(BOT_TOKEN, "bot_token");
-secret_keys!(ROUTING_KEY, "routing_key");
-secret_keys!(PASSWORD, "password");
-secret_keys!(AUTHORIZATION, "authorization");
+secret_keys!(CLIENT_SECRET, "client_secret", Graphic);
+secret_keys!(URL, "url", Graphic);
+secret_keys!(BOT_TOKEN, "bot_token", Graphic);
+secret_keys!(ROUTING_KEY, "routing_key", Graphic);
+secret_keys!(PASSWORD, "password", Any);
+secret_keys!(AUTHORIZATION, "authorization", Header);
 
 /// What stands under the keys of a secret.
 pub(super) enum Found {
@@ -84,7 +87,17 @@ impl SecretKeys {
             credential(text, environment)
         };
         match secret {
-            Ok(secret) => Found::Secret(secret),
+            Ok(secret) => match damage(secret.expose_secret(), self.alphabet) {
+                Some(Damage { what, hopeless: true }) => {
+                    report.problem(text.place, format!("`{key}`: the secret {what}"));
+                    Found::Faulty
+                }
+                Some(Damage { what, hopeless: false }) => {
+                    report.damaged(text.place, format!("`{key}`: the secret {what}"));
+                    Found::Secret(secret)
+                }
+                None => Found::Secret(secret),
+            },
             Err(message) => {
                 report.problem(text.place, format!("`{key}`: {message}"));
                 Found::Faulty

@@ -3,25 +3,26 @@
 //! Must not exchange anything: whoever waits does, and says what came of it. A redirect that was not asked for is
 //! turned away and the wait goes on.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::{RawQuery, State as Extract};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use maud::{DOCTYPE, Markup, html};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use url::form_urlencoded;
 
 use super::serving::{House, Introduction, serve};
 use crate::adapters::clock::Clock;
 
-/// Browsers ask for icons and more besides.
-const PLACES: usize = 16;
+/// Browsers ask for icons and more besides, and bring the same redirect more than once.
+const PLACES: usize = 64;
 
 /// A redirect: its query, and how its browser is told what came of it.
 pub struct Arrival {
@@ -31,12 +32,14 @@ pub struct Arrival {
 }
 
 /// What a browser's user is told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Ending {
     /// It worked, for this portal.
     Done(String),
     /// It did not, and why.
     Failed(String),
+    /// Nobody waits for it.
+    Late,
 }
 
 impl Arrival {
@@ -47,31 +50,80 @@ impl Arrival {
     }
 }
 
+/// How the wait ended, for copies of the redirect that ended it.
+struct Ended {
+    state: String,
+    ending: Ending,
+}
+
+/// What handlers share.
+struct Door {
+    tell: mpsc::Sender<Arrival>,
+    ended: Mutex<Option<Ended>>,
+}
+
+impl Door {
+    /// What the user of a redirect is told after the wait.
+    fn after(&self, query: &str) -> Ending {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = ended.as_ref().filter(|ended| has_state(query, &ended.state));
+        same.map_or(Ending::Late, |ended| ended.ending.clone())
+    }
+}
+
+/// Whether a redirect belongs to the authorization with this `state`.
+#[must_use]
+pub fn has_state(query: &str, state: &str) -> bool {
+    form_urlencoded::parse(query.trim_start_matches('?').as_bytes())
+        .any(|(name, value)| name == "state" && value == state)
+}
+
 /// A listener for redirects.
 pub struct Callback {
     arrivals: mpsc::Receiver<Arrival>,
+    door: Arc<Door>,
     stop: CancellationToken,
     serving: JoinSet<()>,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub addresses: Vec<SocketAddr>,
 }
 
 impl Callback {
-    /// Listens at an address, for a redirect to any path there.
+    /// Listens at these addresses, for a redirect to any path there; with port 0, at one port on all. At least at one:
+    /// those that could not be had come back.
     ///
     /// # Errors
-    /// The operating system's.
-    pub async fn listen(address: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
+    /// The operating system's, if none could be had.
+    pub async fn listen(wanted: &[SocketAddr]) -> io::Result<(Self, Vec<(SocketAddr, io::Error)>)> {
+        let (mut listeners, mut addresses, mut missing) = (Vec::new(), Vec::<SocketAddr>::new(), Vec::new());
+        for address in wanted {
+            let mut address = *address;
+            if let (0, Some(first)) = (address.port(), addresses.first()) {
+                address.set_port(first.port());
+            }
+            match TcpListener::bind(address).await.and_then(|it| Ok((it.local_addr()?, it))) {
+                Ok((address, listener)) => {
+                    addresses.push(address);
+                    listeners.push(listener);
+                }
+                Err(error) => missing.push((address, error)),
+            }
+        }
+        if listeners.is_empty() {
+            let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+            return Err(missing.into_iter().next().map_or_else(none, |(_, error)| error));
+        }
         let (tell, arrivals) = mpsc::channel(PLACES);
+        let door = Arc::new(Door { tell, ended: Mutex::default() });
         let stop = CancellationToken::new();
-        let routes = Router::new().fallback(get(redirected)).with_state(Arc::new(tell));
-        let introduce = |_: &TcpStream| Introduction::new();
-        let house = House { routes, places: PLACES, longest_body: 0, introduce, clock: Clock::system() };
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, house, stop.clone()));
-        Ok(Self { arrivals, stop, serving, address })
+        for listener in listeners {
+            let routes = Router::new().fallback(redirected).with_state(Arc::clone(&door));
+            let introduce = |_: &TcpStream| Introduction::new();
+            let house = House { routes, places: PLACES, longest_body: 0, introduce, clock: Clock::system() };
+            serving.spawn(serve(listener, house, stop.clone()));
+        }
+        Ok((Self { arrivals, door, stop, serving, addresses }, missing))
     }
 
     /// The next redirect.
@@ -79,15 +131,25 @@ impl Callback {
         self.arrivals.recv().await
     }
 
-    /// Lets browsers take what they were told, and ends.
-    pub async fn close(mut self) {
+    /// Tells every browser that waits how it ended, lets them take it, and ends. `state` is that of the authorization.
+    pub async fn close(mut self, state: &str, ending: Ending) {
+        let ended = Ended { state: state.to_owned(), ending };
+        *self.door.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+        // Copies of the redirect that came while the code was exchanged.
+        self.arrivals.close();
+        while let Some(copy) = self.arrivals.recv().await {
+            let ending = self.door.after(&copy.query);
+            copy.tell(ending);
+        }
         self.stop.cancel();
         while self.serving.join_next().await.is_some() {}
     }
 }
 
 async fn redirected(
-    Extract(tell): Extract<Arc<mpsc::Sender<Arrival>>>,
+    Extract(door): Extract<Arc<Door>>,
+    method: Method,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
@@ -95,20 +157,47 @@ async fn redirected(
     if !["code=", "error="].iter().any(|sign| query.contains(sign)) {
         return page(StatusCode::NOT_FOUND, "There is nothing here.", "refreshd waits for an authorization.");
     }
-    let (told, ending) = oneshot::channel();
-    let arrival = Arrival { query, told };
-    if tell.send(arrival).await.is_err() {
-        return page(StatusCode::GONE, "Nobody waits for this any more.", "Begin the authorization again.");
+    // Whoever only looks at a link must not spend its code: a preview, a scanner, a browser's guess.
+    if method == Method::HEAD {
+        return page(StatusCode::OK, "refreshd waits here.", "Open the address in a browser.");
     }
-    match ending.await {
-        Ok(Ending::Done(portal)) => page(
+    if method != Method::GET {
+        let text = "The browser is sent here by GET.";
+        let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, "That did not work.", text);
+        refused.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    if is_ahead_of_its_user(&headers) {
+        let text = "The address was asked for before anybody opened it.";
+        return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
+    }
+    let (told, ending) = oneshot::channel();
+    let arrival = Arrival { query: query.clone(), told };
+    let ending = match door.tell.send(arrival).await {
+        Ok(()) => ending.await.unwrap_or_else(|_| door.after(&query)),
+        Err(_) => door.after(&query),
+    };
+    match ending {
+        Ending::Done(portal) => page(
             StatusCode::OK,
             "Done.",
             &format!("{portal} is authorized and kept fresh from now on. You can close this window."),
         ),
-        Ok(Ending::Failed(why)) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
-        Err(_) => page(StatusCode::GONE, "Nobody waits for this any more.", "Begin the authorization again."),
+        Ending::Failed(why) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
+        Ending::Late => {
+            page(StatusCode::GONE, "Nobody waits for this any more.", "Begin the authorization again.")
+        }
     }
+}
+
+/// Whether a browser loads it ahead, in case its user goes there (`Sec-Purpose`, and what came before it).
+fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
+    ["sec-purpose", "purpose", "x-purpose", "x-moz"].iter().any(|name| {
+        headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            let value = value.to_ascii_lowercase();
+            ["prefetch", "prerender", "preview"].iter().any(|word| value.contains(word))
+        })
+    })
 }
 
 fn page(status: StatusCode, title: &str, text: &str) -> Response {

@@ -2,7 +2,9 @@
 //!
 //! Must not renew anything: the loop, or a command, does.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -19,9 +21,16 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
 use crate::adapters::metrics::Metrics;
-use crate::adapters::state::{Disk, Reader, State, View, Writer, lock};
+use crate::adapters::state::{Disk, Lock, Reader, State, StateError, Tenure, View, Writer, lock_as};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
+
+/// How long a command that holds the state is waited for: it may wait for a server's answer.
+const BRIEF_HOLDER: Duration = Duration::from_secs(15);
+/// How long any other holder is waited for.
+const UNKNOWN_HOLDER: Duration = Duration::from_millis(500);
+/// The wait before the lock is tried again.
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is outside: the machine's own, or a simulation's.
 pub(super) struct World {
@@ -60,8 +69,13 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// Opens the state and brings it in line with the configuration.
-    pub(super) async fn start(mut config: Config, world: World) -> Result<Self, RunError> {
+    /// Opens the state for as long as this process lives, and brings it in line with the configuration.
+    pub(super) async fn start(config: Config, world: World) -> Result<Self, RunError> {
+        Self::start_as(Tenure::Lasting, config, world).await
+    }
+
+    /// The same for a while.
+    pub(super) async fn start_as(tenure: Tenure, mut config: Config, world: World) -> Result<Self, RunError> {
         let World { clock, server, courier, hands } = world;
         let courier = match courier {
             Some(courier) => courier,
@@ -69,7 +83,7 @@ impl Core {
                 Courier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(RunError::Tls)?
             }
         };
-        let lock = lock(&config.paths.state)?;
+        let lock = take_lock(&config.paths.state, tenure, clock).await?;
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = View::open(&config.paths.state)?;
         let mut workers = JoinSet::new();
@@ -101,6 +115,23 @@ impl Core {
         let Self { shared, mut workers } = self;
         drop(shared);
         while workers.join_next().await.is_some() {}
+    }
+}
+
+/// Takes the state's lock. A command that has it is done in a moment, and is waited for. So is, for much less, whoever has
+/// not said yet who it is, or only looks whether it is free.
+async fn take_lock(path: &Path, tenure: Tenure, clock: Clock) -> Result<Lock, StateError> {
+    let began = clock.tick();
+    loop {
+        let patience = match lock_as(path, tenure) {
+            Err(StateError::Locked { is_brief: true, .. }) => BRIEF_HOLDER,
+            Err(StateError::Locked { is_brief: false, .. }) => UNKNOWN_HOLDER,
+            taken => return taken,
+        };
+        if clock.elapsed(began) >= patience {
+            return lock_as(path, tenure);
+        }
+        clock.sleep(LOCK_AGAIN).await;
     }
 }
 

@@ -40,14 +40,8 @@ pub(super) async fn discover(
     server: &AuthorizationServer,
     clock: Clock,
 ) -> BTreeMap<String, String> {
-    let mut issuers: BTreeMap<String, Vec<Arc<Profile>>> = BTreeMap::new();
-    for app in config.apps.values() {
-        if let Some(issuer) = &app.profile.issuer {
-            issuers.entry(issuer.clone()).or_default().push(Arc::clone(&app.profile));
-        }
-    }
     let mut asked = JoinSet::new();
-    for (issuer, profiles) in issuers {
+    for (issuer, profiles) in issuers(config) {
         let (state, server) = (state.clone(), server.clone());
         asked.spawn(async move { (description(&issuer, &profiles, &state, &server, clock).await, issuer) });
     }
@@ -63,6 +57,39 @@ pub(super) async fn discover(
         }
     }
     unknown
+}
+
+/// Completes every app by what is kept of its issuer, without asking anybody: for whoever only looks.
+pub(super) async fn recall(config: &mut Config, state: &State) {
+    for issuer in issuers(config).into_keys() {
+        if let Ok(Some((body, _))) = state.metadata(issuer.clone()).await {
+            // What does not fit leaves the profile as it is, as if nothing were kept.
+            let _ = put(config, &issuer, &body);
+        }
+    }
+}
+
+/// Asks every issuer and completes the apps by what it says, without a state: the issuers, each with why not.
+pub async fn ask_issuers(
+    config: &mut Config,
+    server: &AuthorizationServer,
+) -> BTreeMap<String, Result<(), String>> {
+    let mut asked = BTreeMap::new();
+    for (issuer, profiles) in issuers(config) {
+        let said = ask(&issuer, &profiles, server).await.and_then(|body| put(config, &issuer, &body));
+        asked.insert(issuer, said);
+    }
+    asked
+}
+
+fn issuers(config: &Config) -> BTreeMap<String, Vec<Arc<Profile>>> {
+    let mut issuers: BTreeMap<String, Vec<Arc<Profile>>> = BTreeMap::new();
+    for app in config.apps.values() {
+        if let Some(issuer) = &app.profile.issuer {
+            issuers.entry(issuer.clone()).or_default().push(Arc::clone(&app.profile));
+        }
+    }
+    issuers
 }
 
 /// Asks again for what is not known yet, and puts it in force beside the rest of the configuration.

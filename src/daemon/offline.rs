@@ -11,17 +11,16 @@ use tokio::task::JoinSet;
 use super::RunError;
 use super::alerts::report;
 use super::authorize::{self, Begun, Polled};
-use super::control::{LISTED, authorized, outcome_json, recovered};
+use super::control::{authorized, outcome_json, recovered};
 use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
 use super::kept::{self, KeptView};
 use super::operations::{self, By, Handwork, OperationError};
 use super::shared::Shared;
 use super::view::PortalView;
-use super::worth;
+use crate::adapters::state::Tenure;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
-use crate::domain::introspection::Introspection;
 use crate::domain::name::PortalName;
 use crate::domain::token::Generation;
 
@@ -37,7 +36,7 @@ impl Offline {
     /// # Errors
     /// [`RunError`].
     pub async fn open(config: Config) -> Result<Self, RunError> {
-        let core = Core::start(config, World::machine()?).await?;
+        let core = Core::start_as(Tenure::Brief, config, World::machine()?).await?;
         super::first_tokens::read_files(&core.shared).await;
         Ok(Self { core, exchanges: Arc::default() })
     }
@@ -47,19 +46,7 @@ impl Offline {
     /// # Errors
     /// [`OperationError`].
     pub async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
-        let shared = &self.core.shared;
-        if let Some(name) = portal {
-            return Ok(vec![operations::view(shared, name).await?]);
-        }
-        let (mut portals, mut after) = (Vec::new(), None);
-        loop {
-            let (page, next) = self.page(after.as_deref()).await?;
-            portals.extend(page);
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(portals),
-            }
-        }
+        operations::views(&self.core.shared, portal).await
     }
 
     /// The portals after this one, some at a time; and the last of them, if there are more.
@@ -70,13 +57,7 @@ impl Offline {
         &self,
         after: Option<&str>,
     ) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
-        let shared = &self.core.shared;
-        let after = after.and_then(|after| PortalName::parse(after).ok());
-        let mut portals = shared.state.page(after, LISTED.0 + 1).await?;
-        let more = portals.len() > LISTED.0;
-        portals.truncate(LISTED.0);
-        let next = portals.last().map(|last| last.name.to_string()).filter(|_| more);
-        Ok((kept::views(shared, &portals).await?, next))
+        operations::page(&self.core.shared, after).await
     }
 
     /// As [`operations::renew`].
@@ -183,14 +164,6 @@ impl Offline {
     /// [`OperationError`].
     pub async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, OperationError> {
         operations::forget(&self.core.shared, portal, revoke).await
-    }
-
-    /// As `worth::introspect`.
-    ///
-    /// # Errors
-    /// [`OperationError`].
-    pub async fn introspect(&self, portal: &str) -> Result<Introspection, OperationError> {
-        worth::introspect(&self.core.shared, portal).await
     }
 
     /// As [`report::silence`].

@@ -37,7 +37,50 @@ pub async fn look(
     }
     let mut generations = Generations::beside(path);
     let before = generations.read();
-    let (mut noted, mut old) = (Noted::new(), Vec::new());
+    let Held { noted, old, unreadable } = hold_all(state, files, &before, now).await?;
+    unreadable.iter().for_each(say_unreadable);
+    if !old.is_empty() {
+        say_old(path, &old);
+    }
+    if noted != before
+        && let Err(error) = generations.replace(&noted)
+    {
+        tracing::warn!(error = %chain(&error), "an old state will not be noticed: its generations are not noted");
+    }
+    Ok(generations)
+}
+
+/// Holds the same in a copy of the state, for whoever only looks: nothing is told or written.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn hold_in_copy(
+    state: &State,
+    files: &TokenFiles,
+    path: &Path,
+    now: Timestamp,
+) -> Result<(), StateError> {
+    state.hold_unnamed().await?;
+    hold_all(state, files, &Generations::beside(path).read(), now).await.map(|_| ())
+}
+
+/// What is held.
+struct Held {
+    /// The newest generation of each portal.
+    noted: Noted,
+    /// Older than their traces.
+    old: Vec<PortalName>,
+    unreadable: Vec<Portal>,
+}
+
+async fn hold_all(
+    state: &State,
+    files: &TokenFiles,
+    before: &Noted,
+    now: Timestamp,
+) -> Result<Held, StateError> {
+    let mut all = Held { noted: Noted::new(), old: Vec::new(), unreadable: Vec::new() };
+    let Held { noted, old, unreadable: not_understood } = &mut all;
     let mut after = None;
     loop {
         let page = state.page(after, PAGE).await?;
@@ -46,7 +89,7 @@ pub async fn look(
         for portal in page {
             if portal.unreadable.is_some() {
                 state.hold_unreadable(portal.name.clone()).await?;
-                say_unreadable(&portal);
+                not_understood.push(portal.clone());
             }
             let Portal { name, grant, unreadable, .. } = portal;
             let known = before.get(&name).copied();
@@ -65,15 +108,7 @@ pub async fn look(
             noted.insert(name, generation);
         }
     }
-    if !old.is_empty() {
-        say_old(path, &old);
-    }
-    if noted != before
-        && let Err(error) = generations.replace(&noted)
-    {
-        tracing::warn!(error = %chain(&error), "an old state will not be noticed: its generations are not noted");
-    }
-    Ok(generations)
+    Ok(all)
 }
 
 /// Once for all; what each portal needs is said by the ladder.

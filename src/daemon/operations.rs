@@ -22,6 +22,9 @@ use crate::domain::time::{Timestamp, human};
 /// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
 
+/// Portals listed at a time.
+const LISTED: usize = 1000;
+
 /// Why an operation was not done. `Display` is for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
@@ -169,6 +172,41 @@ async fn one_view(shared: &Shared, portal: &Portal) -> Result<PortalView, Operat
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
+/// The statuses of the portals after this one, some at a time; and the last of them, if there are more.
+///
+/// # Errors
+/// [`OperationError::State`].
+pub async fn page(
+    shared: &Shared,
+    after: Option<&str>,
+) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
+    let after = after.and_then(|after| PortalName::parse(after).ok());
+    let mut portals = shared.state.page(after, LISTED + 1).await?;
+    let more = portals.len() > LISTED;
+    portals.truncate(LISTED);
+    let next = portals.last().map(|last| last.name.to_string()).filter(|_| more);
+    Ok((super::kept::views(shared, &portals).await?, next))
+}
+
+/// The status of every portal, or of one.
+///
+/// # Errors
+/// As [`find`].
+pub async fn views(shared: &Shared, name: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
+    if let Some(name) = name {
+        return Ok(vec![view(shared, name).await?]);
+    }
+    let (mut portals, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = page(shared, after.as_deref()).await?;
+        portals.extend(page);
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(portals),
+        }
+    }
+}
+
 /// A portal's status, and its grant as the server's own reply if a token of it works.
 ///
 /// # Errors
@@ -268,6 +306,20 @@ pub async fn token(
         };
         OperationError::NotNow { portal: portal.name.clone(), reason }
     })
+}
+
+/// The access token in one form if it has at least `min_valid` left; nothing is renewed for it.
+///
+/// # Errors
+/// As [`find`].
+pub async fn token_if_valid(
+    shared: &Shared,
+    name: &str,
+    min_valid: Duration,
+    format: Format,
+) -> Result<Option<String>, OperationError> {
+    let portal = find(shared, name).await?;
+    Ok(render(shared, &portal, min_valid, format))
 }
 
 fn render(shared: &Shared, portal: &Portal, min_valid: Duration, format: Format) -> Option<String> {

@@ -34,6 +34,11 @@ enum Order {
 }
 
 impl Publisher {
+    /// One that publishes nothing: of whoever only looks.
+    pub(super) fn none() -> Self {
+        Self { orders: unbounded_channel().0 }
+    }
+
     /// Publishes a portal's newest durable pair, or removes its files. Returns how many portals' files fail now.
     pub async fn publish(&self, portal: &PortalName) -> u64 {
         self.order(|done| Order::Portal(portal.clone(), done)).await

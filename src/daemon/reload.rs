@@ -47,9 +47,13 @@ impl Reloader {
     }
 
     async fn try_reload(&self, shared: &Shared) -> Result<(), String> {
-        let Loaded { mut config, warnings } = (self.read)().map_err(|problems| problems.to_string())?;
+        let Loaded { mut config, warnings, damaged } =
+            (self.read)().map_err(|problems| problems.to_string())?;
         for warning in warnings {
             tracing::warn!("{warning}");
+        }
+        for damaged in damaged {
+            tracing::error!("{damaged}");
         }
         let before = shared.config();
         keep_what_needs_a_restart(&before, &mut config);

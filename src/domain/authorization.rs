@@ -12,6 +12,8 @@ use url::form_urlencoded;
 
 use super::mask::mask;
 use super::name::PortalName;
+pub use super::pasted::begins_an_answer;
+use super::pasted::{Pasted, decoded_to_the_end, find};
 use super::secret::{AuthorizationCode, CodeVerifier, DeviceCode};
 use super::time::Timestamp;
 
@@ -44,6 +46,8 @@ pub enum Way {
         verifier: Option<CodeVerifier>,
         /// Where the browser is sent; `None` where the provider knows by itself.
         redirect_uri: Option<String>,
+        /// What an ID token must repeat, of an OpenID request.
+        nonce: Option<String>,
     },
     /// By another device.
     Device {
@@ -53,6 +57,8 @@ pub enum Way {
         interval: Duration,
         /// When the codes end.
         ends_at: Timestamp,
+        /// What the server said last that was no answer, in words.
+        last: Option<String>,
     },
 }
 
@@ -96,36 +102,49 @@ pub enum AnswerError {
     NoVerifier,
 }
 
-/// Reads a redirect: the whole address, its query, or the bare code.
+/// Reads what came back: the query as a browser brings it, which begins with a question mark and is exact, or what a
+/// person pasted: the whole address, its query, or the bare code, as [`super::pasted`] finds it.
 ///
 /// # Errors
 /// [`AnswerError`].
 pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
-    let text = text.trim();
-    if text.is_empty() || text.len() > 16 * 1024 || text.contains(char::is_control) {
-        return Err(AnswerError::NotAnAnswer);
+    if let Some(query) = text.strip_prefix('?').filter(|query| is_exact(query)) {
+        return redirected(query, false);
     }
-    let without_fragment = text.split('#').next().unwrap_or_default();
-    let query = match without_fragment.split_once('?') {
-        Some((_, query)) => query,
-        None if text.contains("code=") || text.contains("error=") => text,
-        None if text.contains("://") => return Err(AnswerError::NoCode),
-        None if text.contains(char::is_whitespace) => return Err(AnswerError::NotAnAnswer),
-        None => {
-            let code = AuthorizationCode::new(text).ok_or(AnswerError::NotAnAnswer)?;
-            return Ok(Redirected { code, state: None, issuer: None, parameters: BTreeMap::new() });
+    match find(text).ok_or(AnswerError::NotAnAnswer)? {
+        Pasted::Parameters { query, of_address } => {
+            let mut redirected = redirected(&query, true)?;
+            // A code with its name before it is a bare code all the same.
+            if !of_address && redirected.state.as_ref().is_some_and(String::is_empty) {
+                redirected.state = None;
+            }
+            Ok(redirected)
         }
-    };
+        Pasted::Address => Err(AnswerError::NoCode),
+        Pasted::Word(code) => {
+            let code = AuthorizationCode::new(&code).ok_or(AnswerError::NotAnAnswer)?;
+            Ok(Redirected { code, state: None, issuer: None, parameters: BTreeMap::new() })
+        }
+    }
+}
+
+/// Whether a browser can have sent it: what a person pastes may have anything in it.
+fn is_exact(query: &str) -> bool {
+    query.len() <= 16 * 1024 && query.bytes().all(|byte| byte.is_ascii_graphic()) && !query.contains("&amp;")
+}
+
+fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
     let mut parameters: BTreeMap<String, String> =
-        form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        form_urlencoded::parse(query.split('#').next().unwrap_or_default().as_bytes()).into_owned().collect();
     if let Some(error) = parameters.get("error").filter(|error| !error.is_empty()) {
         let description = parameters.get("error_description").map(String::as_str).unwrap_or_default();
         let words = if description.is_empty() { error.clone() } else { format!("{error}: {description}") };
         return Err(AnswerError::Refused(mask(&words, &[])));
     }
-    let code = parameters.remove("code").as_deref().and_then(AuthorizationCode::new);
+    let code = parameters.remove("code");
+    let code = if pasted { code.as_deref().map(decoded_to_the_end) } else { code };
     Ok(Redirected {
-        code: code.ok_or(AnswerError::NoCode)?,
+        code: code.as_deref().and_then(AuthorizationCode::new).ok_or(AnswerError::NoCode)?,
         state: Some(parameters.remove("state").unwrap_or_default()),
         issuer: parameters.remove("iss"),
         parameters,
@@ -185,7 +204,7 @@ pub fn device_codes(body: &[u8]) -> Option<DeviceCodes> {
         _ => None,
     };
     let Answer { device_code, user_code, verification_uri, verification_uri_complete, expires_in, interval } =
-        serde_json::from_slice(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok()?;
+        serde_json::from_slice(without_bom(body)).ok()?;
     let plain = |text: &str| !text.contains(char::is_control) && text.len() < 2048;
     if !plain(&user_code) || !plain(&verification_uri) {
         return None;
@@ -208,6 +227,30 @@ pub fn asks_again(code: Option<&str>, interval: Duration) -> Option<Duration> {
         "slow_down" => Some(interval + SLOWER),
         _ => None,
     }
+}
+
+/// Whether a refused poll ends the authorization: what RFC 8628 section 3.5 and RFC 6749 section 5.2 name, and
+/// Microsoft's names for the first two. Anything else, such as the page of a proxy, may be gone at the next poll.
+#[must_use]
+pub fn ends_a_device(code: &str) -> bool {
+    matches!(
+        code,
+        "access_denied"
+            | "expired_token"
+            | "authorization_declined"
+            | "bad_verification_code"
+            | "invalid_request"
+            | "invalid_client"
+            | "invalid_grant"
+            | "unauthorized_client"
+            | "unsupported_grant_type"
+            | "invalid_scope"
+    )
+}
+
+/// A body without the byte order mark that some servers begin it with.
+fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 #[cfg(test)]
@@ -235,6 +278,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_browser_sends_is_exact_and_what_a_person_pastes_is_not() {
+        let code = |text: &str| parse(text).unwrap().code.expose().to_owned();
+        assert_eq!(code("?code=4%2F0Axyz&state=s1"), "4/0Axyz");
+        assert_eq!(code("?code=a%252Fb&state=s1"), "a%2Fb", "the server's own percent sign");
+        assert_eq!(code("https://a/cb?code=4%252F0Axyz&state=s1"), "4/0Axyz");
+        assert_eq!(code("4%2F0Axyz"), "4/0Axyz");
+        for bare in ["code=4%2F0Axyz", "\"4/0Axyz\""] {
+            let bare = parse(bare).unwrap();
+            assert_eq!((bare.code.expose(), bare.state), ("4/0Axyz", None));
+        }
+        for stranger in ["?code=c1", "https://a/cb?code=c1"] {
+            assert_eq!(parse(stranger).unwrap().state.as_deref(), Some(""), "{stranger}: not a bare code");
+        }
+    }
+
+    #[test]
     fn what_is_no_answer_is_said() {
         for (text, expected) in [
             ("", AnswerError::NotAnAnswer),
@@ -254,7 +313,7 @@ mod tests {
     #[test]
     fn only_the_portals_own_open_authorization_is_answered() {
         let acme = PortalName::parse("acme").unwrap();
-        let way = Way::Redirect { verifier: None, redirect_uri: None };
+        let way = Way::Redirect { verifier: None, redirect_uri: None, nonce: None };
         let begun_at = Timestamp::from_secs(1_795_000_000);
         let pending = Pending { portal: acme.clone(), state: "s1".into(), begun_at, way };
         assert!(pending.is(&acme, "s1", begun_at));
@@ -272,6 +331,10 @@ mod tests {
         assert_eq!(asks_again(Some("slow_down"), codes.interval), Some(Duration::from_secs(10)));
         assert_eq!((asks_again(Some("access_denied"), SLOWER), asks_again(None, SLOWER)), (None, None));
         assert!(device_codes(br#"{"device_code":"d"}"#).is_none());
+        let marked = [b"\xef\xbb\xbf", &body[..]].concat();
+        assert_eq!(device_codes(&marked).unwrap().user_code, "WDJB-MJHT");
+        assert!(ends_a_device("access_denied") && ends_a_device("expired_token"));
+        assert!(!ends_a_device("forbidden") && !ends_a_device("slow_down") && !ends_a_device("server_error"));
         assert!(
             device_codes(b"{\"device_code\":\"d\",\"user_code\":\"a\\u001b[2J\",\"verification_uri\":\"x\"}")
                 .is_none()

@@ -18,8 +18,8 @@ use super::whose::Owner;
 pub const GAPS: [&str; 4] = ["domain", "member_id", "user_id", "app"];
 /// An event that is older says nothing about now.
 const OLDEST_EVENT: Duration = Duration::from_secs(86_400);
-/// The sender's clock may be ahead by this much.
-const AHEAD: Duration = Duration::from_secs(3600);
+/// The sender's clock may be ahead by this much without a word.
+const AHEAD: Duration = Duration::from_secs(30);
 
 /// What an app's installs become.
 #[derive(Clone, Debug, PartialEq)]
@@ -229,34 +229,53 @@ pub fn decide(occasion: Occasion, held: Held<'_>, user: &str) -> Decision {
     };
     let same = known == Some(user);
     let fresh = matches!(phase, Phase::Fresh);
-    let dead = matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. });
+    let stuck = needs_a_person(phase);
     match occasion {
         Occasion::Installed | Occasion::SystemUser if listed && fresh => Decision::FreshAlready,
-        Occasion::Installed | Occasion::SystemUser if !same && !replaces(proof, dead) => {
+        // Whoever installs the app anew mends it; the server has said that he may.
+        Occasion::Installed if stuck => Decision::Take,
+        Occasion::Installed | Occasion::SystemUser if !same && !replaces(proof, stuck) => {
             Decision::OtherInstallation
         }
         Occasion::Installed | Occasion::SystemUser => Decision::Take,
         Occasion::Opened if fresh && (same || known.is_none()) => Decision::FreshAlready,
         Occasion::Opened if same => Decision::Take,
-        Occasion::Opened if dead && (known.is_none() || installer == Some(user)) => Decision::Take,
+        Occasion::Opened if stuck && (known.is_none() || installer == Some(user)) => Decision::Take,
         Occasion::Opened => Decision::OtherUser,
     }
 }
 
+/// Whether only a person can get this grant to work again.
+const fn needs_a_person(phase: &Phase) -> bool {
+    matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Blocked { .. })
+}
+
+/// Whether a grant that stands there may still be good, so that another must prove itself before it takes its place.
+#[must_use]
+pub const fn may_live(phase: &Phase) -> bool {
+    !matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Gone { .. })
+}
+
 /// Whether an event may put another user's grant in the place of the one that is there. Its user may have written it
-/// himself; where the grant is dead and nothing is known to compare it with, there is nothing left to guard.
-const fn replaces(proof: Proof, dead: bool) -> bool {
+/// himself; where the grant does not work and nothing is known to compare it with, there is nothing left to guard.
+const fn replaces(proof: Proof, stuck: bool) -> bool {
     match proof {
         Proof::Proven => true,
-        Proof::Unknown => dead,
+        Proof::Unknown => stuck,
         Proof::Other => false,
     }
 }
 
-/// Whether an event is too old, or comes from too far ahead, to be about now.
+/// Whether an event is too old to be about now. One from ahead is about now: clocks differ.
 #[must_use]
 pub fn is_stale(sent_at: Timestamp, now: Timestamp) -> bool {
-    now.since(sent_at) > OLDEST_EVENT || sent_at.since(now) > AHEAD
+    now.since(sent_at) > OLDEST_EVENT
+}
+
+/// By how much the sender's clock is ahead, if that is worth a word.
+#[must_use]
+pub fn ahead(sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
+    Some(sent_at.since(now)).filter(|ahead| *ahead > AHEAD)
 }
 
 /// What became of a notice.

@@ -104,7 +104,14 @@ fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
     assert_eq!(decide(Occasion::Installed, held(fresh), EMPLOYEE), Decision::Take);
     assert_eq!(decide(Occasion::Installed, other(fresh), EMPLOYEE), Decision::OtherInstallation);
     assert_eq!(decide(Occasion::Installed, other(fresh), INSTALLER), Decision::Take);
-    assert_eq!(decide(Occasion::Installed, other(Some(&dead)), EMPLOYEE), Decision::OtherInstallation);
+    // Whoever installs the app anew brings another application token, and the old grant is of no use any more.
+    let blocked = Phase::Blocked { attempt: 1, since, problem: problem() };
+    for phase in [&dead, &blocked] {
+        assert_eq!(decide(Occasion::Installed, other(Some(phase)), EMPLOYEE), Decision::Take, "{phase:?}");
+        assert_eq!(decide(Occasion::SystemUser, other(Some(phase)), "512"), Decision::OtherInstallation);
+    }
+    let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
+    assert_eq!(decide(Occasion::Installed, other(Some(&retrying)), EMPLOYEE), Decision::OtherInstallation);
     for occasion in [Occasion::Installed, Occasion::SystemUser] {
         assert_eq!(decide(occasion, unknown(fresh), EMPLOYEE), Decision::OtherInstallation, "{occasion:?}");
         assert_eq!(decide(occasion, unknown(Some(&dead)), EMPLOYEE), Decision::Take, "{occasion:?}");
@@ -114,9 +121,15 @@ fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
 }
 
 #[test]
-fn an_event_of_another_day_is_stale() {
+fn an_event_of_another_day_is_stale_and_one_from_ahead_is_about_now() {
     let now = Timestamp::from_secs(1_800_000_000);
-    for (offset, stale) in [(0, false), (-80_000, false), (-90_000, true), (60, false), (7200, true)] {
+    for (offset, stale) in
+        [(0, false), (-80_000, false), (-90_000, true), (60, false), (7200, false), (900_000, false)]
+    {
         assert_eq!(is_stale(now.shifted(offset * 1000), now), stale, "{offset}");
+    }
+    for (offset, said) in [(-80_000, None), (20, None), (10_800, Some(10_800))] {
+        let ahead = ahead(now.shifted(offset * 1000), now);
+        assert_eq!(ahead.map(|ahead| ahead.as_secs()), said, "{offset}");
     }
 }

@@ -3,7 +3,7 @@
 //! Anybody can send these, so nothing in here is true before it was verified; see `domain::whose`. Must not be quoted
 //! in a log or an error: the forms hold tokens.
 
-use super::provider::host_of;
+use super::host::{is_hostile, plain_host};
 use super::secret::{AccessToken, ApplicationToken, RefreshToken};
 use super::time::Timestamp;
 
@@ -11,8 +11,10 @@ use super::time::Timestamp;
 pub const LONGEST: usize = 64 * 1024;
 /// Longest token, in bytes.
 const LONGEST_TOKEN: usize = 4096;
-/// Longest id, address or host, in bytes.
+/// Longest address, in bytes.
 const LONGEST_WORD: usize = 300;
+/// Longest scope that is kept until the server says its own, in bytes.
+const LONGEST_SCOPE: usize = 4096;
 
 /// One notice.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub enum Notice {
     SystemUser(Presented),
     /// The app was removed.
     Removed(Removal),
+    /// An event that should bring a grant and brings none; the name of what is missing.
+    Incomplete(Incomplete),
     /// An event that says nothing about grants.
     Other,
 }
@@ -44,8 +48,17 @@ pub struct Presented {
     pub sent_at: Option<Timestamp>,
     /// The end of the access token in unix seconds, as written.
     pub expires: Option<String>,
-    /// Its scope, as written.
+    /// Its scope, as written; never decides anything.
     pub scope: Option<String>,
+}
+
+/// An event that should bring a grant and brings none. Nothing verifies it, so its application token is not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    /// The field that is not there.
+    pub missing: &'static str,
+    /// The portal's host.
+    pub host: Option<String>,
 }
 
 /// Whose grant somebody says it is.
@@ -53,7 +66,7 @@ pub struct Presented {
 pub struct Claims {
     /// The portal.
     pub member_id: String,
-    /// The portal's host.
+    /// The portal's host. A hint: the server names the portal.
     pub host: Option<String>,
     /// The user.
     pub user_id: Option<String>,
@@ -68,10 +81,10 @@ pub struct Removal {
     pub member_id: String,
     /// The portal's host.
     pub host: Option<String>,
-    /// The only proof there is.
-    pub application_token: ApplicationToken,
-    /// When it was sent.
-    pub sent_at: Timestamp,
+    /// The only proof there is, if it came.
+    pub application_token: Option<ApplicationToken>,
+    /// When it was sent, if it says so.
+    pub sent_at: Option<Timestamp>,
 }
 
 /// Why a form is no notice. Never quotes it.
@@ -102,8 +115,18 @@ pub fn read(query: &str, body: &[u8]) -> Result<Notice, NoticeError> {
     }
     let event = body.get("event")?.ok_or(NoticeError::Neither)?;
     match event.to_ascii_uppercase().as_str() {
-        "ONAPPINSTALL" => installed(&body).map(Notice::Installed),
-        "ONAPPUSERREADY" => system_user(&body).map(Notice::SystemUser),
+        "ONAPPINSTALL" => match body.first_missing(["auth[access_token]", "auth[refresh_token]"])? {
+            Some(missing) => {
+                Ok(Notice::Incomplete(Incomplete { missing, host: body.host("auth[client_endpoint]")? }))
+            }
+            None => installed(&body).map(Notice::Installed),
+        },
+        "ONAPPUSERREADY" => match body.first_missing(["data[access_token]", "data[refresh_token]"])? {
+            Some(missing) => {
+                Ok(Notice::Incomplete(Incomplete { missing, host: body.host("data[client_endpoint]")? }))
+            }
+            None => system_user(&body).map(Notice::SystemUser),
+        },
         "ONAPPUNINSTALL" => removed(&body).map(Notice::Removed),
         _ => Ok(Notice::Other),
     }
@@ -118,12 +141,12 @@ fn opened(body: &Form<'_>, query: &Form<'_>) -> Result<Notice, NoticeError> {
             member_id: body.id("member_id")?.ok_or(NoticeError::Missing("member_id"))?,
             host: if domain.is_some() { domain } else { query.host("DOMAIN")? },
             user_id: None,
-            server: body.word("SERVER_ENDPOINT")?,
+            server: body.hint("SERVER_ENDPOINT", LONGEST_WORD),
         },
         application_token: None,
         sent_at: None,
         expires: None,
-        scope: body.word("APPLICATION_SCOPE")?,
+        scope: body.hint("APPLICATION_SCOPE", LONGEST_SCOPE),
     }))
 }
 
@@ -135,14 +158,14 @@ fn installed(body: &Form<'_>) -> Result<Presented, NoticeError> {
             .ok_or(NoticeError::Missing("auth[refresh_token]"))?,
         claims: Claims {
             member_id: body.id("auth[member_id]")?.ok_or(NoticeError::Missing("auth[member_id]"))?,
-            host: body.host_of("auth[client_endpoint]")?,
+            host: body.host("auth[client_endpoint]")?,
             user_id: body.id("auth[user_id]")?,
-            server: body.word("auth[server_endpoint]")?,
+            server: body.hint("auth[server_endpoint]", LONGEST_WORD),
         },
         application_token: body.application_token()?,
         sent_at: body.sent_at()?,
-        expires: body.id("auth[expires]")?,
-        scope: body.word("auth[scope]")?,
+        expires: body.hint("auth[expires]", LONGEST_WORD),
+        scope: body.hint("auth[scope]", LONGEST_SCOPE),
     })
 }
 
@@ -158,25 +181,23 @@ fn system_user(body: &Form<'_>) -> Result<Presented, NoticeError> {
             .ok_or(NoticeError::Missing("data[refresh_token]"))?,
         claims: Claims {
             member_id,
-            host: body.host_of("data[client_endpoint]")?,
+            host: body.host("data[client_endpoint]")?,
             user_id: body.id("data[user_id]")?,
-            server: body.word("data[server_endpoint]")?,
+            server: body.hint("data[server_endpoint]", LONGEST_WORD),
         },
         application_token: body.application_token()?,
         sent_at: body.sent_at()?,
-        expires: body.id("data[expires]")?,
-        scope: body.word("data[scope]")?,
+        expires: body.hint("data[expires]", LONGEST_WORD),
+        scope: body.hint("data[scope]", LONGEST_SCOPE),
     })
 }
 
 fn removed(body: &Form<'_>) -> Result<Removal, NoticeError> {
     Ok(Removal {
         member_id: body.id("auth[member_id]")?.ok_or(NoticeError::Missing("auth[member_id]"))?,
-        host: body.host_of("auth[client_endpoint]")?,
-        application_token: body
-            .application_token()?
-            .ok_or(NoticeError::Missing("auth[application_token]"))?,
-        sent_at: body.sent_at()?.ok_or(NoticeError::Missing("ts"))?,
+        host: body.host("auth[client_endpoint]")?,
+        application_token: body.application_token()?,
+        sent_at: body.sent_at()?,
     })
 }
 
@@ -206,8 +227,23 @@ impl Form<'_> {
         self.graphic(name, LONGEST_TOKEN)?.ok_or(NoticeError::Missing(name))
     }
 
-    fn word(&self, name: &'static str) -> Result<Option<String>, NoticeError> {
-        self.graphic(name, LONGEST_WORD)
+    /// What decides nothing: without it where it is too long, given twice, or not what it should be.
+    fn hint(&self, name: &'static str, longest: usize) -> Option<String> {
+        let value = self.get(name).ok().flatten()?;
+        (value.len() <= longest && !value.contains(char::is_control)).then_some(value)
+    }
+
+    /// The first of these fields that is not there.
+    fn first_missing<const N: usize>(
+        &self,
+        names: [&'static str; N],
+    ) -> Result<Option<&'static str>, NoticeError> {
+        for name in names {
+            if self.get(name)?.is_none() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     fn id(&self, name: &'static str) -> Result<Option<String>, NoticeError> {
@@ -215,14 +251,12 @@ impl Form<'_> {
         if id.as_deref().is_none_or(is_id) { Ok(id) } else { Err(NoticeError::Unfit(name)) }
     }
 
+    /// A hint: one that cannot be read is none. What could only harm is refused all the same.
     fn host(&self, name: &'static str) -> Result<Option<String>, NoticeError> {
-        let Some(text) = self.get(name)? else { return Ok(None) };
-        plain_host(&text).map(Some).ok_or(NoticeError::Unfit(name))
-    }
-
-    fn host_of(&self, name: &'static str) -> Result<Option<String>, NoticeError> {
-        let Some(text) = self.word(name)? else { return Ok(None) };
-        host_of(&text).and_then(plain_host).map(Some).ok_or(NoticeError::Unfit(name))
+        match self.get(name)? {
+            Some(text) if is_hostile(&text) => Err(NoticeError::Unfit(name)),
+            text => Ok(text.as_deref().and_then(plain_host)),
+        }
     }
 
     fn application_token(&self) -> Result<Option<ApplicationToken>, NoticeError> {
@@ -241,16 +275,6 @@ impl Form<'_> {
 pub fn is_id(text: &str) -> bool {
     (1..=100).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-/// A host, with its port if that is not the usual one, in lower case; `None` if it is none.
-#[must_use]
-pub fn plain_host(text: &str) -> Option<String> {
-    let host = text.to_ascii_lowercase();
-    let host = host.strip_suffix(":443").or_else(|| host.strip_suffix(":80")).unwrap_or(&host);
-    let fits = (1..=260).contains(&host.len())
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
-    fits.then(|| host.to_owned())
 }
 
 #[cfg(test)]

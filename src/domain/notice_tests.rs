@@ -70,13 +70,71 @@ fn a_removal_has_no_tokens() {
     let body =
         "event=ONAPPUNINSTALL&data[CLEAN]=1&ts=1466439714&auth[member_id]=a223&auth[application_token]=5185";
     let Notice::Removed(removal) = read("", body.as_bytes()).unwrap() else { panic!() };
-    assert_eq!((removal.member_id.as_str(), removal.application_token.expose()), ("a223", "5185"));
-    for (gone, error) in [
-        ("ts=1466439714&", NoticeError::Missing("ts")),
-        ("&auth[application_token]=5185", NoticeError::Missing("auth[application_token]")),
-        ("auth[member_id]=a223&", NoticeError::Missing("auth[member_id]")),
+    assert_eq!(
+        (removal.member_id.as_str(), removal.application_token.as_ref().unwrap().expose()),
+        ("a223", "5185")
+    );
+    let nobodys = body.replace("auth[member_id]=a223&", "");
+    assert_eq!(read("", nobodys.as_bytes()).unwrap_err(), NoticeError::Missing("auth[member_id]"));
+    // Nothing proves these; a renewal tells whether they are true.
+    for gone in ["ts=1466439714&", "&auth[application_token]=5185"] {
+        let Notice::Removed(bare) = read("", body.replace(gone, "").as_bytes()).unwrap() else { panic!() };
+        assert!(bare.sent_at.is_none() || bare.application_token.is_none(), "{gone}");
+    }
+}
+
+#[test]
+fn an_event_without_tokens_is_known_as_such() {
+    for (event, part, gone) in [
+        ("ONAPPINSTALL", "auth", "access_token"),
+        ("ONAPPINSTALL", "auth", "refresh_token"),
+        ("ONAPPUSERREADY", "data", "refresh_token"),
     ] {
-        assert_eq!(read("", body.replace(gone, "").as_bytes()).unwrap_err(), error);
+        let body = INSTALLED.replace("%5B", "[").replace("%5D", "]").replace("ONAPPINSTALL", event);
+        let body = body.replace("auth[", &format!("{part}["));
+        let word = gone.trim_end_matches("_token");
+        let body = body.replace(&format!("{part}[{gone}]={word}"), "x=1");
+        let notice = read("", body.as_bytes()).unwrap();
+        let Notice::Incomplete(it) = notice else { panic!("{notice:?}") };
+        assert_eq!(
+            (it.missing, it.host.as_deref()),
+            (&*format!("{part}[{gone}]"), Some("acme.bitrix24.com"))
+        );
+    }
+}
+
+#[test]
+fn what_decides_nothing_refuses_nothing() {
+    let many = format!("auth[scope]={}", vec!["crm"; 67].join(","));
+    for (more, scope) in [
+        (many, Some(67 * 4 - 1)),
+        (format!("auth[scope]={}", "x".repeat(301)), Some(301)),
+        (format!("auth[scope]={}", "x".repeat(20_000)), None),
+        ("auth[scope]=crm,+task+,%20im".to_owned(), Some(14)),
+        ("auth[scope]=a%00b".to_owned(), None),
+        ("auth[scope]=a&auth[scope]=b".to_owned(), None),
+        (format!("auth[server_endpoint]={}", "x".repeat(301)), None),
+        ("auth[server_endpoint]=a&auth[server_endpoint]=b".to_owned(), None),
+    ] {
+        let notice = read("", format!("{INSTALLED}&{more}").as_bytes()).unwrap();
+        let Notice::Installed(it) = notice else { panic!("{more}") };
+        assert_eq!(it.scope.map(|scope| scope.len()), scope, "{more}");
+        assert_eq!(it.claims.server, None, "{more}");
+    }
+}
+
+#[test]
+fn a_host_is_read_however_it_is_written() {
+    for (written, host) in [
+        ("%D0%BF%D0%BE%D1%80%D1%82%D0%B0%D0%BB.%D1%80%D1%84", Some("xn--80awhdgm.xn--p1ai")),
+        ("b24_test.company.local", Some("b24_test.company.local")),
+        ("192.168.1.10:8080", Some("192.168.1.10:8080")),
+        ("ACME.bitrix24.com.", Some("acme.bitrix24.com")),
+        ("https://acme.bitrix24.com/", Some("acme.bitrix24.com")),
+        ("acme..com:port", None),
+    ] {
+        let notice = read(&format!("DOMAIN={written}"), OPENED.as_bytes()).unwrap();
+        assert_eq!(claims(notice).0.host.as_deref(), host, "{written}");
     }
 }
 

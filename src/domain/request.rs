@@ -146,7 +146,12 @@ impl Asker<'_> {
 
     /// The address that a person opens to authorize (RFC 6749 section 4.1.1), or none if the profile has none.
     #[must_use]
-    pub fn authorize_url(&self, state: &str, verifier: Option<&CodeVerifier>) -> Option<String> {
+    pub fn authorize_url(
+        &self,
+        state: &str,
+        verifier: Option<&CodeVerifier>,
+        nonce: Option<&str>,
+    ) -> Option<String> {
         let base = self.profile.authorize_url.as_deref()?;
         if base.contains(DOMAIN) && self.domain.is_none() {
             return None;
@@ -161,6 +166,9 @@ impl Asker<'_> {
             parameters.set("scope", &self.scope.join(&self.profile.scope_separator));
         }
         parameters.set("state", state);
+        if let Some(nonce) = nonce {
+            parameters.set("nonce", nonce);
+        }
         if let Some((method, challenge)) = challenge(self.profile.pkce, verifier) {
             parameters.set("code_challenge", &challenge);
             parameters.set("code_challenge_method", method);

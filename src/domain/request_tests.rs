@@ -105,7 +105,7 @@ fn the_address_to_authorize_at_has_a_state_a_challenge_and_no_verifier() {
     let bench = Bench::new(plain());
     // RFC 7636 appendix B.
     let verifier = CodeVerifier::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk").unwrap();
-    let url = bench.asker().authorize_url("s1&", Some(&verifier)).unwrap();
+    let url = bench.asker().authorize_url("s1&", Some(&verifier), None).unwrap();
     assert_eq!(
         url,
         "https://acme.example/authorize?response_type=code&client_id=my+id\
@@ -113,7 +113,7 @@ fn the_address_to_authorize_at_has_a_state_a_challenge_and_no_verifier() {
          &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256"
     );
     let nowhere = Asker { domain: None, ..bench.asker() };
-    assert_eq!(nowhere.authorize_url("s1", None), None, "no address is made up");
+    assert_eq!(nowhere.authorize_url("s1", None, None), None, "no address is made up");
 }
 
 #[test]

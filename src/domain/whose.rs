@@ -4,9 +4,10 @@
 
 use serde_json::Value;
 
+use super::host::{is_another_portal, plain_host};
 use super::mask::mask;
-use super::notice::{Claims, is_id, plain_host};
-use super::provider::{Class, Profile, host_of, origin_of};
+use super::notice::{Claims, is_id};
+use super::provider::{Class, Profile, origin_of};
 use super::reply::error_of;
 use super::settings::region_of;
 
@@ -59,14 +60,35 @@ pub enum Forgery {
     OtherUser,
 }
 
-/// Where to ask: at a server of the profile, whatever the claim says. `None`: this provider has no such place.
+impl Forgery {
+    /// Whether the server's word is final. One server may not know what another does, and an app is not installed until
+    /// its installation ends: both are asked again.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::NoToken(_) | Self::NotInstalled => false,
+            Self::OtherClient | Self::OtherMember | Self::OtherHost | Self::OtherUser => true,
+        }
+    }
+}
+
+/// Where to ask, likeliest first: at servers of the profile, whatever the claim says. None: this provider has no such
+/// place.
 #[must_use]
-pub fn place(profile: &Profile, claims: &Claims) -> Option<String> {
-    let path = profile.install.check.as_deref()?;
+pub fn places(profile: &Profile, claims: &Claims) -> Vec<String> {
+    let Some(path) = profile.install.check.as_deref() else { return Vec::new() };
     let named = claims.server.as_deref().and_then(|server| profile.renewal_url_on_host_of(server));
-    let token_url =
-        named.unwrap_or_else(|| profile.token_url_for(claims.host.as_deref().and_then(region_of)));
-    Some(format!("{}{path}", origin_of(token_url)?))
+    let of_region = profile.token_url_for(claims.host.as_deref().and_then(region_of));
+    let all = std::iter::once(profile.token_url.as_str())
+        .chain(profile.token_url_by_region.values().map(String::as_str));
+    let mut places = Vec::new();
+    for origin in named.into_iter().chain([of_region]).chain(all).filter_map(origin_of) {
+        let place = format!("{origin}{path}");
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
 }
 
 /// Reads the answer.
@@ -109,7 +131,7 @@ fn owner(result: &Value) -> Option<(&str, bool, Owner)> {
     let owner = Owner {
         member_id: text("member_id").filter(|id| is_id(id))?.to_owned(),
         user_id: is_id(&user_id).then_some(user_id)?,
-        host: plain_host(host_of(endpoint)?)?,
+        host: plain_host(endpoint)?,
         endpoint: endpoint.to_owned(),
         status: text("status").filter(|status| is_id(status)).map(str::to_owned),
     };
@@ -121,7 +143,7 @@ fn compare(owner: Owner, claims: &Claims) -> Heard {
     if owner.member_id != *member_id {
         return Heard::Forged(Forgery::OtherMember);
     }
-    if host.as_ref().is_some_and(|host| *host != owner.host) {
+    if host.as_ref().is_some_and(|host| is_another_portal(host, &owner.host)) {
         return Heard::Forged(Forgery::OtherHost);
     }
     if user_id.as_ref().is_some_and(|user_id| *user_id != owner.user_id) {
@@ -176,10 +198,27 @@ mod tests {
         assert_eq!(refused(|it| it["client_id"] = "local.2".into(), &claims()), Forgery::OtherClient);
         assert_eq!(refused(|it| it["install"]["installed"] = false.into(), &claims()), Forgery::NotInstalled);
         assert_eq!(refused(|it| it["install"]["member_id"] = "b".into(), &claims()), Forgery::OtherMember);
-        let elsewhere = |it: &mut Value| it["install"]["client_endpoint"] = "https://b.example/".into();
+        let elsewhere =
+            |it: &mut Value| it["install"]["client_endpoint"] = "https://globex.bitrix24.com/rest/".into();
         assert_eq!(refused(elsewhere, &claims()), Forgery::OtherHost);
         let user = Claims { user_id: Some("1".into()), ..claims() };
         assert_eq!(refused(|_| {}, &user), Forgery::OtherUser);
+    }
+
+    #[test]
+    fn another_name_of_the_same_portal_is_no_forgery() {
+        let alias = Claims { host: Some("crm.company.com".into()), ..claims() };
+        let Heard::Owner(owner) = heard(200, &answer(), &alias) else { panic!() };
+        assert_eq!(owner.host, "acme.bitrix24.com", "the server names the portal");
+        for (endpoint, host) in [
+            ("https://b24_test.company.local/rest/", "b24_test.company.local"),
+            ("https://портал.рф/rest/", "xn--80awhdgm.xn--p1ai"),
+        ] {
+            let mut answer = answer();
+            answer["result"]["install"]["client_endpoint"] = endpoint.into();
+            let Heard::Owner(owner) = heard(200, &answer, &alias) else { panic!("{endpoint}") };
+            assert_eq!(owner.host, host);
+        }
     }
 
     #[test]
@@ -197,13 +236,14 @@ mod tests {
     fn only_servers_of_the_profile_are_asked() {
         let ask = |server: Option<&str>, host: &str| {
             let claims = Claims { server: server.map(Into::into), host: Some(host.into()), ..claims() };
-            place(&profile(), &claims).unwrap()
+            places(&profile(), &claims).remove(0)
         };
         let (info, tech) =
             ("https://oauth.bitrix.info/rest/app.info", "https://oauth.bitrix24.tech/rest/app.info");
         assert_eq!(ask(Some("https://oauth.bitrix24.tech/rest/"), "acme.bitrix24.com"), tech);
         assert_eq!(ask(Some("https://evil.example/rest/"), "acme.bitrix24.ru"), tech);
         assert_eq!(ask(None, "127.0.0.1"), info);
+        assert_eq!(places(&profile(), &claims()), [info, tech], "each server once");
         assert_eq!(ask(Some("https://oauth.bitrix.info@evil.example/"), "evil.example"), info);
     }
 }

@@ -32,6 +32,8 @@ pub struct Authority {
     pub(super) traps: Vec<String>,
     /// Requests to `/rest/app.info` so far, and how many of the next fail.
     pub(super) questions: (u64, u32),
+    /// Of those that do not fail, how many of the next are refused, and to how many it is said that nothing is installed.
+    pub(super) wrong_answers: (u32, u32),
     codes: HashMap<String, Code>,
 }
 
@@ -82,6 +84,7 @@ impl Authority {
             host: "sandbox.invalid".to_owned(),
             traps: vec!["/redirected".to_owned()],
             questions: (0, 0),
+            wrong_answers: (0, 0),
             codes: HashMap::new(),
         }
     }

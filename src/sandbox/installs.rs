@@ -52,6 +52,10 @@ impl Authority {
             *failing -= 1;
             return Reply::error(500, "INTERNAL_SERVER_ERROR", "out of order");
         }
+        if self.wrong_answers.0 > 0 {
+            self.wrong_answers.0 -= 1;
+            return Reply::error(401, "invalid_token", "Unable to get application by token");
+        }
         if pairs(query).iter().any(|(name, _)| name == "auth") {
             self.note(None, "an access token was sent in the URL");
         }
@@ -68,6 +72,8 @@ impl Authority {
         if expires_at <= now {
             return Reply::error(401, "expired_token", "The access token provided has expired");
         }
+        let not_yet = self.wrong_answers.1 > 0;
+        self.wrong_answers.1 = self.wrong_answers.1.saturating_sub(1);
         let portal = &self.ledger.portals[grant.portal];
         let (domain, member_id) = (&portal.domain, &portal.member_id);
         let uri = format!("https://{domain}");
@@ -75,7 +81,7 @@ impl Authority {
             "result": {
                 "client_id": grant.client_id, "scope": "app", "expires": expires_at.to_string(),
                 "install": {
-                    "installed": portal.installed, "version": 1, "status": "L", "scope": "app", "domain": domain, "uri": uri,
+                    "installed": portal.installed && !not_yet, "version": 1, "status": "L", "scope": "app", "domain": domain, "uri": uri,
                     "client_endpoint": format!("{uri}/rest/"), "member_id": member_id, "member_type": "cloud",
                 },
                 "user_id": grant.user_id,

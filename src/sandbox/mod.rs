@@ -121,6 +121,12 @@ impl Sandbox {
         self.lock().questions.1 = times;
     }
 
+    /// The next questions of that kind are refused, though the token is good; after them, so many are answered as before the
+    /// end of an installation.
+    pub fn answer_wrongly(&self, refusals: u32, not_installed: u32) {
+        self.lock().wrong_answers = (refusals, not_installed);
+    }
+
     /// A fresh authorization code, as a user of the portal gets it: short-lived, and good for one exchange.
     #[must_use]
     pub fn authorize(&self, domain: &str, client_id: &str) -> String {

@@ -273,3 +273,123 @@ fn a_wait_has_its_own_end() {
     );
     daemon.stop();
 }
+
+#[test]
+fn every_copy_of_a_redirect_is_answered_and_the_command_ends() {
+    let address = free_address();
+    let redirect = format!("http://{address}/oauth/callback");
+    let rig = rig(["acme"], &redirect);
+    let daemon = rig.start();
+    let waiting = authorize(&rig, ["acme"]);
+    let sent_to = rig.redirect_of(&waiting.url());
+    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    std::thread::scope(|scope| {
+        let tabs: Vec<_> = (0..5).map(|_| scope.spawn(|| rig.browse(&sent_to))).collect();
+        for tab in tabs {
+            let (status, page, _) = tab.join().expect("a browser");
+            assert_eq!(status, 200, "{page}");
+            contains(&page, &["acme is authorized and kept fresh from now on"]);
+        }
+    });
+    let ran = waiting.end();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(rig.requests("acme"), 1, "the code was sent once");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn whoever_only_looks_at_the_redirect_spends_nothing() {
+    let address = free_address();
+    let redirect = format!("http://{address}/oauth/callback");
+    let rig = rig(["acme"], &redirect);
+    let daemon = rig.start();
+    let waiting = authorize(&rig, ["acme"]);
+    let sent_to = rig.redirect_of(&waiting.url());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (method, header) in
+        [("HEAD", None), ("OPTIONS", None), ("POST", None), ("GET", Some("prefetch;prerender"))]
+    {
+        let request = client.request(method.parse().unwrap(), &sent_to);
+        let request = header.into_iter().fold(request, |it, value| it.header("sec-purpose", value));
+        let reply = rig.runtime.block_on(request.send()).unwrap();
+        assert!(reply.status() != 400, "{method}: {reply:?}");
+    }
+    assert_eq!(rig.requests("acme"), 0);
+    assert_eq!(rig.browse(&sent_to).0, 200);
+    assert_eq!(waiting.end().code, Some(0));
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn localhost_is_listened_to_on_both_loopbacks() {
+    let port = free_address().rsplit(':').next().unwrap().to_owned();
+    let redirect = format!("http://localhost:{port}/cb");
+    let rig = rig(["acme"], &redirect);
+    let daemon = rig.start();
+    let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    for host in ["127.0.0.1", "[::1]"] {
+        if host == "[::1]" && !has_v6 {
+            continue;
+        }
+        let waiting = authorize(&rig, ["acme"]);
+        let sent_to = rig.redirect_of(&waiting.url()).replace("localhost", host);
+        let (status, page, _) = rig.browse(&sent_to);
+        assert_eq!(status, 200, "{host}: {page}");
+        assert_eq!(waiting.end().code, Some(0), "{host}");
+    }
+    // Where another program has one of the two, the other is listened to, and it is said.
+    let taken = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    if has_v6 {
+        let waiting = authorize(&rig, ["acme"]);
+        let url = waiting.url();
+        waiting.hears(&format!("another program listens on 127.0.0.1:{port}"));
+        assert_eq!(rig.browse(&rig.redirect_of(&url).replace("localhost", "[::1]")).0, 200);
+        assert_eq!(waiting.end().code, Some(0));
+    }
+    drop(taken);
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn an_address_is_taken_however_it_was_copied() {
+    let rig = rig(["acme"], ELSEWHERE);
+    let daemon = rig.start();
+    let escaped = |address: &str| address.replace('&', "&amp;");
+    let wrapped = |address: &str| {
+        let (one, two) = address.split_at(address.len() / 2);
+        format!("{one}\n    {two}\n")
+    };
+    let quoted = |address: &str| format!("\u{feff} \"{address}\" ");
+    let in_words = |address: &str| format!("The browser went to <{address}>, and that was it.");
+    let query_alone = |address: &str| address.split_once('?').unwrap().1.to_owned();
+    let in_a_fragment = |address: &str| address.replace('?', "#");
+    let encoded =
+        |address: &str| url::form_urlencoded::byte_serialize(address.as_bytes()).collect::<String>();
+    let copies: [&dyn Fn(&str) -> String; 7] =
+        [&escaped, &wrapped, &quoted, &in_words, &query_alone, &in_a_fragment, &encoded];
+    for copy in copies {
+        let waiting = authorize(&rig, ["acme"]);
+        let copied = copy(&rig.redirect_of(&waiting.url()));
+        let ran = rig.run(["authorize", "acme", "--redirected-url", &copied]);
+        assert_eq!(ran.code, Some(0), "{copied:?}: {ran:?}");
+        drop(waiting);
+    }
+    // Pasted: several lines at once, or the rest of a line that was too long later.
+    let mut waiting = authorize(&rig, ["acme"]);
+    let address = wrapped(&rig.redirect_of(&waiting.url()));
+    waiting.paste(&address);
+    assert_eq!(waiting.end().code, Some(0));
+    let mut waiting = authorize(&rig, ["acme"]);
+    let address = rig.redirect_of(&waiting.url());
+    let (one, two) = address.split_at(address.find("code=").unwrap() + 12);
+    assert!(!one.contains("state="), "{one}");
+    waiting.paste(one);
+    waiting.hears("does not belong to an authorization of this portal");
+    waiting.paste(two);
+    assert_eq!(waiting.end().code, Some(0));
+    daemon.stop();
+    rig.no_violations();
+}

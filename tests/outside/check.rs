@@ -94,3 +94,81 @@ fn without_a_configuration_nothing_runs() {
         contains(&ran.stderr, &["/nonexistent/refreshd.toml:1:1: this file cannot be read"]);
     }
 }
+
+#[test]
+fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
+    let mut rig = calm(["acme"]);
+    rig.grant("acme");
+    for (secret, what) in [
+        ("\u{feff}c1ientSecret0OfTheTests0123456789", "byte order mark"),
+        ("\"c1ientSecret0OfTheTests0123456789\"", "stands in quotes"),
+        ("c1ientSecret0OfTheTests0123456789\nc1ientSecret0\n", "more than one line"),
+        ("C_REST_CLIENT_SECRET=c1ientSecret0OfTheTests0123456789", "NAME=value"),
+        ("{\"client_secret\": \"c1ientSecret0\"}", "is JSON"),
+        ("${CLIENT_SECRET}", "placeholder"),
+        ("c1ient\u{200b}Secret0", "not seen"),
+        ("c1ientSecret\0", "NUL"),
+    ] {
+        rig.secret("crm.secret", secret);
+        let ran = check(&rig, &[]);
+        assert_eq!(ran.code, Some(78), "{secret:?}: {ran:?}");
+        let config = rig.config.to_string();
+        let line = config[..config.find("\"crm.secret\"").unwrap()].matches('\n').count() + 1;
+        contains(
+            &ran.stderr,
+            &[
+                "1 problem in the configuration",
+                &format!("refreshd.toml:{line}:"),
+                "`client_secret_file`",
+                what,
+            ],
+        );
+        assert!(!ran.stderr.contains("c1ient"), "a secret is shown: {ran:?}");
+    }
+    // As it is after a CRLF editor it is none.
+    rig.secret("crm.secret", "c1ientSecret0OfTheTests0123456789\r\n");
+    assert_eq!(check(&rig, &[]).code, Some(0));
+    // Inline and in a variable as well.
+    let more = rig.config.app().more.clone();
+    for (key, value) in [("client_secret", "'s3cret'"), ("client_secret_env", "DAMAGED")] {
+        let text = rig
+            .config
+            .to_string()
+            .replace("client_secret_file = \"crm.secret\"", &format!("{key} = \"{value}\""));
+        rig.secret("refreshd.toml", &text);
+        let mut command = rig.command(["check"]);
+        let ran = Ran::to_its_end(command.env("DAMAGED", "\"s3cret\""));
+        assert_eq!(ran.code, Some(78), "{key}: {ran:?}");
+        contains(&ran.stderr, &[&format!("`{key}`"), "stands in quotes"]);
+    }
+    rig.config.app().more = more;
+    // A daemon that was started on it goes on with the portals of other apps; it says so first.
+    rig.secret("crm.secret", "\"c1ientSecret0OfTheTests0123456789\"");
+    let daemon = rig.start();
+    let said = daemon.wait_for("the damage", |event| crate::common::says(event, "stands in quotes"));
+    assert_eq!(said["level"], "ERROR");
+    daemon.stop();
+}
+
+#[test]
+fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
+    let server = crate::common::strict::Strict::listen();
+    let mut rig = calm([]);
+    rig.config.apps.clear();
+    rig.config.more = format!(
+        "[portals.news]\nprovider = 'own'\nclient_id = 'n'\nclient_secret_file = 'crm.secret'\n[providers.own]\nissuer = '{}'\n",
+        server.origin
+    );
+    let ran = check(&rig, &["--online"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    contains(&ran.stderr, &[&format!("{}: its metadata is not known", server.origin)]);
+    let metadata = serde_json::json!({
+        "issuer": server.origin, "token_endpoint": format!("{}/token", server.origin),
+        "authorization_endpoint": format!("{}/authorize", server.origin),
+    });
+    server.say("/.well-known/oauth-authorization-server", 200, metadata);
+    let ran = check(&rig, &["--online"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    contains(&ran.stderr, &["says its metadata", &format!("{}/token: answers", server.origin)]);
+    assert!(!rig.path("state.db").exists());
+}

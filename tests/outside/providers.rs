@@ -443,3 +443,102 @@ fn what_may_be_renewed_only_after_its_end_is_left_alone_until_then() {
 fn now_secs() -> i64 {
     crate::common::now_millis() / 1000
 }
+
+#[test]
+fn a_code_that_was_copied_with_its_percent_signs_is_sent_without() {
+    let server = Strict::listen();
+    let rig = rig(&format!(
+        "provider = 'own'\nclient_id = 'n'\nclient_secret_file = 'news.secret'\n[providers.own]\ntoken_url = '{0}/token'\n\
+         authorize_url = '{0}/authorize'\npkce = 'none'",
+        server.origin
+    ));
+    let daemon = rig.start();
+    for (count, code) in
+        (1..).zip(["4%2F0Axyz", "4/0Axyz", "4%252F0Axyz", "\"4%2F0Axyz\"", "code=4%2F0Axyz", " 4%2F0A\n xyz"])
+    {
+        server.say("/token", 200, pair(count, 3600));
+        let ran = rig.run(["authorize", "news", "--code", code]);
+        assert_eq!(ran.code, Some(0), "{code:?}: {ran:?}");
+        assert_eq!(server.asked("/token").pop().expect("asked").parameter("code"), "4/0Axyz", "{code:?}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_device_outlives_the_page_of_a_proxy_and_ends_at_its_own_errors() {
+    let server = Strict::listen();
+    let rig = rig(&format!(
+        "provider = 'own'\nclient_id = 'tv'\nclient_secret_file = 'news.secret'\n\
+         [providers.own]\ntoken_url = '{0}/token'\ndevice_url = '{0}/device'\ngrant = 'device'",
+        server.origin
+    ));
+    let daemon = rig.start();
+    let codes = json!({"device_code": "d1", "user_code": "WDJB-MJHT", "verification_uri": "https://a.example/device", "interval": 1});
+    server.say("/device", 200, codes.clone());
+    server.say("/token", 403, json!("<html>Attention required</html>"));
+    server.say("/token", 403, json!({"error": "forbidden_by_the_proxy"}));
+    server.say("/token", 200, pair(1, 3600));
+    let ran = rig.run(["authorize", "news"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(server.asked("/token").len(), 3);
+    for error in ["access_denied", "expired_token"] {
+        server.say("/device", 200, codes.clone());
+        server.say("/token", 400, json!({"error": error}));
+        let ran = rig.run(["authorize", "news"]);
+        assert_eq!(ran.code, Some(65), "{ran:?}");
+        contains(&ran.stderr, &[error, "begin again"]);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn microsoft_is_asked_for_the_scope_at_each_renewal() {
+    let server = Strict::listen();
+    let rig = rig(&format!(
+        "provider = 'microsoft'\nclient_id = 'm'\nclient_secret_file = 'news.secret'\ntoken_url = '{}/token'\n\
+         scope = ['api://ID/read']",
+        server.origin
+    ));
+    server.say("/token", 200, pair(1, 3600));
+    let daemon = rig.start();
+    assert_eq!(rig.import("news", "0.AXoAr3fr3shT0kenOfMicrosoft").code, Some(0));
+    rig.wait_for_generation("news", 2);
+    assert_eq!(server.asked("/token").remove(0).parameter("scope"), "api://ID/read");
+    daemon.stop();
+}
+
+#[test]
+fn an_openid_request_has_a_nonce_which_the_id_token_must_repeat() {
+    let server = Strict::listen();
+    let rig = rig(&format!(
+        "provider = 'own'\nclient_id = 'n'\nclient_secret_file = 'news.secret'\nscope = ['openid', 'offline_access']\n\
+         redirect_uri = '{REDIRECT}'\n[providers.own]\ntoken_url = '{0}/token'\nauthorize_url = '{0}/authorize'",
+        server.origin
+    ));
+    let daemon = rig.start();
+    let with_token = |nonce: &str| {
+        use base64::Engine as _;
+        let claims = json!({"sub": "1", "nonce": nonce}).to_string();
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+        let mut pair = pair(1, 3600);
+        pair["id_token"] = format!("e30.{claims}.c2ln").into();
+        pair
+    };
+    let mut nonces = Vec::new();
+    for own in [false, true] {
+        let mut waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
+        let address = url::Url::parse(&waiting.url()).expect("an address");
+        let (state, nonce) = (parameter(&address, "state"), parameter(&address, "nonce"));
+        server.say("/token", 200, with_token(if own { &nonce } else { "of somebody else" }));
+        waiting.paste(&format!("{REDIRECT}?state={state}&code=c0de"));
+        let ran = waiting.end();
+        assert_eq!(ran.code, Some(if own { 0 } else { 65 }), "{ran:?}");
+        if !own {
+            contains(&ran.stderr, &["nonce"]);
+            assert!(rig.token_json("news").is_none());
+        }
+        assert!(nonce.len() >= 22 && !nonces.contains(&nonce), "{nonce}");
+        nonces.push(nonce);
+    }
+    daemon.stop();
+}

@@ -6,7 +6,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
 use super::installs::{Install, found};
+use super::listing;
 use super::rows::phase_columns;
+use crate::domain::by_hand::{ByHand, by_hand};
 use crate::domain::install::is_stale;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Phase, Problem};
@@ -22,10 +24,10 @@ pub struct Uninstall {
     pub binding: Fingerprint,
     /// The portal.
     pub member_id: String,
-    /// Its proof.
-    pub application_token: ApplicationToken,
-    /// When it was sent.
-    pub sent_at: Timestamp,
+    /// Its proof, if it came with one.
+    pub application_token: Option<ApplicationToken>,
+    /// When it was sent, if it says so.
+    pub sent_at: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
     /// What is told of it.
@@ -41,6 +43,8 @@ pub enum Uninstalled {
     Unknown,
     /// The application token is another.
     OtherToken,
+    /// It has no application token, or no time: nothing tells it from one that somebody made up or sent again.
+    Bare,
     /// It came before, or is older than the last install.
     Replayed,
 }
@@ -116,6 +120,9 @@ pub(super) fn remove(
     listed: &[PortalName],
 ) -> Result<Uninstalled, StateError> {
     let Uninstall { app, binding, member_id, application_token, sent_at, now, problem } = removal;
+    let (Some(application_token), Some(sent_at)) = (application_token, sent_at) else {
+        return Ok(Uninstalled::Bare);
+    };
     let known = installation(connection, *binding, member_id)?;
     let Some(Installation { application_token: Some(token), installed_at, uninstalled_at, .. }) = known
     else {
@@ -153,4 +160,36 @@ pub(super) fn remove(
         }
     }
     Ok(Uninstalled::Gone(gone))
+}
+
+/// Makes the fresh grants of a member due as soon as they may be renewed again, and says when: what a renewal comes to is
+/// the truth about a removal that nothing proves. Those that are not fresh are tried by themselves.
+pub(super) fn ask_for(
+    connection: &Connection,
+    (app, member_id): (&str, &str),
+    listed: &[PortalName],
+    now: Timestamp,
+) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
+    let sql = |source| StateError::sql("ask for the renewal of an installed portal", source);
+    let ours = found(connection, "member_id = ?1 AND installed_by = ?2", member_id, app)?;
+    let mut portals: Vec<_> = ours.into_iter().map(|found| found.portal).collect();
+    for name in listed {
+        portals.extend(listing::portal(connection, name)?);
+    }
+    let mut asked = Vec::new();
+    for portal in portals {
+        let Some(grant) = portal.grant.filter(|grant| grant.standing.phase == Phase::Fresh) else { continue };
+        let (ByHand::From(at) | ByHand::FreshUntil(at)) = by_hand(&grant, now);
+        let changed = connection
+            .execute(
+                "UPDATE portal SET act_at = min(act_at, ?2) WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
+                 AND configured = 1 AND bound_to = binding",
+                params![portal.name.as_str(), at.millis()],
+            )
+            .map_err(sql)?;
+        if changed > 0 {
+            asked.push((portal.name, at));
+        }
+    }
+    Ok(asked)
 }

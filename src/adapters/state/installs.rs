@@ -5,24 +5,26 @@
 
 use rusqlite::{Connection, params};
 
-use super::installation::{Uninstall, Uninstalled, installation, note, remove};
+use super::installation::{Uninstall, Uninstalled, ask_for, installation, note, remove};
 use super::intake::{self, TakeIn, TakenIn};
 use super::reconcile::follow;
 use super::rows::{COLUMNS, portal as read_portal};
 use super::{State, StateError};
-use crate::domain::install::{Decision, Held, InstallTerms, Occasion, Proof, Users, decide, is_stale};
+use crate::domain::install::{
+    Decision, Held, InstallTerms, Occasion, Proof, Users, decide, is_stale, may_live,
+};
 use crate::domain::intake::Intake;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Grant, Portal};
-use crate::domain::renewal::taken_in;
+use crate::domain::portal::{Grant, Kind, Phase, Portal};
+use crate::domain::renewal::{just_granted, taken_in};
 use crate::domain::secret::{ApplicationToken, Fingerprint};
-use crate::domain::settings::RenewSetting;
+use crate::domain::settings::{RenewSetting, region_of};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use crate::domain::whose::Owner;
 
 /// A grant that a verified notice brought.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Install {
     /// The app, and what becomes of its installs.
     pub terms: InstallTerms,
@@ -36,6 +38,8 @@ pub struct Install {
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.
     pub sent_at: Option<Timestamp>,
+    /// The refresh token that the notice brought, if the grant is what the authorization server has given for it.
+    pub proven_by: Option<Fingerprint>,
     /// Now.
     pub now: Timestamp,
 }
@@ -54,10 +58,31 @@ pub enum Installed {
     },
     /// The portal's grant lives.
     FreshAlready(PortalName),
+    /// The portal's grant may still be good: this one must prove itself first, and be brought again then.
+    Unproven {
+        /// Whose place it would take.
+        portal: PortalName,
+        /// Where it is to prove itself.
+        token_url: String,
+    },
     /// The portal's grant is another user's.
-    OtherUser(PortalName),
-    /// The portal's grant lives, and the notice's application token is another than that installation's.
-    OtherInstallation(PortalName),
+    OtherUser {
+        /// Whose.
+        portal: PortalName,
+        /// Where that grant stands.
+        kind: Kind,
+        /// It is known whose it is.
+        known: bool,
+    },
+    /// It is another user's than the portal's, or of the app itself, and nothing proves it to be of that installation.
+    OtherInstallation {
+        /// Whose place it would take.
+        portal: PortalName,
+        /// Where the grant that is there stands, if one is.
+        kind: Option<Kind>,
+        /// What its application token proves.
+        proof: Proof,
+    },
     /// Its refresh token came before, or the event is of another time.
     Replayed,
     /// Nothing that the portal could be called is free.
@@ -87,6 +112,23 @@ impl State {
         let listed =
             self.read.run(move |connection| listed(connection, &app, binding, &member_id, "")).await?;
         self.change(move |connection| remove(connection, &removal, &listed)).await
+    }
+
+    /// Has the fresh grants of a member renewed as soon as they may be, because a removal that nothing proves was told
+    /// of: which, and when.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn ask_for_member(
+        &self,
+        app: String,
+        binding: Fingerprint,
+        member_id: String,
+        now: Timestamp,
+    ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
+        let of = (app.clone(), member_id.clone());
+        let listed = self.read.run(move |connection| listed(connection, &of.0, binding, &of.1, "")).await?;
+        self.change(move |connection| ask_for(connection, (&app, &member_id), &listed, now)).await
     }
 }
 
@@ -149,7 +191,7 @@ fn keep(
     install: &Install,
     listed: Option<&PortalName>,
 ) -> Result<Installed, StateError> {
-    let Install { terms, occasion, owner, intake, application_token, sent_at, now } = install;
+    let Install { terms, occasion, owner, intake, application_token, sent_at, proven_by, now } = install;
     if sent_at.is_some_and(|sent_at| is_stale(sent_at, *now)) {
         return Ok(Installed::Replayed);
     }
@@ -178,15 +220,28 @@ fn keep(
             }
             return Ok(Installed::FreshAlready(name));
         }
-        Decision::OtherUser => return Ok(Installed::OtherUser(name)),
-        Decision::OtherInstallation => return Ok(Installed::OtherInstallation(name)),
+        Decision::OtherUser => {
+            let kind = held.phase.map_or(Kind::AwaitingAuthorization, Phase::kind);
+            return Ok(Installed::OtherUser { portal: name, kind, known: held.user.is_some() });
+        }
+        Decision::OtherInstallation => {
+            return Ok(Installed::OtherInstallation {
+                portal: name,
+                kind: held.phase.map(Phase::kind),
+                proof,
+            });
+        }
         Decision::Take => {}
     }
     // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
-    let refresh = intake.tokens.credential.refresh();
-    let seen = refresh.map(|refresh| intake::seen(connection, &refresh.fingerprint())).transpose()?;
+    let refresh = intake.tokens.credential.refresh().map(|refresh| refresh.fingerprint());
+    let seen = proven_by.or(refresh).map(|presented| intake::seen(connection, &presented)).transpose()?;
     if seen.flatten().is_some() {
         return Ok(Installed::Replayed);
+    }
+    if proven_by.is_none() && held.phase.is_some_and(may_live) {
+        let token_url = proving_url(terms, owner, intake);
+        return Ok(Installed::Unproven { portal: name, token_url });
     }
     if !is_listed {
         adopt(connection, terms, owner, &name, *now)?;
@@ -195,6 +250,9 @@ fn keep(
         TakenIn::Stored(generation) => generation,
         TakenIn::HeldBy(_) | TakenIn::Spent | TakenIn::Unknown => return Ok(Installed::Replayed),
     };
+    if let Some(presented) = proven_by {
+        remember(connection, presented, &name)?;
+    }
     connection
         .execute("UPDATE portal SET user_id = ?2 WHERE name = ?1", [name.as_str(), &owner.user_id])
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
@@ -203,6 +261,15 @@ fn keep(
     let installer = installer && *occasion != Occasion::SystemUser;
     note(connection, install, &known, Some(installer))?;
     Ok(Installed::Stored { portal: name, generation, resumed: before.is_some() })
+}
+
+/// Notes that this refresh token was brought for a portal: it is spent, and the notice that brought it is never taken again.
+fn remember(connection: &Connection, token: &Fingerprint, portal: &PortalName) -> Result<(), StateError> {
+    let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+    connection
+        .execute(remember, params![token.bytes(), portal.as_str()])
+        .map(|_| ())
+        .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
 /// Where a grant is kept.
@@ -272,9 +339,19 @@ fn adopt(
         .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
-/// The grant as `import` would bring it, due at once: one rotation proves it, and from then on only refreshd has it.
+/// Where a grant that was brought proves itself: at the server that it names, if that is one of the profile's.
+fn proving_url(terms: &InstallTerms, owner: &Owner, intake: &Intake) -> String {
+    let named = intake.server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
+    named.map_or_else(
+        || terms.profile.renewal_url_for(region_of(&owner.host), Some(&owner.host)),
+        str::to_owned,
+    )
+}
+
+/// The grant as `import` would bring it, due at once: one rotation proves it, and from then on only refreshd has it. One
+/// that was proven is as good as renewed.
 fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Result<TakeIn, StateError> {
-    let Install { terms, owner, intake, now, .. } = install;
+    let Install { terms, owner, intake, proven_by, now, .. } = install;
     let Intake { tokens, identity: _, server, client_id: _ } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
@@ -286,14 +363,18 @@ fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Resu
     let every = every.and_then(|every| serde_json::from_str::<RenewSetting>(&every).ok());
     let every = every.map_or(terms.profile.renew_every, Into::into);
     let named = server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
+    let standing = match (&tokens.access, proven_by) {
+        (Some(_), Some(_)) => just_granted(name, tokens, every, *now),
+        (access, _) => taken_in(name, access.as_ref(), every, *now),
+    };
     Ok(TakeIn {
         portal: name.clone(),
         tokens: tokens.clone(),
         identity: Some(owner.member_id.clone()),
         bound_to: terms.binding,
         token_url: named.map_or(config_url, str::to_owned),
-        proven: None,
-        standing: taken_in(name, tokens.access.as_ref(), every, *now),
+        proven: proven_by.map(|_| terms.app.clone()),
+        standing,
         now: *now,
     })
 }

@@ -12,6 +12,7 @@ mod installation;
 mod installs;
 mod intake;
 mod listing;
+mod look;
 mod metadata;
 mod migrations;
 mod reconcile;
@@ -32,9 +33,10 @@ pub use installation::{Uninstall, Uninstalled};
 pub use installs::{Install, Installed};
 pub use intake::{TakeIn, TakenIn};
 pub use listing::Census;
+pub use look::{Sight, look};
 pub use reconcile::{AppFingerprint, Reconciled};
 pub use record::{RecordAs, RecordOutcome, Recorded, Rejection};
-pub use schema::{Header, Lock, SCHEMA_VERSION, inspect, lock};
+pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, inspect, lock, lock_as};
 pub use unread::Recovered;
 pub use view::View;
 pub use worker::{Disk, Moment, Reader, Writer};
@@ -60,6 +62,14 @@ pub enum StateError {
         path: PathBuf,
         /// The other process, if it wrote its id.
         holder: Option<u32>,
+        /// It is a command that will be done in a moment.
+        is_brief: bool,
+    },
+    /// It changed while it was looked at.
+    #[error("the state {} is being changed by another refreshd; try again in a moment", path.display())]
+    Changing {
+        /// The state.
+        path: PathBuf,
     },
     /// Written by a newer refreshd.
     #[error(
@@ -159,6 +169,14 @@ impl State {
         let room = reserve.room();
         let writer = Writer { connection, jobs: write_jobs, reserve, _lock: lock };
         Ok((Self { write, read, room }, writer, Reader { connection: reader, jobs: read_jobs }))
+    }
+
+    /// A copy that lies in memory, as [`look`] makes it: what is changed in it is nowhere else. Run the worker.
+    #[must_use]
+    pub fn of_copy(copy: look::Copy) -> (Self, Reader) {
+        let (port, jobs) = Port::new();
+        let reader = Reader { connection: copy.0, jobs };
+        (Self { write: port.clone(), read: port, room: Arc::default() }, reader)
     }
 
     /// Claims that a process which is gone left behind.

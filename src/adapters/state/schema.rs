@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StateError;
 use super::migrations::MIGRATIONS;
+use crate::adapters::owner::{give, give_file};
 
 /// "rfsd": says that a database is a refreshd state.
 const APPLICATION_ID: i32 = 0x7266_7364;
@@ -26,6 +27,18 @@ pub struct Lock {
     _file: File,
 }
 
+/// Who holds a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tenure {
+    /// A daemon, until it ends.
+    Lasting,
+    /// A command, for as long as its work takes: whoever comes meanwhile may wait for it.
+    Brief,
+}
+
+/// What a brief holder writes beside its id.
+const BRIEF: &str = "brief";
+
 /// What can be told of a state file without touching it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
@@ -35,33 +48,39 @@ pub enum Header {
     Version(usize),
 }
 
-/// Takes the lock beside the state; a second process is told who holds it.
+/// Takes the lock beside the state, to keep it; a second process is told who holds it.
 ///
 /// # Errors
 /// [`StateError::Locked`] with the holder's process id, or [`StateError::File`].
 pub fn lock(state: &Path) -> Result<Lock, StateError> {
+    lock_as(state, Tenure::Lasting)
+}
+
+/// As [`lock`], for so long.
+///
+/// # Errors
+/// As [`lock`].
+pub fn lock_as(state: &Path, tenure: Tenure) -> Result<Lock, StateError> {
     let path = lock_path(state);
-    if let Some(directory) = state.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+    let directory = state.parent().filter(|directory| !directory.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|source| StateError::file("create the directory", directory, source))?;
+        give(directory);
     }
-    let opened =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = opened.map_err(|source| StateError::file("open the lock", &path, source))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let mut file =
+        open_or_make(&options, &path).map_err(|source| StateError::file("open the lock", &path, source))?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // The holder may be about to write its id; without one the message still names the file.
-            let _ = file.read_to_string(&mut holder);
-            return Err(StateError::Locked { path: state.to_owned(), holder: holder.trim().parse().ok() });
-        }
+        Err(TryLockError::WouldBlock) => return Err(held(state, &mut file)),
         Err(TryLockError::Error(source)) => return Err(StateError::file("lock", &path, source)),
     }
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.seek(SeekFrom::Start(0)))
-        .and_then(|_| writeln!(file, "{}", std::process::id()));
+    let written = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| match tenure {
+        Tenure::Lasting => writeln!(file, "{}", std::process::id()),
+        Tenure::Brief => writeln!(file, "{} {BRIEF}", std::process::id()),
+    });
     // A full disk must not keep the daemon from serving the tokens it has; the lock itself is held already.
     if let Err(source) = written
         && source.kind() != std::io::ErrorKind::StorageFull
@@ -69,6 +88,43 @@ pub fn lock(state: &Path) -> Result<Lock, StateError> {
         return Err(StateError::file("write the lock", &path, source));
     }
     Ok(Lock { _file: file })
+}
+
+/// Sees that nobody holds the lock, and makes nothing. It is held for the moment of looking, which a start that meets it
+/// waits out.
+///
+/// # Errors
+/// [`StateError::Locked`] with the holder's process id, or [`StateError::File`].
+pub(super) fn is_free(state: &Path) -> Result<(), StateError> {
+    let path = lock_path(state);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(StateError::file("open the lock", &path, source)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(held(state, &mut file)),
+        Err(TryLockError::Error(source)) => Err(StateError::file("lock", &path, source)),
+    }
+}
+
+/// Who holds it, as its file says.
+fn held(state: &Path, file: &mut File) -> StateError {
+    let mut holder = String::new();
+    // The holder may be about to write its id; without one the message still names the file.
+    let _ = file.read_to_string(&mut holder);
+    let mut words = holder.split_whitespace();
+    let pid = words.next().and_then(|word| word.parse().ok());
+    StateError::Locked { path: state.to_owned(), holder: pid, is_brief: words.next() == Some(BRIEF) }
+}
+
+/// Opens a file, or makes it for its owner alone.
+fn open_or_make(options: &OpenOptions, path: &Path) -> std::io::Result<File> {
+    match options.clone().create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => options.open(path),
+        made => made.inspect(|made| give_file(made, path)),
+    }
 }
 
 fn lock_path(state: &Path) -> PathBuf {
@@ -121,7 +177,7 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
 /// What [`inspect`] says, [`StateError::Damaged`], or [`StateError::Sql`].
 pub fn open(path: &Path) -> Result<Connection, StateError> {
     inspect(path)?;
-    let created = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let created = open_or_make(OpenOptions::new().write(true), path);
     created.map_err(|source| StateError::file("open", path, source))?;
     let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql("open the state"))?;
@@ -170,7 +226,7 @@ fn readable(path: &Path) -> Result<(), StateError> {
 }
 
 /// A disk that is full or fails is not a damaged state: what it holds is whole, and no backup is needed.
-fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
+pub(super) fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StateError::Damaged { path: path.to_owned(), detail: source.to_string() }
@@ -181,7 +237,7 @@ fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
 
 /// What a check found. A page that could not be read is a finding too, and says by its error code what was in the way:
 /// the last byte is SQLite's primary one.
-fn found(path: &Path, detail: String) -> StateError {
+pub(super) fn found(path: &Path, detail: String) -> StateError {
     let code = detail.rsplit_once("error code=").and_then(|(_, code)| code.trim().parse::<i32>().ok());
     let primary = code.map(|code| rusqlite::ffi::Error::new(code & 0xff).code);
     if primary.is_some_and(|code| code != ErrorCode::DatabaseCorrupt) {
@@ -191,7 +247,7 @@ fn found(path: &Path, detail: String) -> StateError {
 }
 
 /// As [`inspect`], with what the write-ahead log adds to the file: it may hold a newer schema than the header shows.
-fn recognise(path: &Path, connection: &Connection) -> Result<(), StateError> {
+pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), StateError> {
     let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0));
     let numbers = || Ok((number("PRAGMA application_id")?, number("PRAGMA user_version")?));
     let sql = |source| StateError::sql("open the state", source);
@@ -224,7 +280,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, StateError> {
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let version = usize::try_from(version).unwrap_or_default();
     if version == SCHEMA_VERSION {
@@ -237,6 +293,9 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", i64::try_from(SCHEMA_VERSION).unwrap_or_default())?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.commit()?;
+    if connection.path().is_none_or(str::is_empty) {
+        return Ok(());
+    }
     // `inspect` reads the file's header, so the version must not stay behind in the write-ahead log.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }

@@ -148,7 +148,7 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
     rig.file("open.refresh", 0o644, "");
     let with = |file: &str| format!("{ACME}refresh_token_file = '{file}'");
     let warned = |file: &str| {
-        let Loaded { mut config, warnings } = rig.load(&with(file)).unwrap();
+        let Loaded { mut config, warnings, .. } = rig.load(&with(file)).unwrap();
         let warnings: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
         let file = config.portals.remove(0).settings.refresh_token_file;
         (warnings.replace(&format!("{}/", rig.path().display()), ""), file)

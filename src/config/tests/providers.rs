@@ -184,7 +184,8 @@ fn each_provider_is_asked_as_it_documents() {
         let exchange = asker.request(&url, Purpose::Code(&code, Some(&verifier)));
         check_request(&format!("{name}, a code's exchange"), &exchange, &page.code);
 
-        let address = reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier)).unwrap()).unwrap();
+        let address =
+            reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier), None).unwrap()).unwrap();
         let parameters: BTreeMap<String, String> = address.query_pairs().into_owned().collect();
         assert_eq!(parameters, page.authorize.parameters, "{name}, the authorization");
         let (base, _) = address.as_str().split_once('?').unwrap();

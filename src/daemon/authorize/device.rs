@@ -11,9 +11,10 @@ use crate::config::App;
 use crate::daemon::kept;
 use crate::daemon::operations::{self, OperationError, app_of};
 use crate::daemon::shared::Shared;
-use crate::domain::authorization::{AnswerError, Pending, Way, asks_again, device_codes};
+use crate::domain::authorization::{AnswerError, Pending, Way, asks_again, device_codes, ends_a_device};
 use crate::domain::intake::from_granted;
 use crate::domain::portal::Portal;
+use crate::domain::provider::Class;
 use crate::domain::reply::{Reply, Verdict, read_in};
 use crate::domain::request::Purpose;
 use crate::domain::token::Generation;
@@ -51,8 +52,12 @@ pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result
         };
     };
     let state = shared.clock.unguessable();
-    let way =
-        Way::Device { code: codes.device_code, interval: codes.interval, ends_at: now + codes.expires_in };
+    let way = Way::Device {
+        code: codes.device_code,
+        interval: codes.interval,
+        ends_at: now + codes.expires_in,
+        last: None,
+    };
     let pending = Pending { portal: portal.name.clone(), state: state.clone(), begun_at: now, way };
     shared.authorizations.add(pending);
     Ok(Begun {
@@ -76,17 +81,18 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
     let app = app_of(&config, &portal)?;
     let now = shared.clock.now();
     let pending = shared.authorizations.take(&portal, Some(state), now);
-    let Some(Pending { way: Way::Device { code, interval, ends_at }, begun_at, .. }) = pending else {
+    let Some(Pending { way: Way::Device { code, interval, ends_at, last }, begun_at, .. }) = pending else {
         return Err(OperationError::NotAnAnswer { portal: portal.name, source: AnswerError::OtherState });
     };
-    let again = |interval: Duration| {
-        let way = Way::Device { code: code.clone(), interval, ends_at };
+    let again = |interval: Duration, last: Option<String>| {
+        let way = Way::Device { code: code.clone(), interval, ends_at, last };
         let pending = Pending { portal: portal.name.clone(), state: state.to_owned(), begun_at, way };
         shared.authorizations.add(pending);
         Polled::Pending(interval)
     };
     if now >= ends_at {
-        let reason = "nobody typed the code in time; begin again".to_owned();
+        let last = last.map(|last| format!(" (the last answer was: {last})")).unwrap_or_default();
+        let reason = format!("nobody typed the code in time{last}; begin again");
         return Err(OperationError::CodeRefused { portal: portal.name, reason });
     }
     let (fields, random) = (BTreeMap::new(), shared.clock.unguessable());
@@ -94,7 +100,7 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
     let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), Purpose::DeviceToken(&code));
     let (reply, cut) = match shared.server.exchange(&request, config.renewal.timeout, now).await {
         // RFC 8628 section 3.5: slower, where the server does not answer.
-        Answer::NotSent(_) | Answer::InDoubt(_) => return Ok(again(slower(interval))),
+        Answer::NotSent(why) | Answer::InDoubt(why) => return Ok(again(slower(interval), Some(why))),
         Answer::Cut(reply, _) => (reply, true),
         Answer::Whole(reply) => (reply, false),
     };
@@ -108,12 +114,30 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
             let intake = from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
             take_in(shared, &portal, intake).await.map(Polled::Authorized)
         }
-        Verdict::Refused(refusal) if cut || is_passing(&refusal.problem) => Ok(again(slower(interval))),
-        Verdict::Refused(refusal) => match asks_again(refusal.problem.code.as_deref(), interval) {
-            Some(interval) => Ok(again(interval)),
-            None => Err(refused(&portal, &refusal.problem)),
-        },
+        Verdict::Refused(refusal) => {
+            let problem = refusal.problem;
+            let code = problem.code.as_deref();
+            match asks_again(code, interval) {
+                Some(interval) if !cut => Ok(again(interval, None)),
+                None if !cut
+                    && !is_passing(&problem)
+                    && code.is_some_and(|code| is_over(code, problem.class)) =>
+                {
+                    let reason = format!("{}; begin again", problem.text().trim_end_matches('.'));
+                    Err(OperationError::CodeRefused { portal: portal.name, reason })
+                }
+                // The page of a proxy, or an error that no device is told: it may be gone at the next poll.
+                _ => Ok(again(slower(interval), Some(problem.text()))),
+            }
+        }
     }
+}
+
+/// Whether a refused poll is the end: by its code, or because the provider's table knows that it lasts.
+fn is_over(code: &str, class: Class) -> bool {
+    let lasts =
+        matches!(class, Class::ClientRejected | Class::Blocked | Class::NeedsAuthorization | Class::Gone);
+    lasts || ends_a_device(code)
 }
 
 /// Twice as long, up to a minute; never sooner than the server has asked for.

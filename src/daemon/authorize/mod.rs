@@ -20,6 +20,8 @@ use crate::adapters::authorization_server::{Answer, WholeReply};
 use crate::config::App;
 use crate::domain::authorization::{AnswerError, FORGOTTEN_AFTER, Pending, Redirected, Way, parse};
 use crate::domain::dialect::{Pkce, Start};
+use crate::domain::envelope;
+use crate::domain::id_token::{is_of_another, is_openid};
 use crate::domain::intake::{Intake, from_granted};
 use crate::domain::portal::{Portal, Problem};
 use crate::domain::provider::{Class, at_domain, host_of};
@@ -95,14 +97,18 @@ pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Res
             let sent =
                 profile.request.authorize_parameters.get("redirect_uri").is_none_or(|uri| !uri.is_empty());
             asker.redirect_uri = asker.redirect_uri.or(loopback.as_deref().filter(|_| sent));
-            let url = asker.authorize_url(&state, verifier.as_ref()).ok_or_else(|| {
-                match profile.authorize_url {
-                    Some(_) => no("its `domain` is not in the configuration, and people authorize there"),
-                    None => no("its provider has no `authorize_url`"),
-                }
-            })?;
+            // OpenID Connect Core 1.0, section 3.1.2.1; a profile may name one of its own.
+            let own = profile.request.authorize_parameters.contains_key("nonce");
+            let nonce = (is_openid(asker.scope) && !own).then(|| shared.clock.unguessable());
+            let url =
+                asker.authorize_url(&state, verifier.as_ref(), nonce.as_deref()).ok_or_else(
+                    || match profile.authorize_url {
+                        Some(_) => no("its `domain` is not in the configuration, and people authorize there"),
+                        None => no("its provider has no `authorize_url`"),
+                    },
+                )?;
             let redirect_uri = asker.redirect_uri.map(str::to_owned);
-            let way = Way::Redirect { verifier, redirect_uri: redirect_uri.clone() };
+            let way = Way::Redirect { verifier, redirect_uri: redirect_uri.clone(), nonce };
             let begun_at = shared.clock.now();
             let portal = portal.name;
             let name = portal.to_string();
@@ -125,13 +131,13 @@ pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generatio
     let redirected = parse(text).map_err(not_it)?;
     check_issuer(app, &redirected).map_err(not_it)?;
     let pending = shared.authorizations.take(&portal, redirected.state.as_deref(), shared.clock.now());
-    let (verifier, redirect_uri) = match pending.map(|pending| pending.way) {
-        Some(Way::Redirect { verifier, redirect_uri }) => (verifier, redirect_uri),
+    let (verifier, redirect_uri, nonce) = match pending.map(|pending| pending.way) {
+        Some(Way::Redirect { verifier, redirect_uri, nonce }) => (verifier, redirect_uri, nonce),
         Some(Way::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
         None if redirected.state.is_some() => return Err(not_it(AnswerError::OtherState)),
         None if app.profile.pkce != Pkce::None => return Err(not_it(AnswerError::NoVerifier)),
         // A bare code, as of a link that another program made.
-        None => (None, None),
+        None => (None, None, None),
     };
     let Redirected { code, state: _, issuer: _, parameters } = redirected;
     let fields: BTreeMap<String, Value> = (app.profile.request.redirect_fields.iter())
@@ -143,7 +149,7 @@ pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generatio
     let url = token_url(app, &portal, &parameters);
     let request = asker.request(&url, Purpose::Code(&code, verifier.as_ref()));
     let sent_at = shared.clock.now();
-    let verdict = exchange(shared, &portal, app, (&request, &code), sent_at).await?;
+    let verdict = exchange(shared, &portal, app, (&request, &code, nonce.as_deref()), sent_at).await?;
     match verdict {
         Ok(intake) => take_in(shared, &portal, with_fields(intake, app, fields)).await,
         Err(problem) => Err(refused(&portal, &problem)),
@@ -184,7 +190,7 @@ async fn exchange(
     shared: &Shared,
     portal: &Portal,
     app: &App,
-    (request, code): (&Request, &AuthorizationCode),
+    (request, code, nonce): (&Request, &AuthorizationCode, Option<&str>),
     sent_at: Timestamp,
 ) -> Result<Result<Intake, Problem>, OperationError> {
     let timeout = shared.config().renewal.timeout;
@@ -197,6 +203,15 @@ async fn exchange(
         Answer::Cut(reply, why) => (reply, Some(why)),
         Answer::Whole(reply) => (reply, None),
     };
+    let other =
+        |nonce| envelope::open(&reply.body, &app.profile).is_some_and(|reply| is_of_another(&reply, nonce));
+    if nonce.is_some_and(other) {
+        return Err(OperationError::CodeRefused {
+            portal: portal.name.clone(),
+            reason: "the ID token of the reply is of another authorization (its nonce differs); begin again"
+                .to_owned(),
+        });
+    }
     let secrets = secrets(app, &[code.expose()]);
     let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, sent_at, of_code(request, &reply));
     if unread {

@@ -41,6 +41,7 @@ use super::serving::{House, serve};
 use super::shared::Shared;
 use super::view::PortalView;
 use super::worth;
+use crate::adapters::owner::give;
 use crate::adapters::token_files::Format;
 use crate::domain::intake;
 use crate::domain::name::PortalName;
@@ -153,10 +154,13 @@ pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
         std::fs::create_dir_all(parent).map_err(io)?;
+        give(parent);
     }
     let listener = listen(path).map_err(io)?;
+    give(path);
     Ok(listener)
 }
 

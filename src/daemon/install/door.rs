@@ -20,7 +20,7 @@ use crate::daemon::descriptors;
 use crate::daemon::serving::{House, Introduction, serve};
 use crate::daemon::shared::Shared;
 use crate::domain::install::Outcome;
-use crate::domain::notice::{self, LONGEST, Notice};
+use crate::domain::notice::{self, Incomplete, LONGEST, Notice};
 use crate::domain::throttle::Throttle;
 
 /// Connections at a time; a proxy keeps a few open.
@@ -113,6 +113,15 @@ async fn notice(
     let answer = match &notice {
         Notice::Opened(presented) => page::finish(&app.profile.install, presented.claims.host.as_deref()),
         Notice::Installed(_) | Notice::SystemUser(_) | Notice::Removed(_) => "taken\n".into_response(),
+        Notice::Incomplete(Incomplete { missing, host }) => {
+            let reason = format!(
+                "it brings no grant ({missing} is missing), and nothing of it is kept, its application token neither. \
+                 Open the app in the portal once: that brings a grant"
+            );
+            let (app, host, reason) = (&app.name, host.as_deref(), &reason);
+            Told { app, outcome: Outcome::Ignored, host, source, reason }.tell_aloud(&door.shared);
+            return format!("ignored: {missing} is missing\n").into_response();
+        }
         Notice::Other => {
             refuse(Outcome::Ignored, None, "it says nothing about grants");
             return "ignored\n".into_response();

@@ -5,6 +5,7 @@
 
 mod door;
 mod page;
+mod prove;
 mod work;
 
 use std::net::SocketAddr;
@@ -57,6 +58,15 @@ struct Told<'t> {
 }
 
 impl Told<'_> {
+    /// Of an event that should have brought a grant: other events that are left alone are common, and not worth a line.
+    fn tell_aloud(&self, shared: &Shared) {
+        self.tell(shared);
+        let Self { app, outcome, host, source, reason } = *self;
+        let domain = host.map(|host| crate::domain::mask::mask(host, &[]));
+        let (word, source) = (outcome.as_str(), source.map(tracing::field::display));
+        tracing::warn!(target: "refreshd::install", app, outcome = word, domain, source, "an event of {app} was left alone: {reason}");
+    }
+
     fn tell(&self, shared: &Shared) {
         let Self { app, outcome, host, source, reason } = *self;
         shared.metrics.install(app, outcome);
@@ -70,7 +80,7 @@ impl Told<'_> {
                 tracing::info!(target: "refreshd::install", app, outcome = word, domain, source, "{reason}");
             }
             Outcome::FreshAlready | Outcome::OtherUser => {
-                tracing::info!(target: "refreshd::install", app, outcome = word, domain, source, "an install of {app} changed nothing ({word}): {reason}");
+                tracing::info!(target: "refreshd::install", app, outcome = word, domain, source, "a notice of {app} changed nothing ({word}): {reason}");
             }
             Outcome::Forged
             | Outcome::Replayed
@@ -78,7 +88,7 @@ impl Told<'_> {
             | Outcome::Malformed
             | Outcome::TooMany
             | Outcome::NotStored => {
-                tracing::warn!(target: "refreshd::install", app, outcome = word, domain, source, "an install of {app} was refused ({word}): {reason}");
+                tracing::warn!(target: "refreshd::install", app, outcome = word, domain, source, "a notice of {app} was refused ({word}): {reason}");
             }
         }
     }

@@ -2,31 +2,43 @@
 //!
 //! Must not send a token anywhere but to an authorization server of the profile.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::prove::Newcomer;
 use super::{Job, Told};
+use crate::adapters::clock::Tick;
 use crate::adapters::state::{Install, Installed, StateError, Uninstall, Uninstalled};
 use crate::config::App;
+use crate::daemon::announce::{Subject, announce};
 use crate::daemon::publisher::chain;
 use crate::daemon::shared::Shared;
-use crate::domain::install::{Occasion, Outcome};
+use crate::domain::escalation::resolved;
+use crate::domain::install::{Occasion, Outcome, Proof, ahead};
 use crate::domain::intake;
 use crate::domain::name::PortalName;
 use crate::domain::notice::{Notice, Presented, Removal};
-use crate::domain::portal::Problem;
-use crate::domain::provider::Class;
-use crate::domain::whose::{Heard, Owner, hear, place};
+use crate::domain::portal::{Kind, Problem};
+use crate::domain::provider::{Class, origin_of};
+use crate::domain::time::{Timestamp, human};
+use crate::domain::whose::{Forgery, Heard, Owner, hear, places};
 
 /// Notices worked off at a time.
 const WORKERS: usize = 16;
 /// The authorization server is asked so often, and the state too, with the first wait doubled each time.
-const TRIES: u32 = 5;
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+pub(super) const TRIES: u32 = 5;
+pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// So often every server must refuse a token before it is refused.
+const REFUSALS: u32 = 2;
+/// A clock that is ahead is said again when this changes.
+const SKEW_CHANGE: Duration = Duration::from_secs(30);
+/// A removal that nothing proves has a portal renewed this often at most.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(10);
 /// After the daemon was told to stop, servers have this long to answer for what was taken in.
@@ -49,11 +61,12 @@ pub(super) async fn run(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>, stop: Ca
 
 async fn work_off(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>, enough: CancellationToken) {
     let mut under_way = JoinSet::new();
+    let worker = Worker { shared, enough, ahead: Arc::default(), asked: Arc::default() };
     loop {
         tokio::select! {
             job = jobs.recv(), if under_way.len() < WORKERS => match job {
                 Some(job) => {
-                    let worker = Worker { shared: Arc::clone(&shared), enough: enough.clone() };
+                    let worker = worker.clone();
                     under_way.spawn(async move { worker.work(job).await });
                 }
                 None => break,
@@ -70,12 +83,43 @@ async fn work_off(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>, enough: Ca
 }
 
 /// What became of a notice, and the sentence that is told of it.
-type Ended = (Outcome, String);
+pub(super) type Ended = (Outcome, String);
 
-struct Worker {
-    shared: Arc<Shared>,
+#[derive(Clone)]
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
     /// Nothing is waited for any more.
     enough: CancellationToken,
+    /// By how much the clock of whoever sends events was ahead when it was said last.
+    ahead: Arc<Mutex<Duration>>,
+    /// When a renewal was asked for because of a removal that nothing proves: of which app's member.
+    asked: Arc<Mutex<HashMap<(String, String), Tick>>>,
+}
+
+/// What a person can do about a grant that does not work and is not replaced.
+fn help(kind: Kind) -> String {
+    match kind {
+        Kind::NeedsAuthorization | Kind::OldState | Kind::Blocked => format!(
+            ", and it does not work ({}): whoever installed the app opens it, or an administrator installs it again",
+            kind.as_str()
+        ),
+        _ => String::new(),
+    }
+}
+
+/// The grant is of the server that knew its token, whichever the notice has named.
+fn believe_server(presented: &mut Presented, by: &str) {
+    let named = presented.claims.server.as_deref().and_then(origin_of).map(str::to_owned);
+    if let (Some(named), Some(by), Some(server)) = (named, origin_of(by), &mut presented.claims.server) {
+        *server = server.replacen(&named, by, 1);
+    }
+}
+
+fn unverified(why: &str) -> Ended {
+    let text = format!(
+        "the authorization server did not say whose it is ({why}); the portal brings it again when the app is opened"
+    );
+    (Outcome::Unverified, text)
 }
 
 impl Worker {
@@ -85,6 +129,7 @@ impl Worker {
         let host = match &notice {
             Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it) => it.claims.host.clone(),
             Notice::Removed(removal) => removal.host.clone(),
+            Notice::Incomplete(it) => it.host.clone(),
             Notice::Other => None,
         };
         let (outcome, reason) = match config.apps.get(&name).filter(|app| app.install.is_some()) {
@@ -97,38 +142,74 @@ impl Worker {
                 Notice::Installed(it) => self.keep(app, Occasion::Installed, it).await,
                 Notice::SystemUser(it) => self.keep(app, Occasion::SystemUser, it).await,
                 Notice::Removed(removal) => self.remove(app, removal).await,
-                Notice::Other => (Outcome::Ignored, "it says nothing about grants".to_owned()),
+                Notice::Incomplete(_) | Notice::Other => {
+                    (Outcome::Ignored, "it says nothing about grants".to_owned())
+                }
             },
         };
         Told { app: &name, outcome, host: host.as_deref(), source, reason: &reason }.tell(&self.shared);
     }
 
     async fn keep(&self, app: &App, occasion: Occasion, presented: Presented) -> Ended {
-        let owner = match self.owner(app, &presented).await {
+        let (owner, by) = match self.owner(app, &presented).await {
             Ok(owner) => owner,
             Err(ended) => return ended,
         };
+        let mut presented = presented;
+        believe_server(&mut presented, &by);
+        self.say_skew(&app.name, presented.sent_at);
         let Some(terms) = app.install_terms() else { return (Outcome::Ignored, String::new()) };
         let now = self.shared.clock.now();
         let intake = match intake::from_notice(&presented, &owner, &app.profile, now) {
             Ok(intake) => intake,
             Err(error) => return (Outcome::Malformed, error.to_string()),
         };
-        let Presented { application_token, sent_at, .. } = presented;
-        let store = || {
-            let (terms, owner, intake) = (terms.clone(), owner.clone(), intake.clone());
-            let application_token = application_token.clone();
-            self.shared.state.install(Install {
-                terms,
-                occasion,
-                owner,
-                intake,
-                application_token,
-                sent_at,
-                now,
-            })
+        let install = Install {
+            terms,
+            occasion,
+            owner,
+            intake,
+            application_token: presented.application_token,
+            sent_at: presented.sent_at,
+            proven_by: None,
+            now,
         };
-        match self.durably(store).await {
+        match self.store(install.clone()).await {
+            Ok(Installed::Unproven { portal, token_url }) => {
+                let newcomer = Newcomer { app, owner: &install.owner, intake: &install.intake };
+                let intake = match self.prove(newcomer, &portal, &token_url).await {
+                    Ok(intake) => intake,
+                    Err(ended) => return ended,
+                };
+                let before = self.shared.state.portal(portal).await.ok().flatten();
+                let now = self.shared.clock.now();
+                let kept = self.store(Install {
+                    intake,
+                    proven_by: Some(presented.refresh.fingerprint()),
+                    now,
+                    ..install
+                });
+                let kept = kept.await;
+                if let (Ok(Installed::Stored { portal, .. }), Some(grant)) =
+                    (&kept, before.and_then(|portal| portal.grant))
+                    && let Some(good) = resolved(&grant.told, grant.standing.phase.since(), now)
+                {
+                    announce(Subject::Portal(portal), &good);
+                    self.shared.post.wake.notify_one();
+                }
+                self.end(app, kept).await
+            }
+            kept => self.end(app, kept).await,
+        }
+    }
+
+    async fn store(&self, install: Install) -> Result<Installed, StateError> {
+        self.durably(|| self.shared.state.install(install.clone())).await
+    }
+
+    /// What is told of a notice that was kept, or was not.
+    async fn end(&self, app: &App, kept: Result<Installed, StateError>) -> Ended {
+        match kept {
             Err(error) => (Outcome::NotStored, format!("the state does not take it: {}", chain(&error))),
             Ok(Installed::Stored { portal, generation, resumed }) => {
                 self.publish(&portal).await;
@@ -143,14 +224,26 @@ impl Worker {
             Ok(Installed::FreshAlready(portal)) => {
                 (Outcome::FreshAlready, format!("the grant of {portal} lives"))
             }
-            Ok(Installed::OtherUser(portal)) => {
-                (Outcome::OtherUser, format!("the grant of {portal} is another user's"))
+            Ok(Installed::Unproven { portal, .. }) => (
+                Outcome::NotStored,
+                format!("the grant of {portal} changed meanwhile; nothing was done to it"),
+            ),
+            Ok(Installed::OtherUser { portal, kind, known }) => {
+                let whose = if known { "is another user's" } else { "may be another user's" };
+                (Outcome::OtherUser, format!("the grant of {portal} {whose}{}", help(kind)))
             }
-            Ok(Installed::OtherInstallation(portal)) => {
-                let text = format!(
-                    "its application token is not that of the installation of {portal}, whose grant lives"
+            Ok(Installed::OtherInstallation { portal, kind, proof }) => {
+                let why = match proof {
+                    Proof::Unknown => "nothing proves yet that it is of the installation of",
+                    Proof::Proven | Proof::Other => {
+                        "its application token is not that of the installation of"
+                    }
+                };
+                let grant = kind.map_or_else(
+                    || ", whose grant is gone".to_owned(),
+                    |kind| format!(", whose grant is another user's and {}", kind.as_str()),
                 );
-                (Outcome::Forged, text)
+                (Outcome::Forged, format!("{why} {portal}{grant}"))
             }
             Ok(Installed::Replayed) => (
                 Outcome::Replayed,
@@ -164,36 +257,84 @@ impl Worker {
         }
     }
 
-    /// Whose the token is, asked as often as it takes within bounds.
-    async fn owner(&self, app: &App, presented: &Presented) -> Result<Owner, Ended> {
-        let Some(url) = place(&app.profile, &presented.claims) else {
+    /// Whose the token is and who said so, asked as often as it takes within bounds: a refusal counts once every server has repeated it,
+    /// and that the app is not installed once there was time for its installation to end.
+    async fn owner(&self, app: &App, presented: &Presented) -> Result<(Owner, String), Ended> {
+        let places = places(&app.profile, &presented.claims);
+        if places.is_empty() {
             return Err((Outcome::Ignored, "the provider has no `install_check`".to_owned()));
-        };
+        }
         let mut wait = FIRST_WAIT;
-        let mut why = String::new();
+        let (mut refusals, mut refused, mut why) = (0, None, String::new());
         for attempt in 1..=TRIES {
-            let question = self.shared.server.whose(&url, &presented.access, QUESTION);
-            let answer = tokio::select! {
-                biased;
-                answer = question => answer,
-                () = self.enough.cancelled() => break,
-            };
-            match answer
-                .map(|(status, body)| hear(status, &body, &app.profile, &app.client_id, &presented.claims))
-            {
-                Ok(Heard::Owner(owner)) => return Ok(owner),
-                Ok(Heard::Forged(forgery)) => return Err((Outcome::Forged, forgery.to_string())),
-                Ok(Heard::Later(later)) => why = later,
-                Err(error) => why = error,
+            refused = None;
+            let mut all_refuse = true;
+            for url in &places {
+                let Some(heard) = self.hear_from(url, app, presented).await else {
+                    return Err(unverified(&why));
+                };
+                match heard {
+                    Heard::Owner(owner) => return Ok((owner, url.clone())),
+                    Heard::Forged(forgery) if forgery.is_final() => {
+                        return Err((Outcome::Forged, forgery.to_string()));
+                    }
+                    Heard::Forged(forgery) => {
+                        // That it is not installed there was said by a server that knows the token.
+                        if refused.is_none() || forgery == Forgery::NotInstalled {
+                            refused = Some(forgery);
+                        }
+                    }
+                    Heard::Later(later) => {
+                        all_refuse = false;
+                        why = later;
+                    }
+                }
+            }
+            refusals += u32::from(all_refuse);
+            if all_refuse && refusals >= REFUSALS && refused != Some(Forgery::NotInstalled) {
+                break;
             }
             if attempt < TRIES && !self.pause(&mut wait).await {
                 break;
             }
         }
-        let text = format!(
-            "the authorization server did not say whose it is ({why}); the portal brings it again when the app is opened"
-        );
-        Err((Outcome::Unverified, text))
+        match refused {
+            Some(forgery) if refusals >= REFUSALS => Err((Outcome::Forged, forgery.to_string())),
+            Some(forgery) if why.is_empty() => {
+                Err(unverified(&format!("it was asked once only, and said: {forgery}")))
+            }
+            _ => Err(unverified(&why)),
+        }
+    }
+
+    /// What one server says; `None` if nothing is waited for any more.
+    async fn hear_from(&self, url: &str, app: &App, presented: &Presented) -> Option<Heard> {
+        let question = self.shared.server.whose(url, &presented.access, QUESTION);
+        let answer = tokio::select! {
+            biased;
+            answer = question => answer,
+            () = self.enough.cancelled() => return None,
+        };
+        Some(match answer {
+            Ok((status, body)) => hear(status, &body, &app.profile, &app.client_id, &presented.claims),
+            Err(error) => Heard::Later(error),
+        })
+    }
+
+    /// Says once for each change of it that the clock of whoever sends events is ahead.
+    fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
+        let Some(sent_at) = sent_at else { return };
+        let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
+        let before =
+            std::mem::replace(&mut *self.ahead.lock().unwrap_or_else(PoisonError::into_inner), ahead);
+        if !ahead.is_zero() && ahead.abs_diff(before) > SKEW_CHANGE {
+            let span = human(ahead);
+            tracing::warn!(
+                target: "refreshd::install", app, skew_seconds = ahead.as_secs(),
+                "the clock of whoever sends the events of {app} is {span} ahead of this machine's: they are taken as of now. \
+                 Compare this machine's clock (timedatectl)"
+            );
+        }
     }
 
     async fn remove(&self, app: &App, removal: Removal) -> Ended {
@@ -218,26 +359,58 @@ impl Worker {
                 problem: problem.clone(),
             })
         };
-        match self.durably(store).await {
-            Err(error) => (Outcome::NotStored, format!("the state does not take it: {}", chain(&error))),
-            Ok(Uninstalled::Unknown) => {
-                (Outcome::Forged, "no application token of such an installation is known".to_owned())
+        let unproven = match self.durably(store).await {
+            Err(error) => {
+                return (Outcome::NotStored, format!("the state does not take it: {}", chain(&error)));
             }
-            Ok(Uninstalled::OtherToken) => {
-                (Outcome::Forged, "its application token is not that of the installation".to_owned())
+            Ok(Uninstalled::Replayed) => {
+                let text = "the removal came before, is older than the last install, or of another day";
+                return (Outcome::Replayed, text.to_owned());
             }
-            Ok(Uninstalled::Replayed) => (
-                Outcome::Replayed,
-                "the removal came before, is older than the last install, or of another day".to_owned(),
-            ),
             Ok(Uninstalled::Gone(portals)) => {
+                self.say_skew(&app.name, sent_at);
                 for portal in &portals {
                     self.publish(portal).await;
                 }
                 let names: Vec<_> = portals.iter().map(PortalName::as_str).collect();
                 let names = if names.is_empty() { "no living grant".to_owned() } else { names.join(", ") };
-                (Outcome::Uninstalled, format!("{} was removed from a portal: {names} is gone", app.name))
+                let text = format!("{} was removed from a portal: {names} is gone", app.name);
+                return (Outcome::Uninstalled, text);
             }
+            Ok(Uninstalled::Unknown) => "no application token of such an installation is known",
+            Ok(Uninstalled::OtherToken) => "its application token is not that of the installation",
+            Ok(Uninstalled::Bare) => "a removal without an application token and a time proves nothing",
+        };
+        (Outcome::Forged, format!("{unproven}{}", self.ask_for(app, member_id).await))
+    }
+
+    /// Nothing proves that the app was removed, and it may be true: a renewal decides, once an hour at most, since anybody
+    /// can tell of removals. What is done, in words.
+    async fn ask_for(&self, app: &App, member_id: String) -> String {
+        let clock = self.shared.clock;
+        let of = (app.name.clone(), member_id.clone());
+        {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.retain(|_, at| clock.elapsed(*at) < ASK_AGAIN);
+            if asked.contains_key(&of) {
+                return "; a renewal was asked for in the last hour already".to_owned();
+            }
+        }
+        let asking =
+            self.shared.state.ask_for_member(app.name.clone(), app.binding(None), member_id, clock.now());
+        match asking.await {
+            Ok(portals) if portals.is_empty() => String::new(),
+            Ok(portals) => {
+                self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(of, clock.tick());
+                self.shared.due.notify_one();
+                let words = portals.iter().map(|(portal, at)| {
+                    let wait = at.until(clock.now());
+                    let when = if wait.is_zero() { "now".to_owned() } else { format!("in {}", human(wait)) };
+                    format!("; {portal} is renewed {when}, which tells whether it is true")
+                });
+                words.collect()
+            }
+            Err(error) => format!("; it could not be seen whether it is true: {}", chain(&error)),
         }
     }
 
@@ -263,7 +436,7 @@ impl Worker {
     }
 
     /// False if nothing is to be waited for any more.
-    async fn pause(&self, wait: &mut Duration) -> bool {
+    pub(super) async fn pause(&self, wait: &mut Duration) -> bool {
         let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
         *wait *= 2;
         tokio::select! {

@@ -42,8 +42,9 @@ pub fn holds(data: &[u8]) {
     assert_eq!(format!("{done:?}"), format!("{again:?}"), "the same files, another meaning");
     let places = [main, more].map(places);
     match done {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, warnings, damaged }) => {
             problems(&warnings, folder.path(), [main, more], &places);
+            problems(&damaged, folder.path(), [main, more], &places);
             if places.iter().flatten().all(|place| *place == Place::Secret) {
                 assert!(!format!("{config:?}").contains(SECRET), "shown: {config:?}");
             }

@@ -1,12 +1,13 @@
 //! Any notice of an installed app, with any answer of the authorization server to the question whose it is: the query
 //! on the first line, the form on the second, the answer after them.
 
+use refreshd::domain::host::{is_another_portal, plain_host};
 use refreshd::domain::install::{NameRule, Users};
 use refreshd::domain::intake::{Intake, from_notice};
-use refreshd::domain::notice::{Claims, Notice, Presented, is_id, plain_host, read};
+use refreshd::domain::notice::{Claims, Notice, Presented, is_id, read};
 use refreshd::domain::provider::{Profile, origin_of};
 use refreshd::domain::time::Timestamp;
-use refreshd::domain::whose::{Heard, Owner, hear, place};
+use refreshd::domain::whose::{Heard, Owner, hear, places};
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
@@ -24,6 +25,7 @@ pub fn holds(data: &[u8]) {
             assert!(is_id(&removal.member_id));
             return removal.host.as_deref().into_iter().for_each(is_a_host);
         }
+        Ok(Notice::Incomplete(it)) => return it.host.as_deref().into_iter().for_each(is_a_host),
         Ok(Notice::Other) => return,
         Err(error) => return is_a_line(&error.to_string()),
     };
@@ -44,21 +46,22 @@ pub fn holds(data: &[u8]) {
 
 /// It stands in a header of the answer: nothing that could end it, or begin something else.
 fn is_a_host(host: &str) {
-    assert!(host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)), "{host:?}");
+    assert!(host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte)), "{host:?}");
     assert_eq!(plain_host(host).map(|again| plain_host(&again)), plain_host(host).map(|_| plain_host(host)));
 }
 
 /// Whatever the notice names, tokens go nowhere else.
 fn goes_to_the_profiles_servers(profile: &Profile, claims: &Claims) {
-    let Some(url) = place(profile, claims) else { return };
-    let known = profile.renewal_urls().any(|token_url| origin_of(token_url) == origin_of(&url));
-    assert!(known, "{url} is no server of {}", profile.name);
+    for url in places(profile, claims) {
+        let known = profile.renewal_urls().any(|token_url| origin_of(token_url) == origin_of(&url));
+        assert!(known, "{url} is no server of {}", profile.name);
+    }
 }
 
 fn is_the_servers_word(presented: &Presented, owner: &Owner, profile: &Profile) {
     let Claims { member_id, host, user_id, server: _ } = &presented.claims;
     assert_eq!(owner.member_id, *member_id);
-    assert!(host.as_ref().is_none_or(|host| *host == owner.host));
+    assert!(host.as_ref().is_none_or(|host| !is_another_portal(host, &owner.host)));
     assert!(user_id.as_ref().is_none_or(|user_id| *user_id == owner.user_id));
     is_a_host(&owner.host);
     for (rule, users) in [("{domain}", Users::Installer), ("{user_id}.{domain}", Users::Each)] {

@@ -66,7 +66,7 @@ fn keep_log(connection: &Connection) {
 #[tokio::test]
 async fn a_second_process_is_told_who_has_the_state() {
     let rig = Rig::new();
-    let Err(StateError::Locked { path, holder }) = lock(&rig.path()) else { panic!("locked twice") };
+    let Err(StateError::Locked { path, holder, .. }) = lock(&rig.path()) else { panic!("locked twice") };
     assert_eq!((path, holder), (rig.path(), Some(std::process::id())));
     let text = lock(&rig.path()).unwrap_err().to_string();
     assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
@@ -218,4 +218,60 @@ async fn stays_readable(rig: Rig) {
     assert_eq!(rig.aside().len(), 1);
     let claimed = rig.claim_only(1500).await;
     assert_eq!(rig.record(&claimed, 1500, renewed("r3", 1500)).await, generation(3));
+}
+
+/// What a look at a state sees: the portals and their generations.
+fn seen(path: &Path) -> Vec<(String, u64)> {
+    let Ok(Sight::Whole(copy)) = look(path) else { panic!("not seen") };
+    let (state, reader) = State::of_copy(copy);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut worker = tokio::task::JoinSet::new();
+        worker.spawn(reader.serve());
+        let portals = state.page(None, 100).await.unwrap();
+        let generation = |portal: &Portal| portal.grant.as_ref().map_or(0, |grant| grant.generation.0);
+        portals.iter().map(|portal| (portal.name.to_string(), generation(portal))).collect()
+    })
+}
+
+#[test]
+fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(seen(&path_in(&folder)), []);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let copy = tempfile::tempdir().unwrap();
+    let folder = runtime.block_on(async {
+        let rig = Rig::with(&["acme"]).await;
+        rig.state.take_in(grant("acme", "r1", HOUR)).await.unwrap();
+        assert!(matches!(look(&rig.path()), Err(StateError::Locked { .. })), "somebody has it");
+        // As after an end by force: the pair is in the log only.
+        for name in ["state.db", "state.db-wal"] {
+            fs::copy(rig.folder.path().join(name), copy.path().join(name)).unwrap();
+        }
+        rig.close().await
+    });
+    for folder in [&folder, &copy] {
+        let before = contents(folder.path());
+        assert_eq!(seen(&path_in(folder)), [("acme".to_owned(), 2)]);
+        assert!(contents(folder.path()) == before);
+    }
+    // An older schema is brought up to date in the copy only.
+    let old = database(VERSIONS[0]);
+    let before = contents(old.path());
+    assert!(!seen(&path_in(&old)).is_empty());
+    assert!(contents(old.path()) == before);
+    for (statements, is_newer) in
+        [(format!("PRAGMA user_version = {NEWER};"), true), ("CREATE TABLE x (y);".to_owned(), false)]
+    {
+        let folder = database(&format!(
+            "PRAGMA application_id = {}; {statements}",
+            if is_newer { 0x7266_7364 } else { 0 }
+        ));
+        match look(&path_in(&folder)) {
+            Err(StateError::Newer { .. }) => assert!(is_newer),
+            Err(StateError::NotOurs { .. }) => assert!(!is_newer),
+            _ => panic!("{statements}"),
+        }
+    }
 }

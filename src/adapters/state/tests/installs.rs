@@ -1,10 +1,10 @@
 //! Portals that come by an install: whose row it is, whose grant is kept, and what an event may end.
 
 use super::*;
-use crate::domain::install::{InstallRule, InstallTerms, NameRule, Occasion, Users};
+use crate::domain::install::{InstallRule, InstallTerms, NameRule, Occasion, Proof, Users};
 use crate::domain::intake::Intake;
 use crate::domain::provider::tests::profile;
-use crate::domain::secret::ApplicationToken;
+use crate::domain::secret::{ApplicationToken, RefreshToken};
 use crate::domain::whose::Owner;
 
 const INSTALLER: &str = "1";
@@ -46,6 +46,7 @@ fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64)
         },
         application_token: None,
         sent_at: None,
+        proven_by: None,
         now: at(secs),
     }
 }
@@ -67,8 +68,8 @@ fn removal(member_id: &str, token: &str, sent: i64, now: i64) -> Uninstall {
         app: "crm".to_owned(),
         binding: binding("example", "client"),
         member_id: member_id.to_owned(),
-        application_token: ApplicationToken::new(token).unwrap(),
-        sent_at: at(sent),
+        application_token: ApplicationToken::new(token),
+        sent_at: Some(at(sent)),
         now: at(now),
         problem: problem(Class::Gone),
     }
@@ -79,8 +80,15 @@ fn stored(portal: &str, generation: u64, resumed: bool) -> Installed {
 }
 
 impl Rig {
+    /// Keeps it; one that must prove itself first does, at a server that does not rotate.
     async fn keep(&self, install: Install) -> Installed {
-        self.state.install(install).await.unwrap()
+        match self.state.install(install.clone()).await.unwrap() {
+            Installed::Unproven { .. } => {
+                let proven_by = install.intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
+                self.state.install(Install { proven_by, ..install }).await.unwrap()
+            }
+            kept => kept,
+        }
     }
 
     async fn end(&self, removal: Uninstall) -> Uninstalled {
@@ -113,7 +121,7 @@ async fn an_install_makes_a_portal_that_is_due_at_once() {
     );
     assert_eq!(
         rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
-        Installed::OtherUser(name("acme.example"))
+        Installed::OtherUser { portal: name("acme.example"), kind: Kind::Fresh, known: true }
     );
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
 }
@@ -212,7 +220,9 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
     let rig = Rig::new();
     rig.keep(opened("acme.example", INSTALLER, "r0")).await;
     let unproven = event("acme.example", "2", "r2", "proof", 10);
-    assert_eq!(rig.keep(unproven).await, Installed::OtherInstallation(name("acme.example")));
+    let other =
+        |proof| Installed::OtherInstallation { portal: name("acme.example"), kind: Some(Kind::Fresh), proof };
+    assert_eq!(rig.keep(unproven).await, other(Proof::Unknown));
     for (user, refresh, generation) in [(INSTALLER, "r1", 2), ("2", "r2", 3)] {
         let kept = rig.keep(event("acme.example", user, refresh, "proof", 10)).await;
         assert_eq!(kept, stored("acme.example", generation, true));
@@ -220,7 +230,7 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
     assert_eq!(rig.keep(event("acme.example", "2", "r2", "proof", 10)).await, Installed::Replayed);
     assert_eq!(rig.keep(event("acme.example", "2", "r1", "proof", 10)).await, Installed::Replayed);
     let planted = event("acme.example", EMPLOYEE, "r3", "planted", 20);
-    assert_eq!(rig.keep(planted).await, Installed::OtherInstallation(name("acme.example")));
+    assert_eq!(rig.keep(planted).await, other(Proof::Other));
     let old = Install { now: at(200_000), ..event("acme.example", "2", "r4", "proof", 20) };
     assert_eq!(rig.keep(old).await, Installed::Replayed);
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r2");
@@ -346,4 +356,51 @@ async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
     assert_eq!(rig.portal("dropped").await.kind(), Kind::Fresh);
     let removal = removal("member of dropped", "proof", 10, 10);
     assert_eq!(rig.end(removal).await, Uninstalled::Gone(vec![name("dropped")]));
+}
+
+#[tokio::test]
+async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as_brought_then() {
+    let rig = Rig::new();
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    let newcomer = event("acme.example", INSTALLER, "r2", "proof", 10);
+    let Installed::Unproven { portal, token_url } = rig.state.install(newcomer.clone()).await.unwrap() else {
+        panic!("taken in unproven")
+    };
+    assert_eq!((portal, token_url), (name("acme.example"), profile().token_url));
+    assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
+    let proven = Install {
+        intake: opened("acme.example", INSTALLER, "r3").intake,
+        proven_by: RefreshToken::new("r2").map(|token| token.fingerprint()),
+        ..newcomer.clone()
+    };
+    assert_eq!(rig.state.install(proven).await.unwrap(), stored("acme.example", 2, true));
+    let grant = rig.grant("acme.example").await;
+    assert_eq!(refresh_of(&grant), "r3");
+    assert!(grant.standing.act_at > Some(at(10)), "it was renewed by its proof: {:?}", grant.standing);
+    assert_eq!(rig.state.install(newcomer).await.unwrap(), Installed::Replayed);
+}
+
+#[tokio::test]
+async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed() {
+    let rig = Rig::new();
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    let bare = Uninstall { application_token: None, ..removal("acme", "proof", 50, 50) };
+    assert_eq!(rig.end(bare).await, Uninstalled::Bare);
+    let timeless = Uninstall { sent_at: None, ..removal("acme", "proof", 50, 50) };
+    assert_eq!(rig.end(timeless).await, Uninstalled::Bare);
+    let claimed = rig.claim_by_name("acme.example").await;
+    rig.record(&claimed, 1, renewed("r2", 1)).await;
+    let binding = binding("example", "client");
+    let ask =
+        |member: &str, secs| rig.state.ask_for_member("crm".to_owned(), binding, member.to_owned(), at(secs));
+    assert_eq!(ask("globex", 50).await.unwrap(), []);
+    // Not within a tenth of its life after the last renewal.
+    let asked = ask("acme", 50).await.unwrap();
+    let [(portal, when)] = asked.as_slice() else { panic!("{asked:?}") };
+    assert_eq!(portal, &name("acme.example"));
+    assert!(*when > at(50) && *when <= at(HOUR / 10 + 1), "{when:?}");
+    assert_eq!(rig.grant("acme.example").await.standing.act_at, Some(*when));
+    assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [(name("acme.example"), at(HOUR / 2))]);
+    rig.end(removal("acme", "proof", 60, 60)).await;
+    assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [], "what is gone is not asked for");
 }

@@ -1,0 +1,190 @@
+//! Secrets that are visibly damaged: by an editor, by a shell, or by being copied with what stood around them.
+//!
+//! Must not show any part of a secret, nor mend one: what is meant, its owner knows.
+
+/// What may be in a secret besides printable ASCII.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alphabet {
+    /// Nothing (RFC 6749 appendix A.2, without the space, which no server puts into one).
+    Graphic,
+    /// Spaces and other scripts: passwords.
+    Any,
+    /// The same, of the value of a header, whose control characters are looked for elsewhere.
+    Header,
+}
+
+/// What is wrong with a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    /// What it is and what to do, after the word "the secret".
+    pub(super) what: &'static str,
+    /// No server can have given it out, so that nothing is to be tried with it.
+    pub(super) hopeless: bool,
+}
+
+/// Characters that are not seen.
+const UNSEEN: [char; 13] = [
+    '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}', '\u{202a}',
+    '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
+];
+/// Quotes, opening and closing.
+const QUOTES: [(char, char); 6] = [
+    ('"', '"'),
+    ('\'', '\''),
+    ('`', '`'),
+    ('\u{201c}', '\u{201d}'),
+    ('\u{2018}', '\u{2019}'),
+    ('\u{ab}', '\u{bb}'),
+];
+/// What the name of a secret has in it.
+const NAMES: [&str; 10] =
+    ["secret", "token", "key", "pass", "pwd", "client", "url", "auth", "bearer", "credential"];
+
+/// The first thing that is wrong. White space around a secret, a final line feed among it, is not part of it.
+pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
+    let secret = text.trim();
+    let found = |what| Some(Damage { what, hopeless: false });
+    let inner = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    if alphabet != Alphabet::Header && secret.contains(inner) {
+        let what = "holds a NUL or another control character, which no secret does: write it anew as plain text (UTF-8)";
+        return Some(Damage { what, hopeless: true });
+    }
+    if secret.starts_with('\u{feff}') {
+        return found(
+            "begins with a byte order mark (BOM), which an editor has put there: save it without one",
+        );
+    }
+    if secret.contains(UNSEEN) {
+        return found(
+            "holds a character that is not seen (zero-width, or of a writing direction): write it anew by hand",
+        );
+    }
+    if secret.contains(['\n', '\r']) {
+        return found("has more than one line: write the secret alone");
+    }
+    if is_json(secret) {
+        return found("is JSON: write the secret alone, not the file that it came in");
+    }
+    if is_placeholder(secret) {
+        return found(
+            "is a placeholder (such as ${NAME}), in whose place nothing was put: nothing is filled in here",
+        );
+    }
+    if QUOTES
+        .iter()
+        .any(|(open, close)| secret.len() > 1 && secret.starts_with(*open) && secret.ends_with(*close))
+    {
+        return found("stands in quotes, which would be sent with it: take them away");
+    }
+    if is_assignment(secret) {
+        return found("begins with a name and an equals sign (NAME=value): write the value alone");
+    }
+    if alphabet == Alphabet::Graphic {
+        if secret.contains(char::is_whitespace) {
+            return found("has white space in it: was it copied with what stood beside it?");
+        }
+        if !secret.is_ascii() {
+            return found(
+                "holds a character that is not ASCII, perhaps one that only looks like a Latin letter or a hyphen",
+            );
+        }
+    }
+    None
+}
+
+fn is_json(secret: &str) -> bool {
+    secret.starts_with(['{', '[']) && serde_json::from_str::<serde_json::Value>(secret).is_ok()
+}
+
+fn is_placeholder(secret: &str) -> bool {
+    let pair = |open: &str, close: &str| secret.find(open).is_some_and(|at| secret[at..].contains(close));
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let within =
+        |open: char, close: char| secret.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    pair("${", "}")
+        || pair("{{", "}}")
+        || pair("$(", ")")
+        || secret.strip_prefix('$').is_some_and(is_name)
+        || within('%', '%').is_some_and(is_name)
+        || within('<', '>').is_some()
+}
+
+fn is_assignment(secret: &str) -> bool {
+    let secret = secret.strip_prefix("export ").map_or(secret, str::trim_start);
+    let Some((name, value)) = secret.split_once('=') else { return false };
+    let name = name.trim_end();
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    let shouts = name.len() > 2 && name.contains('_') && name.chars().all(|c| !c.is_ascii_lowercase());
+    let lower = name.to_ascii_lowercase();
+    // Base64 ends with equals signs.
+    is_name
+        && !value.trim_matches('=').is_empty()
+        && (shouts || NAMES.iter().any(|known| lower.contains(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_visibly_damaged_is_named() {
+        for (text, what) in [
+            ("\u{feff}s3cret", "byte order mark"),
+            ("s3\u{200b}cret", "not seen"),
+            ("s3\u{ad}cret", "not seen"),
+            ("\"s3cret\"\n", "quotes"),
+            ("'s3cret'", "quotes"),
+            ("\u{201c}s3cret\u{201d}", "quotes"),
+            ("CLIENT_SECRET=s3cret", "NAME=value"),
+            ("export B24_SECRET=s3cret", "NAME=value"),
+            ("client_secret = s3cret", "NAME=value"),
+            ("s3cret\nanother", "more than one line"),
+            ("s3cret\r\nanother\r\n", "more than one line"),
+            ("{\"client_secret\": \"s3cret\"}", "JSON"),
+            ("[\"s3cret\"]", "JSON"),
+            ("${CLIENT_SECRET}", "placeholder"),
+            ("$CLIENT_SECRET", "placeholder"),
+            ("{{ client_secret }}", "placeholder"),
+            ("$(cat secret)", "placeholder"),
+            ("%CLIENT_SECRET%", "placeholder"),
+            ("<your secret>", "placeholder"),
+            ("s3 cret", "white space"),
+            ("s3\tcret", "white space"),
+            ("s3cr\u{435}t", "not ASCII"),
+            ("s3\u{2010}cret", "not ASCII"),
+        ] {
+            let damage = damage(text, Alphabet::Graphic).unwrap_or_else(|| panic!("{text:?} passes"));
+            assert!(damage.what.contains(what) && !damage.hopeless, "{text:?}: {}", damage.what);
+        }
+        for hopeless in ["s3\0cret", "s\0e\0c\0", "s3\u{1b}[0mcret"] {
+            assert!(damage(hopeless, Alphabet::Any).is_some_and(|damage| damage.hopeless), "{hopeless:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_passes() {
+        for text in [
+            "s3cret",
+            "s3cret\n",
+            "s3cret\r\n",
+            "  s3cret  ",
+            "c2VjcmV0LXNlY3JldA==",
+            "abc=def",
+            "123456:ABC-DEF_ghi",
+            "https://hooks.example/T0/B0?token=x&y={z}",
+            "GOCSPX-a$b%c",
+            "a{b}c",
+            "\"quoted at one end",
+        ] {
+            let alphabet = if text.contains("one end") { Alphabet::Any } else { Alphabet::Graphic };
+            assert_eq!(damage(text, alphabet), None, "{text}");
+        }
+        for text in ["abcd efgh ijkl mnop", "Bearer s3cret", "\u{43f}\u{430}\u{440}\u{43e}\u{43b}\u{44c}"] {
+            assert_eq!(damage(text, Alphabet::Any), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Has a grant prove itself before it takes the place of one that may still be good: its refresh token is exchanged, and
+//! what comes of it is kept.
+//!
+//! Must not touch the grant that is there: whatever fails here, that one goes on.
+
+use super::work::{Ended, FIRST_WAIT, TRIES, Worker};
+use crate::adapters::authorization_server::Answer;
+use crate::config::App;
+use crate::daemon::kept;
+use crate::domain::install::Outcome;
+use crate::domain::intake::{Intake, from_granted};
+use crate::domain::name::PortalName;
+use crate::domain::portal::Problem;
+use crate::domain::provider::Class;
+use crate::domain::reply::{Context, Verdict};
+use crate::domain::request::Purpose;
+use crate::domain::unread::Answers;
+use crate::domain::whose::Owner;
+
+/// A grant that an install brought, and whose it is by the authorization server.
+#[derive(Clone, Copy)]
+pub(super) struct Newcomer<'a> {
+    pub(super) app: &'a App,
+    pub(super) owner: &'a Owner,
+    pub(super) intake: &'a Intake,
+}
+
+impl Worker {
+    /// Exchanges the newcomer's refresh token at `token_url`, one of the profile's own.
+    ///
+    /// # Errors
+    /// What is told of the notice: refused, or not to be proved now.
+    pub(super) async fn prove(
+        &self,
+        newcomer: Newcomer<'_>,
+        portal: &PortalName,
+        token_url: &str,
+    ) -> Result<Intake, Ended> {
+        let owner = newcomer.owner;
+        let stays = |why: &str| format!("{why}; the grant of {portal} stays as it was");
+        let (mut wait, mut in_doubt) = (FIRST_WAIT, false);
+        let mut attempt = 1;
+        loop {
+            let (why, sent) = match self.exchange(newcomer, portal, token_url).await {
+                Exchanged::Granted(proven)
+                    if proven.identity.as_ref().is_some_and(|id| *id != owner.member_id) =>
+                {
+                    return Err((Outcome::Forged, stays("its refresh token is of another portal")));
+                }
+                Exchanged::Granted(proven) => return Ok(*proven),
+                // The server may have given out what never came: then this says nothing about the grant.
+                Exchanged::Refused(problem) if in_doubt => {
+                    let why = format!(
+                        "its refresh token was refused after an answer was lost ({})",
+                        problem.text()
+                    );
+                    return Err((Outcome::Unverified, stays(&why)));
+                }
+                Exchanged::Refused(problem) => {
+                    let why = format!(
+                        "the authorization server does not take its refresh token ({})",
+                        problem.text()
+                    );
+                    return Err((Outcome::Forged, stays(&why)));
+                }
+                Exchanged::Later { why, sent } => (why, sent),
+            };
+            in_doubt |= sent;
+            if attempt >= TRIES || !self.pause(&mut wait).await {
+                let why = format!("its refresh token could not be tried ({why})");
+                return Err((Outcome::Unverified, stays(&why)));
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn exchange(&self, newcomer: Newcomer<'_>, portal: &PortalName, token_url: &str) -> Exchanged {
+        let Newcomer { app, owner, intake } = newcomer;
+        let clock = self.shared.clock;
+        let (random, sent_at) = (clock.unguessable(), clock.now());
+        let asker = app.asker(None, &intake.tokens.details.fields, &random);
+        let request = asker.request(token_url, Purpose::Renewal(&intake.tokens.credential));
+        let timeout = self.shared.config().renewal.timeout;
+        let (reply, cut) = match self.shared.server.exchange(&request, timeout, sent_at).await {
+            Answer::NotSent(why) => return Exchanged::Later { why, sent: false },
+            Answer::InDoubt(why) => return Exchanged::Later { why, sent: true },
+            Answer::Cut(reply, why) => (reply, Some(why)),
+            Answer::Whole(reply) => (reply, None),
+        };
+        let mut secrets: Vec<_> =
+            intake.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
+        secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
+        let location = reply.location.clone();
+        let context = Context { sent_to: token_url, location: location.as_deref(), ..Context::default() };
+        let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, sent_at, context);
+        if unread {
+            let reply = kept::of(reply, Answers::Authorization, sent_at, cut.is_none());
+            kept::keep(&self.shared, portal, reply).await;
+        }
+        let granted = match (verdict, cut) {
+            (Verdict::Granted(granted), _) => granted,
+            (Verdict::Refused(_), Some(why)) => return Exchanged::Later { why, sent: true },
+            (Verdict::Refused(refusal), None) => return Exchanged::of(refusal.problem),
+        };
+        // A server that does not rotate gives no other refresh token.
+        let mut granted = *granted;
+        if granted.refresh.is_none() {
+            granted.refresh = intake.tokens.credential.refresh().cloned();
+        }
+        match from_granted(granted, sent_at) {
+            Some(mut proven) => {
+                let known = &intake.tokens.details;
+                for (field, value) in &known.fields {
+                    proven.tokens.details.fields.entry(field.clone()).or_insert_with(|| value.clone());
+                }
+                if proven.tokens.details.endpoint.is_none() {
+                    proven.tokens.details.endpoint = Some(owner.endpoint.clone());
+                }
+                proven.server = proven.server.or_else(|| intake.server.clone());
+                Exchanged::Granted(Box::new(proven))
+            }
+            None => Exchanged::Later { why: "the reply has no refresh token".to_owned(), sent: true },
+        }
+    }
+}
+
+/// What came of an exchange.
+enum Exchanged {
+    Granted(Box<Intake>),
+    Refused(Problem),
+    /// It may work later; `sent`: the server may have carried it out.
+    Later {
+        why: String,
+        sent: bool,
+    },
+}
+
+impl Exchanged {
+    fn of(problem: Problem) -> Self {
+        match problem.class {
+            Class::NotSent | Class::Transient | Class::TooEarly => {
+                Self::Later { why: problem.text(), sent: false }
+            }
+            Class::InDoubt => Self::Later { why: problem.text(), sent: true },
+            Class::Unknown
+            | Class::ClientRejected
+            | Class::Blocked
+            | Class::NeedsAuthorization
+            | Class::Gone => Self::Refused(problem),
+        }
+    }
+}
