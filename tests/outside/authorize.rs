@@ -152,6 +152,12 @@ fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(65));
     contains(&ran.stderr, &["refreshd: acme: not authorized: ", "A code works once", "30 seconds"]);
+    // Whatever code the server has for it, what was refused is no refresh token.
+    let description = "the code is spent".to_owned();
+    rig.fail("acme", Fault::Refuse { status: 400, error: "invalid_grant".into(), description }, 1);
+    let ran = rig.run(["authorize", "acme", "--code", &rig.sandbox.authorize(&domain("acme"), CLIENT_ID)]);
+    contains(&ran.stderr, &["the code is not valid: it was used already", "the server says: the code is spent"]);
+    assert!(!ran.stderr.contains("refresh token"), "{ran:?}");
     assert!(rig.has_working_token("acme"), "what was there stays");
     daemon.stop();
     let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
