@@ -132,9 +132,9 @@ fn odd_lifetimes_are_read_or_replaced_by_the_assumed_one() {
         ("short", json!(9), 9),
         ("word", json!("soon"), 20),
         ("absent", json!(null), 20),
-        ("zero", json!(0), 20),
-        ("negative", json!(-3600), 20),
-        ("object", json!({"seconds": 5}), 20),
+        ("zero", json!(0), 0),
+        ("negative", json!(-3600), 0),
+        ("object", json!({"seconds": 5}), 5),
     ];
     let mut rig = Rig::new(cases.each_ref().map(|(name, ..)| *name));
     for (name, value, _) in &cases {
@@ -144,7 +144,8 @@ fn odd_lifetimes_are_read_or_replaced_by_the_assumed_one() {
     }
     let daemon = rig.start();
     for (name, value, life) in &cases {
-        daemon.wait_for_outcome(name, "renewed");
+        // A token that had ended when it came is published as it is, and is no good renewal.
+        daemon.wait_for_outcome(name, if *life == 0 { "unknown" } else { "renewed" });
         let json = rig.token_json(name).unwrap();
         let time = |key: &str| humantime::parse_rfc3339(json[key].as_str().unwrap()).unwrap();
         let lives = time("expires_at").duration_since(time("issued_at")).unwrap().as_secs();
