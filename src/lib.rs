@@ -54,9 +54,13 @@
 //!   ([`domain::intake`]), the client's own credentials (`first_tokens`), and installs (`install`: answered at once, believed
 //!   when the authorization server has said whose the token is). Every request to an authorization server is made by
 //!   [`domain::request`], from the profile; what an issuer says of itself completes a profile before it counts (`discovery`).
+//! - Where a grant lives, what is handed over is a candidate ([`domain::candidate`], [`daemon`]'s `handover` and `candidates`): stored
+//!   beside it, claimed and exchanged like a renewal, and put in its place in the transaction that records the proof.
+//!   Whose it is, is compared before and after ([`domain::identity`]).
 //! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
 //! - A start looks first for what must not be sent: a pair is durable before anybody else hears of it, so a trace outside the
-//!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent.
+//!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent;
+//!   a trace of a portal without a grant means that the state was lost.
 //!
 //! # What is deliberately absent
 //!

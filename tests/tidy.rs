@@ -67,7 +67,8 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/channels/pagerduty.rs",
     "src/adapters/channels/telegram.rs",
     "src/adapters/channels/wire.rs",
-    "src/adapters/state/held.rs", // the store
+    "src/adapters/state/candidates.rs", // the store
+    "src/adapters/state/held.rs",
     "src/adapters/state/installation.rs",
     "src/adapters/state/intake.rs",
     "src/adapters/state/record.rs",
@@ -78,6 +79,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/commands/import.rs",        // hands a dump's grant over
     "src/daemon/authorize/*.rs",     // to take them out of what the server says
     "src/daemon/exchange.rs",        // to take them out of what the server says
+    "src/daemon/handover.rs",        // is it another secret that is known?
     "src/daemon/install/prove.rs",   // the same
     "src/daemon/kept.rs",            // reads kept replies again
     "src/daemon/control/replies.rs", // hands one over to who asks for it

@@ -110,9 +110,14 @@ impl Client {
         }
     }
 
-    /// Hands a grant over.
-    pub(super) async fn import(&self, portal: &str, grant: String) -> Result<Value, Failure> {
-        parse(&self.ask(Method::POST, &path(portal, "/grant"), Some(grant)).await?)
+    /// Hands a grant over. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
+    pub(super) async fn import(&self, portal: &str, grant: String, replace: bool) -> Result<Value, Failure> {
+        let path = path(portal, if replace { "/grant?replace=true" } else { "/grant" });
+        let (status, body) = self.send(Method::POST, &path, Some(grant)).await?;
+        match serde_json::from_str::<Value>(&body) {
+            Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
+            _ => Err(refusal(status, &body)),
+        }
     }
 
     /// Begins an authorization.

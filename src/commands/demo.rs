@@ -162,7 +162,7 @@ impl Story<'_> {
         let client = self.client().await?;
         for (portal, host) in PORTALS {
             let grant = self.sandbox.install(host, CLIENT_ID);
-            client.import(portal, serde_json::Value::Object(grant).to_string()).await?;
+            client.import(portal, serde_json::Value::Object(grant).to_string(), false).await?;
         }
         self.say("three grants were handed over; each is renewed at once, which proves that it lives");
         self.wait_until(18).await;

@@ -63,6 +63,11 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// What the command ends with.
+    pub(super) const fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Why not, in words.
     pub(super) fn message(&self) -> &str {
         &self.message

@@ -14,7 +14,7 @@ use crate::domain::pizauth::{self, Account};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Takes a token reply in JSON (what `oint bitrix24 GetToken` prints), a CRest settings.json, a bare\nrefresh token, or what `pizauth dump` writes: of it the account of the portal's name, or\nthe only one. Whoever held it before must not use it any more: a refresh token works once.\n\nExamples:\n  oint bitrix24 GetToken … | refreshd import acme\n  refreshd import acme /srv/www/app/settings.json\n  pizauth dump | refreshd import acme --account work\n\nExit codes: 0 taken in, 64 usage, 65 not a grant, or another portal's, 66 unknown portal or file,\n69 daemon unavailable, 77 no permission, 78 configuration."
+    after_help = "Takes a token reply in JSON (what `oint bitrix24 GetToken` prints), an install event or the form of an\ninstallation saved whole, a CRest settings.json, the stores of Bitrix24's PHP, Python and JavaScript SDKs, a bare\nrefresh token, or what `pizauth dump` writes: of it the account of the portal's name, or the only one. Whoever held\nit before must not use it any more: a refresh token works once.\n\nThe grant is renewed at once. Where the portal has a grant, that one stays until the new one has proved itself.\n\nExamples:\n  oint bitrix24 GetToken … | refreshd import acme\n  refreshd import acme /srv/www/app/settings.json\n  pizauth dump | refreshd import acme --account work\n\nExit codes: 0 taken in and renewed, 64 usage, or not meant, 65 not a grant, another portal's, or refused by the\nauthorization server, 66 unknown portal or file, 69 daemon unavailable, 75 stored, and cannot be proved now, 77 no\npermission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// For which portal of the configuration.
@@ -24,26 +24,106 @@ pub(super) struct Arguments {
     /// Which account of a dump of pizauth.
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
+    /// Take it though it is another owner's than the portal's present grant.
+    #[arg(long)]
+    replace: bool,
+    /// Do not ask whether `--replace` is meant.
+    #[arg(long, requires = "replace")]
+    yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let portal = &arguments.portal;
+    let question = format!("Replace the grant of {portal} even if this one is another portal's?");
+    if arguments.replace && !arguments.yes && !screen::confirm(&question) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{portal}: not taken in; say --yes to mean --replace"),
+        ));
+    }
     let text = read(arguments)?;
-    let generation = match reach(common).await? {
-        Reach::Daemon(client) => {
-            let answer = client.import(portal, text).await?;
-            answer.get("generation").and_then(Value::as_u64).unwrap_or_default()
-        }
+    let imported = match reach(common).await? {
+        Reach::Daemon(client) => client.import(portal, text, arguments.replace).await,
         Reach::Offline(offline) => {
-            let imported = offline.import(portal, &text).await.map_err(|error| not_done(&error));
+            let imported = offline.import(portal, &text, arguments.replace).await;
             offline.close().await;
-            let generation = imported?.0;
-            screen::note("no daemon runs; the grant is in the state and is renewed when one starts");
-            generation
+            imported.map_err(|error| not_done(&error))
         }
     };
-    screen::note(&format!("{portal}: the grant was taken in (generation {generation})"));
-    Ok(Exit::Done)
+    let imported = match imported {
+        Err(failure) if arguments.json => {
+            let outcome = json!({ "portal": portal, "outcome": "refused", "detail": failure.message() });
+            let is_refused = failure.exit() == Exit::Data;
+            if is_refused {
+                print(&outcome);
+            }
+            return Err(failure);
+        }
+        imported => imported?,
+    };
+    if arguments.json {
+        print(&imported);
+    }
+    let (exit, sentence) = said(portal, &imported);
+    match exit {
+        Exit::Done if arguments.json => Ok(Exit::Done),
+        Exit::Done => {
+            screen::note(&sentence);
+            Ok(Exit::Done)
+        }
+        exit => Err(Failure::new(exit, sentence)),
+    }
+}
+
+fn print(outcome: &Value) {
+    screen::result(&(serde_json::to_string_pretty(outcome).unwrap_or_default() + "\n"));
+}
+
+/// What came of it, in words.
+fn said(portal: &str, imported: &Value) -> (Exit, String) {
+    let text = |key: &str| imported.get(key).and_then(Value::as_str);
+    let detail = text("detail").unwrap_or_default();
+    let is_kept = imported.get("kept").and_then(Value::as_bool).unwrap_or_default();
+    match text("outcome").unwrap_or_default() {
+        "renewed" => {
+            let generation = imported.get("generation").and_then(Value::as_u64).unwrap_or_default();
+            let owner =
+                [text("identity"), text("endpoint")].into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let of = if owner.is_empty() { String::new() } else { format!("; it is of {owner}") };
+            (
+                Exit::Done,
+                format!("{portal}: the grant was taken in and renewed (generation {generation}){of}"),
+            )
+        }
+        "refused" => {
+            let rest = if is_kept {
+                format!("; the grant that {portal} has stays as it is")
+            } else {
+                format!("; get another grant: refreshd authorize {portal}")
+            };
+            (Exit::Data, format!("{portal}: not taken in: {detail}{rest}"))
+        }
+        "superseded" => (
+            Exit::TryAgain,
+            format!(
+                "{portal}: something newer was handed over meanwhile, which is in force; see refreshd status {portal}"
+            ),
+        ),
+        _ => {
+            let again = text("again_at").map(|at| format!("; it is tried again at {at}")).unwrap_or_default();
+            let goes_on =
+                if is_kept { format!(", and the grant that {portal} has goes on") } else { String::new() };
+            (
+                Exit::TryAgain,
+                format!(
+                    "{portal}: the grant is stored{goes_on}, but it cannot be proved now: {detail}{again}"
+                ),
+            )
+        }
+    }
 }
 
 fn read(arguments: &Arguments) -> Result<String, Failure> {
@@ -69,7 +149,10 @@ fn read(arguments: &Arguments) -> Result<String, Failure> {
         Ok(_) if account.is_some() => {
             Err(not_taken("--account chooses from a dump of pizauth, and this is none".to_owned()))
         }
-        Ok(text) => Ok(text),
+        Ok(text) => match of_this_machine(&text) {
+            Some(what) => Err(not_taken(what.to_owned())),
+            None => Ok(text),
+        },
         Err(error) => {
             let bytes = error.as_bytes();
             if bytes.len() > LONGEST {
@@ -79,6 +162,25 @@ fn read(arguments: &Arguments) -> Result<String, Failure> {
             let chosen = pizauth::choose(accounts, account, &arguments.portal);
             grant(chosen.map_err(|error| not_taken(error.to_string()))?).map_err(not_taken)
         }
+    }
+}
+
+/// What a word is by what is on this machine, if it is no token: its name, or the name of a file.
+fn of_this_machine(text: &str) -> Option<&'static str> {
+    let word = text.trim();
+    if word.is_empty()
+        || word.len() > 4096
+        || word.contains(char::is_whitespace)
+        || word.starts_with(['{', '[', '"'])
+    {
+        return None;
+    }
+    if rustix::system::uname().nodename().to_str().is_ok_and(|name| name == word) {
+        Some("it is the name of this machine, and no refresh token")
+    } else if std::path::Path::new(word).exists() {
+        Some("it is the name of a file; give the file itself: refreshd import PORTAL FILE")
+    } else {
+        None
     }
 }
 

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::reach::{self, Sight, not_done};
 use super::screen::{self, Look};
 use crate::adapters::clock::Clock;
-use crate::daemon::view::{PortalView, UnreadReplies};
+use crate::daemon::view::{CandidateView, PortalView, UnreadReplies};
 use crate::domain::portal::{Kind, Problem};
 use crate::domain::time::human;
 
@@ -146,7 +146,10 @@ impl Out for Text {
         for portal in portals {
             let line = |text: String| format!("{}: {text}\n", portal.portal);
             let kept = portal.unread_replies.as_ref().map(UnreadReplies::text);
-            for line in portal.action.clone().into_iter().chain(portal.notice.clone()).chain(kept).map(line) {
+            let candidate =
+                portal.candidate.as_ref().map(|candidate| format!("a candidate was {}", candidate.text()));
+            let said = [portal.action.clone(), portal.notice.clone(), candidate, kept];
+            for line in said.into_iter().flatten().map(line) {
                 if self.actions.len() < MOST_ACTIONS { self.actions.push(line) } else { self.more += 1 }
             }
         }
@@ -195,8 +198,10 @@ fn one(portal: &PortalView) -> String {
         ("next renewal", with_time(next(portal), portal.next_renewal.as_deref())),
         ("generation", portal.generation.to_string()),
         ("endpoint", portal.endpoint.clone().unwrap_or_default()),
+        ("identity", portal.identity.clone().unwrap_or_default()),
         ("last error", portal.last_error.as_ref().map(Problem::text).unwrap_or_default()),
         ("waits", waits(portal).unwrap_or_default()),
+        ("candidate", portal.candidate.as_ref().map(CandidateView::text).unwrap_or_default()),
         ("incident", dash(portal.incident.join(", "))),
         ("notice", portal.notice.clone().unwrap_or_default()),
         ("to do", portal.action.clone().unwrap_or_default()),

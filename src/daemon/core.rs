@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::RunError;
 use super::alerts::Conditions;
+use super::candidates;
 use super::discovery::discover;
 use super::old_state;
 use super::publisher::{PublisherThread, publisher};
@@ -92,8 +93,8 @@ impl Core {
         let portals = take_portals(&mut config);
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let files = TokenFiles::new(&config.paths.token_dir);
-        let generations = old_state::look(&state, &files, &config.paths.state, clock.now()).await?;
         let conditions = Arc::new(Conditions::default());
+        let generations = old_state::look(&state, &files, &config, &conditions, clock.now()).await?;
         let (publisher, publishing) =
             publisher(view, files, generations, Unpublished::new(clock, Arc::clone(&conditions)));
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
@@ -106,6 +107,7 @@ impl Core {
         hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
         recovery::recover(&shared).await?;
+        candidates::recover(&shared).await?;
         shared.state.recheck_ladder(false).await?;
         Ok(Self { shared, workers })
     }

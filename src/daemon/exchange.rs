@@ -14,13 +14,14 @@ use super::publisher::chain;
 use super::shared::{Report, Shared};
 use super::writing;
 use crate::adapters::authorization_server::Answer;
-use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection};
+use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection, StateError};
 use crate::config::{App, Config};
 use crate::domain::client::Ruling;
 use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved, still_told, untell};
+use crate::domain::identity::{self, Said, compare};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Standing};
-use crate::domain::provider::{Class, at_domain, host_of};
+use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Problem, Standing};
+use crate::domain::provider::{Class, Profile, at_domain, host_of};
 use crate::domain::remedy::About;
 use crate::domain::renewal::{Attempt, Rules, Settled, Times, settle};
 use crate::domain::reply::{Context, Spent, Verdict};
@@ -39,30 +40,21 @@ const SKEW_LIMIT: f64 = 30.0;
 
 /// A portal under a claim.
 pub struct Claimed {
-    name: PortalName,
-    settings: Settings,
-    grant: Grant,
-    claim: (ClaimId, Timestamp),
+    pub(super) name: PortalName,
+    pub(super) settings: Settings,
+    pub(super) grant: Grant,
+    pub(super) claim: (ClaimId, Timestamp),
     /// The kind of the request that bought its pair.
     bought_by: Option<Fingerprint>,
     /// Whether its app's client is refused, for all portals or for this one.
-    client_refused: bool,
+    pub(super) client_refused: bool,
 }
 
 impl Claimed {
     /// Takes a claimed portal apart; `None` if it has no claim.
     #[must_use]
     pub fn from(portal: Portal) -> Option<Self> {
-        let Portal {
-            name,
-            settings,
-            binding: _,
-            config_url: _,
-            grant,
-            unreadable: _,
-            bought_by,
-            client_refused,
-        } = portal;
+        let Portal { name, settings, grant, bought_by, client_refused, .. } = portal;
         let grant = grant?;
         let claim = grant.claim?;
         let problem = grant.standing.phase.problem();
@@ -106,8 +98,18 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
     let rules = Rules { profile: &profile, every };
     let (failure, let_in) = (attempt.failure(), attempt.client_let_in());
-    let settled =
-        settle(&claimed.name, &claimed.grant, rules, attempt, Times { sent_at, now }, shared.clock.chance());
+    let settled = match (elsewhere(&claimed, &profile, &attempt), attempt) {
+        (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
+            let problem = Problem::new(Class::NeedsAuthorization, detail);
+            let phase = Phase::NeedsAuthorization { since: now, problem, while_in_doubt: false };
+            let renew_at = claimed.grant.standing.renew_at;
+            Settled::Foreign { standing: Standing { phase, renew_at, act_at: None }, granted }
+        }
+        (_, attempt) => {
+            let times = Times { sent_at, now };
+            settle(&claimed.name, &claimed.grant, rules, attempt, times, shared.clock.chance())
+        }
+    };
     let planned = claimed.grant.standing.renew_at;
     let mut ended =
         finish(&shared, &config, claimed, (settled, unread), Known { now, let_in, bought_by: Some(kind) })
@@ -140,7 +142,7 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
 }
 
 /// The app, if it still is the one whose grant this is and its server is one of its own.
-fn usable_app<'c>(config: &'c Config, claimed: &Claimed) -> Option<&'c App> {
+pub(super) fn usable_app<'c>(config: &'c Config, claimed: &Claimed) -> Option<&'c App> {
     let app = config.apps.get(&claimed.settings.app)?;
     let domain = claimed.settings.domain.as_deref();
     let bound = app.binding(domain) == claimed.grant.bound_to;
@@ -149,19 +151,19 @@ fn usable_app<'c>(config: &'c Config, claimed: &Claimed) -> Option<&'c App> {
 }
 
 /// What became of one request.
-struct Asked {
-    attempt: Attempt,
+pub(super) struct Asked {
+    pub(super) attempt: Attempt,
     /// What is to be kept of a reply that could not be read.
-    unread: Option<Box<UnreadReply>>,
-    sent_at: Timestamp,
-    now: Timestamp,
+    pub(super) unread: Option<Box<UnreadReply>>,
+    pub(super) sent_at: Timestamp,
+    pub(super) now: Timestamp,
     skew: Option<f64>,
     /// The kind of the request, should it have bought a pair.
     kind: Fingerprint,
 }
 
 /// Sends the request and reads what comes back.
-async fn ask(shared: &Shared, config: &Config, app: &App, claimed: &Claimed) -> Asked {
+pub(super) async fn ask(shared: &Shared, config: &Config, app: &App, claimed: &Claimed) -> Asked {
     let sent_at = shared.clock.now();
     let started = shared.clock.tick();
     let answer = send(shared, config, app, claimed, sent_at).await;
@@ -217,6 +219,28 @@ fn judge(
         Box::new(kept::of(reply, answers, times.sent_at, whole))
     });
     (attempt, unread)
+}
+
+/// The first reply says whose a grant is that nobody knew of: one of another host than the configured one is another
+/// portal's, unless the grant was known to be there. What is wrong then.
+fn elsewhere(claimed: &Claimed, profile: &Profile, attempt: &Attempt) -> Option<String> {
+    let Claimed { name, settings, grant, .. } = claimed;
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else { return None };
+    let comparable = profile.endpoint_field.is_some() && !profile.is_at_domain();
+    let domain = settings.domain.as_deref().filter(|_| comparable);
+    let known = identity::Known { domain, ..identity::Known::default() };
+    let before = grant.tokens.details.endpoint.as_deref().and_then(host_of);
+    let was_there = compare(name.as_str(), known, Said { host: before, identity: None }).is_err();
+    if grant.identity.is_some() || was_there {
+        return None;
+    }
+    let host = granted.details.endpoint.as_deref().and_then(host_of);
+    let said = Said { identity: granted.identity.as_deref(), host };
+    let another = compare(name.as_str(), known, said).err()?;
+    Some(format!(
+        "the server answered for another portal: {another}; if that is meant, write whose grant it is (`member_id`), or \
+         another `domain`, into the configuration"
+    ))
 }
 
 fn skew_of(answer: &Answer, now: Timestamp) -> Option<f64> {
@@ -360,9 +384,6 @@ async fn finish(
             if let Some(notice) = notice.filter(|notice| noticed_before.as_ref() != Some(notice)) {
                 tracing::warn!(portal = %name, notice, "{name}: {notice}");
             }
-            if renewed && grant.identity.is_none() {
-                warn_of_other_portal(&name, &settings, &grant);
-            }
             if let Some(old) = renamed {
                 tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
             }
@@ -387,29 +408,29 @@ async fn finish(
     }
 }
 
-/// The first reply says whose grant it is; a wrong one was probably imported under this name.
-fn warn_of_other_portal(name: &PortalName, settings: &Settings, grant: &Grant) {
-    let (Some(domain), Some(endpoint)) = (&settings.domain, &grant.tokens.details.endpoint) else { return };
-    let host = host_of(endpoint).unwrap_or_default();
-    if !host.eq_ignore_ascii_case(domain) {
-        tracing::warn!(
-            portal = %name, domain, endpoint,
-            "{name}: the grant is for {host}, the configuration says {domain}; was another portal's grant imported?"
-        );
-    }
-}
-
 /// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
 async fn record_until_durable(shared: &Shared, record: Arc<RecordAs>) -> Recorded {
-    let portal = &record.portal;
     let holds = match &record.outcome {
         RecordOutcome::Renewed(_) => Some("a new pair"),
         RecordOutcome::Unread(..) => Some(kept::WHAT),
         RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
     };
+    until_durable(shared, &record.portal, holds, || shared.state.record(Arc::clone(&record))).await
+}
+
+/// Tries to record until it is durable. What it `holds` lives here only meanwhile, and everybody hears of it.
+pub(super) async fn until_durable<T, F>(
+    shared: &Shared,
+    portal: &PortalName,
+    holds: Option<&str>,
+    mut write: impl FnMut() -> F,
+) -> T
+where
+    F: Future<Output = Result<T, StateError>>,
+{
     let (mut wait, mut unsaved) = (RECORD_AGAIN.0, false);
     loop {
-        match shared.state.record(Arc::clone(&record)).await {
+        match write().await {
             Ok(recorded) => {
                 if unsaved {
                     shared.metrics.unsaved_ends();
@@ -436,7 +457,7 @@ async fn record_until_durable(shared: &Shared, record: Arc<RecordAs>) -> Recorde
 }
 
 /// One incident for the app, not one for each of its portals.
-fn announce_client(app: &str, said: Option<&Announcement>, client: Rejection) {
+pub(super) fn announce_client(app: &str, said: Option<&Announcement>, client: Rejection) {
     match (client, said) {
         (Rejection::Refused(_), Some(said)) => announce(Subject::App(app), said),
         (Rejection::Accepted, _) => {

@@ -1,16 +1,22 @@
 //! First grants that need nobody: of clients whose own credentials suffice, and from `refresh_token_file` of portals
-//! without a grant, or whose grant is dead. Must not use a token twice: one that
+//! without a grant, or whose grant is dead (then it is a candidate). Must not use a token twice: one that
 //! came in before, for this or another portal, is never taken again.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::operations::{Source, TakeInAs, take_in};
+use super::grants::{Source, TakeInAs, take_in};
+use super::handover::{known_as, offer, stands_alone};
 use super::publisher::chain;
 use super::shared::Shared;
+use crate::adapters::state::Offered;
+use crate::config::App;
+use crate::domain::candidate::Origin;
 use crate::domain::dialect::Start;
 use crate::domain::intake::{self, Intake};
 use crate::domain::name::PortalName;
+use crate::domain::secret::{Fingerprint, RefreshToken};
+use crate::domain::time::Timestamp;
 use crate::domain::token::{Credential, Details, Tokens, Validity};
 
 /// Gives a grant to every portal that needs nobody for it, and looks at those that wait for their file. Problems are
@@ -58,7 +64,7 @@ async fn trust_clients(shared: &Shared) {
             details: Details::default(),
             validity: Validity::default(),
         };
-        let intake = Intake { tokens, identity: None, server: None, client_id: None };
+        let intake = Intake { tokens, identity: None, server: None, client_id: None, host: None };
         let take = TakeInAs { intake, source: Source::Client };
         let name = &portal.name;
         if let Err(error) = take_in(shared, name, take).await {
@@ -70,18 +76,55 @@ async fn trust_clients(shared: &Shared) {
 async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<(), String> {
     let Some(text) = read_private(file)? else { return Ok(()) };
     let config = shared.config();
-    let stored = shared.state.portal(portal.clone()).await.map_err(|error| chain(&error))?;
-    let app = stored.and_then(|portal| portal.settings).and_then(|settings| config.apps.get(&settings.app));
-    let Some(app) = app else { return Ok(()) };
+    let Some(stored) = shared.state.portal(portal.clone()).await.map_err(|error| chain(&error))? else {
+        return Ok(());
+    };
+    let app = stored.settings.as_ref().and_then(|settings| config.apps.get(&settings.app));
+    // Between the look and now the grant may have been found lost, or renewed.
+    let Some(app) = app.filter(|_| stored.lost.is_none()) else { return Ok(()) };
     let intake = intake::parse(&text, &app.profile, shared.clock.now()).map_err(|error| error.to_string())?;
-    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
-    match shared.state.seen(token.fingerprint()).await.map_err(|error| chain(&error))? {
-        Some(holder) if holder == portal.as_str() => Ok(()),
-        _ => {
-            let take = TakeInAs { intake, source: Source::File };
-            take_in(shared, portal, take).await.map(|_| ()).map_err(|error| error.to_string())
-        }
+    if let Some(what) = known_as(&config, &stored, &intake) {
+        return Err(what.to_owned());
     }
+    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
+    let fingerprint = token.fingerprint();
+    let seen = shared.state.seen(fingerprint).await.map_err(|error| chain(&error))?;
+    if seen.is_some_and(|holder| holder == portal.as_str()) {
+        return Ok(());
+    }
+    if stands_alone(&stored) {
+        let take = TakeInAs { intake, source: Source::File };
+        take_in(shared, portal, take).await.map_err(|error| error.to_string())?;
+        say_taken(portal, file);
+        return Ok(());
+    }
+    if shared.state.was_refused(portal.clone(), fingerprint).await.map_err(|error| chain(&error))? {
+        return Ok(());
+    }
+    let offered = offer(shared, &stored, intake, Origin::File, false).await;
+    match offered.map_err(|error| error.to_string())? {
+        Offered::Stored => shared.candidates.notify_one(),
+        Offered::Known | Offered::Same | Offered::Busy => {}
+        // These are errors of `offer`.
+        Offered::HeldBy(_) | Offered::Spent | Offered::Unknown => {}
+    }
+    Ok(())
+}
+
+/// Says once that a file is of no use any more: what it holds works once.
+pub fn say_taken(portal: &PortalName, file: &Path) {
+    let file = file.display();
+    tracing::info!(
+        %portal, %file,
+        "{portal}: its refresh_token_file was taken in; delete {file}, since what is in it works once and is spent from now on"
+    );
+}
+
+/// Which refresh token a file holds, if it can be read.
+pub fn token_of(file: &Path, app: &App, now: Timestamp) -> Option<Fingerprint> {
+    let text = read_private(file).ok()??;
+    let intake = intake::parse(&text, &app.profile, now).ok()?;
+    intake.tokens.credential.refresh().map(RefreshToken::fingerprint)
 }
 
 /// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.

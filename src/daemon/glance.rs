@@ -63,7 +63,7 @@ impl Glance {
         let portals = take_portals(&mut config);
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let files = TokenFiles::new(&config.paths.token_dir);
-        old_state::hold_in_copy(&state, &files, &path, clock.now()).await?;
+        old_state::hold_in_copy(&state, &files, &config, clock.now()).await?;
         let parts = Parts {
             clock,
             state,

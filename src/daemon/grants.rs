@@ -12,11 +12,15 @@ use super::shared::Shared;
 use super::worth;
 use super::writing;
 use crate::adapters::state::{StateError, TakeIn, TakenIn};
+use crate::config::App;
 use crate::domain::escalation::resolved;
+use crate::domain::identity::{Another, Known, Said, compare};
 use crate::domain::intake::Intake;
 use crate::domain::name::PortalName;
+use crate::domain::portal::Portal;
 use crate::domain::renewal::{just_granted, taken_in};
 use crate::domain::schedule::RenewEvery;
+use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 
 /// The wait before a pair that only we have is stored again.
@@ -43,20 +47,8 @@ pub struct TakeInAs {
     pub source: Source,
 }
 
-/// Takes a grant in from its text.
-///
-/// # Errors
-/// [`OperationError`].
-pub async fn import(shared: &Shared, name: &str, text: &str) -> Result<Generation, OperationError> {
-    let portal = find(shared, name).await?;
-    let config = shared.config();
-    let app = app_of(&config, &portal)?;
-    let intake = crate::domain::intake::parse(text, &app.profile, shared.clock.now())
-        .map_err(|source| OperationError::NotAGrant { portal: portal.name.clone(), source })?;
-    take_in(shared, &portal.name, TakeInAs { intake, source: Source::Import }).await
-}
-
-/// Stores a grant, publishes what it brought, and makes it due at once.
+/// Stores a grant in the portal's place, publishes what it brought, and makes it due at once. For a grant that the
+/// authorization server itself has just given out, and for portals that have none to lose: see `handover` for others.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is stored then.
@@ -68,45 +60,24 @@ pub async fn take_in(
     let portal = find(shared, name.as_str()).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    let refuse = |reason| OperationError::Refused { portal: name.clone(), reason };
-    let settings = portal.settings.as_ref();
-    let Intake { tokens, identity, server, client_id } = intake;
-    if client_id.is_some_and(|client_id| client_id != app.client_id) {
-        let reason =
-            "it says that it belongs to another client than the app's; its refresh token would be refused";
-        return Err(refuse(reason.to_owned()));
-    }
-    let pinned = settings.and_then(|settings| settings.identity.as_ref());
-    if let (Some(pinned), Some(identity)) = (pinned, &identity)
-        && pinned != identity
-    {
-        return Err(refuse(format!("it is the grant of {identity}, the configuration expects {pinned}")));
-    }
-    let domain = settings.and_then(|settings| settings.domain.as_deref());
-    let now = shared.clock.now();
-    let every =
-        settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
-    let token_url = server
-        .and_then(|server| app.profile.renewal_url_on_host_of(&server).map(str::to_owned))
-        .or_else(|| portal.config_url.clone())
-        .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
     // A grant that we had a moment ago from the server itself need not be proved.
     let proven = matches!(source, Source::Authorization);
-    let standing = match &tokens.access {
-        Some(_) if proven => just_granted(name, &tokens, every, now),
-        access => taken_in(name, access.as_ref(), every, now),
-    };
+    let known = Known::of(&portal, &app.profile);
+    // A person who authorizes says who it is, where nobody else does.
+    let known = if proven { Known { host: None, ..known } } else { known };
+    is_nobody_elses(shared, name, &intake).await?;
+    is_own(&portal, known, &intake, &|another| match another {
+        Another::ThanLiving { .. } => format!("; if you mean it, first: refreshd forget {name}"),
+        Another::ThanPinned { .. } => String::new(),
+        Another::ThanHost { .. } => {
+            "; if it is meant, write whose grant it is (`member_id`), or another `domain`, into the \
+             configuration"
+                .to_owned()
+        }
+    })?;
+    let now = shared.clock.now();
     let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
-    let take = TakeIn {
-        portal: name.clone(),
-        identity: identity.or_else(|| pinned.cloned()),
-        bound_to: app.binding(domain),
-        token_url,
-        standing,
-        tokens,
-        proven: proven.then(|| app.name.clone()),
-        now,
-    };
+    let take = to_take(&portal, app, intake, proven, now)?;
     let notice = take.tokens.validity.notice.clone();
     match store(shared, take).await? {
         TakenIn::Stored(generation) => {
@@ -126,15 +97,97 @@ pub async fn take_in(
             shared.climb.notify_one();
             Ok(generation)
         }
-        TakenIn::HeldBy(other) => Err(refuse(format!(
-            "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
-        ))),
-        TakenIn::Spent => Err(refuse(format!(
-            "this refresh token was taken in before and has been exchanged for a newer one since, which stays in force; \
-             if you mean it all the same, first: refreshd forget {name}"
-        ))),
+        TakenIn::HeldBy(other) => Err(held_by(name, &other)),
+        TakenIn::Spent => Err(spent(name)),
         TakenIn::Unknown => Err(OperationError::UnknownPortal { name: name.to_string(), suggestion: None }),
     }
+}
+
+/// Refuses a refresh token that another portal has, or was given once.
+pub(super) async fn is_nobody_elses(
+    shared: &Shared,
+    name: &PortalName,
+    intake: &Intake,
+) -> Result<(), OperationError> {
+    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
+    match shared.state.seen(token.fingerprint()).await? {
+        Some(holder) if holder != name.as_str() => Err(held_by(name, &holder)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses a grant that says that it is another portal's; `way_past` is what to do if it is meant.
+pub(super) fn is_own(
+    portal: &Portal,
+    known: Known<'_>,
+    intake: &Intake,
+    way_past: &dyn Fn(&Another) -> String,
+) -> Result<(), OperationError> {
+    let said = Said { identity: intake.identity.as_deref(), host: intake.host.as_deref() };
+    compare(portal.name.as_str(), known, said).map_err(|another| OperationError::Refused {
+        portal: portal.name.clone(),
+        reason: format!("{another}{}", way_past(&another)),
+    })
+}
+
+/// A grant as the state takes it.
+///
+/// # Errors
+/// [`OperationError::Refused`]: it is another client's.
+pub(super) fn to_take(
+    portal: &Portal,
+    app: &App,
+    intake: Intake,
+    proven: bool,
+    now: Timestamp,
+) -> Result<TakeIn, OperationError> {
+    let name = &portal.name;
+    let settings = portal.settings.as_ref();
+    let Intake { tokens, identity, server, client_id, host: _ } = intake;
+    if client_id.is_some_and(|client_id| client_id != app.client_id) {
+        let reason =
+            "it says that it belongs to another client than the app's; its refresh token would be refused";
+        return Err(OperationError::Refused { portal: name.clone(), reason: reason.to_owned() });
+    }
+    let pinned = settings.and_then(|settings| settings.identity.clone());
+    let domain = settings.and_then(|settings| settings.domain.as_deref());
+    let every =
+        settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
+    let token_url = server
+        .and_then(|server| app.profile.renewal_url_on_host_of(&server).map(str::to_owned))
+        .or_else(|| portal.config_url.clone())
+        .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
+    let standing = match &tokens.access {
+        Some(_) if proven => just_granted(name, &tokens, every, now),
+        access => taken_in(name, access.as_ref(), every, now),
+    };
+    Ok(TakeIn {
+        portal: name.clone(),
+        identity: identity.or(pinned),
+        bound_to: app.binding(domain),
+        token_url,
+        standing,
+        tokens,
+        proven: proven.then(|| app.name.clone()),
+        now,
+    })
+}
+
+/// The refresh token is another portal's.
+pub(super) fn held_by(name: &PortalName, other: &str) -> OperationError {
+    let reason = format!(
+        "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
+    );
+    OperationError::Refused { portal: name.clone(), reason }
+}
+
+/// The refresh token was the portal's before.
+pub(super) fn spent(name: &PortalName) -> OperationError {
+    let reason = format!(
+        "this refresh token was taken in before and has been exchanged for a newer one since, which stays in force; \
+         if you mean it all the same, first: refreshd forget {name}"
+    );
+    OperationError::Refused { portal: name.clone(), reason }
 }
 
 /// Forgets a grant and removes its token files; false if there was none. With `revoke` it is given back to the

@@ -7,6 +7,7 @@ pub mod alerts;
 pub mod announce;
 mod authorize;
 mod callback;
+mod candidates;
 mod client_secret;
 mod control;
 mod core;
@@ -17,6 +18,7 @@ mod exchange;
 mod first_tokens;
 mod glance;
 mod grants;
+mod handover;
 mod host;
 mod http;
 mod install;
@@ -217,6 +219,7 @@ async fn loops(
     first_tokens::read_files(shared).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));
+    tasks.spawn(named("the prover of candidates", candidates::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the escalator", escalator::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the alerter", alerts::run(Arc::clone(shared), stop.clone())));
     let house = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
@@ -330,7 +333,9 @@ async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Durat
         let failing = shared.publisher.tend().await;
         shared.health.unpublished(failing);
         first_tokens::read_files(&shared).await;
+        old_state::tend(&shared).await;
         shared.waiters.tidy();
+        shared.proofs.tidy();
         if systemd::listens()
             && let Ok(summary) = summary(&shared).await
         {

@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 use super::RunError;
 use super::alerts::report;
 use super::authorize::{self, Begun, Polled};
-use super::control::{authorized, outcome_json, recovered};
+use super::control::{authorized, imported_json, outcome_json, recovered};
 use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
+use super::handover;
 use super::kept::{self, KeptView};
 use super::operations::{self, By, Handwork, OperationError};
 use super::shared::Shared;
@@ -22,7 +23,6 @@ use crate::adapters::state::Tenure;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
 use crate::domain::name::PortalName;
-use crate::domain::token::Generation;
 
 /// The state without a daemon.
 pub struct Offline {
@@ -121,8 +121,12 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn import(&self, portal: &str, text: &str) -> Result<Generation, OperationError> {
-        operations::import(&self.core.shared, portal, text).await
+    pub async fn import(&self, portal: &str, text: &str, replace: bool) -> Result<Value, OperationError> {
+        let hand = |name| self.prove_by_hand(name);
+        let shared = &self.core.shared;
+        let imported = operations::import(shared, portal, text, replace, By::Hand(&hand)).await?;
+        let (view, _) = operations::outcome(shared, portal).await?;
+        Ok(imported_json(&imported, &view))
     }
 
     /// As [`kept::recover`].
@@ -184,6 +188,15 @@ impl Offline {
         let mut exchanges = std::mem::take(&mut *exchanges.lock().await);
         while exchanges.join_next().await.is_some() {}
         core.close().await;
+    }
+
+    /// As [`Self::renew_by_hand`], of the portal's candidate if there is one.
+    fn prove_by_hand(&self, portal: PortalName) -> Handwork<'_> {
+        Box::pin(async move {
+            let is_candidate =
+                handover::by_hand(&self.core.shared, &portal, &mut *self.exchanges.lock().await).await?;
+            if is_candidate { Ok(()) } else { self.renew_by_hand(portal).await }
+        })
     }
 
     /// Claims and sends in a task of its own, so that an interrupted wait does not cancel what was sent.

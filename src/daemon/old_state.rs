@@ -1,21 +1,27 @@
-//! What a start looks for before anything is sent: grants that are older than their traces, and rows that cannot be
-//! understood. Both are held, and said.
+//! What a start looks for before anything is sent: grants that are older than their traces or gone though there are
+//! traces, and rows that cannot be understood. All are held, and said.
 //!
 //! Must not send, and must not keep the daemon from starting: the other portals go on.
 
 use std::path::Path;
 
+use super::alerts::{Conditions, What};
 use super::announce::{Subject, announce};
+use super::first_tokens::token_of;
 use super::publisher::chain;
+use super::shared::Shared;
 use crate::adapters::generations::{Generations, Noted};
 use crate::adapters::published::published;
 use crate::adapters::state::{State, StateError};
 use crate::adapters::token_files::TokenFiles;
+use crate::config::{App, Config};
+use crate::domain::dialect::Start;
 use crate::domain::escalation::{Announcement, Severity};
 use crate::domain::name::PortalName;
-use crate::domain::old_state::{Trace, hold};
+use crate::domain::old_state::{Trace, hold, newest};
 use crate::domain::portal::Portal;
 use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
 
 /// Portals read at a time.
 const PAGE: usize = 500;
@@ -29,18 +35,23 @@ const NAMED: usize = 5;
 pub async fn look(
     state: &State,
     files: &TokenFiles,
-    path: &Path,
+    config: &Config,
+    conditions: &Conditions,
     now: Timestamp,
 ) -> Result<Generations, StateError> {
     for row in state.hold_unnamed().await? {
         tracing::error!(row, "a row of the state has no portal's name; it is left alone");
     }
+    let path = &config.paths.state;
     let mut generations = Generations::beside(path);
     let before = generations.read();
-    let Held { noted, old, unreadable } = hold_all(state, files, &before, now).await?;
+    let Held { noted, old, lost, unreadable } = hold_all(state, files, config, &before, now).await?;
     unreadable.iter().for_each(say_unreadable);
     if !old.is_empty() {
         say_old(path, &old);
+    }
+    if !lost.is_empty() {
+        conditions.begin(What::Lost, reason_lost(path, &lost));
     }
     if noted != before
         && let Err(error) = generations.replace(&noted)
@@ -57,11 +68,11 @@ pub async fn look(
 pub async fn hold_in_copy(
     state: &State,
     files: &TokenFiles,
-    path: &Path,
+    config: &Config,
     now: Timestamp,
 ) -> Result<(), StateError> {
     state.hold_unnamed().await?;
-    hold_all(state, files, &Generations::beside(path).read(), now).await.map(|_| ())
+    hold_all(state, files, config, &Generations::beside(&config.paths.state).read(), now).await.map(|_| ())
 }
 
 /// What is held.
@@ -70,17 +81,20 @@ struct Held {
     noted: Noted,
     /// Older than their traces.
     old: Vec<PortalName>,
+    /// Without a grant though there are traces of one.
+    lost: Vec<PortalName>,
     unreadable: Vec<Portal>,
 }
 
 async fn hold_all(
     state: &State,
     files: &TokenFiles,
+    config: &Config,
     before: &Noted,
     now: Timestamp,
 ) -> Result<Held, StateError> {
-    let mut all = Held { noted: Noted::new(), old: Vec::new(), unreadable: Vec::new() };
-    let Held { noted, old, unreadable: not_understood } = &mut all;
+    let mut all = Held { noted: Noted::new(), old: Vec::new(), lost: Vec::new(), unreadable: Vec::new() };
+    let Held { noted, old, lost, unreadable: not_understood } = &mut all;
     let mut after = None;
     loop {
         let page = state.page(after, PAGE).await?;
@@ -91,8 +105,15 @@ async fn hold_all(
                 state.hold_unreadable(portal.name.clone()).await?;
                 not_understood.push(portal.clone());
             }
+            let known = before.get(&portal.name).copied();
+            if portal.unreadable.is_none() && portal.grant.is_none() {
+                if let Some(newest) = hold_lost(state, files, config, &portal, known, now).await? {
+                    noted.insert(portal.name.clone(), newest);
+                    lost.push(portal.name);
+                }
+                continue;
+            }
             let Portal { name, grant, unreadable, .. } = portal;
-            let known = before.get(&name).copied();
             let Some(grant) = grant else {
                 // A row that is not understood must not lose the trace of what it was.
                 noted.extend(unreadable.and(known).map(|known| (name, known)));
@@ -111,12 +132,59 @@ async fn hold_all(
     Ok(all)
 }
 
+/// Holds a portal without a grant of which there are traces outside the state; the newest generation then. What the
+/// client's own credentials buy cannot be spent.
+async fn hold_lost(
+    state: &State,
+    files: &TokenFiles,
+    config: &Config,
+    portal: &Portal,
+    noted: Option<Generation>,
+    now: Timestamp,
+) -> Result<Option<Generation>, StateError> {
+    let Some(settings) = &portal.settings else { return Ok(None) };
+    let by_client = |app: &App| app.profile.start == Start::ClientCredentials;
+    if config.apps.get(&settings.app).is_some_and(by_client) {
+        return Ok(None);
+    }
+    let trace = Trace { noted, published: published(files, &portal.name) };
+    let newest = newest(&trace).max(portal.lost);
+    let Some(newest) = newest else { return Ok(None) };
+    let app = config.apps.get(&settings.app);
+    let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));
+    let held = portal.lost.is_some() || state.hold_lost(portal.name.clone(), newest, spent).await?;
+    Ok(held.then_some(newest))
+}
+
+/// Ends the word about lost grants once none is left: each was authorized, imported or forgotten.
+pub async fn tend(shared: &Shared) {
+    if shared.conditions.lasts(What::Lost) && shared.state.count_lost().await.is_ok_and(|lost| lost == 0) {
+        shared.conditions.end(What::Lost, "no portal is left whose grant the state has lost");
+    }
+}
+
+fn reason_lost(state: &Path, lost: &[PortalName]) -> String {
+    format!(
+        "the state {} has no grant for {} of its portals, though there were grants of them before, as when its volume is \
+         not mounted; nothing is sent for them, their files stay as they are: {}",
+        state.display(),
+        lost.len(),
+        some(lost).join(", ")
+    )
+}
+
+/// The first few.
+fn some(names: &[PortalName]) -> Vec<&str> {
+    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
+    if names.len() > NAMED {
+        some.push("…");
+    }
+    some
+}
+
 /// Once for all; what each portal needs is said by the ladder.
 fn say_old(state: &Path, old: &[PortalName]) {
-    let mut names: Vec<_> = old.iter().take(NAMED).map(PortalName::as_str).collect();
-    if old.len() > NAMED {
-        names.push("…");
-    }
+    let names = some(old);
     let state = state.display();
     let announcement = Announcement {
         step: "old-state".to_owned(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use super::grants::{Source, TakeInAs, forget, import, take_in};
+pub use super::grants::{Source, TakeInAs, forget, take_in};
+pub use super::handover::{Imported, import};
 use super::shared::{Report, Shared};
 use super::view::PortalView;
 use crate::adapters::state::{RenewalRequest, StateError};

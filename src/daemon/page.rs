@@ -159,6 +159,7 @@ fn row(view: &PortalView) -> Markup {
                 }
                 @if let Some(waits) = &view.waits { div { (waits) } }
                 @if let Some(notice) = &view.notice { div { (notice) } }
+                @if let Some(candidate) = &view.candidate { div.why { "candidate: " (candidate.text()) } }
                 @if let Some(action) = &view.action { div.why { "→ " (action) } }
                 @if let Some(kept) = &view.unread_replies { div.why { (kept.text()) } }
             }

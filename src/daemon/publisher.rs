@@ -140,7 +140,8 @@ impl PublisherThread {
         match self.view.portal(name) {
             Ok(Some(portal)) => {
                 self.publish(&portal, provider_of, write);
-                if portal.unreadable.is_none() {
+                let is_lost = portal.grant.is_none() && portal.lost.is_some();
+                if portal.unreadable.is_none() && !is_lost {
                     self.note_generation(name, portal.grant.as_ref().map(|grant| grant.generation));
                 }
             }
@@ -192,7 +193,7 @@ impl PublisherThread {
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
-        if portal.unreadable.is_some() || portal.grant.as_ref().is_some_and(leaves_files) {
+        if portal.unreadable.is_some() || leaves_files(portal) {
             return;
         }
         let done = match wanted(portal) {

@@ -18,6 +18,7 @@ use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{AppFingerprint, State};
 use crate::config::{App, Config};
+use crate::domain::candidate::Proof;
 use crate::domain::name::PortalName;
 use crate::domain::provider::Class;
 use crate::domain::schedule::RenewEvery;
@@ -50,7 +51,9 @@ pub struct Shared {
     /// Whether it is well.
     pub health: Health,
     /// Who waits for a renewal's outcome.
-    pub waiters: Waiters,
+    pub waiters: Waiters<Report>,
+    /// Who waits for what becomes of a candidate.
+    pub proofs: Waiters<Proof>,
     /// What is wrong with files of first tokens, so that it is said once.
     pub file_problems: FileProblems,
     /// Authorizations under way.
@@ -58,6 +61,8 @@ pub struct Shared {
     undiscovered: Mutex<BTreeMap<String, String>>,
     /// Wakes the renewer.
     pub due: Notify,
+    /// Wakes who proves candidates.
+    pub candidates: Notify,
     /// Wakes the escalator.
     pub climb: Notify,
     current: watch::Sender<Arc<Config>>,
@@ -95,10 +100,12 @@ impl Shared {
             metrics,
             health: Health::new(clock),
             waiters: Waiters::default(),
+            proofs: Waiters::default(),
             file_problems: FileProblems::default(),
             authorizations: Authorizations::default(),
             undiscovered: Mutex::default(),
             due: Notify::new(),
+            candidates: Notify::new(),
             climb: Notify::new(),
             current: watch::Sender::new(config),
         }
@@ -285,14 +292,19 @@ pub struct Report {
     pub set_aside: bool,
 }
 
-/// Who waits for the outcome of which portal's renewal.
-#[derive(Default)]
-pub struct Waiters(Mutex<HashMap<PortalName, Vec<oneshot::Sender<Report>>>>);
+/// Who waits for the outcome of which portal's request.
+pub struct Waiters<T>(Mutex<HashMap<PortalName, Vec<oneshot::Sender<T>>>>);
 
-impl Waiters {
+impl<T> Default for Waiters<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Waiters<T> {
     /// Waits for the next outcome of a portal. Take this before the renewal is asked for.
     #[must_use]
-    pub fn wait_for(&self, portal: &PortalName) -> oneshot::Receiver<Report> {
+    pub fn wait_for(&self, portal: &PortalName) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = waiting.entry(portal.clone()).or_default();
@@ -302,7 +314,7 @@ impl Waiters {
     }
 
     /// Tells all who wait for a portal.
-    pub fn tell(&self, portal: &PortalName, report: &Report) {
+    pub fn tell(&self, portal: &PortalName, report: &T) {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(portal);
         for waiter in waiting.into_iter().flatten() {
             // Whoever asked may have gone.

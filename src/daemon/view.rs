@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::domain::candidate::Pending;
 use crate::domain::escalation::{OVERDUE_SHARE, action, action_now, overdue_at, refresh_end_of, still_told};
 use crate::domain::portal::{Kind, Phase, Portal, Problem};
 use crate::domain::remedy::About;
@@ -64,6 +65,12 @@ pub struct PortalView {
     /// What went wrong last, unless fresh.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_error: Option<Problem>,
+    /// Whose grant it is, once known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity: Option<String>,
+    /// A grant that was handed over and has not proved itself yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub candidate: Option<CandidateView>,
     /// The escalation steps told and not resolved yet.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub incident: Vec<String>,
@@ -90,6 +97,52 @@ pub struct UnreadReplies {
     pub newest: String,
     /// What looks at them and takes in what can be read.
     pub action: String,
+}
+
+/// A candidate as [`PortalView`] shows it. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateView {
+    /// How it came: `import` or `refresh_token_file`.
+    pub origin: String,
+    /// When it came (RFC 3339).
+    pub since: String,
+    /// Where its proof stands, in the words of [`PortalView::phase`]: `fresh` until it was tried.
+    pub phase: Kind,
+    /// When it is tried next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_try: Option<String>,
+    /// Seconds until then; 0 if it is due.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_try_in: Option<u64>,
+    /// Why it is not proved yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<Problem>,
+}
+
+impl CandidateView {
+    fn of(pending: &Pending, now: Timestamp) -> Self {
+        let Pending { origin, since, kind, problem, act_at } = pending;
+        Self {
+            origin: origin.as_str().to_owned(),
+            since: since.to_string(),
+            phase: *kind,
+            next_try: act_at.map(|at| at.to_string()),
+            next_try_in: act_at.map(|at| at.until(now).as_secs()),
+            last_error: problem.as_ref().map(|problem| Problem { remedy: None, ..problem.clone() }),
+        }
+    }
+
+    /// A line for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { origin, since, next_try, last_error, .. } = self;
+        let why = last_error
+            .as_ref()
+            .map(|problem| format!(", not proved yet: {}", problem.text()))
+            .unwrap_or_default();
+        let next = next_try.as_ref().map(|at| format!("; tried again at {at}")).unwrap_or_default();
+        format!("handed over ({origin}) at {since}{why}{next}")
+    }
 }
 
 impl PortalView {
@@ -133,6 +186,8 @@ impl PortalView {
             last_error: grant
                 .and_then(|grant| grant.standing.phase.problem())
                 .map(|problem| Problem { remedy: None, ..problem.clone() }),
+            identity: grant.and_then(|grant| grant.identity.clone()),
+            candidate: portal.candidate.as_ref().map(|pending| CandidateView::of(pending, now)),
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
             notice: grant.and_then(|grant| grant.tokens.validity.notice.clone()),
             action: match (kind, grant) {
@@ -199,6 +254,10 @@ const fn sends(kind: Kind) -> bool {
 pub fn action_for(portal: &Portal) -> String {
     let name = &portal.name;
     match portal.kind() {
+        Kind::OldState if portal.grant.is_none() => format!(
+            "the state has lost its grant: is the state's volume mounted? If it is, and no newer state is to be had: \
+             refreshd authorize {name}, or hand over its newest grant: refreshd import {name}"
+        ),
         Kind::AwaitingAuthorization => {
             format!(
                 "authorize it in a browser: refreshd authorize {name}, or hand over a grant that there is: refreshd import {name}"

@@ -1,21 +1,26 @@
-//! Grants that come from elsewhere: a token reply, CRest's `settings.json`, or a bare refresh token.
+//! Grants that come from elsewhere: a token reply, what SDKs and scripts keep, or a bare refresh token.
 //!
 //! Must not believe more than it needs: addresses in here are hints, checked against the allow-list when used.
 
 use serde_json::{Map, Value};
 
-use super::dialect::first;
+use super::dialect::{Place, first};
+use super::handed::{self, Handed};
+use super::mask::clean;
 use super::notice::Presented;
-use super::provider::Profile;
+use super::provider::{Profile, host_of};
 use super::refresh_end::{self, Asked};
 use super::reply::{Granted, SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
 use super::token::{Access, Credential, Details, Tokens, Validity, believable};
 use super::whose::Owner;
+use super::word;
 
 /// Largest text read as a grant, in bytes.
 pub const LONGEST: usize = 64 * 1024;
+/// An end that is larger than this, in seconds, is in milliseconds: JavaScript counts so.
+const MILLISECONDS_FROM: f64 = 1e11;
 
 /// A grant to take in.
 #[derive(Clone, Debug)]
@@ -28,9 +33,11 @@ pub struct Intake {
     pub server: Option<String>,
     /// The client it says it belongs to.
     pub client_id: Option<String>,
+    /// The host of the API that it names.
+    pub host: Option<String>,
 }
 
-/// Why a text is no grant. Never quotes it.
+/// Why a text is no grant. Never quotes a value of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IntakeError {
     /// Nothing there.
@@ -47,15 +54,32 @@ pub enum IntakeError {
         /// From 1.
         column: usize,
     },
-    /// More than one word and no JSON.
-    #[error("it is neither JSON nor a bare refresh token (one word)")]
-    NotAToken,
+    /// Neither an object nor a word that could be a token: what it is instead.
+    #[error("{0}")]
+    NotAToken(&'static str),
+    /// Its refresh token cannot be one: what it is instead.
+    #[error("its refresh_token is none: {0}")]
+    NotARefreshToken(&'static str),
     /// An error reply was saved instead of a token reply.
     #[error("it is an error reply of the authorization server ({0}), not a token")]
     ErrorReply(String),
     /// No refresh token: nothing to keep fresh.
-    #[error("it has no refresh_token, and without one there is nothing to renew with")]
-    NoRefreshToken,
+    #[error(
+        "it has {}no {wanted}, and without one there is nothing to renew with",
+        has.as_ref().map(|has| format!("{has} but ")).unwrap_or_default()
+    )]
+    NoRefreshToken {
+        /// A key of a grant that is there.
+        has: Option<String>,
+        /// The key that is missing.
+        wanted: String,
+    },
+    /// The key is there and nothing in it.
+    #[error("its {0} is empty, and without a refresh token there is nothing to renew with")]
+    EmptyRefreshToken(String),
+    /// Two grants in one text.
+    #[error("it has several refresh tokens that differ; hand over the one grant that is meant")]
+    Several,
 }
 
 /// Reads a grant in any of the accepted forms.
@@ -67,13 +91,14 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
         return Err(IntakeError::TooLong);
     }
     let text = text.trim_start_matches('\u{feff}').trim();
-    if text.starts_with(['{', '[']) {
-        return from_json(&object(text)?, profile, now);
+    if text.is_empty() {
+        return Err(IntakeError::Empty);
     }
-    let refresh = RefreshToken::new(text).ok_or(IntakeError::Empty)?;
-    if text.contains(char::is_whitespace) || text.contains(char::is_control) {
-        return Err(IntakeError::NotAToken);
+    if let Some(Handed { body, host }) = handed::read(text, profile)? {
+        let intake = from_json(&body, profile, now)?;
+        return Ok(Intake { host: intake.host.or(host), ..intake });
     }
+    let refresh = word::refresh_token(text).map_err(IntakeError::NotAToken)?;
     Ok(Intake {
         tokens: Tokens {
             access: None,
@@ -84,37 +109,40 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<Intake, In
         identity: None,
         server: None,
         client_id: None,
+        host: None,
     })
 }
 
-/// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.
-fn object(text: &str) -> Result<Map<String, Value>, IntakeError> {
-    let parsed = serde_json::from_str(text);
-    let single = || serde_json::from_str(&text.replace('\'', "\"")).ok().filter(|_| !text.contains('"'));
-    parsed
-        .or_else(|error| single().ok_or(IntakeError::NotJson { line: error.line(), column: error.column() }))
-}
-
 fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Result<Intake, IntakeError> {
-    if let Some(code) = body.get("error").and_then(Value::as_str).filter(|code| !code.is_empty()) {
-        let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
-        return Err(IntakeError::ErrorReply(super::mask::mask(code, &secrets)));
-    }
+    is_no_error(body)?;
     let text = |key: &str| body.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let refresh =
-        first(&profile.reply.refresh_token, body).and_then(Value::as_str).or_else(|| text("refresh_token"));
-    let refresh = refresh.and_then(RefreshToken::new).ok_or(IntakeError::NoRefreshToken)?;
+    let refresh = refresh_in(body, profile)?;
     // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
     let client_id = text("client_id").or_else(|| text("C_REST_CLIENT_ID")).map(str::to_owned);
     let Some(granted) = read_taken(body, profile, now) else {
+        let named = |field: &Option<String>| {
+            let text = match field.as_ref().and_then(|field| Place::new(field).find(body))? {
+                Value::String(text) => clean(text, &[refresh.expose()]),
+                Value::Number(number) => number.to_string(),
+                _ => return None,
+            };
+            (!text.is_empty()).then_some(text)
+        };
+        let identity = named(&profile.identity_field);
+        let (endpoint, server) = (named(&profile.endpoint_field), named(&profile.server_field));
+        let host = endpoint.as_deref().and_then(host_of).map(str::to_owned);
+        let details = Details { endpoint, ..Details::default() };
         let tokens = Tokens {
             access: None,
             credential: Credential::Refresh(refresh),
-            details: Details::default(),
+            details,
             validity: Validity::default(),
         };
-        return Ok(Intake { tokens, identity: None, server: None, client_id });
+        return Ok(Intake { tokens, identity, server, client_id, host });
     };
+    if granted.access.expose() == refresh.expose() {
+        return Err(IntakeError::NotARefreshToken("it is the access token, once more"));
+    }
     // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
     // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
     // Of a life that had ended when it was written down nothing can be said.
@@ -129,6 +157,7 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
         expires_at,
     });
     debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
+    let host = granted.details.endpoint.as_deref().and_then(host_of).map(str::to_owned);
     Ok(Intake {
         tokens: Tokens {
             access,
@@ -140,7 +169,37 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
         identity: granted.identity,
         server: granted.server,
         client_id,
+        host,
     })
+}
+
+/// Refuses an error reply that was saved instead of a token reply.
+pub(super) fn is_no_error(body: &Map<String, Value>) -> Result<(), IntakeError> {
+    let Some(code) = body.get("error").and_then(Value::as_str).filter(|code| !code.is_empty()) else {
+        return Ok(());
+    };
+    let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
+    Err(IntakeError::ErrorReply(super::mask::mask(code, &secrets)))
+}
+
+/// The refresh token of an object. It may have any characters that RFC 6749 appendix A.17 allows: whoever writes the
+/// name beside the value means it.
+fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshToken, IntakeError> {
+    let missing = || IntakeError::NoRefreshToken { has: None, wanted: "refresh_token".to_owned() };
+    let value = first(&profile.reply.refresh_token, body).or_else(|| body.get("refresh_token"));
+    let text = match value.ok_or_else(missing)? {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) if number.is_u64() => number.to_string(),
+        _ => return Err(missing()),
+    };
+    let token = RefreshToken::new(&text).ok_or_else(missing)?;
+    if word::is_filler(&text) {
+        return Err(IntakeError::NotARefreshToken("it is a word that stands where a value is missing"));
+    }
+    if text.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Err(IntakeError::NotARefreshToken("it has white space or characters that no token has"));
+    }
+    Ok(token)
 }
 
 /// Puts what a verified notice brought into the words of a token reply, with what the authorization server says of it.
@@ -185,17 +244,19 @@ pub fn from_granted(granted: Granted, sent_at: Timestamp) -> Option<Intake> {
         Validity { refresh: refresh_end::after(None, &lives.refresh, true, asked), notice: lives.notice() };
     let tokens =
         Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details, validity };
-    Some(Intake { tokens, identity, server, client_id: None })
+    let host = tokens.details.endpoint.as_deref().and_then(host_of).map(str::to_owned);
+    Some(Intake { tokens, identity, server, client_id: None, host })
 }
 
-/// The absolute end in unix seconds, a number or a string (Bitrix24's events).
+/// The absolute end in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
 fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
-    let secs = match body.get("expires")? {
+    let secs: i64 = match body.get("expires")? {
         Value::Number(number) => number.as_i64()?,
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
-    Some(Timestamp::from_secs(secs))
+    let in_milliseconds = (MILLISECONDS_FROM..1e14).contains(&(secs as f64));
+    Some(if in_milliseconds { Timestamp::from_millis(secs) } else { Timestamp::from_secs(secs) })
 }
 
 #[cfg(test)]
@@ -274,6 +335,81 @@ mod tests {
         assert!(matches!(taken(mixed), Err(IntakeError::NotJson { .. })));
     }
 
+    /// Refresh token, identity, host, and the end of the access token in seconds from now.
+    fn summary(text: &str) -> (String, Option<String>, Option<String>, Option<u64>) {
+        let Intake { tokens, identity, host, .. } =
+            taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let left = tokens
+            .access
+            .map(|access| access.expires_at.since(Timestamp::from_secs(1_728_455_000)).as_secs());
+        (tokens.credential.refresh().unwrap().expose().to_owned(), identity, host, left)
+    }
+
+    #[test]
+    fn what_events_forms_and_sdks_keep() {
+        let whole =
+            |left| ("5bad2d".to_owned(), Some("00168f".to_owned()), Some("b24.bitrix24.by".to_owned()), left);
+        for text in [
+            // An install event, saved as JSON and as it came.
+            r#"{"event":"ONAPPINSTALL","ts":"1728454747","auth":{"access_token":"6b2e06","expires":"1728458347","expires_in":"3600",
+                "client_endpoint":"https://b24.bitrix24.by/rest/","member_id":"00168f","refresh_token":"5bad2d","application_token":"x"}}"#,
+            "event=ONAPPINSTALL&auth%5Baccess_token%5D=6b2e06&auth%5Bexpires%5D=1728458347&auth%5Bexpires_in%5D=3600&\
+             auth[client_endpoint]=https%3A%2F%2Fb24.bitrix24.by%2Frest%2F&auth[member_id]=00168f&auth[refresh_token]=5bad2d",
+            // Of two grants in it, the app's own user's.
+            r#"{"event":"ONAPPUSERREADY","data":{"access_token":"6b2e06","expires":"1728458347","member_id":"00168f","refresh_token":"5bad2d",
+                "client_endpoint":"https://b24.bitrix24.by/rest/"},"auth":{"access_token":"a","refresh_token":"other","member_id":"00168f"}}"#,
+            // The JavaScript SDK.
+            r#"{"applicationToken":"x","userId":1,"memberId":"00168f","accessToken":"6b2e06","refreshToken":"5bad2d","expires":1728458347,
+                "expiresIn":3600,"scope":"crm","domain":"b24.bitrix24.by","clientEndpoint":"https://b24.bitrix24.by/rest/","status":"L"}"#,
+            // The Python SDK.
+            r#"{"oauth_token":{"access_token":"6b2e06","refresh_token":"5bad2d","expires":1728458347,"expires_in":3600},"member_id":"00168f",
+                "user_id":1,"client_endpoint":"https://b24.bitrix24.by/rest/","domain":"oauth.bitrix.info","scope":["crm"]}"#,
+        ] {
+            assert_eq!(summary(text), whole(Some(3347)), "{text}");
+        }
+        // The PHP SDK, the form of an installation and the same as JSON.
+        for (text, identity) in [
+            (
+                r#"{"auth_token":{"access_token":"6b2e06","refresh_token":"5bad2d","expires":1728458347},"domain_url":"https://b24.bitrix24.by","application_token":"x"}"#,
+                None,
+            ),
+            (
+                r#"{"AUTH_ID":"6b2e06","AUTH_EXPIRES":"3600","REFRESH_ID":"5bad2d","member_id":"00168f","DOMAIN":"B24.bitrix24.by"}"#,
+                Some("00168f"),
+            ),
+            (
+                "AUTH_ID=6b2e06&AUTH_EXPIRES=3600&REFRESH_ID=5bad2d&member_id=00168f&DOMAIN=b24.bitrix24.by&status=F",
+                Some("00168f"),
+            ),
+        ] {
+            let (refresh, of, host, _) = summary(text);
+            assert_eq!(
+                (refresh.as_str(), of.as_deref(), host.as_deref()),
+                ("5bad2d", identity, Some("b24.bitrix24.by")),
+                "{text}"
+            );
+        }
+        // Google's, a list of one, JSON in JSON, JSON in the shell's quotes, a number.
+        for text in [
+            r#"{"token":"6b2e06","refresh_token":"5bad2d","token_uri":"https://x.example/","client_id":"c","expiry":"2026-01-01T00:00:00Z"}"#,
+            r#"[{"access_token":"6b2e06","refresh_token":"5bad2d"}]"#,
+            r#""{\"refresh_token\":\"5bad2d\"}""#,
+            r#"'{"refresh_token":"5bad2d"}'"#,
+            r#"{"data":{"tokens":{"RefreshToken":"5bad2d"}}}"#,
+            r#"{"value":"{\"refresh_token\":\"5bad2d\"}"}"#,
+            "access_token=6b2e06&refresh_token=5bad2d&expires_in=20",
+        ] {
+            assert_eq!(summary(text).0, "5bad2d", "{text}");
+        }
+        assert_eq!(summary(r#"{"refresh_token":4711}"#).0, "4711", "whoever names it means it");
+        // In milliseconds, and without an access token.
+        let text =
+            r#"{"accessToken":"6b2e06","refreshToken":"5bad2d","expires_at":1728458347000,"expiresIn":3600}"#;
+        assert_eq!(summary(text).3, Some(3347));
+        let bare = r#"{"refresh_token":"5bad2d","member_id":"00168f","client_endpoint":"https://b24.bitrix24.by/rest/"}"#;
+        assert_eq!(summary(bare), whole(None));
+    }
+
     #[test]
     fn a_bare_refresh_token() {
         assert_eq!(taken("5bad2d67\n").unwrap().tokens.credential.refresh().unwrap().expose(), "5bad2d67");
@@ -281,12 +417,38 @@ mod tests {
 
     #[test]
     fn what_is_no_grant_is_said_without_quoting_it() {
+        let lacks = |has: Option<&str>, wanted: &str| IntakeError::NoRefreshToken {
+            has: has.map(str::to_owned),
+            wanted: wanted.to_owned(),
+        };
+        let filler = IntakeError::NotARefreshToken("it is a word that stands where a value is missing");
+        let list = IntakeError::NotAToken("it is a list; hand over the one grant that is meant");
         for (text, expected) in [
             ("", IntakeError::Empty),
             ("  \n", IntakeError::Empty),
-            ("two words", IntakeError::NotAToken),
-            (r#"{"access_token":"a"}"#, IntakeError::NoRefreshToken),
-            (r#"{"refresh_token":""}"#, IntakeError::NoRefreshToken),
+            ("two words", IntakeError::NotAToken("it is neither JSON nor a bare refresh token (one word)")),
+            (r#"{"access_token":"a"}"#, lacks(Some("access_token"), "refresh_token")),
+            (r#"{"AUTH_ID":"a","AUTH_EXPIRES":"3600"}"#, lacks(Some("AUTH_ID"), "REFRESH_ID")),
+            (r#"{"accessToken":"a"}"#, lacks(Some("accessToken"), "refreshToken")),
+            (r#"{"auth":{"access_token":"a"}}"#, lacks(Some("auth.access_token"), "auth.refresh_token")),
+            ("AUTH_ID=a&AUTH_EXPIRES=3600", lacks(Some("AUTH_ID"), "REFRESH_ID")),
+            (r#"{"name":"x"}"#, lacks(None, "refresh_token")),
+            (r#"{"refresh_token":""}"#, IntakeError::EmptyRefreshToken("refresh_token".into())),
+            (
+                r#"{"auth":{"refresh_token":null}}"#,
+                IntakeError::EmptyRefreshToken("auth.refresh_token".into()),
+            ),
+            (r#"{"refresh_token":"null"}"#, filler.clone()),
+            (r#"{"refresh_token":"${REFRESH}"}"#, filler),
+            (
+                r#"{"access_token":"5bad2d","refresh_token":"5bad2d"}"#,
+                IntakeError::NotARefreshToken("it is the access token, once more"),
+            ),
+            (r#"{"a":{"refresh_token":"r1"},"b":{"refresh_token":"r2"}}"#, IntakeError::Several),
+            (r#"[{"refresh_token":"r1"},{"refresh_token":"r2"}]"#, list),
+            ("null", IntakeError::NotAToken(word::instead("null").unwrap())),
+            ("[object Object]", IntakeError::NotAToken(word::instead("null").unwrap())),
+            ("a=b&c=d", IntakeError::NotAToken("it is a form without a refresh token")),
             (r#"{"error":"expired_token"}"#, IntakeError::ErrorReply("expired_token".into())),
             (r#"{"error":"bad 5bad2d","refresh_token":"5bad2d"}"#, IntakeError::ErrorReply("bad …".into())),
             ("{\"refresh_token\":\"5bad\n", IntakeError::NotJson { line: 1, column: 22 }),

@@ -3,7 +3,7 @@
 //! A pair is durable in the state before anybody else hears of it, so a trace outside the state that is newer than the
 //! state means that the state went back. Must not look for traces: `adapters` read them.
 
-use super::portal::{Grant, Phase, Problem, Standing};
+use super::portal::{Grant, Phase, Portal, Problem, Standing};
 use super::provider::Class;
 use super::time::Timestamp;
 use super::token::{Access, Details, Generation};
@@ -44,6 +44,13 @@ pub struct Held {
     pub standing: Standing,
 }
 
+/// The newest generation that is known of outside the state.
+#[must_use]
+pub fn newest(trace: &Trace) -> Option<Generation> {
+    let published = trace.published.as_ref().map(|published| published.generation);
+    trace.noted.max(published).filter(|generation| (1..LARGEST).contains(&generation.0))
+}
+
 /// What becomes of a grant if there are newer traces of it; `None` if there are none.
 #[must_use]
 pub fn hold(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Held> {
@@ -71,8 +78,10 @@ pub fn hold(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Held> {
 
 /// Whether the files of readers are left as they are, since the state does not know better.
 #[must_use]
-pub fn leaves_files(grant: &Grant) -> bool {
-    matches!(grant.standing.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
+pub fn leaves_files(portal: &Portal) -> bool {
+    portal.grant.as_ref().map_or(portal.lost.is_some(), |grant| {
+        matches!(grant.standing.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::candidate::Pending;
 use super::name::PortalName;
 use super::provider::Class;
 use super::secret::Fingerprint;
@@ -365,6 +366,11 @@ pub struct Portal {
     pub bought_by: Option<Fingerprint>,
     /// The refusal of its app's client, if the server refuses that for all portals: it waits until then.
     pub client_refused: Option<ClientRefused>,
+    /// The newest generation that is known of from outside, where the state has no grant: it was lost, and nothing is
+    /// sent until a person hands over a new one.
+    pub lost: Option<Generation>,
+    /// What is to replace the grant once it has proved itself.
+    pub candidate: Option<Pending>,
 }
 
 /// An app's client is refused, and one portal tries for all.
@@ -385,6 +391,7 @@ impl Portal {
         match (&self.settings, &self.grant) {
             _ if self.unreadable.is_some() => Kind::Unreadable,
             (None, _) => Kind::Unconfigured,
+            (Some(_), None) if self.lost.is_some() => Kind::OldState,
             (Some(_), None) => Kind::AwaitingAuthorization,
             (Some(_), Some(grant)) if self.binding != Some(grant.bound_to) => Kind::ClientChanged,
             (Some(_), Some(grant)) => grant.standing.phase.kind(),

@@ -28,8 +28,9 @@ use std::fs;
 use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
@@ -126,6 +127,8 @@ pub struct Rig {
     pub runtime: Runtime,
     stop: CancellationToken,
     dir: TempDir,
+    /// Commands that nobody waits for.
+    under_way: Mutex<Vec<Child>>,
 }
 
 impl Rig {
@@ -149,7 +152,7 @@ impl Rig {
         let app = App::new("crm", CLIENT_ID, &token_url, life);
         let mut config = Config::new(http_address(), app);
         config.portals = portals.iter().map(|name| Portal::new(name, "crm")).collect();
-        let rig = Self { sandbox, config, runtime, stop, dir };
+        let rig = Self { sandbox, config, runtime, stop, dir, under_way: Mutex::default() };
         rig.secret("crm.secret", CLIENT_SECRET);
         rig
     }
@@ -223,6 +226,25 @@ impl Rig {
         self.secret(&name, grant);
         let stdin = fs::File::open(self.path(&name)).expect("what was just written");
         Ran::to_its_end(self.command(["import", portal]).stdin(stdin))
+    }
+
+    /// The same, without waiting for what becomes of it: the daemon has it when this returns.
+    #[track_caller]
+    pub fn hand_over(&self, portal: &str, grant: &str) {
+        let name = format!("{portal}.import");
+        self.secret(&name, grant);
+        let view = || self.get_json(&format!("/v1/portals/{portal}"));
+        let before = view();
+        let stdin = fs::File::open(self.path(&name)).expect("what was just written");
+        let mut command = self.command(["import", portal]);
+        let silent = command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = silent.spawn().expect("the binary starts");
+        eventually("the daemon has the grant", SOON, || {
+            let now = view();
+            let differs = |key: &str| now[key] != before[key];
+            differs("generation") || differs("candidate") || child.try_wait().expect("a child").is_some()
+        });
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).push(child);
     }
 
     /// `refreshd status --json`, by portal; `null` for one it does not show.
@@ -381,6 +403,11 @@ impl Rig {
 impl Drop for Rig {
     #[expect(clippy::print_stderr, reason = "part of a failed test's output")]
     fn drop(&mut self) {
+        for mut child in self.under_way.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // An error says that it has ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         self.stop.cancel();
         if std::thread::panicking() {
             eprintln!("the server noticed: {:?}", self.sandbox.violations());

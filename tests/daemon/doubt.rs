@@ -22,7 +22,7 @@ fn lost(rig: &Rig) -> Daemon {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Lost, 1);
-    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.hand_over("acme", &grant);
     daemon.wait_for_outcome("acme", "in-doubt");
     daemon
 }
@@ -84,7 +84,7 @@ fn a_late_replay_may_succeed_and_outlives_a_crash() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Stall, 1);
-    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.hand_over("acme", &grant);
     eventually("a request that is never answered", SOON, || rig.renewals("acme") == 1);
     daemon.kill9();
     let daemon = rig.start();
@@ -148,7 +148,7 @@ fn a_server_that_loses_every_reply_is_not_hammered_and_the_last_token_stays() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Lost, u32::MAX);
-    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.hand_over("acme", &grant);
     daemon.wait_for_outcome("acme", "in-doubt");
     // The first replay comes at once; then the pauses grow, by chance up to 5, 10, 20 s.
     always("few requests, and readers have a token", Duration::from_secs(10), || {
@@ -169,7 +169,7 @@ fn asking_for_a_token_does_not_send_what_was_rejected() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Lost, 1);
-    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.hand_over("acme", &grant);
     daemon.wait_for_step("acme", "person");
     rig.wait_for_phase("acme", "needs-authorization");
     assert_eq!(rig.requests("acme"), 2);

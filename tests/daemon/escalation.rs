@@ -13,7 +13,7 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", outage, u32::MAX);
-    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.hand_over("acme", &grant);
     daemon.wait_for_step("acme", "overdue");
     let ladder = [("failed", "notice"), ("overdue", "warning")].map(|(a, b)| (a.to_owned(), b.to_owned()));
     assert_eq!(daemon.steps("acme"), ladder);
@@ -77,7 +77,7 @@ fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
     for (portal, code, meaning, remedy) in mended_by {
         let grant = rig.install(portal);
         rig.fail(portal, Fault::Refuse { status: 401, error: code.into(), description: String::new() }, 1);
-        assert_eq!(rig.import(portal, &grant).code, Some(0));
+        rig.hand_over(portal, &grant);
         let told = daemon.wait_for_step(portal, "person");
         assert_eq!((told["severity"].as_str(), told["action"].as_str()), (Some("critical"), Some(remedy)));
         assert!(told["reason"].as_str().unwrap().contains(meaning), "{told}");
@@ -124,7 +124,7 @@ fn an_operators_own_ladder_is_in_force() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::LostBefore, u32::MAX);
-    assert_eq!(rig.import("acme", &grant).code, Some(0));
+    rig.hand_over("acme", &grant);
     let told = daemon.wait_for_step("acme", "remaining < 70%");
     assert_eq!(told["severity"], "error");
     assert_eq!(daemon.steps("acme").len(), 1, "no step of the built-in ladder");

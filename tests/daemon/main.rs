@@ -6,12 +6,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod candidates;
 mod doubt;
 mod environment;
 mod escalation;
 mod faults;
 mod hostile;
 mod lifecycle;
+mod lost_state;
 mod old_state;
 mod readers;
 mod refusals;

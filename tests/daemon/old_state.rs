@@ -198,12 +198,12 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
     let daemon = calm(&rig);
     rig.wait_for_renewals("acme", 1);
     daemon.kill9();
-    // A state given up, with everything that it left outside.
+    // A state given up, with everything that it left outside, which `lost_state` is about: a person says so.
     remove_state(&rig);
     rig.config.portal("acme").refresh_token_file = false;
-    let daemon = calm(&rig);
+    let daemon = rig.start();
+    assert_eq!(told_of_an_old_state(&daemon), 1);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
-    eventually("its first pairs", SOON, || rig.generation("acme") == 2);
     rig.wait_for_phase("acme", "fresh");
     daemon.kill9();
     // The record beside it given up, damaged, or not writable.

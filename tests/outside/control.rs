@@ -98,8 +98,18 @@ fn a_grant_is_handed_over_renewed_and_forgotten() {
     let rig = calm(["acme", "globex"]);
     let daemon = rig.start();
     let grant = rig.install("acme");
-    let answer = ask(&rig, "POST", "/v1/portals/acme/grant", &grant);
-    assert_eq!(answer, (200, json!({"portal": "acme", "generation": 1})));
+    let (status, answer) = ask(&rig, "POST", "/v1/portals/acme/grant", &grant);
+    assert_eq!((status, &answer["portal"], &answer["generation"]), (200, &json!("acme"), &json!(2)));
+    assert_eq!(
+        (&answer["outcome"], &answer["detail"], &answer["kept"]),
+        (&json!("renewed"), &json!(null), &json!(false))
+    );
+    let (status, answer) = ask(&rig, "POST", "/v1/portals/acme/grant", "5bad2d67006e9f06006b12e4");
+    assert_eq!(
+        (status, &answer["outcome"], &answer["kept"]),
+        (409, &json!("refused"), &json!(true)),
+        "{answer}"
+    );
     refused(&ask(&rig, "POST", "/v1/portals/globex/grant", &grant), 409, "refused");
     refused(&ask(&rig, "POST", "/v1/portals/globex/grant", "no grant at all"), 400, "not-a-grant");
     refused(&ask(&rig, "POST", "/v1/portals/globex/grant", &"a".repeat(100_000)), 413, "not-a-grant");

@@ -35,7 +35,8 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     // A token reply, piped in.
     let ran = rig.import("acme", &rig.install("acme"));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
-    assert_eq!(ran.stderr, "acme: the grant was taken in (generation 1)\n");
+    contains(&ran.stderr, &["acme: the grant was taken in and renewed (generation 2); it is of "]);
+    assert_eq!(ran.stderr.lines().count(), 1);
     // A settings.json, by its name.
     rig.secret("settings.json", &crest_settings(&rig, "globex"));
     let path = rig.path("settings.json");
@@ -54,14 +55,14 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
         );
     }
     daemon.stop();
-    // Without a daemon it waits for one.
+    // Without a daemon the command does the same.
     let ran = rig.import("hooli", &rig.install("hooli"));
     assert_eq!(ran.code, Some(0));
-    contains(&ran.stderr, &["no daemon runs; the grant is in the state", "hooli: the grant was taken in"]);
-    let published = rig.token_json("hooli").expect("its access token can be used until then");
-    assert_eq!(published["generation"], 1);
+    contains(&ran.stderr, &["hooli: the grant was taken in and renewed (generation 2)"]);
+    assert_eq!(rig.generation("hooli"), 2);
     let daemon = rig.start();
-    rig.wait_for_generation("hooli", 2);
+    rig.wait_for_phase("hooli", "fresh");
+    assert_eq!(rig.sandbox.renewals(&domain("hooli")), 1);
     daemon.stop();
     rig.no_violations();
 }
@@ -78,7 +79,8 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
             ),
             ("neither one nor the other", "it is neither JSON nor a bare refresh token (one word)"),
             ("{\"access_token\": \"6b2e06", "it begins like JSON but is none (line 1, column 24)"),
-            (r#"{"access_token":"6b2e0667006e9f06"}"#, "it has no refresh_token"),
+            (r#"{"access_token":"6b2e0667006e9f06"}"#, "it has access_token but no refresh_token"),
+            (r#"{"name":"acme"}"#, "it has no refresh_token"),
             ("", "there is nothing in it"),
             ("  \n\t", "there is nothing in it"),
             (&long, "it is longer than 65536 bytes"),
@@ -136,7 +138,9 @@ fn one_grant_is_not_taken_for_two_portals() {
 fn a_dead_grant_is_resumed_by_an_import() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
-    assert_eq!(rig.import("acme", "5bad2d67006e9f06006b12e4").code, Some(0), "a word may be a token");
+    let ran = rig.import("acme", "5bad2d67006e9f06006b12e4");
+    assert_eq!(ran.code, Some(65), "a word may be a token, but not this one: {ran:?}");
+    contains(&ran.stderr, &["the authorization server refuses it: invalid_grant", "refreshd authorize acme"]);
     let status = rig.wait_for_phase("acme", "needs-authorization");
     contains(status["action"].as_str().unwrap(), &["refreshd authorize acme"]);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
@@ -158,13 +162,14 @@ fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
     let daemon = rig.start();
     // The account named as the portal. The stand-in never gave this token out: it was sent, and is refused.
     let ran = rig.run(["import", "acme", &several]);
-    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), "acme: the grant was taken in (generation 1)\n"));
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    contains(&ran.stderr, &["acme: not taken in: the authorization server refuses it: invalid_grant"]);
     rig.wait_for_phase("acme", "needs-authorization");
     assert_eq!(rig.sandbox.total_requests(), 1);
     // The only account, on standard input, whatever its name; then it is this portal's.
     let stdin = || Stdio::from(File::open(rig.path("one")).unwrap());
     let ran = Ran::to_its_end(rig.command(["import", "umbrella"]).stdin(stdin()));
-    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(ran.code, Some(65), "{ran:?}");
     let ran = Ran::to_its_end(rig.command(["import", "globex", "--account", "work"]).stdin(stdin()));
     assert_eq!(ran.code, Some(65));
     contains(&ran.stderr, &["globex: not taken in: the same refresh token belongs to umbrella"]);

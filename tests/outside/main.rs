@@ -17,6 +17,7 @@ mod health;
 mod help;
 mod http;
 mod import;
+mod import_over;
 mod install;
 mod install_events;
 mod install_forged;

@@ -115,7 +115,7 @@ fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
         401,
         json!({"error": "unauthorized_client", "error_description": "Missing valid authorization header"}),
     );
-    assert_eq!(rig.import("news", &auth.to_string().replace('"', "'")).code, Some(0));
+    assert_eq!(rig.import("news", &auth.to_string().replace('"', "'")).code, Some(75));
     let status = rig.wait_for_phase("news", "client-rejected");
     contains(status["action"].as_str().expect("a remedy"), &["client_id and client_secret"]);
     let renewal = server.asked("/2/oauth2/token").remove(0);
@@ -406,9 +406,15 @@ fn requests_and_replies_of_a_shape_of_their_own() {
     assert!((3500..=3600).contains(&left), "{left}");
     // A refusal in the provider's own words, with a status that says nothing.
     server.say("/refresh", 200, json!({"status": "BAD", "sub": "soft"}));
-    assert_eq!(rig.import("news", "r9").code, Some(0));
-    let status = rig.wait_for_phase("news", "blocked");
-    contains(&status["last_error"]["detail"].to_string(), &["somebody must allow it"]);
+    let ran = rig.import("news", "r9");
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(&ran.stderr, &["somebody must allow it", "the grant that news has goes on"]);
+    let status = rig.status("news");
+    assert_eq!(
+        (&status["phase"], &status["candidate"]["phase"]),
+        (&json!("fresh"), &json!("blocked")),
+        "{status}"
+    );
     assert!(server.asked("/token").is_empty());
     daemon.stop();
 }
@@ -426,7 +432,7 @@ fn what_may_be_renewed_only_after_its_end_is_left_alone_until_then() {
     server.say("/token", 400, early);
     let grant = json!({"access_token": "a0", "refresh_token": "r0", "expires_in": 1_209_600,
                        "expires": now_secs() + 3});
-    assert_eq!(rig.import("news", &grant.to_string()).code, Some(0));
+    assert_eq!(rig.import("news", &grant.to_string()).code, Some(75), "it cannot be proved before");
     daemon.wait_for_outcome("news", "too-early");
     let view = rig.get_json("/v1/portals/news");
     assert!(view["incident"].is_null() && view["phase"] == "fresh", "{view}");

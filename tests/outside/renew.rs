@@ -93,8 +93,10 @@ fn without_a_daemon_it_renews_by_itself() {
             "refreshd import globex",
         ],
     );
-    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
-    assert_eq!(rig.import("globex", &rig.install("globex")).code, Some(0));
+    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
+    assert_eq!(rig.import("globex", &rig.install("globex")).code, Some(75));
+    rig.sandbox.heal(At::All);
     rig.sandbox.fail(At::Portal(domain("globex")), broken(), u32::MAX);
     let ran = rig.run(["renew", "--all", "--json"]);
     assert_eq!(outcomes(&ran), [pair("acme", "renewed"), pair("globex", "transient")], "{ran:?}");

@@ -61,7 +61,7 @@ fn what_cannot_be_had_is_75_with_the_reason() {
     let rig = calm(["acme", "globex"]);
     rig.sandbox.fail(At::All, broken(), u32::MAX);
     let daemon = rig.start();
-    assert_eq!(rig.import("acme", &bare(&rig, "acme")).code, Some(0));
+    assert_eq!(rig.import("acme", &bare(&rig, "acme")).code, Some(75));
     let check = || {
         let failing = rig.run(["token", "acme"]);
         assert_eq!((failing.code, failing.stdout.as_str()), (Some(75), ""));

@@ -47,9 +47,9 @@ pub enum RenewalRequest {
 static NEWEST: AtomicI64 = AtomicI64::new(0);
 
 /// A claim unlike every other of this process and of the state.
-fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimId> {
+pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimId> {
     let stored: i64 = connection
-        .prepare_cached("SELECT coalesce(max(claim), 0) FROM portal WHERE claim IS NOT NULL")?
+        .prepare_cached("SELECT max(coalesce((SELECT max(claim) FROM portal WHERE claim IS NOT NULL), 0), coalesce((SELECT max(claim) FROM candidate), 0))")?
         .query_row([], |row| row.get(0))?;
     let least = stored.saturating_add(1).max(now.millis());
     let after = |newest: i64| newest.saturating_add(1).max(least);

@@ -9,6 +9,7 @@ use super::{State, StateError};
 use crate::domain::name::PortalName;
 use crate::domain::old_state::Held;
 use crate::domain::portal::Kind;
+use crate::domain::secret::Fingerprint;
 use crate::domain::token::Generation;
 
 impl State {
@@ -23,6 +24,29 @@ impl State {
         held: Held,
     ) -> Result<bool, StateError> {
         self.write.run(move |connection| hold_old(connection, &portal, from, &held)).await
+    }
+
+    /// Notes that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent
+    /// for it until a person hands over a new one. `spent` is the refresh token of its file: no file brings it in any
+    /// more, whatever becomes of the portal. False if the state has a grant, or had one as new.
+    ///
+    /// # Errors
+    /// [`StateError`]; then a spent token may be sent for it.
+    pub async fn hold_lost(
+        &self,
+        portal: PortalName,
+        newest: Generation,
+        spent: Option<Fingerprint>,
+    ) -> Result<bool, StateError> {
+        self.write.run(move |connection| hold_lost(connection, &portal, newest, spent.as_ref())).await
+    }
+
+    /// How many portals have lost their grant.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn count_lost(&self) -> Result<u64, StateError> {
+        self.read.run(super::listing::count_lost).await
     }
 
     /// Holds a portal whose row cannot be understood, so that nothing comes back to it again and again; false if it was
@@ -42,6 +66,23 @@ impl State {
     pub async fn hold_unnamed(&self) -> Result<Vec<String>, StateError> {
         self.write.run(hold_unnamed).await
     }
+}
+
+fn hold_lost(
+    connection: &Connection,
+    portal: &PortalName,
+    newest: Generation,
+    spent: Option<&Fingerprint>,
+) -> Result<bool, StateError> {
+    let sql = |source| StateError::sql("hold a portal whose grant was lost", source);
+    let number = i64::try_from(newest.0).unwrap_or(i64::MAX);
+    let hold = "UPDATE portal SET lost = ?2, generation = ?2 WHERE name = ?1 AND refresh_token IS NULL AND generation < ?2";
+    let held = connection.execute(hold, params![portal.as_str(), number]).map_err(sql)? > 0;
+    if let Some(spent) = spent.filter(|_| held) {
+        let remember = "INSERT OR IGNORE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        connection.execute(remember, params![spent.bytes(), portal.as_str()]).map_err(sql)?;
+    }
+    Ok(held)
 }
 
 fn hold_old(

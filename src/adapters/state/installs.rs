@@ -352,7 +352,7 @@ fn proving_url(terms: &InstallTerms, owner: &Owner, intake: &Intake) -> String {
 /// that was proven is as good as renewed.
 fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Result<TakeIn, StateError> {
     let Install { terms, owner, intake, proven_by, now, .. } = install;
-    let Intake { tokens, identity: _, server, client_id: _ } = intake;
+    let Intake { tokens, server, .. } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
             "SELECT config_url, settings ->> 'renew_every' FROM portal WHERE name = ?1",

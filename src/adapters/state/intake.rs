@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
+use super::candidates::{drop_candidate, forget_candidate};
 use super::clients;
 use super::record::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_columns};
@@ -50,9 +51,9 @@ pub enum TakenIn {
 }
 
 pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn, StateError> {
-    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+    let TakeIn { portal, tokens, proven, now, .. } = grant;
     let sql = |source| StateError::sql("take a grant in", source);
-    let (refresh, fingerprint) = stored(&tokens.credential);
+    let (_, fingerprint) = stored(&tokens.credential);
     if let Some(fingerprint) = &fingerprint {
         if let Some(holder) = holder(connection, fingerprint, portal).map_err(sql)? {
             return Ok(TakenIn::HeldBy(holder));
@@ -61,6 +62,24 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
             return Ok(TakenIn::Spent);
         }
     }
+    let Some(generation) = put(connection, grant)? else { return Ok(TakenIn::Unknown) };
+    // What is handed over later counts.
+    drop_candidate(connection, portal, *now)?;
+    if let Some(app) = proven {
+        clients::let_in(connection, app, portal, *now).map_err(sql)?;
+    }
+    if let Some(fingerprint) = &fingerprint {
+        let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;
+    }
+    Ok(TakenIn::Stored(generation))
+}
+
+/// Puts a grant in a portal's place, whatever was there; `None` if the configuration does not name the portal.
+pub(super) fn put(connection: &Connection, grant: &TakeIn) -> Result<Option<Generation>, StateError> {
+    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+    let sql = |source| StateError::sql("take a grant in", source);
+    let (refresh, fingerprint) = stored(&tokens.credential);
     let access = tokens.access.as_ref();
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
     let (refresh_ends, refresh_since, motion, notice) = validity_columns(&tokens.validity);
@@ -69,7 +88,7 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
             "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
              token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
              token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
-             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL, \
+             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
              told = CASE WHEN ?20 THEN '[]' ELSE told END, refresh_expires_at = ?21, refresh_since = ?22, \
              refresh_motion = ?23, notice = ?24 \
              WHERE name = ?1 AND configured = 1 RETURNING generation",
@@ -103,24 +122,17 @@ pub(super) fn take_in(connection: &Connection, grant: &TakeIn) -> Result<TakenIn
         )
         .optional()
         .map_err(sql)?;
-    let Some(generation) = generation else { return Ok(TakenIn::Unknown) };
-    if let Some(app) = proven {
-        clients::let_in(connection, app, portal, *now).map_err(sql)?;
-    }
-    if let Some(fingerprint) = &fingerprint {
-        let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
-        connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;
-    }
-    Ok(TakenIn::Stored(Generation(u64::try_from(generation).unwrap_or_default())))
+    Ok(generation.map(|generation| Generation(u64::try_from(generation).unwrap_or_default())))
 }
 
 /// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
 pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
     AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
-    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
+    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 \
+    UNION ALL SELECT portal FROM candidate WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
 
 /// Another portal that holds this refresh token, or was given it once.
-fn holder(
+pub(super) fn holder(
     connection: &Connection,
     fingerprint: &Fingerprint,
     portal: &PortalName,
@@ -132,7 +144,7 @@ fn holder(
 }
 
 /// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one.
-fn is_spent(
+pub(super) fn is_spent(
     connection: &Connection,
     fingerprint: &Fingerprint,
     portal: &PortalName,
@@ -161,12 +173,13 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
             "UPDATE portal SET refresh_token = NULL, fingerprint = NULL, access_token = NULL, token_type = NULL, \
              issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
              renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
-             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, \
+             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
              refresh_expires_at = NULL, refresh_since = NULL, refresh_motion = NULL, notice = NULL \
-             WHERE name = ?1 AND refresh_token IS NOT NULL",
+             WHERE name = ?1 AND (refresh_token IS NOT NULL OR lost IS NOT NULL)",
             [portal.as_str()],
         )
         .map_err(sql)?;
+    let forgotten = forgotten + usize::from(forget_candidate(connection, portal)?);
     connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
     unread::discard(connection, portal)?;
     // What proves the events of an installation goes with the last portal that it made.
@@ -204,7 +217,7 @@ pub(super) fn awaiting_clients(connection: &Connection, apps: &[String]) -> Resu
 pub(super) fn awaiting_files(connection: &Connection) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'needs-authorization', 'client-changed', 'old-state') \
+            "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'needs-authorization', 'client-changed') AND lost IS NULL \
              AND settings ->> 'refresh_token_file' IS NOT NULL"
         ))
         .map_err(|source| StateError::sql("look for awaiting portals", source))?;

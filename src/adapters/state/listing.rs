@@ -101,6 +101,18 @@ pub(super) fn troubled(
     portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
 }
 
+/// Portals of the configuration whose grant the state has lost.
+pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
+    let count =
+        "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL";
+    let count = connection
+        .prepare_cached(count)
+        .and_then(|mut count| count.query_row([], |row| row.get::<_, i64>(0)));
+    count
+        .map(|count| u64::try_from(count).unwrap_or_default())
+        .map_err(|source| StateError::sql("count portals", source))
+}
+
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
     // Fresh is what is left: there is no index of the many, only of the few that are something else.
@@ -126,6 +138,17 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     }
     if fresh > 0 {
         kinds.push((Kind::Fresh, fresh));
+    }
+    // The index knows them as portals without a grant.
+    let lost = count_lost(connection)?;
+    if lost > 0 {
+        kinds.iter_mut().filter(|(kind, _)| *kind == Kind::AwaitingAuthorization).for_each(|(_, count)| {
+            *count = count.saturating_sub(lost);
+        });
+        match kinds.iter_mut().find(|(kind, _)| *kind == Kind::OldState) {
+            Some((_, count)) => *count += lost,
+            None => kinds.push((Kind::OldState, lost)),
+        }
     }
     let mut past_due = connection.prepare_cached(PAST_DUE).map_err(sql)?;
     let mut rows = past_due.query([now.millis()]).map_err(sql)?;

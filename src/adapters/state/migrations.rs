@@ -110,6 +110,21 @@ CREATE TABLE installation (
 ) STRICT, WITHOUT ROWID;
 ", "
 -- Candidates: grants that are to replace a living one and have not proved themselves yet.
+-- Columns of the names that `portal` has hold the same; `came_at` is when it was handed over.
+CREATE TABLE candidate (
+    portal TEXT PRIMARY KEY, origin TEXT NOT NULL, replaces INTEGER NOT NULL, came_at INTEGER NOT NULL,
+    refresh_token TEXT NOT NULL, fingerprint BLOB NOT NULL, access_token TEXT, token_type TEXT, issued_at INTEGER,
+    expires_at INTEGER, details TEXT, identity TEXT, bound_to BLOB NOT NULL, token_url TEXT NOT NULL,
+    phase TEXT NOT NULL, attempt INTEGER NOT NULL, since INTEGER, problem TEXT, doubtful INTEGER NOT NULL,
+    act_at INTEGER, claim INTEGER, claimed_at INTEGER
+) STRICT;
+CREATE INDEX candidate_due ON candidate (act_at) WHERE act_at IS NOT NULL AND claim IS NULL;
+CREATE INDEX candidate_fingerprint ON candidate (fingerprint);
+-- Refresh tokens of files that the authorization server refused: they are not sent again by themselves.
+CREATE TABLE refused_candidate (fingerprint BLOB PRIMARY KEY, portal TEXT NOT NULL) STRICT, WITHOUT ROWID;
+-- The newest generation known from outside of a portal whose grant the state has lost; null: none was lost.
+ALTER TABLE portal ADD COLUMN lost INTEGER;
+CREATE INDEX portal_lost ON portal (name) WHERE lost IS NOT NULL;
 -- (end of candidates)
 
 -- Replies that could not be read.

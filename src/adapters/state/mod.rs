@@ -5,6 +5,7 @@
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod alerts;
+mod candidates;
 mod claims;
 mod clients;
 mod held;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use alerts::{Keep, Kept};
+pub use candidates::{Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate};
 pub use claims::{Claims, RenewalRequest};
 pub use installation::{Uninstall, Uninstalled};
 pub use installs::{Install, Installed};

@@ -71,6 +71,9 @@ pub(super) fn reconcile(
     connection
         .execute("DELETE FROM portal WHERE configured = 0 AND refresh_token IS NULL", [])
         .map_err(sql)?;
+    connection
+        .execute("DELETE FROM candidate WHERE portal NOT IN (SELECT name FROM portal)", [])
+        .map_err(sql)?;
     done.dropped = gone.len();
     for app in apps {
         follow_app(connection, app, now).map_err(sql)?;
@@ -231,6 +234,11 @@ pub(super) fn follow_app(
             "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND claim IS NULL AND act_at > ?2 AND phase <> 'fresh'",
             params![name, now.millis()],
         )?;
+        connection.execute(
+            "UPDATE candidate SET act_at = ?2 WHERE claim IS NULL AND act_at > ?2 \
+             AND portal IN (SELECT name FROM portal WHERE app = ?1)",
+            params![name, now.millis()],
+        )?;
     }
     Ok(())
 }
@@ -259,6 +267,13 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
         .and_then(|_| clients::shift(connection, by))
         .and_then(|_| connection.execute("UPDATE silence SET until = until + ?1", [by]))
         .and_then(|_| connection.execute("UPDATE unread_reply SET at = at + ?1", [by]))
+        .and_then(|_| {
+            connection.execute(
+                "UPDATE candidate SET came_at = came_at + ?1, issued_at = issued_at + ?1, expires_at = expires_at + ?1, \
+                 since = since + ?1, act_at = act_at + ?1, claimed_at = claimed_at + ?1",
+                [by],
+            )
+        })
         .map(|_| ())
         .map_err(|source| StateError::sql("follow a clock step", source))
 }

@@ -270,14 +270,14 @@ fn record_pair(
 }
 
 /// A pair that is not used and not lost.
-struct Aside<'a> {
-    why: &'static str,
-    access: Option<&'a AccessToken>,
-    refresh: Option<&'a RefreshToken>,
-    identity: Option<&'a str>,
+pub(super) struct Aside<'a> {
+    pub(super) why: &'static str,
+    pub(super) access: Option<&'a AccessToken>,
+    pub(super) refresh: Option<&'a RefreshToken>,
+    pub(super) identity: Option<&'a str>,
 }
 
-fn put_aside(
+pub(super) fn put_aside(
     connection: &Connection,
     portal: &PortalName,
     now: Timestamp,

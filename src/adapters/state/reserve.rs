@@ -64,7 +64,7 @@ impl Room {
     }
 
     /// Whether so many may be claimed in this transaction. If not, the writer makes room before the next.
-    fn cover(&self, claims: usize) -> Result<(), StateError> {
+    pub(super) fn cover(&self, claims: usize) -> Result<(), StateError> {
         let claims = u64::try_from(claims).unwrap_or(u64::MAX);
         if claims == 0 || claims <= self.fits() {
             return Ok(());

@@ -6,6 +6,7 @@ use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 
 use super::StateError;
+use crate::domain::candidate::{Origin, Pending};
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, ClientRefused, Grant, Kind, Phase, Portal, Problem, Standing};
@@ -20,7 +21,14 @@ pub(super) const COLUMNS: &str = "name, configured, settings, binding, generatio
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
     problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url, refresh_expires_at, refresh_since, \
     refresh_motion, notice, bought_by, \
-    (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL)";
+    (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL), \
+    lost, (SELECT json_array(c.origin, c.came_at, c.phase, c.problem, c.act_at) FROM candidate c WHERE c.portal = portal.name)";
+
+/// The same of a candidate `c` of the portal `p`, read as if it were the portal's grant.
+pub(super) const CANDIDATE_COLUMNS: &str = "p.name, p.configured, p.settings, p.binding, 0, c.refresh_token, c.access_token, \
+    c.token_type, c.issued_at, c.expires_at, c.details, c.identity, c.bound_to, c.token_url, c.came_at, c.phase, c.attempt, c.since, \
+    c.problem, c.doubtful, NULL, c.act_at, '[]', c.claim, c.claimed_at, p.config_url, NULL AS refresh_expires_at, \
+    NULL AS refresh_since, NULL AS refresh_motion, NULL AS notice, NULL, NULL, NULL, NULL";
 
 /// Reads one portal; the row has [`COLUMNS`]. One whose row cannot be understood says so in itself, so that it keeps
 /// nobody from reading the others; an error is a row without a name.
@@ -45,7 +53,24 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
         client_refused: json(row, 31).ok().flatten().map(|(since, retry_at, probe): RefusedClient| {
             ClientRefused { since, retry_at: retry_at.unwrap_or(since), probe }
         }),
+        lost: row.get::<_, Option<i64>>(32)?.map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
+        // A candidate that cannot be understood keeps nobody from anything.
+        candidate: pending(row).ok().flatten(),
     })
+}
+
+fn pending(row: &Row<'_>) -> rusqlite::Result<Option<Pending>> {
+    type Columns = (String, i64, String, Option<String>, Option<i64>);
+    let Some((origin, since, kind, problem, act_at)) = json::<Columns>(row, 33)? else { return Ok(None) };
+    let problem =
+        problem.map(|problem| serde_json::from_str(&problem).map_err(|_| missing(33))).transpose()?;
+    Ok(Some(Pending {
+        origin: Origin::parse(&origin).ok_or_else(|| missing(33))?,
+        since: Timestamp::from_millis(since),
+        kind: Kind::parse(&kind).ok_or_else(|| missing(33))?,
+        problem,
+        act_at: act_at.map(Timestamp::from_millis),
+    }))
 }
 
 type RefusedClient = (Timestamp, Option<Timestamp>, Option<String>);

@@ -23,6 +23,8 @@ const REMEMBERED: usize = 1000;
 pub enum What<'a> {
     /// The state cannot be written.
     State,
+    /// The state has no grant for portals of which there were grants.
+    Lost,
     /// A portal's new pair is not on disk.
     Unsaved(&'a PortalName),
     /// A portal's token files cannot be written.
@@ -37,6 +39,7 @@ impl What<'_> {
     const fn word(self) -> &'static str {
         match self {
             Self::State => "state",
+            Self::Lost => "old-state",
             Self::Unsaved(_) => "unsaved",
             Self::Unpublished(_) => "unpublished",
         }
@@ -44,7 +47,7 @@ impl What<'_> {
 
     const fn portal(&self) -> Option<&PortalName> {
         match self {
-            Self::State => None,
+            Self::State | Self::Lost => None,
             Self::Unsaved(portal) | Self::Unpublished(portal) => Some(portal),
         }
     }
@@ -59,6 +62,10 @@ impl What<'_> {
 
     const fn action(self) -> &'static str {
         match self {
+            Self::Lost => {
+                "is the state's volume mounted? Stop refreshd, put the right state back, and start it again; if there is none: \
+                 refreshd status, then authorize or import each portal"
+            }
             Self::State => "free space or repair the disk of the state; it is retried by itself",
             Self::Unsaved(_) => {
                 "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself"
@@ -110,6 +117,11 @@ impl Conditions {
         };
         self.known().lasting.insert(what.key(), lasting);
         self.changed.notify_one();
+    }
+
+    /// Whether it is wrong now.
+    pub fn lasts(&self, what: What<'_>) -> bool {
+        self.known().lasting.contains_key(&what.key())
     }
 
     /// It is well again.

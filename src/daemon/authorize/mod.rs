@@ -278,16 +278,6 @@ fn with_fields(mut intake: Intake, app: &App, fields: BTreeMap<String, Value>) -
 }
 
 async fn take_in(shared: &Shared, portal: &Portal, intake: Intake) -> Result<Generation, OperationError> {
-    let known = portal.grant.as_ref().and_then(|grant| grant.identity.as_ref());
-    if let (Some(known), Some(got)) = (known, &intake.identity)
-        && known != got
-    {
-        let reason = format!(
-            "it is the grant of {got}, and {} has been {known} until now; if you mean it, first: refreshd forget {}",
-            portal.name, portal.name
-        );
-        return Err(OperationError::Refused { portal: portal.name.clone(), reason });
-    }
     let expires_in = intake.tokens.access.as_ref().map(|access| human(access.lifetime()));
     let generation = loop {
         let take = TakeInAs { intake: intake.clone(), source: Source::Authorization };

@@ -35,7 +35,7 @@ pub use replies::recovered;
 
 use super::descriptors;
 use super::kept;
-use super::operations::{self, By, Renewal};
+use super::operations::{self, By, Imported, Renewal};
 use super::reload::Reloader;
 use super::serving::{House, serve};
 use super::shared::Shared;
@@ -43,6 +43,7 @@ use super::view::PortalView;
 use super::worth;
 use crate::adapters::owner::give;
 use crate::adapters::token_files::Format;
+use crate::domain::candidate::Proof;
 use crate::domain::intake;
 use crate::domain::name::PortalName;
 
@@ -352,15 +353,51 @@ async fn import(
     Extract(control): Extract<Control>,
     Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
+    query: Result<Query<ImportQuery>, QueryRejection>,
     body: Result<String, StringRejection>,
 ) -> Result<Response, Failure> {
     peer.may_change()?;
+    let bad = |rejection: QueryRejection| {
+        Failure::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
+    };
+    let Query(ImportQuery { replace }) = query.map_err(bad)?;
     let body =
         body.map_err(|rejection| Failure::new(rejection.status(), "not-a-grant", rejection.body_text()))?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let import = async move { Ok(operations::import(&shared, &name, &body).await?) };
-    let generation = control.change(import).await?;
-    Ok(axum::Json(json!({"portal": portal, "generation": generation})).into_response())
+    let import = async move { Ok(operations::import(&shared, &name, &body, replace, By::Loop).await?) };
+    let imported = control.change(import).await?;
+    let (view, _) = operations::outcome(&control.shared, &portal).await?;
+    let status = match imported.proof {
+        Proof::TakenIn | Proof::SetAside => StatusCode::OK,
+        Proof::Refused(_) => StatusCode::CONFLICT,
+        Proof::Waits { .. } => StatusCode::ACCEPTED,
+    };
+    Ok((status, axum::Json(imported_json(&imported, &view))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportQuery {
+    /// Whether the grant may be another owner's than the present one.
+    #[serde(default)]
+    replace: bool,
+}
+
+/// What `import` says, in JSON: over the socket, and from `import --json` without a daemon.
+#[must_use]
+pub fn imported_json(imported: &Imported, view: &PortalView) -> Value {
+    let Imported { proof, generation, had_grant } = imported;
+    let (outcome, detail, again_at) = match proof {
+        Proof::TakenIn => ("renewed", None, None),
+        Proof::Refused(why) => ("refused", Some(why), None),
+        Proof::Waits { problem, act_at } => ("pending", Some(problem), *act_at),
+        Proof::SetAside => ("superseded", None, None),
+    };
+    json!({
+        "portal": view.portal, "outcome": outcome, "generation": generation.0, "detail": detail,
+        "again_at": again_at.map(|at| at.to_string()), "kept": *had_grant && !matches!(proof, Proof::TakenIn),
+        "identity": view.identity, "endpoint": view.endpoint, "status": view,
+    })
 }
 
 async fn forget(

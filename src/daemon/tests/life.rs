@@ -113,7 +113,9 @@ impl Life {
 
     /// `refreshd import`.
     pub fn import(&mut self, portal: String, text: String) {
-        self.errand(|shared| async move { drop(operations::import(&shared, &portal, &text).await) });
+        self.errand(|shared| async move {
+            drop(operations::import(&shared, &portal, &text, false, By::Loop).await);
+        });
     }
 
     /// `refreshd forget`.

@@ -63,6 +63,8 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
         unreadable: None,
         bought_by: None,
         client_refused: None,
+        lost: None,
+        candidate: None,
     }
 }
 

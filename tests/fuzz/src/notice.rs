@@ -68,9 +68,7 @@ fn is_the_servers_word(presented: &Presented, owner: &Owner, profile: &Profile) 
         let rule = NameRule::parse(rule).expect("it is in order");
         assert!(!rule.names("crm", owner, users).is_empty(), "no name for {owner:?}");
     }
-    let Ok(Intake { tokens, identity: _, server: _, client_id: _ }) =
-        from_notice(presented, owner, profile, NOW)
-    else {
+    let Ok(Intake { tokens, .. }) = from_notice(presented, owner, profile, NOW) else {
         return;
     };
     let refresh = presented.refresh.expose();

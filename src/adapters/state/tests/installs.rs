@@ -43,6 +43,7 @@ fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64)
             identity: None,
             server: None,
             client_id: None,
+            host: None,
         },
         application_token: None,
         sent_at: None,

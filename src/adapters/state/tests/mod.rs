@@ -1,6 +1,7 @@
 //! The store through its handle, on a real file: what is claimed, recorded, taken in and refused.
 
 mod alerting;
+mod candidates;
 mod claiming;
 mod clients;
 mod configuration;

@@ -1,0 +1,515 @@
+//! Candidates: stored beside the grant that they are to replace, claimed before they are sent, and put in its place in the
+//! transaction that records the proof.
+//!
+//! Must not touch the portal's grant before that, nor lose a pair that came too late: it is put aside.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::claims::new_claim;
+use super::clients;
+use super::intake::{TakeIn, holder, is_spent, put};
+use super::record::{Aside, put_aside, stored};
+use super::rows::{CANDIDATE_COLUMNS, millis, phase_columns, portal as read_portal, to_json};
+use super::{State, StateError};
+use crate::domain::candidate::{Origin, Pair};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, Kind, Portal, Standing};
+use crate::domain::refresh_end::RefreshEnd;
+use crate::domain::renewal::Renewed;
+use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Access, Generation, Tokens, Validity};
+
+/// A candidate to store.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// As it would be taken in.
+    pub grant: TakeIn,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whether it may be of another owner than the portal's grant.
+    pub replaces: bool,
+}
+
+/// What became of an offer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It is stored, and due.
+    Stored,
+    /// It was stored before.
+    Known,
+    /// It is the very refresh token that the portal has.
+    Same,
+    /// Another candidate of the portal is being exchanged.
+    Busy,
+    /// Another portal has, or had, this very refresh token.
+    HeldBy(String),
+    /// This portal was given it before, and has exchanged it for a newer one since.
+    Spent,
+    /// The configuration does not name this portal.
+    Unknown,
+}
+
+/// A candidate under a claim.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Its portal, with the candidate as its grant.
+    pub portal: Portal,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whether it may be of another owner than the portal's grant.
+    pub replaces: bool,
+}
+
+/// What to record of a claimed candidate.
+#[derive(Debug)]
+pub struct RecordCandidate {
+    /// The portal.
+    pub portal: PortalName,
+    /// Its app.
+    pub app: String,
+    /// The claim that is ended, and when it was made; see `RecordAs::claim`.
+    pub claim: (ClaimId, Timestamp),
+    /// The outcome.
+    pub outcome: CandidateOutcome,
+    /// When it is recorded.
+    pub now: Timestamp,
+}
+
+/// The outcome part of a record.
+#[derive(Debug)]
+pub enum CandidateOutcome {
+    /// It takes the portal's place with this pair.
+    Proved(Box<Renewed>),
+    /// It goes.
+    Refused,
+    /// It goes, and the pair that came is somebody else's.
+    Another(Pair),
+    /// It stays a candidate.
+    Waits(Standing),
+}
+
+/// What recording did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CandidateRecorded {
+    /// It is the portal's grant now.
+    TakenIn {
+        /// Its generation.
+        generation: Generation,
+        /// The app's standing flipped: its client is accepted again.
+        client_changed: bool,
+    },
+    /// Recorded, and the portal's grant is as it was.
+    Kept,
+    /// It was forgotten or replaced meanwhile: a pair is kept aside and not used.
+    SetAside,
+}
+
+impl State {
+    /// Stores a candidate, due at once. An older one of the portal that is not being exchanged goes.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing is stored then.
+    pub async fn offer(&self, offer: Offer) -> Result<Offered, StateError> {
+        self.change(move |connection| self::offer(connection, &offer)).await
+    }
+
+    /// When the next candidate is due that no request is under way for; now, or before, if one is.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn next_candidate(&self) -> Result<Option<Timestamp>, StateError> {
+        self.read.run(next).await
+    }
+
+    /// Claims due candidates, at most `limit`. When it returns, the intent to send is durable.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_candidates(&self, now: Timestamp, limit: usize) -> Result<Vec<Candidate>, StateError> {
+        let room = Arc::clone(&self.room);
+        self.write
+            .run(move |connection| {
+                let claimed = claim(connection, now, DUE, "", limit)?;
+                room.cover(claimed.len()).map(|()| claimed)
+            })
+            .await
+    }
+
+    /// Claims a portal's candidate whatever its time.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_candidate(
+        &self,
+        portal: PortalName,
+        now: Timestamp,
+    ) -> Result<Option<Candidate>, StateError> {
+        let room = Arc::clone(&self.room);
+        self.write
+            .run(move |connection| {
+                let mut claimed = claim(connection, now, OF_PORTAL, portal.as_str(), 1)?;
+                room.cover(claimed.len())?;
+                Ok(claimed.pop())
+            })
+            .await
+    }
+
+    /// Candidates that a process which is gone left claimed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn orphan_candidates(&self) -> Result<Vec<Candidate>, StateError> {
+        self.read
+            .run(|connection| select(connection, "c.claim IS NOT NULL", Timestamp::default(), "", 1000))
+            .await
+    }
+
+    /// Records what became of a claimed candidate.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
+    pub async fn record_candidate(
+        &self,
+        record: Arc<RecordCandidate>,
+    ) -> Result<CandidateRecorded, StateError> {
+        self.write.run(move |connection| self::record(connection, &record)).await
+    }
+
+    /// Whether the authorization server has refused this refresh token as a candidate of this portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn was_refused(
+        &self,
+        portal: PortalName,
+        fingerprint: Fingerprint,
+    ) -> Result<bool, StateError> {
+        self.read
+            .run(move |connection| {
+                let found =
+                    "SELECT EXISTS (SELECT 1 FROM refused_candidate WHERE fingerprint = ?1 AND portal = ?2)";
+                let found =
+                    connection
+                        .query_row(found, params![fingerprint.bytes(), portal.as_str()], |row| row.get(0));
+                found.map_err(sql)
+            })
+            .await
+    }
+
+    /// The portal whose access token this is, if any. Looks at every portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn holder_of_access(&self, token: AccessToken) -> Result<Option<String>, StateError> {
+        self.read
+            .run(move |connection| {
+                let found = "SELECT name FROM portal WHERE access_token = ?1 LIMIT 1";
+                connection.query_row(found, [token.expose()], |row| row.get(0)).optional().map_err(sql)
+            })
+            .await
+    }
+}
+
+const DUE: &str =
+    "c.act_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding AND ?2 = ''";
+const OF_PORTAL: &str =
+    "?1 >= 0 AND c.portal = ?2 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
+
+fn sql(source: rusqlite::Error) -> StateError {
+    StateError::sql("look after a candidate", source)
+}
+
+fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> {
+    let Offer { grant, origin, replaces } = offer;
+    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, proven: _, now } = grant;
+    let name = portal.as_str();
+    let (refresh, Some(fingerprint)) = stored(&tokens.credential) else { return Ok(Offered::Unknown) };
+    let known: Option<Option<[u8; 32]>> = connection
+        .query_row("SELECT fingerprint FROM portal WHERE name = ?1 AND configured = 1", [name], |row| {
+            row.get(0)
+        })
+        .optional()
+        .map_err(sql)?;
+    let Some(known) = known else { return Ok(Offered::Unknown) };
+    if known.as_ref() == Some(fingerprint.bytes()) {
+        return Ok(Offered::Same);
+    }
+    if let Some(holder) = holder(connection, &fingerprint, portal).map_err(sql)? {
+        return Ok(Offered::HeldBy(holder));
+    }
+    if is_spent(connection, &fingerprint, portal).map_err(sql)? {
+        return Ok(Offered::Spent);
+    }
+    let before: Option<([u8; 32], bool)> = connection
+        .query_row("SELECT fingerprint, claim IS NOT NULL FROM candidate WHERE portal = ?1", [name], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()
+        .map_err(sql)?;
+    match before {
+        // What a person asks for is tried now; a file is looked at every few seconds.
+        Some((same, _)) if same == *fingerprint.bytes() => {
+            let hurry = "UPDATE candidate SET act_at = min(coalesce(act_at, ?2), ?2), replaces = max(replaces, ?3) \
+                 WHERE portal = ?1 AND claim IS NULL";
+            if *origin == Origin::Import {
+                connection.execute(hurry, params![name, now.millis(), replaces]).map_err(sql)?;
+            }
+            return Ok(Offered::Known);
+        }
+        Some((_, true)) => return Ok(Offered::Busy),
+        Some((_, false)) => drop(drop_candidate(connection, portal, *now)?),
+        None => {}
+    }
+    let access = tokens.access.as_ref();
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    connection
+        .execute(
+            "INSERT INTO candidate (portal, origin, replaces, came_at, refresh_token, fingerprint, access_token, token_type, \
+             issued_at, expires_at, details, identity, bound_to, token_url, phase, attempt, since, problem, doubtful, act_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+            params![
+                name,
+                origin.as_str(),
+                replaces,
+                now.millis(),
+                refresh,
+                fingerprint.bytes(),
+                access.map(|access| access.token.expose()),
+                access.map(|access| &access.token_type),
+                access.map(|access| access.issued_at.millis()),
+                access.map(|access| access.expires_at.millis()),
+                to_json(&tokens.details)?,
+                identity,
+                bound_to.bytes(),
+                token_url,
+                phase,
+                attempt,
+                since,
+                problem,
+                doubtful,
+                now.millis(),
+            ],
+        )
+        .map_err(sql)?;
+    Ok(Offered::Stored)
+}
+
+fn select(
+    connection: &Connection,
+    condition: &str,
+    now: Timestamp,
+    portal: &str,
+    limit: usize,
+) -> Result<Vec<Candidate>, StateError> {
+    let query = format!(
+        "SELECT {CANDIDATE_COLUMNS}, c.origin, c.replaces FROM candidate c JOIN portal p ON p.name = c.portal \
+         WHERE {condition} AND ?1 >= 0 AND ?2 = ?2 ORDER BY c.act_at LIMIT ?3"
+    );
+    let candidate = |row: &Row<'_>| {
+        let portal = read_portal(row)?;
+        let origin = Origin::parse(&row.get::<_, String>("origin")?).unwrap_or(Origin::Import);
+        Ok(Candidate { portal, origin, replaces: row.get("replaces")? })
+    };
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![now.millis(), portal, limit], candidate).map_err(sql)?;
+    // One without a readable row is left alone; `status` shows its portal.
+    let candidates: Vec<Candidate> = rows.filter_map(Result::ok).collect();
+    Ok(candidates.into_iter().filter(|candidate| candidate.portal.grant.is_some()).collect())
+}
+
+fn claim(
+    connection: &Connection,
+    now: Timestamp,
+    condition: &str,
+    portal: &str,
+    limit: usize,
+) -> Result<Vec<Candidate>, StateError> {
+    let mut claimed = select(connection, condition, now, portal, limit)?;
+    if claimed.is_empty() {
+        return Ok(claimed);
+    }
+    let id = new_claim(connection, now).map_err(sql)?;
+    for candidate in &mut claimed {
+        connection
+            .execute(
+                "UPDATE candidate SET claim = ?2, claimed_at = ?3 WHERE portal = ?1",
+                params![candidate.portal.name.as_str(), id.0, now.millis()],
+            )
+            .map_err(sql)?;
+        if let Some(grant) = &mut candidate.portal.grant {
+            grant.claim = Some((id, now));
+            grant.tried_at = Some(now);
+        }
+    }
+    Ok(claimed)
+}
+
+fn next(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
+    let next = "SELECT min(c.act_at) FROM candidate c JOIN portal p ON p.name = c.portal WHERE c.act_at IS NOT NULL \
+        AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
+    let next: Option<i64> = connection.query_row(next, [], |row| row.get(0)).map_err(sql)?;
+    Ok(next.map(Timestamp::from_millis))
+}
+
+/// What a claimed candidate is recorded from.
+struct Found {
+    claimed_at: Timestamp,
+    fingerprint: [u8; 32],
+    bound_to: [u8; 32],
+    token_url: String,
+}
+
+fn record(connection: &Connection, record: &RecordCandidate) -> Result<CandidateRecorded, StateError> {
+    let RecordCandidate { portal, app, claim, outcome, now } = record;
+    let found = connection
+        .query_row(
+            "SELECT claimed_at, fingerprint, bound_to, token_url FROM candidate WHERE portal = ?1 AND claim = ?2",
+            params![portal.as_str(), claim.0.0],
+            |row| {
+                Ok(Found {
+                    claimed_at: Timestamp::from_millis(row.get(0)?),
+                    fingerprint: row.get(1)?,
+                    bound_to: row.get(2)?,
+                    token_url: row.get(3)?,
+                })
+            },
+        )
+        .optional()
+        .map_err(sql)?;
+    if let Some(aside) = aside_of(outcome, found.is_some()) {
+        put_aside(connection, portal, *now, &aside)?;
+    }
+    let Some(Found { claimed_at, fingerprint, bound_to, token_url }) = found else {
+        return Ok(CandidateRecorded::SetAside);
+    };
+    let moved = claimed_at.millis().saturating_sub(claim.1.millis());
+    let now = now.shifted(moved);
+    match outcome {
+        CandidateOutcome::Proved(renewed) => {
+            let grant = TakeIn {
+                portal: portal.clone(),
+                tokens: moved_tokens(&renewed.tokens, moved),
+                identity: renewed.identity.clone(),
+                bound_to: Fingerprint::from_bytes(bound_to),
+                token_url: renewed.token_url.clone().unwrap_or(token_url),
+                standing: Standing {
+                    phase: renewed.standing.phase.clone(),
+                    renew_at: renewed.standing.renew_at.map(|at| at.shifted(moved)),
+                    act_at: renewed.standing.act_at.map(|at| at.shifted(moved)),
+                },
+                proven: Some(app.clone()),
+                now,
+            };
+            remove(connection, portal)?;
+            let Some(generation) = put(connection, &grant)? else {
+                // The configuration let go of the portal meanwhile; its pair must not be lost.
+                let aside = aside_of(outcome, false);
+                aside.map(|aside| put_aside(connection, portal, now, &aside)).transpose()?;
+                return Ok(CandidateRecorded::SetAside);
+            };
+            // It was tried: by hand it is not renewed again at once.
+            let tried = "UPDATE portal SET claimed_at = ?2 WHERE name = ?1";
+            connection.execute(tried, params![portal.as_str(), claimed_at.millis()]).map_err(sql)?;
+            let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+            connection.execute(remember, params![fingerprint, portal.as_str()]).map_err(sql)?;
+            let client_changed = clients::let_in(connection, app, portal, now).map_err(sql)?;
+            Ok(CandidateRecorded::TakenIn { generation, client_changed })
+        }
+        CandidateOutcome::Refused | CandidateOutcome::Another(_) => {
+            remove(connection, portal)?;
+            let refused = "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
+            connection.execute(refused, params![fingerprint, portal.as_str()]).map_err(sql)?;
+            Ok(CandidateRecorded::Kept)
+        }
+        CandidateOutcome::Waits(standing) => {
+            let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+            connection
+                .execute(
+                    "UPDATE candidate SET phase = ?3, attempt = ?4, since = ?5 + ?9, problem = ?6, doubtful = ?7, \
+                     act_at = ?8 + ?9, claim = NULL WHERE portal = ?1 AND claim = ?2",
+                    params![
+                        portal.as_str(),
+                        claim.0.0,
+                        phase,
+                        attempt,
+                        since,
+                        problem,
+                        doubtful,
+                        millis(standing.act_at),
+                        moved
+                    ],
+                )
+                .map_err(sql)?;
+            Ok(CandidateRecorded::Kept)
+        }
+    }
+}
+
+fn aside_of(outcome: &CandidateOutcome, claim_holds: bool) -> Option<Aside<'_>> {
+    match outcome {
+        CandidateOutcome::Another(Pair { access, refresh, identity }) => Some(Aside {
+            why: "foreign",
+            access: access.as_ref(),
+            refresh: refresh.as_ref(),
+            identity: identity.as_deref(),
+        }),
+        CandidateOutcome::Proved(renewed) if !claim_holds => Some(Aside {
+            why: "late",
+            access: renewed.tokens.access.as_ref().map(|access| &access.token),
+            refresh: renewed.tokens.credential.refresh(),
+            identity: renewed.identity.as_deref(),
+        }),
+        CandidateOutcome::Proved(_) | CandidateOutcome::Refused | CandidateOutcome::Waits(_) => None,
+    }
+}
+
+/// Stored times move with a clock that was set back while the request was under way.
+fn moved_tokens(tokens: &Tokens, by: i64) -> Tokens {
+    let access = tokens.access.as_ref().map(|access| Access {
+        issued_at: access.issued_at.shifted(by),
+        expires_at: access.expires_at.shifted(by),
+        ..access.clone()
+    });
+    let refresh = tokens.validity.refresh.map(|end| RefreshEnd {
+        at: end.at.shifted(by),
+        since: end.since.shifted(by),
+        ..end
+    });
+    Tokens { access, validity: Validity { refresh, ..tokens.validity.clone() }, ..tokens.clone() }
+}
+
+fn remove(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
+    let removed = connection.execute("DELETE FROM candidate WHERE portal = ?1", [portal.as_str()]);
+    removed.map(|rows| rows > 0).map_err(sql)
+}
+
+/// Gives up a portal's candidate for something newer. One whose request has no outcome is kept aside. Whether there was one.
+pub(super) fn drop_candidate(
+    connection: &Connection,
+    portal: &PortalName,
+    now: Timestamp,
+) -> Result<bool, StateError> {
+    let in_doubt: Option<String> = connection
+        .query_row(
+            "SELECT refresh_token FROM candidate WHERE portal = ?1 AND phase = ?2",
+            [portal.as_str(), Kind::InDoubt.as_str()],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(sql)?;
+    if let Some(refresh) = in_doubt.as_deref().and_then(RefreshToken::new) {
+        let aside = Aside { why: "candidate", access: None, refresh: Some(&refresh), identity: None };
+        put_aside(connection, portal, now, &aside)?;
+    }
+    remove(connection, portal)
+}
+
+/// Forgets a portal's candidate, and which of its refresh tokens were refused. Whether there was a candidate.
+pub(super) fn forget_candidate(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
+    connection.execute("DELETE FROM refused_candidate WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+    remove(connection, portal)
+}

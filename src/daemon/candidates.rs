@@ -1,0 +1,290 @@
+//! Proves candidates: claims those that are due, exchanges each with its authorization server, and puts it in the portal's
+//! place or takes it away.
+//!
+//! Must never cancel an exchange that has begun: not by a reload, not by SIGTERM. Must not touch a portal's grant before the
+//! proof is durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::announce::{Subject, announce};
+use super::client_secret;
+use super::exchange::{Asked, Claimed, announce_client, ask, until_durable, usable_app};
+use super::first_tokens::say_taken;
+use super::kept;
+use super::publisher::chain;
+use super::shared::Shared;
+use super::writing;
+use crate::adapters::clock::LONGEST_SLEEP;
+use crate::adapters::state::{
+    Candidate, CandidateOutcome, CandidateRecorded, RecordCandidate, Rejection, StateError,
+};
+use crate::domain::candidate::{self, Judged, Origin, Pair, Proof, way_past};
+use crate::domain::escalation::{Announcement, Severity, resolved};
+use crate::domain::identity::{Known, Said, compare};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, Phase, Portal, Problem, Standing};
+use crate::domain::provider::{Class, Profile, host_of};
+use crate::domain::renewal::{Renewed, Rules, Times, recovered, settle};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::time::Timestamp;
+
+/// Candidates exchanged at a time.
+const AT_ONCE: usize = 8;
+/// While the state cannot be written, it is tried this often.
+const STATE_AGAIN: Duration = Duration::from_secs(2);
+/// The wait where the configuration keeps a candidate from being sent.
+const UNUSABLE_AGAIN: Duration = Duration::from_secs(300);
+
+/// Proves candidates until `stop`, then waits for what was sent.
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut exchanges = JoinSet::new();
+    loop {
+        while let Some(done) = exchanges.try_join_next() {
+            end(done);
+        }
+        let now = shared.clock.now();
+        let free = AT_ONCE.saturating_sub(exchanges.len());
+        // Looked at first: where nothing is due nothing is written.
+        let wake_at = match shared.state.next_candidate().await {
+            Ok(Some(at)) if at <= now && free > 0 => match shared.state.claim_candidates(now, free).await {
+                Ok(claimed) => {
+                    let wait = if claimed.is_empty() { STATE_AGAIN } else { Duration::ZERO };
+                    for candidate in claimed {
+                        exchanges.spawn(prove(Arc::clone(&shared), candidate));
+                    }
+                    now + wait
+                }
+                Err(error) => {
+                    writing::refused(&shared, &error);
+                    now + STATE_AGAIN
+                }
+            },
+            Ok(Some(at)) if at > now => at,
+            // One that ends makes room, and wakes this.
+            Ok(_) => now + LONGEST_SLEEP,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "cannot look for candidates");
+                now + STATE_AGAIN
+            }
+        };
+        let sleep = wake_at.until(shared.clock.now()).min(LONGEST_SLEEP);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = shared.candidates.notified() => {}
+            Some(done) = exchanges.join_next(), if !exchanges.is_empty() => end(done),
+            () = shared.clock.sleep(sleep) => {}
+        }
+    }
+    while let Some(done) = exchanges.join_next().await {
+        end(done);
+    }
+}
+
+fn end(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
+        // Its claim stays: it is in doubt, and the next start sends it again.
+        tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
+    }
+}
+
+/// Carries out a claimed candidate's exchange, and tells whoever waits what became of it.
+pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
+    let Candidate { mut portal, origin, replaces } = candidate;
+    let config = shared.config();
+    // The living grant as it is now: whose it is cannot change while the candidate is there.
+    let living = shared.state.portal(portal.name.clone()).await.ok().flatten();
+    let fallback = portal.config_url.take();
+    // What is known of the living grant's requests holds for the candidate's: they are of one kind.
+    if let (Some(of), Some(candidate)) = (&living, &mut portal.grant) {
+        portal.bought_by = of.bought_by;
+        candidate.generation = of.grant.as_ref().map(|grant| grant.generation).unwrap_or_default();
+    }
+    let Some(mut claimed) = Claimed::from(portal) else { return };
+    if usable_app(&config, &claimed).is_none()
+        && let Some(url) = fallback
+    {
+        // Its server is not one of the profile's any more.
+        claimed.grant.token_url = url;
+    }
+    let now = shared.clock.now();
+    let (Some(app), Some(living)) = (usable_app(&config, &claimed), living) else {
+        let problem =
+            Problem::new(Class::NotSent, "its client or server changed in the configuration".to_owned());
+        let phase = Phase::Retrying { attempt: 1, since: now, problem };
+        let standing = Standing { phase, renew_at: None, act_at: Some(now + UNUSABLE_AGAIN) };
+        let app = claimed.settings.app.clone();
+        return finish(
+            &shared,
+            (claimed.name, app, claimed.claim),
+            origin,
+            None,
+            Judged::Waits(standing),
+            (now, Duration::ZERO),
+        )
+        .await;
+    };
+    let started = shared.clock.tick();
+    let profile = Arc::clone(&app.profile);
+    let mut asked = ask(&shared, &config, app, &claimed).await;
+    // A client that is refused has spent nothing. Its secret may have been replaced.
+    if asked.attempt.client_let_in() == Some(false)
+        && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(changed) = usable_app(&newer, &claimed)
+    {
+        asked = ask(&shared, &newer, changed, &claimed).await;
+    }
+    let Asked { attempt, unread, sent_at, now, .. } = asked;
+    let took = shared.clock.elapsed(started);
+    // What came and cannot be read is kept before anything else: it may be the pair.
+    if let Some(unread) = unread {
+        kept::keep(&shared, &claimed.name, *unread).await;
+    }
+    let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
+    let rules = Rules { profile: &profile, every };
+    let times = Times { sent_at, now };
+    let settled = settle(&claimed.name, &claimed.grant, rules, attempt, times, shared.clock.chance());
+    let judged = match candidate::judge(settled) {
+        Judged::Proved(renewed) => compared(&living, &profile, replaces, renewed),
+        judged => judged,
+    };
+    let of = (claimed.name, claimed.settings.app.clone(), claimed.claim);
+    finish(&shared, of, origin, Some(&living), judged, (now, took)).await;
+}
+
+/// Sees that the pair is the portal's own before it takes its place.
+fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Renewed>) -> Judged {
+    let known = Known::of(living, profile);
+    let known = if replaces { known.pinned_only() } else { known };
+    let host = renewed.tokens.details.endpoint.as_deref().and_then(host_of);
+    let said = Said { identity: renewed.identity.as_deref(), host };
+    match compare(living.name.as_str(), known, said) {
+        Ok(()) => Judged::Proved(renewed),
+        Err(another) => {
+            let why = format!("{another}; {}", way_past(&another, living.name.as_str()));
+            Judged::Another { why, pair: Pair::from(*renewed) }
+        }
+    }
+}
+
+/// Records, publishes and says what became of a candidate.
+async fn finish(
+    shared: &Shared,
+    (name, app, claim): (PortalName, String, (ClaimId, Timestamp)),
+    origin: Origin,
+    living: Option<&Portal>,
+    judged: Judged,
+    (now, took): (Timestamp, Duration),
+) {
+    let (outcome, proof) = match judged {
+        Judged::Proved(renewed) => (CandidateOutcome::Proved(renewed), Proof::TakenIn),
+        Judged::Refused(problem) => {
+            let why = format!("the authorization server refuses it: {}", problem.text());
+            (CandidateOutcome::Refused, Proof::Refused(why))
+        }
+        Judged::Another { why, pair } => (CandidateOutcome::Another(pair), Proof::Refused(why)),
+        Judged::Waits(standing) => {
+            let problem = standing.phase.problem().map(Problem::text).unwrap_or_default();
+            let proof = Proof::Waits { problem, act_at: standing.act_at };
+            (CandidateOutcome::Waits(standing), proof)
+        }
+    };
+    let holds = match &outcome {
+        CandidateOutcome::Proved(_) | CandidateOutcome::Another(_) => Some("a new pair"),
+        CandidateOutcome::Refused | CandidateOutcome::Waits(_) => None,
+    };
+    let record = Arc::new(RecordCandidate { portal: name.clone(), app: app.clone(), claim, outcome, now });
+    let recorded =
+        until_durable(shared, &name, holds, || shared.state.record_candidate(Arc::clone(&record))).await;
+    let proof = match recorded {
+        CandidateRecorded::SetAside => Proof::SetAside,
+        CandidateRecorded::Kept | CandidateRecorded::TakenIn { .. } => proof,
+    };
+    match (&recorded, &proof) {
+        (CandidateRecorded::TakenIn { generation, client_changed }, _) => {
+            let failing = shared.publisher.publish(&name).await;
+            shared.health.unpublished(failing);
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(
+                portal = %name, generation = generation.0, outcome = "renewed", took_ms, origin = origin.as_str(),
+                "{name}: renewed: a grant that was handed over has proved itself and takes the place of the one before"
+            );
+            if *client_changed {
+                announce_client(&app, None, Rejection::Accepted);
+            }
+            let before = living.and_then(|living| living.grant.as_ref());
+            if let Some(good) =
+                before.and_then(|grant| resolved(&grant.told, grant.standing.phase.since(), now))
+            {
+                announce(Subject::Portal(&name), &good);
+            }
+            let file = living.and_then(|living| living.settings.as_ref()?.refresh_token_file.as_deref());
+            if let Some(file) = file.filter(|_| origin == Origin::File) {
+                say_taken(&name, file);
+            }
+            shared.due.notify_one();
+            shared.climb.notify_one();
+            shared.post.wake.notify_one();
+        }
+        (_, Proof::Refused(why)) => announce(Subject::Portal(&name), &refused(origin, why)),
+        (_, Proof::Waits { problem, act_at }) => {
+            let next = act_at.map(tracing::field::display);
+            tracing::warn!(
+                portal = %name, origin = origin.as_str(), next,
+                "{name}: a grant that was handed over cannot be proved now, the one before goes on: {problem}"
+            );
+        }
+        (CandidateRecorded::SetAside, _) => {
+            tracing::warn!(
+                portal = %name,
+                "{name}: a late reply was set aside: the candidate was replaced or forgotten while its request was under way"
+            );
+        }
+        (CandidateRecorded::Kept, _) => {}
+    }
+    shared.candidates.notify_one();
+    shared.proofs.tell(&name, &proof);
+}
+
+fn refused(origin: Origin, why: &str) -> Announcement {
+    Announcement {
+        step: "candidate-refused".to_owned(),
+        severity: Severity::Warning,
+        reason: format!(
+            "a grant that was handed over ({}) is not taken, and the one before stays as it is: {why}",
+            origin.as_str()
+        ),
+        action: "none".to_owned(),
+        remaining: None,
+    }
+}
+
+/// Candidates of a process that is gone have no known outcome: they are sent again.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn recover(shared: &Shared) -> Result<(), StateError> {
+    let config = shared.config();
+    let now = shared.clock.now();
+    for candidate in shared.state.orphan_candidates().await? {
+        let Portal { name, settings, grant, .. } = candidate.portal;
+        let Some(grant) = grant else { continue };
+        let Some(claim) = grant.claim else { continue };
+        let app = settings.map(|settings| settings.app).unwrap_or_default();
+        let profile = config.apps.get(&app).map(|app| &*app.profile);
+        let standing = recovered(&grant, profile, claim.1, now);
+        let again_at = standing.act_at.map(tracing::field::display);
+        tracing::warn!(
+            portal = %name, again_at,
+            "{name}: a grant that was handed over was being proved when refreshd ended; it is sent again"
+        );
+        let outcome = CandidateOutcome::Waits(standing);
+        let record = RecordCandidate { portal: name.clone(), app, claim, outcome, now };
+        shared.state.record_candidate(Arc::new(record)).await?;
+    }
+    Ok(())
+}

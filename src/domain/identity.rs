@@ -1,0 +1,204 @@
+//! Whose a grant is, compared with whose the portal is: by identity where both sides know one, else by host.
+//!
+//! Must not decide what becomes of a mismatch, nor quote a token.
+
+use super::host::plain_host;
+use super::mask::short;
+use super::portal::Portal;
+use super::provider::{Profile, host_of};
+
+/// What is known of a portal's owner.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// What the configuration says.
+    pub pinned: Option<&'a str>,
+    /// Whose its living grant is.
+    pub identity: Option<&'a str>,
+    /// The host of the portal's API by the configuration; `None` where `domain` is the authorization server's.
+    pub domain: Option<&'a str>,
+    /// The host of the API by the living grant.
+    pub host: Option<&'a str>,
+}
+
+/// Whose a grant says it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said<'a> {
+    /// Its identity.
+    pub identity: Option<&'a str>,
+    /// The host of its API.
+    pub host: Option<&'a str>,
+}
+
+/// It is another's. `Display` names both.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Another {
+    /// Than the configuration expects.
+    #[error("it is the grant of {got}, the configuration expects {pinned}")]
+    ThanPinned {
+        /// Whose it is.
+        got: String,
+        /// Who was expected.
+        pinned: String,
+    },
+    /// Than the living grant.
+    #[error("it is the grant of {got}, and {portal} has been {known} until now")]
+    ThanLiving {
+        /// Whose it is.
+        got: String,
+        /// The portal's name.
+        portal: String,
+        /// Who was expected.
+        known: String,
+    },
+    /// Of a portal at another host.
+    #[error("it is the grant of {got}, and {portal} is {known}")]
+    ThanHost {
+        /// Where it is.
+        got: String,
+        /// The portal's name.
+        portal: String,
+        /// Where it was expected.
+        known: String,
+    },
+}
+
+impl<'a> Known<'a> {
+    /// What the configuration and the state know of a portal.
+    #[must_use]
+    pub fn of(portal: &'a Portal, profile: &Profile) -> Self {
+        let settings = portal.settings.as_ref();
+        let grant = portal.grant.as_ref();
+        let endpoint = grant.and_then(|grant| grant.tokens.details.endpoint.as_deref());
+        let domain = settings.and_then(|settings| settings.domain.as_deref());
+        Self {
+            pinned: settings.and_then(|settings| settings.identity.as_deref()),
+            identity: grant.and_then(|grant| grant.identity.as_deref()),
+            domain: domain.filter(|_| profile.endpoint_field.is_some() && !profile.is_at_domain()),
+            host: endpoint.and_then(host_of),
+        }
+    }
+
+    /// The same without what only the living grant knows: the way past it.
+    #[must_use]
+    pub const fn configured(self) -> Self {
+        Self { identity: None, host: None, ..self }
+    }
+
+    /// The same without hosts and without the living grant: only what was pinned counts.
+    #[must_use]
+    pub const fn pinned_only(self) -> Self {
+        Self { identity: None, domain: None, host: None, ..self }
+    }
+}
+
+/// Compares. An equal identity is enough: the host of a portal may change.
+///
+/// # Errors
+/// [`Another`] says whose it is.
+pub fn compare(portal: &str, known: Known<'_>, said: Said<'_>) -> Result<(), Another> {
+    let got = |identity: &str| named(identity, said.host);
+    if let (Some(pinned), Some(identity)) = (known.pinned, said.identity) {
+        return match pinned == identity {
+            true => Ok(()),
+            false => Err(Another::ThanPinned { got: got(identity), pinned: short(pinned) }),
+        };
+    }
+    if let (Some(living), Some(identity)) = (known.identity, said.identity) {
+        return match living == identity {
+            true => Ok(()),
+            false => Err(Another::ThanLiving {
+                got: got(identity),
+                portal: portal.to_owned(),
+                known: named(living, known.host.or(known.domain)),
+            }),
+        };
+    }
+    let expected = [known.domain, known.host];
+    let mut expected = expected.iter().flatten().peekable();
+    let (Some(host), Some(first)) = (said.host, expected.peek().copied()) else { return Ok(()) };
+    if expected.any(|expected| same_host(expected, host)) {
+        return Ok(());
+    }
+    let got = said.identity.map_or_else(|| short(host), got);
+    Err(Another::ThanHost { got, portal: portal.to_owned(), known: short(first) })
+}
+
+fn named(identity: &str, host: Option<&str>) -> String {
+    host.map_or_else(|| short(identity), |host| format!("{} ({})", short(identity), short(host)))
+}
+
+/// Whether two texts name one host: without regard to case, the usual ports, and how an international name is written.
+#[must_use]
+pub fn same_host(one: &str, other: &str) -> bool {
+    let normal = |host: &str| plain_host(host).unwrap_or_else(|| host.to_lowercase());
+    normal(one) == normal(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known<'static> {
+        Known {
+            pinned: None,
+            identity: Some("a223"),
+            domain: Some("acme.example"),
+            host: Some("new.example"),
+        }
+    }
+
+    fn said<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> Said<'a> {
+        Said { identity, host }
+    }
+
+    #[test]
+    fn an_identity_that_both_know_decides_whatever_the_host_is() {
+        assert_eq!(compare("acme", known(), said(Some("a223"), Some("third.example"))), Ok(()));
+        let other = compare("acme", known(), said(Some("b1"), Some("acme.example"))).unwrap_err().to_string();
+        assert_eq!(
+            other,
+            "it is the grant of b1 (acme.example), and acme has been a223 (new.example) until now"
+        );
+        let pinned = Known { pinned: Some("b1"), ..known() };
+        assert_eq!(
+            compare("acme", pinned, said(Some("b1"), None)),
+            Ok(()),
+            "the configuration has the last word"
+        );
+        let other = compare("acme", pinned, said(Some("a223"), None)).unwrap_err().to_string();
+        assert_eq!(other, "it is the grant of a223, the configuration expects b1");
+        assert!(compare("acme", pinned.pinned_only(), said(Some("a223"), None)).is_err());
+    }
+
+    #[test]
+    fn without_one_the_host_decides_where_both_name_one() {
+        let unknown = Known { identity: None, host: None, ..known() };
+        assert_eq!(compare("acme", unknown, said(None, None)), Ok(()));
+        assert_eq!(compare("acme", unknown, said(Some("b1"), Some("ACME.example:443"))), Ok(()));
+        let other = compare("acme", unknown, said(Some("b1"), Some("b.example"))).unwrap_err().to_string();
+        assert_eq!(other, "it is the grant of b1 (b.example), and acme is acme.example");
+        // The living grant knows of a rename; the configuration may not.
+        for host in ["acme.example", "new.example"] {
+            assert_eq!(compare("acme", known(), said(None, Some(host))), Ok(()));
+        }
+        assert!(compare("acme", known(), said(None, Some("b.example"))).is_err());
+        assert!(compare("acme", known().configured(), said(None, Some("new.example"))).is_err());
+        assert_eq!(compare("acme", known().pinned_only(), said(Some("b1"), Some("b.example"))), Ok(()));
+        assert_eq!(compare("acme", Known::default(), said(Some("b1"), Some("b.example"))), Ok(()));
+    }
+
+    #[test]
+    fn one_host_is_written_in_many_ways() {
+        for (one, other) in [
+            ("acme.example", "ACME.Example:443"),
+            ("acme.example.", "acme.example:80"),
+            ("портал.рф", "xn--80awhdgm.xn--p1ai"),
+            ("b24_test.company.local", "B24_test.company.local"),
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+        ] {
+            assert!(same_host(one, other), "{one} {other}");
+        }
+        assert!(!same_host("acme.example", "acme.example:8080"));
+        assert!(!same_host("acme.example", "acme.example.evil"));
+    }
+}

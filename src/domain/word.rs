@@ -1,0 +1,301 @@
+//! Whether one word can be a refresh token at all (RFC 6749 appendix A.17), and what it is instead.
+//!
+//! A word that is refused here is never sent. What could be a token at some provider must pass: the authorization
+//! server has the last word. Must not quote what it was given.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::secret::RefreshToken;
+
+/// A word of letters alone that is shorter than this is a name or a word of a language, and no token.
+const SHORTEST_OF_LETTERS: usize = 10;
+/// A number with fewer digits than this is no token.
+const SHORTEST_OF_DIGITS: usize = 16;
+
+/// What programs print where there is nothing, and what people write where a secret is to be put in. Lower case,
+/// without `_` and `-`.
+const FILLERS: &[&str] = &[
+    "null",
+    "nil",
+    "none",
+    "undefined",
+    "nan",
+    "void",
+    "empty",
+    "true",
+    "false",
+    "yes",
+    "no",
+    "array",
+    "object",
+    "refreshtoken",
+    "accesstoken",
+    "token",
+    "mytoken",
+    "secret",
+    "password",
+    "changeme",
+    "replaceme",
+    "redacted",
+    "hidden",
+    "masked",
+    "removed",
+    "example",
+    "placeholder",
+    "todo",
+    "unset",
+    "unknown",
+    "string",
+    "error",
+];
+
+/// Keys of grants, as people put them before a value. Lower case, without `_` and `-`.
+const KEYS: &[&str] =
+    &["refreshtoken", "refreshid", "accesstoken", "authid", "token", "bearer", "clientsecret"];
+
+/// What a word is, if it cannot be a refresh token; a whole sentence that also says what to do.
+#[must_use]
+pub fn instead(word: &str) -> Option<&'static str> {
+    if word.starts_with('<') {
+        return Some(if is_filler(word) { FILLER } else { MARKUP });
+    }
+    if is_filler(word) {
+        return Some(FILLER);
+    }
+    if word.starts_with(QUOTES) || word.ends_with(QUOTES) {
+        return Some("it is in quotes; hand it over without the quotes");
+    }
+    if word.contains(char::is_whitespace) {
+        return Some(several_words(word));
+    }
+    if !word.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some(
+            "it has characters that no refresh token has (RFC 6749 appendix A.17); is it damaged, or in another encoding?",
+        );
+    }
+    if word.contains("://") {
+        return Some(address(word));
+    }
+    if word.contains('&') {
+        return Some("it is a form without a refresh token");
+    }
+    if is_path(word) {
+        return Some(
+            "it looks like the name of a file, not like what is in one; give the file itself: refreshd import PORTAL FILE",
+        );
+    }
+    if let Some(what) = scalar(word) {
+        return Some(what);
+    }
+    let body = word.trim_end_matches('=');
+    if body.contains('=') || is_labelled(body) {
+        return Some("it is NAME=value; hand over the value alone, without the name");
+    }
+    if has_escapes(body) {
+        return Some("it is percent-encoded, or escaped with backslashes; hand over the decoded value");
+    }
+    if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\', '^', '|']) {
+        return Some(
+            "it has brackets, quotes or backslashes in it, which no refresh token has; is it a piece of JSON or of code?",
+        );
+    }
+    if body.len() < SHORTEST_OF_LETTERS && body.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return Some("it is a short word of letters, such as a name; a refresh token is longer");
+    }
+    is_access_jwt(body)
+        .then_some("it is an access token (a JWT of type at+jwt); the refresh token is another")
+}
+
+/// Whether it stands where a value was to be put in: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
+#[must_use]
+pub fn is_filler(word: &str) -> bool {
+    let lower: String = word.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
+    let between = |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
+    let letters =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    let shouted = word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let plain = !word.contains(|c: char| c.is_ascii_digit());
+    FILLERS.contains(&lower.as_str())
+        || (lower.starts_with("your") && plain)
+        || (lower.ends_with("token") && plain && lower.len() < 24)
+        || lower.starts_with("[object")
+        || between("${", "}")
+        || between("$(", ")")
+        || between("{{", "}}")
+        || between("%", "%") && letters(word.trim_matches('%'))
+        || word.strip_prefix('$').is_some_and(letters)
+        || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
+        || (shouted && (word.contains('_') || word.len() < 16))
+        || (word.chars().count() > 2 && word.chars().all(|c| "*•.xX#?-_…".contains(c)))
+}
+
+const FILLER: &str = "it is a word that stands where a value is missing; the program that printed it found no refresh token, \
+    or the value was never filled in";
+const MARKUP: &str = "it is a page of HTML or XML, and no refresh token";
+const QUOTES: [char; 9] = ['"', '\'', '`', '“', '”', '„', '«', '»', '’'];
+
+fn several_words(text: &str) -> &'static str {
+    let lower = text.to_ascii_lowercase();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    if lower.starts_with("bearer ") || lower.starts_with("authorization:") {
+        "it is the header that an access token is sent in; the refresh token is another"
+    } else if text.starts_with("-----BEGIN") {
+        "it is a key or a certificate, and no refresh token"
+    } else if lines
+        .all(|line| line.starts_with('#') || line.split_once('=').is_some_and(|(name, _)| is_name(name)))
+    {
+        "it is lines of NAME=value; hand over the value of the refresh token alone"
+    } else {
+        "it is neither JSON nor a bare refresh token (one word)"
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let text = text.strip_prefix("export ").unwrap_or(text).trim();
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+fn address(word: &str) -> &'static str {
+    let query = word.split_once(['?', '#']).map_or("", |(_, query)| query);
+    let has = |name: &str| query.split(['&', '#']).any(|pair| pair.starts_with(name));
+    if has("code=") {
+        "it is the address that a browser was sent back to; that is for: refreshd authorize PORTAL --redirected-url ADDRESS"
+    } else if has("response_type=") || (has("client_id=") && word.contains("auth")) {
+        "it is the address where a person authorizes; open it with: refreshd authorize PORTAL"
+    } else {
+        "it is an address, and no refresh token"
+    }
+}
+
+fn is_path(word: &str) -> bool {
+    let drive = word.as_bytes().get(1..3) == Some(b":\\");
+    drive || ["/", "./", "../", "~/", "\\\\"].iter().any(|start| word.starts_with(start))
+}
+
+/// What JSON takes for a value: a number that is long enough may be a token all the same.
+fn scalar(word: &str) -> Option<&'static str> {
+    match serde_json::from_str::<Value>(word) {
+        Ok(Value::Number(_)) if word.len() < SHORTEST_OF_DIGITS => {
+            Some("it is a number, and no refresh token")
+        }
+        _ => None,
+    }
+}
+
+/// `refresh_token:abc`, as of YAML or a header.
+fn is_labelled(word: &str) -> bool {
+    let Some((name, _)) = word.split_once(':') else { return false };
+    let name: String = name.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
+    KEYS.contains(&name.as_str())
+}
+
+fn has_escapes(word: &str) -> bool {
+    let is_hex = |bytes: &[u8]| bytes.len() == 2 && bytes.iter().all(u8::is_ascii_hexdigit);
+    let encoded =
+        word.match_indices('%').any(|(at, _)| word.as_bytes().get(at + 1..at + 3).is_some_and(is_hex));
+    encoded || word.contains("\\/") || word.contains("\\u")
+}
+
+/// RFC 9068 section 2.1: a JWT access token says so in its header.
+fn is_access_jwt(word: &str) -> bool {
+    let mut parts = word.split('.');
+    let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let header = URL_SAFE_NO_PAD.decode(header).ok();
+    let header = header.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let kind = header.as_ref().and_then(|header| header.get("typ")?.as_str());
+    kind.is_some_and(|kind| matches!(kind.to_ascii_lowercase().as_str(), "at+jwt" | "application/at+jwt"))
+}
+
+/// A bare refresh token.
+///
+/// # Errors
+/// What the word is instead.
+pub fn refresh_token(word: &str) -> Result<RefreshToken, &'static str> {
+    match instead(word) {
+        Some(what) => Err(what),
+        None => RefreshToken::new(word).ok_or("there is nothing in it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_a_refresh_token_is_named() {
+        for (word, expected) in [
+            ("null", "stands where a value is missing"),
+            ("None", "stands where a value is missing"),
+            ("false", "stands where a value is missing"),
+            ("Array", "stands where a value is missing"),
+            ("undefined", "stands where a value is missing"),
+            ("REFRESH_TOKEN", "stands where a value is missing"),
+            ("your-refresh-token", "stands where a value is missing"),
+            ("${REFRESH_TOKEN}", "stands where a value is missing"),
+            ("$REFRESH_TOKEN", "stands where a value is missing"),
+            ("{{ refresh_token }}", "stands where a value is missing"),
+            ("%REFRESH_TOKEN%", "stands where a value is missing"),
+            ("<your token>", "stands where a value is missing"),
+            ("********", "stands where a value is missing"),
+            ("xxxxxxxx", "stands where a value is missing"),
+            ("4711", "it is a number"),
+            ("-1.5e3", "it is a number"),
+            ("\"5bad2d67006e\"", "in quotes"),
+            ("'5bad2d67006e'", "in quotes"),
+            ("“5bad2d67006e”", "in quotes"),
+            ("<!DOCTYPE html>", "HTML"),
+            ("<html><body>x</body></html>", "HTML"),
+            ("a=b&c=d", "a form"),
+            ("REFRESH_TOKEN=5bad2d67006e", "NAME=value"),
+            ("refresh_token:5bad2d67006e", "NAME=value"),
+            ("A=1\nB=2\n", "lines of NAME=value"),
+            ("Bearer 5bad2d67006e", "header"),
+            ("-----BEGIN PRIVATE KEY-----\nabc", "key"),
+            ("two words", "neither JSON nor a bare refresh token"),
+            ("/etc/hostname", "name of a file"),
+            ("./token.json", "name of a file"),
+            ("C:\\token.txt", "name of a file"),
+            ("https://app.example/cb?code=1&state=2", "--redirected-url"),
+            ("https://acme.example/oauth/authorize/?client_id=local.1", "where a person authorizes"),
+            ("https://acme.example/", "an address"),
+            ("1%2F%2F0gabcdefgh12345", "percent-encoded"),
+            ("5bad\\/2d67006e1234", "percent-encoded, or escaped"),
+            ("5bad2d67]", "brackets"),
+            ("debian", "a short word"),
+            ("tökën-5bad2d67", "characters that no refresh token has"),
+            ("5bad2d67\u{200b}", "characters that no refresh token has"),
+            ("eyJ0eXAiOiJhdCtqd3QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln", "an access token"),
+        ] {
+            let what = instead(word).unwrap_or_default();
+            assert!(what.contains(expected), "{word}: {what:?}");
+        }
+    }
+
+    #[test]
+    fn what_providers_hand_out_passes() {
+        for word in [
+            "5bad2d67",
+            "r0",
+            "1//0gabcDEF-ghi_jkl",
+            "TmttM1dGWklQbnFmVUlOdVVBcFMxb3lSbTdTZ0xIMXhZ",
+            "def50200f3a1c9",
+            "YWJjZGVm/+ghijk=",
+            "YWJjZGVmZw==",
+            "eyJhbGciOiJIUzUxMiIsInR5cCIgOiAiSldUIn0.eyJ0eXAiOiJSZWZyZXNoIn0.c2ln",
+            "vk2.a.5bad2d67_x",
+            "1234567890123456789",
+            "0.AXoA~5bad.AgABAAEAAAD",
+            "AQBdoij3-4f(x)!$*,;:@?",
+            "xoxe-1-My0xLTEyMzQ1",
+            "6f1a5c1e-7c1d-4f5a-9d2b-000000000000",
+            "quite-long-without-digits-abcd",
+        ] {
+            assert_eq!(instead(word), None, "{word}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A start without the state: traces outside it say that there were grants, and nothing spent is sent.
+
+use std::fs;
+use std::time::Duration;
+
+use refreshd::sandbox::{Reuse, Rules};
+
+use crate::common::{EVERY, Rig, always, is_step};
+
+const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
+
+/// Three portals of which two have been renewed, at a server that ends a grant when a spent token comes again.
+fn renewed() -> Rig {
+    let reuse = Reuse::RevokeFamily;
+    let rules = Rules { token_lifetime: Duration::from_secs(60), reuse, ..Rules::default() };
+    let mut rig = Rig::with_rules(["acme", "globex", "hooli"], rules);
+    rig.config.app().renew_every = EVERY;
+    for portal in ["acme", "globex"] {
+        rig.grant(portal);
+    }
+    let daemon = rig.start();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_generation(portal, 3);
+    }
+    daemon.stop();
+    rig
+}
+
+/// Takes the state away, and gives back what it was.
+fn without_state(rig: &Rig) -> Vec<(&'static str, Vec<u8>)> {
+    let kept = FILES.iter().filter_map(|file| Some((*file, fs::read(rig.path(file)).ok()?))).collect();
+    for file in FILES {
+        let _ = fs::remove_file(rig.path(file));
+    }
+    kept
+}
+
+#[track_caller]
+fn holds(rig: &Rig) {
+    let sent = rig.sandbox.total_requests();
+    let published = ["acme", "globex"].map(|portal| rig.token_json(portal));
+    let daemon = rig.start();
+    let said = daemon.events(|event| is_step(event, "old-state"));
+    assert_eq!(said.len(), 1, "one word for all: {said:?}");
+    assert_eq!(said[0]["severity"], "critical");
+    let reason = said[0]["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("2 of its portals") && reason.contains("acme") && reason.contains("globex"),
+        "{reason}"
+    );
+    assert!(
+        said[0]["action"].as_str().unwrap_or_default().contains("is the state's volume mounted?"),
+        "{said:?}"
+    );
+    always("nothing is sent, and readers keep what they have", Duration::from_secs(6), || {
+        rig.sandbox.total_requests() == sent
+            && ["acme", "globex"].map(|portal| rig.token_json(portal)) == published
+            && rig.has_working_token("acme")
+    });
+    let status = rig.get_json("/v1/portals/acme");
+    assert_eq!(status["phase"], "old-state", "{status}");
+    assert!(
+        status["action"].as_str().unwrap_or_default().contains("is the state's volume mounted?"),
+        "{status}"
+    );
+    assert_eq!(rig.get_json("/v1/portals/hooli")["phase"], "awaiting-authorization", "it never had one");
+    assert!((rig.metric("refreshd_portals{phase=\"old-state\"}") - 2.0).abs() < 0.1);
+    assert!((rig.metric("refreshd_portals{phase=\"awaiting-authorization\"}") - 1.0).abs() < 0.1);
+    let ran = rig.run(["renew", "acme"]);
+    assert!(ran.code == Some(75) && ran.stderr.contains("volume"), "{ran:?}");
+    daemon.stop();
+}
+
+#[test]
+fn nothing_is_sent_and_with_the_right_state_everything_goes_on() {
+    let rig = renewed();
+    let state = without_state(&rig);
+    holds(&rig);
+    // Once more: the empty state is not taken for good because it is there now.
+    holds(&rig);
+    without_state(&rig);
+    for (file, bytes) in state {
+        rig.secret_bytes(file, &bytes);
+    }
+    let daemon = rig.start();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_renewals(portal, 1);
+        rig.wait_for_phase(portal, "fresh");
+    }
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
+    let rig = renewed();
+    without_state(&rig);
+    fs::remove_file(rig.path("state.db.generations")).unwrap();
+    holds(&rig);
+    without_state(&rig);
+    fs::remove_dir_all(rig.path("tokens")).unwrap();
+    let sent = rig.sandbox.total_requests();
+    let daemon = rig.start();
+    always("nothing is sent", Duration::from_secs(4), || rig.sandbox.total_requests() == sent);
+    assert_eq!(rig.get_json("/v1/portals/acme")["phase"], "old-state");
+    daemon.stop();
+}
+
+#[test]
+fn a_person_who_hands_over_a_grant_or_forgets_ends_it() {
+    let mut rig = renewed();
+    without_state(&rig);
+    let daemon = rig.start();
+    let before = rig.generation("acme");
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    rig.wait_for_phase("acme", "fresh");
+    assert_eq!(rig.generation("acme"), before + 2, "the count goes on");
+    assert!(daemon.events(|event| is_step(event, "resolved")).is_empty(), "one is left");
+    assert_eq!(rig.run(["forget", "globex", "--yes"]).code, Some(0));
+    assert_eq!(rig.token_json("globex"), None);
+    daemon.wait_for("it is over", |event| is_step(event, "resolved"));
+    // What was left in its file was spent long ago.
+    assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "awaiting-authorization");
+    daemon.stop();
+    let daemon = rig.start();
+    assert!(daemon.events(|event| is_step(event, "old-state")).is_empty());
+    always("nothing is sent for it", Duration::from_secs(2), || {
+        rig.get_json("/v1/portals/globex")["phase"] == "awaiting-authorization"
+    });
+    rig.grant("globex");
+    rig.wait_for_phase("globex", "fresh");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn without_a_daemon_nothing_is_sent_either() {
+    let rig = renewed();
+    without_state(&rig);
+    let sent = rig.sandbox.total_requests();
+    rig.write_config();
+    let ran = rig.run(["status"]);
+    assert!(ran.code == Some(1) && ran.stdout.contains("old-state"), "{ran:?}");
+    assert_eq!(rig.sandbox.total_requests(), sent);
+    assert!(rig.has_working_token("acme"));
+    rig.no_violations();
+}
