@@ -176,7 +176,10 @@ impl SecretSource {
     pub fn read(&self) -> Result<ClientSecret, String> {
         let secret =
             read_file(&self.path, self.guarded).map_err(|unusable| format!("its file {unusable}"))?;
-        ClientSecret::new(secret.expose_secret()).ok_or_else(|| "its file is empty".to_owned())
+        match damage(secret.expose_secret(), CLIENT_SECRET.alphabet) {
+            Some(Damage { what, hopeless: true }) => Err(format!("the secret in its file {what}")),
+            _ => ClientSecret::new(secret.expose_secret()).ok_or_else(|| "its file is empty".to_owned()),
+        }
     }
 }
 

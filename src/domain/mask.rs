@@ -3,6 +3,7 @@
 //! Must not be the only guard: secrets that are known are removed by value as well.
 
 use serde_json::Value;
+use url::form_urlencoded;
 
 /// Longest text kept, in characters.
 const LONGEST: usize = 200;
@@ -41,7 +42,15 @@ pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
         && url.password().is_none()
         && url.host_str().is_some_and(|host| !host.is_empty());
     let shown = url.as_str();
-    (plain && shown.len() <= LONGEST_SAID && masked(shown, secrets) == shown).then(|| shown.to_owned())
+    // A secret is one in any spelling.
+    let spelt_out = form_urlencoded::parse(shown.as_bytes()).any(|(name, value)| {
+        secrets
+            .iter()
+            .filter(|secret| !secret.is_empty())
+            .any(|secret| name.contains(secret) || value.contains(secret))
+    });
+    (plain && !spelt_out && shown.len() <= LONGEST_SAID && masked(shown, secrets) == shown)
+        .then(|| shown.to_owned())
 }
 
 fn masked(text: &str, secrets: &[&str]) -> String {
@@ -152,6 +161,7 @@ mod tests {
             "/docs",
             "https://user:pw@x.example/",
             "https://x.example/?t=hunter2",
+            "https://x.example/%68unter2",
             "https://x.example/5bad2d67006e9f06006b12e4",
             "",
         ] {

@@ -156,7 +156,10 @@ fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
     let description = "the code is spent".to_owned();
     rig.fail("acme", Fault::Refuse { status: 400, error: "invalid_grant".into(), description }, 1);
     let ran = rig.run(["authorize", "acme", "--code", &rig.sandbox.authorize(&domain("acme"), CLIENT_ID)]);
-    contains(&ran.stderr, &["the code is not valid: it was used already", "the server says: the code is spent"]);
+    contains(
+        &ran.stderr,
+        &["the code is not valid: it was used already", "the server says: the code is spent"],
+    );
     assert!(!ran.stderr.contains("refresh token"), "{ran:?}");
     assert!(rig.has_working_token("acme"), "what was there stays");
     daemon.stop();

@@ -145,7 +145,9 @@ fn is_a_refusal(refusal: &Refusal, profile: &Profile) {
     is_fit_for_a_log(&refusal.problem);
     let dead = matches!(refusal.problem.class, Class::NeedsAuthorization | Class::Gone);
     assert!(!dead || profile.errors.iter().any(|rule| rule.class == refusal.problem.class));
-    assert!(!dead || refusal.problem.code.is_some(), "no grant dies without an error code: {refusal:?}");
+    let said = refusal.problem.code.is_some() || refusal.problem.said.is_some();
+    assert!(!dead || said, "no grant dies without a word of the server's: {refusal:?}");
+    assert!(!refusal.assumed, "nothing is assumed of a request that is not known to have worked");
 }
 
 fn is_fit_for_a_log(problem: &Problem) {
@@ -210,8 +212,10 @@ fn stands(standing: &Standing) {
         is_fit_for_a_log(problem);
     }
     assert!(standing.act_at.is_none_or(|at| at >= NOW), "nothing is sent in the past: {standing:?}");
-    let stopped = matches!(standing.phase, Phase::NeedsAuthorization { .. } | Phase::Gone { .. });
-    assert_eq!(standing.act_at.is_none(), stopped, "{standing:?}");
+    // A dead grant is asked about again for some days.
+    let may_stop = matches!(standing.phase, Phase::NeedsAuthorization { .. } | Phase::Gone { .. });
+    assert!(standing.act_at.is_some() || may_stop, "{standing:?}");
+    assert!(standing.act_at.is_none() || !matches!(standing.phase, Phase::Gone { .. }), "{standing:?}");
 }
 
 /// A grant in one of four phases, with an identity known or not.
