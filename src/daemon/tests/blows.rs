@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use super::plan::{Backup, Stroke, Trouble};
+use super::plan::{Backup, Mishap, Stroke, Trouble};
 use super::promises;
 use super::world::{DiskIs, Network};
 use super::{MINUTE, Next, Simulation, client_of, name_of, write};
-use crate::sandbox::At;
+use crate::sandbox::{At, Fault};
 
 impl Simulation {
     /// A person authorizes anew and hands the grant over.
@@ -133,6 +133,35 @@ impl Simulation {
             self.struck.insert(number, stroke);
             self.at(lasts, Next::Clear(number));
         }
+    }
+
+    /// Nobody is excused for a mishap, but a portal whose server is ill.
+    pub(super) fn befall(&mut self, mishap: Mishap) -> Result<(), String> {
+        self.tally.mishaps += 1;
+        self.tell(format!("{mishap:?}"));
+        let Some(life) = &mut self.life else { return Ok(()) };
+        match mishap {
+            Mishap::Word { portal, word } => life.import(name_of(portal), word.to_owned()),
+            Mishap::MadeUp { portal, token } => life.import(name_of(portal), token),
+            Mishap::Foreign { portal } => {
+                // Where nobody knows whose grant it has, anybody's would do.
+                let portals = promises::portals(&self.world)?;
+                let known = portals
+                    .get(&name_of(portal))
+                    .is_some_and(|found| found.grant.as_ref().is_some_and(|grant| grant.identity.is_some()));
+                if known {
+                    let client_id = format!("local.{}", client_of(portal));
+                    let host = format!("stranger-{}.bitrix24.com", self.tally.mishaps);
+                    let reply = self.world.sandbox.install(&host, &client_id);
+                    life.import(name_of(portal), serde_json::Value::Object(reply).to_string());
+                }
+            }
+            Mishap::Wrapped { portal, wrap } => {
+                self.world.sandbox.fail(At::Portal(self.hosts[portal].clone()), Fault::Wrapped { wrap }, 1);
+            }
+            Mishap::Trouble(trouble) => self.strike(trouble),
+        }
+        Ok(())
     }
 
     pub(super) fn clear(&mut self, stroke: &Stroke) {

@@ -50,6 +50,7 @@ struct Case {
 enum Next {
     Look,
     Strike,
+    Mishap,
     Clear(u64),
     Begin,
     Grant(usize),
@@ -60,6 +61,7 @@ enum Next {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     strokes: u64,
+    mishaps: u64,
     lives: u64,
     kills: u64,
     requests: u64,
@@ -77,6 +79,8 @@ struct Simulation {
     world: Arc<World>,
     server: AuthorizationServer,
     rng: fastrand::Rng,
+    /// Of mishaps: a stream of its own, so that a seed's strokes stay what they are.
+    mishaps: fastrand::Rng,
     rules: Rules,
     life: Option<Life>,
     timeline: BinaryHeap<Reverse<(Timestamp, u64, Next)>>,
@@ -103,6 +107,7 @@ impl Simulation {
         for client in ["crm", "sales"] {
             world.sandbox.add_client(&format!("local.{client}"), "a secret of the client");
         }
+        let mishaps = fastrand::Rng::with_seed(case.seed.wrapping_mul(0x9e37_79b9).wrapping_add(7));
         let hosts = (0..case.portals).map(|portal| format!("portal-{portal}.bitrix24.com")).collect();
         Self {
             records: vec![Record::default(); case.portals],
@@ -122,6 +127,7 @@ impl Simulation {
             case,
             world,
             rng,
+            mishaps,
             rules,
         }
     }
@@ -188,6 +194,7 @@ impl Simulation {
         self.excuse(0..self.case.portals, 30 * MINUTE);
         self.at(2 * MINUTE, Next::Look);
         self.at(40 * MINUTE, Next::Strike);
+        self.at(45 * MINUTE, Next::Mishap);
         let end = self.now() + Duration::from_secs(self.case.days * 86_400);
         self.until(end).await?;
         self.calm_down();
@@ -258,6 +265,13 @@ impl Simulation {
                 self.strike(trouble);
                 let gap = plan::gap(&mut self.rng);
                 self.at(gap, Next::Strike);
+            }
+            Next::Mishap if self.ending => {}
+            Next::Mishap => {
+                let mishap = plan::mishap(&mut self.mishaps, self.case.portals);
+                self.befall(mishap)?;
+                let gap = plan::gap(&mut self.mishaps) / 2;
+                self.at(gap, Next::Mishap);
             }
             Next::Clear(stroke) => {
                 if let Some(stroke) = self.struck.remove(&stroke) {

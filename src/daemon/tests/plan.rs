@@ -6,7 +6,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::world::{DiskIs, Network};
-use crate::sandbox::{Fault, Reuse, Rules};
+use crate::sandbox::{Fault, Reuse, Rules, Wrap};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -98,6 +98,53 @@ pub struct Trouble {
     pub stroke: Stroke,
     pub lasts: Duration,
     pub after: Duration,
+}
+
+/// What people and servers do in the ordinary way, and what must make no difference to anybody but the portal concerned.
+#[derive(Debug)]
+pub enum Mishap {
+    /// Something that is no refresh token is imported.
+    Word { portal: usize, word: &'static str },
+    /// A refresh token that the server does not know is imported.
+    MadeUp { portal: usize, token: String },
+    /// The grant of somebody else's portal is imported.
+    Foreign { portal: usize },
+    /// The server dresses its next reply up.
+    Wrapped { portal: usize, wrap: Wrap },
+    /// The server is ill, or refuses the client for this portal alone.
+    Trouble(Trouble),
+}
+
+/// What is imported by mistake.
+const WORDS: [&str; 12] = [
+    "null",
+    "false",
+    "Array",
+    "\"quoted\"",
+    "<!DOCTYPE html>",
+    "a=b&c=d",
+    "/etc/hostname",
+    "REFRESH_TOKEN=x",
+    "two words",
+    "{\"error\":\"invalid_grant\"}",
+    "{\"access_token\":\"a\"}",
+    "a secret of the client",
+];
+
+/// The next mishap.
+pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
+    let portal = rng.usize(..portals);
+    let trouble = |fault, lasts, after| {
+        Mishap::Trouble(Trouble { stroke: Stroke::Portal { portal, fault, lie: false }, lasts, after })
+    };
+    match rng.u8(..10) {
+        0..3 => Mishap::Word { portal, word: WORDS[rng.usize(..WORDS.len())] },
+        3 => Mishap::MadeUp { portal, token: format!("{:032x}", rng.u128(..)) },
+        4 => Mishap::Foreign { portal },
+        5..8 => Mishap::Wrapped { portal, wrap: Wrap::ALL[rng.usize(..Wrap::ALL.len())] },
+        8 => trouble(refuse(401, "invalid_client"), span(rng, 10 * MINUTE, 3 * HOUR), SLOW_BACK_OFF),
+        _ => trouble(refuse(500, "invalid_grant"), span(rng, MINUTE, HOUR), BACK_OFF),
+    }
 }
 
 /// The server's rules of a seed.
