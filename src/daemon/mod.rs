@@ -147,7 +147,8 @@ pub async fn run(
     let reloader = Arc::new(Reloader::new(read, log));
     let limit = timeout + STOP_GRACE;
     let mut tasks = {
-        let mut begin = std::pin::pin!(loops(&shared, &stop, HOUSEKEEPING));
+        // What is done once, and is large, is on the heap.
+        let mut begin = Box::pin(loops(&shared, &stop, HOUSEKEEPING));
         let begun = tokio::select! {
             biased;
             () = signals.stop.asked() => {
