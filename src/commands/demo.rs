@@ -84,7 +84,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let stop = CancellationToken::new();
     let ended = CancellationToken::new();
     let daemon = Box::pin(async {
-        let done = daemon::run(config, Box::new(read), handle, stop.clone()).await;
+        let done = Box::pin(daemon::run(config, Box::new(read), handle, stop.clone())).await;
         ended.cancel();
         done
     });

@@ -41,7 +41,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
     for damaged in &damaged {
         tracing::error!("{damaged}");
     }
-    match daemon::run(config, Box::new(read), handle, CancellationToken::new()).await {
+    match Box::pin(daemon::run(config, Box::new(read), handle, CancellationToken::new())).await {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!(error = %daemon::chain(&error), "refreshd ends");

@@ -316,7 +316,7 @@ fn whoever_only_looks_at_the_redirect_spends_nothing() {
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme"]);
     let sent_to = rig.redirect_of(&waiting.url());
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap();
     for (method, header) in
         [("HEAD", None), ("OPTIONS", None), ("POST", None), ("GET", Some("prefetch;prerender"))]
     {
