@@ -12,12 +12,13 @@ const NEWER: i64 = SCHEMA_VERSION as i64 + 1;
 
 /// A state with two grants as each schema version stored it. Once released they never change: a version that cannot
 /// read them would cost every user every grant.
-const VERSIONS: [&str; SCHEMA_VERSION - 1] = [
+const VERSIONS: [&str; SCHEMA_VERSION] = [
     include_str!("../../../../tests/fixtures/state-v1.sql"),
     include_str!("../../../../tests/fixtures/state-v2.sql"),
     include_str!("../../../../tests/fixtures/state-v3.sql"),
     include_str!("../../../../tests/fixtures/state-v4.sql"),
     include_str!("../../../../tests/fixtures/state-v5.sql"),
+    include_str!("../../../../tests/fixtures/state-v6.sql"),
 ];
 
 /// Every file of the folder with its bytes, but the lock, which is not the state's, SQLite's shared memory, and an
