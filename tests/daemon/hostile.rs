@@ -294,10 +294,10 @@ fn whatever_is_written_as_the_life_of_a_token_is_no_spin_and_no_crash() {
         ("spaces", "\" 3600 \"", 3600),
         ("float", "3599.9", 3599),
         ("exponent", "3.6e3", 3600),
-        ("zero", "0", 1800),
-        ("minus-zero", "-0.0", 1800),
-        ("negative", "-3600", 1800),
-        ("string-negative", "\"-1\"", 1800),
+        ("zero", "0", 0),
+        ("minus-zero", "-0.0", 0),
+        ("negative", "-3600", 0),
+        ("string-negative", "\"-1\"", 0),
         ("absent", "null", 1800),
         ("empty", "\"\"", 1800),
         ("word", "\"soon\"", 1800),
@@ -305,8 +305,8 @@ fn whatever_is_written_as_the_life_of_a_token_is_no_spin_and_no_crash() {
         ("infinite", "\"inf\"", 1800),
         ("minus-infinite", "\"-Infinity\"", 1800),
         ("too-infinite", "\"1e999\"", 1800),
-        ("array", "[3600]", 1800),
-        ("object", "{\"secs\":3600}", 1800),
+        ("array", "[3600]", 3600),
+        ("object", "{\"secs\":3600}", 3600),
         ("true", "true", 1800),
         ("tiny", "0.000001", 1),
         ("huge", "1e30", 1_800),
@@ -334,7 +334,7 @@ fn whatever_is_written_as_the_life_of_a_token_is_no_spin_and_no_crash() {
         assert!(life.abs_diff(secs) <= 1, "{name}: {expires_in} became {life} s");
     }
     always("nothing is sent but what is due", Duration::from_secs(4), || {
-        cases.iter().all(|(name, _, secs)| rig.requests(name) <= if *secs == 1 { 12 } else { 1 })
+        cases.iter().all(|(name, _, secs)| rig.requests(name) <= if *secs <= 1 { 12 } else { 1 })
     });
     // The one that lives a second ends before it can be renewed, and that is said.
     let errors = daemon.events(|event| event["level"] == "ERROR" && event["portal"] != "tiny");

@@ -19,13 +19,13 @@ fn standing(rig: &Rig, portal: &str) -> (Value, Value, Option<Value>) {
 /// Imports, with whatever options.
 fn import(rig: &Rig, portal: &str, text: &str, options: &[&str]) -> Ran {
     rig.secret("handed", text);
-    let stdin = File::open(rig.path("handed")).unwrap();
+    let stdin = File::open(rig.path("handed")).expect("it was written");
     Ran::to_its_end(rig.command(["import", portal].into_iter().chain(options.iter().copied())).stdin(stdin))
 }
 
 fn refresh_of(reply: &str) -> String {
-    let reply: Value = serde_json::from_str(reply).unwrap();
-    reply["refresh_token"].as_str().unwrap().to_owned()
+    let reply: Value = serde_json::from_str(reply).expect("JSON");
+    reply["refresh_token"].as_str().expect("a refresh token").to_owned()
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
     // A rename is no other portal: whose it is says the identity.
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.sandbox.rename(&domain("acme"), "umbrella.bitrix24.com");
-    assert_eq!(rig.run(["renew", "acme"]).code.is_some(), true);
+    assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     assert_eq!(rig.import("acme", &rig.install("umbrella")).code, Some(0));
     assert_eq!(rig.token_json("acme").unwrap()["endpoint"], "https://umbrella.bitrix24.com/rest/");
     daemon.stop();
@@ -270,7 +270,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     rig.heal("acme");
     rig.wait_for_generation("acme", 3);
     eventually("no candidate is left", SOON, || rig.status("acme")["candidate"].is_null());
-    assert_eq!(rig.sandbox.current_refresh(&domain("acme")).is_some(), true);
+    assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
     // `forget` takes one along.
     rig.fail("acme", broken(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
@@ -289,7 +289,7 @@ fn nobody_who_goes_away_stops_a_proof() {
     let sent = rig.requests("acme");
     rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
     rig.secret("handed", &rig.install("acme"));
-    let stdin = Stdio::from(File::open(rig.path("handed")).unwrap());
+    let stdin = Stdio::from(File::open(rig.path("handed")).expect("it was written"));
     let mut command = rig.command(["import", "acme"]);
     let mut child = command.stdin(stdin).stderr(Stdio::null()).spawn().unwrap();
     eventually("the request has left", SOON, || rig.requests("acme") > sent);
