@@ -65,7 +65,8 @@ impl Daemon {
         let running = {
             let stop = stop.clone();
             async move {
-                let done = Box::pin(daemon::run(config, Box::new(read), LogHandle::none(), stop.clone())).await;
+                let done =
+                    Box::pin(daemon::run(config, Box::new(read), LogHandle::none(), stop.clone())).await;
                 assert!(done.is_ok() && stop.is_cancelled(), "the daemon ended: {done:?}");
             }
         };
