@@ -322,7 +322,7 @@ fn whoever_only_looks_at_the_redirect_spends_nothing() {
     {
         let request = client.request(method.parse().unwrap(), &sent_to);
         let request = header.into_iter().fold(request, |it, value| it.header("sec-purpose", value));
-        let reply = rig.runtime.block_on(request.send()).unwrap();
+        let reply = rig.runtime.block_on(async { request.send().await }).unwrap();
         assert!(reply.status() != 400, "{method}: {reply:?}");
     }
     assert_eq!(rig.requests("acme"), 0);
