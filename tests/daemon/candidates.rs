@@ -70,8 +70,12 @@ fn a_crash_before_the_request_left_loses_nothing() {
     rig.fail("acme", refuse, u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
     daemon.kill9();
-    rig.heal("acme");
+    let before = rig.token_json("acme");
     let daemon = rig.start();
+    let status = rig.status("acme");
+    assert!(status["phase"] == "fresh" && !status["candidate"].is_null(), "both are whole: {status}");
+    assert_eq!((rig.token_json("acme"), rig.generation("acme")), (before, 2));
+    rig.heal("acme");
     rig.wait_for_generation("acme", 3);
     daemon.stop();
     rig.no_violations();
