@@ -31,6 +31,8 @@ use crate::domain::provider::{Class, Profile, host_of};
 use crate::domain::renewal::{Renewed, Rules, Times, recovered, settle};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+use crate::domain::unread::Answers;
 
 /// Candidates exchanged at a time.
 const AT_ONCE: usize = 8;
@@ -141,7 +143,11 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
     let Asked { attempt, unread, sent_at, now, .. } = asked;
     let took = shared.clock.elapsed(started);
     // What came and cannot be read is kept before anything else: it may be the pair.
-    if let Some(unread) = unread {
+    if let Some(mut unread) = unread {
+        // No generation of the portal's: its renewals say nothing of this token.
+        if let Answers::Renewal(sent) = &mut unread.answers {
+            sent.generation = Generation::default();
+        }
         kept::keep(&shared, &claimed.name, *unread).await;
     }
     let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);

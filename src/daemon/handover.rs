@@ -131,6 +131,13 @@ pub(super) async fn offer(
     let offered = shared.state.offer(Offer { grant, origin, replaces: replace }).await?;
     match &offered {
         Offered::Stored => {
+            if portal.candidate.is_some() {
+                tracing::warn!(
+                    portal = %name,
+                    "{name}: a grant that was handed over before was not proved yet and is dropped for this one; if it \
+                     was the right one, import it again"
+                );
+            }
             tracing::info!(
                 portal = %name, origin = origin.as_str(),
                 "{name}: a grant was handed over; it takes the place of the present one once it has proved itself"

@@ -241,7 +241,7 @@ pub fn is_value(value: &Value, wanted: &str) -> bool {
 }
 
 /// Words that servers put into an error field of a reply that is none.
-const NO_ERROR: [&str; 12] = [
+const NO_ERROR: [&str; 20] = [
     "",
     "0",
     "ok",
@@ -254,6 +254,14 @@ const NO_ERROR: [&str; 12] = [
     "no",
     "no error",
     "no_error",
+    "s_ok",
+    "succeeded",
+    "n/a",
+    "-",
+    "nil",
+    "[]",
+    "{}",
+    "0x0",
 ];
 
 /// Whether a value, where an error is expected, says that there is none. An object does with a code that says so and no
@@ -266,7 +274,8 @@ pub fn says_nothing(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => {
             let text = text.trim();
-            NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
+            let zeros = !text.is_empty() && text.bytes().all(|byte| byte == b'0');
+            zeros || NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
         }
         Value::Array(values) => values.iter().all(says_nothing),
         Value::Object(map) => match map.get("code") {

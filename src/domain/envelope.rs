@@ -96,6 +96,13 @@ enum Found {
     Nothing,
 }
 
+/// Whether a member speaks about a request or an example, and so holds no reply.
+fn is_example(name: &str) -> bool {
+    const EXAMPLES: [&str; 9] =
+        ["example", "examples", "sample", "expected", "got", "given", "input", "echo", "request"];
+    EXAMPLES.iter().any(|word| word.eq_ignore_ascii_case(name))
+}
+
 impl Reader<'_> {
     fn text(&self, text: &[u8]) -> Option<Map<String, Value>> {
         match self.document(text, LAYERS) {
@@ -139,6 +146,11 @@ impl Reader<'_> {
             && (self.holds_token(map) || error_of(map, self.profile).is_some())
         {
             let is_token = error_of(map, self.profile).is_none();
+            // What says in another way that the request failed is neither taken nor believed. Where the profile says
+            // what success is, that alone counts.
+            if is_token && self.profile.reply.success.is_empty() && self.fails(map, true) {
+                return Found::Nothing;
+            }
             let Value::Object(map) = value else { return Found::Nothing };
             return if is_token { Found::Token(map) } else { Found::Other(map) };
         }
@@ -159,7 +171,7 @@ impl Reader<'_> {
         }
         match value {
             Value::Object(map) => {
-                search.spoilt = search.left == 0 || self.fails(map);
+                search.spoilt = search.left == 0 || self.fails(map, false);
                 search.left = search.left.saturating_sub(1);
                 let around = Outer { map, outer };
                 if self.holds_token(map) {
@@ -169,7 +181,8 @@ impl Reader<'_> {
                         search.found.push(merged);
                     }
                 } else if levels > 0 {
-                    map.values().for_each(|value| self.search(value, Some(&around), levels - 1, search));
+                    (map.iter().filter(|(name, _)| !is_example(name)))
+                        .for_each(|(_, value)| self.search(value, Some(&around), levels - 1, search));
                 }
             }
             Value::Array(list) if levels > 0 => {
@@ -189,8 +202,8 @@ impl Reader<'_> {
         first(&self.profile.reply.access_token, map).and_then(token).is_some()
     }
 
-    /// Whether an object around a token says in any usual way that the request failed.
-    fn fails(&self, map: &Map<String, Value>) -> bool {
+    /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
+    fn fails(&self, map: &Map<String, Value>, beside: bool) -> bool {
         const ERRORS: [&str; 9] = [
             "error",
             "errors",
@@ -205,8 +218,10 @@ impl Reader<'_> {
         const FAILED: [&str; 8] =
             ["error", "fail", "failed", "failure", "denied", "refused", "rejected", "unauthorized"];
         let is_status = |value: &Value| {
-            let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
-            number.is_some_and(|number| (400..600).contains(&number))
+            let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+            number.is_some_and(|number| {
+                number < 0 || (400..600).contains(&number) || (40_000..60_000).contains(&number)
+            })
         };
         let is_no = |value: &Value| match value {
             Value::Bool(yes) => !yes,
@@ -224,8 +239,11 @@ impl Reader<'_> {
                         .is_some_and(|text| FAILED.iter().any(|word| word.eq_ignore_ascii_case(text.trim())))
                 };
                 match name.as_str() {
-                    "success" | "ok" | "succeeded" => is_no(value),
-                    "status" | "statuscode" | "code" | "result" | "outcome" => is_status(value) || failed(),
+                    "success" | "ok" | "succeeded" | "issuccess" => is_no(value),
+                    "haserror" | "iserror" => !says_nothing(value),
+                    "result" => is_status(value) || failed() || value == &Value::Bool(false),
+                    "status" | "statuscode" | "code" | "outcome" => is_status(value) || failed(),
+                    "errordescription" | "errormessage" if beside => false,
                     name => ERRORS.contains(&name) && !says_nothing(value),
                 }
             })
@@ -238,7 +256,7 @@ impl Reader<'_> {
         for piece in page.pieces {
             let (same, map) = match self.inside(piece.value, piece.shortened) {
                 Found::Token(map) => (&mut tokens, map),
-                Found::Other(map) if self.fails(&map) => (&mut others, map),
+                Found::Other(map) if self.fails(&map, false) => (&mut others, map),
                 Found::Other(_) | Found::Nothing => continue,
             };
             if !same.iter().any(|(known, _)| *known == map) {

@@ -7,8 +7,9 @@ use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::provider::Class;
 use super::super::provider::tests::profile;
-use super::super::reply::{Reply, Verdict, read};
+use super::super::reply::{Reply, Verdict, is_unread, read};
 use super::super::time::Timestamp;
 use super::*;
 
@@ -384,4 +385,48 @@ proptest! {
             verdict(&body);
         }
     }
+}
+
+/// Whether a success is of unknown outcome, and its body is kept.
+fn is_kept_in_doubt(body: &str) -> bool {
+    let reply = Reply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+    let verdict = verdict(body.as_bytes());
+    let in_doubt = matches!(&verdict, Verdict::Refused(refusal) if refusal.problem.class == Class::InDoubt);
+    in_doubt && is_unread(&reply, &verdict, &profile())
+}
+
+#[test]
+fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
+    let with = |more: &str| format!("{{{more},{}", R.trim_start_matches('{'));
+    for more in [
+        r#""success":false"#,
+        r#""status":"error","message":"token spent""#,
+        r#""errors":[{"code":"x"}]"#,
+        r#""errcode":40001,"errmsg":"invalid credential""#,
+        r#""ERROR":"WRONG_TOKEN""#,
+        r#""isSuccess":false"#,
+        r#""hasError":true"#,
+        r#""error":200"#,
+        r#""error":true"#,
+        r#""error":"deprecated_endpoint","error_description":"use v2""#,
+        r#""error":{"code":200,"message":"OK"}"#,
+    ] {
+        assert!(is_kept_in_doubt(&with(more)), "{more}");
+    }
+    for around in [
+        format!(r#"{{"code":-1,"msg":"fail","data":{R}}}"#),
+        format!(r#"{{"code":40001,"msg":"invalid refresh_token","data":{R}}}"#),
+        format!(r#"{{"result":false,"data":{R}}}"#),
+        format!(r#"{{"message":"invalid","example":{R}}}"#),
+        format!(r#"{{"expected":{R},"got":{{}}}}"#),
+        format!(r#"{{"title":"Bad Request","detail":"spent","echo":{R}}}"#),
+    ] {
+        assert!(is_kept_in_doubt(&around), "{around}");
+    }
+    for nothing in ["\"S_OK\"", "\"00\"", "\"0x0\"", "\"n/a\"", "\"succeeded\"", "\"-\""] {
+        assert_eq!(pair(with(&format!("\"error\":{nothing}")).as_bytes()), pair(R.as_bytes()), "{nothing}");
+    }
+    // A code that the table knows is a refusal, whatever stands beside it.
+    let refused = with(r#""error":"invalid_grant""#);
+    assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
 }

@@ -88,7 +88,18 @@ pub fn read_in(reply: &Reply<'_>, profile: &Profile, secrets: &[&str], context: 
     };
     if let Some((code, description)) = error_of(&body, profile) {
         let words = (code.as_str(), description.as_str());
-        return Verdict::Refused(with_code(reply, profile, &body, words, secrets, context));
+        let refusal = with_code(reply, profile, &body, words, secrets, context);
+        // An error that nobody knows says less than a token that is there: the body is kept, the outcome is not known.
+        // Where the profile says what success is, that alone counts.
+        let unknown = refusal.problem.class == Class::Unknown
+            && is_success(reply.status)
+            && profile.reply.success.is_empty();
+        if unknown && granted(&body, profile, reply.now, secrets).is_some() {
+            let code = refusal.problem.code.unwrap_or_default();
+            let detail = format!("the server sent a token beside an error that is not known ({code})");
+            return refuse(Problem::new(Class::InDoubt, detail));
+        }
+        return Verdict::Refused(refusal);
     }
     match granted(&body, profile, reply.now, secrets) {
         Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
@@ -117,7 +128,10 @@ pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) 
 #[must_use]
 pub fn is_unread(reply: &Reply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
     let Verdict::Refused(Refusal { problem, .. }) = verdict else { return false };
-    let is_pair = || read_taken_text(reply.body, profile, reply.now).is_some();
+    let is_pair = || {
+        let body = envelope::open(reply.body, profile);
+        body.is_some_and(|body| granted(&body, profile, reply.now, &[]).is_some())
+    };
     problem.class == Class::InDoubt
         && problem.code.is_none()
         && !envelope::is_empty(reply.body)

@@ -131,3 +131,22 @@ fn a_reply_to_a_candidate_that_cannot_be_read_is_kept() {
     daemon.stop();
     rig.no_violations();
 }
+
+#[test]
+fn a_renewal_of_the_living_grant_keeps_what_answered_a_candidate() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    rig.fail("acme", Fault::CutJson { after: 40 }, 1);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
+    eventually("the candidate is refused, its token was spent", SOON, || {
+        rig.status("acme")["candidate"].is_null()
+    });
+    let before = rig.generation("acme");
+    rig.wait_for_generation("acme", before + 1);
+    assert!(!rig.status("acme")["unread_replies"].is_null(), "it says nothing of the candidate's reply");
+    let shown = rig.run(["recover", "acme", "--show"]);
+    assert!(shown.code == Some(0) && shown.stdout.starts_with('{'), "{shown:?}");
+    daemon.stop();
+}

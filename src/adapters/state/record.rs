@@ -98,8 +98,8 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
     let generation = match outcome {
         RecordOutcome::Renewed(renewed) => {
             let generation = record_pair(connection, record, renewed, &to_json(told)?, moved)?;
-            // The server has answered the same token, or a later one, with a pair.
-            unread::discard(connection, portal)?;
+            // The server has answered the same token, or a later one, with a pair. That says nothing of a candidate's.
+            unread::discard_answered(connection, portal)?;
             generation
         }
         RecordOutcome::Kept(standing)

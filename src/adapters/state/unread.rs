@@ -242,3 +242,13 @@ pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<us
         .and_then(|mut statement| statement.execute([portal.as_str()]))
         .map_err(|source| StateError::sql("remove kept replies", source))
 }
+
+/// As [`discard`], but for replies to a candidate: its token has no generation.
+pub(super) fn discard_answered(connection: &Connection, portal: &PortalName) -> Result<usize, StateError> {
+    connection
+        .prepare_cached(
+            "DELETE FROM unread_reply WHERE portal = ?1 AND (generation > 0 OR authorization = 1)",
+        )
+        .and_then(|mut statement| statement.execute([portal.as_str()]))
+        .map_err(|source| StateError::sql("remove kept replies", source))
+}
