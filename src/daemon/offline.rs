@@ -129,7 +129,7 @@ impl Offline {
         Ok(imported_json(&imported, &view))
     }
 
-    /// As [`kept::recover`].
+    /// As `kept::recover`.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -138,7 +138,7 @@ impl Offline {
         recovered(&self.core.shared, portal, generation).await
     }
 
-    /// As [`kept::list`].
+    /// As `kept::list`.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -146,7 +146,7 @@ impl Offline {
         kept::list(&self.core.shared, portal).await
     }
 
-    /// As [`kept::body`].
+    /// As `kept::body`.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -154,7 +154,7 @@ impl Offline {
         kept::body(&self.core.shared, portal, number).await.map(|body| body.expose().to_vec())
     }
 
-    /// As [`kept::discard`].
+    /// As `kept::discard`.
     ///
     /// # Errors
     /// [`OperationError`].
