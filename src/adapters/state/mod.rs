@@ -173,7 +173,7 @@ impl State {
         Ok((Self { write, read, room }, writer, Reader { connection: reader, jobs: read_jobs }))
     }
 
-    /// A copy that lies in memory, as [`look`] makes it: what is changed in it is nowhere else. Run the worker.
+    /// A copy that lies in memory, as `look` makes it: what is changed in it is nowhere else. Run the worker.
     #[must_use]
     pub fn of_copy(copy: look::Copy) -> (Self, Reader) {
         let (port, jobs) = Port::new();
