@@ -229,7 +229,9 @@ impl Authority {
                     spent.clean = false;
                     let next = Place { number: place.number + 1, ..place };
                     if next.number == grant.newest()
-                        && grant.pair(next.number).is_some_and(|pair| pair.expires_at <= now)
+                        && grant
+                            .pair(next.number)
+                            .is_some_and(|pair| pair.expires_at.until(now).as_secs() == 0)
                     {
                         self.ledger.reissue(place.grant, token_lifetime, old_access_dies, now);
                     }

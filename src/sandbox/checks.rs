@@ -16,6 +16,8 @@ const SPACING_SHARE: f64 = 0.1;
 const SPACING_TOLERANCE: Duration = Duration::from_millis(200);
 /// A client that gives a request up and repeats it may be quicker than the news of its closed connection.
 const OVERLAP_TOLERANCE: Duration = Duration::from_secs(1);
+/// A client that was told that its grant is dead may ask again by itself, but not at once: the server may have been ill.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// The token endpoint; also the path of a redirect to another host.
 pub(super) const TOKEN_PATH: &str = "/oauth/token/";
 
@@ -102,9 +104,15 @@ impl Authority {
             return;
         }
         let portal = &mut self.ledger.portals[grant.portal];
-        if portal.replay_allowed {
+        let asked_again = portal
+            .answered_replay
+            .is_some_and(|(answered, at)| answered == place && now.since(at) >= ASKED_AGAIN_AFTER);
+        if portal.replay_allowed || asked_again {
             // An answer that a fault swallows leaves the client as much in doubt as before.
-            portal.replay_allowed = faulty;
+            portal.replay_allowed = portal.replay_allowed && faulty;
+            if !faulty || asked_again {
+                portal.answered_replay = Some((place, now));
+            }
         } else {
             self.note(
                 Some(grant.portal),

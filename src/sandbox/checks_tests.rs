@@ -97,7 +97,7 @@ fn within_grace_a_replay_is_legitimate() {
 }
 
 #[test]
-fn a_killed_client_may_replay_until_it_gets_an_answer_and_then_no_more() {
+fn a_killed_client_may_replay_until_it_gets_an_answer_and_then_only_ask_again_later() {
     let mut bench = Bench::new(Rules::default());
     let token = refresh(&bench.install());
     bench.renew(&token);
@@ -106,6 +106,10 @@ fn a_killed_client_may_replay_until_it_gets_an_answer_and_then_no_more() {
     bench.renew(&token);
     bench.renew(&token);
     assert!(bench.noticed().is_empty());
+    bench.later(20);
+    bench.renew(&token);
+    assert!(bench.noticed().is_empty(), "a dead grant is asked about again");
+    bench.later(19);
     bench.renew(&token);
     assert_eq!(bench.noticed(), [SPENT]);
 }

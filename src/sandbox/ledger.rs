@@ -29,6 +29,8 @@ pub(super) struct Portal {
     pub(super) requests: u64,
     /// One replay of a token whose reply was delivered is legitimate: the test killed its client.
     pub(super) replay_allowed: bool,
+    /// The last time that such a token was presented and answered: a dead grant may be asked about again later.
+    pub(super) answered_replay: Option<(Place, Timestamp)>,
 }
 
 /// A chain of pairs, from one authorization.
@@ -179,6 +181,7 @@ impl Ledger {
             renewals: 0,
             requests: 0,
             replay_allowed: false,
+            answered_replay: None,
         });
         self.names.insert(domain.to_owned(), self.portals.len() - 1);
         self.portals.len() - 1

@@ -42,7 +42,7 @@ pub enum Reuse {
     Strict,
     /// `invalid_grant`, and every token of the grant dies (RFC 9700 section 4.14.2).
     RevokeFamily,
-    /// For this long after it was spent, the same new pair again, whose access token is a new one if its own has ended;
-    /// then as [`Reuse::Strict`].
+    /// For this long after it was spent, the same new pair again, whose access token is a new one if less than a second of
+    /// its own is left; then as [`Reuse::Strict`].
     Grace(Duration),
 }

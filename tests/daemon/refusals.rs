@@ -121,10 +121,8 @@ fn a_client_that_is_refused_for_all_is_one_incident_whose_waiting_portals_say_so
     let sent = rig.sandbox.total_requests();
     always("the client is left in peace", Duration::from_secs(3), || rig.sandbox.total_requests() == sent);
 
-    // The secret is replaced in its file. Nobody reloads: the next try reads it.
+    // The secret is replaced in its file. Nobody reloads, and nobody asks.
     rig.secret("crm.secret", "the next secret 0123456789");
-    let ran = rig.run(["renew", "p1"]);
-    assert_eq!(ran.code, Some(0), "{ran:?}");
     for name in names {
         rig.wait_for_phase(name, "fresh");
         eventually("a token that works", SOON, || rig.has_working_token(name));
@@ -153,6 +151,25 @@ fn a_secret_that_was_replaced_in_its_file_is_used_before_anybody_is_told() {
     let after: u64 = ["acme", "globex", "hooli"].map(|name| rig.requests(name)).iter().sum();
     assert!(after > before.iter().sum(), "they were sent again");
     assert!(!daemon.stderr().contains("rotated secret"), "no secret is logged");
+    rig.no_violations();
+}
+
+#[test]
+fn a_secret_that_is_replaced_after_the_refusal_is_used_within_seconds() {
+    let (rig, daemon) = renewed(["acme"], long());
+    rig.sandbox.add_client(CLIENT_ID, "the next secret 0123456789");
+    assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
+    let ran = rig.import("acme", &rig.install("acme"));
+    assert_eq!(ran.code, Some(75), "the grant is kept: {ran:?}");
+    rig.secret("crm.secret", "");
+    daemon.wait_for("a line about the empty file", |event| says(event, "its file is empty"));
+    let said = |daemon: &Daemon| daemon.events(|event| says(event, "its file is empty")).len();
+    let sent = rig.sandbox.total_requests();
+    rig.secret("crm.secret", "the next secret 0123456789");
+    rig.wait_for_phase("acme", "fresh");
+    assert_eq!(said(&daemon), 1, "a problem that lasts is said once");
+    assert!(rig.sandbox.total_requests() <= sent + 2, "the refused secret is not tried meanwhile");
+    assert!(rig.has_working_token("acme"));
     rig.no_violations();
 }
 

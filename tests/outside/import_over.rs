@@ -260,9 +260,24 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     assert!(candidate["since"].is_string() && candidate["next_try"].is_string(), "{candidate}");
     contains(&rig.run(["status"]).stdout, &["acme: a candidate was handed over (import)"]);
     contains(&rig.http("/").1, &["candidate: handed over"]);
-    // A newer one takes its place; the older goes.
+    // A newer one does not take its place by accident: the older may be the one that works.
     let newer = rig.install("acme");
+    let sent = rig.requests("acme");
     let ran = import(&rig, "acme", &newer, &["--json"]);
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "acme: another grant was handed over at 20",
+            "nothing was taken in",
+            "refreshd import acme --replace",
+        ],
+    );
+    assert_eq!(
+        (rig.requests("acme"), &rig.status("acme")["candidate"]["since"]),
+        (sent, &candidate["since"])
+    );
+    let ran = import(&rig, "acme", &newer, &["--json", "--replace", "--yes"]);
     let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!((ran.code, outcome["outcome"].as_str()), (Some(75), Some("pending")), "{outcome}");
     daemon.stop();
