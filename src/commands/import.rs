@@ -1,5 +1,6 @@
 //! `refreshd import`: takes an existing grant from a file or standard input, never from an argument.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::exit::{Exit, Failure};
 use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
+use crate::domain::envelope;
 use crate::domain::intake::LONGEST;
 use crate::domain::pizauth::{self, Account};
 
@@ -109,7 +111,8 @@ fn said(portal: &str, imported: &Value) -> (Exit, String) {
         "superseded" => (
             Exit::TryAgain,
             format!(
-                "{portal}: something newer was handed over meanwhile, which is in force; see refreshd status {portal}"
+                "{portal}: not taken in: something newer was handed over meanwhile, or the portal was forgotten; see refreshd \
+                 status {portal}"
             ),
         ),
         _ => {
@@ -145,7 +148,12 @@ fn read(arguments: &Arguments) -> Result<String, Failure> {
     let not_taken =
         |why: String| Failure::new(Exit::Data, format!("{}: not taken in: {why}", arguments.portal));
     let account = arguments.account.as_deref();
-    match String::from_utf8(bytes) {
+    // Windows writes UTF-16.
+    let text = match envelope::decode(&bytes) {
+        Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
+        _ => bytes,
+    };
+    match String::from_utf8(text) {
         Ok(_) if account.is_some() => {
             Err(not_taken("--account chooses from a dump of pizauth, and this is none".to_owned()))
         }

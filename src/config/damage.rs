@@ -2,6 +2,8 @@
 //!
 //! Must not show any part of a secret, nor mend one: what is meant, its owner knows.
 
+use crate::domain::word::is_filler;
+
 /// What may be in a secret besides printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alphabet {
@@ -65,9 +67,9 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     if is_json(secret) {
         return found("is JSON: write the secret alone, not the file that it came in");
     }
-    if is_placeholder(secret) {
+    if is_placeholder(secret) || (alphabet == Alphabet::Graphic && is_filler(secret)) {
         return found(
-            "is a placeholder (such as ${NAME}), in whose place nothing was put: nothing is filled in here",
+            "is a placeholder (such as ${NAME} or changeme), in whose place nothing was put: nothing is filled in here",
         );
     }
     if QUOTES
@@ -152,6 +154,10 @@ mod tests {
             ("$(cat secret)", "placeholder"),
             ("%CLIENT_SECRET%", "placeholder"),
             ("<your secret>", "placeholder"),
+            ("null", "placeholder"),
+            ("changeme", "placeholder"),
+            ("REDACTED", "placeholder"),
+            ("********", "placeholder"),
             ("s3 cret", "white space"),
             ("s3\tcret", "white space"),
             ("s3cr\u{435}t", "not ASCII"),

@@ -117,6 +117,13 @@ fn client(
     } else {
         CLIENT_SECRET.require(table, environment, report)
     };
+    let id = client_id.as_ref().map(|id| &*id.value);
+    if let Found::Secret(secret) = &secret
+        && id == Some(secrecy::ExposeSecret::expose_secret(secret))
+    {
+        let (key, place) = CLIENT_SECRET.given(table);
+        report.damaged(place, format!("`{key}`: the secret is the client_id once more"));
+    }
     let client_secret = match secret {
         Found::Secret(secret) => Some(ClientSecret::new(secrecy::ExposeSecret::expose_secret(&secret))?),
         Found::Nothing => None,

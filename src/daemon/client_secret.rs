@@ -11,6 +11,17 @@ use super::shared::{Shared, app_fingerprint};
 use crate::config::Config;
 use crate::domain::secret::ClientSecret;
 
+/// Looks whether the secrets of refused clients were replaced: their portals need not wait for the next try then.
+pub async fn tend(shared: &Shared) {
+    let config = shared.config();
+    // Where the state cannot be read, others say so.
+    for app in shared.state.refused_apps().await.unwrap_or_default().into_keys() {
+        if let Some(known) = config.apps.get(&app) {
+            drop(newer(shared, &app, known.client_secret.as_ref()).await);
+        }
+    }
+}
+
 /// The configuration in force, if the secret of `app` in it is another than `sent`, or can be read and is another.
 pub async fn newer(shared: &Shared, app: &str, sent: Option<&ClientSecret>) -> Option<Arc<Config>> {
     let config = shared.config();
@@ -22,16 +33,19 @@ pub async fn newer(shared: &Shared, app: &str, sent: Option<&ClientSecret>) -> O
     // A file may lie on a disk that hangs.
     let mut reading = JoinSet::new();
     reading.spawn_blocking(move || source.read());
-    let read = match reading.join_next().await? {
-        Ok(Ok(read)) => read,
-        Ok(Err(why)) => {
-            tracing::warn!(
-                app,
-                "app {app}: the server refuses the client, and its secret cannot be read again: {why}"
-            );
+    let read = reading.join_next().await?.ok()?;
+    let is_news = shared.secret_problems.is_new(app, read.as_ref().err().map(String::as_str));
+    let read = match read {
+        Ok(read) => read,
+        Err(why) => {
+            if is_news {
+                tracing::warn!(
+                    app,
+                    "app {app}: the server refuses the client, and its secret cannot be read again: {why}"
+                );
+            }
             return None;
         }
-        Err(_) => return None,
     };
     if is_same(Some(&read), sent) {
         return None;

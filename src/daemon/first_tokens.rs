@@ -32,7 +32,7 @@ pub async fn read_files(shared: &Shared) {
     for portal in waiting {
         let Some(file) = portal.settings.and_then(|settings| settings.refresh_token_file) else { continue };
         let why = read_file(shared, &portal.name, &file).await.err();
-        if shared.file_problems.is_new(&portal.name, why.as_deref())
+        if shared.file_problems.is_new(portal.name.as_str(), why.as_deref())
             && let Some(why) = why
         {
             let name = &portal.name;
@@ -104,9 +104,9 @@ async fn read_file(shared: &Shared, portal: &PortalName, file: &Path) -> Result<
     let offered = offer(shared, &stored, intake, Origin::File, false).await;
     match offered.map_err(|error| error.to_string())? {
         Offered::Stored => shared.candidates.notify_one(),
-        Offered::Known | Offered::Same | Offered::Busy => {}
+        Offered::Known | Offered::Same => {}
         // These are errors of `offer`.
-        Offered::HeldBy(_) | Offered::Spent | Offered::Unknown => {}
+        Offered::Busy | Offered::Waiting(_) | Offered::HeldBy(_) | Offered::Spent | Offered::Unknown => {}
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::domain::provider::Class;
 use crate::domain::secret::AccessToken;
 use crate::domain::time::human;
 use crate::domain::token::{Credential, Generation};
+use crate::domain::word;
 
 /// Longer than this nobody waits for an outcome, in addition to the request's own limit.
 const GRACE: Duration = Duration::from_secs(10);
@@ -93,15 +94,17 @@ fn not_a_grant(portal: &Portal, source: IntakeError) -> OperationError {
 pub(super) fn known_as(config: &Config, portal: &Portal, intake: &Intake) -> Option<&'static str> {
     let token = intake.tokens.credential.refresh()?.expose();
     let is = |text: &str| text == token;
+    let holds = |secret: &str| word::is_made_of(token, secret);
     let settings = portal.settings.as_ref();
     let own = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
     let names = [Some(portal.name.as_str()), settings.and_then(|settings| settings.domain.as_deref())];
-    if config.apps.values().any(|app| app.client_secret.as_ref().is_some_and(|secret| is(secret.expose()))) {
-        Some("it is the client secret of an app")
+    if config.apps.values().any(|app| app.client_secret.as_ref().is_some_and(|secret| holds(secret.expose())))
+    {
+        Some("it is the client secret of an app, or holds it")
     } else if config.apps.values().any(|app| is(&app.client_id)) {
         Some("it is the client_id of an app")
-    } else if own.is_some_and(|access| is(access.token.expose())) {
-        Some("it is the portal's own access token")
+    } else if own.is_some_and(|access| holds(access.token.expose())) {
+        Some("it is the portal's own access token, or a part of it")
     } else if names.into_iter().flatten().chain(config.apps.keys().map(String::as_str)).any(is) {
         Some("it is a name of the configuration")
     } else {
@@ -134,8 +137,7 @@ pub(super) async fn offer(
             if portal.candidate.is_some() {
                 tracing::warn!(
                     portal = %name,
-                    "{name}: a grant that was handed over before was not proved yet and is dropped for this one; if it \
-                     was the right one, import it again"
+                    "{name}: a grant that was handed over before was not proved yet and is dropped for this one"
                 );
             }
             tracing::info!(
@@ -147,6 +149,13 @@ pub(super) async fn offer(
         Offered::Busy => {
             let reason =
                 "another grant that was handed over is being proved; try again in a moment".to_owned();
+            return Err(OperationError::NotNow { portal: name.clone(), reason });
+        }
+        Offered::Waiting(since) => {
+            let reason = format!(
+                "another grant was handed over at {since} and is not proved yet; nothing was taken in. See: refreshd status \
+                 {name}. To drop that one for this one: refreshd import {name} --replace"
+            );
             return Err(OperationError::NotNow { portal: name.clone(), reason });
         }
         Offered::HeldBy(other) => return Err(held_by(name, other)),

@@ -334,6 +334,7 @@ async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Durat
         let failing = shared.publisher.tend().await;
         shared.health.unpublished(failing);
         first_tokens::read_files(&shared).await;
+        client_secret::tend(&shared).await;
         old_state::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();

@@ -56,6 +56,8 @@ pub struct Shared {
     pub proofs: Waiters<Proof>,
     /// What is wrong with files of first tokens, so that it is said once.
     pub file_problems: FileProblems,
+    /// What is wrong with files of the secrets of refused clients, likewise.
+    pub secret_problems: FileProblems,
     /// Authorizations under way.
     pub authorizations: Authorizations,
     undiscovered: Mutex<BTreeMap<String, String>>,
@@ -102,6 +104,7 @@ impl Shared {
             waiters: Waiters::default(),
             proofs: Waiters::default(),
             file_problems: FileProblems::default(),
+            secret_problems: FileProblems::default(),
             authorizations: Authorizations::default(),
             undiscovered: Mutex::default(),
             due: Notify::new(),
@@ -332,19 +335,19 @@ impl<T: Clone> Waiters<T> {
     }
 }
 
-/// Problems that last, by portal.
+/// Problems of files that last, by the portal or the app that needs the file.
 #[derive(Default)]
-pub struct FileProblems(Mutex<HashMap<PortalName, String>>);
+pub struct FileProblems(Mutex<HashMap<String, String>>);
 
 impl FileProblems {
     /// Notes what is wrong now; true if that was not known.
     #[must_use]
-    pub fn is_new(&self, portal: &PortalName, problem: Option<&str>) -> bool {
+    pub fn is_new(&self, whose: &str, problem: Option<&str>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match problem {
-            Some(problem) => known.insert(portal.clone(), problem.to_owned()).as_deref() != Some(problem),
+            Some(problem) => known.insert(whose.to_owned(), problem.to_owned()).as_deref() != Some(problem),
             None => {
-                known.remove(portal);
+                known.remove(whose);
                 false
             }
         }

@@ -28,6 +28,9 @@ const LEVELS: usize = 4;
 /// How many objects are looked at for a token.
 const MOST_OBJECTS: usize = 5000;
 
+/// An object with more members is no token object in another spelling.
+const MOST_RENAMED: usize = 100;
+
 /// What some servers put before a reply so that no page can include it as a script; without white space, longest first.
 const PREFIXES: [&str; 11] = [
     "throw1;<dontbeevil>",
@@ -110,7 +113,25 @@ impl Reader<'_> {
                 Found::Token(map) | Found::Other(map) => Some(map),
                 Found::Nothing => None,
             },
-            None => self.embedded(without_prefix(trimmed(text))),
+            None => self.embedded(without_prefix(trimmed(text))).or_else(|| self.escaped(text)),
+        }
+    }
+
+    /// A whole reply that was escaped for a page of HTML.
+    fn escaped(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = std::str::from_utf8(trimmed(text)).ok().filter(|text| text.starts_with(['{', '[']))?;
+        let plain = ["&quot;", "&#34;", "&#x22;"]
+            .iter()
+            .fold(text.to_owned(), |text, quote| text.replace(quote, "\""));
+        if plain == text || text.contains('"') {
+            return None;
+        }
+        let plain =
+            plain.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        let (value, shortened) = self.document(plain.as_bytes(), 0)?;
+        match self.inside(value, shortened) {
+            Found::Token(map) | Found::Other(map) => Some(map),
+            Found::Nothing => None,
         }
     }
 
@@ -142,6 +163,11 @@ impl Reader<'_> {
                 other => other,
             };
         }
+        if let Value::Object(map) = &mut value
+            && let Some(renamed) = self.renamed(map)
+        {
+            *map = renamed;
+        }
         if let Value::Object(map) = &value
             && (self.holds_token(map) || error_of(map, self.profile).is_some())
         {
@@ -171,6 +197,8 @@ impl Reader<'_> {
         }
         match value {
             Value::Object(map) => {
+                let renamed = self.renamed(map);
+                let map = renamed.as_ref().unwrap_or(map);
                 search.spoilt = search.left == 0 || self.fails(map, false);
                 search.left = search.left.saturating_sub(1);
                 let around = Outer { map, outer };
@@ -196,6 +224,40 @@ impl Reader<'_> {
             }
             _ => {}
         }
+    }
+
+    /// An object whose members have a profile's names in another spelling (`accessToken`, `Access_Token`) under the names
+    /// of the profile; `None` where that makes no difference, or two members would get one name.
+    fn renamed(&self, map: &Map<String, Value>) -> Option<Map<String, Value>> {
+        if self.holds_token(map) || map.len() > MOST_RENAMED {
+            return None;
+        }
+        let form = &self.profile.reply;
+        let known: Vec<&str> = [
+            &form.access_token,
+            &form.refresh_token,
+            &form.expires_in,
+            &form.expires_at,
+            &form.refresh_expires_in,
+            &form.refresh_expires_at,
+        ]
+        .into_iter()
+        .flatten()
+        .map(Place::last)
+        .chain(["token_type", "scope", "error", "error_description"])
+        .collect();
+        let plain = |name: &str| {
+            name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+        };
+        let mut renamed = Map::new();
+        for (name, value) in map {
+            let spelt = plain(name);
+            let known = known.iter().find(|known| plain(known) == spelt).copied();
+            if renamed.insert(known.unwrap_or(name).to_owned(), value.clone()).is_some() {
+                return None;
+            }
+        }
+        self.holds_token(&renamed).then_some(renamed)
     }
 
     fn holds_token(&self, map: &Map<String, Value>) -> bool {
@@ -229,6 +291,12 @@ impl Reader<'_> {
             Value::String(text) => ["false", "0", "no"].iter().any(|no| no.eq_ignore_ascii_case(text.trim())),
             _ => false,
         };
+        // Beside a code that says zero, as of Bitrix24's and Chinese providers.
+        let succeeds = |value: &Value| {
+            let word =
+                value.as_str().unwrap_or_default().trim().trim_end_matches(['.', '!']).to_ascii_lowercase();
+            ["ok", "success", "successful", "succeeded", "no error", "none"].contains(&word.as_str())
+        };
         error_of(map, self.profile).is_some()
             || map.iter().any(|(name, value)| {
                 let name: String =
@@ -244,6 +312,9 @@ impl Reader<'_> {
                     "result" => is_status(value) || failed() || value == &Value::Bool(false),
                     "status" | "statuscode" | "code" | "outcome" => is_status(value) || failed(),
                     "errordescription" | "errormessage" if beside => false,
+                    "errormessage" | "errordescription" | "errors" | "error" | "err" if succeeds(value) => {
+                        false
+                    }
                     name => ERRORS.contains(&name) && !says_nothing(value),
                 }
             })
@@ -410,8 +481,10 @@ fn inflated(mut packed: impl Read) -> Vec<u8> {
     out
 }
 
-/// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is zero.
-fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
+/// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is
+/// zero; UTF-32 since three of four are.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.as_chunks().0.iter().map(|pair: &[u8; 2]| unit(*pair));
         Cow::Owned(char::decode_utf16(units).map(|c| c.unwrap_or(DAMAGE)).collect::<String>().into_bytes())
@@ -420,7 +493,21 @@ fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
         let start = &bytes[..bytes.len().min(32)];
         start.len() >= 4 && start.iter().enumerate().all(|(index, byte)| (index % 2 == zeros) == (*byte == 0))
     };
+    // The first character is the mark, which is no ASCII.
+    let quads = |used: &[usize]| {
+        let start = &bytes[..bytes.len().min(64)];
+        let after_mark = start.iter().enumerate().skip(4);
+        start.len() >= 12
+            && after_mark.clone().all(|(index, byte)| used.contains(&(index % 4)) == (*byte != 0))
+    };
+    let long = |unit: fn([u8; 4]) -> u32| {
+        let units = bytes.as_chunks().0.iter().map(|quad: &[u8; 4]| unit(*quad));
+        let text: String = units.map(|unit| char::from_u32(unit).unwrap_or(DAMAGE)).collect();
+        Cow::Owned(text.into_bytes())
+    };
     match bytes {
+        _ if quads(&[0]) => long(u32::from_le_bytes),
+        _ if quads(&[3]) => long(u32::from_be_bytes),
         [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
         _ if ascii(1) => wide(bytes, u16::from_le_bytes),

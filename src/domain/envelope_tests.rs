@@ -57,6 +57,11 @@ fn utf16(text: &str, mark: bool, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
     mark.into_iter().chain(text.encode_utf16()).flat_map(unit).collect()
 }
 
+/// Of ASCII, with a mark or without.
+fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
+    text.chars().flat_map(|c| unit(u32::from(c))).collect()
+}
+
 /// A reply in each wrapping.
 fn wrapped(reply: &str) -> Vec<Vec<u8>> {
     let text = |text: String| text.into_bytes();
@@ -127,7 +132,33 @@ fn wrapped(reply: &str) -> Vec<Vec<u8>> {
         text(format!("{{\"level\":\"info\",\"msg\":\"sent\"}}\n{reply}\n")),
         text(format!("{reply}\n{reply}")),
         text(format!("data: {reply}\n\n")),
+        utf32(reply, u32::to_le_bytes),
+        utf32(&bom, u32::to_be_bytes),
+        text(format!(r#"{{"errorCode":0,"errorMessage":"Success.","data":{reply}}}"#)),
     ]
+}
+
+#[test]
+fn names_in_another_spelling_and_quotes_of_html_are_read() {
+    for body in [
+        r#"{"accessToken":"a2","refreshToken":"r2","expiresIn":3600}"#.to_owned(),
+        r#"{"Access_Token":"a2","Refresh_Token":"r2","Expires_In":3600}"#.to_owned(),
+        r#"{"data":{"accessToken":"a2","refreshToken":"r2","expiresIn":3600}}"#.to_owned(),
+        R.replace('"', "&quot;"),
+        R.replace('"', "&#34;"),
+    ] {
+        assert_eq!(pair(body.as_bytes()), Some(("a2".to_owned(), Some("r2".to_owned()))), "{body}");
+        let Verdict::Granted(granted) = verdict(body.as_bytes()) else { panic!() };
+        assert_eq!(granted.lives.span().as_secs(), 3600, "{body}");
+    }
+    for body in [
+        r#"{"accessToken":"a2","AccessToken":"a3"}"#,
+        r#"{"accessToken":"a2","Error":"invalid_grant"}"#,
+        r#"{"accessToken":{"value":"a2"},"refreshToken":"r2"}"#,
+        r#"{"message":"send {&quot;access_token&quot;:&quot;a2&quot;}"}"#,
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
 }
 
 #[test]
@@ -217,6 +248,12 @@ fn what_is_no_reply_gives_no_pair() {
         format!("<!-- {R} -->"),
         format!("<textarea>{R}</textarea>"),
         format!("<title>{R}</title>"),
+        format!("<script type=\"text/x\" src=\"/\"/>\n{R}\n</script>"),
+        format!("<svg:script>{R}</svg:script>"),
+        format!("```json\n{R}\n```"),
+        format!("~~~\n{R}\n~~~\n"),
+        format!("Warning: the answer should be\n{R}"),
+        format!("Notice: send this instead of a form:\n\n{R}\n"),
         // Scripts.
         format!("var reply = {R};"),
         format!("const f = () => {{ return\n{R}\n}}"),

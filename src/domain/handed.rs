@@ -55,7 +55,10 @@ pub fn read(text: &str, profile: &Profile) -> Result<Option<Handed>, IntakeError
     let unquoted = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).map(str::trim);
     let text = unquoted.filter(|text| text.starts_with(['{', '['])).unwrap_or(text);
     if text.starts_with(['{', '[']) && !word::is_filler(text) {
-        return of_value(&json(text)?, profile).map(Some);
+        return match (json(text), lines(text)?) {
+            (Err(_), Some(body)) => of_object(&body, profile).map(Some),
+            (value, _) => of_value(&value?, profile).map(Some),
+        };
     }
     // JSON inside a JSON text.
     if let Ok(Value::String(inner)) = serde_json::from_str::<Value>(text)
@@ -63,10 +66,44 @@ pub fn read(text: &str, profile: &Profile) -> Result<Option<Handed>, IntakeError
     {
         return of_value(&json(inner.trim())?, profile).map(Some);
     }
+    if let Some(body) = after_headers(text) {
+        return read(body, profile);
+    }
     match form(text) {
         Some(body) if known_keys(&body, "", 0).next().is_some() => of_object(&body, profile).map(Some),
-        _ => Ok(None),
+        _ => lines(text)?.map(|body| of_object(&body, profile)).transpose(),
     }
+}
+
+/// The body of a reply that was saved with its headers (`curl -i`).
+fn after_headers(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("HTTP/")?;
+    let (_, body) = rest.split_once("\r\n\r\n").or_else(|| rest.split_once("\n\n"))?;
+    Some(body.trim()).filter(|body| !body.is_empty())
+}
+
+/// Lines of `NAME=value`, `name: value` or PHP's `[name] => value`, with a refresh token among them; `None` if there is none.
+fn lines(text: &str) -> Result<Option<Map<String, Value>>, IntakeError> {
+    let around: &[char] = &[' ', '\t', ',', ';', '\'', '"', '[', ']'];
+    let mut body = Map::new();
+    for line in text.lines() {
+        let line = line.trim().trim_start_matches("export ");
+        let Some((name, value)) =
+            line.split_once("=>").or_else(|| line.split_once('=')).or_else(|| line.split_once(": "))
+        else {
+            continue;
+        };
+        let (name, value) = (name.trim_matches(around), value.trim_matches(around));
+        if name.is_empty() || value.is_empty() || name.contains(char::is_whitespace) {
+            continue;
+        }
+        let before = body.insert(name.to_owned(), Value::from(value));
+        if before.is_some_and(|before| meaning(name) == Some(REFRESH) && before != value) {
+            return Err(IntakeError::Several);
+        }
+    }
+    // One line is a value with its name before it, which is said otherwise.
+    Ok((body.len() > 1 && refresh_of(&body).is_some()).then_some(body))
 }
 
 /// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.

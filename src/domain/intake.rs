@@ -196,6 +196,9 @@ fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshTok
     if word::is_filler(&text) {
         return Err(IntakeError::NotARefreshToken("it is a word that stands where a value is missing"));
     }
+    if let Some(what) = word::misplaced(&text) {
+        return Err(IntakeError::NotARefreshToken(what));
+    }
     if text.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Err(IntakeError::NotARefreshToken("it has white space or characters that no token has"));
     }
@@ -266,6 +269,26 @@ mod tests {
 
     fn taken(text: &str) -> Result<Intake, IntakeError> {
         parse(text, &profile(), Timestamp::from_secs(1_728_455_000))
+    }
+
+    #[test]
+    fn what_was_saved_or_printed_in_lines_is_read() {
+        for text in [
+            "AUTH_ID=a1b2c3d4\nAUTH_EXPIRES=3600\nREFRESH_ID=5bad2d67\nmember_id=a223\n",
+            "export ACCESS_TOKEN='a1b2c3d4'\r\nexport REFRESH_TOKEN=\"5bad2d67\"\r\nmember_id: a223\r\n",
+            "Array\n(\n    [AUTH_ID] => a1b2c3d4\n    [REFRESH_ID] => 5bad2d67\n    [member_id] => a223\n)\n",
+            "[access_token] => a1b2c3d4\n[refresh_token] => 5bad2d67\n[member_id] => a223",
+            "array (\n  'access_token' => 'a1b2c3d4',\n  'refresh_token' => '5bad2d67',\n  'member_id' => 'a223',\n)",
+            "access_token: a1b2c3d4\nrefresh_token: 5bad2d67\nmember_id: a223",
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"refresh_token\":\"5bad2d67\",\"member_id\":\"a223\"}",
+        ] {
+            let intake = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d67", "{text}");
+            assert_eq!(intake.identity.as_deref(), Some("a223"), "{text}");
+        }
+        let two = "REFRESH_TOKEN=5bad2d67\nrefresh_token=6cbe3e78\nREFRESH_TOKEN=7dcf4f89";
+        assert_eq!(taken(two).unwrap_err(), IntakeError::Several);
+        assert!(matches!(taken("A=1\nB=2\n"), Err(IntakeError::NotAToken(_))));
     }
 
     #[test]

@@ -17,7 +17,13 @@ const VOID: [&str; 13] =
 const NOTICES: [&str; 7] =
     ["notice", "warning", "deprecated", "strict standards", "fatal error", "parse error", "debug"];
 /// A page with such words speaks about replies.
-const LESSONS: [&str; 9] = [
+const LESSONS: [&str; 15] = [
+    "should be",
+    "should look",
+    "should have",
+    "would be",
+    "must be",
+    "instead of",
     "example",
     "sample",
     "e.g.",
@@ -51,8 +57,16 @@ pub(super) struct Page {
 
 /// Reads a text; `None` if that takes too much work.
 pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
-    let mut scan =
-        Scan { text, at: 0, open: Vec::new(), outside: String::new(), line: Line::default(), brackets: 0 };
+    let mut scan = Scan {
+        text,
+        at: 0,
+        open: Vec::new(),
+        outside: String::new(),
+        line: Line::default(),
+        brackets: 0,
+        fences: 0,
+        ticks: 0,
+    };
     let mut pieces: Vec<(Piece, usize)> = Vec::new();
     let mut patience = text.len().saturating_mul(PATIENCE);
     while let Some(byte) = text.get(scan.at).copied() {
@@ -62,7 +76,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
         if matches!(byte, b'{' | b'[') {
             match parse(&text[scan.at..], exact) {
                 Ok(parsed) => {
-                    let before = scan.brackets == 0 && scan.line.is_fit();
+                    let before = scan.brackets == 0 && scan.fences % 2 == 0 && scan.line.is_fit();
                     scan.at += parsed.end;
                     let alone = before && ends_line(&text[scan.at..]);
                     let piece = Piece { value: parsed.value, shortened: parsed.shortened, alone };
@@ -79,8 +93,10 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
         scan.character(byte);
     }
     let words = scan.outside.to_ascii_lowercase();
-    let teaches =
-        !NOTICES.iter().any(|word| words.contains(word)) && LESSONS.iter().any(|word| words.contains(word));
+    // A notice names the line of the program that it comes from, and quotes what it likes.
+    let is_notice = |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
+    let mut lines = words.lines().filter(|line| !is_notice(line));
+    let teaches = lines.any(|line| LESSONS.iter().any(|word| line.contains(word)));
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
         alone: piece.alone && !teaches && (depth == 0 || silent),
@@ -153,6 +169,9 @@ struct Scan<'a> {
     line: Line,
     /// Brackets of the text that are open.
     brackets: usize,
+    /// Marks of Markdown's code blocks, and the backticks or tildes of one so far.
+    fences: usize,
+    ticks: usize,
 }
 
 impl Scan<'_> {
@@ -162,6 +181,8 @@ impl Scan<'_> {
         let c = if byte.is_ascii() { char::from(byte) } else { '·' };
         self.outside.push(c);
         self.line.text(c, self.open.is_empty());
+        self.ticks = if matches!(c, '`' | '~') { self.ticks + 1 } else { 0 };
+        self.fences += usize::from(self.ticks == 3);
         match c {
             '{' | '[' | '(' => self.brackets += 1,
             '}' | ']' | ')' => self.brackets = self.brackets.saturating_sub(1),
@@ -198,7 +219,10 @@ impl Scan<'_> {
             if let Some(at) = self.open.iter().rposition(|open| *open == name) {
                 self.open.truncate(at);
             }
-        } else if RAW.contains(&name.as_str()) && !closed_itself {
+        } else if RAW.contains(&name.rsplit(':').next().unwrap_or(&name))
+            && !(closed_itself && !self.closes(&name))
+        {
+            // HTML does not know elements that close themselves: what follows may be a script all the same.
             self.raw(&name);
         } else if !closed_itself && !VOID.contains(&name.as_str()) && self.open.len() < MOST_OPEN {
             self.open.push(name);
@@ -210,6 +234,12 @@ impl Scan<'_> {
     fn go(&mut self, by: usize) -> bool {
         self.at = (self.at + 1 + by).min(self.text.len());
         true
+    }
+
+    /// Whether an end tag of that name follows.
+    fn closes(&self, name: &str) -> bool {
+        let ends = |window: &[u8]| window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes());
+        self.text[self.at..].windows(name.len() + 2).any(ends)
     }
 
     /// Goes to the end tag of an element.

@@ -467,7 +467,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
         }
         // Once in doubt, a grant stays so until the server has said yes or no to the grant itself.
         _ if was_in_doubt => {
-            let wait = slow_wait(class, attempt).unwrap_or(back_off);
+            let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
             again(Phase::InDoubt { attempt, since, problem }, wait)
         }
         Class::TooEarly => {
@@ -483,7 +483,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
         Class::ClientRejected | Class::Blocked => {
             let same = before.problem().is_some_and(|problem| problem.class == class);
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
-            let wait = slow_wait(class, attempt).unwrap_or(back_off);
+            let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
             if class == Class::Blocked {
                 again(Phase::Blocked { attempt, since, problem }, wait)
             } else {
@@ -496,11 +496,12 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
     }
 }
 
-/// The wait where asking often would not help.
-fn slow_wait(class: Class, attempt: u32) -> Option<Duration> {
+/// The wait where asking often would not help. A token that lives shorter than an hour is asked for more often.
+fn slow_wait(class: Class, attempt: u32, lifetime: Duration) -> Option<Duration> {
     match class {
         Class::ClientRejected => {
             let (first, last) = CLIENT_RETRY;
+            let (first, last) = (first.min(lifetime / 3).max(FLOOR), last.min(lifetime).max(FLOOR));
             Some(first.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(last))
         }
         Class::Blocked if attempt <= BLOCKED_FAST_POLLS => Some(BLOCKED_POLL.0),

@@ -3,8 +3,10 @@
 //! A word that is refused here is never sent. What could be a token at some provider must pass: the authorization
 //! server has the last word. Must not quote what it was given.
 
+use std::net::{IpAddr, SocketAddr};
+
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use super::secret::RefreshToken;
@@ -18,6 +20,10 @@ const SHORTEST_OF_DIGITS: usize = 16;
 /// without `_` and `-`.
 const FILLERS: &[&str] = &[
     "null",
+    "na",
+    "n/a",
+    "tbd",
+    "dummy",
     "nil",
     "none",
     "undefined",
@@ -81,6 +87,12 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if word.contains('&') {
         return Some("it is a form without a refresh token");
     }
+    if word.starts_with("-----BEGIN") {
+        return Some(KEY);
+    }
+    if let Some(what) = elsewhere(word) {
+        return Some(what);
+    }
     if is_path(word) {
         return Some(
             "it looks like the name of a file, not like what is in one; give the file itself: refreshd import PORTAL FILE",
@@ -108,9 +120,41 @@ pub fn instead(word: &str) -> Option<&'static str> {
         .then_some("it is an access token (a JWT of type at+jwt); the refresh token is another")
 }
 
+/// Whether a word is another secret, most of it, or Base64 with it inside (the header of a client's password).
+#[must_use]
+pub fn is_made_of(word: &str, secret: &str) -> bool {
+    const ENOUGH: usize = 12;
+    let within = |part: &str, whole: &str| part.len() >= ENOUGH && whole.contains(part);
+    let bytes = word.trim_end_matches('=');
+    let decoded =
+        STANDARD_NO_PAD.decode(bytes).or_else(|_| URL_SAFE_NO_PAD.decode(bytes)).unwrap_or_default();
+    let inside = || {
+        let secret = secret.as_bytes();
+        secret.len() >= ENOUGH && decoded.windows(secret.len()).any(|part| part == secret)
+    };
+    word == secret || within(word, secret) || within(secret, word) || inside()
+}
+
+/// What was put where a refresh token belongs, of what no server hands out even though its characters could be.
+#[must_use]
+pub fn misplaced(word: &str) -> Option<&'static str> {
+    if word.contains("://") {
+        return Some(address(word));
+    }
+    let is_form =
+        |part: &str| part.split_once('=').is_some_and(|(name, value)| is_name(name) && !value.is_empty());
+    if word.contains('&') && word.split('&').all(is_form) {
+        return Some("it is a form; hand over the value of its refresh token alone");
+    }
+    // Base64 may begin with a slash, and has capitals and digits.
+    let plain = |byte: u8| byte.is_ascii_lowercase() || b"/._-~".contains(&byte);
+    (is_path(word) && word.bytes().all(plain)).then_some("it is the name of a file, and no refresh token")
+}
+
 /// Whether it stands where a value was to be put in: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
 #[must_use]
 pub fn is_filler(word: &str) -> bool {
+    let word = word.trim_end_matches([';', ',']);
     let lower: String = word.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
     let between = |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
     let letters =
@@ -128,12 +172,14 @@ pub fn is_filler(word: &str) -> bool {
         || word.strip_prefix('$').is_some_and(letters)
         || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
         || (shouted && (word.contains('_') || word.len() < 16))
-        || (word.chars().count() > 2 && word.chars().all(|c| "*•.xX#?-_…".contains(c)))
+        || word.chars().all(|c| "*•.#?-_…".contains(c))
+        || (word.len() > 2 && word.bytes().all(|byte| b"xX".contains(&byte)))
 }
 
 const FILLER: &str = "it is a word that stands where a value is missing; the program that printed it found no refresh token, \
     or the value was never filled in";
 const MARKUP: &str = "it is a page of HTML or XML, and no refresh token";
+const KEY: &str = "it is a key or a certificate, and no refresh token";
 const QUOTES: [char; 9] = ['"', '\'', '`', '“', '”', '„', '«', '»', '’'];
 
 fn several_words(text: &str) -> &'static str {
@@ -142,7 +188,7 @@ fn several_words(text: &str) -> &'static str {
     if lower.starts_with("bearer ") || lower.starts_with("authorization:") {
         "it is the header that an access token is sent in; the refresh token is another"
     } else if text.starts_with("-----BEGIN") {
-        "it is a key or a certificate, and no refresh token"
+        KEY
     } else if lines
         .all(|line| line.starts_with('#') || line.split_once('=').is_some_and(|(name, _)| is_name(name)))
     {
@@ -172,6 +218,66 @@ fn address(word: &str) -> &'static str {
 fn is_path(word: &str) -> bool {
     let drive = word.as_bytes().get(1..3) == Some(b":\\");
     drive || ["/", "./", "../", "~/", "\\\\"].iter().any(|start| word.starts_with(start))
+}
+
+/// Names of files, hosts and people, addresses and dates, which are often beside a token.
+fn elsewhere(word: &str) -> Option<&'static str> {
+    const ENDINGS: [&str; 22] = [
+        ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv", ".log",
+        ".php", ".js", ".py", ".sh", ".db", ".pem", ".key", ".crt", ".bak", ".token",
+    ];
+    const DOMAINS: [&str; 16] = [
+        "com",
+        "net",
+        "org",
+        "ru",
+        "de",
+        "info",
+        "io",
+        "eu",
+        "uk",
+        "local",
+        "localhost",
+        "example",
+        "test",
+        "tech",
+        "kz",
+        "by",
+    ];
+    let is_host = |text: &str| {
+        let text = text.split_once(':').map_or(text, |(host, port)| {
+            if port.len() < 6 && port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { text }
+        });
+        let labels: Vec<&str> = text.split('.').collect();
+        let is_label = |label: &&str| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        labels.len() > 1
+            && labels.len() < 6
+            && labels.iter().all(is_label)
+            && labels
+                .last()
+                .is_some_and(|last| DOMAINS.iter().any(|domain| domain.eq_ignore_ascii_case(last)))
+    };
+    let lower = word.to_ascii_lowercase();
+    if ENDINGS.iter().any(|ending| lower.ends_with(ending)) && word.len() < 64 {
+        return Some(
+            "it looks like the name of a file, not like what is in one; give the file itself: refreshd import PORTAL FILE",
+        );
+    }
+    if is_host(word) || word.parse::<IpAddr>().is_ok() || word.parse::<SocketAddr>().is_ok() {
+        return Some("it is the name or the address of a host, and no refresh token");
+    }
+    if word.split_once('@').is_some_and(|(name, host)| !name.is_empty() && is_host(host)) {
+        return Some("it is an e-mail address, and no refresh token");
+    }
+    let date = |text: &str| {
+        let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        shape == "0000-00-00" || shape == "0000/00/00" || shape == "00.00.0000"
+    };
+    let day =
+        word.split_once(['T', 't']).map_or(word, |(day, time)| if time.contains(':') { day } else { word });
+    date(day).then_some("it is a date, and no refresh token")
 }
 
 /// What JSON takes for a value: a number that is long enough may be a token all the same.
@@ -267,12 +373,52 @@ mod tests {
             ("5bad\\/2d67006e1234", "percent-encoded, or escaped"),
             ("5bad2d67]", "brackets"),
             ("debian", "a short word"),
+            ("-", "stands where a value is missing"),
+            ("n/a", "stands where a value is missing"),
+            ("NULL;", "stands where a value is missing"),
+            ("-----BEGIN", "a key or a certificate"),
+            ("token.json", "name of a file"),
+            ("server.pem", "name of a file"),
+            ("acme.bitrix24.com", "of a host"),
+            ("localhost:8080", "of a host"),
+            ("192.0.2.1", "of a host"),
+            ("2001:db8::1", "of a host"),
+            ("admin@acme.example", "an e-mail address"),
+            ("2026-11-28", "a date"),
+            ("2026-11-28T10:00:00Z", "a date"),
             ("tökën-5bad2d67", "characters that no refresh token has"),
             ("5bad2d67\u{200b}", "characters that no refresh token has"),
             ("eyJ0eXAiOiJhdCtqd3QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln", "an access token"),
         ] {
             let what = instead(word).unwrap_or_default();
             assert!(what.contains(expected), "{word}: {what:?}");
+        }
+    }
+
+    #[test]
+    fn another_secret_is_known_in_parts_and_in_base64() {
+        let secret = "s3cretS3cret0123456789";
+        let header = STANDARD_NO_PAD.encode(format!("local.123:{secret}"));
+        for word in [secret, &secret[..20], &format!("{secret}="), &header, &format!("{header}==")] {
+            assert!(is_made_of(word, secret), "{word}");
+        }
+        for word in ["s3cret", "5bad2d67006e0001", &STANDARD_NO_PAD.encode("nothing of it, but long")] {
+            assert!(!is_made_of(word, secret), "{word}");
+        }
+        assert!(!is_made_of("5bad2d67006e0001s", "s"));
+    }
+
+    #[test]
+    fn what_was_put_beside_the_name_of_a_token_is_named() {
+        for (word, expected) in [
+            ("https://acme.example/", "an address"),
+            ("a=b&c=d", "a form"),
+            ("/etc/hostname", "name of a file"),
+        ] {
+            assert!(misplaced(word).is_some_and(|what| what.contains(expected)), "{word}");
+        }
+        for word in ["/8Kd0q+Zz3A==", "1//0gabcDEF-ghi_jkl", "a&b", "AQBdoij3-4f(x)!$*,;:@?"] {
+            assert_eq!(misplaced(word), None, "{word}");
         }
     }
 
@@ -294,6 +440,8 @@ mod tests {
             "xoxe-1-My0xLTEyMzQ1",
             "6f1a5c1e-7c1d-4f5a-9d2b-000000000000",
             "quite-long-without-digits-abcd",
+            "1000.8cb99dxxxx.9be93xxxxfa",
+            "2026-11-28T-abcdef0123",
         ] {
             assert_eq!(instead(word), None, "{word}");
         }

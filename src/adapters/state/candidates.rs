@@ -44,6 +44,8 @@ pub enum Offered {
     Same,
     /// Another candidate of the portal is being exchanged.
     Busy,
+    /// Another candidate of the portal, which came then, is not proved yet. Only an offer that replaces drops it.
+    Waiting(Timestamp),
     /// Another portal has, or had, this very refresh token.
     HeldBy(String),
     /// This portal was given it before, and has exchanged it for a newer one since.
@@ -243,15 +245,17 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
     if is_spent(connection, &fingerprint, portal).map_err(sql)? {
         return Ok(Offered::Spent);
     }
-    let before: Option<([u8; 32], bool)> = connection
-        .query_row("SELECT fingerprint, claim IS NOT NULL FROM candidate WHERE portal = ?1", [name], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+    let before: Option<([u8; 32], bool, String, i64)> = connection
+        .query_row(
+            "SELECT fingerprint, claim IS NOT NULL, origin, came_at FROM candidate WHERE portal = ?1",
+            [name],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
         .optional()
         .map_err(sql)?;
     match before {
         // What a person asks for is tried now; a file is looked at every few seconds.
-        Some((same, _)) if same == *fingerprint.bytes() => {
+        Some((same, ..)) if same == *fingerprint.bytes() => {
             let hurry = "UPDATE candidate SET act_at = min(coalesce(act_at, ?2), ?2), replaces = max(replaces, ?3) \
                  WHERE portal = ?1 AND claim IS NULL";
             if *origin == Origin::Import {
@@ -259,8 +263,15 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
             }
             return Ok(Offered::Known);
         }
-        Some((_, true)) => return Ok(Offered::Busy),
-        Some((_, false)) => drop(drop_candidate(connection, portal, *now)?),
+        Some((_, true, ..)) => return Ok(Offered::Busy),
+        // What a file holds now counts, not what it held before.
+        Some((_, false, from, came_at)) => {
+            let same_file = *origin == Origin::File && Origin::parse(&from) == Some(Origin::File);
+            if !replaces && !same_file {
+                return Ok(Offered::Waiting(Timestamp::from_millis(came_at)));
+            }
+            drop_candidate(connection, portal, *now)?;
+        }
         None => {}
     }
     let access = tokens.access.as_ref();

@@ -109,7 +109,9 @@ async fn what_is_newer_wins_and_a_late_pair_is_kept_aside() {
     rig.state.offer(offer("acme", "c2")).await.unwrap();
     let candidate = claimed(&rig, 2).await.remove(0);
     record(&rig, &candidate, 3, waits(Class::InDoubt, 60)).await;
-    assert_eq!(rig.state.offer(offer("acme", "c3")).await.unwrap(), Offered::Stored);
+    assert_eq!(rig.state.offer(offer("acme", "c3")).await.unwrap(), Offered::Waiting(at(0)));
+    let other = Offer { replaces: true, ..offer("acme", "c3") };
+    assert_eq!(rig.state.offer(other).await.unwrap(), Offered::Stored);
     assert_eq!(rig.aside()[1], ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned()));
     // `forget` takes one along, and its late pair is nobody's.
     let candidate = claimed(&rig, 4).await.remove(0);
