@@ -70,8 +70,8 @@ impl Claimed {
     }
 }
 
-/// Carries out a claimed renewal.
-pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
+/// Carries out a claimed renewal. When the portal is due next.
+pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) -> Option<Timestamp> {
     let mut config = shared.config();
     if claimed.client_refused
         && let Some(app) = config.apps.get(&claimed.settings.app)
@@ -139,6 +139,7 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) {
     }
     ended.log(took);
     shared.waiters.tell(&ended.portal, &ended.report);
+    ended.next
 }
 
 /// The app, if it still is the one whose grant this is and its server is one of its own.
@@ -475,7 +476,7 @@ pub(super) fn announce_client(app: &str, said: Option<&Announcement>, client: Re
 }
 
 /// Ends a claim without a renewal, for this reason; what was due is due again a second later.
-pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &str) {
+pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &str) -> Option<Timestamp> {
     let portal = claimed.name.clone();
     tracing::info!(%portal, "{portal}: not renewed: {why}");
     let standing = claimed.grant.standing.clone();
@@ -485,4 +486,5 @@ pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &s
     let known = Known { now, let_in: None, bought_by: None };
     let ended = finish(shared, config, claimed, (Settled::Kept(held), None), known).await;
     shared.waiters.tell(&ended.portal, &ended.report);
+    ended.next
 }

@@ -205,7 +205,10 @@ impl Offline {
         Box::pin(async move {
             let claimed = shared.state.claim_one(portal, shared.clock.now()).await?;
             if let Some(claimed) = claimed.and_then(Claimed::from) {
-                self.exchanges.lock().await.spawn(exchange(Arc::clone(shared), claimed));
+                let shared = Arc::clone(shared);
+                self.exchanges.lock().await.spawn(async move {
+                    exchange(shared, claimed).await;
+                });
             }
             Ok(())
         })

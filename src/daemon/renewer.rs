@@ -54,7 +54,7 @@ struct Renewer {
     shared: Arc<Shared>,
     budgets: BTreeMap<String, Budget>,
     limits: Limits,
-    exchanges: JoinSet<()>,
+    exchanges: JoinSet<Option<Timestamp>>,
     in_flight: BTreeMap<Id, String>,
     backlog: bool,
     wake_at: Timestamp,
@@ -95,10 +95,12 @@ impl Renewer {
         }
     }
 
-    /// Returns when enough exchanges have ended to make another claim worth its fsync.
+    /// Returns when enough exchanges have ended to make another claim worth its fsync, or when one of them is to be tried
+    /// again before the loop would look: others may hang until their time limit.
     async fn finished(&mut self, enough: usize) {
-        let mut ended = 0;
+        let (mut ended, wake_at) = (0, self.wake_at);
         while ended < enough
+            && (self.backlog || self.wake_at == wake_at)
             && let Some(done) = self.exchanges.join_next_with_id().await
         {
             self.end(done);
@@ -110,9 +112,12 @@ impl Renewer {
         if self.backlog { (self.limits.concurrency / CLAIM_SHARE).max(1) } else { usize::MAX }
     }
 
-    fn end(&mut self, done: Result<(Id, ()), JoinError>) {
+    fn end(&mut self, done: Result<(Id, Option<Timestamp>), JoinError>) {
         let id = match done {
-            Ok((id, ())) => id,
+            Ok((id, next)) => {
+                self.wake_at = next.map_or(self.wake_at, |next| next.min(self.wake_at));
+                id
+            }
             Err(error) => {
                 // The claim stays: it is in doubt, and the next start replays it.
                 tracing::error!(%error, "a renewal ended by a bug; its grant is in doubt until refreshd restarts");

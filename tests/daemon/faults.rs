@@ -52,6 +52,20 @@ fn stands_still(rig: &Rig, requests: u64) {
 }
 
 #[test]
+fn a_request_that_hangs_does_not_delay_the_retries_of_others() {
+    let mut rig = Rig::with_rules(["hangs", "fails"], Rules::default());
+    for name in ["hangs", "fails"] {
+        rig.grant(name);
+    }
+    rig.fail("hangs", Fault::Stall, 1);
+    rig.fail("fails", body(503, "text/plain", "", None), 1);
+    let daemon = rig.start();
+    daemon.wait_for_outcome("fails", "renewed");
+    assert_eq!(daemon.outcomes("fails"), ["transient", "renewed"]);
+    assert_eq!((rig.requests("hangs"), daemon.outcomes("hangs").len()), (1, 0), "its time limit is 30 s");
+}
+
+#[test]
 fn an_outage_is_retried_with_the_pair_kept() {
     let cases = [
         ("code", refuse(500, "INTERNAL_SERVER_ERROR", "")),
