@@ -246,9 +246,8 @@ impl Reader<'_> {
         .map(Place::last)
         .chain(["token_type", "scope", "error", "error_description"])
         .collect();
-        let plain = |name: &str| {
-            name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
-        };
+        let plain =
+            |name: &str| name.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
         let mut renamed = Map::new();
         for (name, value) in map {
             let spelt = plain(name);

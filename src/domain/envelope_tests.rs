@@ -155,6 +155,7 @@ fn names_in_another_spelling_and_quotes_of_html_are_read() {
         r#"{"accessToken":"a2","AccessToken":"a3"}"#,
         r#"{"accessToken":"a2","Error":"invalid_grant"}"#,
         r#"{"accessToken":{"value":"a2"},"refreshToken":"r2"}"#,
+        r#"{"access_tok}}en":"a2","refresh_token":"r2"}"#,
         r#"{"message":"send {&quot;access_token&quot;:&quot;a2&quot;}"}"#,
     ] {
         assert_eq!(pair(body.as_bytes()), None, "{body}");

@@ -1,0 +1,255 @@
+//! Ten minutes of a daemon whose surroundings stop, vanish and attack, at a server of each kind: is a grant lost?
+//!
+//! `tests/rigs/soak` runs this with a release (`REFRESHD_BINARY`); `REFRESHD_SOAK_SECONDS` is how long each server is
+//! soaked. Each round goes through every trouble once: a process that stands still, a log that nobody reads, no
+//! descriptors, a state that is not there, callers who take every place, forged installs.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod process;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use common::installs::encoded;
+use common::{LIFE, Rig, SOON, always, domain, eventually};
+use process::{LONGEST_STOP, Process};
+use refreshd::adapters::clock::Clock;
+use refreshd::sandbox::{At, Fault, Reuse, Rules};
+
+/// 200 at the three servers together.
+const PORTALS: usize = 67;
+/// More resident memory than this a daemon must never have had, in KiB.
+const MOST_MEMORY: u64 = 80 * 1024;
+/// Time limit of a token request.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// What is posted to the install listener in a round.
+const FORGED: usize = 300;
+
+fn seconds() -> u64 {
+    let asked = std::env::var("REFRESHD_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(600)
+}
+
+#[test]
+#[ignore = "takes ten minutes: tests/rigs/soak"]
+fn at_a_strict_server() {
+    Soak::begin(Reuse::Strict).run();
+}
+
+#[test]
+#[ignore = "takes ten minutes: tests/rigs/soak"]
+fn at_a_server_with_grace() {
+    Soak::begin(Reuse::Grace(Duration::from_secs(60))).run();
+}
+
+#[test]
+#[ignore = "takes ten minutes: tests/rigs/soak"]
+fn at_a_server_that_revokes_on_reuse() {
+    Soak::begin(Reuse::RevokeFamily).run();
+}
+
+struct Soak {
+    rig: Rig,
+    names: [&'static str; PORTALS],
+    process: Process,
+}
+
+impl Soak {
+    fn begin(reuse: Reuse) -> Self {
+        let names: [&'static str; PORTALS] = std::array::from_fn(|at| &*format!("p{at:02}").leak());
+        let mut rig = Rig::with_rules(names, Rules { token_lifetime: LIFE, reuse, ..Rules::default() });
+        for name in names {
+            rig.grant(name);
+        }
+        rig.config.timeout = TIMEOUT;
+        rig.take_installs("", "");
+        rig.write_config();
+        let process = Process::spawn(rig.command(["run"]));
+        let soak = Self { rig, names, process };
+        soak.all_well("at the start");
+        soak
+    }
+
+    fn run(mut self) {
+        let clock = Clock::system();
+        let began = clock.tick();
+        let mut rounds = 0;
+        while clock.elapsed(began) < Duration::from_secs(seconds()) {
+            self.process_stands_still();
+            self.log_is_not_read();
+            self.no_descriptors();
+            self.state_is_not_there();
+            self.callers_take_every_place();
+            self.forged_installs();
+            rounds += 1;
+        }
+        let memory = self.process.peak_memory();
+        self.stop();
+        let renewals: u64 = self.names.iter().map(|name| self.rig.renewals(name)).sum();
+        report(&format!("{rounds} rounds, {renewals} renewals of {PORTALS} portals, {memory} KiB at most"));
+        self.rig.no_violations();
+    }
+
+    /// SIGTERM is obeyed within its time, whatever goes on.
+    fn stop(&mut self) {
+        self.process.signal("TERM");
+        let code = self.process.end(LONGEST_STOP);
+        assert_eq!(code, Some(0), "{}", self.process.said());
+    }
+
+    /// Every grant lives, and every token in the files works.
+    #[track_caller]
+    fn all_well(&self, when: &str) {
+        eventually(&format!("a daemon that serves {when}"), SOON, || {
+            self.rig.control_if_any("GET", "/v1/portals?limit=1").is_some()
+        });
+        eventually(&format!("every token works {when}"), LIFE + SOON, || {
+            self.names.iter().all(|name| self.rig.has_working_token(name))
+        });
+        let phases = self.rig.get_json("/v1/portals?limit=1000");
+        let lost: Vec<String> = (phases["portals"].as_array().into_iter().flatten())
+            .filter(|view| {
+                matches!(view["phase"].as_str(), Some("needs-authorization" | "gone" | "old-state"))
+            })
+            .map(|view| format!("{}: {} {}", view["portal"], view["phase"], view["last_error"]))
+            .collect();
+        assert!(lost.is_empty(), "lost {when}: {lost:?}\n{}", self.process.said());
+        let memory = self.process.peak_memory();
+        assert!(memory <= MOST_MEMORY, "{memory} KiB resident {when}");
+    }
+
+    /// Longer than a request may take, with replies on their way: they are in the sockets afterwards.
+    fn process_stands_still(&mut self) {
+        self.rig.sandbox.fail(At::All, Fault::Slow { by: Duration::from_millis(500) }, 20);
+        let sent = self.rig.sandbox.total_requests();
+        eventually("requests under way", LIFE, || self.rig.sandbox.total_requests() > sent);
+        self.process.signal("STOP");
+        let at = self.rig.sandbox.total_requests();
+        always("it stands still", TIMEOUT * 2, || self.rig.sandbox.total_requests() <= at + 20);
+        self.process.signal("CONT");
+        self.rig.sandbox.heal(At::All);
+        self.all_well("after it stood still");
+    }
+
+    fn log_is_not_read(&mut self) {
+        self.process.read_log(false);
+        for _ in 0..200 {
+            assert_eq!(self.rig.control("POST", "/v1/reload", "").0, 200, "a full log stops nothing");
+        }
+        let before = self.rig.renewals(self.names[0]);
+        eventually("renewals go on", LIFE, || self.rig.renewals(self.names[0]) > before);
+        assert_eq!(self.rig.http("/livez").0, 200);
+        self.process.read_log(true);
+        self.all_well("after its log was read again");
+    }
+
+    /// Nothing can be opened: what is in flight ends, and everything else waits until it can.
+    fn no_descriptors(&mut self) {
+        let before = self.process.limit_descriptors(8);
+        let started = Clock::system();
+        let began = started.tick();
+        while started.elapsed(began) < LIFE / 4 {
+            // Nobody is promised an answer; nothing may end.
+            let _ = TcpStream::connect_timeout(&self.http(), Duration::from_millis(200));
+            assert!(self.process.runs(), "{}", self.process.said());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.process.limit_descriptors(before);
+        self.all_well("with its descriptors back");
+    }
+
+    /// A volume that is not mounted: nothing is sent, nothing is deleted, and all goes on when it is back.
+    fn state_is_not_there(&mut self) {
+        self.stop();
+        let away = self.rig.path("away");
+        std::fs::create_dir(&away).expect("a directory");
+        let files = ["state.db", "state.db-wal", "state.db-shm", "state.db.generations"];
+        let moved: Vec<&str> = files.into_iter().filter(|file| self.rig.path(file).exists()).collect();
+        for file in &moved {
+            std::fs::rename(self.rig.path(file), away.join(file)).expect("it moves");
+        }
+        let sent = self.rig.sandbox.total_requests();
+        self.process = Process::spawn(self.rig.command(["run"]));
+        eventually("portals that are held", SOON, || {
+            let held = self.rig.metric_if_any("refreshd_portals{phase=\"old-state\"}");
+            held.is_some_and(|held| held >= PORTALS as f64)
+        });
+        always("nothing is sent, and no token file goes", Duration::from_secs(2), || {
+            let there = self.names.iter().all(|name| self.rig.token_path(name, "token.json").exists());
+            there && self.rig.sandbox.total_requests() == sent
+        });
+        self.stop();
+        for file in ["state.db", "state.db-wal", "state.db-shm", "state.db.generations"] {
+            let _ = std::fs::remove_file(self.rig.path(file));
+        }
+        for file in &moved {
+            std::fs::rename(away.join(file), self.rig.path(file)).expect("it moves");
+        }
+        std::fs::remove_dir(&away).expect("it is empty");
+        self.process = Process::spawn(self.rig.command(["run"]));
+        self.all_well("with its state back");
+    }
+
+    /// Renewals that hang hold callers; others connect and say nothing.
+    fn callers_take_every_place(&mut self) {
+        let silent: Vec<_> =
+            (0..150).filter_map(|_| UnixStream::connect(self.rig.path("control.sock")).ok()).collect();
+        let slow: Vec<_> = (0..100)
+            .filter_map(|_| {
+                let mut stream = TcpStream::connect_timeout(&self.http(), Duration::from_secs(1)).ok()?;
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.").ok()?;
+                Some(stream)
+            })
+            .collect();
+        let before = self.rig.renewals(self.names[1]);
+        eventually("renewals go on", LIFE, || self.rig.renewals(self.names[1]) > before);
+        drop((silent, slow));
+        self.all_well("after callers had every place");
+    }
+
+    /// Made-up tokens from one sender, and what they cost.
+    fn forged_installs(&mut self) {
+        let before = self.rig.renewals(self.names[2]);
+        for at in 0..FORGED {
+            let host = domain(&format!("forged{at}"));
+            let form = [
+                ("AUTH_ID".to_owned(), format!("{at:032x}")),
+                ("REFRESH_ID".to_owned(), format!("{at:032x}f")),
+                ("AUTH_EXPIRES".to_owned(), "3600".to_owned()),
+                ("member_id".to_owned(), format!("{at:032x}")),
+                ("status".to_owned(), "L".to_owned()),
+            ]
+            .to_vec();
+            self.post(&host, &encoded(&form));
+        }
+        eventually("renewals go on", LIFE, || self.rig.renewals(self.names[2]) > before);
+        self.all_well("after forged installs");
+    }
+
+    /// What is answered, and whether at all, is the listener's affair.
+    fn post(&self, host: &str, body: &str) {
+        let address = self.rig.install_address().parse().expect("an address");
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else { return };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+        let request = format!(
+            "POST /install/crm?DOMAIN={host}&PROTOCOL=1&LANG=en&APP_SID=x HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        if stream.write_all(request.as_bytes()).is_ok() {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    }
+
+    fn http(&self) -> std::net::SocketAddr {
+        self.rig.config.http.parse().expect("an address")
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the rig is for")]
+fn report(line: &str) {
+    println!("SOAKED {line}");
+}
