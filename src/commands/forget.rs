@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{Reach, not_done, reach_known};
 use super::{Common, screen};
 
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let portal = &arguments.portal;
-    let reach = reach(common).await?;
+    let reach = reach_known(common).await?;
     // Nobody is asked about a portal that is not there.
     let known = match &reach {
         Reach::Daemon(client) => client.list(Some(portal)).await,

@@ -32,7 +32,30 @@ pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
     if let Some(socket) = &common.socket {
         return Err(nobody_on(socket));
     }
+    open(load(common)?).await
+}
+
+/// As [`reach`], for what needs a state that is there already: none is made.
+pub(super) async fn reach_known(common: &Common) -> Result<Reach, Failure> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(Reach::Daemon(client));
+    }
+    if let Some(socket) = &common.socket {
+        return Err(nobody_on(socket));
+    }
     let config = load(common)?;
+    let state = &config.paths.state;
+    if !state.exists() {
+        let what = format!(
+            "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in",
+            state.display()
+        );
+        return Err(Failure::new(Exit::NoInput, what));
+    }
+    open(config).await
+}
+
+async fn open(config: Config) -> Result<Reach, Failure> {
     // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
     let _ = log::start_for_command("warn");
     let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{Reach, not_done, reach_known};
 use super::{Common, screen};
 use crate::daemon::KeptView;
 
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let portal = &arguments.portal;
-    let reach = reach(common).await?;
+    let reach = reach_known(common).await?;
     let done = work(&reach, arguments).await;
     if let Reach::Offline(offline) = reach {
         offline.close().await;

@@ -48,6 +48,11 @@ fn nothing_is_made_before_the_first_start() {
     rig.write_config();
     let before = traces(&rig.path("."));
     look(&rig, false);
+    for command in [&["recover", "acme"][..], &["forget", "acme", "--yes"]] {
+        let ran = rig.run(command.iter().copied());
+        assert_eq!(ran.code, Some(66), "{ran:?}");
+        contains(&ran.stderr, &["there is no state at", "state.db"]);
+    }
     assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
     assert_eq!(traces(&rig.path(".")), before);
 }
