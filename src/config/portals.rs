@@ -117,7 +117,7 @@ fn client(
     } else {
         CLIENT_SECRET.require(table, environment, report)
     };
-    let id = client_id.as_ref().map(|id| &*id.value);
+    let id = client_id.as_ref().map(|id| id.value);
     if let Found::Secret(secret) = &secret
         && id == Some(secrecy::ExposeSecret::expose_secret(secret))
     {

@@ -76,7 +76,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
         if matches!(byte, b'{' | b'[') {
             match parse(&text[scan.at..], exact) {
                 Ok(parsed) => {
-                    let before = scan.brackets == 0 && scan.fences % 2 == 0 && scan.line.is_fit();
+                    let before = scan.brackets == 0 && scan.fences.is_multiple_of(2) && scan.line.is_fit();
                     scan.at += parsed.end;
                     let alone = before && ends_line(&text[scan.at..]);
                     let piece = Piece { value: parsed.value, shortened: parsed.shortened, alone };
@@ -220,7 +220,7 @@ impl Scan<'_> {
                 self.open.truncate(at);
             }
         } else if RAW.contains(&name.rsplit(':').next().unwrap_or(&name))
-            && !(closed_itself && !self.closes(&name))
+            && (!closed_itself || self.closes(&name))
         {
             // HTML does not know elements that close themselves: what follows may be a script all the same.
             self.raw(&name);
