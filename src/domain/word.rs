@@ -3,7 +3,7 @@
 //! A word that is refused here is never sent. What could be a token at some provider must pass: the authorization
 //! server has the last word. Must not quote what it was given.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
