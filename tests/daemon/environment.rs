@@ -146,6 +146,53 @@ fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
     remove(&program);
 }
 
+/// Needs the superuser, who alone can start a process of somebody else.
+#[test]
+fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let rig = Rig::new(["acme"]);
+    rig.write_config();
+    let mut stranger = program(&rig);
+    let public = std::path::Path::new(stranger.get_program()).parent().expect("a directory").to_owned();
+    let (shared, own) = (public.join("shared"), public.join("own"));
+    for (directory, mode) in [(&shared, 0o1777), (&own, 0o700)] {
+        fs::create_dir(directory).expect("a directory");
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).expect("its owner");
+    }
+    let config = format!(
+        "state = \"{own}/state.db\"\ntoken_dir = \"{own}/tokens\"\ncontrol_socket = \"{shared}/control.sock\"\n\
+         [apps.crm]\nprovider = \"bitrix24\"\nclient_id = \"a\"\nclient_secret_file = \"{own}/secret\"\n\
+         [portals.acme]\napp = \"crm\"\ndomain = \"acme.bitrix24.com\"\n",
+        own = own.display(),
+        shared = shared.display()
+    );
+    for (file, text) in [("refreshd.toml", config.as_str()), ("secret", "s3cret0123456789")] {
+        refreshd::adapters::token_files::write_whole(&own, &own.join(file), text.as_bytes(), 0o600)
+            .expect("a file");
+        std::os::unix::fs::chown(own.join(file), Some(NOBODY), Some(NOBODY)).expect("the superuser");
+    }
+    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("the superuser");
+    stranger.args(["run", "--config"]).arg(own.join("refreshd.toml"));
+    stranger.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = eventually("a process", SOON, || stranger.spawn().ok());
+    let socket = shared.join("control.sock");
+    eventually("a stranger who listens", SOON, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    rig.secret("handed", &rig.install("acme"));
+    let socket = socket.to_str().expect("a path").to_owned();
+    for arguments in [["import", "acme"], ["status", "acme"]] {
+        let handed = fs::File::open(rig.path("handed")).expect("it was written");
+        let mut command = rig.command(arguments.into_iter().chain(["--socket", &*socket]));
+        let ran = crate::common::Ran::to_its_end(command.stdin(handed));
+        assert_eq!(ran.code, Some(77), "{ran:?}");
+        assert!(ran.stderr.contains(&format!("belongs to user {NOBODY}")), "{ran:?}");
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("a child");
+    remove(&stranger);
+}
+
 #[test]
 fn temporary_files_of_a_killed_process_go_at_the_next_start() {
     let mut rig = Rig::new(["acme"]);
