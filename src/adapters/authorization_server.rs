@@ -18,6 +18,7 @@ use super::clock::{Clock, RunningLimit};
 use super::http::{CONNECT, cause, client, parse_date, retry_after};
 use crate::domain::dialect::Body;
 use crate::domain::envelope::LARGEST;
+use crate::domain::mask::line;
 use crate::domain::provider::{Method, host_of};
 use crate::domain::request::Request;
 use crate::domain::time::Timestamp;
@@ -204,10 +205,10 @@ async fn arrived(
     }
 }
 
-/// A header's value, without control characters and of a bounded length.
+/// A header's value, fit to be shown and of a bounded length.
 fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text = String::from_utf8_lossy(headers.get(name)?.as_bytes()).into_owned();
-    Some(text.chars().filter(|c| !c.is_control()).take(100).collect())
+    Some(line(&text).chars().take(100).collect())
 }
 
 fn without_reply(error: &reqwest::Error, request: &Request) -> Answer {

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, redirect, retry};
 
+use crate::domain::mask::short;
 use crate::domain::time::Timestamp;
 
 /// An idle connection is given up before any server would, so that a request never meets one that is closing.
@@ -47,7 +48,8 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    // It may quote what the server sent, as the names in its certificate.
+    short(&cause.to_string())
 }
 
 /// `Retry-After`, both forms (RFC 9110 section 10.2.3), from `now`.

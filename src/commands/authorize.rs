@@ -17,8 +17,8 @@ use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
 use crate::adapters::clock::Clock;
 use crate::daemon::operations::OperationError;
-use crate::daemon::{Arrival, Begun, Callback, Ending, chain, has_state};
-use crate::domain::authorization::begins_an_answer;
+use crate::daemon::{Arrival, Begun, Callback, Ending, Opening, chain, has_state};
+use crate::domain::authorization::{AnswerError, begins_an_answer};
 
 /// Lines that come within this time of each other were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -80,7 +80,20 @@ fn sentence(portal: &str, authorized: &Value) -> String {
     let status = |key: &str| authorized.get("status")?.get(key)?.as_str();
     let until = status("expires_at").map(|at| format!(", valid until {at}")).unwrap_or_default();
     let endpoint = status("endpoint").map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
-    format!("{portal}: authorized{endpoint} (generation {generation}){until}")
+    let reply = |key: &str| match authorized.get("reply")?.get(key)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let identity = status("identity").map(str::to_owned);
+    let user = reply("user_id").filter(|user| identity.as_ref() != Some(user));
+    let whose = match (identity, user) {
+        (Some(identity), Some(user)) => format!("\nIt is the grant of {identity}, user {user}."),
+        (Some(identity), None) => format!("\nIt is the grant of {identity}."),
+        (None, Some(user)) => format!("\nIt is the grant of user {user}."),
+        (None, None) => String::new(),
+    };
+    format!("{portal}: authorized{endpoint} (generation {generation}){until}{whose}")
 }
 
 /// What an answer came to.
@@ -159,9 +172,9 @@ impl Asker<'_> {
             None if arguments.listen.is_some() => Some(own),
             None => None,
         };
-        show(&begun, callback.as_ref(), arguments.no_browser);
+        let opening = show(&begun, callback.as_ref(), arguments.no_browser).await;
         let lines = Some(BufReader::new(tokio::io::stdin()).lines());
-        let mut waiting = Waiting { callback, lines, pasted: String::new(), clock };
+        let mut waiting = Waiting { callback, opening, lines, pasted: String::new(), clock };
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
@@ -176,6 +189,9 @@ impl Asker<'_> {
                 break ended;
             }
         };
+        if let Some(opening) = waiting.opening {
+            opening.close().await;
+        }
         if let Some(callback) = waiting.callback {
             let ending = match &ended {
                 Ok(_) => Ending::Done(self.portal.to_owned()),
@@ -190,6 +206,14 @@ impl Asker<'_> {
     async fn take(&self, come: Come, begun: &Begun) -> Option<Result<Value, Failure>> {
         let (text, arrival) = match come {
             Come::Pasted(text) => (text, None),
+            Come::OpenedAgain => return Some(Err(opened_again())),
+            // Anybody on this machine can send one: what has not our state is neither handed over nor shown.
+            Come::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
+                let why = AnswerError::OtherState.to_string();
+                screen::note(&format!("somebody's redirect was turned away: {why}"));
+                arrival.tell(Ending::Failed(why));
+                return None;
+            }
             Come::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
         };
         let (ending, ended) = match self.answer(&text).await {
@@ -197,10 +221,9 @@ impl Asker<'_> {
                 (Ending::Done(self.portal.to_owned()), Some(Ok(authorized)))
             }
             Ok(Answered::NotIt(why)) => {
-                // Whoever knows our state says no; anybody else may be a stranger.
-                let ours = has_state(&text, &begun.state);
                 screen::note(&why);
-                let over = ours && arrival.is_some();
+                // Whoever knows our state says no.
+                let over = arrival.is_some();
                 (Ending::Failed(why.clone()), over.then(|| Err(Failure::new(Exit::Data, why))))
             }
             Err(failure) => (Ending::Failed(failure.message().to_owned()), Some(Err(failure))),
@@ -234,11 +257,14 @@ impl Asker<'_> {
 enum Come {
     Pasted(String),
     Redirected(Arrival),
+    /// The page that was made for the browser was opened a second time.
+    OpenedAgain,
 }
 
 /// The ways on which an answer may come.
 struct Waiting {
     callback: Option<Callback>,
+    opening: Option<Opening>,
     lines: Option<Lines<BufReader<Stdin>>>,
     /// What was pasted so far and was no answer, of which the next line may be the rest.
     pasted: String,
@@ -249,10 +275,14 @@ impl Waiting {
     /// What comes first; `None` if no way is left.
     async fn next(&mut self) -> Option<Come> {
         loop {
-            let Self { callback, lines, .. } = self;
+            let Self { callback, opening, lines, .. } = self;
+            let open = callback.is_some() || lines.is_some();
             tokio::select! {
                 arrival = async { callback.as_mut()?.next().await }, if callback.is_some() => {
                     return arrival.map(Come::Redirected);
+                }
+                () = async { if let Some(opening) = opening { opening.opened_again().await } }, if open && opening.is_some() => {
+                    return Some(Come::OpenedAgain);
                 }
                 line = async { lines.as_mut()?.next_line().await.ok().flatten() }, if lines.is_some() => match line {
                     Some(line) if line.trim().is_empty() => {}
@@ -318,12 +348,12 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
     }
 }
 
-fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) {
+/// Shows the address, and opens a browser at a page of this machine that leads there: what is opened stands in the browser's
+/// arguments, which every user of this machine can read.
+async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<Opening> {
     screen::note("Open this address in a browser, as the user whom the app is to act for:");
     screen::note(&begun.url);
-    if !no_browser && screen::is_desktop() && open::that_detached(&begun.url).is_ok() {
-        screen::note("(It was opened in the default browser.)");
-    }
+    let opening = if !no_browser && screen::is_desktop() { open_browser(&begun.url).await } else { None };
     let paste = "paste the address that it was sent to, within 30 seconds:";
     screen::note(&match callback {
         Some(callback) => {
@@ -332,6 +362,34 @@ fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) {
         }
         None => format!("Then {paste}"),
     });
+    opening
+}
+
+async fn open_browser(url: &str) -> Option<Opening> {
+    match Opening::listen(url).await {
+        Ok(opening) if open::that_detached(&opening.url).is_ok() => {
+            screen::note("(It was opened in the default browser.)");
+            Some(opening)
+        }
+        Ok(opening) => {
+            opening.close().await;
+            None
+        }
+        Err(error) => {
+            screen::note(&format!(
+                "(No browser was opened: there is no page on this machine to open it at ({error}), and its arguments would \
+                 show the address to every user of this machine.)"
+            ));
+            None
+        }
+    }
+}
+
+fn opened_again() -> Failure {
+    let message = "the page that was made for the browser was opened twice: the first time may have been somebody else of this \
+                   machine, who could answer with a grant of his own. Nothing was taken in. Begin again; with --no-browser you \
+                   open the address yourself";
+    Failure::new(Exit::TryAgain, message)
 }
 
 fn nobody_answered(limit: Duration) -> Failure {

@@ -8,6 +8,7 @@ use std::io::{IsTerminal as _, Write as _};
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use super::Exit;
+use crate::domain::mask::line;
 
 /// Prints a result. A closed pipe is the reader's choice, not a failure.
 pub(super) fn result(text: &str) {
@@ -23,7 +24,14 @@ pub(super) fn bytes(bytes: &[u8]) {
 
 /// Says something to a person.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printed(text));
+}
+
+/// The text without characters that are not printed, but for the ends of its lines: nothing that came from outside may
+/// drive the terminal.
+fn printed(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(line).collect();
+    lines.join("\n")
 }
 
 /// Says why a command was not done.
@@ -81,7 +89,7 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, Look)>>) -> String 
     }));
     for row in rows {
         table.add_row(row.into_iter().map(|(text, look)| {
-            let cell = Cell::new(text);
+            let cell = Cell::new(printed(&text));
             match look {
                 _ if !colour => cell,
                 Look::Plain => cell,

@@ -191,7 +191,7 @@ async fn redirected(
 }
 
 /// Whether a browser loads it ahead, in case its user goes there (`Sec-Purpose`, and what came before it).
-fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
+pub(super) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"].iter().any(|name| {
         headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
             let value = value.to_ascii_lowercase();
@@ -200,7 +200,7 @@ fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
     })
 }
 
-fn page(status: StatusCode, title: &str, text: &str) -> Response {
+pub(super) fn page(status: StatusCode, title: &str, text: &str) -> Response {
     let page: Markup = html! {
         (DOCTYPE)
         html lang="en" {

@@ -189,6 +189,14 @@ async fn send(shared: &Shared, config: &Config, app: &App, claimed: &Claimed, no
     shared.server.exchange(&request, config.renewal.timeout, now).await
 }
 
+/// What a server must not be let repeat of what it may have been sent.
+pub(super) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
+    let mut secrets: Vec<_> = grant.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
+    secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
+    secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
+    secrets
+}
+
 /// What became of the request, and what is to be kept of its reply where no pair could be read.
 fn judge(
     answer: Answer,
@@ -203,9 +211,7 @@ fn judge(
         Answer::Cut(reply, why) => (reply, Some(why)),
         Answer::Whole(reply) => (reply, None),
     };
-    let mut secrets: Vec<_> = grant.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
-    secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
-    secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
+    let secrets = secrets_of(grant, app);
     let location = reply.location.as_deref();
     let context = Context { spent: Spent::Renewal, sent_to: &grant.token_url, location, worked_before };
     let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, times.now, context);

@@ -2,7 +2,7 @@
 //!
 //! Must not give back what a renewal is about to replace: it waits for one that is under way.
 
-use super::exchange::{Claimed, release};
+use super::exchange::{Claimed, release, secrets_of};
 use super::operations::{self, OperationError, app_of};
 use super::shared::Shared;
 use crate::adapters::authorization_server::Answer;
@@ -27,7 +27,8 @@ pub async fn introspect(shared: &Shared, name: &str) -> Result<Introspection, Op
         let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
         let access = access.ok_or_else(|| operations::no_grant(&portal))?;
         let (status, body) = ask(shared, app, &portal, url, Purpose::Introspection(&access.token)).await?;
-        let said = introspection::read(status, &body).map_err(|reason| not_now(&portal, reason))?;
+        let said = introspection::read(status, &body, &secrets(&portal, app));
+        let said = said.map_err(|reason| not_now(&portal, reason))?;
         if said.active {
             return Ok(said);
         }
@@ -56,7 +57,8 @@ pub async fn revoke(shared: &Shared, name: &str) -> Result<bool, OperationError>
     let claimed = shared.state.claim_one(portal.name.clone(), shared.clock.now()).await?;
     let given_back = match ask(shared, app, &portal, url, Purpose::Revocation(token)).await {
         Ok((status, body)) => {
-            introspection::revoked(status, &body).map_err(|reason| not_now(&portal, reason))
+            let taken = introspection::revoked(status, &body, &secrets(&portal, app));
+            taken.map_err(|reason| not_now(&portal, reason))
         }
         Err(error) => Err(error),
     };
@@ -78,6 +80,11 @@ fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, Operation
         Some(grant) if grant.bound_to != app.binding(domain) => Err(operations::no_grant(portal)),
         grant => Ok(grant.as_ref()),
     }
+}
+
+/// What the server must not be let repeat.
+fn secrets<'a>(portal: &'a Portal, app: &'a App) -> Vec<&'a str> {
+    portal.grant.as_ref().map(|grant| secrets_of(grant, app)).unwrap_or_default()
 }
 
 fn token(grant: &Grant) -> Option<Token<'_>> {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::mask::mask;
+use super::mask::{mask, page};
 use super::name::PortalName;
 pub use super::pasted::begins_an_answer;
 use super::pasted::{Pasted, decoded_to_the_end, find};
@@ -65,8 +65,9 @@ pub enum Way {
 /// What a browser brought back.
 #[derive(Debug)]
 pub struct Redirected {
-    /// The code.
-    pub code: AuthorizationCode,
+    /// The code, or what the server said instead ([`AnswerError::Refused`]). Must not be shown before `state` and `issuer` are
+    /// known to be ours: anybody can send a browser here.
+    pub code: Result<AuthorizationCode, AnswerError>,
     /// What was asked to be repeated; `None` of a bare code.
     pub state: Option<String>,
     /// Who answered (RFC 9207).
@@ -123,7 +124,7 @@ pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
         Pasted::Address => Err(AnswerError::NoCode),
         Pasted::Word(code) => {
             let code = AuthorizationCode::new(&code).ok_or(AnswerError::NotAnAnswer)?;
-            Ok(Redirected { code, state: None, issuer: None, parameters: BTreeMap::new() })
+            Ok(Redirected { code: Ok(code), state: None, issuer: None, parameters: BTreeMap::new() })
         }
     }
 }
@@ -136,15 +137,19 @@ fn is_exact(query: &str) -> bool {
 fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
     let mut parameters: BTreeMap<String, String> =
         form_urlencoded::parse(query.split('#').next().unwrap_or_default().as_bytes()).into_owned().collect();
-    if let Some(error) = parameters.get("error").filter(|error| !error.is_empty()) {
-        let description = parameters.get("error_description").map(String::as_str).unwrap_or_default();
-        let words = if description.is_empty() { error.clone() } else { format!("{error}: {description}") };
-        return Err(AnswerError::Refused(mask(&words, &[])));
-    }
+    let error = parameters.remove("error").filter(|error| !error.is_empty());
+    let description = parameters.remove("error_description").filter(|description| !description.is_empty());
     let code = parameters.remove("code");
     let code = if pasted { code.as_deref().map(decoded_to_the_end) } else { code };
+    let code = match (error, description) {
+        (Some(error), Some(description)) => {
+            Err(AnswerError::Refused(mask(&format!("{error}: {description}"), &[])))
+        }
+        (Some(error), None) => Err(AnswerError::Refused(mask(&error, &[]))),
+        (None, _) => Ok(code.as_deref().and_then(AuthorizationCode::new).ok_or(AnswerError::NoCode)?),
+    };
     Ok(Redirected {
-        code: code.as_deref().and_then(AuthorizationCode::new).ok_or(AnswerError::NoCode)?,
+        code,
         state: Some(parameters.remove("state").unwrap_or_default()),
         issuer: parameters.remove("iss"),
         parameters,
@@ -184,9 +189,28 @@ pub struct DeviceCodes {
     pub interval: Duration,
 }
 
-/// Reads what a device authorization endpoint answers (RFC 8628 section 3.2); `None` if it is something else.
-#[must_use]
-pub fn device_codes(body: &[u8]) -> Option<DeviceCodes> {
+/// Why an answer gives a device no codes. Quotes nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoCodes {
+    /// Something else.
+    #[error("the server answers a device with no codes")]
+    Other,
+    /// The code that a person types is none.
+    #[error("the server's user_code is not 1 to 40 printable characters of ASCII")]
+    UserCode,
+    /// Where it is typed is no page.
+    #[error("the server's verification_uri is no https address")]
+    Address,
+}
+
+/// Longest code that a person types, in characters.
+const LONGEST_USER_CODE: usize = 40;
+
+/// Reads what a device authorization endpoint answers (RFC 8628 section 3.2).
+///
+/// # Errors
+/// [`NoCodes`].
+pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
     #[derive(Deserialize)]
     struct Answer {
         device_code: String,
@@ -204,16 +228,17 @@ pub fn device_codes(body: &[u8]) -> Option<DeviceCodes> {
         _ => None,
     };
     let Answer { device_code, user_code, verification_uri, verification_uri_complete, expires_in, interval } =
-        serde_json::from_slice(without_bom(body)).ok()?;
-    let plain = |text: &str| !text.contains(char::is_control) && text.len() < 2048;
-    if !plain(&user_code) || !plain(&verification_uri) {
-        return None;
+        serde_json::from_slice(without_bom(body)).map_err(|_| NoCodes::Other)?;
+    let user_code = user_code.trim();
+    let typeable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if !(1..=LONGEST_USER_CODE).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
+        return Err(NoCodes::UserCode);
     }
-    Some(DeviceCodes {
-        device_code: DeviceCode::new(&device_code)?,
-        user_code,
-        verification_uri,
-        verification_uri_complete: verification_uri_complete.filter(|uri| plain(uri)),
+    Ok(DeviceCodes {
+        device_code: DeviceCode::new(&device_code).ok_or(NoCodes::Other)?,
+        user_code: user_code.to_owned(),
+        verification_uri: page(&verification_uri).ok_or(NoCodes::Address)?,
+        verification_uri_complete: verification_uri_complete.as_deref().and_then(page),
         expires_in: Duration::from_secs(secs(expires_in).unwrap_or(600).clamp(1, 3600)),
         interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| Duration::from_secs(secs.clamp(1, 60))),
     })
@@ -266,27 +291,31 @@ mod tests {
             "  ?state=s1&code=c1&member_id=m1&domain=acme.bitrix24.com\n",
         ] {
             let redirected = parse(text).unwrap();
-            assert_eq!((redirected.code.expose(), redirected.state.as_deref()), ("c1", Some("s1")), "{text}");
+            assert_eq!(
+                (redirected.code.as_ref().unwrap().expose(), redirected.state.as_deref()),
+                ("c1", Some("s1")),
+                "{text}"
+            );
             assert_eq!(redirected.parameters.len(), 2, "{text}");
             assert_eq!(redirected.parameters["domain"], "acme.bitrix24.com", "{text}");
         }
         let bare = parse(" 6dm7bdbh6akpc9tax2lp3fih05m5gtf2\n").unwrap();
-        assert_eq!((bare.code.expose(), bare.state), ("6dm7bdbh6akpc9tax2lp3fih05m5gtf2", None));
+        assert_eq!((bare.code.unwrap().expose(), bare.state), ("6dm7bdbh6akpc9tax2lp3fih05m5gtf2", None));
         let encoded = parse("https://a/cb?code=a%2Fb%3D&state=s%26&iss=https%3A%2F%2Fa").unwrap();
-        assert_eq!((encoded.code.expose(), encoded.state.as_deref()), ("a/b=", Some("s&")));
+        assert_eq!((encoded.code.as_ref().unwrap().expose(), encoded.state.as_deref()), ("a/b=", Some("s&")));
         assert_eq!(encoded.issuer.as_deref(), Some("https://a"));
     }
 
     #[test]
     fn what_a_browser_sends_is_exact_and_what_a_person_pastes_is_not() {
-        let code = |text: &str| parse(text).unwrap().code.expose().to_owned();
+        let code = |text: &str| parse(text).unwrap().code.unwrap().expose().to_owned();
         assert_eq!(code("?code=4%2F0Axyz&state=s1"), "4/0Axyz");
         assert_eq!(code("?code=a%252Fb&state=s1"), "a%2Fb", "the server's own percent sign");
         assert_eq!(code("https://a/cb?code=4%252F0Axyz&state=s1"), "4/0Axyz");
         assert_eq!(code("4%2F0Axyz"), "4/0Axyz");
         for bare in ["code=4%2F0Axyz", "\"4/0Axyz\""] {
             let bare = parse(bare).unwrap();
-            assert_eq!((bare.code.expose(), bare.state), ("4/0Axyz", None));
+            assert_eq!((bare.code.unwrap().expose(), bare.state), ("4/0Axyz", None));
         }
         for stranger in ["?code=c1", "https://a/cb?code=c1"] {
             assert_eq!(parse(stranger).unwrap().state.as_deref(), Some(""), "{stranger}: not a bare code");
@@ -301,13 +330,13 @@ mod tests {
             ("https://app.example/cb", AnswerError::NoCode),
             ("https://app.example/cb?state=s1", AnswerError::NoCode),
             ("https://app.example/cb?code=&state=s1", AnswerError::NoCode),
-            (
-                "https://app.example/cb?error=access_denied&error_description=the+user+said+no&state=s",
-                AnswerError::Refused("access_denied: the user said no".into()),
-            ),
         ] {
             assert_eq!(parse(text).unwrap_err(), expected, "{text}");
         }
+        let said = "https://app.example/cb?error=access_denied&error_description=the+user\u{202e}+said+no%1B&state=s";
+        let said = parse(said).unwrap();
+        assert_eq!(said.code.unwrap_err(), AnswerError::Refused("access_denied: the user said no".into()));
+        assert_eq!(said.state.as_deref(), Some("s"), "it is not believed before this was looked at");
     }
 
     #[test]
@@ -330,14 +359,42 @@ mod tests {
         assert_eq!(asks_again(Some("authorization_pending"), codes.interval), Some(codes.interval));
         assert_eq!(asks_again(Some("slow_down"), codes.interval), Some(Duration::from_secs(10)));
         assert_eq!((asks_again(Some("access_denied"), SLOWER), asks_again(None, SLOWER)), (None, None));
-        assert!(device_codes(br#"{"device_code":"d"}"#).is_none());
+        assert_eq!(device_codes(br#"{"device_code":"d"}"#).unwrap_err(), NoCodes::Other);
         let marked = [b"\xef\xbb\xbf", &body[..]].concat();
         assert_eq!(device_codes(&marked).unwrap().user_code, "WDJB-MJHT");
         assert!(ends_a_device("access_denied") && ends_a_device("expired_token"));
         assert!(!ends_a_device("forbidden") && !ends_a_device("slow_down") && !ends_a_device("server_error"));
-        assert!(
-            device_codes(b"{\"device_code\":\"d\",\"user_code\":\"a\\u001b[2J\",\"verification_uri\":\"x\"}")
-                .is_none()
+    }
+
+    #[test]
+    fn a_device_shows_a_code_that_can_be_typed_and_a_page_that_can_be_opened() {
+        let codes = |user_code: &str, uri: &str| {
+            let body = serde_json::json!({"device_code": "d", "user_code": user_code, "verification_uri": uri,
+                "verification_uri_complete": format!("{uri}?user_code=1")});
+            device_codes(body.to_string().as_bytes())
+        };
+        let good = codes("WDJB MJHT", "https://LOGIN.example/device").unwrap();
+        assert_eq!(
+            (good.user_code.as_str(), good.verification_uri.as_str()),
+            ("WDJB MJHT", "https://login.example/device")
         );
+        assert_eq!(
+            good.verification_uri_complete.as_deref(),
+            Some("https://login.example/device?user_code=1")
+        );
+        assert!(codes("A", "http://127.0.0.1:80/device").is_ok());
+        for code in ["", " ", "a\u{1b}[2J", "WDJB\u{202e}MJHT", "ПРИВЕТ", &"A".repeat(41)] {
+            assert_eq!(codes(code, "https://a/device").unwrap_err(), NoCodes::UserCode, "{code:?}");
+        }
+        for uri in [
+            "http://a/device",
+            "javascript:alert(1)",
+            "a/device",
+            "https://a/\u{1b}[2J",
+            "https://u:p@a/",
+            "",
+        ] {
+            assert_eq!(codes("A", uri).unwrap_err(), NoCodes::Address, "{uri:?}");
+        }
     }
 }

@@ -53,7 +53,7 @@ pub fn is_another_portal(claimed: &str, known: &str) -> bool {
 }
 
 /// Whether a [`plain_host`] is one that always means the machine that uses it.
-fn is_this_machine(host: &str) -> bool {
+pub(super) fn is_this_machine(host: &str) -> bool {
     match Host::parse(without_port(host)) {
         Ok(Host::Domain(domain)) => domain == "localhost" || domain.ends_with(".localhost"),
         Ok(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_unspecified(),

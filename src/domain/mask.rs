@@ -1,73 +1,118 @@
-//! Makes a server's own words fit to be logged: no control characters, no long texts, nothing that looks like a token.
+//! Makes words from outside fit to be shown, logged, stored or published: no control characters, none that nobody sees, no long
+//! texts, no known secret in any encoding, nothing that looks like a token. The one masker and the one cleaner.
 //!
-//! Must not be the only guard: secrets that are known are removed by value as well.
+//! Must not be left out for a text because it was harmless so far: whoever sends it decides what is in it.
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use serde_json::Value;
-use url::form_urlencoded;
+use url::Url;
+
+use super::host::is_this_machine;
+use super::normal_form::{Needles, PART, token_runs};
 
 /// Longest text kept, in characters.
 const LONGEST: usize = 200;
 /// Longest text kept of what a server says of a refusal, in characters.
 const LONGEST_SAID: usize = 300;
+/// Longest address of an API, in bytes.
+const LONGEST_ENDPOINT: usize = 2048;
+/// So much of a text is looked at, in bytes, where no more than its beginning is shown.
+const LOOKED_AT: usize = 8192;
 /// A run of token characters this long that holds a digit is taken for a token.
 const TOKEN_RUN: usize = 20;
 /// A shorter secret may be a part of ordinary words, which an error can do without.
 const SHORTEST_SECRET: usize = 4;
 /// A shorter secret may be a part of a name or an address, which readers cannot do without.
 const SHORTEST_TOKEN: usize = 16;
+/// So many letters and digits in a row are a part of a secret, in a name or an address. Half of a shorter secret is not
+/// enough: some tokens begin with the name of their user.
+const PART_OF_TOKEN: Range<usize> = 16..32;
 
-/// Masks `text`: every one of `secrets` it contains, anything that looks like a token, and control characters.
+/// Masks `text`: every part of `secrets` that it contains in any encoding, anything that looks like a token, and characters
+/// that are not printed. One line of up to 200 characters.
 #[must_use]
 pub fn mask(text: &str, secrets: &[&str]) -> String {
-    short(&masked(text, secrets))
+    cut(&masked(text, secrets, &[]), LONGEST)
+}
+
+/// As [`mask`], for the answer to a request whose address is secret. Of `whole` no part is masked but only all of it: an
+/// address has words in it that are used elsewhere.
+#[must_use]
+pub fn mask_answer(text: &str, secrets: &[&str], whole: &[&str]) -> String {
+    cut(&masked(text, secrets, whole), LONGEST)
 }
 
 /// As [`mask`], for the sentence that a server gives with a refusal: up to 300 characters, blanks folded; `None` if
 /// nothing is left.
 #[must_use]
 pub fn said(text: &str, secrets: &[&str]) -> Option<String> {
-    let text = masked(text, secrets);
+    let text = masked(text, secrets, &[]);
     let folded: Vec<_> = text.split_whitespace().collect();
-    let folded: String = folded.join(" ").chars().take(LONGEST_SAID).collect();
-    (!folded.trim().is_empty()).then(|| folded.trim_end().to_owned())
+    let folded = cut(&folded.join(" "), LONGEST_SAID);
+    (!folded.is_empty()).then_some(folded)
 }
 
 /// An address that a server names for people: http or https, without user information, and `None` where it holds a
 /// secret, looks as if, or is too long to be shown.
 #[must_use]
 pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
-    let url = url::Url::parse(text.trim()).ok()?;
+    let url = address(text)?;
+    let shown = url.as_str();
+    (shown.len() <= LONGEST_SAID && masked(shown, secrets, &[]) == shown).then(|| shown.to_owned())
+}
+
+/// The address of an API that a server names for readers: https, or http on this machine, without user information, in its
+/// canonical form; `None` where it is something else, or holds one of `tokens` or a part of one.
+#[must_use]
+pub fn endpoint(text: &str, tokens: &[&str]) -> Option<String> {
+    let text = text.trim();
+    let url = address(text)?;
+    let secure = url.scheme() == "https" || url.host_str().is_some_and(is_this_machine);
+    let canonical = url.as_str();
+    // Readers add a path to an address without one, and a slash would be doubled.
+    let bare = url.path() == "/" && !text.ends_with('/') && url.query().is_none() && url.fragment().is_none();
+    let canonical = canonical.strip_suffix('/').filter(|_| bare).unwrap_or(canonical);
+    let holds_token = || {
+        let tokens = tokens.iter().copied().filter(|token| token.len() >= SHORTEST_TOKEN);
+        let needles = Needles::of(tokens, |_| PART_OF_TOKEN.start);
+        !needles.find(text).is_empty() || !needles.find(canonical).is_empty()
+    };
+    (secure && canonical.len() <= LONGEST_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
+}
+
+/// An address that a person is to open in a browser: as [`endpoint`], up to 2048 characters.
+#[must_use]
+pub fn page(text: &str) -> Option<String> {
+    endpoint(text, &[])
+}
+
+/// An http or https address without user information and without characters that are not printed.
+fn address(text: &str) -> Option<Url> {
+    let text = text.trim();
+    // The parser drops line feeds and tabs; what holds them was not meant to be an address.
+    if text.contains(|c: char| c.is_control() || c.is_whitespace() || is_hidden(c)) {
+        return None;
+    }
+    let url = Url::parse(text).ok()?;
     let plain = matches!(url.scheme(), "http" | "https")
         && url.username().is_empty()
         && url.password().is_none()
         && url.host_str().is_some_and(|host| !host.is_empty());
-    let shown = url.as_str();
-    // A secret is one in any spelling.
-    let spelt_out = form_urlencoded::parse(shown.as_bytes()).any(|(name, value)| {
-        secrets
-            .iter()
-            .filter(|secret| !secret.is_empty())
-            .any(|secret| name.contains(secret) || value.contains(secret))
-    });
-    (plain && !spelt_out && shown.len() <= LONGEST_SAID && masked(shown, secrets) == shown)
-        .then(|| shown.to_owned())
+    plain.then_some(url)
 }
 
-fn masked(text: &str, secrets: &[&str]) -> String {
+fn masked(text: &str, secrets: &[&str], whole: &[&str]) -> String {
+    let text = &text[..text.floor_char_boundary(LOOKED_AT)];
     // Before secrets are looked for: one with a space in it must not come out of one with a line feed, nor out of one
     // with characters in it that nobody sees.
-    let text = without(&visible(text, " "), secrets, SHORTEST_SECRET);
-    let mut out = String::new();
-    for word in text.split_inclusive(|c: char| !is_token_char(c)) {
-        let run = word.trim_end_matches(|c: char| !is_token_char(c));
-        if run.chars().count() >= TOKEN_RUN && run.chars().any(|c| c.is_ascii_digit()) {
-            out.push('…');
-            out.push_str(&word[run.len()..]);
-        } else {
-            out.push_str(word);
-        }
-    }
-    out.trim().to_owned()
+    let text = visible(text, " ");
+    let long = |secret: &&str| secret.len() >= SHORTEST_SECRET;
+    let mut places = Needles::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
+    places.extend(Needles::of(whole.iter().copied().filter(long), |length| length).find(&text));
+    places.extend(token_runs(&text, TOKEN_RUN));
+    taken_out(&text, places).trim().to_owned()
 }
 
 /// The text without characters that nobody sees; `control` stands for each control character and line separator.
@@ -80,48 +125,71 @@ fn visible(text: &str, control: &str) -> String {
 /// writing direction, zero-width characters, the soft hyphen, tags), fillers and variation selectors.
 const fn is_hidden(c: char) -> bool {
     matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{115f}' | '\u{1160}'
-        | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
-        | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}'
+        | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d159}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The beginning of a text, as much as a message has room for.
+/// A text as one line, without characters that are not printed: for what is about to be written to a log or a terminal.
+#[must_use]
+pub fn line(text: &str) -> String {
+    visible(text, " ")
+}
+
+/// A text without characters that nobody sees; control characters stay.
+#[must_use]
+pub fn seen(text: &str) -> Cow<'_, str> {
+    if text.contains(is_hidden) { text.replace(is_hidden, "").into() } else { text.into() }
+}
+
+/// The beginning of a text as one line, as much as a message has room for.
 #[must_use]
 pub fn short(text: &str) -> String {
-    text.chars().take(LONGEST).collect::<String>().trim_end().to_owned()
+    cut(&visible(text, " "), LONGEST)
 }
 
-/// A name or an address as it is, without `tokens`, control characters and characters that nobody sees.
+fn cut(text: &str, longest: usize) -> String {
+    text.chars().take(longest).collect::<String>().trim_end().to_owned()
+}
+
+/// A name as it is, without `tokens` and long parts of them, control characters and characters that nobody sees.
 #[must_use]
 pub fn clean(text: &str, tokens: &[&str]) -> String {
-    without(&visible(text, ""), tokens, SHORTEST_TOKEN)
+    let text = visible(text, "");
+    let tokens = tokens.iter().copied().filter(|token| token.len() >= SHORTEST_TOKEN);
+    let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
+    let places = Needles::of(tokens, half).find(&text);
+    taken_out(&text, places)
 }
 
-/// `value` as it is, without `tokens` in any string.
+/// `value` as it is, with every string in it as [`clean`] makes it.
 #[must_use]
 pub fn clean_value(value: &Value, tokens: &[&str]) -> Value {
-    let clean = |text: &str| without(text, tokens, SHORTEST_TOKEN);
     match value {
-        Value::String(text) => Value::String(clean(text)),
+        Value::String(text) => Value::String(clean(text, tokens)),
         Value::Array(values) => values.iter().map(|value| clean_value(value, tokens)).collect(),
         Value::Object(map) => {
-            map.iter().map(|(key, value)| (clean(key), clean_value(value, tokens))).collect()
+            map.iter().map(|(key, value)| (clean(key, tokens), clean_value(value, tokens))).collect()
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
 
-fn without(text: &str, secrets: &[&str], shortest: usize) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets.iter().filter(|secret| secret.len() >= shortest) {
-        text = text.replace(secret, "…");
+/// The text with a mark in the place of each of these.
+fn taken_out(text: &str, mut places: Vec<Range<usize>>) -> String {
+    places.sort_by_key(|place| place.start);
+    let (mut out, mut at) = (String::new(), 0);
+    for place in places {
+        if place.start >= at {
+            out.push_str(&text[at..place.start]);
+            out.push('…');
+        }
+        at = at.max(place.end);
     }
-    text
-}
-
-fn is_token_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-_~+/=".contains(c)
+    out.push_str(&text[at..]);
+    out
 }
 
 #[cfg(test)]
@@ -174,7 +242,61 @@ mod tests {
         let token = "5bad2d67006e9f06006b12e4";
         assert_eq!(clean("https://test.example/\n", &["test", token]), "https://test.example/");
         assert_eq!(clean(&format!("a {token}"), &[token]), "a …");
-        let value = serde_json::json!({"a": [token, 1], token: null});
-        assert_eq!(clean_value(&value, &[token]), serde_json::json!({"a": ["…", 1], "…": null}));
+        let value = serde_json::json!({"a": [token, 1], token: null, "b\n": "\u{202e}c\u{1b}[2J"});
+        let cleaned = serde_json::json!({"a": ["…", 1], "…": null, "b": "c[2J"});
+        assert_eq!(clean_value(&value, &[token]), cleaned);
+        let user = "1445678901234567890";
+        let token = format!("{user}-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCd");
+        assert_eq!(clean(user, &[&token]), user, "some tokens begin with the name of their user");
+        assert_eq!(clean(&token[..40], &[&token]), "…");
+    }
+
+    #[test]
+    fn a_secret_is_masked_in_any_dress_and_in_parts() {
+        let secret = "rt/aBcDeFg1+hIjKlMn2=oPq";
+        let masked = |text: &str| mask(text, &[secret]);
+        assert_eq!(
+            masked("cannot parse: refresh_token=rt%2FaBcDeFg1%2BhIj… (cut)"),
+            "cannot parse: …… (cut)"
+        );
+        assert_eq!(masked("rt\\/aBcDeFg1\\u002bhIjKlMn2 is spent"), "… is spent");
+        assert_eq!(masked("Basic Y2lkOnJ0L2FCY0RlRmcxK2hJaktsTW4yPW9QcQ== is wrong"), "Basic … is wrong");
+        assert_eq!(masked("began with aBcDeFg1"), "began with …");
+        assert_eq!(masked("a refresh token is spent"), "a refresh token is spent");
+        assert_eq!(
+            mask("unknown: 5bad2d67%2F006e%2D9f06006b", &[]),
+            "unknown: …",
+            "a token that nobody knows"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_https_or_nothing() {
+        for (given, kept) in [
+            ("https://acme.example/rest/", Some("https://acme.example/rest/")),
+            ("https://acme.example", Some("https://acme.example")),
+            (" https://ACME.example:443/rest ", Some("https://acme.example/rest")),
+            ("https://портал.рф/rest/", Some("https://xn--80awhdgm.xn--p1ai/rest/")),
+            ("http://127.0.0.1:8080/rest/", Some("http://127.0.0.1:8080/rest/")),
+            ("http://localhost/rest/", Some("http://localhost/rest/")),
+            ("http://acme.example/rest/", None),
+            ("javascript://acme/%0aalert(1)", None),
+            ("file:///etc/passwd", None),
+            ("//acme.example/", None),
+            ("acme.example", None),
+            ("https://user:pw@acme.example/", None),
+            ("https://acme.example/\n", Some("https://acme.example/")),
+            ("https://ac\nme.example/", None),
+            ("https://acme.example/\u{1b}[2J", None),
+            ("https://acme.example/\u{202e}x", None),
+            ("https://acme.example/?auth=5bad2d67006e9f06006b12e4", None),
+            ("https://acme.example/%35bad2d67006e9f06006b12e4", None),
+            ("https://acme.example/5bad2d67006e9f06", None),
+            ("https://5bad2d67006e9f06006b12e4.acme.example/", None),
+            ("", None),
+        ] {
+            assert_eq!(endpoint(given, &["5bad2d67006e9f06006b12e4"]).as_deref(), kept, "{given}");
+        }
+        assert_eq!(endpoint(&format!("https://a/{}", "x".repeat(3000)), &[]), None);
     }
 }

@@ -4,7 +4,11 @@
 
 use serde::Deserialize;
 
-use super::provider::{ClientAuthentication, Profile, host_of};
+use url::Url;
+
+use super::host::is_this_machine;
+use super::identity::same_host;
+use super::provider::{ClientAuthentication, DOMAIN, Profile};
 
 /// What is read of a description.
 #[derive(Deserialize)]
@@ -45,6 +49,12 @@ pub enum MetadataError {
         /// Which endpoint.
         endpoint: &'static str,
     },
+    /// Something that is no address of a server.
+    #[error("the metadata names {endpoint} with something else than the address of a server")]
+    NotAnAddress {
+        /// Which endpoint.
+        endpoint: &'static str,
+    },
     /// Nowhere to send anything to.
     #[error("the metadata names no token_endpoint")]
     NoTokenEndpoint,
@@ -75,15 +85,17 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
     }
     let fit = |endpoint: &'static str, url: Option<String>| -> Result<Option<String>, MetadataError> {
         let Some(url) = url else { return Ok(None) };
-        let host = host_of(&url).unwrap_or_default().to_owned();
-        let listed = host_of(&issuer) == Some(&host) || profile.hosts.contains(&host);
+        let url = address(&url).ok_or(MetadataError::NotAnAddress { endpoint })?;
+        let host = authority(&url).ok_or(MetadataError::NotAnAddress { endpoint })?;
+        let of_issuer = Url::parse(&issuer).ok().and_then(|issuer| authority(&issuer));
+        let own = of_issuer.is_some_and(|own| own == host);
+        let listed = own || profile.hosts.iter().any(|listed| same_host(listed, &host));
         // An issuer without https is on this machine, and what is there may be too.
-        let here = issuer.starts_with("http://") && host_of(&issuer) == Some(&host);
-        let secure = url.starts_with("https://") || here;
-        match (listed, secure) {
+        let here = own && issuer.starts_with("http://") && is_this_machine(&host);
+        match (listed, url.scheme() == "https" || here) {
             (false, _) => Err(MetadataError::OtherHost { endpoint, host }),
             (true, false) => Err(MetadataError::NotSecure { endpoint }),
-            (true, true) => Ok(Some(url)),
+            (true, true) => Ok(Some(url.into())),
         }
     };
     let token = if profile.token_url.is_empty() {
@@ -127,6 +139,31 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
         profile.client_authentication = ClientAuthentication::Body;
     }
     Ok(())
+}
+
+/// An address as its canonical form: http or https, without user information, without a fragment, and without a gap to fill
+/// in. What holds white space or control characters was not meant to be one, though the parser drops them.
+fn address(text: &str) -> Option<Url> {
+    if text.len() > LONGEST
+        || text.contains(|c: char| c.is_control() || c.is_whitespace())
+        || text.contains(DOMAIN)
+    {
+        return None;
+    }
+    let mut url = Url::parse(text).ok()?;
+    url.set_fragment(None);
+    let plain =
+        matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
+    plain.then_some(url)
+}
+
+/// Longest address, in bytes.
+const LONGEST: usize = 2048;
+
+/// The host, with its port if that is not the scheme's own.
+fn authority(url: &Url) -> Option<String> {
+    let host = url.host_str().filter(|host| (1..=255).contains(&host.len()))?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
 #[cfg(test)]
@@ -185,8 +222,43 @@ mod tests {
             refused(&metadata(r#","revocation_endpoint":"http://sso.example.org/revoke""#)),
             MetadataError::NotSecure { endpoint }
         );
-        let disguised = r#","revocation_endpoint":"https://sso.example.org@evil.example/revoke""#;
-        assert!(matches!(refused(&metadata(disguised)), MetadataError::OtherHost { .. }));
+        for odd in [
+            "https://sso.example.org@evil.example/revoke",
+            "https://evil\\n2026-11-28T00:00:00Z  INFO acme: renewed \\u001b[1A\\u001b[2K/token",
+            "https://sso.example.org/revoke\\u001b[2J\\u001b]0;owned\\u0007?x=\\r\\nFORGED",
+            "https://sso.example.org/{domain}",
+            "javascript:alert(1)",
+            "javascript://sso.example.org/%0aalert(1)",
+            "file:///etc/passwd",
+            "/revoke",
+            "",
+        ] {
+            let body = metadata(&format!(r#","revocation_endpoint":"{odd}""#));
+            assert_eq!(refused(&body), MetadataError::NotAnAddress { endpoint }, "{odd}");
+        }
+        let hidden = refused(&metadata(r#","revocation_endpoint":"https://evil\u202egro.elpmaxe/""#));
+        assert!(hidden.to_string().is_ascii(), "{hidden}");
+    }
+
+    #[test]
+    fn the_canonical_form_of_an_address_is_kept() {
+        let mut profile = profile();
+        let more = r#","authorization_endpoint":"HTTPS://SSO.example.org:443/a b","revocation_endpoint":"https://sso.example.org/\u202e\"x#y""#;
+        complete(&mut profile, metadata(&more.replace("a b", "\u{202e}")).as_bytes()).unwrap();
+        assert_eq!(profile.authorize_url.as_deref(), Some("https://sso.example.org/%E2%80%AE"));
+        assert_eq!(profile.revoke_url.as_deref(), Some("https://sso.example.org/%E2%80%AE%22x"));
+    }
+
+    #[test]
+    fn what_is_on_this_machine_needs_no_https() {
+        let issuer = "http://127.0.0.1:8080";
+        let complete = |endpoint: &str| {
+            let mut profile = Profile { issuer: Some(issuer.into()), ..Profile::blank() };
+            let body = format!(r#"{{"issuer":"{issuer}","token_endpoint":"{endpoint}"}}"#);
+            complete(&mut profile, body.as_bytes()).map(|()| profile.token_url)
+        };
+        assert_eq!(complete("http://127.0.0.1:8080/token").unwrap(), "http://127.0.0.1:8080/token");
+        assert!(complete("http://127.0.0.1:9090/token").is_err() && complete("javascript:alert(1)").is_err());
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod mask;
 pub mod message;
 pub mod metadata;
 pub mod name;
+mod normal_form;
 pub mod notice;
 pub mod old_state;
 pub mod outbox;

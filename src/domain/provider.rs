@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::dialect::{Earliest, InstallForm, Pkce, ReplyForm, RequestForm, Rotation, Start};
 pub use super::error_table::{Class, ErrorRule};
+use super::identity::same_host;
+use super::mask::endpoint;
 use super::schedule::RenewEvery;
 
 /// How the token request is sent.
@@ -176,6 +178,25 @@ impl Profile {
     pub fn renewal_url_on_host_of(&self, server_endpoint: &str) -> Option<&str> {
         let host = host_of(server_endpoint)?;
         self.renewal_urls().find(|url| host_of(url) == Some(host))
+    }
+
+    /// Whether an issuer's address (RFC 9207 section 2) is https, or on this machine, on the host of one of its endpoints.
+    #[must_use]
+    pub fn is_own_host(&self, issuer: &str, domain: Option<&str>) -> bool {
+        let Some(named) = endpoint(issuer, &[]).as_deref().and_then(host_of).map(str::to_owned) else {
+            return false;
+        };
+        let pages = [
+            &self.authorize_url,
+            &self.refresh_url,
+            &self.device_url,
+            &self.revoke_url,
+            &self.introspect_url,
+        ];
+        let token_urls = std::iter::once(&self.token_url).chain(self.token_url_by_region.values());
+        let mut urls = token_urls.chain(pages.into_iter().flatten()).map(|url| at_domain(url, domain));
+        let listed = self.hosts.iter().any(|host| same_host(host, &named));
+        listed || urls.any(|url| host_of(&url).is_some_and(|host| same_host(host, &named)))
     }
 
     /// Whether its endpoints are on a host of the portal's own.

@@ -55,6 +55,20 @@ const WORDS: [&str; 12] = [
 /// Where they put a second one.
 const MORE_WORDS: [&str; 2] = ["hint", "error_hint"];
 
+/// Codes of RFC 6749 section 5.2 and RFC 8628 section 3.5: no part of a secret, even where one is called the same.
+const STANDARD_CODES: [&str; 10] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "authorization_pending",
+    "slow_down",
+    "access_denied",
+    "expired_token",
+];
+
 /// What a server says that speaks of a refresh token, though a code was refused.
 const CODE_REFUSED: &str =
     "the code is not valid: it was used already, has expired, or is for another client or redirect_uri";
@@ -92,7 +106,12 @@ pub(super) fn with_code(
     if assumed {
         problem = dead("said invalid_request");
     }
-    problem.code = Some(mask(code, secrets)).filter(|code| !code.is_empty());
+    let is_known = rule.is_some_and(|rule| rule.error.iter().any(|known| known.eq_ignore_ascii_case(code)));
+    problem.code = if is_known || STANDARD_CODES.contains(&code) {
+        Some(code.to_owned())
+    } else {
+        Some(mask(code, secrets)).filter(|code| !code.is_empty())
+    };
     with_words(problem, shown, body, secrets).into_refusal(reply, assumed)
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::dialect::{Place, first, is_value, says_nothing};
 use super::envelope;
 use super::life::Lives;
-use super::mask::{clean, clean_value};
+use super::mask::{clean, clean_value, endpoint};
 use super::portal::Problem;
 use super::provider::{Class, Profile};
 pub use super::refused::{Context, Spent};
@@ -166,7 +166,7 @@ pub(super) fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(
     }
 }
 
-/// What a server repeats of a refresh token, the new one included, is taken out of all that readers and logs get.
+/// What a server repeats of a secret, the new tokens included, is taken out of all that readers and logs get.
 fn granted(
     body: &Map<String, Value>,
     profile: &Profile,
@@ -181,7 +181,8 @@ fn granted(
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
         Some(value) => Some(RefreshToken::new(&envelope::token(value)?)?),
     };
-    let tokens: Vec<_> = secrets.iter().copied().chain(refresh.as_ref().map(RefreshToken::expose)).collect();
+    let new = [Some(access.expose()), refresh.as_ref().map(RefreshToken::expose)];
+    let tokens: Vec<_> = secrets.iter().copied().chain(new.into_iter().flatten()).collect();
     let clean = |text: &str| clean(text, &tokens);
     let scope = match first(&form.scope, body) {
         Some(Value::String(scope)) => {
@@ -204,17 +205,18 @@ fn granted(
         .filter(|(_, value)| is_flat(value, DEEPEST))
         .map(|(field, value)| (field.clone(), clean_value(value, &tokens)))
         .collect();
-    let unreadable: Vec<_> = tokens.iter().copied().chain([access.expose()]).collect();
-    let lives = Lives::of(form, body, now, profile.assumed_lifetime, &unreadable);
+    let lives = Lives::of(form, body, now, profile.assumed_lifetime, &tokens);
+    let api = profile.endpoint_field.as_ref().and_then(|field| Place::new(field).find(body)?.as_str());
+    let api = api.and_then(|api| endpoint(api, &tokens));
     Some(Granted {
-        access,
         token_type: token_type(&clean(
             first(&form.token_type, body).and_then(Value::as_str).unwrap_or_default(),
         )),
         lives,
         identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
         server: named(&profile.server_field),
-        details: Details { scope, endpoint: named(&profile.endpoint_field), fields },
+        details: Details { scope, endpoint: api, fields },
+        access,
         refresh,
     })
 }

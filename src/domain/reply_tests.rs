@@ -135,7 +135,7 @@ fn a_server_that_repeats_refresh_tokens_publishes_none() {
     let shown = format!("{granted:?}");
     assert!(!shown.contains(old) && !shown.contains(new), "{shown}");
     assert_eq!(granted.refresh.unwrap().expose(), new);
-    assert_eq!(granted.details.endpoint.as_deref(), Some("https://acme.bitrix24.com/…/"));
+    assert_eq!(granted.details.endpoint, None, "an address with a hole is none");
 }
 
 #[test]
@@ -203,4 +203,27 @@ fn a_row_may_ask_for_more_than_the_code() {
     assert_eq!(class(r#"{"error":"invalid_grant","error_codes":[50076]}"#), Class::Blocked);
     assert_eq!(class(r#"{"error":"invalid_grant","error_codes":[70008]}"#), Class::NeedsAuthorization);
     assert_eq!(class(r#"{"error":"invalid_grant"}"#), Class::NeedsAuthorization);
+}
+
+#[test]
+fn an_endpoint_that_holds_a_new_token_or_is_no_address_is_left_out() {
+    let access = "96841d6a0000071b0000084400000001";
+    let encoded = access.replace('9', "%39");
+    for (endpoint, kept) in [
+        ("https://acme.bitrix24.com/rest/".to_owned(), Some("https://acme.bitrix24.com/rest/")),
+        (format!("https://a/?auth={access}"), None),
+        (format!("https://a/{encoded}"), None),
+        (format!("https://{access}.example/"), None),
+        (format!("https://a/?half={}", &access[..16]), None),
+        ("javascript://acme7/%0aalert(1)".to_owned(), None),
+        ("http://acme.bitrix24.com/rest/".to_owned(), None),
+    ] {
+        let body =
+            serde_json::json!({"access_token": access, "refresh_token": "r", "client_endpoint": endpoint});
+        let body = body.to_string();
+        let reply =
+            Reply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+        let Verdict::Granted(granted) = read(&reply, &profile(), &[]) else { panic!("granted") };
+        assert_eq!(granted.details.endpoint.as_deref(), kept, "{endpoint}");
+    }
 }

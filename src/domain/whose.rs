@@ -4,12 +4,14 @@
 
 use serde_json::Value;
 
+use super::date::instant;
 use super::host::{is_another_portal, plain_host};
-use super::mask::mask;
+use super::mask::{clean, endpoint, mask};
 use super::notice::{Claims, is_id};
 use super::provider::{Class, Profile, origin_of};
 use super::reply::error_of;
 use super::settings::region_of;
+use super::time::Timestamp;
 
 /// Whose a token is, by its authorization server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +28,20 @@ pub struct Owner {
     pub status: Option<String>,
 }
 
+/// What a token is, by its authorization server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnToken {
+    /// What it may do, as written.
+    pub scope: Option<String>,
+    /// When it ends.
+    pub ends_at: Option<Timestamp>,
+}
+
 /// What came of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// It is a token of this client at the portal that was claimed.
-    Owner(Owner),
+    Owner(Owner, OwnToken),
     /// It is not.
     Forged(Forgery),
     /// The server did not say; it may later.
@@ -91,9 +102,15 @@ pub fn places(profile: &Profile, claims: &Claims) -> Vec<String> {
     places
 }
 
-/// Reads the answer.
+/// Reads the answer. `secrets` are taken out of what it says.
 #[must_use]
-pub fn hear(status: u16, body: &[u8], profile: &Profile, client_id: &str, claims: &Claims) -> Heard {
+pub fn hear(
+    (status, body): (u16, &[u8]),
+    profile: &Profile,
+    client_id: &str,
+    claims: &Claims,
+    secrets: &[&str],
+) -> Heard {
     let not_understood = || Heard::Later(format!("it answered {status} with something else than was asked"));
     let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return not_understood() };
     if let Some((code, description)) = error_of(&body, profile) {
@@ -103,26 +120,29 @@ pub fn hear(status: u16, body: &[u8], profile: &Profile, client_id: &str, claims
             Some(_) => true,
             None => !matches!(status, 408 | 425 | 429 | 500..=599),
         };
-        let code = mask(&code, &[]);
+        let code = mask(&code, secrets);
         return if lasts {
             Heard::Forged(Forgery::NoToken(code))
         } else {
             Heard::Later(format!("it answered {status}, {code}"))
         };
     }
-    match body.get("result").and_then(owner) {
-        Some((client, _, _)) if client != client_id => Heard::Forged(Forgery::OtherClient),
-        Some((_, false, _)) => Heard::Forged(Forgery::NotInstalled),
-        Some((_, true, owner)) => compare(owner, claims),
+    match body.get("result").and_then(|result| owner(result, secrets)) {
+        Some((client, ..)) if client != client_id => Heard::Forged(Forgery::OtherClient),
+        Some((_, false, ..)) => Heard::Forged(Forgery::NotInstalled),
+        Some((_, true, owner, token)) => match compare(&owner, claims) {
+            Ok(()) => Heard::Owner(owner, token),
+            Err(forgery) => Heard::Forged(forgery),
+        },
         None => not_understood(),
     }
 }
 
-/// The client, whether the app is installed, and the owner.
-fn owner(result: &Value) -> Option<(&str, bool, Owner)> {
+/// The client, whether the app is installed, the owner, and the token.
+fn owner<'r>(result: &'r Value, secrets: &[&str]) -> Option<(&'r str, bool, Owner, OwnToken)> {
     let install = result.get("install")?;
     let text = |name: &str| install.get(name).and_then(Value::as_str);
-    let endpoint = text("client_endpoint")?;
+    let endpoint = endpoint(text("client_endpoint")?, secrets)?;
     let user_id = match result.get("user_id")? {
         Value::Number(number) => number.to_string(),
         Value::String(text) => text.clone(),
@@ -131,25 +151,41 @@ fn owner(result: &Value) -> Option<(&str, bool, Owner)> {
     let owner = Owner {
         member_id: text("member_id").filter(|id| is_id(id))?.to_owned(),
         user_id: is_id(&user_id).then_some(user_id)?,
-        host: plain_host(endpoint)?,
-        endpoint: endpoint.to_owned(),
+        host: plain_host(&endpoint)?,
+        endpoint,
         status: text("status").filter(|status| is_id(status)).map(str::to_owned),
     };
-    Some((result.get("client_id")?.as_str()?, install.get("installed")?.as_bool()?, owner))
+    let token = OwnToken {
+        scope: result.get("scope").and_then(Value::as_str).map(|scope| clean(scope, secrets)),
+        ends_at: result.get("expires").and_then(ends_at),
+    };
+    Some((result.get("client_id")?.as_str()?, install.get("installed")?.as_bool()?, owner, token))
 }
 
-fn compare(owner: Owner, claims: &Claims) -> Heard {
+/// An instant, as a date or in unix seconds.
+fn ends_at(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::Number(number) => number.as_i64().map(Timestamp::from_secs),
+        Value::String(text) => match text.trim().parse() {
+            Ok(secs) => Some(Timestamp::from_secs(secs)),
+            Err(_) => instant(text.trim()),
+        },
+        _ => None,
+    }
+}
+
+fn compare(owner: &Owner, claims: &Claims) -> Result<(), Forgery> {
     let Claims { member_id, host, user_id, server: _ } = claims;
     if owner.member_id != *member_id {
-        return Heard::Forged(Forgery::OtherMember);
+        return Err(Forgery::OtherMember);
     }
     if host.as_ref().is_some_and(|host| is_another_portal(host, &owner.host)) {
-        return Heard::Forged(Forgery::OtherHost);
+        return Err(Forgery::OtherHost);
     }
     if user_id.as_ref().is_some_and(|user_id| *user_id != owner.user_id) {
-        return Heard::Forged(Forgery::OtherUser);
+        return Err(Forgery::OtherUser);
     }
-    Heard::Owner(owner)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -174,15 +210,15 @@ mod tests {
     }
 
     fn heard(status: u16, answer: &Value, claims: &Claims) -> Heard {
-        hear(status, answer.to_string().as_bytes(), &profile(), "local.1", claims)
+        hear((status, answer.to_string().as_bytes()), &profile(), "local.1", claims, &["Y0urS3cretT0ken"])
     }
 
     #[test]
     fn the_owner_is_what_the_server_says() {
-        let Heard::Owner(owner) = heard(200, &answer(), &claims()) else { panic!() };
+        let Heard::Owner(owner, _) = heard(200, &answer(), &claims()) else { panic!() };
         assert_eq!((owner.user_id.as_str(), owner.host.as_str()), ("67", "acme.bitrix24.com"));
         let unclaimed = Claims { host: None, ..claims() };
-        assert!(matches!(heard(200, &answer(), &unclaimed), Heard::Owner(_)));
+        assert!(matches!(heard(200, &answer(), &unclaimed), Heard::Owner(..)));
     }
 
     #[test]
@@ -208,7 +244,7 @@ mod tests {
     #[test]
     fn another_name_of_the_same_portal_is_no_forgery() {
         let alias = Claims { host: Some("crm.company.com".into()), ..claims() };
-        let Heard::Owner(owner) = heard(200, &answer(), &alias) else { panic!() };
+        let Heard::Owner(owner, _) = heard(200, &answer(), &alias) else { panic!() };
         assert_eq!(owner.host, "acme.bitrix24.com", "the server names the portal");
         for (endpoint, host) in [
             ("https://b24_test.company.local/rest/", "b24_test.company.local"),
@@ -216,7 +252,7 @@ mod tests {
         ] {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
-            let Heard::Owner(owner) = heard(200, &answer, &alias) else { panic!("{endpoint}") };
+            let Heard::Owner(owner, _) = heard(200, &answer, &alias) else { panic!("{endpoint}") };
             assert_eq!(owner.host, host);
         }
     }
@@ -228,8 +264,33 @@ mod tests {
         assert!(matches!(code(401, "expired_token"), Heard::Forged(Forgery::NoToken(_))));
         assert!(matches!(code(503, "QUERY_LIMIT_EXCEEDED"), Heard::Later(_)));
         assert!(matches!(code(500, "INTERNAL_SERVER_ERROR"), Heard::Later(_)));
-        assert!(matches!(hear(502, b"<html>", &profile(), "local.1", &claims()), Heard::Later(_)));
+        assert!(matches!(hear((502, b"<html>"), &profile(), "local.1", &claims(), &[]), Heard::Later(_)));
         assert!(matches!(heard(200, &json!({"result": {}}), &claims()), Heard::Later(_)));
+    }
+
+    #[test]
+    fn nothing_of_an_answer_is_dangerous_or_secret() {
+        let Heard::Forged(Forgery::NoToken(code)) =
+            heard(400, &json!({"error": "y0ur%53cretT0ken\u{202e}\n"}), &claims())
+        else {
+            panic!()
+        };
+        assert_eq!(code, "…");
+        for endpoint in ["javascript://acme.bitrix24.com/%0aalert(1)", "http://acme.bitrix24.com/rest/"] {
+            let mut answer = answer();
+            answer["result"]["install"]["client_endpoint"] = endpoint.into();
+            assert!(matches!(heard(200, &answer, &claims()), Heard::Later(_)), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn scope_and_end_are_what_the_server_says() {
+        let mut answer = answer();
+        answer["result"]["scope"] = "crm,im\u{202e}".into();
+        answer["result"]["expires"] = "2026-06-01T12:00:00+00:00".into();
+        let Heard::Owner(_, token) = heard(200, &answer, &claims()) else { panic!() };
+        let end = Timestamp::from_secs(1_780_315_200);
+        assert_eq!(token, OwnToken { scope: Some("crm,im".into()), ends_at: Some(end) });
     }
 
     #[test]

@@ -10,7 +10,7 @@ use reqwest::{Client, Method, Url};
 
 use crate::adapters::http::{cause, client, retry_after};
 use crate::domain::channel::Delivery;
-use crate::domain::mask::mask;
+use crate::domain::mask::mask_answer;
 use crate::domain::secret::ChannelSecret;
 use crate::domain::time::Timestamp;
 
@@ -85,8 +85,8 @@ impl Wire {
     /// Sends a request and reads the beginning of the answer; `Err` is why there was none.
     pub(super) async fn send(&self, request: Request<'_>, now: Timestamp) -> Result<Answer, Delivery> {
         let Request { method, url, authorization, content_type, body, secret } = request;
-        let secrets = secrets(&url, authorization, secret);
-        let shown = |text: &str| mask(text, &secrets.iter().map(String::as_str).collect::<Vec<_>>());
+        let (secrets, whole) = secrets(&url, authorization, secret);
+        let shown = |text: &str| masked(text, &secrets, &whole);
         let mut builder = self.client.request(method, url);
         if let Some(authorization) = authorization {
             let mut value = HeaderValue::from_str(authorization.expose())
@@ -158,22 +158,38 @@ fn why(error: &reqwest::Error) -> String {
     format!("the connection broke before an answer came: {}", cause(error))
 }
 
-/// What an answer must not repeat: receivers like to quote the path that they do not know.
-fn secrets(url: &Url, authorization: Option<&ChannelSecret>, other: Option<&ChannelSecret>) -> Vec<String> {
-    let mut secrets = vec![url.as_str().to_owned(), url.as_str().trim_end_matches('/').to_owned()];
+fn masked(text: &str, secrets: &[String], whole: &[String]) -> String {
+    let secrets: Vec<_> = secrets.iter().map(String::as_str).collect();
+    let whole: Vec<_> = whole.iter().map(String::as_str).collect();
+    mask_answer(text, &secrets, &whole)
+}
+
+/// What an answer must not repeat in parts either, and what only as a whole: receivers like to quote the path that they do
+/// not know.
+fn secrets(
+    url: &Url,
+    authorization: Option<&ChannelSecret>,
+    other: Option<&ChannelSecret>,
+) -> (Vec<String>, Vec<String>) {
+    let mut whole = vec![url.as_str().to_owned(), url.as_str().trim_end_matches('/').to_owned()];
     if url.path().len() > 1 {
-        secrets.push(url.path().to_owned());
+        whole.push(url.path().to_owned());
     }
+    let mut secrets = Vec::new();
+    whole.extend(url.query().map(str::to_owned));
     let query = url.query_pairs().map(|(_, value)| value.into_owned());
+    // As the address spells it, too: a receiver may repeat it word for word.
+    let written = url.query().into_iter().flat_map(|query| query.split('&'));
+    let written = written.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value).to_owned());
     let segments = url.path_segments().into_iter().flatten().map(str::to_owned);
-    let parts = segments.chain(query).filter(|part| part.len() >= SHORTEST_PART);
+    let parts = segments.chain(query).chain(written).filter(|part| part.len() >= SHORTEST_PART);
     // A word of the address such as `services` is none, but a number or a capital makes it one.
     secrets.extend(parts.filter(|part| part.contains(|c: char| !c.is_ascii_lowercase())));
     for secret in authorization.into_iter().chain(other) {
         secrets.push(secret.expose().to_owned());
         secrets.extend(secret.expose().split_whitespace().skip(1).map(str::to_owned));
     }
-    secrets
+    (secrets, whole)
 }
 
 #[cfg(test)]
@@ -203,12 +219,31 @@ mod tests {
     fn parts_of_an_address_are_secrets_and_its_words_are_not() {
         let url = Url::parse("https://hooks.example.org/services/T0AAAA/xoxbsecret1?key=hunter2x").unwrap();
         let authorization = ChannelSecret::new("Bearer abcdef").unwrap();
-        let secrets = secrets(&url, Some(&authorization), None);
-        let secrets: Vec<_> = secrets.iter().map(String::as_str).collect();
+        let (secrets, whole) = secrets(&url, Some(&authorization), None);
+        let mask = |text: &str| masked(text, &secrets, &whole);
         for told in ["T0AAAA", "xoxbsecret1", "hunter2x", "abcdef", "/services/T0AAAA/xoxbsecret1"] {
-            assert_eq!(mask(&format!("no {told}!"), &secrets), "no …!", "{told}");
+            assert_eq!(mask(&format!("no {told}!")), "no …!", "{told}");
         }
-        assert_eq!(mask("no such services", &secrets), "no such services");
+        assert_eq!(mask("no such services"), "no such services");
+    }
+
+    #[test]
+    fn an_answer_repeats_no_secret_however_it_is_spelt() {
+        let url =
+            Url::parse("https://hooks.example.org/bot123456:AAbbCC-dd/send?token=q/w%2Be%3Ar%261").unwrap();
+        let bot = ChannelSecret::new("123456:AAbbCC-dd").unwrap();
+        let (secrets, whole) = secrets(&url, None, Some(&bot));
+        for told in [
+            "/?token=q/w%2Be%3Ar%261",
+            "q%2Fw%2Be%3Ar%261",
+            "q/w+e:r&1",
+            "/bot123456%3AAAbbCC-dd/",
+            "123456\\u003aAAbbCC",
+        ] {
+            let shown = masked(&format!("no such path {told}"), &secrets, &whole);
+            let left = ["w%2B", "w+e", "AAbb", "123456"].iter().any(|part| shown.contains(part));
+            assert!(shown.starts_with("no such path ") && !left, "{told}: {shown}");
+        }
     }
 
     #[test]

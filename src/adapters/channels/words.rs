@@ -43,7 +43,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// In one line: a header, a variable or an argument must not become two.
 pub(super) fn line(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    crate::domain::mask::line(text)
 }
 
 /// All that a message says, for programs.

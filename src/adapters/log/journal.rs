@@ -11,6 +11,7 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::queue::Queue;
 use super::{importance, is_critical};
+use crate::domain::mask::line;
 
 /// The longest value of a field, in bytes. A datagram must fit into the socket's send buffer of some 200 KB.
 const LONGEST_VALUE: usize = 16 * 1024;
@@ -65,14 +66,14 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field.name(), value);
+        self.put(field.name(), &line(value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let mut text = String::new();
         // Fails only if a value's own `Debug` does; then what there is of it is said.
         let _ = write!(text, "{value:?}");
-        self.put(field.name(), &text);
+        self.put(field.name(), &line(&text));
     }
 }
 

@@ -21,6 +21,7 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
+use crate::domain::mask::{line, seen};
 use journal::JournalLayer;
 use queue::{Importance, Queue, Sink};
 use sinks::{Journal, StandardError};
@@ -167,7 +168,9 @@ impl<'a> MakeWriter<'a> for Lines {
 impl io::Write for Line<'_> {
     /// The layer writes an event at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.push(line.to_vec(), self.importance);
+        // JSON escapes control characters only.
+        let seen = std::str::from_utf8(line).ok().map(|line| seen(line).into_owned().into_bytes());
+        self.queue.push(seen.unwrap_or_else(|| line.to_vec()), self.importance);
         Ok(line.len())
     }
 
@@ -195,12 +198,12 @@ pub enum StartError {
 /// Fields that the message says already, in more words.
 const SAID: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
 
-/// Writes a field for a person's eye.
+/// Writes a field for a person's eye: as one line, and without characters that are not printed.
 fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     match field.name() {
-        "message" => write!(writer, "{value:?}"),
+        "message" => writer.write_str(&line(&format!("{value:?}"))),
         name if SAID.contains(&name) => Ok(()),
-        name => write!(writer, " {name}={value:?}"),
+        name => write!(writer, " {name}={}", line(&format!("{value:?}"))),
     }
 }
 

@@ -11,7 +11,9 @@ use crate::config::App;
 use crate::daemon::kept;
 use crate::daemon::operations::{self, OperationError, app_of};
 use crate::daemon::shared::Shared;
-use crate::domain::authorization::{AnswerError, Pending, Way, asks_again, device_codes, ends_a_device};
+use crate::domain::authorization::{
+    AnswerError, NoCodes, Pending, Way, asks_again, device_codes, ends_a_device,
+};
 use crate::domain::intake::from_granted;
 use crate::domain::portal::Portal;
 use crate::domain::provider::Class;
@@ -44,12 +46,17 @@ pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result
         Answer::NotSent(why) | Answer::InDoubt(why) | Answer::Cut(_, why) => return Err(not_now(why)),
         Answer::Whole(whole) => whole,
     };
-    let Some(codes) = device_codes(&whole.body) else {
-        let reply = Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
-        return match read_in(&reply, &app.profile, &secrets(app, &[]), of_code(&request, &whole)) {
-            Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
-            Verdict::Granted(_) => Err(not_now("the server answers a device with no codes".to_owned())),
-        };
+    let codes = match device_codes(&whole.body) {
+        Ok(codes) => codes,
+        Err(flaw @ (NoCodes::UserCode | NoCodes::Address)) => return Err(not_now(flaw.to_string())),
+        Err(NoCodes::Other) => {
+            let reply =
+                Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
+            return match read_in(&reply, &app.profile, &secrets(app, &[]), of_code(&request, &whole)) {
+                Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
+                Verdict::Granted(_) => Err(not_now(NoCodes::Other.to_string())),
+            };
+        }
     };
     let state = shared.clock.unguessable();
     let way = Way::Device {

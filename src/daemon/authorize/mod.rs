@@ -23,11 +23,12 @@ use crate::domain::dialect::{Pkce, Start};
 use crate::domain::envelope;
 use crate::domain::id_token::{is_of_another, is_openid};
 use crate::domain::intake::{Intake, from_granted};
+use crate::domain::mask::clean;
 use crate::domain::portal::{Portal, Problem};
 use crate::domain::provider::{Class, at_domain, host_of};
 use crate::domain::reply::{Context, Refusal, Spent, Verdict};
 use crate::domain::request::{Purpose, Request};
-use crate::domain::secret::{AuthorizationCode, CodeVerifier};
+use crate::domain::secret::CodeVerifier;
 use crate::domain::time::{Timestamp, human};
 use crate::domain::token::Generation;
 use crate::domain::unread::Answers;
@@ -129,36 +130,52 @@ pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generatio
     let app = app_of(&config, &portal)?;
     let not_it = |source| OperationError::NotAnAnswer { portal: portal.name.clone(), source };
     let redirected = parse(text).map_err(not_it)?;
-    check_issuer(app, &redirected).map_err(not_it)?;
-    let pending = shared.authorizations.take(&portal, redirected.state.as_deref(), shared.clock.now());
+    // Nothing of a redirect is believed, or told to anybody, before its `state` is known to be ours.
+    let now = shared.clock.now();
+    if redirected.state.as_ref().is_some_and(|state| !shared.authorizations.has(&portal, state, now)) {
+        return Err(not_it(AnswerError::OtherState));
+    }
+    check_issuer(app, &portal, &redirected).map_err(not_it)?;
+    let Redirected { code, state, issuer: _, parameters } = redirected;
+    let code = code.map_err(not_it)?;
+    let pending = shared.authorizations.take(&portal, state.as_deref(), now);
     let (verifier, redirect_uri, nonce) = match pending.map(|pending| pending.way) {
         Some(Way::Redirect { verifier, redirect_uri, nonce }) => (verifier, redirect_uri, nonce),
         Some(Way::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
-        None if redirected.state.is_some() => return Err(not_it(AnswerError::OtherState)),
+        None if state.is_some() => return Err(not_it(AnswerError::OtherState)),
         None if app.profile.pkce != Pkce::None => return Err(not_it(AnswerError::NoVerifier)),
         // A bare code, as of a link that another program made.
         None => (None, None, None),
     };
-    let Redirected { code, state: _, issuer: _, parameters } = redirected;
     let fields: BTreeMap<String, Value> = (app.profile.request.redirect_fields.iter())
-        .filter_map(|field| Some((field.clone(), Value::from(parameters.get(field)?.as_str()))))
+        .filter_map(|field| {
+            Some((field.clone(), Value::from(clean(parameters.get(field)?, &[code.expose()]))))
+        })
         .collect();
     let random = shared.clock.unguessable();
     let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
     asker.redirect_uri = redirect_uri.as_deref().or(asker.redirect_uri);
     let url = token_url(app, &portal, &parameters);
     let request = asker.request(&url, Purpose::Code(&code, verifier.as_ref()));
+    let proof = verifier.as_ref().map_or("", |verifier| verifier.expose());
     let sent_at = shared.clock.now();
-    let verdict = exchange(shared, &portal, app, (&request, &code, nonce.as_deref()), sent_at).await?;
+    let verdict =
+        exchange(shared, &portal, app, (&request, &[code.expose(), proof], nonce.as_deref()), sent_at)
+            .await?;
     match verdict {
         Ok(intake) => take_in(shared, &portal, with_fields(intake, app, fields)).await,
         Err(problem) => Err(refused(&portal, &problem)),
     }
 }
 
-/// RFC 9207 section 2.4, for issuers that are known.
-fn check_issuer(app: &App, redirected: &Redirected) -> Result<(), AnswerError> {
-    let Some(issuer) = &app.profile.issuer else { return Ok(()) };
+/// RFC 9207 section 2.4. Where no issuer is configured, the host of the one that is named must be one of the provider's: a
+/// code of another server's must not be sent to this one.
+fn check_issuer(app: &App, portal: &Portal, redirected: &Redirected) -> Result<(), AnswerError> {
+    let domain = portal.settings.as_ref().and_then(|settings| settings.domain.as_deref());
+    let Some(issuer) = &app.profile.issuer else {
+        let own = redirected.issuer.as_ref().is_none_or(|named| app.profile.is_own_host(named, domain));
+        return if own { Ok(()) } else { Err(AnswerError::OtherIssuer) };
+    };
     match &redirected.issuer {
         Some(named) if named != issuer => Err(AnswerError::OtherIssuer),
         None if app.profile.names_issuer_in_redirect && redirected.state.is_some() => {
@@ -190,7 +207,7 @@ async fn exchange(
     shared: &Shared,
     portal: &Portal,
     app: &App,
-    (request, code, nonce): (&Request, &AuthorizationCode, Option<&str>),
+    (request, sent, nonce): (&Request, &[&str], Option<&str>),
     sent_at: Timestamp,
 ) -> Result<Result<Intake, Problem>, OperationError> {
     let timeout = shared.config().renewal.timeout;
@@ -212,7 +229,7 @@ async fn exchange(
                 .to_owned(),
         });
     }
-    let secrets = secrets(app, &[code.expose()]);
+    let secrets = secrets(app, sent);
     let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, sent_at, of_code(request, &reply));
     if unread {
         let reply = kept::of(reply, Answers::Authorization, sent_at, cut.is_none());
@@ -303,6 +320,12 @@ impl Authorizations {
             open.remove(0);
         }
         open.push(pending);
+    }
+
+    /// Whether this state is that of an authorization of the portal which is open.
+    fn has(&self, portal: &Portal, state: &str, now: Timestamp) -> bool {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().any(|pending| pending.is(&portal.name, state, now))
     }
 
     /// Takes the authorization with this state, or a portal's newest; it can be finished once.

@@ -10,6 +10,7 @@ use crate::daemon::kept;
 use crate::domain::install::Outcome;
 use crate::domain::intake::{Intake, from_granted};
 use crate::domain::name::PortalName;
+use crate::domain::notice::Presented;
 use crate::domain::portal::Problem;
 use crate::domain::provider::Class;
 use crate::domain::reply::{Context, Verdict};
@@ -23,6 +24,12 @@ pub(super) struct Newcomer<'a> {
     pub(super) app: &'a App,
     pub(super) owner: &'a Owner,
     pub(super) intake: &'a Intake,
+}
+
+/// What a server must not be let repeat of what it was sent.
+pub(super) fn secrets_of<'a>(app: &'a App, presented: &'a Presented) -> Vec<&'a str> {
+    let tokens = [presented.access.expose(), presented.refresh.expose()];
+    tokens.into_iter().chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
 }
 
 impl Worker {
@@ -89,6 +96,7 @@ impl Worker {
         };
         let mut secrets: Vec<_> =
             intake.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
+        secrets.extend(intake.tokens.access.as_ref().map(|access| access.token.expose()));
         secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
         let location = reply.location.clone();
         let context = Context { sent_to: token_url, location: location.as_deref(), ..Context::default() };

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::prove::Newcomer;
+use super::prove::{Newcomer, secrets_of};
 use super::{Job, Told};
 use crate::adapters::clock::Tick;
 use crate::adapters::state::{Install, Installed, StateError, Uninstall, Uninstalled};
@@ -24,9 +24,9 @@ use crate::domain::intake;
 use crate::domain::name::PortalName;
 use crate::domain::notice::{Notice, Presented, Removal};
 use crate::domain::portal::{Kind, Problem};
-use crate::domain::provider::{Class, origin_of};
+use crate::domain::provider::Class;
 use crate::domain::time::{Timestamp, human};
-use crate::domain::whose::{Forgery, Heard, Owner, hear, places};
+use crate::domain::whose::{Forgery, Heard, OwnToken, Owner, hear, places};
 
 /// Notices worked off at a time.
 const WORKERS: usize = 16;
@@ -107,12 +107,13 @@ fn help(kind: Kind) -> String {
     }
 }
 
-/// The grant is of the server that knew its token, whichever the notice has named.
-fn believe_server(presented: &mut Presented, by: &str) {
-    let named = presented.claims.server.as_deref().and_then(origin_of).map(str::to_owned);
-    if let (Some(named), Some(by), Some(server)) = (named, origin_of(by), &mut presented.claims.server) {
-        *server = server.replacen(&named, by, 1);
-    }
+/// Puts what the authorization server says in the place of what the notice claims, which is published otherwise: which
+/// server it is, what the token may do, and when it ends. `by` is the address that was asked.
+fn believe(presented: &mut Presented, by: &str, token: OwnToken) {
+    let directory = by.rfind('/').map(|end| by[..=end].to_owned());
+    presented.claims.server = directory;
+    presented.scope = token.scope;
+    presented.expires = token.ends_at.map(|at| at.secs().to_string());
 }
 
 fn unverified(why: &str) -> Ended {
@@ -151,12 +152,12 @@ impl Worker {
     }
 
     async fn keep(&self, app: &App, occasion: Occasion, presented: Presented) -> Ended {
-        let (owner, by) = match self.owner(app, &presented).await {
+        let (owner, token, by) = match self.owner(app, &presented).await {
             Ok(owner) => owner,
             Err(ended) => return ended,
         };
         let mut presented = presented;
-        believe_server(&mut presented, &by);
+        believe(&mut presented, &by, token);
         self.say_skew(&app.name, presented.sent_at);
         let Some(terms) = app.install_terms() else { return (Outcome::Ignored, String::new()) };
         let now = self.shared.clock.now();
@@ -259,7 +260,7 @@ impl Worker {
 
     /// Whose the token is and who said so, asked as often as it takes within bounds: a refusal counts once every server has repeated it,
     /// and that the app is not installed once there was time for its installation to end.
-    async fn owner(&self, app: &App, presented: &Presented) -> Result<(Owner, String), Ended> {
+    async fn owner(&self, app: &App, presented: &Presented) -> Result<(Owner, OwnToken, String), Ended> {
         let places = places(&app.profile, &presented.claims);
         if places.is_empty() {
             return Err((Outcome::Ignored, "the provider has no `install_check`".to_owned()));
@@ -274,7 +275,7 @@ impl Worker {
                     return Err(unverified(&why));
                 };
                 match heard {
-                    Heard::Owner(owner) => return Ok((owner, url.clone())),
+                    Heard::Owner(owner, token) => return Ok((owner, token, url.clone())),
                     Heard::Forged(forgery) if forgery.is_final() => {
                         return Err((Outcome::Forged, forgery.to_string()));
                     }
@@ -316,7 +317,10 @@ impl Worker {
             () = self.enough.cancelled() => return None,
         };
         Some(match answer {
-            Ok((status, body)) => hear(status, &body, &app.profile, &app.client_id, &presented.claims),
+            Ok((status, body)) => {
+                let (app_id, secrets) = (&app.client_id, secrets_of(app, presented));
+                hear((status, &body), &app.profile, app_id, &presented.claims, &secrets)
+            }
             Err(error) => Heard::Later(error),
         })
     }

@@ -35,8 +35,8 @@ pub fn holds(data: &[u8]) {
     for profile in profiles() {
         goes_to_the_profiles_servers(profile, &presented.claims);
         for status in [200, 400, 503] {
-            match hear(status, answer, profile, CLIENT_ID, &presented.claims) {
-                Heard::Owner(owner) => is_the_servers_word(&presented, &owner, profile),
+            match hear((status, answer), profile, CLIENT_ID, &presented.claims, &[]) {
+                Heard::Owner(owner, _) => is_the_servers_word(&presented, &owner, profile),
                 Heard::Forged(forgery) => is_a_line(&forgery.to_string()),
                 Heard::Later(why) => is_a_line(&why),
             }
