@@ -40,6 +40,32 @@ fn a_wrong_secret_is_said_and_not_shown() {
 }
 
 #[test]
+fn an_address_that_is_repeated_is_not_shown_however_it_is_spelt() {
+    let (mut rig, receivers, _mail) = rig();
+    let query = "token=q/w%2Be%3Ar%261";
+    rig.config.more = rig.config.more.replace("/push\"", &format!("/push?{query}\""));
+    rig.write_config();
+    let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let json = |text: &str| -> String { text.bytes().map(|byte| format!("\\u{byte:04x}")).collect() };
+    let html = |text: &str| -> String { text.bytes().map(|byte| format!("&#{byte};")).collect() };
+    let hook = "secretOfTheHook";
+    for (channel, secret, spelt) in [
+        ("push", "q/w", format!("no such path /push?{query}")),
+        ("push", "w%252", format!("no such path {}", encoded(query))),
+        ("telegram", "secretOf", format!("no such path /bot{}/sendMessage", encoded(TOKEN))),
+        ("telegram", "123456", format!("no such bot {}", json(TOKEN))),
+        ("slack", "u0073", json(hook)),
+        ("slack", "&#", html(hook)),
+        ("slack", "SECRETOF", hook.to_uppercase()),
+        ("webhook", "QmVhcmVy", "Basic QmVhcmVyIHNlY3JldE9mVGhlV2ViaG9vazE=".to_owned()),
+    ] {
+        receivers.play(Play::Say(404, Vec::new(), spelt.clone()));
+        let (_, answer) = tested(&rig, channel);
+        assert!(!answer.contains(secret), "{channel}, {spelt}: {answer}");
+    }
+}
+
+#[test]
 fn an_answer_means_what_the_receiver_says() {
     let (rig, receivers, mail) = rig();
     rig.write_config();

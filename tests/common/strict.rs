@@ -39,7 +39,7 @@ impl Strict {
                 says.iter().position(|(path, ..)| *path == request.path).and_then(|at| says.remove(at));
             hears.lock().unwrap_or_else(PoisonError::into_inner).push(request);
             let (status, body) = next.map_or((404, Value::Null), |(_, status, body)| (status, body));
-            Play::Close(reply(&format!("{status} Said"), "", &body.to_string()))
+            Play::Close(reply(&format!("{status} Said"), "Connection: close\r\n", &body.to_string()))
         });
         Self { origin: format!("http://{}", server.address), said, asked }
     }

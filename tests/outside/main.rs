@@ -25,6 +25,7 @@ mod install_vouched;
 mod listing;
 mod lives;
 mod looking;
+mod opening;
 mod provider;
 mod providers;
 mod recover;
@@ -32,6 +33,7 @@ mod renew;
 mod status;
 mod token;
 mod told;
+mod words;
 
 use std::time::Duration;
 
