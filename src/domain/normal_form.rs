@@ -399,7 +399,7 @@ mod tests {
     fn a_secret_of_few_letters_is_compared_character_by_character() {
         let needles = Needles::of(["q/w+e:r&1"].into_iter(), |_| PART);
         for text in ["?t=q/w+e:r&1", "?t=q%2Fw%2Be%3Ar%261", "q\\/w+e:r&amp;1", "q/w e:r&1"] {
-            assert_eq!(needles.find(text).len() >= 1, true, "{text}");
+            assert!(!needles.find(text).is_empty(), "{text}");
         }
         assert!(needles.find("qwer1").is_empty());
     }

@@ -27,8 +27,10 @@ impl Desk {
         let programs = rig.path("programs");
         fs::create_dir_all(&programs).expect("a directory");
         let (opened, browser) = (rig.path("opened"), programs.join("xdg-open"));
-        fs::write(&browser, format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n", opened.display()))
-            .expect("a file");
+        rig.secret(
+            "programs/xdg-open",
+            &format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n", opened.display()),
+        );
         fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).expect("its mode");
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).expect("a terminal");
