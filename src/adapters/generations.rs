@@ -5,12 +5,12 @@
 //! not hold a secret, nor keep anything from being renewed: without the file everything goes on.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::owner::give_file;
+use super::directory::{Directory, parent};
 use super::token_files::{FileError, write_whole};
 use crate::domain::name::PortalName;
 use crate::domain::token::Generation;
@@ -46,7 +46,7 @@ impl Generations {
     /// What is noted. A file that is not there, or a line that is none, as after a power cut, says nothing.
     #[must_use]
     pub fn read(&self) -> Noted {
-        let text = std::fs::read(&self.path).unwrap_or_default();
+        let text = self.text().unwrap_or_default();
         let mut noted = Noted::new();
         // What comes after the last line's end was cut off.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -71,8 +71,7 @@ impl Generations {
         for (name, generation) in noted {
             text.push_str(&line(name, Some(*generation)));
         }
-        let directory = self.path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        write_whole(directory.unwrap_or(Path::new(".")), &self.path, text.as_bytes(), MODE)?;
+        write_whole(parent(&self.path), &self.path, text.as_bytes(), MODE)?;
         (self.file, self.lines, self.portals) = (None, noted.len(), noted.len());
         Ok(())
     }
@@ -100,12 +99,19 @@ impl Generations {
     }
 
     fn append(&self) -> std::io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.append(true).mode(MODE);
-        match options.clone().create_new(true).open(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => options.open(&self.path),
-            made => made.inspect(|made| give_file(made, &self.path)),
-        }
+        let mut file = Directory::open(parent(&self.path))?.open_or_make(self.name()?, MODE)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(file)
+    }
+
+    fn text(&self) -> std::io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        Directory::open(parent(&self.path))?.read_only(self.name()?)?.read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    fn name(&self) -> std::io::Result<&OsStr> {
+        self.path.file_name().ok_or_else(|| std::io::ErrorKind::InvalidFilename.into())
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod authorization_server;
 pub mod channels;
 pub mod clock;
+pub mod directory;
 pub mod generations;
 mod http;
 pub mod log;

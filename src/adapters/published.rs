@@ -1,6 +1,7 @@
 //! Reads back what was published: the trace that readers' files are of a state that went back since.
 //!
-//! Must not complain: a file that is not there, or not ours, says nothing.
+//! Readers may be able to write where the files lie, so the file is read with care. Must not complain: a file that is not
+//! there, or not refreshd's own, says nothing.
 
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
@@ -8,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::token_files::{Format, TokenFiles};
+use super::token_files::TokenFiles;
 use crate::domain::name::PortalName;
 use crate::domain::old_state::Published;
 use crate::domain::secret::AccessToken;
@@ -32,7 +33,7 @@ struct TokenJson {
 /// What a portal's `token.json` says; `None` if there is none, or none that is understood.
 #[must_use]
 pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<Published> {
-    let text = std::fs::read(files.of(portal).join(Format::Json.file_name())).ok()?;
+    let text = files.read_json(portal)?;
     let TokenJson {
         portal: of,
         token_type,

@@ -3,14 +3,15 @@
 //! A file is written beside its name, flushed and renamed over it, so no reader ever meets half of one. Must not hold
 //! a refresh token or a client secret, and must not be world-readable.
 
-use std::fs::{DirBuilder, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
 use serde::Serialize;
 
-use super::owner::{give, give_file};
+use super::directory::{Directory, Make, Refused, TEMPORARY, Trust};
 use crate::domain::name::PortalName;
 use crate::domain::token::{Access, Details, Generation};
 
@@ -21,8 +22,12 @@ const PORTAL_MODE: u32 = 0o750;
 /// The directory of all portals: passable, not listable.
 const TOP_MODE: u32 = 0o751;
 
-/// How temporary files begin: those that become token files, and those that try a directory.
-const TEMPORARY: [&str; 2] = [".refreshd-", ".probe-"];
+/// Those above it.
+const ABOVE_MODE: u32 = 0o755;
+/// How temporary files begin: those that become token files, and those by which an older version tried a directory.
+const LEFTOVERS: [&str; 2] = [TEMPORARY, ".probe-"];
+/// More than any token file has.
+const MOST: u64 = 64 * 1024;
 
 /// One form of a token file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,14 +168,11 @@ fn quoted(value: &str) -> String {
 pub struct FileError {
     stage: &'static str,
     path: PathBuf,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 impl FileError {
-    pub(crate) fn at<'p>(
-        stage: &'static str,
-        path: &'p Path,
-    ) -> impl FnOnce(std::io::Error) -> Self + use<'p> {
+    pub(crate) fn at<'p>(stage: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Self + use<'p> {
         move |source| Self { stage, path: path.to_owned(), source }
     }
 }
@@ -179,19 +181,26 @@ impl FileError {
 #[derive(Clone, Debug)]
 pub struct TokenFiles {
     directory: PathBuf,
+    trust: Trust,
 }
 
 impl TokenFiles {
-    /// The store in this directory, which is made when first needed.
+    /// The store in this directory, which is made when first needed, and is used while its owner is trusted.
     #[must_use]
-    pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+    pub fn new(directory: &Path, trust: Trust) -> Self {
+        Self { directory: directory.to_owned(), trust }
     }
 
-    /// Where a portal's files lie.
-    #[must_use]
-    pub fn of(&self, portal: &PortalName) -> PathBuf {
-        self.directory.join(portal.as_str())
+    /// Whether the directory may be used; one that is not there yet, if it may be made.
+    ///
+    /// # Errors
+    /// [`Refused`], with its owner's name.
+    pub fn check(&self) -> Result<(), Refused> {
+        match self.top() {
+            Err(refused @ (Refused::Owner { .. } | Refused::Writable { .. })) => Err(refused),
+            // What is not there, or cannot be opened, is told where it is needed: renewals go on without.
+            Ok(_) | Err(Refused::Io { .. }) => Ok(()),
+        }
     }
 
     /// Writes every form, whole: what a renewal does, whose token no file has yet.
@@ -199,9 +208,9 @@ impl TokenFiles {
     /// # Errors
     /// [`FileError`]; files that were there stay as they are, or are already new: each is whole.
     pub fn replace(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
-        let directory = self.of(published.portal);
+        let directory = self.made(published.portal)?;
         for format in formats {
-            self.write(&directory, *format, &published.render(*format))?;
+            self.write(&directory, published, *format, &published.render(*format))?;
         }
         Ok(())
     }
@@ -212,15 +221,15 @@ impl TokenFiles {
     /// # Errors
     /// As [`Self::replace`].
     pub fn publish(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
-        let directory = self.of(published.portal);
+        let directory = self.made(published.portal)?;
         for format in formats {
             let contents = published.render(*format);
-            if !says(&directory.join(format.file_name()), &contents) {
-                self.write(&directory, *format, &contents)?;
+            if !says(&directory, *format, &contents) {
+                self.write(&directory, published, *format, &contents)?;
             }
         }
         for unwanted in Format::ALL.into_iter().filter(|format| !formats.contains(format)) {
-            remove_file(&directory.join(unwanted.file_name()))?;
+            self.remove_form(&directory, published.portal, unwanted)?;
         }
         Ok(())
     }
@@ -230,17 +239,31 @@ impl TokenFiles {
     /// # Errors
     /// [`FileError`].
     pub fn remove(&self, portal: &PortalName) -> Result<(), FileError> {
-        let directory = self.of(portal);
+        let of_portal = self.path_of(portal);
+        let top = match self.top().map_err(Refused::into_io) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            top => top.map_err(FileError::at("use", &self.directory))?,
+        };
+        let directory = match top.below(portal.as_str()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(FileError::at("use", &of_portal))?,
+        };
         for format in Format::ALL {
-            remove_file(&directory.join(format.file_name()))?;
+            self.remove_form(&directory, portal, format)?;
         }
-        let setgid =
-            std::fs::metadata(&directory).is_ok_and(|found| found.permissions().mode() & 0o2000 != 0);
-        if !setgid {
+        let is_setgid = directory.mode() & 0o2000 != 0;
+        if !is_setgid {
             // What is not ours in there keeps it, and that is right.
-            let _ = std::fs::remove_dir(&directory);
+            let _ = top.remove_directory(portal.as_str());
         }
         Ok(())
+    }
+
+    /// What a portal's `token.json` holds; `None` if there is none of refreshd's.
+    #[must_use]
+    pub(super) fn read_json(&self, portal: &PortalName) -> Option<Vec<u8>> {
+        let directory = self.top().ok()?.below(portal.as_str()).ok()?;
+        directory.read(Format::Json.file_name(), MOST).ok()
     }
 
     /// Sees that the directory of all portals is there and can be written to.
@@ -248,52 +271,91 @@ impl TokenFiles {
     /// # Errors
     /// [`FileError`].
     pub fn prepare(&self) -> Result<(), FileError> {
-        make_directory(&self.directory, TOP_MODE, true)?;
-        self.sweep();
-        let probe = tempfile::Builder::new().prefix(TEMPORARY[1]).tempfile_in(&self.directory);
-        probe.map(|_| ()).map_err(FileError::at("write to the token directory", &self.directory))
-    }
-
-    /// Removes temporary files that a killed process left behind: they hold access tokens.
-    fn sweep(&self) {
-        let list = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let portals = list(&self.directory)
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| entry.path());
-        for directory in portals.chain([self.directory.clone()]) {
-            for entry in list(&directory) {
-                let name = entry.file_name();
-                let temporary = TEMPORARY.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
-                if temporary && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                    // What cannot be removed is tried again at the next start.
-                    let _ = std::fs::remove_file(entry.path());
-                }
-            }
-        }
+        let top = self.made_top()?;
+        sweep(&top);
+        top.try_writing().map_err(FileError::at("write to the token directory", &self.directory))
     }
 
     /// Which directory it is (device and inode), if there is one.
     #[must_use]
     pub fn identity(&self) -> Option<(u64, u64)> {
-        let found = std::fs::metadata(&self.directory).ok().filter(std::fs::Metadata::is_dir)?;
-        Some((found.dev(), found.ino()))
+        self.top().ok().map(|top| top.identity())
     }
 
-    fn make_directories(&self, portal: &Path) -> Result<(), FileError> {
-        make_directory(&self.directory, TOP_MODE, true)?;
-        make_directory(portal, PORTAL_MODE, false)
+    /// Where a portal's files lie, for messages.
+    fn path_of(&self, portal: &PortalName) -> PathBuf {
+        self.directory.join(portal.as_str())
     }
 
-    fn write(&self, directory: &Path, format: Format, contents: &str) -> Result<(), FileError> {
-        let path = directory.join(format.file_name());
-        let write = || write_whole(directory, &path, contents.as_bytes(), FILE_MODE);
-        match write() {
-            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
-                self.make_directories(directory)?;
-                write()
+    fn top(&self) -> Result<Directory, Refused> {
+        Directory::open_trusted(&self.directory, &self.trust, None)
+    }
+
+    fn made_top(&self) -> Result<Directory, FileError> {
+        let make = Make { mode: TOP_MODE, above: ABOVE_MODE };
+        let top = Directory::open_trusted(&self.directory, &self.trust, Some(make));
+        top.map_err(|refused| FileError::at("use the token directory", &self.directory)(refused.into_io()))
+    }
+
+    /// A portal's directory, made where it is not there.
+    fn made(&self, portal: &PortalName) -> Result<Directory, FileError> {
+        let of_portal = self.path_of(portal);
+        let top = self.made_top()?;
+        let found = match top.below(portal.as_str()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let made = top.make(OsStr::new(portal.as_str()), PORTAL_MODE, true);
+                made.map_err(FileError::at("create the directory", &of_portal))?;
+                top.below(portal.as_str())
             }
-            done => done,
-        }
+            found => found,
+        };
+        found.map_err(FileError::at("use the directory", &of_portal))
+    }
+
+    fn write(
+        &self,
+        directory: &Directory,
+        published: &Published<'_>,
+        format: Format,
+        contents: &str,
+    ) -> Result<(), FileError> {
+        let written = directory.write_whole(OsStr::new(format.file_name()), contents.as_bytes(), FILE_MODE);
+        written.map_err(|(stage, error)| {
+            FileError::at(stage, &self.path_of(published.portal).join(format.file_name()))(error)
+        })
+    }
+
+    fn remove_form(
+        &self,
+        directory: &Directory,
+        portal: &PortalName,
+        format: Format,
+    ) -> Result<(), FileError> {
+        let removed = directory.remove(OsStr::new(format.file_name()));
+        removed.map_err(FileError::at("remove", &self.path_of(portal).join(format.file_name())))
+    }
+}
+
+/// Removes temporary files that a killed process left behind: they hold access tokens.
+fn sweep(top: &Directory) {
+    for (name, kind) in top.names() {
+        let portal = match kind {
+            FileType::Directory => name.to_str().and_then(|name| top.below(name).ok()),
+            _ => {
+                sweep_one(top, &name, kind);
+                None
+            }
+        };
+        let Some(portal) = portal else { continue };
+        portal.names().iter().for_each(|(name, kind)| sweep_one(&portal, name, *kind));
+    }
+}
+
+fn sweep_one(directory: &Directory, name: &OsStr, kind: FileType) {
+    let is_leftover = LEFTOVERS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+    if is_leftover && kind == FileType::RegularFile {
+        // What cannot be removed is tried again at the next start.
+        let _ = directory.remove(name);
     }
 }
 
@@ -302,67 +364,20 @@ impl TokenFiles {
 /// # Errors
 /// [`FileError`]; the old file is intact then, and nothing is left beside it.
 pub fn write_whole(directory: &Path, path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY[0])
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(directory)
-        .map_err(FileError::at("create a file in", directory))?;
-    give_file(file.as_file(), path);
-    let written = file
-        .write_all(contents)
-        .and_then(|()| file.as_file().set_permissions(Permissions::from_mode(mode)))
-        .and_then(|()| file.as_file().sync_all());
-    written.map_err(FileError::at("write", path))?;
-    file.persist(path).map(|_| ()).map_err(|error| FileError::at("replace", path)(error.error))
+    let opened = Directory::open(directory).map_err(FileError::at("open the directory", directory))?;
+    let Some(name) = path.file_name() else {
+        return Err(FileError::at("write", path)(io::Error::from(ErrorKind::InvalidFilename)));
+    };
+    opened.write_whole(name, contents, mode).map_err(|(stage, error)| FileError::at(stage, path)(error))
 }
 
-fn says(path: &Path, contents: &str) -> bool {
-    let wanted = Permissions::from_mode(FILE_MODE);
-    std::fs::metadata(path).is_ok_and(|found| {
-        found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == wanted.mode()
-    }) && std::fs::read(path).is_ok_and(|found| found == contents.as_bytes())
-}
-
-fn remove_file(path: &Path) -> Result<(), FileError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(FileError::at("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Makes a directory with exactly this mode, whatever the umask; one that is there is left as it is.
-fn make_directory(path: &Path, mode: u32, with_parents: bool) -> Result<(), FileError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|parent| with_parents && !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        make_parents(parent).map_err(FileError::at("create the directory", parent))?;
-    }
-    match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-        made => made.map_err(FileError::at("create the directory", path))?,
-    }
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
-        .map_err(FileError::at("set the mode of", path))?;
-    give(path);
-    Ok(())
-}
-
-/// Makes a directory that everybody may pass, and those above it.
-fn make_parents(path: &Path) -> std::io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_parents(parent)?;
-    }
-    match DirBuilder::new().mode(0o755).create(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map(|()| give(path)),
-    }
+fn says(directory: &Directory, format: Format, contents: &str) -> bool {
+    let is_same = |found: &std::fs::Metadata| {
+        found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == FILE_MODE
+    };
+    let name = format.file_name();
+    directory.read_only(name).and_then(|file| file.metadata()).is_ok_and(|found| is_same(&found))
+        && directory.read(name, contents.len() as u64).is_ok_and(|found| found == contents.as_bytes())
 }
 
 #[cfg(test)]

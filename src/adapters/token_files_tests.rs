@@ -1,5 +1,7 @@
 //! What readers of the token files meet.
 
+use std::fs::Permissions;
+
 use super::*;
 use crate::domain::secret::AccessToken;
 use crate::domain::time::Timestamp;
@@ -33,7 +35,7 @@ fn publish(files: &TokenFiles, token: &str, formats: &[Format]) -> Result<(), Fi
 #[test]
 fn the_files_are_the_contracts() {
     let directory = tempfile::tempdir().unwrap();
-    let files = TokenFiles::new(&directory.path().join("tokens"));
+    let files = TokenFiles::new(&directory.path().join("tokens"), Trust::default());
     publish(&files, "s3cret'token", &Format::ALL).unwrap();
     let acme = directory.path().join("tokens/acme");
     let read = |name: &str| std::fs::read_to_string(acme.join(name)).unwrap();
@@ -76,7 +78,7 @@ fn a_header_is_one_line_whatever_the_server_said() {
 #[test]
 fn a_form_no_longer_wanted_goes_and_so_does_a_portal() {
     let directory = tempfile::tempdir().unwrap();
-    let files = TokenFiles::new(directory.path());
+    let files = TokenFiles::new(directory.path(), Trust::default());
     publish(&files, "one", &Format::ALL).unwrap();
     publish(&files, "two", &[Format::Raw]).unwrap();
     let acme = directory.path().join("acme");
@@ -92,7 +94,7 @@ fn a_consumers_directory_stays_when_its_token_goes() {
     let acme = directory.path().join("acme");
     std::fs::create_dir(&acme).unwrap();
     std::fs::set_permissions(&acme, Permissions::from_mode(0o2750)).unwrap();
-    let files = TokenFiles::new(directory.path());
+    let files = TokenFiles::new(directory.path(), Trust::default());
     publish(&files, "one", &[Format::Raw]).unwrap();
     files.remove(&PortalName::parse("acme").unwrap()).unwrap();
     assert!(acme.is_dir() && std::fs::read_dir(&acme).unwrap().next().is_none());
@@ -103,14 +105,14 @@ fn a_directory_that_cannot_be_written_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let blocked = directory.path().join("tokens");
     write_whole(directory.path(), &blocked, b"a file is in the way", 0o600).unwrap();
-    let error = publish(&TokenFiles::new(&blocked), "one", &[Format::Raw]).unwrap_err();
+    let error = publish(&TokenFiles::new(&blocked, Trust::default()), "one", &[Format::Raw]).unwrap_err();
     assert!(error.to_string().contains("tokens"), "{error}");
 }
 
 #[test]
 fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let files = TokenFiles::new(directory.path());
+    let files = TokenFiles::new(directory.path(), Trust::default());
     publish(&files, "one", &[Format::Raw, Format::Header]).unwrap();
     let (portal, access, details) = (PortalName::parse("acme").unwrap(), access("two"), Details::default());
     let renewed = Published {

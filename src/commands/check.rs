@@ -10,6 +10,7 @@ use super::exit::{Exit, Failure};
 use super::reach::in_configuration;
 use super::{Common, screen};
 use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::directory::{Directory, Refused, Trust, parent};
 use crate::adapters::state::{self, Header};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
 use crate::daemon::{ask_issuers, chain};
@@ -44,6 +45,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         // Whoever checks need not be who runs the daemon.
         Err(error) => format!("could not be looked at ({})", chain(&error)),
     };
+    refuse_strangers(&config)?;
     for warning in directories(&config) {
         screen::note(&format!("{warning} (warning)"));
     }
@@ -60,6 +62,23 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{plural}")
+}
+
+/// Directories of somebody else's, with which the daemon would not start. Whoever checks need not be who runs the daemon:
+/// what belongs to the owner of the state is taken as the daemon's.
+fn refuse_strangers(config: &Config) -> Result<(), Failure> {
+    let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
+    for (what, path) in
+        [("state", parent(&config.paths.state)), ("token_dir", config.paths.token_dir.as_path())]
+    {
+        match Directory::open_trusted(path, &trust, None) {
+            Ok(_) | Err(Refused::Io { .. }) => {}
+            Err(refused) => {
+                return Err(Failure::new(Exit::Configuration, format!("{what}: {}", chain(&refused))));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Directories that the daemon would have to make, or that are not what they should be.

@@ -160,8 +160,13 @@ pub(super) fn cannot_run(error: &RunError) -> Failure {
     let exit = match error {
         RunError::State(StateError::Locked { .. }) => Exit::Unavailable,
         RunError::State(
-            StateError::Newer { .. } | StateError::NotOurs { .. } | StateError::Damaged { .. },
-        ) => Exit::Configuration,
+            StateError::Newer { .. }
+            | StateError::NotOurs { .. }
+            | StateError::Damaged { .. }
+            | StateError::Directory(_)
+            | StateError::Trap { .. },
+        )
+        | RunError::TokenDirectory(_) => Exit::Configuration,
         RunError::State(StateError::File { source, .. }) if is_denied(source) => Exit::NoPermission,
         RunError::State(_)
         | RunError::Tls(_)

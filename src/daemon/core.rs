@@ -21,6 +21,7 @@ use super::unpublished::Unpublished;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
+use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{Disk, Lock, Reader, State, StateError, Tenure, View, Writer, lock_as};
 use crate::adapters::token_files::TokenFiles;
@@ -84,7 +85,10 @@ impl Core {
                 Courier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(RunError::Tls)?
             }
         };
-        let lock = take_lock(&config.paths.state, tenure, clock).await?;
+        let trust = trusted(&config, tenure);
+        let files = TokenFiles::new(&config.paths.token_dir, trust.clone());
+        files.check().map_err(RunError::TokenDirectory)?;
+        let lock = take_lock(&config.paths.state, tenure, &trust, clock).await?;
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = View::open(&config.paths.state)?;
         let mut workers = JoinSet::new();
@@ -92,7 +96,6 @@ impl Core {
         let undiscovered = discover(&mut config, &state, &server, clock).await;
         let portals = take_portals(&mut config);
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
-        let files = TokenFiles::new(&config.paths.token_dir);
         let conditions = Arc::new(Conditions::default());
         let generations = old_state::look(&state, &files, &config, &conditions, clock.now()).await?;
         let (publisher, publishing) =
@@ -120,18 +123,27 @@ impl Core {
     }
 }
 
+/// Whose directories are used.
+fn trusted(config: &Config, tenure: Tenure) -> Trust {
+    let trust = Trust::by_configuration(&config.source);
+    match tenure {
+        Tenure::Brief if rustix::process::geteuid().is_root() => trust.and_owner_of(&config.paths.state),
+        Tenure::Brief | Tenure::Lasting => trust,
+    }
+}
+
 /// Takes the state's lock. A command that has it is done in a moment, and is waited for. So is, for much less, whoever has
 /// not said yet who it is, or only looks whether it is free.
-async fn take_lock(path: &Path, tenure: Tenure, clock: Clock) -> Result<Lock, StateError> {
+async fn take_lock(path: &Path, tenure: Tenure, trust: &Trust, clock: Clock) -> Result<Lock, StateError> {
     let began = clock.tick();
     loop {
-        let patience = match lock_as(path, tenure) {
+        let patience = match lock_as(path, tenure, trust) {
             Err(StateError::Locked { is_brief: true, .. }) => BRIEF_HOLDER,
             Err(StateError::Locked { is_brief: false, .. }) => UNKNOWN_HOLDER,
             taken => return taken,
         };
         if clock.elapsed(began) >= patience {
-            return lock_as(path, tenure);
+            return lock_as(path, tenure, trust);
         }
         clock.sleep(LOCK_AGAIN).await;
     }

@@ -20,6 +20,7 @@ use super::worth;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
 use crate::adapters::clock::Clock;
+use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{Sight, State, StateError, look};
 use crate::adapters::token_files::{Format, TokenFiles};
@@ -62,7 +63,8 @@ impl Glance {
         recall(&mut config, &state).await;
         let portals = take_portals(&mut config);
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
-        let files = TokenFiles::new(&config.paths.token_dir);
+        let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
+        let files = TokenFiles::new(&config.paths.token_dir, trust);
         old_state::hold_in_copy(&state, &files, &config, clock.now()).await?;
         let parts = Parts {
             clock,

@@ -60,6 +60,7 @@ pub use reload::Read;
 pub use shared::Report;
 
 use self::core::{Core, World};
+use crate::adapters::directory::Refused;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
@@ -82,6 +83,9 @@ pub enum RunError {
     /// The state said no.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The token directory is somebody else's.
+    #[error("the token directory is not used")]
+    TokenDirectory(#[source] Refused),
     /// TLS cannot be set up.
     #[error("cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?")]
     Tls(#[source] reqwest::Error),

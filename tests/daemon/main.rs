@@ -14,6 +14,7 @@ mod faults;
 mod hostile;
 mod lifecycle;
 mod lost_state;
+mod neighbours;
 mod old_state;
 mod readers;
 mod refusals;

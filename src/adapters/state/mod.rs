@@ -43,6 +43,7 @@ pub use unread::Recovered;
 pub use view::View;
 pub use worker::{Disk, Moment, Reader, Writer};
 
+use crate::adapters::directory::Refused;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Portal, Standing};
 use crate::domain::secret::Fingerprint;
@@ -89,6 +90,17 @@ pub enum StateError {
     /// Not a state at all.
     #[error("{} is not a refreshd state; it was left untouched", path.display())]
     NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its directory is somebody else's.
+    #[error("the state's directory is not used")]
+    Directory(#[source] Refused),
+    /// A file beside it is somebody else's.
+    #[error(
+        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: remove it", path.display()
+    )]
+    Trap {
         /// The file.
         path: PathBuf,
     },

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StateError;
 use super::migrations::MIGRATIONS;
-use crate::adapters::owner::{give, give_file};
+use crate::adapters::directory::{Directory, Make, Refused, Trust, parent};
 
 /// "rfsd": says that a database is a refreshd state.
 const APPLICATION_ID: i32 = 0x7266_7364;
@@ -53,25 +53,27 @@ pub enum Header {
 /// # Errors
 /// [`StateError::Locked`] with the holder's process id, or [`StateError::File`].
 pub fn lock(state: &Path) -> Result<Lock, StateError> {
-    lock_as(state, Tenure::Lasting)
+    lock_as(state, Tenure::Lasting, &Trust::default())
 }
 
-/// As [`lock`], for so long.
+/// As [`lock`], for so long, in a directory whose owner is trusted. It is made where it is not there.
 ///
 /// # Errors
-/// As [`lock`].
-pub fn lock_as(state: &Path, tenure: Tenure) -> Result<Lock, StateError> {
+/// As [`lock`], or [`StateError::Directory`].
+pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, StateError> {
     let path = lock_path(state);
-    let directory = state.parent().filter(|directory| !directory.as_os_str().is_empty());
-    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source| StateError::file("create the directory", directory, source))?;
-        give(directory);
+    let make = Make { mode: 0o700, above: 0o700 };
+    let directory = match Directory::open_trusted(parent(state), trust, Some(make)) {
+        Err(Refused::Io { path, source }) => {
+            return Err(StateError::file("open the directory", &path, source));
+        }
+        opened => opened.map_err(StateError::Directory)?,
+    };
+    for suffix in FILES {
+        check_file(&directory, &beside(state, suffix))?;
     }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
     let mut file =
-        open_or_make(&options, &path).map_err(|source| StateError::file("open the lock", &path, source))?;
+        open_or_make(&directory, &path).map_err(|source| StateError::file("open the lock", &path, source))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(held(state, &mut file)),
@@ -97,7 +99,7 @@ pub fn lock_as(state: &Path, tenure: Tenure) -> Result<Lock, StateError> {
 /// [`StateError::Locked`] with the holder's process id, or [`StateError::File`].
 pub(super) fn is_free(state: &Path) -> Result<(), StateError> {
     let path = lock_path(state);
-    let mut file = match File::open(&path) {
+    let mut file = match open_to_read(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(StateError::file("open the lock", &path, source)),
@@ -119,18 +121,41 @@ fn held(state: &Path, file: &mut File) -> StateError {
     StateError::Locked { path: state.to_owned(), holder: pid, is_brief: words.next() == Some(BRIEF) }
 }
 
-/// Opens a file, or makes it for its owner alone.
-fn open_or_make(options: &OpenOptions, path: &Path) -> std::io::Result<File> {
-    match options.clone().create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => options.open(path),
-        made => made.inspect(|made| give_file(made, path)),
+/// What lies beside a state, by what is added to its name.
+const FILES: [&str; 6] = ["", "-wal", "-shm", "-journal", ".lock", ".generations"];
+
+/// Sees that a file of the state's is none that somebody else put there: no link, no pipe, and refreshd's own.
+fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
+    let Some(name) = path.file_name() else { return Err(StateError::NotOurs { path: path.to_owned() }) };
+    match directory.is_own_file(name) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StateError::Trap { path: path.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(StateError::file("look at", path, source)),
     }
 }
 
+/// Opens a file for reading and writing, or makes it for its owner alone. A link is not followed.
+fn open_or_make(directory: &Directory, path: &Path) -> std::io::Result<File> {
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidFilename)?;
+    directory.open_or_make(name, 0o600)
+}
+
 fn lock_path(state: &Path) -> PathBuf {
+    beside(state, ".lock")
+}
+
+fn beside(state: &Path, suffix: &str) -> PathBuf {
     let mut path = state.as_os_str().to_owned();
-    path.push(".lock");
+    path.push(suffix);
     path.into()
+}
+
+/// Opens a file for reading. A link is not followed, and a pipe not waited for.
+fn open_to_read(path: &Path) -> std::io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Reads the database's own header, without SQLite, so that nothing is created or recovered.
@@ -139,7 +164,7 @@ fn lock_path(state: &Path) -> PathBuf {
 /// [`StateError::NotOurs`], [`StateError::Newer`] or [`StateError::File`].
 pub fn inspect(path: &Path) -> Result<Header, StateError> {
     let mut header = Vec::new();
-    match File::open(path) {
+    match open_to_read(path) {
         Ok(file) => {
             let read = file.take(100).read_to_end(&mut header);
             read.map_err(|source| StateError::file("read", path, source))?;
@@ -177,7 +202,7 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
 /// What [`inspect`] says, [`StateError::Damaged`], or [`StateError::Sql`].
 pub fn open(path: &Path) -> Result<Connection, StateError> {
     inspect(path)?;
-    let created = open_or_make(OpenOptions::new().write(true), path);
+    let created = Directory::open(parent(path)).and_then(|directory| open_or_make(&directory, path));
     created.map_err(|source| StateError::file("open", path, source))?;
     let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql("open the state"))?;

@@ -1,0 +1,477 @@
+//! Directories as open handles, and the files in them: what is checked is what is used, whatever a neighbour renames meanwhile.
+//!
+//! A directory is trusted if it and each one above it belong to root, to this user or to the owner of the configuration,
+//! and if others cannot rename what is in it. Symbolic links on the way are followed where one of these made them. Below a
+//! directory that is open no link is followed at all. Must not decide what is written there.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+/// How a file begins that is about to be renamed.
+pub(super) const TEMPORARY: &str = ".refreshd-";
+/// As many as the kernel follows.
+const MOST_LINKS: usize = 40;
+/// Names tried for a temporary file.
+const TRIES: usize = 16;
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Whose directories are trusted.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Besides root and the user of this process.
+    others: Vec<u32>,
+}
+
+impl Trust {
+    /// Root, this user, and who wrote the configuration: that one may start programs as this user anyway.
+    #[must_use]
+    pub fn by_configuration(source: &Path) -> Self {
+        Self { others: std::fs::metadata(source).map(|found| found.uid()).into_iter().collect() }
+    }
+
+    /// Also the user who has this state: whoever looks, and the superuser's commands, serve the daemon of that user.
+    #[must_use]
+    pub fn and_owner_of(mut self, state: &Path) -> Self {
+        self.others.extend(std::fs::metadata(parent(state)).map(|found| found.uid()));
+        self
+    }
+
+    fn holds(&self, uid: u32) -> bool {
+        uid == 0 || uid == geteuid().as_raw() || self.others.contains(&uid)
+    }
+}
+
+/// Why a directory is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It, or one above it, is somebody else's.
+    #[error(
+        "{} belongs to {owner}, who could read and replace what refreshd keeps in {}: give it to refreshd's user (chown), or \
+         configure a directory that only root and refreshd can write", path.display(), wanted.display()
+    )]
+    Owner {
+        /// Which one.
+        path: PathBuf,
+        /// Below it, or the same.
+        wanted: PathBuf,
+        /// Name and number.
+        owner: String,
+    },
+    /// Everybody may rename what is in it.
+    #[error(
+        "{} can be written by everybody (mode {mode:04o}, owner {owner}), so others could replace what refreshd keeps in {}: \
+         chmod o-w it", path.display(), wanted.display()
+    )]
+    Writable {
+        /// Which one.
+        path: PathBuf,
+        /// Below it, or the same.
+        wanted: PathBuf,
+        /// Name and number.
+        owner: String,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The kernel said no.
+    #[error("cannot open the directory {}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Refused {
+    /// As an error of a file in there.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            refused => io::Error::new(ErrorKind::PermissionDenied, refused),
+        }
+    }
+}
+
+/// What is made where there is nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Make {
+    /// The mode of the directory itself, whatever the umask.
+    pub mode: u32,
+    /// The mode of those above it, less the umask.
+    pub above: u32,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Directory {
+    handle: OwnedFd,
+    /// As it was asked for.
+    path: PathBuf,
+    stat: Stat,
+}
+
+impl Directory {
+    /// Opens it, whoever it belongs to. A link is followed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = fs::openat(CWD, path, flags, Mode::empty())?;
+        Self::of(handle, path)
+    }
+
+    /// Opens it if it is trusted, with all above it. What is not there is made, or is [`ErrorKind::NotFound`].
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn open_trusted(path: &Path, trust: &Trust, make: Option<Make>) -> Result<Self, Refused> {
+        let refused = |source: io::Error| Refused::Io { path: path.to_owned(), source };
+        let absolute = std::path::absolute(path).map_err(refused)?;
+        let mut rest: VecDeque<OsString> = parts(&absolute).collect();
+        let mut at = Self::root(&absolute).map_err(refused)?;
+        at.check(path, trust, rest.is_empty())?;
+        let mut links = 0;
+        while let Some(part) = rest.pop_front() {
+            let found = match (fs::openat(&at.handle, part.as_os_str(), HANDLE, Mode::empty()), make) {
+                (Err(Errno::NOENT), Some(make)) => {
+                    let made = if rest.is_empty() {
+                        at.make(&part, make.mode, true)
+                    } else {
+                        at.make(&part, make.above, false)
+                    };
+                    made.and_then(|()| Ok(fs::openat(&at.handle, part.as_os_str(), HANDLE, Mode::empty())?))
+                }
+                (found, _) => found.map_err(io::Error::from),
+            };
+            let here = at.path.join(&part);
+            let found = Self::of(found.map_err(refused)?, &here).map_err(refused)?;
+            match found.kind() {
+                FileType::Directory => {
+                    found.check(path, trust, rest.is_empty())?;
+                    at = found;
+                }
+                FileType::Symlink => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(refused(Errno::LOOP.into()));
+                    }
+                    // Who can point it elsewhere can read what is written there.
+                    found.check_owner(path, trust, rest.is_empty())?;
+                    let target = fs::readlinkat(&found.handle, "", Vec::new())
+                        .map_err(|error| refused(error.into()))?;
+                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                    if target.is_absolute() {
+                        at = Self::root(&target).map_err(refused)?;
+                    }
+                    parts(&target).rev().for_each(|part| rest.push_front(part));
+                }
+                _ => return Err(refused(Errno::NOTDIR.into())),
+            }
+        }
+        at.path = path.to_owned();
+        Ok(at)
+    }
+
+    /// Opens a directory in it. A link is an error that says so.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn below(&self, name: &str) -> io::Result<Self> {
+        let path = self.path.join(name);
+        let found = Self::of(fs::openat(&self.handle, name, HANDLE, Mode::empty())?, &path)?;
+        match found.kind() {
+            FileType::Directory => {}
+            FileType::Symlink => {
+                let why = "it is a symbolic link, which is not followed: replace it by a directory";
+                return Err(io::Error::new(ErrorKind::NotADirectory, why));
+            }
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+        // Where others may make directories, one of theirs is a trap.
+        if self.stat.st_mode & 0o022 != 0 && !self.is_owner(found.stat.st_uid) {
+            let owner = named(found.stat.st_uid);
+            let why =
+                format!("it belongs to {owner}, who made it there: remove it, or give it to refreshd's user");
+            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+        }
+        Ok(found)
+    }
+
+    /// Makes a directory in it; one that is there is left as it is. `exact`: with this mode whatever the umask.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make(&self, name: &OsStr, mode: u32, exact: bool) -> io::Result<()> {
+        match fs::mkdirat(&self.handle, name, Mode::from_raw_mode(mode)) {
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = fs::openat(&self.handle, name, flags, Mode::empty())?;
+        if exact {
+            fs::fchmod(&made, Mode::from_raw_mode(mode))?;
+        }
+        self.give(&File::from(made));
+        Ok(())
+    }
+
+    /// Writes a file whole: beside its name, flushed, with its final mode, then renamed. Readers see the old or the new.
+    ///
+    /// # Errors
+    /// The stage and the kernel's word; the old file is intact then, and nothing is left beside it.
+    pub fn write_whole(
+        &self,
+        name: &OsStr,
+        contents: &[u8],
+        mode: u32,
+    ) -> Result<(), (&'static str, io::Error)> {
+        let (temporary, mut file) = self.temporary().map_err(|error| ("create a file beside", error))?;
+        self.give(&file);
+        let written = file
+            .write_all(contents)
+            .and_then(|()| Ok(fs::fchmod(&file, Mode::from_raw_mode(mode))?))
+            .and_then(|()| file.sync_all())
+            .map_err(|error| ("write", error));
+        let renamed = written.and_then(|()| {
+            let renamed = fs::renameat(&self.handle, temporary.as_str(), &self.handle, name);
+            renamed.map_err(|error| ("replace", error.into()))
+        });
+        // Not needed, if it fails: a start sweeps.
+        renamed.inspect_err(|_| drop(self.remove(OsStr::new(&temporary))))
+    }
+
+    fn temporary(&self) -> io::Result<(String, File)> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut last = Errno::EXIST;
+        for _ in 0..TRIES {
+            let rest: String = (0..6).map(|_| fastrand::alphanumeric()).collect();
+            let name = format!("{TEMPORARY}{rest}");
+            match fs::openat(&self.handle, name.as_str(), flags, Mode::from_raw_mode(0o600)) {
+                Ok(made) => return Ok((name, File::from(made))),
+                Err(error) if error == Errno::EXIST => last = error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+
+    /// Sees that files can be made in it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_writing(&self) -> io::Result<()> {
+        let (name, _) = self.temporary()?;
+        self.remove(OsStr::new(&name))
+    }
+
+    /// Removes a file; none is as good.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
+        match fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// Removes a directory that is empty.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_directory(&self, name: &str) -> io::Result<()> {
+        Ok(fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Opens a file for reading, if it is a regular one of an owner who may write here anyway. Nothing is waited for and no
+    /// link is followed.
+    ///
+    /// # Errors
+    /// The kernel's, or that it is no such file.
+    pub fn read_only(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(fs::openat(&self.handle, name.as_ref(), flags, Mode::empty())?);
+        let found = file.metadata()?;
+        if !found.is_file() || !self.is_owner(found.uid()) {
+            return Err(io::Error::new(ErrorKind::InvalidData, "it is no file of refreshd's"));
+        }
+        Ok(file)
+    }
+
+    /// Whether an entry is a regular file of an owner who may write here anyway.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_own_file(&self, name: &OsStr) -> io::Result<bool> {
+        let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(found.st_mode) == FileType::RegularFile && self.is_owner(found.st_uid))
+    }
+
+    /// Opens a file for reading and writing, or makes it with this mode. A link is not followed, a pipe not waited for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_or_make(&self, name: &OsStr, mode: u32) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let new = flags | OFlags::CREATE | OFlags::EXCL;
+        match fs::openat(&self.handle, name, new, Mode::from_raw_mode(mode)) {
+            Err(Errno::EXIST) => Ok(File::from(fs::openat(&self.handle, name, flags, Mode::empty())?)),
+            made => {
+                let made = File::from(made?);
+                self.give(&made);
+                Ok(made)
+            }
+        }
+    }
+
+    /// What such a file holds, if it is no longer than `most` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::read_only`].
+    pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let mut contents = Vec::new();
+        self.read_only(name)?.take(most + 1).read_to_end(&mut contents)?;
+        if contents.len() as u64 > most {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        Ok(contents)
+    }
+
+    /// The names in it, and whether each is a regular file, a directory, or something else.
+    #[must_use]
+    pub fn names(&self) -> Vec<(OsString, FileType)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(readable) = fs::openat(&self.handle, ".", flags, Mode::empty()) else { return Vec::new() };
+        let Ok(entries) = Dir::new(readable) else { return Vec::new() };
+        let named = |entry: fs::DirEntry| {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+            let found = fs::statat(&self.handle, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((name, FileType::from_raw_mode(found.st_mode)))
+        };
+        let entries = entries.filter_map(Result::ok).filter_map(named);
+        entries.filter(|(name, _)| name != "." && name != "..").collect()
+    }
+
+    /// Which directory it is: device and inode.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    /// Its permissions.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        self.stat.st_mode & 0o7777
+    }
+
+    /// What the superuser makes belongs to the owner of the directory, as if that one had made it.
+    fn give(&self, made: &File) {
+        let Ok(found) = made.metadata() else { return };
+        if geteuid().is_root() && found.uid() != self.stat.st_uid {
+            // Without the right to give a file away everything goes on.
+            let _ = std::os::unix::fs::fchown(made, Some(self.stat.st_uid), Some(self.stat.st_gid));
+        }
+    }
+
+    /// Whether files of this owner are refreshd's own in here. The superuser gives files to the directory's owner.
+    fn is_owner(&self, uid: u32) -> bool {
+        uid == geteuid().as_raw() || uid == 0 || uid == self.stat.st_uid
+    }
+
+    fn root(path: &Path) -> io::Result<Self> {
+        Self::open(if path.is_absolute() { Path::new("/") } else { Path::new(".") })
+    }
+
+    fn of(handle: OwnedFd, path: &Path) -> io::Result<Self> {
+        let stat = fs::fstat(handle.as_fd())?;
+        Ok(Self { handle, path: path.to_owned(), stat })
+    }
+
+    fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    fn check(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), Refused> {
+        self.check_owner(wanted, trust, is_last)?;
+        // In a directory with the sticky bit only the owner of an entry may rename it.
+        if self.stat.st_mode & 0o1002 == 0o002 {
+            return Err(Refused::Writable {
+                path: self.path.clone(),
+                wanted: wanted.to_owned(),
+                owner: named(self.stat.st_uid),
+                mode: self.mode(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_owner(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), Refused> {
+        let uid = self.stat.st_uid;
+        // In a user namespace the machine's own directories show as nobody's.
+        if trust.holds(uid) || !is_last && is_unmapped(uid) {
+            return Ok(());
+        }
+        Err(Refused::Owner { path: self.path.clone(), wanted: wanted.to_owned(), owner: named(uid) })
+    }
+}
+
+/// The directory that a file is in.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    directory.unwrap_or(Path::new("."))
+}
+
+fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+/// Whether the number stands for users whom this user namespace does not know.
+fn is_unmapped(uid: u32) -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    if read("/proc/sys/kernel/overflowuid").trim().parse() != Ok(uid) {
+        return false;
+    }
+    let map = read("/proc/self/uid_map");
+    let holds = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return true;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    };
+    !map.is_empty() && !map.lines().any(holds)
+}
+
+/// A user's name, if the machine's own list has it, and the number.
+fn named(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.map_or_else(|| format!("user {uid}"), |name| format!("{name} (user {uid})"))
+}
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+mod tests;

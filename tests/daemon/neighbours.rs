@@ -1,0 +1,234 @@
+//! Other users of the same machine: whose directories are used, and what a reader may put where it can write.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::{Rig, SOON, eventually, says};
+
+/// A user that no machine has.
+const STRANGER: u32 = 61_001;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("its owner");
+}
+
+/// A rig whose token directory is there before.
+fn with_tokens(mode: u32) -> Rig {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    fs::create_dir(rig.path("tokens")).expect("a directory");
+    chmod(&rig.path("tokens"), mode);
+    rig.write_config();
+    rig
+}
+
+/// Neither a start nor `check` takes the directory; both say so in these words.
+#[track_caller]
+fn is_refused(rig: &Rig, words: &[&str]) {
+    for command in ["run", "check", "renew"] {
+        let arguments: &[&str] = if command == "renew" { &["renew", "acme"] } else { &[command] };
+        let ran = rig.run(arguments.iter().copied());
+        assert_eq!(ran.code, Some(78), "{command}: {ran:?}");
+        for word in words {
+            assert!(ran.stderr.contains(word), "{command} does not say {word}: {ran:?}");
+        }
+    }
+    assert_eq!(rig.requests("acme"), 0, "nothing was sent");
+}
+
+#[test]
+fn a_token_directory_that_everybody_can_write_is_refused() {
+    let rig = with_tokens(0o777);
+    is_refused(&rig, &["tokens can be written by everybody", "chmod o-w"]);
+    chmod(&rig.path("tokens"), 0o1777);
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    rig.wait_for_generation("acme", 2);
+    daemon.stop();
+}
+
+#[test]
+fn a_token_directory_below_what_everybody_can_write_is_refused() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    fs::create_dir_all(rig.path("open/tokens")).expect("directories");
+    chmod(&rig.path("open"), 0o777);
+    symlink("open/tokens", rig.path("tokens")).expect("a link");
+    rig.write_config();
+    is_refused(&rig, &["/open can be written by everybody"]);
+    chmod(&rig.path("open"), 0o755);
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    eventually("a file where the administrator's link leads", SOON, || {
+        rig.path("open/tokens/acme/token").exists()
+    });
+    daemon.stop();
+}
+
+#[test]
+fn a_token_directory_of_another_user_is_refused_with_the_name_of_its_owner() {
+    if !is_root() {
+        return;
+    }
+    let rig = with_tokens(0o755);
+    chown(rig.path("tokens"), Some(STRANGER), None).expect("root");
+    is_refused(&rig, &[&format!("belongs to user {STRANGER}"), "chown"]);
+    chown(rig.path("tokens"), Some(0), None).expect("root");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    // It changes hands while the daemon runs.
+    chown(rig.path("tokens"), Some(STRANGER), None).expect("root");
+    daemon.wait_for_step("acme", "unpublished");
+    let before = rig.generation("acme");
+    rig.wait_for_renewals("acme", 1);
+    assert_eq!(rig.generation("acme"), before, "nothing is written there");
+    chown(rig.path("tokens"), Some(0), None).expect("root");
+    rig.wait_for_generation("acme", before + 1);
+    daemon.stop();
+}
+
+#[test]
+fn the_recommended_directories_work() {
+    for mode in [0o751, 0o2750, 0o2770] {
+        let rig = with_tokens(0o751);
+        fs::create_dir(rig.path("tokens/acme")).expect("a directory");
+        if is_root() {
+            chown(rig.path("tokens/acme"), None, Some(STRANGER)).expect("root");
+        }
+        chmod(&rig.path("tokens/acme"), mode);
+        let daemon = rig.start();
+        rig.wait_for_generation("acme", 2);
+        eventually("a token that works", SOON, || rig.has_working_token("acme"));
+        assert_eq!(rig.run(["check"]).code, Some(0));
+        daemon.stop();
+    }
+}
+
+#[test]
+fn a_portals_directory_that_is_a_link_is_not_followed_and_is_told() {
+    let rig = with_tokens(0o751);
+    let victim = rig.path("victim");
+    fs::create_dir(&victim).expect("a directory");
+    for name in ["token", "env"] {
+        File::create_new(victim.join(name)).expect("a file of somebody's");
+    }
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    let moved = Command::new("mv").args([rig.path("tokens/acme"), rig.path("aside")]).status();
+    assert!(moved.expect("mv").success());
+    symlink(&victim, rig.path("tokens/acme")).expect("a link");
+    let told = daemon.wait_for_step("acme", "unpublished");
+    assert!(told["reason"].as_str().expect("a reason").contains("symbolic link"), "{told}");
+    assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
+    let there: Vec<_> = fs::read_dir(&victim).expect("a directory").collect();
+    assert_eq!(there.len(), 2, "nothing was written there, and nothing deleted: {there:?}");
+    assert_eq!(fs::metadata(victim.join("token")).expect("it is there").len(), 0);
+    daemon.stop();
+}
+
+#[test]
+fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
+    let rig = with_tokens(0o751);
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    daemon.stop();
+    let file = rig.token_path("acme", "token.json");
+    let json = fs::read_to_string(&file).expect("a file");
+    for what in ["pipe", "sparse", "link", "generation"] {
+        fs::remove_file(&file).expect("a file");
+        match what {
+            "pipe" => {
+                assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
+            }
+            "sparse" => {
+                File::create_new(&file).and_then(|file| file.set_len(3 << 30)).expect("a sparse file")
+            }
+            "link" => symlink("/dev/zero", &file).expect("a link"),
+            _ if is_root() => {
+                let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+                let mut value = value;
+                value["generation"] = 1_000_000_000.into();
+                rig.secret("forged", &value.to_string());
+                assert!(
+                    Command::new("mv").arg(rig.path("forged")).arg(&file).status().expect("mv").success()
+                );
+                chown(&file, Some(STRANGER), Some(STRANGER)).expect("root");
+            }
+            _ => {
+                rig.secret("forged", "{}");
+                assert!(
+                    Command::new("mv").arg(rig.path("forged")).arg(&file).status().expect("mv").success()
+                );
+            }
+        }
+        let looked = rig.run(["status", "--json"]);
+        assert!(
+            looked.stdout.contains("\"acme\"") && !looked.stdout.contains("old-state"),
+            "{what}: {looked:?}"
+        );
+        let daemon = rig.start();
+        let renewed = rig.renewals("acme");
+        eventually(&format!("a renewal after {what}"), SOON, || rig.renewals("acme") > renewed);
+        eventually("a file of refreshd's own", SOON, || {
+            fs::symlink_metadata(&file).is_ok_and(|found| found.is_file() && found.len() < 4096)
+                && rig.generation("acme") < 1_000
+                && rig.has_working_token("acme")
+        });
+        assert!(daemon.peak_memory() < 200 * 1024, "{what}: {} KiB", daemon.peak_memory());
+        daemon.stop();
+    }
+    rig.no_violations();
+}
+
+#[test]
+fn no_file_of_the_state_is_opened_through_a_link() {
+    for suffix in ["", "-wal", ".lock", ".generations"] {
+        let mut rig = Rig::new(["acme"]);
+        rig.grant("acme");
+        rig.write_config();
+        rig.secret("victim", "what is somebody else's");
+        symlink(rig.path("victim"), rig.path(format!("state.db{suffix}"))).expect("a link");
+        for command in [&["run"][..], &["renew", "acme"]] {
+            let ran = rig.run(command.iter().copied());
+            assert_eq!(ran.code, Some(78), "{suffix} {command:?}: {ran:?}");
+            assert!(ran.stderr.contains("symbolic link"), "{suffix}: {ran:?}");
+        }
+        assert_eq!(fs::read_to_string(rig.path("victim")).expect("it is there"), "what is somebody else's");
+        assert_eq!(rig.requests("acme"), 0);
+    }
+}
+
+#[test]
+fn a_state_directory_of_another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    fs::create_dir(rig.path("theirs")).expect("a directory");
+    chown(rig.path("theirs"), Some(STRANGER), None).expect("root");
+    let text = fs::read_to_string(rig.path("refreshd.toml")).expect("the configuration");
+    rig.secret("refreshd.toml", &text.replace("\"state.db\"", "\"theirs/state.db\""));
+    let ran = rig.run(["run"]);
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("belongs to user {STRANGER}")), "{ran:?}");
+    assert!(
+        fs::read_dir(rig.path("theirs")).expect("a directory").next().is_none(),
+        "nothing was made there"
+    );
+    chmod(&rig.path("theirs"), 0o777);
+    chown(rig.path("theirs"), Some(0), None).expect("root");
+    let ran = rig.run(["run"]);
+    assert!(ran.code == Some(78) && ran.stderr.contains("can be written by everybody"), "{ran:?}");
+    chmod(&rig.path("theirs"), 0o700);
+    let daemon = crate::common::Daemon::spawn(rig.command(["run"]));
+    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    daemon.stop();
+}
