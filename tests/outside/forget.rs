@@ -1,6 +1,8 @@
 //! `refreshd forget`: not by accident, and then wholly.
 
-use crate::common::domain;
+use std::fs;
+
+use crate::common::{Rig, domain};
 use crate::{contains, fresh};
 
 #[test]
@@ -45,4 +47,52 @@ fn with_yes_the_grant_and_its_files_go() {
     );
     assert_eq!(rig.sandbox.requests(&domain("globex")), sent);
     rig.no_violations();
+}
+
+/// The files beside the state, its own included, that hold one of these words.
+fn files_with(rig: &Rig, words: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(rig.path(".")).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("state.db") {
+            continue;
+        }
+        let bytes = fs::read(entry.path()).unwrap_or_default();
+        let holds = |word: &String| bytes.windows(word.len()).any(|window| window == word.as_bytes());
+        found.extend(words.iter().filter(|word| holds(word)).map(|_| name.clone()));
+    }
+    found
+}
+
+#[test]
+fn what_was_forgotten_is_in_no_file_of_the_state() {
+    let names = ["acme", "globex", "initech", "umbrella"];
+    let (rig, daemon) = fresh(names);
+    let mut daemon = Some(daemon);
+    let secrets = |name: &str| {
+        let refresh = rig.sandbox.current_refresh(&domain(name)).expect("a grant");
+        [refresh, fs::read_to_string(rig.token_path(name, "token")).expect("a token")]
+    };
+    let secrets_of: Vec<_> = names.map(secrets).into();
+    for (number, name) in names.iter().enumerate() {
+        let own = &secrets_of[number];
+        assert!(!files_with(&rig, own).is_empty(), "what is looked for can be found: {name}");
+        match number {
+            // Moved into the database before.
+            1 => {
+                daemon.take().expect("it runs").stop();
+                daemon = Some(rig.start());
+            }
+            // Without a daemon.
+            2 => daemon.take().expect("it runs").stop(),
+            3 => daemon = Some(rig.start()),
+            _ => {}
+        }
+        assert_eq!(rig.run(["forget", name, "--yes"]).code, Some(0));
+        assert_eq!(files_with(&rig, own), Vec::<String>::new(), "{name}");
+    }
+    daemon.expect("it runs").stop();
+    let all: Vec<_> = secrets_of.into_iter().flatten().collect();
+    assert_eq!(files_with(&rig, &all), Vec::<String>::new(), "after a stop");
 }

@@ -229,13 +229,18 @@ impl State {
         self.change(move |connection| intake::take_in(connection, &grant)).await
     }
 
-    /// Forgets a grant; false if there was none. A portal that the configuration does not name goes altogether, be it
+    /// Forgets a grant, so that its tokens are in no file of the state's any more; false if there was none. A portal that the configuration does not name goes altogether, be it
     /// that an install made it.
     ///
     /// # Errors
     /// [`StateError`].
     pub async fn forget(&self, portal: PortalName) -> Result<bool, StateError> {
-        self.change(move |connection| intake::forget(connection, &portal)).await
+        let room = Arc::clone(&self.room);
+        self.change(move |connection| {
+            room.forget();
+            intake::forget(connection, &portal)
+        })
+        .await
     }
 
     /// Portals that wait for a first refresh token, or for a better one, from their file.

@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub(super) struct Room {
     free: AtomicU64,
     /// Claims without an outcome.
     claims: AtomicU64,
+    /// Something was forgotten, and may lie in the log still.
+    forgot: AtomicBool,
     /// Pages that were asked for in vain.
     wanted: AtomicU64,
     refused: Mutex<Option<(PathBuf, Arc<io::Error>)>>,
@@ -61,6 +63,11 @@ impl Room {
     /// The pages for what is under way and for so many claims more.
     fn needed(&self, claims: u64) -> u64 {
         RECORD * self.claims.load(Ordering::Relaxed) + (RECORD + CLAIM) * claims + SMALL
+    }
+
+    /// What a transaction removes must not stay readable in the log: to be called in it.
+    pub(super) fn forget(&self) {
+        self.forgot.store(true, Ordering::Relaxed);
     }
 
     /// Whether so many may be claimed in this transaction. If not, the writer makes room before the next.
@@ -152,6 +159,28 @@ impl Reserve {
             *self.room.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
         }
         self.room.free.store(self.pages().saturating_sub(used), Ordering::Relaxed);
+    }
+
+    /// After a transaction: what was forgotten is overwritten in the log as well. In the database SQLite has done so
+    /// (`secure_delete`). Where a reader is in the way, or the disk, it is tried again after the next transaction.
+    pub(super) fn scrub(&self, connection: &Connection) {
+        if !self.room.forgot.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let checkpoint =
+            |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).is_ok_and(|busy| busy == 0);
+        // After the first nobody reads the log, and all of it is in the database: its bytes are of no use to anybody.
+        let done = checkpoint("PRAGMA wal_checkpoint(RESTART)")
+            && self.overwrite().is_ok()
+            && checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
+        if !done {
+            self.room.forget();
+        }
+    }
+
+    fn overwrite(&self) -> io::Result<()> {
+        self.fill(0, self.log.metadata()?.len())?;
+        self.log.sync_data()
     }
 
     /// At the end: everything moves into the database, and an empty log keeps the room that the next start needs. A log

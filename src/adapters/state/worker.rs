@@ -89,7 +89,9 @@ impl Writer {
     pub fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
             let batch = self.batch_after(first);
-            self.commit(batch).into_iter().for_each(|job| job.answer(Ok(())));
+            let durable = self.commit(batch);
+            self.reserve.scrub(&self.connection);
+            durable.into_iter().for_each(|job| job.answer(Ok(())));
         }
         self.reserve.leave(&self.connection);
     }
@@ -102,6 +104,7 @@ impl Writer {
                 Err(error) => fail(batch, &Arc::new(error)),
                 Ok(()) => {
                     let durable = self.commit(batch);
+                    self.reserve.scrub(&self.connection);
                     disk.after_commit().await;
                     durable.into_iter().for_each(|job| job.answer(Ok(())));
                 }
