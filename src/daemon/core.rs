@@ -98,8 +98,10 @@ impl Core {
         state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
         let conditions = Arc::new(Conditions::default());
         let generations = old_state::look(&state, &files, &config, &conditions, clock.now()).await?;
-        let (publisher, publishing) =
-            publisher(view, files, generations, Unpublished::new(clock, Arc::clone(&conditions)));
+        let (publisher, publishing) = {
+            let unpublished = Unpublished::new(clock, Arc::clone(&conditions));
+            publisher(view, files, generations, unpublished, Arc::clone(&conditions))
+        };
         let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
         let metrics = Metrics::new(&providers);
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));

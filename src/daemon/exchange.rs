@@ -10,7 +10,7 @@ use super::alerts::What;
 use super::announce::{Subject, announce};
 use super::client_secret;
 use super::kept;
-use super::publisher::chain;
+use super::publisher::{Newest, Recent, chain};
 use super::shared::{Report, Shared};
 use super::writing;
 use crate::adapters::authorization_server::Answer;
@@ -368,7 +368,13 @@ async fn finish(
                 shared.due.notify_one();
             }
             if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
-                let failing = shared.publisher.publish(&name).await;
+                let newest = if renewed {
+                    let (settings, tokens) = (settings.clone(), grant.tokens.clone());
+                    Newest::Pair(Box::new(Recent { settings, generation, tokens }))
+                } else {
+                    Newest::NoGrant
+                };
+                let failing = shared.publisher.publish_knowing(&name, newest).await;
                 shared.health.unpublished(failing);
             }
             // What is as it was is looked at now and then.

@@ -14,6 +14,7 @@ use axum::routing::get;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::alerts::What;
 use super::descriptors;
 use super::host::is_own;
 use super::page;
@@ -162,6 +163,10 @@ async fn readiness_problems(shared: &Shared) -> Vec<String> {
     if !shared.health.is_state_writable() {
         problems.push("the state cannot be written".to_owned());
     }
+    let is_unread = shared.conditions.lasts(What::Unread);
+    if is_unread {
+        problems.push("the state cannot be read".to_owned());
+    }
     let unsaved = shared.metrics.unsaved();
     if unsaved > 0 {
         problems.push(match unsaved {
@@ -180,6 +185,7 @@ async fn readiness_problems(shared: &Shared) -> Vec<String> {
         Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),
         Ok(census) if census.overdue > 0 => problems.push(format!("{} portals are overdue", census.overdue)),
         Ok(_) => {}
+        Err(_) if is_unread => {}
         Err(error) => problems.push(format!("the state cannot be read: {}", chain(&error))),
     }
     problems

@@ -4,19 +4,22 @@
 //! never overwrites a newer one. What cannot be written is kept in mind, tried again, and said once. Must not decide
 //! about renewals: they go on while a directory cannot be written.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::alerts::{Conditions, ReadBy};
 use super::unpublished::Unpublished;
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, StateError, View};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
 use crate::domain::name::PortalName;
 use crate::domain::old_state::leaves_files;
-use crate::domain::portal::{Kind, Portal};
-use crate::domain::token::Generation;
+use crate::domain::portal::{Grant, Kind, Portal};
+use crate::domain::settings::Settings;
+use crate::domain::token::{Access, Details, Generation, Tokens};
 
 /// Portals read at a time in a sweep.
 const PAGE: usize = 500;
@@ -27,8 +30,30 @@ pub struct Publisher {
     orders: UnboundedSender<Order>,
 }
 
+/// A pair that was recorded a moment ago.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// Of which settings.
+    pub settings: Settings,
+    /// Which pair.
+    pub generation: Generation,
+    /// The pair.
+    pub tokens: Tokens,
+}
+
+/// What whoever asks knows of a portal: it is published where the state cannot be read back.
+#[derive(Clone, Debug)]
+pub enum Newest {
+    /// Nothing.
+    Nothing,
+    /// This pair is its newest.
+    Pair(Box<Recent>),
+    /// It has no grant any more.
+    NoGrant,
+}
+
 enum Order {
-    Portal(PortalName, oneshot::Sender<u64>),
+    Portal(PortalName, Newest, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
     Tend(oneshot::Sender<u64>),
 }
@@ -41,7 +66,12 @@ impl Publisher {
 
     /// Publishes a portal's newest durable pair, or removes its files. Returns how many portals' files fail now.
     pub async fn publish(&self, portal: &PortalName) -> u64 {
-        self.order(|done| Order::Portal(portal.clone(), done)).await
+        self.publish_knowing(portal, Newest::Nothing).await
+    }
+
+    /// The same, with what is known of it should the state not be readable.
+    pub async fn publish_knowing(&self, portal: &PortalName, newest: Newest) -> u64 {
+        self.order(|done| Order::Portal(portal.clone(), newest, done)).await
     }
 
     /// Does so for every portal.
@@ -73,6 +103,18 @@ pub struct PublisherThread {
     generations: Generations,
     unnoted: bool,
     unpublished: Unpublished,
+    unread: Unread,
+    conditions: Arc<Conditions>,
+}
+
+/// What could not be read of the state.
+#[derive(Default)]
+struct Unread {
+    portals: BTreeSet<PortalName>,
+    /// A sweep did not get to its end.
+    is_sweep_due: bool,
+    /// The newest pairs that were published without it.
+    published: BTreeMap<PortalName, Generation>,
 }
 
 /// Names the provider of an app.
@@ -88,11 +130,22 @@ pub fn publisher(
     files: TokenFiles,
     generations: Generations,
     unpublished: Unpublished,
+    conditions: Arc<Conditions>,
 ) -> (Publisher, PublisherThread) {
     let (sender, orders) = unbounded_channel();
     (
         Publisher { orders: sender },
-        PublisherThread { orders, view, files, swept: None, generations, unnoted: false, unpublished },
+        PublisherThread {
+            orders,
+            view,
+            files,
+            swept: None,
+            generations,
+            unnoted: false,
+            unpublished,
+            unread: Unread::default(),
+            conditions,
+        },
     )
 }
 
@@ -119,8 +172,8 @@ impl PublisherThread {
     /// Does it, and gives back whom to tell.
     fn carry_out(&mut self, order: Order, provider_of: ProviderOf<'_>) -> oneshot::Sender<u64> {
         let done = match order {
-            Order::Portal(name, done) => {
-                self.publish_by_name(&name, provider_of, TokenFiles::replace);
+            Order::Portal(name, newest, done) => {
+                self.publish_by_name(&name, newest, provider_of, TokenFiles::replace);
                 done
             }
             Order::Sweep(done) => {
@@ -136,8 +189,18 @@ impl PublisherThread {
         done
     }
 
-    fn publish_by_name(&mut self, name: &PortalName, provider_of: ProviderOf<'_>, write: Write) {
-        match self.view.portal(name) {
+    fn publish_by_name(
+        &mut self,
+        name: &PortalName,
+        newest: Newest,
+        provider_of: ProviderOf<'_>,
+        write: Write,
+    ) {
+        let read = self.view.portal(name);
+        if read.is_ok() {
+            self.readable(name);
+        }
+        match read {
             Ok(Some(portal)) => {
                 self.publish(&portal, provider_of, write);
                 let is_lost = portal.grant.is_none() && portal.lost.is_some();
@@ -150,14 +213,49 @@ impl PublisherThread {
                 let removed = self.files.remove(name);
                 self.unpublished.note(name, removed);
             }
-            Err(error) => self.unreadable(&error),
+            Err(error) => {
+                self.unread.portals.insert(name.clone());
+                self.unreadable(&error);
+                self.publish_known(name, newest, provider_of, write);
+            }
+        }
+    }
+
+    /// Publishes what is known of a portal that cannot be read.
+    fn publish_known(
+        &mut self,
+        name: &PortalName,
+        newest: Newest,
+        provider_of: ProviderOf<'_>,
+        write: Write,
+    ) {
+        match newest {
+            Newest::Nothing => {}
+            Newest::NoGrant => {
+                self.unread.published.remove(name);
+                let removed = self.files.remove(name);
+                self.unpublished.note(name, removed);
+            }
+            Newest::Pair(recent) => {
+                let Recent { settings, generation, tokens } = *recent;
+                // Orders of one portal may overtake each other.
+                let is_newest =
+                    self.unread.published.get(name).is_none_or(|published| *published <= generation);
+                let Some(access) = tokens.access.as_ref().filter(|_| is_newest) else { return };
+                self.unread.published.insert(name.clone(), generation);
+                self.write(name, &settings, generation, (access, &tokens.details), provider_of, write);
+                self.note_generation(name, Some(generation));
+            }
         }
     }
 
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
         if self.swept.is_none() || self.files.identity() == self.swept {
-            for name in self.unpublished.failing().clone() {
-                self.publish_by_name(&name, provider_of, TokenFiles::publish);
+            for name in self.unpublished.failing().union(&self.unread.portals).cloned().collect::<Vec<_>>() {
+                self.publish_by_name(&name, Newest::Nothing, provider_of, TokenFiles::publish);
+            }
+            if self.unread.is_sweep_due {
+                self.sweep(provider_of);
             }
             // Without a directory all of them had failed.
             if self.unpublished.failing().is_empty() {
@@ -180,14 +278,20 @@ impl PublisherThread {
         loop {
             let page = match self.view.page(after.as_ref(), PAGE) {
                 Ok(page) => page,
-                Err(error) => return self.unreadable(&error),
+                Err(error) => {
+                    self.unread.is_sweep_due = true;
+                    return self.unreadable(&error);
+                }
             };
             for portal in &page {
                 self.publish(portal, provider_of, TokenFiles::publish);
             }
             match page.last() {
                 Some(last) => after = Some(last.name.clone()),
-                None => return,
+                None => {
+                    self.unread.is_sweep_due = false;
+                    return self.all_readable();
+                }
             }
         }
     }
@@ -198,24 +302,27 @@ impl PublisherThread {
         }
         let done = match wanted(portal) {
             Some((settings, grant, access)) => {
-                let provider = provider_of(&settings.app);
-                let formats: Vec<_> =
-                    settings.formats.iter().filter_map(|name| Format::parse(name)).collect();
-                write(
-                    &self.files,
-                    &Published {
-                        portal: &portal.name,
-                        provider: &provider,
-                        access,
-                        generation: grant.generation,
-                        details: &grant.tokens.details,
-                    },
-                    &formats,
-                )
+                let of_pair = (access, &grant.tokens.details);
+                return self.write(&portal.name, settings, grant.generation, of_pair, provider_of, write);
             }
             None => self.files.remove(&portal.name),
         };
         self.unpublished.note(&portal.name, done);
+    }
+
+    fn write(
+        &mut self,
+        portal: &PortalName,
+        settings: &Settings,
+        generation: Generation,
+        (access, details): (&Access, &Details),
+        provider_of: ProviderOf<'_>,
+        write: Write,
+    ) {
+        let provider = &provider_of(&settings.app);
+        let formats: Vec<_> = settings.formats.iter().filter_map(|name| Format::parse(name)).collect();
+        let done = write(&self.files, &Published { portal, provider, access, generation, details }, &formats);
+        self.unpublished.note(portal, done);
     }
 
     /// Outside the state, for the day on which an old one is restored.
@@ -228,16 +335,27 @@ impl PublisherThread {
         self.unnoted = failed;
     }
 
+    /// Told once, from memory.
     fn unreadable(&self, error: &StateError) {
-        tracing::error!(error = %chain(error), "cannot read the state to publish token files");
+        self.conditions.reads(ReadBy::Publisher, Err(error));
+    }
+
+    fn readable(&mut self, portal: &PortalName) {
+        self.unread.published.remove(portal);
+        if self.unread.portals.remove(portal) {
+            self.all_readable();
+        }
+    }
+
+    fn all_readable(&self) {
+        if self.unread.portals.is_empty() && !self.unread.is_sweep_due {
+            self.conditions.reads(ReadBy::Publisher, Ok(()));
+        }
     }
 }
 
 /// What is to be published of a portal, if anything: files go when a grant is gone or not configured any more.
-fn wanted(
-    portal: &Portal,
-) -> Option<(&crate::domain::settings::Settings, &crate::domain::portal::Grant, &crate::domain::token::Access)>
-{
+fn wanted(portal: &Portal) -> Option<(&Settings, &Grant, &Access)> {
     let settings = portal.settings.as_ref()?;
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref()?;

@@ -1,11 +1,16 @@
-//! Rows of the state that cannot be understood: said, counted and left alone, while the others are renewed.
+//! Rows of the state that cannot be understood: said, counted and left alone, while the others are renewed. And a state that
+//! cannot be read at all any more.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
 use refreshd::sandbox::{Reuse, Rules};
-use std::time::Duration;
 
-use crate::common::{LIFE, Rig, SOON, always, eventually};
+use crate::common::receivers::{AUTHORIZATION, Receivers};
+use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
 
 /// How a row is spoilt, by a word for it.
 const SPOILT: [(&str, &str); 4] = [
@@ -69,6 +74,65 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
     always("no more is said", Duration::from_secs(1), || {
         daemon.events(|event| event["step"] == "unreadable").len() == 4
     });
+    daemon.stop();
+    rig.no_violations();
+}
+
+/// Bytes of a page that are none of SQLite's.
+fn damage_page(rig: &Rig, page: u64) {
+    let state = fs::OpenOptions::new().write(true).open(rig.path("state.db")).expect("a state");
+    state.write_all_at(&[0xa5; 4096], (page - 1) * 4096).expect("a page");
+}
+
+#[test]
+fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_published() {
+    let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("p{number:02}")));
+    let mut rig = Rig::new(names);
+    names.iter().for_each(|name| rig.grant(name));
+    let receivers = Receivers::listen(&rig);
+    let url = receivers.url("/webhook/secretOfThePath1");
+    rig.config.more = format!(
+        "[alerts]\ninstance = \"host-1\"\n[channels.webhook]\nkind = \"webhook\"\nurl = \"{url}\"\nauthorization = \"{AUTHORIZATION}\"\n"
+    );
+    let daemon = rig.start();
+    names.iter().for_each(|name| rig.wait_for_generation(name, 2));
+    daemon.stop();
+    let state = Connection::open(rig.path("state.db")).expect("a state");
+    let root: u32 = state
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'portal'", [], |row| row.get(0))
+        .expect("a table");
+    let root = u64::from(root);
+    drop(state);
+    let whole = fs::read(rig.path("state.db")).expect("a state");
+    let daemon = rig.start();
+    // The writer has the page in memory by now.
+    names.iter().for_each(|name| rig.wait_for_generation(name, 3));
+    assert_eq!(rig.http("/readyz").0, 200);
+    damage_page(&rig, root);
+    let told = daemon.wait_for("the state cannot be read", |event| is_step(event, "state-unread"));
+    assert_eq!(told["severity"], "critical", "{told}");
+    let (status, body) = rig.http("/readyz");
+    assert!(status == 503 && body.contains("the state cannot be read"), "{status} {body}");
+    let before = names.map(|name| rig.generation(name));
+    for (name, before) in names.iter().zip(before) {
+        rig.wait_for_generation(name, before + 2);
+        eventually("a token that works", SOON, || rig.has_working_token(name));
+    }
+    eventually("the webhook is told", SOON, || {
+        receivers.seen("/webhook").iter().any(|seen| seen.json().to_string().contains("cannot be read"))
+    });
+    let lines = daemon.events(|event| {
+        event["level"] == "ERROR"
+            && event["message"].as_str().is_some_and(|text| text.contains("cannot be read"))
+    });
+    assert!(lines.len() <= 2, "told once: {lines:?}");
+    // The disk comes back to its senses.
+    let file = fs::OpenOptions::new().write(true).open(rig.path("state.db")).expect("a state");
+    let (from, to) =
+        (usize::try_from(root - 1).expect("small") * 4096, usize::try_from(root).expect("small") * 4096);
+    file.write_all_at(&whole[from..to], from as u64).expect("a page");
+    daemon.wait_for("its end", |event| says(event, "the state is read again"));
+    eventually("readiness", SOON, || rig.http("/readyz").0 == 200);
     daemon.stop();
     rig.no_violations();
 }

@@ -3,12 +3,14 @@
 //!
 //! Must not wait for anybody: a renewal under way and the publisher's thread call it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::adapters::state::StateError;
 use crate::daemon::announce::{Subject, announce};
+use crate::daemon::publisher::chain;
 use crate::domain::escalation::{Announcement, Severity, Step};
 use crate::domain::incident::Trouble;
 use crate::domain::incident::trouble::{beyond, blank, daemon_group};
@@ -23,6 +25,8 @@ const REMEMBERED: usize = 1000;
 pub enum What<'a> {
     /// The state cannot be written.
     State,
+    /// The state cannot be read.
+    Unread,
     /// The state has no grant for portals of which there were grants.
     Lost,
     /// A portal's new pair is not on disk.
@@ -39,6 +43,7 @@ impl What<'_> {
     const fn word(self) -> &'static str {
         match self {
             Self::State => "state",
+            Self::Unread => "state-unread",
             Self::Lost => "old-state",
             Self::Unsaved(_) => "unsaved",
             Self::Unpublished(_) => "unpublished",
@@ -47,7 +52,7 @@ impl What<'_> {
 
     const fn portal(&self) -> Option<&PortalName> {
         match self {
-            Self::State | Self::Lost => None,
+            Self::State | Self::Unread | Self::Lost => None,
             Self::Unsaved(portal) | Self::Unpublished(portal) => Some(portal),
         }
     }
@@ -67,6 +72,10 @@ impl What<'_> {
                  refreshd status, then authorize or import each portal"
             }
             Self::State => "free space or repair the disk of the state; it is retried by itself",
+            Self::Unread => {
+                "look at the disk of the state (dmesg), then stop refreshd and restore the state from a backup or another disk: \
+                 the current tokens are published meanwhile"
+            }
             Self::Unsaved(_) => {
                 "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself"
             }
@@ -83,8 +92,19 @@ pub struct Conditions {
     pub changed: Notify,
 }
 
+/// Who reads the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReadBy {
+    /// Whoever writes the token files.
+    Publisher,
+    /// Whoever looks for incidents.
+    Alerter,
+}
+
 #[derive(Default)]
 struct Known {
+    /// Who cannot read the state.
+    blind: BTreeSet<ReadBy>,
     lasting: BTreeMap<String, Lasting>,
     /// What the end of each was.
     ended: BTreeMap<String, &'static str>,
@@ -117,6 +137,30 @@ impl Conditions {
         };
         self.known().lasting.insert(what.key(), lasting);
         self.changed.notify_one();
+    }
+
+    /// Notes whether one of those who read the state could do so; it is wrong while one of them cannot.
+    pub fn reads(&self, who: ReadBy, read: Result<(), &StateError>) {
+        let (was, is) = {
+            let mut known = self.known();
+            let was = !known.blind.is_empty();
+            match read {
+                Ok(()) => drop(known.blind.remove(&who)),
+                // The daemon ends, and nobody reads.
+                Err(StateError::Stopped) => {}
+                Err(_) => drop(known.blind.insert(who)),
+            }
+            (was, !known.blind.is_empty())
+        };
+        match (was, is, read) {
+            (false, true, Err(error)) => {
+                let reason =
+                    format!("the state cannot be read, though it may still be written: {}", chain(error));
+                self.begin(What::Unread, reason);
+            }
+            (true, false, _) => self.end(What::Unread, "the state is read again"),
+            _ => {}
+        }
     }
 
     /// Whether it is wrong now.

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use conditions::{Conditions, What};
+pub use conditions::{Conditions, ReadBy, What};
 pub use post::{Board, Post};
 
 use super::announce::{Subject, announce};
@@ -130,6 +130,7 @@ impl Alerter {
             self.serve_channels(stop);
             let began = shared.clock.tick();
             let looked = self.look().await;
+            shared.conditions.reads(ReadBy::Alerter, looked.as_ref().map(drop));
             // Where a hundred thousand portals fail, looking at them must not cost what renewing them needs.
             shared.clock.sleep((shared.clock.elapsed(began) * REST).min(LONGEST_REST)).await;
             let wait = match looked {
