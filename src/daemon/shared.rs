@@ -11,6 +11,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::alerts::{Conditions, Post};
 use super::authorize::Authorizations;
+use super::install::Refusals;
 use super::publisher::Publisher;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Courier;
@@ -61,6 +62,8 @@ pub struct Shared {
     /// Authorizations under way.
     pub authorizations: Authorizations,
     undiscovered: Mutex<BTreeMap<String, String>>,
+    /// What was said of notices that were refused.
+    pub refusals: Refusals,
     /// Wakes the renewer.
     pub due: Notify,
     /// Wakes who proves candidates.
@@ -107,6 +110,7 @@ impl Shared {
             secret_problems: FileProblems::default(),
             authorizations: Authorizations::default(),
             undiscovered: Mutex::default(),
+            refusals: Refusals::default(),
             due: Notify::new(),
             candidates: Notify::new(),
             climb: Notify::new(),

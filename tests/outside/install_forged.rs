@@ -114,7 +114,7 @@ fn an_event_without_the_installations_proof_ends_nothing() {
     line(&daemon, "forged", "its application token is not that of the installation");
     rig.post("", &removal_of(&grant, PROOF, -90_000));
     line(&daemon, "replayed", "or of another day");
-    rig.post("", &removal_of(&grant, PROOF, -61));
+    rig.post("", &removal_of(&grant, PROOF, -120));
     rig.wait_for_installs("replayed", 2.0);
     // An employee has a token that is right, and makes the event up around it.
     let employee = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 67));
@@ -254,4 +254,84 @@ fn a_server_that_is_ill_is_asked_again_and_not_for_ever() {
     rig.wait_for_installs("stored", 2.0);
     daemon.stop();
     rig.no_violations();
+}
+
+/// Posts these forms at once.
+fn flood(rig: &Rig, forms: impl Iterator<Item = (String, Form)>) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let address = rig.install_address();
+    rig.runtime.block_on(async {
+        let mut posts = tokio::task::JoinSet::new();
+        for (query, form) in forms {
+            let url = format!("http://{address}/install/crm{query}");
+            posts.spawn(client.post(url).header("content-type", FORM).body(encoded(&form)).send());
+            if posts.len() >= 64 {
+                let posted = posts.join_next().await.unwrap().unwrap().unwrap();
+                assert_eq!(posted.status().as_u16(), 200);
+            }
+        }
+        posts.join_all().await;
+    });
+}
+
+#[test]
+fn a_genuine_one_waits_seconds_behind_hundreds_that_are_forged_and_the_log_stays_small() {
+    let mut rig = installing("");
+    rig.take_installs("", "rate = 10000");
+    let mut daemon = rig.start();
+    let form = form_of(&rig.grant_of("acme", 1));
+    let forged = |number: usize| {
+        let query = format!("?DOMAIN=p{number}.bitrix24.com");
+        let form = with(form.clone(), "AUTH_ID", &format!("{number:070}"));
+        (query, with(form, "member_id", &format!("member{number}")))
+    };
+    flood(&rig, (0..900).map(forged));
+    let behind = rig.grant_of("globex", 1);
+    assert_eq!(rig.open("globex", &behind).0, 200);
+    eventually("the genuine one is stored", SOON, || rig.installs("stored") >= 1.0);
+    assert!(rig.installs("forged") < 800.0, "it did not wait for all others");
+    rig.wait_for_generation("globex.bitrix24.com", 2);
+    eventually("all are refused", SOON * 8, || rig.installs("forged") >= 900.0);
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(Duration::from_secs(60)), 0);
+    let log = daemon.stderr();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("\"outcome\":\"forged\"")).collect();
+    assert!(lines.len() < 40, "{} lines", lines.len());
+    let counted: u64 = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .map(|line| line["count"].as_u64().unwrap_or(1))
+        .sum();
+    assert_eq!(counted, 900, "each is counted in one of the lines");
+    rig.no_violations();
+}
+
+#[test]
+fn what_was_answered_survives_a_crash_and_a_stop() {
+    for crash in [true, false] {
+        let rig = installing("");
+        let mut daemon = rig.start();
+        rig.sandbox.fail_questions(u32::MAX);
+        for portal in ["acme", "globex"] {
+            assert_eq!(rig.open(portal, &rig.grant_of(portal, 1)).0, 200);
+        }
+        eventually("a first question", SOON, || rig.sandbox.questions() > 0);
+        if crash {
+            daemon.kill9();
+        } else {
+            daemon.sigterm();
+            assert_eq!(daemon.wait_exit(Duration::from_secs(60)), 0);
+            assert!(daemon.stderr().contains("the next start goes on with them"), "{}", daemon.stderr());
+        }
+        rig.sandbox.fail_questions(0);
+        let daemon = rig.start();
+        rig.wait_for_installs("stored", 2.0);
+        rig.wait_for_generation(ACME, 2);
+        daemon.stop();
+        // They are done with.
+        let daemon = rig.start();
+        assert!(!daemon.stderr().contains("that were taken in before"), "{}", daemon.stderr());
+        daemon.stop();
+        rig.no_violations();
+    }
 }

@@ -161,5 +161,9 @@ ALTER TABLE app ADD COLUMN asked TEXT;
 -- (end of refused clients)
 
 -- Installs.
+-- Notices that were answered and are not worked off yet: what was sent, and by whom. Nothing of them is verified.
+CREATE TABLE install_notice (
+    id INTEGER PRIMARY KEY, app TEXT NOT NULL, query TEXT NOT NULL, body BLOB NOT NULL, source TEXT, at INTEGER NOT NULL
+) STRICT;
 -- (end of installs)
 "];

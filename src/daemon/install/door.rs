@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Job, Told, page};
 use crate::adapters::clock::Tick;
+use crate::adapters::state::NewNotice;
 use crate::config::{App, Config, InstallListener};
 use crate::daemon::descriptors;
+use crate::daemon::publisher::chain;
 use crate::daemon::serving::{House, Introduction, serve};
 use crate::daemon::shared::Shared;
 use crate::domain::install::Outcome;
@@ -127,10 +129,30 @@ async fn notice(
             return "ignored\n".into_response();
         }
     };
-    match door.queue.try_send(Job { app: app.name.clone(), notice, source }) {
-        Ok(()) => answer,
-        Err(_) => {
+    let Ok(place) = door.queue.try_reserve() else {
+        door.too_many(app, source, "too many wait to be worked off");
+        return come_again(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+    };
+    // Whoever is answered with 200 does not send it again.
+    let kept = NewNotice {
+        app: app.name.clone(),
+        query: uri.query().unwrap_or_default().to_owned(),
+        body: body.to_vec(),
+        source: source.map(|source| source.to_string()),
+        now: door.shared.clock.now(),
+    };
+    match door.shared.state.keep_notice(kept).await {
+        Ok(Some(row)) => {
+            place.send(Job { row, app: app.name.clone(), notice, source });
+            answer
+        }
+        Ok(None) => {
             door.too_many(app, source, "too many wait to be worked off");
+            come_again(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+        }
+        Err(error) => {
+            let reason = format!("the state does not take it: {}", chain(&error));
+            door.too_many(app, source, &reason);
             come_again(StatusCode::SERVICE_UNAVAILABLE, BUSY)
         }
     }
@@ -150,7 +172,7 @@ fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
 }
 
 /// A sender as a number; who has one address of version 6 has 2^64 of them.
-fn number(source: IpAddr) -> u128 {
+pub(super) fn number(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(address) => address.to_ipv6_mapped().into(),
         IpAddr::V6(address) => u128::from(address) >> 64 << 64,

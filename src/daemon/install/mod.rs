@@ -1,35 +1,60 @@
 //! `[install] listen`: takes in what portals tell of installed apps, answers at once, and works it off in the background.
 //!
-//! Must not believe what comes: `work` asks the authorization server. Must not store what was not verified: what a crash
-//! loses, the provider brings again when the app is opened next.
+//! What is answered with 200 is in the state before, so that neither a stop nor a crash loses it; it is no portal's there until
+//! it was verified. Must not believe what comes: `work` asks the authorization server.
 
 mod door;
+mod fair;
 mod page;
 mod prove;
+mod refusals;
 mod work;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use refusals::Refusals;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::http::ListenError;
+use super::publisher::chain;
 use super::shared::Shared;
+use crate::adapters::state::KeptNotice;
 use crate::domain::install::Outcome;
-use crate::domain::notice::Notice;
+use crate::domain::notice::{self, Notice};
+
+use fair::Sender;
 
 /// Notices that may wait to be worked off; one takes about a thousand bytes.
 const QUEUE: usize = 4096;
 
 /// A notice that was taken in.
 struct Job {
+    /// Its row in the state.
+    row: i64,
     /// The app's name.
     app: String,
     notice: Notice,
     /// Who sent it, if the proxy in front says so.
     source: Option<std::net::IpAddr>,
+}
+
+impl Job {
+    /// Whose turn it takes.
+    fn sender(&self) -> Sender {
+        match (self.source, &self.notice) {
+            (Some(source), _) => Sender::Known(door::number(source)),
+            (None, Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it)) => {
+                Sender::Claimed(it.claims.host.clone().unwrap_or_else(|| it.claims.member_id.clone()))
+            }
+            (None, Notice::Removed(removal)) => {
+                Sender::Claimed(removal.host.clone().unwrap_or_else(|| removal.member_id.clone()))
+            }
+            (None, Notice::Incomplete(_) | Notice::Other) => Sender::Claimed(String::new()),
+        }
+    }
 }
 
 /// Binds the listener.
@@ -43,8 +68,33 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// Serves until `stop`, and then until what was taken in is worked off.
 pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationToken) {
     let (queue, jobs) = mpsc::channel(QUEUE);
+    take_up(&shared, &queue).await;
     let working = work::run(Arc::clone(&shared), jobs, stop.clone());
     tokio::join!(door::serve_notices(shared, listener, queue, stop), working);
+}
+
+/// Takes up what an earlier process had taken in.
+async fn take_up(shared: &Shared, queue: &mpsc::Sender<Job>) {
+    let kept = match shared.state.waiting_notices().await {
+        Ok(kept) => kept,
+        Err(error) => {
+            return tracing::error!(error = %chain(&error), "notices of installs that wait cannot be read; the next start tries again");
+        }
+    };
+    let count = kept.len();
+    for KeptNotice { row, app, query, body, source } in kept {
+        let Ok(notice) = notice::read(&query, &body) else {
+            // Of another version, which understood it. Not removed now, it is at the next start.
+            let _ = shared.state.notice_done(row).await;
+            continue;
+        };
+        // There are no more than the queue holds.
+        let _ =
+            queue.try_send(Job { row, app, notice, source: source.and_then(|source| source.parse().ok()) });
+    }
+    if count > 0 {
+        tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were taken in before are worked off now");
+    }
 }
 
 /// What is told of one notice: a line in the log, and a count. Nothing of it may be secret.
@@ -70,6 +120,11 @@ impl Told<'_> {
     fn tell(&self, shared: &Shared) {
         let Self { app, outcome, host, source, reason } = *self;
         shared.metrics.install(app, outcome);
+        let is_refusal =
+            matches!(outcome, Outcome::Forged | Outcome::Replayed | Outcome::Unverified | Outcome::Malformed);
+        if is_refusal && !shared.refusals.has_line(shared.clock, (app, outcome, reason)) {
+            return;
+        }
         let domain = host.map(|host| crate::domain::mask::mask(host, &[]));
         let (word, source) = (outcome.as_str(), source.map(tracing::field::display));
         match outcome {
@@ -91,5 +146,13 @@ impl Told<'_> {
                 tracing::warn!(target: "refreshd::install", app, outcome = word, domain, source, "a notice of {app} was refused ({word}): {reason}");
             }
         }
+    }
+}
+
+/// Says what was refused and had no line of its own.
+fn tell_many(shared: &Shared, all: bool) {
+    for refusals::Many { app, outcome, reason, count } in shared.refusals.due(shared.clock, all) {
+        let word = outcome.as_str();
+        tracing::warn!(target: "refreshd::install", app, outcome = word, count, "{count} more notices of {app} were refused ({word}): {reason}");
     }
 }

@@ -1,17 +1,18 @@
-//! Works notices off: asks whose the token is, keeps the grant, tells of it. Some at a time, in no order.
+//! Works notices off: asks whose the token is, keeps the grant, tells of it. Some at a time of each app, in the order of `fair`.
 //!
 //! Must not send a token anywhere but to an authorization server of the profile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::fair::{Fair, Sender};
 use super::prove::{Newcomer, secrets_of};
-use super::{Job, Told};
+use super::{Job, QUEUE, Told, tell_many};
 use crate::adapters::clock::Tick;
 use crate::adapters::state::{Install, Installed, StateError, Uninstall, Uninstalled};
 use crate::config::App;
@@ -28,8 +29,14 @@ use crate::domain::provider::Class;
 use crate::domain::time::{Timestamp, human};
 use crate::domain::whose::{Forgery, Heard, OwnToken, Owner, hear, places};
 
-/// Notices worked off at a time.
-const WORKERS: usize = 16;
+/// Notices of one app that are worked off at a time, for the first time and again: whoever is asked about twice waits with his
+/// like, and not before others.
+const WORKERS: usize = 12;
+const WORKERS_AGAIN: usize = 4;
+/// Notices under way, those included that wait for their next try.
+const UNDER_WAY: usize = 4096;
+/// What was refused without a line is said so often.
+const SUMMARY: Duration = Duration::from_secs(10);
 /// The authorization server is asked so often, and the state too, with the first wait doubled each time.
 pub(super) const TRIES: u32 = 5;
 pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -47,7 +54,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Works off what comes until the queue ends.
 pub(super) async fn run(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
     let (clock, enough) = (shared.clock, CancellationToken::new());
-    let mut work = std::pin::pin!(work_off(shared, jobs, enough.clone()));
+    let mut work = std::pin::pin!(work_off(shared, jobs, (stop.clone(), enough.clone())));
     let patience = async {
         stop.cancelled().await;
         clock.sleep(STOP_PATIENCE).await;
@@ -59,27 +66,118 @@ pub(super) async fn run(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>, stop: Ca
     work.await;
 }
 
-async fn work_off(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>, enough: CancellationToken) {
+/// What waits of an app, and how many are asked about at a time.
+struct OfApp {
+    waiting: Fair<Job>,
+    first: Arc<Semaphore>,
+    again: Arc<Semaphore>,
+}
+
+impl Default for OfApp {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { waiting: Fair::default(), first: places(WORKERS), again: places(WORKERS_AGAIN) }
+    }
+}
+
+async fn work_off(
+    shared: Arc<Shared>,
+    mut jobs: mpsc::Receiver<Job>,
+    (stop, enough): (CancellationToken, CancellationToken),
+) {
     let mut under_way = JoinSet::new();
-    let worker = Worker { shared, enough, ahead: Arc::default(), asked: Arc::default() };
-    loop {
+    let mut apps: BTreeMap<String, OfApp> = BTreeMap::new();
+    let free = Arc::new(Notify::new());
+    let (ahead, asked) = (Arc::default(), Arc::default());
+    let mut is_open = true;
+    let mut left = 0;
+    while !enough.is_cancelled() {
+        for of_app in apps.values_mut() {
+            while under_way.len() < UNDER_WAY && of_app.waiting.len() > 0 {
+                let Ok(place) = Arc::clone(&of_app.first).try_acquire_owned() else { break };
+                let Some(job) = of_app.waiting.take() else { break };
+                let turn = Turn {
+                    place: Mutex::new(Some(place)),
+                    again: Arc::clone(&of_app.again),
+                    free: Arc::clone(&free),
+                };
+                let worker = Worker {
+                    shared: Arc::clone(&shared),
+                    stop: stop.clone(),
+                    enough: enough.clone(),
+                    ahead: Arc::clone(&ahead),
+                    asked: Arc::clone(&asked),
+                    turn: Arc::new(turn),
+                };
+                under_way.spawn(async move { worker.work(job).await });
+            }
+        }
+        let waiting: usize = apps.values().map(|of_app| of_app.waiting.len()).sum();
+        if !is_open && waiting == 0 && under_way.is_empty() {
+            break;
+        }
         tokio::select! {
-            job = jobs.recv(), if under_way.len() < WORKERS => match job {
-                Some(job) => {
-                    let worker = worker.clone();
-                    under_way.spawn(async move { worker.work(job).await });
+            biased;
+            () = enough.cancelled() => {}
+            Some(done) = under_way.join_next() => match done {
+                Ok((app, sender, outcome)) => {
+                    left += usize::from(stop.is_cancelled() && outcome == Outcome::Unverified);
+                    if let Some(of_app) = apps.get_mut(&app) {
+                        of_app.waiting.judge(&sender, outcome == Outcome::Forged);
+                    }
                 }
-                None => break,
-            },
-            Some(done) = under_way.join_next() => {
-                if let Err(error) = done {
+                Err(error) => {
                     // Ends the listener, and so the daemon with a reason.
                     return tracing::error!(%error, "working an install off panicked");
                 }
-            }
+            },
+            job = jobs.recv(), if is_open && waiting < QUEUE => match job {
+                Some(job) => {
+                    let sender = job.sender();
+                    apps.entry(job.app.clone()).or_default().waiting.put(sender, job);
+                }
+                None => is_open = false,
+            },
+            () = free.notified() => {}
+            () = shared.clock.sleep(SUMMARY) => {}
         }
+        tell_many(&shared, false);
     }
-    while under_way.join_next().await.is_some() {}
+    left += apps.values().map(|of_app| of_app.waiting.len()).sum::<usize>();
+    while jobs.try_recv().is_ok() {
+        left += 1;
+    }
+    while let Some(done) = under_way.join_next().await {
+        left += usize::from(done.is_ok_and(|(.., outcome)| outcome == Outcome::Unverified));
+    }
+    tell_many(&shared, true);
+    if left > 0 {
+        tracing::warn!(
+            target: "refreshd::install", count = left,
+            "{left} notices of installs are not worked off yet; they are in the state, and the next start goes on with them"
+        );
+    }
+}
+
+/// The place of a notice among those that are asked about.
+struct Turn {
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    again: Arc<Semaphore>,
+    free: Arc<Notify>,
+}
+
+impl Turn {
+    /// Lets others go first while this one waits.
+    fn leave(&self) {
+        drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.free.notify_one();
+    }
+
+    async fn come_back(&self) {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.again).acquire_owned().await.ok();
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
 }
 
 /// What became of a notice, and the sentence that is told of it.
@@ -88,12 +186,15 @@ pub(super) type Ended = (Outcome, String);
 #[derive(Clone)]
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
+    /// The daemon stops: what is not verified is left for the next start.
+    stop: CancellationToken,
     /// Nothing is waited for any more.
     enough: CancellationToken,
     /// By how much the clock of whoever sends events was ahead when it was said last.
     ahead: Arc<Mutex<Duration>>,
     /// When a renewal was asked for because of a removal that nothing proves: of which app's member.
     asked: Arc<Mutex<HashMap<(String, String), Tick>>>,
+    turn: Arc<Turn>,
 }
 
 /// What a person can do about a grant that does not work and is not replaced.
@@ -124,8 +225,9 @@ fn unverified(why: &str) -> Ended {
 }
 
 impl Worker {
-    async fn work(&self, job: Job) {
-        let Job { app: name, notice, source } = job;
+    async fn work(&self, job: Job) -> (String, Sender, Outcome) {
+        let sender = job.sender();
+        let Job { row, app: name, notice, source } = job;
         let config = self.shared.config();
         let host = match &notice {
             Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it) => it.claims.host.clone(),
@@ -148,7 +250,16 @@ impl Worker {
                 }
             },
         };
+        // What was not verified because the daemon stops is worked off after the next start.
+        let is_left = self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
+        if is_left {
+            return (name, sender, Outcome::Unverified);
+        }
         Told { app: &name, outcome, host: host.as_deref(), source, reason: &reason }.tell(&self.shared);
+        if let Err(error) = self.shared.state.notice_done(row).await {
+            tracing::warn!(error = %chain(&error), "a notice of {name} that is done with is still in the state; the next start looks at it again");
+        }
+        (name, sender, outcome)
     }
 
     async fn keep(&self, app: &App, occasion: Occasion, presented: Presented) -> Ended {
@@ -443,10 +554,14 @@ impl Worker {
     pub(super) async fn pause(&self, wait: &mut Duration) -> bool {
         let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
         *wait *= 2;
+        self.turn.leave();
         tokio::select! {
             biased;
             () = self.enough.cancelled() => false,
-            () = self.shared.clock.sleep(span) => true,
+            () = async {
+                self.shared.clock.sleep(span).await;
+                self.turn.come_back().await;
+            } => true,
         }
     }
 }

@@ -1,0 +1,185 @@
+//! Which notice is worked off next. Each app has lanes of its own, a lane for each sender (or claimed portal, where the sender
+//! is not known), and senders whose notices were refused wait behind the others.
+//!
+//! Of a flood nobody knows which one is genuine, so the newest and the oldest are taken in turn: one that comes behind
+//! hundreds of forged ones waits for one of them, and one that came before them is not forgotten. Must not read a clock.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+/// Senders that are remembered because of a refusal.
+const MOST_SUSPECTS: usize = 10_000;
+/// Every so many turns one of a suspect is taken though others wait.
+const TURN_OF_SUSPECTS: u32 = 8;
+
+/// Who sent it, as far as that can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Sender {
+    /// By the proxy in front.
+    Known(u128),
+    /// By what the notice claims: anybody can claim it, so nobody is punished for it.
+    Claimed(String),
+}
+
+/// The notices of one app that wait.
+#[derive(Debug)]
+pub(super) struct Fair<T> {
+    clean: Lanes<T>,
+    suspected: Lanes<T>,
+    suspects: HashSet<u128>,
+    turn: u32,
+}
+
+impl<T> Default for Fair<T> {
+    fn default() -> Self {
+        Self { clean: Lanes::default(), suspected: Lanes::default(), suspects: HashSet::new(), turn: 0 }
+    }
+}
+
+impl<T> Fair<T> {
+    pub(super) fn put(&mut self, sender: Sender, waiting: T) {
+        let lanes = if self.is_suspect(&sender) { &mut self.suspected } else { &mut self.clean };
+        lanes.put(sender, waiting);
+    }
+
+    pub(super) fn take(&mut self) -> Option<T> {
+        self.turn = self.turn.wrapping_add(1);
+        let (first, second) = if self.turn.is_multiple_of(TURN_OF_SUSPECTS) {
+            (&mut self.suspected, &mut self.clean)
+        } else {
+            (&mut self.clean, &mut self.suspected)
+        };
+        first.take(self.turn).or_else(|| second.take(self.turn))
+    }
+
+    /// A notice of this sender was refused, or was genuine.
+    pub(super) fn judge(&mut self, sender: &Sender, refused: bool) {
+        let Sender::Known(number) = sender else { return };
+        if !refused {
+            self.suspects.remove(number);
+        } else if self.suspects.len() < MOST_SUSPECTS && self.suspects.insert(*number) {
+            for waiting in self.clean.take_lane(sender) {
+                self.suspected.put(sender.clone(), waiting);
+            }
+        }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.clean.len + self.suspected.len
+    }
+
+    fn is_suspect(&self, sender: &Sender) -> bool {
+        matches!(sender, Sender::Known(number) if self.suspects.contains(number))
+    }
+}
+
+#[derive(Debug)]
+struct Lanes<T> {
+    lanes: HashMap<Sender, VecDeque<T>>,
+    /// Senders of whom none was taken yet, and those whose turn comes round.
+    fresh: VecDeque<Sender>,
+    served: VecDeque<Sender>,
+    len: usize,
+}
+
+impl<T> Default for Lanes<T> {
+    fn default() -> Self {
+        Self { lanes: HashMap::new(), fresh: VecDeque::new(), served: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T> Lanes<T> {
+    fn put(&mut self, sender: Sender, waiting: T) {
+        if !self.lanes.contains_key(&sender) {
+            self.fresh.push_back(sender.clone());
+        }
+        self.lanes.entry(sender).or_default().push_back(waiting);
+        self.len += 1;
+    }
+
+    fn take(&mut self, turn: u32) -> Option<T> {
+        let sender = match turn % 4 {
+            1 | 3 => self.fresh.pop_back().or_else(|| self.served.pop_front()),
+            2 => self.fresh.pop_front().or_else(|| self.served.pop_front()),
+            _ => self.served.pop_front().or_else(|| self.fresh.pop_front()),
+        }?;
+        let lane = self.lanes.get_mut(&sender)?;
+        // Bits that the choice of the sender does not use.
+        let taken = if (turn / 4).is_multiple_of(2) { lane.pop_back() } else { lane.pop_front() }?;
+        self.len -= 1;
+        if lane.is_empty() {
+            self.lanes.remove(&sender);
+        } else {
+            self.served.push_back(sender);
+        }
+        Some(taken)
+    }
+
+    fn take_lane(&mut self, sender: &Sender) -> VecDeque<T> {
+        self.fresh.retain(|known| known != sender);
+        self.served.retain(|known| known != sender);
+        let lane = self.lanes.remove(sender).unwrap_or_default();
+        self.len -= lane.len();
+        lane
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(number: u128) -> Sender {
+        Sender::Known(number)
+    }
+
+    fn claimed(name: &str) -> Sender {
+        Sender::Claimed(name.to_owned())
+    }
+
+    /// After how many others this one is taken.
+    fn place_of(fair: &mut Fair<&str>, wanted: &str) -> usize {
+        (0..).find(|_| fair.take() == Some(wanted)).unwrap()
+    }
+
+    #[test]
+    fn one_that_comes_behind_hundreds_waits_for_few() {
+        for sender in [known(1), claimed("globex")] {
+            let mut fair = Fair::default();
+            (0..900).for_each(|_| fair.put(sender.clone(), "forged"));
+            fair.put(claimed("acme"), "genuine");
+            assert!(place_of(&mut fair, "genuine") < 8);
+        }
+        // Each claims to be another portal, or all claim to be the genuine one.
+        for same in [false, true] {
+            let mut fair = Fair::default();
+            (0..900).for_each(|n| {
+                fair.put(claimed(if same { "acme".to_owned() } else { format!("p{n}") }.as_str()), "forged")
+            });
+            fair.put(claimed("acme"), "genuine");
+            assert!(place_of(&mut fair, "genuine") < 8, "{same}");
+        }
+    }
+
+    #[test]
+    fn one_that_came_before_a_flood_is_not_forgotten() {
+        let mut fair = Fair::default();
+        fair.put(claimed("acme"), "genuine");
+        (0..900).for_each(|n| fair.put(claimed(&format!("p{n}")), "forged"));
+        assert!(place_of(&mut fair, "genuine") < 8);
+    }
+
+    #[test]
+    fn whoever_was_refused_waits_behind_the_others_and_still_comes_to_his_turn() {
+        let mut fair = Fair::default();
+        (0..20).for_each(|_| fair.put(known(1), "suspect"));
+        fair.judge(&known(1), true);
+        (0..100).for_each(|n| fair.put(known(100 + n), "clean"));
+        let taken: Vec<_> = (0..40).filter_map(|_| fair.take()).collect();
+        let suspects = taken.iter().filter(|taken| **taken == "suspect").count();
+        assert_eq!(suspects, 5, "one in eight");
+        fair.judge(&known(1), false);
+        fair.put(known(1), "again");
+        assert!(place_of(&mut fair, "again") < 8);
+        while fair.take().is_some() {}
+        assert_eq!(fair.len(), 0);
+    }
+}
