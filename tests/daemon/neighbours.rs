@@ -147,7 +147,7 @@ fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
                 assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
             }
             "sparse" => {
-                File::create_new(&file).and_then(|file| file.set_len(3 << 30)).expect("a sparse file")
+                File::create_new(&file).and_then(|file| file.set_len(3 << 30)).expect("a sparse file");
             }
             "link" => symlink("/dev/zero", &file).expect("a link"),
             _ if is_root() => {

@@ -152,7 +152,7 @@ mod tests {
         for same in [false, true] {
             let mut fair = Fair::default();
             (0..900).for_each(|n| {
-                fair.put(claimed(if same { "acme".to_owned() } else { format!("p{n}") }.as_str()), "forged")
+                fair.put(claimed(if same { "acme".to_owned() } else { format!("p{n}") }.as_str()), "forged");
             });
             fair.put(claimed("acme"), "genuine");
             assert!(place_of(&mut fair, "genuine") < 8, "{same}");
