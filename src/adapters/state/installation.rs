@@ -45,6 +45,8 @@ pub enum Uninstalled {
     OtherToken,
     /// It has no application token, or no time: nothing tells it from one that somebody made up or sent again.
     Bare,
+    /// Another user says that the installation is his: its proof may be made up, and decides nothing.
+    Disputed,
     /// It came before, or is older than the last install.
     Replayed,
 }
@@ -56,6 +58,25 @@ pub(super) struct Installation {
     installed_at: Option<i64>,
     uninstalled_at: Option<i64>,
     pub(super) installer: Option<String>,
+    disputed_at: Option<i64>,
+}
+
+impl Installation {
+    /// Whether it was heard of within the last day.
+    pub(super) fn is_young(&self, now: Timestamp) -> bool {
+        self.installed_at.is_some_and(|at| !is_stale(Timestamp::from_millis(at), now))
+    }
+}
+
+/// Notes that somebody else says that the installation is his.
+pub(super) fn dispute(connection: &Connection, install: &Install) -> Result<(), StateError> {
+    connection
+        .execute(
+            "UPDATE installation SET disputed_at = ?3 WHERE binding = ?1 AND member_id = ?2",
+            params![install.terms.binding.bytes(), install.owner.member_id, install.now.millis()],
+        )
+        .map(|_| ())
+        .map_err(|source| StateError::sql("note a disputed installation", source))
 }
 
 pub(super) fn installation(
@@ -65,7 +86,7 @@ pub(super) fn installation(
 ) -> Result<Option<Installation>, StateError> {
     connection
         .prepare_cached(
-            "SELECT application_token, installed_at, uninstalled_at, installer FROM installation \
+            "SELECT application_token, installed_at, uninstalled_at, installer, disputed_at FROM installation \
              WHERE binding = ?1 AND member_id = ?2",
         )
         .and_then(|mut statement| {
@@ -76,6 +97,7 @@ pub(super) fn installation(
                     installed_at: row.get(1)?,
                     uninstalled_at: row.get(2)?,
                     installer: row.get(3)?,
+                    disputed_at: row.get(4)?,
                 })
             };
             statement.query_row(params![binding.bytes(), member_id], read).optional()
@@ -124,10 +146,15 @@ pub(super) fn remove(
         return Ok(Uninstalled::Bare);
     };
     let known = installation(connection, *binding, member_id)?;
-    let Some(Installation { application_token: Some(token), installed_at, uninstalled_at, .. }) = known
+    let Some(Installation {
+        application_token: Some(token), installed_at, uninstalled_at, disputed_at, ..
+    }) = known
     else {
         return Ok(Uninstalled::Unknown);
     };
+    if disputed_at.is_some() {
+        return Ok(Uninstalled::Disputed);
+    }
     if !token.is(application_token) {
         return Ok(Uninstalled::OtherToken);
     }

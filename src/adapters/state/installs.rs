@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::installation::{Uninstall, Uninstalled, ask_for, installation, note, remove};
+use super::installation::{Uninstall, Uninstalled, ask_for, dispute, installation, note, remove};
 use super::intake::{self, TakeIn, TakenIn};
 use super::reconcile::follow;
 use super::rows::{COLUMNS, portal as read_portal};
@@ -82,6 +82,8 @@ pub enum Installed {
         kind: Option<Kind>,
         /// What its application token proves.
         proof: Proof,
+        /// The installation was heard of a short while ago, by somebody else who may have made that up: a person decides.
+        is_disputed: bool,
     },
     /// Its refresh token came before, or the event is of another time.
     Replayed,
@@ -225,10 +227,18 @@ fn keep(
             return Ok(Installed::OtherUser { portal: name, kind, known: held.user.is_some() });
         }
         Decision::OtherInstallation => {
+            let is_disputed = *occasion == Occasion::Installed
+                && proof == Proof::Other
+                && application_token.is_some()
+                && known.is_young(*now);
+            if is_disputed {
+                dispute(connection, install)?;
+            }
             return Ok(Installed::OtherInstallation {
                 portal: name,
                 kind: held.phase.map(Phase::kind),
                 proof,
+                is_disputed,
             });
         }
         Decision::Take => {}

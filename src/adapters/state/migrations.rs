@@ -165,5 +165,7 @@ ALTER TABLE app ADD COLUMN asked TEXT;
 CREATE TABLE install_notice (
     id INTEGER PRIMARY KEY, app TEXT NOT NULL, query TEXT NOT NULL, body BLOB NOT NULL, source TEXT, at INTEGER NOT NULL
 ) STRICT;
+-- Since when another user with another proof says that the installation is his: its proof ends nothing by itself then.
+ALTER TABLE installation ADD COLUMN disputed_at INTEGER;
 -- (end of installs)
 "];

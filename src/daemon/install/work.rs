@@ -19,7 +19,7 @@ use crate::config::App;
 use crate::daemon::announce::{Subject, announce};
 use crate::daemon::publisher::chain;
 use crate::daemon::shared::Shared;
-use crate::domain::escalation::resolved;
+use crate::domain::escalation::{Announcement, Severity, resolved};
 use crate::domain::install::{Occasion, Outcome, Proof, ahead};
 use crate::domain::intake;
 use crate::domain::name::PortalName;
@@ -344,7 +344,28 @@ impl Worker {
                 let whose = if known { "is another user's" } else { "may be another user's" };
                 (Outcome::OtherUser, format!("the grant of {portal} {whose}{}", help(kind)))
             }
-            Ok(Installed::OtherInstallation { portal, kind, proof }) => {
+            Ok(Installed::OtherInstallation { portal, is_disputed: true, .. }) => {
+                let announcement = Announcement {
+                    step: "disputed".to_owned(),
+                    severity: Severity::Critical,
+                    reason: format!(
+                        "two users say that they installed {} here, with different application tokens, and the one whose \
+                         grant is kept came first; removals end nothing until this is decided",
+                        app.name
+                    ),
+                    action: format!(
+                        "if the second is right: refreshd forget {portal}, then open the app in the portal as its administrator; \
+                         if not, leave it as it is"
+                    ),
+                    remaining: None,
+                };
+                announce(Subject::Portal(&portal), &announcement);
+                (
+                    Outcome::OtherUser,
+                    format!("another user of {portal} was first, with another application token"),
+                )
+            }
+            Ok(Installed::OtherInstallation { portal, kind, proof, is_disputed: false }) => {
                 let why = match proof {
                     Proof::Unknown => "nothing proves yet that it is of the installation of",
                     Proof::Proven | Proof::Other => {
@@ -494,6 +515,9 @@ impl Worker {
             }
             Ok(Uninstalled::Unknown) => "no application token of such an installation is known",
             Ok(Uninstalled::OtherToken) => "its application token is not that of the installation",
+            Ok(Uninstalled::Disputed) => {
+                "two users say that the installation is theirs, so its application token proves nothing"
+            }
             Ok(Uninstalled::Bare) => "a removal without an application token and a time proves nothing",
         };
         (Outcome::Forged, format!("{unproven}{}", self.ask_for(app, member_id).await))

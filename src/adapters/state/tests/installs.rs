@@ -221,8 +221,12 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
     let rig = Rig::new();
     rig.keep(opened("acme.example", INSTALLER, "r0")).await;
     let unproven = event("acme.example", "2", "r2", "proof", 10);
-    let other =
-        |proof| Installed::OtherInstallation { portal: name("acme.example"), kind: Some(Kind::Fresh), proof };
+    let other = |proof| Installed::OtherInstallation {
+        portal: name("acme.example"),
+        kind: Some(Kind::Fresh),
+        proof,
+        is_disputed: proof == Proof::Other,
+    };
     assert_eq!(rig.keep(unproven).await, other(Proof::Unknown));
     for (user, refresh, generation) in [(INSTALLER, "r1", 2), ("2", "r2", 3)] {
         let kept = rig.keep(event("acme.example", user, refresh, "proof", 10)).await;
