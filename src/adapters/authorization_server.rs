@@ -216,7 +216,10 @@ fn without_reply(error: &reqwest::Error, request: &Request) -> Answer {
     if error.is_connect() || error.is_builder() {
         Answer::NotSent(format!("cannot connect to {server}: {}", cause(error)))
     } else {
-        Answer::InDoubt(format!("{server} broke the connection before it answered: {}", cause(error)))
+        Answer::InDoubt(format!(
+            "{server} broke the connection, or gave an answer that is not HTTP, before a reply could be read: {}",
+            cause(error)
+        ))
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Common, screen};
 use crate::adapters::clock::Clock;
 use crate::daemon::operations::OperationError;
 use crate::daemon::{Arrival, Begun, Callback, Ending, Opening, chain, has_state};
-use crate::domain::authorization::{AnswerError, begins_an_answer};
+use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
 
 /// Lines that come within this time of each other were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -223,7 +223,11 @@ impl Asker<'_> {
             Ok(Answered::NotIt(why)) => {
                 screen::note(&why);
                 // Whoever knows our state says no.
-                let over = arrival.is_some();
+                let is_denial = |said: Redirected| {
+                    said.state.as_ref() == Some(&begun.state)
+                        && matches!(said.code, Err(AnswerError::Refused(_)))
+                };
+                let over = arrival.is_some() || parse(&text).is_ok_and(is_denial);
                 (Ending::Failed(why.clone()), over.then(|| Err(Failure::new(Exit::Data, why))))
             }
             Err(failure) => (Ending::Failed(failure.message().to_owned()), Some(Err(failure))),

@@ -104,9 +104,13 @@ fn said(portal: &str, imported: &Value) -> (Exit, String) {
             let rest = if is_kept {
                 format!("; the grant that {portal} has stays as it is")
             } else {
-                format!("; get another grant: refreshd authorize {portal}")
+                format!(
+                    "; it is kept, and the server is asked about it again by itself. To do: get another grant: refreshd authorize \
+                     {portal}; or drop it: refreshd forget {portal}"
+                )
             };
-            (Exit::Data, format!("{portal}: not taken in: {detail}{rest}"))
+            let what = if is_kept { "not taken in" } else { "refused" };
+            (Exit::Data, format!("{portal}: {what}: {detail}{rest}"))
         }
         "superseded" => (
             Exit::TryAgain,

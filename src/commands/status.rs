@@ -17,8 +17,6 @@ use crate::domain::time::human;
 const EVERY: Duration = Duration::from_secs(1);
 /// Lines of what is to be done that are kept for the end of a long table.
 const MOST_ACTIONS: usize = 1000;
-/// Characters of an error that the table shows.
-const WIDEST_ERROR: usize = 160;
 
 #[derive(Debug, Args)]
 #[command(
@@ -262,12 +260,7 @@ fn ago(seconds: Option<u64>) -> String {
 
 fn last_error(portal: &PortalView) -> String {
     let error = portal.last_error.as_ref().map(Problem::text);
-    let text = error.or_else(|| portal.waits.clone()).unwrap_or_else(|| "-".to_owned());
-    // Whole in `refreshd status PORTAL`.
-    match text.char_indices().nth(WIDEST_ERROR) {
-        Some((end, _)) => format!("{}…", text[..end].trim_end()),
-        None => text,
-    }
+    error.or_else(|| portal.waits.clone()).unwrap_or_else(|| "-".to_owned())
 }
 
 /// Without the word that the line begins with.

@@ -322,6 +322,8 @@ impl Reader<'_> {
     /// The object that stands alone between notices and markup.
     fn embedded(&self, text: &[u8]) -> Option<Map<String, Value>> {
         let page = markup::scan(text, &self.exact)?;
+        // Values alone, one after the other.
+        let bare = page.bare;
         let (mut tokens, mut others) = (Vec::new(), Vec::new());
         for piece in page.pieces {
             let (same, map) = match self.inside(piece.value, piece.shortened) {
@@ -337,7 +339,7 @@ impl Reader<'_> {
             }
         }
         let (map, alone) = tokens.pop().or_else(|| others.pop())?;
-        alone.then_some(map)
+        (alone || bare).then_some(map)
     }
 }
 

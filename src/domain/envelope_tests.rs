@@ -131,6 +131,7 @@ fn wrapped(reply: &str) -> Vec<Vec<u8>> {
         text(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{reply}")),
         text(format!("{{\"level\":\"info\",\"msg\":\"sent\"}}\n{reply}\n")),
         text(format!("{reply}\n{reply}")),
+        text(format!("{reply}{reply}")),
         text(format!("data: {reply}\n\n")),
         utf32(reply, u32::to_le_bytes),
         utf32(&bom, u32::to_be_bytes),

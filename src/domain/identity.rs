@@ -91,6 +91,12 @@ impl<'a> Known<'a> {
     }
 }
 
+/// Whether two identities are one: servers write the hexadecimal digits of one in either case.
+#[must_use]
+pub fn is_same(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
 /// Compares. An equal identity is enough: the host of a portal may change.
 ///
 /// # Errors
@@ -98,13 +104,13 @@ impl<'a> Known<'a> {
 pub fn compare(portal: &str, known: Known<'_>, said: Said<'_>) -> Result<(), Another> {
     let got = |identity: &str| named(identity, said.host);
     if let (Some(pinned), Some(identity)) = (known.pinned, said.identity) {
-        return match pinned == identity {
+        return match is_same(pinned, identity) {
             true => Ok(()),
             false => Err(Another::ThanPinned { got: got(identity), pinned: short(pinned) }),
         };
     }
     if let (Some(living), Some(identity)) = (known.identity, said.identity) {
-        return match living == identity {
+        return match is_same(living, identity) {
             true => Ok(()),
             false => Err(Another::ThanLiving {
                 got: got(identity),

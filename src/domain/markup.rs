@@ -53,6 +53,8 @@ pub(super) struct Piece {
 /// What a text holds.
 pub(super) struct Page {
     pub(super) pieces: Vec<Piece>,
+    /// Whether there is nothing but values: no text and no tag.
+    pub(super) bare: bool,
 }
 
 /// Reads a text; `None` if that takes too much work.
@@ -66,6 +68,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
         brackets: 0,
         fences: 0,
         ticks: 0,
+        tags: false,
     };
     let mut pieces: Vec<(Piece, usize)> = Vec::new();
     let mut patience = text.len().saturating_mul(PATIENCE);
@@ -92,6 +95,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
         }
         scan.character(byte);
     }
+    let bare = !scan.tags && scan.outside.trim_matches(|c: char| c == '\0' || c.is_whitespace()).is_empty();
     let words = scan.outside.to_ascii_lowercase();
     // A notice names the line of the program that it comes from, and quotes what it likes.
     let is_notice = |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
@@ -102,7 +106,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
         alone: piece.alone && !teaches && (depth == 0 || silent),
         ..piece
     };
-    Some(Page { pieces: pieces.into_iter().map(fit).collect() })
+    Some(Page { pieces: pieces.into_iter().map(fit).collect(), bare })
 }
 
 /// Whether nothing follows on the line but markup.
@@ -172,6 +176,8 @@ struct Scan<'a> {
     /// Marks of Markdown's code blocks, and the backticks or tildes of one so far.
     fences: usize,
     ticks: usize,
+    /// Whether there was a tag or a comment.
+    tags: bool,
 }
 
 impl Scan<'_> {
@@ -232,6 +238,7 @@ impl Scan<'_> {
     }
 
     fn go(&mut self, by: usize) -> bool {
+        self.tags = true;
         self.at = (self.at + 1 + by).min(self.text.len());
         true
     }

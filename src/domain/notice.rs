@@ -11,6 +11,8 @@ use super::time::Timestamp;
 pub const LONGEST: usize = 64 * 1024;
 /// Longest token, in bytes.
 const LONGEST_TOKEN: usize = 4096;
+/// A time that is larger than this, in seconds, is in milliseconds.
+const MILLISECONDS_FROM: i64 = 100_000_000_000;
 /// Longest address, in bytes.
 const LONGEST_WORD: usize = 300;
 /// Longest scope that is kept until the server says its own, in bytes.
@@ -266,7 +268,13 @@ impl Form<'_> {
 
     fn sent_at(&self) -> Result<Option<Timestamp>, NoticeError> {
         let Some(text) = self.get("ts")? else { return Ok(None) };
-        text.parse().map(|secs| Some(Timestamp::from_secs(secs))).map_err(|_| NoticeError::Unfit("ts"))
+        let number: i64 = text.parse().map_err(|_| NoticeError::Unfit("ts"))?;
+        // JavaScript counts milliseconds.
+        Ok(Some(if number > MILLISECONDS_FROM {
+            Timestamp::from_millis(number)
+        } else {
+            Timestamp::from_secs(number)
+        }))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_at_least};
 use super::dialect::Earliest;
+use super::identity::is_same;
 use super::life::Life;
 use super::mask::short;
 use super::name::PortalName;
@@ -270,7 +271,7 @@ fn accept(
     times: Times,
 ) -> Settled {
     if let (Some(known), Some(got)) = (&grant.identity, &granted.identity)
-        && known != got
+        && !is_same(known, got)
     {
         let field = rules.profile.identity_field.as_deref().unwrap_or("identity");
         let (got, known) = (short(got), short(known));

@@ -70,6 +70,9 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if is_filler(word) {
         return Some(FILLER);
     }
+    if word.lines().nth(1).is_some() {
+        return Some(several_words(word));
+    }
     if word.starts_with(QUOTES) || word.ends_with(QUOTES) {
         return Some("it is in quotes; hand it over without the quotes");
     }
@@ -155,6 +158,11 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
 #[must_use]
 pub fn is_filler(word: &str) -> bool {
     let word = word.trim_end_matches([';', ',']);
+    let bare = word.trim_matches(|c| "()[]*".contains(c));
+    stands_for_nothing(word) || (!bare.is_empty() && stands_for_nothing(bare))
+}
+
+fn stands_for_nothing(word: &str) -> bool {
     let lower: String = word.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
     let between = |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
     let letters =
@@ -245,6 +253,7 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         "by",
     ];
     let is_host = |text: &str| {
+        let whole = text;
         let text = text.split_once(':').map_or(text, |(host, port)| {
             if port.len() < 6 && port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { text }
         });
@@ -252,7 +261,7 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         let is_label = |label: &&str| {
             !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
-        labels.len() > 1
+        (labels.len() > 1 || whole.len() > text.len())
             && labels.len() < 6
             && labels.iter().all(is_label)
             && labels
@@ -375,6 +384,9 @@ mod tests {
             ("debian", "a short word"),
             ("-", "stands where a value is missing"),
             ("n/a", "stands where a value is missing"),
+            ("(null)", "stands where a value is missing"),
+            ("***REDACTED***", "stands where a value is missing"),
+            ("state = \"/var/lib/x\"\n[portals.a]\napp = \"crm\"", "neither JSON nor a bare refresh token"),
             ("NULL;", "stands where a value is missing"),
             ("-----BEGIN", "a key or a certificate"),
             ("token.json", "name of a file"),

@@ -38,6 +38,8 @@ pub struct Install {
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.
     pub sent_at: Option<Timestamp>,
+    /// It could not be proved, since the server cannot be asked now: good enough where no living grant is replaced.
+    pub unprovable: bool,
     /// The refresh token that the notice brought, if the grant is what the authorization server has given for it.
     pub proven_by: Option<Fingerprint>,
     /// Now.
@@ -58,12 +60,15 @@ pub enum Installed {
     },
     /// The portal's grant lives.
     FreshAlready(PortalName),
-    /// The portal's grant may still be good: this one must prove itself first, and be brought again then.
+    /// The portal has a grant, which may be good although it was called dead: this one must prove itself first, and be
+    /// brought again then.
     Unproven {
         /// Whose place it would take.
         portal: PortalName,
         /// Where it is to prove itself.
         token_url: String,
+        /// Whether the portal's grant is in use: then nothing unproved takes its place, whatever the server does.
+        may_live: bool,
     },
     /// The portal's grant is another user's.
     OtherUser {
@@ -193,7 +198,8 @@ fn keep(
     install: &Install,
     listed: Option<&PortalName>,
 ) -> Result<Installed, StateError> {
-    let Install { terms, occasion, owner, intake, application_token, sent_at, proven_by, now } = install;
+    let Install { terms, occasion, owner, intake, application_token, sent_at, unprovable, proven_by, now } =
+        install;
     if sent_at.is_some_and(|sent_at| is_stale(sent_at, *now)) {
         return Ok(Installed::Replayed);
     }
@@ -249,9 +255,12 @@ fn keep(
     if seen.flatten().is_some() {
         return Ok(Installed::Replayed);
     }
-    if proven_by.is_none() && held.phase.is_some_and(may_live) {
+    if proven_by.is_none()
+        && let Some(phase) = held.phase
+        && (may_live(phase) || !unprovable)
+    {
         let token_url = proving_url(terms, owner, intake);
-        return Ok(Installed::Unproven { portal: name, token_url });
+        return Ok(Installed::Unproven { portal: name, token_url, may_live: may_live(phase) });
     }
     if !is_listed {
         adopt(connection, terms, owner, &name, *now)?;

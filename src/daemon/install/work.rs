@@ -283,14 +283,20 @@ impl Worker {
             intake,
             application_token: presented.application_token,
             sent_at: presented.sent_at,
+            unprovable: false,
             proven_by: None,
             now,
         };
         match self.store(install.clone()).await {
-            Ok(Installed::Unproven { portal, token_url }) => {
+            Ok(Installed::Unproven { portal, token_url, may_live }) => {
                 let newcomer = Newcomer { app, owner: &install.owner, intake: &install.intake };
                 let intake = match self.prove(newcomer, &portal, &token_url).await {
                     Ok(intake) => intake,
+                    // A server that does not answer says nothing of it, and the grant that is there does not work.
+                    Err((Outcome::Unverified, _)) if !may_live => {
+                        let kept = self.store(Install { unprovable: true, ..install }).await;
+                        return self.end(app, kept).await;
+                    }
                     Err(ended) => return ended,
                 };
                 let before = self.shared.state.portal(portal).await.ok().flatten();

@@ -47,6 +47,7 @@ fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64)
         },
         application_token: None,
         sent_at: None,
+        unprovable: false,
         proven_by: None,
         now: at(secs),
     }
@@ -368,7 +369,9 @@ async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as_bro
     let rig = Rig::new();
     rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
     let newcomer = event("acme.example", INSTALLER, "r2", "proof", 10);
-    let Installed::Unproven { portal, token_url } = rig.state.install(newcomer.clone()).await.unwrap() else {
+    let Installed::Unproven { portal, token_url, may_live: _ } =
+        rig.state.install(newcomer.clone()).await.unwrap()
+    else {
         panic!("taken in unproven")
     };
     assert_eq!((portal, token_url), (name("acme.example"), profile().token_url));
