@@ -121,8 +121,9 @@ fn held(state: &Path, file: &mut File) -> StateError {
     StateError::Locked { path: state.to_owned(), holder: pid, is_brief: words.next() == Some(BRIEF) }
 }
 
-/// What lies beside a state, by what is added to its name.
-const FILES: [&str; 6] = ["", "-wal", "-shm", "-journal", ".lock", ".generations"];
+/// What lies beside a state and must be refreshd's own, by what is added to its name. Not the record of generations: it is
+/// opened through no link either, and without it everything goes on.
+const FILES: [&str; 5] = ["", "-wal", "-shm", "-journal", ".lock"];
 
 /// Sees that a file of the state's is none that somebody else put there: no link, no pipe, and refreshd's own.
 fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
