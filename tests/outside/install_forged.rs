@@ -258,7 +258,7 @@ fn a_server_that_is_ill_is_asked_again_and_not_for_ever() {
 
 /// Posts these forms at once.
 fn flood(rig: &Rig, forms: impl Iterator<Item = (String, Form)>) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let address = rig.install_address();
     rig.runtime.block_on(async {
         let mut posts = tokio::task::JoinSet::new();
@@ -266,7 +266,7 @@ fn flood(rig: &Rig, forms: impl Iterator<Item = (String, Form)>) {
             let url = format!("http://{address}/install/crm{query}");
             posts.spawn(client.post(url).header("content-type", FORM).body(encoded(&form)).send());
             if posts.len() >= 64 {
-                let posted = posts.join_next().await.unwrap().unwrap().unwrap();
+                let posted = posts.join_next().await.expect("some").expect("no panic").expect("an answer");
                 assert_eq!(posted.status().as_u16(), 200);
             }
         }
