@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
+use super::import::Handed;
 use crate::daemon::Begun;
 use crate::daemon::KeptView;
 use crate::daemon::alerts::report::Report;
@@ -110,10 +111,19 @@ impl Client {
         }
     }
 
-    /// Hands a grant over. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
-    pub(super) async fn import(&self, portal: &str, grant: String, replace: bool) -> Result<Value, Failure> {
-        let path = path(portal, if replace { "/grant?replace=true" } else { "/grant" });
-        let (status, body) = self.send(Method::POST, &path, Some(grant)).await?;
+    /// Has a grant taken in. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
+    pub(super) async fn import(&self, portal: &str, grant: Handed, replace: bool) -> Result<Value, Failure> {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("replace", if replace { "true" } else { "false" });
+        let body = match grant {
+            Handed::Text(text) => text,
+            Handed::AsideOf(at) => {
+                query.append_pair("aside_of", &at);
+                String::new()
+            }
+        };
+        let path = path(portal, &format!("/grant?{}", query.finish()));
+        let (status, body) = self.send(Method::POST, &path, Some(body)).await?;
         match serde_json::from_str::<Value>(&body) {
             Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
             _ => Err(refusal(status, &body)),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
+use super::import::Handed;
 use super::reach::{cannot_run, in_configuration};
 use super::screen;
 use crate::adapters::clock::{Clock, Tick};
@@ -162,7 +163,7 @@ impl Story<'_> {
         let client = self.client().await?;
         for (portal, host) in PORTALS {
             let grant = self.sandbox.install(host, CLIENT_ID);
-            client.import(portal, serde_json::Value::Object(grant).to_string(), false).await?;
+            client.import(portal, Handed::Text(serde_json::Value::Object(grant).to_string()), false).await?;
         }
         self.say("three grants were handed over; each is renewed at once, which proves that it lives");
         self.wait_until(18).await;

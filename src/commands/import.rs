@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Which account of a dump of pizauth.
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
+    /// Take in the pair that was put aside last at that portal, because it is another portal's.
+    #[arg(long, value_name = "PORTAL", conflicts_with_all = ["file", "account"])]
+    aside_of: Option<String>,
     /// Take it though it is another owner's than the portal's present grant.
     #[arg(long)]
     replace: bool,
@@ -37,6 +40,14 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// What is to be taken in.
+pub(super) enum Handed {
+    /// A grant in any form.
+    Text(String),
+    /// The pair that was put aside last at this portal.
+    AsideOf(String),
+}
+
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
     let portal = &arguments.portal;
     let question = format!("Replace the grant of {portal} even if this one is another portal's?");
@@ -46,11 +57,17 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             format!("{portal}: not taken in; say --yes to mean --replace"),
         ));
     }
-    let text = read(arguments)?;
+    let grant = match &arguments.aside_of {
+        Some(at) => Handed::AsideOf(at.clone()),
+        None => Handed::Text(read(arguments)?),
+    };
     let imported = match reach(common).await? {
-        Reach::Daemon(client) => client.import(portal, text, arguments.replace).await,
+        Reach::Daemon(client) => client.import(portal, grant, arguments.replace).await,
         Reach::Offline(offline) => {
-            let imported = offline.import(portal, &text, arguments.replace).await;
+            let imported = match &grant {
+                Handed::Text(text) => offline.import(portal, text, arguments.replace).await,
+                Handed::AsideOf(at) => offline.import_aside(portal, at, arguments.replace).await,
+            };
             offline.close().await;
             imported.map_err(|error| not_done(&error))
         }

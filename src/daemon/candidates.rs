@@ -22,7 +22,7 @@ use crate::adapters::clock::LONGEST_SLEEP;
 use crate::adapters::state::{
     Candidate, CandidateOutcome, CandidateRecorded, RecordCandidate, Rejection, StateError,
 };
-use crate::domain::candidate::{self, Judged, Origin, Pair, Proof, way_past};
+use crate::domain::candidate::{self, Judged, Origin, Pair, Proof, way_out};
 use crate::domain::escalation::{Announcement, Severity, resolved};
 use crate::domain::identity::{Known, Said, compare};
 use crate::domain::name::PortalName;
@@ -170,10 +170,7 @@ fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Ren
     let said = Said { identity: renewed.identity.as_deref(), host };
     match compare(living.name.as_str(), known, said) {
         Ok(()) => Judged::Proved(renewed),
-        Err(another) => {
-            let why = format!("{another}; {}", way_past(&another, living.name.as_str()));
-            Judged::Another { why, pair: Pair::from(*renewed) }
-        }
+        Err(another) => Judged::Another { why: another.to_string(), pair: Pair::from(*renewed) },
     }
 }
 
@@ -192,7 +189,10 @@ async fn finish(
             let why = format!("the authorization server refuses it: {}", problem.text());
             (CandidateOutcome::Refused, Proof::Refused(why))
         }
-        Judged::Another { why, pair } => (CandidateOutcome::Another(pair), Proof::Refused(why)),
+        Judged::Another { why, pair } => {
+            let why = format!("{why}; {}", way_out(name.as_str()));
+            (CandidateOutcome::Another(pair), Proof::Refused(why))
+        }
         Judged::Waits(standing) => {
             let problem = standing.phase.problem().map(Problem::text).unwrap_or_default();
             let proof = Proof::Waits { problem, act_at: standing.act_at };

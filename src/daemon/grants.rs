@@ -13,6 +13,7 @@ use super::worth;
 use super::writing;
 use crate::adapters::state::{StateError, TakeIn, TakenIn};
 use crate::config::App;
+use crate::domain::candidate::{Pair, way_out};
 use crate::domain::escalation::resolved;
 use crate::domain::identity::{Another, Known, Said, compare};
 use crate::domain::intake::Intake;
@@ -66,7 +67,9 @@ pub async fn take_in(
     // A person who authorizes says who it is, where nobody else does.
     let known = if proven { Known { host: None, ..known } } else { known };
     is_nobody_elses(shared, name, &intake).await?;
-    is_own(&portal, known, &intake, &|another| match another {
+    let own = is_own(&portal, known, &intake, &|another| match another {
+        // A code works once: what it bought is all there is of that grant.
+        _ if proven => format!("; {}", way_out(name.as_str())),
         Another::ThanLiving { .. } => format!("; if you mean it, first: refreshd forget {name}"),
         Another::ThanPinned { .. } => String::new(),
         Another::ThanHost { .. } => {
@@ -74,7 +77,15 @@ pub async fn take_in(
              configuration"
                 .to_owned()
         }
-    })?;
+    });
+    if let (Err(_), true) = (&own, proven) {
+        let Intake { tokens, identity, .. } = &intake;
+        let access = tokens.access.as_ref().map(|access| access.token.clone());
+        let refresh = tokens.credential.refresh().cloned();
+        let pair = Pair { access, refresh, identity: identity.clone() };
+        shared.state.put_foreign_aside(name.clone(), pair, shared.clock.now()).await?;
+    }
+    own?;
     let now = shared.clock.now();
     let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
     let take = to_take(&portal, app, intake, proven, now)?;

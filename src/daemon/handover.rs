@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -79,6 +80,38 @@ pub async fn import(
         Offered::Same => same(shared, &portal, by).await,
         _ => proof(shared, &portal, by).await,
     }
+}
+
+/// Takes in for a portal the pair that was put aside last at another, or at itself: that is meant, whoever owns it.
+///
+/// # Errors
+/// As [`import`]; [`OperationError::NothingKept`] if none was put aside.
+pub async fn import_aside(
+    shared: &Shared,
+    name: &str,
+    at: &str,
+    replace: bool,
+    by: By<'_>,
+) -> Result<Imported, OperationError> {
+    let portal = find(shared, name).await?;
+    let holder = find(shared, at).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    let Some(aside) = shared.state.put_aside_at(holder.name.clone()).await? else {
+        let what = "no pair was put aside".to_owned();
+        return Err(OperationError::NothingKept { portal: holder.name, what });
+    };
+    let mut body = Map::new();
+    body.insert("refresh_token".to_owned(), aside.refresh.expose().into());
+    if let (Some(field), Some(identity)) = (&app.profile.identity_field, aside.identity) {
+        body.insert(field.clone(), identity.into());
+    }
+    let text = Value::Object(body).to_string();
+    let imported = import(shared, name, &text, replace || portal.name == holder.name, by).await?;
+    if matches!(imported.proof, Proof::TakenIn | Proof::Waits { .. }) {
+        shared.state.drop_aside(aside.id).await?;
+    }
+    Ok(imported)
 }
 
 /// Whether there is no grant that an unproved one could harm.

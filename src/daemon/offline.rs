@@ -129,6 +129,18 @@ impl Offline {
         Ok(imported_json(&imported, &view))
     }
 
+    /// As [`operations::import_aside`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn import_aside(&self, portal: &str, at: &str, replace: bool) -> Result<Value, OperationError> {
+        let hand = |name| self.prove_by_hand(name);
+        let shared = &self.core.shared;
+        let imported = operations::import_aside(shared, portal, at, replace, By::Hand(&hand)).await?;
+        let (view, _) = operations::outcome(shared, portal).await?;
+        Ok(imported_json(&imported, &view))
+    }
+
     /// As `kept::recover`.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use super::grants::{Source, TakeInAs, forget, take_in};
-pub use super::handover::{Imported, import};
+pub use super::handover::{Imported, import, import_aside};
 use super::shared::{Report, Shared};
 use super::view::PortalView;
 use crate::adapters::state::{RenewalRequest, StateError};

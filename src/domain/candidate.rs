@@ -135,7 +135,16 @@ pub enum Proof {
     SetAside,
 }
 
-/// What to do about a grant of another portal's.
+/// What to do about a grant of another portal's whose refresh token was spent to learn that.
+#[must_use]
+pub fn way_out(portal: &str) -> String {
+    format!(
+        "its new pair is put aside. For the portal that it belongs to: refreshd import THAT-PORTAL --aside-of {portal}; if it \
+         is meant for this one: refreshd import {portal} --aside-of {portal}"
+    )
+}
+
+/// What to do about a grant of another portal's, of which nothing was sent.
 #[must_use]
 pub fn way_past(another: &Another, portal: &str) -> String {
     match another {

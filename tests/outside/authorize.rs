@@ -227,7 +227,11 @@ fn another_portals_grant_is_refused() {
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
         &ran.stderr,
-        &["acme: not taken in: it is the grant of ", "if you mean it, first: refreshd forget acme"],
+        &[
+            "acme: not taken in: it is the grant of ",
+            "its new pair is put aside",
+            "refreshd import THAT-PORTAL --aside-of acme",
+        ],
     );
     assert!(rig.has_working_token("acme"), "what was there stays");
     daemon.stop();

@@ -209,6 +209,41 @@ fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
 }
 
 #[test]
+fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
+    let mut rig = calm(["acme", "globex"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    let before = standing(&rig, "acme");
+    let word = refresh_of(&rig.install("globex"));
+    let ran = rig.import("acme", &word);
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "its new pair is put aside",
+            "refreshd import THAT-PORTAL --aside-of acme",
+            "refreshd import acme --aside-of acme",
+        ],
+    );
+    assert!(!ran.stderr.contains("--replace"), "what is spent is not to be sent again: {ran:?}");
+    let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(rig.has_working_token("globex"));
+    assert_eq!(standing(&rig, "acme"), before);
+    let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
+    assert_eq!(ran.code, Some(66), "it is taken out then: {ran:?}");
+    // Where it is meant after all.
+    let ran = rig.import("acme", &refresh_of(&rig.install("initech")));
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    daemon.stop();
+    let ran = rig.run(["import", "acme", "--aside-of", "acme"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(rig.token_json("acme").unwrap()["endpoint"], "https://initech.bitrix24.com/rest/");
+    rig.no_violations();
+}
+
+#[test]
 fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
     let mut rig = calm(["acme"]);
     rig.authorizes_here();

@@ -5,6 +5,7 @@
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod alerts;
+mod aside;
 mod candidates;
 mod claims;
 mod clients;

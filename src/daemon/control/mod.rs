@@ -360,11 +360,16 @@ async fn import(
     let bad = |rejection: QueryRejection| {
         Failure::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
     };
-    let Query(ImportQuery { replace }) = query.map_err(bad)?;
+    let Query(ImportQuery { replace, aside_of }) = query.map_err(bad)?;
     let body =
         body.map_err(|rejection| Failure::new(rejection.status(), "not-a-grant", rejection.body_text()))?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let import = async move { Ok(operations::import(&shared, &name, &body, replace, By::Loop).await?) };
+    let import = async move {
+        Ok(match aside_of {
+            Some(at) => operations::import_aside(&shared, &name, &at, replace, By::Loop).await?,
+            None => operations::import(&shared, &name, &body, replace, By::Loop).await?,
+        })
+    };
     let imported = control.change(import).await?;
     let (view, _) = operations::outcome(&control.shared, &portal).await?;
     let status = match imported.proof {
@@ -381,6 +386,8 @@ struct ImportQuery {
     /// Whether the grant may be another owner's than the present one.
     #[serde(default)]
     replace: bool,
+    /// The portal at which the pair was put aside that is to be taken in, instead of what the body holds.
+    aside_of: Option<String>,
 }
 
 /// What `import` says, in JSON: over the socket, and from `import --json` without a daemon.
