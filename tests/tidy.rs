@@ -403,6 +403,25 @@ fn every_file_on_the_list_of_secrets_exists() {
     assert!(stale.is_empty(), "MAY_EXPOSE in tests/tidy.rs names files that are gone: {stale:?}");
 }
 
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    for folder in ["src", "tests"] {
+        collect(root, folder, "rs", &mut sources);
+    }
+    let model = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    // Functions only; files and keys have other characters, or are short.
+    let is_function =
+        |name: &&str| name.len() > 20 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let named: Vec<&str> = model.split('`').skip(1).step_by(2).filter(is_function).collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        let function = format!("fn {name}(");
+        assert!(sources.iter().any(|source| source.text.contains(&function)), "there is no test {name}");
+    }
+}
+
 /// Without the folder there is nothing to ship; with a profile's `include_str!` the compiler holds the other half.
 #[test]
 fn every_shipped_provider_is_compiled_in() {
