@@ -169,7 +169,9 @@ impl Rig {
 
     /// The same, of bytes.
     pub fn secret_bytes(&self, name: &str, bytes: &[u8]) {
-        write_whole(self.dir.path(), &self.path(name), bytes, 0o600).expect("a file is written");
+        let path = self.path(name);
+        let directory = path.parent().expect("a directory");
+        write_whole(directory, &path, bytes, 0o600).expect("a file is written");
     }
 
     /// Writes the configuration as it stands.

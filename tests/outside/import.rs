@@ -163,7 +163,14 @@ fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
     // The account named as the portal. The stand-in never gave this token out: it was sent, and is refused.
     let ran = rig.run(["import", "acme", &several]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["acme: not taken in: the authorization server refuses it: invalid_grant"]);
+    contains(
+        &ran.stderr,
+        &[
+            "acme: refused: the authorization server refuses it: invalid_grant",
+            "it is kept",
+            "refreshd forget acme",
+        ],
+    );
     rig.wait_for_phase("acme", "needs-authorization");
     assert_eq!(rig.sandbox.total_requests(), 1);
     // The only account, on standard input, whatever its name; then it is this portal's.

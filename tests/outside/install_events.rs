@@ -64,11 +64,13 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
-    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &grant), "ts", &just_now(-20)));
+    let base = crate::common::now_millis();
+    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &grant), "ts", &at(base, -20)));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
     rig.sandbox.uninstall(&domain("acme"));
-    let removal = removal_of(&grant, PROOF, -10);
+    let removal_at = |seconds| with(removal_of(&grant, PROOF, 0), "ts", &at(base, seconds));
+    let removal = removal_at(-10);
     assert_eq!(rig.post("", &removal).0, 200);
     rig.wait_for_installs("uninstalled", 1.0);
     rig.wait_for_phase(ACME, "gone");
@@ -78,14 +80,14 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     let sent = rig.requests("acme");
 
     // An employee of the portal cannot open what is not installed; whoever installs it again can.
-    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 2)), "ts", &just_now(-5)));
+    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 2)), "ts", &at(base, -5)));
     rig.wait_for_installs("resumed", 1.0);
     wait_for_user(&rig, "2");
     rig.wait_for_phase(ACME, "fresh");
     assert!(rig.requests("acme") > sent);
 
     // The removal once more, and one that was sent before the new installation.
-    for (count, removal) in [(1.0, removal), (2.0, removal_of(&grant, PROOF, -7))] {
+    for (count, removal) in [(1.0, removal), (2.0, removal_at(-7))] {
         assert_eq!(rig.post("", &removal).0, 200);
         rig.wait_for_installs("replayed", count);
     }
@@ -93,8 +95,9 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     daemon.stop();
 }
 
-fn just_now(seconds: i64) -> String {
-    (crate::common::now_millis() / 1000 + seconds).to_string()
+/// Seconds of Unix time, so many after `base`: events are compared with each other, however slow the machine is.
+fn at(base: i64, seconds: i64) -> String {
+    (base / 1000 + seconds).to_string()
 }
 
 #[test]
