@@ -67,16 +67,20 @@ pub async fn take_in(
     // A person who authorizes says who it is, where nobody else does.
     let known = if proven { Known { host: None, ..known } } else { known };
     is_nobody_elses(shared, name, &intake).await?;
-    let own = is_own(&portal, known, &intake, &|another| match another {
+    let own = is_own(&portal, known, &intake, &|another| {
+        let advice = match another {
+            Another::ThanLiving { .. } if !proven => {
+                format!("; if you mean it, first: refreshd forget {name}")
+            }
+            Another::ThanLiving { .. } | Another::ThanPinned { .. } => String::new(),
+            Another::ThanHost { .. } => {
+                "; if it is meant, write whose grant it is (`member_id`), or another `domain`, into the \
+                 configuration"
+                    .to_owned()
+            }
+        };
         // A code works once: what it bought is all there is of that grant.
-        _ if proven => format!("; {}", way_out(name.as_str())),
-        Another::ThanLiving { .. } => format!("; if you mean it, first: refreshd forget {name}"),
-        Another::ThanPinned { .. } => String::new(),
-        Another::ThanHost { .. } => {
-            "; if it is meant, write whose grant it is (`member_id`), or another `domain`, into the \
-             configuration"
-                .to_owned()
-        }
+        if proven { format!("{advice}; {}", way_out(name.as_str())) } else { advice }
     });
     if let (Err(_), true) = (&own, proven) {
         let Intake { tokens, identity, .. } = &intake;
