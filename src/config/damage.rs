@@ -2,7 +2,7 @@
 //!
 //! Must not show any part of a secret, nor mend one: what is meant, its owner knows.
 
-use crate::domain::word::is_filler;
+use crate::domain::word::is_nothing;
 
 /// What may be in a secret besides printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     if is_json(secret) {
         return found("is JSON: write the secret alone, not the file that it came in");
     }
-    if is_placeholder(secret) || (alphabet == Alphabet::Graphic && is_filler(secret)) {
+    if is_placeholder(secret) || (alphabet == Alphabet::Graphic && is_nothing(secret)) {
         return found(
             "is a placeholder (such as ${NAME} or changeme), in whose place nothing was put: nothing is filled in here",
         );
@@ -176,6 +176,7 @@ mod tests {
         for text in [
             "s3cret",
             "s3cret\n",
+            "secret-of-my-bot-token",
             "s3cret\r\n",
             "  s3cret  ",
             "c2VjcmV0LXNlY3JldA==",

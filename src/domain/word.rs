@@ -162,14 +162,26 @@ pub fn is_filler(word: &str) -> bool {
     stands_for_nothing(word) || (!bare.is_empty() && stands_for_nothing(bare))
 }
 
+/// Whether it is `null`, `changeme`, `********` or the like. What may be a name that somebody chose is none.
+#[must_use]
+pub fn is_nothing(word: &str) -> bool {
+    let masked = word.chars().all(|c| "*•.#?-_…".contains(c))
+        || (word.len() > 2 && word.bytes().all(|byte| b"xX".contains(&byte)));
+    masked || FILLERS.contains(&plain(word).as_str())
+}
+
+fn plain(word: &str) -> String {
+    word.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase()
+}
+
 fn stands_for_nothing(word: &str) -> bool {
-    let lower: String = word.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
+    let lower = plain(word);
     let between = |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
     let letters =
         |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     let shouted = word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     let plain = !word.contains(|c: char| c.is_ascii_digit());
-    FILLERS.contains(&lower.as_str())
+    is_nothing(word)
         || (lower.starts_with("your") && plain)
         || (lower.ends_with("token") && plain && lower.len() < 24)
         || lower.starts_with("[object")
@@ -180,8 +192,6 @@ fn stands_for_nothing(word: &str) -> bool {
         || word.strip_prefix('$').is_some_and(letters)
         || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
         || (shouted && (word.contains('_') || word.len() < 16))
-        || word.chars().all(|c| "*•.#?-_…".contains(c))
-        || (word.len() > 2 && word.bytes().all(|byte| b"xX".contains(&byte)))
 }
 
 const FILLER: &str = "it is a word that stands where a value is missing; the program that printed it found no refresh token, \
