@@ -2,10 +2,12 @@
 //!
 //! Must not publish what is not durable, nor lose what an authorization server has just handed out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::alerts::What;
 use super::announce::{Subject, announce};
+use super::exchange::until_durable;
 use super::operations::{OperationError, app_of, find};
 use super::publisher::chain;
 use super::shared::Shared;
@@ -86,8 +88,10 @@ pub async fn take_in(
         let Intake { tokens, identity, .. } = &intake;
         let access = tokens.access.as_ref().map(|access| access.token.clone());
         let refresh = tokens.credential.refresh().cloned();
-        let pair = Pair { access, refresh, identity: identity.clone() };
-        shared.state.put_foreign_aside(name.clone(), pair, shared.clock.now()).await?;
+        let pair = Arc::new(Pair { access, refresh, identity: identity.clone() });
+        let now = shared.clock.now();
+        let put_aside = || shared.state.put_foreign_aside(name.clone(), Arc::clone(&pair), now);
+        until_durable(shared, name, Some("a new pair"), put_aside).await;
     }
     own?;
     let now = shared.clock.now();

@@ -14,6 +14,7 @@ use super::candidates;
 use super::grants::{Source, TakeInAs, held_by, is_nobody_elses, is_own, spent, take_in, to_take};
 use super::operations::{self, By, OperationError, Renewal, app_of, find};
 use super::shared::{Report, Shared};
+use super::writing;
 use crate::adapters::state::{Offer, Offered, StateError};
 use crate::config::Config;
 use crate::domain::candidate::{Origin, Proof, way_past};
@@ -109,7 +110,10 @@ pub async fn import_aside(
     let text = Value::Object(body).to_string();
     let imported = import(shared, name, &text, replace || portal.name == holder.name, by).await?;
     if matches!(imported.proof, Proof::TakenIn | Proof::Waits { .. }) {
-        shared.state.drop_aside(aside.id).await?;
+        // Left there it is spent, and refused as such.
+        if let Err(error) = shared.state.drop_aside(aside.id).await {
+            writing::refused(shared, &error);
+        }
     }
     Ok(imported)
 }

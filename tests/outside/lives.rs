@@ -7,19 +7,10 @@ use serde_json::{Value, json};
 
 use crate::common::strict::Strict;
 use crate::common::{Daemon, LIFE, Rig, SOON, always, eventually, is_step, now_millis};
-use crate::contains;
+use crate::{contains, news};
 
-/// A portal `news` at a server of any dialect: `kind` are the lines of its provider.
 fn rig(server: &Strict, kind: &str) -> Rig {
-    let mut rig = Rig::new([]);
-    rig.secret("news.secret", "n3wsSecretOfTheTests0123456789");
-    rig.config.apps.clear();
-    rig.config.more = format!(
-        "[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n\
-         [providers.own]\ntoken_url = '{}/token'\n{kind}",
-        server.origin
-    );
-    rig
+    news(server, "n3wsSecretOfTheTests0123456789", kind)
 }
 
 const CLIENT: &str = "grant = 'client-credentials'";

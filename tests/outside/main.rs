@@ -37,6 +37,7 @@ mod words;
 
 use std::time::Duration;
 
+use common::strict::Strict;
 use common::{Daemon, Rig};
 use refreshd::sandbox::{Fault, Rules};
 
@@ -45,6 +46,19 @@ fn calm<const N: usize>(portals: [&str; N]) -> Rig {
     let hour = Duration::from_secs(3600);
     let mut rig = Rig::with_rules(portals, Rules { token_lifetime: hour, ..Rules::default() });
     rig.config.app().renew_every = Duration::from_secs(25 * 60);
+    rig
+}
+
+/// A portal `news` at a server of any dialect: `kind` are the lines of its provider.
+fn news(server: &Strict, secret: &str, kind: &str) -> Rig {
+    let mut rig = Rig::new([]);
+    rig.secret("news.secret", secret);
+    rig.config.apps.clear();
+    rig.config.more = format!(
+        "[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n\
+         [providers.own]\ntoken_url = '{}/token'\n{kind}",
+        server.origin
+    );
     rig
 }
 

@@ -8,22 +8,13 @@ use crate::common::installs::{event_of, with};
 use crate::common::strict::Strict;
 use crate::common::{Daemon, Ran, Rig, SOON, eventually};
 use crate::install::{ACME, installing};
-use crate::{broken, contains};
+use crate::{broken, contains, news};
 
 const SECRET: &str = "s3c/retOfTheCl1ent+inFourParts=andMore";
 const REFRESH: &str = "rt/aBcDeFg1+hIjKlMn2~oPqRsTu3/vWxYzAb4";
 
-/// A portal `news` at a server of any dialect: `kind` are the lines of its provider.
 fn rig(server: &Strict, kind: &str) -> Rig {
-    let mut rig = Rig::new([]);
-    rig.secret("news.secret", SECRET);
-    rig.config.apps.clear();
-    rig.config.more = format!(
-        "[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n\
-         [providers.own]\ntoken_url = '{}/token'\n{kind}",
-        server.origin
-    );
-    rig
+    news(server, SECRET, kind)
 }
 
 fn pair(number: u32) -> Value {

@@ -2,6 +2,8 @@
 //!
 //! Must not give one out but for an import, nor drop one that was not taken.
 
+use std::sync::Arc;
+
 use rusqlite::{OptionalExtension as _, params};
 
 use super::record::{Aside, put_aside};
@@ -68,11 +70,11 @@ impl State {
     pub async fn put_foreign_aside(
         &self,
         portal: PortalName,
-        pair: Pair,
+        pair: Arc<Pair>,
         now: Timestamp,
     ) -> Result<(), StateError> {
         self.change(move |connection| {
-            let Pair { access, refresh, identity } = &pair;
+            let Pair { access, refresh, identity } = &*pair;
             let aside = Aside {
                 why: "foreign",
                 access: access.as_ref(),

@@ -32,6 +32,14 @@ pub(super) fn secrets_of<'a>(app: &'a App, presented: &'a Presented) -> Vec<&'a 
     tokens.into_iter().chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
 }
 
+/// Why a newcomer is not proved, and what is told of its notice.
+pub(super) enum Unproved {
+    /// The server does not take it, or it is another portal's.
+    Refused(Ended),
+    /// The server cannot be asked now.
+    Unanswered(Ended),
+}
+
 impl Worker {
     /// Exchanges the newcomer's refresh token at `token_url`, one of the profile's own.
     ///
@@ -42,7 +50,7 @@ impl Worker {
         newcomer: Newcomer<'_>,
         portal: &PortalName,
         token_url: &str,
-    ) -> Result<Intake, Ended> {
+    ) -> Result<Intake, Unproved> {
         let owner = newcomer.owner;
         let stays = |why: &str| format!("{why}; the grant of {portal} stays as it was");
         let (mut wait, mut in_doubt) = (FIRST_WAIT, false);
@@ -52,7 +60,10 @@ impl Worker {
                 Exchanged::Granted(proven)
                     if proven.identity.as_ref().is_some_and(|id| *id != owner.member_id) =>
                 {
-                    return Err((Outcome::Forged, stays("its refresh token is of another portal")));
+                    return Err(Unproved::Refused((
+                        Outcome::Forged,
+                        stays("its refresh token is of another portal"),
+                    )));
                 }
                 Exchanged::Granted(proven) => return Ok(*proven),
                 // The server may have given out what never came: then this says nothing about the grant.
@@ -61,21 +72,21 @@ impl Worker {
                         "its refresh token was refused after an answer was lost ({})",
                         problem.text()
                     );
-                    return Err((Outcome::Unverified, stays(&why)));
+                    return Err(Unproved::Refused((Outcome::Unverified, stays(&why))));
                 }
                 Exchanged::Refused(problem) => {
                     let why = format!(
                         "the authorization server does not take its refresh token ({})",
                         problem.text()
                     );
-                    return Err((Outcome::Forged, stays(&why)));
+                    return Err(Unproved::Refused((Outcome::Forged, stays(&why))));
                 }
                 Exchanged::Later { why, sent } => (why, sent),
             };
             in_doubt |= sent;
             if attempt >= TRIES || !self.pause(&mut wait).await {
                 let why = format!("its refresh token could not be tried ({why})");
-                return Err((Outcome::Unverified, stays(&why)));
+                return Err(Unproved::Unanswered((Outcome::Unverified, stays(&why))));
             }
             attempt += 1;
         }

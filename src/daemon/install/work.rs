@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::fair::{Fair, Sender};
-use super::prove::{Newcomer, secrets_of};
+use super::prove::{Newcomer, Unproved, secrets_of};
 use super::{Job, QUEUE, Told, tell_many};
 use crate::adapters::clock::Tick;
 use crate::adapters::state::{Install, Installed, StateError, Uninstall, Uninstalled};
@@ -293,11 +293,11 @@ impl Worker {
                 let intake = match self.prove(newcomer, &portal, &token_url).await {
                     Ok(intake) => intake,
                     // A server that does not answer says nothing of it, and the grant that is there does not work.
-                    Err((Outcome::Unverified, _)) if !may_live => {
+                    Err(Unproved::Unanswered(_)) if !may_live => {
                         let kept = self.store(Install { unprovable: true, ..install }).await;
                         return self.end(app, kept).await;
                     }
-                    Err(ended) => return ended,
+                    Err(Unproved::Refused(ended) | Unproved::Unanswered(ended)) => return ended,
                 };
                 let before = self.shared.state.portal(portal).await.ok().flatten();
                 let now = self.shared.clock.now();
