@@ -8,16 +8,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::http::Extensions;
+use hyper_util::client::legacy::Client as TokenClient;
+use hyper_util::client::legacy::connect::{Connected, capture_connection};
 use reqwest::Client;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
-    HeaderValue, LOCATION,
+    HeaderValue, LOCATION, USER_AGENT,
 };
 
 use super::clock::{Clock, RunningLimit};
-use super::http::{CONNECT, cause, client, parse_date, retry_after};
+use super::http::{
+    self, CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls, token_client,
+};
+use super::recording::{Recorder, RecordingConnector};
 use crate::domain::dialect::Body;
 use crate::domain::envelope::LARGEST;
+use crate::domain::http_reply::{self, HttpReply};
 use crate::domain::mask::line;
 use crate::domain::provider::{Method, host_of};
 use crate::domain::request::Request;
@@ -25,11 +32,14 @@ use crate::domain::time::Timestamp;
 
 /// Largest body read, in bytes. A token reply has about one thousand.
 const LARGEST_BODY: usize = LARGEST;
+/// An answer without a proper end is over when nothing more of it comes for so long.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
 pub struct AuthorizationServer {
     pub(super) client: Client,
+    token_client: TokenClient<RecordingConnector, reqwest::Body>,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -79,8 +89,9 @@ impl AuthorizationServer {
     ///
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { client: client()?, transport: None })
+    pub fn new() -> Result<Self, TlsError> {
+        let tls = tls()?;
+        Ok(Self { token_client: token_client(tls.clone()), client: client(tls)?, transport: None })
     }
 
     /// The same requests by another way than the network.
@@ -92,33 +103,48 @@ impl AuthorizationServer {
     /// Sends one request and reads the whole reply; `timeout` includes connecting, and counts only time in which this
     /// process can run. Never cancel this future once it is polled, if the request spends anything.
     pub async fn exchange(&self, request: &Request, timeout: Duration, now: Timestamp) -> Answer {
-        let mut limit = Clock::system().running_limit(timeout);
-        let builder = self.build(request);
-        let sent = match &self.transport {
-            None => limit.wait(builder.send()).await,
-            Some(transport) => match builder.timeout(timeout).build() {
-                Ok(built) => return transport.carry(built).await,
-                Err(error) => Some(Err(error)),
-            },
+        let built = match self.build(request).timeout(timeout).build() {
+            Ok(built) => built,
+            Err(error) => return not_sent(request, &cause(&error)),
         };
-        let response = match sent {
-            Some(Ok(response)) => response,
-            Some(Err(error)) => return without_reply(&error, request),
-            None => return too_late(request, timeout),
-        };
-        let status = response.status().as_u16();
-        let retry_after = retry_after(response.headers(), now);
-        let date = date(response.headers());
-        let content_type = named(response.headers(), &CONTENT_TYPE);
-        let content_encoding = named(response.headers(), &CONTENT_ENCODING);
-        let location = response.headers().get(LOCATION);
-        let location = location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
-        let (body, problem) = arrived(response, Some(&mut limit)).await;
-        let reply = WholeReply { status, retry_after, date, content_type, content_encoding, location, body };
-        match problem {
-            None => Answer::Whole(reply),
-            Some(problem) => Answer::Cut(reply, format!("status {status}, but {problem}")),
+        match &self.transport {
+            Some(transport) => transport.carry(built).await,
+            None => self.send(request, built, timeout, now).await,
         }
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        built: reqwest::Request,
+        timeout: Duration,
+        now: Timestamp,
+    ) -> Answer {
+        let mut limit = Clock::system().running_limit(timeout);
+        let mut built = match hyper::Request::<reqwest::Body>::try_from(built) {
+            Ok(built) => built,
+            Err(error) => return not_sent(request, &cause(&error)),
+        };
+        built.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static(http::USER_AGENT));
+        let connection = capture_connection(&mut built);
+        let sent = limit.wait(self.token_client.request(built)).await;
+        let recorder = connection.connection_metadata().as_ref().and_then(recorder_of);
+        let server = host_of(&request.url).unwrap_or("the authorization server");
+        let why = match sent {
+            Some(Ok(response)) => {
+                let response = response.map(reqwest::Body::wrap).into();
+                return read_answer(response, recorder, &mut limit, now).await;
+            }
+            Some(Err(error)) if error.is_connect() => return not_sent(request, &innermost(&error)),
+            Some(Err(error)) => format!(
+                "{server} broke the connection, or gave an answer that is not HTTP: {}",
+                innermost(&error)
+            ),
+            None => format!("{server} did not answer within {}", humantime::format_duration(timeout)),
+        };
+        let Some(recorder) = recorder else { return Answer::InDoubt(why) };
+        read_on(&recorder, &mut limit).await;
+        answer_of(http_reply::read(&recorder.received()), why, now)
     }
 
     /// Asks a server for anything at all, to see that it is there: `check --online`.
@@ -211,21 +237,95 @@ fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(line(&text).chars().take(100).collect())
 }
 
-fn without_reply(error: &reqwest::Error, request: &Request) -> Answer {
+fn not_sent(request: &Request, why: &str) -> Answer {
     let server = host_of(&request.url).unwrap_or("the authorization server");
-    if error.is_connect() || error.is_builder() {
-        Answer::NotSent(format!("cannot connect to {server}: {}", cause(error)))
-    } else {
-        Answer::InDoubt(format!(
-            "{server} broke the connection, or gave an answer that is not HTTP, before a reply could be read: {}",
-            cause(error)
-        ))
+    Answer::NotSent(format!("cannot connect to {server}: {why}"))
+}
+
+/// Reads the answer whose head arrived. Where its body breaks off, or is shorter than it seems, what else the connection
+/// received belongs to it.
+async fn read_answer(
+    response: reqwest::Response,
+    recorder: Option<Recorder>,
+    limit: &mut RunningLimit,
+    now: Timestamp,
+) -> Answer {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let (mut body, mut problem) = arrived(response, Some(limit)).await;
+    if let Some(recorder) = recorder {
+        let is_success = (200..300).contains(&status);
+        let whole = problem.is_none();
+        if body.len() < LARGEST_BODY && (!whole || is_success && may_go_on(&body, &recorder)) {
+            read_on(&recorder, limit).await;
+            let all = http_reply::read(&recorder.received()).body;
+            if all.len() > body.len() {
+                body = all;
+                body.truncate(LARGEST_BODY);
+                problem.get_or_insert("its body is longer than its head says".to_owned());
+            }
+        } else {
+            recorder.is_read();
+        }
+    }
+    let reply = reply(status, &headers, body, now);
+    match problem {
+        None => Answer::Whole(reply),
+        Some(problem) => Answer::Cut(reply, format!("status {status}, but {problem}")),
     }
 }
 
-fn too_late(request: &Request, timeout: Duration) -> Answer {
-    let server = host_of(&request.url).unwrap_or("the authorization server");
-    Answer::InDoubt(format!("{server} did not answer within {}", humantime::format_duration(timeout)))
+/// Whether there may be more to a body than the HTTP library says.
+fn may_go_on(body: &[u8], recorder: &Recorder) -> bool {
+    http_reply::may_have_more(body)
+        || recorder.with_received(|received| http_reply::read(received).body.len() > body.len())
+}
+
+/// Takes the connection and reads until the server closes it or says nothing for [`QUIET`].
+async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) {
+    recorder.take();
+    let more = || async {
+        let mut quiet = Clock::system().running_limit(QUIET);
+        quiet.wait(recorder.more()).await
+    };
+    while let Some(Some(true)) = limit.wait(more()).await {}
+}
+
+/// An answer that the HTTP library could not read, and why.
+fn answer_of(received: HttpReply, why: String, now: Timestamp) -> Answer {
+    let HttpReply { status, headers, head: _, mut body } = received;
+    if body.is_empty() {
+        return Answer::InDoubt(why);
+    }
+    body.truncate(LARGEST_BODY);
+    let headers = headers.into_iter().filter_map(|(name, value)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(&value).ok()?))
+    });
+    let why = match status {
+        Some(status) => format!("status {status}, but {why}"),
+        None => why,
+    };
+    // Without a status, nothing speaks against what the body says.
+    Answer::Cut(reply(status.unwrap_or(200), &headers.collect(), body, now), why)
+}
+
+fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> WholeReply {
+    let location = headers.get(LOCATION);
+    WholeReply {
+        status,
+        retry_after: retry_after(headers, now),
+        date: date(headers),
+        content_type: named(headers, &CONTENT_TYPE),
+        content_encoding: named(headers, &CONTENT_ENCODING),
+        location: location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned()),
+        body,
+    }
+}
+
+/// The recorder of a connection; each has one.
+fn recorder_of(connected: &Connected) -> Option<Recorder> {
+    let mut extensions = Extensions::new();
+    connected.get_extras(&mut extensions);
+    extensions.remove()
 }
 
 fn date(headers: &HeaderMap) -> Option<Timestamp> {

@@ -2,11 +2,20 @@
 //!
 //! Must not send anything. No reason holds an address, which may be a secret as a whole.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as TokenClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, redirect, retry};
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+
+use super::recording::RecordingConnector;
 
 use crate::domain::mask::short;
 use crate::domain::time::Timestamp;
@@ -19,9 +28,49 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// Most header lines of an answer. hyper's own limit of 100 would throw away a token reply behind a proxy that adds many.
 const HEADERS: usize = 512;
 
+/// How this program names itself to servers.
+pub(super) const USER_AGENT: &str = concat!("refreshd/", env!("CARGO_PKG_VERSION"));
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// No certificate authority, or none that can be read.
+    #[error(transparent)]
+    Verifier(#[from] rustls::Error),
+    /// The client cannot be made.
+    #[error(transparent)]
+    Client(#[from] reqwest::Error),
+}
+
+/// TLS that trusts the system's certificate authorities, or those of `SSL_CERT_FILE`.
+pub(super) fn tls() -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    Ok(builder.try_with_platform_verifier()?.with_no_client_auth())
+}
+
+/// A client for token requests: as [`client`], but what a connection received can be had where it is no HTTP.
+pub(super) fn token_client(tls: ClientConfig) -> TokenClient<RecordingConnector, reqwest::Body> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let connector = RecordingConnector(https.enable_http1().wrap_connector(tcp));
+    TokenClient::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http1_max_headers(HEADERS)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .build(connector)
+}
+
 /// A client that sends what it is given once, to where it is told: no redirect, no retry, no proxy of the environment.
-pub(super) fn client() -> Result<Client, reqwest::Error> {
-    Client::builder()
+pub(super) fn client(tls: ClientConfig) -> Result<Client, TlsError> {
+    Ok(Client::builder()
+        .tls_backend_preconfigured(tls)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .no_proxy()
@@ -32,8 +81,8 @@ pub(super) fn client() -> Result<Client, reqwest::Error> {
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .user_agent(concat!("refreshd/", env!("CARGO_PKG_VERSION")))
-        .build()
+        .user_agent(USER_AGENT)
+        .build()?)
 }
 
 /// The innermost cause. reqwest's own text holds the URL, and under GET the URL holds secrets.
@@ -41,10 +90,15 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it took too long".to_owned();
     }
-    let mut cause: &dyn std::error::Error = match error.source() {
-        Some(source) => source,
-        None => return "no reason given".to_owned(),
-    };
+    match error.source() {
+        Some(source) => innermost(source),
+        None => "no reason given".to_owned(),
+    }
+}
+
+/// The innermost cause of an error.
+pub(super) fn innermost(error: &dyn Error) -> String {
+    let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }

@@ -54,9 +54,8 @@ async fn without_daemon(common: &Common, only: Option<&str>) -> Result<Vec<Trial
     let config = load(common)?;
     // What a program says is worth a line here too. Without a log the test is made all the same.
     let _ = log::start_for_command("info");
-    let courier = Courier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
-        Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error.without_url())))
-    })?;
+    let courier = Courier::new(&config.alerts.instance, config.alerts.url.as_deref())
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error))))?;
     let tested = test(&courier, &config.channels, only, Clock::system().now()).await;
     tested.map_err(|unknown| Failure::new(Exit::NoInput, unknown.to_string()))
 }

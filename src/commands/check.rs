@@ -106,9 +106,8 @@ fn directories(config: &Config) -> Vec<String> {
 }
 
 async fn online(config: &mut Config) -> Result<Exit, Failure> {
-    let server = AuthorizationServer::new().map_err(|error| {
-        Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error.without_url())))
-    })?;
+    let server = AuthorizationServer::new()
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error))))?;
     let mut exit = Exit::Done;
     for (issuer, said) in ask_issuers(config, &server).await {
         match said {

@@ -61,6 +61,7 @@ pub use shared::Report;
 
 use self::core::{Core, World};
 use crate::adapters::directory::Refused;
+use crate::adapters::http::TlsError;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
@@ -88,7 +89,7 @@ pub enum RunError {
     TokenDirectory(#[source] Refused),
     /// TLS cannot be set up.
     #[error("cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?")]
-    Tls(#[source] reqwest::Error),
+    Tls(#[source] TlsError),
     /// The control socket said no.
     #[error(transparent)]
     Control(#[from] BindError),

@@ -17,6 +17,7 @@ pub mod error_table;
 pub mod escalation;
 pub mod handed;
 pub mod host;
+pub mod http_reply;
 pub mod id_token;
 pub mod identity;
 pub mod incident;

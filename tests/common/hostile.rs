@@ -30,6 +30,8 @@ pub enum Play {
     Reset(Vec<u8>),
     /// These bytes, and then this one again and again until the client has had enough.
     Endless(Vec<u8>, Vec<u8>),
+    /// These bytes, and the connection stays open until the client leaves.
+    Hold(Vec<u8>),
     /// These bytes, each after a wait, as long as the client stays.
     Drip(Vec<u8>, Duration),
 }
@@ -85,6 +87,10 @@ fn serve(mut stream: TcpStream, play: &(dyn Fn(Asked) -> Play + Send + Sync)) {
             while ok {
                 ok = stream.write_all(&more).is_ok();
             }
+        }
+        Play::Hold(bytes) => {
+            let _ = stream.write_all(&bytes);
+            let _ = stream.read(&mut [0]);
         }
         Play::Drip(bytes, wait) => {
             let _ = stream.set_nodelay(true);

@@ -209,6 +209,112 @@ fn a_number_for_a_token_keeps_its_digits() {
     assert_eq!(fs::read_to_string(rig.token_path("acme", "token")).expect("as the test made it"), "4711");
 }
 
+/// These bytes, as they are.
+fn raw(text: impl AsRef<[u8]>) -> Play {
+    Play::Close(text.as_ref().to_vec())
+}
+
+/// Answers whose framing breaks RFC 9112, so that an HTTP library gives no byte of them, or not all.
+const BROKEN: &[(&str, Wrap)] = &[
+    ("length-is-no-number", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{r}"))),
+    ("length-is-empty", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{r}"))),
+    ("length-is-negative", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{r}"))),
+    ("two-lengths", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: {}\r\n\r\n{r}", r.len()))
+    }),
+    ("length-is-too-short", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}"))),
+    ("length-is-0", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n{r}"))),
+    ("length-counts-characters", |r| {
+        let r = with(r, r#""name":"Мюллер""#);
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{r}", r.chars().count()))
+    }),
+    ("form-that-is-longer", |r| {
+        let r: Value = serde_json::from_str(r).expect("as the test made it");
+        let text = |key: &str| r[key].as_str().expect("as the test made it").to_owned();
+        let form = format!(
+            "access_token={}&expires_in=4&refresh_token={}",
+            text("access_token"),
+            text("refresh_token")
+        );
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{form}"))
+    }),
+    ("chunked-and-is-not", |r| raw(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{r}"))),
+    ("chunks-end-with-lf", |r| {
+        let (one, two) = r.split_at(30);
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\n{one}\n{:x}\n{two}\n0\n\n",
+            one.len(),
+            two.len()
+        ))
+    }),
+    ("no-head", |r| raw(r)),
+    ("no-version", |r| raw(format!("HTTP 200\r\n\r\n{r}"))),
+    ("no-slash", |r| raw(format!("HTTP 1.1 200 OK\nContent-Type: application/json\n\n{r}"))),
+    ("version-9", |r| raw(format!("HTTP/9.9 200 OK\r\n\r\n{r}"))),
+    ("no-content", |r| raw(format!("HTTP/1.1 204 No Content\r\n\r\n{r}"))),
+    ("nul-in-the-reason", |r| raw(format!("HTTP/1.1 200 O\0K\r\n\r\n{r}"))),
+    ("a-code-of-four-digits", |r| raw(format!("HTTP/1.1 2000 OK\r\n\r\n{r}"))),
+    ("control-in-a-name", |r| raw(format!("HTTP/1.1 200 OK\r\nA\u{1}: b\r\n: c\r\n\r\n{r}"))),
+    ("head-and-body-apart", |r| {
+        // One byte at a time: the library gives up long before the body is there.
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{r}");
+        Play::Drip(answer.into_bytes(), Duration::from_millis(2))
+    }),
+    ("open-for-good", |r| {
+        Play::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{r}").into_bytes())
+    }),
+    ("too-short-and-open", |r| {
+        Play::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}").into_bytes())
+    }),
+    ("200-kb-of-headers", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: x\r\n\r\n{r}", "x".repeat(200_000)))
+    }),
+];
+
+#[test]
+fn a_pair_in_an_answer_that_is_no_http_is_a_pair() {
+    let names: Vec<_> = BROKEN.iter().map(|(name, _)| *name).collect();
+    let hostile = strict(|name, next| {
+        let (_, wrap) = BROKEN.iter().find(|(known, _)| *known == name).expect("a portal of the test");
+        wrap(next)
+    });
+    let rig = rig(&hostile, &names);
+    let daemon = rig.start();
+    for name in &names {
+        rig.wait_for_generation(name, 3);
+        let outcomes = daemon.outcomes(name);
+        assert!(outcomes.iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_of_an_answer_that_is_no_http_is_kept() {
+    let hostile =
+        strict(|_, next| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}", riddle(next))));
+    let rig = rig(&hostile, &["acme"]);
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "needs-authorization");
+    assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
+    let ran = rig.run(["recover", "acme", "--show"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
+    is_silent(&rig, &daemon);
+}
+
+#[test]
+fn a_refusal_in_an_answer_that_is_no_http_is_not_believed() {
+    let hostile = Hostile::listen("127.0.0.1:0", |_| {
+        raw("HTTP/1.1 400 Bad\r\nContent-Length: x\r\n\r\n{\"error\":\"invalid_grant\"}")
+    });
+    let rig = rig(&hostile, &["acme"]);
+    let daemon = rig.start();
+    eventually("two tries", SOON, || daemon.outcomes("acme").len() >= 2);
+    assert!(
+        daemon.outcomes("acme").iter().all(|outcome| outcome == "in-doubt"),
+        "{:?}",
+        daemon.outcomes("acme")
+    );
+}
+
 /// What no version can read; it holds a token all the same.
 fn riddle(next: &str) -> String {
     let token = format!("{HIDDEN}-{}", next.len());

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use self::wire::Wire;
 use super::clock::Clock;
+use super::http::TlsError;
 use crate::domain::channel::{Channel, Delivery, Pulse, Receiver};
 use crate::domain::message::{Event, Message};
 use crate::domain::time::{Timestamp, human};
@@ -73,7 +74,7 @@ impl Courier {
     ///
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
-    pub fn new(instance: &str, url: Option<&str>) -> Result<Self, reqwest::Error> {
+    pub fn new(instance: &str, url: Option<&str>) -> Result<Self, TlsError> {
         Ok(Self { wire: Wire::new()?, carrier: None, instance: instance.into(), url: url.map(Into::into) })
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Url};
 
-use crate::adapters::http::{cause, client, retry_after};
+use crate::adapters::http::{TlsError, cause, client, retry_after, tls};
 use crate::domain::channel::Delivery;
 use crate::domain::mask::mask_answer;
 use crate::domain::secret::ChannelSecret;
@@ -65,8 +65,8 @@ pub(super) fn failed(why: impl Into<String>) -> Delivery {
 }
 
 impl Wire {
-    pub(super) fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { client: client()? })
+    pub(super) fn new() -> Result<Self, TlsError> {
+        Ok(Self { client: client(tls()?)? })
     }
 
     /// Posts JSON to an address.
