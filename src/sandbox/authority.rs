@@ -34,6 +34,10 @@ pub struct Authority {
     pub(super) questions: (u64, u32),
     /// Of those that do not fail, how many of the next are refused, and to how many it is said that nothing is installed.
     pub(super) wrong_answers: (u32, u32),
+    /// How long each takes.
+    pub(super) question_delay: Duration,
+    /// Users who are administrators of every portal, whose API this server is then; `None`: portals have none.
+    pub(super) admins: Option<Vec<u64>>,
     codes: HashMap<String, Code>,
 }
 
@@ -85,6 +89,8 @@ impl Authority {
             traps: vec!["/redirected".to_owned()],
             questions: (0, 0),
             wrong_answers: (0, 0),
+            question_delay: Duration::ZERO,
+            admins: None,
             codes: HashMap::new(),
         }
     }
@@ -283,13 +289,21 @@ impl Authority {
             put("expires_in", pair.expires_at.until(now).as_secs().into());
         }
         put("member_id", portal.member_id.as_str().into());
-        put("client_endpoint", format!("https://{}/rest/", portal.domain).into());
+        put("client_endpoint", self.endpoint_of(&portal.domain).into());
         put("server_endpoint", format!("http://{}/rest/", self.host).into());
         put("domain", self.host.as_str().into());
         put("scope", "app".into());
         put("status", "L".into());
         put("user_id", grant.user_id.into());
         body
+    }
+
+    /// Where the API of a portal is.
+    pub(super) fn endpoint_of(&self, domain: &str) -> String {
+        match self.admins {
+            Some(_) => format!("http://{}/rest/", self.host),
+            None => format!("https://{domain}/rest/"),
+        }
     }
 
     /// Remembers a violation. `text` holds no secret.

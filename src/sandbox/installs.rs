@@ -12,6 +12,8 @@ use crate::domain::time::Timestamp;
 
 /// Where to ask.
 pub(super) const APP_INFO_PATH: &str = "/rest/app.info";
+/// Where a portal is asked whether the user of a token is an administrator.
+pub(super) const USER_ADMIN_PATH: &str = "/rest/user.admin";
 
 impl Authority {
     /// A new grant, and the token reply that tells of it.
@@ -42,6 +44,21 @@ impl Authority {
             .iter_mut()
             .filter(|grant| grant.portal == portal)
             .for_each(|grant| grant.revoked = true);
+    }
+
+    /// Answers a question whether the user of an access token is an administrator.
+    pub(super) fn user_admin(&self, body: &[u8], now: Timestamp) -> Reply {
+        let form = pairs(&String::from_utf8_lossy(body));
+        let token = form.iter().find(|(name, _)| name == "auth").map(|(_, value)| value.as_str());
+        let known = token.and_then(|token| self.ledger.grant_of_access(token));
+        match (&self.admins, known) {
+            (Some(admins), Some((grant, expires_at))) if expires_at > now && !grant.revoked => {
+                let mut answer = Map::new();
+                answer.insert("result".to_owned(), admins.contains(&grant.user_id).into());
+                Reply::json(200, answer)
+            }
+            _ => Reply::error(401, "expired_token", "The access token provided has expired"),
+        }
     }
 
     /// Answers a question whose an access token is.
@@ -82,7 +99,7 @@ impl Authority {
                 "client_id": grant.client_id, "scope": "app", "expires": expires_at.to_string(),
                 "install": {
                     "installed": portal.installed && !not_yet, "version": 1, "status": "L", "scope": "app", "domain": domain, "uri": uri,
-                    "client_endpoint": format!("{uri}/rest/"), "member_id": member_id, "member_type": "cloud",
+                    "client_endpoint": self.endpoint_of(domain), "member_id": member_id, "member_type": "cloud",
                 },
                 "user_id": grant.user_id,
             },

@@ -28,6 +28,7 @@ mod server;
 mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
@@ -125,6 +126,16 @@ impl Sandbox {
     /// end of an installation.
     pub fn answer_wrongly(&self, refusals: u32, not_installed: u32) {
         self.lock().wrong_answers = (refusals, not_installed);
+    }
+
+    /// Each question of that kind takes so long from now on.
+    pub fn delay_questions(&self, delay: Duration) {
+        self.lock().question_delay = delay;
+    }
+
+    /// Portals have an API from now on, at this server, which knows these users as administrators.
+    pub fn serve_portals(&self, admins: &[u64]) {
+        self.lock().admins = Some(admins.to_vec());
     }
 
     /// A fresh authorization code, as a user of the portal gets it: short-lived, and good for one exchange.

@@ -21,7 +21,7 @@ use super::Sandbox;
 use super::answer::{Answer, Delivery, Reply};
 use super::checks::TOKEN_PATH;
 use super::form::TokenRequest;
-use super::installs::APP_INFO_PATH;
+use super::installs::{APP_INFO_PATH, USER_ADMIN_PATH};
 use super::pages::AUTHORIZE_PATH;
 use super::wire::{Cut, Line, Pending, ReplyBody, Wire};
 use crate::adapters::clock::Clock;
@@ -85,7 +85,19 @@ async fn answer(
             let (head, body) = request.into_parts();
             let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Err(Cut) };
             let (query, now) = (head.uri.query().unwrap_or_default(), sandbox.clock.now());
-            sandbox.lock().app_info(head.method.as_str(), query, &body.to_bytes(), now)
+            let (reply, delay) = {
+                let mut authority = sandbox.lock();
+                let reply = authority.app_info(head.method.as_str(), query, &body.to_bytes(), now);
+                (reply, authority.question_delay)
+            };
+            pause(sandbox.clock, delay).await;
+            reply
+        }
+        (&Method::POST, USER_ADMIN_PATH) => {
+            let Ok(body) = Limited::new(request.into_body(), LONGEST_BODY).collect().await else {
+                return Err(Cut);
+            };
+            sandbox.lock().user_admin(&body.to_bytes(), sandbox.clock.now())
         }
         (&Method::GET, AUTHORIZE_PATH) => {
             let (query, host) =
