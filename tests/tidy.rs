@@ -71,6 +71,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/held.rs",
     "src/adapters/state/installation.rs",
     "src/adapters/state/intake.rs",
+    "src/adapters/state/newcomers.rs",
     "src/adapters/state/record.rs",
     "src/adapters/state/unread.rs",
     "src/adapters/whose.rs",         // asks whose it is

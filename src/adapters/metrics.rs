@@ -56,6 +56,7 @@ pub struct Metrics {
     skew: Family<Vec<(&'static str, String)>, FloatGauge>,
     deliveries: Family<Vec<(&'static str, String)>, Counter>,
     installs: Family<Vec<(&'static str, String)>, Counter>,
+    install_questions: Family<Vec<(&'static str, String)>, Counter>,
     reload_successful: SharedGauge,
 }
 
@@ -94,6 +95,12 @@ impl Metrics {
         );
         let installs = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register("installs", "Notices of installed apps, and what became of each", installs.clone());
+        let install_questions = Family::<Vec<(&'static str, String)>, Counter>::default();
+        registry.register(
+            "install_questions",
+            "Questions to authorization servers about notices of installed apps",
+            install_questions.clone(),
+        );
         let reload_successful = SharedGauge::default();
         reload_successful.set(1);
         registry.register(
@@ -112,6 +119,7 @@ impl Metrics {
             skew,
             deliveries,
             installs,
+            install_questions,
             reload_successful,
         };
         metrics.know_providers(providers);
@@ -139,6 +147,7 @@ impl Metrics {
     /// Makes the counters of these apps' installs be there, at zero.
     pub fn know_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
         for app in apps {
+            drop(self.install_questions.get_or_create(&vec![("app", app.to_owned())]));
             Outcome::ALL
                 .into_iter()
                 .for_each(|outcome| drop(self.installs.get_or_create(&of_install(app, outcome))));
@@ -148,6 +157,11 @@ impl Metrics {
     /// Counts what became of one notice of an installed app.
     pub fn install(&self, app: &str, outcome: Outcome) {
         self.installs.get_or_create(&of_install(app, outcome)).inc();
+    }
+
+    /// Counts one question to an authorization server about a notice of an installed app.
+    pub fn install_question(&self, app: &str) {
+        self.install_questions.get_or_create(&vec![("app", app.to_owned())]).inc();
     }
 
     /// Counts what became of one message to a channel.

@@ -13,6 +13,7 @@ use crate::daemon::Begun;
 use crate::daemon::KeptView;
 use crate::daemon::alerts::report::Report;
 use crate::daemon::alerts::trial::Trial;
+use crate::daemon::newcomers::NewcomerView;
 use crate::daemon::view::PortalView;
 use crate::domain::introspection::Introspection;
 
@@ -35,6 +36,11 @@ struct Listing {
 #[derive(Deserialize)]
 struct Kept {
     replies: Vec<KeptView>,
+}
+
+#[derive(Deserialize)]
+struct Installs {
+    waiting: Vec<NewcomerView>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +170,30 @@ impl Client {
         parse(&self.ask(Method::POST, &path(portal, "/introspect"), None).await?)
     }
 
+    /// The installs that wait for a decision.
+    pub(super) async fn installs(&self) -> Result<Vec<NewcomerView>, Failure> {
+        parse::<Installs>(&self.ask(Method::GET, "/v1/installs", None).await?).map(|it| it.waiting)
+    }
+
+    /// Accepts a newcomer. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
+    pub(super) async fn accept_install(&self, portal: &str, user: Option<&str>) -> Result<Value, Failure> {
+        let path = decide(portal, "accept", user);
+        let (status, body) = self.send(Method::POST, &path, None).await?;
+        match serde_json::from_str::<Value>(&body) {
+            Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
+            _ => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Refuses a newcomer.
+    pub(super) async fn refuse_install(
+        &self,
+        portal: &str,
+        user: Option<&str>,
+    ) -> Result<NewcomerView, Failure> {
+        parse(&self.ask(Method::POST, &decide(portal, "refuse", user), None).await?)
+    }
+
     /// Reads kept replies again and takes in what can be read.
     pub(super) async fn recover(&self, portal: &str) -> Result<Value, Failure> {
         parse(&self.ask(Method::POST, &path(portal, "/replies/recover"), None).await?)
@@ -271,6 +301,12 @@ fn path(portal: &str, rest: &str) -> String {
         }
     }
     url + rest
+}
+
+fn decide(portal: &str, what: &str, user: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    user.map(|user| query.append_pair("user", user));
+    path(portal, &format!("/install/{what}?{}", query.finish()))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Failure> {

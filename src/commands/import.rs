@@ -97,12 +97,12 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     }
 }
 
-fn print(outcome: &Value) {
+pub(super) fn print(outcome: &Value) {
     screen::result(&(serde_json::to_string_pretty(outcome).unwrap_or_default() + "\n"));
 }
 
 /// What came of it, in words.
-fn said(portal: &str, imported: &Value) -> (Exit, String) {
+pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
     let text = |key: &str| imported.get(key).and_then(Value::as_str);
     let detail = text("detail").unwrap_or_default();
     let is_kept = imported.get("kept").and_then(Value::as_bool).unwrap_or_default();

@@ -13,6 +13,7 @@ mod demo;
 mod exit;
 mod forget;
 mod import;
+mod install;
 mod introspect;
 mod provider;
 mod reach;
@@ -86,6 +87,9 @@ enum Command {
     Authorize(authorize::Arguments),
     /// Take in a grant: a token reply, settings.json, a refresh token, a dump of pizauth.
     Import(import::Arguments),
+    /// Installs of another user than the grant's: list, accept, refuse.
+    #[command(subcommand, after_help = install::HELP)]
+    Install(install::Install),
     /// Replies that could not be read: take in what can be read by now, show or discard them.
     Recover(recover::Arguments),
     /// Ask the authorization server what a portal's token is worth.
@@ -182,6 +186,7 @@ pub fn main() -> Exit {
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
             Command::Authorize(arguments) => authorize::run(&common, &arguments).await,
             Command::Import(arguments) => import::run(&common, &arguments).await,
+            Command::Install(install) => install::run(&common, &install).await,
             Command::Recover(arguments) => recover::run(&common, &arguments).await,
             Command::Introspect(arguments) => introspect::run(&common, &arguments).await,
             Command::Forget(arguments) => forget::run(&common, &arguments).await,

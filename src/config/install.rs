@@ -35,6 +35,14 @@ pub(super) fn form(table: Table<'_>, form: &mut InstallForm, report: &mut Report
     {
         form.check = Some(check);
     }
+    if let Some(text) = table.text(report, "install_admin") {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if !text.value.is_empty() && text.value.chars().all(plain) {
+            form.admin = Some(text.value.to_owned());
+        } else {
+            report.problem(text.place, "`install_admin` must hold letters, digits and . _ - only");
+        }
+    }
     if let Some(text) = table.text(report, "install_script")
         && let Some(script) = url(report, "install_script", text, false)
     {

@@ -205,7 +205,7 @@ pub(super) async fn offer(
 }
 
 /// Has a stored candidate proved, and waits for it.
-async fn proof(shared: &Shared, portal: &Portal, by: By<'_>) -> Result<Imported, OperationError> {
+pub(super) async fn proof(shared: &Shared, portal: &Portal, by: By<'_>) -> Result<Imported, OperationError> {
     let name = &portal.name;
     let ended = shared.proofs.wait_for(name);
     carry_out(portal, by, &shared.candidates).await?;

@@ -23,6 +23,7 @@ mod host;
 mod http;
 mod install;
 mod kept;
+pub mod newcomers;
 mod offline;
 mod old_state;
 mod opening;

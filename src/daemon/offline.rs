@@ -16,6 +16,7 @@ use super::core::{Core, World};
 use super::exchange::{Claimed, exchange};
 use super::handover;
 use super::kept::{self, KeptView};
+use super::newcomers::{self, NewcomerView};
 use super::operations::{self, By, Handwork, OperationError};
 use super::shared::Shared;
 use super::view::PortalView;
@@ -139,6 +140,38 @@ impl Offline {
         let imported = operations::import_aside(shared, portal, at, replace, By::Hand(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
+    }
+
+    /// As [`newcomers::list`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn installs(&self) -> Result<Vec<NewcomerView>, OperationError> {
+        newcomers::list(&self.core.shared).await
+    }
+
+    /// As [`newcomers::accept`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn accept_install(&self, portal: &str, user: Option<&str>) -> Result<Value, OperationError> {
+        let hand = |name| self.prove_by_hand(name);
+        let shared = &self.core.shared;
+        let accepted = newcomers::accept(shared, portal, user, By::Hand(&hand)).await?;
+        let (view, _) = operations::outcome(shared, portal).await?;
+        Ok(imported_json(&accepted, &view))
+    }
+
+    /// As [`newcomers::refuse`].
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn refuse_install(
+        &self,
+        portal: &str,
+        user: Option<&str>,
+    ) -> Result<NewcomerView, OperationError> {
+        newcomers::refuse(&self.core.shared, portal, user).await
     }
 
     /// As `kept::recover`.

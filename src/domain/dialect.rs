@@ -74,6 +74,8 @@ pub enum Earliest {
 pub struct InstallForm {
     /// The path at an authorization server that says whose an access token is; `None`: installs are not taken in.
     pub check: Option<String>,
+    /// The method at a portal's own endpoint that says whether the user of an access token is an administrator there.
+    pub admin: Option<String>,
     /// The script that finishes an installation in the browser.
     pub script: Option<String>,
     /// What is run of it, in the same language.

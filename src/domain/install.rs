@@ -176,6 +176,26 @@ pub enum Occasion {
     SystemUser,
 }
 
+impl Occasion {
+    /// As stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Installed => "installed",
+            Self::SystemUser => "system-user",
+        }
+    }
+
+    /// The occasion of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Opened, Self::Installed, Self::SystemUser]
+            .into_iter()
+            .find(|occasion| occasion.as_str() == text)
+    }
+}
+
 /// What is kept of the portal so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Held<'a> {

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::date::instant;
-use super::host::{is_another_portal, plain_host};
+use super::host::{is_another_portal, is_this_machine, plain_host};
 use super::mask::{clean, endpoint, mask};
 use super::notice::{Claims, is_id};
 use super::provider::{Class, Profile, origin_of};
@@ -100,6 +100,29 @@ pub fn places(profile: &Profile, claims: &Claims) -> Vec<String> {
         }
     }
     places
+}
+
+/// Where the portal itself says whether a user is an administrator; `by` is the address of the authorization server that
+/// named the portal. `None`: the provider has no such method, or nothing may be sent there: only a server on this machine
+/// names a portal on this machine, and no portal is an address without a name.
+#[must_use]
+pub fn admin_place(profile: &Profile, owner: &Owner, by: &str) -> Option<String> {
+    let method = profile.install.admin.as_deref()?;
+    let by_this_machine = is_this_machine(&plain_host(by)?);
+    let host = plain_host(&owner.endpoint)?;
+    let is_named = matches!(
+        url::Host::parse(host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name)),
+        Ok(url::Host::Domain(_))
+    );
+    let may = if by_this_machine { is_this_machine(&host) } else { is_named && !is_this_machine(&host) };
+    may.then(|| format!("{}/{method}", owner.endpoint.trim_end_matches('/')))
+}
+
+/// Reads whether the user is an administrator; `None` if the answer does not say.
+#[must_use]
+pub fn hear_admin((status, body): (u16, &[u8])) -> Option<bool> {
+    let body: Value = serde_json::from_slice(body).ok().filter(|_| status == 200)?;
+    body.get("result")?.as_bool()
 }
 
 /// Reads the answer. `secrets` are taken out of what it says.
@@ -291,6 +314,34 @@ mod tests {
         let Heard::Owner(_, token) = heard(200, &answer, &claims()) else { panic!() };
         let end = Timestamp::from_secs(1_780_315_200);
         assert_eq!(token, OwnToken { scope: Some("crm,im".into()), ends_at: Some(end) });
+    }
+
+    #[test]
+    fn only_the_named_portal_is_asked_about_administrators() {
+        let mut profile = profile();
+        let Heard::Owner(mut owner, _) = heard(200, &answer(), &claims()) else { panic!() };
+        let server = "https://oauth.bitrix.info/rest/app.info";
+        assert_eq!(admin_place(&profile, &owner, server), None, "the provider has no such method");
+        profile.install.admin = Some("user.admin".into());
+        let place = "https://acme.bitrix24.com/rest/user.admin";
+        assert_eq!(admin_place(&profile, &owner, server).as_deref(), Some(place));
+        assert_eq!(admin_place(&profile, &owner, "http://127.0.0.1:9/rest/app.info"), None);
+        for endpoint in [
+            "http://127.0.0.1:9470/rest/",
+            "https://localhost/rest/",
+            "https://10.0.0.1/rest/",
+            "https://[fe80::1]/rest/",
+        ] {
+            owner.endpoint = endpoint.into();
+            assert_eq!(admin_place(&profile, &owner, server), None, "{endpoint}");
+        }
+        owner.endpoint = "http://127.0.0.1:9470/rest/".into();
+        assert!(admin_place(&profile, &owner, "http://127.0.0.1:9/rest/app.info").is_some());
+        assert_eq!(hear_admin((200, b"{\"result\":true}")), Some(true));
+        assert_eq!(hear_admin((200, b"{\"result\":false}")), Some(false));
+        for (status, body) in [(200, "{\"result\":\"true\"}"), (401, "{\"result\":true}"), (200, "<html>")] {
+            assert_eq!(hear_admin((status, body.as_bytes())), None);
+        }
     }
 
     #[test]

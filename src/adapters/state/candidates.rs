@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::claims::new_claim;
 use super::clients;
 use super::intake::{TakeIn, holder, is_spent, put};
+use super::newcomers;
 use super::record::{Aside, put_aside, stored};
 use super::rows::{CANDIDATE_COLUMNS, millis, phase_columns, portal as read_portal, to_json};
 use super::{State, StateError};
@@ -258,7 +259,7 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         Some((same, ..)) if same == *fingerprint.bytes() => {
             let hurry = "UPDATE candidate SET act_at = min(coalesce(act_at, ?2), ?2), replaces = max(replaces, ?3) \
                  WHERE portal = ?1 AND claim IS NULL";
-            if *origin == Origin::Import {
+            if *origin != Origin::File {
                 connection.execute(hurry, params![name, now.millis(), replaces]).map_err(sql)?;
             }
             return Ok(Offered::Known);
@@ -372,13 +373,14 @@ struct Found {
     fingerprint: [u8; 32],
     bound_to: [u8; 32],
     token_url: String,
+    origin: Option<Origin>,
 }
 
 fn record(connection: &Connection, record: &RecordCandidate) -> Result<CandidateRecorded, StateError> {
     let RecordCandidate { portal, app, claim, outcome, now } = record;
     let found = connection
         .query_row(
-            "SELECT claimed_at, fingerprint, bound_to, token_url FROM candidate WHERE portal = ?1 AND claim = ?2",
+            "SELECT claimed_at, fingerprint, bound_to, token_url, origin FROM candidate WHERE portal = ?1 AND claim = ?2",
             params![portal.as_str(), claim.0.0],
             |row| {
                 Ok(Found {
@@ -386,6 +388,7 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
                     fingerprint: row.get(1)?,
                     bound_to: row.get(2)?,
                     token_url: row.get(3)?,
+                    origin: Origin::parse(&row.get::<_, String>(4)?),
                 })
             },
         )
@@ -394,7 +397,7 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
     if let Some(aside) = aside_of(outcome, found.is_some()) {
         put_aside(connection, portal, *now, &aside)?;
     }
-    let Some(Found { claimed_at, fingerprint, bound_to, token_url }) = found else {
+    let Some(Found { claimed_at, fingerprint, bound_to, token_url, origin }) = found else {
         return Ok(CandidateRecorded::SetAside);
     };
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
@@ -427,6 +430,9 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
             connection.execute(tried, params![portal.as_str(), claimed_at.millis()]).map_err(sql)?;
             let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
             connection.execute(remember, params![fingerprint, portal.as_str()]).map_err(sql)?;
+            if origin == Some(Origin::Install) {
+                newcomers::settle(connection, portal, now)?;
+            }
             let client_changed = clients::let_in(connection, app, portal, now).map_err(sql)?;
             Ok(CandidateRecorded::TakenIn { generation, client_changed })
         }
@@ -434,6 +440,9 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
             remove(connection, portal)?;
             let refused = "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
             connection.execute(refused, params![fingerprint, portal.as_str()]).map_err(sql)?;
+            if origin == Some(Origin::Install) {
+                newcomers::drop_accepted(connection, portal)?;
+            }
             Ok(CandidateRecorded::Kept)
         }
         CandidateOutcome::Waits(standing) => {

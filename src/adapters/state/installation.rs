@@ -37,8 +37,12 @@ pub struct Uninstall {
 /// What became of it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Uninstalled {
-    /// These grants are gone; none if they were before.
-    Gone(Vec<PortalName>),
+    /// It has its proof. What may live of the member's grants is to be renewed, which tells whether it is true: whoever
+    /// sent the first notice of the installation may have chosen the proof.
+    Proven {
+        /// Grants that did not work and are gone now.
+        gone: Vec<PortalName>,
+    },
     /// No application token of this installation is known.
     Unknown,
     /// The application token is another.
@@ -59,24 +63,6 @@ pub(super) struct Installation {
     uninstalled_at: Option<i64>,
     pub(super) installer: Option<String>,
     disputed_at: Option<i64>,
-}
-
-impl Installation {
-    /// Whether it was heard of within the last day.
-    pub(super) fn is_young(&self, now: Timestamp) -> bool {
-        self.installed_at.is_some_and(|at| !is_stale(Timestamp::from_millis(at), now))
-    }
-}
-
-/// Notes that somebody else says that the installation is his.
-pub(super) fn dispute(connection: &Connection, install: &Install) -> Result<(), StateError> {
-    connection
-        .execute(
-            "UPDATE installation SET disputed_at = ?3 WHERE binding = ?1 AND member_id = ?2",
-            params![install.terms.binding.bytes(), install.owner.member_id, install.now.millis()],
-        )
-        .map(|_| ())
-        .map_err(|source| StateError::sql("note a disputed installation", source))
 }
 
 pub(super) fn installation(
@@ -178,7 +164,8 @@ pub(super) fn remove(
         let ended = connection
             .execute(
                 "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, act_at = NULL, \
-                 claim = NULL, climb_at = ?5 WHERE name = ?1 AND bound_to = ?2 AND refresh_token IS NOT NULL AND phase <> ?3",
+                 claim = NULL, climb_at = ?5 WHERE name = ?1 AND bound_to = ?2 AND refresh_token IS NOT NULL \
+                 AND phase IN ('needs-authorization', 'old-state')",
                 params![name.as_str(), binding.bytes(), phase, attempt, since, problem, doubtful],
             )
             .map_err(sql)?;
@@ -186,15 +173,16 @@ pub(super) fn remove(
             gone.push(name);
         }
     }
-    Ok(Uninstalled::Gone(gone))
+    Ok(Uninstalled::Proven { gone })
 }
 
-/// Makes the fresh grants of a member due as soon as they may be renewed again, and says when: what a renewal comes to is
-/// the truth about a removal that nothing proves. Those that are not fresh are tried by themselves.
+/// Makes grants of a member due, and says when: what a renewal comes to is the truth about a removal. With `at_once`, all that
+/// are tried by themselves, now; otherwise the fresh ones, as soon as they may be renewed again.
 pub(super) fn ask_for(
     connection: &Connection,
     (app, member_id): (&str, &str),
     listed: &[PortalName],
+    at_once: bool,
     now: Timestamp,
 ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
     let sql = |source| StateError::sql("ask for the renewal of an installed portal", source);
@@ -205,8 +193,11 @@ pub(super) fn ask_for(
     }
     let mut asked = Vec::new();
     for portal in portals {
-        let Some(grant) = portal.grant.filter(|grant| grant.standing.phase == Phase::Fresh) else { continue };
-        let (ByHand::From(at) | ByHand::FreshUntil(at)) = by_hand(&grant, now);
+        let Some(grant) = portal.grant.filter(|grant| at_once || grant.standing.phase == Phase::Fresh) else {
+            continue;
+        };
+        let (ByHand::From(at) | ByHand::FreshUntil(at)) =
+            if at_once { ByHand::From(now) } else { by_hand(&grant, now) };
         let changed = connection
             .execute(
                 "UPDATE portal SET act_at = min(act_at, ?2) WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \

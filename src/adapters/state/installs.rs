@@ -5,8 +5,9 @@
 
 use rusqlite::{Connection, params};
 
-use super::installation::{Uninstall, Uninstalled, ask_for, dispute, installation, note, remove};
+use super::installation::{Uninstall, Uninstalled, ask_for, installation, note, remove};
 use super::intake::{self, TakeIn, TakenIn};
+use super::newcomers;
 use super::reconcile::follow;
 use super::rows::{COLUMNS, portal as read_portal};
 use super::{State, StateError};
@@ -78,6 +79,8 @@ pub enum Installed {
         kind: Kind,
         /// It is known whose it is.
         known: bool,
+        /// That user's own notice brought it, so a person may have to decide which of the two is right.
+        by_notice: bool,
     },
     /// It is another user's than the portal's, or of the app itself, and nothing proves it to be of that installation.
     OtherInstallation {
@@ -87,7 +90,7 @@ pub enum Installed {
         kind: Option<Kind>,
         /// What its application token proves.
         proof: Proof,
-        /// The installation was heard of a short while ago, by somebody else who may have made that up: a person decides.
+        /// It is the event of an installation, which may be the true one: a person may have to decide.
         is_disputed: bool,
     },
     /// Its refresh token came before, or the event is of another time.
@@ -110,7 +113,8 @@ impl State {
         self.change(move |connection| keep(connection, &install, listed.first())).await
     }
 
-    /// Ends a portal's grants because the portal removed the app, or says why not.
+    /// Notes that a portal removed the app, or says why not. Ends grants that do not work anyway; those that may live are
+    /// ended by what their authorization server says.
     ///
     /// # Errors
     /// [`StateError`]; nothing has changed then.
@@ -121,8 +125,18 @@ impl State {
         self.change(move |connection| remove(connection, &removal, &listed)).await
     }
 
-    /// Has the fresh grants of a member renewed as soon as they may be, because a removal that nothing proves was told
-    /// of: which, and when.
+    /// Whether a notice has been verified of an installation at this member.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn is_installed(&self, binding: Fingerprint, member_id: String) -> Result<bool, StateError> {
+        self.read
+            .run(move |connection| installation(connection, binding, &member_id).map(|known| known.is_some()))
+            .await
+    }
+
+    /// Has the grants of a member renewed, because a removal was told of: which, and when. Where nothing proves it, fresh
+    /// ones as soon as they may be; where `at_once`, all that may live, now.
     ///
     /// # Errors
     /// [`StateError`].
@@ -131,11 +145,12 @@ impl State {
         app: String,
         binding: Fingerprint,
         member_id: String,
+        at_once: bool,
         now: Timestamp,
     ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
         let of = (app.clone(), member_id.clone());
         let listed = self.read.run(move |connection| listed(connection, &of.0, binding, &of.1, "")).await?;
-        self.change(move |connection| ask_for(connection, (&app, &member_id), &listed, now)).await
+        self.change(move |connection| ask_for(connection, (&app, &member_id), &listed, at_once, now)).await
     }
 }
 
@@ -220,7 +235,15 @@ fn keep(
         installer: known.installer.as_deref(),
         proof,
     };
+    let by_notice = held.user.is_some() && held.user == held.installer;
+    let is_other = held.user != Some(owner.user_id.as_str());
+    let is_installation = *occasion == Occasion::Installed && application_token.is_some();
     match decide(*occasion, held, &owner.user_id) {
+        // The configuration names the portal, but a notice brought the grant.
+        Decision::FreshAlready if is_installation && is_other && by_notice && proof != Proof::Proven => {
+            let kind = held.phase.map(Phase::kind);
+            return Ok(Installed::OtherInstallation { portal: name, kind, proof, is_disputed: true });
+        }
         Decision::FreshAlready => {
             // Its own user's word is as good as the grant; anybody else's would let him end it later.
             if held.user == Some(owner.user_id.as_str()) {
@@ -230,21 +253,14 @@ fn keep(
         }
         Decision::OtherUser => {
             let kind = held.phase.map_or(Kind::AwaitingAuthorization, Phase::kind);
-            return Ok(Installed::OtherUser { portal: name, kind, known: held.user.is_some() });
+            return Ok(Installed::OtherUser { portal: name, kind, known: held.user.is_some(), by_notice });
         }
         Decision::OtherInstallation => {
-            let is_disputed = *occasion == Occasion::Installed
-                && proof == Proof::Other
-                && application_token.is_some()
-                && known.is_young(*now);
-            if is_disputed {
-                dispute(connection, install)?;
-            }
             return Ok(Installed::OtherInstallation {
                 portal: name,
                 kind: held.phase.map(Phase::kind),
                 proof,
-                is_disputed,
+                is_disputed: is_installation && held.phase.is_some(),
             });
         }
         Decision::Take => {}
@@ -279,6 +295,7 @@ fn keep(
         matches!(occasion, Occasion::Installed) || held.phase.is_none() || known.installer.is_none();
     let installer = installer && *occasion != Occasion::SystemUser;
     note(connection, install, &known, Some(installer))?;
+    newcomers::drop_all(connection, &name)?;
     Ok(Installed::Stored { portal: name, generation, resumed: before.is_some() })
 }
 

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::StateError;
 use super::candidates::{drop_candidate, forget_candidate};
 use super::clients;
+use super::newcomers;
 use super::record::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_columns};
 use super::unread;
@@ -182,6 +183,7 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
     let forgotten = forgotten + usize::from(forget_candidate(connection, portal)?);
     connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
     unread::discard(connection, portal)?;
+    newcomers::drop_all(connection, portal)?;
     // What proves the events of an installation goes with the last portal that it made.
     connection
         .execute(

@@ -167,5 +167,13 @@ CREATE TABLE install_notice (
 ) STRICT;
 -- Since when another user with another proof says that the installation is his: its proof ends nothing by itself then.
 ALTER TABLE installation ADD COLUMN disputed_at INTEGER;
+-- Verified installs of another user than the one whose grant a portal has: a person decides. The grant of one that was
+-- refused is not kept, its row only keeps the same user from being told of again.
+CREATE TABLE install_newcomer (
+    portal TEXT NOT NULL, user_id TEXT NOT NULL, app TEXT NOT NULL, binding BLOB NOT NULL, member_id TEXT NOT NULL,
+    holder TEXT, occasion TEXT NOT NULL, is_admin INTEGER, holder_is_admin INTEGER, came_at INTEGER NOT NULL,
+    refresh_token TEXT, details TEXT, server TEXT, application_token TEXT, accepted_at INTEGER, refused_at INTEGER,
+    PRIMARY KEY (portal, user_id)
+) STRICT, WITHOUT ROWID;
 -- (end of installs)
 "];

@@ -22,7 +22,7 @@ use rows::rows;
 pub(super) use written::written;
 
 /// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 41] = [
+pub(super) const KEYS: [&str; 42] = [
     "token_url",
     "token_url_by_region",
     "refresh_url",
@@ -61,6 +61,7 @@ pub(super) const KEYS: [&str; 41] = [
     "server",
     "fields",
     "install_check",
+    "install_admin",
     "install_script",
     "install_run",
     "errors",

@@ -118,8 +118,9 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
     out.optional("endpoint", endpoint_field.as_ref());
     out.optional("server", server_field.as_ref());
     out.list("fields", fields);
-    let InstallForm { check, script, run } = install;
+    let InstallForm { check, admin, script, run } = install;
     out.optional("install_check", check.as_ref());
+    out.optional("install_admin", admin.as_ref());
     out.optional("install_script", script.as_ref());
     out.optional("install_run", run.as_ref());
     errors.iter().for_each(|rule| out.rule(name, rule));

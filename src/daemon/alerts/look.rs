@@ -8,7 +8,9 @@ use crate::config::Config;
 use crate::daemon::shared::Shared;
 use crate::domain::escalation::Severity;
 use crate::domain::incident::survey::Incidents;
-use crate::domain::incident::trouble::{Circumstances, blank, is_refresh_end, of_portal, of_refresh_end};
+use crate::domain::incident::trouble::{
+    Circumstances, blank, is_newcomer, is_refresh_end, of_newcomer, of_portal, of_refresh_end,
+};
 use crate::domain::incident::{Decision, Reached, Survey, Terms, Trouble};
 use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
@@ -45,6 +47,16 @@ pub async fn look(shared: &Shared, config: &Config, incidents: &Incidents, terms
     };
     if failure.is_none() {
         failure = portals(shared, config, now, &mut survey, &silent).await.err();
+    }
+    match shared.state.newcomers().await {
+        Ok(newcomers) => {
+            for trouble in newcomers.iter().filter_map(|newcomer| of_newcomer(newcomer, &config.ladder, now))
+            {
+                let silent = silent(&trouble);
+                survey.add(trouble, silent);
+            }
+        }
+        Err(error) => failure = failure.or(Some(error)),
     }
     for trouble in shared.conditions.troubles(&config.ladder, now) {
         let silent = silent(&trouble);
@@ -127,6 +139,9 @@ async fn ending(
     let reason = match (&incident.latest.subject, key.matches('/').count()) {
         _ if is_refresh_end(key) && survey.left(key) == 0 => {
             "the refresh token does not end soon any more".to_owned()
+        }
+        _ if is_newcomer(key) && survey.left(key) == 0 => {
+            "a person has decided about the install, or the grant is another by now".to_owned()
         }
         (Subject::Portal(name), 1) => return of_renewals(shared, name).await,
         (Subject::Channel(name), _) => {

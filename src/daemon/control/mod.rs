@@ -6,6 +6,7 @@
 mod alerts;
 mod authorization;
 mod guest;
+mod installs;
 mod replies;
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -194,6 +195,7 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .merge(alerts::routes())
         .merge(authorization::routes())
         .merge(replies::routes())
+        .merge(installs::routes())
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
         .method_not_allowed_fallback(async || {
             let message = "this is not done with that method";
@@ -372,12 +374,15 @@ async fn import(
     };
     let imported = control.change(import).await?;
     let (view, _) = operations::outcome(&control.shared, &portal).await?;
-    let status = match imported.proof {
+    Ok((status_of(&imported), axum::Json(imported_json(&imported, &view))).into_response())
+}
+
+const fn status_of(imported: &Imported) -> StatusCode {
+    match imported.proof {
         Proof::TakenIn | Proof::SetAside => StatusCode::OK,
         Proof::Refused(_) => StatusCode::CONFLICT,
         Proof::Waits { .. } => StatusCode::ACCEPTED,
-    };
-    Ok((status, axum::Json(imported_json(&imported, &view))).into_response())
+    }
 }
 
 #[derive(Deserialize)]

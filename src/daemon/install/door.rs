@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Told, page};
+use super::shares::Shares;
+use super::{Job, Told, page, whose};
 use crate::adapters::clock::Tick;
 use crate::adapters::state::NewNotice;
 use crate::config::{App, Config, InstallListener};
@@ -35,6 +36,7 @@ const BUSY: Duration = Duration::from_secs(30);
 struct Door {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
+    shares: Arc<Shares>,
     throttle: Mutex<Throttle>,
     flood: Mutex<Flood>,
 }
@@ -50,13 +52,13 @@ struct Flood {
 pub(super) async fn serve_notices(
     shared: Arc<Shared>,
     listener: TcpListener,
-    queue: mpsc::Sender<Job>,
+    (queue, shares): (mpsc::Sender<Job>, Arc<Shares>),
     stop: CancellationToken,
 ) {
     let clock = shared.clock;
     let (rate, of_source) = rates(&shared.config());
     let throttle = Mutex::new(Throttle::new(rate, of_source, clock.now()));
-    let door = Arc::new(Door { shared, queue, throttle, flood: Mutex::default() });
+    let door = Arc::new(Door { shared, queue, shares, throttle, flood: Mutex::default() });
     let routes = Router::new().fallback(notice).with_state(door);
     let introduce = |_: &TcpStream| Introduction::new();
     serve(
@@ -129,7 +131,9 @@ async fn notice(
             return "ignored\n".into_response();
         }
     };
-    let Ok(place) = door.queue.try_reserve() else {
+    let apps = config.apps.values().filter(|app| app.install.is_some()).count();
+    let whose = whose(&door.shared, &app.name, source, &notice, body.len()).await;
+    let (Some(share), Ok(queue)) = (door.shares.place(whose, apps), door.queue.try_reserve()) else {
         door.too_many(app, source, "too many wait to be worked off");
         return come_again(StatusCode::SERVICE_UNAVAILABLE, BUSY);
     };
@@ -143,7 +147,7 @@ async fn notice(
     };
     match door.shared.state.keep_notice(kept).await {
         Ok(Some(row)) => {
-            place.send(Job { row, app: app.name.clone(), notice, source });
+            queue.send(Job { row, app: app.name.clone(), notice, source, place: share });
             answer
         }
         Ok(None) => {

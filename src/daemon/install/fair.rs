@@ -41,14 +41,15 @@ impl<T> Fair<T> {
         lanes.put(sender, waiting);
     }
 
-    pub(super) fn take(&mut self) -> Option<T> {
+    /// The next one of those that `may` be taken now.
+    pub(super) fn take(&mut self, mut may: impl FnMut(&Sender, &T) -> bool) -> Option<T> {
         self.turn = self.turn.wrapping_add(1);
         let (first, second) = if self.turn.is_multiple_of(TURN_OF_SUSPECTS) {
             (&mut self.suspected, &mut self.clean)
         } else {
             (&mut self.clean, &mut self.suspected)
         };
-        first.take(self.turn).or_else(|| second.take(self.turn))
+        first.take(self.turn, &mut may).or_else(|| second.take(self.turn, &mut may))
     }
 
     /// A notice of this sender was refused, or was genuine.
@@ -96,15 +97,25 @@ impl<T> Lanes<T> {
         self.len += 1;
     }
 
-    fn take(&mut self, turn: u32) -> Option<T> {
-        let sender = match turn % 4 {
-            1 | 3 => self.fresh.pop_back().or_else(|| self.served.pop_front()),
-            2 => self.fresh.pop_front().or_else(|| self.served.pop_front()),
-            _ => self.served.pop_front().or_else(|| self.fresh.pop_front()),
-        }?;
-        let lane = self.lanes.get_mut(&sender)?;
+    fn take(&mut self, turn: u32, may: &mut impl FnMut(&Sender, &T) -> bool) -> Option<T> {
         // Bits that the choice of the sender does not use.
-        let taken = if (turn / 4).is_multiple_of(2) { lane.pop_back() } else { lane.pop_front() }?;
+        let newest = (turn / 4).is_multiple_of(2);
+        let mut may = |sender: &Sender| {
+            let lane = self.lanes.get(sender);
+            let next = lane.and_then(|lane| if newest { lane.back() } else { lane.front() });
+            next.is_some_and(|next| may(sender, next))
+        };
+        let (fresh, served) = (&self.fresh, &self.served);
+        let at = match turn % 4 {
+            1 | 3 => fresh.iter().rposition(&mut may).map(|at| (true, at)),
+            2 => fresh.iter().position(&mut may).map(|at| (true, at)),
+            _ => None,
+        };
+        let at = at.or_else(|| served.iter().position(&mut may).map(|at| (false, at)));
+        let (is_fresh, at) = at.or_else(|| fresh.iter().position(&mut may).map(|at| (true, at)))?;
+        let sender = if is_fresh { &mut self.fresh } else { &mut self.served }.remove(at)?;
+        let lane = self.lanes.get_mut(&sender)?;
+        let taken = if newest { lane.pop_back() } else { lane.pop_front() }?;
         self.len -= 1;
         if lane.is_empty() {
             self.lanes.remove(&sender);
@@ -137,7 +148,7 @@ mod tests {
 
     /// After how many others this one is taken.
     fn place_of(fair: &mut Fair<&str>, wanted: &str) -> usize {
-        (0..).find(|_| fair.take() == Some(wanted)).unwrap()
+        (0..).find(|_| fair.take(|_, _| true) == Some(wanted)).unwrap()
     }
 
     #[test]
@@ -160,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_be_asked_about_now_keeps_his_place() {
+        let mut fair = Fair::default();
+        (0..3).for_each(|_| fair.put(claimed("flood"), "forged"));
+        fair.put(claimed("acme"), "genuine");
+        let others = |sender: &Sender, _: &&str| *sender != claimed("flood");
+        assert_eq!(fair.take(others), Some("genuine"));
+        assert_eq!((fair.take(others), fair.len()), (None, 3));
+        assert_eq!(fair.take(|_, _| true), Some("forged"));
+    }
+
+    #[test]
     fn one_that_came_before_a_flood_is_not_forgotten() {
         let mut fair = Fair::default();
         fair.put(claimed("acme"), "genuine");
@@ -173,13 +195,13 @@ mod tests {
         (0..20).for_each(|_| fair.put(known(1), "suspect"));
         fair.judge(&known(1), true);
         (0..100).for_each(|n| fair.put(known(100 + n), "clean"));
-        let taken: Vec<_> = (0..40).filter_map(|_| fair.take()).collect();
+        let taken: Vec<_> = (0..40).filter_map(|_| fair.take(|_, _| true)).collect();
         let suspects = taken.iter().filter(|taken| **taken == "suspect").count();
         assert_eq!(suspects, 5, "one in eight");
         fair.judge(&known(1), false);
         fair.put(known(1), "again");
         assert!(place_of(&mut fair, "again") < 8);
-        while fair.take().is_some() {}
+        while fair.take(|_, _| true).is_some() {}
         assert_eq!(fair.len(), 0);
     }
 }

@@ -3,11 +3,14 @@
 //! What is answered with 200 is in the state before, so that neither a stop nor a crash loses it; it is no portal's there until
 //! it was verified. Must not believe what comes: `work` asks the authorization server.
 
+mod contest;
 mod door;
 mod fair;
 mod page;
 mod prove;
 mod refusals;
+mod removal;
+mod shares;
 mod work;
 
 use std::net::SocketAddr;
@@ -26,6 +29,7 @@ use crate::domain::install::Outcome;
 use crate::domain::notice::{self, Notice};
 
 use fair::Sender;
+use shares::{Place, Shares, Whose};
 
 /// Notices that may wait to be worked off; one takes about a thousand bytes.
 const QUEUE: usize = 4096;
@@ -39,12 +43,25 @@ struct Job {
     notice: Notice,
     /// Who sent it, if the proxy in front says so.
     source: Option<std::net::IpAddr>,
+    /// Its place in the queue.
+    place: Place,
 }
 
 impl Job {
     /// Whose turn it takes.
     fn sender(&self) -> Sender {
-        match (self.source, &self.notice) {
+        self.place.sender().clone()
+    }
+
+    /// Whether it is of a portal that has the app.
+    fn is_known(&self) -> bool {
+        self.place.is_known()
+    }
+}
+
+impl Sender {
+    fn of(source: Option<std::net::IpAddr>, notice: &Notice) -> Self {
+        match (source, notice) {
             (Some(source), _) => Sender::Known(door::number(source)),
             (None, Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it)) => {
                 Sender::Claimed(it.claims.host.clone().unwrap_or_else(|| it.claims.member_id.clone()))
@@ -68,13 +85,14 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// Serves until `stop`, and then until what was taken in is worked off.
 pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationToken) {
     let (queue, jobs) = mpsc::channel(QUEUE);
-    take_up(&shared, &queue).await;
+    let shares = Arc::default();
+    take_up(&shared, &queue, &shares).await;
     let working = work::run(Arc::clone(&shared), jobs, stop.clone());
-    tokio::join!(door::serve_notices(shared, listener, queue, stop), working);
+    tokio::join!(door::serve_notices(shared, listener, (queue, shares), stop), working);
 }
 
 /// Takes up what an earlier process had taken in.
-async fn take_up(shared: &Shared, queue: &mpsc::Sender<Job>) {
+async fn take_up(shared: &Shared, queue: &mpsc::Sender<Job>, shares: &Arc<Shares>) {
     let kept = match shared.state.waiting_notices().await {
         Ok(kept) => kept,
         Err(error) => {
@@ -88,12 +106,40 @@ async fn take_up(shared: &Shared, queue: &mpsc::Sender<Job>) {
             let _ = shared.state.notice_done(row).await;
             continue;
         };
+        let source = source.and_then(|source| source.parse().ok());
+        let whose = whose(shared, &app, source, &notice, body.len()).await;
         // There are no more than the queue holds.
-        let _ =
-            queue.try_send(Job { row, app, notice, source: source.and_then(|source| source.parse().ok()) });
+        let _ = queue.try_send(Job { row, app, notice, source, place: shares.take(whose) });
     }
     if count > 0 {
         tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were taken in before are worked off now");
+    }
+}
+
+/// Whose share of the queue and of the questions a notice uses.
+async fn whose(
+    shared: &Shared,
+    app: &str,
+    source: Option<std::net::IpAddr>,
+    notice: &Notice,
+    bytes: usize,
+) -> Whose {
+    let binding = shared.config().apps.get(app).map(|app| app.binding(None));
+    let member_id = match notice {
+        Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it) => Some(&it.claims.member_id),
+        Notice::Removed(removal) => Some(&removal.member_id),
+        Notice::Incomplete(_) | Notice::Other => None,
+    };
+    let is_known = match binding.zip(member_id) {
+        Some((binding, member_id)) => shared.state.is_installed(binding, member_id.clone()).await,
+        None => Ok(false),
+    };
+    Whose {
+        app: app.to_owned(),
+        sender: Sender::of(source, notice),
+        // A state that cannot be read decides nothing here.
+        is_known: is_known.unwrap_or_default(),
+        bytes,
     }
 }
 

@@ -28,7 +28,7 @@ fn document(sentence: &str, scripts: &Markup) -> Markup {
 
 /// The page of an app that was opened or is being installed at `host`, which may frame it.
 pub(super) fn finish(form: &InstallForm, host: Option<&str>) -> Response {
-    let InstallForm { check: _, script, run } = form;
+    let InstallForm { check: _, admin: _, script, run } = form;
     let scripts = html! {
         @if let Some(script) = script { script src=(script) {} }
         @if let Some(run) = run { script { (PreEscaped(run)) } }

@@ -15,6 +15,7 @@ use crate::domain::portal::Problem;
 use crate::domain::provider::Class;
 use crate::domain::reply::{Context, Verdict};
 use crate::domain::request::Purpose;
+use crate::domain::secret::AccessToken;
 use crate::domain::unread::Answers;
 use crate::domain::whose::Owner;
 
@@ -30,6 +31,11 @@ pub(super) struct Newcomer<'a> {
 pub(super) fn secrets_of<'a>(app: &'a App, presented: &'a Presented) -> Vec<&'a str> {
     let tokens = [presented.access.expose(), presented.refresh.expose()];
     tokens.into_iter().chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
+}
+
+/// The same, where nothing but this token is sent.
+pub(super) fn secrets_with<'a>(app: &'a App, token: &'a AccessToken) -> Vec<&'a str> {
+    std::iter::once(token.expose()).chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
 }
 
 /// Why a newcomer is not proved, and what is told of its notice.

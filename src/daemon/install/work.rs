@@ -3,7 +3,8 @@
 //! Must not send a token anywhere but to an authorization server of the profile.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -11,21 +12,23 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::fair::{Fair, Sender};
-use super::prove::{Newcomer, Unproved, secrets_of};
+use super::prove::{Newcomer, Unproved, secrets_of, secrets_with};
 use super::{Job, QUEUE, Told, tell_many};
-use crate::adapters::clock::Tick;
-use crate::adapters::state::{Install, Installed, StateError, Uninstall, Uninstalled};
+use crate::adapters::clock::{Clock, Tick};
+use crate::adapters::state::{Install, Installed, StateError};
 use crate::config::App;
 use crate::daemon::announce::{Subject, announce};
 use crate::daemon::publisher::chain;
 use crate::daemon::shared::Shared;
-use crate::domain::escalation::{Announcement, Severity, resolved};
+use crate::domain::escalation::resolved;
 use crate::domain::install::{Occasion, Outcome, Proof, ahead};
 use crate::domain::intake;
 use crate::domain::name::PortalName;
-use crate::domain::notice::{Notice, Presented, Removal};
-use crate::domain::portal::{Kind, Problem};
-use crate::domain::provider::Class;
+use crate::domain::notice::{Claims, Notice, Presented};
+
+use crate::domain::portal::Kind;
+use crate::domain::questions::{OF_APP, Questions};
+use crate::domain::secret::AccessToken;
 use crate::domain::time::{Timestamp, human};
 use crate::domain::whose::{Forgery, Heard, OwnToken, Owner, hear, places};
 
@@ -37,6 +40,10 @@ const WORKERS_AGAIN: usize = 4;
 const UNDER_WAY: usize = 4096;
 /// What was refused without a line is said so often.
 const SUMMARY: Duration = Duration::from_secs(10);
+/// While an app's questions are used up, it is seen so often whether more may be asked.
+const BUDGET_AGAIN: Duration = Duration::from_millis(250);
+/// That notices wait for it is said so often.
+const HELD_LINE: Duration = Duration::from_secs(60);
 /// The authorization server is asked so often, and the state too, with the first wait doubled each time.
 pub(super) const TRIES: u32 = 5;
 pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -44,8 +51,6 @@ pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
 const REFUSALS: u32 = 2;
 /// A clock that is ahead is said again when this changes.
 const SKEW_CHANGE: Duration = Duration::from_secs(30);
-/// A removal that nothing proves has a portal renewed this often at most.
-const ASK_AGAIN: Duration = Duration::from_secs(3600);
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(10);
 /// After the daemon was told to stop, servers have this long to answer for what was taken in.
@@ -66,17 +71,48 @@ pub(super) async fn run(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>, stop: Ca
     work.await;
 }
 
-/// What waits of an app, and how many are asked about at a time.
+/// What waits of an app, how many are asked about at a time, and how many questions are left.
 struct OfApp {
     waiting: Fair<Job>,
     first: Arc<Semaphore>,
     again: Arc<Semaphore>,
+    questions: Arc<Mutex<Questions<Sender>>>,
+    /// When it was said that notices wait for more questions.
+    held_said: Option<Tick>,
 }
 
-impl Default for OfApp {
-    fn default() -> Self {
+impl OfApp {
+    fn new(now: Timestamp) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { waiting: Fair::default(), first: places(WORKERS), again: places(WORKERS_AGAIN) }
+        let questions = Arc::new(Mutex::new(Questions::new(now)));
+        let (first, again) = (places(WORKERS), places(WORKERS_AGAIN));
+        Self { waiting: Fair::default(), first, again, questions, held_said: None }
+    }
+
+    /// The next one, of those about which may be asked now, with the questions that are counted for it already: so many as
+    /// a refusal takes.
+    fn take(&mut self, now: Timestamp) -> Option<(Job, u32)> {
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = |job: &Job| matches!(job.notice, Notice::Removed(_));
+        let may = |sender: &Sender, job: &Job| is_free(job) || questions.may_ask(sender, job.is_known(), now);
+        let job = self.waiting.take(may)?;
+        let counted = if is_free(&job) { 0 } else { REFUSALS };
+        (0..counted).for_each(|_| questions.asked(&job.sender(), now));
+        Some((job, counted))
+    }
+
+    /// Says now and then that notices wait.
+    fn say_held(&mut self, app: &str, clock: Clock) {
+        if self.held_said.is_some_and(|said| clock.elapsed(said) < HELD_LINE) {
+            return;
+        }
+        self.held_said = Some(clock.tick());
+        let (count, rate) = (self.waiting.len(), OF_APP.1);
+        tracing::warn!(
+            target: "refreshd::install", app, count,
+            "{count} notices of {app} wait: questions about what turns out to be refused are held to {rate} a second. Genuine ones \
+             have their turn within seconds; see [install] source_header and source_rate"
+        );
     }
 }
 
@@ -88,14 +124,19 @@ async fn work_off(
     let mut under_way = JoinSet::new();
     let mut apps: BTreeMap<String, OfApp> = BTreeMap::new();
     let free = Arc::new(Notify::new());
-    let (ahead, asked) = (Arc::default(), Arc::default());
+    let (ahead, asked, admins) = (Arc::default(), Arc::default(), Arc::default());
     let mut is_open = true;
     let mut left = 0;
     while !enough.is_cancelled() {
-        for of_app in apps.values_mut() {
+        let mut is_held = false;
+        for (name, of_app) in &mut apps {
             while under_way.len() < UNDER_WAY && of_app.waiting.len() > 0 {
                 let Ok(place) = Arc::clone(&of_app.first).try_acquire_owned() else { break };
-                let Some(job) = of_app.waiting.take() else { break };
+                let Some((job, counted)) = of_app.take(shared.clock.now()) else {
+                    of_app.say_held(name, shared.clock);
+                    is_held = true;
+                    break;
+                };
                 let turn = Turn {
                     place: Mutex::new(Some(place)),
                     again: Arc::clone(&of_app.again),
@@ -107,6 +148,10 @@ async fn work_off(
                     enough: enough.clone(),
                     ahead: Arc::clone(&ahead),
                     asked: Arc::clone(&asked),
+                    admins: Arc::clone(&admins),
+                    questions: Arc::clone(&of_app.questions),
+                    sender: job.sender(),
+                    counted: Arc::new(AtomicU32::new(counted)),
                     turn: Arc::new(turn),
                 };
                 under_way.spawn(async move { worker.work(job).await });
@@ -134,12 +179,13 @@ async fn work_off(
             job = jobs.recv(), if is_open && waiting < QUEUE => match job {
                 Some(job) => {
                     let sender = job.sender();
-                    apps.entry(job.app.clone()).or_default().waiting.put(sender, job);
+                    let of_app = apps.entry(job.app.clone());
+                    of_app.or_insert_with(|| OfApp::new(shared.clock.now())).waiting.put(sender, job);
                 }
                 None => is_open = false,
             },
             () = free.notified() => {}
-            () = shared.clock.sleep(SUMMARY) => {}
+            () = shared.clock.sleep(if is_held { BUDGET_AGAIN } else { SUMMARY }) => {}
         }
         tell_many(&shared, false);
     }
@@ -160,7 +206,7 @@ async fn work_off(
 }
 
 /// The place of a notice among those that are asked about.
-struct Turn {
+pub(super) struct Turn {
     place: Mutex<Option<OwnedSemaphorePermit>>,
     again: Arc<Semaphore>,
     free: Arc<Notify>,
@@ -168,7 +214,7 @@ struct Turn {
 
 impl Turn {
     /// Lets others go first while this one waits.
-    fn leave(&self) {
+    pub(super) fn leave(&self) {
         drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.free.notify_one();
     }
@@ -179,6 +225,11 @@ impl Turn {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 }
+
+/// By app, member, and whether the removal had its proof.
+pub(super) type Removals = HashMap<(String, String, bool), Tick>;
+/// By portal and user.
+pub(super) type Admins = HashMap<(String, String), (Tick, Option<bool>)>;
 
 /// What became of a notice, and the sentence that is told of it.
 pub(super) type Ended = (Outcome, String);
@@ -192,9 +243,16 @@ pub(super) struct Worker {
     enough: CancellationToken,
     /// By how much the clock of whoever sends events was ahead when it was said last.
     ahead: Arc<Mutex<Duration>>,
-    /// When a renewal was asked for because of a removal that nothing proves: of which app's member.
-    asked: Arc<Mutex<HashMap<(String, String), Tick>>>,
-    turn: Arc<Turn>,
+    /// When a renewal was asked for because of a removal: of which app's member, and whether it had its proof.
+    pub(super) asked: Arc<Mutex<Removals>>,
+    /// What portals said of users: of which, when, and whether he is an administrator.
+    pub(super) admins: Arc<Mutex<Admins>>,
+    /// The app's budget of questions, and whose share of it is used.
+    questions: Arc<Mutex<Questions<Sender>>>,
+    sender: Sender,
+    /// Questions that are counted and not asked yet.
+    counted: Arc<AtomicU32>,
+    pub(super) turn: Arc<Turn>,
 }
 
 /// What a person can do about a grant that does not work and is not replaced.
@@ -227,7 +285,8 @@ fn unverified(why: &str) -> Ended {
 impl Worker {
     async fn work(&self, job: Job) -> (String, Sender, Outcome) {
         let sender = job.sender();
-        let Job { row, app: name, notice, source } = job;
+        // Its place in the queue is free once it is done with.
+        let Job { row, app: name, notice, source, place: _place } = job;
         let config = self.shared.config();
         let host = match &notice {
             Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it) => it.claims.host.clone(),
@@ -250,6 +309,7 @@ impl Worker {
                 }
             },
         };
+        self.budget().give_back(&self.sender, self.counted.swap(0, Ordering::Relaxed));
         // What was not verified because the daemon stops is worked off after the next start.
         let is_left = self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
         if is_left {
@@ -294,13 +354,15 @@ impl Worker {
                     Ok(intake) => intake,
                     // A server that does not answer says nothing of it, and the grant that is there does not work.
                     Err(Unproved::Unanswered(_)) if !may_live => {
+                        let member_id = install.owner.member_id.clone();
                         let kept = self.store(Install { unprovable: true, ..install }).await;
-                        return self.end(app, kept).await;
+                        return self.end(app, &member_id, kept).await;
                     }
                     Err(Unproved::Refused(ended) | Unproved::Unanswered(ended)) => return ended,
                 };
                 let before = self.shared.state.portal(portal).await.ok().flatten();
                 let now = self.shared.clock.now();
+                let member_id = install.owner.member_id.clone();
                 let kept = self.store(Install {
                     intake,
                     proven_by: Some(presented.refresh.fingerprint()),
@@ -315,9 +377,13 @@ impl Worker {
                     announce(Subject::Portal(portal), &good);
                     self.shared.post.wake.notify_one();
                 }
-                self.end(app, kept).await
+                self.end(app, &member_id, kept).await
             }
-            kept => self.end(app, kept).await,
+            Ok(found) => match self.contest(app, &install, &presented.access, &by, &found).await {
+                Some(ended) => ended,
+                None => self.end(app, &install.owner.member_id, Ok(found)).await,
+            },
+            Err(error) => self.end(app, &install.owner.member_id, Err(error)).await,
         }
     }
 
@@ -326,11 +392,12 @@ impl Worker {
     }
 
     /// What is told of a notice that was kept, or was not.
-    async fn end(&self, app: &App, kept: Result<Installed, StateError>) -> Ended {
+    async fn end(&self, app: &App, member_id: &str, kept: Result<Installed, StateError>) -> Ended {
         match kept {
             Err(error) => (Outcome::NotStored, format!("the state does not take it: {}", chain(&error))),
             Ok(Installed::Stored { portal, generation, resumed }) => {
                 self.publish(&portal).await;
+                self.forget_removals(app, member_id);
                 self.shared.due.notify_one();
                 let words = if resumed { "has a new grant" } else { "was taken in" };
                 let text = format!(
@@ -346,32 +413,11 @@ impl Worker {
                 Outcome::NotStored,
                 format!("the grant of {portal} changed meanwhile; nothing was done to it"),
             ),
-            Ok(Installed::OtherUser { portal, kind, known }) => {
+            Ok(Installed::OtherUser { portal, kind, known, by_notice: _ }) => {
                 let whose = if known { "is another user's" } else { "may be another user's" };
                 (Outcome::OtherUser, format!("the grant of {portal} {whose}{}", help(kind)))
             }
-            Ok(Installed::OtherInstallation { portal, is_disputed: true, .. }) => {
-                let announcement = Announcement {
-                    step: "disputed".to_owned(),
-                    severity: Severity::Critical,
-                    reason: format!(
-                        "two users say that they installed {} here, with different application tokens, and the one whose \
-                         grant is kept came first; removals end nothing until this is decided",
-                        app.name
-                    ),
-                    action: format!(
-                        "if the second is right: refreshd forget {portal}, then open the app in the portal as its administrator; \
-                         if not, leave it as it is"
-                    ),
-                    remaining: None,
-                };
-                announce(Subject::Portal(&portal), &announcement);
-                (
-                    Outcome::OtherUser,
-                    format!("another user of {portal} was first, with another application token"),
-                )
-            }
-            Ok(Installed::OtherInstallation { portal, kind, proof, is_disputed: false }) => {
+            Ok(Installed::OtherInstallation { portal, kind, proof, is_disputed: _ }) => {
                 let why = match proof {
                     Proof::Unknown => "nothing proves yet that it is of the installation of",
                     Proof::Proven | Proof::Other => {
@@ -404,16 +450,21 @@ impl Worker {
             return Err((Outcome::Ignored, "the provider has no `install_check`".to_owned()));
         }
         let mut wait = FIRST_WAIT;
-        let (mut refusals, mut refused, mut why) = (0, None, String::new());
+        let (mut refusals, mut refused, mut why, mut asked) = (0, None, String::new(), 0);
         for attempt in 1..=TRIES {
             refused = None;
             let mut all_refuse = true;
             for url in &places {
+                asked += 1;
                 let Some(heard) = self.hear_from(url, app, presented).await else {
                     return Err(unverified(&why));
                 };
                 match heard {
-                    Heard::Owner(owner, token) => return Ok((owner, token, url.clone())),
+                    Heard::Owner(owner, token) => {
+                        // Those that were counted and not asked are given back by the end of the work.
+                        self.budget().give_back(&self.sender, asked);
+                        return Ok((owner, token, url.clone()));
+                    }
                     Heard::Forged(forgery) if forgery.is_final() => {
                         return Err((Outcome::Forged, forgery.to_string()));
                     }
@@ -446,25 +497,56 @@ impl Worker {
         }
     }
 
+    fn budget(&self) -> MutexGuard<'_, Questions<Sender>> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What one server says; `None` if nothing is waited for any more.
     async fn hear_from(&self, url: &str, app: &App, presented: &Presented) -> Option<Heard> {
-        let question = self.shared.server.whose(url, &presented.access, QUESTION);
+        let secrets = secrets_of(app, presented);
+        self.hear((url, &presented.access), app, &presented.claims, &secrets).await
+    }
+
+    /// The same of a token that the state has.
+    pub(super) async fn hear_of(
+        &self,
+        url: &str,
+        app: &App,
+        token: &AccessToken,
+        claims: &Claims,
+    ) -> Option<Heard> {
+        self.hear((url, token), app, claims, &secrets_with(app, token)).await
+    }
+
+    async fn hear(
+        &self,
+        (url, token): (&str, &AccessToken),
+        app: &App,
+        claims: &Claims,
+        secrets: &[&str],
+    ) -> Option<Heard> {
+        let is_counted = self
+            .counted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_ok();
+        if !is_counted {
+            self.budget().asked(&self.sender, self.shared.clock.now());
+        }
+        self.shared.metrics.install_question(&app.name);
+        let question = self.shared.server.whose(url, token, QUESTION);
         let answer = tokio::select! {
             biased;
             answer = question => answer,
             () = self.enough.cancelled() => return None,
         };
         Some(match answer {
-            Ok((status, body)) => {
-                let (app_id, secrets) = (&app.client_id, secrets_of(app, presented));
-                hear((status, &body), &app.profile, app_id, &presented.claims, &secrets)
-            }
+            Ok((status, body)) => hear((status, &body), &app.profile, &app.client_id, claims, secrets),
             Err(error) => Heard::Later(error),
         })
     }
 
     /// Says once for each change of it that the clock of whoever sends events is ahead.
-    fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
+    pub(super) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
         let Some(sent_at) = sent_at else { return };
         let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
         let before =
@@ -479,94 +561,14 @@ impl Worker {
         }
     }
 
-    async fn remove(&self, app: &App, removal: Removal) -> Ended {
-        let Removal { member_id, host: _, application_token, sent_at } = removal;
-        let remedy = app
-            .profile
-            .errors
-            .iter()
-            .find(|rule| rule.class == Class::Gone)
-            .and_then(|rule| rule.remedy.clone());
-        let detail = "the portal told that the app was removed from it".to_owned();
-        let problem = Problem { remedy, ..Problem::new(Class::Gone, detail) };
-        let now = self.shared.clock.now();
-        let store = || {
-            self.shared.state.uninstall(Uninstall {
-                app: app.name.clone(),
-                binding: app.binding(None),
-                member_id: member_id.clone(),
-                application_token: application_token.clone(),
-                sent_at,
-                now,
-                problem: problem.clone(),
-            })
-        };
-        let unproven = match self.durably(store).await {
-            Err(error) => {
-                return (Outcome::NotStored, format!("the state does not take it: {}", chain(&error)));
-            }
-            Ok(Uninstalled::Replayed) => {
-                let text = "the removal came before, is older than the last install, or of another day";
-                return (Outcome::Replayed, text.to_owned());
-            }
-            Ok(Uninstalled::Gone(portals)) => {
-                self.say_skew(&app.name, sent_at);
-                for portal in &portals {
-                    self.publish(portal).await;
-                }
-                let names: Vec<_> = portals.iter().map(PortalName::as_str).collect();
-                let names = if names.is_empty() { "no living grant".to_owned() } else { names.join(", ") };
-                let text = format!("{} was removed from a portal: {names} is gone", app.name);
-                return (Outcome::Uninstalled, text);
-            }
-            Ok(Uninstalled::Unknown) => "no application token of such an installation is known",
-            Ok(Uninstalled::OtherToken) => "its application token is not that of the installation",
-            Ok(Uninstalled::Disputed) => {
-                "two users say that the installation is theirs, so its application token proves nothing"
-            }
-            Ok(Uninstalled::Bare) => "a removal without an application token and a time proves nothing",
-        };
-        (Outcome::Forged, format!("{unproven}{}", self.ask_for(app, member_id).await))
-    }
-
-    /// Nothing proves that the app was removed, and it may be true: a renewal decides, once an hour at most, since anybody
-    /// can tell of removals. What is done, in words.
-    async fn ask_for(&self, app: &App, member_id: String) -> String {
-        let clock = self.shared.clock;
-        let of = (app.name.clone(), member_id.clone());
-        {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.retain(|_, at| clock.elapsed(*at) < ASK_AGAIN);
-            if asked.contains_key(&of) {
-                return "; a renewal was asked for in the last hour already".to_owned();
-            }
-        }
-        let asking =
-            self.shared.state.ask_for_member(app.name.clone(), app.binding(None), member_id, clock.now());
-        match asking.await {
-            Ok(portals) if portals.is_empty() => String::new(),
-            Ok(portals) => {
-                self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(of, clock.tick());
-                self.shared.due.notify_one();
-                let words = portals.iter().map(|(portal, at)| {
-                    let wait = at.until(clock.now());
-                    let when = if wait.is_zero() { "now".to_owned() } else { format!("in {}", human(wait)) };
-                    format!("; {portal} is renewed {when}, which tells whether it is true")
-                });
-                words.collect()
-            }
-            Err(error) => format!("; it could not be seen whether it is true: {}", chain(&error)),
-        }
-    }
-
-    async fn publish(&self, portal: &PortalName) {
+    pub(super) async fn publish(&self, portal: &PortalName) {
         let failing = self.shared.publisher.publish(portal).await;
         self.shared.health.unpublished(failing);
         self.shared.climb.notify_one();
     }
 
     /// Writes to the state, again and again within bounds.
-    async fn durably<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
+    pub(super) async fn durably<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
     where
         F: Future<Output = Result<T, StateError>>,
     {

@@ -10,6 +10,7 @@ use crate::domain::escalation::{
 };
 use crate::domain::message::Subject;
 use crate::domain::name::PortalName;
+use crate::domain::newcomer::Newcomer;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
 use crate::domain::provider::{Class, host_of};
 use crate::domain::refresh_end::STEPS;
@@ -23,6 +24,8 @@ pub const USUAL_LIFETIME: Duration = Duration::from_secs(3600);
 /// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
 /// written.
 const BEYOND: &str = "person";
+/// The last word of the key of incidents about installs that a person must decide about.
+const INSTALL: &str = "install";
 /// The last word of the key of incidents about refresh tokens that end of themselves.
 const REFRESH_END: &str = "refresh-end";
 
@@ -204,6 +207,32 @@ pub fn of_refresh_end(portal: &Portal, circumstances: Circumstances<'_>) -> Opti
         lifetime: USUAL_LIFETIME,
         ..blank(Some(name), now)
     })
+}
+
+/// An install of another user than the one whose grant is kept; `None` once a person has accepted it.
+#[must_use]
+pub fn of_newcomer(newcomer: &Newcomer, ladder: &[Step], now: Timestamp) -> Option<Trouble> {
+    let Newcomer { portal, app, user, since, is_accepted, .. } = newcomer;
+    let group =
+        Group { key: format!("app/{app}/{INSTALL}"), subject: Subject::App(app.clone()), always: false };
+    (!is_accepted).then(|| Trouble {
+        key: format!("portal/{portal}/{INSTALL}"),
+        group: Some(group),
+        // Of another user it is told anew.
+        reached: vec![beyond(ladder, &format!("{INSTALL}-{user}"))],
+        reason: newcomer.reason(),
+        action: newcomer.action(portal.as_str()),
+        action_for_all: "refreshd install list, then for each: refreshd install accept PORTAL, or refreshd install refuse PORTAL"
+            .to_owned(),
+        since: (*since).min(now),
+        ..blank(Some(portal), now)
+    })
+}
+
+/// Whether an incident is about an install that a person must decide about.
+#[must_use]
+pub fn is_newcomer(key: &str) -> bool {
+    key.rsplit('/').next() == Some(INSTALL)
 }
 
 /// Whether an incident is about refresh tokens that end of themselves.

@@ -77,6 +77,11 @@ fn removal(member_id: &str, token: &str, sent: i64, now: i64) -> Uninstall {
     }
 }
 
+/// A removal that has its proof, and these grants, which did not work, gone.
+fn proven(gone: &[&str]) -> Uninstalled {
+    Uninstalled::Proven { gone: gone.iter().map(|portal| name(portal)).collect() }
+}
+
 fn stored(portal: &str, generation: u64, resumed: bool) -> Installed {
     Installed::Stored { portal: name(portal), generation: Generation(generation), resumed }
 }
@@ -91,6 +96,15 @@ impl Rig {
             }
             kept => kept,
         }
+    }
+
+    /// Has a renewal of the grant end in this phase.
+    async fn make(&self, portal: &str, phase: impl FnOnce(Problem) -> Phase) {
+        let phase = phase(problem(Class::NeedsAuthorization));
+        let act_at = matches!(phase, Phase::Retrying { .. }).then(|| at(0));
+        let claimed = self.state.claim_one(name(portal), at(0)).await.unwrap().unwrap();
+        let standing = Standing { phase, renew_at: None, act_at };
+        self.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
     }
 
     async fn end(&self, removal: Uninstall) -> Uninstalled {
@@ -123,7 +137,12 @@ async fn an_install_makes_a_portal_that_is_due_at_once() {
     );
     assert_eq!(
         rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
-        Installed::OtherUser { portal: name("acme.example"), kind: Kind::Fresh, known: true }
+        Installed::OtherUser {
+            portal: name("acme.example"),
+            kind: Kind::Fresh,
+            known: true,
+            by_notice: true
+        }
     );
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
 }
@@ -226,7 +245,7 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
         portal: name("acme.example"),
         kind: Some(Kind::Fresh),
         proof,
-        is_disputed: proof == Proof::Other,
+        is_disputed: true,
     };
     assert_eq!(rig.keep(unproven).await, other(Proof::Unknown));
     for (user, refresh, generation) in [(INSTALLER, "r1", 2), ("2", "r2", 3)] {
@@ -269,10 +288,18 @@ async fn a_removal_needs_its_proof_and_comes_once() {
         "older than the install"
     );
     assert_eq!(rig.end(removal("acme", "proof", 50, 100_000)).await, Uninstalled::Replayed, "of another day");
-    assert_eq!(
-        rig.end(removal("acme", "proof", 50, 55)).await,
-        Uninstalled::Gone(vec![name("acme.example")])
-    );
+    // Whoever was first may have chosen the proof: a grant that may live is renewed, and that tells.
+    assert_eq!(rig.end(removal("acme", "proof", 50, 55)).await, proven(&[]));
+    assert_eq!(rig.grant("acme.example").await.standing.phase, Phase::Fresh);
+    rig.make("acme.example", |problem| Phase::Retrying { attempt: 1, since: at(55), problem }).await;
+    assert_eq!(rig.end(removal("acme", "proof", 51, 55)).await, proven(&[]));
+    rig.make("acme.example", |problem| Phase::NeedsAuthorization {
+        since: at(55),
+        problem,
+        while_in_doubt: false,
+    })
+    .await;
+    assert_eq!(rig.end(removal("acme", "proof", 52, 55)).await, proven(&["acme.example"]));
     let grant = rig.grant("acme.example").await;
     assert_eq!(grant.standing.phase, Phase::Gone { since: at(55), problem: problem(Class::Gone) });
     assert_eq!((grant.standing.act_at, refresh_of(&grant)), (None, "r2"));
@@ -296,17 +323,23 @@ async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant_liv
     rig.follow(vec![listed]).await;
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
     let fresh = Installed::FreshAlready(name("news"));
-    assert_eq!(rig.keep(event("acme.example", EMPLOYEE, "r2", "planted", 10)).await, fresh);
+    let disputed = Installed::OtherInstallation {
+        portal: name("news"),
+        kind: Some(Kind::Fresh),
+        proof: Proof::Unknown,
+        is_disputed: true,
+    };
+    assert_eq!(rig.keep(event("acme.example", EMPLOYEE, "r2", "planted", 10)).await, disputed);
     assert_eq!(rig.end(removal("acme", "planted", 20, 20)).await, Uninstalled::Unknown);
     assert_eq!(rig.keep(event("acme.example", INSTALLER, "r3", "proof", 10)).await, fresh);
-    assert_eq!(rig.end(removal("acme", "proof", 20, 20)).await, Uninstalled::Gone(vec![name("news")]));
+    assert_eq!(rig.end(removal("acme", "proof", 20, 20)).await, proven(&[]));
 }
 
 #[tokio::test]
 async fn what_is_gone_is_anybodys_who_installs_again() {
     let rig = Rig::new();
     rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
-    rig.end(removal("acme", "proof", 5, 5)).await;
+    rig.make("acme.example", |problem| Phase::Gone { since: at(5), problem }).await;
     assert_eq!(rig.keep(opened("acme.example", "2", "r2")).await, stored("acme.example", 2, true));
 }
 
@@ -325,8 +358,15 @@ async fn each_user_is_a_portal_where_the_rule_says_so() {
         ..event("acme.example", "1", "r2", "proof", 1)
     };
     assert_eq!(rig.keep(proof).await, stored("acme.1", 2, true));
-    let gone = rig.end(removal("acme", "proof", 5, 5)).await;
-    assert_eq!(gone, Uninstalled::Gone(vec![name("acme.1"), name("acme.67")]));
+    assert_eq!(rig.end(removal("acme", "proof", 5, 5)).await, proven(&[]));
+    let asked = rig.state.ask_for_member(
+        "crm".to_owned(),
+        binding("example", "client"),
+        "acme".to_owned(),
+        true,
+        at(5),
+    );
+    assert_eq!(asked.await.unwrap(), [(name("acme.1"), at(5)), (name("acme.67"), at(5))]);
 }
 
 #[tokio::test]
@@ -361,7 +401,7 @@ async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
     rig.follow_with_installs(&["acme", "doubtful"], Some(terms("{domain}", Users::Installer))).await;
     assert_eq!(rig.portal("dropped").await.kind(), Kind::Fresh);
     let removal = removal("member of dropped", "proof", 10, 10);
-    assert_eq!(rig.end(removal).await, Uninstalled::Gone(vec![name("dropped")]));
+    assert_eq!(rig.end(removal).await, proven(&[]));
 }
 
 #[tokio::test]
@@ -399,8 +439,9 @@ async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed() {
     let claimed = rig.claim_by_name("acme.example").await;
     rig.record(&claimed, 1, renewed("r2", 1)).await;
     let binding = binding("example", "client");
-    let ask =
-        |member: &str, secs| rig.state.ask_for_member("crm".to_owned(), binding, member.to_owned(), at(secs));
+    let ask = |member: &str, secs| {
+        rig.state.ask_for_member("crm".to_owned(), binding, member.to_owned(), false, at(secs))
+    };
     assert_eq!(ask("globex", 50).await.unwrap(), []);
     // Not within a tenth of its life after the last renewal.
     let asked = ask("acme", 50).await.unwrap();
@@ -409,6 +450,10 @@ async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed() {
     assert!(*when > at(50) && *when <= at(HOUR / 10 + 1), "{when:?}");
     assert_eq!(rig.grant("acme.example").await.standing.act_at, Some(*when));
     assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [(name("acme.example"), at(HOUR / 2))]);
-    rig.end(removal("acme", "proof", 60, 60)).await;
+    // What has its proof is looked into at once, whatever was done a moment ago; what is gone is not.
+    let at_once = || rig.state.ask_for_member("crm".to_owned(), binding, "acme".to_owned(), true, at(60));
+    assert_eq!(at_once().await.unwrap(), [(name("acme.example"), at(60))]);
+    rig.make("acme.example", |problem| Phase::Gone { since: at(60), problem }).await;
     assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [], "what is gone is not asked for");
+    assert_eq!(at_once().await.unwrap(), []);
 }

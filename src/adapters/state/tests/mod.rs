@@ -9,6 +9,7 @@ mod counting;
 mod files;
 mod held;
 mod installs;
+mod newcomers;
 mod recording;
 mod reserving;
 mod taking;
