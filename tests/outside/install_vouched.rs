@@ -111,7 +111,7 @@ fn another_administrator_installs_over_a_dead_grant_and_not_over_a_living_one() 
     // The first was heard of today only: who is right is a person's to decide.
     rig.wait_for_installs("other-user", 2.0);
     let told = daemon.wait_for_step(ACME, "disputed");
-    assert!(told["action"].as_str().unwrap().contains("refreshd forget acme.bitrix24.com"), "{told}");
+    assert!(told["action"].as_str().unwrap().contains("refreshd install accept acme.bitrix24.com"), "{told}");
     daemon.stop();
     rig.no_violations();
 }
