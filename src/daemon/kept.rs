@@ -128,7 +128,7 @@ pub async fn list(shared: &Shared, name: &str) -> Result<Vec<KeptView>, Operatio
     let app = app_of(&config, &portal).ok();
     let now = shared.clock.now();
     let view = |(index, kept): (usize, KeptReply)| {
-        let readable = app.is_some_and(|app| pair(&kept.reply, &portal, app, now).is_some());
+        let readable = app.is_some_and(|app| pair(&kept.reply, portal.grant.as_ref(), app, now).is_some());
         let UnreadReply { at, answers, status, content_type, content_encoding, whole, body } = kept.reply;
         KeptView {
             number: index + 1,
@@ -191,7 +191,7 @@ pub async fn recover(shared: &Shared, name: &str) -> Result<Generation, Operatio
         ));
     }
     for kept in current.iter().rev() {
-        if let Some(granted) = pair(&kept.reply, &portal, app, shared.clock.now()) {
+        if let Some(granted) = pair(&kept.reply, portal.grant.as_ref(), app, shared.clock.now()) {
             return take(shared, &portal, app, kept, granted).await;
         }
     }
@@ -214,7 +214,7 @@ pub async fn read_again(shared: &Shared) {
         let Ok(kept) = shared.state.kept_replies(portal.name.clone()).await else { continue };
         for kept in kept.iter().rev().filter(|kept| kept.reply.is_success() && is_current(&portal, kept.sent))
         {
-            let Some(granted) = pair(&kept.reply, &portal, app, now) else { continue };
+            let Some(granted) = pair(&kept.reply, portal.grant.as_ref(), app, now) else { continue };
             if let Err(error) = take(shared, &portal, app, kept, granted).await {
                 tracing::warn!(portal = %name, error = %chain(&error), "{name}: a kept reply can be read now, but is not taken in");
             }
@@ -224,18 +224,32 @@ pub async fn read_again(shared: &Shared) {
 }
 
 /// The pair of a kept reply, if it can be read.
-fn pair(reply: &UnreadReply, portal: &Portal, app: &App, now: Timestamp) -> Option<Box<Granted>> {
-    let refresh = portal.grant.as_ref().and_then(|grant| grant.tokens.credential.refresh());
+fn pair(reply: &UnreadReply, grant: Option<&Grant>, app: &App, now: Timestamp) -> Option<Box<Granted>> {
+    let refresh = grant.and_then(|grant| grant.tokens.credential.refresh());
     let secrets =
         [refresh.map(|token| token.expose()), app.client_secret.as_ref().map(|secret| secret.expose())];
     let secrets: Vec<_> = secrets.into_iter().flatten().collect();
-    // A pair with a status that is no success is one that a person decided to take.
+    // A pair with a status that is no success is taken once a person says so, or the token that was sent is refused.
     let status = if reply.is_success() { reply.status } else { 200 };
     let whole = Reply { status, retry_after: None, now, body: reply.body.expose() };
     match read(&whole, &app.profile, &secrets) {
         Verdict::Granted(granted) => Some(granted),
         Verdict::Refused(_) => None,
     }
+}
+
+/// The pair that came for this grant's token with a status that is no success, and when. The server has refused that token
+/// since, so it was spent for this pair.
+pub(super) async fn bought(
+    shared: &Shared,
+    name: &PortalName,
+    grant: &Grant,
+    app: &App,
+) -> Option<(Box<Granted>, Timestamp)> {
+    // A state that cannot be read now keeps the reply: `recover` takes it.
+    let kept = shared.state.kept_replies(name.clone()).await.ok()?;
+    let mut current = kept.iter().rev().filter(|kept| kept.sent == Sent::of(grant));
+    current.find_map(|kept| Some((pair(&kept.reply, Some(grant), app, shared.clock.now())?, kept.reply.at)))
 }
 
 fn is_current(portal: &Portal, sent: Sent) -> bool {

@@ -89,6 +89,12 @@ impl Attempt {
         }
     }
 
+    /// Whether the server said that the grant is dead.
+    #[must_use]
+    pub fn is_dead_grant(&self) -> bool {
+        self.failure().is_some_and(|(class, _)| class == Class::NeedsAuthorization)
+    }
+
     /// What the server says who renews only later: that leaves the grant as it stood, and is no renewal.
     #[must_use]
     pub fn too_early(&self) -> Option<&Problem> {

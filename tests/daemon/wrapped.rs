@@ -506,6 +506,30 @@ fn the_first_reply_and_the_newest_are_kept() {
 }
 
 #[test]
+fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
+    let statuses =
+        ["500 Internal Server Error", "503 Service Unavailable", "400 Bad Request", "404 Not Found"];
+    let names: Vec<_> = statuses.iter().map(|status| format!("s{}", &status[..3])).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let hostile = strict(move |name, next| {
+        let status = statuses.iter().find(|status| status.starts_with(&name[1..]));
+        Play::Close(reply(status.expect("a portal of the test"), CLOSE, next))
+    });
+    let rig = rig(&hostile, &names);
+    let daemon = rig.start();
+    for name in &names {
+        rig.wait_for_generation(name, 4);
+        let outcomes = daemon.outcomes(name);
+        assert_eq!(outcomes[0], "in-doubt", "{name}: {outcomes:?}");
+        assert!(outcomes[1..].iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
+        assert!(rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(), "{name}");
+        daemon.wait_for("what was done", |event| {
+            says(event, "is used") && event["portal"].as_str() == Some(*name)
+        });
+    }
+}
+
+#[test]
 fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
     let hostile = strict(|_, next| {
         let cut = &next[..next.len() - 1];
