@@ -147,13 +147,14 @@ impl AuthorizationServer {
         answer_of(http_reply::read(&recorder.received()), why, now)
     }
 
-    /// Asks a server for anything at all, to see that it is there: `check --online`.
+    /// Asks a server for anything at all, to see that it is there: `check --online`. The status, and where it redirects.
     ///
     /// # Errors
     /// Why there was no HTTP reply.
-    pub async fn probe(&self, url: &str) -> Result<u16, String> {
+    pub async fn probe(&self, url: &str) -> Result<(u16, Option<String>), String> {
         let sent = self.client.head(url).timeout(CONNECT).send().await;
-        sent.map(|response| response.status().as_u16()).map_err(|error| cause(&error))
+        let response = sent.map_err(|error| cause(&error))?;
+        Ok((response.status().as_u16(), location(response.headers())))
     }
 
     /// Reads what lies at an address: its status, and up to 1 MiB.
@@ -309,16 +310,19 @@ fn answer_of(received: HttpReply, why: String, now: Timestamp) -> Answer {
 }
 
 fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> WholeReply {
-    let location = headers.get(LOCATION);
     WholeReply {
         status,
         retry_after: retry_after(headers, now),
         date: date(headers),
         content_type: named(headers, &CONTENT_TYPE),
         content_encoding: named(headers, &CONTENT_ENCODING),
-        location: location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned()),
+        location: location(headers),
         body,
     }
+}
+
+fn location(headers: &HeaderMap) -> Option<String> {
+    headers.get(LOCATION).map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned())
 }
 
 /// The recorder of a connection; each has one.

@@ -43,23 +43,30 @@ impl Generations {
         Self { path: path.into(), file: None, lines: 0, portals: 0 }
     }
 
-    /// What is noted. A file that is not there, or a line that is none, as after a power cut, says nothing.
+    /// What is noted. A file that is not there, or a line that is none, says nothing.
     #[must_use]
     pub fn read(&self) -> Noted {
-        let text = self.text().unwrap_or_default();
-        let mut noted = Noted::new();
-        // What comes after the last line's end was cut off.
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        for line in String::from_utf8_lossy(&text[..whole]).lines() {
-            let Some((name, number)) = line.split_once(' ') else { continue };
-            let Ok(name) = PortalName::parse(name) else { continue };
-            if number == "-" {
-                noted.remove(&name);
-            } else if let Ok(generation) = number.parse() {
-                noted.insert(name, Generation(generation));
-            }
+        self.text().map(|text| parse(&text).0).unwrap_or_default()
+    }
+
+    /// Why the file does not say all that was noted in it; `None` for one that does, or is not there.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        match self.text() {
+            Ok(text) => match parse(&text).1 {
+                0 => None,
+                1 => Some("a line of it cannot be read".to_owned()),
+                lines => Some(format!("{lines} lines of it cannot be read")),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("it cannot be read: {error}")),
         }
-        noted
+    }
+
+    /// Whether its last line is not whole, as after a power cut. What is appended would make that line a damaged one.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.text().is_ok_and(|text| text.last().is_some_and(|byte| *byte != b'\n'))
     }
 
     /// Writes the file anew with exactly these.
@@ -115,6 +122,28 @@ impl Generations {
     }
 }
 
+/// What a file says, and how many of its lines are damaged. What comes after the last line's end was cut off, as by a power
+/// cut, and is no damage: the state has that pair.
+fn parse(text: &[u8]) -> (Noted, usize) {
+    let (mut noted, mut damaged) = (Noted::new(), 0);
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    for line in String::from_utf8_lossy(&text[..whole]).lines() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let parts =
+            line.split_once(' ').and_then(|(name, number)| Some((PortalName::parse(name).ok()?, number)));
+        match parts {
+            Some((name, "-")) => drop(noted.remove(&name)),
+            Some((name, number)) if number.parse::<u64>().is_ok() => {
+                noted.insert(name, Generation(number.parse().unwrap_or_default()));
+            }
+            _ => damaged += 1,
+        }
+    }
+    (noted, damaged)
+}
+
 fn line(portal: &PortalName, generation: Option<Generation>) -> String {
     match generation {
         Some(generation) => format!("{portal} {generation}\n"),
@@ -146,7 +175,11 @@ mod tests {
         write_whole(folder.path(), &generations.path, &text, MODE).unwrap();
         let found = Noted::from([(name("acme"), Generation(3)), (name("hooli"), Generation(5))]);
         assert_eq!(generations.read(), found);
+        assert_eq!(generations.damage().as_deref(), Some("4 lines of it cannot be read"));
+        assert!(generations.is_cut_off());
         generations.replace(&found).unwrap();
+        assert_eq!(generations.damage(), None);
+        assert!(!generations.is_cut_off());
         generations.note(&name("hooli"), Some(Generation(6))).unwrap();
         assert_eq!(generations.read()[&name("hooli")], Generation(6));
     }

@@ -242,12 +242,15 @@ impl Asker<'_> {
         let began = clock.tick();
         let mut wait = Duration::from_secs(begun.interval.unwrap_or(5));
         loop {
-            if clock.elapsed(began) + wait > limit {
+            let left = limit.saturating_sub(clock.elapsed(began));
+            if left.is_zero() {
                 return Err(nobody_answered(limit));
             }
+            // The last question is asked when the time is over, however soon that is.
+            let wait_now = wait.min(left);
             let slept = clock.tick();
-            while clock.elapsed(slept) < wait {
-                clock.sleep(wait.saturating_sub(clock.elapsed(slept))).await;
+            while clock.elapsed(slept) < wait_now {
+                clock.sleep(wait_now.saturating_sub(clock.elapsed(slept))).await;
             }
             match self.poll(&begun.state).await? {
                 Ok(authorized) => return Ok(authorized),

@@ -14,6 +14,7 @@ use crate::adapters::directory::{Directory, Refused, Trust, parent};
 use crate::adapters::state::{self, Header};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
 use crate::daemon::{ask_issuers, chain};
+use crate::domain::reply::leads_to;
 
 #[derive(Debug, Args)]
 #[command(
@@ -123,7 +124,11 @@ async fn online(config: &mut Config) -> Result<Exit, Failure> {
     let urls: BTreeSet<_> = urls.collect();
     for url in urls {
         match server.probe(&url).await {
-            Ok(status) => screen::note(&format!("{url}: answers (status {status} to HEAD)")),
+            Ok((status, location)) => {
+                let leads = location.and_then(|location| leads_to(&url, &location));
+                let leads = leads.map(|leads| format!(", a redirect {leads}")).unwrap_or_default();
+                screen::note(&format!("{url}: answers (status {status} to HEAD{leads})"));
+            }
             Err(why) => {
                 screen::note(&format!("{url}: does not answer: {why}"));
                 exit = Exit::Unavailable;

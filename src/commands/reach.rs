@@ -37,6 +37,20 @@ pub(super) async fn reach(common: &Common) -> Result<Reach, Failure> {
 
 /// As [`reach`], for what needs a state that is there already: none is made.
 pub(super) async fn reach_known(common: &Common) -> Result<Reach, Failure> {
+    reach_if(common, Exit::NoInput, |_| false).await
+}
+
+/// As [`reach`], for what needs a grant: no state is made where the configuration brings none.
+pub(super) async fn reach_grants(common: &Common) -> Result<Reach, Failure> {
+    reach_if(common, Exit::TryAgain, Offline::has_first_grants).await
+}
+
+/// As [`reach`], but a state is made only if the configuration is such.
+async fn reach_if(
+    common: &Common,
+    without: Exit,
+    is_made: impl FnOnce(&Config) -> bool,
+) -> Result<Reach, Failure> {
     if let Some(client) = daemon(common).await? {
         return Ok(Reach::Daemon(client));
     }
@@ -45,12 +59,13 @@ pub(super) async fn reach_known(common: &Common) -> Result<Reach, Failure> {
     }
     let config = load(common)?;
     let state = &config.paths.state;
-    if !state.exists() {
+    if !state.exists() && !is_made(&config) {
         let what = format!(
-            "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in",
+            "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in; for the first \
+             grant: refreshd authorize PORTAL, or refreshd import PORTAL",
             state.display()
         );
-        return Err(Failure::new(Exit::NoInput, what));
+        return Err(Failure::new(without, what));
     }
     open(config).await
 }

@@ -5,7 +5,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{Reach, Sight, look, not_done, reach_grants};
 use super::{Common, screen};
 use crate::daemon::view::PortalView;
 use crate::domain::portal::{Kind, Problem};
@@ -29,12 +29,22 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+const NONE_RENEWABLE: &str = "no portal has a grant that could be renewed; see refreshd status";
+
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
-    let reach = reach(common).await?;
+    let reach = match reach_grants(common).await {
+        Ok(reach) => reach,
+        // Without a state nothing can be renewed, and each portal is named.
+        Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
+            screen::note(NONE_RENEWABLE);
+            return Ok(told(arguments, &seen(common).await?, Vec::new(), Exit::Done));
+        }
+        Err(failure) => return Err(failure),
+    };
     let (names, left) =
-        if arguments.all { all(&reach).await? } else { (arguments.portals.clone(), Vec::new()) };
+        if arguments.all { parted(all(&reach).await?) } else { (arguments.portals.clone(), Vec::new()) };
     if names.is_empty() {
-        screen::note("no portal has a grant that could be renewed; see refreshd status");
+        screen::note(NONE_RENEWABLE);
     }
     let outcomes = match &reach {
         Reach::Daemon(client) => {
@@ -69,7 +79,15 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             }
         }
     }
-    for portal in &left {
+    if let Reach::Offline(offline) = reach {
+        offline.close().await;
+    }
+    Ok(told(arguments, &left, answers, exit))
+}
+
+/// Tells of the portals that were not tried, and of all in JSON.
+fn told(arguments: &Arguments, left: &[PortalView], mut answers: Vec<Value>, mut exit: Exit) -> Exit {
+    for portal in left {
         let outcome = not_tried(portal);
         if !arguments.json {
             screen::note(&sentence(&portal.portal, &outcome));
@@ -81,21 +99,33 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         let text = serde_json::to_string_pretty(&json!({ "renewals": answers })).unwrap_or_default();
         screen::result(&(text + "\n"));
     }
-    if let Reach::Offline(offline) = reach {
-        offline.close().await;
+    exit
+}
+
+async fn all(reach: &Reach) -> Result<Vec<PortalView>, Failure> {
+    match reach {
+        Reach::Daemon(client) => client.list(None).await,
+        Reach::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error)),
     }
-    Ok(exit)
+}
+
+/// The portals of the configuration, where there is no state.
+async fn seen(common: &Common) -> Result<Vec<PortalView>, Failure> {
+    match look(common).await? {
+        Sight::Daemon(client) => client.list(None).await,
+        Sight::State(glance) => {
+            let portals = glance.list(None).await.map_err(|error| not_done(&error));
+            glance.close().await;
+            portals
+        }
+    }
 }
 
 /// The portals that can be renewed, and the others of the configuration.
-async fn all(reach: &Reach) -> Result<(Vec<String>, Vec<PortalView>), Failure> {
-    let portals = match reach {
-        Reach::Daemon(client) => client.list(None).await?,
-        Reach::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error))?,
-    };
+fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
     let named = portals.into_iter().filter(|portal| portal.phase != Kind::Unconfigured);
     let (renewable, left): (Vec<_>, Vec<_>) = named.partition(|portal| portal.next_renewal_in.is_some());
-    Ok((renewable.into_iter().map(|portal| portal.portal).collect(), left))
+    (renewable.into_iter().map(|portal| portal.portal).collect(), left)
 }
 
 /// What is said of a portal for which nothing is sent.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
+use super::reach::{Reach, not_done, reach, reach_known};
 use super::{Common, screen};
 use crate::daemon::alerts::report::EVERYTHING;
 
@@ -52,7 +52,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let Meant { portal, span } = arguments.meant()?;
     let spoken = span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
-    let until = match reach(common).await? {
+    // What was never silenced needs no state to end.
+    let reached = if span.is_some() { reach(common).await? } else { reach_known(common).await? };
+    let until = match reached {
         Reach::Daemon(client) => client.silence(subject, span.as_deref()).await?,
         Reach::Offline(offline) => {
             let until = offline.silence(subject.unwrap_or(EVERYTHING), spoken).await;

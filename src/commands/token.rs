@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
-use super::reach::{Reach, Sight, look, not_done, reach};
+use super::reach::{Reach, Sight, look, not_done, reach_grants};
 use super::{Common, screen};
 use crate::adapters::token_files::Format;
 
@@ -67,7 +67,7 @@ async fn renewed(
     min_valid: Duration,
     format: Format,
 ) -> Result<String, Failure> {
-    match reach(common).await? {
+    match reach_grants(common).await? {
         Reach::Daemon(client) => client.token(portal, min_valid, format.as_str()).await,
         Reach::Offline(offline) => {
             let token = offline.token(portal, min_valid, format).await.map_err(|error| not_done(&error));

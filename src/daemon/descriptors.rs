@@ -47,6 +47,6 @@ mod tests {
             assert!(limit < 128 || all + RESERVED <= limit + 16, "{limit}: {all}");
             assert!(requests(limit) >= 1 && guests >= 12);
         }
-        assert!(requests(4096) > 3000, "sixteen servers with 256 requests each");
+        assert!(requests(4096) > 3000, "thirteen servers with 256 requests each");
     }
 }

@@ -9,15 +9,17 @@ use std::time::Duration;
 use super::alerts::What;
 use super::announce::{Subject, announce};
 use super::client_secret;
-use super::kept;
+use super::kept::{self, Bought};
 use super::publisher::{Newest, Recent, chain};
 use super::shared::{Report, Shared};
 use super::writing;
 use crate::adapters::authorization_server::Answer;
-use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection, StateError};
+use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection, StateError, ToldMeanwhile};
 use crate::config::{App, Config};
 use crate::domain::client::Ruling;
-use crate::domain::escalation::{Announcement, Climb, Severity, climb, resolved, still_told, untell};
+use crate::domain::escalation::{
+    Announcement, Climb, Severity, climb, refresh_end_of, resolved, still_told, untell,
+};
 use crate::domain::identity::{self, Said, compare};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, Phase, Portal, Problem, Standing};
@@ -94,16 +96,22 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) -> Option<Timestamp
         asked = ask(&shared, &newer, changed, &claimed).await;
     }
     let Asked { mut attempt, mut unread, mut sent_at, now, skew, kind } = asked;
-    if attempt.is_dead_grant()
-        && let Some((granted, at)) = kept::bought(&shared, &claimed.name, &claimed.grant, app).await
-    {
-        tracing::warn!(
-            portal = %claimed.name,
-            "{}: the server refused the token that was sent again; the pair that it sent before, with a status that is no \
-             success, is used",
-            claimed.name
-        );
-        (attempt, unread, sent_at) = (Attempt::Answered(Verdict::Granted(granted)), None, at);
+    if attempt.is_dead_grant() {
+        match kept::bought(&shared, &claimed.name, &claimed.grant, app).await {
+            Bought::Nothing => {}
+            Bought::Unread => attempt.advise(kept::BY_HAND),
+            Bought::Pair(granted, at) => {
+                tracing::warn!(
+                    portal = %claimed.name,
+                    "{}: the server refused the token that was sent again; the pair that it sent before, with a status \
+                     that is no success, is used",
+                    claimed.name
+                );
+                (attempt, unread, sent_at) = (Attempt::Answered(Verdict::Granted(granted)), None, at);
+            }
+        }
+    } else if unread.is_some() {
+        attempt.advise(kept::LOOK);
     }
     let took = shared.clock.elapsed(started);
     let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
@@ -325,6 +333,8 @@ async fn finish(
     let Claimed { name, settings, mut grant, claim, bought_by: _, client_refused: _ } = claimed;
     let before = grant.standing.phase.clone();
     let noticed_before = grant.tokens.validity.notice.clone();
+    let end_before = refresh_end_of(&grant).map(|end| end.at);
+    let mut told_meanwhile = ToldMeanwhile::All;
     let url = grant.token_url.clone();
     let (outcome, renamed) = match settled {
         Settled::Renewed(renewed) => {
@@ -333,6 +343,8 @@ async fn finish(
             // A token that had ended when it came mends nothing; nor does a renewal move every end.
             if matches!(grant.standing.phase, Phase::Fresh) {
                 grant.told = still_told(&grant, now);
+                let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
+                told_meanwhile = if is_unmoved { ToldMeanwhile::RefreshEnd } else { ToldMeanwhile::None };
             }
             let renamed = renewed.renamed_from.clone();
             (RecordOutcome::Renewed(renewed), renamed)
@@ -369,8 +381,9 @@ async fn finish(
         climb_at = Some(now);
     }
     let app = settings.app.clone();
+    let portal = name.clone();
     let record =
-        RecordAs { portal: name.clone(), app, claim, outcome, told, climb_at, now, client, bought_by };
+        RecordAs { portal, app, claim, outcome, told, told_meanwhile, climb_at, now, client, bought_by };
     let recorded = record_until_durable(shared, Arc::new(record)).await;
     let set_aside = recorded == Recorded::SetAside;
     let generation = match recorded {

@@ -33,6 +33,12 @@ use crate::domain::unread::{Answers, KeptReply, Sent, UnreadReply};
 
 /// What a kept reply is called in a sentence.
 pub(super) const WHAT: &str = "a reply that could not be read";
+/// What to do while the outcome is not known and its reply is kept.
+pub(super) const LOOK: &str =
+    "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
+/// What to do once the grant is dead and a reply is kept that may hold the pair which replaced it.
+pub(super) const BY_HAND: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
+     hand it over: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
 /// The wait before a reply that only we have is stored again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -113,8 +119,12 @@ pub async fn views(shared: &Shared, portals: &[Portal]) -> Result<Vec<PortalView
     let (Some(first), Some(last)) = (portals.first(), portals.last()) else { return Ok(Vec::new()) };
     let kept = shared.state.kept_counts(Some((first.name.clone(), last.name.clone()))).await?;
     let (config, now) = (shared.config(), shared.clock.now());
-    let view =
-        |portal: &Portal| PortalView::of(portal, &config, now).with_kept(kept.get(portal.name.as_str()));
+    let view = |portal: &Portal| {
+        let file_problem = shared.file_problems.of(portal.name.as_str());
+        PortalView::of(portal, &config, now)
+            .with_kept(kept.get(portal.name.as_str()))
+            .with_file_problem(portal, file_problem.as_deref())
+    };
     Ok(portals.iter().map(view).collect())
 }
 
@@ -238,18 +248,29 @@ fn pair(reply: &UnreadReply, grant: Option<&Grant>, app: &App, now: Timestamp) -
     }
 }
 
-/// The pair that came for this grant's token with a status that is no success, and when. The server has refused that token
-/// since, so it was spent for this pair.
-pub(super) async fn bought(
-    shared: &Shared,
-    name: &PortalName,
-    grant: &Grant,
-    app: &App,
-) -> Option<(Box<Granted>, Timestamp)> {
+/// What the kept replies to a grant's token hold.
+pub(super) enum Bought {
+    /// None is kept.
+    Nothing,
+    /// Replies that cannot be read.
+    Unread,
+    /// A pair that came with a status that is no success, and when.
+    Pair(Box<Granted>, Timestamp),
+}
+
+/// What came for a grant's token that the server has refused since: it was spent for this.
+pub(super) async fn bought(shared: &Shared, name: &PortalName, grant: &Grant, app: &App) -> Bought {
     // A state that cannot be read now keeps the reply: `recover` takes it.
-    let kept = shared.state.kept_replies(name.clone()).await.ok()?;
-    let mut current = kept.iter().rev().filter(|kept| kept.sent == Sent::of(grant));
-    current.find_map(|kept| Some((pair(&kept.reply, Some(grant), app, shared.clock.now())?, kept.reply.at)))
+    let kept = shared.state.kept_replies(name.clone()).await.unwrap_or_default();
+    let current: Vec<_> = kept.iter().rev().filter(|kept| kept.sent == Sent::of(grant)).collect();
+    let now = shared.clock.now();
+    let found =
+        (current.iter()).find_map(|kept| Some((pair(&kept.reply, Some(grant), app, now)?, kept.reply.at)));
+    match found {
+        Some((granted, at)) => Bought::Pair(granted, at),
+        None if current.is_empty() => Bought::Nothing,
+        None => Bought::Unread,
+    }
 }
 
 fn is_current(portal: &Portal, sent: Sent) -> bool {

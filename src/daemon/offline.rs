@@ -23,6 +23,7 @@ use super::view::PortalView;
 use crate::adapters::state::Tenure;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
+use crate::domain::dialect::Start;
 use crate::domain::name::PortalName;
 
 /// The state without a daemon.
@@ -40,6 +41,13 @@ impl Offline {
         let core = Core::start_as(Tenure::Brief, config, World::machine()?).await?;
         super::first_tokens::read_files(&core.shared).await;
         Ok(Self { core, exchanges: Arc::default() })
+    }
+
+    /// Whether a configuration brings grants of its own, without a state.
+    #[must_use]
+    pub fn has_first_grants(config: &Config) -> bool {
+        config.portals.iter().any(|portal| portal.settings.refresh_token_file.is_some())
+            || config.apps.values().any(|app| app.profile.start == Start::ClientCredentials)
     }
 
     /// Every portal, or one.

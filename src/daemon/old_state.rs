@@ -45,6 +45,14 @@ pub async fn look(
     let path = &config.paths.state;
     let mut generations = Generations::beside(path);
     let before = generations.read();
+    let damage = generations.damage();
+    if let Some(damage) = &damage {
+        tracing::warn!(
+            "{}.generations is damaged ({damage}): if the state was restored from an old backup, that is not noticed for \
+             every portal. It is written anew from the state",
+            path.display()
+        );
+    }
     let Held { noted, old, lost, unreadable } = hold_all(state, files, config, &before, now).await?;
     unreadable.iter().for_each(say_unreadable);
     if !old.is_empty() {
@@ -53,7 +61,7 @@ pub async fn look(
     if !lost.is_empty() {
         conditions.begin(What::Lost, reason_lost(path, &lost));
     }
-    if noted != before
+    if (noted != before || damage.is_some() || generations.is_cut_off())
         && let Err(error) = generations.replace(&noted)
     {
         tracing::warn!(error = %chain(&error), "an old state will not be noticed: its generations are not noted");

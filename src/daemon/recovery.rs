@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::announce::{Subject, announce};
 use super::shared::Shared;
 use crate::adapters::clock::CLOCK_STEP_MILLIS;
-use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, StateError};
+use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, StateError, ToldMeanwhile};
 use crate::domain::escalation::climb;
 use crate::domain::remedy::About;
 use crate::domain::renewal::recovered;
@@ -61,6 +61,7 @@ async fn settle_orphans(shared: &Shared, aloud: bool) -> Result<(), StateError> 
             claim,
             outcome: RecordOutcome::Kept(grant.standing.clone()),
             told: ladder.told,
+            told_meanwhile: ToldMeanwhile::All,
             climb_at: ladder.next,
             now,
             client: Rejection::Unknown,

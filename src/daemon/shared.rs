@@ -356,6 +356,12 @@ impl FileProblems {
             }
         }
     }
+
+    /// What was found wrong last.
+    #[must_use]
+    pub fn of(&self, whose: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(whose).cloned()
+    }
 }
 
 /// Every token endpoint that the configuration may send to.

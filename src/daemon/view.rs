@@ -215,6 +215,18 @@ impl PortalView {
         });
         self
     }
+
+    /// With why the portal's `refresh_token_file` is not used, while it would be.
+    #[must_use]
+    pub fn with_file_problem(mut self, portal: &Portal, problem: Option<&str>) -> Self {
+        let file = portal.settings.as_ref().and_then(|settings| settings.refresh_token_file.as_ref());
+        let is_wanted = matches!(self.phase, Kind::AwaitingAuthorization | Kind::NeedsAuthorization);
+        if let (true, Some(file), Some(problem)) = (is_wanted, file, problem) {
+            let said = format!("refresh_token_file {} is not used: {problem}", file.display());
+            self.notice.get_or_insert(said);
+        }
+        self
+    }
 }
 
 impl UnreadReplies {

@@ -305,7 +305,11 @@ fn is_blank(body: &[u8]) -> bool {
 
 /// A redirect is not followed: where it leads helps to correct the configuration.
 fn redirected(status: u16, context: Context<'_>) -> Problem {
-    let leads = leads_to(context).map(|leads| format!(" {leads}")).unwrap_or_default();
+    let leads = context
+        .location
+        .and_then(|location| leads_to(context.sent_to, location))
+        .map(|leads| format!(" {leads}"))
+        .unwrap_or_default();
     let detail =
         format!("the server answered {status}, a redirect{leads}; secrets are not sent to another address");
     let remedy = "see whether the redirect leads to the provider's own token endpoint, then write that address as token_url \
@@ -314,9 +318,10 @@ fn redirected(status: u16, context: Context<'_>) -> Problem {
 }
 
 /// Where a redirect leads: the host, and what else differs where that is the same.
-fn leads_to(context: Context<'_>) -> Option<String> {
-    let from = Url::parse(context.sent_to).ok()?;
-    let to = from.join(context.location?.trim()).ok()?;
+#[must_use]
+pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
+    let from = Url::parse(sent_to).ok()?;
+    let to = from.join(location.trim()).ok()?;
     let host = to.host_str().filter(|_| matches!(to.scheme(), "http" | "https"))?;
     let port = |url: &Url| url.port_or_known_default();
     let shown = match to.port() {

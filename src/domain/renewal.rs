@@ -95,6 +95,13 @@ impl Attempt {
         self.failure().is_some_and(|(class, _)| class == Class::NeedsAuthorization)
     }
 
+    /// Says what to do about a refusal, in the place of what the profile says.
+    pub fn advise(&mut self, remedy: &str) {
+        if let Self::Answered(Verdict::Refused(refusal)) = self {
+            refusal.problem.remedy = Some(remedy.to_owned());
+        }
+    }
+
     /// What the server says who renews only later: that leaves the grant as it stood, and is no renewal.
     #[must_use]
     pub fn too_early(&self) -> Option<&Problem> {

@@ -14,7 +14,7 @@ use super::life::Lives;
 use super::mask::{clean, clean_value, endpoint};
 use super::portal::Problem;
 use super::provider::{Class, Profile};
-pub use super::refused::{Context, Spent};
+pub use super::refused::{Context, Spent, leads_to};
 use super::refused::{with_code, without_code};
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;

@@ -208,7 +208,14 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
     daemon.kill9();
     // The record beside it given up, damaged, or not writable.
     rig.secret("state.db.generations", "acme 1\nacme\0\n\u{fffd}\nacme 2");
-    calm(&rig).stop();
+    let daemon = calm(&rig);
+    daemon.wait_for("the damage", |event| {
+        let damage = "state.db.generations is damaged (2 lines of it cannot be read)";
+        event["message"].as_str().is_some_and(|text| text.contains(damage))
+    });
+    daemon.stop();
+    let noted = fs::read_to_string(rig.path("state.db.generations")).unwrap();
+    assert!(noted.contains("\nacme ") && !noted.contains(['\0', '\u{fffd}']), "{noted}");
     fs::remove_file(rig.path("state.db.generations")).unwrap();
     fs::create_dir(rig.path("state.db.generations")).unwrap();
     let daemon = calm(&rig);

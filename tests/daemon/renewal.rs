@@ -210,7 +210,10 @@ fn the_same_refresh_token_for_two_portals_is_refused_with_both_names() {
     let ran = rig.import("globex", &reply);
     assert!(ran.code == Some(65) && ran.stderr.contains("globex") && ran.stderr.contains("acme"), "{ran:?}");
     assert!(!ran.stderr.contains(&reply));
-    assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "awaiting-authorization");
+    let view = rig.get_json("/v1/portals/globex");
+    assert_eq!(view["phase"], "awaiting-authorization");
+    let notice = view["notice"].as_str().unwrap();
+    assert!(notice.contains("globex.refresh is not used: ") && notice.contains("acme"), "{notice}");
     daemon.wait_for_outcome("acme", "renewed");
     rig.no_violations();
 }

@@ -356,6 +356,8 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
         (&1.into(), &"refreshd recover acme".into())
     );
     assert!(view["unread_replies"]["newest"].is_string());
+    let action = view["action"].as_str().unwrap();
+    assert!(action.contains("refreshd recover acme --show") && action.contains("authorize acme"), "{action}");
     for shown in [rig.run(["status"]).stdout, rig.run(["status", "acme"]).stdout, rig.http("/").1] {
         assert!(
             shown.contains("could not be read is kept") && shown.contains("refreshd recover acme"),

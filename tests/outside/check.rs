@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::process::Command;
 
+use crate::common::hostile::{Hostile, Play};
 use crate::common::{Ran, Rig, SOON, eventually};
 use crate::{calm, contains};
 
@@ -81,6 +82,12 @@ fn online_says_of_every_server_whether_it_answers() {
     let ran = check(&rig, &["--online"]);
     assert_eq!(ran.code, Some(69), "{ran:?}");
     contains(&ran.stderr, &["no problems", &format!("{closed}: does not answer")]);
+    let answer =
+        "HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/?code=x\r\nConnection: close\r\n\r\n";
+    let moved = Hostile::listen("127.0.0.1:0", move |_| Play::Close(answer.into()));
+    rig.config.app().token_url = moved.token_url();
+    let ran = check(&rig, &["--online"]);
+    contains(&ran.stderr, &["(status 301 to HEAD, a redirect to elsewhere.example)"]);
     rig.no_violations();
 }
 

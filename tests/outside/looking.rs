@@ -58,6 +58,29 @@ fn nothing_is_made_before_the_first_start() {
 }
 
 #[test]
+fn what_cannot_be_done_without_a_state_makes_none() {
+    let mut rig = calm(["acme", "globex"]);
+    for portal in &mut rig.config.portals {
+        portal.refresh_token_file = false;
+    }
+    rig.write_config();
+    let before = traces(&rig.path("."));
+    for (command, code) in
+        [(&["token", "acme"][..], 75), (&["renew", "acme"], 75), (&["silence", "acme", "--end"], 66)]
+    {
+        let ran = rig.run(command.iter().copied());
+        assert_eq!(ran.code, Some(code), "{command:?}: {ran:?}");
+        contains(&ran.stderr, &["there is no state at", "state.db", "refreshd authorize"]);
+    }
+    let ran = rig.run(["renew", "--all"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    contains(&ran.stderr, &["acme: not renewed", "globex: not renewed"]);
+    let ran = rig.run(["renew", "--all", "--json"]);
+    contains(&ran.stdout, &["\"portal\": \"acme\"", "not-tried"]);
+    assert_eq!(traces(&rig.path(".")), before);
+}
+
+#[test]
 fn nothing_is_changed_after_a_stop_or_an_end_by_force() {
     for by_force in [false, true] {
         let mut rig = calm(["acme", "globex"]);

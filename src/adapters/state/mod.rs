@@ -42,7 +42,7 @@ pub use look::{Sight, look};
 pub use newcomers::{NewNewcomer, NotedNewcomer, WaitingNewcomer};
 pub use notices::{KeptNotice, NewNotice};
 pub use reconcile::{AppFingerprint, Reconciled};
-pub use record::{RecordAs, RecordOutcome, Recorded, Rejection};
+pub use record::{RecordAs, RecordOutcome, Recorded, Rejection, ToldMeanwhile};
 pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, inspect, lock, lock_as};
 pub use unread::Recovered;
 pub use view::View;

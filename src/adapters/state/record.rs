@@ -11,6 +11,7 @@ use super::unread;
 use crate::domain::client::Ruling;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Phase, Standing};
+use crate::domain::refresh_end;
 use crate::domain::renewal::Renewed;
 use crate::domain::reply::Granted;
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
@@ -32,6 +33,8 @@ pub struct RecordAs {
     pub outcome: RecordOutcome,
     /// The escalation steps told of, this outcome's included.
     pub told: Vec<String>,
+    /// Which of the steps that were told while the request was under way stay told.
+    pub told_meanwhile: ToldMeanwhile,
     /// When the next escalation step comes.
     pub climb_at: Option<Timestamp>,
     /// When it is recorded.
@@ -40,6 +43,27 @@ pub struct RecordAs {
     pub client: Rejection,
     /// The kind of the request, should it have bought a pair: see `domain::request`.
     pub bought_by: Option<Fingerprint>,
+}
+
+/// Which steps stay told that the escalator told while a request was under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToldMeanwhile {
+    /// Every one: the outcome ends none.
+    All,
+    /// Those ahead of the refresh token's end, which a new pair has not moved.
+    RefreshEnd,
+    /// None: the outcome ends them.
+    None,
+}
+
+impl ToldMeanwhile {
+    fn keeps(self, step: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::RefreshEnd => refresh_end::is_step(step),
+            Self::None => false,
+        }
+    }
 }
 
 /// What a reply says of the app's client.
@@ -85,7 +109,7 @@ pub enum Recorded {
 }
 
 pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
-    let RecordAs { portal, app, claim, outcome, told, climb_at: _, now, client, bought_by: _ } = record;
+    let RecordAs { portal, app, claim, outcome, told, told_meanwhile, now, client, .. } = record;
     let before = found_under(connection, portal, claim.0)?;
     if let Some(aside) = aside_of(outcome, before.is_some()) {
         put_aside(connection, portal, *now, &aside)?;
@@ -95,21 +119,18 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
     }
     let Some((told_before, claimed_at)) = before else { return Ok(Recorded::SetAside) };
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
+    let meanwhile = told_before.iter().filter(|step| told_meanwhile.keeps(step) && !told.contains(step));
+    let told = to_json(&told.iter().chain(meanwhile).collect::<Vec<_>>())?;
     let generation = match outcome {
         RecordOutcome::Renewed(renewed) => {
-            let generation = record_pair(connection, record, renewed, &to_json(told)?, moved)?;
+            let generation = record_pair(connection, record, renewed, &told, moved)?;
             // The server has answered the same token, or a later one, with a pair. That says nothing of a candidate's.
             unread::discard_answered(connection, portal)?;
             generation
         }
         RecordOutcome::Kept(standing)
         | RecordOutcome::Unread(standing, _)
-        | RecordOutcome::Foreign(standing, _) => {
-            // What the escalator told while the request was under way stays told.
-            let unheard = told_before.iter().filter(|step| !told.contains(step));
-            let told: Vec<_> = told.iter().chain(unheard).collect();
-            record_standing(connection, record, standing, &to_json(&told)?, moved)?
-        }
+        | RecordOutcome::Foreign(standing, _) => record_standing(connection, record, standing, &told, moved)?,
     };
     let at = now.shifted(moved);
     let sql = |source| StateError::sql("record a client's standing", source);

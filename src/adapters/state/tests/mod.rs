@@ -129,6 +129,7 @@ impl Rig {
             claim: portal.grant.as_ref().unwrap().claim.unwrap(),
             outcome,
             told: Vec::new(),
+            told_meanwhile: ToldMeanwhile::RefreshEnd,
             climb_at: None,
             now: at(secs),
             client,

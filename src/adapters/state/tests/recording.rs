@@ -127,6 +127,20 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
 }
 
 #[tokio::test]
+async fn what_is_told_of_the_end_while_a_renewal_is_under_way_stays_told() {
+    let rig = Rig::with(&["acme"]).await;
+    let claimed = rig.claim_only(0).await;
+    let grant = rig.grant("acme").await;
+    let told = vec!["overdue".to_owned(), "refresh-month".to_owned()];
+    let seen = (grant.standing, Vec::new());
+    assert!(rig.state.tell(name("acme"), grant.generation, seen, told.clone(), None).await.unwrap());
+    let Recorded::Done { told_before, .. } = rig.record(&claimed, 1, renewed("r2", 1)).await else {
+        panic!("not recorded")
+    };
+    assert_eq!((told_before, rig.grant("acme").await.told), (told, vec!["refresh-month".to_owned()]));
+}
+
+#[tokio::test]
 async fn what_is_known_of_lives_is_kept_moves_with_the_clock_and_goes_with_the_grant() {
     let rig = Rig::with(&["acme"]).await;
     let end = RefreshEnd { at: at(9000), since: at(-50), motion: Motion::Fixed };
