@@ -15,7 +15,7 @@ use super::client_secret;
 use super::exchange::{Asked, Claimed, announce_client, ask, until_durable, usable_app};
 use super::first_tokens::say_taken;
 use super::kept;
-use super::publisher::chain;
+use super::publisher::{Newest, chain};
 use super::shared::Shared;
 use super::writing;
 use crate::adapters::clock::LONGEST_SLEEP;
@@ -212,7 +212,13 @@ async fn finish(
     };
     match (&recorded, &proof) {
         (CandidateRecorded::TakenIn { generation, client_changed }, _) => {
-            let failing = shared.publisher.publish(&name).await;
+            let newest = match (&record.outcome, living) {
+                (CandidateOutcome::Proved(renewed), Some(living)) => {
+                    Newest::pair(living.settings.as_ref(), *generation, &renewed.tokens)
+                }
+                _ => Newest::Nothing,
+            };
+            let failing = shared.publisher.publish_knowing(&name, newest).await;
             shared.health.unpublished(failing);
             let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             tracing::info!(

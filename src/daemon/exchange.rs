@@ -10,7 +10,7 @@ use super::alerts::What;
 use super::announce::{Subject, announce};
 use super::client_secret;
 use super::kept::{self, Bought};
-use super::publisher::{Newest, Recent, chain};
+use super::publisher::{Newest, chain};
 use super::shared::{Report, Shared};
 use super::writing;
 use crate::adapters::authorization_server::Answer;
@@ -393,8 +393,7 @@ async fn finish(
             }
             if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
                 let newest = if renewed {
-                    let (settings, tokens) = (settings.clone(), grant.tokens.clone());
-                    Newest::Pair(Box::new(Recent { settings, generation, tokens }))
+                    Newest::pair(Some(&settings), generation, &grant.tokens)
                 } else {
                     Newest::NoGrant
                 };

@@ -9,7 +9,7 @@ use super::alerts::What;
 use super::announce::{Subject, announce};
 use super::exchange::until_durable;
 use super::operations::{OperationError, app_of, find};
-use super::publisher::chain;
+use super::publisher::{Newest, chain};
 use super::shared::Shared;
 use super::worth;
 use super::writing;
@@ -97,14 +97,15 @@ pub async fn take_in(
     let now = shared.clock.now();
     let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
     let take = to_take(&portal, app, intake, proven, now)?;
-    let notice = take.tokens.validity.notice.clone();
+    let tokens = take.tokens.clone();
     match store(shared, take).await? {
         TakenIn::Stored(generation) => {
             tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
-            if let Some(notice) = notice {
+            if let Some(notice) = &tokens.validity.notice {
                 tracing::warn!(portal = %name, notice, "{name}: {notice}");
             }
-            let failing = shared.publisher.publish(name).await;
+            let newest = Newest::pair(portal.settings.as_ref(), generation, &tokens);
+            let failing = shared.publisher.publish_knowing(name, newest).await;
             shared.health.unpublished(failing);
             if let Some((told, since)) = before.filter(|_| proven)
                 && let Some(good) = resolved(&told, since, now)
@@ -220,7 +221,7 @@ pub async fn forget(shared: &Shared, name: &str, revoke: bool) -> Result<bool, O
     }
     let portal = find(shared, name).await?;
     let forgotten = shared.state.forget(portal.name.clone()).await?;
-    let failing = shared.publisher.publish(&portal.name).await;
+    let failing = shared.publisher.publish_knowing(&portal.name, Newest::NoGrant).await;
     shared.health.unpublished(failing);
     if forgotten {
         tracing::info!(portal = %portal.name, "{}: the grant was forgotten and its token files removed", portal.name);

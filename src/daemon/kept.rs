@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::alerts::What;
 use super::announce::{Subject, announce};
 use super::operations::{OperationError, app_of, find};
-use super::publisher::chain;
+use super::publisher::{Newest, chain};
 use super::shared::Shared;
 use super::view::PortalView;
 use super::writing;
@@ -296,6 +296,7 @@ async fn take(
     let grant = grant_of(portal, app, kept, granted, now).map_err(refuse)?;
     let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
     let is_renewal = kept.reply.answers != Answers::Authorization;
+    let tokens = grant.tokens.clone();
     let generation = match shared.state.recover(grant, kept.sent, is_renewal).await? {
         Recovered::Stored(generation) => generation,
         Recovered::UnderWay => {
@@ -309,7 +310,8 @@ async fn take(
         Recovered::Refused(_) => return Err(refuse("its refresh token was taken in before".to_owned())),
     };
     tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was taken in");
-    let failing = shared.publisher.publish(name).await;
+    let newest = Newest::pair(portal.settings.as_ref(), generation, &tokens);
+    let failing = shared.publisher.publish_knowing(name, newest).await;
     shared.health.unpublished(failing);
     if let Some((told, since)) = before
         && let Some(good) = resolved(&told, since, now)

@@ -52,6 +52,15 @@ pub enum Newest {
     NoGrant,
 }
 
+impl Newest {
+    /// The pair that has just been recorded; nothing of a portal without settings, which has no token files.
+    pub(super) fn pair(settings: Option<&Settings>, generation: Generation, tokens: &Tokens) -> Self {
+        settings.map_or(Self::Nothing, |settings| {
+            Self::Pair(Box::new(Recent { settings: settings.clone(), generation, tokens: tokens.clone() }))
+        })
+    }
+}
+
 enum Order {
     Portal(PortalName, Newest, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
