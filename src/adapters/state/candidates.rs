@@ -132,13 +132,11 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
     pub async fn claim_candidates(&self, now: Timestamp, limit: usize) -> Result<Vec<Candidate>, StateError> {
-        let room = Arc::clone(&self.room);
-        self.write
-            .run(move |connection| {
-                let claimed = claim(connection, now, DUE, "", limit)?;
-                room.cover(claimed.len()).map(|()| claimed)
-            })
-            .await
+        self.with_room(move |connection, room| {
+            let claimed = claim(connection, now, DUE, "", limit)?;
+            room.cover(claimed.len()).map(|()| claimed)
+        })
+        .await
     }
 
     /// Claims a portal's candidate whatever its time.
@@ -150,14 +148,12 @@ impl State {
         portal: PortalName,
         now: Timestamp,
     ) -> Result<Option<Candidate>, StateError> {
-        let room = Arc::clone(&self.room);
-        self.write
-            .run(move |connection| {
-                let mut claimed = claim(connection, now, OF_PORTAL, portal.as_str(), 1)?;
-                room.cover(claimed.len())?;
-                Ok(claimed.pop())
-            })
-            .await
+        self.with_room(move |connection, room| {
+            let mut claimed = claim(connection, now, OF_PORTAL, portal.as_str(), 1)?;
+            room.cover(claimed.len())?;
+            Ok(claimed.pop())
+        })
+        .await
     }
 
     /// Candidates that a process which is gone left claimed.

@@ -278,18 +278,11 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
     pub async fn claim_one(&self, portal: PortalName, now: Timestamp) -> Result<Option<Portal>, StateError> {
-        let claim = |portal: PortalName| {
-            let room = Arc::clone(&self.room);
-            self.write.run(move |connection| {
-                let claimed = claims::claim_one(connection, &portal, now)?;
-                room.cover(usize::from(claimed.is_some())).map(|()| claimed)
-            })
-        };
-        match claim(portal.clone()).await {
-            // Room was made meanwhile, if there is any.
-            Err(StateError::NoRoom { .. }) => claim(portal).await,
-            other => other,
-        }
+        self.with_room(move |connection, room| {
+            let claimed = claims::claim_one(connection, &portal, now)?;
+            room.cover(usize::from(claimed.is_some())).map(|()| claimed)
+        })
+        .await
     }
 
     /// Writes something that leaves no trace, and sees that one more claim would find room.
@@ -297,13 +290,22 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing can be claimed.
     pub async fn try_writing(&self) -> Result<(), StateError> {
-        let write = || {
-            let room = Arc::clone(&self.room);
-            self.write.run(move |connection| room.cover(1).and_then(|()| write_and_take_back(connection)))
+        self.with_room(|connection, room| room.cover(1).and_then(|()| write_and_take_back(connection))).await
+    }
+
+    /// Does what needs room; once more where there is none, since the writer makes room before each transaction.
+    pub(super) async fn with_room<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, &Room) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let run = || {
+            let (room, work) = (Arc::clone(&self.room), Arc::clone(&work));
+            self.write.run(move |connection| work(connection, &room))
         };
-        match write().await {
-            // Room was made meanwhile, if there is any.
-            Err(StateError::NoRoom { .. }) => write().await,
+        match run().await {
+            Err(StateError::NoRoom { .. }) => run().await,
             other => other,
         }
     }
@@ -312,9 +314,8 @@ impl State {
     pub(super) async fn change<T, F>(&self, work: F) -> Result<T, StateError>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, StateError> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
     {
-        let room = Arc::clone(&self.room);
-        self.write.run(move |connection| room.spare().and_then(|()| work(connection))).await
+        self.with_room(move |connection, room| room.spare().and_then(|()| work(connection))).await
     }
 }

@@ -168,3 +168,18 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
     assert!(!rig.state.hold_lost(name("acme"), Generation(9), None).await.unwrap(), "it has a grant");
     assert_eq!(rig.state.count_lost().await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn one_after_the_other_they_find_room_as_the_log_grows() {
+    let rig = Rig::with(&["acme"]).await;
+    for turn in 0..200 {
+        let refresh = format!("c{turn}{}", "x".repeat(3000));
+        assert_eq!(rig.state.offer(offer("acme", &refresh)).await.unwrap(), Offered::Stored);
+        let candidate = if turn % 2 == 0 {
+            rig.state.claim_candidates(at(0), 100).await.unwrap().pop()
+        } else {
+            rig.state.claim_candidate(name("acme"), at(0)).await.unwrap()
+        };
+        record(&rig, &candidate.unwrap(), 0, CandidateOutcome::Refused).await;
+    }
+}
