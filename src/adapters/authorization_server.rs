@@ -22,8 +22,8 @@ use super::http::{
     self, CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls, token_client,
 };
 use super::recording::{Recorder, RecordingConnector};
+use crate::domain::decoding::LARGEST;
 use crate::domain::dialect::Body;
-use crate::domain::envelope::LARGEST;
 use crate::domain::http_reply::{self, HttpReply};
 use crate::domain::mask::line;
 use crate::domain::provider::{Method, host_of};
@@ -252,13 +252,25 @@ async fn read_answer(
     now: Timestamp,
 ) -> Answer {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    if let (101, Some(recorder)) = (status, &recorder) {
+        // Nobody asked to switch protocols: the answer comes after this.
+        read_on(recorder, limit).await;
+        return answer_of(
+            http_reply::read(&recorder.received()),
+            "switched protocols unasked".to_owned(),
+            now,
+        );
+    }
     let (mut body, mut problem) = arrived(response, Some(limit)).await;
     if let Some(recorder) = recorder {
         let is_success = (200..300).contains(&status);
         let whole = problem.is_none();
-        if body.len() < LARGEST_BODY && (!whole || is_success && may_go_on(&body, &recorder)) {
+        if body.len() < LARGEST_BODY && (!whole || may_go_on(&body, is_success, &recorder)) {
             read_on(&recorder, limit).await;
-            let all = http_reply::read(&recorder.received()).body;
+            let mut all = http_reply::read(&recorder.received()).body;
+            if whole {
+                all.truncate(http_reply::without_next_answer(&all, body.len()).len());
+            }
             if all.len() > body.len() {
                 body = all;
                 body.truncate(LARGEST_BODY);
@@ -275,10 +287,15 @@ async fn read_answer(
     }
 }
 
-/// Whether there may be more to a body than the HTTP library says.
-fn may_go_on(body: &[u8], recorder: &Recorder) -> bool {
-    http_reply::may_have_more(body)
-        || recorder.with_received(|received| http_reply::read(received).body.len() > body.len())
+/// Whether there may be more to a body than the HTTP library says. What is no success has a body to wait for only where it
+/// came with the head, as after 304.
+fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
+    let goes_on = |received: &[u8]| {
+        let all = http_reply::read(received).body;
+        http_reply::without_next_answer(&all, body.len()).len() > body.len()
+    };
+    (is_success && http_reply::may_have_more(body))
+        || ((is_success || body.is_empty()) && recorder.with_received(goes_on))
 }
 
 /// Takes the connection and reads until the server closes it or says nothing for [`QUIET`].

@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::clock::Clock;
 use super::http::CONNECT;
-use crate::domain::envelope::LARGEST;
+use crate::domain::decoding::LARGEST;
 
 /// Most bytes that are recorded of one answer: its head and its body.
 const MOST: usize = LARGEST + (256 << 10);

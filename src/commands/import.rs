@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::exit::{Exit, Failure};
 use super::reach::{Reach, not_done, reach};
 use super::{Common, screen};
-use crate::domain::envelope;
+use crate::domain::decoding;
 use crate::domain::intake::LONGEST;
 use crate::domain::pizauth::{self, Account};
 
@@ -170,7 +170,7 @@ fn read(arguments: &Arguments) -> Result<String, Failure> {
         |why: String| Failure::new(Exit::Data, format!("{}: not taken in: {why}", arguments.portal));
     let account = arguments.account.as_deref();
     // Windows writes UTF-16.
-    let text = match envelope::decode(&bytes) {
+    let text = match decoding::decode(&bytes) {
         Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
         _ => bytes,
     };

@@ -7,20 +7,18 @@
 //! between two different ones. Work and memory are bounded for any body.
 
 use std::borrow::Cow;
-use std::io::Read;
 
-use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::dialect::{Place, first, says_nothing};
+use super::decoding::{LARGEST, decode, raw_deflate, unpack};
+use super::dialect::{Place, says_nothing};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
 use super::reply::error_of;
+use super::word::stands_for_none;
 
-/// Longest body that is read, packed or not, in bytes.
-pub const LARGEST: usize = 1 << 20;
 /// How many wrappings of one sort may lie around a reply.
 const LAYERS: usize = 3;
 /// How many outer objects and lists may lie around a token object.
@@ -60,7 +58,7 @@ pub fn open(body: &[u8], profile: &Profile) -> Option<Map<String, Value>> {
     let found = reader.text(&decode(&unpacked));
     // Deflate without a header is recognised by nothing but its contents.
     let binary = || body.iter().any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace());
-    found.or_else(|| binary().then(|| reader.text(&decode(&inflated(DeflateDecoder::new(body)))))?)
+    found.or_else(|| binary().then(|| reader.text(&decode(&raw_deflate(body))))?)
 }
 
 /// Whether there is nothing in a body that anybody could read.
@@ -72,12 +70,53 @@ pub fn is_empty(body: &[u8]) -> bool {
 /// A token as it can stand in a reply; `None` for a value that cannot be one.
 pub(super) fn token(value: &Value) -> Option<Cow<'_, str>> {
     let text = match value {
-        Value::String(text) => Cow::Borrowed(text.trim()),
+        Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
         Value::Number(number) => Cow::Owned(number.to_string()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
-    (!text.is_empty() && !text.contains(damaged)).then_some(text)
+    (!stands_for_none(&text) && !text.contains(damaged) && !is_wrapped(&text)).then_some(text)
+}
+
+/// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
+fn is_none(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(yes) => !yes,
+        Value::Number(number) => number.as_f64().is_some_and(|number| number <= 0.0),
+        Value::String(text) => stands_for_none(text.trim_matches(is_unseen)),
+        Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// The first of these places where a token is, or what cannot be read of one.
+pub(super) fn first_token<'v>(places: &[Place], body: &'v Map<String, Value>) -> Option<&'v Value> {
+    places.iter().filter_map(|place| place.find(body)).find(|value| !is_none(value))
+}
+
+/// White space, and the characters without a width that editors and templates leave at the ends of a text.
+fn is_unseen(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+}
+
+/// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
+/// files must not get the refresh token.
+fn is_wrapped(text: &str) -> bool {
+    const NAMES: [&str; 4] = ["access_token", "refresh_token", "accesstoken", "refreshtoken"];
+    let text = text.to_ascii_lowercase();
+    let is_name = |rest: &str| {
+        let rest = rest.trim_start_matches(['"', '\'', '\\', ' ']);
+        rest.starts_with(['=', ':'])
+            || rest.starts_with("%3d")
+            || rest.starts_with("%3a")
+            || rest.starts_with("%22")
+    };
+    NAMES.iter().any(|name| text.match_indices(name).any(|(at, _)| is_name(&text[at + name.len()..])))
+}
+
+/// A name without its signs and capitals.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !"_-".contains(*c) && !is_unseen(*c)).collect::<String>().to_ascii_lowercase()
 }
 
 /// The names of members that hold a token.
@@ -177,15 +216,79 @@ impl Reader<'_> {
             if is_token && self.profile.reply.success.is_empty() && self.fails(map, true) {
                 return Found::Nothing;
             }
+            if is_token {
+                return self.completed(map.clone(), &value);
+            }
             let Value::Object(map) = value else { return Found::Nothing };
-            return if is_token { Found::Token(map) } else { Found::Other(map) };
+            return Found::Other(map);
         }
         let mut search = Search { found: Vec::new(), spoilt: shortened, left: MOST_OBJECTS };
         self.search(&value, None, LEVELS, &mut search);
         match (search, value) {
-            (Search { mut found, spoilt: false, .. }, _) if found.len() == 1 => Found::Token(found.remove(0)),
+            (Search { mut found, spoilt: false, .. }, value) if found.len() == 1 => {
+                self.completed(found.remove(0), &value)
+            }
             (_, Value::Object(map)) => Found::Other(map),
             _ => Found::Nothing,
+        }
+    }
+
+    /// A token object with the refresh token that stands elsewhere in its reply, where it has none itself: the old one is
+    /// spent. Nothing where there are several, or where it cannot be told.
+    fn completed(&self, mut map: Map<String, Value>, root: &Value) -> Found {
+        let form = &self.profile.reply;
+        if first_token(&form.refresh_token, &map).is_some() {
+            return Found::Token(map);
+        }
+        let own = first_token(&form.access_token, &map).cloned();
+        let (mut found, mut left) = (Vec::new(), MOST_OBJECTS);
+        self.refresh_tokens(root, own.as_ref(), LEVELS, &mut left, &mut found);
+        match (found.as_slice(), form.refresh_token.first()) {
+            _ if left == 0 => return Found::Nothing,
+            ([], _) => {}
+            ([one], Some(place)) => {
+                map.insert(place.last().to_owned(), (*one).clone());
+                if first_token(&form.refresh_token, &map) != Some(one) {
+                    return Found::Nothing;
+                }
+            }
+            _ => return Found::Nothing,
+        }
+        Found::Token(map)
+    }
+
+    /// The different refresh tokens in a value, but not those beside another access token.
+    fn refresh_tokens<'v>(
+        &self,
+        value: &'v Value,
+        own: Option<&Value>,
+        levels: usize,
+        left: &mut usize,
+        found: &mut Vec<&'v Value>,
+    ) {
+        match value {
+            Value::Object(map) => {
+                *left = left.saturating_sub(1);
+                let form = &self.profile.reply;
+                let beside = first_token(&form.access_token, map);
+                if *left == 0 || (beside.is_some() && beside != own) {
+                    return;
+                }
+                for (name, value) in map.iter().filter(|(name, _)| !is_example(name)) {
+                    let is_named = form.refresh_token.iter().any(|place| plain(place.last()) == plain(name));
+                    if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
+                        if !found.contains(&value) {
+                            found.push(value);
+                        }
+                    } else if levels > 0 {
+                        self.refresh_tokens(value, own, levels - 1, left, found);
+                    }
+                }
+            }
+            Value::Array(list) if levels > 0 => {
+                list.iter().for_each(|value| self.refresh_tokens(value, own, levels - 1, left, found));
+            }
+            _ => {}
         }
     }
 
@@ -216,7 +319,9 @@ impl Reader<'_> {
             Value::Array(list) if levels > 0 => {
                 list.iter().for_each(|value| self.search(value, outer, levels - 1, search));
             }
-            Value::String(text) if levels > 0 && text.trim_start().starts_with(['{', '[']) => {
+            Value::String(text)
+                if levels > 0 && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
+            {
                 if let Some((value, shortened)) = self.document(text.as_bytes(), 0) {
                     search.spoilt |= shortened;
                     self.search(&value, outer, levels - 1, search);
@@ -229,11 +334,12 @@ impl Reader<'_> {
     /// An object whose members have a profile's names in another spelling (`accessToken`, `Access_Token`) under the names
     /// of the profile; `None` where that makes no difference, or two members would get one name.
     fn renamed(&self, map: &Map<String, Value>) -> Option<Map<String, Value>> {
-        if self.holds_token(map) || map.len() > MOST_RENAMED {
+        if map.len() > MOST_RENAMED {
             return None;
         }
         let form = &self.profile.reply;
-        let known: Vec<&str> = [
+        let lasts = |places: &'_ [Place]| places.iter().map(|place| place.last().to_owned()).collect();
+        let mut meanings: Vec<Vec<String>> = [
             &form.access_token,
             &form.refresh_token,
             &form.expires_in,
@@ -242,25 +348,32 @@ impl Reader<'_> {
             &form.refresh_expires_at,
         ]
         .into_iter()
-        .flatten()
-        .map(Place::last)
-        .chain(["token_type", "scope", "error", "error_description"])
+        .map(|places| lasts(places))
         .collect();
-        let plain =
-            |name: &str| name.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
-        let mut renamed = Map::new();
-        for (name, value) in map {
-            let spelt = plain(name);
-            let known = known.iter().find(|known| plain(known) == spelt).copied();
-            if renamed.insert(known.unwrap_or(name).to_owned(), value.clone()).is_some() {
+        meanings.extend(["token_type", "scope"].map(|name| vec![name.to_owned()]));
+        let holds_token = self.holds_token(map);
+        if !holds_token {
+            meanings.extend(["error", "error_description"].map(|name| vec![name.to_owned()]));
+        }
+        let mut renamed = map.clone();
+        for names in meanings.iter().filter(|names| !names.is_empty()) {
+            if names.iter().any(|name| map.get(name).is_some_and(|value| !is_none(value))) {
+                continue;
+            }
+            let is_meant = |spelt: &str| names.iter().any(|name| plain(name) == plain(spelt));
+            let mut meant = map.iter().filter(|(name, value)| is_meant(name) && !is_none(value));
+            let Some((name, value)) = meant.next() else { continue };
+            if meant.any(|(_, other)| other != value) {
                 return None;
             }
+            renamed.remove(name);
+            renamed.insert(names[0].clone(), value.clone());
         }
-        self.holds_token(&renamed).then_some(renamed)
+        (renamed != *map && self.holds_token(&renamed)).then_some(renamed)
     }
 
     fn holds_token(&self, map: &Map<String, Value>) -> bool {
-        first(&self.profile.reply.access_token, map).and_then(token).is_some()
+        first_token(&self.profile.reply.access_token, map).and_then(token).is_some()
     }
 
     /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
@@ -373,11 +486,19 @@ impl Outer<'_> {
     }
 }
 
+/// What nobody sees at the ends of a text, in UTF-8: the byte order mark, once more as Latin-1 that was encoded again, spaces
+/// without a width or a break.
+const MARKS: [&[u8]; 5] =
+    [b"\xef\xbb\xbf", b"\xc3\xaf\xc2\xbb\xc2\xbf", b"\xe2\x80\x8b", b"\xe2\x81\xa0", b"\xc2\xa0"];
+
 /// A text without the white space, NUL and marks at its ends.
 fn trimmed(mut text: &[u8]) -> &[u8] {
     loop {
         let before = text.len();
-        text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        for mark in MARKS {
+            text = text.strip_prefix(mark).unwrap_or(text);
+            text = text.strip_suffix(mark).unwrap_or(text);
+        }
         while let [first, rest @ ..] = text
             && is_blank(*first)
         {
@@ -418,7 +539,12 @@ fn without_prefix(text: &[u8]) -> &[u8] {
         return rest.strip_suffix(b"*/").map_or(rest, trimmed);
     }
     let in_comment = || text.strip_prefix(b"/*")?.strip_suffix(b"*/");
-    in_comment().map_or(text, trimmed)
+    let after_comment = || {
+        let end = text.strip_prefix(b"/*")?.windows(2).position(|sign| sign == b"*/")?;
+        let rest = trimmed(&text[end + 4..]);
+        rest.starts_with(b"{").then_some(rest)
+    };
+    in_comment().map(trimmed).or_else(after_comment).unwrap_or(text)
 }
 
 /// The argument of a text that is one call of a function: JSONP.
@@ -434,15 +560,27 @@ fn call(text: &[u8]) -> Option<&[u8]> {
         .then_some(inside)
 }
 
-/// A text that is nothing but a form (`application/x-www-form-urlencoded`).
+/// A text that is nothing but a form (`application/x-www-form-urlencoded`), also with another sign than `&` between its
+/// fields.
 fn form(text: &[u8]) -> Option<Map<String, Value>> {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"=&%+-_.~*!,:;/@$'()[]|".contains(byte);
     if !text.iter().all(is_part) {
         return None;
     }
+    let text = std::str::from_utf8(text).ok()?.replace("&amp;", "&");
+    let is_whole =
+        |map: &Map<String, Value>| !map.values().any(|value| value.as_str().is_some_and(is_wrapped));
+    let usual = fields(&text, '&')?;
+    if is_whole(&usual) {
+        return Some(usual);
+    }
+    [';', ',', '|', '/'].into_iter().find_map(|sign| fields(&text, sign).filter(is_whole)).or(Some(usual))
+}
+
+fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
     let mut map = Map::new();
-    for pair in text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = form_urlencoded::parse(pair).next().filter(|_| pair.contains(&b'='))?;
+    for pair in text.split(sign).filter(|pair| !pair.is_empty()) {
+        let (name, value) = form_urlencoded::parse(pair.as_bytes()).next().filter(|_| pair.contains('='))?;
         let value = Value::from(value.into_owned());
         if name.is_empty() {
             return None;
@@ -452,69 +590,6 @@ fn form(text: &[u8]) -> Option<Map<String, Value>> {
         }
     }
     (!map.is_empty()).then_some(map)
-}
-
-/// What is packed with a header that says so; `None` if nothing is, or nothing comes of it.
-fn unpack(bytes: &[u8]) -> Option<Vec<u8>> {
-    let inside = match bytes {
-        [0x1f, 0x8b, 8, ..] => inflated(MultiGzDecoder::new(bytes)),
-        // RFC 1950 section 2.2: deflate, with a check of the first two bytes.
-        [method, flags, ..]
-            if method & 0xf == 8 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0 =>
-        {
-            inflated(ZlibDecoder::new(bytes))
-        }
-        _ => return None,
-    };
-    (!inside.is_empty()).then_some(inside)
-}
-
-/// What comes out before the end or a fault, up to [`LARGEST`] bytes.
-fn inflated(mut packed: impl Read) -> Vec<u8> {
-    let (mut out, mut piece) = (Vec::new(), [0; 4096]);
-    while let Ok(length @ 1..) = packed.read(&mut piece) {
-        out.extend_from_slice(&piece[..length]);
-        if out.len() >= LARGEST {
-            out.truncate(LARGEST);
-            break;
-        }
-    }
-    out
-}
-
-/// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is
-/// zero; UTF-32 since three of four are.
-#[must_use]
-pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
-        let units = bytes.as_chunks().0.iter().map(|pair: &[u8; 2]| unit(*pair));
-        Cow::Owned(char::decode_utf16(units).map(|c| c.unwrap_or(DAMAGE)).collect::<String>().into_bytes())
-    };
-    let ascii = |zeros: usize| {
-        let start = &bytes[..bytes.len().min(32)];
-        start.len() >= 4 && start.iter().enumerate().all(|(index, byte)| (index % 2 == zeros) == (*byte == 0))
-    };
-    // The first character is the mark, which is no ASCII.
-    let quads = |used: &[usize]| {
-        let start = &bytes[..bytes.len().min(64)];
-        let after_mark = start.iter().enumerate().skip(4);
-        start.len() >= 12
-            && after_mark.clone().all(|(index, byte)| used.contains(&(index % 4)) == (*byte != 0))
-    };
-    let long = |unit: fn([u8; 4]) -> u32| {
-        let units = bytes.as_chunks().0.iter().map(|quad: &[u8; 4]| unit(*quad));
-        let text: String = units.map(|unit| char::from_u32(unit).unwrap_or(DAMAGE)).collect();
-        Cow::Owned(text.into_bytes())
-    };
-    match bytes {
-        _ if quads(&[0]) => long(u32::from_le_bytes),
-        _ if quads(&[3]) => long(u32::from_be_bytes),
-        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
-        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
-        _ if ascii(1) => wide(bytes, u16::from_le_bytes),
-        _ if ascii(0) => wide(bytes, u16::from_be_bytes),
-        _ => Cow::Borrowed(bytes),
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::super::provider::Class;
 use super::super::provider::tests::profile;
 use super::super::reply::{Reply, Verdict, is_unread, read};
 use super::super::time::Timestamp;
+use super::super::word::stands_for_none;
 use super::*;
 
 const R: &str = r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"scope":"crm"}"#;
@@ -364,7 +365,7 @@ fn no_body_costs_much() {
 
 fn token() -> impl Strategy<Value = String> {
     "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
-        !says_nothing(&Value::from(text.as_str()))
+        !says_nothing(&Value::from(text.as_str())) && !stands_for_none(text)
     })
 }
 
@@ -468,4 +469,82 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
     // A code that the table knows is a refusal, whatever stands beside it.
     let refused = with(r#""error":"invalid_grant""#);
     assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
+}
+
+#[test]
+fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    for body in [
+        r#"{"access_token":"a2","refreshToken":"r2","expires_in":20}"#,
+        r#"{"access_token":"a2","refresh_token":null,"refreshToken":"r2"}"#,
+        r#"{"access_token":"a2","refresh_token":"","REFRESH-TOKEN":"r2"}"#,
+        "{\"access_token\":\"a2\",\"\u{feff}refresh_token\":\"r2\"}",
+        "access_token=a2&refreshToken=r2&expires_in=30",
+        "access_token=a2&amp;refresh_token=r2&amp;expires_in=30",
+        "access_token=a2;refresh_token=r2;expires_in=30",
+        "access_token=a2,refresh_token=r2,expires_in=30",
+        r#"{"access_token":"a2","data":{"refresh_token":"r2"}}"#,
+        r#"{"access":{"access_token":"a2"},"refresh":{"refresh_token":"r2"}}"#,
+        r#"[{"access_token":"a2"},{"refresh_token":"r2"}]"#,
+        r#"{"access_token":"access_token=a2&refresh_token=r2"}"#,
+        r#"{"access_token":"{\"access_token\":\"a2\",\"refresh_token\":\"r2\"}"}"#,
+        "{\"access_token\":\"a2\",\"refresh_token\":\"\u{feff}r2\u{200b}\"}",
+    ] {
+        assert_eq!(pair(body.as_bytes()), both, "{body}");
+    }
+    // It is another account's, or there are two.
+    let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
+    assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
+    for doubtful in [
+        r#"{"access_token":"a2","old":{"refresh_token":"r1"},"new":{"refresh_token":"r2"}}"#,
+        "access_token=a2%26refresh_token=r2",
+    ] {
+        assert!(is_kept_in_doubt(doubtful), "{doubtful}");
+    }
+}
+
+#[test]
+fn a_word_for_nothing_is_no_token() {
+    for nothing in [
+        r#""null""#,
+        r#""None""#,
+        r#""undefined""#,
+        r#""false""#,
+        r#""N/A""#,
+        r#""-""#,
+        r#""0""#,
+        "0",
+        "-1",
+        r#""********""#,
+        r#""[REDACTED]""#,
+        r#""[object Object]""#,
+        r#""Array""#,
+        r#""\"\"""#,
+        r#""XXXX""#,
+        r#"" ""#,
+    ] {
+        let kept = format!(r#"{{"access_token":"a2","refresh_token":{nothing}}}"#);
+        assert_eq!(pair(kept.as_bytes()), Some(("a2".to_owned(), None)), "{kept}");
+        let unread = format!(r#"{{"access_token":{nothing},"refresh_token":"r2"}}"#);
+        assert!(pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread), "{unread}");
+    }
+}
+
+#[test]
+fn wide_letters_without_a_mark_are_read_whatever_stands_in_front() {
+    let text = r#"{"user":"Иван","access_token":"a2","refresh_token":"r2"}"#;
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let wide = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let long = |bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(c as u32)).collect::<Vec<u8>>();
+    for body in [
+        wide(u16::to_le_bytes),
+        wide(u16::to_be_bytes),
+        long(u32::to_le_bytes),
+        long(u32::to_be_bytes),
+        format!("\u{200b}\u{a0}{text}").into_bytes(),
+        format!("ï»¿{text}").into_bytes(),
+        format!("/* served by node 7 */ {text}").into_bytes(),
+    ] {
+        assert_eq!(pair(&body), both, "{}", shown(&body));
+    }
 }

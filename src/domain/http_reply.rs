@@ -41,7 +41,7 @@ fn read_one(received: &[u8]) -> HttpReply {
         // HTTP/0.9, or something that is not HTTP: all of it is the body.
         return HttpReply { status: None, headers: Vec::new(), head: 0, body: received.to_vec() };
     }
-    let mut lines = Lines { bytes: received, at: blank };
+    let mut lines = Lines { bytes: received, at: blank, end: line_end(received) };
     let status = lines.next().and_then(status_of);
     let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
     let mut ended = false;
@@ -64,10 +64,16 @@ fn read_one(received: &[u8]) -> HttpReply {
     HttpReply { status, headers, head, body: body.unwrap_or_else(|| rest.to_vec()) }
 }
 
-/// Lines that end with LF, with or without a CR before it.
+/// What ends the lines of an answer: LF, or CR where there is no LF in all of it.
+fn line_end(received: &[u8]) -> u8 {
+    if received.contains(&b'\n') { b'\n' } else { b'\r' }
+}
+
+/// Lines that end with LF, with or without a CR before it; or with CR alone.
 struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
+    end: u8,
 }
 
 impl<'a> Iterator for Lines<'a> {
@@ -75,7 +81,7 @@ impl<'a> Iterator for Lines<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
-        let length = rest.iter().position(|&byte| byte == b'\n')?;
+        let length = rest.iter().position(|&byte| byte == self.end)?;
         self.at += length + 1;
         let line = &rest[..length];
         Some(line.strip_suffix(b"\r").unwrap_or(line))
@@ -94,7 +100,7 @@ fn status_of(line: &[u8]) -> Option<u16> {
 /// A body out of its chunks, whose lines may end with LF alone; as much as there is. `None`: it has none.
 fn unchunked(rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
-    let mut lines = Lines { bytes: rest, at: 0 };
+    let mut lines = Lines { bytes: rest, at: 0, end: line_end(rest) };
     let mut first = true;
     while let Some(line) = lines.next() {
         if line.trim_ascii().is_empty() && !first {
@@ -121,6 +127,18 @@ fn size_of(text: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(text).ok()?;
     let digits = text.strip_prefix("0x").unwrap_or(text);
     (!digits.is_empty() && digits.len() <= 8).then(|| usize::from_str_radix(digits, 16).ok())?
+}
+
+/// What belongs to a body of which an HTTP library took the first `taken` bytes for the whole: all, up to the next answer on the
+/// same connection. Nothing more than those belongs to a body that is whole JSON.
+#[must_use]
+pub fn without_next_answer(body: &[u8], taken: usize) -> &[u8] {
+    let (whole, rest) = body.split_at(taken.min(body.len()));
+    if serde_json::from_slice::<serde::de::IgnoredAny>(whole).is_ok() {
+        return whole;
+    }
+    let next = rest.windows(9).position(|part| part.starts_with(b"HTTP/1.") && part[8] == b' ');
+    &body[..whole.len() + next.unwrap_or(rest.len())]
 }
 
 /// Whether a body that an HTTP library took for whole may have more to it: it is empty, or it begins as JSON and does not
@@ -172,6 +190,24 @@ mod tests {
         assert_eq!(body("HTTP/1.1 503 Gone 200\r\n\r\nx"), (Some(503), "x".to_owned()));
         assert_eq!(body("HTTP/1.1 200 OK\r\nA: b"), (Some(200), String::new()));
         assert_eq!(body(""), (None, String::new()));
+        assert_eq!(body("HTTP/1.1 200 OK\rA: b\r\r{}"), (Some(200), "{}".to_owned()), "CR alone");
+    }
+
+    #[test]
+    fn what_follows_a_whole_body_is_not_a_part_of_it() {
+        let next = "HTTP/1.1 400 Bad Request\r\n\r\n<html>";
+        for (taken, rest, whole) in [
+            (PAIR, next, PAIR),
+            (PAIR, "garbage", PAIR),
+            ("access_token=a", next, "access_token=a"),
+            ("access_token=a", "&b=c", "access_token=a&b=c"),
+            (&PAIR[..20], &PAIR[20..], PAIR),
+            (&PAIR[..20], &format!("{}\r\n{next}", &PAIR[20..]), &format!("{PAIR}\r\n")),
+        ] {
+            let all = format!("{taken}{rest}");
+            let kept = without_next_answer(all.as_bytes(), taken.len());
+            assert_eq!(std::str::from_utf8(kept).unwrap(), whole, "{taken} {rest}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod candidate;
 pub mod channel;
 pub mod client;
 pub mod date;
+pub mod decoding;
 pub mod dialect;
 pub mod envelope;
 pub mod error_table;

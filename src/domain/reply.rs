@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::dialect::{Place, first, is_value, says_nothing};
-use super::envelope;
+use super::envelope::{self, first_token};
 use super::life::Lives;
 use super::mask::{clean, clean_value, endpoint};
 use super::portal::Problem;
@@ -174,10 +174,9 @@ fn granted(
     secrets: &[&str],
 ) -> Option<Granted> {
     let form = &profile.reply;
-    let access = AccessToken::new(&first(&form.access_token, body).and_then(envelope::token)?)?;
-    let refresh = match first(&form.refresh_token, body) {
-        None | Some(Value::Bool(false)) => None,
-        Some(Value::String(text)) if text.trim().is_empty() => None,
+    let access = AccessToken::new(&first_token(&form.access_token, body).and_then(envelope::token)?)?;
+    let refresh = match first_token(&form.refresh_token, body) {
+        None => None,
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
         Some(value) => Some(RefreshToken::new(&envelope::token(value)?)?),
     };

@@ -16,15 +16,13 @@ const SHORTEST_OF_LETTERS: usize = 10;
 /// A number with fewer digits than this is no token.
 const SHORTEST_OF_DIGITS: usize = 16;
 
-/// What programs print where there is nothing, and what people write where a secret is to be put in. Lower case,
-/// without `_` and `-`.
-const FILLERS: &[&str] = &[
+/// What programs print where there is nothing. Lower case, without `_` and `-`.
+const NOTHING: &[&str] = &[
     "null",
     "na",
     "n/a",
-    "tbd",
-    "dummy",
     "nil",
+    "<nil>",
     "none",
     "undefined",
     "nan",
@@ -32,10 +30,25 @@ const FILLERS: &[&str] = &[
     "empty",
     "true",
     "false",
-    "yes",
-    "no",
     "array",
     "object",
+    "unset",
+    "redacted",
+    "hidden",
+    "masked",
+    "removed",
+    "\"\"",
+    "''",
+    "0",
+    "1",
+];
+
+/// What people write where a secret is to be put in. Lower case, without `_` and `-`.
+const FILLERS: &[&str] = &[
+    "tbd",
+    "dummy",
+    "yes",
+    "no",
     "refreshtoken",
     "accesstoken",
     "token",
@@ -44,14 +57,9 @@ const FILLERS: &[&str] = &[
     "password",
     "changeme",
     "replaceme",
-    "redacted",
-    "hidden",
-    "masked",
-    "removed",
     "example",
     "placeholder",
     "todo",
-    "unset",
     "unknown",
     "string",
     "error",
@@ -165,9 +173,19 @@ pub fn is_filler(word: &str) -> bool {
 /// Whether it is `null`, `changeme`, `********` or the like. What may be a name that somebody chose is none.
 #[must_use]
 pub fn is_nothing(word: &str) -> bool {
+    stands_for_none(word) || FILLERS.contains(&plain(word).as_str())
+}
+
+/// Whether a program wrote it where it has no token: `null`, `undefined`, `[object Object]`, `********`, or nothing at all.
+#[must_use]
+pub fn stands_for_none(word: &str) -> bool {
     let masked = word.chars().all(|c| "*•.#?-_…".contains(c))
-        || (word.len() > 2 && word.bytes().all(|byte| b"xX".contains(&byte)));
-    masked || FILLERS.contains(&plain(word).as_str())
+        || ((3..=32).contains(&word.len()) && word.bytes().all(|byte| b"xX".contains(&byte)));
+    let bare = plain(word.trim_matches(|c| "()[]<>*".contains(c)));
+    masked
+        || NOTHING.contains(&plain(word).as_str())
+        || NOTHING.contains(&bare.as_str())
+        || bare == "object object"
 }
 
 fn plain(word: &str) -> String {

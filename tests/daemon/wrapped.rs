@@ -214,6 +214,8 @@ fn raw(text: impl AsRef<[u8]>) -> Play {
     Play::Close(text.as_ref().to_vec())
 }
 
+/// What some servers send when a whole answer was not the last that they had.
+const NEXT_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n<html>";
 /// Answers whose framing breaks RFC 9112, so that an HTTP library gives no byte of them, or not all.
 const BROKEN: &[(&str, Wrap)] = &[
     ("length-is-no-number", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{r}"))),
@@ -246,6 +248,17 @@ const BROKEN: &[(&str, Wrap)] = &[
             one.len(),
             two.len()
         ))
+    }),
+    ("a-next-answer", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{r}{NEXT_ANSWER}", r.len()))
+    }),
+    ("a-next-answer-after-chunks", |r| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        raw(format!("{head}{:x}\r\n{r}\r\n0\r\n\r\n{NEXT_ANSWER}", r.len()))
+    }),
+    ("lines-end-with-cr", |r| raw(format!("HTTP/1.1 200 OK\rServer: x\r\r{r}"))),
+    ("switched-protocols", |r| {
+        raw(format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{r}"))
     }),
     ("no-head", |r| raw(r)),
     ("no-version", |r| raw(format!("HTTP 200\r\n\r\n{r}"))),

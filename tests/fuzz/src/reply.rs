@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use refreshd::domain::envelope::LARGEST;
+use refreshd::domain::decoding::LARGEST;
 use refreshd::domain::name::PortalName;
 use refreshd::domain::portal::{Grant, Phase, Problem, Standing};
 use refreshd::domain::provider::{Class, Profile};

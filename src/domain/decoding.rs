@@ -1,0 +1,91 @@
+//! Bytes to text: compression (gzip, zlib, deflate) and encodings (UTF-16, UTF-32) that nobody asked for. Memory is bounded for
+//! any body.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+
+use super::lenient::DAMAGE;
+
+/// Longest body that is read, packed or not, in bytes.
+pub const LARGEST: usize = 1 << 20;
+/// What is packed with a header that says so; `None` if nothing is, or nothing comes of it.
+pub(super) fn unpack(bytes: &[u8]) -> Option<Vec<u8>> {
+    let bytes =
+        bytes.strip_prefix(b"\xef\xbb\xbf").filter(|rest| rest.starts_with(&[0x1f, 0x8b])).unwrap_or(bytes);
+    let inside = match bytes {
+        [0x1f, 0x8b, 8, ..] => inflated(MultiGzDecoder::new(bytes)),
+        // RFC 1950 section 2.2: deflate, with a check of the first two bytes.
+        [method, flags, ..]
+            if method & 0xf == 8 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0 =>
+        {
+            inflated(ZlibDecoder::new(bytes))
+        }
+        _ => return None,
+    };
+    (!inside.is_empty()).then_some(inside)
+}
+
+/// What comes out of deflate without a header (RFC 1951), as far as it can be read.
+pub(super) fn raw_deflate(bytes: &[u8]) -> Vec<u8> {
+    inflated(DeflateDecoder::new(bytes))
+}
+
+/// What comes out before the end or a fault, up to [`LARGEST`] bytes.
+fn inflated(mut packed: impl Read) -> Vec<u8> {
+    let (mut out, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = packed.read(&mut piece) {
+        out.extend_from_slice(&piece[..length]);
+        if out.len() >= LARGEST {
+            out.truncate(LARGEST);
+            break;
+        }
+    }
+    out
+}
+
+/// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is
+/// zero; UTF-32 since three of four are.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units = bytes.as_chunks().0.iter().map(|pair: &[u8; 2]| unit(*pair));
+        Cow::Owned(char::decode_utf16(units).map(|c| c.unwrap_or(DAMAGE)).collect::<String>().into_bytes())
+    };
+    let ascii = |zeros: usize| {
+        let start = &bytes[..bytes.len().min(32)];
+        start.len() >= 4 && start.iter().enumerate().all(|(index, byte)| (index % 2 == zeros) == (*byte == 0))
+    };
+    // The first character is the mark, which is no ASCII.
+    let quads = |used: &[usize]| {
+        let start = &bytes[..bytes.len().min(64)];
+        let after_mark = start.iter().enumerate().skip(4);
+        start.len() >= 12
+            && after_mark.clone().all(|(index, byte)| used.contains(&(index % 4)) == (*byte != 0))
+    };
+    let long = |unit: fn([u8; 4]) -> u32| {
+        let units = bytes.as_chunks().0.iter().map(|quad: &[u8; 4]| unit(*quad));
+        let text: String = units.map(|unit| char::from_u32(unit).unwrap_or(DAMAGE)).collect();
+        Cow::Owned(text.into_bytes())
+    };
+    // A document begins with a sign of JSON, whatever letters follow.
+    let begins = |before: usize, after: usize| {
+        bytes.len() > before + after
+            && b"{[\"".contains(&bytes[before])
+            && (0..=before + after).all(|at| (at == before) == (bytes[at] != 0))
+    };
+    match bytes {
+        _ if begins(0, 3) => long(u32::from_le_bytes),
+        _ if begins(3, 0) => long(u32::from_be_bytes),
+        _ if begins(0, 1) => wide(bytes, u16::from_le_bytes),
+        _ if begins(1, 0) => wide(bytes, u16::from_be_bytes),
+        _ if quads(&[0]) => long(u32::from_le_bytes),
+        _ if quads(&[3]) => long(u32::from_be_bytes),
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        _ if ascii(1) => wide(bytes, u16::from_le_bytes),
+        _ if ascii(0) => wide(bytes, u16::from_be_bytes),
+        _ => Cow::Borrowed(bytes),
+    }
+}
