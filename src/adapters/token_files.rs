@@ -266,6 +266,17 @@ impl TokenFiles {
         directory.read(Format::Json.file_name(), MOST).ok()
     }
 
+    /// Whether a portal has files of readers that this program wrote, of any form.
+    #[must_use]
+    pub fn has_files(&self, portal: &PortalName) -> bool {
+        let directory = self.top().ok().and_then(|top| top.below(portal.as_str()).ok());
+        directory.is_some_and(|directory| {
+            Format::ALL
+                .iter()
+                .any(|format| directory.read(format.file_name(), MOST).is_ok_and(|text| !text.is_empty()))
+        })
+    }
+
     /// Sees that the directory of all portals is there and can be written to.
     ///
     /// # Errors

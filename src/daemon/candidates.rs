@@ -30,6 +30,7 @@ use crate::domain::portal::{ClaimId, Phase, Portal, Problem, Standing};
 use crate::domain::provider::{Class, Profile, host_of};
 use crate::domain::renewal::{Renewed, Rules, Times, recovered, settle};
 use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::{Fingerprint, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use crate::domain::unread::Answers;
@@ -119,10 +120,9 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
             Problem::new(Class::NotSent, "its client or server changed in the configuration".to_owned());
         let phase = Phase::Retrying { attempt: 1, since: now, problem };
         let standing = Standing { phase, renew_at: None, act_at: Some(now + UNUSABLE_AGAIN) };
-        let app = claimed.settings.app.clone();
         return finish(
             &shared,
-            (claimed.name, app, claimed.claim),
+            Finished::of(claimed),
             origin,
             None,
             Judged::Waits(standing),
@@ -158,8 +158,7 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
         Judged::Proved(renewed) => compared(&living, &profile, replaces, renewed),
         judged => judged,
     };
-    let of = (claimed.name, claimed.settings.app.clone(), claimed.claim);
-    finish(&shared, of, origin, Some(&living), judged, (now, took)).await;
+    finish(&shared, Finished::of(claimed), origin, Some(&living), judged, (now, took)).await;
 }
 
 /// Sees that the pair is the portal's own before it takes its place.
@@ -174,10 +173,27 @@ fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Ren
     }
 }
 
+/// Which candidate has been exchanged.
+struct Finished {
+    name: PortalName,
+    app: String,
+    claim: (ClaimId, Timestamp),
+    /// Of the refresh token that was handed over.
+    fingerprint: Option<Fingerprint>,
+}
+
+impl Finished {
+    fn of(claimed: Claimed) -> Self {
+        let Claimed { name, settings, grant, claim, .. } = claimed;
+        let fingerprint = grant.tokens.credential.refresh().map(RefreshToken::fingerprint);
+        Self { name, app: settings.app, claim, fingerprint }
+    }
+}
+
 /// Records, publishes and says what became of a candidate.
 async fn finish(
     shared: &Shared,
-    (name, app, claim): (PortalName, String, (ClaimId, Timestamp)),
+    Finished { name, app, claim, fingerprint }: Finished,
     origin: Origin,
     living: Option<&Portal>,
     judged: Judged,
@@ -259,7 +275,7 @@ async fn finish(
         (CandidateRecorded::Kept, _) => {}
     }
     shared.candidates.notify_one();
-    shared.proofs.tell(&name, &proof);
+    shared.proofs.tell(&(name, fingerprint), &proof);
 }
 
 fn refused(origin: Origin, why: &str) -> Announcement {

@@ -440,7 +440,7 @@ async fn finish(
         detail: failure.as_ref().map(|(_, detail)| detail.clone()),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
         next: act_at,
-        report: Report { failure, generation, set_aside },
+        report: Report { failure, generation, sent: grant.generation, set_aside },
     }
 }
 

@@ -204,7 +204,7 @@ pub(super) fn held_by(name: &PortalName, other: &str) -> OperationError {
 /// The refresh token was the portal's before.
 pub(super) fn spent(name: &PortalName) -> OperationError {
     let reason = format!(
-        "this refresh token was taken in before and has been exchanged for a newer one since, which stays in force; \
+        "this refresh token has been exchanged for a newer one, which stays in force; nothing was sent; \
          if you mean it all the same, first: refreshd forget {name}"
     );
     OperationError::Refused { portal: name.clone(), reason }

@@ -23,7 +23,7 @@ use crate::domain::intake::{Intake, IntakeError, parse};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::provider::Class;
-use crate::domain::secret::AccessToken;
+use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::time::human;
 use crate::domain::token::{Credential, Generation};
 use crate::domain::word;
@@ -73,13 +73,14 @@ pub async fn import(
     if stands_alone(&portal) && !replace {
         return first(shared, &portal, intake, by).await;
     }
+    let fingerprint = intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
     match offer(shared, &portal, intake, Origin::Import, replace).await? {
         Offered::Same if portal.kind() == Kind::ClientChanged => {
             let parsed = parse(text, &app.profile, shared.clock.now());
             first(shared, &portal, parsed.map_err(|source| not_a_grant(&portal, source))?, by).await
         }
         Offered::Same => same(shared, &portal, by).await,
-        _ => proof(shared, &portal, by).await,
+        _ => proof(shared, &portal, fingerprint, by).await,
     }
 }
 
@@ -118,9 +119,13 @@ pub async fn import_aside(
     Ok(imported)
 }
 
-/// Whether there is no grant that an unproved one could harm.
+/// Whether there is no grant that an unproved one could harm: none at all, nor one that the state has lost, whose token files
+/// may work still.
 pub(super) fn stands_alone(portal: &Portal) -> bool {
-    portal.grant.as_ref().is_none_or(|grant| matches!(grant.tokens.credential, Credential::Client))
+    portal
+        .grant
+        .as_ref()
+        .map_or(portal.lost.is_none(), |grant| matches!(grant.tokens.credential, Credential::Client))
 }
 
 fn not_a_grant(portal: &Portal, source: IntakeError) -> OperationError {
@@ -167,11 +172,15 @@ pub(super) async fn offer(
     let known = if replace { known.pinned_only() } else { known };
     is_nobody_elses(shared, name, &intake).await?;
     is_own(portal, known, &intake, &|another| format!("; {}", way_past(another, name.as_str())))?;
+    let fingerprint = intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
     let grant = to_take(portal, app, intake, false, shared.clock.now())?;
     let offered = shared.state.offer(Offer { grant, origin, replaces: replace }).await?;
     match &offered {
         Offered::Stored => {
             if portal.candidate.is_some() {
+                let others =
+                    |(of, which): &(PortalName, Option<Fingerprint>)| of == name && *which != fingerprint;
+                shared.proofs.tell_each(others, &Proof::SetAside);
                 tracing::warn!(
                     portal = %name,
                     "{name}: a grant that was handed over before was not proved yet and is dropped for this one"
@@ -205,9 +214,13 @@ pub(super) async fn offer(
 }
 
 /// Has a stored candidate proved, and waits for it.
-pub(super) async fn proof(shared: &Shared, portal: &Portal, by: By<'_>) -> Result<Imported, OperationError> {
-    let name = &portal.name;
-    let ended = shared.proofs.wait_for(name);
+pub(super) async fn proof(
+    shared: &Shared,
+    portal: &Portal,
+    fingerprint: Option<Fingerprint>,
+    by: By<'_>,
+) -> Result<Imported, OperationError> {
+    let ended = shared.proofs.wait_for(&(portal.name.clone(), fingerprint));
     carry_out(portal, by, &shared.candidates).await?;
     let limit = shared.config().renewal.timeout + GRACE;
     let proof = match shared.clock.within(limit, ended).await {
@@ -225,15 +238,25 @@ async fn first(
     by: By<'_>,
 ) -> Result<Imported, OperationError> {
     let name = &portal.name;
-    let ended = shared.waiters.wait_for(name);
-    take_in(shared, name, TakeInAs { intake, source: Source::Import }).await?;
+    let mut ended = shared.waiters.wait_for(name);
+    let generation = take_in(shared, name, TakeInAs { intake, source: Source::Import }).await?;
     carry_out(portal, by, &shared.due).await?;
     let limit = shared.config().renewal.timeout + GRACE;
     // While an app's client is refused, its portals wait for that to end.
     let app = portal.settings.as_ref().map(|settings| settings.app.as_str()).unwrap_or_default();
     let waits = shared.state.refused_apps().await?.contains_key(app);
     let limit = if waits { limit.min(WHILE_REFUSED) } else { limit };
-    let proof = match shared.clock.within(limit, ended).await {
+    // The outcome of a request that was under way before is another grant's.
+    let own = async {
+        loop {
+            let next = shared.waiters.wait_for(name);
+            match std::mem::replace(&mut ended, next).await {
+                Ok(report) if report.sent < generation => {}
+                other => return other,
+            }
+        }
+    };
+    let proof = match shared.clock.within(limit, own).await {
         Some(Ok(report)) => by_report(shared, portal, report).await?,
         Some(Err(_)) | None if waits => Proof::Waits {
             problem: "the authorization server refuses the app's client; see refreshd status".to_owned(),

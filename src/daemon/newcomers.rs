@@ -111,6 +111,7 @@ pub async fn accept(
         let reason = "it was decided about meanwhile; see: refreshd install list".to_owned();
         return Err(OperationError::NotNow { portal: portal.name, reason });
     }
+    let fingerprint = Some(refresh.fingerprint());
     let credential = Credential::Refresh(refresh);
     let tokens = Tokens { access: None, credential, details, validity: Validity::default() };
     let intake = Intake { tokens, identity: Some(member_id), server, client_id: None, host: None };
@@ -121,7 +122,7 @@ pub async fn accept(
         "{}: a person has accepted the install of user {}, in the place of user {}'s",
         portal.name, newcomer.user, newcomer.holder.as_deref().unwrap_or("unknown")
     );
-    proof(shared, &portal, by).await
+    proof(shared, &portal, fingerprint, by).await
 }
 
 /// Drops the newcomer; no further install of that user is told of.

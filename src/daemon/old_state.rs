@@ -156,7 +156,9 @@ async fn hold_lost(
         return Ok(None);
     }
     let trace = Trace { noted, published: published(files, &portal.name) };
-    let newest = newest(&trace).max(portal.lost);
+    // Which generation the other files are of, they do not say.
+    let unnumbered = || files.has_files(&portal.name).then_some(Generation(1));
+    let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
     let Some(newest) = newest else { return Ok(None) };
     let app = config.apps.get(&settings.app);
     let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));

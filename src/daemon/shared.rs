@@ -3,6 +3,7 @@
 //! Must not hold a lock across an `await`: the configuration is an `Arc` that readers take and reloads replace.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -52,9 +53,9 @@ pub struct Shared {
     /// Whether it is well.
     pub health: Health,
     /// Who waits for a renewal's outcome.
-    pub waiters: Waiters<Report>,
+    pub waiters: Waiters<PortalName, Report>,
     /// Who waits for what becomes of a candidate.
-    pub proofs: Waiters<Proof>,
+    pub proofs: Waiters<(PortalName, Option<Fingerprint>), Proof>,
     /// What is wrong with files of first tokens, so that it is said once.
     pub file_problems: FileProblems,
     /// What is wrong with files of the secrets of refused clients, likewise.
@@ -295,38 +296,53 @@ pub struct Report {
     pub failure: Option<(Class, String)>,
     /// The generation in force.
     pub generation: Generation,
+    /// The generation whose refresh token was sent.
+    pub sent: Generation,
     /// Whether an import or `forget` came first, so that this outcome does not count.
     pub set_aside: bool,
 }
 
-/// Who waits for the outcome of which portal's request.
-pub struct Waiters<T>(Mutex<HashMap<PortalName, Vec<oneshot::Sender<T>>>>);
+/// Who waits for the outcome of what: of a portal's renewal, or of a candidate's proof.
+pub struct Waiters<K, T>(Mutex<HashMap<K, Vec<oneshot::Sender<T>>>>);
 
-impl<T> Default for Waiters<T> {
+impl<K, T> Default for Waiters<K, T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T: Clone> Waiters<T> {
-    /// Waits for the next outcome of a portal. Take this before the renewal is asked for.
+impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
+    /// Waits for the next outcome. Take this before it is asked for.
     #[must_use]
-    pub fn wait_for(&self, portal: &PortalName) -> oneshot::Receiver<T> {
+    pub fn wait_for(&self, what: &K) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = waiting.entry(portal.clone()).or_default();
+        let queue = waiting.entry(what.clone()).or_default();
         queue.retain(|waiter| !waiter.is_closed());
         queue.push(sender);
         receiver
     }
 
-    /// Tells all who wait for a portal.
-    pub fn tell(&self, portal: &PortalName, report: &T) {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(portal);
+    /// Tells all who wait for it.
+    pub fn tell(&self, what: &K, report: &T) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
         for waiter in waiting.into_iter().flatten() {
             // Whoever asked may have gone.
             let _ = waiter.send(report.clone());
         }
+    }
+
+    /// Tells all who wait for one of these.
+    pub fn tell_each(&self, is_meant: impl Fn(&K) -> bool, report: &T) {
+        let keys: Vec<K> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .filter(|key| is_meant(key))
+            .cloned()
+            .collect();
+        keys.iter().for_each(|key| self.tell(key, report));
     }
 
     /// Forgets those who gave up.

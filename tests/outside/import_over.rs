@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::process::Stdio;
 use std::time::Duration;
 
-use refreshd::sandbox::Fault;
+use refreshd::sandbox::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
 use crate::common::{CLIENT_ID, CLIENT_SECRET, EVERY, Ran, Rig, SOON, always, domain, eventually, is_step};
@@ -26,6 +26,28 @@ fn import(rig: &Rig, portal: &str, text: &str, options: &[&str]) -> Ran {
 fn refresh_of(reply: &str) -> String {
     let reply: Value = serde_json::from_str(reply).expect("JSON");
     reply["refresh_token"].as_str().expect("a refresh token").to_owned()
+}
+
+#[test]
+fn a_refresh_token_that_was_exchanged_lately_is_not_sent_again() {
+    let token_lifetime = Duration::from_secs(60);
+    let mut rig =
+        Rig::with_rules(["acme"], Rules { token_lifetime, reuse: Reuse::RevokeFamily, ..Rules::default() });
+    rig.config.app().renew_every = EVERY;
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    let older = rig.sandbox.current_refresh(&domain("acme")).expect("a grant");
+    rig.wait_for_renewals("acme", 2);
+    for options in [&[][..], &["--replace", "--yes"]] {
+        let ran = import(&rig, "acme", &older, options);
+        assert_eq!(ran.code, Some(65), "{ran:?}");
+        contains(&ran.stderr, &["exchanged for a newer one", "nothing was sent", "refreshd forget acme"]);
+    }
+    // The server would have ended the grant.
+    rig.wait_for_renewals("acme", 2);
+    daemon.stop();
+    rig.no_violations();
 }
 
 #[test]

@@ -144,18 +144,24 @@ pub(super) fn holder(
         .optional()
 }
 
-/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one.
+/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one. Known are those that
+/// came from outside, and the last 32 that were exchanged.
 pub(super) fn is_spent(
     connection: &Connection,
     fingerprint: &Fingerprint,
     portal: &PortalName,
 ) -> rusqlite::Result<bool> {
-    connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM portal JOIN seen ON seen.portal = portal.name WHERE name = ?2 \
-         AND seen.fingerprint = ?1 AND refresh_token IS NOT NULL AND portal.fingerprint <> ?1)",
-        params![fingerprint.bytes(), portal.as_str()],
-        |row| row.get(0),
-    )
+    let found: Option<(bool, Option<Vec<u8>>)> = connection
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1), spent \
+             FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
+            params![fingerprint.bytes(), portal.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    Ok(found.is_some_and(|(seen, spent)| {
+        seen || spent.unwrap_or_default().chunks(4).any(|start| fingerprint.bytes().starts_with(start))
+    }))
 }
 
 pub(super) fn seen(connection: &Connection, fingerprint: &Fingerprint) -> Result<Option<String>, StateError> {
@@ -175,7 +181,7 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
              issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
              renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
              act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
-             refresh_expires_at = NULL, refresh_since = NULL, refresh_motion = NULL, notice = NULL \
+             refresh_expires_at = NULL, refresh_since = NULL, refresh_motion = NULL, notice = NULL, spent = NULL \
              WHERE name = ?1 AND (refresh_token IS NOT NULL OR lost IS NOT NULL)",
             [portal.as_str()],
         )

@@ -176,4 +176,6 @@ CREATE TABLE install_newcomer (
     PRIMARY KEY (portal, user_id)
 ) STRICT, WITHOUT ROWID;
 -- (end of installs)
+-- The refresh tokens that were exchanged last, the newest first: four bytes of the fingerprint of each, at most 32.
+ALTER TABLE portal ADD COLUMN spent BLOB;
 "];

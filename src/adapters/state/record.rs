@@ -252,7 +252,9 @@ fn record_pair(
              token_type = ?6, issued_at = ?7 + ?17, expires_at = ?8 + ?17, details = ?9, identity = ?10, \
              token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = ?18, attempt = ?19, since = ?20 + ?17, \
              problem = ?21, doubtful = ?22, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL, \
-             refresh_expires_at = ?23 + ?17, refresh_since = ?24 + ?17, refresh_motion = ?25, notice = ?26, bought_by = ?27 \
+             refresh_expires_at = ?23 + ?17, refresh_since = ?24 + ?17, refresh_motion = ?25, notice = ?26, bought_by = ?27, \
+             spent = CASE WHEN fingerprint IS ?4 THEN spent ELSE \
+             substr(CAST(substr(fingerprint, 1, 4) || coalesce(spent, x'') AS BLOB), 1, 128) END \
              WHERE name = ?1 AND claim = ?2 RETURNING generation",
         )
         .and_then(|mut statement| {
