@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
+use super::decoding::{decode, unpack};
+use super::lenient::parse as parse_json;
 use super::mask::{mask, page};
 use super::name::PortalName;
 pub use super::pasted::begins_an_answer;
@@ -227,8 +229,9 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
+    let found = object_with(body, "device_code").ok_or(NoCodes::Other)?;
     let Answer { device_code, user_code, verification_uri, verification_uri_complete, expires_in, interval } =
-        serde_json::from_slice(without_bom(body)).map_err(|_| NoCodes::Other)?;
+        serde_json::from_value(found).map_err(|_| NoCodes::Other)?;
     let user_code = user_code.trim();
     let typeable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     if !(1..=LONGEST_USER_CODE).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
@@ -242,6 +245,16 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         expires_in: Duration::from_secs(secs(expires_in).unwrap_or(600).clamp(1, 3600)),
         interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| Duration::from_secs(secs.clamp(1, 60))),
     })
+}
+
+/// The first object with this member, however the body is packed or what stands before it.
+fn object_with(body: &[u8], name: &str) -> Option<Value> {
+    let unpacked = unpack(body);
+    let text = decode(unpacked.as_deref().unwrap_or(body));
+    let starts = text.iter().enumerate().filter(|(_, byte)| **byte == b'{').take(16);
+    starts
+        .filter_map(|(at, _)| Some(parse_json(&text[at..], &[]).ok()?.value))
+        .find(|value| value.get(name).is_some())
 }
 
 /// What a device does when it was not given a token (RFC 8628 section 3.5): asks again after so long, or stops.
@@ -273,13 +286,10 @@ pub fn ends_a_device(code: &str) -> bool {
     )
 }
 
-/// A body without the byte order mark that some servers begin it with.
-fn without_bom(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -368,6 +378,18 @@ mod tests {
 
     #[test]
     fn a_device_shows_a_code_that_can_be_typed_and_a_page_that_can_be_opened() {
+        let plain = r#"{"device_code":"d","user_code":"AB","verification_uri":"https://a.example/d"}"#;
+        let mut gzip = Vec::new();
+        flate2::read::GzEncoder::new(plain.as_bytes(), flate2::Compression::fast())
+            .read_to_end(&mut gzip)
+            .unwrap();
+        for body in [
+            gzip,
+            format!("<br />\n<b>Notice</b>: {{x}}\n{plain}").into_bytes(),
+            format!("\u{feff}{plain}").into_bytes(),
+        ] {
+            assert_eq!(device_codes(&body).unwrap().user_code, "AB");
+        }
         let codes = |user_code: &str, uri: &str| {
             let body = serde_json::json!({"device_code": "d", "user_code": user_code, "verification_uri": uri,
                 "verification_uri_complete": format!("{uri}?user_code=1")});

@@ -209,7 +209,7 @@ impl Default for ReplyForm {
             token_type: at("token_type"),
             scope: at("scope"),
             expires_in: at("expires_in"),
-            expires_at: at("expires_at"),
+            expires_at: any(&["expires_at", "expires_on", "expires", "expiry"]),
             refresh_expires_in: any(&[
                 "refresh_expires_in",
                 "refresh_token_expires_in",

@@ -9,7 +9,6 @@
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
-use url::form_urlencoded;
 
 use super::decoding::{LARGEST, decode, raw_deflate, unpack};
 use super::dialect::{Place, says_nothing};
@@ -18,6 +17,7 @@ use super::markup;
 use super::provider::Profile;
 use super::reply::error_of;
 use super::word::stands_for_none;
+use super::wrapping::{call, form, is_end, trimmed, without_prefix};
 
 /// How many wrappings of one sort may lie around a reply.
 const LAYERS: usize = 3;
@@ -28,21 +28,6 @@ const MOST_OBJECTS: usize = 5000;
 
 /// An object with more members is no token object in another spelling.
 const MOST_RENAMED: usize = 100;
-
-/// What some servers put before a reply so that no page can include it as a script; without white space, longest first.
-const PREFIXES: [&str; 11] = [
-    "throw1;<dontbeevil>",
-    "&&&START&&&",
-    "/*-secure-",
-    "while(true);",
-    "while(1);",
-    "for(;;);",
-    ")]}',",
-    ")]}'",
-    "{}&&",
-    "/**/",
-    "data:",
-];
 
 /// The object of a reply: the token object, if there is exactly one; else the outermost object, which may be a refusal.
 /// `None`: there is no such object, or there are several.
@@ -101,7 +86,7 @@ fn is_unseen(c: char) -> bool {
 
 /// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
 /// files must not get the refresh token.
-fn is_wrapped(text: &str) -> bool {
+pub(super) fn is_wrapped(text: &str) -> bool {
     const NAMES: [&str; 4] = ["access_token", "refresh_token", "accesstoken", "refreshtoken"];
     let text = text.to_ascii_lowercase();
     let is_name = |rest: &str| {
@@ -140,8 +125,26 @@ enum Found {
 
 /// Whether a member speaks about a request or an example, and so holds no reply.
 fn is_example(name: &str) -> bool {
-    const EXAMPLES: [&str; 9] =
-        ["example", "examples", "sample", "expected", "got", "given", "input", "echo", "request"];
+    const EXAMPLES: [&str; 18] = [
+        "example",
+        "examples",
+        "sample",
+        "expected",
+        "got",
+        "given",
+        "input",
+        "echo",
+        "request",
+        "received",
+        "sent",
+        "history",
+        "previous",
+        "old_token",
+        "old_tokens",
+        "former",
+        "revoked",
+        "deleted",
+    ];
     EXAMPLES.iter().any(|word| word.eq_ignore_ascii_case(name))
 }
 
@@ -355,21 +358,29 @@ impl Reader<'_> {
         if !holds_token {
             meanings.extend(["error", "error_description"].map(|name| vec![name.to_owned()]));
         }
-        let mut renamed = map.clone();
-        for names in meanings.iter().filter(|names| !names.is_empty()) {
-            if names.iter().any(|name| map.get(name).is_some_and(|value| !is_none(value))) {
-                continue;
-            }
-            let is_meant = |spelt: &str| names.iter().any(|name| plain(name) == plain(spelt));
-            let mut meant = map.iter().filter(|(name, value)| is_meant(name) && !is_none(value));
-            let Some((name, value)) = meant.next() else { continue };
-            if meant.any(|(_, other)| other != value) {
+        let is_there =
+            |names: &Vec<String>| names.iter().any(|name| map.get(name).is_some_and(|value| !is_none(value)));
+        meanings.retain(|names| !names.is_empty() && !is_there(names));
+        if meanings.is_empty() {
+            return None;
+        }
+        let spelt: Vec<(String, &String, &Value)> = (map.iter())
+            .filter(|(_, value)| !is_none(value))
+            .map(|(name, value)| (plain(name), name, value))
+            .collect();
+        let mut renamed = None;
+        for names in meanings {
+            let is_meant = |spelt: &str| names.iter().any(|name| plain(name) == spelt);
+            let mut meant = spelt.iter().filter(|(spelt, ..)| is_meant(spelt));
+            let Some((_, name, value)) = meant.next() else { continue };
+            if meant.any(|(_, _, other)| other != value) {
                 return None;
             }
-            renamed.remove(name);
-            renamed.insert(names[0].clone(), value.clone());
+            let renamed = renamed.get_or_insert_with(|| map.clone());
+            renamed.remove(*name);
+            renamed.insert(names[0].clone(), (*value).clone());
         }
-        (renamed != *map && self.holds_token(&renamed)).then_some(renamed)
+        renamed.filter(|renamed| self.holds_token(renamed))
     }
 
     fn holds_token(&self, map: &Map<String, Value>) -> bool {
@@ -389,8 +400,21 @@ impl Reader<'_> {
             "fault",
             "exception",
         ];
-        const FAILED: [&str; 8] =
-            ["error", "fail", "failed", "failure", "denied", "refused", "rejected", "unauthorized"];
+        const FAILED: [&str; 13] = [
+            "error",
+            "fail",
+            "failed",
+            "failure",
+            "denied",
+            "refused",
+            "rejected",
+            "unauthorized",
+            "revoked",
+            "expired",
+            "inactive",
+            "invalid",
+            "disabled",
+        ];
         let is_status = |value: &Value| {
             let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
             number.is_some_and(|number| {
@@ -419,10 +443,10 @@ impl Reader<'_> {
                         .is_some_and(|text| FAILED.iter().any(|word| word.eq_ignore_ascii_case(text.trim())))
                 };
                 match name.as_str() {
-                    "success" | "ok" | "succeeded" | "issuccess" => is_no(value),
+                    "success" | "ok" | "succeeded" | "issuccess" | "active" | "valid" => is_no(value),
                     "haserror" | "iserror" => !says_nothing(value),
                     "result" => is_status(value) || failed() || value == &Value::Bool(false),
-                    "status" | "statuscode" | "code" | "outcome" => is_status(value) || failed(),
+                    "status" | "statuscode" | "code" | "outcome" | "state" => is_status(value) || failed(),
                     "errordescription" | "errormessage" if beside => false,
                     "errormessage" | "errordescription" | "errors" | "error" | "err" if succeeds(value) => {
                         false
@@ -484,112 +508,6 @@ impl Outer<'_> {
         }
         merged
     }
-}
-
-/// What nobody sees at the ends of a text, in UTF-8: the byte order mark, once more as Latin-1 that was encoded again, spaces
-/// without a width or a break.
-const MARKS: [&[u8]; 5] =
-    [b"\xef\xbb\xbf", b"\xc3\xaf\xc2\xbb\xc2\xbf", b"\xe2\x80\x8b", b"\xe2\x81\xa0", b"\xc2\xa0"];
-
-/// A text without the white space, NUL and marks at its ends.
-fn trimmed(mut text: &[u8]) -> &[u8] {
-    loop {
-        let before = text.len();
-        for mark in MARKS {
-            text = text.strip_prefix(mark).unwrap_or(text);
-            text = text.strip_suffix(mark).unwrap_or(text);
-        }
-        while let [first, rest @ ..] = text
-            && is_blank(*first)
-        {
-            text = rest;
-        }
-        while let [rest @ .., last] = text
-            && is_blank(*last)
-        {
-            text = rest;
-        }
-        if text.len() == before {
-            return text;
-        }
-    }
-}
-
-/// Whether nothing but white space, NUL and semicolons is left.
-fn is_end(rest: &[u8]) -> bool {
-    rest.iter().all(|byte| is_blank(*byte) || *byte == b';')
-}
-
-/// A text without a prefix against inclusion as a script, or without the comment that it is in.
-fn without_prefix(text: &[u8]) -> &[u8] {
-    let after = |prefix: &str| {
-        let mut wanted = prefix.bytes().peekable();
-        let mut at = 0;
-        while let Some(byte) = wanted.peek() {
-            match text.get(at)? {
-                found if found == byte => drop(wanted.next()),
-                found if is_blank(*found) => {}
-                _ => return None,
-            }
-            at += 1;
-        }
-        Some(trimmed(&text[at..]))
-    };
-    if let Some(rest) = PREFIXES.into_iter().find_map(after) {
-        return rest.strip_suffix(b"*/").map_or(rest, trimmed);
-    }
-    let in_comment = || text.strip_prefix(b"/*")?.strip_suffix(b"*/");
-    let after_comment = || {
-        let end = text.strip_prefix(b"/*")?.windows(2).position(|sign| sign == b"*/")?;
-        let rest = trimmed(&text[end + 4..]);
-        rest.starts_with(b"{").then_some(rest)
-    };
-    in_comment().map(trimmed).or_else(after_comment).unwrap_or(text)
-}
-
-/// The argument of a text that is one call of a function: JSONP.
-fn call(text: &[u8]) -> Option<&[u8]> {
-    let open = text.iter().position(|byte| *byte == b'(')?;
-    let (name, rest) = (&text[..open], text[open + 1..].trim_ascii_end());
-    let inside = rest.strip_suffix(b";").unwrap_or(rest).trim_ascii_end().strip_suffix(b")")?;
-    let name = std::str::from_utf8(name).ok().filter(|name| name.len() < 256)?;
-    // `typeof name === 'function' && name(…)`
-    let name = name.rsplit("&&").next().unwrap_or(name).trim();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.' | '[' | ']');
-    (!name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(is_name))
-        .then_some(inside)
-}
-
-/// A text that is nothing but a form (`application/x-www-form-urlencoded`), also with another sign than `&` between its
-/// fields.
-fn form(text: &[u8]) -> Option<Map<String, Value>> {
-    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"=&%+-_.~*!,:;/@$'()[]|".contains(byte);
-    if !text.iter().all(is_part) {
-        return None;
-    }
-    let text = std::str::from_utf8(text).ok()?.replace("&amp;", "&");
-    let is_whole =
-        |map: &Map<String, Value>| !map.values().any(|value| value.as_str().is_some_and(is_wrapped));
-    let usual = fields(&text, '&')?;
-    if is_whole(&usual) {
-        return Some(usual);
-    }
-    [';', ',', '|', '/'].into_iter().find_map(|sign| fields(&text, sign).filter(is_whole)).or(Some(usual))
-}
-
-fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
-    let mut map = Map::new();
-    for pair in text.split(sign).filter(|pair| !pair.is_empty()) {
-        let (name, value) = form_urlencoded::parse(pair.as_bytes()).next().filter(|_| pair.contains('='))?;
-        let value = Value::from(value.into_owned());
-        if name.is_empty() {
-            return None;
-        }
-        if !map.contains_key(&*name) || !says_nothing(&value) {
-            map.insert(name.into_owned(), value);
-        }
-    }
-    (!map.is_empty()).then_some(map)
 }
 
 #[cfg(test)]

@@ -446,6 +446,8 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         r#""ERROR":"WRONG_TOKEN""#,
         r#""isSuccess":false"#,
         r#""hasError":true"#,
+        r#""status":"revoked""#,
+        r#""active":false"#,
         r#""error":200"#,
         r#""error":true"#,
         r#""error":"deprecated_endpoint","error_description":"use v2""#,
@@ -460,6 +462,9 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         format!(r#"{{"message":"invalid","example":{R}}}"#),
         format!(r#"{{"expected":{R},"got":{{}}}}"#),
         format!(r#"{{"title":"Bad Request","detail":"spent","echo":{R}}}"#),
+        format!(r#"{{"message":"unknown grant","received":{R}}}"#),
+        format!(r#"{{"message":"no such token","old_token":{R}}}"#),
+        format!(r#"{{"history":[{R}]}}"#),
     ] {
         assert!(is_kept_in_doubt(&around), "{around}");
     }

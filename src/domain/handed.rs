@@ -84,7 +84,7 @@ fn after_headers(text: &str) -> Option<&str> {
 
 /// Lines of `NAME=value`, `name: value` or PHP's `[name] => value`, with a refresh token among them; `None` if there is none.
 fn lines(text: &str) -> Result<Option<Map<String, Value>>, IntakeError> {
-    let around: &[char] = &[' ', '\t', ',', ';', '\'', '"', '[', ']'];
+    let around: &[char] = &[' ', '\t', ',', ';', '&', '\'', '"', '[', ']'];
     let mut body = Map::new();
     for line in text.lines() {
         let line = line.trim().trim_start_matches("export ");
@@ -93,7 +93,12 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, IntakeError> {
         else {
             continue;
         };
+        // A comment, as in files of environment variables.
+        let value = value.split_once(" #").map_or(value, |(value, _)| value);
         let (name, value) = (name.trim_matches(around), value.trim_matches(around));
+        // `BITRIX_REFRESH_TOKEN`
+        let name =
+            if meaning(name).is_none() && plain(name).ends_with("refreshtoken") { REFRESH } else { name };
         if name.is_empty() || value.is_empty() || name.contains(char::is_whitespace) {
             continue;
         }
@@ -116,7 +121,7 @@ fn json(text: &str) -> Result<Value, IntakeError> {
 
 /// `a=b&c[d]=e` as an object; `None` if it is no form of two fields or more.
 fn form(text: &str) -> Option<Map<String, Value>> {
-    let text = text.strip_prefix('?').unwrap_or(text);
+    let text = text.strip_prefix('?').unwrap_or(text).replace("&amp;", "&");
     let first = text.split('&').next()?;
     let is_form = text.contains('&') && first.contains('=') && !first.contains("://");
     if !is_form || text.contains(char::is_whitespace) {

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::dialect::{Place, first};
+use super::dialect::{Place, first, says_nothing};
 use super::handed::{self, Handed};
 use super::mask::clean;
 use super::notice::Presented;
@@ -175,7 +175,10 @@ fn from_json(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Re
 
 /// Refuses an error reply that was saved instead of a token reply.
 pub(super) fn is_no_error(body: &Map<String, Value>) -> Result<(), IntakeError> {
-    let Some(code) = body.get("error").and_then(Value::as_str).filter(|code| !code.is_empty()) else {
+    let error = body.get("error").filter(|error| !says_nothing(error)).and_then(Value::as_str);
+    let Some(code) =
+        error.filter(|code| !["ok", "success"].iter().any(|word| word.eq_ignore_ascii_case(code)))
+    else {
         return Ok(());
     };
     let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
@@ -366,6 +369,24 @@ mod tests {
             .access
             .map(|access| access.expires_at.since(Timestamp::from_secs(1_728_455_000)).as_secs());
         (tokens.credential.refresh().unwrap().expose().to_owned(), identity, host, left)
+    }
+
+    #[test]
+    fn what_lies_around_in_files_is_read() {
+        for text in [
+            r#"{"error":"0","access_token":"6b2e06","refresh_token":"5bad2d"}"#,
+            r#"{"error":"success","access_token":"6b2e06","refresh_token":"5bad2d"}"#,
+            "AUTH_ID=6b2e06&\nREFRESH_ID=5bad2d&\nmember_id=00168f",
+            "AUTH_ID=6b2e06&amp;REFRESH_ID=5bad2d&amp;member_id=00168f",
+            "BITRIX_CLIENT_ID=\"local.1\"\nBITRIX_REFRESH_TOKEN=\"5bad2d\"\n",
+            "CLIENT_ID=local.1\nREFRESH_TOKEN=5bad2d # of acme\n",
+        ] {
+            let taken = parse(text, &profile(), Timestamp::from_secs(1_728_454_747))
+                .unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(taken.tokens.credential.refresh().unwrap().expose(), "5bad2d", "{text}");
+        }
+        let refused = taken(r#"{"error":"invalid_grant"}"#);
+        assert!(matches!(refused, Err(IntakeError::ErrorReply(_))), "{refused:?}");
     }
 
     #[test]

@@ -68,6 +68,20 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
 }
 
 #[test]
+fn an_end_is_read_under_the_usual_names() {
+    for name in ["expires_at", "expires_on", "expires", "expiry"] {
+        for (value, life) in
+            [("1795896020", secs(20)), ("\"1795896020\"", secs(20)), ("\"2026-11-28T20:00:20Z\"", secs(20))]
+        {
+            let lives = lives_in(&ReplyForm::default(), &format!("{{\"{name}\":{value}}}"));
+            assert_eq!(lives.access, life, "{name}: {value}");
+        }
+    }
+    let both = lives_in(&ReplyForm::default(), r#"{"expires":"never","expires_in":20}"#);
+    assert_eq!((both.access.clone(), both.notice()), (secs(20), None));
+}
+
+#[test]
 fn a_life_that_is_over_is_over() {
     for value in [
         "0",

@@ -4,6 +4,7 @@
 //! Must not be left out for a text because it was harmless so far: whoever sends it decides what is in it.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use serde_json::Value;
@@ -67,19 +68,7 @@ pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
 /// canonical form; `None` where it is something else, or holds one of `tokens` or a part of one.
 #[must_use]
 pub fn endpoint(text: &str, tokens: &[&str]) -> Option<String> {
-    let text = text.trim();
-    let url = address(text)?;
-    let secure = url.scheme() == "https" || url.host_str().is_some_and(is_this_machine);
-    let canonical = url.as_str();
-    // Readers add a path to an address without one, and a slash would be doubled.
-    let bare = url.path() == "/" && !text.ends_with('/') && url.query().is_none() && url.fragment().is_none();
-    let canonical = canonical.strip_suffix('/').filter(|_| bare).unwrap_or(canonical);
-    let holds_token = || {
-        let tokens = tokens.iter().copied().filter(|token| token.len() >= SHORTEST_TOKEN);
-        let needles = Needles::of(tokens, |_| PART_OF_TOKEN.start);
-        !needles.find(text).is_empty() || !needles.find(canonical).is_empty()
-    };
-    (secure && canonical.len() <= LONGEST_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
+    Cleaner::of(tokens).endpoint(text)
 }
 
 /// An address that a person is to open in a browser: as [`endpoint`], up to 2048 characters.
@@ -157,23 +146,65 @@ fn cut(text: &str, longest: usize) -> String {
 /// A name as it is, without `tokens` and long parts of them, control characters and characters that nobody sees.
 #[must_use]
 pub fn clean(text: &str, tokens: &[&str]) -> String {
-    let text = visible(text, "");
-    let tokens = tokens.iter().copied().filter(|token| token.len() >= SHORTEST_TOKEN);
-    let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
-    let places = Needles::of(tokens, half).find(&text);
-    taken_out(&text, places)
+    Cleaner::of(tokens).clean(text)
 }
 
-/// `value` as it is, with every string in it as [`clean`] makes it.
-#[must_use]
-pub fn clean_value(value: &Value, tokens: &[&str]) -> Value {
-    match value {
-        Value::String(text) => Value::String(clean(text, tokens)),
-        Value::Array(values) => values.iter().map(|value| clean_value(value, tokens)).collect(),
-        Value::Object(map) => {
-            map.iter().map(|(key, value)| (clean(key, tokens), clean_value(value, tokens))).collect()
+/// Takes tokens out of the fields of a reply. What is looked for is prepared once for all of them, and only if it is needed.
+pub struct Cleaner<'t> {
+    tokens: &'t [&'t str],
+    halves: OnceCell<Needles>,
+    parts: OnceCell<Needles>,
+}
+
+impl<'t> Cleaner<'t> {
+    /// Of these tokens.
+    #[must_use]
+    pub const fn of(tokens: &'t [&'t str]) -> Self {
+        Self { tokens, halves: OnceCell::new(), parts: OnceCell::new() }
+    }
+
+    fn needles(&self, part: fn(usize) -> usize) -> Needles {
+        Needles::of(self.tokens.iter().copied().filter(|token| token.len() >= SHORTEST_TOKEN), part)
+    }
+
+    /// As [`clean`].
+    #[must_use]
+    pub fn clean(&self, text: &str) -> String {
+        let text = visible(text, "");
+        let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
+        let places = self.halves.get_or_init(|| self.needles(half)).find(&text);
+        taken_out(&text, places)
+    }
+
+    /// `value` as it is, with every string in it as [`clean`] makes it.
+    #[must_use]
+    pub fn clean_value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.clean(text)),
+            Value::Array(values) => values.iter().map(|value| self.clean_value(value)).collect(),
+            Value::Object(map) => {
+                map.iter().map(|(key, value)| (self.clean(key), self.clean_value(value))).collect()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+
+    /// As [`endpoint`].
+    #[must_use]
+    pub fn endpoint(&self, text: &str) -> Option<String> {
+        let text = text.trim();
+        let url = address(text)?;
+        let secure = url.scheme() == "https" || url.host_str().is_some_and(is_this_machine);
+        let canonical = url.as_str();
+        // Readers add a path to an address without one, and a slash would be doubled.
+        let bare =
+            url.path() == "/" && !text.ends_with('/') && url.query().is_none() && url.fragment().is_none();
+        let canonical = canonical.strip_suffix('/').filter(|_| bare).unwrap_or(canonical);
+        let holds_token = || {
+            let needles = self.parts.get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
+            !needles.find(text).is_empty() || (canonical != text && !needles.find(canonical).is_empty())
+        };
+        (secure && canonical.len() <= LONGEST_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
     }
 }
 
@@ -244,7 +275,7 @@ mod tests {
         assert_eq!(clean(&format!("a {token}"), &[token]), "a …");
         let value = serde_json::json!({"a": [token, 1], token: null, "b\n": "\u{202e}c\u{1b}[2J"});
         let cleaned = serde_json::json!({"a": ["…", 1], "…": null, "b": "c[2J"});
-        assert_eq!(clean_value(&value, &[token]), cleaned);
+        assert_eq!(Cleaner::of(&[token]).clean_value(&value), cleaned);
         let user = "1445678901234567890";
         let token = format!("{user}-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCd");
         assert_eq!(clean(user, &[&token]), user, "some tokens begin with the name of their user");

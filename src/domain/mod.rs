@@ -58,3 +58,4 @@ pub mod token;
 pub mod unread;
 pub mod whose;
 pub mod word;
+mod wrapping;

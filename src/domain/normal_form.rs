@@ -30,8 +30,8 @@ struct Unit {
 /// What is looked for.
 #[derive(Default)]
 pub(super) struct Needles {
-    /// Runs of letters and digits, by their length.
-    parts: BTreeMap<usize, HashSet<Vec<char>>>,
+    /// Hashes of runs of letters and digits, by the length of the run. Two runs with one hash of 64 bits mask a word too many.
+    parts: BTreeMap<usize, HashSet<u64>>,
     /// Secrets with too few letters and digits, character by character.
     exact: Vec<Vec<char>>,
 }
@@ -43,8 +43,8 @@ impl Needles {
         for secret in secrets {
             let written = units(secret);
             let decoded = decode(written.clone());
-            for form in [&written, &decoded] {
-                let normal: Vec<char> = normal(form).into_iter().map(|unit| unit.c).collect();
+            for form in different([&written, &decoded]) {
+                let normal = normal(form);
                 if normal.len() < PART {
                     let exact: Vec<char> = spaced(form).into_iter().map(|unit| unit.c).collect();
                     if !exact.is_empty() {
@@ -53,7 +53,7 @@ impl Needles {
                 } else {
                     let length = part(normal.len()).clamp(PART, normal.len());
                     let parts = needles.parts.entry(length).or_default();
-                    parts.extend(normal.windows(length).map(<[char]>::to_vec));
+                    parts.extend(hashes(&normal, length));
                 }
             }
         }
@@ -73,12 +73,12 @@ impl Needles {
         let decoded = decode(written.clone());
         let printable = quoted_printable(&decoded);
         let mut found = Vec::new();
-        for form in [&written, &decoded, &printable] {
+        for form in different([&written, &decoded, &printable]) {
             self.find_parts(text, form, &mut found);
             self.find_exact(form, &mut found);
         }
         if depth < DEPTH && text.len() <= LARGEST_PACKED {
-            for form in [&written, &decoded] {
+            for form in different([&written, &decoded]) {
                 self.find_packed(form, depth, &mut found);
             }
         }
@@ -87,13 +87,9 @@ impl Needles {
 
     fn find_parts(&self, text: &str, form: &[Unit], found: &mut Vec<Range<usize>>) {
         let normal = normal(form);
-        let chars: Vec<char> = normal.iter().map(|unit| unit.c).collect();
         for (&length, parts) in &self.parts {
             let mut hits = Vec::<Range<usize>>::new();
-            for (at, window) in chars.windows(length).enumerate() {
-                if !parts.contains(window) {
-                    continue;
-                }
+            for (at, _) in hashes(&normal, length).enumerate().filter(|(_, hash)| parts.contains(hash)) {
                 match hits.last_mut() {
                     Some(last) if last.end > at => last.end = at + length,
                     _ => hits.push(at..at + length),
@@ -145,6 +141,23 @@ pub(super) fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
     let runs = decoded.split(|unit| !is_token(unit));
     let tokens = runs.filter(|run| run.len() >= shortest && run.iter().any(|unit| unit.c.is_ascii_digit()));
     tokens.filter_map(|run| Some(run.first()?.start..run.last()?.end)).collect()
+}
+
+/// The hash of every run of so many characters, one after the other: that of the next comes out of the one before.
+fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
+    const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
+    let leaving = (0..length).fold(1_u64, |power, _| power.wrapping_mul(BASE));
+    let mut hash = 0_u64;
+    form.iter().enumerate().filter_map(move |(at, unit)| {
+        let left = at.checked_sub(length).map_or(0, |at| u64::from(form[at].c).wrapping_mul(leaving));
+        hash = hash.wrapping_mul(BASE).wrapping_add(u64::from(unit.c)).wrapping_sub(left);
+        (at + 1 >= length).then_some(hash)
+    })
+}
+
+/// Each but those that are the same as the one before.
+fn different<const N: usize>(forms: [&Vec<Unit>; N]) -> impl Iterator<Item = &Vec<Unit>> {
+    (0..N).filter(move |at| *at == 0 || forms[*at] != forms[at - 1]).map(move |at| forms[at])
 }
 
 /// The value of a character in an encoding of bytes.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::dialect::{Place, first, is_value, says_nothing};
 use super::envelope::{self, first_token};
 use super::life::Lives;
-use super::mask::{clean, clean_value, endpoint};
+use super::mask::Cleaner;
 use super::portal::Problem;
 use super::provider::{Class, Profile};
 pub use super::refused::{Context, Spent, leads_to};
@@ -182,7 +182,8 @@ fn granted(
     };
     let new = [Some(access.expose()), refresh.as_ref().map(RefreshToken::expose)];
     let tokens: Vec<_> = secrets.iter().copied().chain(new.into_iter().flatten()).collect();
-    let clean = |text: &str| clean(text, &tokens);
+    let cleaner = Cleaner::of(&tokens);
+    let clean = |text: &str| cleaner.clean(text);
     let scope = match first(&form.scope, body) {
         Some(Value::String(scope)) => {
             scope.split([',', ' ']).filter(|word| !word.is_empty()).map(clean).collect()
@@ -202,11 +203,11 @@ fn granted(
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
         .filter_map(|field| Place::new(field).find(body).map(|value| (field, value)))
         .filter(|(_, value)| is_flat(value, DEEPEST))
-        .map(|(field, value)| (field.clone(), clean_value(value, &tokens)))
+        .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
         .collect();
     let lives = Lives::of(form, body, now, profile.assumed_lifetime, &tokens);
     let api = profile.endpoint_field.as_ref().and_then(|field| Place::new(field).find(body)?.as_str());
-    let api = api.and_then(|api| endpoint(api, &tokens));
+    let api = api.and_then(|api| cleaner.endpoint(api));
     Some(Granted {
         token_type: token_type(&clean(
             first(&form.token_type, body).and_then(Value::as_str).unwrap_or_default(),

@@ -69,6 +69,10 @@ const FILLERS: &[&str] = &[
 const KEYS: &[&str] =
     &["refreshtoken", "refreshid", "accesstoken", "authid", "token", "bearer", "clientsecret"];
 
+/// Error codes of RFC 6749 and RFC 8628 that are longer than a name.
+const ERROR_CODES: &[&str] =
+    &["unauthorized_client", "unsupported_grant_type", "unsupported_response_type", "authorization_pending"];
+
 /// What a word is, if it cannot be a refresh token; a whole sentence that also says what to do.
 #[must_use]
 pub fn instead(word: &str) -> Option<&'static str> {
@@ -112,6 +116,24 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if let Some(what) = scalar(word) {
         return Some(what);
     }
+    if word.starts_with('?') || (word.contains('/') && word.split('/').next().is_some_and(is_host)) {
+        return Some("it is a piece of an address, and no refresh token");
+    }
+    if word.contains("...") || word.contains("***") {
+        return Some("it was shortened or masked by whatever printed it; hand over the whole refresh token");
+    }
+    if is_reference(word) {
+        return Some("it names a place where a secret is kept; hand over what is kept there");
+    }
+    if word.ends_with([',', ';', '&']) {
+        return Some(
+            "there is a sign behind it that separates it from what came next; hand over the refresh token alone",
+        );
+    }
+    let small = word.bytes().all(|byte| byte.is_ascii_lowercase() || b"-_.".contains(&byte));
+    if small && (word.len() < 16 || word.starts_with('-') || ERROR_CODES.contains(&word)) {
+        return Some("it is a word or a name of small letters, such as an error code, an option or a file");
+    }
     let body = word.trim_end_matches('=');
     if body.contains('=') || is_labelled(body) {
         return Some("it is NAME=value; hand over the value alone, without the name");
@@ -127,8 +149,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if body.len() < SHORTEST_OF_LETTERS && body.bytes().all(|byte| byte.is_ascii_alphabetic()) {
         return Some("it is a short word of letters, such as a name; a refresh token is longer");
     }
-    is_access_jwt(body)
-        .then_some("it is an access token (a JWT of type at+jwt); the refresh token is another")
+    another_jwt(body)
 }
 
 /// Whether a word is another secret, most of it, or Base64 with it inside (the header of a client's password).
@@ -262,40 +283,6 @@ fn elsewhere(word: &str) -> Option<&'static str> {
         ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv", ".log",
         ".php", ".js", ".py", ".sh", ".db", ".pem", ".key", ".crt", ".bak", ".token",
     ];
-    const DOMAINS: [&str; 16] = [
-        "com",
-        "net",
-        "org",
-        "ru",
-        "de",
-        "info",
-        "io",
-        "eu",
-        "uk",
-        "local",
-        "localhost",
-        "example",
-        "test",
-        "tech",
-        "kz",
-        "by",
-    ];
-    let is_host = |text: &str| {
-        let whole = text;
-        let text = text.split_once(':').map_or(text, |(host, port)| {
-            if port.len() < 6 && port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { text }
-        });
-        let labels: Vec<&str> = text.split('.').collect();
-        let is_label = |label: &&str| {
-            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        };
-        (labels.len() > 1 || whole.len() > text.len())
-            && labels.len() < 6
-            && labels.iter().all(is_label)
-            && labels
-                .last()
-                .is_some_and(|last| DOMAINS.iter().any(|domain| domain.eq_ignore_ascii_case(last)))
-    };
     let lower = word.to_ascii_lowercase();
     if ENDINGS.iter().any(|ending| lower.ends_with(ending)) && word.len() < 64 {
         return Some(
@@ -315,6 +302,40 @@ fn elsewhere(word: &str) -> Option<&'static str> {
     let day =
         word.split_once(['T', 't']).map_or(word, |(day, time)| if time.contains(':') { day } else { word });
     date(day).then_some("it is a date, and no refresh token")
+}
+
+/// The name of a host, with or without a port.
+fn is_host(text: &str) -> bool {
+    const DOMAINS: [&str; 16] = [
+        "com",
+        "net",
+        "org",
+        "ru",
+        "de",
+        "info",
+        "io",
+        "eu",
+        "uk",
+        "local",
+        "localhost",
+        "example",
+        "test",
+        "tech",
+        "kz",
+        "by",
+    ];
+    let whole = text;
+    let text = text.split_once(':').map_or(text, |(host, port)| {
+        if port.len() < 6 && port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { text }
+    });
+    let labels: Vec<&str> = text.split('.').collect();
+    let is_label = |label: &&str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    (labels.len() > 1 || whole.len() > text.len())
+        && labels.len() < 6
+        && labels.iter().all(is_label)
+        && labels.last().is_some_and(|last| DOMAINS.iter().any(|domain| domain.eq_ignore_ascii_case(last)))
 }
 
 /// What JSON takes for a value: a number that is long enough may be a token all the same.
@@ -341,17 +362,42 @@ fn has_escapes(word: &str) -> bool {
     encoded || word.contains("\\/") || word.contains("\\u")
 }
 
-/// RFC 9068 section 2.1: a JWT access token says so in its header.
-fn is_access_jwt(word: &str) -> bool {
+/// Whether it leads to a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
+fn is_reference(word: &str) -> bool {
+    const KEEPERS: [&str; 10] = ["arn", "vault", "op", "env", "file", "ssm", "aws", "gcp", "azure", "secret"];
+    word.split_once(':')
+        .is_some_and(|(keeper, _)| KEEPERS.iter().any(|known| known.eq_ignore_ascii_case(keeper)))
+}
+
+/// A JWT that is something else than a refresh token, and says so: an access token by its header (RFC 9068 section 2.1) or by
+/// Keycloak's `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client's assertion (RFC 7523 section 3).
+fn another_jwt(word: &str) -> Option<&'static str> {
+    const ACCESS: &str = "it is an access token (a JWT that says so); the refresh token is another";
     let mut parts = word.split('.');
-    let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(header), Some(payload), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return false;
+        return None;
     };
-    let header = URL_SAFE_NO_PAD.decode(header).ok();
-    let header = header.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    let kind = header.as_ref().and_then(|header| header.get("typ")?.as_str());
-    kind.is_some_and(|kind| matches!(kind.to_ascii_lowercase().as_str(), "at+jwt" | "application/at+jwt"))
+    let object = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+    let text = |object: &Option<Value>, name: &str| {
+        object.as_ref().and_then(|object| Some(object.get(name)?.as_str()?.to_ascii_lowercase()))
+    };
+    let (header, payload) = (object(header), object(payload));
+    let has = |name: &str| payload.as_ref().is_some_and(|payload| payload.get(name).is_some());
+    match (text(&header, "typ").as_deref(), text(&payload, "typ").as_deref()) {
+        (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer")) => Some(ACCESS),
+        (_, Some("id")) => Some("it is an ID token (a JWT that says so), and no refresh token"),
+        _ if has("at_hash") || has("nonce") && has("aud") && !has("typ") => {
+            Some("it is an ID token (a JWT that says so), and no refresh token")
+        }
+        _ => match (text(&payload, "iss"), text(&payload, "sub")) {
+            (Some(issuer), Some(subject)) if issuer == subject => {
+                Some("it is the assertion of a client (a JWT by and about itself), and no refresh token")
+            }
+            _ => None,
+        },
+    }
 }
 
 /// A bare refresh token.
@@ -409,7 +455,22 @@ mod tests {
             ("1%2F%2F0gabcdefgh12345", "percent-encoded"),
             ("5bad\\/2d67006e1234", "percent-encoded, or escaped"),
             ("5bad2d67]", "brackets"),
-            ("debian", "a short word"),
+            ("debian", "small letters"),
+            ("?refresh_token=", "a piece of an address"),
+            ("acme.bitrix24.com/rest/", "a piece of an address"),
+            ("invalid_grant", "small letters"),
+            ("--help", "small letters"),
+            ("-r", "small letters"),
+            ("acme.refresh", "small letters"),
+            ("arn:aws:secretsmanager:eu-1:1:secret:x-1", "a place where a secret is kept"),
+            ("vault:secret/refreshd#token1", "a place where a secret is kept"),
+            ("5bad2d67...", "shortened or masked"),
+            ("abcd****wxyz", "shortened or masked"),
+            ("5bad2d67006e,", "a sign behind it"),
+            ("5bad2d67006e;", "a sign behind it"),
+            ("eyJhbGciOiJub25lIn0.eyJ0eXAiOiJCZWFyZXIifQ.x", "an access token"),
+            ("eyJhbGciOiJub25lIn0.eyJ0eXAiOiJJRCJ9.x", "an ID token"),
+            ("eyJhbGciOiJub25lIn0.eyJpc3MiOiJjcm0iLCJzdWIiOiJjcm0ifQ.x", "the assertion of a client"),
             ("-", "stands where a value is missing"),
             ("n/a", "stands where a value is missing"),
             ("(null)", "stands where a value is missing"),

@@ -321,7 +321,8 @@ fn whatever_is_written_as_the_life_of_a_token_is_no_spin_and_no_crash() {
     for (name, expires_in, _) in cases {
         rig.config.portals.push(Portal::new(name, "crm"));
         rig.grant(name);
-        let fields = serde_json::from_str(&format!("{{\"expires_in\":{expires_in}}}")).unwrap();
+        let fields =
+            serde_json::from_str(&format!("{{\"expires_in\":{expires_in},\"expires\":null}}")).unwrap();
         rig.fail(name, Fault::Odd { fields }, u32::MAX);
     }
     let daemon = rig.start();

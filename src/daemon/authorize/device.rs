@@ -91,6 +91,7 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
     let Some(Pending { way: Way::Device { code, interval, ends_at, last }, begun_at, .. }) = pending else {
         return Err(OperationError::NotAnAnswer { portal: portal.name, source: AnswerError::OtherState });
     };
+    let before = last.clone();
     let again = |interval: Duration, last: Option<String>| {
         let way = Way::Device { code: code.clone(), interval, ends_at, last };
         let pending = Pending { portal: portal.name.clone(), state: state.to_owned(), begun_at, way };
@@ -116,6 +117,11 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
     if unread {
         kept::keep(shared, &portal.name, kept::of(reply, Answers::Authorization, now, !cut)).await;
     }
+    let is_kept = if unread {
+        format!("; its reply is kept: refreshd recover {} --show", portal.name)
+    } else {
+        String::new()
+    };
     match verdict {
         Verdict::Granted(granted) => {
             let intake = from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
@@ -125,16 +131,25 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
             let problem = refusal.problem;
             let code = problem.code.as_deref();
             match asks_again(code, interval) {
-                Some(interval) if !cut => Ok(again(interval, None)),
+                Some(interval) if !cut => Ok(again(interval, before)),
                 None if !cut
                     && !is_passing(&problem)
                     && code.is_some_and(|code| is_over(code, problem.class)) =>
                 {
-                    let reason = format!("{}; begin again", problem.text().trim_end_matches('.'));
+                    // A reply that was kept may hold what the code bought.
+                    let before = before.filter(|before| before.contains("refreshd recover"));
+                    let before = before
+                        .map(|before| format!(" (the answer before was: {before})"))
+                        .unwrap_or_default();
+                    let reason =
+                        format!("{}{is_kept}{before}; begin again", problem.text().trim_end_matches('.'));
                     Err(OperationError::CodeRefused { portal: portal.name, reason })
                 }
                 // The page of a proxy, or an error that no device is told: it may be gone at the next poll.
-                _ => Ok(again(slower(interval), Some(problem.text()))),
+                _ => Ok(again(
+                    slower(interval),
+                    Some(format!("{}{is_kept}", problem.text().trim_end_matches('.'))),
+                )),
             }
         }
     }
