@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod owner;
 pub mod published;
 mod recording;
+pub mod sealed;
 pub mod state;
 pub mod systemd;
 pub mod token_files;

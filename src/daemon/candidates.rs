@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::announce::{Subject, announce};
+use super::carry::{Held, Slot};
 use super::client_secret;
 use super::exchange::{Asked, Claimed, announce_client, ask, until_durable, usable_app};
 use super::first_tokens::say_taken;
@@ -20,7 +21,7 @@ use super::shared::Shared;
 use super::writing;
 use crate::adapters::clock::LONGEST_SLEEP;
 use crate::adapters::state::{
-    Candidate, CandidateOutcome, CandidateRecorded, RecordCandidate, Rejection, StateError,
+    Candidate, CandidateOutcome, CandidateRecorded, RecordCandidate, Rejection, StateError, Unsaved,
 };
 use crate::domain::candidate::{self, Judged, Origin, Pair, Proof, way_out};
 use crate::domain::escalation::{Announcement, Severity, resolved};
@@ -127,6 +128,7 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
             None,
             Judged::Waits(standing),
             (now, Duration::ZERO),
+            Slot::default(),
         )
         .await;
     };
@@ -158,7 +160,8 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
         Judged::Proved(renewed) => compared(&living, &profile, replaces, renewed),
         judged => judged,
     };
-    finish(&shared, Finished::of(claimed), origin, Some(&living), judged, (now, took)).await;
+    let slot = Slot::default();
+    finish(&shared, Finished::of(claimed), origin, Some(&living), judged, (now, took), slot).await;
 }
 
 /// Sees that the pair is the portal's own before it takes its place.
@@ -174,12 +177,12 @@ fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Ren
 }
 
 /// Which candidate has been exchanged.
-struct Finished {
-    name: PortalName,
-    app: String,
-    claim: (ClaimId, Timestamp),
+pub(super) struct Finished {
+    pub(super) name: PortalName,
+    pub(super) app: String,
+    pub(super) claim: (ClaimId, Timestamp),
     /// Of the refresh token that was handed over.
-    fingerprint: Option<Fingerprint>,
+    pub(super) fingerprint: Option<Fingerprint>,
 }
 
 impl Finished {
@@ -191,13 +194,14 @@ impl Finished {
 }
 
 /// Records, publishes and says what became of a candidate.
-async fn finish(
+pub(super) async fn finish(
     shared: &Shared,
     Finished { name, app, claim, fingerprint }: Finished,
     origin: Origin,
     living: Option<&Portal>,
     judged: Judged,
     (now, took): (Timestamp, Duration),
+    slot: Slot,
 ) {
     let (outcome, proof) = match judged {
         Judged::Proved(renewed) => (CandidateOutcome::Proved(renewed), Proof::TakenIn),
@@ -215,13 +219,10 @@ async fn finish(
             (CandidateOutcome::Waits(standing), proof)
         }
     };
-    let holds = match &outcome {
-        CandidateOutcome::Proved(_) | CandidateOutcome::Another(_) => Some("a new pair"),
-        CandidateOutcome::Refused | CandidateOutcome::Waits(_) => None,
-    };
     let record = Arc::new(RecordCandidate { portal: name.clone(), app: app.clone(), claim, outcome, now });
+    let held = Unsaved::of_candidate(&record).map(|unsaved| Held { what: "a new pair", unsaved, slot });
     let recorded =
-        until_durable(shared, &name, holds, || shared.state.record_candidate(Arc::clone(&record))).await;
+        until_durable(shared, &name, held, || shared.state.record_candidate(Arc::clone(&record))).await;
     let proof = match recorded {
         CandidateRecorded::SetAside => Proof::SetAside,
         CandidateRecorded::Kept | CandidateRecorded::TakenIn { .. } => proof,
@@ -302,6 +303,9 @@ pub async fn recover(shared: &Shared) -> Result<(), StateError> {
         let Portal { name, settings, grant, .. } = candidate.portal;
         let Some(grant) = grant else { continue };
         let Some(claim) = grant.claim else { continue };
+        if shared.carry.has_claim(&name, claim.0) {
+            continue;
+        }
         let app = settings.map(|settings| settings.app).unwrap_or_default();
         let profile = config.apps.get(&app).map(|app| &*app.profile);
         let standing = recovered(&grant, profile, claim.1, now);

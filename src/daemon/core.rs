@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::RunError;
 use super::alerts::Conditions;
 use super::candidates;
+use super::carry::{self, Carry};
 use super::discovery::discover;
 use super::old_state;
 use super::publisher::{PublisherThread, publisher};
@@ -41,6 +42,7 @@ pub(super) struct World {
     /// `None`: made as the configuration says.
     pub(super) courier: Option<Courier>,
     pub(super) hands: Hands,
+    pub(super) carry: Carry,
 }
 
 /// Who does what blocks: reading and writing the state and the token files.
@@ -60,7 +62,8 @@ impl World {
         let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         drop(signal(file_size).map_err(RunError::Signals)?);
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
-        Ok(Self { clock: Clock::system(), server, courier: None, hands: Hands::Threads })
+        let carry = Carry::of_process();
+        Ok(Self { clock: Clock::system(), server, courier: None, hands: Hands::Threads, carry })
     }
 }
 
@@ -78,7 +81,9 @@ impl Core {
 
     /// The same for a while.
     pub(super) async fn start_as(tenure: Tenure, mut config: Config, world: World) -> Result<Self, RunError> {
-        let World { clock, server, courier, hands } = world;
+        let World { clock, server, courier, hands, carry } = world;
+        // A command that works without a daemon is not what a service manager starts again.
+        let carry = if tenure == Tenure::Lasting { carry } else { Carry::nowhere() };
         let courier = match courier {
             Some(courier) => courier,
             None => {
@@ -106,13 +111,15 @@ impl Core {
         let metrics = Metrics::new(&providers);
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
         metrics.know_installs(config.installing());
-        let parts = Parts { clock, state, server, courier, publisher, conditions };
+        let parts = Parts { clock, state, server, courier, publisher, carry, conditions };
         let shared = Arc::new(Shared::new(parts, metrics, Arc::new(config)));
         shared.set_undiscovered(undiscovered);
         hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
+        carry::take_back(&shared).await?;
         recovery::recover(&shared).await?;
         candidates::recover(&shared).await?;
+        carry::store(&shared).await;
         shared.state.recheck_ladder(false).await?;
         Ok(Self { shared, workers })
     }

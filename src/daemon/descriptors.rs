@@ -10,9 +10,9 @@ const RESERVED: usize = 64;
 /// Where a limit is not known to be one.
 const UNLIMITED: usize = 1 << 20;
 
-/// Requests in flight over all authorization servers together, at least 1.
-pub(super) fn for_requests() -> usize {
-    requests(limit())
+/// Requests in flight over all authorization servers together, at least 1, where so many descriptors are in use for good.
+pub(super) fn for_requests(in_use: usize) -> usize {
+    requests(limit().saturating_sub(in_use))
 }
 
 /// Connections of a listener that would like so many; at least 4.

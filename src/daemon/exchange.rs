@@ -3,18 +3,22 @@
 //! Must never be cancelled once it runs: not by a reload, not by SIGTERM. A pair that the disk refuses is held here,
 //! tried again and shouted about until it is stored.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::alerts::What;
 use super::announce::{Subject, announce};
+use super::carry::{Held, Slot};
 use super::client_secret;
 use super::kept::{self, Bought};
 use super::publisher::{Newest, chain};
 use super::shared::{Report, Shared};
 use super::writing;
 use crate::adapters::authorization_server::Answer;
-use crate::adapters::state::{RecordAs, RecordOutcome, Recorded, Rejection, StateError, ToldMeanwhile};
+use crate::adapters::state::{
+    CarriedPair, RecordAs, RecordOutcome, Recorded, Rejection, StateError, ToldMeanwhile, Unsaved,
+};
 use crate::config::{App, Config};
 use crate::domain::client::Ruling;
 use crate::domain::escalation::{
@@ -35,6 +39,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use crate::domain::unread::{Answers, Sent, UnreadReply};
 
+/// A write that takes longer than this is held as if it had failed: a disk that hangs may take the process with it.
+const SLOW: Duration = Duration::from_secs(5);
 /// First and longest wait before a record is tried again.
 const RECORD_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// A server's clock may differ by this much.
@@ -130,9 +136,8 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) -> Option<Timestamp
         }
     };
     let planned = claimed.grant.standing.renew_at;
-    let mut ended =
-        finish(&shared, &config, claimed, (settled, unread), Known { now, let_in, bought_by: Some(kind) })
-            .await;
+    let known = Known { now, let_in, bought_by: Some(kind), slot: Slot::default() };
+    let mut ended = finish(&shared, &config, claimed, (settled, unread), known).await;
     // Where a grant stands may be unmoved by how the request ended: what was too early, and a grant that is dead already.
     if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
         let stays = class == Class::TooEarly || ended.class == Some(Class::NeedsAuthorization);
@@ -158,6 +163,28 @@ pub async fn exchange(shared: Arc<Shared>, claimed: Claimed) -> Option<Timestamp
     }
     ended.log(took);
     shared.waiters.tell(&ended.portal, &ended.report);
+    ended.next
+}
+
+/// Records the pair of a renewal that a process before could not store. When the portal is due next.
+pub(super) async fn carried(
+    shared: &Shared,
+    claimed: Claimed,
+    pair: CarriedPair,
+    slot: Slot,
+) -> Option<Timestamp> {
+    let CarriedPair { app: _, claim, renewed, bought_by, now } = pair;
+    let (config, took) = (shared.config(), shared.clock.now().since(now));
+    // The times of the pair are of the clock that its own claim is of.
+    let claimed = Claimed { claim, ..claimed };
+    let known = Known { now, let_in: Some(true), bought_by, slot };
+    let ended = finish(shared, &config, claimed, (Settled::Renewed(renewed), None), known).await;
+    let portal = &ended.portal;
+    if !ended.report.set_aside {
+        tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
+    }
+    ended.log(took);
+    shared.waiters.tell(portal, &ended.report);
     ended.next
 }
 
@@ -319,6 +346,8 @@ struct Known {
     /// Whether the server let the client in, as far as it said so.
     let_in: Option<bool>,
     bought_by: Option<Fingerprint>,
+    /// Where the service manager has the pair already.
+    slot: Slot,
 }
 
 /// Records, publishes and announces what became of a claimed renewal.
@@ -329,8 +358,9 @@ async fn finish(
     (settled, unread): (Settled, Option<Box<UnreadReply>>),
     known: Known,
 ) -> Ended {
-    let Known { now, let_in, bought_by } = known;
+    let Known { now, let_in, bought_by, slot } = known;
     let Claimed { name, settings, mut grant, claim, bought_by: _, client_refused: _ } = claimed;
+    let sent = Sent::of(&grant);
     let before = grant.standing.phase.clone();
     let noticed_before = grant.tokens.validity.notice.clone();
     let end_before = refresh_end_of(&grant).map(|end| end.at);
@@ -384,7 +414,7 @@ async fn finish(
     let portal = name.clone();
     let record =
         RecordAs { portal, app, claim, outcome, told, told_meanwhile, climb_at, now, client, bought_by };
-    let recorded = record_until_durable(shared, Arc::new(record)).await;
+    let recorded = record_until_durable(shared, Arc::new(record), sent, slot).await;
     let set_aside = recorded == Recorded::SetAside;
     let generation = match recorded {
         Recorded::Done { generation, client_changed, ruling, told_before } => {
@@ -445,20 +475,22 @@ async fn finish(
 }
 
 /// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
-async fn record_until_durable(shared: &Shared, record: Arc<RecordAs>) -> Recorded {
+async fn record_until_durable(shared: &Shared, record: Arc<RecordAs>, sent: Sent, slot: Slot) -> Recorded {
     let holds = match &record.outcome {
-        RecordOutcome::Renewed(_) => Some("a new pair"),
-        RecordOutcome::Unread(..) => Some(kept::WHAT),
+        RecordOutcome::Renewed(renewed) => Some(("a new pair", Unsaved::Renewal(&record, renewed, sent))),
+        RecordOutcome::Unread(_, reply) => Some((kept::WHAT, Unsaved::Reply(&record.portal, reply))),
         RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
     };
+    let holds = holds.map(|(what, unsaved)| Held { what, unsaved, slot });
     until_durable(shared, &record.portal, holds, || shared.state.record(Arc::clone(&record))).await
 }
 
-/// Tries to record until it is durable. What it `holds` lives here only meanwhile, and everybody hears of it.
+/// Tries to record until it is durable. What it `holds` lives here only meanwhile, and with the service manager if that
+/// keeps it; everybody hears of it.
 pub(super) async fn until_durable<T, F>(
     shared: &Shared,
     portal: &PortalName,
-    holds: Option<&str>,
+    mut holds: Option<Held<'_>>,
     mut write: impl FnMut() -> F,
 ) -> T
 where
@@ -466,8 +498,21 @@ where
 {
     let (mut wait, mut unsaved) = (RECORD_AGAIN.0, false);
     loop {
-        match write().await {
+        let mut writing = pin!(write());
+        let written = match (shared.clock.within(SLOW, &mut writing).await, &mut holds) {
+            (Some(written), _) => written,
+            (None, holds) => {
+                if let Some(held) = holds {
+                    shared.carry.keep(held, portal, shared.clock);
+                }
+                writing.await
+            }
+        };
+        match written {
             Ok(recorded) => {
+                if let Some(held) = holds {
+                    shared.carry.release(held.slot);
+                }
                 if unsaved {
                     shared.metrics.unsaved_ends();
                     shared.conditions.end(What::Unsaved(portal), "the new pair is on disk now");
@@ -477,11 +522,13 @@ where
             }
             Err(error) => {
                 writing::refused(shared, &error);
-                if !unsaved && let Some(what) = holds {
+                if let Some(held) = &mut holds {
+                    shared.carry.keep(held, portal, shared.clock);
+                }
+                if !unsaved && let Some(held) = &holds {
                     unsaved = true;
                     shared.metrics.unsaved_begins();
-                    let reason = format!("{what} is not on disk, it is held in memory: {}", chain(&error));
-                    shared.conditions.begin(What::Unsaved(portal), reason);
+                    shared.carry.announce(held, portal, &shared.conditions, &error);
                 } else {
                     tracing::error!(%portal, error = %chain(&error), "{portal}: the outcome of a renewal is still not recorded; trying again");
                 }
@@ -518,7 +565,7 @@ pub async fn release(shared: &Shared, config: &Config, claimed: Claimed, why: &s
     let now = shared.clock.now();
     let act_at = standing.act_at.map(|at| at.max(now + Duration::from_secs(1)));
     let held = Standing { act_at, ..standing };
-    let known = Known { now, let_in: None, bought_by: None };
+    let known = Known { now, let_in: None, bought_by: None, slot: Slot::default() };
     let ended = finish(shared, config, claimed, (Settled::Kept(held), None), known).await;
     shared.waiters.tell(&ended.portal, &ended.report);
     ended.next

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::RunError;
 use super::alerts::Conditions;
+use super::carry::Carry;
 use super::discovery::recall;
 use super::old_state;
 use super::operations::{self, OperationError};
@@ -70,6 +71,7 @@ impl Glance {
             clock,
             state,
             server,
+            carry: Carry::nowhere(),
             courier,
             publisher: Publisher::none(),
             conditions: Arc::new(Conditions::default()),

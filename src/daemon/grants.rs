@@ -3,17 +3,15 @@
 //! Must not publish what is not durable, nor lose what an authorization server has just handed out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::alerts::What;
 use super::announce::{Subject, announce};
+use super::carry::{Held, Slot};
 use super::exchange::until_durable;
 use super::operations::{OperationError, app_of, find};
-use super::publisher::{Newest, chain};
+use super::publisher::Newest;
 use super::shared::Shared;
 use super::worth;
-use super::writing;
-use crate::adapters::state::{StateError, TakeIn, TakenIn};
+use crate::adapters::state::{StateError, TakeIn, TakenIn, Unsaved};
 use crate::config::App;
 use crate::domain::candidate::{Pair, way_out};
 use crate::domain::escalation::resolved;
@@ -25,9 +23,7 @@ use crate::domain::renewal::{just_granted, taken_in};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
-
-/// The wait before a pair that only we have is stored again.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
+use crate::domain::unread::Sent;
 
 /// Where a grant came from, for the log.
 #[derive(Debug, Clone, Copy)]
@@ -90,15 +86,18 @@ pub async fn take_in(
         let refresh = tokens.credential.refresh().cloned();
         let pair = Arc::new(Pair { access, refresh, identity: identity.clone() });
         let now = shared.clock.now();
-        let put_aside = || shared.state.put_foreign_aside(name.clone(), Arc::clone(&pair), now);
-        until_durable(shared, name, Some("a new pair"), put_aside).await;
+        let put_aside = || shared.state.put_pair_aside(name.clone(), Arc::clone(&pair), "foreign", now);
+        let unsaved = Unsaved::Aside(name, &pair, now);
+        let held = Held { what: "a new pair", unsaved, slot: Slot::default() };
+        until_durable(shared, name, Some(held), put_aside).await;
     }
     own?;
     let now = shared.clock.now();
     let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
     let take = to_take(&portal, app, intake, proven, now)?;
     let tokens = take.tokens.clone();
-    match store(shared, take).await? {
+    let sent = portal.grant.as_ref().map_or(Sent { generation: Generation(0), token: None }, Sent::of);
+    match store(shared, take, sent).await? {
         TakenIn::Stored(generation) => {
             tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
             if let Some(notice) = &tokens.validity.notice {
@@ -230,29 +229,11 @@ pub async fn forget(shared: &Shared, name: &str, revoke: bool) -> Result<bool, O
 }
 
 /// Stores a grant. One that was proven is nowhere else: while the disk refuses it, it is held and everybody hears of it.
-async fn store(shared: &Shared, take: TakeIn) -> Result<TakenIn, StateError> {
-    let mut unsaved = false;
-    loop {
-        match shared.state.take_in(take.clone()).await {
-            Ok(taken) => {
-                if unsaved {
-                    shared.metrics.unsaved_ends();
-                    shared.conditions.end(What::Unsaved(&take.portal), "the new pair is on disk now");
-                }
-                return Ok(taken);
-            }
-            Err(error) if take.proven.is_none() => return Err(error),
-            Err(error) => {
-                writing::refused(shared, &error);
-                if !unsaved {
-                    unsaved = true;
-                    shared.metrics.unsaved_begins();
-                    let reason =
-                        format!("a new pair is not on disk, it is held in memory: {}", chain(&error));
-                    shared.conditions.begin(What::Unsaved(&take.portal), reason);
-                }
-            }
-        }
-        shared.clock.sleep(STORE_AGAIN).await;
+async fn store(shared: &Shared, take: TakeIn, sent: Sent) -> Result<TakenIn, StateError> {
+    if take.proven.is_none() {
+        return shared.state.take_in(take).await;
     }
+    let held = Held { what: "a new pair", unsaved: Unsaved::Grant(&take, sent), slot: Slot::default() };
+    let write = || shared.state.take_in(take.clone());
+    Ok(until_durable(shared, &take.portal, Some(held), write).await)
 }

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::What;
 use super::announce::{Subject, announce};
+use super::carry::{Held, Slot};
 use super::operations::{OperationError, app_of, find};
 use super::publisher::{Newest, chain};
 use super::shared::Shared;
 use super::view::PortalView;
 use super::writing;
 use crate::adapters::authorization_server::WholeReply;
-use crate::adapters::state::{Recovered, StateError, TakeIn, TakenIn};
+use crate::adapters::state::{Recovered, StateError, TakeIn, TakenIn, Unsaved};
 use crate::config::App;
 use crate::domain::escalation::resolved;
 use crate::domain::intake::from_granted;
@@ -93,17 +94,19 @@ pub(super) fn of(reply: WholeReply, answers: Answers, at: Timestamp, whole: bool
 /// Keeps a reply to an authorization. It is nowhere else: while the disk refuses it, it is held and everybody hears of it.
 pub(super) async fn keep(shared: &Shared, portal: &PortalName, reply: UnreadReply) {
     let reply = Arc::new(reply);
+    let mut held = Held { what: WHAT, unsaved: Unsaved::Reply(portal, &reply), slot: Slot::default() };
     let mut unsaved = false;
     while let Err(error) = shared.state.keep_reply(portal.clone(), Arc::clone(&reply)).await {
         writing::refused(shared, &error);
+        shared.carry.keep(&mut held, portal, shared.clock);
         if !unsaved {
             unsaved = true;
             shared.metrics.unsaved_begins();
-            let reason = format!("{WHAT} is not on disk, it is held in memory: {}", chain(&error));
-            shared.conditions.begin(What::Unsaved(portal), reason);
+            shared.carry.announce(&held, portal, &shared.conditions, &error);
         }
         shared.clock.sleep(STORE_AGAIN).await;
     }
+    shared.carry.release(held.slot);
     if unsaved {
         shared.metrics.unsaved_ends();
         shared.conditions.end(What::Unsaved(portal), "the reply is on disk now");

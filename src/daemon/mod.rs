@@ -8,6 +8,7 @@ pub mod announce;
 mod authorize;
 mod callback;
 mod candidates;
+mod carry;
 mod client_secret;
 mod control;
 mod core;
@@ -281,11 +282,14 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Durati
         let left = limit.saturating_sub(shared.clock.elapsed(started));
         if left.is_zero() {
             let unsaved = shared.metrics.unsaved();
+            let copies = shared.carry.copies();
             tracing::error!(
                 tasks = tasks.len(),
                 unsaved,
-                "could not stop in time; {unsaved} new pairs are not on disk and end with this process: the next start \
-                 sends their refresh tokens again, and names the portals that must be authorized if that fails"
+                copies,
+                "could not stop in time; {unsaved} new pairs are not on disk and end with this process. The service manager was \
+                 given copies of {copies}: the next start stores those that it has kept. It sends the refresh tokens of the others \
+                 again, and names the portals that must be authorized if that fails"
             );
             return false;
         }

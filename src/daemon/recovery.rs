@@ -50,7 +50,10 @@ async fn settle_orphans(shared: &Shared, aloud: bool) -> Result<(), StateError> 
         let about = About::of(&name, portal.settings.as_ref());
         let Some(mut grant) = portal.grant else { continue };
         let Some(claim) = grant.claim else { continue };
-        let (_, claimed_at) = claim;
+        let (id, claimed_at) = claim;
+        if shared.carry.has_claim(&name, id) {
+            continue;
+        }
         let app = settings.map(|settings| settings.app).unwrap_or_default();
         let profile = config.apps.get(&app).map(|app| &*app.profile);
         grant.standing = recovered(&grant, profile, claimed_at, now);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::carry;
 use super::descriptors;
 use super::exchange::{Claimed, exchange};
 use super::old_state::say_unreadable;
@@ -42,10 +43,13 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         wake_at: shared.clock.now(),
         told_alive: None,
         clock_before: (shared.clock.now(), shared.clock.tick()),
-        most_connections: descriptors::for_requests(),
+        most_connections: descriptors::for_requests(shared.carry.inherited()),
         turn: 0,
         shared,
     };
+    for held in carry::held(&renewer.shared) {
+        renewer.exchanges.spawn(carry::hold(Arc::clone(&renewer.shared), held));
+    }
     renewer.serve(&stop).await;
     renewer.drain().await;
 }

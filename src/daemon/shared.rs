@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::alerts::{Conditions, Post};
 use super::authorize::Authorizations;
+use super::carry::Carry;
 use super::install::Refusals;
 use super::publisher::Publisher;
 use crate::adapters::authorization_server::AuthorizationServer;
@@ -44,6 +45,8 @@ pub struct Shared {
     /// The token files.
     pub publisher: Publisher,
     courier: Courier,
+    /// What the service manager keeps for the next process.
+    pub carry: Carry,
     /// What is wrong with this machine.
     pub conditions: Arc<Conditions>,
     /// What people are told.
@@ -86,6 +89,8 @@ pub struct Parts {
     pub courier: Courier,
     /// The token files.
     pub publisher: Publisher,
+    /// What the service manager keeps for the next process.
+    pub carry: Carry,
     /// What is wrong with this machine.
     pub conditions: Arc<Conditions>,
 }
@@ -94,13 +99,14 @@ impl Shared {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts, metrics: Metrics, config: Arc<Config>) -> Self {
-        let Parts { clock, state, server, courier, publisher, conditions } = parts;
+        let Parts { clock, state, server, courier, publisher, carry, conditions } = parts;
         Self {
             clock,
             state,
             server,
             publisher,
             courier,
+            carry,
             conditions,
             post: Post::default(),
             metrics,

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod budget;
 pub mod by_hand;
 pub mod candidate;
+pub mod carried;
 pub mod channel;
 pub mod client;
 pub mod date;

@@ -63,20 +63,21 @@ impl State {
         .await
     }
 
-    /// Puts a pair aside that came for a portal and is somebody else's.
+    /// Puts a pair aside that came for a portal: `foreign`, somebody else's, or `late`.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn put_foreign_aside(
+    pub async fn put_pair_aside(
         &self,
         portal: PortalName,
         pair: Arc<Pair>,
+        why: &'static str,
         now: Timestamp,
     ) -> Result<(), StateError> {
         self.change(move |connection| {
             let Pair { access, refresh, identity } = &*pair;
             let aside = Aside {
-                why: "foreign",
+                why,
                 access: access.as_ref(),
                 refresh: refresh.as_ref(),
                 identity: identity.as_deref(),

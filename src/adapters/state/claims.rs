@@ -162,6 +162,17 @@ pub(super) fn orphans(connection: &Connection) -> Result<Vec<Portal>, StateError
     super::rows::portals(&mut statement, [])
 }
 
+pub(super) fn claim_again(
+    connection: &Connection,
+    name: &PortalName,
+    (claim, at): (ClaimId, Timestamp),
+) -> Result<(), StateError> {
+    let update =
+        "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE name = ?1 AND refresh_token IS NOT NULL";
+    let updated = connection.execute(update, params![name.as_str(), claim.0, at.millis()]);
+    updated.map(|_| ()).map_err(|source| StateError::sql("claim a portal again", source))
+}
+
 pub(super) fn request_renewal(
     connection: &Connection,
     name: &PortalName,

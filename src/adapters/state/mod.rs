@@ -7,6 +7,7 @@
 mod alerts;
 mod aside;
 mod candidates;
+mod carried;
 mod claims;
 mod clients;
 mod held;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 pub use alerts::{Keep, Kept};
 pub use candidates::{Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate};
+pub use carried::{Carried, CarriedPair, Damage, Load, Unsaved};
 pub use claims::{Claims, RenewalRequest};
 pub use installation::{Uninstall, Uninstalled};
 pub use installs::{Install, Installed};
@@ -50,7 +52,7 @@ pub use worker::{Disk, Moment, Reader, Writer};
 
 use crate::adapters::directory::Refused;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Portal, Standing};
+use crate::domain::portal::{ClaimId, Portal, Standing};
 use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
@@ -204,6 +206,18 @@ impl State {
     /// [`StateError`].
     pub async fn orphans(&self) -> Result<Vec<Portal>, StateError> {
         self.read.run(claims::orphans).await
+    }
+
+    /// Gives a portal's grant the claim again that it had when its request was sent.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn claim_again(
+        &self,
+        portal: PortalName,
+        claim: (ClaimId, Timestamp),
+    ) -> Result<(), StateError> {
+        self.write.run(move |connection| claims::claim_again(connection, &portal, claim)).await
     }
 
     /// Records what became of a claimed renewal, if the claim is still the grant's.

@@ -162,22 +162,29 @@ fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
     let attempt: u32 = row.get(16)?;
     let since = time(row, 17)?;
     let problem: Option<Problem> = json(row, 18)?;
-    let (Some(since), Some(problem)) = (since, problem) else {
-        return if kind == Kind::Fresh { Ok(Phase::Fresh) } else { Err(missing(18)) };
-    };
-    Ok(match kind {
+    let while_in_doubt = kind == Kind::NeedsAuthorization && row.get(19)?;
+    phase_of(kind, attempt, since.zip(problem), while_in_doubt).ok_or_else(|| missing(18))
+}
+
+/// A phase from its parts; `None` if they are no phase.
+pub(super) fn phase_of(
+    kind: Kind,
+    attempt: u32,
+    problem: Option<(Timestamp, Problem)>,
+    while_in_doubt: bool,
+) -> Option<Phase> {
+    let Some((since, problem)) = problem else { return (kind == Kind::Fresh).then_some(Phase::Fresh) };
+    Some(match kind {
         Kind::Fresh => Phase::Fresh,
         Kind::Retrying => Phase::Retrying { attempt, since, problem },
         Kind::InDoubt => Phase::InDoubt { attempt, since, problem },
         Kind::ClientRejected => Phase::ClientRejected { attempt, since, problem },
         Kind::Blocked => Phase::Blocked { attempt, since, problem },
-        Kind::NeedsAuthorization => {
-            Phase::NeedsAuthorization { since, problem, while_in_doubt: row.get(19)? }
-        }
+        Kind::NeedsAuthorization => Phase::NeedsAuthorization { since, problem, while_in_doubt },
         Kind::Gone => Phase::Gone { since, problem },
         Kind::OldState => Phase::OldState { since, problem },
         Kind::AwaitingAuthorization | Kind::ClientChanged | Kind::Unconfigured | Kind::Unreadable => {
-            return Err(missing(15));
+            return None;
         }
     })
 }

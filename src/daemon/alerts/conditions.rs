@@ -31,6 +31,8 @@ pub enum What<'a> {
     Lost,
     /// A portal's new pair is not on disk.
     Unsaved(&'a PortalName),
+    /// The same, and the service manager has a copy of it.
+    UnsavedButKept(&'a PortalName),
     /// A portal's token files cannot be written.
     Unpublished(&'a PortalName),
 }
@@ -45,7 +47,7 @@ impl What<'_> {
             Self::State => "state",
             Self::Unread => "state-unread",
             Self::Lost => "old-state",
-            Self::Unsaved(_) => "unsaved",
+            Self::Unsaved(_) | Self::UnsavedButKept(_) => "unsaved",
             Self::Unpublished(_) => "unpublished",
         }
     }
@@ -53,7 +55,7 @@ impl What<'_> {
     const fn portal(&self) -> Option<&PortalName> {
         match self {
             Self::State | Self::Unread | Self::Lost => None,
-            Self::Unsaved(portal) | Self::Unpublished(portal) => Some(portal),
+            Self::Unsaved(portal) | Self::UnsavedButKept(portal) | Self::Unpublished(portal) => Some(portal),
         }
     }
 
@@ -78,6 +80,10 @@ impl What<'_> {
             }
             Self::Unsaved(_) => {
                 "do not stop or kill refreshd; free space or repair the disk of the state; it is retried by itself"
+            }
+            Self::UnsavedButKept(_) => {
+                "free space or repair the disk of the state; it is retried by itself, also after a restart of refreshd; do not \
+                 reboot the machine before"
             }
             Self::Unpublished(_) => Self::UNPUBLISHED,
         }

@@ -46,6 +46,7 @@ impl Life {
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
             courier: Some(courier),
             hands: Hands::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
+            carry: crate::daemon::carry::Carry::nowhere(),
         };
         let (place, end) = (Arc::clone(&shared), stop.clone());
         tasks.spawn(async move {

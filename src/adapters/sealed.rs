@@ -1,0 +1,91 @@
+//! A few bytes in memory that have a file descriptor and can never change again: sealed memfds (memfd_create(2)).
+//!
+//! Must not read one that somebody could still write to.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+
+/// The most bytes that are read or written.
+pub const LONGEST: usize = 1 << 20;
+
+/// Why one is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Or the kernel does not know of seals.
+    #[error("it is no memory that was sealed")]
+    NotSealed,
+    /// It has so many bytes.
+    #[error("it has {0} bytes, {LONGEST} are the most")]
+    TooLong(u64),
+    /// The kernel said no.
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+}
+
+/// What nobody can do to it any more.
+fn seals() -> SealFlags {
+    SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL
+}
+
+/// Writes the bytes into a file of their own and seals it. The name is for `/proc` only.
+///
+/// # Errors
+/// The operating system's; or there are more than [`LONGEST`] bytes.
+pub fn seal(name: &str, bytes: &[u8]) -> io::Result<File> {
+    if bytes.len() > LONGEST {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know that it is never to be executed; others may insist on it (vm.memfd_noexec).
+    let made = memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL).or_else(|_| memfd_create(name, flags))?;
+    let mut file = File::from(made);
+    file.write_all(bytes)?;
+    fcntl_add_seals(&file, seals())?;
+    Ok(file)
+}
+
+/// Reads all of a sealed file.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn read(file: File) -> Result<Vec<u8>, Unreadable> {
+    let sealed = fcntl_get_seals(&file).map_err(|_| Unreadable::NotSealed)?;
+    if !sealed.contains(seals()) {
+        return Err(Unreadable::NotSealed);
+    }
+    let length = file.metadata().map_err(Unreadable::Read)?.len();
+    if length > LONGEST as u64 {
+        return Err(Unreadable::TooLong(length));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    file.take(LONGEST as u64).read_to_end(&mut bytes).map_err(Unreadable::Read)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Seek as _;
+
+    #[test]
+    fn what_is_sealed_is_read_as_it_was_and_cannot_be_changed() {
+        let mut file = seal("test", b"a pair").unwrap();
+        assert!(file.write_all(b"x").is_err() && file.set_len(1).is_err());
+        file.rewind().unwrap();
+        assert_eq!(read(file).unwrap(), b"a pair");
+        assert!(seal("test", &vec![0; LONGEST + 1]).is_err());
+    }
+
+    #[test]
+    fn what_could_still_change_is_not_read() {
+        let open = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        assert!(matches!(read(open), Err(Unreadable::NotSealed)));
+        assert!(matches!(read(tempfile::tempfile().unwrap()), Err(Unreadable::NotSealed)));
+        let long = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        long.set_len(LONGEST as u64 + 1).unwrap();
+        fcntl_add_seals(&long, seals()).unwrap();
+        assert!(matches!(read(long), Err(Unreadable::TooLong(length)) if length == LONGEST as u64 + 1));
+    }
+}

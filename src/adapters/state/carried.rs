@@ -1,0 +1,509 @@
+//! What the state has refused so far, as bytes that outlive the process: written by one process and read by the next one, or
+//! by another version of it.
+//!
+//! Must not be understood half: a byte that is another one than was written makes all of it void.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::candidates::{CandidateOutcome, RecordCandidate};
+use super::intake::TakeIn;
+use super::record::RecordAs;
+use super::rows::phase_of;
+use crate::domain::candidate::Pair;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, Kind, Phase, Problem, Standing};
+use crate::domain::refresh_end::{Motion, RefreshEnd};
+use crate::domain::renewal::Renewed;
+use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken, ReplyBody};
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Access, Credential, Details, Generation, Tokens, Validity};
+use crate::domain::unread::{Answers, Sent, UnreadReply};
+
+/// How it begins; a space, the format's number, a space, the checksum in base64 and a newline follow, then JSON.
+const MAGIC: &str = "refreshd-unsaved";
+/// The format. A field whose meaning changes, and one that a reader must know, make it another.
+const FORMAT: u32 = 1;
+
+/// What is to be carried over.
+#[derive(Debug)]
+pub enum Unsaved<'u> {
+    /// The pair of a claimed renewal, and the grant that was sent for it.
+    Renewal(&'u RecordAs, &'u Renewed, Sent),
+    /// The pair that proved a claimed candidate.
+    Candidate(&'u RecordCandidate, &'u Renewed),
+    /// A grant that the server has just given out, and the one that the portal had then.
+    Grant(&'u TakeIn, Sent),
+    /// A reply that could not be read.
+    Reply(&'u PortalName, &'u UnreadReply),
+    /// A pair that is put aside, and when it came.
+    Aside(&'u PortalName, &'u Pair, Timestamp),
+}
+
+/// The pair of a renewal or of a candidate, as it was to be recorded.
+#[derive(Debug)]
+pub struct CarriedPair {
+    /// The app.
+    pub app: String,
+    /// See `RecordAs::claim`.
+    pub claim: (ClaimId, Timestamp),
+    /// The pair.
+    pub renewed: Box<Renewed>,
+    /// See `RecordAs::bought_by`.
+    pub bought_by: Option<Fingerprint>,
+    /// When it came.
+    pub now: Timestamp,
+}
+
+/// What was carried over.
+#[derive(Debug)]
+pub struct Carried {
+    /// Whose it is.
+    pub portal: PortalName,
+    /// What it is.
+    pub load: Load,
+}
+
+/// See [`Unsaved`].
+#[derive(Debug)]
+pub enum Load {
+    /// The pair of a claimed renewal, and the grant that was sent for it.
+    Renewal(CarriedPair, Sent),
+    /// The pair that proved a claimed candidate.
+    Candidate(CarriedPair),
+    /// A grant that the server has just given out, and the one that the portal had then.
+    Grant(Box<TakeIn>, Sent),
+    /// A reply that could not be read.
+    Reply(Arc<UnreadReply>),
+    /// A pair that is put aside, and when it came.
+    Aside(Arc<Pair>, Timestamp),
+}
+
+/// Why bytes are not understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// Somebody else's.
+    #[error("it is not refreshd's")]
+    Foreign,
+    /// Another version of this program wrote it.
+    #[error("it is of format {0}, this version of refreshd reads format {FORMAT}")]
+    Format(u32),
+    /// A part is missing, or is another one than was written.
+    #[error("it is damaged: its checksum is wrong")]
+    Checksum,
+    /// A bug, since its checksum is right.
+    #[error("it says what this version of refreshd does not understand")]
+    Unclear,
+}
+
+impl Unsaved<'_> {
+    /// The bytes; secrets are among them.
+    #[must_use]
+    pub fn encode(&self) -> ReplyBody {
+        // A map whose keys are no text would be the only reason to fail, and there is none.
+        let json = serde_json::to_vec(&Form::of(self)).unwrap_or_default();
+        let sum = STANDARD.encode(Fingerprint::of(&json).bytes());
+        let mut bytes = format!("{MAGIC} {FORMAT} {sum}\n").into_bytes();
+        bytes.extend_from_slice(&json);
+        drop(ReplyBody::new(json));
+        ReplyBody::new(bytes)
+    }
+}
+
+impl Carried {
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Damage::Foreign)?;
+        let (head, json) = (&bytes[..end], &bytes[end + 1..]);
+        let head = std::str::from_utf8(head).map_err(|_| Damage::Foreign)?;
+        let mut words = head.split(' ');
+        let (magic, format, sum) = (words.next(), words.next(), words.next());
+        let format = format.and_then(|format| format.parse().ok()).filter(|_| magic == Some(MAGIC));
+        match format.ok_or(Damage::Foreign)? {
+            FORMAT => {}
+            other => return Err(Damage::Format(other)),
+        }
+        let right = STANDARD.encode(Fingerprint::of(json).bytes());
+        if sum != Some(right.as_str()) || words.next().is_some() {
+            return Err(Damage::Checksum);
+        }
+        // serde_json's own error may quote a value.
+        let form: Form = serde_json::from_slice(json).map_err(|_| Damage::Unclear)?;
+        form.read().ok_or(Damage::Unclear)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Form {
+    portal: String,
+    load: LoadForm,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum LoadForm {
+    Renewal(PairForm, SentForm),
+    Candidate(PairForm),
+    Grant(Box<GrantForm>, SentForm),
+    Reply(ReplyForm),
+    Aside(AsideForm),
+}
+
+#[derive(Serialize, Deserialize)]
+struct PairForm {
+    app: String,
+    claim: (i64, i64),
+    tokens: TokensForm,
+    standing: StandingForm,
+    identity: Option<String>,
+    token_url: Option<String>,
+    renamed_from: Option<String>,
+    bought_by: Option<Digest>,
+    now: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GrantForm {
+    tokens: TokensForm,
+    standing: StandingForm,
+    identity: Option<String>,
+    bound_to: Digest,
+    token_url: String,
+    proven: Option<String>,
+    now: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SentForm {
+    generation: u64,
+    token: Option<Digest>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokensForm {
+    access: Option<AccessForm>,
+    /// `None`: the client's own credentials.
+    refresh: Option<Shown<RefreshToken>>,
+    details: Details,
+    /// The refresh token's end, since when it is known, and what renewals do to it.
+    refresh_end: Option<(i64, i64, String)>,
+    notice: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AccessForm {
+    token: Shown<AccessToken>,
+    token_type: String,
+    issued_at: i64,
+    expires_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StandingForm {
+    phase: Kind,
+    attempt: u32,
+    since: Option<i64>,
+    problem: Option<Problem>,
+    doubtful: bool,
+    renew_at: Option<i64>,
+    act_at: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReplyForm {
+    at: i64,
+    /// `None`: it answers a person's authorization.
+    answers: Option<SentForm>,
+    status: u16,
+    content_type: Option<String>,
+    content_encoding: Option<String>,
+    whole: bool,
+    body: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AsideForm {
+    access: Option<Shown<AccessToken>>,
+    refresh: Option<Shown<RefreshToken>>,
+    identity: Option<String>,
+    now: i64,
+}
+
+/// A secret that is written out.
+struct Shown<T>(T);
+
+macro_rules! shown {
+    ($secret:ident) => {
+        impl Serialize for Shown<$secret> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.0.expose())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for Shown<$secret> {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                let secret = $secret::new(&text);
+                drop(ReplyBody::new(text.into_bytes()));
+                secret.map(Self).ok_or_else(|| serde::de::Error::custom("an empty secret"))
+            }
+        }
+    };
+}
+
+shown!(AccessToken);
+shown!(RefreshToken);
+
+/// A fingerprint in base64.
+#[derive(Serialize, Deserialize)]
+struct Digest(String);
+
+impl Digest {
+    fn of(fingerprint: &Fingerprint) -> Self {
+        Self(STANDARD.encode(fingerprint.bytes()))
+    }
+
+    fn read(&self) -> Option<Fingerprint> {
+        STANDARD.decode(&self.0).ok()?.try_into().ok().map(Fingerprint::from_bytes)
+    }
+}
+
+/// `Some(None)` for nothing there; `None` for what cannot be read.
+fn read_digest(digest: Option<&Digest>) -> Option<Option<Fingerprint>> {
+    digest.map_or(Some(None), |digest| digest.read().map(Some))
+}
+
+const fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+impl Form {
+    fn of(unsaved: &Unsaved<'_>) -> Self {
+        let (portal, load) = match unsaved {
+            Unsaved::Renewal(record, renewed, sent) => {
+                let RecordAs { portal, app, claim, bought_by, now, .. } = record;
+                let pair = PairForm::of(app, *claim, renewed, bought_by.as_ref(), *now);
+                (portal, LoadForm::Renewal(pair, SentForm::of(sent)))
+            }
+            Unsaved::Candidate(record, renewed) => {
+                let RecordCandidate { portal, app, claim, outcome: _, now } = record;
+                (portal, LoadForm::Candidate(PairForm::of(app, *claim, renewed, None, *now)))
+            }
+            Unsaved::Grant(grant, sent) => {
+                (&grant.portal, LoadForm::Grant(Box::new(GrantForm::of(grant)), SentForm::of(sent)))
+            }
+            Unsaved::Reply(portal, reply) => (*portal, LoadForm::Reply(ReplyForm::of(reply))),
+            Unsaved::Aside(portal, Pair { access, refresh, identity }, now) => {
+                let (access, refresh) = (access.clone().map(Shown), refresh.clone().map(Shown));
+                let aside = AsideForm { access, refresh, identity: identity.clone(), now: now.millis() };
+                (*portal, LoadForm::Aside(aside))
+            }
+        };
+        Self { portal: portal.to_string(), load }
+    }
+
+    fn read(self) -> Option<Carried> {
+        let portal = PortalName::parse(&self.portal).ok()?;
+        let load = match self.load {
+            LoadForm::Renewal(pair, sent) => Load::Renewal(pair.read()?, sent.read()?),
+            LoadForm::Candidate(pair) => Load::Candidate(pair.read()?),
+            LoadForm::Grant(grant, sent) => Load::Grant(Box::new(grant.read(&portal)?), sent.read()?),
+            LoadForm::Reply(reply) => Load::Reply(Arc::new(reply.read()?)),
+            LoadForm::Aside(AsideForm { access, refresh, identity, now }) => {
+                let (access, refresh) = (access.map(|shown| shown.0), refresh.map(|shown| shown.0));
+                Load::Aside(Arc::new(Pair { access, refresh, identity }), at(now))
+            }
+        };
+        Some(Carried { portal, load })
+    }
+}
+
+impl PairForm {
+    fn of(
+        app: &str,
+        claim: (ClaimId, Timestamp),
+        renewed: &Renewed,
+        bought_by: Option<&Fingerprint>,
+        now: Timestamp,
+    ) -> Self {
+        let Renewed { tokens, standing, identity, token_url, renamed_from } = renewed;
+        Self {
+            app: app.to_owned(),
+            claim: (claim.0.0, claim.1.millis()),
+            tokens: TokensForm::of(tokens),
+            standing: StandingForm::of(standing),
+            identity: identity.clone(),
+            token_url: token_url.clone(),
+            renamed_from: renamed_from.clone(),
+            bought_by: bought_by.map(Digest::of),
+            now: now.millis(),
+        }
+    }
+
+    fn read(self) -> Option<CarriedPair> {
+        let Self { app, claim, tokens, standing, identity, token_url, renamed_from, bought_by, now } = self;
+        let (tokens, standing) = (tokens.read(), standing.read()?);
+        Some(CarriedPair {
+            app,
+            claim: (ClaimId(claim.0), at(claim.1)),
+            renewed: Box::new(Renewed { tokens, standing, identity, token_url, renamed_from }),
+            bought_by: read_digest(bought_by.as_ref())?,
+            now: at(now),
+        })
+    }
+}
+
+impl GrantForm {
+    fn of(grant: &TakeIn) -> Self {
+        let TakeIn { portal: _, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+        Self {
+            tokens: TokensForm::of(tokens),
+            standing: StandingForm::of(standing),
+            identity: identity.clone(),
+            bound_to: Digest::of(bound_to),
+            token_url: token_url.clone(),
+            proven: proven.clone(),
+            now: now.millis(),
+        }
+    }
+
+    fn read(self, portal: &PortalName) -> Option<TakeIn> {
+        let Self { tokens, standing, identity, bound_to, token_url, proven, now } = self;
+        Some(TakeIn {
+            portal: portal.clone(),
+            tokens: tokens.read(),
+            identity,
+            bound_to: bound_to.read()?,
+            token_url,
+            standing: standing.read()?,
+            proven,
+            now: at(now),
+        })
+    }
+}
+
+impl SentForm {
+    fn of(sent: &Sent) -> Self {
+        Self { generation: sent.generation.0, token: sent.token.as_ref().map(Digest::of) }
+    }
+
+    fn read(&self) -> Option<Sent> {
+        Some(Sent { generation: Generation(self.generation), token: read_digest(self.token.as_ref())? })
+    }
+}
+
+impl TokensForm {
+    fn of(tokens: &Tokens) -> Self {
+        let Tokens { access, credential, details, validity: Validity { refresh, notice } } = tokens;
+        let access = access.clone().map(|Access { token, token_type, issued_at, expires_at }| AccessForm {
+            token: Shown(token),
+            token_type,
+            issued_at: issued_at.millis(),
+            expires_at: expires_at.millis(),
+        });
+        let end = |RefreshEnd { at, since, motion }: RefreshEnd| {
+            (at.millis(), since.millis(), motion.as_str().to_owned())
+        };
+        Self {
+            access,
+            refresh: credential.refresh().cloned().map(Shown),
+            details: details.clone(),
+            refresh_end: refresh.map(end),
+            notice: notice.clone(),
+        }
+    }
+
+    fn read(self) -> Tokens {
+        let Self { access, refresh, details, refresh_end, notice } = self;
+        let access = access.map(|AccessForm { token, token_type, issued_at, expires_at }| Access {
+            token: token.0,
+            token_type,
+            issued_at: at(issued_at),
+            expires_at: at(expires_at),
+        });
+        let end = |(ends, since, motion): (i64, i64, String)| RefreshEnd {
+            at: at(ends),
+            since: at(since),
+            motion: Motion::parse(&motion),
+        };
+        Tokens {
+            access,
+            credential: refresh.map_or(Credential::Client, |shown| Credential::Refresh(shown.0)),
+            details,
+            validity: Validity { refresh: refresh_end.map(end), notice },
+        }
+    }
+}
+
+impl StandingForm {
+    fn of(standing: &Standing) -> Self {
+        let Standing { phase, renew_at, act_at } = standing;
+        let doubtful = matches!(phase, Phase::NeedsAuthorization { while_in_doubt: true, .. });
+        Self {
+            phase: phase.kind(),
+            attempt: phase.attempt(),
+            since: phase.since().map(Timestamp::millis),
+            problem: phase.problem().cloned(),
+            doubtful,
+            renew_at: renew_at.map(Timestamp::millis),
+            act_at: act_at.map(Timestamp::millis),
+        }
+    }
+
+    fn read(self) -> Option<Standing> {
+        let Self { phase, attempt, since, problem, doubtful, renew_at, act_at } = self;
+        let phase = phase_of(phase, attempt, since.map(at).zip(problem), doubtful)?;
+        Some(Standing { phase, renew_at: renew_at.map(at), act_at: act_at.map(at) })
+    }
+}
+
+impl ReplyForm {
+    fn of(reply: &UnreadReply) -> Self {
+        let UnreadReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
+        let answers = match answers {
+            Answers::Renewal(sent) => Some(SentForm::of(sent)),
+            Answers::Authorization => None,
+        };
+        Self {
+            at: at.millis(),
+            answers,
+            status: *status,
+            content_type: content_type.clone(),
+            content_encoding: content_encoding.clone(),
+            whole: *whole,
+            body: STANDARD.encode(body.expose()),
+        }
+    }
+
+    fn read(self) -> Option<UnreadReply> {
+        let Self { at: came, answers, status, content_type, content_encoding, whole, body } = self;
+        let answers = match answers {
+            Some(sent) => Answers::Renewal(sent.read()?),
+            None => Answers::Authorization,
+        };
+        let body = ReplyBody::new(STANDARD.decode(body).ok()?);
+        Some(UnreadReply { at: at(came), answers, status, content_type, content_encoding, whole, body })
+    }
+}
+
+impl<'u> Unsaved<'u> {
+    /// What a candidate's record holds that must not be lost with the process, if anything.
+    #[must_use]
+    pub fn of_candidate(record: &'u RecordCandidate) -> Option<Self> {
+        match &record.outcome {
+            CandidateOutcome::Proved(renewed) => Some(Self::Candidate(record, renewed)),
+            CandidateOutcome::Another(pair) => Some(Self::Aside(&record.portal, pair, record.now)),
+            CandidateOutcome::Refused | CandidateOutcome::Waits(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "carried_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! The pair of a renewal that outlived the process which could not store it: what the state says of it now.
+//!
+//! Must not let it replace a grant that has moved on since its request.
+
+use super::portal::{ClaimId, Grant, Phase};
+use super::secret::Fingerprint;
+use super::unread::Sent;
+
+/// What is to be done with the pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The claim of its renewal is still the grant's: it is recorded as if it came now.
+    Record,
+    /// The grant is as it was when it was sent, and its claim was ended or is another one: it is recorded after its own claim
+    /// was put back.
+    ClaimAgain,
+    /// The state has it already.
+    Known,
+    /// The state is not the one that the pair was for, as when its volume is not mounted: the pair waits for that.
+    Wait,
+    /// The grant was replaced or forgotten meanwhile: that counts, and the pair is put aside.
+    Aside,
+}
+
+/// Decides what becomes of a carried pair. `grant` is the portal's now, `lost` says that the state has none that could be
+/// understood though there was one; `pair` is the pair's refresh token, if it has one.
+#[must_use]
+pub fn fate(
+    grant: Option<&Grant>,
+    lost: bool,
+    (claim, sent): (ClaimId, Sent),
+    pair: Option<Fingerprint>,
+) -> Fate {
+    let Some(grant) = grant else { return if lost { Fate::Wait } else { Fate::Aside } };
+    if grant.claim.is_some_and(|(id, _)| id == claim) {
+        return Fate::Record;
+    }
+    if matches!(grant.standing.phase, Phase::OldState { .. }) {
+        return Fate::Wait;
+    }
+    let now = Sent::of(grant);
+    if now == sent {
+        return Fate::ClaimAgain;
+    }
+    if now.token.is_some() && now.token == pair {
+        return Fate::Known;
+    }
+    // Generations never go back: an older one is another state.
+    if now.generation < sent.generation { Fate::Wait } else { Fate::Aside }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::portal::{Problem, Standing};
+    use crate::domain::provider::Class;
+    use crate::domain::secret::RefreshToken;
+    use crate::domain::time::Timestamp;
+    use crate::domain::token::{Credential, Details, Generation, Tokens, Validity};
+
+    fn grant(generation: u64, refresh: &str, claim: Option<i64>) -> Grant {
+        let credential = Credential::Refresh(RefreshToken::new(refresh).unwrap());
+        let (details, validity) = (Details::default(), Validity::default());
+        Grant {
+            generation: Generation(generation),
+            tokens: Tokens { access: None, credential, details, validity },
+            standing: Standing { phase: Phase::Fresh, renew_at: None, act_at: None },
+            renewed_at: Timestamp::default(),
+            bound_to: Fingerprint::of(b"app"),
+            token_url: String::new(),
+            identity: None,
+            told: Vec::new(),
+            claim: claim.map(|id| (ClaimId(id), Timestamp::default())),
+            tried_at: None,
+        }
+    }
+
+    fn token(refresh: &str) -> Option<Fingerprint> {
+        Some(Fingerprint::of(refresh.as_bytes()))
+    }
+
+    #[test]
+    fn only_the_grant_that_was_sent_is_replaced() {
+        let sent = Sent { generation: Generation(7), token: token("sent") };
+        let of = |grant: Option<&Grant>, lost| fate(grant, lost, (ClaimId(41), sent), token("got"));
+        let cases = [
+            (grant(7, "sent", Some(41)), Fate::Record),
+            (grant(7, "sent", None), Fate::ClaimAgain),
+            (grant(7, "sent", Some(42)), Fate::ClaimAgain),
+            (grant(8, "got", None), Fate::Known),
+            (grant(8, "imported", None), Fate::Aside),
+            (grant(7, "another", None), Fate::Aside),
+            (grant(9, "sent", None), Fate::Aside),
+            (grant(6, "older", None), Fate::Wait),
+        ];
+        for (grant, fate) in &cases {
+            assert_eq!(of(Some(grant), false), *fate, "{grant:?}");
+        }
+        let mut restored = grant(7, "older", None);
+        let problem = Problem::new(Class::NeedsAuthorization, String::new());
+        restored.standing.phase = Phase::OldState { since: Timestamp::default(), problem };
+        assert_eq!(of(Some(&restored), false), Fate::Wait, "the right state may come back");
+        assert_eq!(of(None, false), Fate::Aside, "it was forgotten");
+        assert_eq!(of(None, true), Fate::Wait, "its state is not mounted");
+    }
+}
