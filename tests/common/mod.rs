@@ -21,6 +21,7 @@ pub mod hostile;
 pub mod installs;
 pub mod mailserver;
 pub mod receivers;
+pub mod service_manager;
 pub mod strict;
 
 use std::ffi::OsStr;

@@ -7,6 +7,7 @@
 mod common;
 
 mod candidates;
+mod carried;
 mod doubt;
 mod environment;
 mod escalation;

@@ -1,0 +1,295 @@
+//! A pair that no disk took, and the end of the process that held it: the service manager's store carries it over.
+//!
+//! The disk that takes nothing is a limit of the file size which leaves room for what lives in memory.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::time::Duration;
+
+use refreshd::adapters::sealed::seal;
+use refreshd::sandbox::{Fault, Rules};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde_json::Value;
+
+use crate::common::service_manager::{FULL, ServiceManager, Start};
+use crate::common::{Daemon, Rig, SOON, eventually, says};
+
+/// A portal that is renewed when the test says so: again after a tenth of its token's life at the earliest.
+fn calm(portal: &str) -> Rig {
+    let minute = Duration::from_secs(60);
+    let mut rig = Rig::with_rules([portal], Rules { token_lifetime: minute, ..Rules::default() });
+    rig.config.app().renew_every = Duration::from_secs(40);
+    rig.grant(portal);
+    rig
+}
+
+/// The same, and a daemon that holds a pair of it which the disk did not take.
+fn unsaved(start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Value) {
+    let rig = calm("acme");
+    let manager = ServiceManager::new(&rig);
+    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    let daemon = manager.launch(&rig, start);
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    daemon.limit_file_size(Some(FULL));
+    let told = daemon.wait_for_step("acme", "unsaved");
+    let stored = usize::from(start.room != Some("0"));
+    eventually("a copy, if any is kept", SOON, || manager.names().len() == stored);
+    (rig, manager, daemon, told)
+}
+
+fn text<'t>(told: &'t Value, key: &str) -> &'t str {
+    told[key].as_str().unwrap_or_default()
+}
+
+/// The grant lives: another renewal goes well, and the server has seen nothing that it never should.
+#[track_caller]
+fn lives(rig: &Rig, daemon: Daemon, generation: u64) {
+    rig.wait_for_generation("acme", generation);
+    eventually("a token that works", SOON, || rig.has_working_token("acme"));
+    let sent = rig.renewals("acme");
+    eventually("a renewal by hand", SOON * 2, || {
+        assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
+        rig.renewals("acme") > sent
+    });
+    rig.wait_for_generation("acme", generation + 1);
+    eventually("a token that works", SOON, || rig.has_working_token("acme"));
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_pair_that_no_disk_took_outlives_the_process() {
+    let (rig, manager, daemon, told) = unsaved(&Start::default());
+    assert!(
+        text(&told, "reason")
+            .contains("the service manager has a copy, which a crash or a restart does not lose"),
+        "{told}"
+    );
+    assert!(!text(&told, "action").contains("do not stop or kill"), "{told}");
+    let names = manager.names();
+    assert!(matches!(names.as_slice(), [name] if name.starts_with("pair-acme-")), "{names:?}");
+    assert!(manager.heard().iter().any(|heard| heard.contains("FDPOLL=0")), "{:?}", manager.heard());
+    daemon.kill9();
+
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("where it came from", |event| {
+        says(event, "kept since the last process is in the state now")
+    });
+    daemon.wait_for_outcome("acme", "renewed");
+    rig.wait_for_generation("acme", 2);
+    assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 2);
+}
+
+#[test]
+fn a_disk_that_is_still_full_after_the_restart_loses_nothing_either() {
+    let (rig, manager, daemon, _) = unsaved(&Start::default());
+    daemon.kill9();
+    let names = manager.names();
+    for _ in 0..2 {
+        let full = Start { longest_file: Some(FULL), ..Start::default() };
+        let daemon = manager.launch(&rig, &full);
+        daemon.wait_for_step("acme", "unsaved");
+        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        assert!((rig.metric("refreshd_tokens_unsaved") - 1.0).abs() < 0.1);
+        assert_eq!(manager.names(), names, "the same copy, under the same name");
+        daemon.kill9();
+    }
+    let full = Start { longest_file: Some(FULL), ..Start::default() };
+    let daemon = manager.launch(&rig, &full);
+    daemon.wait_for_step("acme", "unsaved");
+    daemon.limit_file_size(None);
+    daemon.wait_for_step("acme", "resolved");
+    rig.wait_for_generation("acme", 2);
+    assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 2);
+}
+
+#[test]
+fn a_pair_that_is_stored_after_all_is_not_kept_any_more() {
+    let (rig, manager, daemon, _) = unsaved(&Start::default());
+    let copies = manager.copies();
+    daemon.limit_file_size(None);
+    rig.wait_for_generation("acme", 2);
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    daemon.kill9();
+
+    // As if the process had ended between the two.
+    let [(name, copy)] = <[_; 1]>::try_from(copies).expect("one");
+    manager.keep(&name, copy.try_clone().expect("a descriptor"));
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "is in the state already"));
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 2);
+
+    // And one that is older than the grant.
+    manager.keep(&name, copy);
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "the grant was replaced or forgotten since"));
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 3);
+}
+
+#[test]
+fn what_a_person_did_since_counts() {
+    for forget in [true, false] {
+        let (rig, manager, daemon, _) = unsaved(&Start::default());
+        daemon.kill9();
+        assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
+        if !forget {
+            assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+        }
+        let before = rig.generation("acme");
+        let daemon = manager.launch(&rig, &Start::default());
+        daemon.wait_for("a word on it", |event| says(event, "the grant was replaced or forgotten since"));
+        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        eventually("nothing is kept", SOON, || manager.names().is_empty());
+        if forget {
+            assert_eq!((rig.generation("acme"), rig.requests("acme")), (0, 1));
+            daemon.stop();
+        } else {
+            lives(&rig, daemon, before);
+        }
+        rig.no_violations();
+    }
+}
+
+#[test]
+fn a_portal_that_the_configuration_does_not_name_any_more_gets_its_pair_all_the_same() {
+    let (mut rig, manager, daemon, _) = unsaved(&Start::default());
+    daemon.kill9();
+    let acme = std::mem::take(&mut rig.config.portals);
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "is in the state now"));
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    assert_eq!(rig.generation("acme"), 0, "and no file");
+    daemon.stop();
+    rig.config.portals = acme;
+    let daemon = rig.start();
+    assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
+    lives(&rig, daemon, 2);
+}
+
+#[test]
+fn what_nobody_can_use_harms_nobody() {
+    let (rig, manager, daemon, _) = unsaved(&Start::default());
+    daemon.kill9();
+    let sealed = |bytes: &[u8]| seal("test", bytes).expect("a sealed file");
+    let good = manager.bytes();
+    let mut tampered = good.clone();
+    *tampered.last_mut().expect("a byte") ^= 1;
+    let mut open = File::from(
+        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a file in memory"),
+    );
+    open.write_all(&good).expect("a file in memory");
+    let huge =
+        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a file in memory");
+    File::from(huge.try_clone().expect("a descriptor")).set_len(1 << 40).expect("a sparse file");
+    fcntl_add_seals(&huge, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)
+        .expect("seals");
+    manager.keep("pair-acme-tampered", sealed(&tampered));
+    manager.keep("pair-acme-cut", sealed(&good[..good.len() / 2]));
+    manager.keep("pair-acme-open", open);
+    manager.keep("pair-acme-huge", huge);
+    manager.keep("pair-null", File::open("/dev/null").expect("a device"));
+    manager.keep("another", sealed(&good));
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for_outcome("acme", "renewed");
+    for name in
+        ["pair-acme-tampered", "pair-acme-cut", "pair-acme-open", "pair-acme-huge", "pair-null", "another"]
+    {
+        daemon.wait_for(name, |event| event["name"] == name && says(event, "is not used and not kept"));
+    }
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 2);
+}
+
+#[test]
+fn a_pair_of_another_version_stays_where_it_is() {
+    let (rig, manager, daemon, _) = unsaved(&Start::default());
+    daemon.kill9();
+    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    let good = String::from_utf8(manager.bytes()).expect("text");
+    let [(name, _)] = <[_; 1]>::try_from(manager.copies()).expect("one");
+    let manager = {
+        drop(manager);
+        std::fs::remove_file(rig.path("manager.sock")).expect("its socket");
+        ServiceManager::new(&rig)
+    };
+    let other = good.replacen("refreshd-unsaved 1 ", "refreshd-unsaved 2 ", 1);
+    manager.keep(&name, seal("test", other.as_bytes()).expect("a sealed file"));
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "it is of format 2"));
+    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    assert_eq!(manager.names(), [name]);
+    daemon.stop();
+}
+
+#[test]
+fn descriptors_that_are_not_for_it_are_left_alone() {
+    let (rig, manager, daemon, _) = unsaved(&Start::default());
+    daemon.kill9();
+    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    let daemon = manager.launch(&rig, &Start { to_it: false, ..Start::default() });
+    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    assert_eq!(manager.names().len(), 1);
+    daemon.stop();
+}
+
+#[test]
+fn a_service_manager_that_keeps_nothing_or_does_not_say_so_is_not_relied_on() {
+    for (room, stored) in [(Some("0"), 0), (None, 1)] {
+        let (rig, manager, daemon, told) = unsaved(&Start { room, ..Start::default() });
+        assert!(text(&told, "action").contains("do not stop or kill refreshd"), "{told}");
+        assert_eq!(text(&told, "reason").contains("does not say whether it keeps it"), stored == 1, "{told}");
+        assert!(!text(&told, "reason").contains("does not lose"), "{told}");
+        eventually("a copy, or none", SOON, || manager.names().len() == stored);
+        daemon.limit_file_size(None);
+        lives(&rig, daemon, 2);
+    }
+}
+
+#[test]
+fn no_program_that_is_started_gets_a_pair() {
+    let (mut rig, manager, daemon, _) = unsaved(&Start::default());
+    daemon.kill9();
+    rig.config.more = "[channels.script]\nkind = 'command'\n\
+        command = ['/bin/sh', '-c', 'ls -l /proc/self/fd >descriptors; env >environment']\n"
+        .to_owned();
+    let daemon = manager.launch(&rig, &Start::default());
+    rig.wait_for_generation("acme", 2);
+    assert_eq!(rig.run(["alert", "test", "script"]).code, Some(0));
+    let read = |name: &str| std::fs::read_to_string(rig.path(name)).expect("the program wrote it");
+    assert!(
+        read("descriptors").contains(" 0 -> ") && !read("descriptors").contains("refreshd-unsaved"),
+        "{}",
+        read("descriptors")
+    );
+    assert!(!read("environment").contains("LISTEN_"), "{}", read("environment"));
+    lives(&rig, daemon, 2);
+}
+
+#[test]
+fn the_pair_of_a_candidate_outlives_the_process_too() {
+    let rig = calm("acme");
+    let manager = ServiceManager::new(&rig);
+    let daemon = manager.launch(&rig, &Start::default());
+    rig.wait_for_generation("acme", 2);
+    let renewals = rig.renewals("acme");
+    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.hand_over("acme", &rig.install("acme"));
+    eventually("the request has left", SOON, || rig.renewals("acme") > renewals);
+    daemon.limit_file_size(Some(FULL));
+    daemon.wait_for_step("acme", "unsaved");
+    eventually("a copy", SOON, || manager.names().len() == 1);
+    daemon.kill9();
+
+    let sent = rig.requests("acme");
+    let daemon = manager.launch(&rig, &Start::default());
+    rig.wait_for_generation("acme", 3);
+    assert_eq!(rig.requests("acme"), sent, "nothing was sent again");
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 3);
+}
