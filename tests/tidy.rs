@@ -68,6 +68,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/channels/telegram.rs",
     "src/adapters/channels/wire.rs",
     "src/adapters/state/candidates.rs", // the store
+    "src/adapters/state/carried.rs",    // the same, for the next process
     "src/adapters/state/held.rs",
     "src/adapters/state/installation.rs",
     "src/adapters/state/intake.rs",
@@ -78,6 +79,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/token_files.rs",   // the access token, for readers
     "src/adapters/token_reply.rs",   // the same, as a server's reply
     "src/commands/import.rs",        // hands a dump's grant over
+    "src/daemon/carry.rs",           // gives it to the service manager
     "src/daemon/authorize/*.rs",     // to take them out of what the server says
     "src/daemon/exchange.rs",        // to take them out of what the server says
     "src/daemon/handover.rs",        // is it another secret that is known?
