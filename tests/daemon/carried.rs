@@ -11,8 +11,9 @@ use refreshd::sandbox::{Fault, Rules};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde_json::Value;
 
+use crate::common::authorizing::{Authorizing, free_address};
 use crate::common::service_manager::{FULL, ServiceManager, Start};
-use crate::common::{Daemon, Rig, SOON, eventually, says};
+use crate::common::{CLIENT_ID, Daemon, Rig, SOON, eventually, says};
 
 /// A portal that is renewed when the test says so: again after a tenth of its token's life at the earliest.
 fn calm(portal: &str) -> Rig {
@@ -292,4 +293,61 @@ fn the_pair_of_a_candidate_outlives_the_process_too() {
     assert_eq!(rig.requests("acme"), sent, "nothing was sent again");
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     lives(&rig, daemon, 3);
+}
+
+#[test]
+fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
+    let mut rig = calm("acme");
+    let address = free_address();
+    let redirect = format!("http://{address}/oauth/callback");
+    rig.authorizes_here();
+    rig.sandbox.set_redirect(CLIENT_ID, &redirect);
+    let portal = rig.config.portal("acme");
+    portal.refresh_token_file = false;
+    portal.more.push_str(&format!("redirect_uri = \"{redirect}\"\n"));
+    let manager = ServiceManager::new(&rig);
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    let waiting = Authorizing::spawn(rig.command(["authorize", "acme"]));
+    let sent_to = rig.redirect_of(&waiting.url());
+    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    std::thread::scope(|scope| {
+        let browser = scope.spawn(|| rig.browse(&sent_to));
+        eventually("the request has left", SOON, || rig.requests("acme") == 1);
+        daemon.limit_file_size(Some(FULL));
+        daemon.wait_for_step("acme", "unsaved");
+        eventually("a copy", SOON, || manager.names().len() == 1);
+        daemon.kill9();
+        assert_ne!(browser.join().expect("a browser").0, 200, "nobody says that it is done");
+    });
+    assert_ne!(waiting.end().code, Some(0));
+
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "is the portal's grant now"));
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    rig.wait_for_generation("acme", 1);
+    assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
+    lives(&rig, daemon, 1);
+}
+
+#[test]
+fn a_reply_that_could_not_be_read_outlives_the_process_too() {
+    let mut rig = calm("acme");
+    rig.config.timeout = Duration::from_secs(3);
+    rig.fail("acme", Fault::Drip { every: Duration::from_millis(20) }, 1);
+    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    let manager = ServiceManager::new(&rig);
+    let daemon = manager.launch(&rig, &Start::default());
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    daemon.limit_file_size(Some(FULL));
+    let told = daemon.wait_for_step("acme", "unsaved");
+    assert!(text(&told, "reason").starts_with("a reply that could not be read is not on disk"), "{told}");
+    eventually("a copy", SOON, || manager.names().len() == 1);
+    daemon.kill9();
+
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "could not be read: it is in the state now"));
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    eventually("it is shown", SOON, || !rig.status("acme")["unread_replies"].is_null());
+    daemon.stop();
 }
