@@ -34,6 +34,9 @@
 //! - Each claim becomes one task (`exchange`): send, let [`domain::reply`] class the reply by the provider's table, let
 //!   [`domain::renewal::settle`] say where the grant stands, record that, publish, tell. The task is never cancelled. A
 //!   pair that the disk refuses is held in it, tried again and shouted about.
+//! - What the state refuses is given to the service manager too ([`daemon`]'s `carry`), and the next process finds it there:
+//!   [`domain::carried::fate`] says whether it is still of use, and it is recorded under the claim that bought it, which lives on
+//!   until then.
 //! - `record` is a compare-and-swap on the claim. An import, an authorization or `forget` that came first wins: the
 //!   late pair is put aside, not used, not lost.
 //! - The publisher is level-triggered: told a portal's name, it reads the newest durable pair and brings the files in
