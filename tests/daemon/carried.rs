@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::common::authorizing::{Authorizing, free_address};
 use crate::common::service_manager::{FULL, ServiceManager, Start};
-use crate::common::{CLIENT_ID, Daemon, Rig, SOON, eventually, says};
+use crate::common::{CLIENT_ID, Daemon, Portal, Rig, SOON, eventually, says};
 
 /// A portal that is renewed when the test says so: again after a tenth of its token's life at the earliest.
 fn calm(portal: &str) -> Rig {
@@ -26,7 +26,10 @@ fn calm(portal: &str) -> Rig {
 
 /// The same, and a daemon that holds a pair of it which the disk did not take.
 fn unsaved(start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Value) {
-    let rig = calm("acme");
+    unsaved_of(calm("acme"), start)
+}
+
+fn unsaved_of(rig: Rig, start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Value) {
     let manager = ServiceManager::new(&rig);
     rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
     let daemon = manager.launch(&rig, start);
@@ -347,7 +350,67 @@ fn a_reply_that_could_not_be_read_outlives_the_process_too() {
 
     let daemon = manager.launch(&rig, &Start::default());
     daemon.wait_for("a word on it", |event| says(event, "could not be read: it is in the state now"));
+    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     eventually("it is shown", SOON, || !rig.status("acme")["unread_replies"].is_null());
     daemon.stop();
+}
+
+#[test]
+fn a_pair_whose_claim_was_ended_by_a_command_meanwhile_is_used_all_the_same() {
+    let mut rig = calm("acme");
+    rig.config.portals.push(Portal::new("other", "crm"));
+    let (rig, manager, daemon, _) = unsaved_of(rig, &Start::default());
+    daemon.kill9();
+    // Any command that changes the state settles first what a process that is gone has left.
+    assert_eq!(rig.run(["forget", "other", "--yes"]).code, Some(0));
+    assert_eq!(rig.status("acme")["phase"], "in-doubt");
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for_step("acme", "resolved");
+    rig.wait_for_generation("acme", 2);
+    assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 2);
+}
+
+#[test]
+fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
+    let rig = calm("acme");
+    let manager = ServiceManager::new(&rig);
+    let daemon = manager.launch(&rig, &Start::default());
+    rig.wait_for_generation("acme", 2);
+    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    std::thread::scope(|scope| {
+        // The last one waits for what never comes.
+        scope.spawn(|| {
+            while rig.renewals("acme") < 2 {
+                rig.run(["renew", "acme"]);
+            }
+        });
+        eventually("a request under way", SOON * 2, || rig.renewals("acme") == 2);
+        daemon.limit_file_size(Some(FULL));
+        daemon.wait_for_step("acme", "unsaved");
+        eventually("a copy", SOON, || manager.names().len() == 1);
+        daemon.kill9();
+    });
+    // As if its volume were not mounted.
+    let parts = ["state.db", "state.db-wal"];
+    let away = |part: &str| rig.path(format!("away-{part}"));
+    for part in parts {
+        std::fs::rename(rig.path(part), away(part)).expect("a part of the state");
+    }
+    let daemon = manager.launch(&rig, &Start::default());
+    daemon.wait_for("a word on it", |event| says(event, "the pair stays where it is"));
+    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    assert_eq!(manager.names().len(), 1);
+    daemon.stop();
+    for part in parts {
+        let _ = std::fs::remove_file(rig.path(part));
+        std::fs::rename(away(part), rig.path(part)).expect("a part of the state");
+    }
+    let daemon = manager.launch(&rig, &Start::default());
+    rig.wait_for_generation("acme", 3);
+    assert_eq!(rig.requests("acme"), 2, "nothing was sent again");
+    eventually("nothing is kept", SOON, || manager.names().is_empty());
+    lives(&rig, daemon, 3);
 }
