@@ -33,9 +33,17 @@ use crate::domain::unread::Sent;
 /// How the names of what is ours begin in the service manager's store.
 const PREFIX: &str = "pair-";
 
-/// Where the service manager has a copy, if it has one: the name that it is kept under.
+/// Where the service manager has a copy.
 #[derive(Debug, Default)]
-pub(super) struct Slot(Option<String>);
+pub(super) enum Slot {
+    /// It has none.
+    #[default]
+    Empty,
+    /// It has none, and why not was said.
+    Refused,
+    /// It has one, under this name.
+    At(String),
+}
 
 /// What is held until it is durable.
 pub(super) struct Held<'h> {
@@ -104,7 +112,7 @@ impl Carry {
             Keeps::Unknown => true,
             Keeps::UpTo(most) => self.copies.load(Ordering::Relaxed) < most,
         };
-        if slot.0.is_some() || !has_room {
+        if matches!(slot, Slot::At(_)) || !has_room {
             return;
         }
         // A name of its own for each: who removes a name removes all that bear it.
@@ -115,9 +123,12 @@ impl Carry {
         match kept {
             Ok(()) => {
                 self.copies.fetch_add(1, Ordering::Relaxed);
-                slot.0 = Some(name);
+                *slot = Slot::At(name);
             }
+            // It is tried again with the next write.
+            Err(_) if matches!(slot, Slot::Refused) => {}
             Err(error) => {
+                *slot = Slot::Refused;
                 tracing::warn!(%portal, %error, "{portal}: the service manager cannot be given a copy of what is not on disk: {error}");
             }
         }
@@ -125,7 +136,7 @@ impl Carry {
 
     /// The copy is not needed any more.
     pub(super) fn release(&self, slot: Slot) {
-        let Some(name) = slot.0 else { return };
+        let Slot::At(name) = slot else { return };
         self.copies.fetch_sub(1, Ordering::Relaxed);
         remove(&name);
     }
@@ -143,13 +154,13 @@ impl Carry {
         conditions: &Conditions,
         error: &StateError,
     ) {
-        let (where_else, what) = match (&held.slot.0, self.keeps) {
-            (None, _) | (_, Keeps::Nothing) => ("", What::Unsaved(portal)),
-            (Some(_), Keeps::UpTo(_)) => (
+        let (where_else, what) = match (&held.slot, self.keeps) {
+            (Slot::Empty | Slot::Refused, _) | (_, Keeps::Nothing) => ("", What::Unsaved(portal)),
+            (Slot::At(_), Keeps::UpTo(_)) => (
                 "; the service manager has a copy, which a crash or a restart does not lose",
                 What::UnsavedButKept(portal),
             ),
-            (Some(_), Keeps::Unknown) => (
+            (Slot::At(_), Keeps::Unknown) => (
                 "; the service manager was given a copy for the next start, and does not say whether it keeps it",
                 What::Unsaved(portal),
             ),
@@ -202,8 +213,9 @@ pub async fn take_back(shared: &Shared) -> Result<(), StateError> {
             return Ok(());
         }
     };
+    shared.carry.copies.store(inherited.len(), Ordering::Relaxed);
+    let understand = |inherited| understand(&shared.carry, inherited);
     let mut all: Vec<_> = inherited.into_iter().filter_map(understand).collect();
-    shared.carry.copies.store(all.len(), Ordering::Relaxed);
     // Of two pairs for one token the newer one counts.
     all.sort_by_key(|(_, carried)| Reverse(came(carried)));
     let mut orphans: Vec<_> = shared.state.orphan_candidates().await?.into_iter().map(Some).collect();
@@ -241,15 +253,15 @@ fn is_under(portal: &Portal, name: &PortalName, claim: ClaimId) -> bool {
 }
 
 /// What is ours among the descriptors. The others are let go.
-fn understand(Inherited { name, file }: Inherited) -> Option<(Slot, Carried)> {
+fn understand(carry: &Carry, Inherited { name, file }: Inherited) -> Option<(Slot, Carried)> {
     let read = |file| sealed::read(file).map_err(|error| chain(&error));
     let bytes = match file.map_err(|error| error.to_string()).and_then(read) {
         Ok(bytes) if name.starts_with(PREFIX) => ReplyBody::new(bytes),
-        Ok(_) => return refuse(&name, "its name is none of refreshd's"),
-        Err(why) => return refuse(&name, &why),
+        Ok(_) => return refuse(carry, name, "its name is none of refreshd's"),
+        Err(why) => return refuse(carry, name, &why),
     };
     match Carried::decode(bytes.expose()) {
-        Ok(carried) => Some((Slot(Some(name)), carried)),
+        Ok(carried) => Some((Slot::At(name), carried)),
         Err(error @ Damage::Format(_)) => {
             tracing::error!(
                 name,
@@ -258,16 +270,16 @@ fn understand(Inherited { name, file }: Inherited) -> Option<(Slot, Carried)> {
             );
             None
         }
-        Err(error) => refuse(&name, &error.to_string()),
+        Err(error) => refuse(carry, name, &error.to_string()),
     }
 }
 
-fn refuse(name: &str, why: &str) -> Option<(Slot, Carried)> {
+fn refuse(carry: &Carry, name: String, why: &str) -> Option<(Slot, Carried)> {
     tracing::warn!(
         name,
         "a descriptor that the service manager has handed over is not used and not kept: {name}: {why}"
     );
-    remove(name);
+    carry.release(Slot::At(name));
     None
 }
 
@@ -324,7 +336,8 @@ async fn judge(
             tracing::error!(
                 portal = %name, %generation,
                 "{name}: the service manager has kept the pair that follows generation {generation}, and the state is older or \
-                 not understood; the pair stays where it is: put the right state back and start refreshd again"
+                 not understood; the pair stays where it is: put the right state back and start refreshd again, or stop it and drop the pair: \
+                 systemctl clean --what=fdstore refreshd"
             );
             Judgement::Leave
         }
