@@ -394,20 +394,18 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
         daemon.kill9();
     });
     // As if its volume were not mounted.
-    let parts = ["state.db", "state.db-wal"];
-    let away = |part: &str| rig.path(format!("away-{part}"));
-    for part in parts {
-        std::fs::rename(rig.path(part), away(part)).expect("a part of the state");
-    }
+    let take = |part: &'static str| {
+        let bytes = std::fs::read(rig.path(part)).expect("a part of the state");
+        std::fs::remove_file(rig.path(part)).expect("a part of the state");
+        (part, bytes)
+    };
+    let away = ["state.db", "state.db-wal"].map(take);
     let daemon = manager.launch(&rig, &Start::default());
     daemon.wait_for("a word on it", |event| says(event, "the pair stays where it is"));
     daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
     assert_eq!(manager.names().len(), 1);
     daemon.stop();
-    for part in parts {
-        let _ = std::fs::remove_file(rig.path(part));
-        std::fs::rename(away(part), rig.path(part)).expect("a part of the state");
-    }
+    away.iter().for_each(|(part, bytes)| rig.secret_bytes(part, bytes));
     let daemon = manager.launch(&rig, &Start::default());
     rig.wait_for_generation("acme", 3);
     assert_eq!(rig.requests("acme"), 2, "nothing was sent again");
