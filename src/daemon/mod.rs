@@ -282,14 +282,17 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Durati
         let left = limit.saturating_sub(shared.clock.elapsed(started));
         if left.is_zero() {
             let unsaved = shared.metrics.unsaved();
-            let copies = shared.carry.copies();
+            let copies = match shared.carry.copies() {
+                0 => String::new(),
+                copies => format!(
+                    "; the service manager was given {copies} copies, and the next start stores those that it has kept"
+                ),
+            };
             tracing::error!(
                 tasks = tasks.len(),
                 unsaved,
-                copies,
-                "could not stop in time; {unsaved} new pairs are not on disk and end with this process. The service manager was \
-                 given copies of {copies}: the next start stores those that it has kept. It sends the refresh tokens of the others \
-                 again, and names the portals that must be authorized if that fails"
+                "could not stop in time; {unsaved} new pairs are not on disk and end with this process{copies}: for what is lost the \
+                 next start sends the refresh tokens again, and names the portals that must be authorized if that fails"
             );
             return false;
         }
