@@ -105,4 +105,4 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod domain;
-pub mod sandbox;
+pub mod fake_server;

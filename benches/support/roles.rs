@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
-use refreshd::sandbox::{Rules, Sandbox};
+use refreshd::fake_server::{FakeServer, Rules};
 use reqwest::header::ACCEPT;
 use reqwest::{Client, redirect, retry};
 use tokio::net::TcpListener;
@@ -51,7 +51,7 @@ pub async fn server(arguments: &[&str]) -> Result<()> {
     let [dir, portals, delay] = arguments else { bail!("DIR PORTALS DELAY") };
     let clock = Clock::system();
     let rules = Rules { delay: Duration::from_millis(delay.parse()?), ..Rules::default() };
-    let sandbox = Sandbox::new(clock, rules);
+    let sandbox = FakeServer::new(clock, rules);
     sandbox.add_client(CLIENT_ID, CLIENT_SECRET);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

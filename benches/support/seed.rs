@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use refreshd::adapters::clock::Clock;
-use refreshd::adapters::state::{State, TakeIn, TakenIn, lock};
+use refreshd::adapters::state::{NewGrant, State, StoreOutcome, lock};
 use refreshd::config::{self, App, Config, Environment, PortalConfig};
-use refreshd::domain::intake::{self, Intake};
+use refreshd::domain::import::{self, ImportedGrant};
 use refreshd::domain::name::PortalName;
-use refreshd::domain::portal::{Phase, Standing};
+use refreshd::domain::portal::{GrantStatus, Phase};
 use refreshd::domain::schedule::RenewEvery;
 use refreshd::domain::settings::Configured;
 use refreshd::domain::time::Timestamp;
@@ -111,7 +111,7 @@ async fn store(
     for grants in grants.chunks(TOGETHER) {
         let mut together = JoinSet::new();
         for (portal, text) in grants {
-            let intake = intake::parse(text, &app.profile, now)?;
+            let intake = import::parse(text, &app.profile, now)?;
             together.spawn(take_in(state.clone(), (*portal).clone(), intake, act_at, now));
         }
         while let Some(done) = together.join_next().await {
@@ -138,16 +138,16 @@ fn configured(portal: &PortalConfig, app: &App) -> Configured {
 async fn take_in(
     state: State,
     portal: Configured,
-    intake: Intake,
+    intake: ImportedGrant,
     act_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
-    let Intake { tokens, identity, .. } = intake;
+    let ImportedGrant { tokens, identity, .. } = intake;
     ensure!(tokens.access.is_some(), "a grant without an access token");
     let Configured { name, token_url, binding, .. } = portal;
-    let standing = Standing { phase: Phase::Fresh, renew_at: Some(act_at), act_at: Some(act_at) };
+    let standing = GrantStatus { phase: Phase::Fresh, renew_at: Some(act_at), next_attempt_at: Some(act_at) };
     let seen = standing.clone();
-    let grant = TakeIn {
+    let grant = NewGrant {
         portal: name.clone(),
         tokens,
         identity,
@@ -157,12 +157,12 @@ async fn take_in(
         proven: None,
         now,
     };
-    let TakenIn::Stored(generation) = state.take_in(grant).await? else {
+    let StoreOutcome::Stored(generation) = state.store_grant(grant).await? else {
         anyhow::bail!("{name}: the grant was not stored");
     };
     // As the escalator leaves it: nothing was told, and the next step is far away.
     ensure!(
-        state.tell(name, generation, (seen, Vec::new()), Vec::new(), Some(now + UNTROUBLED)).await?,
+        state.set_notified(name, generation, (seen, Vec::new()), Vec::new(), Some(now + UNTROUBLED)).await?,
         "it changed meanwhile"
     );
     Ok(())

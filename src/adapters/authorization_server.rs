@@ -22,12 +22,12 @@ use super::http::{
     self, CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls, token_client,
 };
 use super::recording::{Recorder, RecordingConnector};
-use crate::domain::decoding::LARGEST;
-use crate::domain::dialect::Body;
-use crate::domain::http_reply::{self, HttpReply};
+use crate::domain::body_decoding::LARGEST;
 use crate::domain::mask::line;
 use crate::domain::provider::{Method, host_of};
-use crate::domain::request::Request;
+use crate::domain::quirks::BodyEncoding;
+use crate::domain::raw_http::{self, RawHttpResponse};
+use crate::domain::request::TokenRequest;
 use crate::domain::time::Timestamp;
 
 /// Largest body read, in bytes. A token reply has about one thousand.
@@ -46,28 +46,28 @@ pub struct AuthorizationServer {
 /// A way for a finished request to reach a server, in place of the network: a simulation's.
 pub trait Transport: Send + Sync {
     /// Carries it there and the reply back.
-    fn carry(&self, request: reqwest::Request) -> Carried;
+    fn carry(&self, request: reqwest::Request) -> TransportFuture;
 }
 
 /// A request under way.
-pub type Carried = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub type TransportFuture = Pin<Box<dyn Future<Output = TokenResponse> + Send>>;
 
 /// What came back.
 #[derive(Debug)]
-pub enum Answer {
+pub enum TokenResponse {
     /// The request did not leave this machine.
     NotSent(String),
     /// It left, or may have, and no reply came.
     InDoubt(String),
     /// A reply that broke off: what arrived of it, and why no more.
-    Cut(WholeReply, String),
+    Cut(HttpResponse, String),
     /// A whole reply.
-    Whole(WholeReply),
+    Whole(HttpResponse),
 }
 
 /// A reply: its head, and its body as far as it arrived.
 #[derive(Debug)]
-pub struct WholeReply {
+pub struct HttpResponse {
     /// The HTTP status.
     pub status: u16,
     /// `Retry-After`, both forms (RFC 9110 section 10.2.3), from `now`.
@@ -102,7 +102,7 @@ impl AuthorizationServer {
 
     /// Sends one request and reads the whole reply; `timeout` includes connecting, and counts only time in which this
     /// process can run. Never cancel this future once it is polled, if the request spends anything.
-    pub async fn exchange(&self, request: &Request, timeout: Duration, now: Timestamp) -> Answer {
+    pub async fn exchange(&self, request: &TokenRequest, timeout: Duration, now: Timestamp) -> TokenResponse {
         let built = match self.build(request).timeout(timeout).build() {
             Ok(built) => built,
             Err(error) => return not_sent(request, &cause(&error)),
@@ -115,11 +115,11 @@ impl AuthorizationServer {
 
     async fn send(
         &self,
-        request: &Request,
+        request: &TokenRequest,
         built: reqwest::Request,
         timeout: Duration,
         now: Timestamp,
-    ) -> Answer {
+    ) -> TokenResponse {
         let mut limit = Clock::system().running_limit(timeout);
         let mut built = match hyper::Request::<reqwest::Body>::try_from(built) {
             Ok(built) => built,
@@ -142,9 +142,9 @@ impl AuthorizationServer {
             ),
             None => format!("{server} did not answer within {}", humantime::format_duration(timeout)),
         };
-        let Some(recorder) = recorder else { return Answer::InDoubt(why) };
+        let Some(recorder) = recorder else { return TokenResponse::InDoubt(why) };
         read_on(&recorder, &mut limit).await;
-        answer_of(http_reply::read(&recorder.received()), why, now)
+        answer_of(raw_http::read(&recorder.received()), why, now)
     }
 
     /// Asks a server for anything at all, to see that it is there: `check --online`. The status, and where it redirects.
@@ -170,12 +170,12 @@ impl AuthorizationServer {
         body.map(|body| (status, body)).map_err(|why| format!("{host} answered {status}, but {why}"))
     }
 
-    fn build(&self, request: &Request) -> reqwest::RequestBuilder {
-        let Request { url, method, body, parameters, headers, authorization } = request;
+    fn build(&self, request: &TokenRequest) -> reqwest::RequestBuilder {
+        let TokenRequest { url, method, body, parameters, headers, authorization } = request;
         let builder = match (method, body) {
             (Method::Get, _) => self.client.get(url).query(parameters),
-            (Method::Post, Body::Form) => self.client.post(url).form(parameters),
-            (Method::Post, Body::Json) => {
+            (Method::Post, BodyEncoding::Form) => self.client.post(url).form(parameters),
+            (Method::Post, BodyEncoding::Json) => {
                 self.client.post(url).json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>())
             }
         };
@@ -238,9 +238,9 @@ fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(line(&text).chars().take(100).collect())
 }
 
-fn not_sent(request: &Request, why: &str) -> Answer {
+fn not_sent(request: &TokenRequest, why: &str) -> TokenResponse {
     let server = host_of(&request.url).unwrap_or("the authorization server");
-    Answer::NotSent(format!("cannot connect to {server}: {why}"))
+    TokenResponse::NotSent(format!("cannot connect to {server}: {why}"))
 }
 
 /// Reads the answer whose head arrived. Where its body breaks off, or is shorter than it seems, what else the connection
@@ -250,16 +250,12 @@ async fn read_answer(
     recorder: Option<Recorder>,
     limit: &mut RunningLimit,
     now: Timestamp,
-) -> Answer {
+) -> TokenResponse {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     if let (101, Some(recorder)) = (status, &recorder) {
         // Nobody asked to switch protocols: the answer comes after this.
         read_on(recorder, limit).await;
-        return answer_of(
-            http_reply::read(&recorder.received()),
-            "switched protocols unasked".to_owned(),
-            now,
-        );
+        return answer_of(raw_http::read(&recorder.received()), "switched protocols unasked".to_owned(), now);
     }
     let (mut body, mut problem) = arrived(response, Some(limit)).await;
     if let Some(recorder) = recorder {
@@ -267,9 +263,9 @@ async fn read_answer(
         let whole = problem.is_none();
         if body.len() < LARGEST_BODY && (!whole || may_go_on(&body, is_success, &recorder)) {
             read_on(&recorder, limit).await;
-            let mut all = http_reply::read(&recorder.received()).body;
+            let mut all = raw_http::read(&recorder.received()).body;
             if whole {
-                all.truncate(http_reply::without_next_answer(&all, body.len()).len());
+                all.truncate(raw_http::without_next_answer(&all, body.len()).len());
             }
             if all.len() > body.len() {
                 body = all;
@@ -282,8 +278,8 @@ async fn read_answer(
     }
     let reply = reply(status, &headers, body, now);
     match problem {
-        None => Answer::Whole(reply),
-        Some(problem) => Answer::Cut(reply, format!("status {status}, but {problem}")),
+        None => TokenResponse::Whole(reply),
+        Some(problem) => TokenResponse::Cut(reply, format!("status {status}, but {problem}")),
     }
 }
 
@@ -291,10 +287,10 @@ async fn read_answer(
 /// came with the head, as after 304.
 fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
     let goes_on = |received: &[u8]| {
-        let all = http_reply::read(received).body;
-        http_reply::without_next_answer(&all, body.len()).len() > body.len()
+        let all = raw_http::read(received).body;
+        raw_http::without_next_answer(&all, body.len()).len() > body.len()
     };
-    (is_success && http_reply::may_have_more(body))
+    (is_success && raw_http::may_have_more(body))
         || ((is_success || body.is_empty()) && recorder.with_received(goes_on))
 }
 
@@ -309,10 +305,10 @@ async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) {
 }
 
 /// An answer that the HTTP library could not read, and why.
-fn answer_of(received: HttpReply, why: String, now: Timestamp) -> Answer {
-    let HttpReply { status, headers, head: _, mut body } = received;
+fn answer_of(received: RawHttpResponse, why: String, now: Timestamp) -> TokenResponse {
+    let RawHttpResponse { status, headers, head: _, mut body } = received;
     if body.is_empty() {
-        return Answer::InDoubt(why);
+        return TokenResponse::InDoubt(why);
     }
     body.truncate(LARGEST_BODY);
     let headers = headers.into_iter().filter_map(|(name, value)| {
@@ -323,11 +319,11 @@ fn answer_of(received: HttpReply, why: String, now: Timestamp) -> Answer {
         None => why,
     };
     // Without a status, nothing speaks against what the body says.
-    Answer::Cut(reply(status.unwrap_or(200), &headers.collect(), body, now), why)
+    TokenResponse::Cut(reply(status.unwrap_or(200), &headers.collect(), body, now), why)
 }
 
-fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> WholeReply {
-    WholeReply {
+fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> HttpResponse {
+    HttpResponse {
         status,
         retry_after: retry_after(headers, now),
         date: date(headers),

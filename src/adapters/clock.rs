@@ -10,17 +10,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::domain::time::Timestamp;
 
 /// Sleeps are never longer, so that suspend and clock steps are noticed.
-pub const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+pub const MAX_SLEEP: Duration = Duration::from_secs(30);
 
 /// A wall clock that moves this much against the monotonic one has been set.
 pub const CLOCK_STEP_MILLIS: i64 = 5_000;
 
 /// The wall clock, a monotonic clock and chance.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Clock(Source);
+pub struct Clock(TimeSource);
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Source {
+enum TimeSource {
     #[default]
     Machine,
     Other(&'static dyn WallClock),
@@ -32,7 +32,7 @@ pub trait WallClock: std::fmt::Debug + Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
     /// A number in [0, 1).
-    fn chance(&self) -> f64;
+    fn jitter(&self) -> f64;
 }
 
 /// A moment on the monotonic clock.
@@ -43,19 +43,19 @@ impl Clock {
     /// The machine's clock.
     #[must_use]
     pub const fn system() -> Self {
-        Self(Source::Machine)
+        Self(TimeSource::Machine)
     }
 
     /// Another wall clock, and its chance.
     #[must_use]
     pub const fn of(wall: &'static dyn WallClock) -> Self {
-        Self(Source::Other(wall))
+        Self(TimeSource::Other(wall))
     }
 
     /// The wall clock's now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        if let Source::Other(wall) = self.0 {
+        if let TimeSource::Other(wall) = self.0 {
             return wall.now();
         }
         let now = SystemTime::now();
@@ -87,7 +87,7 @@ impl Clock {
 
     /// Sleeps, at most [`LONGEST_SLEEP`].
     pub async fn sleep(&self, span: Duration) {
-        tokio::time::sleep(span.min(LONGEST_SLEEP)).await;
+        tokio::time::sleep(span.min(MAX_SLEEP)).await;
     }
 
     /// Sleeps until a wall-clock moment, at most [`LONGEST_SLEEP`]: ask again afterwards.
@@ -108,16 +108,16 @@ impl Clock {
 
     /// 43 characters that nobody can guess, fit for a URL (256 bits; RFC 7636 section 4.1 wants as many).
     #[must_use]
-    pub fn unguessable(&self) -> String {
+    pub fn random_token(&self) -> String {
         let mut bytes = [0; 32];
         match self.0 {
-            Source::Machine => {
+            TimeSource::Machine => {
                 // Without the system's source of chance TLS would not work either.
                 if aws_lc_rs::rand::fill(&mut bytes).is_err() {
                     return String::new();
                 }
             }
-            Source::Other(wall) => bytes[..8].copy_from_slice(&wall.chance().to_le_bytes()),
+            TimeSource::Other(wall) => bytes[..8].copy_from_slice(&wall.jitter().to_le_bytes()),
         }
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -126,8 +126,8 @@ impl Clock {
     #[must_use]
     pub fn chance(&self) -> f64 {
         match self.0 {
-            Source::Machine => fastrand::f64(),
-            Source::Other(wall) => wall.chance(),
+            TimeSource::Machine => fastrand::f64(),
+            TimeSource::Other(wall) => wall.jitter(),
         }
     }
 }

@@ -20,7 +20,7 @@ use rustix::process::geteuid;
 /// How a file begins that is about to be renamed.
 pub(super) const TEMPORARY: &str = ".refreshd-";
 /// As many as the kernel follows.
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 /// Names tried for a temporary file.
 const TRIES: usize = 16;
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -53,7 +53,7 @@ impl Trust {
 
 /// Why a directory is not used.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum UntrustedDirectory {
     /// It, or one above it, is somebody else's.
     #[error(
         "{} belongs to {owner}, who could read and replace what refreshd keeps in {}: give it to refreshd's user (chown), or \
@@ -92,7 +92,7 @@ pub enum Refused {
     },
 }
 
-impl Refused {
+impl UntrustedDirectory {
     /// As an error of a file in there.
     #[must_use]
     pub fn into_io(self) -> io::Error {
@@ -136,8 +136,8 @@ impl Directory {
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn open_trusted(path: &Path, trust: &Trust, make: Option<Make>) -> Result<Self, Refused> {
-        let refused = |source: io::Error| Refused::Io { path: path.to_owned(), source };
+    pub fn open_trusted(path: &Path, trust: &Trust, make: Option<Make>) -> Result<Self, UntrustedDirectory> {
+        let refused = |source: io::Error| UntrustedDirectory::Io { path: path.to_owned(), source };
         let absolute = std::path::absolute(path).map_err(refused)?;
         let mut rest: VecDeque<OsString> = parts(&absolute).collect();
         let mut at = Self::root(&absolute).map_err(refused)?;
@@ -164,7 +164,7 @@ impl Directory {
                 }
                 FileType::Symlink => {
                     links += 1;
-                    if links > MOST_LINKS {
+                    if links > MAX_LINKS {
                         return Err(refused(Errno::LOOP.into()));
                     }
                     // Who can point it elsewhere can read what is written there.
@@ -403,11 +403,11 @@ impl Directory {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
-    fn check(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), Refused> {
+    fn check(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), UntrustedDirectory> {
         self.check_owner(wanted, trust, is_last)?;
         // In a directory with the sticky bit only the owner of an entry may rename it.
         if self.stat.st_mode & 0o1002 == 0o002 {
-            return Err(Refused::Writable {
+            return Err(UntrustedDirectory::Writable {
                 path: self.path.clone(),
                 wanted: wanted.to_owned(),
                 owner: named(self.stat.st_uid),
@@ -417,13 +417,17 @@ impl Directory {
         Ok(())
     }
 
-    fn check_owner(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), Refused> {
+    fn check_owner(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), UntrustedDirectory> {
         let uid = self.stat.st_uid;
         // In a user namespace the machine's own directories show as nobody's.
         if trust.holds(uid) || !is_last && is_unmapped(uid) {
             return Ok(());
         }
-        Err(Refused::Owner { path: self.path.clone(), wanted: wanted.to_owned(), owner: named(uid) })
+        Err(UntrustedDirectory::Owner {
+            path: self.path.clone(),
+            wanted: wanted.to_owned(),
+            owner: named(uid),
+        })
     }
 }
 

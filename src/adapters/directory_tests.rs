@@ -17,7 +17,7 @@ fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-fn open(path: &Path) -> Result<Directory, Refused> {
+fn open(path: &Path) -> Result<Directory, UntrustedDirectory> {
     Directory::open_trusted(path, &Trust::default(), None)
 }
 
@@ -60,7 +60,10 @@ fn what_is_somebody_elses_is_refused_with_the_name_of_its_owner() {
     symlink(&below, &link).unwrap();
     assert!(open(&link).is_ok(), "a link of root's is followed");
     std::os::unix::fs::lchown(&link, Some(STRANGER), None).unwrap();
-    assert!(matches!(open(&link), Err(Refused::Owner { .. })), "who could point it elsewhere tomorrow");
+    assert!(
+        matches!(open(&link), Err(UntrustedDirectory::Owner { .. })),
+        "who could point it elsewhere tomorrow"
+    );
     let trust = Trust { others: vec![STRANGER] };
     assert!(Directory::open_trusted(&link, &trust, None).is_ok());
     chown(&below, Some(65534), None).unwrap();
@@ -81,9 +84,9 @@ fn links_on_the_way_are_resolved_and_the_real_directories_checked() {
         assert_eq!(open(&folder.path().join(way)).unwrap().identity(), identity, "{way}");
     }
     symlink("loop", folder.path().join("loop")).unwrap();
-    assert!(matches!(open(&folder.path().join("loop")), Err(Refused::Io { .. })));
+    assert!(matches!(open(&folder.path().join("loop")), Err(UntrustedDirectory::Io { .. })));
     chmod(&folder.path().join("real"), 0o777);
-    assert!(matches!(open(&folder.path().join("absolute")), Err(Refused::Writable { .. })));
+    assert!(matches!(open(&folder.path().join("absolute")), Err(UntrustedDirectory::Writable { .. })));
 }
 
 #[test]
@@ -164,6 +167,6 @@ fn what_is_missing_is_made_with_its_mode() {
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&path), mode(&folder.path().join("a/b"))), (0o751, 0o700));
     assert!(
-        matches!(open(&folder.path().join("none")), Err(Refused::Io { source, .. }) if source.kind() == ErrorKind::NotFound)
+        matches!(open(&folder.path().join("none")), Err(UntrustedDirectory::Io { source, .. }) if source.kind() == ErrorKind::NotFound)
     );
 }

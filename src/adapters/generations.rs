@@ -23,7 +23,7 @@ const MANY: usize = 2_000;
 const MODE: u32 = 0o600;
 
 /// Generations by portal.
-pub type Noted = BTreeMap<PortalName, Generation>;
+pub type RecordedGenerations = BTreeMap<PortalName, Generation>;
 
 /// The file.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Generations {
 
     /// What is noted. A file that is not there, or a line that is none, says nothing.
     #[must_use]
-    pub fn read(&self) -> Noted {
+    pub fn read(&self) -> RecordedGenerations {
         self.text().map(|text| parse(&text).0).unwrap_or_default()
     }
 
@@ -73,7 +73,7 @@ impl Generations {
     ///
     /// # Errors
     /// [`FileError`]; the file is as before.
-    pub fn replace(&mut self, noted: &Noted) -> Result<(), FileError> {
+    pub fn replace(&mut self, noted: &RecordedGenerations) -> Result<(), FileError> {
         let mut text = HEADING.to_owned();
         for (name, generation) in noted {
             text.push_str(&line(name, Some(*generation)));
@@ -87,7 +87,7 @@ impl Generations {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn note(&mut self, portal: &PortalName, generation: Option<Generation>) -> Result<(), FileError> {
+    pub fn record(&mut self, portal: &PortalName, generation: Option<Generation>) -> Result<(), FileError> {
         if self.lines > MANY.max(self.portals * 2) {
             let noted = self.read();
             self.replace(&noted)?;
@@ -124,8 +124,8 @@ impl Generations {
 
 /// What a file says, and how many of its lines are damaged. What comes after the last line's end was cut off, as by a power
 /// cut, and is no damage: the state has that pair.
-fn parse(text: &[u8]) -> (Noted, usize) {
-    let (mut noted, mut damaged) = (Noted::new(), 0);
+fn parse(text: &[u8]) -> (RecordedGenerations, usize) {
+    let (mut noted, mut damaged) = (RecordedGenerations::new(), 0);
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     for line in String::from_utf8_lossy(&text[..whole]).lines() {
         if line.is_empty() || line.starts_with('#') {
@@ -167,20 +167,21 @@ mod tests {
         for (portal, generation) in
             [("acme", Some(42)), ("globex", Some(7)), ("acme", Some(3)), ("globex", None)]
         {
-            generations.note(&name(portal), generation.map(Generation)).unwrap();
+            generations.record(&name(portal), generation.map(Generation)).unwrap();
         }
-        assert_eq!(generations.read(), Noted::from([(name("acme"), Generation(3))]));
+        assert_eq!(generations.read(), RecordedGenerations::from([(name("acme"), Generation(3))]));
         let mut text = std::fs::read(&generations.path).unwrap();
         text.extend_from_slice(b"\0\0\0\n\xff\xfe 9\nacme nine\nacme\n\nhooli 5\nacme 9");
         write_whole(folder.path(), &generations.path, &text, MODE).unwrap();
-        let found = Noted::from([(name("acme"), Generation(3)), (name("hooli"), Generation(5))]);
+        let found =
+            RecordedGenerations::from([(name("acme"), Generation(3)), (name("hooli"), Generation(5))]);
         assert_eq!(generations.read(), found);
         assert_eq!(generations.damage().as_deref(), Some("4 lines of it cannot be read"));
         assert!(generations.is_cut_off());
         generations.replace(&found).unwrap();
         assert_eq!(generations.damage(), None);
         assert!(!generations.is_cut_off());
-        generations.note(&name("hooli"), Some(Generation(6))).unwrap();
+        generations.record(&name("hooli"), Some(Generation(6))).unwrap();
         assert_eq!(generations.read()[&name("hooli")], Generation(6));
     }
 
@@ -189,7 +190,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut generations = Generations::beside(&folder.path().join("state.db"));
         for number in 0..10 * MANY as u64 {
-            generations.note(&name("acme"), Some(Generation(number))).unwrap();
+            generations.record(&name("acme"), Some(Generation(number))).unwrap();
         }
         let size = std::fs::metadata(&generations.path).unwrap().len();
         assert!(size < 12 * MANY as u64, "{size} bytes");

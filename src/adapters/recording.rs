@@ -19,10 +19,10 @@ use tower_service::Service;
 
 use super::clock::Clock;
 use super::http::CONNECT;
-use crate::domain::decoding::LARGEST;
+use crate::domain::body_decoding::LARGEST;
 
 /// Most bytes that are recorded of one answer: its head and its body.
-const MOST: usize = LARGEST + (256 << 10);
+const MAX_RECORDED_BYTES: usize = LARGEST + (256 << 10);
 /// Most bytes of one read.
 const PIECE: usize = 8 << 10;
 
@@ -58,9 +58,9 @@ pub(super) struct RecordingStream(Recorder);
 
 /// What a connection received since the last request was sent, and the connection itself.
 #[derive(Clone)]
-pub(super) struct Recorder(Arc<Mutex<Recorded>>);
+pub(super) struct Recorder(Arc<Mutex<RecordedBytes>>);
 
-struct Recorded {
+struct RecordedBytes {
     stream: Stream,
     /// Since the last write after a read.
     received: Vec<u8>,
@@ -76,7 +76,7 @@ struct Recorded {
 
 impl Recorder {
     fn of(stream: Stream) -> Self {
-        let recorded = Recorded {
+        let recorded = RecordedBytes {
             stream,
             received: Vec::new(),
             answered: false,
@@ -87,7 +87,7 @@ impl Recorder {
         Self(Arc::new(Mutex::new(recorded)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recorded> {
+    fn lock(&self) -> MutexGuard<'_, RecordedBytes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -121,7 +121,7 @@ impl Recorder {
     pub(super) async fn more(&self) -> bool {
         poll_fn(|context| {
             let recorded = &mut *self.lock();
-            if recorded.received.len() >= MOST {
+            if recorded.received.len() >= MAX_RECORDED_BYTES {
                 return Poll::Ready(false);
             }
             let mut piece = [0; PIECE];
@@ -135,7 +135,7 @@ impl Recorder {
     }
 }
 
-impl Recorded {
+impl RecordedBytes {
     fn sent(&mut self, written: &Poll<io::Result<usize>>) {
         if !matches!(written, Poll::Ready(Ok(_))) {
             return;
@@ -169,7 +169,7 @@ impl Read for RecordingStream {
             Poll::Pending => recorded.reader = Some(context.waker().clone()),
             Poll::Ready(_) => {
                 let new = buffer.filled();
-                let left = MOST.saturating_sub(recorded.received.len());
+                let left = MAX_RECORDED_BYTES.saturating_sub(recorded.received.len());
                 recorded.received.extend_from_slice(&new[..new.len().min(left)]);
                 recorded.answered |= !new.is_empty();
                 cursor.put_slice(new);

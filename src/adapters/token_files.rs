@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use serde::Serialize;
 
-use super::directory::{Directory, Make, Refused, TEMPORARY, Trust};
+use super::directory::{Directory, Make, TEMPORARY, Trust, UntrustedDirectory};
 use crate::domain::name::PortalName;
 use crate::domain::token::{Access, Details, Generation};
 
@@ -27,7 +27,7 @@ const ABOVE_MODE: u32 = 0o755;
 /// How temporary files begin: those that become token files, and those by which an older version tried a directory.
 const LEFTOVERS: [&str; 2] = [TEMPORARY, ".probe-"];
 /// More than any token file has.
-const MOST: u64 = 64 * 1024;
+const MAX_READ_BYTES: u64 = 64 * 1024;
 
 /// One form of a token file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,11 +195,13 @@ impl TokenFiles {
     ///
     /// # Errors
     /// [`Refused`], with its owner's name.
-    pub fn check(&self) -> Result<(), Refused> {
+    pub fn check(&self) -> Result<(), UntrustedDirectory> {
         match self.top() {
-            Err(refused @ (Refused::Owner { .. } | Refused::Writable { .. })) => Err(refused),
+            Err(refused @ (UntrustedDirectory::Owner { .. } | UntrustedDirectory::Writable { .. })) => {
+                Err(refused)
+            }
             // What is not there, or cannot be opened, is told where it is needed: renewals go on without.
-            Ok(_) | Err(Refused::Io { .. }) => Ok(()),
+            Ok(_) | Err(UntrustedDirectory::Io { .. }) => Ok(()),
         }
     }
 
@@ -240,7 +242,7 @@ impl TokenFiles {
     /// [`FileError`].
     pub fn remove(&self, portal: &PortalName) -> Result<(), FileError> {
         let of_portal = self.path_of(portal);
-        let top = match self.top().map_err(Refused::into_io) {
+        let top = match self.top().map_err(UntrustedDirectory::into_io) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             top => top.map_err(FileError::at("use", &self.directory))?,
         };
@@ -263,7 +265,7 @@ impl TokenFiles {
     #[must_use]
     pub(super) fn read_json(&self, portal: &PortalName) -> Option<Vec<u8>> {
         let directory = self.top().ok()?.below(portal.as_str()).ok()?;
-        directory.read(Format::Json.file_name(), MOST).ok()
+        directory.read(Format::Json.file_name(), MAX_READ_BYTES).ok()
     }
 
     /// Whether a portal has files of readers that this program wrote, of any form.
@@ -271,9 +273,9 @@ impl TokenFiles {
     pub fn has_files(&self, portal: &PortalName) -> bool {
         let directory = self.top().ok().and_then(|top| top.below(portal.as_str()).ok());
         directory.is_some_and(|directory| {
-            Format::ALL
-                .iter()
-                .any(|format| directory.read(format.file_name(), MOST).is_ok_and(|text| !text.is_empty()))
+            Format::ALL.iter().any(|format| {
+                directory.read(format.file_name(), MAX_READ_BYTES).is_ok_and(|text| !text.is_empty())
+            })
         })
     }
 
@@ -298,7 +300,7 @@ impl TokenFiles {
         self.directory.join(portal.as_str())
     }
 
-    fn top(&self) -> Result<Directory, Refused> {
+    fn top(&self) -> Result<Directory, UntrustedDirectory> {
         Directory::open_trusted(&self.directory, &self.trust, None)
     }
 

@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::reach;
-use super::screen::{self, Look};
-use super::{Common, client::Client};
-use crate::daemon::alerts::report::{ChannelView, IncidentView, Report};
+use super::connect;
+use super::exit::{CommandError, Exit};
+use super::terminal::{self, TableStyle};
+use super::{Common, client::ControlClient};
+use crate::daemon::alerts::alert_views::{AlertsView, ChannelView, IncidentView};
 use crate::domain::escalation::Severity;
 
 #[derive(Debug, Args)]
@@ -28,43 +28,46 @@ pub(super) struct AcknowledgeArguments {
     incident: String,
 }
 
-pub(super) async fn list(common: &Common, arguments: &ListArguments) -> Result<Exit, Failure> {
+pub(super) async fn list(common: &Common, arguments: &ListArguments) -> Result<Exit, CommandError> {
     let report = daemon(common).await?.alerts().await?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-        screen::result(&(text + "\n"));
+        terminal::print(&(text + "\n"));
     } else {
-        screen::result(&text(&report));
+        terminal::print(&text(&report));
     }
     Ok(if report.incidents.is_empty() { Exit::Done } else { Exit::NotFresh })
 }
 
-pub(super) async fn acknowledge(common: &Common, arguments: &AcknowledgeArguments) -> Result<Exit, Failure> {
+pub(super) async fn acknowledge(
+    common: &Common,
+    arguments: &AcknowledgeArguments,
+) -> Result<Exit, CommandError> {
     let incident = &arguments.incident;
     let count = daemon(common).await?.acknowledge(incident).await?;
     let noun = if count == 1 { "incident is" } else { "incidents are" };
-    screen::note(&format!("{incident}: {count} {noun} taken on; no repetitions until it gets worse"));
+    terminal::eprintln(&format!("{incident}: {count} {noun} taken on; no repetitions until it gets worse"));
     Ok(Exit::Done)
 }
 
 /// Incidents live in a running daemon.
-async fn daemon(common: &Common) -> Result<Client, Failure> {
-    if let Some(client) = reach::daemon(common).await? {
+async fn daemon(common: &Common) -> Result<ControlClient, CommandError> {
+    if let Some(client) = connect::daemon(common).await? {
         return Ok(client);
     }
-    reach::load(common)?;
+    connect::load(common)?;
     let message = "no daemon runs, so nobody is told of anything; see refreshd status";
-    Err(Failure::new(Exit::Unavailable, message))
+    Err(CommandError::new(Exit::Unavailable, message))
 }
 
-fn text(report: &Report) -> String {
-    let Report { incidents, silences, channels } = report;
+fn text(report: &AlertsView) -> String {
+    let AlertsView { incidents, silences, channels } = report;
     let mut text = String::new();
     if incidents.is_empty() {
         text.push_str("no incident is open\n");
     } else {
         let heading = ["INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "TOLD", "WHAT"];
-        text.push_str(&screen::table(&heading, incidents.iter().map(incident).collect()));
+        text.push_str(&terminal::table(&heading, incidents.iter().map(incident).collect()));
         text.push('\n');
         for IncidentView { key, action, .. } in incidents {
             if let Some(action) = action {
@@ -90,20 +93,20 @@ fn text(report: &Report) -> String {
     text
 }
 
-fn incident(incident: &IncidentView) -> Vec<(String, Look)> {
+fn incident(incident: &IncidentView) -> Vec<(String, TableStyle)> {
     let look = match incident.severity {
-        Severity::Notice => Look::Quiet,
-        Severity::Warning => Look::Warning,
-        Severity::Error | Severity::Critical => Look::Bad,
+        Severity::Notice => TableStyle::Quiet,
+        Severity::Warning => TableStyle::Warning,
+        Severity::Error | Severity::Critical => TableStyle::Bad,
     };
     let told = if incident.told.is_empty() { "-".to_owned() } else { incident.told.join(", ") };
     vec![
-        (incident.key.clone(), Look::Plain),
+        (incident.key.clone(), TableStyle::Plain),
         (incident.severity.as_str().to_owned(), look),
-        (incident.stage.clone(), Look::Plain),
-        (incident.since.clone(), Look::Quiet),
-        (incident.count.to_string(), Look::Plain),
-        (told, Look::Plain),
-        (incident.reason.clone(), Look::Plain),
+        (incident.stage.clone(), TableStyle::Plain),
+        (incident.since.clone(), TableStyle::Quiet),
+        (incident.count.to_string(), TableStyle::Plain),
+        (told, TableStyle::Plain),
+        (incident.reason.clone(), TableStyle::Plain),
     ]
 }

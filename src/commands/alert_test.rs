@@ -4,13 +4,13 @@
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::reach::{daemon, load};
-use super::{Common, screen};
-use crate::adapters::channels::Courier;
+use super::connect::{daemon, load};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
+use crate::adapters::channels::Notifier;
 use crate::adapters::clock::Clock;
 use crate::adapters::log;
-use crate::daemon::alerts::trial::{Trial, test};
+use crate::daemon::alerts::channel_test::{TestResult, test};
 use crate::daemon::chain;
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let only = arguments.channel.as_deref();
     let trials = match daemon(common).await? {
         Some(client) => client.test(only).await?,
@@ -33,29 +33,30 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     };
     if arguments.json {
         let text = serde_json::to_string_pretty(&serde_json::json!({ "tests": trials })).unwrap_or_default();
-        screen::result(&(text + "\n"));
+        terminal::print(&(text + "\n"));
     } else {
-        for Trial { channel, kind, result, answer } in &trials {
-            screen::note(&format!("{channel} ({kind}): {result}: {answer}"));
+        for TestResult { channel, kind, result, answer } in &trials {
+            terminal::eprintln(&format!("{channel} ({kind}): {result}: {answer}"));
         }
     }
     if trials.is_empty() {
         let message = "no channel is configured: the log alone hears of incidents";
-        return Err(Failure::new(Exit::NoInput, message));
+        return Err(CommandError::new(Exit::NoInput, message));
     }
-    Ok(if trials.iter().all(Trial::is_delivered) { Exit::Done } else { Exit::Unavailable })
+    Ok(if trials.iter().all(TestResult::is_delivered) { Exit::Done } else { Exit::Unavailable })
 }
 
-async fn without_daemon(common: &Common, only: Option<&str>) -> Result<Vec<Trial>, Failure> {
+async fn without_daemon(common: &Common, only: Option<&str>) -> Result<Vec<TestResult>, CommandError> {
     if let Some(socket) = &common.socket {
         let message = format!("no daemon listens on {}", socket.display());
-        return Err(Failure::new(Exit::Unavailable, message));
+        return Err(CommandError::new(Exit::Unavailable, message));
     }
     let config = load(common)?;
     // What a program says is worth a line here too. Without a log the test is made all the same.
     let _ = log::start_for_command("info");
-    let courier = Courier::new(&config.alerts.instance, config.alerts.url.as_deref())
-        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error))))?;
+    let courier = Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
+        CommandError::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error)))
+    })?;
     let tested = test(&courier, &config.channels, only, Clock::system().now()).await;
-    tested.map_err(|unknown| Failure::new(Exit::NoInput, unknown.to_string()))
+    tested.map_err(|unknown| CommandError::new(Exit::NoInput, unknown.to_string()))
 }

@@ -11,13 +11,13 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use url::{Host, Url};
 
-use super::client::Client;
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
-use super::{Common, screen};
+use super::client::ControlClient;
+use super::connect::{Backend, connect, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
 use crate::adapters::clock::Clock;
 use crate::daemon::operations::OperationError;
-use crate::daemon::{Arrival, Begun, Callback, Ending, Opening, chain, has_state};
+use crate::daemon::{Begun, BrowserPage, Callback, CallbackRequest, CallbackResponse, chain, has_state};
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
 
 /// Lines that come within this time of each other were pasted together.
@@ -50,27 +50,27 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
-    let asker = Asker { reach: reach(common).await?, portal: &arguments.portal };
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
+    let asker = AuthorizationClient { reach: connect(common).await?, portal: &arguments.portal };
     let authorized = match arguments.code.as_ref().or(arguments.redirected_url.as_ref()) {
         Some(answer) => match asker.answer(answer).await {
             Ok(Answered::Authorized(authorized)) => Ok(authorized),
-            Ok(Answered::NotIt(why)) => Err(Failure::new(Exit::Data, why)),
+            Ok(Answered::NotIt(why)) => Err(CommandError::new(Exit::Data, why)),
             Err(failure) => Err(failure),
         },
         None => asker.ask(arguments).await,
     };
-    if let Reach::Offline(offline) = asker.reach {
+    if let Backend::Offline(offline) = asker.reach {
         offline.close().await;
         if authorized.is_ok() {
-            screen::note("no daemon runs; the grant is in the state and is renewed when one starts");
+            terminal::eprintln("no daemon runs; the grant is in the state and is renewed when one starts");
         }
     }
     let authorized = authorized?;
     if arguments.json {
-        screen::result(&(serde_json::to_string_pretty(&authorized).unwrap_or_default() + "\n"));
+        terminal::print(&(serde_json::to_string_pretty(&authorized).unwrap_or_default() + "\n"));
     } else {
-        screen::note(&sentence(&arguments.portal, &authorized));
+        terminal::eprintln(&sentence(&arguments.portal, &authorized));
     }
     Ok(Exit::Done)
 }
@@ -104,29 +104,29 @@ enum Answered {
 }
 
 /// Who asks for an authorization of which portal.
-struct Asker<'a> {
-    reach: Reach,
+struct AuthorizationClient<'a> {
+    reach: Backend,
     portal: &'a str,
 }
 
-impl Asker<'_> {
-    async fn begin(&self, loopback: Option<String>) -> Result<Begun, Failure> {
+impl AuthorizationClient<'_> {
+    async fn begin(&self, loopback: Option<String>) -> Result<Begun, CommandError> {
         match &self.reach {
-            Reach::Daemon(client) => client.begin(self.portal, loopback).await,
-            Reach::Offline(offline) => {
+            Backend::Daemon(client) => client.begin(self.portal, loopback).await,
+            Backend::Offline(offline) => {
                 offline.begin(self.portal, loopback).await.map_err(|error| not_done(&error))
             }
         }
     }
 
-    async fn answer(&self, answer: &str) -> Result<Answered, Failure> {
+    async fn answer(&self, answer: &str) -> Result<Answered, CommandError> {
         match &self.reach {
-            Reach::Daemon(client) => {
-                let answered: Result<Result<Value, String>, Failure> =
-                    Client::answer(client, self.portal, answer).await;
+            Backend::Daemon(client) => {
+                let answered: Result<Result<Value, String>, CommandError> =
+                    ControlClient::answer(client, self.portal, answer).await;
                 answered.map(|answered| answered.map_or_else(Answered::NotIt, Answered::Authorized))
             }
-            Reach::Offline(offline) => match offline.answer(self.portal, answer).await {
+            Backend::Offline(offline) => match offline.answer(self.portal, answer).await {
                 Ok(authorized) => Ok(Answered::Authorized(authorized)),
                 Err(error @ OperationError::NotAnAnswer { .. }) => Ok(Answered::NotIt(chain(&error))),
                 Err(error) => Err(not_done(&error)),
@@ -134,24 +134,24 @@ impl Asker<'_> {
         }
     }
 
-    async fn poll(&self, state: &str) -> Result<Result<Value, Duration>, Failure> {
+    async fn poll(&self, state: &str) -> Result<Result<Value, Duration>, CommandError> {
         match &self.reach {
-            Reach::Daemon(client) => client.poll(self.portal, state).await,
-            Reach::Offline(offline) => {
+            Backend::Daemon(client) => client.poll(self.portal, state).await,
+            Backend::Offline(offline) => {
                 offline.poll(self.portal, state).await.map_err(|error| not_done(&error))
             }
         }
     }
 
     /// Shows the address and waits, at most for the given time.
-    async fn ask(&self, arguments: &Arguments) -> Result<Value, Failure> {
+    async fn ask(&self, arguments: &Arguments) -> Result<Value, CommandError> {
         let clock = Clock::system();
         let began = clock.tick();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let here = arguments.listen.unwrap_or(here);
         let (own, _) = Callback::listen(&[here])
             .await
-            .map_err(|error| Failure::new(Exit::Usage, format!("cannot listen on {here}: {error}")))?;
+            .map_err(|error| CommandError::new(Exit::Usage, format!("cannot listen on {here}: {error}")))?;
         let here = own.addresses.first().copied().unwrap_or(here);
         let here = match here.ip() {
             ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("127.0.0.1:{}", here.port()),
@@ -160,7 +160,7 @@ impl Asker<'_> {
         let loopback = format!("http://{here}/oauth/callback");
         let begun = self.begin(Some(loopback.clone())).await?;
         if let Some(code) = &begun.user_code {
-            screen::note(&format!(
+            terminal::eprintln(&format!(
                 "Open this address on any device, and type the code {code}:\n{}",
                 begun.url
             ));
@@ -174,7 +174,7 @@ impl Asker<'_> {
         };
         let opening = show(&begun, callback.as_ref(), arguments.no_browser).await;
         let lines = Some(BufReader::new(tokio::io::stdin()).lines());
-        let mut waiting = Waiting { callback, opening, lines, pasted: String::new(), clock };
+        let mut waiting = PromptAndCallback { callback, opening, lines, pasted: String::new(), clock };
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
@@ -194,8 +194,8 @@ impl Asker<'_> {
         }
         if let Some(callback) = waiting.callback {
             let ending = match &ended {
-                Ok(_) => Ending::Done(self.portal.to_owned()),
-                Err(failure) => Ending::Failed(failure.message().to_owned()),
+                Ok(_) => CallbackResponse::Done(self.portal.to_owned()),
+                Err(failure) => CallbackResponse::Failed(failure.message().to_owned()),
             };
             callback.close(&begun.state, ending).await;
         }
@@ -203,34 +203,34 @@ impl Asker<'_> {
     }
 
     /// Hands an answer over; `None` if it was none and the wait goes on.
-    async fn take(&self, come: Come, begun: &Begun) -> Option<Result<Value, Failure>> {
+    async fn take(&self, come: CallbackEvent, begun: &Begun) -> Option<Result<Value, CommandError>> {
         let (text, arrival) = match come {
-            Come::Pasted(text) => (text, None),
-            Come::OpenedAgain => return Some(Err(opened_again())),
+            CallbackEvent::Pasted(text) => (text, None),
+            CallbackEvent::OpenedAgain => return Some(Err(opened_again())),
             // Anybody on this machine can send one: what has not our state is neither handed over nor shown.
-            Come::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
+            CallbackEvent::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
                 let why = AnswerError::OtherState.to_string();
-                screen::note(&format!("somebody's redirect was turned away: {why}"));
-                arrival.tell(Ending::Failed(why));
+                terminal::eprintln(&format!("somebody's redirect was turned away: {why}"));
+                arrival.tell(CallbackResponse::Failed(why));
                 return None;
             }
-            Come::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
+            CallbackEvent::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
         };
         let (ending, ended) = match self.answer(&text).await {
             Ok(Answered::Authorized(authorized)) => {
-                (Ending::Done(self.portal.to_owned()), Some(Ok(authorized)))
+                (CallbackResponse::Done(self.portal.to_owned()), Some(Ok(authorized)))
             }
             Ok(Answered::NotIt(why)) => {
-                screen::note(&why);
+                terminal::eprintln(&why);
                 // Whoever knows our state says no.
                 let is_denial = |said: Redirected| {
                     said.state.as_ref() == Some(&begun.state)
                         && matches!(said.code, Err(AnswerError::Refused(_)))
                 };
                 let over = arrival.is_some() || parse(&text).is_ok_and(is_denial);
-                (Ending::Failed(why.clone()), over.then(|| Err(Failure::new(Exit::Data, why))))
+                (CallbackResponse::Failed(why.clone()), over.then(|| Err(CommandError::new(Exit::Data, why))))
             }
-            Err(failure) => (Ending::Failed(failure.message().to_owned()), Some(Err(failure))),
+            Err(failure) => (CallbackResponse::Failed(failure.message().to_owned()), Some(Err(failure))),
         };
         if let Some(arrival) = arrival {
             arrival.tell(ending);
@@ -238,7 +238,12 @@ impl Asker<'_> {
         ended
     }
 
-    async fn wait_for_device(&self, begun: &Begun, limit: Duration, clock: Clock) -> Result<Value, Failure> {
+    async fn wait_for_device(
+        &self,
+        begun: &Begun,
+        limit: Duration,
+        clock: Clock,
+    ) -> Result<Value, CommandError> {
         let began = clock.tick();
         let mut wait = Duration::from_secs(begun.interval.unwrap_or(5));
         loop {
@@ -261,39 +266,39 @@ impl Asker<'_> {
 }
 
 /// What has come from a person.
-enum Come {
+enum CallbackEvent {
     Pasted(String),
-    Redirected(Arrival),
+    Redirected(CallbackRequest),
     /// The page that was made for the browser was opened a second time.
     OpenedAgain,
 }
 
 /// The ways on which an answer may come.
-struct Waiting {
+struct PromptAndCallback {
     callback: Option<Callback>,
-    opening: Option<Opening>,
+    opening: Option<BrowserPage>,
     lines: Option<Lines<BufReader<Stdin>>>,
     /// What was pasted so far and was no answer, of which the next line may be the rest.
     pasted: String,
     clock: Clock,
 }
 
-impl Waiting {
+impl PromptAndCallback {
     /// What comes first; `None` if no way is left.
-    async fn next(&mut self) -> Option<Come> {
+    async fn next(&mut self) -> Option<CallbackEvent> {
         loop {
             let Self { callback, opening, lines, .. } = self;
             let open = callback.is_some() || lines.is_some();
             tokio::select! {
                 arrival = async { callback.as_mut()?.next().await }, if callback.is_some() => {
-                    return arrival.map(Come::Redirected);
+                    return arrival.map(CallbackEvent::Redirected);
                 }
                 () = async { if let Some(opening) = opening { opening.opened_again().await } }, if open && opening.is_some() => {
-                    return Some(Come::OpenedAgain);
+                    return Some(CallbackEvent::OpenedAgain);
                 }
                 line = async { lines.as_mut()?.next_line().await.ok().flatten() }, if lines.is_some() => match line {
                     Some(line) if line.trim().is_empty() => {}
-                    Some(line) => return Some(Come::Pasted(self.whole(line).await)),
+                    Some(line) => return Some(CallbackEvent::Pasted(self.whole(line).await)),
                     None => self.lines = None,
                 },
                 else => return None,
@@ -337,7 +342,7 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
             for (address, error) in missing {
                 // A machine without one of the two has nothing there that a browser could reach.
                 if error.kind() == std::io::ErrorKind::AddrInUse {
-                    screen::note(&format!(
+                    terminal::eprintln(&format!(
                         "another program listens on {address}, which a browser may take for localhost; if it ends \
                          there, paste the address instead"
                     ));
@@ -347,7 +352,7 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
         }
         Err(error) => {
             let address = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-            screen::note(&format!(
+            terminal::eprintln(&format!(
                 "cannot listen on {address} for the browser ({error}); paste the address instead"
             ));
             None
@@ -357,12 +362,12 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
 
 /// Shows the address, and opens a browser at a page of this machine that leads there: what is opened stands in the browser's
 /// arguments, which every user of this machine can read.
-async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<Opening> {
-    screen::note("Open this address in a browser, as the user whom the app is to act for:");
-    screen::note(&begun.url);
-    let opening = if !no_browser && screen::is_desktop() { open_browser(&begun.url).await } else { None };
+async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<BrowserPage> {
+    terminal::eprintln("Open this address in a browser, as the user whom the app is to act for:");
+    terminal::eprintln(&begun.url);
+    let opening = if !no_browser && terminal::is_desktop() { open_browser(&begun.url).await } else { None };
     let paste = "paste the address that it was sent to, within 30 seconds:";
-    screen::note(&match callback {
+    terminal::eprintln(&match callback {
         Some(callback) => {
             let addresses: Vec<_> = callback.addresses.iter().map(|it| format!("http://{it}")).collect();
             format!("Waiting for the browser on {}. Or {paste}", addresses.join(" and "))
@@ -372,10 +377,10 @@ async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> O
     opening
 }
 
-async fn open_browser(url: &str) -> Option<Opening> {
-    match Opening::listen(url).await {
+async fn open_browser(url: &str) -> Option<BrowserPage> {
+    match BrowserPage::listen(url).await {
         Ok(opening) if open::that_detached(&opening.url).is_ok() => {
-            screen::note("(It was opened in the default browser.)");
+            terminal::eprintln("(It was opened in the default browser.)");
             Some(opening)
         }
         Ok(opening) => {
@@ -383,7 +388,7 @@ async fn open_browser(url: &str) -> Option<Opening> {
             None
         }
         Err(error) => {
-            screen::note(&format!(
+            terminal::eprintln(&format!(
                 "(No browser was opened: there is no page on this machine to open it at ({error}), and its arguments would \
                  show the address to every user of this machine.)"
             ));
@@ -392,24 +397,24 @@ async fn open_browser(url: &str) -> Option<Opening> {
     }
 }
 
-fn opened_again() -> Failure {
+fn opened_again() -> CommandError {
     let message = "the page that was made for the browser was opened twice: the first time may have been somebody else of this \
                    machine, who could answer with a grant of his own. Nothing was taken in. Begin again; with --no-browser you \
                    open the address yourself";
-    Failure::new(Exit::TryAgain, message)
+    CommandError::new(Exit::TryAgain, message)
 }
 
-fn nobody_answered(limit: Duration) -> Failure {
+fn nobody_answered(limit: Duration) -> CommandError {
     let limit = humantime::format_duration(limit);
     let message = format!(
         "nobody answered within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
          nowhere: see what it shows"
     );
-    Failure::new(Exit::TryAgain, message)
+    CommandError::new(Exit::TryAgain, message)
 }
 
-fn no_way() -> Failure {
+fn no_way() -> CommandError {
     let message = "nothing can be pasted here, and the browser is not sent to this machine: hand the address over with \
                    --redirected-url, to the daemon that began it, which must run meanwhile";
-    Failure::new(Exit::Usage, message)
+    CommandError::new(Exit::Usage, message)
 }

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::reach::in_configuration;
-use super::{Common, screen};
+use super::connect::in_configuration;
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
 use crate::adapters::authorization_server::AuthorizationServer;
-use crate::adapters::directory::{Directory, Refused, Trust, parent};
+use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, Header};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
 use crate::daemon::{ask_issuers, chain};
@@ -26,31 +26,31 @@ pub(super) struct Arguments {
     online: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let Loaded { mut config, warnings, damaged } =
         config::load(&common.config, &Environment::of_process())
-            .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+            .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     for warning in &warnings {
-        screen::note(&format!("{warning} (warning)"));
+        terminal::eprintln(&format!("{warning} (warning)"));
     }
     if !damaged.is_empty() {
-        let problems = config::Problems(damaged);
-        return Err(Failure::new(Exit::Configuration, in_configuration(&problems)));
+        let problems = config::ConfigErrors(damaged);
+        return Err(CommandError::new(Exit::Configuration, in_configuration(&problems)));
     }
     let version = match state::inspect(&config.paths.state) {
         Ok(Header::Absent) => "not there yet".to_owned(),
         Ok(Header::Version(version)) => format!("schema version {version}"),
         Err(error @ (state::StateError::Newer { .. } | state::StateError::NotOurs { .. })) => {
-            return Err(Failure::new(Exit::Configuration, chain(&error)));
+            return Err(CommandError::new(Exit::Configuration, chain(&error)));
         }
         // Whoever checks need not be who runs the daemon.
         Err(error) => format!("could not be looked at ({})", chain(&error)),
     };
     refuse_strangers(&config)?;
     for warning in directories(&config) {
-        screen::note(&format!("{warning} (warning)"));
+        terminal::eprintln(&format!("{warning} (warning)"));
     }
-    screen::note(&format!(
+    terminal::eprintln(&format!(
         "{}: no problems; {}, {}; the state {} is {version}",
         common.config.display(),
         count(config.portals.len(), "portal"),
@@ -67,15 +67,15 @@ fn count(number: usize, noun: &str) -> String {
 
 /// Directories of somebody else's, with which the daemon would not start. Whoever checks need not be who runs the daemon:
 /// what belongs to the owner of the state is taken as the daemon's.
-fn refuse_strangers(config: &Config) -> Result<(), Failure> {
+fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
     let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
     for (what, path) in
         [("state", parent(&config.paths.state)), ("token_dir", config.paths.token_dir.as_path())]
     {
         match Directory::open_trusted(path, &trust, None) {
-            Ok(_) | Err(Refused::Io { .. }) => {}
+            Ok(_) | Err(UntrustedDirectory::Io { .. }) => {}
             Err(refused) => {
-                return Err(Failure::new(Exit::Configuration, format!("{what}: {}", chain(&refused))));
+                return Err(CommandError::new(Exit::Configuration, format!("{what}: {}", chain(&refused))));
             }
         }
     }
@@ -106,15 +106,16 @@ fn directories(config: &Config) -> Vec<String> {
     warnings
 }
 
-async fn online(config: &mut Config) -> Result<Exit, Failure> {
-    let server = AuthorizationServer::new()
-        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error))))?;
+async fn online(config: &mut Config) -> Result<Exit, CommandError> {
+    let server = AuthorizationServer::new().map_err(|error| {
+        CommandError::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error)))
+    })?;
     let mut exit = Exit::Done;
     for (issuer, said) in ask_issuers(config, &server).await {
         match said {
-            Ok(()) => screen::note(&format!("{issuer}: says its metadata")),
+            Ok(()) => terminal::eprintln(&format!("{issuer}: says its metadata")),
             Err(why) => {
-                screen::note(&format!("{issuer}: its metadata is not known: {why}"));
+                terminal::eprintln(&format!("{issuer}: its metadata is not known: {why}"));
                 exit = Exit::Unavailable;
             }
         }
@@ -127,10 +128,10 @@ async fn online(config: &mut Config) -> Result<Exit, Failure> {
             Ok((status, location)) => {
                 let leads = location.and_then(|location| leads_to(&url, &location));
                 let leads = leads.map(|leads| format!(", a redirect {leads}")).unwrap_or_default();
-                screen::note(&format!("{url}: answers (status {status} to HEAD{leads})"));
+                terminal::eprintln(&format!("{url}: answers (status {status} to HEAD{leads})"));
             }
             Err(why) => {
-                screen::note(&format!("{url}: does not answer: {why}"));
+                terminal::eprintln(&format!("{url}: does not answer: {why}"));
                 exit = Exit::Unavailable;
             }
         }

@@ -7,14 +7,14 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
-use super::import::Handed;
+use super::exit::{CommandError, Exit};
+use super::import::ImportInput;
 use crate::daemon::Begun;
-use crate::daemon::KeptView;
-use crate::daemon::alerts::report::Report;
-use crate::daemon::alerts::trial::Trial;
-use crate::daemon::newcomers::NewcomerView;
-use crate::daemon::view::PortalView;
+use crate::daemon::KeptReplyView;
+use crate::daemon::alerts::alert_views::AlertsView;
+use crate::daemon::alerts::channel_test::TestResult;
+use crate::daemon::disputes::DisputeView;
+use crate::daemon::portal_view::PortalView;
 use crate::domain::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
@@ -22,34 +22,34 @@ const LIMIT: Duration = Duration::from_secs(360);
 
 /// A daemon.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(super) struct ControlClient {
     http: reqwest::Client,
 }
 
 #[derive(Deserialize)]
-struct Listing {
+struct PortalPage {
     portals: Vec<PortalView>,
     #[serde(default)]
     next: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Kept {
-    replies: Vec<KeptView>,
+struct KeptReplies {
+    replies: Vec<KeptReplyView>,
 }
 
 #[derive(Deserialize)]
-struct Installs {
-    waiting: Vec<NewcomerView>,
+struct Disputes {
+    waiting: Vec<DisputeView>,
 }
 
 #[derive(Deserialize)]
-struct Trials {
-    tests: Vec<Trial>,
+struct TestResults {
+    tests: Vec<TestResult>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorBody {
     error: RefusalError,
 }
 
@@ -59,16 +59,17 @@ struct RefusalError {
     message: String,
 }
 
-impl Client {
-    pub(super) fn new(socket: &Path) -> Result<Self, Failure> {
+impl ControlClient {
+    pub(super) fn new(socket: &Path) -> Result<Self, CommandError> {
         let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(LIMIT).build();
-        let http = http
-            .map_err(|_| Failure::new(Exit::Unavailable, "cannot set up a client for the control socket"))?;
+        let http = http.map_err(|_| {
+            CommandError::new(Exit::Unavailable, "cannot set up a client for the control socket")
+        })?;
         Ok(Self { http })
     }
 
     /// Every portal, or one.
-    pub(super) async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, Failure> {
+    pub(super) async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, CommandError> {
         if let Some(portal) = portal {
             let one = self.ask(Method::GET, &path(portal, ""), None).await?;
             return Ok(vec![parse(&one)?]);
@@ -88,11 +89,11 @@ impl Client {
     pub(super) async fn page(
         &self,
         after: Option<&str>,
-    ) -> Result<(Vec<PortalView>, Option<String>), Failure> {
+    ) -> Result<(Vec<PortalView>, Option<String>), CommandError> {
         // A portal's name needs no escaping in a query.
         let path =
             after.map_or_else(|| "/v1/portals".to_owned(), |after| format!("/v1/portals?after={after}"));
-        let Listing { portals, next } = parse(&self.ask(Method::GET, &path, None).await?)?;
+        let PortalPage { portals, next } = parse(&self.ask(Method::GET, &path, None).await?)?;
         Ok((portals, next))
     }
 
@@ -102,14 +103,14 @@ impl Client {
         portal: &str,
         min_valid: Duration,
         format: &str,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, CommandError> {
         let min_valid = humantime::format_duration(min_valid).to_string().replace(' ', "");
         let path = format!("{}?min_valid={min_valid}&format={format}", path(portal, "/token"));
         self.ask(Method::GET, &path, None).await
     }
 
     /// Renews a portal. A renewal that failed is an answer, not a failure to ask.
-    pub(super) async fn renew(&self, portal: &str) -> Result<Value, Failure> {
+    pub(super) async fn renew(&self, portal: &str) -> Result<Value, CommandError> {
         let (status, body) = self.send(Method::POST, &path(portal, "/renew"), None).await?;
         match serde_json::from_str::<Value>(&body) {
             Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
@@ -118,12 +119,17 @@ impl Client {
     }
 
     /// Has a grant taken in. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
-    pub(super) async fn import(&self, portal: &str, grant: Handed, replace: bool) -> Result<Value, Failure> {
+    pub(super) async fn import(
+        &self,
+        portal: &str,
+        grant: ImportInput,
+        replace: bool,
+    ) -> Result<Value, CommandError> {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("replace", if replace { "true" } else { "false" });
         let body = match grant {
-            Handed::Text(text) => text,
-            Handed::AsideOf(at) => {
+            ImportInput::Text(text) => text,
+            ImportInput::AsideOf(at) => {
                 query.append_pair("aside_of", &at);
                 String::new()
             }
@@ -137,27 +143,35 @@ impl Client {
     }
 
     /// Begins an authorization.
-    pub(super) async fn begin(&self, portal: &str, loopback: Option<String>) -> Result<Begun, Failure> {
+    pub(super) async fn begin(&self, portal: &str, loopback: Option<String>) -> Result<Begun, CommandError> {
         let body = json!({ "redirect_uri": loopback }).to_string();
         parse(&self.ask(Method::POST, &path(portal, "/authorization"), Some(body)).await?)
     }
 
     /// Hands over what the browser brought; `Err` within says why it is no answer.
-    pub(super) async fn answer(&self, portal: &str, answer: &str) -> Result<Result<Value, String>, Failure> {
+    pub(super) async fn answer(
+        &self,
+        portal: &str,
+        answer: &str,
+    ) -> Result<Result<Value, String>, CommandError> {
         let body = json!({ "answer": answer }).to_string();
         let path = path(portal, "/authorization/answer");
         let (status, body) = self.send(Method::POST, &path, Some(body)).await?;
         if status.is_success() {
             return parse(&body).map(Ok);
         }
-        match serde_json::from_str::<Refusal>(&body) {
-            Ok(Refusal { error }) if error.code == "not-an-answer" => Ok(Err(error.message)),
+        match serde_json::from_str::<ErrorBody>(&body) {
+            Ok(ErrorBody { error }) if error.code == "not-an-answer" => Ok(Err(error.message)),
             _ => Err(refusal(status, &body)),
         }
     }
 
     /// Asks whether a person has typed a device's code; `Err` within is how long to wait.
-    pub(super) async fn poll(&self, portal: &str, state: &str) -> Result<Result<Value, Duration>, Failure> {
+    pub(super) async fn poll(
+        &self,
+        portal: &str,
+        state: &str,
+    ) -> Result<Result<Value, Duration>, CommandError> {
         let body = json!({ "state": state }).to_string();
         let polled: Value =
             parse(&self.ask(Method::POST, &path(portal, "/authorization/poll"), Some(body)).await?)?;
@@ -166,17 +180,21 @@ impl Client {
     }
 
     /// What the authorization server says of the access token.
-    pub(super) async fn introspect(&self, portal: &str) -> Result<Introspection, Failure> {
+    pub(super) async fn introspect(&self, portal: &str) -> Result<Introspection, CommandError> {
         parse(&self.ask(Method::POST, &path(portal, "/introspect"), None).await?)
     }
 
     /// The installs that wait for a decision.
-    pub(super) async fn installs(&self) -> Result<Vec<NewcomerView>, Failure> {
-        parse::<Installs>(&self.ask(Method::GET, "/v1/installs", None).await?).map(|it| it.waiting)
+    pub(super) async fn installs(&self) -> Result<Vec<DisputeView>, CommandError> {
+        parse::<Disputes>(&self.ask(Method::GET, "/v1/installs", None).await?).map(|it| it.waiting)
     }
 
     /// Accepts a newcomer. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
-    pub(super) async fn accept_install(&self, portal: &str, user: Option<&str>) -> Result<Value, Failure> {
+    pub(super) async fn accept_install(
+        &self,
+        portal: &str,
+        user: Option<&str>,
+    ) -> Result<Value, CommandError> {
         let path = decide(portal, "accept", user);
         let (status, body) = self.send(Method::POST, &path, None).await?;
         match serde_json::from_str::<Value>(&body) {
@@ -190,37 +208,37 @@ impl Client {
         &self,
         portal: &str,
         user: Option<&str>,
-    ) -> Result<NewcomerView, Failure> {
+    ) -> Result<DisputeView, CommandError> {
         parse(&self.ask(Method::POST, &decide(portal, "refuse", user), None).await?)
     }
 
     /// Reads kept replies again and takes in what can be read.
-    pub(super) async fn recover(&self, portal: &str) -> Result<Value, Failure> {
+    pub(super) async fn recover(&self, portal: &str) -> Result<Value, CommandError> {
         parse(&self.ask(Method::POST, &path(portal, "/replies/recover"), None).await?)
     }
 
     /// What is kept of a portal.
-    pub(super) async fn kept(&self, portal: &str) -> Result<Vec<KeptView>, Failure> {
+    pub(super) async fn kept(&self, portal: &str) -> Result<Vec<KeptReplyView>, CommandError> {
         let body = self.ask(Method::GET, &path(portal, "/replies"), None).await?;
-        parse::<Kept>(&body).map(|kept| kept.replies)
+        parse::<KeptReplies>(&body).map(|kept| kept.replies)
     }
 
     /// The bytes of a kept reply.
-    pub(super) async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, CommandError> {
         let (status, body) =
             self.bytes(Method::GET, &path(portal, &format!("/replies/{number}")), None).await?;
         if status.is_success() { Ok(body) } else { Err(refusal(status, &String::from_utf8_lossy(&body))) }
     }
 
     /// Removes what is kept of a portal: how many.
-    pub(super) async fn discard(&self, portal: &str) -> Result<usize, Failure> {
+    pub(super) async fn discard(&self, portal: &str) -> Result<usize, CommandError> {
         let body: Value = parse(&self.ask(Method::DELETE, &path(portal, "/replies"), None).await?)?;
         let discarded = body.get("discarded").and_then(Value::as_u64).unwrap_or_default();
         Ok(usize::try_from(discarded).unwrap_or_default())
     }
 
     /// Forgets a grant, given back first if asked; false if there was none.
-    pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, Failure> {
+    pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, CommandError> {
         let path = path(portal, if revoke { "/grant?revoke=true" } else { "/grant" });
         let body: Value = parse(&self.ask(Method::DELETE, &path, None).await?)?;
         Ok(body.get("forgotten").and_then(Value::as_bool).unwrap_or_default())
@@ -231,7 +249,7 @@ impl Client {
         &self,
         portal: Option<&str>,
         span: Option<&str>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, CommandError> {
         let path = portal.map_or_else(|| "/v1/silence".to_owned(), |portal| path(portal, "/silence"));
         let body: Value = match span {
             Some(span) => {
@@ -243,25 +261,25 @@ impl Client {
     }
 
     /// What is open, silenced and waiting.
-    pub(super) async fn alerts(&self) -> Result<Report, Failure> {
+    pub(super) async fn alerts(&self) -> Result<AlertsView, CommandError> {
         parse(&self.ask(Method::GET, "/v1/alerts", None).await?)
     }
 
     /// Takes an incident on, or those of a portal: how many.
-    pub(super) async fn acknowledge(&self, incident: &str) -> Result<u64, Failure> {
+    pub(super) async fn acknowledge(&self, incident: &str) -> Result<u64, CommandError> {
         let body = json!({"incident": incident}).to_string();
         let body: Value = parse(&self.ask(Method::POST, "/v1/alerts/acknowledge", Some(body)).await?)?;
         Ok(body.get("acknowledged").and_then(Value::as_u64).unwrap_or_default())
     }
 
     /// Sends a test to a channel, or to every one.
-    pub(super) async fn test(&self, channel: Option<&str>) -> Result<Vec<Trial>, Failure> {
+    pub(super) async fn test(&self, channel: Option<&str>) -> Result<Vec<TestResult>, CommandError> {
         let body = channel.map_or_else(|| json!({}), |channel| json!({ "channel": channel })).to_string();
         let answer = self.ask(Method::POST, "/v1/alerts/test", Some(body)).await?;
-        parse::<Trials>(&answer).map(|answer| answer.tests)
+        parse::<TestResults>(&answer).map(|answer| answer.tests)
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Failure> {
+    async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<String, CommandError> {
         let (status, body) = self.send(method, path, body).await?;
         if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
     }
@@ -271,7 +289,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<String>,
-    ) -> Result<(StatusCode, String), Failure> {
+    ) -> Result<(StatusCode, String), CommandError> {
         let (status, body) = self.bytes(method, path, body).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
@@ -281,8 +299,9 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<String>,
-    ) -> Result<(StatusCode, Vec<u8>), Failure> {
-        let gone = |_| Failure::new(Exit::Unavailable, "the daemon broke the connection; is it stopping?");
+    ) -> Result<(StatusCode, Vec<u8>), CommandError> {
+        let gone =
+            |_| CommandError::new(Exit::Unavailable, "the daemon broke the connection; is it stopping?");
         let request =
             self.http.request(method, format!("http://refreshd{path}")).body(body.unwrap_or_default());
         let response = request.send().await.map_err(gone)?;
@@ -309,15 +328,15 @@ fn decide(portal: &str, what: &str, user: Option<&str>) -> String {
     path(portal, &format!("/install/{what}?{}", query.finish()))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Failure> {
+fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, CommandError> {
     serde_json::from_str(body).map_err(|_| {
-        Failure::new(Exit::Unavailable, "the daemon's answer is not understood; is it another version?")
+        CommandError::new(Exit::Unavailable, "the daemon's answer is not understood; is it another version?")
     })
 }
 
-fn refusal(status: StatusCode, body: &str) -> Failure {
-    let Ok(Refusal { error }) = serde_json::from_str::<Refusal>(body) else {
-        return Failure::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
+fn refusal(status: StatusCode, body: &str) -> CommandError {
+    let Ok(ErrorBody { error }) = serde_json::from_str::<ErrorBody>(body) else {
+        return CommandError::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
     };
     let exit = match error.code.as_str() {
         "unknown-portal" | "unknown-incident" | "unknown-channel" | "nothing-kept" => Exit::NoInput,
@@ -328,5 +347,5 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         "bad-request" => Exit::Usage,
         _ => Exit::Unavailable,
     };
-    Failure::new(exit, error.message)
+    CommandError::new(exit, error.message)
 }

@@ -3,8 +3,8 @@
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::exit::{Exit, Failure};
-use super::screen;
+use super::exit::{CommandError, Exit};
+use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(
@@ -22,22 +22,23 @@ Examples:
 
 Exit codes: 0 printed, 64 usage.";
 
-pub(super) fn completions(arguments: &Arguments, command: &mut Command) -> Result<Exit, Failure> {
+pub(super) fn completions(arguments: &Arguments, command: &mut Command) -> Result<Exit, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, command, "refreshd", &mut script);
     print(script)
 }
 
-pub(super) fn manual(command: Command) -> Result<Exit, Failure> {
+pub(super) fn manual(command: Command) -> Result<Exit, CommandError> {
     let mut page = Vec::new();
     let rendered = clap_mangen::Man::new(command).render(&mut page);
-    rendered
-        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot write the manual page: {error}")))?;
+    rendered.map_err(|error| {
+        CommandError::new(Exit::Unavailable, format!("cannot write the manual page: {error}"))
+    })?;
     print(page)
 }
 
-fn print(bytes: Vec<u8>) -> Result<Exit, Failure> {
-    let text = String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Unavailable, "not text"))?;
-    screen::result(&text);
+fn print(bytes: Vec<u8>) -> Result<Exit, CommandError> {
+    let text = String::from_utf8(bytes).map_err(|_| CommandError::new(Exit::Unavailable, "not text"))?;
+    terminal::print(&text);
     Ok(Exit::Done)
 }

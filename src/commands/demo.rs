@@ -11,17 +11,17 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Client;
-use super::exit::{Exit, Failure};
-use super::import::Handed;
-use super::reach::{cannot_run, in_configuration};
-use super::screen;
+use super::client::ControlClient;
+use super::connect::{cannot_run, in_configuration};
+use super::exit::{CommandError, Exit};
+use super::import::ImportInput;
+use super::terminal;
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::log;
 use crate::adapters::token_files::write_whole;
 use crate::config::{self, Environment, Loaded};
 use crate::daemon;
-use crate::sandbox::{At, Fault, Rules, Sandbox};
+use crate::fake_server::{At, FakeServer, Fault, Rules};
 
 /// The shipped configuration, so that what the demo shows is what the file says.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
@@ -46,9 +46,10 @@ pub(super) struct Arguments {
     keep: bool,
 }
 
-pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
-    let io =
-        |error: std::io::Error| Failure::new(Exit::Unavailable, format!("cannot start the demo: {error}"));
+pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
+    let io = |error: std::io::Error| {
+        CommandError::new(Exit::Unavailable, format!("cannot start the demo: {error}"))
+    };
     let dir = &arguments.dir;
     empty(dir)?;
     let server = listen(SocketAddr::from(([127, 0, 0, 1], 9480))).await.map_err(io)?;
@@ -65,21 +66,21 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
     for (path, contents) in [(&file, &text), (&dir.join("client.secret"), &secret)] {
         write_whole(dir, path, contents.as_bytes(), 0o600)
-            .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
+            .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))?;
     }
 
     let rules = Rules { token_lifetime: Duration::from_secs(60), ..Rules::default() };
-    let sandbox = Sandbox::new(Clock::system(), rules);
+    let sandbox = FakeServer::new(Clock::system(), rules);
     sandbox.add_client(CLIENT_ID, &secret);
     let read = {
         let file = file.clone();
         move || config::load(&file, &Environment::of_process())
     };
     let Loaded { config, .. } =
-        read().map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+        read().map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let socket = config.paths.control_socket.clone();
     let handle = log::start_for_command("info")
-        .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))?;
+        .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))?;
 
     banner(dir, &server_address, &http_address);
     let stop = CancellationToken::new();
@@ -90,7 +91,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         done
     });
     let told = Box::pin(async {
-        let story = Story {
+        let story = DemoScript {
             sandbox: &sandbox,
             socket: &socket,
             clock: Clock::system(),
@@ -108,22 +109,22 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 /// Makes the folder, in place of an earlier demo's; never of anything else.
-fn empty(dir: &Path) -> Result<(), Failure> {
+fn empty(dir: &Path) -> Result<(), CommandError> {
     let fail = |error: std::io::Error| {
-        Failure::new(Exit::Unavailable, format!("cannot use the folder {}: {error}", dir.display()))
+        CommandError::new(Exit::Unavailable, format!("cannot use the folder {}: {error}", dir.display()))
     };
     let taken = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !dir.join(MARKER).exists() {
         let message =
             format!("{} is not empty and is no demo's folder; name another with --dir", dir.display());
-        return Err(Failure::new(Exit::Usage, message));
+        return Err(CommandError::new(Exit::Usage, message));
     }
     if taken {
         std::fs::remove_dir_all(dir).map_err(fail)?;
     }
     std::fs::create_dir_all(dir).map_err(fail)?;
     write_whole(dir, &dir.join(MARKER), b"refreshd demo may empty this folder\n", 0o600)
-        .map_err(|error| Failure::new(Exit::Unavailable, daemon::chain(&error)))
+        .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))
 }
 
 /// The usual port, or any free one.
@@ -136,7 +137,7 @@ async fn listen(usual: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn banner(dir: &Path, server: &SocketAddr, http: &SocketAddr) {
     let dir = dir.display();
-    screen::note(&format!(
+    terminal::eprintln(&format!(
         "
 refreshd demo: three portals whose tokens live one minute, renewed every 25 seconds.
 
@@ -151,19 +152,21 @@ refreshd demo: three portals whose tokens live one minute, renewed every 25 seco
 }
 
 /// What happens when.
-struct Story<'a> {
-    sandbox: &'a Sandbox,
+struct DemoScript<'a> {
+    sandbox: &'a FakeServer,
     socket: &'a Path,
     clock: Clock,
     began: Tick,
 }
 
-impl Story<'_> {
-    async fn tell(&self, keep: bool) -> Result<(), Failure> {
+impl DemoScript<'_> {
+    async fn tell(&self, keep: bool) -> Result<(), CommandError> {
         let client = self.client().await?;
         for (portal, host) in PORTALS {
             let grant = self.sandbox.install(host, CLIENT_ID);
-            client.import(portal, Handed::Text(serde_json::Value::Object(grant).to_string()), false).await?;
+            client
+                .import(portal, ImportInput::Text(serde_json::Value::Object(grant).to_string()), false)
+                .await?;
         }
         self.say("three grants were handed over; each is renewed at once, which proves that it lives");
         self.wait_until(18).await;
@@ -192,11 +195,11 @@ impl Story<'_> {
     }
 
     /// The daemon's socket, once it is there.
-    async fn client(&self) -> Result<Client, Failure> {
+    async fn client(&self) -> Result<ControlClient, CommandError> {
         while tokio::net::UnixStream::connect(self.socket).await.is_err() {
             self.clock.sleep(Duration::from_millis(50)).await;
         }
-        Client::new(self.socket)
+        ControlClient::new(self.socket)
     }
 
     async fn wait_until(&self, second: u64) {
@@ -211,23 +214,23 @@ impl Story<'_> {
 
     fn say(&self, text: &str) {
         let second = self.clock.elapsed(self.began).as_secs();
-        screen::note(&format!("\n▶ {second:>3} s  {text}\n"));
+        terminal::eprintln(&format!("\n▶ {second:>3} s  {text}\n"));
     }
 }
 
 /// What the server saw: a correct client leaves nothing to complain about.
-fn summary(sandbox: &Sandbox) -> Result<Exit, Failure> {
+fn summary(sandbox: &FakeServer) -> Result<Exit, CommandError> {
     let renewals: Vec<_> =
         PORTALS.iter().map(|(portal, host)| format!("{portal} {}", sandbox.renewals(host))).collect();
-    screen::note(&format!(
+    terminal::eprintln(&format!(
         "\nThe demo is over. Renewals: {}; token requests: {}. A refresh token was never used twice.",
         renewals.join(", "),
         sandbox.total_requests()
     ));
     let violations = sandbox.violations();
     if violations.is_empty() {
-        screen::note("Next: README.md, \"Your first real portal\".");
+        terminal::eprintln("Next: README.md, \"Your first real portal\".");
         return Ok(Exit::Done);
     }
-    Err(Failure::new(Exit::Unavailable, format!("the server complains: {}", violations.join("; "))))
+    Err(CommandError::new(Exit::Unavailable, format!("the server complains: {}", violations.join("; "))))
 }

@@ -2,7 +2,7 @@
 
 use std::process::{ExitCode, Termination};
 
-use super::screen;
+use super::terminal;
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,12 +53,12 @@ impl Termination for Exit {
 
 /// Why a command was not done, in words for whoever typed it.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CommandError {
     exit: Exit,
     message: String,
 }
 
-impl Failure {
+impl CommandError {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
@@ -75,6 +75,6 @@ impl Failure {
 
     /// Says it and returns the code to end with.
     pub(super) fn say(&self) -> Exit {
-        screen::fail(self.exit, &self.message)
+        terminal::fail(self.exit, &self.message)
     }
 }

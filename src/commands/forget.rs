@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach_known};
-use super::{Common, screen};
+use super::connect::{Backend, connect_to_state, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
 
 #[derive(Debug, Args)]
 #[command(
@@ -21,28 +21,31 @@ pub(super) struct Arguments {
     revoke: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let reach = reach_known(common).await?;
+    let reach = connect_to_state(common).await?;
     // Nobody is asked about a portal that is not there.
     let known = match &reach {
-        Reach::Daemon(client) => client.list(Some(portal)).await,
-        Reach::Offline(offline) => offline.list(Some(portal)).await.map_err(|error| not_done(&error)),
+        Backend::Daemon(client) => client.list(Some(portal)).await,
+        Backend::Offline(offline) => offline.list(Some(portal)).await.map_err(|error| not_done(&error)),
     };
     known?;
     let question = format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
-    if !arguments.yes && !screen::confirm(&question) {
-        return Err(Failure::new(Exit::Usage, format!("{portal} was not forgotten; say --yes to mean it")));
+    if !arguments.yes && !terminal::confirm(&question) {
+        return Err(CommandError::new(
+            Exit::Usage,
+            format!("{portal} was not forgotten; say --yes to mean it"),
+        ));
     }
     let forgotten = match reach {
-        Reach::Daemon(client) => client.forget(portal, arguments.revoke).await?,
-        Reach::Offline(offline) => {
+        Backend::Daemon(client) => client.forget(portal, arguments.revoke).await?,
+        Backend::Offline(offline) => {
             let forgotten = offline.forget(portal, arguments.revoke).await.map_err(|error| not_done(&error));
             offline.close().await;
             forgotten?
         }
     };
-    screen::note(&match forgotten {
+    terminal::eprintln(&match forgotten {
         true if arguments.revoke => {
             format!("{portal}: the grant is given back and forgotten, its token files are gone")
         }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach};
-use super::{Common, screen};
-use crate::domain::decoding;
-use crate::domain::intake::LONGEST;
+use super::connect::{Backend, connect, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
+use crate::domain::body_decoding;
+use crate::domain::import::MAX_LENGTH;
 use crate::domain::pizauth::{self, Account};
 
 #[derive(Debug, Args)]
@@ -41,32 +41,32 @@ pub(super) struct Arguments {
 }
 
 /// What is to be taken in.
-pub(super) enum Handed {
+pub(super) enum ImportInput {
     /// A grant in any form.
     Text(String),
     /// The pair that was put aside last at this portal.
     AsideOf(String),
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
     let question = format!("Replace the grant of {portal} even if this one is another portal's?");
-    if arguments.replace && !arguments.yes && !screen::confirm(&question) {
-        return Err(Failure::new(
+    if arguments.replace && !arguments.yes && !terminal::confirm(&question) {
+        return Err(CommandError::new(
             Exit::Usage,
             format!("{portal}: not taken in; say --yes to mean --replace"),
         ));
     }
     let grant = match &arguments.aside_of {
-        Some(at) => Handed::AsideOf(at.clone()),
-        None => Handed::Text(read(arguments)?),
+        Some(at) => ImportInput::AsideOf(at.clone()),
+        None => ImportInput::Text(read(arguments)?),
     };
-    let imported = match reach(common).await? {
-        Reach::Daemon(client) => client.import(portal, grant, arguments.replace).await,
-        Reach::Offline(offline) => {
+    let imported = match connect(common).await? {
+        Backend::Daemon(client) => client.import(portal, grant, arguments.replace).await,
+        Backend::Offline(offline) => {
             let imported = match &grant {
-                Handed::Text(text) => offline.import(portal, text, arguments.replace).await,
-                Handed::AsideOf(at) => offline.import_aside(portal, at, arguments.replace).await,
+                ImportInput::Text(text) => offline.import(portal, text, arguments.replace).await,
+                ImportInput::AsideOf(at) => offline.import_aside(portal, at, arguments.replace).await,
             };
             offline.close().await;
             imported.map_err(|error| not_done(&error))
@@ -90,15 +90,15 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     match exit {
         Exit::Done if arguments.json => Ok(Exit::Done),
         Exit::Done => {
-            screen::note(&sentence);
+            terminal::eprintln(&sentence);
             Ok(Exit::Done)
         }
-        exit => Err(Failure::new(exit, sentence)),
+        exit => Err(CommandError::new(exit, sentence)),
     }
 }
 
 pub(super) fn print(outcome: &Value) {
-    screen::result(&(serde_json::to_string_pretty(outcome).unwrap_or_default() + "\n"));
+    terminal::print(&(serde_json::to_string_pretty(outcome).unwrap_or_default() + "\n"));
 }
 
 /// What came of it, in words.
@@ -150,27 +150,27 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
     }
 }
 
-fn read(arguments: &Arguments) -> Result<String, Failure> {
+fn read(arguments: &Arguments) -> Result<String, CommandError> {
     let mut bytes = Vec::new();
-    let limit = LONGEST as u64 + 1;
+    let limit = MAX_LENGTH as u64 + 1;
     let read = match arguments.file.as_ref().filter(|file| file.as_os_str() != "-") {
         Some(file) => std::fs::File::open(file)
             .and_then(|file| file.take(limit).read_to_end(&mut bytes))
             .map_err(|error| (file.display().to_string(), error)),
         None => {
             if std::io::stdin().is_terminal() {
-                screen::note("paste the grant and end with Ctrl-D:");
+                terminal::eprintln("paste the grant and end with Ctrl-D:");
             }
             let stdin = std::io::stdin().lock().take(limit).read_to_end(&mut bytes);
             stdin.map_err(|error| ("standard input".to_owned(), error))
         }
     };
-    read.map_err(|(from, error)| Failure::new(Exit::NoInput, format!("cannot read {from}: {error}")))?;
+    read.map_err(|(from, error)| CommandError::new(Exit::NoInput, format!("cannot read {from}: {error}")))?;
     let not_taken =
-        |why: String| Failure::new(Exit::Data, format!("{}: not taken in: {why}", arguments.portal));
+        |why: String| CommandError::new(Exit::Data, format!("{}: not taken in: {why}", arguments.portal));
     let account = arguments.account.as_deref();
     // Windows writes UTF-16.
-    let text = match decoding::decode(&bytes) {
+    let text = match body_decoding::decode(&bytes) {
         Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
         _ => bytes,
     };
@@ -184,8 +184,8 @@ fn read(arguments: &Arguments) -> Result<String, Failure> {
         },
         Err(error) => {
             let bytes = error.as_bytes();
-            if bytes.len() > LONGEST {
-                return Err(not_taken(format!("it is longer than {LONGEST} bytes")));
+            if bytes.len() > MAX_LENGTH {
+                return Err(not_taken(format!("it is longer than {MAX_LENGTH} bytes")));
             }
             let accounts = pizauth::open(bytes).map_err(|error| not_taken(error.to_string()))?;
             let chosen = pizauth::choose(accounts, account, &arguments.portal);

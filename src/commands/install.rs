@@ -3,11 +3,11 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
+use super::connect::{Backend, connect_to_state, not_done};
+use super::exit::{CommandError, Exit};
 use super::import::{print, said};
-use super::reach::{Reach, not_done, reach_known};
-use super::{Common, screen};
-use crate::daemon::newcomers::NewcomerView;
+use super::{Common, terminal};
+use crate::daemon::disputes::DisputeView;
 
 pub(super) const HELP: &str = "\
 The first notice of an installation may have been a stranger's. Where another user of the portal says that he installed
@@ -24,7 +24,7 @@ waits, 69 daemon unavailable, 75 another user waits now, or it cannot be proved 
 configuration.";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Install {
+pub(super) enum InstallCommand {
     /// Show the installs that wait for a decision.
     List(ListArguments),
     /// Take the newcomer's grant, and the proof of its installation, in the place of those that are there.
@@ -61,41 +61,45 @@ pub(super) struct DecideArguments {
     json: bool,
 }
 
-pub(super) async fn run(common: &Common, install: &Install) -> Result<Exit, Failure> {
-    let reach = reach_known(common).await?;
+pub(super) async fn run(common: &Common, install: &InstallCommand) -> Result<Exit, CommandError> {
+    let reach = connect_to_state(common).await?;
     let done = match install {
-        Install::List(arguments) => list(&reach, arguments).await,
-        Install::Accept(arguments) => accept(&reach, arguments).await,
-        Install::Refuse(arguments) => refuse(&reach, arguments).await,
+        InstallCommand::List(arguments) => list(&reach, arguments).await,
+        InstallCommand::Accept(arguments) => accept(&reach, arguments).await,
+        InstallCommand::Refuse(arguments) => refuse(&reach, arguments).await,
     };
-    if let Reach::Offline(offline) = reach {
+    if let Backend::Offline(offline) = reach {
         offline.close().await;
     }
     done
 }
 
-async fn waiting(reach: &Reach) -> Result<Vec<NewcomerView>, Failure> {
+async fn waiting(reach: &Backend) -> Result<Vec<DisputeView>, CommandError> {
     match reach {
-        Reach::Daemon(client) => client.installs().await,
-        Reach::Offline(offline) => offline.installs().await.map_err(|error| not_done(&error)),
+        Backend::Daemon(client) => client.installs().await,
+        Backend::Offline(offline) => offline.installs().await.map_err(|error| not_done(&error)),
     }
 }
 
-async fn list(reach: &Reach, arguments: &ListArguments) -> Result<Exit, Failure> {
+async fn list(reach: &Backend, arguments: &ListArguments) -> Result<Exit, CommandError> {
     let waiting = waiting(reach).await?;
     if arguments.json {
-        screen::result(&format!("{:#}\n", json!({ "waiting": waiting })));
+        terminal::print(&format!("{:#}\n", json!({ "waiting": waiting })));
     } else if waiting.is_empty() {
-        screen::note("no install waits for a decision");
+        terminal::eprintln("no install waits for a decision");
     } else {
         let lines = waiting.iter().map(|it| format!("{}: since {}: {}\n", it.portal, it.since, it.reason));
-        screen::result(&lines.collect::<String>());
+        terminal::print(&lines.collect::<String>());
     }
     Ok(if waiting.is_empty() { Exit::Done } else { Exit::NotFresh })
 }
 
 /// The user to decide about: the one who is named, or the one who waits and whom a person was shown.
-async fn meant(reach: &Reach, arguments: &DecideArguments, what: &str) -> Result<Option<String>, Failure> {
+async fn meant(
+    reach: &Backend,
+    arguments: &DecideArguments,
+    what: &str,
+) -> Result<Option<String>, CommandError> {
     let DecideArguments { portal, user, yes, json: _ } = arguments;
     if *yes {
         return Ok(user.clone());
@@ -103,9 +107,9 @@ async fn meant(reach: &Reach, arguments: &DecideArguments, what: &str) -> Result
     let found = waiting(reach).await?.into_iter().find(|it| it.portal == *portal);
     // What is not there is said by whoever is asked to decide.
     let Some(found) = found else { return Ok(user.clone()) };
-    screen::note(&format!("{portal}: {}", found.reason));
-    if !screen::confirm(&format!("{what} the install of user {}?", found.user)) {
-        return Err(Failure::new(
+    terminal::eprintln(&format!("{portal}: {}", found.reason));
+    if !terminal::confirm(&format!("{what} the install of user {}?", found.user)) {
+        return Err(CommandError::new(
             Exit::Usage,
             format!("{portal}: nothing was decided; say --yes to mean it"),
         ));
@@ -113,13 +117,13 @@ async fn meant(reach: &Reach, arguments: &DecideArguments, what: &str) -> Result
     Ok(Some(user.clone().unwrap_or(found.user)))
 }
 
-async fn accept(reach: &Reach, arguments: &DecideArguments) -> Result<Exit, Failure> {
+async fn accept(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
     let user = meant(reach, arguments, "Accept").await?;
     let user = user.as_deref();
     let accepted: Value = match reach {
-        Reach::Daemon(client) => client.accept_install(portal, user).await?,
-        Reach::Offline(offline) => {
+        Backend::Daemon(client) => client.accept_install(portal, user).await?,
+        Backend::Offline(offline) => {
             offline.accept_install(portal, user).await.map_err(|error| not_done(&error))?
         }
     };
@@ -129,31 +133,33 @@ async fn accept(reach: &Reach, arguments: &DecideArguments) -> Result<Exit, Fail
     match said(portal, &accepted) {
         (Exit::Done, sentence) => {
             if !arguments.json {
-                screen::note(&sentence);
+                terminal::eprintln(&sentence);
             }
             Ok(Exit::Done)
         }
-        (exit, sentence) => Err(Failure::new(exit, sentence)),
+        (exit, sentence) => Err(CommandError::new(exit, sentence)),
     }
 }
 
-async fn refuse(reach: &Reach, arguments: &DecideArguments) -> Result<Exit, Failure> {
+async fn refuse(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
     let user = meant(reach, arguments, "Refuse").await?;
     let user = user.as_deref();
     let refused = match reach {
-        Reach::Daemon(client) => client.refuse_install(portal, user).await?,
-        Reach::Offline(offline) => {
+        Backend::Daemon(client) => client.refuse_install(portal, user).await?,
+        Backend::Offline(offline) => {
             offline.refuse_install(portal, user).await.map_err(|error| not_done(&error))?
         }
     };
     if arguments.json {
         let outcome =
             json!({"portal": portal, "outcome": "refused", "user": refused.user, "holder": refused.holder});
-        screen::result(&format!("{outcome:#}\n"));
+        terminal::print(&format!("{outcome:#}\n"));
     } else {
         let user = refused.user;
-        screen::note(&format!("{portal}: the install of user {user} is refused; the grant stays as it is"));
+        terminal::eprintln(&format!(
+            "{portal}: the install of user {user} is refused; the grant stays as it is"
+        ));
     }
     Ok(Exit::Done)
 }

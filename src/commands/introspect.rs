@@ -3,9 +3,9 @@
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::reach::{Sight, look, not_done};
-use super::{Common, screen};
+use super::connect::{ReadBackend, connect_to_read, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
 use crate::domain::introspection::Introspection;
 
 #[derive(Debug, Args)]
@@ -20,20 +20,20 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let said = match look(common).await? {
-        Sight::Daemon(client) => client.introspect(portal).await?,
-        Sight::State(glance) => {
+    let said = match connect_to_read(common).await? {
+        ReadBackend::Daemon(client) => client.introspect(portal).await?,
+        ReadBackend::State(glance) => {
             let said = glance.introspect(portal).await.map_err(|error| not_done(&error));
             glance.close().await;
             said?
         }
     };
     if arguments.json {
-        screen::result(&(serde_json::to_string_pretty(&said).unwrap_or_default() + "\n"));
+        terminal::print(&(serde_json::to_string_pretty(&said).unwrap_or_default() + "\n"));
     } else {
-        screen::note(&sentence(portal, &said));
+        terminal::eprintln(&sentence(portal, &said));
     }
     Ok(if said.active { Exit::Done } else { Exit::NotFresh })
 }

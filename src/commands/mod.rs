@@ -9,6 +9,7 @@ mod authorize;
 mod check;
 mod client;
 mod completions;
+mod connect;
 mod demo;
 mod exit;
 mod forget;
@@ -16,15 +17,14 @@ mod import;
 mod install;
 mod introspect;
 mod provider;
-mod reach;
 mod recover;
 mod renew;
 mod run;
 mod runtime;
 mod sandbox;
-mod screen;
 mod silence;
 mod status;
+mod terminal;
 mod token;
 
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ enum Command {
     Import(import::Arguments),
     /// Installs of another user than the grant's: list, accept, refuse.
     #[command(subcommand, after_help = install::HELP)]
-    Install(install::Install),
+    Install(install::InstallCommand),
     /// Replies that could not be read: take in what can be read by now, show or discard them.
     Recover(recover::Arguments),
     /// Ask the authorization server what a portal's token is worth.
@@ -151,7 +151,7 @@ enum Alert {
 }
 
 /// How long the end of a process waits for the reader of its log.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const HELP_FOOTER: Duration = Duration::from_secs(2);
 
 /// Runs the command that the arguments name.
 #[must_use]
@@ -175,7 +175,7 @@ pub fn main() -> Exit {
     };
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
-        Err(why) => return screen::fail(Exit::Unavailable, &why),
+        Err(why) => return terminal::fail(Exit::Unavailable, &why),
     };
     let done = runtime.block_on(async {
         match cli.command {
@@ -206,6 +206,6 @@ pub fn main() -> Exit {
     });
     // Reading standard input blocks a thread that nobody needs any more.
     runtime.shutdown_background();
-    log::flush(LAST_WORDS);
+    log::flush(HELP_FOOTER);
     done.unwrap_or_else(|failure| failure.say())
 }

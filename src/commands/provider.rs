@@ -6,9 +6,9 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::screen::Look;
-use super::{Common, reach, screen};
+use super::exit::{CommandError, Exit};
+use super::terminal::TableStyle;
+use super::{Common, connect, terminal};
 use crate::config::{self, Config};
 use crate::domain::provider::Profile;
 
@@ -27,7 +27,7 @@ pub(super) struct ShowArguments {
 )]
 pub(super) struct ListArguments {}
 
-pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, Failure> {
+pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, CommandError> {
     let ShowArguments { name } = arguments;
     let config = configuration(common)?;
     let configured = config.as_ref().and_then(|config| {
@@ -43,18 +43,18 @@ pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, F
             known.into_iter().max_by(|one, other| likeness(name, one).total_cmp(&likeness(name, other)));
         let hint = near.filter(|near| likeness(name, near) > 0.8);
         let hint = hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(Failure::new(Exit::NoInput, format!("no provider or app is named {name}{hint}")));
+        return Err(CommandError::new(Exit::NoInput, format!("no provider or app is named {name}{hint}")));
     };
-    screen::result(&config::written_profile(&profile));
+    terminal::print(&config::written_profile(&profile));
     Ok(Exit::Done)
 }
 
-pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, Failure> {
+pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, CommandError> {
     let config = configuration(common)?;
     let mut rows = Vec::new();
     let row = |name: &str, profile: &Profile, from: &str| {
         let at = profile.issuer.as_ref().unwrap_or(&profile.token_url);
-        [name, from, at].map(|text| (text.to_owned(), Look::Plain)).to_vec()
+        [name, from, at].map(|text| (text.to_owned(), TableStyle::Plain)).to_vec()
     };
     for name in config::built_in_providers() {
         rows.extend(config::built_in_profile(name).map(|profile| row(name, &profile, "built in")));
@@ -64,14 +64,14 @@ pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, Failure> 
             rows.push(row(name, profile, "configuration"));
         }
     }
-    screen::result(&screen::table(&["PROVIDER", "FROM", "AUTHORIZATION SERVER"], rows));
+    terminal::print(&terminal::table(&["PROVIDER", "FROM", "AUTHORIZATION SERVER"], rows));
     Ok(Exit::Done)
 }
 
 /// The configuration, if there is one: without any the built-in providers can be looked at.
-fn configuration(common: &Common) -> Result<Option<Config>, Failure> {
+fn configuration(common: &Common) -> Result<Option<Config>, CommandError> {
     let usual = common.config == Path::new(config::DEFAULT_PATH);
-    if usual && !common.config.exists() { Ok(None) } else { reach::load(common).map(Some) }
+    if usual && !common.config.exists() { Ok(None) } else { connect::load(common).map(Some) }
 }
 
 fn likeness(one: &str, other: &str) -> f64 {

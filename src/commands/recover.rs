@@ -5,10 +5,10 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach_known};
-use super::{Common, screen};
-use crate::daemon::KeptView;
+use super::connect::{Backend, connect_to_state, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
+use crate::daemon::KeptReplyView;
 
 #[derive(Debug, Args)]
 #[command(
@@ -31,86 +31,88 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let reach = reach_known(common).await?;
+    let reach = connect_to_state(common).await?;
     let done = work(&reach, arguments).await;
-    if let Reach::Offline(offline) = reach {
+    if let Backend::Offline(offline) = reach {
         offline.close().await;
     }
     let done = done?;
     match done {
-        Done::Body(bytes) => screen::bytes(&bytes),
-        Done::Json(json) => screen::result(&format!("{json:#}\n")),
-        Done::Recovered(generation) => {
-            screen::note(&format!(
+        RecoverResult::Body(bytes) => terminal::print_bytes(&bytes),
+        RecoverResult::Json(json) => terminal::print(&format!("{json:#}\n")),
+        RecoverResult::Recovered(generation) => {
+            terminal::eprintln(&format!(
                 "{portal}: the grant of a kept reply was taken in (generation {generation})"
             ));
         }
-        Done::Discarded(count) => screen::note(&format!("{portal}: {count} kept replies were removed")),
+        RecoverResult::Discarded(count) => {
+            terminal::eprintln(&format!("{portal}: {count} kept replies were removed"));
+        }
     }
     Ok(Exit::Done)
 }
 
 /// What was done.
-enum Done {
+enum RecoverResult {
     Body(Vec<u8>),
     Json(Value),
     Recovered(u64),
     Discarded(usize),
 }
 
-async fn work(reach: &Reach, arguments: &Arguments) -> Result<Done, Failure> {
+async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, CommandError> {
     let Arguments { portal, show, discard, yes, json } = arguments;
     let kept = match reach {
-        Reach::Daemon(client) => client.kept(portal).await?,
-        Reach::Offline(offline) => offline.kept(portal).await.map_err(|error| not_done(&error))?,
+        Backend::Daemon(client) => client.kept(portal).await?,
+        Backend::Offline(offline) => offline.kept(portal).await.map_err(|error| not_done(&error))?,
     };
     if let Some(number) = show {
         let question = format!("Print reply {number} of {portal}? It may hold tokens that work.");
-        if screen::is_terminal() && !yes && !screen::confirm(&question) {
+        if terminal::is_terminal() && !yes && !terminal::confirm(&question) {
             let message = "not printed on a terminal; say --yes to mean it, or send it to a file";
-            return Err(Failure::new(Exit::Usage, message));
+            return Err(CommandError::new(Exit::Usage, message));
         }
         let body = match reach {
-            Reach::Daemon(client) => client.kept_body(portal, *number).await,
-            Reach::Offline(offline) => {
+            Backend::Daemon(client) => client.kept_body(portal, *number).await,
+            Backend::Offline(offline) => {
                 offline.kept_body(portal, *number).await.map_err(|error| not_done(&error))
             }
         };
-        return body.map(Done::Body);
+        return body.map(RecoverResult::Body);
     }
     if *discard {
         let question =
             format!("Remove {} kept replies of {portal}? A pair in them is lost then.", kept.len());
-        if !kept.is_empty() && !yes && !screen::confirm(&question) {
-            return Err(Failure::new(Exit::Usage, "nothing was removed; say --yes to mean it"));
+        if !kept.is_empty() && !yes && !terminal::confirm(&question) {
+            return Err(CommandError::new(Exit::Usage, "nothing was removed; say --yes to mean it"));
         }
         let discarded = match reach {
-            Reach::Daemon(client) => client.discard(portal).await?,
-            Reach::Offline(offline) => offline.discard(portal).await.map_err(|error| not_done(&error))?,
+            Backend::Daemon(client) => client.discard(portal).await?,
+            Backend::Offline(offline) => offline.discard(portal).await.map_err(|error| not_done(&error))?,
         };
         let outcome = json!({"portal": portal, "outcome": "discarded", "discarded": discarded});
-        return Ok(if *json { Done::Json(outcome) } else { Done::Discarded(discarded) });
+        return Ok(if *json { RecoverResult::Json(outcome) } else { RecoverResult::Discarded(discarded) });
     }
     let recovered = match reach {
-        Reach::Daemon(client) => client.recover(portal).await,
-        Reach::Offline(offline) => offline.recover(portal).await.map_err(|error| not_done(&error)),
+        Backend::Daemon(client) => client.recover(portal).await,
+        Backend::Offline(offline) => offline.recover(portal).await.map_err(|error| not_done(&error)),
     };
     if !json {
-        kept.iter().for_each(|reply| screen::note(&line(portal, reply)));
+        kept.iter().for_each(|reply| terminal::eprintln(&line(portal, reply)));
     } else if recovered.is_err() {
         // What is kept is said all the same.
-        screen::result(&format!("{:#}\n", json!({"portal": portal, "outcome": "kept", "replies": kept})));
+        terminal::print(&format!("{:#}\n", json!({"portal": portal, "outcome": "kept", "replies": kept})));
     }
     let outcome = recovered?;
     let generation = outcome.get("generation").and_then(Value::as_u64).unwrap_or_default();
-    Ok(if *json { Done::Json(outcome) } else { Done::Recovered(generation) })
+    Ok(if *json { RecoverResult::Json(outcome) } else { RecoverResult::Recovered(generation) })
 }
 
 /// One kept reply in a line.
-fn line(portal: &str, reply: &KeptView) -> String {
-    let KeptView {
+fn line(portal: &str, reply: &KeptReplyView) -> String {
+    let KeptReplyView {
         number,
         at,
         answers,

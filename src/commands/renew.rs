@@ -4,10 +4,10 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, Sight, look, not_done, reach_grants};
-use super::{Common, screen};
-use crate::daemon::view::PortalView;
+use super::connect::{Backend, ReadBackend, connect_to_grants, connect_to_read, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
+use crate::daemon::portal_view::PortalView;
 use crate::domain::portal::{Kind, Problem};
 
 /// Renewals asked for at once; the daemon's own budget holds besides.
@@ -31,12 +31,12 @@ pub(super) struct Arguments {
 
 const NONE_RENEWABLE: &str = "no portal has a grant that could be renewed; see refreshd status";
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
-    let reach = match reach_grants(common).await {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
+    let reach = match connect_to_grants(common).await {
         Ok(reach) => reach,
         // Without a state nothing can be renewed, and each portal is named.
         Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
-            screen::note(NONE_RENEWABLE);
+            terminal::eprintln(NONE_RENEWABLE);
             return Ok(told(arguments, &seen(common).await?, Vec::new(), Exit::Done));
         }
         Err(failure) => return Err(failure),
@@ -44,14 +44,14 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let (names, left) =
         if arguments.all { parted(all(&reach).await?) } else { (arguments.portals.clone(), Vec::new()) };
     if names.is_empty() {
-        screen::note(NONE_RENEWABLE);
+        terminal::eprintln(NONE_RENEWABLE);
     }
     let outcomes = match &reach {
-        Reach::Daemon(client) => {
+        Backend::Daemon(client) => {
             let asked = names.iter().map(|name| async move { (name, client.renew(name).await) });
             stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await
         }
-        Reach::Offline(offline) => {
+        Backend::Offline(offline) => {
             let mut outcomes = Vec::new();
             for name in &names {
                 let renewed = offline.renew(name).await.map_err(|error| not_done(&error));
@@ -66,7 +66,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         match outcome {
             Ok(outcome) => {
                 if !arguments.json {
-                    screen::note(&sentence(name, &outcome));
+                    terminal::eprintln(&sentence(name, &outcome));
                 }
                 if !is_good(&outcome) {
                     exit = Exit::NotFresh;
@@ -79,7 +79,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             }
         }
     }
-    if let Reach::Offline(offline) = reach {
+    if let Backend::Offline(offline) = reach {
         offline.close().await;
     }
     Ok(told(arguments, &left, answers, exit))
@@ -90,30 +90,30 @@ fn told(arguments: &Arguments, left: &[PortalView], mut answers: Vec<Value>, mut
     for portal in left {
         let outcome = not_tried(portal);
         if !arguments.json {
-            screen::note(&sentence(&portal.portal, &outcome));
+            terminal::eprintln(&sentence(&portal.portal, &outcome));
         }
         exit = if matches!(exit, Exit::Done) { Exit::NotFresh } else { exit };
         answers.push(outcome);
     }
     if arguments.json {
         let text = serde_json::to_string_pretty(&json!({ "renewals": answers })).unwrap_or_default();
-        screen::result(&(text + "\n"));
+        terminal::print(&(text + "\n"));
     }
     exit
 }
 
-async fn all(reach: &Reach) -> Result<Vec<PortalView>, Failure> {
+async fn all(reach: &Backend) -> Result<Vec<PortalView>, CommandError> {
     match reach {
-        Reach::Daemon(client) => client.list(None).await,
-        Reach::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error)),
+        Backend::Daemon(client) => client.list(None).await,
+        Backend::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error)),
     }
 }
 
 /// The portals of the configuration, where there is no state.
-async fn seen(common: &Common) -> Result<Vec<PortalView>, Failure> {
-    match look(common).await? {
-        Sight::Daemon(client) => client.list(None).await,
-        Sight::State(glance) => {
+async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
+    match connect_to_read(common).await? {
+        ReadBackend::Daemon(client) => client.list(None).await,
+        ReadBackend::State(glance) => {
             let portals = glance.list(None).await.map_err(|error| not_done(&error));
             glance.close().await;
             portals

@@ -5,10 +5,10 @@ use std::panic::resume_unwind;
 use tokio_util::sync::CancellationToken;
 
 use super::Common;
-use super::exit::{Exit, Failure};
-use super::reach::{cannot_run, in_configuration};
+use super::connect::{cannot_run, in_configuration};
+use super::exit::{CommandError, Exit};
 use crate::adapters::log;
-use crate::config::{self, Environment, Loaded, LogFormat, Problems};
+use crate::config::{self, ConfigErrors, Environment, Loaded, LogFormat};
 use crate::daemon;
 
 pub(super) const HELP: &str = "\
@@ -21,16 +21,16 @@ SIGHUP reads the configuration again; SIGTERM finishes what was sent and ends.
 Exit codes: 0 stopped, 64 usage, 69 the state is in use or cannot be opened, 77 no permission,
 78 configuration.";
 
-pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     let read = {
         let path = common.config.clone();
         move || config::load(&path, &Environment::of_process())
     };
     // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
     let Loaded { config, warnings, damaged } = elsewhere(read.clone())?
-        .map_err(|problems| Failure::new(Exit::Configuration, in_configuration(&problems)))?;
+        .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(form(config.log.format), &config.log.level)
-        .map_err(|error| Failure::new(Exit::Configuration, daemon::chain(&error)))?;
+        .map_err(|error| CommandError::new(Exit::Configuration, daemon::chain(&error)))?;
     std::thread::Builder::new()
         .name("log".to_owned())
         .spawn(|| writer.run())
@@ -53,25 +53,25 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
 /// Reads on a thread that ends at once: when a thread ends, the allocator gives back what a large configuration took, and
 /// the main thread never does.
 fn elsewhere(
-    read: impl Fn() -> Result<Loaded, Problems> + Send + 'static,
-) -> Result<Result<Loaded, Problems>, Failure> {
+    read: impl Fn() -> Result<Loaded, ConfigErrors> + Send + 'static,
+) -> Result<Result<Loaded, ConfigErrors>, CommandError> {
     let reader = std::thread::Builder::new().name("configuration".to_owned()).spawn(read);
     let reader = reader.map_err(|error| no_thread("configuration's", &error))?;
     Ok(reader.join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-fn no_thread(whose: &str, error: &std::io::Error) -> Failure {
+fn no_thread(whose: &str, error: &std::io::Error) -> CommandError {
     let why =
         format!("cannot start: the {whose} thread could not be made ({error}); raise TasksMax= or ulimit -u");
-    Failure::new(Exit::Unavailable, why)
+    CommandError::new(Exit::Unavailable, why)
 }
 
 /// The log's form in the adapter's words.
-pub(super) const fn form(format: LogFormat) -> log::Form {
+pub(super) const fn form(format: LogFormat) -> log::LogFormat {
     match format {
-        LogFormat::Auto => log::Form::Auto,
-        LogFormat::Text => log::Form::Text,
-        LogFormat::Json => log::Form::Json,
-        LogFormat::Journald => log::Form::Journald,
+        LogFormat::Auto => log::LogFormat::Auto,
+        LogFormat::Text => log::LogFormat::Text,
+        LogFormat::Json => log::LogFormat::Json,
+        LogFormat::Journald => log::LogFormat::Journald,
     }
 }

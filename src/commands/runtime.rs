@@ -54,7 +54,7 @@ pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
     let workers = threads.workers.min(processors);
     let blocking = if threads.permanent { threads.blocking } else { 1 };
     // tokio panics without a worker, and goes on without a blocking thread: neither is an error with a sentence.
-    try_threads(workers + blocking).map_err(|error| too_few(&error))?;
+    try_threads(workers + blocking).map_err(|error| too_few_threads(&error))?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(threads.blocking)
@@ -63,12 +63,12 @@ pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
     if threads.permanent {
-        make_blocking(&runtime, threads.blocking).map_err(|error| too_few(&error))?;
+        make_blocking(&runtime, threads.blocking).map_err(|error| too_few_threads(&error))?;
     }
     Ok(runtime)
 }
 
-fn too_few(error: &str) -> String {
+fn too_few_threads(error: &str) -> String {
     format!(
         "cannot start: this process may not have the threads that it needs ({error}); raise TasksMax= of the unit, the \
          pids limit of the container, or ulimit -u"

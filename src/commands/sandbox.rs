@@ -11,11 +11,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::exit::{Exit, Failure};
-use super::screen;
+use super::exit::{CommandError, Exit};
+use super::terminal;
 use crate::adapters::clock::Clock;
 use crate::adapters::token_files::write_whole;
-use crate::sandbox::{Rules, Sandbox};
+use crate::fake_server::{FakeServer, Rules};
 
 /// The client that it knows.
 const CLIENT_ID: &str = "local.sandbox";
@@ -40,21 +40,22 @@ pub(super) struct Arguments {
     dir: PathBuf,
 }
 
-pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let Arguments { listen, portals, lifetime, installs, dir } = arguments;
     if !listen.ip().is_loopback() {
-        return Err(Failure::new(Exit::Usage, "the sandbox listens on loopback only"));
+        return Err(CommandError::new(Exit::Usage, "the sandbox listens on loopback only"));
     }
-    let io =
-        |error: std::io::Error| Failure::new(Exit::Unavailable, format!("cannot start the sandbox: {error}"));
+    let io = |error: std::io::Error| {
+        CommandError::new(Exit::Unavailable, format!("cannot start the sandbox: {error}"))
+    };
     let listener = TcpListener::bind(listen).await.map_err(io)?;
-    let sandbox = Sandbox::new(Clock::system(), Rules { token_lifetime: *lifetime, ..Rules::default() });
+    let sandbox = FakeServer::new(Clock::system(), Rules { token_lifetime: *lifetime, ..Rules::default() });
     let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
     sandbox.add_client(CLIENT_ID, &secret);
     std::fs::create_dir_all(dir).map_err(io)?;
     let write = |name: String, text: &str| {
         write_whole(dir, &dir.join(name), text.as_bytes(), 0o600)
-            .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))
+            .map_err(|error| CommandError::new(Exit::Unavailable, error.to_string()))
     };
     write("client.secret".to_owned(), &secret)?;
     for number in 1..=*portals {
@@ -71,7 +72,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             .collect();
         write("installs.jsonl".to_owned(), &replies)?;
     }
-    screen::note(&format!(
+    terminal::eprintln(&format!(
         "sandbox: http://{listen}/oauth/token/, client {CLIENT_ID}, {portals} portals, {}",
         dir.display()
     ));
@@ -84,7 +85,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         _ = interrupt.recv() => {}
     }
     for violation in sandbox.violations() {
-        screen::note(&format!("sandbox: violation: {violation}"));
+        terminal::eprintln(&format!("sandbox: violation: {violation}"));
     }
     Ok(Exit::Done)
 }

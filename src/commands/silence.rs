@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, not_done, reach, reach_known};
-use super::{Common, screen};
-use crate::daemon::alerts::report::EVERYTHING;
+use super::connect::{Backend, connect, connect_to_state, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
+use crate::daemon::alerts::alert_views::EVERYTHING;
 
 #[derive(Debug, Args)]
 #[command(
@@ -32,9 +32,10 @@ struct Meant {
 }
 
 impl Arguments {
-    fn meant(&self) -> Result<Meant, Failure> {
-        let usage =
-            |message: &str| Err(Failure::new(Exit::Usage, format!("{message}; see refreshd silence --help")));
+    fn meant(&self) -> Result<Meant, CommandError> {
+        let usage = |message: &str| {
+            Err(CommandError::new(Exit::Usage, format!("{message}; see refreshd silence --help")))
+        };
         match (self.what.as_slice(), self.all, self.end) {
             ([portal, span], false, false) => {
                 Ok(Meant { portal: Some(portal.clone()), span: Some(span.clone()) })
@@ -48,31 +49,31 @@ impl Arguments {
     }
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let Meant { portal, span } = arguments.meant()?;
     let spoken = span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
     // What was never silenced needs no state to end.
-    let reached = if span.is_some() { reach(common).await? } else { reach_known(common).await? };
+    let reached = if span.is_some() { connect(common).await? } else { connect_to_state(common).await? };
     let until = match reached {
-        Reach::Daemon(client) => client.silence(subject, span.as_deref()).await?,
-        Reach::Offline(offline) => {
+        Backend::Daemon(client) => client.silence(subject, span.as_deref()).await?,
+        Backend::Offline(offline) => {
             let until = offline.silence(subject.unwrap_or(EVERYTHING), spoken).await;
             offline.close().await;
             until.map_err(|error| not_done(&error))?
         }
     };
     let whom = subject.unwrap_or("everything");
-    screen::note(&match until {
+    terminal::eprintln(&match until {
         Some(until) => format!("{whom}: nobody is told until {until}; what is wrong then is told then"),
         None => format!("{whom}: not silenced any more"),
     });
     Ok(Exit::Done)
 }
 
-fn parse(span: &str) -> Result<Duration, Failure> {
+fn parse(span: &str) -> Result<Duration, CommandError> {
     let bad = |error: &dyn std::fmt::Display| {
-        Failure::new(Exit::Usage, format!("`{span}` is no span of time such as 2h or 30m: {error}"))
+        CommandError::new(Exit::Usage, format!("`{span}` is no span of time such as 2h or 30m: {error}"))
     };
     let span = humantime::parse_duration(span).map_err(|error| bad(&error))?;
     if span.is_zero() { Err(bad(&"it is nothing")) } else { Ok(span) }

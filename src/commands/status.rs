@@ -5,18 +5,18 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Common;
-use super::exit::{Exit, Failure};
-use super::reach::{self, Sight, not_done};
-use super::screen::{self, Look};
+use super::connect::{self, ReadBackend, not_done};
+use super::exit::{CommandError, Exit};
+use super::terminal::{self, TableStyle};
 use crate::adapters::clock::Clock;
-use crate::daemon::view::{CandidateView, PortalView, UnreadReplies};
+use crate::daemon::portal_view::{CandidateView, PortalView, UnreadReplies};
 use crate::domain::portal::{Kind, Problem};
 use crate::domain::time::human;
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
 /// Lines of what is to be done that are kept for the end of a long table.
-const MOST_ACTIONS: usize = 1000;
+const MAX_ACTIONS: usize = 1000;
 
 #[derive(Debug, Args)]
 #[command(
@@ -33,14 +33,14 @@ pub(super) struct Arguments {
     watch: bool,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     loop {
-        let sight = reach::look(common).await?;
-        if matches!(sight, Sight::State(_)) {
-            screen::note("no daemon runs; this is what the state says");
+        let sight = connect::connect_to_read(common).await?;
+        if matches!(sight, ReadBackend::State(_)) {
+            terminal::eprintln("no daemon runs; this is what the state says");
         }
         let shown = show(&sight, arguments).await;
-        if let Sight::State(glance) = sight {
+        if let ReadBackend::State(glance) = sight {
             glance.close().await;
         }
         let fresh = shown?;
@@ -52,23 +52,25 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// Shows one portal, or all of them page by page, so that memory does not grow with their number. Whether all are fresh.
-async fn show(sight: &Sight, arguments: &Arguments) -> Result<bool, Failure> {
-    let mut out: Box<dyn Out> =
-        if arguments.json { Box::new(Json { begun: false }) } else { Box::new(Text::default()) };
+async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, CommandError> {
+    let mut out: Box<dyn StatusOutput> =
+        if arguments.json { Box::new(JsonOutput { begun: false }) } else { Box::new(TableOutput::default()) };
     let clear = || {
-        if arguments.watch && screen::is_terminal() {
+        if arguments.watch && terminal::is_terminal() {
             // Clear and go home, so that the table stays in place.
-            screen::result("\x1b[2J\x1b[H");
+            terminal::print("\x1b[2J\x1b[H");
         }
     };
     if let Some(portal) = &arguments.portal {
         let portals = match sight {
-            Sight::Daemon(client) => client.list(Some(portal)).await?,
-            Sight::State(glance) => glance.list(Some(portal)).await.map_err(|error| not_done(&error))?,
+            ReadBackend::Daemon(client) => client.list(Some(portal)).await?,
+            ReadBackend::State(glance) => {
+                glance.list(Some(portal)).await.map_err(|error| not_done(&error))?
+            }
         };
         clear();
         match portals.as_slice() {
-            [portal] if !arguments.json => screen::result(&one(portal)),
+            [portal] if !arguments.json => terminal::print(&one(portal)),
             portals => {
                 out.page(portals)?;
                 out.end();
@@ -79,8 +81,10 @@ async fn show(sight: &Sight, arguments: &Arguments) -> Result<bool, Failure> {
     let (mut fresh, mut after) = (true, None::<String>);
     loop {
         let (portals, next) = match sight {
-            Sight::Daemon(client) => client.page(after.as_deref()).await?,
-            Sight::State(glance) => glance.page(after.as_deref()).await.map_err(|error| not_done(&error))?,
+            ReadBackend::Daemon(client) => client.page(after.as_deref()).await?,
+            ReadBackend::State(glance) => {
+                glance.page(after.as_deref()).await.map_err(|error| not_done(&error))?
+            }
         };
         if after.is_none() {
             clear();
@@ -97,50 +101,50 @@ async fn show(sight: &Sight, arguments: &Arguments) -> Result<bool, Failure> {
 }
 
 /// A listing that is written as it comes.
-trait Out: Send {
-    fn page(&mut self, portals: &[PortalView]) -> Result<(), Failure>;
+trait StatusOutput: Send {
+    fn page(&mut self, portals: &[PortalView]) -> Result<(), CommandError>;
     fn end(&mut self);
 }
 
-struct Json {
+struct JsonOutput {
     begun: bool,
 }
 
-impl Out for Json {
-    fn page(&mut self, portals: &[PortalView]) -> Result<(), Failure> {
+impl StatusOutput for JsonOutput {
+    fn page(&mut self, portals: &[PortalView]) -> Result<(), CommandError> {
         let mut text = String::new();
         for portal in portals {
             let view = serde_json::to_value(portal)
                 .and_then(|view| serde_json::to_string_pretty(&view))
-                .map_err(|_| Failure::new(Exit::Unavailable, "cannot write JSON"))?;
+                .map_err(|_| CommandError::new(Exit::Unavailable, "cannot write JSON"))?;
             text.push_str(if self.begun { ",\n    " } else { "{\n  \"portals\": [\n    " });
             self.begun = true;
             text.push_str(&view.replace('\n', "\n    "));
         }
-        screen::result(&text);
+        terminal::print(&text);
         Ok(())
     }
 
     fn end(&mut self) {
-        screen::result(if self.begun { "\n  ]\n}\n" } else { "{\n  \"portals\": []\n}\n" });
+        terminal::print(if self.begun { "\n  ]\n}\n" } else { "{\n  \"portals\": []\n}\n" });
     }
 }
 
 /// A table, with what a person must do below it.
 #[derive(Default)]
-struct Text {
+struct TableOutput {
     listed: usize,
     actions: Vec<String>,
     more: usize,
 }
 
-impl Out for Text {
-    fn page(&mut self, portals: &[PortalView]) -> Result<(), Failure> {
+impl StatusOutput for TableOutput {
+    fn page(&mut self, portals: &[PortalView]) -> Result<(), CommandError> {
         let text = table(portals);
         // The heading once.
         let skipped = if self.listed > 0 { text.find('\n').map_or(0, |end| end + 1) } else { 0 };
         if !portals.is_empty() {
-            screen::result(&text[skipped..]);
+            terminal::print(&text[skipped..]);
         }
         self.listed += portals.len();
         for portal in portals {
@@ -150,7 +154,7 @@ impl Out for Text {
                 portal.candidate.as_ref().map(|candidate| format!("a candidate was {}", candidate.text()));
             let said = [portal.action.clone(), portal.notice.clone(), candidate, kept];
             for line in said.into_iter().flatten().map(line) {
-                if self.actions.len() < MOST_ACTIONS { self.actions.push(line) } else { self.more += 1 }
+                if self.actions.len() < MAX_ACTIONS { self.actions.push(line) } else { self.more += 1 }
             }
         }
         Ok(())
@@ -158,14 +162,14 @@ impl Out for Text {
 
     fn end(&mut self) {
         if self.listed == 0 {
-            screen::result("no portals; name one in the configuration\n");
+            terminal::print("no portals; name one in the configuration\n");
         }
         if self.actions.is_empty() {
             return;
         }
-        screen::result(&format!("\n{}", self.actions.concat()));
+        terminal::print(&format!("\n{}", self.actions.concat()));
         if self.more > 0 {
-            screen::result(&format!("… and {} more; see: refreshd status PORTAL\n", self.more));
+            terminal::print(&format!("… and {} more; see: refreshd status PORTAL\n", self.more));
         }
     }
 }
@@ -174,16 +178,19 @@ fn table(portals: &[PortalView]) -> String {
     let heading = ["PORTAL", "PHASE", "EXPIRES IN", "RENEWED", "NEXT RENEWAL", "LAST ERROR", "INCIDENT"];
     let rows = portals.iter().map(|portal| {
         vec![
-            (portal.portal.clone(), Look::Plain),
-            (portal.phase.as_str().to_owned(), look(portal)),
-            (expires_in(portal), if portal.expires_in == Some(0) { Look::Bad } else { Look::Plain }),
-            (ago(portal.renewed_ago), Look::Quiet),
-            (next(portal), Look::Plain),
-            (last_error(portal), Look::Plain),
-            (dash(portal.incident.join(", ")), look(portal)),
+            (portal.portal.clone(), TableStyle::Plain),
+            (portal.phase.as_str().to_owned(), phase_style(portal)),
+            (
+                expires_in(portal),
+                if portal.expires_in == Some(0) { TableStyle::Bad } else { TableStyle::Plain },
+            ),
+            (ago(portal.renewed_ago), TableStyle::Quiet),
+            (next(portal), TableStyle::Plain),
+            (last_error(portal), TableStyle::Plain),
+            (dash(portal.incident.join(", ")), phase_style(portal)),
         ]
     });
-    screen::table(&heading, rows.collect())
+    terminal::table(&heading, rows.collect())
 }
 
 fn one(portal: &PortalView) -> String {
@@ -211,18 +218,18 @@ fn one(portal: &PortalView) -> String {
     lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()
 }
 
-fn look(portal: &PortalView) -> Look {
+fn phase_style(portal: &PortalView) -> TableStyle {
     match portal.phase {
-        Kind::Fresh if portal.fresh => Look::Good,
-        Kind::Fresh | Kind::Retrying | Kind::InDoubt => Look::Warning,
-        Kind::AwaitingAuthorization | Kind::Unconfigured => Look::Quiet,
+        Kind::Fresh if portal.fresh => TableStyle::Good,
+        Kind::Fresh | Kind::Retrying | Kind::InDoubt => TableStyle::Warning,
+        Kind::AwaitingAuthorization | Kind::Unconfigured => TableStyle::Quiet,
         Kind::ClientRejected
         | Kind::Blocked
         | Kind::NeedsAuthorization
         | Kind::Gone
         | Kind::OldState
         | Kind::ClientChanged
-        | Kind::Unreadable => Look::Bad,
+        | Kind::Unreadable => TableStyle::Bad,
     }
 }
 

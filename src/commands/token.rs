@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::exit::{Exit, Failure};
-use super::reach::{Reach, Sight, look, not_done, reach_grants};
-use super::{Common, screen};
+use super::connect::{Backend, ReadBackend, connect_to_grants, connect_to_read, not_done};
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
 use crate::adapters::token_files::Format;
 
 #[derive(Debug, Args)]
@@ -20,12 +20,12 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     min_valid: Duration,
     /// In which form.
-    #[arg(long, value_enum, default_value_t = Form::Raw)]
-    format: Form,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Raw)]
+    format: OutputFormat,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Form {
+enum OutputFormat {
     /// The token alone.
     Raw,
     /// As in token.json.
@@ -36,17 +36,17 @@ enum Form {
     Env,
 }
 
-pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let Arguments { portal, min_valid, format } = arguments;
     let format = match format {
-        Form::Raw => Format::Raw,
-        Form::Json => Format::Json,
-        Form::Header => Format::Header,
-        Form::Env => Format::Env,
+        OutputFormat::Raw => Format::Raw,
+        OutputFormat::Json => Format::Json,
+        OutputFormat::Header => Format::Header,
+        OutputFormat::Env => Format::Env,
     };
-    let text = match look(common).await? {
-        Sight::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
-        Sight::State(glance) => {
+    let text = match connect_to_read(common).await? {
+        ReadBackend::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
+        ReadBackend::State(glance) => {
             let token = glance.token(portal, *min_valid, format).await.map_err(|error| not_done(&error));
             glance.close().await;
             match token? {
@@ -56,7 +56,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
     };
     let newline = if text.ends_with('\n') { "" } else { "\n" };
-    screen::result(&format!("{text}{newline}"));
+    terminal::print(&format!("{text}{newline}"));
     Ok(Exit::Done)
 }
 
@@ -66,10 +66,10 @@ async fn renewed(
     portal: &str,
     min_valid: Duration,
     format: Format,
-) -> Result<String, Failure> {
-    match reach_grants(common).await? {
-        Reach::Daemon(client) => client.token(portal, min_valid, format.as_str()).await,
-        Reach::Offline(offline) => {
+) -> Result<String, CommandError> {
+    match connect_to_grants(common).await? {
+        Backend::Daemon(client) => client.token(portal, min_valid, format.as_str()).await,
+        Backend::Offline(offline) => {
             let token = offline.token(portal, min_valid, format).await.map_err(|error| not_done(&error));
             offline.close().await;
             token

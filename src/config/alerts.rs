@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::Alerts;
-use super::document::Report;
+use super::AlertsConfig;
+use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, duration};
 
 /// A longer name would leave no room for an incident's in the keys of receivers.
-const LONGEST_INSTANCE: usize = 100;
+const MAX_INSTANCE_LENGTH: usize = 100;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-impl Default for Alerts {
+impl Default for AlertsConfig {
     fn default() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let instance = if is_name(&host) { host } else { "localhost".to_owned() };
@@ -19,14 +19,14 @@ impl Default for Alerts {
     }
 }
 
-pub(super) fn alerts(root: Table<'_>, report: &mut Report) -> Alerts {
-    let mut alerts = Alerts::default();
+pub(super) fn alerts(root: Table<'_>, report: &mut Diagnostics) -> AlertsConfig {
+    let mut alerts = AlertsConfig::default();
     let Some(table) = root.table(report, "alerts", "alerts") else { return alerts };
     table.only(report, &[&["instance", "url", "fold", "self_test"]]);
     if let Some(instance) = table.text(report, "instance") {
         let name = instance.value.trim();
         if !is_name(name) {
-            let message = format!("`instance` must be a word of at most {LONGEST_INSTANCE} characters");
+            let message = format!("`instance` must be a word of at most {MAX_INSTANCE_LENGTH} characters");
             report.problem(instance.place, message);
         }
         name.clone_into(&mut alerts.instance);
@@ -46,5 +46,5 @@ pub(super) fn alerts(root: Table<'_>, report: &mut Report) -> Alerts {
 /// It becomes a part of keys, labels and headers.
 fn is_name(text: &str) -> bool {
     let odd = |c: char| c.is_whitespace() || c.is_control() || "/\"<>".contains(c);
-    !text.is_empty() && text.chars().count() <= LONGEST_INSTANCE && !text.contains(odd)
+    !text.is_empty() && text.chars().count() <= MAX_INSTANCE_LENGTH && !text.contains(odd)
 }

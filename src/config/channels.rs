@@ -5,71 +5,77 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::document::Report;
 use super::environment::Environment;
 use super::problem::{did_you_mean, shown};
 use super::receivers;
 use super::secrets::{AUTHORIZATION, BOT_TOKEN, PASSWORD, ROUTING_KEY, Reported, SecretKeys, URL};
+use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{choice, duration, plain_name};
-use crate::domain::channel::{Channel, Receiver};
+use crate::domain::channel::{Channel, ChannelConfig};
 
 /// Reads what is at the other end.
-type Read = fn(Table<'_>, &Environment, &mut Report) -> Result<Receiver, Reported>;
+type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> Result<ChannelConfig, Reported>;
 
 /// A kind of channel.
-struct Kind {
+struct ChannelKind {
     name: &'static str,
     secrets: &'static [&'static SecretKeys],
     keys: &'static [&'static str],
     /// How long a delivery may take, unless `timeout` says it.
     timeout: &'static str,
-    read: Read,
+    read: ReadChannel,
 }
 
 /// What every kind has.
 const COMMON: [&str; 2] = ["kind", "timeout"];
 const USUAL: &str = "10s";
 
-const KINDS: [Kind; 8] = [
-    Kind {
+const KINDS: [ChannelKind; 8] = [
+    ChannelKind {
         name: "webhook",
         secrets: &[&URL, &AUTHORIZATION],
         keys: &["body", "body_file", "content_type"],
         timeout: USUAL,
         read: receivers::webhook,
     },
-    Kind {
+    ChannelKind {
         name: "alertmanager",
         secrets: &[&URL, &AUTHORIZATION],
         keys: &[],
         timeout: USUAL,
         read: receivers::alertmanager,
     },
-    Kind {
+    ChannelKind {
         name: "pagerduty",
         secrets: &[&ROUTING_KEY, &URL],
         keys: &[],
         timeout: USUAL,
         read: receivers::pagerduty,
     },
-    Kind { name: "slack", secrets: &[&URL], keys: &[], timeout: USUAL, read: receivers::slack },
-    Kind {
+    ChannelKind { name: "slack", secrets: &[&URL], keys: &[], timeout: USUAL, read: receivers::slack },
+    ChannelKind {
         name: "telegram",
         secrets: &[&BOT_TOKEN, &URL],
         keys: &["chat_id"],
         timeout: USUAL,
         read: receivers::telegram,
     },
-    Kind {
+    ChannelKind {
         name: "email",
         secrets: &[&PASSWORD],
         keys: &["smtp", "tls", "user", "from", "to"],
         timeout: USUAL,
         read: receivers::email,
     },
-    Kind { name: "command", secrets: &[], keys: &["command"], timeout: "30s", read: receivers::command },
-    Kind {
+    ChannelKind {
+        name: "command",
+        secrets: &[],
+        keys: &["command"],
+        timeout: "30s",
+        read: receivers::command,
+    },
+    ChannelKind {
         name: "heartbeat",
         secrets: &[&URL],
         keys: &["every"],
@@ -81,7 +87,7 @@ const KINDS: [Kind; 8] = [
 /// The channels of the configuration by name, faulty ones too: whether each hears of incidents.
 pub(super) type Names<'d> = BTreeMap<&'d str, bool>;
 
-impl Kind {
+impl ChannelKind {
     /// Every key of it.
     fn all_keys(&self) -> impl Iterator<Item = &'static str> {
         let secrets = self.secrets.iter().flat_map(|keys| keys.all);
@@ -89,7 +95,7 @@ impl Kind {
     }
 
     /// Reports the keys that it does not have: those of other kinds, and those of none.
-    fn only(&self, table: Table<'_>, report: &mut Report) {
+    fn only(&self, table: Table<'_>, report: &mut Diagnostics) {
         for key in table.keys().filter(|key| !self.all_keys().any(|known| known == key.value)) {
             let owners: Vec<_> = KINDS
                 .iter()
@@ -112,7 +118,7 @@ impl Kind {
 pub(super) fn channels<'d>(
     tables: &[Table<'d>],
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> (Vec<Channel>, Names<'d>) {
     let kinds = KINDS.each_ref().map(|kind| (kind.name, kind));
     let mut names = Names::new();
@@ -138,5 +144,5 @@ pub(super) fn channels<'d>(
 /// Every key of every kind.
 #[cfg(test)]
 pub(super) fn every_key() -> impl Iterator<Item = &'static str> {
-    KINDS.iter().flat_map(Kind::all_keys)
+    KINDS.iter().flat_map(ChannelKind::all_keys)
 }

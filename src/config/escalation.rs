@@ -5,17 +5,17 @@
 use std::collections::BTreeMap;
 
 use super::channels::Names;
-use super::document::Report;
 use super::problem::{did_you_mean, shown};
-use super::table::{Table, Text};
+use super::source::Diagnostics;
+use super::table::{Table, TextValue};
 use super::values::{choice, percent, span};
-use crate::domain::escalation::{Moment, Part, Severity, Step, default_ladder};
+use crate::domain::escalation::{Severity, Step, Threshold, Trigger, default_ladder};
 
 /// What stands in place of an overdue step's `share`.
 const DEFAULT_SHARE: &str = "30%";
 
 /// The ladder in force.
-pub(super) fn ladder(roots: &[Table<'_>], channels: &Names<'_>, report: &mut Report) -> Vec<Step> {
+pub(super) fn ladder(roots: &[Table<'_>], channels: &Names<'_>, report: &mut Diagnostics) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut places = BTreeMap::new();
     let mut written = false;
@@ -35,7 +35,7 @@ pub(super) fn ladder(roots: &[Table<'_>], channels: &Names<'_>, report: &mut Rep
     if written { steps } else { default_ladder() }
 }
 
-fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Report) -> Option<Step> {
+fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Option<Step> {
     table.only(report, &[&["when", "share", "severity", "notify"]]);
     let severities = Severity::ALL.map(|severity| (severity.as_str(), severity));
     table.required(report, "severity");
@@ -57,35 +57,39 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Report) -> Option<S
     }
     let share = table.text_as(report, "share", "a share in quotes such as \"30%\"");
     let when = table.required(report, "when")?;
-    let (key, when) = moment(when, share, report)?;
+    let (key, when) = trigger(when, share, report)?;
     let notify = notify.map(|names| names.iter().map(|name| name.value.to_owned()).collect());
     Some(Step { key, when, severity: severity?, notify })
 }
 
 /// What a step waits for, and its key: the same in one spelling.
-fn moment(when: Text<'_>, share: Option<Text<'_>>, report: &mut Report) -> Option<(String, Moment)> {
+fn trigger(
+    when: TextValue<'_>,
+    share: Option<TextValue<'_>>,
+    report: &mut Diagnostics,
+) -> Option<(String, Trigger)> {
     let text = when.value.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some(share) = share.filter(|_| text != "overdue") {
         report.problem(share.place, "`share` belongs to `when = \"overdue\"` alone");
     }
     if let Some(left) = text.strip_prefix("remaining").and_then(|rest| rest.trim_start().strip_prefix('<')) {
-        let part = percent(left).map(Part::Share).or_else(|| span(left).map(Part::Span));
+        let part = percent(left).map(Threshold::Share).or_else(|| span(left).map(Threshold::Span));
         if part.is_none() {
             report.problem(when.place, "`when` must be as \"remaining < 20%\" or \"remaining < 10m\"");
         }
-        return part.map(|part| (format!("remaining < {}", left.trim()), Moment::Remaining(part)));
+        return part.map(|part| (format!("remaining < {}", left.trim()), Trigger::Remaining(part)));
     }
     let moment = match text.as_str() {
-        "failed" => Moment::Failed,
-        "expired" => Moment::Expired,
-        "needs-person" => Moment::NeedsPerson,
+        "failed" => Trigger::Failed,
+        "expired" => Trigger::Expired,
+        "needs-person" => Trigger::NeedsPerson,
         "overdue" => {
             let share = share.map_or((DEFAULT_SHARE, when.place), |share| (share.value.trim(), share.place));
             let Some(part) = percent(share.0) else {
                 report.problem(share.1, "`share` must be a share such as \"30%\"");
                 return None;
             };
-            return Some((format!("overdue {}", share.0), Moment::Overdue(part)));
+            return Some((format!("overdue {}", share.0), Trigger::Overdue(part)));
         }
         _ => {
             let first = text.split(' ').next().unwrap_or_default();

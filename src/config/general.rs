@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::document::Report;
+use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{choice, duration, one_of, path};
-use super::{Http, Log, LogFormat, Paths, Renewal};
+use super::{HttpConfig, LogConfig, LogFormat, Paths, RenewalConfig};
 use crate::domain::budget::Limits;
 
 const LEVELS: [(&str, ()); 6] =
@@ -24,14 +24,14 @@ impl Default for Paths {
     }
 }
 
-impl Default for Renewal {
+impl Default for RenewalConfig {
     fn default() -> Self {
         Self { limits: Limits { concurrency: 256, rate: 50.0 }, timeout: Duration::from_secs(30) }
     }
 }
 
 /// Where things lie; `None` for a path that is written and cannot be used.
-pub(super) fn paths(root: Table<'_>, report: &mut Report) -> Option<Paths> {
+pub(super) fn paths(root: Table<'_>, report: &mut Diagnostics) -> Option<Paths> {
     let default = Paths::default();
     let mut or_default = |key: &str, default: PathBuf| {
         if root.has(key) { path(root, report, key) } else { Some(default) }
@@ -44,7 +44,7 @@ pub(super) fn paths(root: Table<'_>, report: &mut Report) -> Option<Paths> {
 }
 
 /// A database elsewhere has a URL, not a path.
-fn is_local(root: Table<'_>, report: &mut Report) -> bool {
+fn is_local(root: Table<'_>, report: &mut Diagnostics) -> bool {
     let Some(text) = root.text(report, "state") else { return true };
     let message = match text.value.split_once("://") {
         None => return true,
@@ -57,8 +57,8 @@ fn is_local(root: Table<'_>, report: &mut Report) -> bool {
     false
 }
 
-pub(super) fn log(root: Table<'_>, report: &mut Report) -> Log {
-    let mut log = Log { level: "info".to_owned(), format: LogFormat::Auto };
+pub(super) fn log(root: Table<'_>, report: &mut Diagnostics) -> LogConfig {
+    let mut log = LogConfig { level: "info".to_owned(), format: LogFormat::Auto };
     let Some(table) = root.table(report, "log", "log") else { return log };
     table.only(report, &[&["level", "format"]]);
     if let Some(level) = table.text(report, "level") {
@@ -83,7 +83,7 @@ pub(super) fn log(root: Table<'_>, report: &mut Report) -> Log {
     log
 }
 
-pub(super) fn http(root: Table<'_>, report: &mut Report) -> Option<Http> {
+pub(super) fn http(root: Table<'_>, report: &mut Diagnostics) -> Option<HttpConfig> {
     let table = root.table(report, "http", "http")?;
     table.only(report, &[&["listen", "portal_series", "hosts"]]);
     let series = table.integer(report, "portal_series", 0..=10_000_000);
@@ -93,15 +93,15 @@ pub(super) fn http(root: Table<'_>, report: &mut Report) -> Option<Http> {
         return None;
     };
     let hosts = table.texts(report, "hosts", true).unwrap_or_default();
-    Some(Http {
+    Some(HttpConfig {
         listen: address,
         hosts: hosts.into_iter().map(|host| host.value.to_owned()).collect(),
         portal_series: series.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000),
     })
 }
 
-pub(super) fn renewal(root: Table<'_>, report: &mut Report) -> Renewal {
-    let mut renewal = Renewal::default();
+pub(super) fn renewal(root: Table<'_>, report: &mut Diagnostics) -> RenewalConfig {
+    let mut renewal = RenewalConfig::default();
     let Some(table) = root.table(report, "renewal", "renewal") else { return renewal };
     table.only(report, &[&["concurrency", "rate", "timeout"]]);
     let concurrency = table.integer(report, "concurrency", 1..=10_000).and_then(|n| usize::try_from(n).ok());

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
-use super::document::{Report, Source};
-use super::problem::{Problem, os_reason, shown};
-use super::table::{Table, Text};
+use super::problem::{ConfigError, os_reason, shown};
+use super::source::{ConfigSource, Diagnostics};
+use super::table::{Table, TextValue};
 
 /// What an included file may hold.
 pub(super) const SECTIONS: [&str; 5] = ["apps", "portals", "providers", "escalation", "channels"];
@@ -24,7 +24,7 @@ const MATCHING: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
 /// Reads the files that the main file includes, each once, in the order of the patterns and their names.
-pub(super) fn read(main: Table<'_>, report: &mut Report) -> Vec<Source> {
+pub(super) fn read(main: Table<'_>, report: &mut Diagnostics) -> Vec<ConfigSource> {
     let mut known: HashSet<PathBuf> = fs::canonicalize(main.source().path()).into_iter().collect();
     let mut sources = Vec::new();
     for pattern in main.texts(report, "include", false).unwrap_or_default() {
@@ -33,7 +33,7 @@ pub(super) fn read(main: Table<'_>, report: &mut Report) -> Vec<Source> {
             if !known.insert(canonical) {
                 continue;
             }
-            match Source::read(&path) {
+            match ConfigSource::read(&path) {
                 Ok(source) => sources.push(source),
                 Err(problem) => report.whole_file(problem),
             }
@@ -42,7 +42,7 @@ pub(super) fn read(main: Table<'_>, report: &mut Report) -> Vec<Source> {
     sources
 }
 
-fn matching(pattern: Text<'_>, report: &mut Report) -> Vec<PathBuf> {
+fn matching(pattern: TextValue<'_>, report: &mut Diagnostics) -> Vec<PathBuf> {
     let directory = pattern.place.source.directory();
     let full = match directory.to_str() {
         _ if Path::new(pattern.value).is_absolute() => pattern.value.to_owned(),
@@ -63,7 +63,7 @@ fn matching(pattern: Text<'_>, report: &mut Report) -> Vec<PathBuf> {
             Ok(path) => paths.push(path),
             Err(error) => {
                 let message = format!("this directory cannot be read: {}", os_reason(error.error()));
-                report.whole_file(Problem::of_file(error.path(), message));
+                report.whole_file(ConfigError::of_file(error.path(), message));
             }
         }
     }
@@ -74,7 +74,7 @@ fn matching(pattern: Text<'_>, report: &mut Report) -> Vec<PathBuf> {
 }
 
 /// Reports settings in included files, and unknown keys of every file.
-pub(super) fn check_keys(roots: &[Table<'_>], report: &mut Report) {
+pub(super) fn check_keys(roots: &[Table<'_>], report: &mut Diagnostics) {
     let [main, included @ ..] = roots else { return };
     main.only(report, &[&SETTINGS, &SECTIONS]);
     for root in included {
@@ -87,7 +87,11 @@ pub(super) fn check_keys(roots: &[Table<'_>], report: &mut Report) {
 }
 
 /// The tables of a section in all files, in the order of their names.
-pub(super) fn tables<'d>(roots: &[Table<'d>], section: &'static str, report: &mut Report) -> Vec<Table<'d>> {
+pub(super) fn tables<'d>(
+    roots: &[Table<'d>],
+    section: &'static str,
+    report: &mut Diagnostics,
+) -> Vec<Table<'d>> {
     let mut by_name: BTreeMap<&'d str, Table<'d>> = BTreeMap::new();
     for root in roots {
         let Some(group) = root.table(report, section, section) else { continue };

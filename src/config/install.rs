@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use axum::http::HeaderName;
 
-use super::document::{Place, Report};
 use super::portals::formats;
 use super::problem::did_you_mean;
 use super::provider::check_age;
-use super::table::{Table, Text};
+use super::source::{Diagnostics, SourceLocation};
+use super::table::{Table, TextValue};
 use super::values::{choice, renew_every, url};
 use super::{App, InstallListener};
-use crate::domain::dialect::InstallForm;
-use crate::domain::install::{GAPS, InstallRule, NameFlaw, NameRule, Users};
+use crate::domain::install::{InstallRule, NameRule, NameTemplateError, PLACEHOLDERS, Users};
 use crate::domain::provider::Profile;
+use crate::domain::quirks::InstallFields;
 use crate::domain::settings::RenewSetting;
 
 /// The keys of `[install]`.
@@ -29,7 +29,7 @@ const NAME: &str = "{domain}";
 const NAME_OF_EACH: &str = "{domain}-{user_id}";
 
 /// Reads the keys of a profile that say how its portals install apps.
-pub(super) fn form(table: Table<'_>, form: &mut InstallForm, report: &mut Report) {
+pub(super) fn form(table: Table<'_>, form: &mut InstallFields, report: &mut Diagnostics) {
     if let Some(text) = table.text(report, "install_check")
         && let Some(check) = path("install_check", text, report)
     {
@@ -57,7 +57,7 @@ pub(super) fn form(table: Table<'_>, form: &mut InstallForm, report: &mut Report
 }
 
 /// Reads `[install]`.
-pub(super) fn listener(root: Table<'_>, report: &mut Report) -> Option<InstallListener> {
+pub(super) fn listener(root: Table<'_>, report: &mut Diagnostics) -> Option<InstallListener> {
     let table = root.table(report, "install", "install")?;
     table.only(report, &[&LISTENER_KEYS]);
     let rate = table.number(report, "rate", 10_000.0).unwrap_or(50.0);
@@ -78,7 +78,11 @@ pub(super) fn listener(root: Table<'_>, report: &mut Report) -> Option<InstallLi
 }
 
 /// Reads `[apps.NAME.install]`.
-pub(super) fn rule(app: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Option<InstallRule> {
+pub(super) fn rule(
+    app: Table<'_>,
+    profile: Option<&Profile>,
+    report: &mut Diagnostics,
+) -> Option<InstallRule> {
     let table = app.table(report, "install", "[install]")?;
     table.only(report, &[&KEYS]);
     if let (Some(profile), Some(place)) = (profile, app.place_of("install"))
@@ -116,15 +120,15 @@ pub(super) fn rule(app: Table<'_>, profile: Option<&Profile>, report: &mut Repor
     })
 }
 
-fn naming(text: Text<'_>, users: Users, report: &mut Report) -> Option<NameRule> {
-    let gaps = GAPS.map(|gap| format!("{{{gap}}}")).join(", ");
+fn naming(text: TextValue<'_>, users: Users, report: &mut Diagnostics) -> Option<NameRule> {
+    let gaps = PLACEHOLDERS.map(|gap| format!("{{{gap}}}")).join(", ");
     match NameRule::parse(text.value) {
         Ok(names) if users == Users::Each && !names.has("user_id") => {
             report.problem(text.place, "`name` must hold {user_id} where each user is a portal");
         }
         Ok(names) => return Some(names),
-        Err(NameFlaw::Gap(gap)) => {
-            let hint = did_you_mean(&gap, GAPS);
+        Err(NameTemplateError::Gap(gap)) => {
+            let hint = did_you_mean(&gap, PLACEHOLDERS);
             report.problem(
                 text.place,
                 format!("`name` holds a name in braces that nothing fills in{hint} (there are {gaps})"),
@@ -135,7 +139,7 @@ fn naming(text: Text<'_>, users: Users, report: &mut Report) -> Option<NameRule>
     None
 }
 
-fn path(key: &str, text: Text<'_>, report: &mut Report) -> Option<String> {
+fn path(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
     let fits = text.value.starts_with('/') && text.value.chars().all(plain);
     if !fits {
@@ -150,7 +154,7 @@ pub(super) fn check(
     root: Table<'_>,
     tables: &[Table<'_>],
     apps: &BTreeMap<String, App>,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) {
     let installs: Vec<_> =
         tables.iter().filter_map(|table| Some((table.name(), table.place_of("install")?))).collect();
@@ -165,8 +169,8 @@ pub(super) fn check(
         }
         _ => {}
     }
-    let mut paths: HashMap<&str, Place<'_>> = HashMap::new();
-    let mut names: HashMap<String, Place<'_>> = HashMap::new();
+    let mut paths: HashMap<&str, SourceLocation<'_>> = HashMap::new();
+    let mut names: HashMap<String, SourceLocation<'_>> = HashMap::new();
     for (app, place) in &installs {
         let Some(rule) = apps.get(app.value).and_then(|app| app.install.as_ref()) else { continue };
         if let Some(first) = paths.insert(&rule.path, *place) {

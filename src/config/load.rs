@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::document::{Report, Source};
 use super::environment::Environment;
-use super::problem::{Problem, Problems};
+use super::problem::{ConfigError, ConfigErrors};
+use super::source::{ConfigSource, Diagnostics};
 use crate::domain::provider::Profile;
 
 use super::{
@@ -21,18 +21,18 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     /// Not wrong, but worth a line in the log.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigError>,
     /// Secrets that hardly can be right: problems for `check`, and said loudly at a start.
-    pub damaged: Vec<Problem>,
+    pub damaged: Vec<ConfigError>,
 }
 
 /// Reads a configuration and all it includes.
 ///
 /// # Errors
 /// Every problem of every file, by position. Files with syntax errors are judged up to the first one.
-pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
-    let mut report = Report::default();
-    let main = Source::read(path).map_err(|problem| Problems(vec![problem]))?;
+pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+    let mut report = Diagnostics::default();
+    let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
     let main_tree = main.parse(&mut report);
     let sources = include::read(main.root(&main_tree), &mut report);
     let trees: Vec<_> = sources.iter().map(|source| source.parse(&mut report)).collect();
@@ -82,7 +82,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
 /// A built-in profile as it is without any configuration; `None` if none has that name.
 #[must_use]
 pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
-    let mut report = Report::default();
+    let mut report = Diagnostics::default();
     provider::profiles(&[], &BTreeSet::from([name]), &mut report).remove(name).flatten()
 }
 
@@ -91,10 +91,10 @@ pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
 /// the usual socket is somebody else's, and a mistyped name must not lead to it.
 #[must_use]
 pub fn load_paths(path: &Path) -> Option<Paths> {
-    let Ok(source) = Source::read(path) else {
+    let Ok(source) = ConfigSource::read(path) else {
         return (path == Path::new(DEFAULT_PATH)).then(Paths::default);
     };
-    let mut ignored = Report::default();
+    let mut ignored = Diagnostics::default();
     let tree = source.parse(&mut ignored);
     general::paths(source.root(&tree), &mut ignored)
 }

@@ -2,12 +2,12 @@
 
 use lettre::message::Mailbox;
 
-use super::document::Report;
 use super::environment::Environment;
 use super::secrets::{PASSWORD, Reported};
-use super::table::{Table, Text};
+use super::source::Diagnostics;
+use super::table::{Table, TextValue};
 use super::values::{choice, is_loopback_host};
-use crate::domain::channel::{Mail, MailTls};
+use crate::domain::channel::{MailConfig, MailTls};
 
 /// The port whose protection is TLS from the first byte (RFC 8314).
 const IMPLICIT: u16 = 465;
@@ -17,18 +17,18 @@ const WORDS: [(&str, MailTls); 3] =
 pub(super) fn mail(
     table: Table<'_>,
     environment: &Environment,
-    report: &mut Report,
-) -> Result<Mail, Reported> {
+    report: &mut Diagnostics,
+) -> Result<MailConfig, Reported> {
     let server = server(table, report);
     let login = login(table, environment, report);
     let from = table.required(report, "from").ok_or(Reported).and_then(|from| mailbox("from", from, report));
     let to = recipients(table, report);
     let (host, port, tls) = server?;
-    Ok(Mail { host, port, tls, login: login?, from: from?, to: to? })
+    Ok(MailConfig { host, port, tls, login: login?, from: from?, to: to? })
 }
 
 /// `host`, `host:port`, `[::1]:port`; the port and `tls` each say something of the other.
-fn server(table: Table<'_>, report: &mut Report) -> Result<(String, u16, MailTls), Reported> {
+fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, MailTls), Reported> {
     let tls = choice(table, report, "tls", &WORDS);
     let text = table.required(report, "smtp").ok_or(Reported)?;
     if tls.is_none() && table.has("tls") {
@@ -71,7 +71,7 @@ fn split(text: &str) -> Option<(&str, Option<u16>)> {
 fn login(
     table: Table<'_>,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Result<Option<(String, crate::domain::secret::ChannelSecret)>, Reported> {
     let user = table.text(report, "user");
     let password = PASSWORD.of_channel(table, environment, report)?;
@@ -91,7 +91,7 @@ fn login(
     }
 }
 
-fn recipients(table: Table<'_>, report: &mut Report) -> Result<Vec<String>, Reported> {
+fn recipients(table: Table<'_>, report: &mut Diagnostics) -> Result<Vec<String>, Reported> {
     if !table.has("to") {
         report.missing(table.place, format!("`to` is missing {table}"));
     }
@@ -103,7 +103,7 @@ fn recipients(table: Table<'_>, report: &mut Report) -> Result<Vec<String>, Repo
     texts.into_iter().map(|text| mailbox("to", text, report)).collect()
 }
 
-fn mailbox(key: &str, text: Text<'_>, report: &mut Report) -> Result<String, Reported> {
+fn mailbox(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Result<String, Reported> {
     if text.value.parse::<Mailbox>().is_err() || text.value.contains(char::is_control) {
         let expected = "a mail address such as \"ops@example.org\" or \"Ops <ops@example.org>\"";
         report.problem(text.place, format!("`{key}` must be {expected}"));

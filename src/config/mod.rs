@@ -6,10 +6,8 @@
 //! nor start anything.
 
 mod alerts;
-mod body;
 mod channels;
 mod damage;
-mod document;
 mod environment;
 mod escalation;
 mod general;
@@ -22,10 +20,12 @@ mod problem;
 mod provider;
 mod receivers;
 mod secrets;
+mod source;
 mod table;
 #[cfg(test)]
 mod tests;
 mod values;
+mod webhook_template;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -40,13 +40,13 @@ use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::provider::{DOMAIN, Profile, at_domain};
-use crate::domain::request::Asker;
+use crate::domain::request::RequestBuilder;
 use crate::domain::secret::{ClientSecret, Fingerprint};
 use crate::domain::settings::Settings;
 
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
-pub use self::problem::{Problem, Problems};
+pub use self::problem::{ConfigError, ConfigErrors};
 pub use self::secrets::SecretSource;
 pub use self::values::is_loopback_host;
 
@@ -72,15 +72,15 @@ pub struct Config {
     /// Where things lie.
     pub paths: Paths,
     /// What is logged, and how.
-    pub log: Log,
+    pub log: LogConfig,
     /// Where metrics, health and the status page are served; `None`: nowhere.
-    pub http: Option<Http>,
+    pub http: Option<HttpConfig>,
     /// Where portals tell of installed apps; `None`: nowhere.
     pub install: Option<InstallListener>,
     /// How renewals are sent.
-    pub renewal: Renewal,
+    pub renewal: RenewalConfig,
     /// What all alerts have in common.
-    pub alerts: Alerts,
+    pub alerts: AlertsConfig,
     /// The providers of its own, and those built-in ones that an app names.
     pub profiles: BTreeMap<String, Arc<Profile>>,
     /// The OAuth clients by name. A portal with a client of its own has one named `portal NAME`.
@@ -113,7 +113,7 @@ pub struct Paths {
 
 /// What is logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// A level, or directives as of `RUST_LOG`.
     pub level: String,
     /// In which form.
@@ -135,7 +135,7 @@ pub enum LogFormat {
 
 /// The listener for metrics, health and the status page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Http {
+pub struct HttpConfig {
     /// Its address.
     pub listen: SocketAddr,
     /// Names that the `Host` of a request may have, besides addresses, `localhost` and this machine's own name.
@@ -159,7 +159,7 @@ pub struct InstallListener {
 
 /// How renewals are sent.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Renewal {
+pub struct RenewalConfig {
     /// What each authorization server gets.
     pub limits: Limits,
     /// How long one token request may take.
@@ -168,7 +168,7 @@ pub struct Renewal {
 
 /// What all alerts have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alerts {
+pub struct AlertsConfig {
     /// Names this refreshd among others, in every message and key: the host's name unless the configuration says another.
     pub instance: String,
     /// Where people can open the status page.
@@ -228,8 +228,8 @@ impl App {
         settings: Option<&'a Settings>,
         fields: &'a BTreeMap<String, serde_json::Value>,
         random: &'a str,
-    ) -> Asker<'a> {
-        Asker {
+    ) -> RequestBuilder<'a> {
+        RequestBuilder {
             profile: &self.profile,
             client_id: &self.client_id,
             client_secret: self.client_secret.as_ref(),

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::document::{Place, Report};
 use super::environment::Environment;
 use super::install;
 use super::problem::{did_you_mean, shown};
 use super::provider::{self, Profiles, apply, check_age};
-use super::secrets::{CLIENT_SECRET, Found, first_token_file};
+use super::secrets::{CLIENT_SECRET, FoundSecret, first_token_file};
+use super::source::{Diagnostics, SourceLocation};
 use super::table::Table;
 use super::values::{host, plain_name, renew_every, url};
 use super::{App, PortalConfig};
@@ -39,14 +39,14 @@ const PORTAL_KEYS: [&str; 9] = [
 const FORMATS: [&str; 4] = ["json", "raw", "header", "env"];
 
 /// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
-struct Apps<'d>(BTreeMap<String, Option<App>>, BTreeMap<&'d str, Place<'d>>);
+struct Apps<'d>(BTreeMap<String, Option<App>>, BTreeMap<&'d str, SourceLocation<'d>>);
 
 /// Reads both sections.
 pub(super) fn read(
     (apps, portals): (&[Table<'_>], &[Table<'_>]),
     profiles: &Profiles,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> (BTreeMap<String, App>, Vec<PortalConfig>) {
     let mut known = Apps(BTreeMap::new(), BTreeMap::new());
     for table in apps {
@@ -91,7 +91,7 @@ fn client(
     name: String,
     profiles: &Profiles,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Option<App> {
     let provider = table.required(report, "provider");
     let client_id = table.required(report, "client_id");
@@ -118,16 +118,18 @@ fn client(
         CLIENT_SECRET.require(table, environment, report)
     };
     let id = client_id.as_ref().map(|id| id.value);
-    if let Found::Secret(secret) = &secret
+    if let FoundSecret::Secret(secret) = &secret
         && id == Some(secrecy::ExposeSecret::expose_secret(secret))
     {
         let (key, place) = CLIENT_SECRET.given(table);
         report.damaged(place, format!("`{key}`: the secret is the client_id once more"));
     }
     let client_secret = match secret {
-        Found::Secret(secret) => Some(ClientSecret::new(secrecy::ExposeSecret::expose_secret(&secret))?),
-        Found::Nothing => None,
-        Found::Faulty => return None,
+        FoundSecret::Secret(secret) => {
+            Some(ClientSecret::new(secrecy::ExposeSecret::expose_secret(&secret))?)
+        }
+        FoundSecret::Nothing => None,
+        FoundSecret::Faulty => return None,
     };
     if public && client_secret.is_some() {
         report.warning(table.place, "the client secret is not sent with `client_authentication = \"none\"`");
@@ -153,7 +155,7 @@ fn portal<'d>(
     apps: &mut Apps<'_>,
     profiles: &Profiles,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Option<PortalConfig> {
     table.only(report, &[&PORTAL_KEYS, &CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
     let name = match PortalName::parse(table.name().value) {
@@ -185,7 +187,7 @@ fn app_of(
     apps: &mut Apps<'_>,
     profiles: &Profiles,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Option<String> {
     let of_client = |key: &str| {
         key != "renew_every"
@@ -230,7 +232,7 @@ struct Own {
     region: Option<String>,
 }
 
-fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own {
+fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) -> Own {
     let domain = table.text(report, "domain").and_then(|text| host(report, "domain", text));
     let domain = domain.or_else(|| profile?.default_domain.clone().filter(|_| !table.has("domain")));
     let region = table.text(report, "region").and_then(|text| {
@@ -270,7 +272,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Report) -> Own 
 }
 
 /// What a person's authorization needs: where the browser is sent, and what is asked for.
-fn person(table: Table<'_>, report: &mut Report) -> (Option<String>, Vec<String>) {
+fn person(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<String>) {
     // An authorization server compares it letter by letter, so it stays as it is written.
     let redirect_uri = table
         .text(report, "redirect_uri")
@@ -280,7 +282,7 @@ fn person(table: Table<'_>, report: &mut Report) -> (Option<String>, Vec<String>
     (redirect_uri, scope.iter().map(|text| text.value.to_owned()).collect())
 }
 
-pub(super) fn formats(table: Table<'_>, report: &mut Report) -> Vec<String> {
+pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<String> {
     let Some(given) = table.texts(report, "formats", false) else {
         return vec!["json".to_owned(), "raw".to_owned()];
     };

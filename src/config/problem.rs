@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// One problem, or one warning. Displays as `file:line:col: message`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
+pub struct ConfigError {
     /// The file.
     pub file: PathBuf,
     /// The line, from 1.
@@ -18,7 +18,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl Problem {
+impl ConfigError {
     /// A problem of a whole file.
     #[must_use]
     pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
@@ -26,7 +26,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
     }
@@ -34,9 +34,9 @@ impl fmt::Display for Problem {
 
 /// All problems of a configuration, by file and position. Displays one a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
-impl fmt::Display for Problems {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, problem) in self.0.iter().enumerate() {
             if at > 0 {
@@ -48,7 +48,7 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for ConfigErrors {}
 
 /// The OS's reason without its number, in lower case: `permission denied`.
 pub(super) fn os_reason(error: &std::io::Error) -> String {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use super::document::Report;
 use super::environment::Environment;
 use super::secrets::{AUTHORIZATION, BOT_TOKEN, ROUTING_KEY, Reported, URL};
+use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, check_url, duration, is_loopback};
-use super::{body, mail};
-use crate::domain::channel::Receiver;
+use super::{mail, webhook_template};
+use crate::domain::channel::ChannelConfig;
 use crate::domain::secret::ChannelSecret;
 
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -25,20 +25,24 @@ const ROUTING_KEY_LENGTH: usize = 32;
 /// A heartbeat more often would not be taken (healthchecks.io: five a minute), one more seldom is none.
 const BEATS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(24 * 3600));
 
-type Read = Result<Receiver, Reported>;
+type ReadResult = Result<ChannelConfig, Reported>;
 
-pub(super) fn webhook(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
-    let template = body::template(table, report);
+pub(super) fn webhook(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+    let template = webhook_template::template(table, report);
     let (url, authorization) = address_and_authorization(table, environment, report)?;
-    Ok(Receiver::Webhook { url, authorization, template: template? })
+    Ok(ChannelConfig::Webhook { url, authorization, template: template? })
 }
 
-pub(super) fn alertmanager(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
+pub(super) fn alertmanager(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
     let (url, authorization) = address_and_authorization(table, environment, report)?;
-    Ok(Receiver::Alertmanager { url, authorization })
+    Ok(ChannelConfig::Alertmanager { url, authorization })
 }
 
-pub(super) fn pagerduty(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
+pub(super) fn pagerduty(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let key = ROUTING_KEY.required_of_channel(table, environment, report);
     let own = address_or(PAGERDUTY, table, environment, report);
     let (routing_key, (url, is_own)) = (key?, own?);
@@ -47,14 +51,14 @@ pub(super) fn pagerduty(table: Table<'_>, environment: &Environment, report: &mu
         let known = "PagerDuty's integration keys have 32 characters, this one has not";
         report.warning(place, format!("`{key}`: {known}; is it the key of an Events API v2 integration?"));
     }
-    Ok(Receiver::PagerDuty { url, routing_key })
+    Ok(ChannelConfig::PagerDuty { url, routing_key })
 }
 
-pub(super) fn slack(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
-    Ok(Receiver::Slack { url: address(table, environment, report)? })
+pub(super) fn slack(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+    Ok(ChannelConfig::Slack { url: address(table, environment, report)? })
 }
 
-pub(super) fn telegram(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
+pub(super) fn telegram(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let token = BOT_TOKEN.required_of_channel(table, environment, report).and_then(|token| {
         // It becomes a part of the address.
         let odd = |c: char| !c.is_ascii_alphanumeric() && !":_-".contains(c);
@@ -67,14 +71,14 @@ pub(super) fn telegram(table: Table<'_>, environment: &Environment, report: &mut
     });
     let chat_id = chat_id(table, report);
     let (url, _) = address_or(TELEGRAM, table, environment, report)?;
-    Ok(Receiver::Telegram { url, bot_token: token?, chat_id: chat_id? })
+    Ok(ChannelConfig::Telegram { url, bot_token: token?, chat_id: chat_id? })
 }
 
-pub(super) fn email(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
-    mail::mail(table, environment, report).map(Receiver::Email)
+pub(super) fn email(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+    mail::mail(table, environment, report).map(ChannelConfig::Email)
 }
 
-pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Report) -> Read {
+pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostics) -> ReadResult {
     let place = table.place_of("command").unwrap_or(table.place);
     if !table.has("command") {
         report.missing(table.place, format!("`command` is missing {table}"));
@@ -100,23 +104,23 @@ pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Report) ->
         command = vec![path.to_string_lossy().into_owned()];
     }
     command.extend(arguments.iter().map(|word| word.value.to_owned()));
-    Ok(Receiver::Command { command, directory })
+    Ok(ChannelConfig::Command { command, directory })
 }
 
-pub(super) fn heartbeat(table: Table<'_>, environment: &Environment, report: &mut Report) -> Read {
+pub(super) fn heartbeat(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let every = if table.has("every") {
         duration(table, report, "every", "1m", BEATS).ok_or(Reported)
     } else {
         Ok(Duration::from_secs(60))
     };
-    Ok(Receiver::Heartbeat { url: address(table, environment, report)?, every: every? })
+    Ok(ChannelConfig::Heartbeat { url: address(table, environment, report)?, every: every? })
 }
 
 /// Where a secret is a part of what is sent, or is the address: https, or loopback.
 fn address(
     table: Table<'_>,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Result<ChannelSecret, Reported> {
     let url = URL.required_of_channel(table, environment, report)?;
     checked(&url, check_url, table, report)?;
@@ -128,7 +132,7 @@ fn address_or(
     default: &str,
     table: Table<'_>,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Result<(ChannelSecret, bool), Reported> {
     match URL.of_channel(table, environment, report)? {
         Some(url) => checked(&url, check_url, table, report).map(|_| (url, true)),
@@ -141,7 +145,7 @@ fn address_or(
 fn address_and_authorization(
     table: Table<'_>,
     environment: &Environment,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Result<(ChannelSecret, Option<ChannelSecret>), Reported> {
     let authorization = AUTHORIZATION.of_channel(table, environment, report).and_then(|authorization| {
         let unfit = |secret: &ChannelSecret| HeaderValue::from_str(secret.expose()).is_err();
@@ -173,7 +177,7 @@ fn checked(
     url: &ChannelSecret,
     check: fn(&str) -> Result<Url, &'static str>,
     table: Table<'_>,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Result<Url, Reported> {
     check(url.expose()).map_err(|message| {
         let (key, place) = URL.given(table);
@@ -182,7 +186,7 @@ fn checked(
     })
 }
 
-fn chat_id(table: Table<'_>, report: &mut Report) -> Result<String, Reported> {
+fn chat_id(table: Table<'_>, report: &mut Diagnostics) -> Result<String, Reported> {
     const EXPECTED: &str = "a number, or the name of a public channel such as \"@alerts\"";
     if table.is_integer("chat_id") {
         let number = table.integer(report, "chat_id", i64::MIN..=i64::MAX);

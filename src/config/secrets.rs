@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::damage::{Alphabet, Damage, damage};
-use super::document::{Place, Report};
 use super::environment::Environment;
 use super::problem::{os_reason, shown, shown_path};
-use super::table::{Table, Text};
+use super::source::{Diagnostics, SourceLocation};
+use super::table::{Table, TextValue};
 use crate::domain::secret::{ChannelSecret, ClientSecret};
 
 /// No secret is larger.
-const LARGEST: u64 = 64 * 1024;
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// The keys of one secret.
 pub(super) struct SecretKeys {
@@ -52,7 +52,7 @@ secret_keys!(PASSWORD, "password", Any);
 secret_keys!(AUTHORIZATION, "authorization", Header);
 
 /// What stands under the keys of a secret.
-pub(super) enum Found {
+pub(super) enum FoundSecret {
     /// No form of it.
     Nothing,
     /// Something that cannot be used; the report says why.
@@ -63,19 +63,24 @@ pub(super) enum Found {
 
 impl SecretKeys {
     /// Reads the secret of a table.
-    pub(super) fn read(&self, table: Table<'_>, environment: &Environment, report: &mut Report) -> Found {
+    pub(super) fn read(
+        &self,
+        table: Table<'_>,
+        environment: &Environment,
+        report: &mut Diagnostics,
+    ) -> FoundSecret {
         let given: Vec<_> = self.all.iter().filter(|key| table.has(key)).collect();
         let key = match given.as_slice() {
-            [] => return Found::Nothing,
+            [] => return FoundSecret::Nothing,
             [key] => **key,
             [first, .., last] => {
                 let place = table.place_of(last).unwrap_or(table.place);
                 report
                     .problem(place, format!("`{first}` and `{last}` {table} say the same; keep one of them"));
-                return Found::Faulty;
+                return FoundSecret::Faulty;
             }
         };
-        let Some(text) = table.text(report, key) else { return Found::Faulty };
+        let Some(text) = table.text(report, key) else { return FoundSecret::Faulty };
         let secret = if key == self.inline {
             report.holds_secret(text.place);
             Ok(SecretString::from(text.value))
@@ -90,25 +95,30 @@ impl SecretKeys {
             Ok(secret) => match damage(secret.expose_secret(), self.alphabet) {
                 Some(Damage { what, hopeless: true }) => {
                     report.problem(text.place, format!("`{key}`: the secret {what}"));
-                    Found::Faulty
+                    FoundSecret::Faulty
                 }
                 Some(Damage { what, hopeless: false }) => {
                     report.damaged(text.place, format!("`{key}`: the secret {what}"));
-                    Found::Secret(secret)
+                    FoundSecret::Secret(secret)
                 }
-                None => Found::Secret(secret),
+                None => FoundSecret::Secret(secret),
             },
             Err(message) => {
                 report.problem(text.place, format!("`{key}`: {message}"));
-                Found::Faulty
+                FoundSecret::Faulty
             }
         }
     }
 
     /// As [`SecretKeys::read`], where it must be there.
-    pub(super) fn require(&self, table: Table<'_>, environment: &Environment, report: &mut Report) -> Found {
+    pub(super) fn require(
+        &self,
+        table: Table<'_>,
+        environment: &Environment,
+        report: &mut Diagnostics,
+    ) -> FoundSecret {
         let found = self.read(table, environment, report);
-        if matches!(found, Found::Nothing) {
+        if matches!(found, FoundSecret::Nothing) {
             let Self { inline, file, variable, credential, .. } = self;
             let others = format!("`{variable}`, `{credential}` or `{inline}`");
             report.missing(table.place, format!("a secret is missing {table}: write `{file}` (or {others})"));
@@ -121,12 +131,14 @@ impl SecretKeys {
         &self,
         table: Table<'_>,
         environment: &Environment,
-        report: &mut Report,
+        report: &mut Diagnostics,
     ) -> Result<Option<ChannelSecret>, Reported> {
         match self.read(table, environment, report) {
-            Found::Nothing => Ok(None),
-            Found::Faulty => Err(Reported),
-            Found::Secret(secret) => ChannelSecret::new(secret.expose_secret()).map(Some).ok_or(Reported),
+            FoundSecret::Nothing => Ok(None),
+            FoundSecret::Faulty => Err(Reported),
+            FoundSecret::Secret(secret) => {
+                ChannelSecret::new(secret.expose_secret()).map(Some).ok_or(Reported)
+            }
         }
     }
 
@@ -135,11 +147,11 @@ impl SecretKeys {
         &self,
         table: Table<'_>,
         environment: &Environment,
-        report: &mut Report,
+        report: &mut Diagnostics,
     ) -> Result<ChannelSecret, Reported> {
         match self.require(table, environment, report) {
-            Found::Nothing | Found::Faulty => Err(Reported),
-            Found::Secret(secret) => ChannelSecret::new(secret.expose_secret()).ok_or(Reported),
+            FoundSecret::Nothing | FoundSecret::Faulty => Err(Reported),
+            FoundSecret::Secret(secret) => ChannelSecret::new(secret.expose_secret()).ok_or(Reported),
         }
     }
 
@@ -155,7 +167,7 @@ impl SecretKeys {
     }
 
     /// Under which of the keys it is given, and where.
-    pub(super) fn given<'d>(&self, table: Table<'d>) -> (&'static str, Place<'d>) {
+    pub(super) fn given<'d>(&self, table: Table<'d>) -> (&'static str, SourceLocation<'d>) {
         let key = self.all.into_iter().find(|key| table.has(key)).unwrap_or(self.inline);
         (key, table.place_of(key).unwrap_or(table.place))
     }
@@ -198,15 +210,15 @@ pub(super) struct Reported;
 pub(super) fn first_token_file(
     table: Table<'_>,
     key: &str,
-    text: Text<'_>,
-    report: &mut Report,
+    text: TextValue<'_>,
+    report: &mut Diagnostics,
 ) -> Option<PathBuf> {
     let named = named_file(table, text);
     let (name, path) = (&named.name, &named.path);
     match read_file(path, true) {
         Ok(_) => {}
-        Err(unusable @ (Unusable::Missing(_) | Unusable::Empty)) => {
-            let what = if matches!(unusable, Unusable::Empty) { "is empty" } else { "does not exist" };
+        Err(unusable @ (UnusableSecret::Missing(_) | UnusableSecret::Empty)) => {
+            let what = if matches!(unusable, UnusableSecret::Empty) { "is empty" } else { "does not exist" };
             let portal = shown(table.name().value);
             let needed = format!("it is only needed while the state has no grant for {portal}");
             report.warning(text.place, format!("`{key}`: {name} {what}; {needed}"));
@@ -231,7 +243,7 @@ struct NamedFile {
     may_be_secret: bool,
 }
 
-fn named_file(table: Table<'_>, text: Text<'_>) -> NamedFile {
+fn named_file(table: Table<'_>, text: TextValue<'_>) -> NamedFile {
     let path = table.source().directory().join(text.value);
     let may_be_secret = !text.value.contains(['/', '.']);
     let name = if may_be_secret { None } else { shown_path(&path) };
@@ -239,12 +251,12 @@ fn named_file(table: Table<'_>, text: Text<'_>) -> NamedFile {
     NamedFile { path, name, may_be_secret }
 }
 
-fn file(table: Table<'_>, text: Text<'_>) -> Result<SecretString, String> {
+fn file(table: Table<'_>, text: TextValue<'_>) -> Result<SecretString, String> {
     let NamedFile { path, name, .. } = named_file(table, text);
     read_file(&path, true).map_err(|unusable| format!("{name} {unusable}"))
 }
 
-fn variable(text: Text<'_>, environment: &Environment) -> Result<SecretString, String> {
+fn variable(text: TextValue<'_>, environment: &Environment) -> Result<SecretString, String> {
     let advice = "write the variable's name here, and its value in the environment of the daemon";
     match environment.variable(text.value) {
         Ok(value) if value.trim().is_empty() => {
@@ -260,7 +272,7 @@ fn variable(text: Text<'_>, environment: &Environment) -> Result<SecretString, S
     }
 }
 
-fn credential(text: Text<'_>, environment: &Environment) -> Result<SecretString, String> {
+fn credential(text: TextValue<'_>, environment: &Environment) -> Result<SecretString, String> {
     if text.value.contains(['/', '\0']) || text.value.starts_with('.') {
         return Err("a credential is named without slashes and leading dots".to_owned());
     }
@@ -274,7 +286,7 @@ fn credential(text: Text<'_>, environment: &Environment) -> Result<SecretString,
 
 /// Why a secret file cannot be used.
 #[derive(thiserror::Error, Debug)]
-enum Unusable {
+enum UnusableSecret {
     /// It is not there.
     #[error("{0}")]
     Missing(String),
@@ -287,36 +299,36 @@ enum Unusable {
 }
 
 /// Reads a secret file, or says why it cannot be used.
-fn read_file(path: &Path, guarded: bool) -> Result<SecretString, Unusable> {
+fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret> {
     let unreadable = |error: &std::io::Error| {
         let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
         let hint = if denied { "; the user that the daemon runs as must be able to read it" } else { "" };
         let reason = format!("cannot be read: {}{hint}", os_reason(error));
         let missing = error.kind() == std::io::ErrorKind::NotFound;
-        if missing { Unusable::Missing(reason) } else { Unusable::Faulty(reason) }
+        if missing { UnusableSecret::Missing(reason) } else { UnusableSecret::Faulty(reason) }
     };
     // Asked before it is opened: opening a pipe would wait for a writer.
     let about = fs::metadata(path).map_err(|error| unreadable(&error))?;
     if !about.is_file() {
-        return Err(Unusable::Faulty("is not a regular file".to_owned()));
+        return Err(UnusableSecret::Faulty("is not a regular file".to_owned()));
     }
     let mode = about.permissions().mode();
     if guarded && mode & 0o007 != 0 {
         let mode = mode & 0o7777;
-        return Err(Unusable::Faulty(format!(
+        return Err(UnusableSecret::Faulty(format!(
             "can be accessed by every user (mode {mode:04o}): chmod o-rwx it"
         )));
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| unreadable(&error))?;
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(Unusable::Faulty("is larger than 64 KiB, which no secret is".to_owned()));
+    file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
+        return Err(UnusableSecret::Faulty("is larger than 64 KiB, which no secret is".to_owned()));
     }
-    let text = String::from_utf8(bytes).map_err(|_| Unusable::Faulty("is not UTF-8".to_owned()))?;
+    let text = String::from_utf8(bytes).map_err(|_| UnusableSecret::Faulty("is not UTF-8".to_owned()))?;
     let secret = SecretString::from(text);
     if secret.expose_secret().trim().is_empty() {
-        return Err(Unusable::Empty);
+        return Err(UnusableSecret::Empty);
     }
     Ok(secret)
 }

@@ -8,14 +8,14 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::document::{Place, Report, Source};
 use super::problem::{did_you_mean, shown};
+use super::source::{ConfigSource, Diagnostics, SourceLocation};
 
 /// A table.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'d> {
     /// Its header.
-    pub(super) place: Place<'d>,
+    pub(super) place: SourceLocation<'d>,
     section: &'static str,
     name: Option<&'d str>,
     map: &'d DeTable<'d>,
@@ -23,14 +23,14 @@ pub(super) struct Table<'d> {
 
 /// A string and where it stands.
 #[derive(Clone, Copy)]
-pub(super) struct Text<'d> {
+pub(super) struct TextValue<'d> {
     pub(super) value: &'d str,
-    pub(super) place: Place<'d>,
+    pub(super) place: SourceLocation<'d>,
 }
 
 impl<'d> Table<'d> {
     pub(super) const fn new(
-        place: Place<'d>,
+        place: SourceLocation<'d>,
         section: &'static str,
         name: Option<&'d str>,
         map: &'d DeTable<'d>,
@@ -39,13 +39,13 @@ impl<'d> Table<'d> {
     }
 
     /// The file it stands in.
-    pub(super) const fn source(&self) -> &'d Source {
+    pub(super) const fn source(&self) -> &'d ConfigSource {
         self.place.source
     }
 
     /// The last part of its header: `crm` of `[apps.crm]`.
-    pub(super) fn name(&self) -> Text<'d> {
-        Text { value: self.name.unwrap_or_default(), place: self.place }
+    pub(super) fn name(&self) -> TextValue<'d> {
+        TextValue { value: self.name.unwrap_or_default(), place: self.place }
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -62,17 +62,17 @@ impl<'d> Table<'d> {
     }
 
     /// Where a key stands.
-    pub(super) fn place_of(&self, key: &str) -> Option<Place<'d>> {
+    pub(super) fn place_of(&self, key: &str) -> Option<SourceLocation<'d>> {
         self.map.get_key_value(key).map(|(key, _)| self.at(key.span()))
     }
 
     /// The keys in order.
-    pub(super) fn keys(&self) -> impl Iterator<Item = Text<'d>> {
-        self.map.iter().map(|(key, _)| Text { value: key.get_ref(), place: self.at(key.span()) })
+    pub(super) fn keys(&self) -> impl Iterator<Item = TextValue<'d>> {
+        self.map.iter().map(|(key, _)| TextValue { value: key.get_ref(), place: self.at(key.span()) })
     }
 
     /// Reports every key that is none of these.
-    pub(super) fn only(&self, report: &mut Report, known: &[&[&'static str]]) {
+    pub(super) fn only(&self, report: &mut Diagnostics, known: &[&[&'static str]]) {
         for key in self.keys() {
             let mut known = known.iter().flat_map(|keys| keys.iter().copied());
             if !known.clone().any(|known| known == key.value) {
@@ -83,18 +83,23 @@ impl<'d> Table<'d> {
     }
 
     /// A string, or what else is expected of it.
-    pub(super) fn text_as(&self, report: &mut Report, key: &str, expected: &str) -> Option<Text<'d>> {
+    pub(super) fn text_as(
+        &self,
+        report: &mut Diagnostics,
+        key: &str,
+        expected: &str,
+    ) -> Option<TextValue<'d>> {
         let value = self.map.get(key)?;
         let place = self.at(value.span());
         if let DeValue::String(text) = value.get_ref() {
-            return Some(Text { value: text, place });
+            return Some(TextValue { value: text, place });
         }
         report.problem(place, format!("`{key}` must be {expected}"));
         None
     }
 
     /// A string that is not empty.
-    pub(super) fn text(&self, report: &mut Report, key: &str) -> Option<Text<'d>> {
+    pub(super) fn text(&self, report: &mut Diagnostics, key: &str) -> Option<TextValue<'d>> {
         let text = self.text_as(report, key, "a string in quotes")?;
         if text.value.trim().is_empty() {
             report.problem(text.place, format!("`{key}` is empty"));
@@ -104,7 +109,7 @@ impl<'d> Table<'d> {
     }
 
     /// A string that must be there.
-    pub(super) fn required(&self, report: &mut Report, key: &str) -> Option<Text<'d>> {
+    pub(super) fn required(&self, report: &mut Diagnostics, key: &str) -> Option<TextValue<'d>> {
         if !self.has(key) {
             report.missing(self.place, format!("`{key}` is missing {self}"));
         }
@@ -112,7 +117,7 @@ impl<'d> Table<'d> {
     }
 
     /// True or false.
-    pub(super) fn boolean(&self, report: &mut Report, key: &str) -> Option<bool> {
+    pub(super) fn boolean(&self, report: &mut Diagnostics, key: &str) -> Option<bool> {
         let value = self.map.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
@@ -122,7 +127,12 @@ impl<'d> Table<'d> {
     }
 
     /// A whole number in a range.
-    pub(super) fn integer(&self, report: &mut Report, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
+    pub(super) fn integer(
+        &self,
+        report: &mut Diagnostics,
+        key: &str,
+        range: RangeInclusive<i64>,
+    ) -> Option<i64> {
         let value = self.map.get(key)?;
         let number = integer(value.get_ref()).filter(|number| range.contains(number));
         if number.is_none() {
@@ -136,7 +146,7 @@ impl<'d> Table<'d> {
     }
 
     /// A number in a range that excludes 0.
-    pub(super) fn number(&self, report: &mut Report, key: &str, most: f64) -> Option<f64> {
+    pub(super) fn number(&self, report: &mut Diagnostics, key: &str, most: f64) -> Option<f64> {
         let value = self.map.get(key)?;
         let number = match value.get_ref().as_float() {
             Some(float) => float.as_str().parse().ok(),
@@ -151,11 +161,20 @@ impl<'d> Table<'d> {
     }
 
     /// A list of strings; with `or_one`, a single one stands for a list.
-    pub(super) fn texts(&self, report: &mut Report, key: &str, or_one: bool) -> Option<Vec<Text<'d>>> {
+    pub(super) fn texts(
+        &self,
+        report: &mut Diagnostics,
+        key: &str,
+        or_one: bool,
+    ) -> Option<Vec<TextValue<'d>>> {
         let value = self.map.get(key)?;
         let text = |value: &'d Spanned<DeValue<'d>>| {
             let place = self.at(value.span());
-            value.get_ref().as_str().filter(|text| !text.trim().is_empty()).map(|value| Text { value, place })
+            value
+                .get_ref()
+                .as_str()
+                .filter(|text| !text.trim().is_empty())
+                .map(|value| TextValue { value, place })
         };
         let texts = match value.get_ref().as_array() {
             Some(list) => list.iter().map(text).collect::<Option<Vec<_>>>(),
@@ -175,7 +194,7 @@ impl<'d> Table<'d> {
     /// A whole number or a list of them.
     pub(super) fn integers(
         &self,
-        report: &mut Report,
+        report: &mut Diagnostics,
         key: &str,
         range: RangeInclusive<i64>,
     ) -> Option<Vec<i64>> {
@@ -196,7 +215,12 @@ impl<'d> Table<'d> {
     }
 
     /// A table below this one, for messages under this section.
-    pub(super) fn table(&self, report: &mut Report, key: &str, section: &'static str) -> Option<Table<'d>> {
+    pub(super) fn table(
+        &self,
+        report: &mut Diagnostics,
+        key: &str,
+        section: &'static str,
+    ) -> Option<Table<'d>> {
         let (key, value) = self.map.get_key_value(key)?;
         let place = self.at(key.span());
         let Some(map) = value.get_ref().as_table() else {
@@ -207,7 +231,7 @@ impl<'d> Table<'d> {
     }
 
     /// The tables below this one by name: `[apps.crm]`, `[apps.shop]`.
-    pub(super) fn tables(&self, report: &mut Report) -> Vec<Table<'d>> {
+    pub(super) fn tables(&self, report: &mut Diagnostics) -> Vec<Table<'d>> {
         let named = self
             .map
             .iter()
@@ -226,7 +250,7 @@ impl<'d> Table<'d> {
     /// A list of tables.
     pub(super) fn list_of_tables(
         &self,
-        report: &mut Report,
+        report: &mut Diagnostics,
         key: &str,
         section: &'static str,
     ) -> Vec<Table<'d>> {
@@ -244,7 +268,7 @@ impl<'d> Table<'d> {
         tables.unwrap_or_default()
     }
 
-    fn at(&self, span: std::ops::Range<usize>) -> Place<'d> {
+    fn at(&self, span: std::ops::Range<usize>) -> SourceLocation<'d> {
         self.place.source.place(span.start, span.end)
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use super::document::Report;
 use super::problem::{did_you_mean, shown};
-use super::table::{Table, Text};
+use super::source::Diagnostics;
+use super::table::{Table, TextValue};
 use crate::domain::schedule::RenewEvery;
 
 const RENEW_EVERY: &str = "a duration such as \"25m\" or a share of the lifetime such as \"67%\"";
@@ -29,7 +29,7 @@ pub(super) fn span(text: &str) -> Option<Duration> {
 /// A duration in a range.
 pub(super) fn duration(
     table: Table<'_>,
-    report: &mut Report,
+    report: &mut Diagnostics,
     key: &str,
     example: &str,
     (least, most): (Duration, Duration),
@@ -57,7 +57,7 @@ fn written(span: Duration) -> String {
 }
 
 /// The age of a renewal.
-pub(super) fn renew_every(table: Table<'_>, report: &mut Report) -> Option<RenewEvery> {
+pub(super) fn renew_every(table: Table<'_>, report: &mut Diagnostics) -> Option<RenewEvery> {
     let text = table.text_as(report, "renew_every", RENEW_EVERY)?;
     let every = match percent(text.value) {
         Some(share) => Some(RenewEvery::Share(share)),
@@ -71,9 +71,9 @@ pub(super) fn renew_every(table: Table<'_>, report: &mut Report) -> Option<Renew
 
 /// One of a few words.
 pub(super) fn one_of<T: Copy>(
-    report: &mut Report,
+    report: &mut Diagnostics,
     key: &str,
-    text: Text<'_>,
+    text: TextValue<'_>,
     words: &[(&str, T)],
 ) -> Option<T> {
     let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, meaning)| *meaning);
@@ -88,7 +88,7 @@ pub(super) fn one_of<T: Copy>(
 /// A key that is one of a few words.
 pub(super) fn choice<T: Copy>(
     table: Table<'_>,
-    report: &mut Report,
+    report: &mut Diagnostics,
     key: &str,
     words: &[(&str, T)],
 ) -> Option<T> {
@@ -97,7 +97,7 @@ pub(super) fn choice<T: Copy>(
 }
 
 /// A name that labels and messages can carry: the characters of a portal's name.
-pub(super) fn plain_name(report: &mut Report, what: &str, name: Text<'_>) -> bool {
+pub(super) fn plain_name(report: &mut Diagnostics, what: &str, name: TextValue<'_>) -> bool {
     match crate::domain::name::PortalName::parse(name.value) {
         Ok(_) => true,
         Err(error) => {
@@ -108,12 +108,17 @@ pub(super) fn plain_name(report: &mut Report, what: &str, name: Text<'_>) -> boo
 }
 
 /// A path, relative to the directory of the file it stands in.
-pub(super) fn path(table: Table<'_>, report: &mut Report, key: &str) -> Option<PathBuf> {
+pub(super) fn path(table: Table<'_>, report: &mut Diagnostics, key: &str) -> Option<PathBuf> {
     table.text(report, key).map(|text| table.source().directory().join(text.value))
 }
 
 /// A URL that secrets may be sent to, as the sender will read it; it may hold `{domain}` if `templated`.
-pub(super) fn url(report: &mut Report, key: &str, text: Text<'_>, templated: bool) -> Option<String> {
+pub(super) fn url(
+    report: &mut Diagnostics,
+    key: &str,
+    text: TextValue<'_>,
+    templated: bool,
+) -> Option<String> {
     let concrete =
         if templated { text.value.replace("{domain}", "domain.example") } else { text.value.to_owned() };
     match check_url(&concrete) {
@@ -168,7 +173,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 }
 
 /// A bare `host` or `host:port`, in its canonical spelling.
-pub(super) fn host(report: &mut Report, key: &str, text: Text<'_>) -> Option<String> {
+pub(super) fn host(report: &mut Diagnostics, key: &str, text: TextValue<'_>) -> Option<String> {
     let authority = |url: &Url| {
         let host = url.host_str()?;
         Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))

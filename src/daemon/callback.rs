@@ -18,22 +18,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
-use super::serving::{House, Introduction, serve};
+use super::http_server::{PeerExtensions, Server, serve};
 use crate::adapters::clock::Clock;
 
 /// Browsers ask for icons and more besides, and bring the same redirect more than once.
-const PLACES: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// A redirect: its query, and how its browser is told what came of it.
-pub struct Arrival {
+pub struct CallbackRequest {
     /// The query as it came, `code=…&state=…`.
     pub query: String,
-    told: oneshot::Sender<Ending>,
+    told: oneshot::Sender<CallbackResponse>,
 }
 
 /// What a browser's user is told.
 #[derive(Clone, Debug)]
-pub enum Ending {
+pub enum CallbackResponse {
     /// It worked, for this portal.
     Done(String),
     /// It did not, and why.
@@ -42,32 +42,32 @@ pub enum Ending {
     Late,
 }
 
-impl Arrival {
+impl CallbackRequest {
     /// Tells the browser's user.
-    pub fn tell(self, ending: Ending) {
+    pub fn tell(self, ending: CallbackResponse) {
         // Whoever closed the window meanwhile knows enough.
         let _ = self.told.send(ending);
     }
 }
 
 /// How the wait ended, for copies of the redirect that ended it.
-struct Ended {
+struct CallbackEnd {
     state: String,
-    ending: Ending,
+    ending: CallbackResponse,
 }
 
 /// What handlers share.
-struct Door {
-    tell: mpsc::Sender<Arrival>,
-    ended: Mutex<Option<Ended>>,
+struct CallbackState {
+    tell: mpsc::Sender<CallbackRequest>,
+    ended: Mutex<Option<CallbackEnd>>,
 }
 
-impl Door {
+impl CallbackState {
     /// What the user of a redirect is told after the wait.
-    fn after(&self, query: &str) -> Ending {
+    fn after(&self, query: &str) -> CallbackResponse {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let same = ended.as_ref().filter(|ended| has_state(query, &ended.state));
-        same.map_or(Ending::Late, |ended| ended.ending.clone())
+        same.map_or(CallbackResponse::Late, |ended| ended.ending.clone())
     }
 }
 
@@ -80,8 +80,8 @@ pub fn has_state(query: &str, state: &str) -> bool {
 
 /// A listener for redirects.
 pub struct Callback {
-    arrivals: mpsc::Receiver<Arrival>,
-    door: Arc<Door>,
+    arrivals: mpsc::Receiver<CallbackRequest>,
+    door: Arc<CallbackState>,
     stop: CancellationToken,
     serving: JoinSet<()>,
     /// Where it listens.
@@ -113,27 +113,33 @@ impl Callback {
             let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
             return Err(missing.into_iter().next().map_or_else(none, |(_, error)| error));
         }
-        let (tell, arrivals) = mpsc::channel(PLACES);
-        let door = Arc::new(Door { tell, ended: Mutex::default() });
+        let (tell, arrivals) = mpsc::channel(MAX_CONNECTIONS);
+        let door = Arc::new(CallbackState { tell, ended: Mutex::default() });
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         for listener in listeners {
             let routes = Router::new().fallback(redirected).with_state(Arc::clone(&door));
-            let introduce = |_: &TcpStream| Introduction::new();
-            let house = House { routes, places: PLACES, longest_body: 0, introduce, clock: Clock::system() };
+            let introduce = |_: &TcpStream| PeerExtensions::new();
+            let house = Server {
+                routes,
+                places: MAX_CONNECTIONS,
+                longest_body: 0,
+                introduce,
+                clock: Clock::system(),
+            };
             serving.spawn(serve(listener, house, stop.clone()));
         }
         Ok((Self { arrivals, door, stop, serving, addresses }, missing))
     }
 
     /// The next redirect.
-    pub async fn next(&mut self) -> Option<Arrival> {
+    pub async fn next(&mut self) -> Option<CallbackRequest> {
         self.arrivals.recv().await
     }
 
     /// Tells every browser that waits how it ended, lets them take it, and ends. `state` is that of the authorization.
-    pub async fn close(mut self, state: &str, ending: Ending) {
-        let ended = Ended { state: state.to_owned(), ending };
+    pub async fn close(mut self, state: &str, ending: CallbackResponse) {
+        let ended = CallbackEnd { state: state.to_owned(), ending };
         *self.door.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         // Copies of the redirect that came while the code was exchanged.
         self.arrivals.close();
@@ -147,7 +153,7 @@ impl Callback {
 }
 
 async fn redirected(
-    Extract(door): Extract<Arc<Door>>,
+    Extract(door): Extract<Arc<CallbackState>>,
     method: Method,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
@@ -172,19 +178,19 @@ async fn redirected(
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
     let (told, ending) = oneshot::channel();
-    let arrival = Arrival { query: query.clone(), told };
+    let arrival = CallbackRequest { query: query.clone(), told };
     let ending = match door.tell.send(arrival).await {
         Ok(()) => ending.await.unwrap_or_else(|_| door.after(&query)),
         Err(_) => door.after(&query),
     };
     match ending {
-        Ending::Done(portal) => page(
+        CallbackResponse::Done(portal) => page(
             StatusCode::OK,
             "Done.",
             &format!("{portal} is authorized and kept fresh from now on. You can close this window."),
         ),
-        Ending::Failed(why) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
-        Ending::Late => {
+        CallbackResponse::Failed(why) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
+        CallbackResponse::Late => {
             page(StatusCode::GONE, "Nobody waits for this any more.", "Begin the authorization again.")
         }
     }

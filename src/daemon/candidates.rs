@@ -10,31 +10,31 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{Subject, announce};
+use super::bootstrap::log_file_spent;
 use super::carry::{Held, Slot};
 use super::client_secret;
-use super::exchange::{Asked, Claimed, announce_client, ask, until_durable, usable_app};
-use super::first_tokens::say_taken;
-use super::kept;
-use super::publisher::{Newest, chain};
-use super::shared::Shared;
-use super::writing;
-use crate::adapters::clock::LONGEST_SLEEP;
+use super::context::Context;
+use super::escalation_log::{EscalationSubject, log_escalation};
+use super::execute::{AttemptResult, ClaimedGrant, announce_client, send_renewal, until_durable, usable_app};
+use super::kept_replies;
+use super::publisher::{KnownState, chain};
+use super::state_health;
+use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{
-    Candidate, CandidateOutcome, CandidateRecorded, RecordCandidate, Rejection, StateError, Unsaved,
+    Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError, Unsaved,
 };
-use crate::domain::candidate::{self, Judged, Origin, Pair, Proof, way_out};
-use crate::domain::escalation::{Announcement, Severity, resolved};
-use crate::domain::identity::{Known, Said, compare};
+use crate::domain::candidate::{self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint};
+use crate::domain::escalation::{EscalationNotice, Severity, resolved};
+use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
+use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Phase, Portal, Problem, Standing};
+use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal, Problem};
 use crate::domain::provider::{Class, Profile, host_of};
-use crate::domain::renewal::{Renewed, Rules, Times, recovered, settle};
+use crate::domain::renewal::{AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::{Fingerprint, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
-use crate::domain::unread::Answers;
 
 /// Candidates exchanged at a time.
 const AT_ONCE: usize = 8;
@@ -44,7 +44,7 @@ const STATE_AGAIN: Duration = Duration::from_secs(2);
 const UNUSABLE_AGAIN: Duration = Duration::from_secs(300);
 
 /// Proves candidates until `stop`, then waits for what was sent.
-pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let mut exchanges = JoinSet::new();
     loop {
         while let Some(done) = exchanges.try_join_next() {
@@ -63,19 +63,19 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                     now + wait
                 }
                 Err(error) => {
-                    writing::refused(&shared, &error);
+                    state_health::write_failed(&shared, &error);
                     now + STATE_AGAIN
                 }
             },
             Ok(Some(at)) if at > now => at,
             // One that ends makes room, and wakes this.
-            Ok(_) => now + LONGEST_SLEEP,
+            Ok(_) => now + MAX_SLEEP,
             Err(error) => {
                 tracing::error!(error = %chain(&error), "cannot look for candidates");
                 now + STATE_AGAIN
             }
         };
-        let sleep = wake_at.until(shared.clock.now()).min(LONGEST_SLEEP);
+        let sleep = wake_at.until(shared.clock.now()).min(MAX_SLEEP);
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -97,7 +97,7 @@ fn end(done: Result<(), tokio::task::JoinError>) {
 }
 
 /// Carries out a claimed candidate's exchange, and tells whoever waits what became of it.
-pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
+pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     let Candidate { mut portal, origin, replaces } = candidate;
     let config = shared.config();
     // The living grant as it is now: whose it is cannot change while the candidate is there.
@@ -108,7 +108,7 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
         portal.bought_by = of.bought_by;
         candidate.generation = of.grant.as_ref().map(|grant| grant.generation).unwrap_or_default();
     }
-    let Some(mut claimed) = Claimed::from(portal) else { return };
+    let Some(mut claimed) = ClaimedGrant::from(portal) else { return };
     if usable_app(&config, &claimed).is_none()
         && let Some(url) = fallback
     {
@@ -120,13 +120,13 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
         let problem =
             Problem::new(Class::NotSent, "its client or server changed in the configuration".to_owned());
         let phase = Phase::Retrying { attempt: 1, since: now, problem };
-        let standing = Standing { phase, renew_at: None, act_at: Some(now + UNUSABLE_AGAIN) };
+        let standing = GrantStatus { phase, renew_at: None, next_attempt_at: Some(now + UNUSABLE_AGAIN) };
         return finish(
             &shared,
-            Finished::of(claimed),
+            FinishedCandidate::of(claimed),
             origin,
             None,
-            Judged::Waits(standing),
+            CandidateVerdict::Waits(standing),
             (now, Duration::ZERO),
             Slot::default(),
         )
@@ -134,50 +134,52 @@ pub async fn prove(shared: Arc<Shared>, candidate: Candidate) {
     };
     let started = shared.clock.tick();
     let profile = Arc::clone(&app.profile);
-    let mut asked = ask(&shared, &config, app, &claimed).await;
+    let mut asked = send_renewal(&shared, &config, app, &claimed).await;
     // A client that is refused has spent nothing. Its secret may have been replaced.
     if asked.attempt.client_let_in() == Some(false)
         && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
         && let Some(changed) = usable_app(&newer, &claimed)
     {
-        asked = ask(&shared, &newer, changed, &claimed).await;
+        asked = send_renewal(&shared, &newer, changed, &claimed).await;
     }
-    let Asked { attempt, unread, sent_at, now, .. } = asked;
+    let AttemptResult { attempt, unread, sent_at, now, .. } = asked;
     let took = shared.clock.elapsed(started);
     // What came and cannot be read is kept before anything else: it may be the pair.
     if let Some(mut unread) = unread {
         // No generation of the portal's: its renewals say nothing of this token.
-        if let Answers::Renewal(sent) = &mut unread.answers {
+        if let ReplyTo::Renewal(sent) = &mut unread.answers {
             sent.generation = Generation::default();
         }
-        kept::keep(&shared, &claimed.name, *unread).await;
+        kept_replies::keep(&shared, &claimed.name, *unread).await;
     }
     let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
-    let rules = Rules { profile: &profile, every };
-    let times = Times { sent_at, now };
-    let settled = settle(&claimed.name, &claimed.grant, rules, attempt, times, shared.clock.chance());
+    let rules = RenewalRules { profile: &profile, every };
+    let times = AttemptTimes { sent_at, now };
+    let settled = apply_outcome(&claimed.name, &claimed.grant, rules, attempt, times, shared.clock.chance());
     let judged = match candidate::judge(settled) {
-        Judged::Proved(renewed) => compared(&living, &profile, replaces, renewed),
+        CandidateVerdict::Proved(renewed) => compared(&living, &profile, replaces, renewed),
         judged => judged,
     };
     let slot = Slot::default();
-    finish(&shared, Finished::of(claimed), origin, Some(&living), judged, (now, took), slot).await;
+    finish(&shared, FinishedCandidate::of(claimed), origin, Some(&living), judged, (now, took), slot).await;
 }
 
 /// Sees that the pair is the portal's own before it takes its place.
-fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Renewed>) -> Judged {
-    let known = Known::of(living, profile);
+fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Renewed>) -> CandidateVerdict {
+    let known = ExpectedIdentity::of(living, profile);
     let known = if replaces { known.pinned_only() } else { known };
     let host = renewed.tokens.details.endpoint.as_deref().and_then(host_of);
-    let said = Said { identity: renewed.identity.as_deref(), host };
+    let said = ClaimedIdentity { identity: renewed.identity.as_deref(), host };
     match compare(living.name.as_str(), known, said) {
-        Ok(()) => Judged::Proved(renewed),
-        Err(another) => Judged::Another { why: another.to_string(), pair: Pair::from(*renewed) },
+        Ok(()) => CandidateVerdict::Proved(renewed),
+        Err(another) => {
+            CandidateVerdict::Another { why: another.to_string(), pair: TokenPair::from(*renewed) }
+        }
     }
 }
 
 /// Which candidate has been exchanged.
-pub(super) struct Finished {
+pub(super) struct FinishedCandidate {
     pub(super) name: PortalName,
     pub(super) app: String,
     pub(super) claim: (ClaimId, Timestamp),
@@ -185,9 +187,9 @@ pub(super) struct Finished {
     pub(super) fingerprint: Option<Fingerprint>,
 }
 
-impl Finished {
-    fn of(claimed: Claimed) -> Self {
-        let Claimed { name, settings, grant, claim, .. } = claimed;
+impl FinishedCandidate {
+    fn of(claimed: ClaimedGrant) -> Self {
+        let ClaimedGrant { name, settings, grant, claim, .. } = claimed;
         let fingerprint = grant.tokens.credential.refresh().map(RefreshToken::fingerprint);
         Self { name, app: settings.app, claim, fingerprint }
     }
@@ -195,27 +197,27 @@ impl Finished {
 
 /// Records, publishes and says what became of a candidate.
 pub(super) async fn finish(
-    shared: &Shared,
-    Finished { name, app, claim, fingerprint }: Finished,
+    shared: &Context,
+    FinishedCandidate { name, app, claim, fingerprint }: FinishedCandidate,
     origin: Origin,
     living: Option<&Portal>,
-    judged: Judged,
+    judged: CandidateVerdict,
     (now, took): (Timestamp, Duration),
     slot: Slot,
 ) {
     let (outcome, proof) = match judged {
-        Judged::Proved(renewed) => (CandidateOutcome::Proved(renewed), Proof::TakenIn),
-        Judged::Refused(problem) => {
+        CandidateVerdict::Proved(renewed) => (CandidateOutcome::Proved(renewed), ImportResult::TakenIn),
+        CandidateVerdict::Refused(problem) => {
             let why = format!("the authorization server refuses it: {}", problem.text());
-            (CandidateOutcome::Refused, Proof::Refused(why))
+            (CandidateOutcome::Refused, ImportResult::Refused(why))
         }
-        Judged::Another { why, pair } => {
-            let why = format!("{why}; {}", way_out(name.as_str()));
-            (CandidateOutcome::Another(pair), Proof::Refused(why))
+        CandidateVerdict::Another { why, pair } => {
+            let why = format!("{why}; {}", superseded_hint(name.as_str()));
+            (CandidateOutcome::Another(pair), ImportResult::Refused(why))
         }
-        Judged::Waits(standing) => {
+        CandidateVerdict::Waits(standing) => {
             let problem = standing.phase.problem().map(Problem::text).unwrap_or_default();
-            let proof = Proof::Waits { problem, act_at: standing.act_at };
+            let proof = ImportResult::Waits { problem, act_at: standing.next_attempt_at };
             (CandidateOutcome::Waits(standing), proof)
         }
     };
@@ -224,16 +226,16 @@ pub(super) async fn finish(
     let recorded =
         until_durable(shared, &name, held, || shared.state.record_candidate(Arc::clone(&record))).await;
     let proof = match recorded {
-        CandidateRecorded::SetAside => Proof::SetAside,
+        CandidateRecorded::SetAside => ImportResult::SetAside,
         CandidateRecorded::Kept | CandidateRecorded::TakenIn { .. } => proof,
     };
     match (&recorded, &proof) {
         (CandidateRecorded::TakenIn { generation, client_changed }, _) => {
             let newest = match (&record.outcome, living) {
                 (CandidateOutcome::Proved(renewed), Some(living)) => {
-                    Newest::pair(living.settings.as_ref(), *generation, &renewed.tokens)
+                    KnownState::pair(living.settings.as_ref(), *generation, &renewed.tokens)
                 }
-                _ => Newest::Nothing,
+                _ => KnownState::Nothing,
             };
             let failing = shared.publisher.publish_knowing(&name, newest).await;
             shared.health.unpublished(failing);
@@ -243,24 +245,26 @@ pub(super) async fn finish(
                 "{name}: renewed: a grant that was handed over has proved itself and takes the place of the one before"
             );
             if *client_changed {
-                announce_client(&app, None, Rejection::Accepted);
+                announce_client(&app, None, ClientVerdict::Accepted);
             }
             let before = living.and_then(|living| living.grant.as_ref());
             if let Some(good) =
                 before.and_then(|grant| resolved(&grant.told, grant.standing.phase.since(), now))
             {
-                announce(Subject::Portal(&name), &good);
+                log_escalation(EscalationSubject::Portal(&name), &good);
             }
             let file = living.and_then(|living| living.settings.as_ref()?.refresh_token_file.as_deref());
             if let Some(file) = file.filter(|_| origin == Origin::File) {
-                say_taken(&name, file);
+                log_file_spent(&name, file);
             }
             shared.due.notify_one();
             shared.climb.notify_one();
             shared.post.wake.notify_one();
         }
-        (_, Proof::Refused(why)) => announce(Subject::Portal(&name), &refused(origin, why)),
-        (_, Proof::Waits { problem, act_at }) => {
+        (_, ImportResult::Refused(why)) => {
+            log_escalation(EscalationSubject::Portal(&name), &refused(origin, why));
+        }
+        (_, ImportResult::Waits { problem, act_at }) => {
             let next = act_at.map(tracing::field::display);
             tracing::warn!(
                 portal = %name, origin = origin.as_str(), next,
@@ -279,8 +283,8 @@ pub(super) async fn finish(
     shared.proofs.tell(&(name, fingerprint), &proof);
 }
 
-fn refused(origin: Origin, why: &str) -> Announcement {
-    Announcement {
+fn refused(origin: Origin, why: &str) -> EscalationNotice {
+    EscalationNotice {
         step: "candidate-refused".to_owned(),
         severity: Severity::Warning,
         reason: format!(
@@ -296,7 +300,7 @@ fn refused(origin: Origin, why: &str) -> Announcement {
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn recover(shared: &Shared) -> Result<(), StateError> {
+pub async fn recover(shared: &Context) -> Result<(), StateError> {
     let config = shared.config();
     let now = shared.clock.now();
     for candidate in shared.state.orphan_candidates().await? {
@@ -308,8 +312,8 @@ pub async fn recover(shared: &Shared) -> Result<(), StateError> {
         }
         let app = settings.map(|settings| settings.app).unwrap_or_default();
         let profile = config.apps.get(&app).map(|app| &*app.profile);
-        let standing = recovered(&grant, profile, claim.1, now);
-        let again_at = standing.act_at.map(tracing::field::display);
+        let standing = interrupted_status(&grant, profile, claim.1, now);
+        let again_at = standing.next_attempt_at.map(tracing::field::display);
         tracing::warn!(
             portal = %name, again_at,
             "{name}: a grant that was handed over was being proved when refreshd ended; it is sent again"

@@ -9,26 +9,26 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::alerts::{Conditions, What};
-use super::candidates::{self, Finished};
-use super::exchange::{self, Claimed, until_durable};
-use super::kept;
-use super::publisher::{Newest, chain};
-use super::shared::Shared;
+use super::alerts::{Condition, Conditions};
+use super::candidates::{self, FinishedCandidate};
+use super::context::Context;
+use super::execute::{self, ClaimedGrant, until_durable};
+use super::kept_replies;
+use super::publisher::{KnownState, chain};
 use crate::adapters::clock::Clock;
 use crate::adapters::sealed;
 use crate::adapters::state::{
-    Candidate, Carried, CarriedPair, Damage, Load, RecordAs, RecordOutcome, Recorded, Recovered, Rejection,
-    StateError, ToldMeanwhile, Unsaved,
+    Candidate, Carried, CarriedPair, ClientVerdict, Damage, KeepNotified, Load, RecordOutcome, Recorded,
+    RecoverOutcome, RenewalRecord, StateError, Unsaved,
 };
 use crate::adapters::systemd::{self, Inherited, Keeps};
-use crate::domain::candidate::{Judged, Origin, Pair};
+use crate::domain::candidate::{CandidateVerdict, Origin, TokenPair};
 use crate::domain::carried::{Fate, fate};
+use crate::domain::kept_reply::SentToken;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
 use crate::domain::secret::{RefreshToken, ReplyBody};
 use crate::domain::time::Timestamp;
-use crate::domain::unread::Sent;
 
 /// How the names of what is ours begin in the service manager's store.
 const PREFIX: &str = "pair-";
@@ -116,7 +116,7 @@ impl Carry {
             return;
         }
         // A name of its own for each: who removes a name removes all that bear it.
-        let name = format!("{PREFIX}{portal}-{}", clock.unguessable());
+        let name = format!("{PREFIX}{portal}-{}", clock.random_token());
         let bytes = unsaved.encode();
         let kept = sealed::seal("refreshd-unsaved", bytes.expose())
             .and_then(|sealed| systemd::store(&name, sealed.as_fd()));
@@ -155,14 +155,14 @@ impl Carry {
         error: &StateError,
     ) {
         let (where_else, what) = match (&held.slot, self.keeps) {
-            (Slot::Empty | Slot::Refused, _) | (_, Keeps::Nothing) => ("", What::Unsaved(portal)),
+            (Slot::Empty | Slot::Refused, _) | (_, Keeps::Nothing) => ("", Condition::Unsaved(portal)),
             (Slot::At(_), Keeps::UpTo(_)) => (
                 "; the service manager has a copy, which a crash or a restart does not lose",
-                What::UnsavedButKept(portal),
+                Condition::UnsavedButKept(portal),
             ),
             (Slot::At(_), Keeps::Unknown) => (
                 "; the service manager was given a copy for the next start, and does not say whether it keeps it",
-                What::Unsaved(portal),
+                Condition::Unsaved(portal),
             ),
         };
         let reason =
@@ -202,7 +202,7 @@ fn remove(name: &str) {
 ///
 /// # Errors
 /// [`StateError`]; all of it stays where it was.
-pub async fn take_back(shared: &Shared) -> Result<(), StateError> {
+pub async fn take_back(shared: &Context) -> Result<(), StateError> {
     if shared.carry.inherited == 0 {
         return Ok(());
     }
@@ -303,10 +303,10 @@ enum Judgement {
 }
 
 async fn judge(
-    shared: &Shared,
+    shared: &Context,
     name: &PortalName,
     pair: &CarriedPair,
-    sent: Sent,
+    sent: SentToken,
     claimed: &mut BTreeSet<PortalName>,
 ) -> Result<Judgement, StateError> {
     let mut portal = shared.state.portal(name.clone()).await?.map(Box::new);
@@ -353,7 +353,7 @@ async fn judge(
 }
 
 /// Stores what needs no claim, once the claims of the process before are settled. What the state refuses now is held.
-pub async fn store(shared: &Shared) {
+pub async fn store(shared: &Context) {
     for found in shared.carry.take() {
         if matches!(found.how, How::AsItIs)
             && let Ok(became) = attempt(shared, &found.carried).await
@@ -367,19 +367,19 @@ pub async fn store(shared: &Shared) {
 }
 
 /// What is not stored yet: each is to be held until it is.
-pub(super) fn held(shared: &Shared) -> Vec<Found> {
+pub(super) fn held(shared: &Context) -> Vec<Found> {
     shared.carry.take()
 }
 
 /// Stores something, however long that takes. When its portal is due next.
-pub(super) async fn hold(shared: Arc<Shared>, found: Found) -> Option<Timestamp> {
+pub(super) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
     let Found { slot, carried, how } = found;
     match (carried, how) {
         (Carried { portal: name, load: Load::Renewal(pair, sent) }, How::Renewal(portal)) => {
             let told =
                 portal.as_ref().and_then(|portal| portal.grant.as_ref()).map(|grant| grant.told.clone());
-            match portal.and_then(|portal| Claimed::from(*portal)) {
-                Some(claimed) => exchange::carried(&shared, claimed, pair, slot).await,
+            match portal.and_then(|portal| ClaimedGrant::from(*portal)) {
+                Some(claimed) => execute::carried(&shared, claimed, pair, slot).await,
                 None => {
                     record(&shared, (name, sent), pair, told.unwrap_or_default(), slot).await;
                     None
@@ -394,10 +394,10 @@ pub(super) async fn hold(shared: Arc<Shared>, found: Found) -> Option<Timestamp>
             let handed_over = grant.as_ref().and_then(|grant| grant.tokens.credential.refresh());
             let fingerprint = handed_over.map(RefreshToken::fingerprint);
             let took = shared.clock.now().since(now);
-            let judged = Judged::Proved(renewed);
+            let judged = CandidateVerdict::Proved(renewed);
             candidates::finish(
                 &shared,
-                Finished { name, app, claim, fingerprint },
+                FinishedCandidate { name, app, claim, fingerprint },
                 origin,
                 living.as_ref(),
                 judged,
@@ -409,7 +409,9 @@ pub(super) async fn hold(shared: Arc<Shared>, found: Found) -> Option<Timestamp>
         }
         (carried, _) => {
             let (what, unsaved) = match &carried.load {
-                Load::Reply(reply) => (kept::WHAT, Unsaved::Reply(&carried.portal, reply)),
+                Load::Reply(reply) => {
+                    (kept_replies::UNREADABLE_REPLY, Unsaved::Reply(&carried.portal, reply))
+                }
                 Load::Grant(grant, sent) => ("a new pair", Unsaved::Grant(grant, *sent)),
                 Load::Aside(pair, at) => ("a new pair", Unsaved::Aside(&carried.portal, pair, *at)),
                 // Taken apart above.
@@ -426,23 +428,23 @@ pub(super) async fn hold(shared: Arc<Shared>, found: Found) -> Option<Timestamp>
 
 /// Records a pair whose portal the configuration does not name any more, or whose claim is gone.
 async fn record(
-    shared: &Shared,
-    (portal, sent): (PortalName, Sent),
+    shared: &Context,
+    (portal, sent): (PortalName, SentToken),
     pair: CarriedPair,
     told: Vec<String>,
     slot: Slot,
 ) {
     let CarriedPair { app, claim, renewed, bought_by, now } = pair;
-    let record = Arc::new(RecordAs {
+    let record = Arc::new(RenewalRecord {
         portal,
         app,
         claim,
         outcome: RecordOutcome::Renewed(renewed),
         told,
-        told_meanwhile: ToldMeanwhile::All,
+        told_meanwhile: KeepNotified::All,
         climb_at: None,
         now,
-        client: Rejection::Unknown,
+        client: ClientVerdict::Unknown,
         bought_by,
     });
     let RecordOutcome::Renewed(renewed) = &record.outcome else { return };
@@ -459,7 +461,7 @@ fn say(portal: &PortalName, became: &str) {
 }
 
 /// Tries to store what needs no claim; what became of it.
-async fn attempt(shared: &Shared, carried: &Carried) -> Result<&'static str, StateError> {
+async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, StateError> {
     let Carried { portal: name, load } = carried;
     match load {
         Load::Reply(reply) => {
@@ -474,14 +476,14 @@ async fn attempt(shared: &Shared, carried: &Carried) -> Result<&'static str, Sta
             let fingerprint = grant.tokens.credential.refresh().map(RefreshToken::fingerprint);
             let portal = shared.state.portal(name.clone()).await?;
             let now = portal.as_ref().and_then(|portal| portal.grant.as_ref());
-            if fingerprint.is_some() && now.is_some_and(|now| Sent::of(now).token == fingerprint) {
+            if fingerprint.is_some() && now.is_some_and(|now| SentToken::of(now).token == fingerprint) {
                 return Ok("is in the state already");
             }
-            if let Recovered::Stored(generation) =
+            if let RecoverOutcome::Stored(generation) =
                 shared.state.recover((**grant).clone(), *sent, false).await?
             {
                 let settings = portal.as_ref().and_then(|portal| portal.settings.as_ref());
-                let newest = Newest::pair(settings, generation, &grant.tokens);
+                let newest = KnownState::pair(settings, generation, &grant.tokens);
                 let failing = shared.publisher.publish_knowing(name, newest).await;
                 shared.health.unpublished(failing);
                 shared.due.notify_one();
@@ -490,7 +492,7 @@ async fn attempt(shared: &Shared, carried: &Carried) -> Result<&'static str, Sta
             }
             let access = grant.tokens.access.as_ref().map(|access| access.token.clone());
             let refresh = grant.tokens.credential.refresh().cloned();
-            let pair = Pair { access, refresh, identity: grant.identity.clone() };
+            let pair = TokenPair { access, refresh, identity: grant.identity.clone() };
             shared.state.put_pair_aside(name.clone(), Arc::new(pair), "late", grant.now).await?;
             Ok(PUT_ASIDE)
         }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use super::context::{Context, app_fingerprint};
 use super::publisher::chain;
-use super::shared::{Shared, app_fingerprint};
 use crate::config::Config;
 use crate::domain::secret::ClientSecret;
 
 /// Looks whether the secrets of refused clients were replaced: their portals need not wait for the next try then.
-pub async fn tend(shared: &Shared) {
+pub async fn tend(shared: &Context) {
     let config = shared.config();
     // Where the state cannot be read, others say so.
     for app in shared.state.refused_apps().await.unwrap_or_default().into_keys() {
@@ -23,7 +23,7 @@ pub async fn tend(shared: &Shared) {
 }
 
 /// The configuration in force, if the secret of `app` in it is another than `sent`, or can be read and is another.
-pub async fn newer(shared: &Shared, app: &str, sent: Option<&ClientSecret>) -> Option<Arc<Config>> {
+pub async fn newer(shared: &Context, app: &str, sent: Option<&ClientSecret>) -> Option<Arc<Config>> {
     let config = shared.config();
     let known = config.apps.get(app)?;
     if !is_same(known.client_secret.as_ref(), sent) {
@@ -64,7 +64,7 @@ pub async fn newer(shared: &Shared, app: &str, sent: Option<&ClientSecret>) -> O
 }
 
 /// A reload may come at the same time: then the secret is put into the configuration that it brought.
-fn put_in_force(shared: &Shared, app: &str, secret: &ClientSecret) -> Option<Arc<Config>> {
+fn put_in_force(shared: &Context, app: &str, secret: &ClientSecret) -> Option<Arc<Config>> {
     loop {
         let before = shared.config();
         let mut config = Config::clone(&before);

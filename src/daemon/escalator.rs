@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::announce::{Subject, announce};
-use super::old_state::say_unreadable;
+use super::context::Context;
+use super::escalation_log::{EscalationSubject, log_escalation};
 use super::publisher::chain;
-use super::shared::Shared;
-use crate::adapters::clock::{CLOCK_STEP_MILLIS, LONGEST_SLEEP};
+use super::rollback::say_unreadable;
+use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP};
 use crate::adapters::state::StateError;
-use crate::domain::escalation::climb;
+use crate::domain::escalation::evaluate;
+use crate::domain::hint::HintContext;
 use crate::domain::portal::Portal;
 use crate::domain::provider::Class;
-use crate::domain::remedy::About;
 
 /// Grants looked at together.
 const BATCH: usize = 256;
@@ -29,7 +29,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Announces steps as they come, until `stop`.
-pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     tokio::select! {
         biased;
         () = stop.cancelled() => return,
@@ -52,7 +52,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::error!(error = %chain(&error), "cannot look for escalations; trying again");
-                LONGEST_SLEEP
+                MAX_SLEEP
             }
         };
         tokio::select! {
@@ -65,41 +65,41 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Announces what is due and says how long nothing will be.
-async fn climb_all(shared: &Shared) -> Result<Duration, StateError> {
+async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
     let config = shared.config();
     loop {
         let now = shared.clock.now();
-        let due = shared.state.climb_due(now, BATCH).await?;
+        let due = shared.state.escalations_due(now, BATCH).await?;
         for portal in &due {
             if portal.unreadable.is_some() {
-                if shared.state.hold_unreadable(portal.name.clone()).await? {
+                if shared.state.quarantine_unreadable(portal.name.clone()).await? {
                     say_unreadable(portal);
                 }
                 continue;
             }
             let Some(grant) = &portal.grant else { continue };
-            let climb = if portal.settings.is_some() {
-                climb(&config.ladder, About::of(&portal.name, portal.settings.as_ref()), grant, now)
+            let evaluation = if portal.settings.is_some() {
+                evaluate(&config.ladder, HintContext::of(&portal.name, portal.settings.as_ref()), grant, now)
             } else {
-                crate::domain::escalation::Climb { announce: None, told: grant.told.clone(), next: None }
+                crate::domain::escalation::Evaluation { announce: None, told: grant.told.clone(), next: None }
             };
             // A renewal that ends at this moment may have told the same step.
             let seen = (grant.standing.clone(), grant.told.clone());
             let told = shared
                 .state
-                .tell(portal.name.clone(), grant.generation, seen, climb.told, climb.next)
+                .set_notified(portal.name.clone(), grant.generation, seen, evaluation.told, evaluation.next)
                 .await?;
-            if let Some(announcement) = climb.announce.filter(|_| told) {
+            if let Some(announcement) = evaluation.announce.filter(|_| told) {
                 // That a client is refused for all was said of its app.
                 if !is_of_app(portal) {
-                    announce(Subject::Portal(&portal.name), &announcement);
+                    log_escalation(EscalationSubject::Portal(&portal.name), &announcement);
                 }
                 shared.post.wake.notify_one();
             }
         }
         if due.len() < BATCH {
-            let next = shared.state.next_climb().await?;
-            return Ok(next.map_or(LONGEST_SLEEP, |next| next.until(now)).max(SHORTEST_WAIT));
+            let next = shared.state.next_escalation().await?;
+            return Ok(next.map_or(MAX_SLEEP, |next| next.until(now)).max(SHORTEST_WAIT));
         }
     }
 }

@@ -14,20 +14,20 @@ use axum::routing::get;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::alerts::What;
+use super::alerts::Condition;
+use super::context::Context;
 use super::descriptors;
-use super::host::is_own;
-use super::page;
+use super::host_header::is_allowed_host;
+use super::http_server::{PeerExtensions, Server, serve};
 use super::publisher::chain;
-use super::serving::{House, Introduction, serve};
-use super::shared::Shared;
+use super::status_page;
 use crate::adapters::log;
 use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
 use crate::adapters::state::StateError;
 use crate::domain::provider::host_of;
 
 /// Connections at a time.
-const PLACES: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// The page has no script, and is nobody's frame.
 const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
@@ -65,7 +65,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Serves until `stop`.
-pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationToken) {
+pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
     let clock = shared.clock;
     let routes = Router::new()
         .route("/", get(status_page))
@@ -74,10 +74,16 @@ pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationT
         .route("/readyz", get(ready))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), only_own_hosts))
         .with_state(shared);
-    let introduce = |_: &TcpStream| Introduction::new();
+    let introduce = |_: &TcpStream| PeerExtensions::new();
     serve(
         listener,
-        House { routes, places: descriptors::for_guests(PLACES), longest_body: 0, introduce, clock },
+        Server {
+            routes,
+            places: descriptors::for_guests(MAX_CONNECTIONS),
+            longest_body: 0,
+            introduce,
+            clock,
+        },
         stop,
     )
     .await;
@@ -85,12 +91,12 @@ pub async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationT
 
 /// Answers only requests to a host name that is this machine's: a web page whose name was made to point here (DNS
 /// rebinding) reads nothing.
-async fn only_own_hosts(Extract(shared): Extract<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn only_own_hosts(Extract(shared): Extract<Arc<Context>>, request: Request, next: Next) -> Response {
     let config = shared.config();
     let named = config.http.iter().flat_map(|http| http.hosts.iter().map(String::as_str));
     let linked = config.alerts.url.as_deref().and_then(host_of);
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    if host.is_none_or(|host| is_own(host, named.chain(linked))) {
+    if host.is_none_or(|host| is_allowed_host(host, named.chain(linked))) {
         return next.run(request).await;
     }
     let message = "this host name is not refreshd's; name it in `hosts` of [http] if it is right\n";
@@ -101,21 +107,21 @@ fn unavailable(error: &StateError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the state cannot be read: {}\n", chain(error))).into_response()
 }
 
-async fn status_page(Extract(shared): Extract<Arc<Shared>>) -> Response {
-    match page::render(&shared).await {
+async fn status_page(Extract(shared): Extract<Arc<Context>>) -> Response {
+    match status_page::render(&shared).await {
         Ok(html) => (PAGE_HEADERS, html).into_response(),
         Err(error) => unavailable(&error),
     }
 }
 
-async fn metrics(Extract(shared): Extract<Arc<Shared>>) -> Response {
+async fn metrics(Extract(shared): Extract<Arc<Context>>) -> Response {
     match render_metrics(&shared).await {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(error) => unavailable(&error),
     }
 }
 
-async fn render_metrics(shared: &Shared) -> Result<String, StateError> {
+async fn render_metrics(shared: &Context) -> Result<String, StateError> {
     let config = shared.config();
     let census = shared.state.census(shared.clock.now()).await?;
     let series = config.http.as_ref().map_or(0, |http| http.portal_series);
@@ -138,7 +144,7 @@ async fn render_metrics(shared: &Shared) -> Result<String, StateError> {
     Ok(shared.metrics.render(&snapshot))
 }
 
-async fn live(Extract(shared): Extract<Arc<Shared>>) -> Response {
+async fn live(Extract(shared): Extract<Arc<Context>>) -> Response {
     if shared.health.is_live() {
         "live\n".into_response()
     } else {
@@ -147,7 +153,7 @@ async fn live(Extract(shared): Extract<Arc<Shared>>) -> Response {
     }
 }
 
-async fn ready(Extract(shared): Extract<Arc<Shared>>) -> Response {
+async fn ready(Extract(shared): Extract<Arc<Context>>) -> Response {
     let problems = readiness_problems(&shared).await;
     if problems.is_empty() {
         return "ready\n".into_response();
@@ -155,7 +161,7 @@ async fn ready(Extract(shared): Extract<Arc<Shared>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
 }
 
-async fn readiness_problems(shared: &Shared) -> Vec<String> {
+async fn readiness_problems(shared: &Context) -> Vec<String> {
     let mut problems = Vec::new();
     if shared.health.is_stopping() {
         problems.push("refreshd is stopping".to_owned());
@@ -163,7 +169,7 @@ async fn readiness_problems(shared: &Shared) -> Vec<String> {
     if !shared.health.is_state_writable() {
         problems.push("the state cannot be written".to_owned());
     }
-    let is_unread = shared.conditions.lasts(What::Unread);
+    let is_unread = shared.conditions.is_active(Condition::Unread);
     if is_unread {
         problems.push("the state cannot be read".to_owned());
     }

@@ -4,42 +4,42 @@
 //! commands do.
 
 pub mod alerts;
-pub mod announce;
+mod api;
 mod authorize;
+mod bootstrap;
+mod browser_page;
 mod callback;
 mod candidates;
 mod carry;
 mod client_secret;
-mod control;
-mod core;
+mod context;
 mod descriptors;
-mod discovery;
+pub mod disputes;
+pub mod escalation_log;
 mod escalator;
-mod exchange;
-mod first_tokens;
-mod glance;
-mod grants;
-mod handover;
-mod host;
+mod execute;
+mod file_failures;
+mod host_header;
 mod http;
+mod http_server;
+mod import;
 mod install;
-mod kept;
-pub mod newcomers;
+mod introspect;
+mod kept_replies;
+mod metadata_discovery;
 mod offline;
-mod old_state;
-mod opening;
 pub mod operations;
-mod page;
+pub mod portal_view;
 mod publisher;
+mod read_only;
 mod recovery;
 mod reload;
-mod renewer;
-mod serving;
-mod shared;
-mod unpublished;
-pub mod view;
-mod worth;
-mod writing;
+mod rollback;
+mod scheduler;
+mod startup;
+mod state_health;
+mod status_page;
+mod store_grant;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,30 +48,30 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use api::BindError;
 pub use authorize::Begun;
-pub use callback::{Arrival, Callback, Ending, has_state};
-pub use control::BindError;
-pub use discovery::ask_issuers;
-pub use glance::Glance;
+pub use browser_page::BrowserPage;
+pub use callback::{Callback, CallbackRequest, CallbackResponse, has_state};
+pub use context::RenewalReport;
 pub use http::ListenError;
-pub use kept::KeptView;
+pub use kept_replies::KeptReplyView;
+pub use metadata_discovery::ask_issuers;
 pub use offline::Offline;
-pub use opening::Opening;
 pub use publisher::chain;
-pub use reload::Read;
-pub use shared::Report;
+pub use read_only::ReadOnlyState;
+pub use reload::ReadConfig;
 
-use self::core::{Core, World};
-use crate::adapters::directory::Refused;
+use self::startup::{Backends, Core};
+use crate::adapters::directory::UntrustedDirectory;
 use crate::adapters::http::TlsError;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::config::Config;
 use crate::domain::portal::Kind;
-use control::Control;
+use api::Control;
+use context::Context;
 use reload::Reloader;
-use shared::Shared;
 
 /// What SIGTERM may take, besides the time limit of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
@@ -88,7 +88,7 @@ pub enum RunError {
     State(#[from] StateError),
     /// The token directory is somebody else's.
     #[error("the token directory is not used")]
-    TokenDirectory(#[source] Refused),
+    TokenDirectory(#[source] UntrustedDirectory),
     /// TLS cannot be set up.
     #[error("cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?")]
     Tls(#[source] TlsError),
@@ -115,7 +115,7 @@ pub enum RunError {
 /// [`RunError`]: it did not start, a part of it ended, or it could not stop in time.
 pub async fn run(
     config: Config,
-    read: Read,
+    read: ReadConfig,
     log: LogHandle,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
@@ -126,10 +126,10 @@ pub async fn run(
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     // In a task: a disk that hangs would hold up the signals otherwise. Nothing is sent before the loops run.
     let mut starting = JoinSet::new();
-    let world = World::machine()?;
+    let world = Backends::machine()?;
     starting.spawn(async move {
         let core = Core::start(config, world).await?;
-        let socket = control::bind(&paths.control_socket).await?;
+        let socket = api::bind(&paths.control_socket).await?;
         let listener = match listen {
             Some(address) => Some(http::bind(address).await?),
             None => None,
@@ -170,7 +170,7 @@ pub async fn run(
         begun.ok_or(RunError::StopTimedOut(limit))?
     };
     let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
-    tasks.spawn(named("the control socket", control::run(control, socket, stop.clone())));
+    tasks.spawn(named("the control socket", api::run(control, socket, stop.clone())));
     if let Some(listener) = install_listener {
         let run = install::run(Arc::clone(&shared), listener, stop.clone());
         tasks.spawn(named("the install listener", run));
@@ -219,16 +219,16 @@ pub async fn run(
 
 /// What renews, escalates and keeps house, without the ways in from outside.
 async fn loops(
-    shared: &Arc<Shared>,
+    shared: &Arc<Context>,
     stop: &CancellationToken,
     housekeeping_every: Duration,
 ) -> JoinSet<&'static str> {
     let failing = shared.publisher.sweep().await;
     shared.health.unpublished(failing);
-    kept::read_again(shared).await;
-    first_tokens::read_files(shared).await;
+    kept_replies::read_again(shared).await;
+    bootstrap::read_files(shared).await;
     let mut tasks = JoinSet::new();
-    tasks.spawn(named("the renewal loop", renewer::run(Arc::clone(shared), stop.clone())));
+    tasks.spawn(named("the renewal loop", scheduler::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the prover of candidates", candidates::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the escalator", escalator::run(Arc::clone(shared), stop.clone())));
     tasks.spawn(named("the alerter", alerts::run(Arc::clone(shared), stop.clone())));
@@ -247,7 +247,7 @@ async fn supervise(
     (tasks, watched): (&mut JoinSet<&'static str>, &mut JoinSet<&'static str>),
     mut signals: Signals,
     reloader: &Reloader,
-    shared: &Shared,
+    shared: &Context,
     stop: &CancellationToken,
 ) -> Option<&'static str> {
     loop {
@@ -276,7 +276,7 @@ fn who_ended(ended: Option<Result<&'static str, JoinError>>) -> &'static str {
 }
 
 /// Waits for the tasks within a limit; says once a second what it waits for.
-async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Shared, limit: Duration) -> bool {
+async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Context, limit: Duration) -> bool {
     let started = shared.clock.tick();
     while !tasks.is_empty() {
         let left = limit.saturating_sub(shared.clock.elapsed(started));
@@ -337,7 +337,7 @@ impl StopSignals {
 }
 
 /// What is done every few seconds besides renewing.
-async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Duration) {
+async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Duration) {
     let mut asked = shared.clock.tick();
     loop {
         tokio::select! {
@@ -345,12 +345,12 @@ async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Durat
             () = stop.cancelled() => return,
             () = shared.clock.sleep(every) => {}
         }
-        discovery::tend(&shared, &mut asked).await;
+        metadata_discovery::tend(&shared, &mut asked).await;
         let failing = shared.publisher.tend().await;
         shared.health.unpublished(failing);
-        first_tokens::read_files(&shared).await;
+        bootstrap::read_files(&shared).await;
         client_secret::tend(&shared).await;
-        old_state::tend(&shared).await;
+        rollback::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
         if systemd::listens()
@@ -362,7 +362,7 @@ async fn housekeeping(shared: Arc<Shared>, stop: CancellationToken, every: Durat
 }
 
 /// One line for `systemctl status`.
-async fn summary(shared: &Shared) -> Result<String, StateError> {
+async fn summary(shared: &Context) -> Result<String, StateError> {
     let census = shared.state.census(shared.clock.now()).await?;
     let total = census.total();
     let others = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Fresh && census.of(*kind) > 0);

@@ -9,22 +9,22 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::RunError;
-use super::alerts::report;
+use super::alerts::alert_views;
+use super::api::{authorized, imported_json, outcome_json, recovered};
 use super::authorize::{self, Begun, Polled};
-use super::control::{authorized, imported_json, outcome_json, recovered};
-use super::core::{Core, World};
-use super::exchange::{Claimed, exchange};
-use super::handover;
-use super::kept::{self, KeptView};
-use super::newcomers::{self, NewcomerView};
-use super::operations::{self, By, Handwork, OperationError};
-use super::shared::Shared;
-use super::view::PortalView;
+use super::context::Context;
+use super::disputes::{self, DisputeView};
+use super::execute::{ClaimedGrant, exchange};
+use super::import;
+use super::kept_replies::{self, KeptReplyView};
+use super::operations::{self, Driver, ManualDriver, OperationError};
+use super::portal_view::PortalView;
+use super::startup::{Backends, Core};
 use crate::adapters::state::Tenure;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
-use crate::domain::dialect::Start;
 use crate::domain::name::PortalName;
+use crate::domain::quirks::GrantType;
 
 /// The state without a daemon.
 pub struct Offline {
@@ -38,8 +38,8 @@ impl Offline {
     /// # Errors
     /// [`RunError`].
     pub async fn open(config: Config) -> Result<Self, RunError> {
-        let core = Core::start_as(Tenure::Brief, config, World::machine()?).await?;
-        super::first_tokens::read_files(&core.shared).await;
+        let core = Core::start_as(Tenure::Brief, config, Backends::machine()?).await?;
+        super::bootstrap::read_files(&core.shared).await;
         Ok(Self { core, exchanges: Arc::default() })
     }
 
@@ -47,7 +47,7 @@ impl Offline {
     #[must_use]
     pub fn has_first_grants(config: &Config) -> bool {
         config.portals.iter().any(|portal| portal.settings.refresh_token_file.is_some())
-            || config.apps.values().any(|app| app.profile.start == Start::ClientCredentials)
+            || config.apps.values().any(|app| app.profile.start == GrantType::ClientCredentials)
     }
 
     /// Every portal, or one.
@@ -75,7 +75,7 @@ impl Offline {
     /// [`OperationError`].
     pub async fn renew(&self, portal: &str) -> Result<Value, OperationError> {
         let hand = |name| self.renew_by_hand(name);
-        let renewal = operations::renew(&self.core.shared, portal, By::Hand(&hand)).await?;
+        let renewal = operations::renew(&self.core.shared, portal, Driver::Inline(&hand)).await?;
         let (view, reply) = operations::outcome(&self.core.shared, portal).await?;
         Ok(outcome_json(&renewal, &view, reply.as_ref()))
     }
@@ -123,7 +123,7 @@ impl Offline {
         format: Format,
     ) -> Result<String, OperationError> {
         let hand = |name| self.renew_by_hand(name);
-        operations::token(&self.core.shared, portal, min_valid, format, By::Hand(&hand)).await
+        operations::token(&self.core.shared, portal, min_valid, format, Driver::Inline(&hand)).await
     }
 
     /// As [`operations::import`].
@@ -133,7 +133,7 @@ impl Offline {
     pub async fn import(&self, portal: &str, text: &str, replace: bool) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
-        let imported = operations::import(shared, portal, text, replace, By::Hand(&hand)).await?;
+        let imported = operations::import(shared, portal, text, replace, Driver::Inline(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
     }
@@ -145,7 +145,8 @@ impl Offline {
     pub async fn import_aside(&self, portal: &str, at: &str, replace: bool) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
-        let imported = operations::import_aside(shared, portal, at, replace, By::Hand(&hand)).await?;
+        let imported =
+            operations::import_superseded(shared, portal, at, replace, Driver::Inline(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
     }
@@ -154,8 +155,8 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn installs(&self) -> Result<Vec<NewcomerView>, OperationError> {
-        newcomers::list(&self.core.shared).await
+    pub async fn installs(&self) -> Result<Vec<DisputeView>, OperationError> {
+        disputes::list(&self.core.shared).await
     }
 
     /// As [`newcomers::accept`].
@@ -165,7 +166,7 @@ impl Offline {
     pub async fn accept_install(&self, portal: &str, user: Option<&str>) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
-        let accepted = newcomers::accept(shared, portal, user, By::Hand(&hand)).await?;
+        let accepted = disputes::accept(shared, portal, user, Driver::Inline(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&accepted, &view))
     }
@@ -178,8 +179,8 @@ impl Offline {
         &self,
         portal: &str,
         user: Option<&str>,
-    ) -> Result<NewcomerView, OperationError> {
-        newcomers::refuse(&self.core.shared, portal, user).await
+    ) -> Result<DisputeView, OperationError> {
+        disputes::refuse(&self.core.shared, portal, user).await
     }
 
     /// As `kept::recover`.
@@ -187,7 +188,7 @@ impl Offline {
     /// # Errors
     /// [`OperationError`].
     pub async fn recover(&self, portal: &str) -> Result<Value, OperationError> {
-        let generation = kept::recover(&self.core.shared, portal).await?;
+        let generation = kept_replies::recover(&self.core.shared, portal).await?;
         recovered(&self.core.shared, portal, generation).await
     }
 
@@ -195,8 +196,8 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn kept(&self, portal: &str) -> Result<Vec<KeptView>, OperationError> {
-        kept::list(&self.core.shared, portal).await
+    pub async fn kept(&self, portal: &str) -> Result<Vec<KeptReplyView>, OperationError> {
+        kept_replies::list(&self.core.shared, portal).await
     }
 
     /// As `kept::body`.
@@ -204,7 +205,7 @@ impl Offline {
     /// # Errors
     /// [`OperationError`].
     pub async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, OperationError> {
-        kept::body(&self.core.shared, portal, number).await.map(|body| body.expose().to_vec())
+        kept_replies::body(&self.core.shared, portal, number).await.map(|body| body.expose().to_vec())
     }
 
     /// As `kept::discard`.
@@ -212,7 +213,7 @@ impl Offline {
     /// # Errors
     /// [`OperationError`].
     pub async fn discard(&self, portal: &str) -> Result<usize, OperationError> {
-        kept::discard(&self.core.shared, portal).await
+        kept_replies::discard(&self.core.shared, portal).await
     }
 
     /// As [`operations::forget`].
@@ -232,7 +233,7 @@ impl Offline {
         portal: &str,
         span: Option<std::time::Duration>,
     ) -> Result<Option<String>, OperationError> {
-        report::silence(&self.core.shared, portal, span).await
+        alert_views::silence(&self.core.shared, portal, span).await
     }
 
     /// Finishes what was sent and closes the state.
@@ -244,20 +245,20 @@ impl Offline {
     }
 
     /// As [`Self::renew_by_hand`], of the portal's candidate if there is one.
-    fn prove_by_hand(&self, portal: PortalName) -> Handwork<'_> {
+    fn prove_by_hand(&self, portal: PortalName) -> ManualDriver<'_> {
         Box::pin(async move {
             let is_candidate =
-                handover::by_hand(&self.core.shared, &portal, &mut *self.exchanges.lock().await).await?;
+                import::prove_manually(&self.core.shared, &portal, &mut *self.exchanges.lock().await).await?;
             if is_candidate { Ok(()) } else { self.renew_by_hand(portal).await }
         })
     }
 
     /// Claims and sends in a task of its own, so that an interrupted wait does not cancel what was sent.
-    fn renew_by_hand(&self, portal: PortalName) -> Handwork<'_> {
-        let shared: &Arc<Shared> = &self.core.shared;
+    fn renew_by_hand(&self, portal: PortalName) -> ManualDriver<'_> {
+        let shared: &Arc<Context> = &self.core.shared;
         Box::pin(async move {
             let claimed = shared.state.claim_one(portal, shared.clock.now()).await?;
-            if let Some(claimed) = claimed.and_then(Claimed::from) {
+            if let Some(claimed) = claimed.and_then(ClaimedGrant::from) {
                 let shared = Arc::clone(shared);
                 self.exchanges.lock().await.spawn(async move {
                     exchange(shared, claimed).await;

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use super::grants::{Source, TakeInAs, forget, take_in};
-pub use super::handover::{Imported, import, import_aside};
-use super::shared::{Report, Shared};
-use super::view::PortalView;
+use super::context::{Context, RenewalReport};
+pub use super::import::{ImportOutcome, import, import_superseded};
+use super::portal_view::PortalView;
+pub use super::store_grant::{GrantSource, StoreRequest, forget, store_grant};
 use crate::adapters::state::{RenewalRequest, StateError};
 use crate::adapters::token_files::{Format, Published};
 use crate::adapters::token_reply::token_reply;
 use crate::config::App;
 use crate::domain::authorization::AnswerError;
-use crate::domain::intake::IntakeError;
+use crate::domain::import::ImportError;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::{Timestamp, human};
@@ -101,7 +101,7 @@ pub enum OperationError {
         /// The portal.
         portal: PortalName,
         /// Why not.
-        source: IntakeError,
+        source: ImportError,
     },
     /// The state has no such reply.
     #[error("{portal}: {what}")]
@@ -118,9 +118,9 @@ pub enum OperationError {
 
 /// What `renew` did.
 #[derive(Debug)]
-pub enum Renewal {
+pub enum RenewalResult {
     /// A request was sent and this is how it ended.
-    Ended(Report),
+    Ended(RenewalReport),
     /// Nothing was sent: it was renewed a moment ago.
     FreshAlready {
         /// From then on it may be renewed again.
@@ -132,7 +132,7 @@ pub enum Renewal {
 ///
 /// # Errors
 /// [`OperationError::UnknownPortal`], [`OperationError::State`].
-pub async fn find(shared: &Shared, name: &str) -> Result<Portal, OperationError> {
+pub async fn find(shared: &Context, name: &str) -> Result<Portal, OperationError> {
     if let Ok(name) = PortalName::parse(name)
         && let Some(portal) = shared.state.portal(name).await?
     {
@@ -141,7 +141,7 @@ pub async fn find(shared: &Shared, name: &str) -> Result<Portal, OperationError>
     Err(OperationError::UnknownPortal { name: name.to_owned(), suggestion: nearest(shared, name).await })
 }
 
-async fn nearest(shared: &Shared, wanted: &str) -> Option<String> {
+async fn nearest(shared: &Context, wanted: &str) -> Option<String> {
     let mut best: Option<(f64, String)> = None;
     let mut after = None;
     loop {
@@ -163,13 +163,13 @@ async fn nearest(shared: &Shared, wanted: &str) -> Option<String> {
 ///
 /// # Errors
 /// As [`find`].
-pub async fn view(shared: &Shared, name: &str) -> Result<PortalView, OperationError> {
+pub async fn view(shared: &Context, name: &str) -> Result<PortalView, OperationError> {
     let portal = find(shared, name).await?;
     one_view(shared, &portal).await
 }
 
-async fn one_view(shared: &Shared, portal: &Portal) -> Result<PortalView, OperationError> {
-    let view = super::kept::views(shared, std::slice::from_ref(portal)).await?.pop();
+async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, OperationError> {
+    let view = super::kept_replies::views(shared, std::slice::from_ref(portal)).await?.pop();
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
@@ -178,7 +178,7 @@ async fn one_view(shared: &Shared, portal: &Portal) -> Result<PortalView, Operat
 /// # Errors
 /// [`OperationError::State`].
 pub async fn page(
-    shared: &Shared,
+    shared: &Context,
     after: Option<&str>,
 ) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
     let after = after.and_then(|after| PortalName::parse(after).ok());
@@ -186,14 +186,14 @@ pub async fn page(
     let more = portals.len() > LISTED;
     portals.truncate(LISTED);
     let next = portals.last().map(|last| last.name.to_string()).filter(|_| more);
-    Ok((super::kept::views(shared, &portals).await?, next))
+    Ok((super::kept_replies::views(shared, &portals).await?, next))
 }
 
 /// The status of every portal, or of one.
 ///
 /// # Errors
 /// As [`find`].
-pub async fn views(shared: &Shared, name: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
+pub async fn views(shared: &Context, name: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
     if let Some(name) = name {
         return Ok(vec![view(shared, name).await?]);
     }
@@ -212,7 +212,7 @@ pub async fn views(shared: &Shared, name: Option<&str>) -> Result<Vec<PortalView
 ///
 /// # Errors
 /// As [`find`].
-pub async fn outcome(shared: &Shared, name: &str) -> Result<(PortalView, Option<Value>), OperationError> {
+pub async fn outcome(shared: &Context, name: &str) -> Result<(PortalView, Option<Value>), OperationError> {
     let portal = find(shared, name).await?;
     let (config, now) = (shared.config(), shared.clock.now());
     let reply = portal.grant.as_ref().and_then(|grant| {
@@ -227,7 +227,7 @@ pub async fn outcome(shared: &Shared, name: &str) -> Result<(PortalView, Option<
 ///
 /// # Errors
 /// [`OperationError`].
-pub async fn renew(shared: &Shared, name: &str, by: By<'_>) -> Result<Renewal, OperationError> {
+pub async fn renew(shared: &Context, name: &str, by: Driver<'_>) -> Result<RenewalResult, OperationError> {
     let portal = find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
     let now = shared.clock.now();
@@ -235,19 +235,19 @@ pub async fn renew(shared: &Shared, name: &str, by: By<'_>) -> Result<Renewal, O
     match shared.state.request_renewal(portal.name.clone(), now).await? {
         RenewalRequest::Due(at) => from = at,
         RenewalRequest::UnderWay => {}
-        RenewalRequest::NotBefore(not_before) => return Ok(Renewal::FreshAlready { not_before }),
+        RenewalRequest::NotBefore(not_before) => return Ok(RenewalResult::FreshAlready { not_before }),
         RenewalRequest::NoGrant | RenewalRequest::Unknown => return Err(no_grant(&portal)),
     }
     match by {
-        By::Loop => shared.due.notify_one(),
-        By::Hand(hand) => {
+        Driver::Daemon => shared.due.notify_one(),
+        Driver::Inline(hand) => {
             shared.clock.sleep_until(from).await;
             hand(portal.name.clone()).await?;
         }
     }
     let limit = from.until(now) + shared.config().renewal.timeout + RENEWAL_GRACE;
     match shared.clock.within(limit, ended).await {
-        Some(Ok(report)) => Ok(Renewal::Ended(report)),
+        Some(Ok(report)) => Ok(RenewalResult::Ended(report)),
         Some(Err(_)) | None => Err(OperationError::NotNow {
             portal: portal.name,
             reason: format!("the renewal has not ended after {}; it goes on by itself", human(limit)),
@@ -256,26 +256,26 @@ pub async fn renew(shared: &Shared, name: &str, by: By<'_>) -> Result<Renewal, O
 }
 
 /// Who carries a renewal out.
-pub enum By<'a> {
+pub enum Driver<'a> {
     /// The renewer of this daemon.
-    Loop,
+    Daemon,
     /// Whoever calls, without a daemon.
-    Hand(&'a (dyn Fn(PortalName) -> Handwork<'a> + Send + Sync)),
+    Inline(&'a (dyn Fn(PortalName) -> ManualDriver<'a> + Send + Sync)),
 }
 
 /// A renewal carried out by hand.
-pub type Handwork<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), StateError>> + Send + 'a>>;
+pub type ManualDriver<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), StateError>> + Send + 'a>>;
 
 /// The access token in one form, with at least `min_valid` left; renews first if need be.
 ///
 /// # Errors
 /// [`OperationError`]; [`OperationError::NotNow`] if the token cannot be had with that much left.
 pub async fn token(
-    shared: &Shared,
+    shared: &Context,
     name: &str,
     min_valid: Duration,
     format: Format,
-    by: By<'_>,
+    by: Driver<'_>,
 ) -> Result<String, OperationError> {
     let portal = find(shared, name).await?;
     if let Some(text) = render(shared, &portal, min_valid, format) {
@@ -289,19 +289,19 @@ pub async fn token(
     let portal = find(shared, name).await?;
     // More than the whole life cannot be had; what was renewed this moment is as fresh as it gets.
     let min_valid = match &ended {
-        Renewal::Ended(Report { failure: None, .. }) | Renewal::FreshAlready { .. } => {
+        RenewalResult::Ended(RenewalReport { failure: None, .. }) | RenewalResult::FreshAlready { .. } => {
             let lifetime =
                 portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref()).map(|a| a.lifetime());
             lifetime.map_or(min_valid, |lifetime| min_valid.min(lifetime.mul_f64(0.5)))
         }
-        Renewal::Ended(_) => min_valid,
+        RenewalResult::Ended(_) => min_valid,
     };
     render(shared, &portal, min_valid, format).ok_or_else(|| {
         let reason = match ended {
-            Renewal::Ended(Report { failure: Some((class, detail)), .. }) => {
+            RenewalResult::Ended(RenewalReport { failure: Some((class, detail)), .. }) => {
                 format!("the renewal failed ({}): {detail}", class.as_str())
             }
-            Renewal::Ended(_) | Renewal::FreshAlready { .. } => {
+            RenewalResult::Ended(_) | RenewalResult::FreshAlready { .. } => {
                 "the token has less time left than asked for".to_owned()
             }
         };
@@ -314,7 +314,7 @@ pub async fn token(
 /// # Errors
 /// As [`find`].
 pub async fn token_if_valid(
-    shared: &Shared,
+    shared: &Context,
     name: &str,
     min_valid: Duration,
     format: Format,
@@ -323,7 +323,7 @@ pub async fn token_if_valid(
     Ok(render(shared, &portal, min_valid, format))
 }
 
-fn render(shared: &Shared, portal: &Portal, min_valid: Duration, format: Format) -> Option<String> {
+fn render(shared: &Context, portal: &Portal, min_valid: Duration, format: Format) -> Option<String> {
     let settings = portal.settings.as_ref()?;
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref()?;
@@ -347,5 +347,9 @@ pub(super) fn app_of<'c>(
 
 pub(super) fn no_grant(portal: &Portal) -> OperationError {
     let kind = portal.kind();
-    OperationError::NoGrant { portal: portal.name.clone(), kind, action: super::view::action_for(portal) }
+    OperationError::NoGrant {
+        portal: portal.name.clone(),
+        kind,
+        action: super::portal_view::action_for(portal),
+    }
 }

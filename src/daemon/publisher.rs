@@ -11,13 +11,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::alerts::{Conditions, ReadBy};
-use super::unpublished::Unpublished;
+use super::file_failures::FileFailures;
 use crate::adapters::generations::Generations;
-use crate::adapters::state::{Disk, StateError, View};
+use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
 use crate::domain::name::PortalName;
-use crate::domain::old_state::leaves_files;
 use crate::domain::portal::{Grant, Kind, Portal};
+use crate::domain::rollback::keeps_token_files;
 use crate::domain::settings::Settings;
 use crate::domain::token::{Access, Details, Generation, Tokens};
 
@@ -27,12 +27,12 @@ const PAGE: usize = 500;
 /// Sends portals to the publisher. Cheap to clone; the thread ends when every handle is gone.
 #[derive(Clone)]
 pub struct Publisher {
-    orders: UnboundedSender<Order>,
+    orders: UnboundedSender<PublishCommand>,
 }
 
 /// A pair that was recorded a moment ago.
 #[derive(Clone, Debug)]
-pub struct Recent {
+pub struct KnownPair {
     /// Of which settings.
     pub settings: Settings,
     /// Which pair.
@@ -43,26 +43,26 @@ pub struct Recent {
 
 /// What whoever asks knows of a portal: it is published where the state cannot be read back.
 #[derive(Clone, Debug)]
-pub enum Newest {
+pub enum KnownState {
     /// Nothing.
     Nothing,
     /// This pair is its newest.
-    Pair(Box<Recent>),
+    Pair(Box<KnownPair>),
     /// It has no grant any more.
     NoGrant,
 }
 
-impl Newest {
+impl KnownState {
     /// The pair that has just been recorded; nothing of a portal without settings, which has no token files.
     pub(super) fn pair(settings: Option<&Settings>, generation: Generation, tokens: &Tokens) -> Self {
         settings.map_or(Self::Nothing, |settings| {
-            Self::Pair(Box::new(Recent { settings: settings.clone(), generation, tokens: tokens.clone() }))
+            Self::Pair(Box::new(KnownPair { settings: settings.clone(), generation, tokens: tokens.clone() }))
         })
     }
 }
 
-enum Order {
-    Portal(PortalName, Newest, oneshot::Sender<u64>),
+enum PublishCommand {
+    Portal(PortalName, KnownState, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
     Tend(oneshot::Sender<u64>),
 }
@@ -75,25 +75,25 @@ impl Publisher {
 
     /// Publishes a portal's newest durable pair, or removes its files. Returns how many portals' files fail now.
     pub async fn publish(&self, portal: &PortalName) -> u64 {
-        self.publish_knowing(portal, Newest::Nothing).await
+        self.publish_knowing(portal, KnownState::Nothing).await
     }
 
     /// The same, with what is known of it should the state not be readable.
-    pub async fn publish_knowing(&self, portal: &PortalName, newest: Newest) -> u64 {
-        self.order(|done| Order::Portal(portal.clone(), newest, done)).await
+    pub async fn publish_knowing(&self, portal: &PortalName, newest: KnownState) -> u64 {
+        self.order(|done| PublishCommand::Portal(portal.clone(), newest, done)).await
     }
 
     /// Does so for every portal.
     pub async fn sweep(&self) -> u64 {
-        self.order(Order::Sweep).await
+        self.order(PublishCommand::Sweep).await
     }
 
     /// Does so for those that failed before; for every portal, if somebody took the directory away.
     pub async fn tend(&self) -> u64 {
-        self.order(Order::Tend).await
+        self.order(PublishCommand::Tend).await
     }
 
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> Order) -> u64 {
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> PublishCommand) -> u64 {
         let (done, wait) = oneshot::channel();
         if self.orders.send(order(done)).is_err() {
             return 0;
@@ -104,21 +104,21 @@ impl Publisher {
 
 /// The thread's part.
 pub struct PublisherThread {
-    orders: UnboundedReceiver<Order>,
-    view: View,
+    orders: UnboundedReceiver<PublishCommand>,
+    view: ReadConnection,
     files: TokenFiles,
     /// The directory whose files were all looked at.
     swept: Option<(u64, u64)>,
     generations: Generations,
     unnoted: bool,
-    unpublished: Unpublished,
-    unread: Unread,
+    unpublished: FileFailures,
+    unread: UnreadPortals,
     conditions: Arc<Conditions>,
 }
 
 /// What could not be read of the state.
 #[derive(Default)]
-struct Unread {
+struct UnreadPortals {
     portals: BTreeSet<PortalName>,
     /// A sweep did not get to its end.
     is_sweep_due: bool,
@@ -135,10 +135,10 @@ type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>
 /// Makes both parts.
 #[must_use]
 pub fn publisher(
-    view: View,
+    view: ReadConnection,
     files: TokenFiles,
     generations: Generations,
-    unpublished: Unpublished,
+    unpublished: FileFailures,
     conditions: Arc<Conditions>,
 ) -> (Publisher, PublisherThread) {
     let (sender, orders) = unbounded_channel();
@@ -152,7 +152,7 @@ pub fn publisher(
             generations,
             unnoted: false,
             unpublished,
-            unread: Unread::default(),
+            unread: UnreadPortals::default(),
             conditions,
         },
     )
@@ -179,17 +179,17 @@ impl PublisherThread {
     }
 
     /// Does it, and gives back whom to tell.
-    fn carry_out(&mut self, order: Order, provider_of: ProviderOf<'_>) -> oneshot::Sender<u64> {
+    fn carry_out(&mut self, order: PublishCommand, provider_of: ProviderOf<'_>) -> oneshot::Sender<u64> {
         let done = match order {
-            Order::Portal(name, newest, done) => {
+            PublishCommand::Portal(name, newest, done) => {
                 self.publish_by_name(&name, newest, provider_of, TokenFiles::replace);
                 done
             }
-            Order::Sweep(done) => {
+            PublishCommand::Sweep(done) => {
                 self.sweep(provider_of);
                 done
             }
-            Order::Tend(done) => {
+            PublishCommand::Tend(done) => {
                 self.tend(provider_of);
                 done
             }
@@ -201,7 +201,7 @@ impl PublisherThread {
     fn publish_by_name(
         &mut self,
         name: &PortalName,
-        newest: Newest,
+        newest: KnownState,
         provider_of: ProviderOf<'_>,
         write: Write,
     ) {
@@ -234,19 +234,19 @@ impl PublisherThread {
     fn publish_known(
         &mut self,
         name: &PortalName,
-        newest: Newest,
+        newest: KnownState,
         provider_of: ProviderOf<'_>,
         write: Write,
     ) {
         match newest {
-            Newest::Nothing => {}
-            Newest::NoGrant => {
+            KnownState::Nothing => {}
+            KnownState::NoGrant => {
                 self.unread.published.remove(name);
                 let removed = self.files.remove(name);
                 self.unpublished.note(name, removed);
             }
-            Newest::Pair(recent) => {
-                let Recent { settings, generation, tokens } = *recent;
+            KnownState::Pair(recent) => {
+                let KnownPair { settings, generation, tokens } = *recent;
                 // Orders of one portal may overtake each other.
                 let is_newest =
                     self.unread.published.get(name).is_none_or(|published| *published <= generation);
@@ -261,7 +261,7 @@ impl PublisherThread {
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
         if self.swept.is_none() || self.files.identity() == self.swept {
             for name in self.unpublished.failing().union(&self.unread.portals).cloned().collect::<Vec<_>>() {
-                self.publish_by_name(&name, Newest::Nothing, provider_of, TokenFiles::publish);
+                self.publish_by_name(&name, KnownState::Nothing, provider_of, TokenFiles::publish);
             }
             if self.unread.is_sweep_due {
                 self.sweep(provider_of);
@@ -306,7 +306,7 @@ impl PublisherThread {
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
-        if portal.unreadable.is_some() || leaves_files(portal) {
+        if portal.unreadable.is_some() || keeps_token_files(portal) {
             return;
         }
         let done = match wanted(portal) {
@@ -336,7 +336,7 @@ impl PublisherThread {
 
     /// Outside the state, for the day on which an old one is restored.
     fn note_generation(&mut self, portal: &PortalName, generation: Option<Generation>) {
-        let noted = self.generations.note(portal, generation);
+        let noted = self.generations.record(portal, generation);
         let failed = noted.is_err();
         if let (Err(error), false) = (noted, self.unnoted) {
             tracing::warn!(error = %chain(&error), "an old state may not be noticed: its generations are not noted");

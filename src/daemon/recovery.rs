@@ -4,20 +4,20 @@
 
 use std::sync::Arc;
 
-use super::announce::{Subject, announce};
-use super::shared::Shared;
+use super::context::Context;
+use super::escalation_log::{EscalationSubject, log_escalation};
 use crate::adapters::clock::CLOCK_STEP_MILLIS;
-use crate::adapters::state::{RecordAs, RecordOutcome, Rejection, StateError, ToldMeanwhile};
-use crate::domain::escalation::climb;
-use crate::domain::remedy::About;
-use crate::domain::renewal::recovered;
+use crate::adapters::state::{ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError};
+use crate::domain::escalation::evaluate;
+use crate::domain::hint::HintContext;
+use crate::domain::renewal::interrupted_status;
 
 /// The clock may have been set back while nobody watched it.
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn follow_clock(shared: &Shared) -> Result<(), StateError> {
-    if let Some(step) = shared.state.follow_clock(shared.clock.now(), CLOCK_STEP_MILLIS).await? {
+pub async fn follow_clock(shared: &Context) -> Result<(), StateError> {
+    if let Some(step) = shared.state.adjust_clock(shared.clock.now(), CLOCK_STEP_MILLIS).await? {
         tracing::warn!(
             step_seconds = step / 1000,
             "the wall clock was set back while refreshd did not run; stored times are moved, every token is renewed"
@@ -30,7 +30,7 @@ pub async fn follow_clock(shared: &Shared) -> Result<(), StateError> {
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn recover(shared: &Shared) -> Result<(), StateError> {
+pub async fn recover(shared: &Context) -> Result<(), StateError> {
     settle_orphans(shared, true).await
 }
 
@@ -38,16 +38,16 @@ pub async fn recover(shared: &Shared) -> Result<(), StateError> {
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn recover_in_silence(shared: &Shared) -> Result<(), StateError> {
+pub async fn recover_in_silence(shared: &Context) -> Result<(), StateError> {
     settle_orphans(shared, false).await
 }
 
-async fn settle_orphans(shared: &Shared, aloud: bool) -> Result<(), StateError> {
+async fn settle_orphans(shared: &Context, aloud: bool) -> Result<(), StateError> {
     let config = shared.config();
     let now = shared.clock.now();
     for portal in shared.state.orphans().await? {
         let (name, settings) = (portal.name.clone(), portal.settings.clone());
-        let about = About::of(&name, portal.settings.as_ref());
+        let about = HintContext::of(&name, portal.settings.as_ref());
         let Some(mut grant) = portal.grant else { continue };
         let Some(claim) = grant.claim else { continue };
         let (id, claimed_at) = claim;
@@ -56,18 +56,18 @@ async fn settle_orphans(shared: &Shared, aloud: bool) -> Result<(), StateError> 
         }
         let app = settings.map(|settings| settings.app).unwrap_or_default();
         let profile = config.apps.get(&app).map(|app| &*app.profile);
-        grant.standing = recovered(&grant, profile, claimed_at, now);
-        let ladder = climb(&config.ladder, about, &grant, now);
-        let record = RecordAs {
+        grant.standing = interrupted_status(&grant, profile, claimed_at, now);
+        let ladder = evaluate(&config.ladder, about, &grant, now);
+        let record = RenewalRecord {
             portal: name.clone(),
             app,
             claim,
             outcome: RecordOutcome::Kept(grant.standing.clone()),
             told: ladder.told,
-            told_meanwhile: ToldMeanwhile::All,
+            told_meanwhile: KeepNotified::All,
             climb_at: ladder.next,
             now,
-            client: Rejection::Unknown,
+            client: ClientVerdict::Unknown,
             bought_by: None,
         };
         shared.state.record(Arc::new(record)).await?;
@@ -79,7 +79,7 @@ async fn settle_orphans(shared: &Shared, aloud: bool) -> Result<(), StateError> 
             "{name}: a renewal was under way when refreshd ended; the same refresh token is sent again"
         );
         if let Some(said) = ladder.announce {
-            announce(Subject::Portal(&name), &said);
+            log_escalation(EscalationSubject::Portal(&name), &said);
         }
     }
     Ok(())

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use super::discovery::discover;
-use super::first_tokens;
+use super::bootstrap;
+use super::context::{Context, app_fingerprints, configured_portals};
+use super::metadata_discovery::discover;
 use super::publisher::chain;
-use super::shared::{Shared, app_fingerprints, take_portals};
 use crate::adapters::log::LogHandle;
 use crate::adapters::systemd;
-use crate::config::{Config, Loaded, Problems};
+use crate::config::{Config, ConfigErrors, Loaded};
 
 /// Reads the configuration again.
-pub type Read = Box<dyn Fn() -> Result<Loaded, Problems> + Send + Sync>;
+pub type ReadConfig = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// Knows how to read the configuration again.
 pub struct Reloader {
-    read: Read,
+    read: ReadConfig,
     log: LogHandle,
     one_at_a_time: tokio::sync::Mutex<()>,
 }
@@ -23,7 +23,7 @@ pub struct Reloader {
 impl Reloader {
     /// From the same files as before.
     #[must_use]
-    pub fn new(read: Read, log: LogHandle) -> Self {
+    pub fn new(read: ReadConfig, log: LogHandle) -> Self {
         Self { read, log, one_at_a_time: tokio::sync::Mutex::new(()) }
     }
 
@@ -31,7 +31,7 @@ impl Reloader {
     ///
     /// # Errors
     /// Every problem, a line each, as it was logged.
-    pub async fn reload(&self, shared: &Shared) -> Result<(), String> {
+    pub async fn reload(&self, shared: &Context) -> Result<(), String> {
         let _turn = self.one_at_a_time.lock().await;
         systemd::reloading();
         let done = self.try_reload(shared).await;
@@ -46,7 +46,7 @@ impl Reloader {
         done
     }
 
-    async fn try_reload(&self, shared: &Shared) -> Result<(), String> {
+    async fn try_reload(&self, shared: &Context) -> Result<(), String> {
         let Loaded { mut config, warnings, damaged } =
             (self.read)().map_err(|problems| problems.to_string())?;
         for warning in warnings {
@@ -59,7 +59,7 @@ impl Reloader {
         keep_what_needs_a_restart(&before, &mut config);
         let ladder_changed = before.ladder != config.ladder;
         let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
-        let portals = take_portals(&mut config);
+        let portals = configured_portals(&mut config);
         let apps = app_fingerprints(&config);
         let count = portals.len();
         let now = shared.clock.now();
@@ -71,12 +71,12 @@ impl Reloader {
         self.log.set_level(&config.log.level);
         shared.set_config(Arc::new(config));
         shared.set_undiscovered(undiscovered);
-        if ladder_changed && let Err(error) = shared.state.recheck_ladder(true).await {
+        if ladder_changed && let Err(error) = shared.state.reschedule_escalations(true).await {
             tracing::error!(error = %chain(&error), "the new escalation steps hold from each portal's next renewal on");
         }
         let failing = shared.publisher.sweep().await;
         shared.health.unpublished(failing);
-        first_tokens::read_files(shared).await;
+        bootstrap::read_files(shared).await;
         shared.due.notify_one();
         shared.climb.notify_one();
         shared.post.hurry();

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::decoding::{decode, unpack};
+use super::body_decoding::{decode, unpack};
 use super::lenient::parse as parse_json;
 use super::mask::{mask, page};
 use super::name::PortalName;
-pub use super::pasted::begins_an_answer;
-use super::pasted::{Pasted, decoded_to_the_end, find};
+pub use super::pasted_callback::begins_an_answer;
+use super::pasted_callback::{Pasted, decoded_to_the_end, find};
 use super::secret::{AuthorizationCode, CodeVerifier, DeviceCode};
 use super::time::Timestamp;
 
@@ -28,7 +28,7 @@ const SLOWER: Duration = Duration::from_secs(5);
 
 /// An authorization that was begun.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingAuthorization {
     /// For which portal.
     pub portal: PortalName,
     /// What its redirect must repeat, or what names it where there is no redirect.
@@ -36,12 +36,12 @@ pub struct Pending {
     /// When it began.
     pub begun_at: Timestamp,
     /// What it waits for.
-    pub way: Way,
+    pub way: AuthorizationFlow,
 }
 
 /// How a person's word reaches us.
 #[derive(Debug)]
-pub enum Way {
+pub enum AuthorizationFlow {
     /// By a browser.
     Redirect {
         /// What the code is exchanged with.
@@ -158,7 +158,7 @@ fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
     })
 }
 
-impl Pending {
+impl PendingAuthorization {
     /// Whether this is the authorization of that portal with that state.
     #[must_use]
     pub fn is(&self, portal: &PortalName, state: &str, now: Timestamp) -> bool {
@@ -214,7 +214,7 @@ const LONGEST_USER_CODE: usize = 40;
 /// [`NoCodes`].
 pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct CallbackAnswer {
         device_code: String,
         user_code: String,
         // As Google, and the draft, have it.
@@ -230,8 +230,14 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         _ => None,
     };
     let found = object_with(body, "device_code").ok_or(NoCodes::Other)?;
-    let Answer { device_code, user_code, verification_uri, verification_uri_complete, expires_in, interval } =
-        serde_json::from_value(found).map_err(|_| NoCodes::Other)?;
+    let CallbackAnswer {
+        device_code,
+        user_code,
+        verification_uri,
+        verification_uri_complete,
+        expires_in,
+        interval,
+    } = serde_json::from_value(found).map_err(|_| NoCodes::Other)?;
     let user_code = user_code.trim();
     let typeable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     if !(1..=LONGEST_USER_CODE).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
@@ -352,9 +358,9 @@ mod tests {
     #[test]
     fn only_the_portals_own_open_authorization_is_answered() {
         let acme = PortalName::parse("acme").unwrap();
-        let way = Way::Redirect { verifier: None, redirect_uri: None, nonce: None };
+        let way = AuthorizationFlow::Redirect { verifier: None, redirect_uri: None, nonce: None };
         let begun_at = Timestamp::from_secs(1_795_000_000);
-        let pending = Pending { portal: acme.clone(), state: "s1".into(), begun_at, way };
+        let pending = PendingAuthorization { portal: acme.clone(), state: "s1".into(), begun_at, way };
         assert!(pending.is(&acme, "s1", begun_at));
         assert!(!pending.is(&acme, "s2", begun_at) && !pending.is(&acme, "", begun_at));
         assert!(!pending.is(&PortalName::parse("globex").unwrap(), "s1", begun_at));

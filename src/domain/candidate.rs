@@ -3,11 +3,11 @@
 //! A candidate is exchanged like any grant (`renewal::settle`) and takes the portal's place with the pair that came of
 //! it, or goes. Must not send or store: `daemon::candidates` does.
 
-use super::identity::Another;
-use super::portal::{Kind, Phase, Problem, Standing};
+use super::identity::IdentityMismatch;
+use super::portal::{GrantStatus, Kind, Phase, Problem};
 use super::provider::Class;
-use super::renewal::{Renewed, Settled};
-use super::reply::Granted;
+use super::renewal::{Renewed, Transition};
+use super::reply::GrantedTokens;
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 use super::token::Tokens;
@@ -43,7 +43,7 @@ impl Origin {
 
 /// What may be seen of a candidate.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pending {
+pub struct PendingCandidate {
     /// Where it came from.
     pub origin: Origin,
     /// When it came.
@@ -58,7 +58,7 @@ pub struct Pending {
 
 /// What its exchange makes of a candidate.
 #[derive(Debug)]
-pub enum Judged {
+pub enum CandidateVerdict {
     /// It takes the portal's place with this pair.
     Proved(Box<Renewed>),
     /// The server refuses it: it goes.
@@ -68,15 +68,15 @@ pub enum Judged {
         /// Whose it is.
         why: String,
         /// What came.
-        pair: Pair,
+        pair: TokenPair,
     },
     /// It could not be proved now.
-    Waits(Standing),
+    Waits(GrantStatus),
 }
 
 /// A pair that is kept aside.
 #[derive(Debug)]
-pub struct Pair {
+pub struct TokenPair {
     /// The access token.
     pub access: Option<AccessToken>,
     /// The refresh token, if a new one came.
@@ -85,7 +85,7 @@ pub struct Pair {
     pub identity: Option<String>,
 }
 
-impl From<Renewed> for Pair {
+impl From<Renewed> for TokenPair {
     fn from(renewed: Renewed) -> Self {
         let Tokens { access, credential, .. } = renewed.tokens;
         let refresh = credential.refresh().cloned();
@@ -95,31 +95,34 @@ impl From<Renewed> for Pair {
 
 /// Decides what becomes of a candidate.
 #[must_use]
-pub fn judge(settled: Settled) -> Judged {
+pub fn judge(settled: Transition) -> CandidateVerdict {
     let standing = match settled {
-        Settled::Renewed(renewed) => return Judged::Proved(renewed),
-        Settled::Foreign { standing, granted } => {
+        Transition::Renewed(renewed) => return CandidateVerdict::Proved(renewed),
+        Transition::Foreign { standing, granted } => {
             let why = standing.phase.problem().map(Problem::text).unwrap_or_default();
-            let Granted { access, refresh, identity, .. } = *granted;
-            return Judged::Another { why, pair: Pair { access: Some(access), refresh, identity } };
+            let GrantedTokens { access, refresh, identity, .. } = *granted;
+            return CandidateVerdict::Another {
+                why,
+                pair: TokenPair { access: Some(access), refresh, identity },
+            };
         }
-        Settled::Kept(standing) => standing,
+        Transition::Kept(standing) => standing,
     };
     match &standing.phase {
         Phase::NeedsAuthorization { problem, .. } | Phase::Gone { problem, .. } => {
-            Judged::Refused(problem.clone())
+            CandidateVerdict::Refused(problem.clone())
         }
         // A code that no table knows is the server's word about this request, and nothing is lost with a newcomer.
         Phase::Retrying { problem, .. } if problem.class == Class::Unknown && problem.code.is_some() => {
-            Judged::Refused(problem.clone())
+            CandidateVerdict::Refused(problem.clone())
         }
-        _ => Judged::Waits(standing),
+        _ => CandidateVerdict::Waits(standing),
     }
 }
 
 /// What became of a candidate, in words for whoever handed it over.
 #[derive(Debug, Clone)]
-pub enum Proof {
+pub enum ImportResult {
     /// It took the portal's place.
     TakenIn,
     /// The server, or what it said of the owner, is against it.
@@ -137,7 +140,7 @@ pub enum Proof {
 
 /// What to do about a grant of another portal's whose refresh token was spent to learn that.
 #[must_use]
-pub fn way_out(portal: &str) -> String {
+pub fn superseded_hint(portal: &str) -> String {
     format!(
         "its new pair is put aside. For the portal that it belongs to: refreshd import THAT-PORTAL --aside-of {portal}; if it \
          is meant for this one: refreshd import {portal} --aside-of {portal}"
@@ -146,15 +149,15 @@ pub fn way_out(portal: &str) -> String {
 
 /// What to do about a grant of another portal's, of which nothing was sent.
 #[must_use]
-pub fn way_past(another: &Another, portal: &str) -> String {
+pub fn replace_hint(another: &IdentityMismatch, portal: &str) -> String {
     match another {
-        Another::ThanPinned { .. } => {
+        IdentityMismatch::ThanPinned { .. } => {
             "if that is meant, write it into the configuration, then: systemctl reload refreshd".to_owned()
         }
-        Another::ThanLiving { .. } => {
+        IdentityMismatch::ThanLiving { .. } => {
             format!("if that is meant: refreshd import {portal} --replace")
         }
-        Another::ThanHost { .. } => format!(
+        IdentityMismatch::ThanHost { .. } => format!(
             "if that is meant, write another `domain`, or whose grant it is (`member_id`), into the configuration, \
              or: refreshd import {portal} --replace"
         ),

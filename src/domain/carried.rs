@@ -2,9 +2,9 @@
 //!
 //! Must not let it replace a grant that has moved on since its request.
 
+use super::kept_reply::SentToken;
 use super::portal::{ClaimId, Grant, Phase};
 use super::secret::Fingerprint;
-use super::unread::Sent;
 
 /// What is to be done with the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Fate {
 pub fn fate(
     grant: Option<&Grant>,
     lost: bool,
-    (claim, sent): (ClaimId, Sent),
+    (claim, sent): (ClaimId, SentToken),
     pair: Option<Fingerprint>,
 ) -> Fate {
     let Some(grant) = grant else { return if lost { Fate::Wait } else { Fate::Aside } };
@@ -38,7 +38,7 @@ pub fn fate(
     if matches!(grant.standing.phase, Phase::OldState { .. }) {
         return Fate::Wait;
     }
-    let now = Sent::of(grant);
+    let now = SentToken::of(grant);
     if now == sent {
         return Fate::ClaimAgain;
     }
@@ -52,7 +52,7 @@ pub fn fate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::portal::{Problem, Standing};
+    use crate::domain::portal::{GrantStatus, Problem};
     use crate::domain::provider::Class;
     use crate::domain::secret::RefreshToken;
     use crate::domain::time::Timestamp;
@@ -64,7 +64,7 @@ mod tests {
         Grant {
             generation: Generation(generation),
             tokens: Tokens { access: None, credential, details, validity },
-            standing: Standing { phase: Phase::Fresh, renew_at: None, act_at: None },
+            standing: GrantStatus { phase: Phase::Fresh, renew_at: None, next_attempt_at: None },
             renewed_at: Timestamp::default(),
             bound_to: Fingerprint::of(b"app"),
             token_url: String::new(),
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn only_the_grant_that_was_sent_is_replaced() {
-        let sent = Sent { generation: Generation(7), token: token("sent") };
+        let sent = SentToken { generation: Generation(7), token: token("sent") };
         let of = |grant: Option<&Grant>, lost| fate(grant, lost, (ClaimId(41), sent), token("got"));
         let cases = [
             (grant(7, "sent", Some(41)), Fate::Record),

@@ -14,14 +14,14 @@ pub struct Channel {
     /// Its name; a label of metrics.
     pub name: String,
     /// What is at the other end.
-    pub kind: Receiver,
+    pub kind: ChannelConfig,
     /// How long one delivery may take.
     pub timeout: Duration,
 }
 
 /// What is at the other end of a channel.
 #[derive(Clone, Debug)]
-pub enum Receiver {
+pub enum ChannelConfig {
     /// Any HTTP server; gets the body of an Alertmanager webhook (version 4), or what the template makes of a message.
     Webhook {
         /// Its address.
@@ -60,7 +60,7 @@ pub enum Receiver {
         chat_id: String,
     },
     /// Mail.
-    Email(Mail),
+    Email(MailConfig),
     /// A program of this machine.
     Command {
         /// The program and its arguments.
@@ -77,7 +77,7 @@ pub enum Receiver {
     },
 }
 
-impl Receiver {
+impl ChannelConfig {
     /// As written in the configuration.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -102,7 +102,7 @@ impl Receiver {
 
 /// How mail is sent.
 #[derive(Clone, Debug)]
-pub struct Mail {
+pub struct MailConfig {
     /// The mail server.
     pub host: String,
     /// Its port.
@@ -130,7 +130,7 @@ pub enum MailTls {
 
 /// What a heartbeat says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pulse {
+pub enum HeartbeatState {
     /// Every portal is fresh.
     Well,
     /// Something is wrong, in a line.

@@ -10,7 +10,7 @@ use super::time::Timestamp;
 
 /// What is known of a client when it is refused for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ClientEvidence {
     /// When the refusals of this portal began.
     pub since: Timestamp,
     /// When the client was last let in for a portal that had been asked since some refusal; `None`: never, or nobody was
@@ -26,7 +26,7 @@ pub struct Seen {
 
 /// Whose a refusal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub enum ClientDecision {
     /// The portal's own: the client works for others.
     ThisPortal,
     /// Not known yet: another portal is to be asked.
@@ -37,15 +37,15 @@ pub enum Ruling {
 
 /// Decides whose a refusal is.
 #[must_use]
-pub fn rule(seen: Seen) -> Ruling {
-    let Seen { since, let_in, refused_too, unasked, in_question } = seen;
+pub fn decide(seen: ClientEvidence) -> ClientDecision {
+    let ClientEvidence { since, let_in, refused_too, unasked, in_question } = seen;
     let works_elsewhere = let_in.is_some_and(|let_in| let_in >= since);
     match (works_elsewhere, refused_too, unasked) {
         // Nobody is left to ask, and those who were asked since are refused as well.
-        (true, _, 0) if in_question => Ruling::TheClient,
-        (true, ..) => Ruling::ThisPortal,
-        (false, 1.., _) | (false, 0, 0) => Ruling::TheClient,
-        (false, 0, 1..) => Ruling::AskAnother,
+        (true, _, 0) if in_question => ClientDecision::TheClient,
+        (true, ..) => ClientDecision::ThisPortal,
+        (false, 1.., _) | (false, 0, 0) => ClientDecision::TheClient,
+        (false, 0, 1..) => ClientDecision::AskAnother,
     }
 }
 
@@ -72,7 +72,7 @@ pub fn probe_wait(refused_for: Duration, refused: u64, unasked: u64, lifetime: D
 mod tests {
     use super::*;
 
-    const ALONE: Seen = Seen {
+    const ALONE: ClientEvidence = ClientEvidence {
         since: Timestamp::from_secs(100),
         let_in: None,
         refused_too: 0,
@@ -82,17 +82,17 @@ mod tests {
 
     #[test]
     fn a_client_of_one_portal_is_refused_with_it() {
-        assert_eq!(rule(ALONE), Ruling::TheClient);
+        assert_eq!(decide(ALONE), ClientDecision::TheClient);
     }
 
     #[test]
     fn another_portal_is_asked_before_a_client_is_refused() {
-        assert_eq!(rule(Seen { unasked: 2, ..ALONE }), Ruling::AskAnother);
-        assert_eq!(rule(Seen { unasked: 1, refused_too: 1, ..ALONE }), Ruling::TheClient);
+        assert_eq!(decide(ClientEvidence { unasked: 2, ..ALONE }), ClientDecision::AskAnother);
+        assert_eq!(decide(ClientEvidence { unasked: 1, refused_too: 1, ..ALONE }), ClientDecision::TheClient);
         let before = Some(Timestamp::from_secs(99));
         assert_eq!(
-            rule(Seen { unasked: 1, let_in: before, ..ALONE }),
-            Ruling::AskAnother,
+            decide(ClientEvidence { unasked: 1, let_in: before, ..ALONE }),
+            ClientDecision::AskAnother,
             "it may be refused since then"
         );
     }
@@ -100,10 +100,13 @@ mod tests {
     #[test]
     fn a_client_that_is_let_in_for_others_is_not_refused() {
         let let_in = Some(Timestamp::from_secs(101));
-        assert_eq!(rule(Seen { let_in, unasked: 1, ..ALONE }), Ruling::ThisPortal);
-        let calm = Seen { let_in, in_question: false, ..ALONE };
-        assert_eq!(rule(calm), Ruling::ThisPortal, "the others are not in question");
-        assert_eq!(rule(Seen { let_in, refused_too: 3, unasked: 1, ..ALONE }), Ruling::ThisPortal);
+        assert_eq!(decide(ClientEvidence { let_in, unasked: 1, ..ALONE }), ClientDecision::ThisPortal);
+        let calm = ClientEvidence { let_in, in_question: false, ..ALONE };
+        assert_eq!(decide(calm), ClientDecision::ThisPortal, "the others are not in question");
+        assert_eq!(
+            decide(ClientEvidence { let_in, refused_too: 3, unasked: 1, ..ALONE }),
+            ClientDecision::ThisPortal
+        );
     }
 
     #[test]
@@ -119,6 +122,6 @@ mod tests {
     #[test]
     fn the_last_portal_that_is_refused_speaks_for_the_client() {
         let let_in = Some(Timestamp::from_secs(101));
-        assert_eq!(rule(Seen { let_in, ..ALONE }), Ruling::TheClient);
+        assert_eq!(decide(ClientEvidence { let_in, ..ALONE }), ClientDecision::TheClient);
     }
 }

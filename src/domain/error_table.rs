@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::dialect::{Place, is_value};
+use super::quirks::{JsonPath, is_value};
 
 /// What a failed token request means, and so what happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -77,7 +77,7 @@ pub struct ErrorRule {
     /// A part of `error_description`, compared without case; empty matches any.
     pub description: String,
     /// Places of the reply, each of which must hold one of its values.
-    pub also: Vec<(Place, Vec<String>)>,
+    pub also: Vec<(JsonPath, Vec<String>)>,
     /// What it means.
     pub class: Class,
     /// The same in a sentence for an operator.
@@ -96,7 +96,7 @@ impl ErrorRule {
         description: &str,
         body: Option<&Map<String, Value>>,
     ) -> bool {
-        let holds = |(place, wanted): &(Place, Vec<String>)| {
+        let holds = |(place, wanted): &(JsonPath, Vec<String>)| {
             body.and_then(|body| place.find(body))
                 .is_some_and(|value| wanted.iter().any(|wanted| is_value(value, wanted)))
         };

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hint::{HintContext, hint};
 use super::portal::{Grant, Phase};
 use super::provider::Class;
 use super::refresh_end::{self, STEPS};
-use super::remedy::{About, remedy};
 use super::time::{Timestamp, human, share_of};
 
 /// A grant that has never had an access token, or whose new token had ended when it came, counts as expired this long
 /// after its first failure.
-const NO_TOKEN_PATIENCE: Duration = Duration::from_secs(300);
+const NO_TOKEN_GRACE: Duration = Duration::from_secs(300);
 
 /// How long a renewal that is planned for after the expiry may take.
-const LATE_PATIENCE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+const LATE_GRACE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 
 /// A replay that waits for longer, or for a tenth of the token's life, is put off: a person has that time.
-const PUT_OFF: Duration = Duration::from_secs(60);
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Overdue means, wherever it is counted or said without a ladder of one's own: this share of the window between due and
 /// the deadline has passed.
@@ -64,7 +64,7 @@ impl Severity {
 
 /// A part of a token's life.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Part {
+pub enum Threshold {
     /// A share of the life, in (0, 1).
     Share(f64),
     /// A fixed time.
@@ -73,13 +73,13 @@ pub enum Part {
 
 /// What a step waits for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Moment {
+pub enum Trigger {
     /// The first failed renewal.
     Failed,
     /// This share of the window between due and expiry has passed.
     Overdue(f64),
     /// Less than this is left.
-    Remaining(Part),
+    Remaining(Threshold),
     /// Nothing is left.
     Expired,
     /// Only a person can mend it.
@@ -92,7 +92,7 @@ pub struct Step {
     /// Its name in the configuration, unique in the ladder: remembers that it was told.
     pub key: String,
     /// What it waits for.
-    pub when: Moment,
+    pub when: Trigger,
     /// How loud it is.
     pub severity: Severity,
     /// The channels that hear of it; `None`: every one, from a warning up.
@@ -104,18 +104,18 @@ pub struct Step {
 pub fn default_ladder() -> Vec<Step> {
     let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: None };
     vec![
-        step("failed", Moment::Failed, Severity::Notice),
-        step("overdue", Moment::Overdue(OVERDUE_SHARE), Severity::Warning),
-        step("late", Moment::Remaining(Part::Share(0.2)), Severity::Error),
-        step("expiring", Moment::Remaining(Part::Share(0.1)), Severity::Critical),
-        step("expired", Moment::Expired, Severity::Critical),
-        step("person", Moment::NeedsPerson, Severity::Critical),
+        step("failed", Trigger::Failed, Severity::Notice),
+        step("overdue", Trigger::Overdue(OVERDUE_SHARE), Severity::Warning),
+        step("late", Trigger::Remaining(Threshold::Share(0.2)), Severity::Error),
+        step("expiring", Trigger::Remaining(Threshold::Share(0.1)), Severity::Critical),
+        step("expired", Trigger::Expired, Severity::Critical),
+        step("person", Trigger::NeedsPerson, Severity::Critical),
     ]
 }
 
 /// Something to say, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
+pub struct EscalationNotice {
     /// The step's name.
     pub step: String,
     /// How loud.
@@ -130,9 +130,9 @@ pub struct Announcement {
 
 /// Where a grant is on the ladder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Climb {
+pub struct Evaluation {
     /// What is to be said now.
-    pub announce: Option<Announcement>,
+    pub announce: Option<EscalationNotice>,
     /// The names of all steps told so far, this one included.
     pub told: Vec<String>,
     /// When the next step is reached if nothing changes.
@@ -142,11 +142,11 @@ pub struct Climb {
 /// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced. What only a
 /// person can mend is announced as that, once, with how long the token still works: the steps of time add nothing to it.
 #[must_use]
-pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -> Climb {
+pub fn evaluate(ladder: &[Step], about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Evaluation {
     let mut told = grant.told.clone();
     let mut next = None;
     let person =
-        needs_person(&grant.standing.phase) && ladder.iter().any(|step| step.when == Moment::NeedsPerson);
+        needs_person(&grant.standing.phase) && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
         if told.contains(&step.key) {
@@ -156,7 +156,7 @@ pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -
             Some(at) if at <= now => {
                 told.push(step.key.clone());
                 let severity = severity_of(step, grant, now);
-                let news = !person || step.when == Moment::NeedsPerson;
+                let news = !person || step.when == Trigger::NeedsPerson;
                 if news && loudest.is_none_or(|(_, loudest)| severity >= loudest) {
                     loudest = Some((step, severity));
                 }
@@ -165,30 +165,30 @@ pub fn climb(ladder: &[Step], about: About<'_>, grant: &Grant, now: Timestamp) -
             None => {}
         }
     }
-    let announce = loudest.map(|(step, severity)| Announcement {
+    let announce = loudest.map(|(step, severity)| EscalationNotice {
         step: step.key.clone(),
         severity,
         reason: reason(grant, now),
         action: action_now(about.at(grant), grant, now),
         remaining: remaining(grant, now),
     });
-    let (ahead, at) = climb_to_refresh_end(about, grant, &mut told, now);
+    let (ahead, at) = evaluate_refresh_end(about, grant, &mut told, now);
     let next = [next, at].into_iter().flatten().min();
     let announce = match (announce, ahead) {
         (Some(said), Some(ahead)) if ahead.severity > said.severity => Some(ahead),
         (said, ahead) => said.or(ahead),
     };
-    Climb { announce, told, next }
+    Evaluation { announce, told, next }
 }
 
 /// The steps ahead of the refresh token's own end: what is to be said now, and when the next one comes. They are added
 /// to what was told.
-fn climb_to_refresh_end(
-    about: About<'_>,
+fn evaluate_refresh_end(
+    about: HintContext<'_>,
     grant: &Grant,
     told: &mut Vec<String>,
     now: Timestamp,
-) -> (Option<Announcement>, Option<Timestamp>) {
+) -> (Option<EscalationNotice>, Option<Timestamp>) {
     let Some(end) = refresh_end_of(grant) else { return (None, None) };
     let (mut loudest, mut next) = (None, None::<Timestamp>);
     for step in STEPS.iter().filter(|step| !told.iter().any(|told| told == step.key)).collect::<Vec<_>>() {
@@ -200,7 +200,7 @@ fn climb_to_refresh_end(
             at => next = [next, at].into_iter().flatten().min(),
         }
     }
-    let announce = loudest.map(|step| Announcement {
+    let announce = loudest.map(|step| EscalationNotice {
         step: step.key.to_owned(),
         severity: step.severity,
         reason: end.reason(now),
@@ -228,29 +228,29 @@ pub fn refresh_end_of(grant: &Grant) -> Option<&refresh_end::RefreshEnd> {
 
 /// The steps ahead of the refresh token's end that are told and still hold: a renewal does not end them.
 #[must_use]
-pub fn still_told(grant: &Grant, now: Timestamp) -> Vec<String> {
+pub fn still_notified(grant: &Grant, now: Timestamp) -> Vec<String> {
     let Some(end) = refresh_end_of(grant) else { return Vec::new() };
-    let holds = |step: &&refresh_end::Step| end.reached_at(step).is_some_and(|at| at <= now);
-    let told = |step: &&refresh_end::Step| grant.told.iter().any(|told| told == step.key);
+    let holds = |step: &&refresh_end::RefreshEndStep| end.reached_at(step).is_some_and(|at| at <= now);
+    let told = |step: &&refresh_end::RefreshEndStep| grant.told.iter().any(|told| told == step.key);
     STEPS.iter().filter(holds).filter(told).map(|step| step.key.to_owned()).collect()
 }
 
 /// The steps that are told again, since what a person must do now is another thing than before; they are not told any more.
-pub fn untell(told: &mut Vec<String>, ladder: &[Step], before: &Phase, now: &Phase) -> Vec<String> {
+pub fn reset_notified(told: &mut Vec<String>, ladder: &[Step], before: &Phase, now: &Phase) -> Vec<String> {
     let another = needs_person(before) && needs_person(now) && before.kind() != now.kind();
     let of_person =
-        |key: &mut String| ladder.iter().any(|step| step.key == *key && step.when == Moment::NeedsPerson);
+        |key: &mut String| ladder.iter().any(|step| step.key == *key && step.when == Trigger::NeedsPerson);
     if another { told.extract_if(.., of_person).collect() } else { Vec::new() }
 }
 
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
-pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<Announcement> {
+pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<EscalationNotice> {
     if told.iter().all(|step| refresh_end::is_step(step)) {
         return None;
     }
     let lasted = since.map(|since| format!(" after {}", human(now.since(since)))).unwrap_or_default();
-    Some(Announcement {
+    Some(EscalationNotice {
         step: "resolved".to_owned(),
         severity: Severity::Notice,
         reason: format!("the token is fresh again{lasted}"),
@@ -301,9 +301,9 @@ impl Window {
     pub fn deadline(&self) -> Timestamp {
         let lifetime = self.expires_at.since(self.issued_at);
         let deadline = if lifetime.is_zero() {
-            self.since.unwrap_or(self.issued_at) + NO_TOKEN_PATIENCE
+            self.since.unwrap_or(self.issued_at) + NO_TOKEN_GRACE
         } else if self.due > self.expires_at {
-            let (least, most) = LATE_PATIENCE;
+            let (least, most) = LATE_GRACE;
             self.due + (lifetime / 100).clamp(least, most)
         } else {
             self.expires_at
@@ -332,28 +332,28 @@ fn deadline(grant: &Grant) -> Option<Timestamp> {
     Some(Window::of(grant).map_or(access.expires_at, |window| window.deadline()))
 }
 
-pub(super) fn reached_at(when: Moment, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn reached_at(when: Trigger, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref();
     let since = grant.standing.phase.since();
     match when {
-        Moment::Failed => since,
-        Moment::NeedsPerson if needs_person(&grant.standing.phase) => since.or(Some(now)),
-        Moment::NeedsPerson => None,
-        Moment::Overdue(share) => overdue_at(grant, share),
-        Moment::Remaining(part) => {
+        Trigger::Failed => since,
+        Trigger::NeedsPerson if needs_person(&grant.standing.phase) => since.or(Some(now)),
+        Trigger::NeedsPerson => None,
+        Trigger::Overdue(share) => overdue_at(grant, share),
+        Trigger::Remaining(part) => {
             let access = access?;
             let left = match part {
-                Part::Share(share) => share_of(access.lifetime(), share),
-                Part::Span(span) => span,
+                Threshold::Share(share) => share_of(access.lifetime(), share),
+                Threshold::Span(span) => span,
             };
             // A late renewal age is no failure: the step waits until the renewal is overdue too.
             overdue_at(grant, OVERDUE_SHARE)
                 .map(|overdue| (deadline(grant).unwrap_or(access.expires_at) - left).max(overdue))
         }
-        Moment::Expired => match access {
+        Trigger::Expired => match access {
             Some(access) => Some(deadline(grant).unwrap_or(access.expires_at)),
             // Readers have had no token yet, and this long after the first try that is as bad as an expired one.
-            None => since.map(|since| since + NO_TOKEN_PATIENCE),
+            None => since.map(|since| since + NO_TOKEN_GRACE),
         },
     }
 }
@@ -369,10 +369,10 @@ pub(super) fn needs_person(phase: &Phase) -> bool {
 /// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
 pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
-    let put_off = put_off(grant, now).is_some();
+    let put_off = retry_delay(grant, now).is_some();
     // A server that wants to be left alone for longer than the token works: people can do more about it than we.
     let told_to_wait = grant.standing.phase.problem().is_some_and(|problem| problem.asked_to_wait.is_some());
-    if step.when == Moment::Failed && (unknown || put_off || told_to_wait) {
+    if step.when == Trigger::Failed && (unknown || put_off || told_to_wait) {
         step.severity.max(Severity::Warning)
     } else {
         step.severity
@@ -380,10 +380,14 @@ pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severit
 }
 
 /// How long the replay of a grant in doubt is put off; `None` if it comes at once.
-fn put_off(grant: &Grant, now: Timestamp) -> Option<Duration> {
+fn retry_delay(grant: &Grant, now: Timestamp) -> Option<Duration> {
     let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else { return None };
-    let least = grant.tokens.access.as_ref().map_or(PUT_OFF, |access| (access.lifetime() / 10).min(PUT_OFF));
-    grant.standing.act_at.map(|at| at.until(now)).filter(|wait| *wait > least)
+    let least = grant
+        .tokens
+        .access
+        .as_ref()
+        .map_or(MIN_RETRY_DELAY, |access| (access.lifetime() / 10).min(MIN_RETRY_DELAY));
+    grant.standing.next_attempt_at.map(|at| at.until(now)).filter(|wait| *wait > least)
 }
 
 pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
@@ -428,8 +432,8 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
 
 /// The sentence that says what a person must do about a grant now.
 #[must_use]
-pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
-    match put_off(grant, now) {
+pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> String {
+    match retry_delay(grant, now) {
         Some(wait) => format!(
             "authorize the app again: refreshd authorize {}, within {}; then the same token is sent once more, and a \
              server that revokes on reuse may end the grant",
@@ -438,7 +442,7 @@ pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
         ),
         None => {
             let action = action(about, &grant.standing.phase);
-            match (&grant.standing.phase, grant.standing.act_at) {
+            match (&grant.standing.phase, grant.standing.next_attempt_at) {
                 (Phase::NeedsAuthorization { .. }, Some(at)) => {
                     format!("{action}; the server is asked again by itself at {at}")
                 }
@@ -450,7 +454,7 @@ pub fn action_now(about: About<'_>, grant: &Grant, now: Timestamp) -> String {
 
 /// The sentence that says what a person must do in a phase.
 #[must_use]
-pub fn action(about: About<'_>, phase: &Phase) -> String {
+pub fn action(about: HintContext<'_>, phase: &Phase) -> String {
     match phase {
         Phase::Fresh => "look at the daemon's load and its log".to_owned(),
         Phase::Retrying { problem, .. }
@@ -458,7 +462,7 @@ pub fn action(about: About<'_>, phase: &Phase) -> String {
         | Phase::ClientRejected { problem, .. }
         | Phase::Blocked { problem, .. }
         | Phase::NeedsAuthorization { problem, .. }
-        | Phase::Gone { problem, .. } => remedy(problem, about),
+        | Phase::Gone { problem, .. } => hint(problem, about),
         Phase::OldState { .. } => format!(
             "put the newest state back, or authorize the app again: refreshd authorize {portal}; to try the old token \
              all the same, which ends the grant at a server that revokes on reuse: refreshd renew {portal}",

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::super::name::PortalName;
-use super::super::portal::{Problem, Standing, binding};
+use super::super::portal::{GrantStatus, Problem, binding};
 use super::super::refresh_end::{Motion, RefreshEnd};
 use super::super::secret::{AccessToken, RefreshToken};
 use super::super::token::{Access, Credential, Details, Generation, Tokens, Validity};
@@ -13,9 +13,9 @@ fn at(minutes: i64) -> Timestamp {
     Timestamp::from_secs(1_795_000_000 + minutes * 60)
 }
 
-fn acme() -> About<'static> {
+fn acme() -> HintContext<'static> {
     static ACME: LazyLock<PortalName> = LazyLock::new(|| PortalName::parse("acme").unwrap());
-    About { portal: &ACME, domain: Some("acme.bitrix24.com"), app: "crm" }
+    HintContext { portal: &ACME, domain: Some("acme.bitrix24.com"), app: "crm" }
 }
 
 /// Issued at minute 0, due at 20, ends at 60: overdue at 32, late at 48, expiring at 54.
@@ -33,7 +33,7 @@ fn grant(phase: Phase) -> Grant {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: Standing { phase, renew_at: Some(at(20)), act_at: Some(at(20)) },
+        standing: GrantStatus { phase, renew_at: Some(at(20)), next_attempt_at: Some(at(20)) },
         renewed_at: at(0),
         bound_to: binding("a", "b"),
         token_url: String::new(),
@@ -55,11 +55,11 @@ fn each_step_is_said_once_at_its_share_of_life() {
     let mut grant = grant(retrying(Class::Transient));
     let mut heard = Vec::new();
     for minute in 20..70 {
-        let climb = climb(&ladder, acme(), &grant, at(minute));
-        if let Some(said) = climb.announce {
+        let evaluation = evaluate(&ladder, acme(), &grant, at(minute));
+        if let Some(said) = evaluation.announce {
             heard.push((minute, said.step, said.severity));
         }
-        grant.told = climb.told;
+        grant.told = evaluation.told;
     }
     assert_eq!(
         heard,
@@ -77,15 +77,15 @@ fn each_step_is_said_once_at_its_share_of_life() {
 
 #[test]
 fn the_next_step_is_named_so_that_nobody_has_to_poll() {
-    let fresh = climb(&default_ladder(), acme(), &grant(Phase::Fresh), at(1));
+    let fresh = evaluate(&default_ladder(), acme(), &grant(Phase::Fresh), at(1));
     assert_eq!((fresh.announce, fresh.next), (None, Some(at(32))));
 }
 
 #[test]
 fn after_a_long_absence_only_the_loudest_is_said() {
-    let climb = climb(&default_ladder(), acme(), &grant(Phase::Fresh), at(100));
-    assert_eq!(climb.announce.unwrap().step, "expired");
-    assert_eq!(climb.told, ["overdue", "late", "expiring", "expired"]);
+    let evaluation = evaluate(&default_ladder(), acme(), &grant(Phase::Fresh), at(100));
+    assert_eq!(evaluation.announce.unwrap().step, "expired");
+    assert_eq!(evaluation.told, ["overdue", "late", "expiring", "expired"]);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
         ..Problem::new(Class::NeedsAuthorization, String::new())
     };
     let dead = Phase::NeedsAuthorization { since: at(20), problem, while_in_doubt: true };
-    let said = climb(&default_ladder(), acme(), &grant(dead), at(20)).announce.unwrap();
+    let said = evaluate(&default_ladder(), acme(), &grant(dead), at(20)).announce.unwrap();
     assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));
     assert!(said.reason.contains("rejected while in doubt"), "{}", said.reason);
     assert!(said.action.contains("refreshd authorize acme"), "{}", said.action);
@@ -108,7 +108,7 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
         ..Problem::new(Class::Blocked, "the licence has lapsed".into())
     };
     let blocked = |problem| grant(Phase::Blocked { attempt: 1, since: at(20), problem });
-    let told = |grant: &Grant| climb(&default_ladder(), acme(), grant, at(20)).announce.unwrap();
+    let told = |grant: &Grant| evaluate(&default_ladder(), acme(), grant, at(20)).announce.unwrap();
     let said =
         told(&blocked(problem(Some("pay for {app} at https://{domain}/pay, then: refreshd renew {portal}"))));
     assert_eq!(said.action, "pay for crm at https://acme.bitrix24.com/pay, then: refreshd renew acme");
@@ -117,15 +117,16 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
     // A replay that is put off has its own time limit, whatever the code.
     let doubt = Phase::InDoubt { attempt: 1, since: at(20), problem: problem(Some("wait")) };
     let mut doubt = grant(doubt);
-    doubt.standing.act_at = Some(at(50));
+    doubt.standing.next_attempt_at = Some(at(50));
     assert!(told(&doubt).action.contains("within 30m"), "{}", told(&doubt).action);
-    doubt.standing.act_at = Some(at(20));
+    doubt.standing.next_attempt_at = Some(at(20));
     assert_eq!(told(&doubt).action, "wait");
 }
 
 #[test]
 fn an_unknown_answer_is_a_warning_at_once() {
-    let said = climb(&default_ladder(), acme(), &grant(retrying(Class::Unknown)), at(20)).announce.unwrap();
+    let said =
+        evaluate(&default_ladder(), acme(), &grant(retrying(Class::Unknown)), at(20)).announce.unwrap();
     assert_eq!(said.severity, Severity::Warning);
 }
 
@@ -134,17 +135,17 @@ fn a_late_renewal_age_is_no_failure() {
     let mut late = grant(Phase::Fresh);
     late.standing.renew_at = Some(at(52));
     let ladder = default_ladder();
-    assert_eq!(climb(&ladder, acme(), &late, at(52)).announce, None, "12 % left, but only just due");
-    assert_eq!(climb(&ladder, acme(), &late, at(55)).announce.unwrap().severity, Severity::Critical);
+    assert_eq!(evaluate(&ladder, acme(), &late, at(52)).announce, None, "12 % left, but only just due");
+    assert_eq!(evaluate(&ladder, acme(), &late, at(55)).announce.unwrap().severity, Severity::Critical);
 }
 
 #[test]
 fn a_grant_that_never_had_a_token_is_not_silent() {
     let mut bare = grant(retrying(Class::Transient));
     bare.tokens.access = None;
-    let climb = climb(&default_ladder(), acme(), &bare, at(20));
-    assert_eq!(climb.announce.unwrap().step, "failed");
-    assert_eq!(climb.next, Some(at(25)), "critical after five minutes");
+    let evaluation = evaluate(&default_ladder(), acme(), &bare, at(20));
+    assert_eq!(evaluation.announce.unwrap().step, "failed");
+    assert_eq!(evaluation.next, Some(at(25)), "critical after five minutes");
 }
 
 #[test]
@@ -158,9 +159,9 @@ fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_du
     late.standing.renew_at = Some(at(60) + Duration::from_secs(20));
     let overdue = overdue_at(&late, OVERDUE_SHARE).unwrap();
     assert_eq!(overdue.since(at(60)), Duration::from_secs(20 + 90), "30 % of five minutes");
-    assert_eq!(climb(&default_ladder(), acme(), &late, at(61)).announce, None);
+    assert_eq!(evaluate(&default_ladder(), acme(), &late, at(61)).announce, None);
     // The ladder and what is counted are one.
-    let climbed = climb(&default_ladder(), acme(), &late, at(61)).next;
+    let climbed = evaluate(&default_ladder(), acme(), &late, at(61)).next;
     assert_eq!(climbed, Some(overdue));
 }
 
@@ -169,8 +170,8 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
     let mut ended = grant(retrying(Class::Unknown));
     let access = ended.tokens.access.as_mut().unwrap();
     (access.issued_at, access.expires_at) = (at(20), at(20));
-    let climb = |grant: &Grant, now| climb(&default_ladder(), acme(), grant, now);
-    let first = climb(&ended, at(20)).announce.unwrap();
+    let evaluated = |grant: &Grant, now| evaluate(&default_ladder(), acme(), grant, now);
+    let first = evaluated(&ended, at(20)).announce.unwrap();
     assert_eq!((first.step.as_str(), first.severity), ("failed", Severity::Warning));
     // Each renewal brings another of its kind, and none of them starts the time anew.
     ended.told = vec!["failed".into()];
@@ -178,7 +179,7 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
         let access = ended.tokens.access.as_mut().unwrap();
         (access.issued_at, access.expires_at) = (at(minutes), at(minutes));
         ended.standing.renew_at = Some(at(minutes - 2));
-        let climbed = climb(&ended, at(minutes));
+        let climbed = evaluated(&ended, at(minutes));
         assert_eq!(climbed.announce.map(|said| said.step).as_deref(), Some(step), "at {minutes}");
         ended.told = climbed.told;
     }
@@ -192,11 +193,11 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
     grant.standing.renew_at = Some(at(50));
     let mut heard = Vec::new();
     for minute in 0..40 {
-        let climb = climb(&default_ladder(), acme(), &grant, at(minute));
-        heard.extend(climb.announce.map(|said| (minute, said.step, said.severity)));
-        grant.told = climb.told;
+        let evaluation = evaluate(&default_ladder(), acme(), &grant, at(minute));
+        heard.extend(evaluation.announce.map(|said| (minute, said.step, said.severity)));
+        grant.told = evaluation.told;
         // A renewal that goes well.
-        grant.told = still_told(&grant, at(minute));
+        grant.told = still_notified(&grant, at(minute));
     }
     let step = |minute, step: &str, severity| (minute, step.to_owned(), severity);
     assert_eq!(
@@ -210,5 +211,5 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
     assert_eq!(resolved(&grant.told, None, at(39)), None, "which no renewal resolves");
     let moved = RefreshEnd { at: at(80), since: at(39), motion: Motion::Moves };
     grant.tokens.validity.refresh = Some(moved);
-    assert_eq!(still_told(&grant, at(39)), Vec::<String>::new());
+    assert_eq!(still_notified(&grant, at(39)), Vec::<String>::new());
 }

@@ -9,7 +9,7 @@ use super::provider::{Profile, host_of};
 
 /// What is known of a portal's owner.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Known<'a> {
+pub struct ExpectedIdentity<'a> {
     /// What the configuration says.
     pub pinned: Option<&'a str>,
     /// Whose its living grant is.
@@ -22,7 +22,7 @@ pub struct Known<'a> {
 
 /// Whose a grant says it is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Said<'a> {
+pub struct ClaimedIdentity<'a> {
     /// Its identity.
     pub identity: Option<&'a str>,
     /// The host of its API.
@@ -31,7 +31,7 @@ pub struct Said<'a> {
 
 /// It is another's. `Display` names both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Another {
+pub enum IdentityMismatch {
     /// Than the configuration expects.
     #[error("it is the grant of {got}, the configuration expects {pinned}")]
     ThanPinned {
@@ -62,7 +62,7 @@ pub enum Another {
     },
 }
 
-impl<'a> Known<'a> {
+impl<'a> ExpectedIdentity<'a> {
     /// What the configuration and the state know of a portal.
     #[must_use]
     pub fn of(portal: &'a Portal, profile: &Profile) -> Self {
@@ -101,18 +101,22 @@ pub fn is_same(one: &str, other: &str) -> bool {
 ///
 /// # Errors
 /// [`Another`] says whose it is.
-pub fn compare(portal: &str, known: Known<'_>, said: Said<'_>) -> Result<(), Another> {
+pub fn compare(
+    portal: &str,
+    known: ExpectedIdentity<'_>,
+    said: ClaimedIdentity<'_>,
+) -> Result<(), IdentityMismatch> {
     let got = |identity: &str| named(identity, said.host);
     if let (Some(pinned), Some(identity)) = (known.pinned, said.identity) {
         return match is_same(pinned, identity) {
             true => Ok(()),
-            false => Err(Another::ThanPinned { got: got(identity), pinned: short(pinned) }),
+            false => Err(IdentityMismatch::ThanPinned { got: got(identity), pinned: short(pinned) }),
         };
     }
     if let (Some(living), Some(identity)) = (known.identity, said.identity) {
         return match is_same(living, identity) {
             true => Ok(()),
-            false => Err(Another::ThanLiving {
+            false => Err(IdentityMismatch::ThanLiving {
                 got: got(identity),
                 portal: portal.to_owned(),
                 known: named(living, known.host.or(known.domain)),
@@ -126,7 +130,7 @@ pub fn compare(portal: &str, known: Known<'_>, said: Said<'_>) -> Result<(), Ano
         return Ok(());
     }
     let got = said.identity.map_or_else(|| short(host), got);
-    Err(Another::ThanHost { got, portal: portal.to_owned(), known: short(first) })
+    Err(IdentityMismatch::ThanHost { got, portal: portal.to_owned(), known: short(first) })
 }
 
 fn named(identity: &str, host: Option<&str>) -> String {
@@ -144,8 +148,8 @@ pub fn same_host(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn known() -> Known<'static> {
-        Known {
+    fn known() -> ExpectedIdentity<'static> {
+        ExpectedIdentity {
             pinned: None,
             identity: Some("a223"),
             domain: Some("acme.example"),
@@ -153,8 +157,8 @@ mod tests {
         }
     }
 
-    fn said<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> Said<'a> {
-        Said { identity, host }
+    fn said<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> ClaimedIdentity<'a> {
+        ClaimedIdentity { identity, host }
     }
 
     #[test]
@@ -165,7 +169,7 @@ mod tests {
             other,
             "it is the grant of b1 (acme.example), and acme has been a223 (new.example) until now"
         );
-        let pinned = Known { pinned: Some("b1"), ..known() };
+        let pinned = ExpectedIdentity { pinned: Some("b1"), ..known() };
         assert_eq!(
             compare("acme", pinned, said(Some("b1"), None)),
             Ok(()),
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn without_one_the_host_decides_where_both_name_one() {
-        let unknown = Known { identity: None, host: None, ..known() };
+        let unknown = ExpectedIdentity { identity: None, host: None, ..known() };
         assert_eq!(compare("acme", unknown, said(None, None)), Ok(()));
         assert_eq!(compare("acme", unknown, said(Some("b1"), Some("ACME.example:443"))), Ok(()));
         let other = compare("acme", unknown, said(Some("b1"), Some("b.example"))).unwrap_err().to_string();
@@ -190,7 +194,7 @@ mod tests {
         assert!(compare("acme", known(), said(None, Some("b.example"))).is_err());
         assert!(compare("acme", known().configured(), said(None, Some("new.example"))).is_err());
         assert_eq!(compare("acme", known().pinned_only(), said(Some("b1"), Some("b.example"))), Ok(()));
-        assert_eq!(compare("acme", Known::default(), said(Some("b1"), Some("b.example"))), Ok(()));
+        assert_eq!(compare("acme", ExpectedIdentity::default(), said(Some("b1"), Some("b.example"))), Ok(()));
     }
 
     #[test]

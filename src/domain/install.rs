@@ -12,12 +12,12 @@ use super::schedule::RenewEvery;
 use super::secret::Fingerprint;
 use super::settings::{Configured, RenewSetting, Settings, region_of};
 use super::time::Timestamp;
-use super::whose::Owner;
+use super::token_owner::TokenOwner;
 
 /// The names that a naming rule may leave open, in braces.
-pub const GAPS: [&str; 4] = ["domain", "member_id", "user_id", "app"];
+pub const PLACEHOLDERS: [&str; 4] = ["domain", "member_id", "user_id", "app"];
 /// An event that is older says nothing about now.
-const OLDEST_EVENT: Duration = Duration::from_secs(86_400);
+const MAX_EVENT_AGE: Duration = Duration::from_secs(86_400);
 /// The sender's clock may be ahead by this much without a word.
 const AHEAD: Duration = Duration::from_secs(30);
 
@@ -51,7 +51,7 @@ pub struct NameRule(String);
 
 /// What is wrong with a naming rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameFlaw {
+pub enum NameTemplateError {
     /// A brace that is not one of a pair.
     #[error("has a brace without its other half")]
     Brace,
@@ -71,23 +71,23 @@ impl NameRule {
     ///
     /// # Errors
     /// [`NameFlaw`].
-    pub fn parse(text: &str) -> Result<Self, NameFlaw> {
+    pub fn parse(text: &str) -> Result<Self, NameTemplateError> {
         let (mut rest, mut gaps) = (text, Vec::new());
         while let Some(at) = rest.find(['{', '}']) {
-            let inside = rest[at..].strip_prefix('{').ok_or(NameFlaw::Brace)?;
-            let (gap, after) = inside.split_once('}').ok_or(NameFlaw::Brace)?;
-            if !GAPS.contains(&gap) {
-                return Err(NameFlaw::Gap(gap.to_owned()));
+            let inside = rest[at..].strip_prefix('{').ok_or(NameTemplateError::Brace)?;
+            let (gap, after) = inside.split_once('}').ok_or(NameTemplateError::Brace)?;
+            if !PLACEHOLDERS.contains(&gap) {
+                return Err(NameTemplateError::Gap(gap.to_owned()));
             }
             gaps.push(gap);
             rest = after;
         }
         let between = |c: &char| !(c.is_ascii_alphanumeric() || "._-{}".contains(*c));
         if let Some(bad) = text.chars().find(between) {
-            return Err(NameFlaw::Unsafe(bad));
+            return Err(NameTemplateError::Unsafe(bad));
         }
         if !gaps.contains(&"domain") && !gaps.contains(&"member_id") {
-            return Err(NameFlaw::Same);
+            return Err(NameTemplateError::Same);
         }
         Ok(Self(text.to_owned()))
     }
@@ -106,8 +106,8 @@ impl NameRule {
 
     /// What the portal of this owner may be called, best first: by the rule, or by ids that are its own.
     #[must_use]
-    pub fn names(&self, app: &str, owner: &Owner, users: Users) -> Vec<PortalName> {
-        let Owner { member_id, user_id, host, endpoint: _, status: _ } = owner;
+    pub fn names(&self, app: &str, owner: &TokenOwner, users: Users) -> Vec<PortalName> {
+        let TokenOwner { member_id, user_id, host, endpoint: _, status: _ } = owner;
         let by_rule = (self.of_app(app))
             .replace("{domain}", host)
             .replace("{member_id}", member_id)
@@ -167,7 +167,7 @@ impl InstallTerms {
 
 /// What brought a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occasion {
+pub enum EventKind {
     /// Somebody opened the app.
     Opened,
     /// The event of an installation.
@@ -176,7 +176,7 @@ pub enum Occasion {
     SystemUser,
 }
 
-impl Occasion {
+impl EventKind {
     /// As stored and shown.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -198,7 +198,7 @@ impl Occasion {
 
 /// What is kept of the portal so far.
 #[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
+pub struct CurrentGrant<'a> {
     /// Where its grant stands; `None`: there is no grant that this client may use.
     pub phase: Option<&'a Phase>,
     /// The configuration names this portal.
@@ -208,12 +208,12 @@ pub struct Held<'a> {
     /// Who installed the app, if known.
     pub installer: Option<&'a str>,
     /// What the notice's application token proves.
-    pub proof: Proof,
+    pub proof: OwnershipProof,
 }
 
 /// What an application token proves. Whoever has a token of the app may have made up the event around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum OwnershipProof {
     /// It is the one that is known of the installation.
     Proven,
     /// None is known that it could be compared with.
@@ -224,7 +224,7 @@ pub enum Proof {
 
 /// What to do with a grant that was brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum InstallDecision {
     /// Keep it from now on.
     Take,
     /// There is one that lives.
@@ -238,30 +238,30 @@ pub enum Decision {
 /// Decides which grant of a portal is kept. An employee who opens the app must not put a grant of few rights in the
 /// place of the installer's.
 #[must_use]
-pub fn decide(occasion: Occasion, held: Held<'_>, user: &str) -> Decision {
-    let Held { phase, listed, user: known, installer, proof } = held;
+pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> InstallDecision {
+    let CurrentGrant { phase, listed, user: known, installer, proof } = held;
     let Some(phase) = phase.filter(|phase| !matches!(phase, Phase::Gone { .. })) else {
-        return if proof == Proof::Other && occasion == Occasion::SystemUser {
-            Decision::OtherInstallation
+        return if proof == OwnershipProof::Other && occasion == EventKind::SystemUser {
+            InstallDecision::OtherInstallation
         } else {
-            Decision::Take
+            InstallDecision::Take
         };
     };
     let same = known == Some(user);
     let fresh = matches!(phase, Phase::Fresh);
     let stuck = needs_a_person(phase);
     match occasion {
-        Occasion::Installed | Occasion::SystemUser if listed && fresh => Decision::FreshAlready,
+        EventKind::Installed | EventKind::SystemUser if listed && fresh => InstallDecision::FreshAlready,
         // Whoever installs the app anew mends it; the server has said that he may.
-        Occasion::Installed if stuck => Decision::Take,
-        Occasion::Installed | Occasion::SystemUser if !same && !replaces(proof, stuck) => {
-            Decision::OtherInstallation
+        EventKind::Installed if stuck => InstallDecision::Take,
+        EventKind::Installed | EventKind::SystemUser if !same && !replaces(proof, stuck) => {
+            InstallDecision::OtherInstallation
         }
-        Occasion::Installed | Occasion::SystemUser => Decision::Take,
-        Occasion::Opened if fresh && (same || known.is_none()) => Decision::FreshAlready,
-        Occasion::Opened if same => Decision::Take,
-        Occasion::Opened if stuck && (known.is_none() || installer == Some(user)) => Decision::Take,
-        Occasion::Opened => Decision::OtherUser,
+        EventKind::Installed | EventKind::SystemUser => InstallDecision::Take,
+        EventKind::Opened if fresh && (same || known.is_none()) => InstallDecision::FreshAlready,
+        EventKind::Opened if same => InstallDecision::Take,
+        EventKind::Opened if stuck && (known.is_none() || installer == Some(user)) => InstallDecision::Take,
+        EventKind::Opened => InstallDecision::OtherUser,
     }
 }
 
@@ -278,18 +278,18 @@ pub const fn may_live(phase: &Phase) -> bool {
 
 /// Whether an event may put another user's grant in the place of the one that is there. Its user may have written it
 /// himself; where the grant does not work and nothing is known to compare it with, there is nothing left to guard.
-const fn replaces(proof: Proof, stuck: bool) -> bool {
+const fn replaces(proof: OwnershipProof, stuck: bool) -> bool {
     match proof {
-        Proof::Proven => true,
-        Proof::Unknown => stuck,
-        Proof::Other => false,
+        OwnershipProof::Proven => true,
+        OwnershipProof::Unknown => stuck,
+        OwnershipProof::Other => false,
     }
 }
 
 /// Whether an event is too old to be about now. One from ahead is about now: clocks differ.
 #[must_use]
 pub fn is_stale(sent_at: Timestamp, now: Timestamp) -> bool {
-    now.since(sent_at) > OLDEST_EVENT
+    now.since(sent_at) > MAX_EVENT_AGE
 }
 
 /// By how much the sender's clock is ahead, if that is worth a word.

@@ -4,8 +4,8 @@ use super::super::portal::Problem;
 use super::super::provider::Class;
 use super::*;
 
-fn owner(host: &str) -> Owner {
-    Owner {
+fn owner(host: &str) -> TokenOwner {
+    TokenOwner {
         member_id: "a223".into(),
         user_id: "67".into(),
         host: host.into(),
@@ -33,12 +33,12 @@ fn a_rule_names_portals_and_ids_stand_in_where_it_cannot() {
 #[test]
 fn a_rule_that_cannot_work_is_refused() {
     for (rule, flaw) in [
-        ("{domain", NameFlaw::Brace),
-        ("domain}", NameFlaw::Brace),
-        ("{host}", NameFlaw::Gap("host".into())),
-        ("{user_id}", NameFlaw::Same),
-        ("b24", NameFlaw::Same),
-        ("{domain}/x", NameFlaw::Unsafe('/')),
+        ("{domain", NameTemplateError::Brace),
+        ("domain}", NameTemplateError::Brace),
+        ("{host}", NameTemplateError::Gap("host".into())),
+        ("{user_id}", NameTemplateError::Same),
+        ("b24", NameTemplateError::Same),
+        ("{domain}/x", NameTemplateError::Unsafe('/')),
     ] {
         assert_eq!(NameRule::parse(rule).unwrap_err(), flaw, "{rule}");
     }
@@ -47,8 +47,14 @@ fn a_rule_that_cannot_work_is_refused() {
 const INSTALLER: &str = "1";
 const EMPLOYEE: &str = "67";
 
-fn held(phase: Option<&Phase>) -> Held<'_> {
-    Held { phase, listed: false, user: Some(INSTALLER), installer: Some(INSTALLER), proof: Proof::Proven }
+fn held(phase: Option<&Phase>) -> CurrentGrant<'_> {
+    CurrentGrant {
+        phase,
+        listed: false,
+        user: Some(INSTALLER),
+        installer: Some(INSTALLER),
+        proof: OwnershipProof::Proven,
+    }
 }
 
 fn problem() -> Problem {
@@ -61,13 +67,17 @@ fn an_employee_never_replaces_the_installers_grant() {
     let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
     let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
     for phase in [&Phase::Fresh, &retrying, &dead] {
-        assert_eq!(decide(Occasion::Opened, held(Some(phase)), EMPLOYEE), Decision::OtherUser, "{phase:?}");
+        assert_eq!(
+            decide(EventKind::Opened, held(Some(phase)), EMPLOYEE),
+            InstallDecision::OtherUser,
+            "{phase:?}"
+        );
     }
-    let unknown = Held { user: None, ..held(Some(&retrying)) };
-    assert_eq!(decide(Occasion::Opened, unknown, EMPLOYEE), Decision::OtherUser);
+    let unknown = CurrentGrant { user: None, ..held(Some(&retrying)) };
+    assert_eq!(decide(EventKind::Opened, unknown, EMPLOYEE), InstallDecision::OtherUser);
     let gone = Phase::Gone { since, problem: problem() };
     for phase in [None, Some(&gone)] {
-        assert_eq!(decide(Occasion::Opened, held(phase), EMPLOYEE), Decision::Take, "{phase:?}");
+        assert_eq!(decide(EventKind::Opened, held(phase), EMPLOYEE), InstallDecision::Take, "{phase:?}");
     }
 }
 
@@ -75,49 +85,66 @@ fn an_employee_never_replaces_the_installers_grant() {
 fn the_same_user_replaces_what_is_not_fresh() {
     let since = Timestamp::default();
     let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
-    assert_eq!(decide(Occasion::Opened, held(Some(&Phase::Fresh)), INSTALLER), Decision::FreshAlready);
-    assert_eq!(decide(Occasion::Opened, held(Some(&retrying)), INSTALLER), Decision::Take);
-    let listed = Held { listed: true, user: None, ..held(Some(&Phase::Fresh)) };
-    for occasion in [Occasion::Opened, Occasion::Installed, Occasion::SystemUser] {
-        assert_eq!(decide(occasion, listed, INSTALLER), Decision::FreshAlready, "{occasion:?}");
+    assert_eq!(
+        decide(EventKind::Opened, held(Some(&Phase::Fresh)), INSTALLER),
+        InstallDecision::FreshAlready
+    );
+    assert_eq!(decide(EventKind::Opened, held(Some(&retrying)), INSTALLER), InstallDecision::Take);
+    let listed = CurrentGrant { listed: true, user: None, ..held(Some(&Phase::Fresh)) };
+    for occasion in [EventKind::Opened, EventKind::Installed, EventKind::SystemUser] {
+        assert_eq!(decide(occasion, listed, INSTALLER), InstallDecision::FreshAlready, "{occasion:?}");
     }
 }
 
 #[test]
 fn the_apps_own_user_keeps_the_grant_while_it_lives() {
     let since = Timestamp::default();
-    let held = |phase| Held { user: Some("512"), ..held(Some(phase)) };
-    assert_eq!(decide(Occasion::SystemUser, self::held(Some(&Phase::Fresh)), "512"), Decision::Take);
-    assert_eq!(decide(Occasion::Opened, held(&Phase::Fresh), INSTALLER), Decision::OtherUser);
+    let held = |phase| CurrentGrant { user: Some("512"), ..held(Some(phase)) };
+    assert_eq!(decide(EventKind::SystemUser, self::held(Some(&Phase::Fresh)), "512"), InstallDecision::Take);
+    assert_eq!(decide(EventKind::Opened, held(&Phase::Fresh), INSTALLER), InstallDecision::OtherUser);
     let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
-    assert_eq!(decide(Occasion::Opened, held(&dead), INSTALLER), Decision::Take);
-    assert_eq!(decide(Occasion::Opened, held(&dead), EMPLOYEE), Decision::OtherUser);
+    assert_eq!(decide(EventKind::Opened, held(&dead), INSTALLER), InstallDecision::Take);
+    assert_eq!(decide(EventKind::Opened, held(&dead), EMPLOYEE), InstallDecision::OtherUser);
 }
 
 #[test]
 fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
     let since = Timestamp::default();
     let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
-    let other = |phase| Held { proof: Proof::Other, ..held(phase) };
-    let unknown = |phase| Held { proof: Proof::Unknown, ..held(phase) };
+    let other = |phase| CurrentGrant { proof: OwnershipProof::Other, ..held(phase) };
+    let unknown = |phase| CurrentGrant { proof: OwnershipProof::Unknown, ..held(phase) };
     let fresh = Some(&Phase::Fresh);
-    assert_eq!(decide(Occasion::Installed, held(fresh), EMPLOYEE), Decision::Take);
-    assert_eq!(decide(Occasion::Installed, other(fresh), EMPLOYEE), Decision::OtherInstallation);
-    assert_eq!(decide(Occasion::Installed, other(fresh), INSTALLER), Decision::Take);
+    assert_eq!(decide(EventKind::Installed, held(fresh), EMPLOYEE), InstallDecision::Take);
+    assert_eq!(decide(EventKind::Installed, other(fresh), EMPLOYEE), InstallDecision::OtherInstallation);
+    assert_eq!(decide(EventKind::Installed, other(fresh), INSTALLER), InstallDecision::Take);
     // Whoever installs the app anew brings another application token, and the old grant is of no use any more.
     let blocked = Phase::Blocked { attempt: 1, since, problem: problem() };
     for phase in [&dead, &blocked] {
-        assert_eq!(decide(Occasion::Installed, other(Some(phase)), EMPLOYEE), Decision::Take, "{phase:?}");
-        assert_eq!(decide(Occasion::SystemUser, other(Some(phase)), "512"), Decision::OtherInstallation);
+        assert_eq!(
+            decide(EventKind::Installed, other(Some(phase)), EMPLOYEE),
+            InstallDecision::Take,
+            "{phase:?}"
+        );
+        assert_eq!(
+            decide(EventKind::SystemUser, other(Some(phase)), "512"),
+            InstallDecision::OtherInstallation
+        );
     }
     let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
-    assert_eq!(decide(Occasion::Installed, other(Some(&retrying)), EMPLOYEE), Decision::OtherInstallation);
-    for occasion in [Occasion::Installed, Occasion::SystemUser] {
-        assert_eq!(decide(occasion, unknown(fresh), EMPLOYEE), Decision::OtherInstallation, "{occasion:?}");
-        assert_eq!(decide(occasion, unknown(Some(&dead)), EMPLOYEE), Decision::Take, "{occasion:?}");
-        assert_eq!(decide(occasion, unknown(None), EMPLOYEE), Decision::Take, "{occasion:?}");
+    assert_eq!(
+        decide(EventKind::Installed, other(Some(&retrying)), EMPLOYEE),
+        InstallDecision::OtherInstallation
+    );
+    for occasion in [EventKind::Installed, EventKind::SystemUser] {
+        assert_eq!(
+            decide(occasion, unknown(fresh), EMPLOYEE),
+            InstallDecision::OtherInstallation,
+            "{occasion:?}"
+        );
+        assert_eq!(decide(occasion, unknown(Some(&dead)), EMPLOYEE), InstallDecision::Take, "{occasion:?}");
+        assert_eq!(decide(occasion, unknown(None), EMPLOYEE), InstallDecision::Take, "{occasion:?}");
     }
-    assert_eq!(decide(Occasion::SystemUser, other(None), "512"), Decision::OtherInstallation);
+    assert_eq!(decide(EventKind::SystemUser, other(None), "512"), InstallDecision::OtherInstallation);
 }
 
 #[test]

@@ -5,12 +5,12 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::dialect::says_nothing;
+use super::quirks::says_nothing;
 
 /// Containers below this level are checked for matching brackets only, and read as null.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// After so many values the remaining containers are read as null, which bounds the memory of a body.
-const MOST_VALUES: usize = 20_000;
+const MAX_VALUES: usize = 20_000;
 /// Stands for what could not be decoded in a string. No token holds it (RFC 6749 appendix A.12).
 pub(super) const DAMAGE: char = '\u{fffd}';
 
@@ -27,7 +27,7 @@ pub(super) struct Parsed {
 /// Reads the value that `bytes` begin with, after white space. Numbers of members whose name is in `exact` are read as
 /// strings with the digits as they are written. `Err`: there is no whole value; it says how many bytes were read.
 pub(super) fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
-    let mut parser = Parser { bytes, at: 0, exact, left: MOST_VALUES, shortened: false };
+    let mut parser = Parser { bytes, at: 0, exact, left: MAX_VALUES, shortened: false };
     match parser.value(0, false) {
         Some(value) => Ok(Parsed { value, end: parser.at, shortened: parser.shortened }),
         None => Err(parser.at),
@@ -67,7 +67,7 @@ impl Parser<'_> {
     fn value(&mut self, level: usize, exact: bool) -> Option<Value> {
         self.left = self.left.saturating_sub(1);
         match self.next()? {
-            b'{' | b'[' if level >= DEEPEST || (level > 0 && self.left == 0) => {
+            b'{' | b'[' if level >= MAX_DEPTH || (level > 0 && self.left == 0) => {
                 self.shortened |= self.left == 0;
                 self.skip().map(|()| Value::Null)
             }
@@ -321,7 +321,7 @@ mod tests {
         let many = format!(r#"{{"x":[{}0],"y":{{"token":"b"}},"token":"a"}}"#, r#"{"a":0},"#.repeat(100_000));
         let parsed = parse(many.as_bytes(), &[]).unwrap();
         assert!(parsed.shortened && parsed.value["token"] == "a" && parsed.value["y"].is_null());
-        assert!(parsed.value["x"].as_array().unwrap().len() <= MOST_VALUES);
+        assert!(parsed.value["x"].as_array().unwrap().len() <= MAX_VALUES);
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

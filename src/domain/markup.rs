@@ -17,7 +17,7 @@ const VOID: [&str; 13] =
 const NOTICES: [&str; 7] =
     ["notice", "warning", "deprecated", "strict standards", "fatal error", "parse error", "debug"];
 /// A page with such words speaks about replies.
-const LESSONS: [&str; 15] = [
+const CODE_ELEMENTS: [&str; 15] = [
     "should be",
     "should look",
     "should have",
@@ -35,11 +35,11 @@ const LESSONS: [&str; 15] = [
     "access token",
 ];
 /// Elements that may be open, values of a page, and characters of a line that count: what is beyond bounds the work.
-const MOST_OPEN: usize = 200;
-const MOST_PIECES: usize = 1000;
-const MOST_WORDS: usize = 300;
+const MAX_OPEN: usize = 200;
+const MAX_PIECES: usize = 1000;
+const MAX_WORDS: usize = 300;
 /// What is read again after values that were none: so many times the length of the text.
-const PATIENCE: usize = 16;
+const MAX_STEPS: usize = 16;
 
 /// A JSON object or list of a page.
 pub(super) struct Piece {
@@ -51,27 +51,27 @@ pub(super) struct Piece {
 }
 
 /// What a text holds.
-pub(super) struct Page {
+pub(super) struct MarkupText {
     pub(super) pieces: Vec<Piece>,
     /// Whether there is nothing but values: no text and no tag.
     pub(super) bare: bool,
 }
 
 /// Reads a text; `None` if that takes too much work.
-pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
+pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     let mut scan = Scan {
         text,
         at: 0,
         open: Vec::new(),
         outside: String::new(),
-        line: Line::default(),
+        line: TextLine::default(),
         brackets: 0,
         fences: 0,
         ticks: 0,
         tags: false,
     };
     let mut pieces: Vec<(Piece, usize)> = Vec::new();
-    let mut patience = text.len().saturating_mul(PATIENCE);
+    let mut patience = text.len().saturating_mul(MAX_STEPS);
     while let Some(byte) = text.get(scan.at).copied() {
         if byte == b'<' && scan.tag() {
             continue;
@@ -84,7 +84,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
                     let alone = before && ends_line(&text[scan.at..]);
                     let piece = Piece { value: parsed.value, shortened: parsed.shortened, alone };
                     pieces.push((piece, scan.open.len()));
-                    if pieces.len() > MOST_PIECES {
+                    if pieces.len() > MAX_PIECES {
                         return None;
                     }
                     scan.line.text('}', scan.open.is_empty());
@@ -100,13 +100,13 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<Page> {
     // A notice names the line of the program that it comes from, and quotes what it likes.
     let is_notice = |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
     let mut lines = words.lines().filter(|line| !is_notice(line));
-    let teaches = lines.any(|line| LESSONS.iter().any(|word| line.contains(word)));
+    let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
         alone: piece.alone && !teaches && (depth == 0 || silent),
         ..piece
     };
-    Some(Page { pieces: pieces.into_iter().map(fit).collect(), bare })
+    Some(MarkupText { pieces: pieces.into_iter().map(fit).collect(), bare })
 }
 
 /// Whether nothing follows on the line but markup.
@@ -119,7 +119,7 @@ fn ends_line(rest: &[u8]) -> bool {
 
 /// What stands on a line before a value.
 #[derive(Default)]
-struct Line {
+struct TextLine {
     /// What it begins with, without tags.
     words: String,
     /// Whether some of it is outside of every element.
@@ -128,7 +128,7 @@ struct Line {
     last: Option<char>,
 }
 
-impl Line {
+impl TextLine {
     fn text(&mut self, c: char, bare: bool) {
         match c {
             '\n' | '\r' => {
@@ -145,7 +145,7 @@ impl Line {
     }
 
     fn push(&mut self, c: char) {
-        if self.words.len() < MOST_WORDS {
+        if self.words.len() < MAX_WORDS {
             self.words.push(c);
         }
     }
@@ -170,7 +170,7 @@ struct Scan<'a> {
     open: Vec<String>,
     /// The text outside of tags and values.
     outside: String,
-    line: Line,
+    line: TextLine,
     /// Brackets of the text that are open.
     brackets: usize,
     /// Marks of Markdown's code blocks, and the backticks or tildes of one so far.
@@ -230,7 +230,7 @@ impl Scan<'_> {
         {
             // HTML does not know elements that close themselves: what follows may be a script all the same.
             self.raw(&name);
-        } else if !closed_itself && !VOID.contains(&name.as_str()) && self.open.len() < MOST_OPEN {
+        } else if !closed_itself && !VOID.contains(&name.as_str()) && self.open.len() < MAX_OPEN {
             self.open.push(name);
         }
         self.outside.push(' ');

@@ -11,22 +11,22 @@ use serde_json::Value;
 use url::Url;
 
 use super::host::is_this_machine;
-use super::normal_form::{Needles, PART, token_runs};
+use super::secret_matcher::{Needles, PART, token_runs};
 
 /// Longest text kept, in characters.
-const LONGEST: usize = 200;
+const MAX_LENGTH: usize = 200;
 /// Longest text kept of what a server says of a refusal, in characters.
-const LONGEST_SAID: usize = 300;
+const MAX_DESCRIPTION: usize = 300;
 /// Longest address of an API, in bytes.
-const LONGEST_ENDPOINT: usize = 2048;
+const MAX_ENDPOINT: usize = 2048;
 /// So much of a text is looked at, in bytes, where no more than its beginning is shown.
 const LOOKED_AT: usize = 8192;
 /// A run of token characters this long that holds a digit is taken for a token.
 const TOKEN_RUN: usize = 20;
 /// A shorter secret may be a part of ordinary words, which an error can do without.
-const SHORTEST_SECRET: usize = 4;
+const MIN_SECRET: usize = 4;
 /// A shorter secret may be a part of a name or an address, which readers cannot do without.
-const SHORTEST_TOKEN: usize = 16;
+const MIN_TOKEN: usize = 16;
 /// So many letters and digits in a row are a part of a secret, in a name or an address. Half of a shorter secret is not
 /// enough: some tokens begin with the name of their user.
 const PART_OF_TOKEN: Range<usize> = 16..32;
@@ -35,23 +35,23 @@ const PART_OF_TOKEN: Range<usize> = 16..32;
 /// that are not printed. One line of up to 200 characters.
 #[must_use]
 pub fn mask(text: &str, secrets: &[&str]) -> String {
-    cut(&masked(text, secrets, &[]), LONGEST)
+    cut(&masked(text, secrets, &[]), MAX_LENGTH)
 }
 
 /// As [`mask`], for the answer to a request whose address is secret. Of `whole` no part is masked but only all of it: an
 /// address has words in it that are used elsewhere.
 #[must_use]
 pub fn mask_answer(text: &str, secrets: &[&str], whole: &[&str]) -> String {
-    cut(&masked(text, secrets, whole), LONGEST)
+    cut(&masked(text, secrets, whole), MAX_LENGTH)
 }
 
 /// As [`mask`], for the sentence that a server gives with a refusal: up to 300 characters, blanks folded; `None` if
 /// nothing is left.
 #[must_use]
-pub fn said(text: &str, secrets: &[&str]) -> Option<String> {
+pub fn server_text(text: &str, secrets: &[&str]) -> Option<String> {
     let text = masked(text, secrets, &[]);
     let folded: Vec<_> = text.split_whitespace().collect();
-    let folded = cut(&folded.join(" "), LONGEST_SAID);
+    let folded = cut(&folded.join(" "), MAX_DESCRIPTION);
     (!folded.is_empty()).then_some(folded)
 }
 
@@ -61,7 +61,7 @@ pub fn said(text: &str, secrets: &[&str]) -> Option<String> {
 pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
     let url = address(text)?;
     let shown = url.as_str();
-    (shown.len() <= LONGEST_SAID && masked(shown, secrets, &[]) == shown).then(|| shown.to_owned())
+    (shown.len() <= MAX_DESCRIPTION && masked(shown, secrets, &[]) == shown).then(|| shown.to_owned())
 }
 
 /// The address of an API that a server names for readers: https, or http on this machine, without user information, in its
@@ -97,11 +97,11 @@ fn masked(text: &str, secrets: &[&str], whole: &[&str]) -> String {
     // Before secrets are looked for: one with a space in it must not come out of one with a line feed, nor out of one
     // with characters in it that nobody sees.
     let text = visible(text, " ");
-    let long = |secret: &&str| secret.len() >= SHORTEST_SECRET;
+    let long = |secret: &&str| secret.len() >= MIN_SECRET;
     let mut places = Needles::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
     places.extend(Needles::of(whole.iter().copied().filter(long), |length| length).find(&text));
     places.extend(token_runs(&text, TOKEN_RUN));
-    taken_out(&text, places).trim().to_owned()
+    without_secrets(&text, places).trim().to_owned()
 }
 
 /// The text without characters that nobody sees; `control` stands for each control character and line separator.
@@ -136,7 +136,7 @@ pub fn seen(text: &str) -> Cow<'_, str> {
 /// The beginning of a text as one line, as much as a message has room for.
 #[must_use]
 pub fn short(text: &str) -> String {
-    cut(&visible(text, " "), LONGEST)
+    cut(&visible(text, " "), MAX_LENGTH)
 }
 
 fn cut(text: &str, longest: usize) -> String {
@@ -164,7 +164,7 @@ impl<'t> Cleaner<'t> {
     }
 
     fn needles(&self, part: fn(usize) -> usize) -> Needles {
-        Needles::of(self.tokens.iter().copied().filter(|token| token.len() >= SHORTEST_TOKEN), part)
+        Needles::of(self.tokens.iter().copied().filter(|token| token.len() >= MIN_TOKEN), part)
     }
 
     /// As [`clean`].
@@ -173,7 +173,7 @@ impl<'t> Cleaner<'t> {
         let text = visible(text, "");
         let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
         let places = self.halves.get_or_init(|| self.needles(half)).find(&text);
-        taken_out(&text, places)
+        without_secrets(&text, places)
     }
 
     /// `value` as it is, with every string in it as [`clean`] makes it.
@@ -204,12 +204,12 @@ impl<'t> Cleaner<'t> {
             let needles = self.parts.get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
             !needles.find(text).is_empty() || (canonical != text && !needles.find(canonical).is_empty())
         };
-        (secure && canonical.len() <= LONGEST_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
+        (secure && canonical.len() <= MAX_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
     }
 }
 
 /// The text with a mark in the place of each of these.
-fn taken_out(text: &str, mut places: Vec<Range<usize>>) -> String {
+fn without_secrets(text: &str, mut places: Vec<Range<usize>>) -> String {
     places.sort_by_key(|place| place.start);
     let (mut out, mut at) = (String::new(), 0);
     for place in places {
@@ -245,10 +245,10 @@ mod tests {
 
     #[test]
     fn what_a_server_says_is_one_line_of_300_characters() {
-        assert_eq!(said(" a \r\n\t b\u{0} ", &[]).as_deref(), Some("a b"));
-        assert_eq!(said("\u{200b}\n", &[]), None);
-        assert_eq!(said(&"é".repeat(500), &[]).unwrap().chars().count(), 300);
-        assert_eq!(said("of hunter2", &["hunter2"]).as_deref(), Some("of …"));
+        assert_eq!(server_text(" a \r\n\t b\u{0} ", &[]).as_deref(), Some("a b"));
+        assert_eq!(server_text("\u{200b}\n", &[]), None);
+        assert_eq!(server_text(&"é".repeat(500), &[]).unwrap().chars().count(), 300);
+        assert_eq!(server_text("of hunter2", &["hunter2"]).as_deref(), Some("of …"));
     }
 
     #[test]

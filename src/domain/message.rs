@@ -13,7 +13,7 @@ use super::time::{Timestamp, human};
 /// What an incident is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Subject {
+pub enum MessageSubject {
     /// One portal.
     Portal(String),
     /// An app, and with it its portals.
@@ -26,7 +26,7 @@ pub enum Subject {
     Daemon,
 }
 
-impl Subject {
+impl MessageSubject {
     /// Its kind and its name, for labels; the daemon has no name.
     #[must_use]
     pub fn label(&self) -> Option<(&'static str, &str)> {
@@ -86,7 +86,7 @@ pub struct Message {
     /// Each severity that was told, in the order of time, and since when; the last is in force.
     pub levels: Vec<(Severity, Timestamp)>,
     /// What it is about.
-    pub subject: Subject,
+    pub subject: MessageSubject,
     /// What happened.
     pub reason: String,
     /// What a person must do, and what does it; `None` if nothing.
@@ -114,7 +114,7 @@ impl Message {
             event: Event::Test,
             severity: Severity::Notice,
             levels: vec![(Severity::Notice, now)],
-            subject: Subject::Channel(channel.to_owned()),
+            subject: MessageSubject::Channel(channel.to_owned()),
             reason: "this is a test: alerts of refreshd arrive here".to_owned(),
             action: None,
             since: now,
@@ -136,10 +136,10 @@ impl Message {
     #[must_use]
     pub fn dedup_key(&self, instance: &str) -> String {
         let whole = format!("refreshd/{instance}/{}", self.key);
-        if whole.len() <= LONGEST_KEY {
+        if whole.len() <= MAX_KEY {
             return whole;
         }
-        let start: String = whole.chars().take_while(char::is_ascii).take(LONGEST_KEY - 9).collect();
+        let start: String = whole.chars().take_while(char::is_ascii).take(MAX_KEY - 9).collect();
         format!("{start}~{}", super::secret::Fingerprint::of(whole.as_bytes()))
     }
 
@@ -148,14 +148,14 @@ impl Message {
     pub fn whom(&self) -> String {
         let many = (self.count > 1).then(|| format!("{} portals", self.count));
         match (&self.subject, many) {
-            (Subject::Portal(name), _) => name.clone(),
-            (Subject::App(name), Some(many)) => format!("{many} of app {name}"),
-            (Subject::App(name), None) => format!("app {name}"),
-            (Subject::Server(host), Some(many)) => format!("{many} at {host}"),
-            (Subject::Server(host), None) => host.clone(),
-            (Subject::Channel(name), _) => format!("channel {name}"),
-            (Subject::Daemon, Some(many)) => many,
-            (Subject::Daemon, None) => "refreshd".to_owned(),
+            (MessageSubject::Portal(name), _) => name.clone(),
+            (MessageSubject::App(name), Some(many)) => format!("{many} of app {name}"),
+            (MessageSubject::App(name), None) => format!("app {name}"),
+            (MessageSubject::Server(host), Some(many)) => format!("{many} at {host}"),
+            (MessageSubject::Server(host), None) => host.clone(),
+            (MessageSubject::Channel(name), _) => format!("channel {name}"),
+            (MessageSubject::Daemon, Some(many)) => many,
+            (MessageSubject::Daemon, None) => "refreshd".to_owned(),
         }
     }
 
@@ -242,7 +242,7 @@ impl Message {
 }
 
 /// A key that is longer is cut, and its digest stands for the rest.
-const LONGEST_KEY: usize = 255;
+const MAX_KEY: usize = 255;
 /// A message that is delivered this long after it was written says so.
 const LATE: Duration = Duration::from_secs(120);
 

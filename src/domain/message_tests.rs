@@ -12,7 +12,7 @@ fn message() -> Message {
         event: Event::Opened,
         severity: Severity::Critical,
         levels: vec![(Severity::Critical, at(0))],
-        subject: Subject::Portal("acme".into()),
+        subject: MessageSubject::Portal("acme".into()),
         reason: "the grant is dead: invalid_grant".into(),
         action: Some("refreshd import acme".into()),
         since: at(0),
@@ -43,7 +43,7 @@ fn what_is_delivered_late_counts_from_now_and_says_so() {
 #[test]
 fn many_portals_are_named_and_the_rest_is_counted() {
     let many = Message {
-        subject: Subject::Server("oauth.bitrix.info".into()),
+        subject: MessageSubject::Server("oauth.bitrix.info".into()),
         portals: vec!["acme".into(), "globex".into()],
         count: 200,
         ..message()

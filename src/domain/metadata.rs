@@ -12,7 +12,7 @@ use super::provider::{ClientAuthentication, DOMAIN, Profile};
 
 /// What is read of a description.
 #[derive(Deserialize)]
-struct Document {
+struct MetadataDocument {
     issuer: String,
     token_endpoint: Option<String>,
     authorization_endpoint: Option<String>,
@@ -79,7 +79,7 @@ pub fn addresses(issuer: &str) -> [String; 2] {
 /// [`MetadataError`]; the profile is left as it was.
 pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError> {
     let Some(issuer) = profile.issuer.clone() else { return Ok(()) };
-    let document: Document = serde_json::from_slice(body).map_err(|_| MetadataError::NotMetadata)?;
+    let document: MetadataDocument = serde_json::from_slice(body).map_err(|_| MetadataError::NotMetadata)?;
     if document.issuer != issuer {
         return Err(MetadataError::OtherIssuer);
     }
@@ -144,7 +144,7 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
 /// An address as its canonical form: http or https, without user information, without a fragment, and without a gap to fill
 /// in. What holds white space or control characters was not meant to be one, though the parser drops them.
 fn address(text: &str) -> Option<Url> {
-    if text.len() > LONGEST
+    if text.len() > MAX_URL
         || text.contains(|c: char| c.is_control() || c.is_whitespace())
         || text.contains(DOMAIN)
     {
@@ -158,7 +158,7 @@ fn address(text: &str) -> Option<Url> {
 }
 
 /// Longest address, in bytes.
-const LONGEST: usize = 2048;
+const MAX_URL: usize = 2048;
 
 /// The host, with its port if that is not the scheme's own.
 fn authority(url: &Url) -> Option<String> {

@@ -10,17 +10,17 @@ use super::message::{Event, Message};
 use super::time::Timestamp;
 
 /// First and longest wait after a failed delivery; each is twice the one before.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// A channel that delivers nothing for so long is a problem itself.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Nobody is told of what is so old.
-const OLDEST: Duration = Duration::from_secs(24 * 3600);
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Nobody is woken for what is over and began longer ago than this.
-const OVER: Duration = Duration::from_secs(900);
+const RESOLVED_MAX_AGE: Duration = Duration::from_secs(900);
 
 /// A message on its way to a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
+pub struct QueuedAlert {
     /// Its number; later letters have higher ones.
     pub id: i64,
     /// The channel.
@@ -33,8 +33,8 @@ pub struct Letter {
 
 /// What waits for one channel.
 #[derive(Debug, Default)]
-pub struct Queue {
-    letters: VecDeque<Letter>,
+pub struct AlertQueue {
+    letters: VecDeque<QueuedAlert>,
     failures: u32,
     failing: Option<Failing>,
     next_at: Timestamp,
@@ -52,16 +52,16 @@ pub struct Failing {
 
 /// What a queue comes to after a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum DeliveryEnd {
     /// The letter of this number is done with, delivered or not: forget it.
     Done(i64),
     /// It is tried again then.
     Again(Timestamp),
 }
 
-impl Queue {
+impl AlertQueue {
     /// Puts a letter in line. One that was in line before, as after a reload, is not doubled.
-    pub fn push(&mut self, letter: Letter) {
+    pub fn push(&mut self, letter: QueuedAlert) {
         if self.letters.back().is_none_or(|last| last.id < letter.id) {
             self.letters.push_back(letter);
         }
@@ -93,7 +93,7 @@ impl Queue {
 
     /// What is to be delivered now, if it is time.
     #[must_use]
-    pub fn next(&self, now: Timestamp) -> Option<&Letter> {
+    pub fn next(&self, now: Timestamp) -> Option<&QueuedAlert> {
         self.letters.front().filter(|_| self.next_at(now) <= now)
     }
 
@@ -105,8 +105,8 @@ impl Queue {
     }
 
     /// Takes out what is out of date.
-    pub fn tidy(&mut self, now: Timestamp) -> Vec<Letter> {
-        let mut stories: BTreeMap<String, Vec<&Letter>> = BTreeMap::new();
+    pub fn tidy(&mut self, now: Timestamp) -> Vec<QueuedAlert> {
+        let mut stories: BTreeMap<String, Vec<&QueuedAlert>> = BTreeMap::new();
         for letter in &self.letters {
             stories.entry(letter.message.key.clone()).or_default().push(letter);
         }
@@ -117,7 +117,7 @@ impl Queue {
         let (out, letters) =
             std::mem::take(&mut self.letters).into_iter().partition(|letter| stale.contains(&letter.id));
         self.letters = letters;
-        let out: VecDeque<Letter> = out;
+        let out: VecDeque<QueuedAlert> = out;
         // Whoever has not heard the beginning begins with what is left.
         for begun in out.iter().filter(|letter| letter.first) {
             let next = self.letters.iter_mut().find(|letter| letter.message.key == begun.message.key);
@@ -129,12 +129,12 @@ impl Queue {
     }
 
     /// Notes what became of the first letter.
-    pub fn ended(&mut self, delivery: &Delivery, now: Timestamp) -> Option<Ended> {
+    pub fn ended(&mut self, delivery: &Delivery, now: Timestamp) -> Option<DeliveryEnd> {
         self.noted(delivery, now);
         if let Delivery::Failed { .. } = delivery {
-            return (!self.is_empty()).then_some(Ended::Again(self.next_at));
+            return (!self.is_empty()).then_some(DeliveryEnd::Again(self.next_at));
         }
-        self.letters.pop_front().map(|letter| Ended::Done(letter.id))
+        self.letters.pop_front().map(|letter| DeliveryEnd::Done(letter.id))
     }
 
     /// Notes how the receiver is, without a letter: a repetition of what it was told, or a ping.
@@ -146,9 +146,9 @@ impl Queue {
                 (self.failures, self.failing, self.next_at) = (0, None, now);
             }
             Delivery::Failed { why, retry_after } => {
-                let wait = AGAIN.0.saturating_mul(1 << self.failures.min(10)).min(AGAIN.1);
+                let wait = RETRY_AFTER.0.saturating_mul(1 << self.failures.min(10)).min(RETRY_AFTER.1);
                 self.failures = self.failures.saturating_add(1);
-                self.next_at = now + wait.max(retry_after.unwrap_or_default()).min(OLDEST);
+                self.next_at = now + wait.max(retry_after.unwrap_or_default()).min(MAX_AGE);
                 let since = self.failing.take().map_or(now, |failing| failing.since.min(now));
                 self.failing = Some(Failing { since, why: why.clone() });
             }
@@ -187,17 +187,17 @@ impl Queue {
 
 /// What of an incident's letters is out of date. An incident that is over is told as a whole or not at all: nobody must
 /// hear that something began and never that it ended.
-fn stale(story: &[&Letter], now: Timestamp) -> Vec<i64> {
-    let age = |letter: &Letter| now.since(letter.message.at);
+fn stale(story: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
+    let age = |letter: &QueuedAlert| now.since(letter.message.at);
     let mut out = Vec::new();
     for episode in story.split_inclusive(|letter| letter.message.event == Event::Resolved) {
         let [first, ..] = episode else { continue };
         let over = episode.last().is_some_and(|last| last.message.event == Event::Resolved);
-        if over && first.first && first.message.event != Event::Resolved && age(first) >= OVER {
+        if over && first.first && first.message.event != Event::Resolved && age(first) >= RESOLVED_MAX_AGE {
             out.extend(episode.iter().map(|letter| letter.id));
             continue;
         }
-        let oldest = if over { OVER } else { OLDEST };
+        let oldest = if over { RESOLVED_MAX_AGE } else { MAX_AGE };
         for (at, letter) in episode.iter().enumerate() {
             // A repetition says nothing that what comes after it does not say.
             let overtaken = letter.message.event == Event::Repeated && at + 1 < episode.len();

@@ -1,27 +1,27 @@
 //! What waits for a channel that is down, and what of it still matters when it is back.
 
 use super::super::escalation::Severity;
-use super::super::message::Subject;
+use super::super::message::MessageSubject;
 use super::*;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_secs(1_795_000_000 + seconds)
 }
 
-fn letter(id: i64, key: &str, event: Event, seconds: i64) -> Letter {
+fn letter(id: i64, key: &str, event: Event, seconds: i64) -> QueuedAlert {
     let message = Message {
         key: key.into(),
         event,
         severity: Severity::Warning,
-        subject: Subject::Daemon,
+        subject: MessageSubject::Daemon,
         since: at(0),
         ..Message::test(at(seconds), "ops")
     };
-    Letter { id, channel: "ops".into(), first: event == Event::Opened, message }
+    QueuedAlert { id, channel: "ops".into(), first: event == Event::Opened, message }
 }
 
-fn queue(letters: &[Letter]) -> Queue {
-    let mut queue = Queue::default();
+fn queue(letters: &[QueuedAlert]) -> AlertQueue {
+    let mut queue = AlertQueue::default();
     letters.iter().cloned().for_each(|letter| queue.push(letter));
     queue
 }
@@ -34,7 +34,7 @@ fn delivered() -> Delivery {
     Delivery::Delivered("200".into())
 }
 
-fn ids(letters: &[Letter]) -> Vec<i64> {
+fn ids(letters: &[QueuedAlert]) -> Vec<i64> {
     letters.iter().map(|letter| letter.id).collect()
 }
 
@@ -44,7 +44,7 @@ fn letters_leave_in_order_and_each_once() {
     queue.push(letter(2, "b", Event::Opened, 0));
     let mut left = Vec::new();
     while let Some(next) = queue.next(at(0)).cloned() {
-        assert_eq!(queue.ended(&delivered(), at(0)), Some(Ended::Done(next.id)));
+        assert_eq!(queue.ended(&delivered(), at(0)), Some(DeliveryEnd::Done(next.id)));
         left.push(next.id);
     }
     assert_eq!(left, [1, 2]);
@@ -55,7 +55,9 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
     let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "a", Event::Raised, 0)]);
     let (mut now, mut gaps) = (0, Vec::new());
     for _ in 0..9 {
-        let Some(Ended::Again(again)) = queue.ended(&failed(None), at(now)) else { panic!("it was lost") };
+        let Some(DeliveryEnd::Again(again)) = queue.ended(&failed(None), at(now)) else {
+            panic!("it was lost")
+        };
         assert_eq!(queue.next(at(now)), None, "not at once");
         gaps.push(again.since(at(now)).as_secs());
         now = again.secs() - at(0).secs();
@@ -69,13 +71,13 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
 #[test]
 fn a_receiver_that_asks_for_time_is_given_it() {
     let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
-    assert_eq!(queue.ended(&failed(Some(60)), at(0)), Some(Ended::Again(at(60))));
+    assert_eq!(queue.ended(&failed(Some(60)), at(0)), Some(DeliveryEnd::Again(at(60))));
 }
 
 #[test]
 fn what_is_refused_does_not_block_what_comes_after() {
     let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "b", Event::Opened, 0)]);
-    assert!(matches!(queue.ended(&Delivery::Rejected("400".into()), at(0)), Some(Ended::Done(_))));
+    assert!(matches!(queue.ended(&Delivery::Rejected("400".into()), at(0)), Some(DeliveryEnd::Done(_))));
     assert_eq!(queue.next(at(0)).map(|letter| letter.id), Some(2));
     assert_eq!(queue.broken(at(1000)), None, "somebody is there");
 }

@@ -100,12 +100,12 @@ pub fn choose(accounts: Vec<Account>, wanted: Option<&str>, portal: &str) -> Res
 }
 
 fn read(plain: &[u8]) -> Result<Vec<Account>, DumpError> {
-    let mut rest = Reader(plain);
+    let mut rest = DumpReader(plain);
     let version = rest.number().ok_or(DumpError::Layout)?;
     if version != VERSION {
         return Err(DumpError::Version(version));
     }
-    let mut accounts = rest.list(Reader::account).ok_or(DumpError::Layout)?;
+    let mut accounts = rest.list(DumpReader::account).ok_or(DumpError::Layout)?;
     if !rest.0.is_empty() {
         return Err(DumpError::Layout);
     }
@@ -114,9 +114,9 @@ fn read(plain: &[u8]) -> Result<Vec<Account>, DumpError> {
 }
 
 /// What is left to read. Each method takes one thing off the front; `None` if it is not there.
-struct Reader<'a>(&'a [u8]);
+struct DumpReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DumpReader<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk()?;
         self.0 = rest;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::candidate::Pending;
+use super::candidate::PendingCandidate;
 use super::name::PortalName;
 use super::provider::Class;
 use super::secret::Fingerprint;
@@ -313,13 +313,13 @@ pub struct ClaimId(pub i64);
 
 /// When to do what with a grant.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
+pub struct GrantStatus {
     /// Where it stands.
     pub phase: Phase,
     /// When the renewal is, or was, planned; `None` while there is no access token.
     pub renew_at: Option<Timestamp>,
     /// When something is sent next: the renewal, a retry, a replay or a poll. `None`: nothing is sent.
-    pub act_at: Option<Timestamp>,
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 /// A grant as the state keeps it.
@@ -330,7 +330,7 @@ pub struct Grant {
     /// The newest pair.
     pub tokens: Tokens,
     /// Where it stands.
-    pub standing: Standing,
+    pub standing: GrantStatus,
     /// When the newest pair came.
     pub renewed_at: Timestamp,
     /// The client and authority that may see the refresh token.
@@ -370,7 +370,7 @@ pub struct Portal {
     /// sent until a person hands over a new one.
     pub lost: Option<Generation>,
     /// What is to replace the grant once it has proved itself.
-    pub candidate: Option<Pending>,
+    pub candidate: Option<PendingCandidate>,
 }
 
 /// An app's client is refused, and one portal tries for all.
@@ -403,7 +403,7 @@ impl Portal {
     pub fn waits(&self) -> Option<String> {
         let refused = self.client_refused.as_ref()?;
         let app = self.settings.as_ref().map(|settings| settings.app.as_str())?;
-        let act_at = self.grant.as_ref().filter(|grant| grant.claim.is_none())?.standing.act_at?;
+        let act_at = self.grant.as_ref().filter(|grant| grant.claim.is_none())?.standing.next_attempt_at?;
         if act_at > refused.retry_at {
             return None;
         }

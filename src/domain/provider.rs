@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::dialect::{Earliest, InstallForm, Pkce, ReplyForm, RequestForm, Rotation, Start};
 pub use super::error_table::{Class, ErrorRule};
 use super::identity::same_host;
 use super::mask::endpoint;
+use super::quirks::{GrantType, InstallFields, NotBefore, Pkce, ReplyFields, RequestQuirks, Rotation};
 use super::schedule::RenewEvery;
 
 /// How the token request is sent.
@@ -70,7 +70,7 @@ pub struct Profile {
     /// Whether its redirects say who answers (RFC 9207).
     pub names_issuer_in_redirect: bool,
     /// How the first token comes.
-    pub start: Start,
+    pub start: GrantType,
     /// POST or GET.
     pub method: Method,
     /// How the client proves who it is.
@@ -78,13 +78,13 @@ pub struct Profile {
     /// Proof of a code's owner.
     pub pkce: Pkce,
     /// What differs in requests.
-    pub request: RequestForm,
+    pub request: RequestQuirks,
     /// What differs in replies.
-    pub reply: ReplyForm,
+    pub reply: ReplyFields,
     /// When to renew.
     pub renew_every: RenewEvery,
     /// Not before this.
-    pub earliest: Earliest,
+    pub earliest: NotBefore,
     /// The life of a token whose reply has no usable `expires_in`.
     pub assumed_lifetime: Duration,
     /// When to replay.
@@ -104,7 +104,7 @@ pub struct Profile {
     /// Further fields of the reply that readers get.
     pub fields: Vec<String>,
     /// How apps of this provider are installed by their portals, where refreshd can take that in.
-    pub install: InstallForm,
+    pub install: InstallFields,
     /// The ordered error table.
     pub errors: Vec<ErrorRule>,
 }
@@ -129,14 +129,14 @@ impl Profile {
             revoke_url: None,
             introspect_url: None,
             names_issuer_in_redirect: false,
-            start: Start::AuthorizationCode,
+            start: GrantType::AuthorizationCode,
             method: Method::Post,
             client_authentication: ClientAuthentication::Basic,
             pkce: Pkce::S256,
-            request: RequestForm::default(),
-            reply: ReplyForm::default(),
+            request: RequestQuirks::default(),
+            reply: ReplyFields::default(),
             renew_every: RenewEvery::Share(0.67),
-            earliest: Earliest::Any,
+            earliest: NotBefore::Any,
             assumed_lifetime: Duration::from_secs(3600),
             replay: Replay::Now,
             rotation: Rotation::Always,
@@ -146,7 +146,7 @@ impl Profile {
             endpoint_field: None,
             server_field: None,
             fields: Vec::new(),
-            install: InstallForm::default(),
+            install: InstallFields::default(),
             errors: Vec::new(),
         }
     }
@@ -221,8 +221,8 @@ impl Profile {
 
     /// Whether a request without a known outcome has lost nothing: what is sent next is good all the same.
     #[must_use]
-    pub fn survives_doubt(&self) -> bool {
-        self.rotation == Rotation::Never || self.start == Start::ClientCredentials
+    pub fn replay_is_harmless(&self) -> bool {
+        self.rotation == Rotation::Never || self.start == GrantType::ClientCredentials
     }
 }
 
@@ -276,7 +276,7 @@ pub(crate) mod tests {
             endpoint_field: Some("client_endpoint".into()),
             server_field: Some("server_endpoint".into()),
             fields: vec!["member_id".into(), "user_id".into(), "status".into()],
-            install: InstallForm { check: Some("/rest/app.info".into()), ..InstallForm::default() },
+            install: InstallFields { check: Some("/rest/app.info".into()), ..InstallFields::default() },
             errors: vec![
                 rule(&[], &["invalid_request"], "token was invalid", Class::NeedsAuthorization),
                 rule(&[], &["invalid_grant"], "", Class::NeedsAuthorization),

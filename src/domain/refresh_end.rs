@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::escalation::Severity;
-use super::life::Life;
 use super::time::{Timestamp, human};
+use super::token_life::TokenLife;
 
 /// A server that counts in whole seconds may say an end that differs by one from the same end before.
 const ROUNDING: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ impl Motion {
 
 /// One moment ahead of the end at which people are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct RefreshEndStep {
     /// Its name among what was told.
     pub key: &'static str,
     /// How long before the end.
@@ -67,10 +67,15 @@ pub struct Step {
 }
 
 /// A month, a week and a day ahead.
-pub const STEPS: [Step; 3] = [
-    Step { key: "refresh-month", ahead: DAY.saturating_mul(30), part: 3, severity: Severity::Warning },
-    Step { key: "refresh-week", ahead: DAY.saturating_mul(7), part: 10, severity: Severity::Error },
-    Step { key: "refresh-day", ahead: DAY, part: 30, severity: Severity::Critical },
+pub const STEPS: [RefreshEndStep; 3] = [
+    RefreshEndStep {
+        key: "refresh-month",
+        ahead: DAY.saturating_mul(30),
+        part: 3,
+        severity: Severity::Warning,
+    },
+    RefreshEndStep { key: "refresh-week", ahead: DAY.saturating_mul(7), part: 10, severity: Severity::Error },
+    RefreshEndStep { key: "refresh-day", ahead: DAY, part: 30, severity: Severity::Critical },
 ];
 
 /// Whether this step is one of [`STEPS`].
@@ -82,7 +87,7 @@ pub fn is_step(key: &str) -> bool {
 impl RefreshEnd {
     /// When the step is reached; `None` where renewals move the end, or none has shown whether they do.
     #[must_use]
-    pub fn reached_at(&self, step: &Step) -> Option<Timestamp> {
+    pub fn reached_at(&self, step: &RefreshEndStep) -> Option<Timestamp> {
         match self.motion {
             Motion::Unknown | Motion::Moves => None,
             Motion::Fixed => Some(self.at - step.ahead.min(self.at.since(self.since) / step.part)),
@@ -111,7 +116,7 @@ impl RefreshEnd {
 
 /// When a reply came, and when the one before it did.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct RenewalTimes {
     /// The pair before came then.
     pub before_at: Timestamp,
     /// The request of this one left then.
@@ -121,13 +126,18 @@ pub struct Asked {
 /// What is known of the end after a reply that says `life` of the refresh token. `rotated`: it brought a new one, of
 /// which nothing is known if it says nothing.
 #[must_use]
-pub fn after(before: Option<RefreshEnd>, life: &Life, rotated: bool, asked: Asked) -> Option<RefreshEnd> {
-    let Asked { before_at, sent_at } = asked;
+pub fn after(
+    before: Option<RefreshEnd>,
+    life: &TokenLife,
+    rotated: bool,
+    asked: RenewalTimes,
+) -> Option<RefreshEnd> {
+    let RenewalTimes { before_at, sent_at } = asked;
     let at = match life {
-        Life::Said(span) => sent_at + *span,
-        Life::Ended => sent_at,
-        Life::Endless => return None,
-        Life::Absent | Life::Unreadable(_) => return before.filter(|_| !rotated),
+        TokenLife::Said(span) => sent_at + *span,
+        TokenLife::Ended => sent_at,
+        TokenLife::Endless => return None,
+        TokenLife::Absent | TokenLife::Unreadable(_) => return before.filter(|_| !rotated),
     };
     let Some(before) = before else {
         return Some(RefreshEnd { at, since: sent_at, motion: Motion::Unknown });
@@ -149,8 +159,8 @@ mod tests {
         Timestamp::from_secs(1_795_000_000 + secs)
     }
 
-    fn said(secs: u64) -> Life {
-        Life::Said(Duration::from_secs(secs))
+    fn said(secs: u64) -> TokenLife {
+        TokenLife::Said(Duration::from_secs(secs))
     }
 
     /// What is known after replies of these times and lives.
@@ -158,7 +168,7 @@ mod tests {
         let mut end = None;
         let mut before_at = at(0);
         for (sent, life) in replies {
-            end = after(end, &said(*life), true, Asked { before_at, sent_at: at(*sent) });
+            end = after(end, &said(*life), true, RenewalTimes { before_at, sent_at: at(*sent) });
             before_at = at(*sent);
         }
         end
@@ -195,7 +205,7 @@ mod tests {
         for tenth in 0..40 {
             let sent_at = at(0) + Duration::from_millis(1300 * tenth);
             let left = (60_000 - 1300 * tenth) / 1000;
-            end = after(end, &said(left), false, Asked { before_at, sent_at });
+            end = after(end, &said(left), false, RenewalTimes { before_at, sent_at });
             before_at = sent_at;
             assert_ne!(end.unwrap().motion, Motion::Moves, "after {tenth} renewals");
         }
@@ -207,18 +217,19 @@ mod tests {
         let end = known(&[(0, 1800), (1200, 1800), (2400, 900), (2700, 600)]).unwrap();
         assert_eq!((end.motion, end.at), (Motion::Fixed, at(3300)));
         let end =
-            after(Some(end), &said(1800), true, Asked { before_at: at(2700), sent_at: at(2800) }).unwrap();
+            after(Some(end), &said(1800), true, RenewalTimes { before_at: at(2700), sent_at: at(2800) })
+                .unwrap();
         assert_eq!((end.motion, end.since), (Motion::Moves, at(2800)));
     }
 
     #[test]
     fn what_a_reply_does_not_say_holds_for_the_token_that_it_was_said_of() {
-        let asked = Asked { before_at: at(0), sent_at: at(10) };
+        let asked = RenewalTimes { before_at: at(0), sent_at: at(10) };
         let known = known(&[(0, 100)]);
-        assert_eq!(after(known, &Life::Absent, false, asked), known);
-        assert_eq!(after(known, &Life::Unreadable(String::new()), false, asked), known);
-        assert_eq!(after(known, &Life::Absent, true, asked), None, "of the new one nothing is known");
-        assert_eq!(after(known, &Life::Endless, false, asked), None);
-        assert_eq!(after(None, &Life::Ended, true, asked).unwrap().at, at(10));
+        assert_eq!(after(known, &TokenLife::Absent, false, asked), known);
+        assert_eq!(after(known, &TokenLife::Unreadable(String::new()), false, asked), known);
+        assert_eq!(after(known, &TokenLife::Absent, true, asked), None, "of the new one nothing is known");
+        assert_eq!(after(known, &TokenLife::Endless, false, asked), None);
+        assert_eq!(after(None, &TokenLife::Ended, true, asked).unwrap().at, at(10));
     }
 }

@@ -5,19 +5,19 @@
 use std::time::Duration;
 
 use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_at_least};
-use super::dialect::Earliest;
 use super::identity::is_same;
-use super::life::Life;
 use super::mask::short;
 use super::name::PortalName;
-use super::portal::{AskedToWait, Grant, Phase, Problem, Standing};
+use super::portal::{AskedToWait, Grant, GrantStatus, Phase, Problem};
 use super::provider::{Class, Profile, Replay, host_of};
-use super::refresh_end::{self, Asked};
-use super::reply::{Granted, Refusal, Verdict};
+use super::quirks::NotBefore;
+use super::refresh_end::{self, RenewalTimes};
+use super::reply::{GrantedTokens, Refusal, Verdict};
 use super::schedule::{RenewEvery, ask_again_at, before_end, planned, renew_at, spacing, wait_for_a_life};
 use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
 use super::token::{Access, Credential, Tokens, Validity};
+use super::token_life::TokenLife;
 
 /// A refused client is tried again after this time at first, with one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
@@ -96,7 +96,7 @@ impl Attempt {
     }
 
     /// Says what to do about a refusal, in the place of what the profile says.
-    pub fn advise(&mut self, remedy: &str) {
+    pub fn set_hint(&mut self, remedy: &str) {
         if let Self::Answered(Verdict::Refused(refusal)) = self {
             refusal.problem.remedy = Some(remedy.to_owned());
         }
@@ -116,7 +116,7 @@ impl Attempt {
 
 /// What a grant is renewed by.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules<'a> {
+pub struct RenewalRules<'a> {
     /// The provider's profile with the app's overrides.
     pub profile: &'a Profile,
     /// The portal's own renewal age, or the profile's.
@@ -125,32 +125,32 @@ pub struct Rules<'a> {
 
 /// What decides about waits after a failure.
 #[derive(Clone, Copy)]
-struct Terms {
+struct RetryPolicy {
     /// `None` where a request without an outcome has lost nothing.
     replay: Option<Replay>,
     grace: Option<Duration>,
-    earliest: Earliest,
+    earliest: NotBefore,
     lifetime: Duration,
     /// Whether a spent refresh token may be sent again without ending anything that is alive.
     reuse_is_harmless: bool,
 }
 
-impl Terms {
+impl RetryPolicy {
     fn of(profile: &Profile, lifetime: Option<Duration>) -> Self {
         Self {
-            replay: (!profile.survives_doubt()).then_some(profile.replay),
+            replay: (!profile.replay_is_harmless()).then_some(profile.replay),
             grace: profile.grace,
             earliest: profile.earliest,
             // One that had ended when it came is no measure.
             lifetime: lifetime.filter(|life| !life.is_zero()).unwrap_or(profile.assumed_lifetime),
-            reuse_is_harmless: profile.replay == Replay::Now || profile.survives_doubt(),
+            reuse_is_harmless: profile.replay == Replay::Now || profile.replay_is_harmless(),
         }
     }
 }
 
 /// When the request left, and now.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub struct AttemptTimes {
     /// The life of a new token is counted from here.
     pub sent_at: Timestamp,
     /// When the outcome was known.
@@ -159,17 +159,17 @@ pub struct Times {
 
 /// What is to be recorded.
 #[derive(Debug)]
-pub enum Settled {
+pub enum Transition {
     /// A new pair: record it, then publish.
     Renewed(Box<Renewed>),
     /// The pair stays as it is.
-    Kept(Standing),
+    Kept(GrantStatus),
     /// The server handed out somebody else's pair: keep it aside, publish nothing.
     Foreign {
         /// Where the grant stands now.
-        standing: Standing,
+        standing: GrantStatus,
         /// What came instead.
-        granted: Box<Granted>,
+        granted: Box<GrantedTokens>,
     },
 }
 
@@ -179,7 +179,7 @@ pub struct Renewed {
     /// The new pair.
     pub tokens: Tokens,
     /// Fresh, with the next renewal; or retrying, if the token had ended when it came.
-    pub standing: Standing,
+    pub standing: GrantStatus,
     /// Whose grant it is, now known.
     pub identity: Option<String>,
     /// Where the next renewal goes, if the server named another place. `None` leaves the choice to the state, where a
@@ -192,24 +192,38 @@ pub struct Renewed {
 /// Where a grant stands when its first tokens come in, by import, file or authorization: renewed at once, which
 /// proves that it lives.
 #[must_use]
-pub fn taken_in(portal: &PortalName, access: Option<&Access>, every: RenewEvery, now: Timestamp) -> Standing {
+pub fn imported_status(
+    portal: &PortalName,
+    access: Option<&Access>,
+    every: RenewEvery,
+    now: Timestamp,
+) -> GrantStatus {
     let renew_at = access.map(|access| renew_at(every, portal, access.issued_at, access.lifetime()));
-    Standing { phase: Phase::Fresh, renew_at: Some(renew_at.unwrap_or(now).min(now)), act_at: Some(now) }
+    GrantStatus {
+        phase: Phase::Fresh,
+        renew_at: Some(renew_at.unwrap_or(now).min(now)),
+        next_attempt_at: Some(now),
+    }
 }
 
 /// Where a grant stands that was had from the server itself a moment ago.
 #[must_use]
-pub fn just_granted(portal: &PortalName, tokens: &Tokens, every: RenewEvery, now: Timestamp) -> Standing {
-    let Some(access) = &tokens.access else { return taken_in(portal, None, every, now) };
+pub fn granted_status(
+    portal: &PortalName,
+    tokens: &Tokens,
+    every: RenewEvery,
+    now: Timestamp,
+) -> GrantStatus {
+    let Some(access) = &tokens.access else { return imported_status(portal, None, every, now) };
     if access.lifetime().is_zero() {
-        return ended_already(&Phase::Fresh, Duration::ZERO, now);
+        return expired_status(&Phase::Fresh, Duration::ZERO, now);
     }
     let renew_at = planned(every, portal, tokens);
-    Standing { phase: Phase::Fresh, renew_at, act_at: renew_at }
+    GrantStatus { phase: Phase::Fresh, renew_at, next_attempt_at: renew_at }
 }
 
 /// Where a grant stands whose new token had ended when it came: it is asked for again as soon as may be, and people are told.
-fn ended_already(before: &Phase, assumed: Duration, now: Timestamp) -> Standing {
+fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantStatus {
     let (attempt, since) = match before {
         Phase::Retrying { attempt, since, .. } => (attempt.saturating_add(1), *since),
         _ => (1, now),
@@ -217,50 +231,50 @@ fn ended_already(before: &Phase, assumed: Duration, now: Timestamp) -> Standing 
     let problem =
         Problem { remedy: Some(ENDED_REMEDY.to_owned()), ..Problem::new(Class::Unknown, ENDED.to_owned()) };
     let at = Some(now + wait_for_a_life(attempt, assumed));
-    Standing { phase: Phase::Retrying { attempt, since, problem }, renew_at: at, act_at: at }
+    GrantStatus { phase: Phase::Retrying { attempt, since, problem }, renew_at: at, next_attempt_at: at }
 }
 
 /// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
 #[must_use]
-pub fn settle(
+pub fn apply_outcome(
     portal: &PortalName,
     grant: &Grant,
-    rules: Rules<'_>,
+    rules: RenewalRules<'_>,
     attempt: Attempt,
-    times: Times,
+    times: AttemptTimes,
     jitter: f64,
-) -> Settled {
+) -> Transition {
     let refusal = match attempt {
         Attempt::Answered(Verdict::Granted(granted)) => return accept(portal, grant, rules, granted, times),
         Attempt::Answered(Verdict::Refused(refusal)) => refusal,
         Attempt::NotSent(detail) => no_answer(Class::NotSent, detail),
         Attempt::InDoubt(detail) => no_answer(Class::InDoubt, detail),
     };
-    let terms = Terms::of(rules.profile, grant.tokens.access.as_ref().map(Access::lifetime));
-    Settled::Kept(refused(grant, terms, refusal, times, jitter))
+    let terms = RetryPolicy::of(rules.profile, grant.tokens.access.as_ref().map(Access::lifetime));
+    Transition::Kept(after_refusal(grant, terms, refusal, times, jitter))
 }
 
 /// Where a grant stands whose claim was found without an outcome: the process that made it is gone. Without a profile
 /// (the configuration does not name its app now) the replay is the careful one.
 #[must_use]
-pub fn recovered(
+pub fn interrupted_status(
     grant: &Grant,
     profile: Option<&Profile>,
     claimed_at: Timestamp,
     now: Timestamp,
-) -> Standing {
+) -> GrantStatus {
     let detail = format!("refreshd ended at or after {claimed_at} while a renewal was under way");
     let lifetime = grant.tokens.access.as_ref().map(Access::lifetime);
-    let careful = || Terms {
+    let careful = || RetryPolicy {
         replay: Some(Replay::Late),
         grace: None,
-        earliest: Earliest::Any,
+        earliest: NotBefore::Any,
         lifetime: lifetime.unwrap_or(ASSUMED_LIFETIME),
         reuse_is_harmless: false,
     };
-    let terms = profile.map_or_else(careful, |profile| Terms::of(profile, lifetime));
-    let times = Times { sent_at: claimed_at.min(now), now };
-    refused(grant, terms, no_answer(Class::InDoubt, detail), times, 0.0)
+    let terms = profile.map_or_else(careful, |profile| RetryPolicy::of(profile, lifetime));
+    let times = AttemptTimes { sent_at: claimed_at.min(now), now };
+    after_refusal(grant, terms, no_answer(Class::InDoubt, detail), times, 0.0)
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
@@ -279,10 +293,10 @@ fn issued_at(phase: &Phase, grace: Option<Duration>, sent_at: Timestamp) -> Time
 fn accept(
     portal: &PortalName,
     grant: &Grant,
-    rules: Rules<'_>,
-    granted: Box<Granted>,
-    times: Times,
-) -> Settled {
+    rules: RenewalRules<'_>,
+    granted: Box<GrantedTokens>,
+    times: AttemptTimes,
+) -> Transition {
     if let (Some(known), Some(got)) = (&grant.identity, &granted.identity)
         && !is_same(known, got)
     {
@@ -291,12 +305,12 @@ fn accept(
         let detail = format!("the server answered for another portal: {field} is {got}, expected {known}");
         let problem = Problem::new(Class::NeedsAuthorization, detail);
         let phase = Phase::NeedsAuthorization { since: times.now, problem, while_in_doubt: false };
-        let standing = Standing { phase, renew_at: grant.standing.renew_at, act_at: None };
-        return Settled::Foreign { standing, granted };
+        let standing = GrantStatus { phase, renew_at: grant.standing.renew_at, next_attempt_at: None };
+        return Transition::Foreign { standing, granted };
     }
-    let Granted { access, refresh, token_type, lives, identity, server, details } = *granted;
+    let GrantedTokens { access, refresh, token_type, lives, identity, server, details } = *granted;
     let details = details.with(&grant.tokens.details, &rules.profile.request.redirect_fields);
-    let asked = Asked { before_at: grant.renewed_at, sent_at: times.sent_at };
+    let asked = RenewalTimes { before_at: grant.renewed_at, sent_at: times.sent_at };
     let end = grant.tokens.validity.refresh;
     let validity = Validity {
         refresh: refresh_end::after(end, &lives.refresh, refresh.is_some(), asked),
@@ -308,14 +322,14 @@ fn accept(
         token: access,
         token_type,
     };
-    let ended = lives.access == Life::Ended;
+    let ended = lives.access == TokenLife::Ended;
     let (access, renew_at) = live(portal, grant, rules.every, (access, lives.span()), times);
     let standing = match renew_at.filter(|_| !ended) {
-        None => ended_already(&grant.standing.phase, lives.assumed, times.now),
+        None => expired_status(&grant.standing.phase, lives.assumed, times.now),
         Some(at) => {
             let life = (times.sent_at, access.lifetime());
             let at = validity.refresh.map_or(at, |end| before_end(at, rules.every, portal, &end, life));
-            Standing { phase: Phase::Fresh, renew_at: Some(at), act_at: Some(at) }
+            GrantStatus { phase: Phase::Fresh, renew_at: Some(at), next_attempt_at: Some(at) }
         }
     };
     let was_at = grant.tokens.details.endpoint.clone();
@@ -323,7 +337,7 @@ fn accept(
     let token_url = server
         .and_then(|server| rules.profile.renewal_url_on_host_of(&server).map(str::to_owned))
         .filter(|url| *url != grant.token_url);
-    Settled::Renewed(Box::new(Renewed {
+    Transition::Renewed(Box::new(Renewed {
         tokens: Tokens {
             access: Some(access),
             credential: next_credential(&grant.tokens.credential, refresh),
@@ -344,7 +358,7 @@ fn live(
     grant: &Grant,
     every: RenewEvery,
     (access, life): (Access, Duration),
-    times: Times,
+    times: AttemptTimes,
 ) -> (Access, Option<Timestamp>) {
     let expires_at = access.issued_at + life;
     let same = grant.tokens.access.as_ref().filter(|old| old.token.is(&access.token));
@@ -410,10 +424,16 @@ fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + FLOOR))
 }
 
-fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: f64) -> Standing {
+fn after_refusal(
+    grant: &Grant,
+    terms: RetryPolicy,
+    refusal: Refusal,
+    times: AttemptTimes,
+    jitter: f64,
+) -> GrantStatus {
     let Refusal { mut problem, retry_after, assumed: _ } = refusal;
-    let Times { sent_at, now } = times;
-    let Terms { replay, grace, earliest, lifetime, reuse_is_harmless } = terms;
+    let AttemptTimes { sent_at, now } = times;
+    let RetryPolicy { replay, grace, earliest, lifetime, reuse_is_harmless } = terms;
     if problem.class == Class::InDoubt && replay.is_none() {
         problem.class = Class::Transient;
     }
@@ -423,7 +443,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
     let since = before.since().unwrap_or(now);
     let attempt = before.attempt().saturating_add(1);
     let renew_at = grant.standing.renew_at;
-    let stopped = |phase| Standing { phase, renew_at, act_at: None };
+    let stopped = |phase| GrantStatus { phase, renew_at, next_attempt_at: None };
     let access = grant.tokens.access.as_ref();
     let expires_at = access.map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
@@ -433,7 +453,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
     let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
     let again = |phase, wait: Duration| {
         let at = now + wait_at_least(wait, retry_after);
-        Standing { phase, renew_at, act_at: Some(last.map_or(at, |last| at.min(last))) }
+        GrantStatus { phase, renew_at, next_attempt_at: Some(last.map_or(at, |last| at.min(last))) }
     };
     if let Phase::NeedsAuthorization { since, problem: said, while_in_doubt } = before
         && !matches!(class, Class::NeedsAuthorization | Class::Gone)
@@ -449,7 +469,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
         let at =
             if lost && !while_in_doubt { Some(now + FLOOR) } else { asked_again_at(*since, now, jitter) };
         let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
-        return Standing { phase, renew_at, act_at: at.filter(|_| reuse_is_harmless) };
+        return GrantStatus { phase, renew_at, next_attempt_at: at.filter(|_| reuse_is_harmless) };
     }
 
     match class {
@@ -465,7 +485,7 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
             let at = asked_again_at(since, now, jitter).filter(|_| asks);
             let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
             let phase = Phase::NeedsAuthorization { since, problem, while_in_doubt };
-            Standing { phase, renew_at, act_at: at }
+            GrantStatus { phase, renew_at, next_attempt_at: at }
         }
         Class::Gone => stopped(Phase::Gone { since: now, problem }),
         Class::InDoubt if !was_in_doubt => {
@@ -486,8 +506,8 @@ fn refused(grant: &Grant, terms: Terms, refusal: Refusal, times: Times, jitter: 
         }
         Class::TooEarly => {
             let at = match (earliest, grant.tokens.access.as_ref()) {
-                (Earliest::Age(age), Some(access)) => Some(access.issued_at + age),
-                (Earliest::Any | Earliest::Expiry | Earliest::Age(_), _) => expires_at,
+                (NotBefore::Age(age), Some(access)) => Some(access.issued_at + age),
+                (NotBefore::Any | NotBefore::Expiry | NotBefore::Age(_), _) => expires_at,
             };
             // Not a moment later, however long a life is: readers wait for it.
             let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_AGAIN));

@@ -1,12 +1,12 @@
 //! What each outcome makes of a grant.
 
-use super::super::by_hand::{ByHand, by_hand};
-use super::super::dialect::{Rotation, Start};
-use super::super::life::{Life, Lives};
+use super::super::manual_renewal::{ManualRenewal, manual_renewal};
 use super::super::portal::binding;
 use super::super::provider::tests::profile;
+use super::super::quirks::{GrantType, Rotation};
 use super::super::secret::{AccessToken, RefreshToken};
 use super::super::token::{Credential, Details, Generation, Validity};
+use super::super::token_life::{TokenLife, TokenLives};
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -37,7 +37,7 @@ fn grant(phase: Phase) -> Grant {
             },
             validity: Validity::default(),
         },
-        standing: Standing { phase, renew_at: Some(at(1400)), act_at: Some(at(1400)) },
+        standing: GrantStatus { phase, renew_at: Some(at(1400)), next_attempt_at: Some(at(1400)) },
         renewed_at: at(0),
         bound_to: binding("bitrix24", "local.1"),
         token_url: "https://oauth.bitrix.info/oauth/token/".into(),
@@ -52,39 +52,46 @@ fn refresh_of(renewed: &Renewed) -> &str {
     renewed.tokens.credential.refresh().unwrap().expose()
 }
 
-fn granted(refresh: Option<&str>) -> Granted {
-    Granted {
+fn granted(refresh: Option<&str>) -> GrantedTokens {
+    GrantedTokens {
         access: AccessToken::new("new-access").unwrap(),
         refresh: refresh.and_then(RefreshToken::new),
         token_type: "Bearer".into(),
-        lives: Lives::said(HOUR),
+        lives: TokenLives::said(HOUR),
         identity: Some("m1".into()),
         server: None,
         details: Details::default(),
     }
 }
 
-fn after(grant: &Grant, attempt: Attempt, now: Timestamp) -> Settled {
+fn after(grant: &Grant, attempt: Attempt, now: Timestamp) -> Transition {
     let profile = profile();
-    let rules = Rules { profile: &profile, every: profile.renew_every };
-    settle(&acme(), grant, rules, attempt, Times { sent_at: now - Duration::from_secs(2), now }, 0.5)
+    let rules = RenewalRules { profile: &profile, every: profile.renew_every };
+    apply_outcome(
+        &acme(),
+        grant,
+        rules,
+        attempt,
+        AttemptTimes { sent_at: now - Duration::from_secs(2), now },
+        0.5,
+    )
 }
 
-fn renewed(grant: &Grant, granted: Granted) -> Renewed {
+fn renewed(grant: &Grant, granted: GrantedTokens) -> Renewed {
     match after(grant, Attempt::Answered(Verdict::Granted(Box::new(granted))), at(1402)) {
-        Settled::Renewed(renewed) => *renewed,
+        Transition::Renewed(renewed) => *renewed,
         other => panic!("{other:?}"),
     }
 }
 
-fn kept(grant: &Grant, class: Class, now: Timestamp) -> Standing {
+fn kept(grant: &Grant, class: Class, now: Timestamp) -> GrantStatus {
     let refusal = Refusal {
         problem: Problem { code: Some("CODE".into()), ..Problem::new(class, "words".into()) },
         retry_after: None,
         assumed: false,
     };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
-        Settled::Kept(standing) => standing,
+        Transition::Kept(standing) => standing,
         other => panic!("{other:?}"),
     }
 }
@@ -95,7 +102,7 @@ fn a_new_pair_counts_from_when_the_request_left() {
     let access = renewed.tokens.access.clone().unwrap();
     assert_eq!((access.issued_at, access.expires_at), (at(1400), at(5000)));
     assert_eq!(refresh_of(&renewed), "new-refresh");
-    let due = renewed.standing.act_at.unwrap().since(at(1400)).as_secs();
+    let due = renewed.standing.next_attempt_at.unwrap().since(at(1400)).as_secs();
     assert!((1350..=1500).contains(&due), "due after {due} s");
 }
 
@@ -106,25 +113,26 @@ fn a_missing_refresh_token_keeps_the_old_one() {
 
 #[test]
 fn another_portals_pair_is_kept_aside() {
-    let foreign = Granted { identity: Some("m2".into()), ..granted(Some("theirs")) };
+    let foreign = GrantedTokens { identity: Some("m2".into()), ..granted(Some("theirs")) };
     let settled =
         after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Granted(Box::new(foreign))), at(1402));
-    let Settled::Foreign { standing, granted } = settled else { panic!("{settled:?}") };
-    assert!(matches!(standing.phase, Phase::NeedsAuthorization { .. }) && standing.act_at.is_none());
+    let Transition::Foreign { standing, granted } = settled else { panic!("{settled:?}") };
+    assert!(matches!(standing.phase, Phase::NeedsAuthorization { .. }) && standing.next_attempt_at.is_none());
     assert_eq!(granted.refresh.unwrap().expose(), "theirs");
 }
 
 #[test]
 fn a_renamed_portal_is_accepted_and_said() {
     let details = Details { endpoint: Some("https://new.bitrix24.com/rest/".into()), ..Details::default() };
-    let renewed = renewed(&grant(Phase::Fresh), Granted { details, ..granted(Some("r")) });
+    let renewed = renewed(&grant(Phase::Fresh), GrantedTokens { details, ..granted(Some("r")) });
     assert_eq!(renewed.renamed_from.as_deref(), Some("https://acme.bitrix24.com/rest/"));
 }
 
 #[test]
 fn the_next_server_is_taken_from_the_reply_only_if_it_is_on_the_list() {
     let to = |server: &str| {
-        renewed(&grant(Phase::Fresh), Granted { server: Some(server.into()), ..granted(Some("r")) }).token_url
+        renewed(&grant(Phase::Fresh), GrantedTokens { server: Some(server.into()), ..granted(Some("r")) })
+            .token_url
     };
     let moved = to("https://oauth.bitrix24.tech/rest/");
     assert_eq!(moved.as_deref(), Some("https://oauth.bitrix24.tech/oauth/token/"));
@@ -139,7 +147,7 @@ fn quiet_failures_back_off_and_count() {
     let second = kept(&grant(first.phase), Class::NotSent, at(1410));
     let Phase::Retrying { attempt: 2, since, .. } = second.phase else { panic!("{second:?}") };
     assert_eq!(since, at(1402));
-    assert_eq!(second.act_at, Some(at(1410) + Duration::from_secs(5)));
+    assert_eq!(second.next_attempt_at, Some(at(1410) + Duration::from_secs(5)));
 }
 
 #[test]
@@ -150,12 +158,12 @@ fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
     {
         let standing = kept(&fresh, class, at(1402));
         assert!(standing.phase.needs_person(), "{class:?}");
-        assert_eq!(standing.act_at, wait.map(|wait| at(1402 + wait)), "{class:?}");
+        assert_eq!(standing.next_attempt_at, wait.map(|wait| at(1402 + wait)), "{class:?}");
     }
     let blocked =
         Phase::Blocked { attempt: 24, since: at(0), problem: Problem::new(Class::Blocked, String::new()) };
     assert_eq!(
-        kept(&grant(blocked), Class::Blocked, at(1402)).act_at,
+        kept(&grant(blocked), Class::Blocked, at(1402)).next_attempt_at,
         Some(at(1402 + 86_400)),
         "daily after a day"
     );
@@ -163,19 +171,19 @@ fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
 
 #[test]
 fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
-    let Settled::Kept(lost) = after(&grant(Phase::Fresh), Attempt::InDoubt("time-out".into()), at(1430))
+    let Transition::Kept(lost) = after(&grant(Phase::Fresh), Attempt::InDoubt("time-out".into()), at(1430))
     else {
         panic!("kept")
     };
     assert!(matches!(lost.phase, Phase::InDoubt { attempt: 1, .. }));
-    assert_eq!(lost.act_at, Some(at(1430) + FLOOR), "replayed at once");
+    assert_eq!(lost.next_attempt_at, Some(at(1430) + FLOOR), "replayed at once");
 
     let down = kept(&grant(lost.phase), Class::Transient, at(1435));
     assert!(matches!(down.phase, Phase::InDoubt { attempt: 2, .. }), "a 500 settles nothing: {down:?}");
 
     let no = kept(&grant(down.phase), Class::NeedsAuthorization, at(1450));
     assert!(matches!(no.phase, Phase::NeedsAuthorization { while_in_doubt: true, .. }), "{no:?}");
-    assert!(no.act_at.is_some_and(|again| again > at(1450)), "asked again by itself");
+    assert!(no.next_attempt_at.is_some_and(|again| again > at(1450)), "asked again by itself");
 
     let again = kept(&grant(no.phase), Class::NeedsAuthorization, at(1500));
     assert!(
@@ -189,18 +197,19 @@ fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
 #[test]
 fn a_late_replay_leaves_people_the_life_of_the_access_token() {
     let profile = Profile { replay: Replay::Late, ..profile() };
-    let rules = Rules { profile: &profile, every: profile.renew_every };
-    let times = Times { sent_at: at(1400), now: at(1430) };
-    let settled = settle(&acme(), &grant(Phase::Fresh), rules, Attempt::InDoubt("reset".into()), times, 0.5);
-    let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
-    assert_eq!(standing.act_at, Some(at(3240)));
+    let rules = RenewalRules { profile: &profile, every: profile.renew_every };
+    let times = AttemptTimes { sent_at: at(1400), now: at(1430) };
+    let settled =
+        apply_outcome(&acme(), &grant(Phase::Fresh), rules, Attempt::InDoubt("reset".into()), times, 0.5);
+    let Transition::Kept(standing) = settled else { panic!("{settled:?}") };
+    assert_eq!(standing.next_attempt_at, Some(at(3240)));
 }
 
 #[test]
 fn too_early_waits_for_the_end_of_the_token_without_an_incident() {
     let standing = kept(&grant(Phase::Fresh), Class::TooEarly, at(1402));
     assert_eq!(standing.phase, Phase::Fresh);
-    assert_eq!(standing.act_at, Some(at(3600)));
+    assert_eq!(standing.next_attempt_at, Some(at(3600)));
 }
 
 #[test]
@@ -211,52 +220,68 @@ fn retry_after_is_honoured() {
         assumed: false,
     };
     let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Refused(refusal)), at(1402));
-    let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
-    assert_eq!(standing.act_at, Some(at(1522)));
+    let Transition::Kept(standing) = settled else { panic!("{settled:?}") };
+    assert_eq!(standing.next_attempt_at, Some(at(1522)));
 }
 
 #[test]
 fn an_operators_loop_renews_once_in_a_tenth_of_the_life_and_retries_every_few_seconds() {
     let mut fresh = grant(Phase::Fresh);
-    assert_eq!(by_hand(&fresh, at(100)), ByHand::From(at(100)), "what was taken in and not tried yet is due");
+    assert_eq!(
+        manual_renewal(&fresh, at(100)),
+        ManualRenewal::From(at(100)),
+        "what was taken in and not tried yet is due"
+    );
     fresh.tried_at = Some(at(0));
-    assert_eq!(by_hand(&fresh, at(100)), ByHand::FreshUntil(at(360)));
-    assert_eq!(by_hand(&fresh, at(360)), ByHand::From(at(360)));
+    assert_eq!(manual_renewal(&fresh, at(100)), ManualRenewal::FreshUntil(at(360)));
+    assert_eq!(manual_renewal(&fresh, at(360)), ManualRenewal::From(at(360)));
     let mut failing = grant(kept(&fresh, Class::Transient, at(100)).phase);
     failing.tried_at = Some(at(100));
     assert_eq!(
-        by_hand(&failing, at(102)),
-        ByHand::From(at(105)),
+        manual_renewal(&failing, at(102)),
+        ManualRenewal::From(at(105)),
         "a failing one is tried soon, not hammered"
     );
-    assert_eq!(by_hand(&failing, at(200)), ByHand::From(at(200)));
+    assert_eq!(manual_renewal(&failing, at(200)), ManualRenewal::From(at(200)));
 }
 
 #[test]
 fn where_nothing_can_be_lost_nothing_is_in_doubt() {
     let lost = |profile: &Profile| {
-        let rules = Rules { profile, every: profile.renew_every };
+        let rules = RenewalRules { profile, every: profile.renew_every };
         let attempt = Attempt::InDoubt("no reply".into());
-        match settle(&acme(), &grant(Phase::Fresh), rules, attempt, Times { sent_at: at(1), now: at(2) }, 0.5)
-        {
-            Settled::Kept(standing) => standing.phase.kind().as_str(),
+        match apply_outcome(
+            &acme(),
+            &grant(Phase::Fresh),
+            rules,
+            attempt,
+            AttemptTimes { sent_at: at(1), now: at(2) },
+            0.5,
+        ) {
+            Transition::Kept(standing) => standing.phase.kind().as_str(),
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(lost(&profile()), "in-doubt");
     assert_eq!(lost(&Profile { rotation: Rotation::Never, ..profile() }), "retrying");
-    assert_eq!(lost(&Profile { start: Start::ClientCredentials, ..profile() }), "retrying");
+    assert_eq!(lost(&Profile { start: GrantType::ClientCredentials, ..profile() }), "retrying");
 }
 
 #[test]
 fn a_late_replay_is_not_put_off_beyond_the_servers_grace() {
     let replay_at = |grace| {
         let profile = Profile { replay: Replay::Late, grace, ..profile() };
-        let rules = Rules { profile: &profile, every: profile.renew_every };
+        let rules = RenewalRules { profile: &profile, every: profile.renew_every };
         let attempt = Attempt::InDoubt("no reply".into());
-        match settle(&acme(), &grant(Phase::Fresh), rules, attempt, Times { sent_at: at(1), now: at(2) }, 0.5)
-        {
-            Settled::Kept(standing) => standing.act_at.unwrap(),
+        match apply_outcome(
+            &acme(),
+            &grant(Phase::Fresh),
+            rules,
+            attempt,
+            AttemptTimes { sent_at: at(1), now: at(2) },
+            0.5,
+        ) {
+            Transition::Kept(standing) => standing.next_attempt_at.unwrap(),
             other => panic!("{other:?}"),
         }
     };
@@ -268,13 +293,21 @@ fn a_late_replay_is_not_put_off_beyond_the_servers_grace() {
 fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_lost() {
     let issued_at = |grace, answered: i64| {
         let profile = Profile { grace, ..profile() };
-        let rules = Rules { profile: &profile, every: profile.renew_every };
+        let rules = RenewalRules { profile: &profile, every: profile.renew_every };
         let settled = |grant: &Grant, attempt, sent_at, now| {
-            settle(&acme(), grant, rules, attempt, Times { sent_at: at(sent_at), now: at(now) }, 0.5)
+            apply_outcome(
+                &acme(),
+                grant,
+                rules,
+                attempt,
+                AttemptTimes { sent_at: at(sent_at), now: at(now) },
+                0.5,
+            )
         };
         let mut lost = grant(Phase::Fresh);
         for (sent_at, now) in [(1400, 1430), (1435, 1465)] {
-            let Settled::Kept(standing) = settled(&lost, Attempt::InDoubt("no reply".into()), sent_at, now)
+            let Transition::Kept(standing) =
+                settled(&lost, Attempt::InDoubt("no reply".into()), sent_at, now)
             else {
                 panic!("it is in doubt")
             };
@@ -282,7 +315,7 @@ fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_l
         }
         let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted(Some("new-refresh")))));
         match settled(&lost, attempt, answered, answered + 1) {
-            Settled::Renewed(renewed) => {
+            Transition::Renewed(renewed) => {
                 let access = renewed.tokens.access.unwrap();
                 assert_eq!(access.lifetime(), HOUR);
                 assert!(renewed.standing.renew_at.unwrap() <= access.issued_at + Duration::from_secs(1500));
@@ -306,10 +339,11 @@ fn what_a_reply_does_not_repeat_is_kept() {
         .into();
     let mut profile = profile();
     profile.request.redirect_fields = vec!["device_id".into()];
-    let rules = Rules { profile: &profile, every: profile.renew_every };
+    let rules = RenewalRules { profile: &profile, every: profile.renew_every };
     let verdict = Verdict::Granted(Box::new(granted(Some("new"))));
-    let times = Times { sent_at: at(1), now: at(2) };
-    let Settled::Renewed(renewed) = settle(&acme(), &before, rules, Attempt::Answered(verdict), times, 0.5)
+    let times = AttemptTimes { sent_at: at(1), now: at(2) };
+    let Transition::Renewed(renewed) =
+        apply_outcome(&acme(), &before, rules, Attempt::Answered(verdict), times, 0.5)
     else {
         panic!("not renewed")
     };
@@ -332,16 +366,24 @@ fn too_early_waits_for_the_providers_own_time() {
     };
     let again_at = |earliest| {
         let profile = Profile { earliest, ..profile() };
-        let rules = Rules { profile: &profile, every: profile.renew_every };
+        let rules = RenewalRules { profile: &profile, every: profile.renew_every };
         let attempt = Attempt::Answered(Verdict::Refused(refusal()));
-        match settle(&acme(), &grant(Phase::Fresh), rules, attempt, Times { sent_at: at(1), now: at(2) }, 0.5)
-        {
-            Settled::Kept(Standing { phase: Phase::Fresh, act_at, .. }) => act_at.unwrap(),
+        match apply_outcome(
+            &acme(),
+            &grant(Phase::Fresh),
+            rules,
+            attempt,
+            AttemptTimes { sent_at: at(1), now: at(2) },
+            0.5,
+        ) {
+            Transition::Kept(GrantStatus { phase: Phase::Fresh, next_attempt_at: act_at, .. }) => {
+                act_at.unwrap()
+            }
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(again_at(Earliest::Expiry), at(3600));
-    assert_eq!(again_at(Earliest::Age(Duration::from_secs(900))), at(900));
+    assert_eq!(again_at(NotBefore::Expiry), at(3600));
+    assert_eq!(again_at(NotBefore::Age(Duration::from_secs(900))), at(900));
 }
 
 fn dead_since(secs: i64, while_in_doubt: bool) -> Phase {
@@ -362,7 +404,7 @@ fn a_dead_grant_is_asked_about_again_for_a_week_and_stays_dead_meanwhile() {
             "it is one problem, however often it is seen"
         );
         assert!(grant.standing.phase.needs_person());
-        let Some(next) = grant.standing.act_at else { break };
+        let Some(next) = grant.standing.next_attempt_at else { break };
         asked.push(next.since(at(1450)).as_secs());
         now = next;
     }
@@ -382,31 +424,31 @@ fn a_server_that_asks_for_peace_gets_it_from_a_dead_grant_too() {
         assumed: false,
     };
     let settled = after(&grant(Phase::Fresh), Attempt::Answered(Verdict::Refused(refusal)), at(1402));
-    let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
-    assert_eq!(standing.act_at, Some(at(1402 + 7200)));
+    let Transition::Kept(standing) = settled else { panic!("{settled:?}") };
+    assert_eq!(standing.next_attempt_at, Some(at(1402 + 7200)));
 }
 
 #[test]
 fn where_reuse_revokes_and_where_the_token_is_spent_a_dead_grant_is_left_alone() {
     let late = Profile { replay: Replay::Late, ..profile() };
-    let rules = Rules { profile: &late, every: late.renew_every };
+    let rules = RenewalRules { profile: &late, every: late.renew_every };
     let refusal = |class| {
         let problem = Problem::new(class, "no".into());
         Attempt::Answered(Verdict::Refused(Refusal { problem, retry_after: None, assumed: false }))
     };
-    let times = Times { sent_at: at(1400), now: at(1402) };
+    let times = AttemptTimes { sent_at: at(1400), now: at(1402) };
     for (phase, class) in [
         (Phase::Fresh, Class::NeedsAuthorization),
         (dead_since(1000, false), Class::NeedsAuthorization),
         (dead_since(1000, false), Class::Transient),
     ] {
-        let settled = settle(&acme(), &grant(phase), rules, refusal(class), times, 0.5);
-        let Settled::Kept(standing) = settled else { panic!("{settled:?}") };
-        assert_eq!(standing.act_at, None, "{class:?}");
+        let settled = apply_outcome(&acme(), &grant(phase), rules, refusal(class), times, 0.5);
+        let Transition::Kept(standing) = settled else { panic!("{settled:?}") };
+        assert_eq!(standing.next_attempt_at, None, "{class:?}");
     }
     let old =
         Phase::OldState { since: at(0), problem: Problem::new(Class::NeedsAuthorization, String::new()) };
-    assert_eq!(kept(&grant(old), Class::NeedsAuthorization, at(1402)).act_at, None);
+    assert_eq!(kept(&grant(old), Class::NeedsAuthorization, at(1402)).next_attempt_at, None);
 }
 
 #[test]
@@ -417,7 +459,7 @@ fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
             panic!("{class:?}: {standing:?}")
         };
         assert_eq!((*since, problem.detail.as_str()), (at(1450), "first"), "{class:?}");
-        assert!(standing.act_at.is_some_and(|at| at > Timestamp::default()), "{class:?}");
+        assert!(standing.next_attempt_at.is_some_and(|at| at > Timestamp::default()), "{class:?}");
     }
     let gone = kept(&grant(dead_since(1450, false)), Class::Gone, at(1480));
     assert!(matches!(gone.phase, Phase::Gone { .. }), "{gone:?}");
@@ -426,23 +468,23 @@ fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
 #[test]
 fn a_reply_about_a_dead_grant_that_was_lost_is_asked_for_at_once_and_once() {
     let lost = |phase| match after(&grant(phase), Attempt::InDoubt("reset".into()), at(1480)) {
-        Settled::Kept(standing) => standing,
+        Transition::Kept(standing) => standing,
         other => panic!("{other:?}"),
     };
     let first = lost(dead_since(1450, false));
-    assert_eq!(first.act_at, Some(at(1480) + FLOOR));
+    assert_eq!(first.next_attempt_at, Some(at(1480) + FLOOR));
     let second = lost(first.phase);
-    assert!(second.act_at.unwrap() > at(1700), "{second:?}");
+    assert!(second.next_attempt_at.unwrap() > at(1700), "{second:?}");
 }
 
-fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> Standing {
+fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
     let refusal = Refusal {
         problem: Problem::new(Class::Transient, String::new()),
         retry_after: Some(Duration::from_secs(secs)),
         assumed: false,
     };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
-        Settled::Kept(standing) => standing,
+        Transition::Kept(standing) => standing,
         other => panic!("{other:?}"),
     }
 }
@@ -451,22 +493,22 @@ fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> Standing {
 fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
     for (asked, until) in [(86_400, 1402 + 86_400), (315_360_000, 1402 + 86_400)] {
         let first = told_to_wait(&grant(Phase::Fresh), asked, at(1402));
-        assert_eq!(first.act_at, Some(at(3312)), "at 92 % of the life");
+        assert_eq!(first.next_attempt_at, Some(at(3312)), "at 92 % of the life");
         let text = first.phase.problem().unwrap().text();
         let wish = format!("oauth.bitrix.info asks to wait until {} (Retry-After)", at(until));
         assert!(text.contains(&wish) && text.contains(&at(3600).to_string()), "{text}");
         let second = told_to_wait(&grant(first.phase.clone()), asked, at(3312));
-        assert_eq!(second.act_at, Some(at(3312 + 86_400)), "one try, and then as asked");
+        assert_eq!(second.next_attempt_at, Some(at(3312 + 86_400)), "one try, and then as asked");
         let by_hand = told_to_wait(&grant(first.phase), asked, at(2000));
-        assert_eq!(by_hand.act_at, Some(at(3312)), "an operator's try is not that one");
+        assert_eq!(by_hand.next_attempt_at, Some(at(3312)), "an operator's try is not that one");
     }
     let late = told_to_wait(&grant(Phase::Fresh), 86_400, at(3500));
-    assert_eq!(late.act_at, Some(at(3550)), "half of what remains");
-    assert_eq!(told_to_wait(&grant(late.phase), 86_400, at(3550)).act_at, Some(at(3550 + 86_400)));
+    assert_eq!(late.next_attempt_at, Some(at(3550)), "half of what remains");
+    assert_eq!(told_to_wait(&grant(late.phase), 86_400, at(3550)).next_attempt_at, Some(at(3550 + 86_400)));
     let within = told_to_wait(&grant(Phase::Fresh), 120, at(1402));
     assert!(within.phase.problem().unwrap().asked_to_wait.is_none());
     let expired = told_to_wait(&grant(Phase::Fresh), 400, at(3700));
-    assert_eq!(expired.act_at, Some(at(4100)), "no token is left to save");
+    assert_eq!(expired.next_attempt_at, Some(at(4100)), "no token is left to save");
 }
 
 #[test]
@@ -482,8 +524,8 @@ fn what_an_answer_says_of_the_client() {
     assert_eq!(Attempt::InDoubt(String::new()).client_let_in(), None);
 }
 
-fn lives(access: Life) -> Lives {
-    Lives { access, refresh: Life::Absent, assumed: HOUR }
+fn lives(access: TokenLife) -> TokenLives {
+    TokenLives { access, refresh: TokenLife::Absent, assumed: HOUR }
 }
 
 fn again(grant: &Grant, renewed: &Renewed) -> Grant {
@@ -496,13 +538,13 @@ fn again(grant: &Grant, renewed: &Renewed) -> Grant {
 }
 
 /// What becomes of the grant's renewal at this second with this reply.
-fn renewed_at(grant: &Grant, granted: Granted, secs: i64) -> Renewed {
+fn renewed_at(grant: &Grant, granted: GrantedTokens, secs: i64) -> Renewed {
     let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted)));
     let profile = profile();
-    let rules = Rules { profile: &profile, every: profile.renew_every };
-    let times = Times { sent_at: at(secs), now: at(secs) };
-    match settle(&acme(), grant, rules, attempt, times, 0.5) {
-        Settled::Renewed(renewed) => *renewed,
+    let rules = RenewalRules { profile: &profile, every: profile.renew_every };
+    let times = AttemptTimes { sent_at: at(secs), now: at(secs) };
+    match apply_outcome(&acme(), grant, rules, attempt, times, 0.5) {
+        Transition::Renewed(renewed) => *renewed,
         other => panic!("{other:?}"),
     }
 }
@@ -515,7 +557,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
     for attempt in 1..=12 {
         let name = format!("a{attempt}");
         let access = AccessToken::new(&name).unwrap();
-        let reply = Granted { access, lives: lives(Life::Ended), ..granted(Some("r")) };
+        let reply = GrantedTokens { access, lives: lives(TokenLife::Ended), ..granted(Some("r")) };
         let renewed = renewed_at(&grant, reply, now);
         let access = renewed.tokens.access.clone().unwrap();
         assert_eq!(
@@ -531,7 +573,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
             (problem.class, problem.text()),
             (Class::Unknown, "the server says its new token has ended already".into())
         );
-        let wait = renewed.standing.act_at.unwrap().since(at(now)).as_secs();
+        let wait = renewed.standing.next_attempt_at.unwrap().since(at(now)).as_secs();
         waits.push(wait);
         grant = again(&grant, &renewed);
         now += i64::try_from(wait).unwrap();
@@ -543,25 +585,26 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
     );
     // A failure in between does not fall back to the life that was zero.
     let after = kept(&grant, Class::Transient, at(now));
-    assert!(after.act_at.unwrap().since(at(now)) > Duration::from_secs(30), "{after:?}");
+    assert!(after.next_attempt_at.unwrap().since(at(now)) > Duration::from_secs(30), "{after:?}");
     let good = renewed_at(&grant, granted(Some("r")), now);
     assert_eq!(good.standing.phase, Phase::Fresh);
 }
 
 #[test]
 fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
-    let same = |life| Granted { access: AccessToken::new("a").unwrap(), lives: lives(life), ..granted(None) };
-    let said = |secs| Life::Said(Duration::from_secs(secs));
+    let same =
+        |life| GrantedTokens { access: AccessToken::new("a").unwrap(), lives: lives(life), ..granted(None) };
+    let said = |secs| TokenLife::Said(Duration::from_secs(secs));
     let mut grant = again(&grant(Phase::Fresh), &renewed_at(&grant(Phase::Fresh), same(said(12)), 0));
     assert_eq!(grant.tokens.access.as_ref().unwrap().expires_at, at(12));
     for (now, life, ends) in
-        [(8, said(4), 12), (9, said(3600), 12), (10, said(1), 11), (10, Life::Absent, 11)]
+        [(8, said(4), 12), (9, said(3600), 12), (10, said(1), 11), (10, TokenLife::Absent, 11)]
     {
         let renewed = renewed_at(&grant, same(life.clone()), now);
         let access = renewed.tokens.access.clone().unwrap();
         assert_eq!(access.expires_at, at(ends), "{life:?} at {now}");
         assert_eq!((access.issued_at, renewed.standing.phase.clone()), (at(0), Phase::Fresh));
-        let next = renewed.standing.act_at.unwrap();
+        let next = renewed.standing.next_attempt_at.unwrap();
         assert!(
             next >= at(now) + Duration::from_secs(1) && next <= at(ends + 1),
             "{life:?} at {now}: {next:?}"
@@ -578,14 +621,14 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
 
 #[test]
 fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
-    let same = |secs| Granted {
+    let same = |secs| GrantedTokens {
         access: AccessToken::new("a").unwrap(),
-        lives: lives(Life::Said(Duration::from_secs(secs))),
+        lives: lives(TokenLife::Said(Duration::from_secs(secs))),
         ..granted(None)
     };
     let mut grant = again(&grant(Phase::Fresh), &renewed_at(&grant(Phase::Fresh), same(3600), 0));
     let mut asked = Vec::new();
-    while let Some(next) = grant.standing.act_at.filter(|next| *next < at(3600)) {
+    while let Some(next) = grant.standing.next_attempt_at.filter(|next| *next < at(3600)) {
         let now = next.secs() - at(0).secs();
         asked.push(now);
         let left = 3600 - u64::try_from(now).unwrap();
@@ -593,36 +636,36 @@ fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
         grant.renewed_at = next;
     }
     assert!((2..=6).contains(&asked.len()), "{asked:?}");
-    let last = grant.standing.act_at.unwrap();
+    let last = grant.standing.next_attempt_at.unwrap();
     assert!(last <= at(3602), "and at once after its end: {last:?}");
 }
 
 #[test]
 fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
-    let reply = |access, refresh| Granted {
-        lives: Lives {
-            access: Life::Said(Duration::from_secs(access)),
-            refresh: Life::Said(Duration::from_secs(refresh)),
+    let reply = |access, refresh| GrantedTokens {
+        lives: TokenLives {
+            access: TokenLife::Said(Duration::from_secs(access)),
+            refresh: TokenLife::Said(Duration::from_secs(refresh)),
             assumed: HOUR,
         },
         ..granted(Some("r"))
     };
     // Twelve seconds of forty, and no earlier than usual where it ends later.
     let renewed = renewed_at(&grant(Phase::Fresh), reply(40, 12), 0);
-    let due = renewed.standing.act_at.unwrap().since(at(0)).as_millis();
+    let due = renewed.standing.next_attempt_at.unwrap().since(at(0)).as_millis();
     assert!((1_200..=10_800).contains(&due), "{due}");
     assert_eq!(renewed.tokens.validity.refresh.unwrap().at, at(12));
-    let usual = renewed_at(&grant(Phase::Fresh), reply(3600, 86_400), 0).standing.act_at;
-    assert_eq!(usual, renewed_at(&grant(Phase::Fresh), granted(Some("r")), 0).standing.act_at);
+    let usual = renewed_at(&grant(Phase::Fresh), reply(3600, 86_400), 0).standing.next_attempt_at;
+    assert_eq!(usual, renewed_at(&grant(Phase::Fresh), granted(Some("r")), 0).standing.next_attempt_at);
     // Once it is known that no renewal moves it, there is one shortly before its end, and no run after it.
     let mut grant = again(&grant(Phase::Fresh), &renewed_at(&grant(Phase::Fresh), reply(40, 100), 0));
     let mut asked = Vec::new();
-    while let Some(next) = grant.standing.act_at.filter(|next| *next < at(100)) {
+    while let Some(next) = grant.standing.next_attempt_at.filter(|next| *next < at(100)) {
         let left = at(100).since(next);
         asked.push(next.since(at(0)).as_secs());
-        let granted = Granted {
+        let granted = GrantedTokens {
             access: AccessToken::new(&format!("a{}", asked.len())).unwrap(),
-            lives: Lives { refresh: Life::Said(left), ..reply(40, 1).lives },
+            lives: TokenLives { refresh: TokenLife::Said(left), ..reply(40, 1).lives },
             ..granted(Some("r"))
         };
         let secs = next.secs() - at(0).secs();
@@ -635,7 +678,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
 fn a_life_that_cannot_be_read_is_assumed_and_said() {
     let renewed = renewed_at(
         &grant(Phase::Fresh),
-        Granted { lives: lives(Life::Unreadable("soon".into())), ..granted(None) },
+        GrantedTokens { lives: lives(TokenLife::Unreadable("soon".into())), ..granted(None) },
         0,
     );
     assert_eq!(renewed.tokens.access.unwrap().expires_at, at(3600));

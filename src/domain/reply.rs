@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::dialect::{Place, first, is_value, says_nothing};
-use super::envelope::{self, first_token};
-use super::life::Lives;
+pub use super::error_reply::{ErrorContext, PresentedCredential, leads_to};
+use super::error_reply::{with_code, without_code};
 use super::mask::Cleaner;
 use super::portal::Problem;
 use super::provider::{Class, Profile};
-pub use super::refused::{Context, Spent, leads_to};
-use super::refused::{with_code, without_code};
+use super::quirks::{JsonPath, first, is_value, says_nothing};
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 use super::token::Details;
+use super::token_life::TokenLives;
+use super::token_object::{self, first_token};
 
 /// A reply whose bytes arrived whole.
 #[derive(Clone, Copy, Debug)]
-pub struct Reply<'a> {
+pub struct TokenReply<'a> {
     /// The HTTP status.
     pub status: u16,
     /// `Retry-After`, if it could be read.
@@ -35,7 +35,7 @@ pub struct Reply<'a> {
 
 /// A new pair, as the server gave it.
 #[derive(Clone, Debug)]
-pub struct Granted {
+pub struct GrantedTokens {
     /// The new access token.
     pub access: AccessToken,
     /// The new refresh token; `None` means that the old one stays in force (RFC 6749 section 6).
@@ -43,7 +43,7 @@ pub struct Granted {
     /// `Bearer` unless the server says something else.
     pub token_type: String,
     /// What the reply says of how long its tokens live.
-    pub lives: Lives,
+    pub lives: TokenLives,
     /// Whose grant it is, if the profile has a field for it.
     pub identity: Option<String>,
     /// The authorization server for the next renewal, as the reply named it. Not yet checked against the allow-list.
@@ -67,23 +67,28 @@ pub struct Refusal {
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// A success whose body has an access token and no error.
-    Granted(Box<Granted>),
+    Granted(Box<GrantedTokens>),
     /// Anything else.
     Refused(Refusal),
 }
 
 /// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
 #[must_use]
-pub fn read(reply: &Reply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
-    read_in(reply, profile, secrets, Context::default())
+pub fn read(reply: &TokenReply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
+    read_in(reply, profile, secrets, ErrorContext::default())
 }
 
 /// As [`read`], with what is known of the request that it answers.
 #[must_use]
-pub fn read_in(reply: &Reply<'_>, profile: &Profile, secrets: &[&str], context: Context<'_>) -> Verdict {
+pub fn read_in(
+    reply: &TokenReply<'_>,
+    profile: &Profile,
+    secrets: &[&str],
+    context: ErrorContext<'_>,
+) -> Verdict {
     let refuse =
         |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after, assumed: false });
-    let Some(body) = envelope::open(reply.body, profile) else {
+    let Some(body) = token_object::open(reply.body, profile) else {
         return Verdict::Refused(without_code(reply, profile, None, secrets, context));
     };
     if let Some((code, description)) = error_of(&body, profile) {
@@ -113,28 +118,28 @@ pub fn read_in(reply: &Reply<'_>, profile: &Profile, secrets: &[&str], context: 
 
 /// As [`read_taken`], of a text however it is wrapped.
 #[must_use]
-pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option<Granted> {
-    envelope::open(text, profile).and_then(|body| read_taken(&body, profile, now))
+pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option<GrantedTokens> {
+    token_object::open(text, profile).and_then(|body| read_taken(&body, profile, now))
 }
 
 /// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
 #[must_use]
-pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Option<Granted> {
+pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Option<GrantedTokens> {
     if error_of(body, profile).is_some() { None } else { granted(body, profile, now, &[]) }
 }
 
 /// Whether a body deserves to be kept for a person or a newer version: a success out of which no pair was read although
 /// nothing says that there is none, or a pair with another status.
 #[must_use]
-pub fn is_unread(reply: &Reply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
+pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
     let Verdict::Refused(Refusal { problem, .. }) = verdict else { return false };
     let is_pair = || {
-        let body = envelope::open(reply.body, profile);
+        let body = token_object::open(reply.body, profile);
         body.is_some_and(|body| granted(&body, profile, reply.now, &[]).is_some())
     };
     problem.class == Class::InDoubt
         && problem.code.is_none()
-        && !envelope::is_empty(reply.body)
+        && !token_object::is_empty(reply.body)
         && (is_success(reply.status) || is_pair())
 }
 
@@ -148,7 +153,7 @@ pub(super) fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(
         _ => String::new(),
     };
     let description = || text(first(&form.error_description, body));
-    let said = |(place, good): &(Place, Vec<String>)| {
+    let said = |(place, good): &(JsonPath, Vec<String>)| {
         let value = place.find(body).filter(|value| !value.is_null())?;
         Some((value, good.iter().any(|good| is_value(value, good))))
     };
@@ -172,13 +177,13 @@ fn granted(
     profile: &Profile,
     now: Timestamp,
     secrets: &[&str],
-) -> Option<Granted> {
+) -> Option<GrantedTokens> {
     let form = &profile.reply;
-    let access = AccessToken::new(&first_token(&form.access_token, body).and_then(envelope::token)?)?;
+    let access = AccessToken::new(&first_token(&form.access_token, body).and_then(token_object::token)?)?;
     let refresh = match first_token(&form.refresh_token, body) {
         None => None,
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
-        Some(value) => Some(RefreshToken::new(&envelope::token(value)?)?),
+        Some(value) => Some(RefreshToken::new(&token_object::token(value)?)?),
     };
     let new = [Some(access.expose()), refresh.as_ref().map(RefreshToken::expose)];
     let tokens: Vec<_> = secrets.iter().copied().chain(new.into_iter().flatten()).collect();
@@ -192,7 +197,7 @@ fn granted(
         _ => Vec::new(),
     };
     let named = |field: &Option<String>| {
-        let value = field.as_ref().and_then(|field| Place::new(field).find(body))?;
+        let value = field.as_ref().and_then(|field| JsonPath::new(field).find(body))?;
         match value {
             Value::String(text) => Some(clean(text)),
             Value::Number(number) => Some(number.to_string()),
@@ -201,14 +206,14 @@ fn granted(
     };
     let fields: BTreeMap<_, _> = (profile.fields.iter())
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
-        .filter_map(|field| Place::new(field).find(body).map(|value| (field, value)))
+        .filter_map(|field| JsonPath::new(field).find(body).map(|value| (field, value)))
         .filter(|(_, value)| is_flat(value, DEEPEST))
         .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
         .collect();
-    let lives = Lives::of(form, body, now, profile.assumed_lifetime, &tokens);
-    let api = profile.endpoint_field.as_ref().and_then(|field| Place::new(field).find(body)?.as_str());
+    let lives = TokenLives::of(form, body, now, profile.assumed_lifetime, &tokens);
+    let api = profile.endpoint_field.as_ref().and_then(|field| JsonPath::new(field).find(body)?.as_str());
     let api = api.and_then(|api| cleaner.endpoint(api));
-    Some(Granted {
+    Some(GrantedTokens {
         token_type: token_type(&clean(
             first(&form.token_type, body).and_then(Value::as_str).unwrap_or_default(),
         )),

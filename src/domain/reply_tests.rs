@@ -1,13 +1,13 @@
 //! The class of each reply, a row each.
 
-use super::super::dialect::ReplyForm;
 use super::super::provider::ErrorRule;
 use super::super::provider::tests::profile;
+use super::super::quirks::ReplyFields;
 use super::*;
 
 fn verdict(status: u16, body: &str) -> Verdict {
     read(
-        &Reply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+        &TokenReply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
         &profile(),
         &["s3cret-value"],
     )
@@ -20,7 +20,7 @@ fn class(status: u16, body: &str) -> Class {
     }
 }
 
-fn granted(body: &str) -> Granted {
+fn granted(body: &str) -> GrantedTokens {
     match verdict(200, body) {
         Verdict::Granted(granted) => *granted,
         Verdict::Refused(refusal) => panic!("{body} was refused: {refusal:?}"),
@@ -130,7 +130,8 @@ fn a_server_that_repeats_refresh_tokens_publishes_none() {
         r#"{{"access_token":"a","refresh_token":"{new}","member_id":"{old}","scope":"crm {new}","token_type":"{old}",
         "client_endpoint":"https://acme.bitrix24.com/{old}/\n","status":{{"nested":["{new}","{old}","s3cret-value"]}}}}"#
     );
-    let reply = Reply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+    let reply =
+        TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
     let Verdict::Granted(granted) = read(&reply, &profile(), &[old]) else { panic!("granted") };
     let shown = format!("{granted:?}");
     assert!(!shown.contains(old) && !shown.contains(new), "{shown}");
@@ -153,19 +154,19 @@ fn a_field_that_the_state_could_not_read_again_is_left_out() {
 #[test]
 fn a_profile_says_where_the_parts_of_a_reply_stand() {
     let mut profile = profile();
-    profile.reply = ReplyForm {
-        access_token: ["authed_user.access_token", "access_token"].map(Place::new).into(),
-        refresh_token: vec![Place::new("authed_user.refresh_token")],
-        expires_at: vec![Place::new("ends")],
+    profile.reply = ReplyFields {
+        access_token: ["authed_user.access_token", "access_token"].map(JsonPath::new).into(),
+        refresh_token: vec![JsonPath::new("authed_user.refresh_token")],
+        expires_at: vec![JsonPath::new("ends")],
         in_milliseconds: true,
-        error: vec![Place::new("status")],
-        error_description: vec![Place::new("message")],
-        ..ReplyForm::default()
+        error: vec![JsonPath::new("status")],
+        error_description: vec![JsonPath::new("message")],
+        ..ReplyFields::default()
     };
     profile.fields = vec!["team.id".into()];
     let now = Timestamp::from_secs(1_795_000_000);
     let read = |body: &str| {
-        read(&Reply { status: 200, retry_after: None, now, body: body.as_bytes() }, &profile, &[])
+        read(&TokenReply { status: 200, retry_after: None, now, body: body.as_bytes() }, &profile, &[])
     };
     let body =
         r#"{"authed_user":{"access_token":"a1","refresh_token":"r1"},"team":{"id":7},"expires_in":90000}"#;
@@ -189,11 +190,11 @@ fn a_profile_says_where_the_parts_of_a_reply_stand() {
 #[test]
 fn a_row_may_ask_for_more_than_the_code() {
     let mut profile = profile();
-    let also = vec![(Place::new("error_codes"), vec!["50074".to_owned(), "50076".to_owned()])];
+    let also = vec![(JsonPath::new("error_codes"), vec!["50074".to_owned(), "50076".to_owned()])];
     let row = ErrorRule { also, class: Class::Blocked, ..profile.errors[1].clone() };
     profile.errors.insert(0, row);
     let class = |body: &str| match read(
-        &Reply { status: 400, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+        &TokenReply { status: 400, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
         &profile,
         &[],
     ) {
@@ -222,7 +223,7 @@ fn an_endpoint_that_holds_a_new_token_or_is_no_address_is_left_out() {
             serde_json::json!({"access_token": access, "refresh_token": "r", "client_endpoint": endpoint});
         let body = body.to_string();
         let reply =
-            Reply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+            TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
         let Verdict::Granted(granted) = read(&reply, &profile(), &[]) else { panic!("granted") };
         assert_eq!(granted.details.endpoint.as_deref(), kept, "{endpoint}");
     }

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::dialect::{BasicEncoding, Body, Pkce};
 use super::provider::{ClientAuthentication, DOMAIN, Method, Profile, at_domain};
+use super::quirks::{BasicEncoding, BodyEncoding, Pkce};
 use super::secret::{
     AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint, RefreshToken,
 };
@@ -19,7 +19,7 @@ use super::token::{Credential, Generation};
 
 /// Who asks, and for whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct RequestBuilder<'a> {
     /// The provider's profile with the app's overrides.
     pub profile: &'a Profile,
     /// The client.
@@ -40,7 +40,7 @@ pub struct Asker<'a> {
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug)]
-pub enum Purpose<'a> {
+pub enum RequestKind<'a> {
     /// The next access token (RFC 6749 sections 6 and 4.4).
     Renewal(&'a Credential),
     /// A code's exchange (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
@@ -66,13 +66,13 @@ pub enum Token<'a> {
 
 /// A request, ready to be sent. Its parameters may be secrets.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct TokenRequest {
     /// Where it goes, without its parameters.
     pub url: String,
     /// POST or GET.
     pub method: Method,
     /// The form of a POST's body.
-    pub body: Body,
+    pub body: BodyEncoding,
     /// In this order.
     pub parameters: Vec<(String, String)>,
     /// Besides `Accept` and what the form of the body brings.
@@ -81,7 +81,7 @@ pub struct Request {
     pub authorization: Option<String>,
 }
 
-impl fmt::Debug for Request {
+impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, method, body, parameters, headers: _, authorization } = self;
         let names: Vec<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
@@ -90,12 +90,12 @@ impl fmt::Debug for Request {
     }
 }
 
-impl Asker<'_> {
+impl RequestBuilder<'_> {
     /// The request for a purpose, to `url`.
     #[must_use]
-    pub fn request(&self, url: &str, purpose: Purpose<'_>) -> Request {
+    pub fn request(&self, url: &str, purpose: RequestKind<'_>) -> TokenRequest {
         let Profile { method, client_authentication, request: form, .. } = self.profile;
-        let mut parameters = Parameters(Vec::new());
+        let mut parameters = FormParameters(Vec::new());
         if let Some(grant_type) = grant_type(purpose) {
             parameters.set("grant_type", grant_type);
         }
@@ -107,17 +107,17 @@ impl Asker<'_> {
         }
         self.add_purpose(purpose, &mut parameters);
         let further = match purpose {
-            Purpose::Renewal(_) => Some(&form.renewal_parameters),
-            Purpose::Code(..) => Some(&form.code_parameters),
-            Purpose::DeviceCodes
-            | Purpose::DeviceToken(_)
-            | Purpose::Revocation(_)
-            | Purpose::Introspection(_) => None,
+            RequestKind::Renewal(_) => Some(&form.renewal_parameters),
+            RequestKind::Code(..) => Some(&form.code_parameters),
+            RequestKind::DeviceCodes
+            | RequestKind::DeviceToken(_)
+            | RequestKind::Revocation(_)
+            | RequestKind::Introspection(_) => None,
         };
         self.add(further.into_iter().flatten(), &mut parameters);
-        let posted = matches!(purpose, Purpose::Revocation(_) | Purpose::Introspection(_));
+        let posted = matches!(purpose, RequestKind::Revocation(_) | RequestKind::Introspection(_));
         let in_query = *method == Method::Get && !posted;
-        Request {
+        TokenRequest {
             url: at_domain(url, self.domain),
             method: if in_query { Method::Get } else { Method::Post },
             body: form.body,
@@ -135,8 +135,8 @@ impl Asker<'_> {
             Credential::Refresh(_) => RefreshToken::new("-").map_or(Credential::Client, Credential::Refresh),
             Credential::Client => Credential::Client,
         };
-        let Request { url, method, body, parameters, headers, authorization } =
-            Asker { random: "", ..*self }.request(url, Purpose::Renewal(&placeholder));
+        let TokenRequest { url, method, body, parameters, headers, authorization } =
+            RequestBuilder { random: "", ..*self }.request(url, RequestKind::Renewal(&placeholder));
         let all = format!(
             "{url}\n{method:?}\n{body:?}\n{parameters:?}\n{headers:?}\n{authorization:?}\n{}",
             buys.0
@@ -156,7 +156,7 @@ impl Asker<'_> {
         if base.contains(DOMAIN) && self.domain.is_none() {
             return None;
         }
-        let mut parameters = Parameters(Vec::new());
+        let mut parameters = FormParameters(Vec::new());
         parameters.set("response_type", "code");
         parameters.set("client_id", self.client_id);
         if let Some(redirect_uri) = self.redirect_uri {
@@ -180,15 +180,15 @@ impl Asker<'_> {
         Some(format!("{base}{separator}{query}"))
     }
 
-    fn add_purpose(&self, purpose: Purpose<'_>, parameters: &mut Parameters) {
+    fn add_purpose(&self, purpose: RequestKind<'_>, parameters: &mut FormParameters) {
         let scope = self.scope.join(&self.profile.scope_separator);
         let asks_scope = match purpose {
-            Purpose::Renewal(Credential::Refresh(token)) => {
+            RequestKind::Renewal(Credential::Refresh(token)) => {
                 parameters.set("refresh_token", token.expose());
                 self.profile.request.scope_in_renewal
             }
-            Purpose::Renewal(Credential::Client) | Purpose::DeviceCodes => true,
-            Purpose::Code(code, verifier) => {
+            RequestKind::Renewal(Credential::Client) | RequestKind::DeviceCodes => true,
+            RequestKind::Code(code, verifier) => {
                 parameters.set("code", code.expose());
                 if let Some(redirect_uri) = self.redirect_uri {
                     parameters.set("redirect_uri", redirect_uri);
@@ -198,16 +198,16 @@ impl Asker<'_> {
                 }
                 false
             }
-            Purpose::DeviceToken(code) => {
+            RequestKind::DeviceToken(code) => {
                 parameters.set("device_code", code.expose());
                 false
             }
-            Purpose::Revocation(Token::Refresh(token)) => {
+            RequestKind::Revocation(Token::Refresh(token)) => {
                 parameters.set("token", token.expose());
                 parameters.set("token_type_hint", "refresh_token");
                 false
             }
-            Purpose::Revocation(Token::Access(token)) | Purpose::Introspection(token) => {
+            RequestKind::Revocation(Token::Access(token)) | RequestKind::Introspection(token) => {
                 parameters.set("token", token.expose());
                 parameters.set("token_type_hint", "access_token");
                 false
@@ -222,7 +222,7 @@ impl Asker<'_> {
     fn add<'p>(
         &self,
         further: impl IntoIterator<Item = (&'p String, &'p String)>,
-        parameters: &mut Parameters,
+        parameters: &mut FormParameters,
     ) {
         for (name, value) in further {
             match value.as_str() {
@@ -257,7 +257,7 @@ impl Asker<'_> {
         Some(filled + rest)
     }
 
-    fn named(&self, parameters: Parameters) -> Vec<(String, String)> {
+    fn named(&self, parameters: FormParameters) -> Vec<(String, String)> {
         let names = &self.profile.request.names;
         let name = |name: String| names.get(&name).cloned().unwrap_or(name);
         parameters.0.into_iter().map(|(known, value)| (name(known), value)).collect()
@@ -280,9 +280,9 @@ impl Asker<'_> {
 }
 
 /// Named as in the RFCs, each once.
-struct Parameters(Vec<(String, String)>);
+struct FormParameters(Vec<(String, String)>);
 
-impl Parameters {
+impl FormParameters {
     fn set(&mut self, name: &str, value: &str) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => value.clone_into(known),
@@ -291,13 +291,13 @@ impl Parameters {
     }
 }
 
-const fn grant_type(purpose: Purpose<'_>) -> Option<&'static str> {
+const fn grant_type(purpose: RequestKind<'_>) -> Option<&'static str> {
     match purpose {
-        Purpose::Renewal(Credential::Refresh(_)) => Some("refresh_token"),
-        Purpose::Renewal(Credential::Client) => Some("client_credentials"),
-        Purpose::Code(..) => Some("authorization_code"),
-        Purpose::DeviceToken(_) => Some("urn:ietf:params:oauth:grant-type:device_code"),
-        Purpose::DeviceCodes | Purpose::Revocation(_) | Purpose::Introspection(_) => None,
+        RequestKind::Renewal(Credential::Refresh(_)) => Some("refresh_token"),
+        RequestKind::Renewal(Credential::Client) => Some("client_credentials"),
+        RequestKind::Code(..) => Some("authorization_code"),
+        RequestKind::DeviceToken(_) => Some("urn:ietf:params:oauth:grant-type:device_code"),
+        RequestKind::DeviceCodes | RequestKind::Revocation(_) | RequestKind::Introspection(_) => None,
     }
 }
 

@@ -20,8 +20,8 @@ impl Bench {
         Self { profile, secret: ClientSecret::new("p:ss word").unwrap(), scope, fields }
     }
 
-    fn asker(&self) -> Asker<'_> {
-        Asker {
+    fn asker(&self) -> RequestBuilder<'_> {
+        RequestBuilder {
             profile: &self.profile,
             client_id: "my id",
             client_secret: Some(&self.secret),
@@ -33,7 +33,7 @@ impl Bench {
         }
     }
 
-    fn parameters(&self, purpose: Purpose<'_>) -> Vec<(String, String)> {
+    fn parameters(&self, purpose: RequestKind<'_>) -> Vec<(String, String)> {
         self.asker().request(&self.profile.token_url, purpose).parameters
     }
 }
@@ -54,9 +54,9 @@ fn refresh() -> Credential {
 #[test]
 fn the_client_says_who_it_is_in_the_way_of_the_profile() {
     let with = |client_authentication, basic_encoding| {
-        let form = super::super::dialect::RequestForm { basic_encoding, ..Default::default() };
+        let form = super::super::quirks::RequestQuirks { basic_encoding, ..Default::default() };
         let bench = Bench::new(Profile { client_authentication, request: form, ..plain() });
-        let request = bench.asker().request("https://{domain}/token", Purpose::Renewal(&refresh()));
+        let request = bench.asker().request("https://{domain}/token", RequestKind::Renewal(&refresh()));
         assert_eq!(request.url, "https://acme.example/token");
         assert!(!format!("{request:?}").contains("p:ss"), "{request:?}");
         let names: Vec<_> = request.parameters.into_iter().map(|(name, _)| name).collect();
@@ -83,7 +83,7 @@ fn a_code_is_exchanged_with_its_verifier_and_redirect_uri() {
     let bench = Bench::new(plain());
     let (code, verifier) = (AuthorizationCode::new("c1").unwrap(), CodeVerifier::new("v1").unwrap());
     assert_eq!(
-        bench.parameters(Purpose::Code(&code, Some(&verifier))),
+        bench.parameters(RequestKind::Code(&code, Some(&verifier))),
         pairs(&[
             ("grant_type", "authorization_code"),
             ("code", "c1"),
@@ -94,7 +94,7 @@ fn a_code_is_exchanged_with_its_verifier_and_redirect_uri() {
     let bench = Bench::new(Profile { pkce: Pkce::None, ..profile() });
     assert!(
         bench
-            .parameters(Purpose::Code(&code, Some(&verifier)))
+            .parameters(RequestKind::Code(&code, Some(&verifier)))
             .iter()
             .all(|(name, _)| name != "code_verifier")
     );
@@ -112,7 +112,7 @@ fn the_address_to_authorize_at_has_a_state_a_challenge_and_no_verifier() {
          &redirect_uri=http%3A%2F%2F127.0.0.1%3A9471%2Foauth%2Fcallback&scope=crm+task&state=s1%26\
          &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256"
     );
-    let nowhere = Asker { domain: None, ..bench.asker() };
+    let nowhere = RequestBuilder { domain: None, ..bench.asker() };
     assert_eq!(nowhere.authorize_url("s1", None, None), None, "no address is made up");
 }
 
@@ -122,7 +122,7 @@ fn what_a_provider_does_differently_is_in_its_profile() {
     let mut profile = plain();
     profile.client_authentication = ClientAuthentication::Body;
     profile.scope_separator = ",".into();
-    profile.request.body = Body::Json;
+    profile.request.body = BodyEncoding::Json;
     profile.request.scope_in_renewal = true;
     profile.request.names = map(&[("client_id", "client_key"), ("refresh_token", "rt")]);
     profile.request.headers = map(&[("User-Agent", "app/1")]);
@@ -135,7 +135,7 @@ fn what_a_provider_does_differently_is_in_its_profile() {
     ]);
     let bench = Bench::new(profile);
     let credential = refresh();
-    let request = bench.asker().request(&bench.profile.token_url, Purpose::Renewal(&credential));
+    let request = bench.asker().request(&bench.profile.token_url, RequestKind::Renewal(&credential));
     assert_eq!(
         request.parameters,
         pairs(&[
@@ -148,21 +148,21 @@ fn what_a_provider_does_differently_is_in_its_profile() {
             ("state", "x-r4nd0m")
         ])
     );
-    assert_eq!((request.body, request.headers), (Body::Json, pairs(&[("User-Agent", "app/1")])));
+    assert_eq!((request.body, request.headers), (BodyEncoding::Json, pairs(&[("User-Agent", "app/1")])));
 }
 
 #[test]
 fn a_client_that_needs_no_person_and_a_device_ask_for_their_scope() {
     let bench = Bench::new(plain());
     assert_eq!(
-        bench.parameters(Purpose::Renewal(&Credential::Client)),
+        bench.parameters(RequestKind::Renewal(&Credential::Client)),
         pairs(&[("grant_type", "client_credentials"), ("scope", "crm task")])
     );
-    assert_eq!(bench.parameters(Purpose::DeviceCodes), pairs(&[("scope", "crm task")]));
+    assert_eq!(bench.parameters(RequestKind::DeviceCodes), pairs(&[("scope", "crm task")]));
     let bench = Bench::new(Profile { client_authentication: ClientAuthentication::None, ..plain() });
     let code = DeviceCode::new("d").unwrap();
     assert_eq!(
-        bench.parameters(Purpose::DeviceToken(&code)),
+        bench.parameters(RequestKind::DeviceToken(&code)),
         pairs(&[
             ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
             ("client_id", "my id"),
@@ -171,7 +171,7 @@ fn a_client_that_needs_no_person_and_a_device_ask_for_their_scope() {
     );
     let get = Bench::new(Profile { method: Method::Get, ..plain() });
     let token = RefreshToken::new("r1").unwrap();
-    let revocation = get.asker().request("https://a/revoke", Purpose::Revocation(Token::Refresh(&token)));
+    let revocation = get.asker().request("https://a/revoke", RequestKind::Revocation(Token::Refresh(&token)));
     assert_eq!(revocation.method, Method::Post, "RFC 7009 knows no other");
     assert_eq!(revocation.parameters, pairs(&[("token", "r1"), ("token_type_hint", "refresh_token")]));
 }

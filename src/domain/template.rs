@@ -9,7 +9,7 @@ use std::sync::Arc;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 
 use super::escalation::Severity;
-use super::message::{Event, Message, Subject};
+use super::message::{Event, Message, MessageSubject};
 use super::time::Timestamp;
 
 /// No body is longer, in bytes.
@@ -51,7 +51,7 @@ pub struct Template {
 
 /// Why a template cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum WebhookTemplateError {
     /// It uses a name that no message has.
     Unknown {
         /// The name.
@@ -91,7 +91,7 @@ impl Template {
         instance: &str,
         url: Option<&str>,
         now: Timestamp,
-    ) -> Result<String, Fault> {
+    ) -> Result<String, WebhookTemplateError> {
         // A name that is missing must not keep an alert from leaving.
         self.made(UndefinedBehavior::Chainable, names(message, instance, url, now))
     }
@@ -100,7 +100,7 @@ impl Template {
     ///
     /// # Errors
     /// The first [`Fault`].
-    pub fn check(&self) -> Result<(), Fault> {
+    pub fn check(&self) -> Result<(), WebhookTemplateError> {
         self.only_known_names()?;
         for message in samples() {
             let names = names(&message, "host", Some("https://refreshd.example.org/"), SAMPLED);
@@ -112,18 +112,21 @@ impl Template {
         Ok(())
     }
 
-    fn made(&self, undefined: UndefinedBehavior, names: Value) -> Result<String, Fault> {
+    fn made(&self, undefined: UndefinedBehavior, names: Value) -> Result<String, WebhookTemplateError> {
         let environment = self.environment(undefined);
-        let template = environment.template_from_str(&self.source).map_err(|error| Fault::of(&error))?;
+        let template =
+            environment.template_from_str(&self.source).map_err(|error| WebhookTemplateError::of(&error))?;
         let mut body = Bounded(Vec::new());
-        template.render_captured_to(names, &mut body).map_err(|error| Fault::of(&error))?;
-        String::from_utf8(body.0).map_err(|_| Fault::Other { line: 1, why: "makes no UTF-8".to_owned() })
+        template.render_captured_to(names, &mut body).map_err(|error| WebhookTemplateError::of(&error))?;
+        String::from_utf8(body.0)
+            .map_err(|_| WebhookTemplateError::Other { line: 1, why: "makes no UTF-8".to_owned() })
     }
 
     /// Also looks where no sample comes by.
-    fn only_known_names(&self) -> Result<(), Fault> {
+    fn only_known_names(&self) -> Result<(), WebhookTemplateError> {
         let environment = self.environment(UndefinedBehavior::SemiStrict);
-        let template = environment.template_from_str(&self.source).map_err(|error| Fault::of(&error))?;
+        let template =
+            environment.template_from_str(&self.source).map_err(|error| WebhookTemplateError::of(&error))?;
         let known =
             |name: &str| NAMES.contains(&name) || environment.globals().any(|(global, _)| global == name);
         let unknown = template.undeclared_variables(false).into_iter().filter(|name| !known(name));
@@ -132,7 +135,7 @@ impl Template {
             (1 + self.source[..at].matches('\n').count(), name)
         });
         match placed.min() {
-            Some((line, name)) => Err(Fault::Unknown { name, line }),
+            Some((line, name)) => Err(WebhookTemplateError::Unknown { name, line }),
             None => Ok(()),
         }
     }
@@ -162,7 +165,7 @@ impl fmt::Debug for Template {
     }
 }
 
-impl Fault {
+impl WebhookTemplateError {
     /// An error's detail may quote the template, so it is shown only where it names nothing but words of the language.
     fn of(error: &minijinja::Error) -> Self {
         let harmless = matches!(
@@ -184,7 +187,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for WebhookTemplateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { name, line } => write!(f, "line {line}: unknown name {name}"),
@@ -210,13 +213,13 @@ impl io::Write for Bounded {
     }
 }
 
-fn is_json(body: &str) -> Result<(), Fault> {
+fn is_json(body: &str) -> Result<(), WebhookTemplateError> {
     let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(body) else { return Ok(()) };
     let why = format!(
         "what it makes of a sample is no JSON: {error} of that; values come with their quotation marks: \
          write {{{{ title }}}} and not \"{{{{ title }}}}\""
     );
-    Err(Fault::Other { line: 1, why })
+    Err(WebhookTemplateError::Other { line: 1, why })
 }
 
 fn names(message: &Message, instance: &str, url: Option<&str>, now: Timestamp) -> Value {
@@ -257,7 +260,7 @@ fn samples() -> Vec<Message> {
         event: Event::Opened,
         severity: Severity::Critical,
         levels: vec![(Severity::Warning, SAMPLED), (Severity::Critical, SAMPLED)],
-        subject: Subject::Portal("acme".to_owned()),
+        subject: MessageSubject::Portal("acme".to_owned()),
         reason: "a sample: \"quoted\", <b>bold</b> & späť\\".to_owned(),
         action: Some("refreshd import acme".to_owned()),
         since: SAMPLED,
@@ -268,13 +271,13 @@ fn samples() -> Vec<Message> {
         number: 1,
     };
     let many = Message {
-        subject: Subject::Server("oauth.example.org".to_owned()),
+        subject: MessageSubject::Server("oauth.example.org".to_owned()),
         portals: vec!["acme".to_owned(), "globex".to_owned()],
         count: 200,
         ..one.clone()
     };
     let bare = Message {
-        subject: Subject::Daemon,
+        subject: MessageSubject::Daemon,
         action: None,
         expires_at: None,
         portals: Vec::new(),

@@ -10,18 +10,18 @@ use super::time::Timestamp;
 /// So many seconds' worth may come at once.
 const BURST: f64 = 20.0;
 /// Senders told apart at a time; beyond them only the overall limit holds.
-const MOST_SENDERS: usize = 10_000;
+const MAX_SENDERS: usize = 10_000;
 
 /// The limits, and what is left of them.
 #[derive(Debug)]
 pub struct Throttle {
-    all: Bucket,
+    all: SenderBucket,
     sender_rate: f64,
-    senders: HashMap<u128, Bucket>,
+    senders: HashMap<u128, SenderBucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+struct SenderBucket {
     rate: f64,
     left: f64,
     filled_at: Timestamp,
@@ -31,7 +31,7 @@ impl Throttle {
     /// Takes in `rate` a second, and `sender_rate` of one sender; both above 0.
     #[must_use]
     pub fn new(rate: f64, sender_rate: f64, now: Timestamp) -> Self {
-        Self { all: Bucket::new(rate, now), sender_rate, senders: HashMap::new() }
+        Self { all: SenderBucket::new(rate, now), sender_rate, senders: HashMap::new() }
     }
 
     /// New limits from a reload.
@@ -54,19 +54,19 @@ impl Throttle {
         self.all.take(now)
     }
 
-    fn of(&mut self, sender: u128, now: Timestamp) -> Option<&mut Bucket> {
-        if self.senders.len() >= MOST_SENDERS && !self.senders.contains_key(&sender) {
+    fn of(&mut self, sender: u128, now: Timestamp) -> Option<&mut SenderBucket> {
+        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
             // Whoever has been quiet for long enough is as good as new.
             self.senders.retain(|_, bucket| !bucket.is_full(now));
-            if self.senders.len() >= MOST_SENDERS {
+            if self.senders.len() >= MAX_SENDERS {
                 return None;
             }
         }
-        Some(self.senders.entry(sender).or_insert_with(|| Bucket::new(self.sender_rate, now)))
+        Some(self.senders.entry(sender).or_insert_with(|| SenderBucket::new(self.sender_rate, now)))
     }
 }
 
-impl Bucket {
+impl SenderBucket {
     fn new(rate: f64, now: Timestamp) -> Self {
         Self { rate, left: (rate * BURST).max(1.0), filled_at: now }
     }
@@ -129,7 +129,7 @@ mod tests {
     fn memory_does_not_grow_with_the_senders() {
         let mut throttle = Throttle::new(1e6, 1.0, at(0));
         (0..30_000_u128).for_each(|sender| throttle.admit(Some(sender), at(0)).unwrap());
-        assert_eq!(throttle.senders.len(), MOST_SENDERS);
+        assert_eq!(throttle.senders.len(), MAX_SENDERS);
         throttle.admit(Some(40_000), at(60_000)).unwrap();
         assert_eq!(throttle.senders.len(), 1, "all others have been quiet");
     }

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
-use refreshd::sandbox::{At, Fault, Rules, Sandbox};
+use refreshd::fake_server::{At, FakeServer, Fault, Rules};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -122,7 +122,7 @@ pub fn domain(portal: &str) -> String {
 
 /// A test's own world.
 pub struct Rig {
-    pub sandbox: Sandbox,
+    pub sandbox: FakeServer,
     /// Written by [`Rig::start`] and [`Rig::write_config`].
     pub config: Config,
     pub runtime: Runtime,
@@ -143,7 +143,7 @@ impl Rig {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime for the stand-in server");
         let life = rules.token_lifetime;
-        let sandbox = Sandbox::new(Clock::system(), rules);
+        let sandbox = FakeServer::new(Clock::system(), rules);
         sandbox.add_client(CLIENT_ID, CLIENT_SECRET);
         let stop = CancellationToken::new();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");

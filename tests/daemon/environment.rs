@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use refreshd::sandbox::Fault;
+use refreshd::fake_server::Fault;
 
 use crate::common::{Rig, SOON, always, eventually};
 

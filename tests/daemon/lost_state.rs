@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd::sandbox::{Reuse, Rules};
+use refreshd::fake_server::{Reuse, Rules};
 
 use crate::common::{EVERY, Rig, always, is_step};
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use refreshd::sandbox::{At, Fault, Rules};
+use refreshd::fake_server::{At, Fault, Rules};
 use serde_json::Value;
 
 use crate::common::{CLIENT_ID, Daemon, LIFE, Rig, SOON, always, domain, eventually, is_step, says};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use refreshd::domain::provider::Method;
-use refreshd::sandbox::{At, Fault, Reuse, Rules};
+use refreshd::fake_server::{At, Fault, Reuse, Rules};
 use serde_json::Value;
 
 use crate::common::{CLIENT_SECRET, LIFE, Rig, SOON, domain, says};

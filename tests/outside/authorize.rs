@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::sandbox::{Fault, Rules};
+use refreshd::fake_server::{Fault, Rules};
 use serde_json::Value;
 
 use crate::common::authorizing::{Authorizing, free_address};

@@ -29,7 +29,7 @@ fn every_command_shows_examples_and_exit_codes() {
 #[test]
 fn what_people_are_told_to_type_exists() {
     let overview = refreshd(&["--help"]).stdout;
-    for command in refreshd::domain::remedy::COMMANDS {
+    for command in refreshd::domain::hint::COMMANDS {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not in\n{overview}");
         assert_eq!(refreshd(&[command, "--help"]).code, Some(0), "{command}");
     }

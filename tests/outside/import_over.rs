@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::process::Stdio;
 use std::time::Duration;
 
-use refreshd::sandbox::{Fault, Reuse, Rules};
+use refreshd::fake_server::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
 use crate::common::{CLIENT_ID, CLIENT_SECRET, EVERY, Ran, Rig, SOON, always, domain, eventually, is_step};

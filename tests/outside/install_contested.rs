@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::sandbox::{Fault, Rules};
+use refreshd::fake_server::{Fault, Rules};
 use serde_json::{Value, json};
 
 use crate::common::installs::{Form, Grant, PROOF, event_of, removal_of, text, with};
@@ -209,7 +209,8 @@ fn whoever_is_refused_is_not_told_of_again_and_others_are() {
     assert_eq!(rig.run(["install", "refuse", &portal, "--yes"]).code, Some(0), "without a daemon");
     assert_eq!(waiting(&rig), json!([]));
     let daemon = rig.start();
-    assert_eq!((incidents(&rig), rig.generation(&portal)), (vec![], 2));
+    wait_for_incidents(&rig, 0);
+    assert_eq!(rig.generation(&portal), 2);
     assert_eq!(user_of(&rig, &portal), json!(EMPLOYEE));
     daemon.stop();
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
-use refreshd::domain::questions::{KEPT_FOR_KNOWN, OF_APP, OF_SENDER};
-use refreshd::sandbox::{Rules, Sandbox};
+use refreshd::domain::verification_budget::{APP_BUDGET, KEPT_FOR_KNOWN, SENDER_BUDGET};
+use refreshd::fake_server::{FakeServer, Rules};
 use tokio_util::sync::CancellationToken;
 
 use crate::common::installs::{Form, encoded, form_of, with};
@@ -67,11 +67,11 @@ fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
         assert_eq!(rig.open("globex", &rig.grant_of("globex", 1)).0, 200);
         rig.wait_for_installs("stored", 2.0);
         let what = "more than the first questions";
-        let burst = if source_header || same { OF_SENDER.0 } else { OF_APP.0 - KEPT_FOR_KNOWN };
+        let burst = if source_header || same { SENDER_BUDGET.0 } else { APP_BUDGET.0 - KEPT_FOR_KNOWN };
         eventually(what, SOON, || rig.sandbox.questions() - before > u64::from(burst) + 10);
         let asked = rig.sandbox.questions() - before;
         let seconds = clock.elapsed(began).as_secs() + 1;
-        let rate = if source_header || same { OF_SENDER.1 } else { OF_APP.1 };
+        let rate = if source_header || same { SENDER_BUDGET.1 } else { APP_BUDGET.1 };
         // And those about the two genuine ones; one more question than is left may be counted.
         let most = u64::from(burst) + seconds * u64::from(rate) + 5;
         assert!(asked <= most, "{asked} questions in {seconds} s, not {most}");
@@ -106,7 +106,7 @@ fn a_flood_leaves_room_in_the_queue_for_others() {
 fn an_app_whose_server_is_slow_and_flooded_does_not_delay_another_app() {
     let mut rig = installing("");
     let rules = Rules { token_lifetime: Duration::from_secs(3600), ..Rules::default() };
-    let other = Sandbox::new(Clock::system(), rules);
+    let other = FakeServer::new(Clock::system(), rules);
     other.add_client("local.shop", CLIENT_SECRET);
     let stop = CancellationToken::new();
     let listener = rig.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
-use refreshd::sandbox::{Fault, Rules, Sandbox};
+use refreshd::fake_server::{FakeServer, Fault, Rules};
 
 use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};
 use crate::common::{CLIENT_ID, CLIENT_SECRET, Daemon, Rig, SOON, always, domain, eventually, says};
@@ -208,7 +208,7 @@ fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
 #[test]
 fn what_one_server_refuses_and_what_is_not_installed_yet_is_asked_again() {
     let mut rig = installing("");
-    let other = Sandbox::new(Clock::system(), Rules::default());
+    let other = FakeServer::new(Clock::system(), Rules::default());
     other.add_client(CLIENT_ID, CLIENT_SECRET);
     let stop = tokio_util::sync::CancellationToken::new();
     let listener = rig.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
 
 use refreshd::adapters::clock::Clock;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -19,6 +19,7 @@ use crate::{calm, contains};
 struct Desk {
     child: Child,
     said: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
     _terminal: File,
 }
 
@@ -59,8 +60,8 @@ impl Desk {
                     .push_str(&String::from_utf8_lossy(&piece[..read]));
             }
         };
-        Builder::new().spawn(listen).expect("a thread");
-        Self { child, said, _terminal: terminal }
+        let reader = Some(Builder::new().spawn(listen).expect("a thread"));
+        Self { child, said, reader, _terminal: terminal }
     }
 
     fn said(&self) -> String {
@@ -88,6 +89,8 @@ impl Desk {
             assert!(clock.elapsed(began) < COMMAND, "it does not end: {}", self.said());
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
+        // The terminal ends with the last that has it open; what was written before is read by then.
+        self.reader.take().expect("it ends once").join().expect("it reads");
         (status.code(), self.said())
     }
 }

@@ -17,7 +17,7 @@ use common::installs::encoded;
 use common::{LIFE, Rig, SOON, always, domain, eventually};
 use process::{LONGEST_STOP, Process};
 use refreshd::adapters::clock::Clock;
-use refreshd::sandbox::{At, Fault, Reuse, Rules};
+use refreshd::fake_server::{At, Fault, Reuse, Rules};
 
 /// 200 at the three servers together.
 const PORTALS: usize = 67;

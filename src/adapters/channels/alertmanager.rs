@@ -6,8 +6,8 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::wire::{Request, Wire, address, below};
-use super::{HOLDS, Sender};
+use super::http_sender::{ChannelRequest, HttpSender, address, below};
+use super::{HOLDS, Senders};
 use crate::domain::channel::Delivery;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message};
@@ -18,11 +18,11 @@ use crate::domain::time::Timestamp;
 const PATH: &str = "/api/v2/alerts";
 
 pub(super) async fn send(
-    wire: &Wire,
+    wire: &HttpSender,
     url: &ChannelSecret,
     authorization: Option<&ChannelSecret>,
     messages: &[Message],
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Delivery {
     let alerts: Vec<_> = messages.iter().flat_map(|message| alerts(message, sender)).collect();
     if alerts.is_empty() {
@@ -35,7 +35,7 @@ pub(super) async fn send(
     };
     let body = Value::from(alerts).to_string().into_bytes();
     let (method, content_type, secret) = (Method::POST, "application/json", None);
-    let request = Request { method, url, authorization, content_type, body, secret };
+    let request = ChannelRequest { method, url, authorization, content_type, body, secret };
     match wire.send(request, sender.now).await {
         Ok(answer) => answer.usual(),
         Err(failed) => failed,
@@ -43,7 +43,7 @@ pub(super) async fn send(
 }
 
 /// The labels of an incident: the same from its first message to its last, but for the severity.
-pub(super) fn labels(message: &Message, severity: Severity, sender: Sender<'_>) -> Map<String, Value> {
+pub(super) fn labels(message: &Message, severity: Severity, sender: Senders<'_>) -> Map<String, Value> {
     let mut labels = Map::new();
     let mut label = |name: &str, value: &str| labels.insert(name.to_owned(), value.into());
     label("alertname", "RefreshdIncident");
@@ -57,7 +57,7 @@ pub(super) fn labels(message: &Message, severity: Severity, sender: Sender<'_>) 
 }
 
 /// What is said of an incident.
-pub(super) fn annotations(message: &Message, sender: Sender<'_>) -> Map<String, Value> {
+pub(super) fn annotations(message: &Message, sender: Senders<'_>) -> Map<String, Value> {
     let mut annotations = Map::new();
     let mut annotation = |name: &str, value: String| annotations.insert(name.to_owned(), value.into());
     annotation("summary", message.title());
@@ -72,7 +72,7 @@ pub(super) fn annotations(message: &Message, sender: Sender<'_>) -> Map<String, 
 }
 
 /// The alert of the severity in force, and the ends of those before it.
-fn alerts(message: &Message, sender: Sender<'_>) -> Vec<Value> {
+fn alerts(message: &Message, sender: Senders<'_>) -> Vec<Value> {
     let now = sender.now;
     let over = message.event == Event::Resolved;
     let since = message.levels.iter().rev().find(|(severity, _)| *severity == message.severity);
@@ -97,7 +97,7 @@ fn alert(
     message: &Message,
     severity: Severity,
     (since, ends): (Timestamp, Timestamp),
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Value {
     let mut alert = json!({
         "labels": labels(message, severity, sender),
@@ -144,7 +144,7 @@ mod tests {
             "generatorURL": "https://refreshd.example.org/?a=1&b=2",
         }]);
         assert_eq!(Value::from(alerts(&opened, SENDER)), expected);
-        let bare = alerts(&opened, Sender { url: None, ..SENDER });
+        let bare = alerts(&opened, Senders { url: None, ..SENDER });
         assert!(bare[0].get("generatorURL").is_none(), "an empty one would be no address");
     }
 
@@ -181,7 +181,7 @@ mod tests {
             ]
         );
         // The clock went back.
-        let before = Sender { now: at(-60), ..SENDER };
+        let before = Senders { now: at(-60), ..SENDER };
         for alert in alerts(&message(), before) {
             assert!(alert["endsAt"].as_str() >= alert["startsAt"].as_str(), "{alert}");
         }

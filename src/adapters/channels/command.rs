@@ -16,22 +16,22 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
-use super::Sender;
-use super::wire::failed;
-use super::words::{details, fit, line, utf16};
+use super::Senders;
+use super::http_sender::failed;
+use super::text_limits::{details, fit, line, utf16};
 use crate::adapters::clock::Clock;
 use crate::domain::channel::Delivery;
 use crate::domain::mask::mask;
-use crate::domain::message::{Message, Subject};
+use crate::domain::message::{Message, MessageSubject};
 
 /// So much of what it says is logged, in bytes; the rest is read and thrown away.
-const ENOUGH: usize = 4096;
+const MAX_OUTPUT_BYTES: usize = 4096;
 /// And so many lines of it.
 const LINES: usize = 50;
 /// A variable is a line, of at most so many characters.
 const VARIABLE: usize = 4096;
 /// How long its last words may take to arrive once it has ended.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// Where programs are looked for if this process does not know.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What a program ends with that never wants to see this message again: `EX_DATAERR`.
@@ -44,7 +44,7 @@ pub(super) async fn send(
     command: &[String],
     directory: &Path,
     message: &Message,
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Delivery {
     let Some((program, arguments)) = command.split_first() else {
         return failed("the channel's command is empty");
@@ -61,10 +61,10 @@ pub(super) async fn send(
         .kill_on_drop(true)
         .spawn();
     let group = match started {
-        Ok(child) => Group::of(child),
+        Ok(child) => ProcessGroup::of(child),
         Err(error) => return failed(cannot_start(program, &error)),
     };
-    let (status, said) = attend(group, Value::Object(details(message, sender)).to_string()).await;
+    let (status, said) = wait_for_exit(group, Value::Object(details(message, sender)).to_string()).await;
     for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
         tracing::info!(channel, "{channel}: {}", mask(line, &[]));
     }
@@ -96,12 +96,12 @@ fn cannot_start(program: &str, error: &io::Error) -> String {
 }
 
 /// A started program and all that it starts. Dropped, all of it is killed.
-struct Group {
+struct ProcessGroup {
     child: Child,
     leader: Option<Pid>,
 }
 
-impl Group {
+impl ProcessGroup {
     fn of(child: Child) -> Self {
         let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         Self { child, leader }
@@ -116,14 +116,14 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.end();
     }
 }
 
 /// Tells it the message and listens until it has ended.
-async fn attend(mut group: Group, message: String) -> (io::Result<ExitStatus>, String) {
+async fn wait_for_exit(mut group: ProcessGroup, message: String) -> (io::Result<ExitStatus>, String) {
     let (stdin, stdout, stderr) =
         (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
     let tell = async {
@@ -134,7 +134,7 @@ async fn attend(mut group: Group, message: String) -> (io::Result<ExitStatus>, S
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let status = {
-        let talk = async { tokio::join!(tell, listen(stdout, &mut out), listen(stderr, &mut err)) };
+        let talk = async { tokio::join!(tell, read_output(stdout, &mut out), read_output(stderr, &mut err)) };
         tokio::pin!(talk);
         let mut talking = true;
         let status = loop {
@@ -146,29 +146,29 @@ async fn attend(mut group: Group, message: String) -> (io::Result<ExitStatus>, S
         // Others may hold the pipes open: they end with it, and are waited for no longer than this.
         group.end();
         if talking {
-            let _ = Clock::system().within(LAST_WORDS, talk).await;
+            let _ = Clock::system().within(OUTPUT_GRACE, talk).await;
         }
         status
     };
     out.extend_from_slice(&err);
-    out.truncate(ENOUGH);
+    out.truncate(MAX_OUTPUT_BYTES);
     (status, String::from_utf8_lossy(&out).into_owned())
 }
 
 /// Reads to the end and keeps the beginning: whoever is not listened to would wait.
-async fn listen(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+async fn read_output(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = [0; 1024];
     while let Ok(read) = pipe.read(&mut buffer).await {
         if read == 0 {
             return;
         }
-        let room = ENOUGH - kept.len();
+        let room = MAX_OUTPUT_BYTES - kept.len();
         kept.extend_from_slice(&buffer[..read.min(room)]);
     }
 }
 
-fn environment(message: &Message, sender: Sender<'_>) -> Vec<(&'static str, String)> {
+fn environment(message: &Message, sender: Senders<'_>) -> Vec<(&'static str, String)> {
     let path = std::env::var("PATH").unwrap_or_else(|_| USUAL_PATH.to_owned());
     let mut variables = vec![("PATH", path), ("LANG", "C.UTF-8".to_owned())];
     let mut set = |name, value: &str| variables.push((name, fit(&line(value), VARIABLE, utf16)));
@@ -177,11 +177,11 @@ fn environment(message: &Message, sender: Sender<'_>) -> Vec<(&'static str, Stri
     set("REFRESHD_SEVERITY", message.severity.as_str());
     set("REFRESHD_KEY", &message.dedup_key(sender.instance));
     match &message.subject {
-        Subject::Portal(name) => set("REFRESHD_PORTAL", name),
-        Subject::App(name) => set("REFRESHD_APP", name),
-        Subject::Server(name) => set("REFRESHD_SERVER", name),
-        Subject::Channel(name) => set("REFRESHD_CHANNEL", name),
-        Subject::Daemon => {}
+        MessageSubject::Portal(name) => set("REFRESHD_PORTAL", name),
+        MessageSubject::App(name) => set("REFRESHD_APP", name),
+        MessageSubject::Server(name) => set("REFRESHD_SERVER", name),
+        MessageSubject::Channel(name) => set("REFRESHD_CHANNEL", name),
+        MessageSubject::Daemon => {}
     }
     set("REFRESHD_TITLE", &message.title());
     set("REFRESHD_REASON", &message.reason);

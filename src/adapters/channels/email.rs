@@ -11,10 +11,10 @@ use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 
-use super::Sender;
-use super::wire::failed;
-use super::words::{fit, line, utf16};
-use crate::domain::channel::{Delivery, Mail, MailTls};
+use super::Senders;
+use super::http_sender::failed;
+use super::text_limits::{fit, line, utf16};
+use crate::domain::channel::{Delivery, MailConfig, MailTls};
 use crate::domain::mask::mask;
 use crate::domain::message::Message;
 use crate::domain::secret::Fingerprint;
@@ -28,8 +28,8 @@ const LOGIN: [u16; 4] = [530, 534, 535, 538];
 /// Codes that say that an address is wrong (RFC 5321).
 const ADDRESS: [u16; 2] = [551, 553];
 
-pub(super) async fn send(mail: &Mail, message: &Message, sender: Sender<'_>) -> Delivery {
-    let letter = match letter(mail, message, sender) {
+pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Senders<'_>) -> Delivery {
+    let letter = match mail_message(mail, message, sender) {
         Ok(letter) => letter,
         Err(why) => return Delivery::Rejected(format!("no mail can be made of it: {why}")),
     };
@@ -47,26 +47,26 @@ pub(super) async fn send(mail: &Mail, message: &Message, sender: Sender<'_>) -> 
 }
 
 /// A refusal for ever is the message's fault, unless it is about the login or an address: those can be mended.
-fn judge(mail: &Mail, error: &lettre::transport::smtp::Error) -> Delivery {
+fn judge(mail: &MailConfig, error: &lettre::transport::smtp::Error) -> Delivery {
     let words = innermost(error);
     let Some(code) = error.status() else { return failed(shown(mail, &words)) };
     let said = shown(mail, &format!("{code} {words}"));
     let number = code.to_string().parse().unwrap_or(0);
-    if error.is_permanent() && !can_be_mended(number, &words) {
+    if error.is_permanent() && !is_temporary(number, &words) {
         Delivery::Rejected(said)
     } else {
         failed(said)
     }
 }
 
-fn can_be_mended(code: u16, words: &str) -> bool {
+fn is_temporary(code: u16, words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     // Enhanced codes (RFC 3463): 5.1 is about addresses.
     LOGIN.contains(&code) || ADDRESS.contains(&code) || words.starts_with("5.1.") || words.contains("relay")
 }
 
 /// The server may quote what it was sent.
-fn shown(mail: &Mail, words: &str) -> String {
+fn shown(mail: &MailConfig, words: &str) -> String {
     let password = mail.login.as_ref().map(|(_, password)| password.expose());
     mask(words, &password.into_iter().collect::<Vec<_>>())
 }
@@ -80,8 +80,8 @@ fn innermost(error: &lettre::transport::smtp::Error) -> String {
 }
 
 fn transport(
-    mail: &Mail,
-    sender: Sender<'_>,
+    mail: &MailConfig,
+    sender: Senders<'_>,
 ) -> Result<AsyncSmtpTransport<Tokio1Executor>, lettre::transport::smtp::Error> {
     let parameters = || TlsParameters::builder(mail.host.clone()).build_rustls();
     let tls = match mail.tls {
@@ -107,7 +107,11 @@ fn transport(
 }
 
 /// The mail. The same message always makes the same `Message-ID`, so that one that is sent twice is known as one.
-fn letter(mail: &Mail, message: &Message, sender: Sender<'_>) -> Result<lettre::Message, String> {
+fn mail_message(
+    mail: &MailConfig,
+    message: &Message,
+    sender: Senders<'_>,
+) -> Result<lettre::Message, String> {
     let from: Mailbox = mail.from.parse().map_err(|_| "`from` is no mail address".to_owned())?;
     let domain = from.email.domain().to_owned();
     let now = u64::try_from(sender.now.millis()).unwrap_or(0);
@@ -141,7 +145,7 @@ fn raw(name: &str, value: &str) -> Result<HeaderValue, String> {
     Ok(HeaderValue::new(name, value.to_owned()))
 }
 
-fn text(message: &Message, sender: Sender<'_>) -> String {
+fn text(message: &Message, sender: Senders<'_>) -> String {
     let mut text = fit(&message.text(sender.now), TEXT, utf16);
     text.push_str(&format!("\n\n-- \nrefreshd on {}\n", sender.instance));
     if let Some(url) = sender.url {
@@ -157,8 +161,8 @@ mod tests {
     use super::*;
     use crate::domain::secret::ChannelSecret;
 
-    fn mail() -> Mail {
-        Mail {
+    fn mail() -> MailConfig {
+        MailConfig {
             host: "mx.example.org".into(),
             port: 587,
             tls: MailTls::StartTls,
@@ -169,7 +173,7 @@ mod tests {
     }
 
     fn formatted(message: &Message) -> String {
-        String::from_utf8(letter(&mail(), message, SENDER).unwrap().formatted()).unwrap()
+        String::from_utf8(mail_message(&mail(), message, SENDER).unwrap().formatted()).unwrap()
     }
 
     fn header(mail: &str, name: &str) -> String {
@@ -225,10 +229,10 @@ mod tests {
             (554, "Relay access denied"),
             (553, ""),
         ] {
-            assert!(can_be_mended(code, words), "{code} {words}");
+            assert!(is_temporary(code, words), "{code} {words}");
         }
         for (code, words) in [(552, "5.3.4 message too big"), (554, "5.7.1 spam"), (550, "5.7.1 content")] {
-            assert!(!can_be_mended(code, words), "{code} {words}");
+            assert!(!is_temporary(code, words), "{code} {words}");
         }
         assert_eq!(shown(&mail(), "no hunter2 here"), "no … here");
     }

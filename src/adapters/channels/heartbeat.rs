@@ -2,27 +2,38 @@
 
 use reqwest::Method;
 
-use super::wire::{Request, Wire, address, below};
-use super::words::{fit, utf16};
-use crate::domain::channel::{Delivery, Pulse};
+use super::http_sender::{ChannelRequest, HttpSender, address, below};
+use super::text_limits::{fit, utf16};
+use crate::domain::channel::{Delivery, HeartbeatState};
 use crate::domain::secret::ChannelSecret;
 use crate::domain::time::Timestamp;
 
 /// A reason is a line.
 const REASON: usize = 2000;
 
-pub(super) async fn send(wire: &Wire, url: &ChannelSecret, pulse: &Pulse, now: Timestamp) -> Delivery {
+pub(super) async fn send(
+    wire: &HttpSender,
+    url: &ChannelSecret,
+    pulse: &HeartbeatState,
+    now: Timestamp,
+) -> Delivery {
     let url = match address(url) {
         Ok(url) => url,
         Err(failed) => return failed,
     };
     let (method, url, body) = match pulse {
-        Pulse::Well => (Method::GET, url, String::new()),
-        Pulse::Ill(reason) => (Method::POST, below(url, "/fail"), fit(reason, REASON, utf16)),
+        HeartbeatState::Well => (Method::GET, url, String::new()),
+        HeartbeatState::Ill(reason) => (Method::POST, below(url, "/fail"), fit(reason, REASON, utf16)),
     };
     let content_type = "text/plain; charset=utf-8";
-    let request =
-        Request { method, url, authorization: None, content_type, body: body.into_bytes(), secret: None };
+    let request = ChannelRequest {
+        method,
+        url,
+        authorization: None,
+        content_type,
+        body: body.into_bytes(),
+        secret: None,
+    };
     match wire.send(request, now).await {
         // healthchecks.io says so with status 200 where nobody waits for this beat.
         Ok(answer) if answer.body.contains("(not found)") => answer.failed(),

@@ -8,21 +8,21 @@ mod alertmanager;
 mod command;
 mod email;
 mod heartbeat;
+mod http_sender;
 mod pagerduty;
 mod slack;
 mod telegram;
+mod text_limits;
 mod webhook;
-mod wire;
-mod words;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::wire::Wire;
+use self::http_sender::HttpSender;
 use super::clock::Clock;
 use super::http::TlsError;
-use crate::domain::channel::{Channel, Delivery, Pulse, Receiver};
+use crate::domain::channel::{Channel, ChannelConfig, Delivery, HeartbeatState};
 use crate::domain::message::{Event, Message};
 use crate::domain::time::{Timestamp, human};
 
@@ -31,35 +31,35 @@ pub const HOLDS: Duration = Duration::from_secs(300);
 
 /// Brings messages to channels. Cheap to clone.
 #[derive(Clone)]
-pub struct Courier {
-    wire: Wire,
-    carrier: Option<Arc<dyn Carrier>>,
+pub struct Notifier {
+    wire: HttpSender,
+    carrier: Option<Arc<dyn NotifierBackend>>,
     instance: Arc<str>,
     url: Option<Arc<str>>,
 }
 
 /// A way to receivers in place of the network: a simulation's.
-pub trait Carrier: Send + Sync {
+pub trait NotifierBackend: Send + Sync {
     /// Brings a message there, and what became of it back.
-    fn carry(&self, channel: &str, message: Message) -> Carried;
+    fn carry(&self, channel: &str, message: Message) -> SendFuture;
 
     /// Says again what is firing and what has just ended, to an Alertmanager.
-    fn carry_again(&self, _channel: &str, _messages: Vec<Message>) -> Carried {
+    fn carry_again(&self, _channel: &str, _messages: Vec<Message>) -> SendFuture {
         Box::pin(async { Delivery::Delivered("said again".to_owned()) })
     }
 
     /// Brings a beat to a heartbeat.
-    fn beat(&self, _channel: &str, _pulse: Pulse) -> Carried {
+    fn beat(&self, _channel: &str, _pulse: HeartbeatState) -> SendFuture {
         Box::pin(async { Delivery::Delivered("beaten".to_owned()) })
     }
 }
 
 /// A message under way.
-pub type Carried = Pin<Box<dyn Future<Output = Delivery> + Send>>;
+pub type SendFuture = Pin<Box<dyn Future<Output = Delivery> + Send>>;
 
 /// Who writes, and when.
 #[derive(Clone, Copy, Debug)]
-struct Sender<'a> {
+struct Senders<'a> {
     /// This refreshd among others.
     instance: &'a str,
     /// Where people can open the status page.
@@ -68,14 +68,19 @@ struct Sender<'a> {
     now: Timestamp,
 }
 
-impl Courier {
+impl Notifier {
     /// A courier that names this refreshd so, and links to that page. Trusts the system's certificate authorities, or
     /// those of `SSL_CERT_FILE`.
     ///
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
     pub fn new(instance: &str, url: Option<&str>) -> Result<Self, TlsError> {
-        Ok(Self { wire: Wire::new()?, carrier: None, instance: instance.into(), url: url.map(Into::into) })
+        Ok(Self {
+            wire: HttpSender::new()?,
+            carrier: None,
+            instance: instance.into(),
+            url: url.map(Into::into),
+        })
     }
 
     /// The same under another name, as after a reload.
@@ -86,7 +91,7 @@ impl Courier {
 
     /// The same by another way than the network.
     #[must_use]
-    pub fn through(self, carrier: Arc<dyn Carrier>) -> Self {
+    pub fn through(self, carrier: Arc<dyn NotifierBackend>) -> Self {
         Self { carrier: Some(carrier), ..self }
     }
 
@@ -101,7 +106,7 @@ impl Courier {
     /// Says again to an Alertmanager what is firing and what ended within [`HOLDS`], all at once. Nothing is sent to
     /// other kinds, which remember what they were told.
     pub async fn resend(&self, channel: &Channel, messages: &[Message], now: Timestamp) -> Delivery {
-        let Receiver::Alertmanager { url, authorization } = &channel.kind else {
+        let ChannelConfig::Alertmanager { url, authorization } = &channel.kind else {
             return Delivery::Delivered("needs no reminder".to_owned());
         };
         if let Some(carrier) = &self.carrier {
@@ -112,8 +117,8 @@ impl Courier {
     }
 
     /// Tells a heartbeat how it is. Nothing is sent to other kinds.
-    pub async fn beat(&self, channel: &Channel, pulse: Pulse) -> Delivery {
-        let Receiver::Heartbeat { url, .. } = &channel.kind else {
+    pub async fn beat(&self, channel: &Channel, pulse: HeartbeatState) -> Delivery {
+        let ChannelConfig::Heartbeat { url, .. } = &channel.kind else {
             return Delivery::Rejected("this channel is no heartbeat".to_owned());
         };
         if let Some(carrier) = &self.carrier {
@@ -122,37 +127,37 @@ impl Courier {
         limited(channel.timeout, heartbeat::send(&self.wire, url, &pulse, Clock::system().now())).await
     }
 
-    fn sender(&self, now: Timestamp) -> Sender<'_> {
-        Sender { instance: &self.instance, url: self.url.as_deref(), now }
+    fn sender(&self, now: Timestamp) -> Senders<'_> {
+        Senders { instance: &self.instance, url: self.url.as_deref(), now }
     }
 
     /// Each kind's future is of its own size, and some are large.
-    async fn send(&self, channel: &Channel, message: &Message, sender: Sender<'_>) -> Delivery {
+    async fn send(&self, channel: &Channel, message: &Message, sender: Senders<'_>) -> Delivery {
         let wire = &self.wire;
         match &channel.kind {
-            Receiver::Webhook { url, authorization, template } => {
+            ChannelConfig::Webhook { url, authorization, template } => {
                 let to = webhook::To { channel: &channel.name, url, authorization: authorization.as_ref() };
                 Box::pin(webhook::send(wire, to, template.as_ref(), message, sender)).await
             }
-            Receiver::Alertmanager { url, authorization } => {
+            ChannelConfig::Alertmanager { url, authorization } => {
                 let messages = std::slice::from_ref(message);
                 Box::pin(alertmanager::send(wire, url, authorization.as_ref(), messages, sender)).await
             }
-            Receiver::PagerDuty { url, routing_key } => {
+            ChannelConfig::PagerDuty { url, routing_key } => {
                 Box::pin(pagerduty::send(wire, url, routing_key, message, sender)).await
             }
-            Receiver::Slack { url } => Box::pin(slack::send(wire, url, message, sender)).await,
-            Receiver::Telegram { url, bot_token, chat_id } => {
+            ChannelConfig::Slack { url } => Box::pin(slack::send(wire, url, message, sender)).await,
+            ChannelConfig::Telegram { url, bot_token, chat_id } => {
                 Box::pin(telegram::send(wire, url, bot_token, chat_id, message, sender)).await
             }
-            Receiver::Email(mail) => Box::pin(email::send(mail, message, sender)).await,
-            Receiver::Command { command, directory } => {
+            ChannelConfig::Email(mail) => Box::pin(email::send(mail, message, sender)).await,
+            ChannelConfig::Command { command, directory } => {
                 Box::pin(command::send(&channel.name, command, directory, message, sender)).await
             }
-            Receiver::Heartbeat { url, .. } if message.event == Event::Test => {
-                Box::pin(heartbeat::send(wire, url, &Pulse::Well, sender.now)).await
+            ChannelConfig::Heartbeat { url, .. } if message.event == Event::Test => {
+                Box::pin(heartbeat::send(wire, url, &HeartbeatState::Well, sender.now)).await
             }
-            Receiver::Heartbeat { .. } => {
+            ChannelConfig::Heartbeat { .. } => {
                 Delivery::Rejected("a heartbeat hears of the whole, and of no incident".to_owned())
             }
         }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::Sender;
-use super::wire::{Answer, Wire, address};
-use super::words::{details, fit, utf16};
+use super::Senders;
+use super::http_sender::{ChannelResponse, HttpSender, address};
+use super::text_limits::{details, fit, utf16};
 use crate::domain::channel::Delivery;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message};
@@ -18,11 +18,11 @@ const LARGEST: usize = 512 * 1024;
 const DETAIL: usize = 8 * 1024;
 
 pub(super) async fn send(
-    wire: &Wire,
+    wire: &HttpSender,
     url: &ChannelSecret,
     routing_key: &ChannelSecret,
     message: &Message,
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Delivery {
     let mut delivery = Delivery::Rejected("there is nothing to say".to_owned());
     for event in events(message, routing_key, sender) {
@@ -43,7 +43,7 @@ pub(super) async fn send(
 
 /// 400 is for an event that will never be taken, or for a key that is not known and can be mended; the documentation wants
 /// all others tried again.
-fn judge(answer: Answer) -> Delivery {
+fn judge(answer: ChannelResponse) -> Delivery {
     match answer.status {
         200..300 => answer.delivered(),
         400 if !answer.body.to_ascii_lowercase().contains("routing") => answer.rejected(),
@@ -52,7 +52,7 @@ fn judge(answer: Answer) -> Delivery {
 }
 
 /// One, or for a test two: its trigger and its end, so that nobody is left with it.
-fn events(message: &Message, routing_key: &ChannelSecret, sender: Sender<'_>) -> Vec<Value> {
+fn events(message: &Message, routing_key: &ChannelSecret, sender: Senders<'_>) -> Vec<Value> {
     let key = message.dedup_key(sender.instance);
     let plain = |action: &str| json!({ "routing_key": routing_key.expose(), "event_action": action, "dedup_key": key });
     match message.event {
@@ -63,7 +63,7 @@ fn events(message: &Message, routing_key: &ChannelSecret, sender: Sender<'_>) ->
     }
 }
 
-fn trigger(message: &Message, plain: &Value, sender: Sender<'_>) -> Value {
+fn trigger(message: &Message, plain: &Value, sender: Senders<'_>) -> Value {
     let mut shown = message.portals.len();
     loop {
         let event = with_portals(message, plain.clone(), shown, sender);
@@ -74,7 +74,7 @@ fn trigger(message: &Message, plain: &Value, sender: Sender<'_>) -> Value {
     }
 }
 
-fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Sender<'_>) -> Value {
+fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Senders<'_>) -> Value {
     let portals = message.portals.iter().take(shown).cloned().collect();
     let short = |text: &str| fit(text, DETAIL, utf16);
     let message = Message {
@@ -176,8 +176,9 @@ mod tests {
 
     #[test]
     fn only_400_is_for_ever_unless_it_is_about_the_key() {
-        let answer = |status| Answer { status, body: String::new(), shown: String::new(), retry_after: None };
-        let key = Answer { body: r#"{"errors":["Invalid routing key"]}"#.to_owned(), ..answer(400) };
+        let answer =
+            |status| ChannelResponse { status, body: String::new(), shown: String::new(), retry_after: None };
+        let key = ChannelResponse { body: r#"{"errors":["Invalid routing key"]}"#.to_owned(), ..answer(400) };
         assert!(matches!(judge(key), Delivery::Failed { .. }));
         assert!(matches!(judge(answer(202)), Delivery::Delivered(_)));
         assert!(matches!(judge(answer(400)), Delivery::Rejected(_)));

@@ -1,16 +1,16 @@
 //! Messages for the tests of each kind.
 #![cfg(test)]
 
-use super::Sender;
+use super::Senders;
 use crate::domain::escalation::Severity;
-use crate::domain::message::{Event, Message, Subject};
+use crate::domain::message::{Event, Message, MessageSubject};
 use crate::domain::time::Timestamp;
 
 pub(super) fn at(minutes: i64) -> Timestamp {
     Timestamp::from_secs(1_795_190_400 + minutes * 60)
 }
 
-pub(super) const SENDER: Sender<'static> = Sender {
+pub(super) const SENDER: Senders<'static> = Senders {
     instance: "host-1",
     url: Some("https://refreshd.example.org/?a=1&b=2"),
     now: Timestamp::from_secs(1_795_190_460),
@@ -23,7 +23,7 @@ pub(super) fn message() -> Message {
         event: Event::Raised,
         severity: Severity::Critical,
         levels: vec![(Severity::Warning, at(-10)), (Severity::Critical, at(0))],
-        subject: Subject::Portal("acme".into()),
+        subject: MessageSubject::Portal("acme".into()),
         reason: "the grant is dead: <invalid_grant> & more".into(),
         action: Some("refreshd import acme".into()),
         since: at(-10),
@@ -43,7 +43,7 @@ pub(super) fn resolved() -> Message {
 pub(super) fn huge() -> Message {
     Message {
         key: format!("server/{}", "ÿ漢🦀".repeat(200)),
-        subject: Subject::Server("oauth.example.org".into()),
+        subject: MessageSubject::Server("oauth.example.org".into()),
         reason: "<&>ÿ漢🦀 ".repeat(5_000),
         action: Some("🦀".repeat(50_000)),
         portals: (0..20_000).map(|n| format!("portal-{n}-ÿ漢🦀<&>")).collect(),

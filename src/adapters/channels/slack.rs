@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::Sender;
-use super::wire::{Answer, Wire, address};
-use super::words::{escape, escaped, fit};
+use super::Senders;
+use super::http_sender::{ChannelResponse, HttpSender, address};
+use super::text_limits::{escape, escaped, fit};
 use crate::domain::channel::Delivery;
 use crate::domain::message::Message;
 use crate::domain::secret::ChannelSecret;
@@ -16,10 +16,10 @@ const SECTION: usize = 3000;
 const MISCONFIGURED: [&str; 4] = ["user_not_found", "channel_not_found", "no_team", "invalid_token"];
 
 pub(super) async fn send(
-    wire: &Wire,
+    wire: &HttpSender,
     url: &ChannelSecret,
     message: &Message,
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Delivery {
     let url = match address(url) {
         Ok(url) => url,
@@ -31,14 +31,14 @@ pub(super) async fn send(
     }
 }
 
-fn judge(answer: Answer) -> Delivery {
+fn judge(answer: ChannelResponse) -> Delivery {
     match answer.status {
         400 if MISCONFIGURED.iter().any(|code| answer.body.contains(code)) => answer.failed(),
         _ => answer.usual(),
     }
 }
 
-fn body(message: &Message, sender: Sender<'_>) -> Value {
+fn body(message: &Message, sender: Senders<'_>) -> Value {
     let fitted = |text: &str, limit| escape(&fit(text, limit, escaped));
     let title = message.title();
     let lines = message.lines(sender.now).join("\n");
@@ -60,7 +60,7 @@ fn body(message: &Message, sender: Sender<'_>) -> Value {
     json!({ "text": format!("{}\n{from}", fitted(&text, SECTION)), "blocks": blocks })
 }
 
-fn from(sender: Sender<'_>) -> String {
+fn from(sender: Senders<'_>) -> String {
     let instance = escape(sender.instance);
     match sender.url {
         None => format!("refreshd on {instance}"),
@@ -88,7 +88,7 @@ mod tests {
             ],
         });
         assert_eq!(body(&message(), SENDER), expected);
-        let test = body(&Message::test(SENDER.now, "ops"), Sender { url: None, ..SENDER });
+        let test = body(&Message::test(SENDER.now, "ops"), Senders { url: None, ..SENDER });
         assert_eq!(test["blocks"].as_array().unwrap().len(), 2, "an empty section would be refused: {test}");
         assert_eq!(test["blocks"][1]["elements"][0]["text"], "refreshd on host-1");
     }
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn what_must_be_mended_is_not_the_messages_fault() {
         let judge = |status, body: &str| {
-            judge(Answer { status, body: body.to_owned(), shown: String::new(), retry_after: None })
+            judge(ChannelResponse { status, body: body.to_owned(), shown: String::new(), retry_after: None })
         };
         assert!(matches!(judge(200, "ok"), Delivery::Delivered(_)));
         assert!(matches!(judge(400, "invalid_payload"), Delivery::Rejected(_)));

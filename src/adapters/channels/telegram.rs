@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Sender;
-use super::wire::{Answer, Wire, address, below};
-use super::words::{escape, escaped, fit};
+use super::Senders;
+use super::http_sender::{ChannelResponse, HttpSender, address, below};
+use super::text_limits::{escape, escaped, fit};
 use crate::domain::channel::Delivery;
 use crate::domain::message::Message;
 use crate::domain::secret::ChannelSecret;
@@ -27,25 +27,25 @@ const MISCONFIGURED: [&str; 5] = [
 /// What the API answers.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Reply {
+struct TelegramReply {
     ok: bool,
     description: String,
-    parameters: Parameters,
+    parameters: ReplyParameters,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Parameters {
+struct ReplyParameters {
     retry_after: Option<u64>,
 }
 
 pub(super) async fn send(
-    wire: &Wire,
+    wire: &HttpSender,
     url: &ChannelSecret,
     bot_token: &ChannelSecret,
     chat_id: &str,
     message: &Message,
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Delivery {
     let url = match address(url) {
         Ok(url) => below(url, &format!("/bot{}/sendMessage", bot_token.expose())),
@@ -57,8 +57,8 @@ pub(super) async fn send(
     }
 }
 
-fn judge(mut answer: Answer) -> Delivery {
-    let reply: Reply = serde_json::from_str(&answer.body).unwrap_or_default();
+fn judge(mut answer: ChannelResponse) -> Delivery {
+    let reply: TelegramReply = serde_json::from_str(&answer.body).unwrap_or_default();
     answer.retry_after = reply.parameters.retry_after.map(Duration::from_secs).or(answer.retry_after);
     match answer.status {
         // A page of something in between is not the API.
@@ -71,7 +71,7 @@ fn judge(mut answer: Answer) -> Delivery {
     }
 }
 
-fn body(chat_id: &str, message: &Message, sender: Sender<'_>) -> Value {
+fn body(chat_id: &str, message: &Message, sender: Senders<'_>) -> Value {
     let fitted = |text: &str, limit| escape(&fit(text, limit, escaped));
     let mut text = format!("<b>{}</b>", fitted(&message.title(), TITLE));
     let lines = message.lines(sender.now).join("\n");
@@ -125,7 +125,12 @@ mod tests {
     #[test]
     fn answers_mean_what_the_api_says() {
         let judge = |status, body: &str| {
-            judge(Answer { status, body: body.to_owned(), shown: body.to_owned(), retry_after: None })
+            judge(ChannelResponse {
+                status,
+                body: body.to_owned(),
+                shown: body.to_owned(),
+                retry_after: None,
+            })
         };
         let ok = judge(200, r#"{"ok":true,"result":{"message_id":1}}"#);
         assert_eq!(ok, Delivery::Delivered("status 200".to_owned()));

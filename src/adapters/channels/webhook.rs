@@ -6,9 +6,9 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::Sender;
+use super::Senders;
 use super::alertmanager::{annotations, labels};
-use super::wire::{Request, Wire, address};
+use super::http_sender::{ChannelRequest, HttpSender, address};
 use crate::domain::channel::Delivery;
 use crate::domain::message::{Event, Message};
 use crate::domain::secret::{ChannelSecret, Fingerprint};
@@ -25,11 +25,11 @@ pub(super) struct To<'a> {
 }
 
 pub(super) async fn send(
-    wire: &Wire,
+    wire: &HttpSender,
     to: To<'_>,
     template: Option<&Template>,
     message: &Message,
-    sender: Sender<'_>,
+    sender: Senders<'_>,
 ) -> Delivery {
     let Some(template) = template else {
         let said =
@@ -48,14 +48,20 @@ pub(super) async fn send(
     }
 }
 
-async fn post(wire: &Wire, to: &To<'_>, content_type: &str, body: String, sender: Sender<'_>) -> Delivery {
+async fn post(
+    wire: &HttpSender,
+    to: &To<'_>,
+    content_type: &str,
+    body: String,
+    sender: Senders<'_>,
+) -> Delivery {
     let url = match address(to.url) {
         Ok(url) => url,
         Err(failed) => return failed,
     };
     let (method, authorization, body) = (Method::POST, to.authorization, body.into_bytes());
     match wire
-        .send(Request { method, url, authorization, content_type, body, secret: None }, sender.now)
+        .send(ChannelRequest { method, url, authorization, content_type, body, secret: None }, sender.now)
         .await
     {
         Ok(answer) => answer.usual(),
@@ -64,7 +70,7 @@ async fn post(wire: &Wire, to: &To<'_>, content_type: &str, body: String, sender
 }
 
 /// The body of version 4. A test fires first and is over then; of others `fires` is what they are.
-fn body(channel: &str, message: &Message, fires: bool, sender: Sender<'_>) -> Value {
+fn body(channel: &str, message: &Message, fires: bool, sender: Senders<'_>) -> Value {
     let firing = message.event != Event::Resolved && fires;
     let status = if firing { "firing" } else { "resolved" };
     let labels = labels(message, message.severity, sender);

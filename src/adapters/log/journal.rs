@@ -9,16 +9,16 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::queue::Queue;
+use super::queue::LogQueue;
 use super::{importance, is_critical};
 use crate::domain::mask::line;
 
 /// The longest value of a field, in bytes. A datagram must fit into the socket's send buffer of some 200 KB.
-const LONGEST_VALUE: usize = 16 * 1024;
+const MAX_VALUE_LENGTH: usize = 16 * 1024;
 
 /// A layer that queues each event as a datagram.
 pub(super) struct JournalLayer {
-    pub(super) queue: Queue,
+    pub(super) queue: LogQueue,
     /// What `journalctl -t` looks for.
     pub(super) identifier: String,
 }
@@ -55,7 +55,7 @@ impl Fields {
             .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
             .map(|c| c.to_ascii_uppercase())
             .collect();
-        let value = &value.as_bytes()[..value.floor_char_boundary(LONGEST_VALUE)];
+        let value = &value.as_bytes()[..value.floor_char_boundary(MAX_VALUE_LENGTH)];
         self.0.extend_from_slice(name.as_bytes());
         self.0.push(b'\n');
         self.0.extend_from_slice(&(value.len() as u64).to_le_bytes());
@@ -87,7 +87,7 @@ mod tests {
         fields.put("_took.ms", "a\nb");
         assert_eq!(fields.0, b"TOOKMS\n\x03\0\0\0\0\0\0\0a\nb\n");
         let mut fields = Fields(Vec::new());
-        fields.put("message", &"é".repeat(LONGEST_VALUE));
-        assert_eq!(fields.0.len(), "MESSAGE\n".len() + 8 + LONGEST_VALUE + 1, "cut at a whole character");
+        fields.put("message", &"é".repeat(MAX_VALUE_LENGTH));
+        assert_eq!(fields.0.len(), "MESSAGE\n".len() + 8 + MAX_VALUE_LENGTH + 1, "cut at a whole character");
     }
 }

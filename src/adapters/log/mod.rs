@@ -23,7 +23,7 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::domain::mask::{line, seen};
 use journal::JournalLayer;
-use queue::{Importance, Queue, Sink};
+use queue::{Importance, LogQueue, Sink};
 use sinks::{Journal, StandardError};
 
 /// The target of every escalation.
@@ -33,7 +33,7 @@ pub const CRITICAL: &str = "critical escalation";
 
 /// A form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum LogFormat {
     /// The journal if standard error goes there, else text.
     Auto,
     /// Lines for people, coloured on a terminal.
@@ -62,12 +62,12 @@ impl LogHandle {
 }
 
 /// The queue of the daemon's log; there is one log in a process.
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// How many lines of the log were dropped since the start, because its reader did not take them.
 #[must_use]
 pub fn dropped() -> u64 {
-    QUEUE.get().map_or(0, Queue::dropped)
+    QUEUE.get().map_or(0, LogQueue::dropped)
 }
 
 /// Waits until what was logged is delivered, but no longer than `limit`.
@@ -79,7 +79,7 @@ pub fn flush(limit: Duration) {
 
 /// Delivers the log's lines. Run it on a thread of its own; it ends with the process.
 pub struct LogWriter {
-    queue: Queue,
+    queue: LogQueue,
     sink: Box<dyn Sink>,
 }
 
@@ -96,15 +96,15 @@ impl LogWriter {
 ///
 /// # Errors
 /// If the journal's socket cannot be reached, or logging was started before.
-pub fn start(form: Form, level: &str) -> Result<(LogHandle, LogWriter), StartError> {
+pub fn start(form: LogFormat, level: &str) -> Result<(LogHandle, LogWriter), StartError> {
     let form = match form {
-        Form::Auto if super::systemd::has_journal() => Form::Journald,
-        Form::Auto => Form::Text,
+        LogFormat::Auto if super::systemd::has_journal() => LogFormat::Journald,
+        LogFormat::Auto => LogFormat::Text,
         other => other,
     };
-    let queue = Queue::default();
+    let queue = LogQueue::default();
     let (handle, sink): (_, Box<dyn Sink>) = match form {
-        Form::Journald => {
+        LogFormat::Journald => {
             let sink = Journal::open().map_err(StartError::Journal)?;
             let program = std::env::current_exe().ok();
             let name = program.as_deref().and_then(std::path::Path::file_name);
@@ -112,12 +112,12 @@ pub fn start(form: Form, level: &str) -> Result<(LogHandle, LogWriter), StartErr
                 name.map_or_else(|| "refreshd".to_owned(), |name| name.to_string_lossy().into_owned());
             (install(JournalLayer { queue: queue.clone(), identifier }, level)?, Box::new(sink))
         }
-        Form::Json => {
+        LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
-            (install(layer.with_writer(Lines(queue.clone())), level)?, Box::new(StandardError))
+            (install(layer.with_writer(QueuedWriter(queue.clone())), level)?, Box::new(StandardError))
         }
-        Form::Text | Form::Auto => {
-            (install(text().with_writer(Lines(queue.clone())), level)?, Box::new(StandardError))
+        LogFormat::Text | LogFormat::Auto => {
+            (install(text().with_writer(QueuedWriter(queue.clone())), level)?, Box::new(StandardError))
         }
     };
     // A panic's message must not wait for the log's reader either.
@@ -145,27 +145,27 @@ fn text() -> tracing_subscriber::fmt::Layer<Base, impl for<'w> tracing_subscribe
 }
 
 /// Writes each event into the queue.
-struct Lines(Queue);
+struct QueuedWriter(LogQueue);
 
 /// One event.
-struct Line<'a> {
-    queue: &'a Queue,
+struct LineWriter<'a> {
+    queue: &'a LogQueue,
     importance: Importance,
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for QueuedWriter {
+    type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Line { queue: &self.0, importance: Importance::Normal }
+        LineWriter { queue: &self.0, importance: Importance::Normal }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
-        Line { queue: &self.0, importance: importance(metadata) }
+        LineWriter { queue: &self.0, importance: importance(metadata) }
     }
 }
 
-impl io::Write for Line<'_> {
+impl io::Write for LineWriter<'_> {
     /// The layer writes an event at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // JSON escapes control characters only.
@@ -196,13 +196,13 @@ pub enum StartError {
 }
 
 /// Fields that the message says already, in more words.
-const SAID: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
+const USER_FIELDS: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
 
 /// Writes a field for a person's eye: as one line, and without characters that are not printed.
 fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     match field.name() {
         "message" => writer.write_str(&line(&format!("{value:?}"))),
-        name if SAID.contains(&name) => Ok(()),
+        name if USER_FIELDS.contains(&name) => Ok(()),
         name => write!(writer, " {name}={}", line(&format!("{value:?}"))),
     }
 }

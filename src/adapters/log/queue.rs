@@ -35,16 +35,16 @@ pub(super) trait Sink: Send {
 
 /// The queue. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Queue(Arc<Inner>);
+pub(super) struct LogQueue(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Pending>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Pending {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     /// The thread is delivering lines that it took out.
@@ -54,8 +54,8 @@ struct Waiting {
     unreported: u64,
 }
 
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+impl LogQueue {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,7 +83,7 @@ impl Queue {
 
     /// Waits until every line is delivered, but no longer than `limit`; whether they are.
     pub(super) fn flush(&self, limit: Duration) -> bool {
-        let pending = |waiting: &mut Waiting| waiting.delivering || !waiting.lines.is_empty();
+        let pending = |waiting: &mut Pending| waiting.delivering || !waiting.lines.is_empty();
         let waited = self.0.changed.wait_timeout_while(self.lock(), limit, pending);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -93,7 +93,7 @@ impl Queue {
     pub(super) fn serve(&self, sink: &mut dyn Sink, report: fn(u64)) {
         loop {
             let (lines, unreported) = {
-                let idle = |waiting: &mut Waiting| waiting.lines.is_empty() && waiting.unreported == 0;
+                let idle = |waiting: &mut Pending| waiting.lines.is_empty() && waiting.unreported == 0;
                 let waiting = self.0.changed.wait_while(self.lock(), idle);
                 let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
                 waiting.delivering = true;
@@ -117,7 +117,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn filled(queue: &Queue, count: usize, importance: Importance) {
+    fn filled(queue: &LogQueue, count: usize, importance: Importance) {
         for number in 0..count {
             queue.push(format!("{number}\n").into_bytes(), importance);
         }
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_reader_that_stopped_and_escalations_have_a_reserve() {
-        let queue = Queue::default();
+        let queue = LogQueue::default();
         filled(&queue, CAPACITY.lines + 7, Importance::Normal);
         assert_eq!(queue.dropped(), 7);
         filled(&queue, RESERVE.lines, Importance::Reserved);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn large_lines_are_bounded_by_their_bytes() {
-        let queue = Queue::default();
+        let queue = LogQueue::default();
         for _ in 0..9 {
             queue.push(vec![b'x'; CAPACITY.bytes / 8], Importance::Normal);
         }

@@ -14,7 +14,7 @@ use super::queue::Sink;
 /// The journal's socket for its native protocol.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 /// While the reader of a non-blocking standard error is full, it is tried this often.
-const AGAIN: Duration = Duration::from_millis(20);
+const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 
 /// Standard error.
 pub(super) struct StandardError;
@@ -26,7 +26,7 @@ impl Sink for StandardError {
             match rustix::io::write(rustix::stdio::stderr(), rest) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => std::thread::sleep(AGAIN),
+                Err(Errno::AGAIN) => std::thread::sleep(RECONNECT_AFTER),
                 // A closed pipe or a full disk: the line is lost, the next is tried.
                 Err(_) => return,
             }

@@ -9,37 +9,37 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::listing;
 use super::rows::to_json;
 use super::{State, StateError};
-use crate::domain::incident::Incident;
+use crate::domain::incidents::Incident;
 use crate::domain::name::PortalName;
-use crate::domain::outbox::Letter;
+use crate::domain::outbox::QueuedAlert;
 use crate::domain::portal::Portal;
 use crate::domain::time::Timestamp;
 
 /// What the state knows of alerts, for a start.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct StoredAlerts {
     /// All incidents, also those that are over and may come back.
     pub incidents: Vec<Incident>,
     /// What waits, in order.
-    pub letters: Vec<Letter>,
+    pub letters: Vec<QueuedAlert>,
     /// Rows that could not be understood.
     pub unreadable: usize,
 }
 
 /// What changes, all of it or nothing.
 #[derive(Debug, Default, Clone)]
-pub struct Keep {
+pub struct AlertChanges {
     /// Incidents, new or changed.
     pub incidents: Vec<Incident>,
     /// Incidents that are long over, by their keys.
     pub forgotten: Vec<String>,
     /// What waits from now on.
-    pub letters: Vec<Letter>,
+    pub letters: Vec<QueuedAlert>,
     /// Letters that are done with.
     pub done: Vec<i64>,
 }
 
-impl Keep {
+impl AlertChanges {
     /// Whether there is anything to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -53,7 +53,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn alerts(&self) -> Result<Kept, StateError> {
+    pub async fn alerts(&self) -> Result<StoredAlerts, StateError> {
         self.read.run(kept).await
     }
 
@@ -61,7 +61,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; then nothing of it is kept.
-    pub async fn keep_alerts(&self, keep: Keep) -> Result<(), StateError> {
+    pub async fn store_alerts(&self, keep: AlertChanges) -> Result<(), StateError> {
         self.change(move |connection| write(connection, &keep)).await
     }
 
@@ -160,9 +160,9 @@ fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timest
     rows.collect::<Result<_, _>>().map_err(sql)
 }
 
-fn kept(connection: &Connection) -> Result<Kept, StateError> {
+fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
     let sql = |source| StateError::sql("read what was told", source);
-    let mut kept = Kept::default();
+    let mut kept = StoredAlerts::default();
     let mut statement = connection.prepare("SELECT body FROM incident").map_err(sql)?;
     for body in statement.query_map([], |row| row.get::<_, String>(0)).map_err(sql)? {
         match serde_json::from_str(&body.map_err(sql)?) {
@@ -177,16 +177,16 @@ fn kept(connection: &Connection) -> Result<Kept, StateError> {
     for row in statement.query_map([], letter).map_err(sql)? {
         let (id, channel, first, body) = row.map_err(sql)?;
         match serde_json::from_str(&body) {
-            Ok(message) => kept.letters.push(Letter { id, channel, first, message }),
+            Ok(message) => kept.letters.push(QueuedAlert { id, channel, first, message }),
             Err(_) => kept.unreadable += 1,
         }
     }
     Ok(kept)
 }
 
-fn write(connection: &Connection, keep: &Keep) -> Result<(), StateError> {
+fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError> {
     let sql = |source| StateError::sql("keep what is told", source);
-    let Keep { incidents, forgotten, letters, done } = keep;
+    let AlertChanges { incidents, forgotten, letters, done } = keep;
     for incident in incidents {
         let row = params![incident.key, to_json(incident)?];
         let insert = "INSERT OR REPLACE INTO incident (key, body) VALUES (?1, ?2)";
@@ -195,7 +195,7 @@ fn write(connection: &Connection, keep: &Keep) -> Result<(), StateError> {
     for key in forgotten {
         connection.execute("DELETE FROM incident WHERE key = ?1", [key]).map_err(sql)?;
     }
-    for Letter { id, channel, first, message } in letters {
+    for QueuedAlert { id, channel, first, message } in letters {
         let row = params![id, channel, first, to_json(message)?];
         let insert = "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (?1, ?2, ?3, ?4)";
         connection.prepare_cached(insert).and_then(|mut insert| insert.execute(row)).map_err(sql)?;

@@ -9,14 +9,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::claims::new_claim;
 use super::clients;
-use super::intake::{TakeIn, holder, is_spent, put};
-use super::newcomers;
-use super::record::{Aside, put_aside, stored};
+use super::disputes;
+use super::grant_store::{NewGrant, holder, is_spent, put};
+use super::record::{SupersededPair, store_superseded, stored};
 use super::rows::{CANDIDATE_COLUMNS, millis, phase_columns, portal as read_portal, to_json};
 use super::{State, StateError};
-use crate::domain::candidate::{Origin, Pair};
+use crate::domain::candidate::{Origin, TokenPair};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Kind, Portal, Standing};
+use crate::domain::portal::{ClaimId, GrantStatus, Kind, Portal};
 use crate::domain::refresh_end::RefreshEnd;
 use crate::domain::renewal::Renewed;
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
@@ -27,7 +27,7 @@ use crate::domain::token::{Access, Generation, Tokens, Validity};
 #[derive(Debug, Clone)]
 pub struct Offer {
     /// As it would be taken in.
-    pub grant: TakeIn,
+    pub grant: NewGrant,
     /// Where it came from.
     pub origin: Origin,
     /// Whether it may be of another owner than the portal's grant.
@@ -89,9 +89,9 @@ pub enum CandidateOutcome {
     /// It goes.
     Refused,
     /// It goes, and the pair that came is somebody else's.
-    Another(Pair),
+    Another(TokenPair),
     /// It stays a candidate.
-    Waits(Standing),
+    Waits(GrantStatus),
 }
 
 /// What recording did.
@@ -134,7 +134,7 @@ impl State {
     pub async fn claim_candidates(&self, now: Timestamp, limit: usize) -> Result<Vec<Candidate>, StateError> {
         self.with_room(move |connection, room| {
             let claimed = claim(connection, now, DUE, "", limit)?;
-            room.cover(claimed.len()).map(|()| claimed)
+            room.require(claimed.len()).map(|()| claimed)
         })
         .await
     }
@@ -150,7 +150,7 @@ impl State {
     ) -> Result<Option<Candidate>, StateError> {
         self.with_room(move |connection, room| {
             let mut claimed = claim(connection, now, OF_PORTAL, portal.as_str(), 1)?;
-            room.cover(claimed.len())?;
+            room.require(claimed.len())?;
             Ok(claimed.pop())
         })
         .await
@@ -223,7 +223,7 @@ fn sql(source: rusqlite::Error) -> StateError {
 
 fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> {
     let Offer { grant, origin, replaces } = offer;
-    let TakeIn { portal, tokens, identity, bound_to, token_url, standing, proven: _, now } = grant;
+    let NewGrant { portal, tokens, identity, bound_to, token_url, standing, proven: _, now } = grant;
     let name = portal.as_str();
     let (refresh, Some(fingerprint)) = stored(&tokens.credential) else { return Ok(Offered::Unknown) };
     let known: Option<Option<[u8; 32]>> = connection
@@ -390,8 +390,8 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
         )
         .optional()
         .map_err(sql)?;
-    if let Some(aside) = aside_of(outcome, found.is_some()) {
-        put_aside(connection, portal, *now, &aside)?;
+    if let Some(aside) = superseded_of(outcome, found.is_some()) {
+        store_superseded(connection, portal, *now, &aside)?;
     }
     let Some(Found { claimed_at, fingerprint, bound_to, token_url, origin }) = found else {
         return Ok(CandidateRecorded::SetAside);
@@ -400,16 +400,16 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
     let now = now.shifted(moved);
     match outcome {
         CandidateOutcome::Proved(renewed) => {
-            let grant = TakeIn {
+            let grant = NewGrant {
                 portal: portal.clone(),
                 tokens: moved_tokens(&renewed.tokens, moved),
                 identity: renewed.identity.clone(),
                 bound_to: Fingerprint::from_bytes(bound_to),
                 token_url: renewed.token_url.clone().unwrap_or(token_url),
-                standing: Standing {
+                standing: GrantStatus {
                     phase: renewed.standing.phase.clone(),
                     renew_at: renewed.standing.renew_at.map(|at| at.shifted(moved)),
-                    act_at: renewed.standing.act_at.map(|at| at.shifted(moved)),
+                    next_attempt_at: renewed.standing.next_attempt_at.map(|at| at.shifted(moved)),
                 },
                 proven: Some(app.clone()),
                 now,
@@ -417,8 +417,8 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
             remove(connection, portal)?;
             let Some(generation) = put(connection, &grant)? else {
                 // The configuration let go of the portal meanwhile; its pair must not be lost.
-                let aside = aside_of(outcome, false);
-                aside.map(|aside| put_aside(connection, portal, now, &aside)).transpose()?;
+                let aside = superseded_of(outcome, false);
+                aside.map(|aside| store_superseded(connection, portal, now, &aside)).transpose()?;
                 return Ok(CandidateRecorded::SetAside);
             };
             // It was tried: by hand it is not renewed again at once.
@@ -427,9 +427,9 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
             let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
             connection.execute(remember, params![fingerprint, portal.as_str()]).map_err(sql)?;
             if origin == Some(Origin::Install) {
-                newcomers::settle(connection, portal, now)?;
+                disputes::settle(connection, portal, now)?;
             }
-            let client_changed = clients::let_in(connection, app, portal, now).map_err(sql)?;
+            let client_changed = clients::client_accepted(connection, app, portal, now).map_err(sql)?;
             Ok(CandidateRecorded::TakenIn { generation, client_changed })
         }
         CandidateOutcome::Refused | CandidateOutcome::Another(_) => {
@@ -437,7 +437,7 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
             let refused = "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
             connection.execute(refused, params![fingerprint, portal.as_str()]).map_err(sql)?;
             if origin == Some(Origin::Install) {
-                newcomers::drop_accepted(connection, portal)?;
+                disputes::drop_accepted(connection, portal)?;
             }
             Ok(CandidateRecorded::Kept)
         }
@@ -455,7 +455,7 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
                         since,
                         problem,
                         doubtful,
-                        millis(standing.act_at),
+                        millis(standing.next_attempt_at),
                         moved
                     ],
                 )
@@ -465,15 +465,15 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
     }
 }
 
-fn aside_of(outcome: &CandidateOutcome, claim_holds: bool) -> Option<Aside<'_>> {
+fn superseded_of(outcome: &CandidateOutcome, claim_holds: bool) -> Option<SupersededPair<'_>> {
     match outcome {
-        CandidateOutcome::Another(Pair { access, refresh, identity }) => Some(Aside {
+        CandidateOutcome::Another(TokenPair { access, refresh, identity }) => Some(SupersededPair {
             why: "foreign",
             access: access.as_ref(),
             refresh: refresh.as_ref(),
             identity: identity.as_deref(),
         }),
-        CandidateOutcome::Proved(renewed) if !claim_holds => Some(Aside {
+        CandidateOutcome::Proved(renewed) if !claim_holds => Some(SupersededPair {
             why: "late",
             access: renewed.tokens.access.as_ref().map(|access| &access.token),
             refresh: renewed.tokens.credential.refresh(),
@@ -518,8 +518,9 @@ pub(super) fn drop_candidate(
         .optional()
         .map_err(sql)?;
     if let Some(refresh) = in_doubt.as_deref().and_then(RefreshToken::new) {
-        let aside = Aside { why: "candidate", access: None, refresh: Some(&refresh), identity: None };
-        put_aside(connection, portal, now, &aside)?;
+        let aside =
+            SupersededPair { why: "candidate", access: None, refresh: Some(&refresh), identity: None };
+        store_superseded(connection, portal, now, &aside)?;
     }
     remove(connection, portal)
 }

@@ -10,18 +10,18 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::{CandidateOutcome, RecordCandidate};
-use super::intake::TakeIn;
-use super::record::RecordAs;
+use super::grant_store::NewGrant;
+use super::record::RenewalRecord;
 use super::rows::phase_of;
-use crate::domain::candidate::Pair;
+use crate::domain::candidate::TokenPair;
+use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Kind, Phase, Problem, Standing};
+use crate::domain::portal::{ClaimId, GrantStatus, Kind, Phase, Problem};
 use crate::domain::refresh_end::{Motion, RefreshEnd};
 use crate::domain::renewal::Renewed;
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken, ReplyBody};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Access, Credential, Details, Generation, Tokens, Validity};
-use crate::domain::unread::{Answers, Sent, UnreadReply};
 
 /// How it begins; a space, the format's number, a space, the checksum in base64 and a newline follow, then JSON.
 const MAGIC: &str = "refreshd-unsaved";
@@ -32,15 +32,15 @@ const FORMAT: u32 = 1;
 #[derive(Debug)]
 pub enum Unsaved<'u> {
     /// The pair of a claimed renewal, and the grant that was sent for it.
-    Renewal(&'u RecordAs, &'u Renewed, Sent),
+    Renewal(&'u RenewalRecord, &'u Renewed, SentToken),
     /// The pair that proved a claimed candidate.
     Candidate(&'u RecordCandidate, &'u Renewed),
     /// A grant that the server has just given out, and the one that the portal had then.
-    Grant(&'u TakeIn, Sent),
+    Grant(&'u NewGrant, SentToken),
     /// A reply that could not be read.
-    Reply(&'u PortalName, &'u UnreadReply),
+    Reply(&'u PortalName, &'u UnreadableReply),
     /// A pair that is put aside, and when it came.
-    Aside(&'u PortalName, &'u Pair, Timestamp),
+    Aside(&'u PortalName, &'u TokenPair, Timestamp),
 }
 
 /// The pair of a renewal or of a candidate, as it was to be recorded.
@@ -71,15 +71,15 @@ pub struct Carried {
 #[derive(Debug)]
 pub enum Load {
     /// The pair of a claimed renewal, and the grant that was sent for it.
-    Renewal(CarriedPair, Sent),
+    Renewal(CarriedPair, SentToken),
     /// The pair that proved a claimed candidate.
     Candidate(CarriedPair),
     /// A grant that the server has just given out, and the one that the portal had then.
-    Grant(Box<TakeIn>, Sent),
+    Grant(Box<NewGrant>, SentToken),
     /// A reply that could not be read.
-    Reply(Arc<UnreadReply>),
+    Reply(Arc<UnreadableReply>),
     /// A pair that is put aside, and when it came.
-    Aside(Arc<Pair>, Timestamp),
+    Aside(Arc<TokenPair>, Timestamp),
 }
 
 /// Why bytes are not understood.
@@ -287,7 +287,7 @@ impl Form {
     fn of(unsaved: &Unsaved<'_>) -> Self {
         let (portal, load) = match unsaved {
             Unsaved::Renewal(record, renewed, sent) => {
-                let RecordAs { portal, app, claim, bought_by, now, .. } = record;
+                let RenewalRecord { portal, app, claim, bought_by, now, .. } = record;
                 let pair = PairForm::of(app, *claim, renewed, bought_by.as_ref(), *now);
                 (portal, LoadForm::Renewal(pair, SentForm::of(sent)))
             }
@@ -299,7 +299,7 @@ impl Form {
                 (&grant.portal, LoadForm::Grant(Box::new(GrantForm::of(grant)), SentForm::of(sent)))
             }
             Unsaved::Reply(portal, reply) => (*portal, LoadForm::Reply(ReplyForm::of(reply))),
-            Unsaved::Aside(portal, Pair { access, refresh, identity }, now) => {
+            Unsaved::Aside(portal, TokenPair { access, refresh, identity }, now) => {
                 let (access, refresh) = (access.clone().map(Shown), refresh.clone().map(Shown));
                 let aside = AsideForm { access, refresh, identity: identity.clone(), now: now.millis() };
                 (*portal, LoadForm::Aside(aside))
@@ -317,7 +317,7 @@ impl Form {
             LoadForm::Reply(reply) => Load::Reply(Arc::new(reply.read()?)),
             LoadForm::Aside(AsideForm { access, refresh, identity, now }) => {
                 let (access, refresh) = (access.map(|shown| shown.0), refresh.map(|shown| shown.0));
-                Load::Aside(Arc::new(Pair { access, refresh, identity }), at(now))
+                Load::Aside(Arc::new(TokenPair { access, refresh, identity }), at(now))
             }
         };
         Some(Carried { portal, load })
@@ -360,8 +360,8 @@ impl PairForm {
 }
 
 impl GrantForm {
-    fn of(grant: &TakeIn) -> Self {
-        let TakeIn { portal: _, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+    fn of(grant: &NewGrant) -> Self {
+        let NewGrant { portal: _, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
         Self {
             tokens: TokensForm::of(tokens),
             standing: StandingForm::of(standing),
@@ -373,9 +373,9 @@ impl GrantForm {
         }
     }
 
-    fn read(self, portal: &PortalName) -> Option<TakeIn> {
+    fn read(self, portal: &PortalName) -> Option<NewGrant> {
         let Self { tokens, standing, identity, bound_to, token_url, proven, now } = self;
-        Some(TakeIn {
+        Some(NewGrant {
             portal: portal.clone(),
             tokens: tokens.read(),
             identity,
@@ -389,12 +389,12 @@ impl GrantForm {
 }
 
 impl SentForm {
-    fn of(sent: &Sent) -> Self {
+    fn of(sent: &SentToken) -> Self {
         Self { generation: sent.generation.0, token: sent.token.as_ref().map(Digest::of) }
     }
 
-    fn read(&self) -> Option<Sent> {
-        Some(Sent { generation: Generation(self.generation), token: read_digest(self.token.as_ref())? })
+    fn read(&self) -> Option<SentToken> {
+        Some(SentToken { generation: Generation(self.generation), token: read_digest(self.token.as_ref())? })
     }
 }
 
@@ -442,8 +442,8 @@ impl TokensForm {
 }
 
 impl StandingForm {
-    fn of(standing: &Standing) -> Self {
-        let Standing { phase, renew_at, act_at } = standing;
+    fn of(standing: &GrantStatus) -> Self {
+        let GrantStatus { phase, renew_at, next_attempt_at: act_at } = standing;
         let doubtful = matches!(phase, Phase::NeedsAuthorization { while_in_doubt: true, .. });
         Self {
             phase: phase.kind(),
@@ -456,19 +456,19 @@ impl StandingForm {
         }
     }
 
-    fn read(self) -> Option<Standing> {
+    fn read(self) -> Option<GrantStatus> {
         let Self { phase, attempt, since, problem, doubtful, renew_at, act_at } = self;
         let phase = phase_of(phase, attempt, since.map(at).zip(problem), doubtful)?;
-        Some(Standing { phase, renew_at: renew_at.map(at), act_at: act_at.map(at) })
+        Some(GrantStatus { phase, renew_at: renew_at.map(at), next_attempt_at: act_at.map(at) })
     }
 }
 
 impl ReplyForm {
-    fn of(reply: &UnreadReply) -> Self {
-        let UnreadReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
+    fn of(reply: &UnreadableReply) -> Self {
+        let UnreadableReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
         let answers = match answers {
-            Answers::Renewal(sent) => Some(SentForm::of(sent)),
-            Answers::Authorization => None,
+            ReplyTo::Renewal(sent) => Some(SentForm::of(sent)),
+            ReplyTo::Authorization => None,
         };
         Self {
             at: at.millis(),
@@ -481,14 +481,14 @@ impl ReplyForm {
         }
     }
 
-    fn read(self) -> Option<UnreadReply> {
+    fn read(self) -> Option<UnreadableReply> {
         let Self { at: came, answers, status, content_type, content_encoding, whole, body } = self;
         let answers = match answers {
-            Some(sent) => Answers::Renewal(sent.read()?),
-            None => Answers::Authorization,
+            Some(sent) => ReplyTo::Renewal(sent.read()?),
+            None => ReplyTo::Authorization,
         };
         let body = ReplyBody::new(STANDARD.decode(body).ok()?);
-        Some(UnreadReply { at: at(came), answers, status, content_type, content_encoding, whole, body })
+        Some(UnreadableReply { at: at(came), answers, status, content_type, content_encoding, whole, body })
     }
 }
 

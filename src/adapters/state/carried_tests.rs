@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::adapters::state::{RecordOutcome, Rejection, ToldMeanwhile};
+use crate::adapters::state::{ClientVerdict, KeepNotified, RecordOutcome};
 use crate::domain::provider::Class;
 
 fn time(secs: i64) -> Timestamp {
@@ -35,30 +35,30 @@ fn tokens() -> Tokens {
 fn renewed(phase: Phase) -> Renewed {
     Renewed {
         tokens: tokens(),
-        standing: Standing { phase, renew_at: Some(time(1800)), act_at: None },
+        standing: GrantStatus { phase, renew_at: Some(time(1800)), next_attempt_at: None },
         identity: Some("m-1".to_owned()),
         token_url: None,
         renamed_from: Some("https://old.example/rest/".to_owned()),
     }
 }
 
-fn record(renewed: Renewed) -> RecordAs {
-    RecordAs {
+fn record(renewed: Renewed) -> RenewalRecord {
+    RenewalRecord {
         portal: PortalName::parse("acme").unwrap(),
         app: "crm".to_owned(),
         claim: (ClaimId(-41), time(-3)),
         outcome: RecordOutcome::Renewed(Box::new(renewed)),
         told: vec!["overdue".to_owned()],
-        told_meanwhile: ToldMeanwhile::All,
+        told_meanwhile: KeepNotified::All,
         climb_at: None,
         now: time(1),
-        client: Rejection::Accepted,
+        client: ClientVerdict::Accepted,
         bought_by: Some(Fingerprint::of(b"kind")),
     }
 }
 
-fn sent() -> Sent {
-    Sent { generation: Generation(7), token: Some(Fingerprint::of(b"refresh-1")) }
+fn sent() -> SentToken {
+    SentToken { generation: Generation(7), token: Some(Fingerprint::of(b"refresh-1")) }
 }
 
 fn bytes() -> Vec<u8> {
@@ -117,7 +117,7 @@ fn the_others_come_back_as_they_were() {
     assert_eq!((pair.claim, pair.now), (candidate.claim, candidate.now));
     assert_same(&pair.renewed.tokens, &tokens());
 
-    let grant = TakeIn {
+    let grant = NewGrant {
         portal: name.clone(),
         tokens: tokens(),
         identity: None,
@@ -127,14 +127,14 @@ fn the_others_come_back_as_they_were() {
         proven: Some("crm".to_owned()),
         now: time(2),
     };
-    let none = Sent { generation: Generation(0), token: None };
+    let none = SentToken { generation: Generation(0), token: None };
     let Load::Grant(back, was_sent) = load(Unsaved::Grant(&grant, none)) else { panic!("another kind") };
     assert_eq!((format!("{grant:?}"), none), (format!("{back:?}"), was_sent));
     assert_same(&back.tokens, &tokens());
 
-    let reply = UnreadReply {
+    let reply = UnreadableReply {
         at: time(0),
-        answers: Answers::Renewal(sent()),
+        answers: ReplyTo::Renewal(sent()),
         status: 200,
         content_type: Some("text/plain".to_owned()),
         content_encoding: None,
@@ -145,7 +145,7 @@ fn the_others_come_back_as_they_were() {
     assert_eq!(back.body.expose(), reply.body.expose());
     assert_eq!(format!("{back:?}"), format!("{reply:?}"));
 
-    let pair = Pair { access: None, refresh: RefreshToken::new("refresh-9"), identity: None };
+    let pair = TokenPair { access: None, refresh: RefreshToken::new("refresh-9"), identity: None };
     let Load::Aside(back, at) = load(Unsaved::Aside(&name, &pair, time(4))) else { panic!("another kind") };
     assert_eq!(back.refresh.as_ref().map(|token| token.expose()), Some("refresh-9"));
     assert_eq!((at, back.access.is_none()), (time(4), true));

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::clients::{ask_by_hand, try_refused};
-use super::held;
+use super::clients::{request_probe, try_refused};
+use super::quarantine;
 use super::rows::{COLUMNS, portal};
-use crate::domain::by_hand::{ByHand, by_hand};
+use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
 use crate::domain::time::Timestamp;
@@ -120,7 +120,7 @@ pub(super) fn claim_due(
     for (id, _) in taken {
         let claimed = update.query_row(params![id, claim.0, now.millis()], portal).map_err(sql)?;
         if claimed.unreadable.is_some() {
-            held::hold_unreadable(connection, &claimed.name)?;
+            quarantine::quarantine_unreadable(connection, &claimed.name)?;
             // It took the place of another that is due.
             next = Some(now);
             unreadable.push(claimed);
@@ -192,9 +192,9 @@ pub(super) fn request_renewal(
     if grant.claim.is_some() {
         return Ok(RenewalRequest::UnderWay);
     }
-    let from = match by_hand(&grant, now) {
-        ByHand::From(from) => from,
-        ByHand::FreshUntil(until) => return Ok(RenewalRequest::NotBefore(until)),
+    let from = match manual_renewal(&grant, now) {
+        ManualRenewal::From(from) => from,
+        ManualRenewal::FreshUntil(until) => return Ok(RenewalRequest::NotBefore(until)),
     };
     connection
         .execute(
@@ -202,6 +202,6 @@ pub(super) fn request_renewal(
             params![name.as_str(), from.millis()],
         )
         .map_err(sql)?;
-    ask_by_hand(connection, name).map_err(sql)?;
+    request_probe(connection, name).map_err(sql)?;
     Ok(RenewalRequest::Due(from))
 }

@@ -4,18 +4,18 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::domain::client::{Ruling, Seen, probe_wait, rule};
+use crate::domain::client::{ClientDecision, ClientEvidence, decide, probe_wait};
 use crate::domain::name::PortalName;
 use crate::domain::time::Timestamp;
 
 /// Whether people are told of a refusal is known when another portal has been asked, which is so within seconds.
-const TOLD_AFTER: i64 = 15_000;
+const NOTIFIED_AFTER: i64 = 15_000;
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
 const PROBE_MILLIS: i64 = 120_000;
 /// A portal that was tried is not tried again for the client's sake in this time, in milliseconds.
 const TRY_AGAIN: i64 = 5_000;
 /// So long a probe waits at most for a portal other than the last one, in milliseconds.
-const LONGEST_WAIT: i64 = 300_000;
+const MAX_WAIT: i64 = 300_000;
 
 /// A portal that could be sent for now or later: the terms of the index `portal_due` but the endpoint.
 const USABLE: &str = "act_at IS NOT NULL AND configured = 1 AND bound_to = binding \
@@ -29,7 +29,7 @@ const ALLOWED_AT: &str = "CASE WHEN act_at <= ?2 THEN act_at \
     ELSE act_at END";
 
 /// The client was let in for a portal. True if it was refused for all before.
-pub(super) fn let_in(
+pub(super) fn client_accepted(
     connection: &Connection,
     app: &str,
     portal: &PortalName,
@@ -70,13 +70,13 @@ pub(super) fn let_in(
 }
 
 /// The client was refused for a portal. Whose refusal that is, and whether the client is newly refused for all.
-pub(super) fn refused(
+pub(super) fn client_refused(
     connection: &Connection,
     app: &str,
     portal: &PortalName,
     retry_at: Timestamp,
     now: Timestamp,
-) -> rusqlite::Result<(Ruling, bool)> {
+) -> rusqlite::Result<(ClientDecision, bool)> {
     let name = portal.as_str();
     let (since, tried_at, lifetime): (i64, Option<i64>, Option<i64>) = connection.query_row(
         "UPDATE portal SET refused_since = coalesce(refused_since, ?2) WHERE name = ?1 \
@@ -104,17 +104,17 @@ pub(super) fn refused(
         let counted = count(connection, app, name, what, moment)?;
         Ok::<_, rusqlite::Error>(u64::try_from(counted).unwrap_or_default())
     };
-    let seen = Seen {
+    let seen = ClientEvidence {
         since: Timestamp::from_millis(since),
         let_in: let_in.map(Timestamp::from_millis),
         refused_too: counted("refused_since > ?3", let_in.unwrap_or(i64::MIN))?,
         unasked: counted("(refused_since IS NULL OR claimed_at < ?3)", asked_since)?,
         in_question: question.is_some(),
     };
-    let ruling = if rejected.is_some() { Ruling::TheClient } else { rule(seen) };
+    let ruling = if rejected.is_some() { ClientDecision::TheClient } else { decide(seen) };
     connection.execute("UPDATE app SET refused_last = ?2 WHERE name = ?1", params![app, name])?;
     match ruling {
-        Ruling::ThisPortal => {
+        ClientDecision::ThisPortal => {
             let works_for = count(connection, app, name, "refused_since IS NULL", 0)?;
             connection.execute(
                 "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2) WHERE name = ?1",
@@ -122,19 +122,19 @@ pub(super) fn refused(
             )?;
             Ok((ruling, false))
         }
-        Ruling::AskAnother => {
+        ClientDecision::AskAnother => {
             connection.execute(
                 "UPDATE app SET question_since = coalesce(question_since, ?2) WHERE name = ?1",
                 params![app, tried_at],
             )?;
             connection.execute(
                 "UPDATE portal SET climb_at = ?2 WHERE name = ?1",
-                params![name, now.millis() + TOLD_AFTER],
+                params![name, now.millis() + NOTIFIED_AFTER],
             )?;
-            ask_another(connection, app, name, now)?;
+            probe_another(connection, app, name, now)?;
             Ok((ruling, false))
         }
-        Ruling::TheClient => {
+        ClientDecision::TheClient => {
             let others = count(connection, app, name, "?3 = ?3", 0)?;
             let refused_for = now.since(rejected.map_or(now, Timestamp::from_millis));
             let lifetime = std::time::Duration::from_millis(
@@ -180,7 +180,7 @@ fn count(connection: &Connection, app: &str, but: &str, what: &str, moment: i64)
 }
 
 /// Brings another portal's renewal forward, as far as it may be: its answer says whose the refusal is.
-fn ask_another(connection: &Connection, app: &str, but: &str, now: Timestamp) -> rusqlite::Result<()> {
+fn probe_another(connection: &Connection, app: &str, but: &str, now: Timestamp) -> rusqlite::Result<()> {
     let query = format!(
         "UPDATE portal SET act_at = min(act_at, ({ALLOWED_AT})) WHERE name = (SELECT name FROM portal \
          WHERE app = ?1 AND name <> ?3 AND claim IS NULL AND {USABLE} \
@@ -190,7 +190,7 @@ fn ask_another(connection: &Connection, app: &str, but: &str, now: Timestamp) ->
 }
 
 /// A portal that may try a refused client.
-pub(super) struct Candidate {
+pub(super) struct ProbeCandidate {
     pub(super) id: i64,
     pub(super) name: String,
     pub(super) token_url: String,
@@ -199,7 +199,7 @@ pub(super) struct Candidate {
 }
 
 /// Who is to try next: not the one that was refused last, as long as there is another.
-fn candidate(connection: &Connection, app: &str, at: Timestamp) -> rusqlite::Result<Option<Candidate>> {
+fn candidate(connection: &Connection, app: &str, at: Timestamp) -> rusqlite::Result<Option<ProbeCandidate>> {
     let query = format!(
         "SELECT id, name, token_url, {ALLOWED_AT} AS allowed_at, name IS (SELECT refused_last FROM app WHERE name = ?1) \
          AS is_last, name IS NOT (SELECT probe FROM app WHERE name = ?1) AS is_new FROM portal \
@@ -210,7 +210,7 @@ fn candidate(connection: &Connection, app: &str, at: Timestamp) -> rusqlite::Res
     connection
         .prepare_cached(&query)?
         .query_row(params![app, at.millis(), 0, TRY_AGAIN], |row| {
-            Ok(Candidate {
+            Ok(ProbeCandidate {
                 id: row.get(0)?,
                 name: row.get(1)?,
                 token_url: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
@@ -222,7 +222,7 @@ fn candidate(connection: &Connection, app: &str, at: Timestamp) -> rusqlite::Res
 }
 
 /// The refused clients: who may be sent for all the same, and when that may change.
-pub(super) struct Refused {
+pub(super) struct ClientRefusal {
     /// The apps, as a JSON array.
     pub(super) apps: String,
     /// The portals that try, and those that an operator asked for.
@@ -236,8 +236,8 @@ pub(super) fn try_refused(
     connection: &Connection,
     now: Timestamp,
     mut room: impl FnMut(&str) -> bool,
-) -> rusqlite::Result<Refused> {
-    let mut found = Refused { apps: "[]".to_owned(), trying: Vec::new(), next: None };
+) -> rusqlite::Result<ClientRefusal> {
+    let mut found = ClientRefusal { apps: "[]".to_owned(), trying: Vec::new(), next: None };
     let mut apps = Vec::new();
     let rows: Vec<(String, i64, Option<String>)> = connection
         .prepare_cached(
@@ -252,7 +252,7 @@ pub(super) fn try_refused(
     for (app, retry_at, asked) in rows {
         if let Some(asked) = asked {
             let mut left = Vec::new();
-            for (id, name, token_url, act_at) in asked_for(connection, &app, &asked)? {
+            for (id, name, token_url, act_at) in requested_probe(connection, &app, &asked)? {
                 if act_at <= now.millis() && room(&token_url) {
                     found.trying.push((id, app.clone()));
                 } else {
@@ -270,7 +270,7 @@ pub(super) fn try_refused(
             let chosen = found.trying.iter().any(|(id, _)| *id == candidate.id);
             let retry_at = if chosen {
                 now.millis() + PROBE_MILLIS
-            } else if soon > 0 && soon <= LONGEST_WAIT && !candidate.is_last {
+            } else if soon > 0 && soon <= MAX_WAIT && !candidate.is_last {
                 candidate.allowed_at
             } else if room(&candidate.token_url) {
                 found.trying.push((candidate.id, app.clone()));
@@ -290,7 +290,7 @@ pub(super) fn try_refused(
     Ok(found)
 }
 
-fn asked_for(
+fn requested_probe(
     connection: &Connection,
     app: &str,
     asked: &str,
@@ -305,7 +305,7 @@ fn asked_for(
 }
 
 /// An operator asks for a portal whose client is refused: it need not wait for the others.
-pub(super) fn ask_by_hand(connection: &Connection, portal: &PortalName) -> rusqlite::Result<()> {
+pub(super) fn request_probe(connection: &Connection, portal: &PortalName) -> rusqlite::Result<()> {
     connection
         .execute(
             "UPDATE app SET asked = json_insert(coalesce(asked, '[]'), '$[#]', ?1) WHERE rejected_since IS NOT NULL \
@@ -316,7 +316,7 @@ pub(super) fn ask_by_hand(connection: &Connection, portal: &PortalName) -> rusql
 }
 
 /// A client that is another than before is asked about anew.
-pub(super) fn begin_anew(connection: &Connection, app: &str) -> rusqlite::Result<()> {
+pub(super) fn reset(connection: &Connection, app: &str) -> rusqlite::Result<()> {
     connection.execute("UPDATE app SET question_since = NULL, let_in_at = NULL WHERE name = ?1", [app])?;
     connection
         .execute("UPDATE portal SET refused_since = NULL WHERE app = ?1 AND refused_since IS NOT NULL", [app])

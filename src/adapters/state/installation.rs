@@ -5,11 +5,11 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
-use super::installs::{Install, found};
+use super::installs::{InstalledGrant, found};
 use super::listing;
 use super::rows::phase_columns;
-use crate::domain::by_hand::{ByHand, by_hand};
 use crate::domain::install::is_stale;
+use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Phase, Problem};
 use crate::domain::secret::{ApplicationToken, Fingerprint};
@@ -95,11 +95,11 @@ pub(super) fn installation(
 /// installed the app.
 pub(super) fn note(
     connection: &Connection,
-    install: &Install,
+    install: &InstalledGrant,
     known: &Installation,
     taken: Option<bool>,
 ) -> Result<(), StateError> {
-    let Install { terms, owner, application_token, sent_at, now, .. } = install;
+    let InstalledGrant { terms, owner, application_token, sent_at, now, .. } = install;
     let token = application_token.as_ref().or(known.application_token.as_ref());
     // By the sender's clock where it says so: a removal will be compared with it.
     let at = taken.map(|_| sent_at.unwrap_or(*now).min(*now).millis());
@@ -178,7 +178,7 @@ pub(super) fn remove(
 
 /// Makes grants of a member due, and says when: what a renewal comes to is the truth about a removal. With `at_once`, all that
 /// are tried by themselves, now; otherwise the fresh ones, as soon as they may be renewed again.
-pub(super) fn ask_for(
+pub(super) fn request_renewal(
     connection: &Connection,
     (app, member_id): (&str, &str),
     listed: &[PortalName],
@@ -196,8 +196,8 @@ pub(super) fn ask_for(
         let Some(grant) = portal.grant.filter(|grant| at_once || grant.standing.phase == Phase::Fresh) else {
             continue;
         };
-        let (ByHand::From(at) | ByHand::FreshUntil(at)) =
-            if at_once { ByHand::From(now) } else { by_hand(&grant, now) };
+        let (ManualRenewal::From(at) | ManualRenewal::FreshUntil(at)) =
+            if at_once { ManualRenewal::From(now) } else { manual_renewal(&grant, now) };
         let changed = connection
             .execute(
                 "UPDATE portal SET act_at = min(act_at, ?2) WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \

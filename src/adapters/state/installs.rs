@@ -5,36 +5,36 @@
 
 use rusqlite::{Connection, params};
 
-use super::installation::{Uninstall, Uninstalled, ask_for, installation, note, remove};
-use super::intake::{self, TakeIn, TakenIn};
-use super::newcomers;
-use super::reconcile::follow;
+use super::disputes;
+use super::grant_store::{self, NewGrant, StoreOutcome};
+use super::installation::{Uninstall, Uninstalled, installation, note, remove, request_renewal};
+use super::reconcile::reconcile_portal;
 use super::rows::{COLUMNS, portal as read_portal};
 use super::{State, StateError};
+use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
-    Decision, Held, InstallTerms, Occasion, Proof, Users, decide, is_stale, may_live,
+    CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide, is_stale, may_live,
 };
-use crate::domain::intake::Intake;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
-use crate::domain::renewal::{just_granted, taken_in};
+use crate::domain::renewal::{granted_status, imported_status};
 use crate::domain::secret::{ApplicationToken, Fingerprint};
 use crate::domain::settings::{RenewSetting, region_of};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
-use crate::domain::whose::Owner;
+use crate::domain::token_owner::TokenOwner;
 
 /// A grant that a verified notice brought.
 #[derive(Clone, Debug)]
-pub struct Install {
+pub struct InstalledGrant {
     /// The app, and what becomes of its installs.
     pub terms: InstallTerms,
     /// What brought it.
-    pub occasion: Occasion,
+    pub occasion: EventKind,
     /// Whose it is, by the authorization server.
-    pub owner: Owner,
+    pub owner: TokenOwner,
     /// The grant.
-    pub intake: Intake,
+    pub intake: ImportedGrant,
     /// What later events of this installation will show; of events only.
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.
@@ -49,7 +49,7 @@ pub struct Install {
 
 /// What became of it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Installed {
+pub enum InstallOutcome {
     /// It is kept.
     Stored {
         /// As this portal.
@@ -89,7 +89,7 @@ pub enum Installed {
         /// Where the grant that is there stands, if one is.
         kind: Option<Kind>,
         /// What its application token proves.
-        proof: Proof,
+        proof: OwnershipProof,
         /// It is the event of an installation, which may be the true one: a person may have to decide.
         is_disputed: bool,
     },
@@ -104,7 +104,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; nothing is kept then.
-    pub async fn install(&self, install: Install) -> Result<Installed, StateError> {
+    pub async fn install(&self, install: InstalledGrant) -> Result<InstallOutcome, StateError> {
         let (app, binding) = (install.terms.app.clone(), install.terms.binding);
         let (member_id, host) = (install.owner.member_id.clone(), install.owner.host.clone());
         // The configuration's portals are not in the index of members: this looks at each of the app's.
@@ -140,7 +140,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn ask_for_member(
+    pub async fn request_renewal_of_member(
         &self,
         app: String,
         binding: Fingerprint,
@@ -150,7 +150,8 @@ impl State {
     ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
         let of = (app.clone(), member_id.clone());
         let listed = self.read.run(move |connection| listed(connection, &of.0, binding, &of.1, "")).await?;
-        self.change(move |connection| ask_for(connection, (&app, &member_id), &listed, at_once, now)).await
+        self.change(move |connection| request_renewal(connection, (&app, &member_id), &listed, at_once, now))
+            .await
     }
 }
 
@@ -178,7 +179,7 @@ fn listed(
 }
 
 /// A portal's row, and the user of its grant.
-pub(super) struct Found {
+pub(super) struct FoundPortal {
     pub(super) portal: Portal,
     user: Option<String>,
 }
@@ -189,7 +190,7 @@ pub(super) fn found(
     condition: &str,
     value: &str,
     app: &str,
-) -> Result<Vec<Found>, StateError> {
+) -> Result<Vec<FoundPortal>, StateError> {
     let sql = |source| StateError::sql("look for an installed portal", source);
     let query = format!("SELECT {COLUMNS}, user_id FROM portal WHERE {condition} ORDER BY id");
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
@@ -197,7 +198,7 @@ pub(super) fn found(
         let (portal, user) = (read_portal(row)?, row.get("user_id")?);
         let of_grant =
             |portal: &Portal| user_of(portal.grant.as_ref()?.tokens.details.fields.get("user_id")?);
-        Ok(Found { user: Option::or_else(user, || of_grant(&portal)), portal })
+        Ok(FoundPortal { user: Option::or_else(user, || of_grant(&portal)), portal })
     };
     let rows = statement.query_map([value, app], read).and_then(Iterator::collect);
     rows.map_err(sql)
@@ -210,25 +211,34 @@ fn user_of(value: &serde_json::Value) -> Option<String> {
 
 fn keep(
     connection: &Connection,
-    install: &Install,
+    install: &InstalledGrant,
     listed: Option<&PortalName>,
-) -> Result<Installed, StateError> {
-    let Install { terms, occasion, owner, intake, application_token, sent_at, unprovable, proven_by, now } =
-        install;
+) -> Result<InstallOutcome, StateError> {
+    let InstalledGrant {
+        terms,
+        occasion,
+        owner,
+        intake,
+        application_token,
+        sent_at,
+        unprovable,
+        proven_by,
+        now,
+    } = install;
     if sent_at.is_some_and(|sent_at| is_stale(sent_at, *now)) {
-        return Ok(Installed::Replayed);
+        return Ok(InstallOutcome::Replayed);
     }
     let known = installation(connection, terms.binding, &owner.member_id)?.unwrap_or_default();
     let proof = match (&known.application_token, application_token) {
-        (Some(known), Some(brought)) if known.is(brought) => Proof::Proven,
-        (Some(_), _) => Proof::Other,
-        (None, _) => Proof::Unknown,
+        (Some(known), Some(brought)) if known.is(brought) => OwnershipProof::Proven,
+        (Some(_), _) => OwnershipProof::Other,
+        (None, _) => OwnershipProof::Unknown,
     };
     let place = place(connection, terms, owner, listed)?;
-    let Some(Place { name, before, is_listed }) = place else { return Ok(Installed::NoName) };
+    let Some(TargetPortal { name, before, is_listed }) = place else { return Ok(InstallOutcome::NoName) };
     let usable = before.as_ref().filter(|before| before.portal.settings.is_some());
     let grant = usable.and_then(|before| before.portal.grant.as_ref());
-    let held = Held {
+    let held = CurrentGrant {
         phase: grant.filter(|grant| grant.bound_to == terms.binding).map(|grant| &grant.standing.phase),
         listed: is_listed,
         user: before.as_ref().and_then(|before| before.user.as_deref()),
@@ -237,53 +247,65 @@ fn keep(
     };
     let by_notice = held.user.is_some() && held.user == held.installer;
     let is_other = held.user != Some(owner.user_id.as_str());
-    let is_installation = *occasion == Occasion::Installed && application_token.is_some();
+    let is_installation = *occasion == EventKind::Installed && application_token.is_some();
     match decide(*occasion, held, &owner.user_id) {
         // The configuration names the portal, but a notice brought the grant.
-        Decision::FreshAlready if is_installation && is_other && by_notice && proof != Proof::Proven => {
+        InstallDecision::FreshAlready
+            if is_installation && is_other && by_notice && proof != OwnershipProof::Proven =>
+        {
             let kind = held.phase.map(Phase::kind);
-            return Ok(Installed::OtherInstallation { portal: name, kind, proof, is_disputed: true });
+            return Ok(InstallOutcome::OtherInstallation { portal: name, kind, proof, is_disputed: true });
         }
-        Decision::FreshAlready => {
+        InstallDecision::FreshAlready => {
             // Its own user's word is as good as the grant; anybody else's would let him end it later.
             if held.user == Some(owner.user_id.as_str()) {
                 note(connection, install, &known, None)?;
             }
-            return Ok(Installed::FreshAlready(name));
+            return Ok(InstallOutcome::FreshAlready(name));
         }
-        Decision::OtherUser => {
+        InstallDecision::OtherUser => {
             let kind = held.phase.map_or(Kind::AwaitingAuthorization, Phase::kind);
-            return Ok(Installed::OtherUser { portal: name, kind, known: held.user.is_some(), by_notice });
+            return Ok(InstallOutcome::OtherUser {
+                portal: name,
+                kind,
+                known: held.user.is_some(),
+                by_notice,
+            });
         }
-        Decision::OtherInstallation => {
-            return Ok(Installed::OtherInstallation {
+        InstallDecision::OtherInstallation => {
+            return Ok(InstallOutcome::OtherInstallation {
                 portal: name,
                 kind: held.phase.map(Phase::kind),
                 proof,
                 is_disputed: is_installation && held.phase.is_some(),
             });
         }
-        Decision::Take => {}
+        InstallDecision::Take => {}
     }
     // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
     let refresh = intake.tokens.credential.refresh().map(|refresh| refresh.fingerprint());
-    let seen = proven_by.or(refresh).map(|presented| intake::seen(connection, &presented)).transpose()?;
+    let seen = proven_by
+        .or(refresh)
+        .map(|presented| grant_store::holder_of_refresh_token(connection, &presented))
+        .transpose()?;
     if seen.flatten().is_some() {
-        return Ok(Installed::Replayed);
+        return Ok(InstallOutcome::Replayed);
     }
     if proven_by.is_none()
         && let Some(phase) = held.phase
         && (may_live(phase) || !unprovable)
     {
         let token_url = proving_url(terms, owner, intake);
-        return Ok(Installed::Unproven { portal: name, token_url, may_live: may_live(phase) });
+        return Ok(InstallOutcome::Unproven { portal: name, token_url, may_live: may_live(phase) });
     }
     if !is_listed {
         adopt(connection, terms, owner, &name, *now)?;
     }
-    let generation = match intake::take_in(connection, &taking(connection, install, &name)?)? {
-        TakenIn::Stored(generation) => generation,
-        TakenIn::HeldBy(_) | TakenIn::Spent | TakenIn::Unknown => return Ok(Installed::Replayed),
+    let generation = match grant_store::store_grant(connection, &taking(connection, install, &name)?)? {
+        StoreOutcome::Stored(generation) => generation,
+        StoreOutcome::HeldBy(_) | StoreOutcome::Spent | StoreOutcome::Unknown => {
+            return Ok(InstallOutcome::Replayed);
+        }
     };
     if let Some(presented) = proven_by {
         remember(connection, presented, &name)?;
@@ -292,11 +314,11 @@ fn keep(
         .execute("UPDATE portal SET user_id = ?2 WHERE name = ?1", [name.as_str(), &owner.user_id])
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
     let installer =
-        matches!(occasion, Occasion::Installed) || held.phase.is_none() || known.installer.is_none();
-    let installer = installer && *occasion != Occasion::SystemUser;
+        matches!(occasion, EventKind::Installed) || held.phase.is_none() || known.installer.is_none();
+    let installer = installer && *occasion != EventKind::SystemUser;
     note(connection, install, &known, Some(installer))?;
-    newcomers::drop_all(connection, &name)?;
-    Ok(Installed::Stored { portal: name, generation, resumed: before.is_some() })
+    disputes::drop_all(connection, &name)?;
+    Ok(InstallOutcome::Stored { portal: name, generation, resumed: before.is_some() })
 }
 
 /// Notes that this refresh token was brought for a portal: it is spent, and the notice that brought it is never taken again.
@@ -309,20 +331,20 @@ fn remember(connection: &Connection, token: &Fingerprint, portal: &PortalName) -
 }
 
 /// Where a grant is kept.
-struct Place {
+struct TargetPortal {
     name: PortalName,
-    before: Option<Found>,
+    before: Option<FoundPortal>,
     is_listed: bool,
 }
 
 fn place(
     connection: &Connection,
     terms: &InstallTerms,
-    owner: &Owner,
+    owner: &TokenOwner,
     listed: Option<&PortalName>,
-) -> Result<Option<Place>, StateError> {
+) -> Result<Option<TargetPortal>, StateError> {
     let users = terms.rule.users;
-    let fits = |found: &Found| {
+    let fits = |found: &FoundPortal| {
         users == Users::Installer || found.user.as_ref().is_none_or(|user| *user == owner.user_id)
     };
     // Between the look and now the configuration may have let go of it.
@@ -335,17 +357,25 @@ fn place(
         )
     };
     if let Some(before) = listed.map(of_listed).transpose()?.and_then(|mut rows| rows.pop()).filter(fits) {
-        return Ok(Some(Place { name: before.portal.name.clone(), before: Some(before), is_listed: true }));
+        return Ok(Some(TargetPortal {
+            name: before.portal.name.clone(),
+            before: Some(before),
+            is_listed: true,
+        }));
     }
     let ours = found(connection, "member_id = ?1 AND installed_by = ?2", &owner.member_id, &terms.app)?;
-    let same_user = |found: &Found| found.user.as_deref() == Some(owner.user_id.as_str());
+    let same_user = |found: &FoundPortal| found.user.as_deref() == Some(owner.user_id.as_str());
     let at = ours.iter().position(same_user).or_else(|| ours.iter().position(fits));
     if let Some(before) = at.and_then(|at| ours.into_iter().nth(at)) {
-        return Ok(Some(Place { name: before.portal.name.clone(), before: Some(before), is_listed: false }));
+        return Ok(Some(TargetPortal {
+            name: before.portal.name.clone(),
+            before: Some(before),
+            is_listed: false,
+        }));
     }
     for name in terms.rule.names.names(&terms.app, owner, users) {
         let row = found(connection, "name = ?1 AND ?2 <> ''", name.as_str(), &terms.app)?.pop();
-        let is_left = |row: &Found| {
+        let is_left = |row: &FoundPortal| {
             let grant = row.portal.grant.as_ref();
             let same = |grant: &Grant| {
                 grant.bound_to == terms.binding && grant.identity.as_ref() == Some(&owner.member_id)
@@ -353,7 +383,7 @@ fn place(
             row.portal.settings.is_none() && fits(row) && grant.is_none_or(same)
         };
         if row.as_ref().is_none_or(is_left) {
-            return Ok(Some(Place { name, before: row, is_listed: false }));
+            return Ok(Some(TargetPortal { name, before: row, is_listed: false }));
         }
     }
     Ok(None)
@@ -363,12 +393,12 @@ fn place(
 fn adopt(
     connection: &Connection,
     terms: &InstallTerms,
-    owner: &Owner,
+    owner: &TokenOwner,
     name: &PortalName,
     now: Timestamp,
 ) -> Result<(), StateError> {
     let configured = terms.configured(name.clone(), Some(&owner.host), &owner.member_id);
-    follow(connection, &configured, Some(&terms.app), now)?;
+    reconcile_portal(connection, &configured, Some(&terms.app), now)?;
     connection
         .execute("UPDATE portal SET member_id = ?2 WHERE name = ?1", [name.as_str(), &owner.member_id])
         .map(|_| ())
@@ -376,7 +406,7 @@ fn adopt(
 }
 
 /// Where a grant that was brought proves itself: at the server that it names, if that is one of the profile's.
-fn proving_url(terms: &InstallTerms, owner: &Owner, intake: &Intake) -> String {
+fn proving_url(terms: &InstallTerms, owner: &TokenOwner, intake: &ImportedGrant) -> String {
     let named = intake.server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
     named.map_or_else(
         || terms.profile.renewal_url_for(region_of(&owner.host), Some(&owner.host)),
@@ -386,9 +416,13 @@ fn proving_url(terms: &InstallTerms, owner: &Owner, intake: &Intake) -> String {
 
 /// The grant as `import` would bring it, due at once: one rotation proves it, and from then on only refreshd has it. One
 /// that was proven is as good as renewed.
-fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Result<TakeIn, StateError> {
-    let Install { terms, owner, intake, proven_by, now, .. } = install;
-    let Intake { tokens, server, .. } = intake;
+fn taking(
+    connection: &Connection,
+    install: &InstalledGrant,
+    name: &PortalName,
+) -> Result<NewGrant, StateError> {
+    let InstalledGrant { terms, owner, intake, proven_by, now, .. } = install;
+    let ImportedGrant { tokens, server, .. } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
             "SELECT config_url, settings ->> 'renew_every' FROM portal WHERE name = ?1",
@@ -400,10 +434,10 @@ fn taking(connection: &Connection, install: &Install, name: &PortalName) -> Resu
     let every = every.map_or(terms.profile.renew_every, Into::into);
     let named = server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
     let standing = match (&tokens.access, proven_by) {
-        (Some(_), Some(_)) => just_granted(name, tokens, every, *now),
-        (access, _) => taken_in(name, access.as_ref(), every, *now),
+        (Some(_), Some(_)) => granted_status(name, tokens, every, *now),
+        (access, _) => imported_status(name, access.as_ref(), every, *now),
     };
-    Ok(TakeIn {
+    Ok(NewGrant {
         portal: name.clone(),
         tokens: tokens.clone(),
         identity: Some(owner.member_id.clone()),

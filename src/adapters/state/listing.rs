@@ -51,7 +51,7 @@ pub(super) fn page_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE name > ?1 ORDER BY name LIMIT ?2")
 }
 
-pub(super) fn climb_query() -> String {
+pub(super) fn escalation_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2")
 }
 
@@ -66,18 +66,18 @@ pub(super) fn page(
     portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
 }
 
-pub(super) fn climb_due(
+pub(super) fn escalations_due(
     connection: &Connection,
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
-        .prepare_cached(&climb_query())
+        .prepare_cached(&escalation_query())
         .map_err(|source| StateError::sql("look for escalations", source))?;
     portals(&mut statement, params![now.millis(), i64::try_from(limit).unwrap_or(i64::MAX)])
 }
 
-pub(super) fn next_climb(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
+pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
     connection
         .prepare_cached("SELECT min(climb_at) FROM portal WHERE climb_at IS NOT NULL")
         .and_then(|mut statement| statement.query_row([], |row| super::rows::time(row, 0)))

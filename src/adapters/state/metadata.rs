@@ -29,8 +29,8 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn reach_apps(&self, apps: Vec<(String, String)>) -> Result<(), StateError> {
-        self.change(move |connection| reach_apps(connection, &apps)).await
+    pub async fn complete_apps(&self, apps: Vec<(String, String)>) -> Result<(), StateError> {
+        self.change(move |connection| complete_apps(connection, &apps)).await
     }
 
     /// Keeps an issuer's description.
@@ -52,7 +52,7 @@ impl State {
     }
 }
 
-fn reach_apps(connection: &Connection, apps: &[(String, String)]) -> Result<(), StateError> {
+fn complete_apps(connection: &Connection, apps: &[(String, String)]) -> Result<(), StateError> {
     let sql = |source| StateError::sql("follow an issuer's metadata", source);
     for (app, url) in apps {
         let found = "UPDATE portal SET config_url = ?2, \

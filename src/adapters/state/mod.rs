@@ -5,59 +5,59 @@
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod alerts;
-mod aside;
 mod candidates;
 mod carried;
 mod claims;
 mod clients;
-mod held;
+mod disputes;
+mod grant_store;
+mod install_events;
 mod installation;
 mod installs;
-mod intake;
 mod listing;
-mod look;
 mod metadata;
 mod migrations;
-mod newcomers;
-mod notices;
+mod quarantine;
+mod read_connection;
 mod reconcile;
 mod record;
-mod reserve;
 mod rows;
 mod schema;
+mod snapshot;
+mod superseded;
 mod unread;
-mod view;
+mod wal_reservation;
 mod worker;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use alerts::{Keep, Kept};
+pub use alerts::{AlertChanges, StoredAlerts};
 pub use candidates::{Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate};
 pub use carried::{Carried, CarriedPair, Damage, Load, Unsaved};
 pub use claims::{Claims, RenewalRequest};
+pub use disputes::{NewDispute, OpenDispute, RecordedDispute};
+pub use grant_store::{NewGrant, StoreOutcome};
+pub use install_events::{NewEvent, StoredEvent};
 pub use installation::{Uninstall, Uninstalled};
-pub use installs::{Install, Installed};
-pub use intake::{TakeIn, TakenIn};
+pub use installs::{InstallOutcome, InstalledGrant};
 pub use listing::Census;
-pub use look::{Sight, look};
-pub use newcomers::{NewNewcomer, NotedNewcomer, WaitingNewcomer};
-pub use notices::{KeptNotice, NewNotice};
+pub use read_connection::ReadConnection;
 pub use reconcile::{AppFingerprint, Reconciled};
-pub use record::{RecordAs, RecordOutcome, Recorded, Rejection, ToldMeanwhile};
+pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, inspect, lock, lock_as};
-pub use unread::Recovered;
-pub use view::View;
-pub use worker::{Disk, Moment, Reader, Writer};
+pub use snapshot::{SnapshotOutcome, take_snapshot};
+pub use unread::RecoverOutcome;
+pub use worker::{Disk, DiskFuture, ReaderThread, WriterThread};
 
-use crate::adapters::directory::Refused;
+use crate::adapters::directory::UntrustedDirectory;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Portal, Standing};
+use crate::domain::portal::{ClaimId, GrantStatus, Portal};
 use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
-use worker::Port;
+use worker::DbHandle;
 
 /// What can go wrong with the state. Names the stage; never a stored value.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ pub enum StateError {
     },
     /// Its directory is somebody else's.
     #[error("the state's directory is not used")]
-    Directory(#[source] Refused),
+    Directory(#[source] UntrustedDirectory),
     /// A file beside it is somebody else's.
     #[error(
         "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: remove it", path.display()
@@ -171,9 +171,9 @@ impl StateError {
 /// A handle to the state. Cheap to clone; the work is done by [`Writer`] and [`Reader`].
 #[derive(Clone)]
 pub struct State {
-    write: Port,
-    read: Port,
-    room: Arc<reserve::Room>,
+    write: DbHandle,
+    read: DbHandle,
+    room: Arc<wal_reservation::WalReservation>,
 }
 
 impl State {
@@ -181,22 +181,22 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]: locked, newer, not ours, damaged, or no access. Nothing is changed then.
-    pub fn open(path: &Path, lock: Lock) -> Result<(Self, Writer, Reader), StateError> {
+    pub fn open(path: &Path, lock: Lock) -> Result<(Self, WriterThread, ReaderThread), StateError> {
         let connection = schema::open(path)?;
         let reader = schema::open_reader(path)?;
-        let (write, write_jobs) = Port::new();
-        let (read, read_jobs) = Port::new();
-        let reserve = reserve::Reserve::open(path)?;
+        let (write, write_jobs) = DbHandle::new();
+        let (read, read_jobs) = DbHandle::new();
+        let reserve = wal_reservation::WalReserve::open(path)?;
         let room = reserve.room();
-        let writer = Writer { connection, jobs: write_jobs, reserve, _lock: lock };
-        Ok((Self { write, read, room }, writer, Reader { connection: reader, jobs: read_jobs }))
+        let writer = WriterThread { connection, jobs: write_jobs, reserve, _lock: lock };
+        Ok((Self { write, read, room }, writer, ReaderThread { connection: reader, jobs: read_jobs }))
     }
 
     /// A copy that lies in memory, as `look` makes it: what is changed in it is nowhere else. Run the worker.
     #[must_use]
-    pub fn of_copy(copy: look::Copy) -> (Self, Reader) {
-        let (port, jobs) = Port::new();
-        let reader = Reader { connection: copy.0, jobs };
+    pub fn of_copy(copy: snapshot::Snapshot) -> (Self, ReaderThread) {
+        let (port, jobs) = DbHandle::new();
+        let reader = ReaderThread { connection: copy.0, jobs };
         (Self { write: port.clone(), read: port, room: Arc::default() }, reader)
     }
 
@@ -224,7 +224,7 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
-    pub async fn record(&self, record: Arc<RecordAs>) -> Result<Recorded, StateError> {
+    pub async fn record(&self, record: Arc<RenewalRecord>) -> Result<Recorded, StateError> {
         self.write.run(move |connection| record::record(connection, &record)).await
     }
 
@@ -244,8 +244,8 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn take_in(&self, grant: TakeIn) -> Result<TakenIn, StateError> {
-        self.change(move |connection| intake::take_in(connection, &grant)).await
+    pub async fn store_grant(&self, grant: NewGrant) -> Result<StoreOutcome, StateError> {
+        self.change(move |connection| grant_store::store_grant(connection, &grant)).await
     }
 
     /// Forgets a grant, so that its tokens are in no file of the state's any more; false if there was none. A portal that the configuration does not name goes altogether, be it
@@ -257,7 +257,7 @@ impl State {
         let room = Arc::clone(&self.room);
         self.change(move |connection| {
             room.forget();
-            intake::forget(connection, &portal)
+            grant_store::forget(connection, &portal)
         })
         .await
     }
@@ -267,7 +267,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn awaiting_files(&self) -> Result<Vec<Portal>, StateError> {
-        self.read.run(intake::awaiting_files).await
+        self.read.run(grant_store::awaiting_files).await
     }
 
     /// Portals of these apps that have no grant of their client yet.
@@ -275,15 +275,18 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn awaiting_clients(&self, apps: Vec<String>) -> Result<Vec<Portal>, StateError> {
-        self.read.run(move |connection| intake::awaiting_clients(connection, &apps)).await
+        self.read.run(move |connection| grant_store::awaiting_clients(connection, &apps)).await
     }
 
     /// Whether this refresh token came from outside before, and for which portal.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn seen(&self, fingerprint: Fingerprint) -> Result<Option<String>, StateError> {
-        self.read.run(move |connection| intake::seen(connection, &fingerprint)).await
+    pub async fn holder_of_refresh_token(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<String>, StateError> {
+        self.read.run(move |connection| grant_store::holder_of_refresh_token(connection, &fingerprint)).await
     }
 
     /// Makes the state name exactly these portals; grants of others stay, unconfigured.
@@ -306,7 +309,7 @@ impl State {
     pub async fn client_changed(&self, app: AppFingerprint, now: Timestamp) -> Result<(), StateError> {
         self.write
             .run(move |connection| {
-                reconcile::follow_app(connection, &app, now)
+                reconcile::reconcile_app(connection, &app, now)
                     .map_err(|source| StateError::sql("follow a changed client", source))
             })
             .await
@@ -316,8 +319,8 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn recheck_ladder(&self, all: bool) -> Result<(), StateError> {
-        self.write.run(move |connection| reconcile::recheck_ladder(connection, all)).await
+    pub async fn reschedule_escalations(&self, all: bool) -> Result<(), StateError> {
+        self.write.run(move |connection| reconcile::reschedule_escalations(connection, all)).await
     }
 
     /// Moves every stored time by as much as the wall clock stepped.
@@ -332,24 +335,24 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn follow_clock(&self, now: Timestamp, tolerance: i64) -> Result<Option<i64>, StateError> {
-        self.write.run(move |connection| reconcile::follow_clock(connection, now, tolerance)).await
+    pub async fn adjust_clock(&self, now: Timestamp, tolerance: i64) -> Result<Option<i64>, StateError> {
+        self.write.run(move |connection| reconcile::adjust_clock(connection, now, tolerance)).await
     }
 
     /// Grants whose next escalation step has come.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn climb_due(&self, now: Timestamp, limit: usize) -> Result<Vec<Portal>, StateError> {
-        self.read.run(move |connection| listing::climb_due(connection, now, limit)).await
+    pub async fn escalations_due(&self, now: Timestamp, limit: usize) -> Result<Vec<Portal>, StateError> {
+        self.read.run(move |connection| listing::escalations_due(connection, now, limit)).await
     }
 
     /// When the next escalation step comes.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn next_climb(&self) -> Result<Option<Timestamp>, StateError> {
-        self.read.run(listing::next_climb).await
+    pub async fn next_escalation(&self) -> Result<Option<Timestamp>, StateError> {
+        self.read.run(listing::next_escalation).await
     }
 
     /// Remembers what was told of a grant, unless it has moved on since, or somebody else told of it; false then. `seen` and
@@ -357,16 +360,16 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; then nothing may be announced.
-    pub async fn tell(
+    pub async fn set_notified(
         &self,
         portal: PortalName,
         generation: Generation,
-        (seen, before): (Standing, Vec<String>),
+        (seen, before): (GrantStatus, Vec<String>),
         told: Vec<String>,
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
         let tell = move |connection: &_| {
-            record::tell(connection, &portal, generation, (&seen, &before), &told, next)
+            record::set_notified(connection, &portal, generation, (&seen, &before), &told, next)
         };
         self.change(tell).await
     }

@@ -48,12 +48,12 @@ pub(super) fn reconcile(
     let mut named = HashSet::with_capacity(portals.len());
     for configured in portals {
         named.insert(configured.name.as_str());
-        done.count(&follow(connection, configured, None, now)?);
+        done.count(&reconcile_portal(connection, configured, None, now)?);
     }
     let mut installed = HashSet::new();
     for terms in apps.iter().filter_map(|app| app.install.as_ref()) {
         for configured in made_by(connection, terms).map_err(sql)? {
-            done.count(&follow(connection, &configured, Some(&terms.app), now)?);
+            done.count(&reconcile_portal(connection, &configured, Some(&terms.app), now)?);
             installed.insert(configured.name.to_string());
         }
     }
@@ -76,17 +76,17 @@ pub(super) fn reconcile(
         .map_err(sql)?;
     done.dropped = gone.len();
     for app in apps {
-        follow_app(connection, app, now).map_err(sql)?;
+        reconcile_app(connection, app, now).map_err(sql)?;
     }
     Ok(done)
 }
 
 impl Reconciled {
-    const fn count(&mut self, followed: &Followed) {
+    const fn count(&mut self, followed: &Reconciliation) {
         match followed {
-            Followed::Added => self.added += 1,
-            Followed::Changed => self.changed += 1,
-            Followed::Same => {}
+            Reconciliation::Added => self.added += 1,
+            Reconciliation::Changed => self.changed += 1,
+            Reconciliation::Same => {}
         }
     }
 }
@@ -106,19 +106,19 @@ fn made_by(connection: &Connection, terms: &InstallTerms) -> rusqlite::Result<Ve
     rows.filter_map(Result::transpose).collect()
 }
 
-pub(super) enum Followed {
+pub(super) enum Reconciliation {
     Added,
     Changed,
     Same,
 }
 
 /// Makes a portal's row say what the configuration says, or what the app does by whose install it came.
-pub(super) fn follow(
+pub(super) fn reconcile_portal(
     connection: &Connection,
     configured: &Configured,
     installed_by: Option<&str>,
     now: Timestamp,
-) -> Result<Followed, StateError> {
+) -> Result<Reconciliation, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
     let Configured { name, settings, every, token_url, allowed_urls: _, binding } = configured;
     let by = installed_by.map(str::to_owned);
@@ -148,7 +148,7 @@ pub(super) fn follow(
         .map_err(sql)?;
     fall_back(connection, configured).map_err(sql)?;
     if stored.as_ref() == Some(&Some(columns.clone())) {
-        return Ok(Followed::Same);
+        return Ok(Reconciliation::Same);
     }
     connection
         .prepare_cached(
@@ -169,14 +169,14 @@ pub(super) fn follow(
         })
         .map_err(sql)?;
     if stored.is_none() {
-        return Ok(Followed::Added);
+        return Ok(Reconciliation::Added);
     }
     let portal = connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"))
         .and_then(|mut statement| statement.query_row([name.as_str()], portal))
         .map_err(sql)?;
     let kind = portal.kind();
-    let Some(grant) = portal.grant else { return Ok(Followed::Changed) };
+    let Some(grant) = portal.grant else { return Ok(Reconciliation::Changed) };
     connection.execute("UPDATE portal SET climb_at = 0 WHERE name = ?1", [name.as_str()]).map_err(sql)?;
     // A new age counts for the token that is there; a retry or a poll keeps its own time.
     let renew_at = planned((*every).into(), name, &grant.tokens);
@@ -190,7 +190,7 @@ pub(super) fn follow(
             )
             .map_err(sql)?;
     }
-    Ok(Followed::Changed)
+    Ok(Reconciliation::Changed)
 }
 
 /// A grant whose token endpoint is not allowed any more goes to the configured one: nothing would ever be sent to the
@@ -211,7 +211,7 @@ fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Resu
 }
 
 /// A client that changed is tried at once, and so are its portals that wait after a failure.
-pub(super) fn follow_app(
+pub(super) fn reconcile_app(
     connection: &Connection,
     app: &AppFingerprint,
     now: Timestamp,
@@ -229,7 +229,7 @@ pub(super) fn follow_app(
         params![name, fingerprint.bytes(), now.millis()],
     )?;
     if before.is_some() {
-        clients::begin_anew(connection, name)?;
+        clients::reset(connection, name)?;
         connection.execute(
             "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND claim IS NULL AND act_at > ?2 AND phase <> 'fresh'",
             params![name, now.millis()],
@@ -244,7 +244,7 @@ pub(super) fn follow_app(
 }
 
 /// Asks for every escalation to be looked at again, as after a change of the ladder; of troubled grants only, or of all.
-pub(super) fn recheck_ladder(connection: &Connection, all: bool) -> Result<(), StateError> {
+pub(super) fn reschedule_escalations(connection: &Connection, all: bool) -> Result<(), StateError> {
     connection
         .execute(
             "UPDATE portal SET climb_at = 0 WHERE refresh_token IS NOT NULL AND (?1 OR phase <> 'fresh')",
@@ -282,7 +282,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
 /// was set back while nobody watched; the times move by as much as is known of that step, and what looks fresh is due,
 /// since its age is not known any more; a tenth of its life after its renewal at the soonest. Says by how much they
 /// moved.
-pub(super) fn follow_clock(
+pub(super) fn adjust_clock(
     connection: &Connection,
     now: Timestamp,
     tolerance: i64,

@@ -8,20 +8,20 @@ use super::StateError;
 use super::clients;
 use super::rows::{millis, phase_columns, to_json, validity_columns};
 use super::unread;
-use crate::domain::client::Ruling;
+use crate::domain::client::ClientDecision;
+use crate::domain::kept_reply::UnreadableReply;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Phase, Standing};
+use crate::domain::portal::{ClaimId, GrantStatus, Phase};
 use crate::domain::refresh_end;
 use crate::domain::renewal::Renewed;
-use crate::domain::reply::Granted;
+use crate::domain::reply::GrantedTokens;
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Credential, Generation, Tokens};
-use crate::domain::unread::UnreadReply;
 
 /// What to record of a claimed renewal.
 #[derive(Debug)]
-pub struct RecordAs {
+pub struct RenewalRecord {
     /// The portal.
     pub portal: PortalName,
     /// Its app.
@@ -34,20 +34,20 @@ pub struct RecordAs {
     /// The escalation steps told of, this outcome's included.
     pub told: Vec<String>,
     /// Which of the steps that were told while the request was under way stay told.
-    pub told_meanwhile: ToldMeanwhile,
+    pub told_meanwhile: KeepNotified,
     /// When the next escalation step comes.
     pub climb_at: Option<Timestamp>,
     /// When it is recorded.
     pub now: Timestamp,
     /// Whether the server refused or accepted the app's client, if that is known now.
-    pub client: Rejection,
+    pub client: ClientVerdict,
     /// The kind of the request, should it have bought a pair: see `domain::request`.
     pub bought_by: Option<Fingerprint>,
 }
 
 /// Which steps stay told that the escalator told while a request was under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToldMeanwhile {
+pub enum KeepNotified {
     /// Every one: the outcome ends none.
     All,
     /// Those ahead of the refresh token's end, which a new pair has not moved.
@@ -56,7 +56,7 @@ pub enum ToldMeanwhile {
     None,
 }
 
-impl ToldMeanwhile {
+impl KeepNotified {
     fn keeps(self, step: &str) -> bool {
         match self {
             Self::All => true,
@@ -68,7 +68,7 @@ impl ToldMeanwhile {
 
 /// What a reply says of the app's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
+pub enum ClientVerdict {
     /// Nothing.
     Unknown,
     /// It was accepted.
@@ -83,11 +83,11 @@ pub enum RecordOutcome {
     /// A new pair.
     Renewed(Box<Renewed>),
     /// The pair stays.
-    Kept(Standing),
+    Kept(GrantStatus),
     /// The pair stays, and a reply came that could not be read: it is kept.
-    Unread(Standing, Box<UnreadReply>),
+    Unread(GrantStatus, Box<UnreadableReply>),
     /// Somebody else's pair came.
-    Foreign(Standing, Box<Granted>),
+    Foreign(GrantStatus, Box<GrantedTokens>),
 }
 
 /// What recording did.
@@ -100,7 +100,7 @@ pub enum Recorded {
         /// The app's standing flipped.
         client_changed: bool,
         /// Whose the refusal of the client is, if there was one.
-        ruling: Option<Ruling>,
+        ruling: Option<ClientDecision>,
         /// The steps told until then, also while the request was under way.
         told_before: Vec<String>,
     },
@@ -108,11 +108,11 @@ pub enum Recorded {
     SetAside,
 }
 
-pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recorded, StateError> {
-    let RecordAs { portal, app, claim, outcome, told, told_meanwhile, now, client, .. } = record;
-    let before = found_under(connection, portal, claim.0)?;
-    if let Some(aside) = aside_of(outcome, before.is_some()) {
-        put_aside(connection, portal, *now, &aside)?;
+pub(super) fn record(connection: &Connection, record: &RenewalRecord) -> Result<Recorded, StateError> {
+    let RenewalRecord { portal, app, claim, outcome, told, told_meanwhile, now, client, .. } = record;
+    let before = claimed_row(connection, portal, claim.0)?;
+    if let Some(aside) = superseded_of(outcome, before.is_some()) {
+        store_superseded(connection, portal, *now, &aside)?;
     }
     if let RecordOutcome::Unread(_, reply) = outcome {
         unread::keep(connection, portal, reply)?;
@@ -135,11 +135,14 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
     let at = now.shifted(moved);
     let sql = |source| StateError::sql("record a client's standing", source);
     let (client_changed, ruling) = match client {
-        Rejection::Unknown => (false, None),
-        Rejection::Accepted => (clients::let_in(connection, app, portal, at).map_err(sql)?, None),
-        Rejection::Refused(retry_at) => {
+        ClientVerdict::Unknown => (false, None),
+        ClientVerdict::Accepted => {
+            (clients::client_accepted(connection, app, portal, at).map_err(sql)?, None)
+        }
+        ClientVerdict::Refused(retry_at) => {
             let retry_at = retry_at.shifted(moved);
-            let (ruling, changed) = clients::refused(connection, app, portal, retry_at, at).map_err(sql)?;
+            let (ruling, changed) =
+                clients::client_refused(connection, app, portal, retry_at, at).map_err(sql)?;
             (changed, Some(ruling))
         }
     };
@@ -148,7 +151,7 @@ pub(super) fn record(connection: &Connection, record: &RecordAs) -> Result<Recor
 }
 
 /// The steps told so far and the moment of the claim, if it still is the grant's.
-fn found_under(
+fn claimed_row(
     connection: &Connection,
     portal: &PortalName,
     claim: ClaimId,
@@ -167,15 +170,15 @@ fn found_under(
 }
 
 /// What is kept aside of an outcome: somebody else's pair always, ours if its claim is gone.
-fn aside_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Aside<'_>> {
+fn superseded_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<SupersededPair<'_>> {
     match outcome {
-        RecordOutcome::Foreign(_, granted) => Some(Aside {
+        RecordOutcome::Foreign(_, granted) => Some(SupersededPair {
             why: "foreign",
             access: Some(&granted.access),
             refresh: granted.refresh.as_ref(),
             identity: granted.identity.as_deref(),
         }),
-        RecordOutcome::Renewed(renewed) if !claim_holds => Some(Aside {
+        RecordOutcome::Renewed(renewed) if !claim_holds => Some(SupersededPair {
             why: "late",
             access: renewed.tokens.access.as_ref().map(|access| &access.token),
             refresh: renewed.tokens.credential.refresh(),
@@ -188,8 +191,8 @@ fn aside_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Aside<'_>> {
 /// Ends the claim and keeps the pair; the generation.
 fn record_standing(
     connection: &Connection,
-    record: &RecordAs,
-    standing: &Standing,
+    record: &RenewalRecord,
+    standing: &GrantStatus,
     told: &str,
     moved: i64,
 ) -> Result<i64, StateError> {
@@ -209,7 +212,7 @@ fn record_standing(
                 problem,
                 doubtful,
                 millis(standing.renew_at),
-                millis(standing.act_at),
+                millis(standing.next_attempt_at),
                 told,
                 millis(record.climb_at),
                 moved,
@@ -230,7 +233,7 @@ pub(super) fn stored(credential: &Credential) -> (&str, Option<Fingerprint>) {
 /// Ends the claim with a new pair; the new generation.
 fn record_pair(
     connection: &Connection,
-    record: &RecordAs,
+    record: &RenewalRecord,
     renewed: &Renewed,
     told: &str,
     moved: i64,
@@ -272,7 +275,7 @@ fn record_pair(
                 token_url,
                 record.now.millis(),
                 millis(standing.renew_at),
-                millis(standing.act_at),
+                millis(standing.next_attempt_at),
                 told,
                 millis(record.climb_at),
                 moved,
@@ -293,20 +296,20 @@ fn record_pair(
 }
 
 /// A pair that is not used and not lost.
-pub(super) struct Aside<'a> {
+pub(super) struct SupersededPair<'a> {
     pub(super) why: &'static str,
     pub(super) access: Option<&'a AccessToken>,
     pub(super) refresh: Option<&'a RefreshToken>,
     pub(super) identity: Option<&'a str>,
 }
 
-pub(super) fn put_aside(
+pub(super) fn store_superseded(
     connection: &Connection,
     portal: &PortalName,
     now: Timestamp,
-    aside: &Aside<'_>,
+    aside: &SupersededPair<'_>,
 ) -> Result<(), StateError> {
-    let Aside { why, access, refresh, identity } = aside;
+    let SupersededPair { why, access, refresh, identity } = aside;
     let columns = params![
         portal.as_str(),
         now.millis(),
@@ -320,11 +323,11 @@ pub(super) fn put_aside(
     kept.map(|_| ()).map_err(|source| StateError::sql("keep a pair aside", source))
 }
 
-pub(super) fn tell(
+pub(super) fn set_notified(
     connection: &Connection,
     portal: &PortalName,
     generation: Generation,
-    (seen, before): (&Standing, &[String]),
+    (seen, before): (&GrantStatus, &[String]),
     told: &[String],
     next: Option<Timestamp>,
 ) -> Result<bool, StateError> {

@@ -6,10 +6,10 @@ use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 
 use super::StateError;
-use crate::domain::candidate::{Origin, Pending};
+use crate::domain::candidate::{Origin, PendingCandidate};
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, ClientRefused, Grant, Kind, Phase, Portal, Problem, Standing};
+use crate::domain::portal::{ClaimId, ClientRefused, Grant, GrantStatus, Kind, Phase, Portal, Problem};
 use crate::domain::refresh_end::{Motion, RefreshEnd};
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::settings::Settings;
@@ -59,12 +59,12 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
     })
 }
 
-fn pending(row: &Row<'_>) -> rusqlite::Result<Option<Pending>> {
-    type Columns = (String, i64, String, Option<String>, Option<i64>);
-    let Some((origin, since, kind, problem, act_at)) = json::<Columns>(row, 33)? else { return Ok(None) };
+fn pending(row: &Row<'_>) -> rusqlite::Result<Option<PendingCandidate>> {
+    type Row = (String, i64, String, Option<String>, Option<i64>);
+    let Some((origin, since, kind, problem, act_at)) = json::<Row>(row, 33)? else { return Ok(None) };
     let problem =
         problem.map(|problem| serde_json::from_str(&problem).map_err(|_| missing(33))).transpose()?;
-    Ok(Some(Pending {
+    Ok(Some(PendingCandidate {
         origin: Origin::parse(&origin).ok_or_else(|| missing(33))?,
         since: Timestamp::from_millis(since),
         kind: Kind::parse(&kind).ok_or_else(|| missing(33))?,
@@ -109,7 +109,11 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
             details: json(row, 10)?.unwrap_or_default(),
             validity: validity(row)?,
         },
-        standing: Standing { phase: phase(row)?, renew_at: time(row, 20)?, act_at: time(row, 21)? },
+        standing: GrantStatus {
+            phase: phase(row)?,
+            renew_at: time(row, 20)?,
+            next_attempt_at: time(row, 21)?,
+        },
         renewed_at: time(row, 14)?.unwrap_or_default(),
         bound_to: fingerprint(row, 12)?.ok_or_else(|| missing(12))?,
         token_url: row.get::<_, Option<String>>(13)?.unwrap_or_default(),

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StateError;
 use super::migrations::MIGRATIONS;
-use crate::adapters::directory::{Directory, Make, Refused, Trust, parent};
+use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 
 /// "rfsd": says that a database is a refreshd state.
 const APPLICATION_ID: i32 = 0x7266_7364;
@@ -64,7 +64,7 @@ pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, Stat
     let path = lock_path(state);
     let make = Make { mode: 0o700, above: 0o700 };
     let directory = match Directory::open_trusted(parent(state), trust, Some(make)) {
-        Err(Refused::Io { path, source }) => {
+        Err(UntrustedDirectory::Io { path, source }) => {
             return Err(StateError::file("open the directory", &path, source));
         }
         opened => opened.map_err(StateError::Directory)?,
@@ -76,7 +76,7 @@ pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, Stat
         open_or_make(&directory, &path).map_err(|source| StateError::file("open the lock", &path, source))?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(held(state, &mut file)),
+        Err(TryLockError::WouldBlock) => return Err(is_locked(state, &mut file)),
         Err(TryLockError::Error(source)) => return Err(StateError::file("lock", &path, source)),
     }
     let written = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| match tenure {
@@ -106,13 +106,13 @@ pub(super) fn is_free(state: &Path) -> Result<(), StateError> {
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(held(state, &mut file)),
+        Err(TryLockError::WouldBlock) => Err(is_locked(state, &mut file)),
         Err(TryLockError::Error(source)) => Err(StateError::file("lock", &path, source)),
     }
 }
 
 /// Who holds it, as its file says.
-fn held(state: &Path, file: &mut File) -> StateError {
+fn is_locked(state: &Path, file: &mut File) -> StateError {
     let mut holder = String::new();
     // The holder may be about to write its id; without one the message still names the file.
     let _ = file.read_to_string(&mut holder);

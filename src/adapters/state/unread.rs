@@ -6,20 +6,20 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::intake::{TakeIn, TakenIn, take_in};
+use super::grant_store::{NewGrant, StoreOutcome, store_grant};
 use super::{State, StateError};
+use crate::domain::kept_reply::{KeptCount, KeptReply, ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
 use crate::domain::secret::{Fingerprint, ReplyBody};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
-use crate::domain::unread::{Answers, KeptCount, KeptReply, Sent, UnreadReply};
 
 /// Kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
-const MOST: usize = 3;
+const MAX_KEPT: usize = 3;
 
 /// What became of a grant that was read out of a kept reply.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Recovered {
+pub enum RecoverOutcome {
     /// It is stored.
     Stored(Generation),
     /// A renewal is under way, which may bring a newer one.
@@ -27,7 +27,7 @@ pub enum Recovered {
     /// The portal's grant is another one by now.
     MovedOn,
     /// It was refused as any grant may be.
-    Refused(TakenIn),
+    Refused(StoreOutcome),
 }
 
 impl State {
@@ -38,7 +38,7 @@ impl State {
     pub async fn keep_reply(
         &self,
         portal: PortalName,
-        reply: std::sync::Arc<UnreadReply>,
+        reply: std::sync::Arc<UnreadableReply>,
     ) -> Result<(), StateError> {
         self.write.run(move |connection| keep(connection, &portal, &reply)).await
     }
@@ -66,7 +66,12 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; then nothing has changed.
-    pub async fn recover(&self, grant: TakeIn, sent: Sent, renewal: bool) -> Result<Recovered, StateError> {
+    pub async fn recover(
+        &self,
+        grant: NewGrant,
+        sent: SentToken,
+        renewal: bool,
+    ) -> Result<RecoverOutcome, StateError> {
         self.write.run(move |connection| recover(connection, &grant, sent, renewal)).await
     }
 
@@ -82,15 +87,15 @@ impl State {
 pub(super) fn keep(
     connection: &Connection,
     portal: &PortalName,
-    reply: &UnreadReply,
+    reply: &UnreadableReply,
 ) -> Result<(), StateError> {
     let sql = |source| StateError::sql("keep a reply that could not be read", source);
-    let UnreadReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
+    let UnreadableReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
     let (authorization, sent) = match answers {
-        Answers::Renewal(sent) => (false, Some(*sent)),
-        Answers::Authorization => (true, sent_now(connection, portal).map_err(sql)?),
+        ReplyTo::Renewal(sent) => (false, Some(*sent)),
+        ReplyTo::Authorization => (true, sent_now(connection, portal).map_err(sql)?),
     };
-    let Some(Sent { generation, token }) = sent else { return Ok(()) };
+    let Some(SentToken { generation, token }) = sent else { return Ok(()) };
     let generation = i64::try_from(generation.0).unwrap_or(i64::MAX);
     let token = token.as_ref().map(Fingerprint::bytes);
     // A server that says the same again says nothing new.
@@ -131,7 +136,7 @@ pub(super) fn keep(
         .map(|count| usize::try_from(count).unwrap_or_default())
         .map_err(sql)?;
     let earlier = ids.len().saturating_sub(same);
-    let too_many = ids.len().saturating_sub(MOST);
+    let too_many = ids.len().saturating_sub(MAX_KEPT);
     let first = ids.get(earlier).copied();
     let gone = ids.iter().filter(|id| Some(**id) != first).take(too_many);
     for id in gone {
@@ -141,12 +146,12 @@ pub(super) fn keep(
 }
 
 /// The grant that a portal has now, or that it has none; `None` for no such portal.
-fn sent_now(connection: &Connection, portal: &PortalName) -> rusqlite::Result<Option<Sent>> {
+fn sent_now(connection: &Connection, portal: &PortalName) -> rusqlite::Result<Option<SentToken>> {
     connection
         .query_row(
             "SELECT CASE WHEN refresh_token IS NULL THEN 0 ELSE generation END, fingerprint FROM portal WHERE name = ?1",
             [portal.as_str()],
-            |row| Ok(Sent { generation: generation(row.get(0)?), token: row.get::<_, Option<[u8; 32]>>(1)?.map(Fingerprint::from_bytes) }),
+            |row| Ok(SentToken { generation: generation(row.get(0)?), token: row.get::<_, Option<[u8; 32]>>(1)?.map(Fingerprint::from_bytes) }),
         )
         .optional()
 }
@@ -169,12 +174,12 @@ fn kept(connection: &Connection, portal: &PortalName) -> Result<Vec<KeptReply>, 
 
 fn reply(row: &Row<'_>) -> rusqlite::Result<KeptReply> {
     let token = row.get::<_, Option<[u8; 32]>>(4)?.map(Fingerprint::from_bytes);
-    let sent = Sent { generation: generation(row.get(3)?), token };
+    let sent = SentToken { generation: generation(row.get(3)?), token };
     Ok(KeptReply {
         id: row.get(0)?,
-        reply: UnreadReply {
+        reply: UnreadableReply {
             at: Timestamp::from_millis(row.get(1)?),
-            answers: if row.get(2)? { Answers::Authorization } else { Answers::Renewal(sent) },
+            answers: if row.get(2)? { ReplyTo::Authorization } else { ReplyTo::Renewal(sent) },
             status: row.get(5)?,
             content_type: row.get(6)?,
             content_encoding: row.get(7)?,
@@ -207,25 +212,25 @@ fn counts(
 
 fn recover(
     connection: &Connection,
-    grant: &TakeIn,
-    sent: Sent,
+    grant: &NewGrant,
+    sent: SentToken,
     renewal: bool,
-) -> Result<Recovered, StateError> {
+) -> Result<RecoverOutcome, StateError> {
     let sql = |source| StateError::sql("take in the grant of a kept reply", source);
     let portal = &grant.portal;
     if sent_now(connection, portal).map_err(sql)? != Some(sent) {
-        return Ok(Recovered::MovedOn);
+        return Ok(RecoverOutcome::MovedOn);
     }
     let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
     let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
     let (claimed, user): (bool, Option<String>) =
         connection.query_row(columns, [portal.as_str()], read).map_err(sql)?;
     if claimed {
-        return Ok(Recovered::UnderWay);
+        return Ok(RecoverOutcome::UnderWay);
     }
-    let generation = match take_in(connection, grant)? {
-        TakenIn::Stored(generation) => generation,
-        other => return Ok(Recovered::Refused(other)),
+    let generation = match store_grant(connection, grant)? {
+        StoreOutcome::Stored(generation) => generation,
+        other => return Ok(RecoverOutcome::Refused(other)),
     };
     if renewal {
         // It is the grant of the user whose it was.
@@ -233,7 +238,7 @@ fn recover(
         connection.execute(update, params![portal.as_str(), user]).map_err(sql)?;
     }
     discard(connection, portal)?;
-    Ok(Recovered::Stored(generation))
+    Ok(RecoverOutcome::Stored(generation))
 }
 
 pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<usize, StateError> {

@@ -12,30 +12,30 @@ use tokio::sync::{mpsc, oneshot};
 use super::StateError;
 
 /// Most jobs in one transaction.
-const LARGEST_BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// Work for a connection's owner.
-pub(super) trait Job: Send {
+pub(super) trait DbJob: Send {
     /// Does the work inside the transaction; once more after a rollback.
     fn apply(&mut self, connection: &Connection) -> Result<(), StateError>;
     /// Hands the result over, once it is durable, or the reason why it is not.
     fn answer(self: Box<Self>, committed: Result<(), StateError>);
 }
 
-struct Typed<T, F> {
+struct TypedJob<T, F> {
     work: F,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, StateError>>,
 }
 
-impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> Job for Typed<T, F> {
+impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> DbJob for TypedJob<T, F> {
     fn apply(&mut self, connection: &Connection) -> Result<(), StateError> {
         self.result = Some((self.work)(connection)?);
         Ok(())
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StateError>) {
-        let Typed { work: _, result, reply } = *self;
+        let TypedJob { work: _, result, reply } = *self;
         // Whoever asked may have gone; what is durable stays durable.
         let _ = reply.send(committed.and_then(|()| result.ok_or(StateError::Stopped)));
     }
@@ -43,10 +43,10 @@ impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> Job for Typed<
 
 /// Sends work to the owner of a connection.
 #[derive(Clone)]
-pub(super) struct Port(mpsc::Sender<Box<dyn Job>>);
+pub(super) struct DbHandle(mpsc::Sender<Box<dyn DbJob>>);
 
-impl Port {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Box<dyn Job>>) {
+impl DbHandle {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Box<dyn DbJob>>) {
         let (sender, receiver) = mpsc::channel(4096);
         (Self(sender), receiver)
     }
@@ -57,7 +57,7 @@ impl Port {
         F: Fn(&Connection) -> Result<T, StateError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Typed { work, result: None, reply });
+        let job = Box::new(TypedJob { work, result: None, reply });
         self.0.send(job).await.map_err(|_| StateError::Stopped)?;
         answer.await.map_err(|_| StateError::Stopped)?
     }
@@ -66,25 +66,25 @@ impl Port {
 /// The disk under the daemon, where it is not the machine's: a simulation's, which may fail, wait, or end it all.
 pub trait Disk: Send + Sync {
     /// Before a transaction of the state becomes durable. An error: it does not.
-    fn before_commit(&self) -> Moment<'_, Result<(), StateError>>;
+    fn before_commit(&self) -> DiskFuture<'_, Result<(), StateError>>;
     /// After it became durable, before anybody hears of it.
-    fn after_commit(&self) -> Moment<'_, ()>;
+    fn after_commit(&self) -> DiskFuture<'_, ()>;
     /// Before token files are written, and after.
-    fn around_files(&self) -> Moment<'_, ()>;
+    fn around_files(&self) -> DiskFuture<'_, ()>;
 }
 
 /// A moment in which everything may end.
-pub type Moment<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Owns the writing connection. `run` it on a thread of its own.
-pub struct Writer {
+pub struct WriterThread {
     pub(super) connection: Connection,
-    pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
-    pub(super) reserve: super::reserve::Reserve,
+    pub(super) jobs: mpsc::Receiver<Box<dyn DbJob>>,
+    pub(super) reserve: super::wal_reservation::WalReserve,
     pub(super) _lock: super::schema::Lock,
 }
 
-impl Writer {
+impl WriterThread {
     /// Serves until every handle is gone.
     pub fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
@@ -113,9 +113,9 @@ impl Writer {
         self.reserve.leave(&self.connection);
     }
 
-    fn batch_after(&mut self, first: Box<dyn Job>) -> Vec<Box<dyn Job>> {
+    fn batch_after(&mut self, first: Box<dyn DbJob>) -> Vec<Box<dyn DbJob>> {
         let mut batch = vec![first];
-        while batch.len() < LARGEST_BATCH
+        while batch.len() < MAX_BATCH
             && let Ok(job) = self.jobs.try_recv()
         {
             batch.push(job);
@@ -124,7 +124,7 @@ impl Writer {
     }
 
     /// Those of a batch that are durable now; the others have been answered.
-    fn commit(&self, mut batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    fn commit(&self, mut batch: Vec<Box<dyn DbJob>>) -> Vec<Box<dyn DbJob>> {
         self.reserve.keep(&self.connection);
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
             fail(batch, &Arc::new(error));
@@ -145,7 +145,7 @@ impl Writer {
     }
 
     /// Begins anew, with a savepoint for each job; those that fail are answered, the others come back.
-    fn apply_one_by_one(&self, batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    fn apply_one_by_one(&self, batch: Vec<Box<dyn DbJob>>) -> Vec<Box<dyn DbJob>> {
         // SQLite may have rolled back by itself, and then this finds nothing to do.
         let _ = self.connection.execute_batch("ROLLBACK");
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
@@ -180,19 +180,19 @@ impl Writer {
     }
 }
 
-fn fail(batch: Vec<Box<dyn Job>>, error: &Arc<StateError>) {
+fn fail(batch: Vec<Box<dyn DbJob>>, error: &Arc<StateError>) {
     for job in batch {
         job.answer(Err(StateError::Commit(Arc::clone(error))));
     }
 }
 
 /// Owns a connection that only reads. `run` it on a thread of its own.
-pub struct Reader {
+pub struct ReaderThread {
     pub(super) connection: Connection,
-    pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
+    pub(super) jobs: mpsc::Receiver<Box<dyn DbJob>>,
 }
 
-impl Reader {
+impl ReaderThread {
     /// Serves until every handle is gone.
     pub fn run(mut self) {
         while let Some(mut job) = self.jobs.blocking_recv() {
@@ -228,9 +228,9 @@ mod tests {
         let path = directory.path().join("state.db");
         let lock = super::super::lock(&path).unwrap();
         let connection = super::super::schema::open(&path).unwrap();
-        let (port, jobs) = Port::new();
-        let reserve = super::super::reserve::Reserve::open(&path).unwrap();
-        let writer = Writer { connection, jobs, reserve, _lock: lock };
+        let (port, jobs) = DbHandle::new();
+        let reserve = super::super::wal_reservation::WalReserve::open(&path).unwrap();
+        let writer = WriterThread { connection, jobs, reserve, _lock: lock };
         let mut workers = tokio::task::JoinSet::new();
         let (one, two, three, ()) = tokio::join!(
             port.run(insert(1, false)),

@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-use super::super::document::Report;
-use super::super::table::{Table, Text};
+use super::super::source::Diagnostics;
+use super::super::table::{Table, TextValue};
 use super::super::values::{choice, duration, host, renew_every, url};
-use super::forms;
-use super::rows::rows;
-use crate::domain::dialect::{Earliest, Pkce, Rotation, Start};
+use super::error_rules::rows;
+use super::wire_format;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
+use crate::domain::quirks::{GrantType, NotBefore, Pkce, Rotation};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::token::LIFETIME_RANGE;
 
 /// Puts the keys of a table over a profile. Its error rows come before those that were there.
-pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
+pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     endpoints(table, profile, report);
-    forms::apply(table, profile, report);
+    wire_format::apply(table, profile, report);
     let starts = [
-        ("authorization-code", Start::AuthorizationCode),
-        ("client-credentials", Start::ClientCredentials),
-        ("device", Start::Device),
+        ("authorization-code", GrantType::AuthorizationCode),
+        ("client-credentials", GrantType::ClientCredentials),
+        ("device", GrantType::Device),
     ];
     set(&mut profile.start, choice(table, report, "grant", &starts));
     let methods = [("post", Method::Post), ("get", Method::Get)];
@@ -50,7 +50,7 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
         set(field, table.text(report, key).map(|text| Some(text.value.to_owned())));
     }
     if let Some(fields) = table.texts(report, "fields", false) {
-        for field in fields.iter().filter(|field| forms::is_secret(field.value)) {
+        for field in fields.iter().filter(|field| wire_format::is_secret(field.value)) {
             report.problem(field.place, "`fields` names a field that is never handed to readers");
         }
         profile.fields = fields.iter().map(|field| field.value.to_owned()).collect();
@@ -64,18 +64,18 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
 }
 
 /// When a token is renewed, and what a renewal does to the refresh token.
-fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
+fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     let lifetime = duration(table, report, "assumed_lifetime", "1h", LIFETIME_RANGE);
     let every = renew_every(table, report);
     set(&mut profile.assumed_lifetime, lifetime);
     set(&mut profile.renew_every, every);
     if table.text(report, "earliest").is_some_and(|text| text.value == "expiry") {
-        profile.earliest = Earliest::Expiry;
+        profile.earliest = NotBefore::Expiry;
         if every.is_none() {
             profile.renew_every = RenewEvery::Expiry;
         }
     } else if let Some(age) = duration(table, report, "earliest", "24h", LIFETIME_RANGE) {
-        profile.earliest = Earliest::Age(age);
+        profile.earliest = NotBefore::Age(age);
     }
     if lifetime.is_some() || every.is_some() {
         check_age(table, profile.renew_every, profile.assumed_lifetime, report);
@@ -85,9 +85,9 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
     set(&mut profile.rotation, choice(table, report, "rotation", &rotations));
     set(&mut profile.grace, duration(table, report, "grace", "10m", LIFETIME_RANGE).map(Some));
     let too_soon = match (profile.earliest, profile.renew_every) {
-        (Earliest::Any, _) | (_, RenewEvery::Expiry) => false,
-        (Earliest::Expiry, _) => true,
-        (Earliest::Age(earliest), every) => every.age(profile.assumed_lifetime) < earliest,
+        (NotBefore::Any, _) | (_, RenewEvery::Expiry) => false,
+        (NotBefore::Expiry, _) => true,
+        (NotBefore::Age(earliest), every) => every.age(profile.assumed_lifetime) < earliest,
     };
     if let (true, Some(place)) =
         (too_soon, table.place_of("renew_every").or_else(|| table.place_of("earliest")))
@@ -96,7 +96,7 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
     }
 }
 
-fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
+fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     if let Some(text) = table.text(report, "issuer") {
         // Whoever names an issuer means its endpoints, but for those written beside it.
         let endpoints = [
@@ -146,7 +146,7 @@ fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Report) {
 }
 
 /// An issuer as its metadata must repeat it: RFC 8414 section 2 wants https, and neither query nor fragment.
-fn issuer(report: &mut Report, text: Text<'_>) -> Option<String> {
+fn issuer(report: &mut Diagnostics, text: TextValue<'_>) -> Option<String> {
     url(report, "issuer", text, false)?;
     if text.value.contains('?') {
         report.problem(text.place, "`issuer` must not hold a query (?…)");
@@ -160,7 +160,7 @@ pub(in crate::config) fn check_age(
     table: Table<'_>,
     every: RenewEvery,
     lifetime: Duration,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) {
     if !every.fits(lifetime) {
         let place = table.place_of("renew_every").or_else(|| table.place_of("assumed_lifetime"));

@@ -3,23 +3,23 @@
 //! `keys` puts a table's keys over a profile, `forms` those about requests and replies, `rows` reads error tables. Must
 //! not know a provider by name: the built-in profiles are TOML with the keys of `[providers.NAME]`.
 
-mod forms;
+mod error_rules;
 mod keys;
-mod rows;
-mod written;
+mod to_toml;
+mod wire_format;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::document::{Report, Source};
 use super::problem::shown;
+use super::source::{ConfigSource, Diagnostics};
 use super::table::Table;
 use super::values::plain_name;
 use crate::domain::provider::Profile;
+use error_rules::rows;
 pub(super) use keys::{apply, check_age};
-use rows::rows;
-pub(super) use written::written;
+pub(super) use to_toml::written;
 
 /// The keys of a profile, and of its overrides on an app.
 pub(super) const KEYS: [&str; 42] = [
@@ -104,7 +104,7 @@ pub(super) type Profiles = BTreeMap<String, Option<Arc<Profile>>>;
 
 /// The built-in profiles and those of `[providers.NAME]`. Of the built-in ones only those in `used` are read: to read
 /// them all would be felt at each start.
-pub(super) fn profiles(own: &[Table<'_>], used: &BTreeSet<&str>, report: &mut Report) -> Profiles {
+pub(super) fn profiles(own: &[Table<'_>], used: &BTreeSet<&str>, report: &mut Diagnostics) -> Profiles {
     let base = with_embedded("common", COMMON, report, |table, report| {
         table.only(report, &[&["errors"]]);
         let mut base = Profile::blank();
@@ -141,16 +141,16 @@ pub(super) fn profiles(own: &[Table<'_>], used: &BTreeSet<&str>, report: &mut Re
 fn with_embedded<T>(
     name: &str,
     text: &str,
-    report: &mut Report,
-    read: impl FnOnce(Table<'_>, &mut Report) -> T,
+    report: &mut Diagnostics,
+    read: impl FnOnce(Table<'_>, &mut Diagnostics) -> T,
 ) -> T {
-    let source = Source::embedded(Path::new(&format!("config/providers/{name}.toml")), text);
+    let source = ConfigSource::embedded(Path::new(&format!("config/providers/{name}.toml")), text);
     let tree = source.parse(report);
     read(source.root(&tree), report)
 }
 
 /// A whole profile: one that says where its tokens are.
-fn complete(table: Table<'_>, base: &Profile, name: &str, report: &mut Report) -> Option<Profile> {
+fn complete(table: Table<'_>, base: &Profile, name: &str, report: &mut Diagnostics) -> Option<Profile> {
     let mut profile = Profile { name: name.to_owned(), ..base.clone() };
     apply(table, &mut profile, report);
     if !table.has("token_url") && !table.has("issuer") {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
-use crate::config::Alerts;
-use crate::domain::channel::{Channel, Mail, MailTls, Receiver};
+use crate::config::AlertsConfig;
+use crate::domain::channel::{Channel, ChannelConfig, MailConfig, MailTls};
 
 fn channel(keys: &str) -> Channel {
     let mut channels = loaded(&format!("{ACME}[channels.a]\n{keys}")).config.channels;
@@ -15,7 +15,7 @@ fn channel(keys: &str) -> Channel {
 /// All that is said of a channel, problems or warnings, without the positions.
 fn said(keys: &str) -> String {
     let rig = Rig::new();
-    let messages = |problems: Vec<crate::config::Problem>| {
+    let messages = |problems: Vec<crate::config::ConfigError>| {
         problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("\n")
     };
     match rig.load(&format!("{ACME}[channels.a]\n{keys}")) {
@@ -24,10 +24,10 @@ fn said(keys: &str) -> String {
     }
 }
 
-fn mail(keys: &str) -> Mail {
+fn mail(keys: &str) -> MailConfig {
     let common = "kind = 'email'\nfrom = 'a@example.org'\nto = 'Ops <b@example.org>'\n";
     match channel(&format!("{common}{keys}")).kind {
-        Receiver::Email(mail) => mail,
+        ChannelConfig::Email(mail) => mail,
         other => panic!("{other:?}"),
     }
 }
@@ -39,8 +39,8 @@ fn every_kind_has_its_defaults() {
     let secs = Duration::from_secs;
     let webhook = channel(WEBHOOK);
     assert_eq!((webhook.name.as_str(), webhook.timeout), ("a", secs(10)));
-    assert!(matches!(webhook.kind, Receiver::Webhook { authorization: None, template: None, .. }));
-    let Receiver::PagerDuty { url, routing_key } =
+    assert!(matches!(webhook.kind, ChannelConfig::Webhook { authorization: None, template: None, .. }));
+    let ChannelConfig::PagerDuty { url, routing_key } =
         channel("kind = 'pagerduty'\nrouting_key = '0123456789abcdef0123456789abcdef'").kind
     else {
         panic!()
@@ -50,7 +50,7 @@ fn every_kind_has_its_defaults() {
     let telegram =
         |id: &str| channel(&format!("kind = 'telegram'\nbot_token = '1:a-B_c'\nchat_id = {id}")).kind;
     for (written, means) in [("-1001", "-1001"), ("'@alerts'", "@alerts"), ("' 17 '", "17")] {
-        let Receiver::Telegram { url, bot_token: _, chat_id } = telegram(written) else { panic!() };
+        let ChannelConfig::Telegram { url, bot_token: _, chat_id } = telegram(written) else { panic!() };
         assert_eq!((url.expose(), chat_id.as_str()), ("https://api.telegram.org", means));
     }
     let command = channel("kind = 'command'\ncommand = ['/bin/sh', '-c', 'true']\ntimeout = '1s'");
@@ -59,7 +59,7 @@ fn every_kind_has_its_defaults() {
     let beat = |keys: &str| match channel(&format!("kind = 'heartbeat'\nurl = 'https://a.example/1'\n{keys}"))
         .kind
     {
-        Receiver::Heartbeat { every, .. } => every,
+        ChannelConfig::Heartbeat { every, .. } => every,
         other => panic!("{other:?}"),
     };
     assert_eq!((beat(""), beat("every = '15s'")), (secs(60), secs(15)));
@@ -75,7 +75,7 @@ fn programs_with_a_slash_start_from_the_configuration_and_others_from_the_path()
             .unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         match loaded.config.channels.into_iter().next().unwrap().kind {
-            Receiver::Command { command, directory } => (command, directory),
+            ChannelConfig::Command { command, directory } => (command, directory),
             other => panic!("{other:?}"),
         }
     };
@@ -225,7 +225,8 @@ fn templates_are_tried_and_their_faults_have_a_place() {
     let good = format!(
         "{ACME}[channels.a]\n{WEBHOOK}body = 'm={{{{ text|urlencode }}}}'\ncontent_type = 'application/x-www-form-urlencoded'"
     );
-    let Receiver::Webhook { template: Some(template), .. } = &loaded(&good).config.channels[0].kind else {
+    let ChannelConfig::Webhook { template: Some(template), .. } = &loaded(&good).config.channels[0].kind
+    else {
         panic!()
     };
     assert_eq!(template.content_type(), "application/x-www-form-urlencoded");
@@ -235,11 +236,11 @@ fn templates_are_tried_and_their_faults_have_a_place() {
 fn what_alerts_have_in_common() {
     let alerts = |keys: &str| loaded(&format!("[alerts]\n{keys}\n{ACME}")).config.alerts;
     let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
-    let default = Alerts { instance: host, url: None, fold: 10, self_test: None };
+    let default = AlertsConfig { instance: host, url: None, fold: 10, self_test: None };
     assert_eq!((loaded(ACME).config.alerts, alerts("")), (default.clone(), default));
     assert_eq!(
         alerts("instance = 'eu-1'\nurl = 'http://10.0.0.1:9470/'\nfold = 2\nself_test = '30d'"),
-        Alerts {
+        AlertsConfig {
             instance: "eu-1".to_owned(),
             url: Some("http://10.0.0.1:9470/".to_owned()),
             fold: 2,

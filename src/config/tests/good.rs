@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
 use crate::config::{Loaded, Paths, load_paths};
-use crate::domain::escalation::{Moment, Part, Severity, default_ladder};
+use crate::domain::escalation::{Severity, Threshold, Trigger, default_ladder};
 use crate::domain::provider::{Class, ClientAuthentication, Method, Replay};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::settings::RenewSetting;
@@ -89,9 +89,13 @@ fn steps_are_read() {
     assert_eq!(
         steps,
         [
-            ("overdue 25%", Moment::Overdue(0.25), Severity::Warning),
-            ("remaining < 20%", Moment::Remaining(Part::Share(0.2)), Severity::Error),
-            ("remaining < 10m", Moment::Remaining(Part::Span(Duration::from_secs(600))), Severity::Critical),
+            ("overdue 25%", Trigger::Overdue(0.25), Severity::Warning),
+            ("remaining < 20%", Trigger::Remaining(Threshold::Share(0.2)), Severity::Error),
+            (
+                "remaining < 10m",
+                Trigger::Remaining(Threshold::Span(Duration::from_secs(600))),
+                Severity::Critical
+            ),
         ]
     );
     let notify: Vec<_> = config.config.ladder.iter().map(|step| step.notify.clone()).collect();

@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Environment, Loaded, Problems, load};
+use super::{ConfigErrors, Environment, Loaded, load};
 
 /// An app and a portal that are in order, for tests of something else.
 const ACME: &str = "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n\
@@ -49,7 +49,7 @@ impl Rig {
         self.folder.path()
     }
 
-    fn load(&self, text: &str) -> Result<Loaded, Problems> {
+    fn load(&self, text: &str) -> Result<Loaded, ConfigErrors> {
         load(&self.file("main.toml", 0o640, text), &self.environment)
     }
 

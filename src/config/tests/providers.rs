@@ -14,13 +14,13 @@ use serde_json::Value;
 use super::super::provider::{KEYS, built_in};
 use super::{Rig, loaded};
 use crate::config::{App, PortalConfig};
-use crate::domain::dialect::Place;
-use crate::domain::dialect::{Body, Earliest, Pkce};
 use crate::domain::error_table::Class;
+use crate::domain::hint::template_error;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
-use crate::domain::remedy::flaw;
-use crate::domain::reply::{Granted, Reply, Verdict, read};
-use crate::domain::request::{Purpose, Request, Token};
+use crate::domain::quirks::JsonPath;
+use crate::domain::quirks::{BodyEncoding, NotBefore, Pkce};
+use crate::domain::reply::{GrantedTokens, TokenReply, Verdict, read};
+use crate::domain::request::{RequestKind, Token, TokenRequest};
 use crate::domain::secret::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Credential;
@@ -127,7 +127,7 @@ fn page(name: &str) -> Page {
 
 fn answer(said: &Said, profile: &Profile) -> Verdict {
     let (now, body) = (Timestamp::default(), said.body.as_bytes());
-    read(&Reply { status: said.status, retry_after: None, now, body }, profile, &[])
+    read(&TokenReply { status: said.status, retry_after: None, now, body }, profile, &[])
 }
 
 /// The app and the portal of a page, configured as an operator would.
@@ -149,14 +149,14 @@ fn profile(name: &str) -> Arc<Profile> {
     configured(name, &page(name).setup).0.profile
 }
 
-fn check_request(what: &str, request: &Request, sent: &Sent) {
+fn check_request(what: &str, request: &TokenRequest, sent: &Sent) {
     let parameters: BTreeMap<_, _> = request.parameters.iter().cloned().collect();
     assert_eq!(request.parameters.len(), parameters.len(), "{what}: a parameter twice");
     assert_eq!(parameters, sent.parameters, "{what}");
     assert_eq!((request.url.as_str(), request.method), (sent.url.as_str(), Method::Post), "{what}");
     let body = match sent.body.as_deref() {
-        None => Body::Form,
-        Some("json") => Body::Json,
+        None => BodyEncoding::Form,
+        Some("json") => BodyEncoding::Json,
         Some(other) => panic!("{what}: {other}"),
     };
     assert_eq!(request.body, body, "{what}");
@@ -176,12 +176,12 @@ fn each_provider_is_asked_as_it_documents() {
         } else {
             Credential::Refresh(RefreshToken::new("OLD-REFRESH").unwrap())
         };
-        let renewal = asker.request(&url, Purpose::Renewal(&credential));
+        let renewal = asker.request(&url, RequestKind::Renewal(&credential));
         check_request(&format!("{name}, a renewal"), &renewal, &page.renewal);
 
         let (code, verifier) =
             (AuthorizationCode::new("CODE").unwrap(), CodeVerifier::new(VERIFIER).unwrap());
-        let exchange = asker.request(&url, Purpose::Code(&code, Some(&verifier)));
+        let exchange = asker.request(&url, RequestKind::Code(&code, Some(&verifier)));
         check_request(&format!("{name}, a code's exchange"), &exchange, &page.code);
 
         let address =
@@ -192,14 +192,14 @@ fn each_provider_is_asked_as_it_documents() {
         assert_eq!(base, page.authorize.url, "{name}, the authorization");
 
         let (profile, access) = (&app.profile, AccessToken::new("ACCESS").unwrap());
-        let given_back = credential.refresh().map(Token::Refresh).map(Purpose::Revocation);
+        let given_back = credential.refresh().map(Token::Refresh).map(RequestKind::Revocation);
         for (what, url, sent, purpose) in [
             ("giving back", &profile.revoke_url, &page.revocation, given_back),
             (
                 "asking about",
                 &profile.introspect_url,
                 &page.introspection,
-                Some(Purpose::Introspection(&access)),
+                Some(RequestKind::Introspection(&access)),
             ),
         ] {
             let what = format!("{name}, {what}");
@@ -211,8 +211,8 @@ fn each_provider_is_asked_as_it_documents() {
     }
 }
 
-fn check_grant(what: &str, granted: Granted, grants: &Grants) {
-    let Granted { access, refresh, token_type, lives, identity, server: _, details } = granted;
+fn check_grant(what: &str, granted: GrantedTokens, grants: &Grants) {
+    let GrantedTokens { access, refresh, token_type, lives, identity, server: _, details } = granted;
     assert_eq!(access.expose(), grants.token, "{what}");
     assert_eq!(refresh.as_ref().map(RefreshToken::expose), grants.refresh.as_deref(), "{what}");
     assert_eq!(token_type, grants.r#type.as_deref().unwrap_or("Bearer"), "{what}");
@@ -262,7 +262,7 @@ fn every_row_says_what_happened_and_what_mends_it() {
             let row = format!("{name} {:?} {:?} {:?}", rule.error, rule.description, rule.also);
             let meaning = rule.meaning.as_deref().unwrap_or_else(|| panic!("{row} has no meaning"));
             let remedy = rule.remedy.as_deref().unwrap_or_else(|| panic!("{row} has no remedy"));
-            assert_eq!((flaw(meaning), flaw(remedy)), (None, None), "{row}");
+            assert_eq!((template_error(meaning), template_error(remedy)), (None, None), "{row}");
             let ways: &[&str] = match rule.class {
                 Class::NeedsAuthorization | Class::Gone => &["refreshd authorize {portal}"],
                 Class::Blocked => &["refreshd renew {portal}", "refreshd authorize {portal}"],
@@ -322,7 +322,7 @@ fn the_times_of_the_profiles_leave_room() {
         let age = profile.renew_every.age(life);
         assert!(profile.renew_every.fits(life), "{name}");
         let spare = life.saturating_sub(age);
-        let is_late = matches!(profile.earliest, Earliest::Expiry);
+        let is_late = matches!(profile.earliest, NotBefore::Expiry);
         assert!(is_late || spare >= Duration::from_secs(600), "{name}: {spare:?} for retries");
         if let Some(grace) = profile.grace {
             assert_eq!((profile.replay, grace >= Duration::from_secs(60)), (Replay::Now, true), "{name}");
@@ -399,7 +399,7 @@ fn what_means_success_is_read_and_written_out() {
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     assert_eq!(
         *success,
-        [(Place::new("code"), texts(&["0", "200"])), (Place::new("meta.ok"), texts(&["true"]))]
+        [(JsonPath::new("code"), texts(&["0", "200"])), (JsonPath::new("meta.ok"), texts(&["true"]))]
     );
     let written = crate::config::written_profile(&profile);
     let again = loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));

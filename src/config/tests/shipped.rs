@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{ACME, Rig, loaded};
 use crate::config::{Environment, Loaded, load};
 use crate::domain::provider::{Class, ClientAuthentication, Profile, Replay};
-use crate::domain::reply::{Reply, Verdict, read};
+use crate::domain::reply::{TokenReply, Verdict, read};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::time::Timestamp;
 
@@ -91,7 +91,7 @@ fn profile(provider: &str) -> Arc<Profile> {
 
 fn check(profile: &Profile, status: u16, error: &str, description: &str, class: Class) {
     let body = serde_json::json!({ "error": error, "error_description": description }).to_string();
-    let reply = Reply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+    let reply = TokenReply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
     let Verdict::Refused(refusal) = read(&reply, profile, &[]) else {
         panic!("{error} was taken for a grant")
     };
@@ -207,7 +207,8 @@ fn every_documented_code_of_x_has_its_class() {
     ] {
         check(&profile, status, error, description, class);
     }
-    let page = Reply { status: 401, retry_after: None, now: Timestamp::default(), body: b"Unauthorized" };
+    let page =
+        TokenReply { status: 401, retry_after: None, now: Timestamp::default(), body: b"Unauthorized" };
     let Verdict::Refused(refusal) = read(&page, &profile, &[]) else { panic!() };
     assert_eq!(refusal.problem.class, Class::ClientRejected);
 }

@@ -9,11 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::adapters::state::StateError;
-use crate::daemon::announce::{Subject, announce};
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::publisher::chain;
-use crate::domain::escalation::{Announcement, Severity, Step};
-use crate::domain::incident::Trouble;
-use crate::domain::incident::trouble::{beyond, blank, daemon_group};
+use crate::domain::escalation::{EscalationNotice, Severity, Step};
+use crate::domain::incidents::Finding;
+use crate::domain::incidents::finding::{beyond, blank, daemon_group};
 use crate::domain::name::PortalName;
 use crate::domain::time::Timestamp;
 
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 1000;
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy)]
-pub enum What<'a> {
+pub enum Condition<'a> {
     /// The state cannot be written.
     State,
     /// The state cannot be read.
@@ -37,7 +37,7 @@ pub enum What<'a> {
     Unpublished(&'a PortalName),
 }
 
-impl What<'_> {
+impl Condition<'_> {
     /// What is to be done about token files that cannot be written.
     pub const UNPUBLISHED: &'static str =
         "make the token directory writable for refreshd, or free space; it is retried by itself";
@@ -93,7 +93,7 @@ impl What<'_> {
 /// What is wrong now.
 #[derive(Default)]
 pub struct Conditions {
-    known: Mutex<Known>,
+    known: Mutex<ActiveConditions>,
     /// Wakes the alerter.
     pub changed: Notify,
 }
@@ -108,15 +108,15 @@ pub enum ReadBy {
 }
 
 #[derive(Default)]
-struct Known {
+struct ActiveConditions {
     /// Who cannot read the state.
     blind: BTreeSet<ReadBy>,
-    lasting: BTreeMap<String, Lasting>,
+    lasting: BTreeMap<String, ActiveCondition>,
     /// What the end of each was.
     ended: BTreeMap<String, &'static str>,
 }
 
-struct Lasting {
+struct ActiveCondition {
     word: &'static str,
     portal: Option<PortalName>,
     reason: String,
@@ -127,14 +127,14 @@ struct Lasting {
 
 impl Conditions {
     /// It is wrong from now on.
-    pub fn begin(&self, what: What<'_>, reason: String) {
+    pub fn begin(&self, what: Condition<'_>, reason: String) {
         say(what, what.word(), Severity::Critical, &reason, what.action());
         self.begin_unsaid(what, reason);
     }
 
     /// The same for the alerter alone: whoever notices says it, with what else it noticed.
-    pub fn begin_unsaid(&self, what: What<'_>, reason: String) {
-        let lasting = Lasting {
+    pub fn begin_unsaid(&self, what: Condition<'_>, reason: String) {
+        let lasting = ActiveCondition {
             word: what.word(),
             portal: what.portal().cloned(),
             reason,
@@ -162,26 +162,26 @@ impl Conditions {
             (false, true, Err(error)) => {
                 let reason =
                     format!("the state cannot be read, though it may still be written: {}", chain(error));
-                self.begin(What::Unread, reason);
+                self.begin(Condition::Unread, reason);
             }
-            (true, false, _) => self.end(What::Unread, "the state is read again"),
+            (true, false, _) => self.end(Condition::Unread, "the state is read again"),
             _ => {}
         }
     }
 
     /// Whether it is wrong now.
-    pub fn lasts(&self, what: What<'_>) -> bool {
+    pub fn is_active(&self, what: Condition<'_>) -> bool {
         self.known().lasting.contains_key(&what.key())
     }
 
     /// It is well again.
-    pub fn end(&self, what: What<'_>, reason: &'static str) {
+    pub fn end(&self, what: Condition<'_>, reason: &'static str) {
         say(what, "resolved", Severity::Notice, reason, "none");
         self.end_unsaid(what, reason);
     }
 
     /// The same for the alerter alone.
-    pub fn end_unsaid(&self, what: What<'_>, reason: &'static str) {
+    pub fn end_unsaid(&self, what: Condition<'_>, reason: &'static str) {
         let key = what.key();
         let mut known = self.known();
         known.lasting.remove(&key);
@@ -193,11 +193,11 @@ impl Conditions {
     }
 
     /// What is wrong, as troubles.
-    pub fn troubles(&self, ladder: &[Step], now: Timestamp) -> Vec<Trouble> {
-        let trouble = |(key, lasting): (&String, &mut Lasting)| {
-            let Lasting { word, portal, reason, action, since } = lasting;
+    pub fn findings(&self, ladder: &[Step], now: Timestamp) -> Vec<Finding> {
+        let trouble = |(key, lasting): (&String, &mut ActiveCondition)| {
+            let ActiveCondition { word, portal, reason, action, since } = lasting;
             let since = *since.get_or_insert(now);
-            Trouble {
+            Finding {
                 key: key.clone(),
                 group: portal.as_ref().map(|_| daemon_group(word)),
                 reached: vec![beyond(ladder, word)],
@@ -216,18 +216,18 @@ impl Conditions {
         self.known().ended.remove(key)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, ActiveConditions> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn say(what: What<'_>, step: &str, severity: Severity, reason: &str, action: &str) {
-    let announcement = Announcement {
+fn say(what: Condition<'_>, step: &str, severity: Severity, reason: &str, action: &str) {
+    let announcement = EscalationNotice {
         step: step.to_owned(),
         severity,
         reason: reason.to_owned(),
         action: action.to_owned(),
         remaining: None,
     };
-    announce(what.portal().map_or(Subject::Daemon, Subject::Portal), &announcement);
+    log_escalation(what.portal().map_or(EscalationSubject::Daemon, EscalationSubject::Portal), &announcement);
 }

@@ -9,16 +9,16 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::heartbeat;
-use super::post::Mailbox;
-use crate::adapters::clock::LONGEST_SLEEP;
+use super::outboxes::Outbox;
+use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::metrics::Delivered;
-use crate::adapters::state::Keep;
+use crate::adapters::state::AlertChanges;
 use crate::config::Config;
-use crate::daemon::shared::Shared;
-use crate::domain::channel::{Channel, Delivery, Receiver};
-use crate::domain::incident::{Incident, Stage};
+use crate::daemon::context::Context;
+use crate::domain::channel::{Channel, ChannelConfig, Delivery};
+use crate::domain::incidents::{Incident, Stage};
 use crate::domain::message::{Event, Message};
-use crate::domain::outbox::{Ended, Letter};
+use crate::domain::outbox::{DeliveryEnd, QueuedAlert};
 use crate::domain::time::Timestamp;
 
 /// Alertmanager forgets a firing alert that is not sent again.
@@ -28,31 +28,31 @@ const RESEND_FIRST: Duration = Duration::from_secs(10);
 /// And hears of a resolved one for so long.
 const RESEND_RESOLVED: Duration = Duration::from_secs(300);
 /// What is under way when the daemon stops may take so long.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// A delivery that does not keep its own time limit is given up so much later.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves a channel until `stop`, or until the configuration does not name it any more. Returns its name.
-pub async fn serve(shared: Arc<Shared>, name: String, stop: CancellationToken) -> String {
+pub async fn serve(shared: Arc<Context>, name: String, stop: CancellationToken) -> String {
     {
         let mut work = std::pin::pin!(deliver_all(&shared, &name, &stop));
         tokio::select! {
             biased;
             () = &mut work => {}
             // What the receiver is taking just now need not be sent to it again after the next start.
-            () = stop.cancelled() => drop(shared.clock.within(FAREWELL, work).await),
+            () = stop.cancelled() => drop(shared.clock.within(SHUTDOWN_GRACE, work).await),
         }
     }
     name
 }
 
-async fn deliver_all(shared: &Shared, name: &str, stop: &CancellationToken) {
-    let mailbox = shared.post.box_of(name);
+async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
+    let mailbox = shared.post.outbox(name);
     let (mut resent, mut resend_after) = (shared.clock.tick(), RESEND_FIRST);
     while !stop.is_cancelled() {
         let config = shared.config();
         let Some(channel) = channel_of(&config, name) else { return };
-        if let Receiver::Heartbeat { every, .. } = &channel.kind {
+        if let ChannelConfig::Heartbeat { every, .. } = &channel.kind {
             heartbeat::beat(shared, channel, *every, stop).await;
             continue;
         }
@@ -64,7 +64,7 @@ async fn deliver_all(shared: &Shared, name: &str, stop: &CancellationToken) {
             deliver(shared, channel, &mailbox, &letter).await;
             continue;
         }
-        let resends = matches!(channel.kind, Receiver::Alertmanager { .. });
+        let resends = matches!(channel.kind, ChannelConfig::Alertmanager { .. });
         if resends && shared.clock.elapsed(resent) >= resend_after {
             (resent, resend_after) = (shared.clock.tick(), RESEND);
             resend(shared, channel, &mailbox).await;
@@ -74,7 +74,7 @@ async fn deliver_all(shared: &Shared, name: &str, stop: &CancellationToken) {
             let queue = mailbox.queue();
             (!queue.is_empty()).then(|| queue.next_at(now))
         };
-        let wait = queue_at.map_or(LONGEST_SLEEP, |at| at.until(now)).max(Duration::from_millis(100));
+        let wait = queue_at.map_or(MAX_SLEEP, |at| at.until(now)).max(Duration::from_millis(100));
         let wait =
             if resends { wait.min(resend_after.saturating_sub(shared.clock.elapsed(resent))) } else { wait };
         tokio::select! {
@@ -91,7 +91,7 @@ pub(super) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Chann
     config.channels.iter().find(|channel| channel.name == name)
 }
 
-async fn deliver(shared: &Shared, channel: &Channel, mailbox: &Mailbox, letter: &Letter) {
+async fn deliver(shared: &Context, channel: &Channel, mailbox: &Outbox, letter: &QueuedAlert) {
     let name = &channel.name;
     let message = &letter.message;
     let delivery =
@@ -123,15 +123,15 @@ async fn deliver(shared: &Shared, channel: &Channel, mailbox: &Mailbox, letter: 
         }
     }
     match ended {
-        Some(Ended::Done(id)) => forget(shared, vec![id]).await,
-        Some(Ended::Again(_)) | None => {}
+        Some(DeliveryEnd::Done(id)) => forget(shared, vec![id]).await,
+        Some(DeliveryEnd::Again(_)) | None => {}
     }
     // It may be broken, or well again.
     shared.post.wake.notify_one();
 }
 
 /// Sends Alertmanager again what is firing, and what is over since a few minutes.
-async fn resend(shared: &Shared, channel: &Channel, mailbox: &Mailbox) {
+async fn resend(shared: &Context, channel: &Channel, mailbox: &Outbox) {
     let now = shared.clock.now();
     let board = shared.post.board();
     let messages: Vec<Message> = board
@@ -166,7 +166,7 @@ fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
         }
 }
 
-async fn drop_expired(shared: &Shared, name: &str, letters: Vec<Letter>) {
+async fn drop_expired(shared: &Context, name: &str, letters: Vec<QueuedAlert>) {
     for letter in &letters {
         let (key, event) = (letter.message.key.as_str(), letter.message.event.as_str());
         shared.metrics.delivery(name, Delivered::Expired);
@@ -184,16 +184,16 @@ async fn drop_expired(shared: &Shared, name: &str, letters: Vec<Letter>) {
 }
 
 /// Takes letters out of the state; if it refuses, with what is kept next.
-async fn forget(shared: &Shared, done: Vec<i64>) {
-    let keep = Keep { done: done.clone(), ..Keep::default() };
-    if shared.state.keep_alerts(keep).await.is_err() {
+async fn forget(shared: &Context, done: Vec<i64>) {
+    let keep = AlertChanges { done: done.clone(), ..AlertChanges::default() };
+    if shared.state.store_alerts(keep).await.is_err() {
         shared.post.done(done);
     }
 }
 
 /// A receiver that hangs must not hang its channel for good.
 pub(super) async fn limited(
-    shared: &Shared,
+    shared: &Context,
     channel: &Channel,
     delivery: impl Future<Output = Delivery>,
 ) -> Delivery {
@@ -205,7 +205,7 @@ pub(super) async fn limited(
     shared.clock.within(limit, delivery).await.unwrap_or_else(late)
 }
 
-pub(super) fn count(shared: &Shared, channel: &str, delivery: &Delivery) {
+pub(super) fn count(shared: &Context, channel: &str, delivery: &Delivery) {
     let result = match delivery {
         Delivery::Delivered(_) => Delivered::Delivered,
         Delivery::Rejected(_) => Delivered::Rejected,

@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::{count, limited};
-use crate::daemon::shared::Shared;
-use crate::domain::channel::{Channel, Delivery, Pulse};
+use crate::daemon::context::Context;
+use crate::domain::channel::{Channel, Delivery, HeartbeatState};
 use crate::domain::escalation::Severity;
-use crate::domain::incident::Incident;
-use crate::domain::incident::trouble::is_refresh_end;
+use crate::domain::incidents::Incident;
+use crate::domain::incidents::finding::is_refresh_end;
 use crate::domain::portal::Kind;
 
 /// Says once how things are, and waits until it is time again, or until something is wrong that was not.
-pub async fn beat(shared: &Shared, channel: &Channel, every: Duration, stop: &CancellationToken) {
-    let pulse = pulse(shared).await;
-    let ill = matches!(pulse, Some(Pulse::Ill(_)));
+pub async fn beat(shared: &Context, channel: &Channel, every: Duration, stop: &CancellationToken) {
+    let pulse = heartbeat_state(shared).await;
+    let ill = matches!(pulse, Some(HeartbeatState::Ill(_)));
     if let Some(pulse) = pulse {
         send(shared, channel, pulse).await;
     }
@@ -42,9 +42,9 @@ pub async fn beat(shared: &Shared, channel: &Channel, every: Duration, stop: &Ca
     }
 }
 
-async fn send(shared: &Shared, channel: &Channel, pulse: Pulse) {
+async fn send(shared: &Context, channel: &Channel, pulse: HeartbeatState) {
     let delivery = limited(shared, channel, shared.courier().beat(channel, pulse)).await;
-    shared.post.box_of(&channel.name).queue().noted(&delivery, shared.clock.now());
+    shared.post.outbox(&channel.name).queue().noted(&delivery, shared.clock.now());
     count(shared, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         let name = &channel.name;
@@ -54,18 +54,18 @@ async fn send(shared: &Shared, channel: &Channel, pulse: Pulse) {
 }
 
 /// How things are; `None` if neither good nor bad enough to be said.
-async fn pulse(shared: &Shared) -> Option<Pulse> {
+async fn heartbeat_state(shared: &Context) -> Option<HeartbeatState> {
     if let Some(title) = loudest(shared) {
-        return Some(Pulse::Ill(title));
+        return Some(HeartbeatState::Ill(title));
     }
     let census = shared.state.census(shared.clock.now()).await.ok()?;
     let concerned = census.total() - census.of(Kind::Unconfigured);
     (census.of(Kind::Fresh) == concerned && census.overdue == 0 && shared.health.is_live())
-        .then_some(Pulse::Well)
+        .then_some(HeartbeatState::Well)
 }
 
 /// The loudest open incident that somebody should look at.
-fn loudest(shared: &Shared) -> Option<String> {
+fn loudest(shared: &Context) -> Option<String> {
     let board = shared.post.board();
     // A refresh token that ends in a month is no reason to be taken for dead until then.
     let is_ill = |incident: &&Incident| {

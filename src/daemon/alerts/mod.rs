@@ -5,13 +5,13 @@
 //! with what is to be told in one transaction, so nothing is told twice. Where the state cannot be written, people are
 //! told all the same, from memory. Must not touch renewals, nor make one wait.
 
+pub mod alert_views;
+pub mod channel_test;
+mod collect;
 pub mod conditions;
 mod delivery;
 mod heartbeat;
-mod look;
-mod post;
-pub mod report;
-pub mod trial;
+mod outboxes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,42 +21,42 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use conditions::{Conditions, ReadBy, What};
-pub use post::{Board, Post};
+pub use conditions::{Condition, Conditions, ReadBy};
+pub use outboxes::{AlertsSnapshot, Outboxes};
 
-use super::announce::{Subject, announce};
+use super::context::Context;
+use super::escalation_log::{EscalationSubject, log_escalation};
 use super::publisher::chain;
-use super::shared::Shared;
-use crate::adapters::clock::LONGEST_SLEEP;
-use crate::adapters::state::{Keep, Kept, StateError};
+use crate::adapters::clock::MAX_SLEEP;
+use crate::adapters::state::{AlertChanges, StateError, StoredAlerts};
 use crate::config::Config;
-use crate::domain::escalation::Announcement;
-use crate::domain::incident::survey::Incidents;
-use crate::domain::incident::{Decision, Incident, Telling, Terms};
+use crate::domain::escalation::EscalationNotice;
+use crate::domain::incidents::reconcile::Incidents;
+use crate::domain::incidents::{AlertRules, Incident, Notification, Reconciled};
 use crate::domain::message::{self, Message};
-use crate::domain::outbox::Letter;
+use crate::domain::outbox::QueuedAlert;
 use crate::domain::time::Timestamp;
 
 /// What happens together is looked at together: a look waits until nothing new has come for so long, and no longer than
 /// the second.
-const TOGETHER: (Duration, Duration) = (Duration::from_millis(1_500), Duration::from_secs(5));
+const COALESCE: (Duration, Duration) = (Duration::from_millis(1_500), Duration::from_secs(5));
 /// While the state cannot be read, it is tried this often.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// After a look nothing is looked at for so many times the time it took, up to a limit.
-const REST: u32 = 9;
-const LONGEST_REST: Duration = Duration::from_secs(10);
+const MIN_INTERVAL: u32 = 9;
+const MAX_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two looks.
-const SHORTEST_WAIT: Duration = Duration::from_millis(500);
+const MIN_WAIT: Duration = Duration::from_millis(500);
 
 /// What somebody asks of the alerter.
 #[derive(Debug)]
-pub enum Order {
+pub enum AlertCommand {
     /// This incident, or the incidents of this portal, are taken on: how many there were.
     Acknowledge(String, oneshot::Sender<usize>),
 }
 
 /// Looks, decides and hands over, until `stop`.
-pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let Some(mut alerter) = Alerter::begin(shared, &stop).await else { return };
     tokio::select! {
         biased;
@@ -68,19 +68,19 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 struct Alerter {
-    shared: Arc<Shared>,
-    orders: mpsc::Receiver<Order>,
+    shared: Arc<Context>,
+    orders: mpsc::Receiver<AlertCommand>,
     incidents: Incidents,
     next_id: i64,
     /// What the state has refused so far.
-    unkept: Keep,
+    unkept: AlertChanges,
     channels: JoinSet<String>,
     served: BTreeSet<String>,
 }
 
 impl Alerter {
     /// Takes up what was told before. `None` if it is to stop.
-    async fn begin(shared: Arc<Shared>, stop: &CancellationToken) -> Option<Self> {
+    async fn begin(shared: Arc<Context>, stop: &CancellationToken) -> Option<Self> {
         let kept = loop {
             match shared.state.alerts().await {
                 Ok(kept) => break kept,
@@ -91,10 +91,10 @@ impl Alerter {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
-                () = shared.clock.sleep(AGAIN) => {}
+                () = shared.clock.sleep(RETRY_AFTER) => {}
             }
         };
-        let Kept { incidents, letters, unreadable } = kept;
+        let StoredAlerts { incidents, letters, unreadable } = kept;
         if unreadable > 0 {
             tracing::warn!(
                 rows = unreadable,
@@ -106,8 +106,8 @@ impl Alerter {
         let incidents: Incidents =
             incidents.into_iter().map(|incident| (incident.key.clone(), incident)).collect();
         for incident in incidents.values().filter(|incident| incident.is_open()) {
-            if let message::Subject::Channel(name) = &incident.latest.subject {
-                shared.post.box_of(name).queue().was_failing(incident.latest.since);
+            if let message::MessageSubject::Channel(name) = &incident.latest.subject {
+                shared.post.outbox(name).queue().was_failing(incident.latest.since);
             }
         }
         let mut alerter = Self {
@@ -115,11 +115,11 @@ impl Alerter {
             orders,
             incidents,
             next_id,
-            unkept: Keep::default(),
+            unkept: AlertChanges::default(),
             channels: JoinSet::new(),
             served: BTreeSet::new(),
         };
-        alerter.hand_over(letters).await;
+        alerter.store_and_queue(letters).await;
         alerter.show();
         Some(alerter)
     }
@@ -132,12 +132,12 @@ impl Alerter {
             let looked = self.look().await;
             shared.conditions.reads(ReadBy::Alerter, looked.as_ref().map(drop));
             // Where a hundred thousand portals fail, looking at them must not cost what renewing them needs.
-            shared.clock.sleep((shared.clock.elapsed(began) * REST).min(LONGEST_REST)).await;
+            shared.clock.sleep((shared.clock.elapsed(began) * MIN_INTERVAL).min(MAX_INTERVAL)).await;
             let wait = match looked {
-                Ok(next) => next.map_or(LONGEST_SLEEP, |next| next.until(shared.clock.now())),
+                Ok(next) => next.map_or(MAX_SLEEP, |next| next.until(shared.clock.now())),
                 Err(error) => {
                     tracing::error!(error = %chain(&error), "cannot look for incidents; trying again");
-                    AGAIN
+                    RETRY_AFTER
                 }
             };
             tokio::select! {
@@ -146,23 +146,23 @@ impl Alerter {
                     Some(order) => self.carry_out(order).await,
                     None => return,
                 },
-                () = shared.post.wake.notified() => self.gather().await,
-                () = shared.conditions.changed.notified() => self.gather().await,
-                () = shared.clock.sleep(wait.max(SHORTEST_WAIT)) => {}
+                () = shared.post.wake.notified() => self.collect_findings().await,
+                () = shared.conditions.changed.notified() => self.collect_findings().await,
+                () = shared.clock.sleep(wait.max(MIN_WAIT)) => {}
             }
         }
     }
 
     /// Waits until nothing new comes for a moment: two hundred portals that fail together are one message.
-    async fn gather(&self) {
+    async fn collect_findings(&self) {
         let shared = &self.shared;
         let began = shared.clock.tick();
-        while shared.clock.elapsed(began) < TOGETHER.1 {
+        while shared.clock.elapsed(began) < COALESCE.1 {
             tokio::select! {
                 biased;
                 () = shared.post.wake.notified() => {}
                 () = shared.conditions.changed.notified() => {}
-                () = shared.clock.sleep(TOGETHER.0) => return,
+                () = shared.clock.sleep(COALESCE.0) => return,
             }
         }
     }
@@ -190,19 +190,20 @@ impl Alerter {
     async fn look(&mut self) -> Result<Option<Timestamp>, StateError> {
         let shared = Arc::clone(&self.shared);
         let (config, now) = (shared.config(), shared.clock.now());
-        let terms = Terms {
+        let terms = AlertRules {
             fold: usize::try_from(config.alerts.fold).unwrap_or(usize::MAX),
-            channels: hearing(&config),
+            channels: receiving_channels(&config),
             now,
         };
-        let look::Look { decision, silent_until, failure } =
-            look::look(&shared, &config, &self.incidents, &terms).await;
-        let Decision { changed, forgotten, tellings, next } = decision;
-        let due = trial::due(&shared, &config, now).await;
-        let tests =
-            due.into_iter().map(|channel| self.letter(channel.clone(), true, Message::test(now, &channel)));
+        let collect::Collected { decision, silent_until, failure } =
+            collect::collect(&shared, &config, &self.incidents, &terms).await;
+        let Reconciled { changed, forgotten, tellings, next } = decision;
+        let due = channel_test::due(&shared, &config, now).await;
+        let tests = due
+            .into_iter()
+            .map(|channel| self.queue_one(channel.clone(), true, Message::test(now, &channel)));
         let tests = tests.collect();
-        self.take_over(changed, forgotten, tellings, tests).await;
+        self.adopt(changed, forgotten, tellings, tests).await;
         if let Some(error) = failure {
             return Err(error);
         }
@@ -211,17 +212,17 @@ impl Alerter {
     }
 
     /// Keeps what was decided, and then lets it be told.
-    async fn take_over(
+    async fn adopt(
         &mut self,
         changed: Vec<Incident>,
         forgotten: Vec<String>,
-        tellings: Vec<Telling>,
-        tests: Vec<Letter>,
+        tellings: Vec<Notification>,
+        tests: Vec<QueuedAlert>,
     ) {
         let mut letters = tests;
         for telling in tellings {
             say(&telling.message);
-            letters.extend(self.letters(telling));
+            letters.extend(self.queue_all(telling));
         }
         for incident in &changed {
             self.incidents.insert(incident.key.clone(), incident.clone());
@@ -231,11 +232,11 @@ impl Alerter {
         }
         // The newest of each incident replaces what could not be kept before.
         let unkept = std::mem::take(&mut self.unkept);
-        let Keep { incidents, forgotten: gone, letters: waiting, done } = unkept;
+        let AlertChanges { incidents, forgotten: gone, letters: waiting, done } = unkept;
         let post = &self.shared.post;
-        let waits = |letter: &Letter| post.box_of(&letter.channel).queue().has(letter.id);
+        let waits = |letter: &QueuedAlert| post.outbox(&letter.channel).queue().has(letter.id);
         let newer = |old: &Incident| changed.iter().all(|new| new.key != old.key);
-        let mut keep = Keep {
+        let mut keep = AlertChanges {
             incidents: incidents.into_iter().filter(newer).chain(changed.iter().cloned()).collect(),
             forgotten: gone.into_iter().chain(forgotten).collect(),
             letters: waiting.iter().filter(|letter| waits(letter)).chain(&letters).cloned().collect(),
@@ -244,7 +245,7 @@ impl Alerter {
         keep.incidents.retain(|incident| self.incidents.contains_key(&incident.key));
         keep.done.extend(post.take_done());
         if !keep.is_empty() {
-            match self.shared.state.keep_alerts(keep.clone()).await {
+            match self.shared.state.store_alerts(keep.clone()).await {
                 // What was delivered while it was written must not be there after a restart.
                 Ok(()) => {
                     let late = waiting.iter().filter(|letter| !waits(letter));
@@ -259,36 +260,36 @@ impl Alerter {
                 }
             }
         }
-        self.hand_over(letters).await;
+        self.store_and_queue(letters).await;
         if !changed.is_empty() || !self.unkept.is_empty() {
             self.show();
         }
     }
 
-    fn letters(&mut self, telling: Telling) -> Vec<Letter> {
-        let Telling { message, to } = telling;
+    fn queue_all(&mut self, telling: Notification) -> Vec<QueuedAlert> {
+        let Notification { message, to } = telling;
         let config = self.shared.config();
         let known = |name: &str| config.channels.iter().any(|channel| channel.name == name);
         let mut letters = Vec::new();
         for (channel, first) in to.into_iter().filter(|(name, _)| known(name)) {
-            letters.push(self.letter(channel, first, message.clone()));
+            letters.push(self.queue_one(channel, first, message.clone()));
         }
         letters
     }
 
-    fn letter(&mut self, channel: String, first: bool, message: Message) -> Letter {
+    fn queue_one(&mut self, channel: String, first: bool, message: Message) -> QueuedAlert {
         let id = self.next_id;
         self.next_id += 1;
-        Letter { id, channel, first, message }
+        QueuedAlert { id, channel, first, message }
     }
 
     /// Gives letters to their channels; those of a channel that is not there any more are done with.
-    async fn hand_over(&mut self, letters: Vec<Letter>) {
+    async fn store_and_queue(&mut self, letters: Vec<QueuedAlert>) {
         let config = self.shared.config();
         let mut done = Vec::new();
         for letter in letters {
             if config.channels.iter().any(|channel| channel.name == letter.channel) {
-                self.shared.post.box_of(&letter.channel).put(letter);
+                self.shared.post.outbox(&letter.channel).put(letter);
             } else {
                 done.push(letter.id);
             }
@@ -301,8 +302,8 @@ impl Alerter {
         self.shared.post.show(self.incidents.values().cloned().collect());
     }
 
-    async fn carry_out(&mut self, order: Order) {
-        let Order::Acknowledge(subject, answer) = order;
+    async fn carry_out(&mut self, order: AlertCommand) {
+        let AlertCommand::Acknowledge(subject, answer) = order;
         let now = self.shared.clock.now();
         let of_portal = format!("portal/{subject}");
         let meant =
@@ -315,27 +316,27 @@ impl Alerter {
             tellings.extend(incident.acknowledge(now));
             changed.push(incident);
         }
-        self.take_over(changed, Vec::new(), tellings, Vec::new()).await;
+        self.adopt(changed, Vec::new(), tellings, Vec::new()).await;
         // Whoever asked may have gone.
         let _ = answer.send(count);
     }
 }
 
 /// The channels that hear of incidents.
-fn hearing(config: &Config) -> Vec<String> {
+fn receiving_channels(config: &Config) -> Vec<String> {
     let hearing = config.channels.iter().filter(|channel| channel.kind.hears_incidents());
     hearing.map(|channel| channel.name.clone()).collect()
 }
 
 /// The log has heard of portals from whoever noticed; of channels it hears here.
 fn say(message: &Message) {
-    let message::Subject::Channel(name) = &message.subject else { return };
-    let announcement = Announcement {
+    let message::MessageSubject::Channel(name) = &message.subject else { return };
+    let announcement = EscalationNotice {
         step: if message.is_over() { "resolved" } else { "channel" }.to_owned(),
         severity: message.severity,
         reason: message.reason.clone(),
         action: message.action.clone().unwrap_or_else(|| "none".to_owned()),
         remaining: None,
     };
-    announce(Subject::Channel(name), &announcement);
+    log_escalation(EscalationSubject::Channel(name), &announcement);
 }

@@ -6,21 +6,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Begun, is_passing, no_refresh_token, of_code, refused, secrets, take_in, token_url};
-use crate::adapters::authorization_server::Answer;
+use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
-use crate::daemon::kept;
+use crate::daemon::context::Context;
+use crate::daemon::kept_replies;
 use crate::daemon::operations::{self, OperationError, app_of};
-use crate::daemon::shared::Shared;
 use crate::domain::authorization::{
-    AnswerError, NoCodes, Pending, Way, asks_again, device_codes, ends_a_device,
+    AnswerError, AuthorizationFlow, NoCodes, PendingAuthorization, asks_again, device_codes, ends_a_device,
 };
-use crate::domain::intake::from_granted;
+use crate::domain::import::from_granted;
+use crate::domain::kept_reply::ReplyTo;
 use crate::domain::portal::Portal;
 use crate::domain::provider::Class;
-use crate::domain::reply::{Reply, Verdict, read_in};
-use crate::domain::request::Purpose;
+use crate::domain::reply::{TokenReply, Verdict, read_in};
+use crate::domain::request::RequestKind;
 use crate::domain::token::Generation;
-use crate::domain::unread::Answers;
 
 /// How a device's poll ended.
 #[derive(Debug)]
@@ -32,40 +32,43 @@ pub enum Polled {
 }
 
 /// Asks for codes, and says what a person does with them.
-pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result<Begun, OperationError> {
+pub(super) async fn begin(shared: &Context, portal: &Portal, app: &App) -> Result<Begun, OperationError> {
     let now = shared.clock.now();
     let Some(url) = &app.profile.device_url else {
         let reason = "its provider has no `device_url`".to_owned();
         return Err(OperationError::NoAuthorization { portal: portal.name.clone(), reason });
     };
-    let (fields, random) = (BTreeMap::new(), shared.clock.unguessable());
+    let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
     let asker = app.asker(portal.settings.as_ref(), &fields, &random);
-    let request = asker.request(url, Purpose::DeviceCodes);
+    let request = asker.request(url, RequestKind::DeviceCodes);
     let not_now = |reason: String| OperationError::NotNow { portal: portal.name.clone(), reason };
     let whole = match shared.server.exchange(&request, shared.config().renewal.timeout, now).await {
-        Answer::NotSent(why) | Answer::InDoubt(why) | Answer::Cut(_, why) => return Err(not_now(why)),
-        Answer::Whole(whole) => whole,
+        TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) | TokenResponse::Cut(_, why) => {
+            return Err(not_now(why));
+        }
+        TokenResponse::Whole(whole) => whole,
     };
     let codes = match device_codes(&whole.body) {
         Ok(codes) => codes,
         Err(flaw @ (NoCodes::UserCode | NoCodes::Address)) => return Err(not_now(flaw.to_string())),
         Err(NoCodes::Other) => {
             let reply =
-                Reply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
+                TokenReply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
             return match read_in(&reply, &app.profile, &secrets(app, &[]), of_code(&request, &whole)) {
                 Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
                 Verdict::Granted(_) => Err(not_now(NoCodes::Other.to_string())),
             };
         }
     };
-    let state = shared.clock.unguessable();
-    let way = Way::Device {
+    let state = shared.clock.random_token();
+    let way = AuthorizationFlow::Device {
         code: codes.device_code,
         interval: codes.interval,
         ends_at: now + codes.expires_in,
         last: None,
     };
-    let pending = Pending { portal: portal.name.clone(), state: state.clone(), begun_at: now, way };
+    let pending =
+        PendingAuthorization { portal: portal.name.clone(), state: state.clone(), begun_at: now, way };
     shared.authorizations.add(pending);
     Ok(Begun {
         portal: portal.name.to_string(),
@@ -82,19 +85,25 @@ pub(super) async fn begin(shared: &Shared, portal: &Portal, app: &App) -> Result
 ///
 /// # Errors
 /// [`OperationError`]; the authorization is over then.
-pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, OperationError> {
+pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, OperationError> {
     let portal = operations::find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
     let now = shared.clock.now();
     let pending = shared.authorizations.take(&portal, Some(state), now);
-    let Some(Pending { way: Way::Device { code, interval, ends_at, last }, begun_at, .. }) = pending else {
+    let Some(PendingAuthorization {
+        way: AuthorizationFlow::Device { code, interval, ends_at, last },
+        begun_at,
+        ..
+    }) = pending
+    else {
         return Err(OperationError::NotAnAnswer { portal: portal.name, source: AnswerError::OtherState });
     };
     let before = last.clone();
     let again = |interval: Duration, last: Option<String>| {
-        let way = Way::Device { code: code.clone(), interval, ends_at, last };
-        let pending = Pending { portal: portal.name.clone(), state: state.to_owned(), begun_at, way };
+        let way = AuthorizationFlow::Device { code: code.clone(), interval, ends_at, last };
+        let pending =
+            PendingAuthorization { portal: portal.name.clone(), state: state.to_owned(), begun_at, way };
         shared.authorizations.add(pending);
         Polled::Pending(interval)
     };
@@ -103,19 +112,23 @@ pub async fn poll(shared: &Shared, name: &str, state: &str) -> Result<Polled, Op
         let reason = format!("nobody typed the code in time{last}; begin again");
         return Err(OperationError::CodeRefused { portal: portal.name, reason });
     }
-    let (fields, random) = (BTreeMap::new(), shared.clock.unguessable());
+    let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
     let asker = app.asker(portal.settings.as_ref(), &fields, &random);
-    let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), Purpose::DeviceToken(&code));
+    let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), RequestKind::DeviceToken(&code));
     let (reply, cut) = match shared.server.exchange(&request, config.renewal.timeout, now).await {
         // RFC 8628 section 3.5: slower, where the server does not answer.
-        Answer::NotSent(why) | Answer::InDoubt(why) => return Ok(again(slower(interval), Some(why))),
-        Answer::Cut(reply, _) => (reply, true),
-        Answer::Whole(reply) => (reply, false),
+        TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) => {
+            return Ok(again(slower(interval), Some(why)));
+        }
+        TokenResponse::Cut(reply, _) => (reply, true),
+        TokenResponse::Whole(reply) => (reply, false),
     };
     let secrets = secrets(app, &[code.expose()]);
-    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, now, of_code(&request, &reply));
+    let (verdict, unread) =
+        kept_replies::judge(&reply, &app.profile, &secrets, now, of_code(&request, &reply));
     if unread {
-        kept::keep(shared, &portal.name, kept::of(reply, Answers::Authorization, now, !cut)).await;
+        kept_replies::keep(shared, &portal.name, kept_replies::of(reply, ReplyTo::Authorization, now, !cut))
+            .await;
     }
     let is_kept = if unread {
         format!("; its reply is kept: refreshd recover {} --show", portal.name)

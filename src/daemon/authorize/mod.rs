@@ -12,26 +12,28 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::kept;
-use super::operations::{self, OperationError, Source, TakeInAs, app_of};
+use super::context::Context;
+use super::kept_replies;
+use super::operations::{self, GrantSource, OperationError, StoreRequest, app_of};
 use super::publisher::chain;
-use super::shared::Shared;
-use crate::adapters::authorization_server::{Answer, WholeReply};
+use crate::adapters::authorization_server::{HttpResponse, TokenResponse};
 use crate::config::App;
-use crate::domain::authorization::{AnswerError, FORGOTTEN_AFTER, Pending, Redirected, Way, parse};
-use crate::domain::dialect::{Pkce, Start};
-use crate::domain::envelope;
+use crate::domain::authorization::{
+    AnswerError, AuthorizationFlow, FORGOTTEN_AFTER, PendingAuthorization, Redirected, parse,
+};
 use crate::domain::id_token::{is_of_another, is_openid};
-use crate::domain::intake::{Intake, from_granted};
+use crate::domain::import::{ImportedGrant, from_granted};
+use crate::domain::kept_reply::ReplyTo;
 use crate::domain::mask::clean;
 use crate::domain::portal::{Portal, Problem};
 use crate::domain::provider::{Class, at_domain, host_of};
-use crate::domain::reply::{Context, Refusal, Spent, Verdict};
-use crate::domain::request::{Purpose, Request};
+use crate::domain::quirks::{GrantType, Pkce};
+use crate::domain::reply::{ErrorContext, PresentedCredential, Refusal, Verdict};
+use crate::domain::request::{RequestKind, TokenRequest};
 use crate::domain::secret::CodeVerifier;
 use crate::domain::time::{Timestamp, human};
 use crate::domain::token::Generation;
-use crate::domain::unread::Answers;
+use crate::domain::token_object;
 pub use device::{Polled, poll};
 
 /// The wait before the state is looked at again for a pair that only we have.
@@ -41,7 +43,7 @@ const MOST: usize = 1000;
 
 /// Authorizations that were begun and not finished. They do not outlive the process.
 #[derive(Default)]
-pub struct Authorizations(Mutex<Vec<Pending>>);
+pub struct Authorizations(Mutex<Vec<PendingAuthorization>>);
 
 /// What a person is shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,7 +71,7 @@ pub struct Begun {
 ///
 /// # Errors
 /// [`OperationError`].
-pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Result<Begun, OperationError> {
+pub async fn begin(shared: &Context, name: &str, loopback: Option<String>) -> Result<Begun, OperationError> {
     let portal = operations::find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
@@ -83,16 +85,16 @@ pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Res
         reason: reason.to_owned(),
     };
     match profile.start {
-        Start::ClientCredentials => Err(no("its app needs nobody: the client's own credentials suffice")),
-        Start::Device => device::begin(shared, &portal, app).await,
-        Start::AuthorizationCode => {
+        GrantType::ClientCredentials => Err(no("its app needs nobody: the client's own credentials suffice")),
+        GrantType::Device => device::begin(shared, &portal, app).await,
+        GrantType::AuthorizationCode => {
             let verifier = match profile.pkce {
                 Pkce::None => None,
-                Pkce::Plain | Pkce::S256 => CodeVerifier::new(&shared.clock.unguessable()),
+                Pkce::Plain | Pkce::S256 => CodeVerifier::new(&shared.clock.random_token()),
             };
-            let state = shared.clock.unguessable();
+            let state = shared.clock.random_token();
             let fields = BTreeMap::new();
-            let random = shared.clock.unguessable();
+            let random = shared.clock.random_token();
             let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
             // Where the provider knows by itself, only the configuration can say where that is.
             let sent =
@@ -100,7 +102,7 @@ pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Res
             asker.redirect_uri = asker.redirect_uri.or(loopback.as_deref().filter(|_| sent));
             // OpenID Connect Core 1.0, section 3.1.2.1; a profile may name one of its own.
             let own = profile.request.authorize_parameters.contains_key("nonce");
-            let nonce = (is_openid(asker.scope) && !own).then(|| shared.clock.unguessable());
+            let nonce = (is_openid(asker.scope) && !own).then(|| shared.clock.random_token());
             let url =
                 asker.authorize_url(&state, verifier.as_ref(), nonce.as_deref()).ok_or_else(
                     || match profile.authorize_url {
@@ -109,11 +111,11 @@ pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Res
                     },
                 )?;
             let redirect_uri = asker.redirect_uri.map(str::to_owned);
-            let way = Way::Redirect { verifier, redirect_uri: redirect_uri.clone(), nonce };
+            let way = AuthorizationFlow::Redirect { verifier, redirect_uri: redirect_uri.clone(), nonce };
             let begun_at = shared.clock.now();
             let portal = portal.name;
             let name = portal.to_string();
-            shared.authorizations.add(Pending { portal, state: state.clone(), begun_at, way });
+            shared.authorizations.add(PendingAuthorization { portal, state: state.clone(), begun_at, way });
             let expires_in = FORGOTTEN_AFTER.as_secs();
             Ok(Begun { portal: name, state, expires_in, url, redirect_uri, user_code: None, interval: None })
         }
@@ -124,7 +126,7 @@ pub async fn begin(shared: &Shared, name: &str, loopback: Option<String>) -> Res
 ///
 /// # Errors
 /// [`OperationError`]. Only after [`OperationError::NotAnAnswer`] may the same authorization still be answered.
-pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generation, OperationError> {
+pub async fn answer(shared: &Context, name: &str, text: &str) -> Result<Generation, OperationError> {
     let portal = operations::find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
@@ -140,8 +142,10 @@ pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generatio
     let code = code.map_err(not_it)?;
     let pending = shared.authorizations.take(&portal, state.as_deref(), now);
     let (verifier, redirect_uri, nonce) = match pending.map(|pending| pending.way) {
-        Some(Way::Redirect { verifier, redirect_uri, nonce }) => (verifier, redirect_uri, nonce),
-        Some(Way::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
+        Some(AuthorizationFlow::Redirect { verifier, redirect_uri, nonce }) => {
+            (verifier, redirect_uri, nonce)
+        }
+        Some(AuthorizationFlow::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
         None if state.is_some() => return Err(not_it(AnswerError::OtherState)),
         None if app.profile.pkce != Pkce::None => return Err(not_it(AnswerError::NoVerifier)),
         // A bare code, as of a link that another program made.
@@ -152,11 +156,11 @@ pub async fn answer(shared: &Shared, name: &str, text: &str) -> Result<Generatio
             Some((field.clone(), Value::from(clean(parameters.get(field)?, &[code.expose()]))))
         })
         .collect();
-    let random = shared.clock.unguessable();
+    let random = shared.clock.random_token();
     let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
     asker.redirect_uri = redirect_uri.as_deref().or(asker.redirect_uri);
     let url = token_url(app, &portal, &parameters);
-    let request = asker.request(&url, Purpose::Code(&code, verifier.as_ref()));
+    let request = asker.request(&url, RequestKind::Code(&code, verifier.as_ref()));
     let proof = verifier.as_ref().map_or("", |verifier| verifier.expose());
     let sent_at = shared.clock.now();
     let verdict =
@@ -204,24 +208,25 @@ fn token_url(app: &App, portal: &Portal, parameters: &BTreeMap<String, String>) 
 
 /// Sends a code. It is never sent twice: a server may take that for theft (RFC 6749 section 4.1.2).
 async fn exchange(
-    shared: &Shared,
+    shared: &Context,
     portal: &Portal,
     app: &App,
-    (request, sent, nonce): (&Request, &[&str], Option<&str>),
+    (request, sent, nonce): (&TokenRequest, &[&str], Option<&str>),
     sent_at: Timestamp,
-) -> Result<Result<Intake, Problem>, OperationError> {
+) -> Result<Result<ImportedGrant, Problem>, OperationError> {
     let timeout = shared.config().renewal.timeout;
     let not_now = |reason| OperationError::NotNow { portal: portal.name.clone(), reason };
     let (reply, cut) = match shared.server.exchange(request, timeout, sent_at).await {
-        Answer::NotSent(why) => return Err(not_now(why)),
-        Answer::InDoubt(why) => {
+        TokenResponse::NotSent(why) => return Err(not_now(why)),
+        TokenResponse::InDoubt(why) => {
             return Err(not_now(format!("{why}. The code may be spent; authorize again")));
         }
-        Answer::Cut(reply, why) => (reply, Some(why)),
-        Answer::Whole(reply) => (reply, None),
+        TokenResponse::Cut(reply, why) => (reply, Some(why)),
+        TokenResponse::Whole(reply) => (reply, None),
     };
-    let other =
-        |nonce| envelope::open(&reply.body, &app.profile).is_some_and(|reply| is_of_another(&reply, nonce));
+    let other = |nonce| {
+        token_object::open(&reply.body, &app.profile).is_some_and(|reply| is_of_another(&reply, nonce))
+    };
     if nonce.is_some_and(other) {
         return Err(OperationError::CodeRefused {
             portal: portal.name.clone(),
@@ -230,10 +235,11 @@ async fn exchange(
         });
     }
     let secrets = secrets(app, sent);
-    let (verdict, unread) = kept::judge(&reply, &app.profile, &secrets, sent_at, of_code(request, &reply));
+    let (verdict, unread) =
+        kept_replies::judge(&reply, &app.profile, &secrets, sent_at, of_code(request, &reply));
     if unread {
-        let reply = kept::of(reply, Answers::Authorization, sent_at, cut.is_none());
-        kept::keep(shared, &portal.name, reply).await;
+        let reply = kept_replies::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
+        kept_replies::keep(shared, &portal.name, reply).await;
     }
     let kept = || {
         if unread { format!(". The reply is kept: refreshd recover {}", portal.name) } else { String::new() }
@@ -251,9 +257,9 @@ async fn exchange(
 }
 
 /// What is known of a request with a code.
-fn of_code<'a>(request: &'a Request, whole: &'a WholeReply) -> Context<'a> {
+fn of_code<'a>(request: &'a TokenRequest, whole: &'a HttpResponse) -> ErrorContext<'a> {
     let location = whole.location.as_deref();
-    Context { spent: Spent::Code, sent_to: &request.url, location, worked_before: false }
+    ErrorContext { spent: PresentedCredential::Code, sent_to: &request.url, location, worked_before: false }
 }
 
 /// What a server must not be let repeat.
@@ -286,7 +292,7 @@ fn refused(portal: &Portal, problem: &Problem) -> OperationError {
 }
 
 /// What only the redirect said is kept with the grant, and may say whose it is.
-fn with_fields(mut intake: Intake, app: &App, fields: BTreeMap<String, Value>) -> Intake {
+fn with_fields(mut intake: ImportedGrant, app: &App, fields: BTreeMap<String, Value>) -> ImportedGrant {
     let named =
         app.profile.identity_field.as_ref().and_then(|field| fields.get(field)).and_then(Value::as_str);
     intake.identity = intake.identity.or_else(|| named.map(str::to_owned));
@@ -294,11 +300,15 @@ fn with_fields(mut intake: Intake, app: &App, fields: BTreeMap<String, Value>) -
     intake
 }
 
-async fn take_in(shared: &Shared, portal: &Portal, intake: Intake) -> Result<Generation, OperationError> {
+async fn take_in(
+    shared: &Context,
+    portal: &Portal,
+    intake: ImportedGrant,
+) -> Result<Generation, OperationError> {
     let expires_in = intake.tokens.access.as_ref().map(|access| human(access.lifetime()));
     let generation = loop {
-        let take = TakeInAs { intake: intake.clone(), source: Source::Authorization };
-        match operations::take_in(shared, &portal.name, take).await {
+        let take = StoreRequest { intake: intake.clone(), source: GrantSource::Authorization };
+        match operations::store_grant(shared, &portal.name, take).await {
             // It could not be looked at where it belongs. The pair is nowhere else, so this is tried until it can.
             Err(OperationError::State(error)) => {
                 tracing::error!(portal = %portal.name, error = %chain(&error), "a new pair is held in memory");
@@ -313,7 +323,7 @@ async fn take_in(shared: &Shared, portal: &Portal, intake: Intake) -> Result<Gen
 }
 
 impl Authorizations {
-    fn add(&self, pending: Pending) {
+    fn add(&self, pending: PendingAuthorization) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| other.is_open(pending.begun_at));
         if open.len() >= MOST {
@@ -329,14 +339,14 @@ impl Authorizations {
     }
 
     /// Takes the authorization with this state, or a portal's newest; it can be finished once.
-    fn take(&self, portal: &Portal, state: Option<&str>, now: Timestamp) -> Option<Pending> {
+    fn take(&self, portal: &Portal, state: Option<&str>, now: Timestamp) -> Option<PendingAuthorization> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match state {
             Some(state) => open.iter().position(|pending| pending.is(&portal.name, state, now))?,
             None => open.iter().rposition(|pending| {
                 pending.portal == portal.name
                     && pending.is_open(now)
-                    && matches!(pending.way, Way::Redirect { .. })
+                    && matches!(pending.way, AuthorizationFlow::Redirect { .. })
             })?,
         };
         Some(open.remove(index))

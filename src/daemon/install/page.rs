@@ -8,8 +8,8 @@ use axum::response::{Html, IntoResponse as _, Response};
 use base64::Engine as _;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::domain::dialect::InstallForm;
 use crate::domain::provider::origin_of;
+use crate::domain::quirks::InstallFields;
 
 /// A page without anything on it but a sentence.
 pub(super) fn plain(sentence: &str) -> Html<String> {
@@ -27,8 +27,8 @@ fn document(sentence: &str, scripts: &Markup) -> Markup {
 }
 
 /// The page of an app that was opened or is being installed at `host`, which may frame it.
-pub(super) fn finish(form: &InstallForm, host: Option<&str>) -> Response {
-    let InstallForm { check: _, admin: _, script, run } = form;
+pub(super) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
+    let InstallFields { check: _, admin: _, script, run } = form;
     let scripts = html! {
         @if let Some(script) = script { script src=(script) {} }
         @if let Some(run) = run { script { (PreEscaped(run)) } }

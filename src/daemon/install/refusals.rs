@@ -17,10 +17,10 @@ const REASONS: usize = 32;
 
 /// What was said in the last minute, by app and reason.
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<BTreeMap<(String, String), Said>>);
+pub struct Refusals(Mutex<BTreeMap<(String, String), LoggedRefusal>>);
 
 #[derive(Debug)]
-struct Said {
+struct LoggedRefusal {
     since: Tick,
     lines: u32,
     /// Not said since.
@@ -30,7 +30,7 @@ struct Said {
 
 /// A line that stands for many.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Many {
+pub(super) struct FoldedRefusals {
     pub(super) app: String,
     pub(super) outcome: Outcome,
     pub(super) reason: String,
@@ -45,8 +45,12 @@ impl Refusals {
         if known.len() >= REASONS && !known.contains_key(&key) {
             key.1 = "several reasons".to_owned();
         }
-        let said =
-            known.entry(key).or_insert_with(|| Said { since: clock.tick(), lines: 0, unsaid: 0, outcome });
+        let said = known.entry(key).or_insert_with(|| LoggedRefusal {
+            since: clock.tick(),
+            lines: 0,
+            unsaid: 0,
+            outcome,
+        });
         if said.lines < LINES {
             said.lines += 1;
             return true;
@@ -56,7 +60,7 @@ impl Refusals {
     }
 
     /// What was counted and is to be said now: of the minutes that are over, or of all.
-    pub(super) fn due(&self, clock: Clock, all: bool) -> Vec<Many> {
+    pub(super) fn due(&self, clock: Clock, all: bool) -> Vec<FoldedRefusals> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
         known.retain(|(app, reason), said| {
@@ -65,7 +69,7 @@ impl Refusals {
             }
             if said.unsaid > 0 {
                 let (app, reason) = (app.clone(), reason.clone());
-                due.push(Many { app, outcome: said.outcome, reason, count: said.unsaid });
+                due.push(FoldedRefusals { app, outcome: said.outcome, reason, count: said.unsaid });
             }
             // A flood that goes on has a line a minute.
             let goes_on = said.unsaid > 0;

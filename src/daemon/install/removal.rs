@@ -5,23 +5,23 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::work::{Ended, Worker};
+use super::process::{EventResult, Worker};
 use crate::adapters::state::{StateError, Uninstall, Uninstalled};
 use crate::config::App;
 use crate::daemon::publisher::chain;
 use crate::domain::install::Outcome;
+use crate::domain::install_event::{ClaimedOwner, Removal};
 use crate::domain::name::PortalName;
-use crate::domain::notice::{Claims, Removal};
 use crate::domain::portal::Problem;
 use crate::domain::provider::Class;
 use crate::domain::time::{Timestamp, human};
-use crate::domain::whose::{Heard, places};
+use crate::domain::token_owner::{Verification, verification_urls};
 
 /// A removal has a portal renewed this often at most, counted apart for those that have the proof of the installation.
 const ASK_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Worker {
-    pub(super) async fn remove(&self, app: &App, removal: Removal) -> Ended {
+    pub(super) async fn remove(&self, app: &App, removal: Removal) -> EventResult {
         let Removal { member_id, host: _, application_token, sent_at } = removal;
         let remedy = app
             .profile
@@ -43,7 +43,7 @@ impl Worker {
                 problem: problem.clone(),
             })
         };
-        let unproven = match self.durably(store).await {
+        let unproven = match self.until_durable(store).await {
             Err(error) => {
                 return (Outcome::NotStored, format!("the state does not take it: {}", chain(&error)));
             }
@@ -114,7 +114,10 @@ impl Worker {
         at_once: bool,
     ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
         let (name, now) = (app.name.clone(), self.shared.clock.now());
-        self.shared.state.ask_for_member(name, app.binding(None), member_id.to_owned(), at_once, now).await
+        self.shared
+            .state
+            .request_renewal_of_member(name, app.binding(None), member_id.to_owned(), at_once, now)
+            .await
     }
 
     /// Whether the authorization server does not take an access token of one of these portals any more: then a renewal,
@@ -125,9 +128,12 @@ impl Worker {
             let Some(grant) = found.grant else { continue };
             let Some(access) = grant.tokens.access else { continue };
             let server = Some(grant.token_url);
-            let claims = Claims { member_id: member_id.to_owned(), host: None, user_id: None, server };
-            let Some(place) = places(&app.profile, &claims).into_iter().next() else { continue };
-            if matches!(self.hear_of(&place, app, &access.token, &claims).await, Some(Heard::Forged(_))) {
+            let claims = ClaimedOwner { member_id: member_id.to_owned(), host: None, user_id: None, server };
+            let Some(place) = verification_urls(&app.profile, &claims).into_iter().next() else { continue };
+            if matches!(
+                self.verify_owner_of(&place, app, &access.token, &claims).await,
+                Some(Verification::Forged(_))
+            ) {
                 return true;
             }
         }

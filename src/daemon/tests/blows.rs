@@ -8,7 +8,7 @@ use super::plan::{Backup, Mishap, Stroke, Trouble};
 use super::promises;
 use super::world::{DiskIs, Network};
 use super::{MINUTE, Next, Simulation, client_of, name_of, write};
-use crate::sandbox::{At, Fault};
+use crate::fake_server::{At, Fault};
 
 impl Simulation {
     /// A person authorizes anew and hands the grant over.

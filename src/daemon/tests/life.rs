@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::mail::Postman;
 use super::world::{Wire, World};
 use crate::adapters::authorization_server::AuthorizationServer;
-use crate::adapters::channels::Courier;
+use crate::adapters::channels::Notifier;
 use crate::adapters::log::LogHandle;
 use crate::config::{self, Environment};
-use crate::daemon::core::{Core, Hands};
-use crate::daemon::operations::{self, By};
+use crate::daemon::context::Context;
+use crate::daemon::operations::{self, Driver};
 use crate::daemon::reload::Reloader;
-use crate::daemon::shared::Shared;
+use crate::daemon::startup::{Core, Executor};
 use crate::daemon::{STOP_GRACE, chain, drain, loops};
 
 /// The real one does this oftener, which costs more than it would show.
@@ -27,7 +27,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(20);
 pub struct Life {
     tasks: JoinSet<Result<(), String>>,
     errands: JoinSet<()>,
-    shared: Arc<Mutex<Weak<Shared>>>,
+    shared: Arc<Mutex<Weak<Context>>>,
     stop: CancellationToken,
     reloader: Arc<Reloader>,
 }
@@ -40,12 +40,12 @@ impl Life {
         let config = read();
         let (shared, stop) = (Arc::new(Mutex::new(Weak::new())), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let courier = Courier::new("machine", None).unwrap().through(Arc::new(Postman(Arc::clone(world))));
-        let outside = crate::daemon::core::World {
+        let courier = Notifier::new("machine", None).unwrap().through(Arc::new(Postman(Arc::clone(world))));
+        let outside = crate::daemon::startup::Backends {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
             courier: Some(courier),
-            hands: Hands::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
+            hands: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
             carry: crate::daemon::carry::Carry::nowhere(),
         };
         let (place, end) = (Arc::clone(&shared), stop.clone());
@@ -109,13 +109,13 @@ impl Life {
 
     /// `refreshd renew`.
     pub fn renew(&mut self, portal: String) {
-        self.errand(|shared| async move { drop(operations::renew(&shared, &portal, By::Loop).await) });
+        self.errand(|shared| async move { drop(operations::renew(&shared, &portal, Driver::Daemon).await) });
     }
 
     /// `refreshd import`.
     pub fn import(&mut self, portal: String, text: String) {
         self.errand(|shared| async move {
-            drop(operations::import(&shared, &portal, &text, false, By::Loop).await);
+            drop(operations::import(&shared, &portal, &text, false, Driver::Daemon).await);
         });
     }
 
@@ -125,7 +125,7 @@ impl Life {
     }
 
     /// Something that a command asks for over the control socket; nobody answers while the daemon starts.
-    fn errand<F>(&mut self, work: impl FnOnce(Arc<Shared>) -> F)
+    fn errand<F>(&mut self, work: impl FnOnce(Arc<Context>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

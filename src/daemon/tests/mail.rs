@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::world::World;
-use crate::adapters::channels::Carrier;
+use crate::adapters::channels::NotifierBackend;
 use crate::domain::channel::Delivery;
-use crate::domain::incident::Stage;
-use crate::domain::message::{Event, Message, Subject};
+use crate::domain::incidents::Stage;
+use crate::domain::message::{Event, Message, MessageSubject};
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::Timestamp;
 
@@ -105,7 +105,7 @@ impl Mail {
 
     /// The other channel is told, of the first one above all.
     fn others(&mut self, message: &Message) {
-        if message.subject == Subject::Channel(PEOPLE.to_owned()) {
+        if message.subject == MessageSubject::Channel(PEOPLE.to_owned()) {
             self.broken = message.event != Event::Resolved;
             self.broke += u64::from(message.event == Event::Opened);
         }
@@ -211,7 +211,7 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
         connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
     };
     for body in texts("SELECT body FROM incident").map_err(|error| error.to_string())? {
-        let incident: crate::domain::incident::Incident =
+        let incident: crate::domain::incidents::Incident =
             serde_json::from_str(&body).map_err(|error| error.to_string())?;
         if !matches!(incident.stage, Stage::Over { .. }) {
             return Err(format!("an incident is open at the end: {incident:?}"));
@@ -224,7 +224,7 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
 /// The way to the receiver.
 pub struct Postman(pub Arc<World>);
 
-impl Carrier for Postman {
+impl NotifierBackend for Postman {
     fn carry(&self, channel: &str, message: Message) -> Pin<Box<dyn Future<Output = Delivery> + Send>> {
         let world = Arc::clone(&self.0);
         let others = channel == OTHERS;

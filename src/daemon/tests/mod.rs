@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::domain::portal::Portal;
 use crate::domain::time::Timestamp;
-use crate::sandbox::{At, Rules};
+use crate::fake_server::{At, Rules};
 use life::{Life, STUCK};
 use plan::{Backup, Stroke};
 use promises::Record;

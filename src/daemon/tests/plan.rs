@@ -6,7 +6,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
 use super::world::{DiskIs, Network};
-use crate::sandbox::{Fault, Reuse, Rules, Wrap};
+use crate::fake_server::{Fault, Reuse, Rules, Wrap};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;

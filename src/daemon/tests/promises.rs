@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::world::World;
-use crate::adapters::state::View;
+use crate::adapters::state::ReadConnection;
 use crate::domain::portal::{Kind, Phase, Portal};
 use crate::domain::time::Timestamp;
-use crate::sandbox::{Fate, Reuse};
+use crate::fake_server::{Fate, Reuse};
 
 /// Server, portal and file may differ for this long: a request, its record and its publication.
 const ON_THE_WAY: Duration = Duration::from_secs(10);
@@ -43,7 +43,8 @@ struct File {
 
 /// All portals, by the order in the configuration.
 pub fn portals(world: &World) -> Result<BTreeMap<String, Portal>, String> {
-    let view = View::open(&world.place.path().join("state.db")).map_err(|error| format!("{error:?}"))?;
+    let view =
+        ReadConnection::open(&world.place.path().join("state.db")).map_err(|error| format!("{error:?}"))?;
     let page = view.page(None, 10_000).map_err(|error| format!("{error:?}"))?;
     Ok(page.into_iter().map(|portal| (portal.name.to_string(), portal)).collect())
 }

@@ -13,11 +13,11 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-use crate::adapters::authorization_server::{Answer, Carried, Transport, WholeReply};
+use crate::adapters::authorization_server::{HttpResponse, TokenResponse, Transport, TransportFuture};
 use crate::adapters::clock::{Clock, Tick, WallClock};
-use crate::adapters::state::{Disk, Moment, StateError};
+use crate::adapters::state::{Disk, DiskFuture, StateError};
 use crate::domain::time::Timestamp;
-use crate::sandbox::{Delivery, End, Rules, Sandbox, TokenRequest};
+use crate::fake_server::{DeliveryFault, End, FakeServer, Rules, TokenRequest};
 
 /// When every simulation begins: 2026-11-20T16:00:00Z.
 const BEGIN: i64 = 1_795_190_400;
@@ -46,7 +46,7 @@ impl WallClock for Hands {
         (Timestamp::from_secs(BEGIN) + passed).shifted(self.ahead.load(Ordering::Relaxed))
     }
 
-    fn chance(&self) -> f64 {
+    fn jitter(&self) -> f64 {
         self.chance.lock().unwrap().f64()
     }
 }
@@ -130,7 +130,7 @@ pub struct World {
     pub truth: Clock,
     /// The daemon's.
     pub wall: Clock,
-    pub sandbox: Sandbox,
+    pub sandbox: FakeServer,
     pub fuse: Fuse,
     pub mail: super::mail::Shelf,
     hands: &'static Hands,
@@ -149,7 +149,7 @@ impl World {
             place: tempfile::Builder::new().prefix("refreshd-simulation-").tempdir_in(base).unwrap(),
             truth,
             wall: Clock::of(hands),
-            sandbox: Sandbox::new(truth, rules),
+            sandbox: FakeServer::new(truth, rules),
             fuse: Fuse::default(),
             mail: Mutex::default(),
             hands,
@@ -193,7 +193,7 @@ impl World {
     }
 
     /// Brings a request to the server and its answer back. Goes on when the client is gone, as a network does.
-    async fn travel(self: Arc<Self>, request: reqwest::Request, mut reply: oneshot::Sender<Answer>) {
+    async fn travel(self: Arc<Self>, request: reqwest::Request, mut reply: oneshot::Sender<TokenResponse>) {
         self.pause(self.millis(1..200)).await;
         if self.network() == Network::Swallows {
             return reply.closed().await;
@@ -213,21 +213,21 @@ impl World {
         };
         // A daemon that ended just now takes nothing in.
         let whole = match answer.delivery {
-            Delivery::Whole => true,
-            Delivery::Huge(bytes) => bytes < TOO_LONG,
-            Delivery::Never | Delivery::Drip(_) => {
+            DeliveryFault::Whole => true,
+            DeliveryFault::Huge(bytes) => bytes < TOO_LONG,
+            DeliveryFault::Never | DeliveryFault::Drip(_) => {
                 reply.closed().await;
                 false
             }
-            Delivery::Closed | Delivery::Reset | Delivery::Truncated(_) => false,
+            DeliveryFault::Closed | DeliveryFault::Reset | DeliveryFault::Truncated(_) => false,
         };
         if whole && left && !self.fuse.is_burnt() {
             self.sandbox.finish(answer.ticket, End::Written);
-            let crate::sandbox::Reply { status, content_type: _, body, retry_after, location: _ } =
+            let crate::fake_server::ReplyContent { status, content_type: _, body, retry_after, location: _ } =
                 answer.reply;
             let retry_after = retry_after.map(Duration::from_secs);
             let date = Some(self.truth.now());
-            let _ = reply.send(Answer::Whole(WholeReply {
+            let _ = reply.send(TokenResponse::Whole(HttpResponse {
                 status,
                 retry_after,
                 date,
@@ -238,7 +238,7 @@ impl World {
             }));
         } else {
             self.sandbox.finish(answer.ticket, End::Gone);
-            let _ = reply.send(Answer::InDoubt("the connection broke".to_owned()));
+            let _ = reply.send(TokenResponse::InDoubt("the connection broke".to_owned()));
         }
     }
 }
@@ -247,13 +247,13 @@ impl World {
 pub struct Wire(pub Arc<World>);
 
 impl Transport for Wire {
-    fn carry(&self, request: reqwest::Request) -> Carried {
+    fn carry(&self, request: reqwest::Request) -> TransportFuture {
         let world = Arc::clone(&self.0);
         Box::pin(async move {
             world.fuse.step().await;
             if world.network() == Network::Refuses {
                 world.pause(world.millis(1..100)).await;
-                return Answer::NotSent("cannot connect: connection refused".to_owned());
+                return TokenResponse::NotSent("cannot connect: connection refused".to_owned());
             }
             let limit = request.timeout().copied().unwrap_or(Duration::from_secs(60));
             let (reply, arrived) = oneshot::channel();
@@ -266,15 +266,15 @@ impl Transport for Wire {
             world.fuse.step().await;
             match answer {
                 Some(Ok(answer)) => answer,
-                Some(Err(_)) => Answer::InDoubt("the connection broke".to_owned()),
-                None => Answer::InDoubt("no answer in time".to_owned()),
+                Some(Err(_)) => TokenResponse::InDoubt("the connection broke".to_owned()),
+                None => TokenResponse::InDoubt("no answer in time".to_owned()),
             }
         })
     }
 }
 
 impl Disk for World {
-    fn before_commit(&self) -> Moment<'_, Result<(), StateError>> {
+    fn before_commit(&self) -> DiskFuture<'_, Result<(), StateError>> {
         Box::pin(async {
             self.fuse.step().await;
             let disk = self.weather.lock().unwrap().disk;
@@ -296,11 +296,11 @@ impl Disk for World {
         })
     }
 
-    fn after_commit(&self) -> Moment<'_, ()> {
+    fn after_commit(&self) -> DiskFuture<'_, ()> {
         Box::pin(self.fuse.step())
     }
 
-    fn around_files(&self) -> Moment<'_, ()> {
+    fn around_files(&self) -> DiskFuture<'_, ()> {
         Box::pin(self.fuse.step())
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use refreshd::config::{Environment, Loaded, Problem, load};
+use refreshd::config::{ConfigError, Environment, Loaded, load};
 use toml::de::{DeTable, DeValue};
 
 use super::{file, folder, is_a_line};
@@ -56,10 +56,10 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-fn problems(problems: &[Problem], folder: &Path, texts: [&str; 2], places: &[Vec<Place>; 2]) {
+fn problems(problems: &[ConfigError], folder: &Path, texts: [&str; 2], places: &[Vec<Place>; 2]) {
     let shown = places.iter().flatten().any(|place| *place == Place::Shown);
     for problem in problems {
-        let Problem { file, line, column, message } = problem;
+        let ConfigError { file, line, column, message } = problem;
         is_a_line(message);
         assert!(shown || !message.contains(SECRET), "shown: {problem}");
         assert!(!message.contains(TOKEN), "shown: {problem}");

@@ -12,7 +12,7 @@ use refreshd::adapters::clock::Clock;
 use refreshd::adapters::log::LogHandle;
 use refreshd::config::{Environment, load};
 use refreshd::daemon;
-use refreshd::sandbox::{Rules, Sandbox};
+use refreshd::fake_server::{FakeServer, Rules};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ const SHORT: Duration = Duration::from_millis(100);
 
 /// The daemon and the server behind it; both end with it.
 pub struct Daemon {
-    sandbox: Sandbox,
+    sandbox: FakeServer,
     socket: PathBuf,
     stop: CancellationToken,
     daemon: Option<JoinHandle<()>>,
@@ -46,7 +46,7 @@ impl Daemon {
         let listener =
             runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port is free");
         let address = listener.local_addr().expect("it has an address");
-        let sandbox = Sandbox::new(Clock::system(), Rules::default());
+        let sandbox = FakeServer::new(Clock::system(), Rules::default());
         sandbox.add_client("local.1", CLIENT_SECRET);
         let stop = CancellationToken::new();
         runtime.spawn(sandbox.clone().serve(listener, stop.clone()));

@@ -1,6 +1,6 @@
 //! Any text handed to `refreshd import`.
 
-use refreshd::domain::intake::{Intake, IntakeError, LONGEST, parse};
+use refreshd::domain::import::{ImportError, ImportedGrant, MAX_LENGTH, parse};
 use refreshd::domain::reply::SECRET_FIELDS;
 use refreshd::domain::time::Timestamp;
 use refreshd::domain::token::LIFETIME_RANGE;
@@ -21,8 +21,8 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-fn is_a_grant(intake: &Intake, text: &str) {
-    let Intake { tokens, identity, server, client_id: _, host: _ } = intake;
+fn is_a_grant(intake: &ImportedGrant, text: &str) {
+    let ImportedGrant { tokens, identity, server, client_id: _, host: _ } = intake;
     let refresh = tokens.credential.refresh().expect("a refresh token").expose();
     assert!(!refresh.is_empty() && refresh == refresh.trim());
     if !text.contains(['\\', '%', '+']) {
@@ -46,22 +46,22 @@ fn is_a_grant(intake: &Intake, text: &str) {
     }
 }
 
-fn does_not_quote(error: &IntakeError, text: &str) {
+fn does_not_quote(error: &ImportError, text: &str) {
     is_a_line(&error.to_string());
     match error {
         // Neither has any part of the text.
-        IntakeError::Empty
-        | IntakeError::NotAToken(_)
-        | IntakeError::NotARefreshToken(_)
-        | IntakeError::Several => {}
+        ImportError::Empty
+        | ImportError::NotAToken(_)
+        | ImportError::NotARefreshToken(_)
+        | ImportError::Several => {}
         // Names of keys, masked.
-        IntakeError::NoRefreshToken { .. } | IntakeError::EmptyRefreshToken(_) => {}
-        IntakeError::TooLong => assert!(text.len() > LONGEST),
-        IntakeError::NotJson { line, column } => {
+        ImportError::NoRefreshToken { .. } | ImportError::EmptyRefreshToken(_) => {}
+        ImportError::TooLong => assert!(text.len() > MAX_LENGTH),
+        ImportError::NotJson { line, column } => {
             let lines = text.trim_start_matches('\u{feff}').trim().lines().count();
             assert!((1..=lines + 1).contains(line) && *column <= text.len() + 1, "{error}: {text:?}");
         }
-        IntakeError::ErrorReply(code) => {
+        ImportError::ErrorReply(code) => {
             let body = text.trim_start_matches('\u{feff}').trim();
             let body: Map<String, Value> = serde_json::from_str(body).expect("an error reply is JSON");
             let secrets = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str());

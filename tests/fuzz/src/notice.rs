@@ -2,12 +2,12 @@
 //! on the first line, the form on the second, the answer after them.
 
 use refreshd::domain::host::{is_another_portal, plain_host};
+use refreshd::domain::import::{ImportedGrant, from_notice};
 use refreshd::domain::install::{NameRule, Users};
-use refreshd::domain::intake::{Intake, from_notice};
-use refreshd::domain::notice::{Claims, Notice, Presented, is_id, read};
+use refreshd::domain::install_event::{ClaimedOwner, InstallEvent, PresentedGrant, is_id, read};
 use refreshd::domain::provider::{Profile, origin_of};
 use refreshd::domain::time::Timestamp;
-use refreshd::domain::whose::{Heard, Owner, hear, places};
+use refreshd::domain::token_owner::{TokenOwner, Verification, verification_urls, verify};
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
@@ -20,25 +20,25 @@ pub fn holds(data: &[u8]) {
     let query = String::from_utf8_lossy(parts.next().unwrap_or_default());
     let (form, answer) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let presented = match read(&query, form) {
-        Ok(Notice::Opened(it) | Notice::Installed(it) | Notice::SystemUser(it)) => it,
-        Ok(Notice::Removed(removal)) => {
+        Ok(InstallEvent::Opened(it) | InstallEvent::Installed(it) | InstallEvent::SystemUser(it)) => it,
+        Ok(InstallEvent::Removed(removal)) => {
             assert!(is_id(&removal.member_id));
             return removal.host.as_deref().into_iter().for_each(is_a_host);
         }
-        Ok(Notice::Incomplete(it)) => return it.host.as_deref().into_iter().for_each(is_a_host),
-        Ok(Notice::Other) => return,
+        Ok(InstallEvent::Incomplete(it)) => return it.host.as_deref().into_iter().for_each(is_a_host),
+        Ok(InstallEvent::Other) => return,
         Err(error) => return is_a_line(&error.to_string()),
     };
-    let Claims { member_id, host, user_id, server: _ } = &presented.claims;
+    let ClaimedOwner { member_id, host, user_id, server: _ } = &presented.claims;
     assert!(is_id(member_id) && user_id.as_deref().is_none_or(is_id));
     host.as_deref().into_iter().for_each(is_a_host);
     for profile in profiles() {
         goes_to_the_profiles_servers(profile, &presented.claims);
         for status in [200, 400, 503] {
-            match hear((status, answer), profile, CLIENT_ID, &presented.claims, &[]) {
-                Heard::Owner(owner, _) => is_the_servers_word(&presented, &owner, profile),
-                Heard::Forged(forgery) => is_a_line(&forgery.to_string()),
-                Heard::Later(why) => is_a_line(&why),
+            match verify((status, answer), profile, CLIENT_ID, &presented.claims, &[]) {
+                Verification::Owner(owner, _) => is_the_servers_word(&presented, &owner, profile),
+                Verification::Forged(forgery) => is_a_line(&forgery.to_string()),
+                Verification::Later(why) => is_a_line(&why),
             }
         }
     }
@@ -51,15 +51,15 @@ fn is_a_host(host: &str) {
 }
 
 /// Whatever the notice names, tokens go nowhere else.
-fn goes_to_the_profiles_servers(profile: &Profile, claims: &Claims) {
-    for url in places(profile, claims) {
+fn goes_to_the_profiles_servers(profile: &Profile, claims: &ClaimedOwner) {
+    for url in verification_urls(profile, claims) {
         let known = profile.renewal_urls().any(|token_url| origin_of(token_url) == origin_of(&url));
         assert!(known, "{url} is no server of {}", profile.name);
     }
 }
 
-fn is_the_servers_word(presented: &Presented, owner: &Owner, profile: &Profile) {
-    let Claims { member_id, host, user_id, server: _ } = &presented.claims;
+fn is_the_servers_word(presented: &PresentedGrant, owner: &TokenOwner, profile: &Profile) {
+    let ClaimedOwner { member_id, host, user_id, server: _ } = &presented.claims;
     assert_eq!(owner.member_id, *member_id);
     assert!(host.as_ref().is_none_or(|host| !is_another_portal(host, &owner.host)));
     assert!(user_id.as_ref().is_none_or(|user_id| *user_id == owner.user_id));
@@ -68,7 +68,7 @@ fn is_the_servers_word(presented: &Presented, owner: &Owner, profile: &Profile) 
         let rule = NameRule::parse(rule).expect("it is in order");
         assert!(!rule.names("crm", owner, users).is_empty(), "no name for {owner:?}");
     }
-    let Ok(Intake { tokens, .. }) = from_notice(presented, owner, profile, NOW) else {
+    let Ok(ImportedGrant { tokens, .. }) = from_notice(presented, owner, profile, NOW) else {
         return;
     };
     let refresh = presented.refresh.expose();

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use refreshd::domain::decoding::LARGEST;
+use refreshd::domain::body_decoding::LARGEST;
 use refreshd::domain::name::PortalName;
-use refreshd::domain::portal::{Grant, Phase, Problem, Standing};
+use refreshd::domain::portal::{Grant, GrantStatus, Phase, Problem};
 use refreshd::domain::provider::{Class, Profile};
-use refreshd::domain::renewal::{Attempt, Renewed, Rules, Settled, Times, settle};
-use refreshd::domain::reply::{Granted, Refusal, Reply, Verdict, read};
+use refreshd::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Renewed, Transition, apply_outcome};
+use refreshd::domain::reply::{GrantedTokens, Refusal, TokenReply, Verdict, read};
 use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use refreshd::domain::time::Timestamp;
 use refreshd::domain::token::{Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens, Validity};
@@ -33,7 +33,7 @@ pub fn holds(data: &[u8]) {
     let status = STATUS[usize::from(*status) % STATUS.len()];
     let profile = &profiles()[usize::from(*choice) % 2];
     let retry_after = (choice & 16 != 0).then_some(Duration::MAX);
-    let reply = Reply { status, retry_after, now: NOW, body };
+    let reply = TokenReply { status, retry_after, now: NOW, body };
     let secrets = [REFRESH, ACCESS, CLIENT];
     let verdict = read(&reply, profile, &secrets);
     is_silent_about(&secrets, &format!("{verdict:?}"));
@@ -49,7 +49,7 @@ pub fn holds(data: &[u8]) {
     settles(&grant(choice >> 1), profile, verdict, again, &secrets);
 }
 
-fn is_a_pair(granted: &Granted, status: u16, body: &[u8]) {
+fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
     assert!((200..300).contains(&status), "a token with status {status}");
     assert!(!granted.access.expose().is_empty());
     let (least, most) = LIFETIME_RANGE;
@@ -58,7 +58,7 @@ fn is_a_pair(granted: &Granted, status: u16, body: &[u8]) {
     let notice = granted.lives.notice().unwrap_or_default();
     assert!(!notice.contains(char::is_control), "{notice:?}");
     assert!(granted.identity.as_deref() != Some(""));
-    let Granted { access: _, refresh, token_type, lives: _, identity, server, details } = granted;
+    let GrantedTokens { access: _, refresh, token_type, lives: _, identity, server, details } = granted;
     can_be_read_again(details);
     let Details { scope, endpoint, fields: _ } = details;
     let texts = [Some(token_type), identity.as_ref(), server.as_ref(), endpoint.as_ref()];
@@ -123,7 +123,7 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
 fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
     let Ok(Value::Object(_)) = serde_json::from_slice::<Value>(body) else { return };
     let pair = |body: &[u8]| {
-        let reply = Reply { status: 200, retry_after: None, now: NOW, body };
+        let reply = TokenReply { status: 200, retry_after: None, now: NOW, body };
         told(&read(&reply, profile, &[])).1
     };
     let bare = pair(body);
@@ -174,18 +174,18 @@ fn told(verdict: &Verdict) -> (String, Option<(String, Option<String>)>) {
 
 fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, secrets: &[&str]) {
     let portal = PortalName::parse("acme").expect("a name");
-    let rules = Rules { profile, every: profile.renew_every };
-    let times = Times { sent_at: SENT_AT, now: NOW };
+    let rules = RenewalRules { profile, every: profile.renew_every };
+    let times = AttemptTimes { sent_at: SENT_AT, now: NOW };
     let brought = match &verdict {
         Verdict::Granted(granted) => granted.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
         Verdict::Refused(_) => None,
     };
-    let settled = settle(&portal, grant, rules, Attempt::Answered(verdict), times, 0.5);
-    let once_more = settle(&portal, grant, rules, Attempt::Answered(again), times, 0.5);
+    let settled = apply_outcome(&portal, grant, rules, Attempt::Answered(verdict), times, 0.5);
+    let once_more = apply_outcome(&portal, grant, rules, Attempt::Answered(again), times, 0.5);
     assert_eq!(format!("{settled:?}"), format!("{once_more:?}"), "the same verdict, another decision");
     is_silent_about(secrets, &format!("{settled:?}"));
     match settled {
-        Settled::Renewed(renewed) => {
+        Transition::Renewed(renewed) => {
             let Renewed { tokens, standing, identity: _, token_url, renamed_from: _ } = *renewed;
             let refresh = tokens.credential.refresh().expect("a refresh token");
             assert_eq!(refresh.expose(), brought.as_deref().unwrap_or(REFRESH));
@@ -205,23 +205,26 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
             }
             assert!(token_url.is_none_or(|url| profile.renewal_urls().any(|known| known == url)));
         }
-        Settled::Kept(standing) => stands(&standing),
-        Settled::Foreign { standing, granted } => {
+        Transition::Kept(standing) => stands(&standing),
+        Transition::Foreign { standing, granted } => {
             assert_ne!(granted.identity, grant.identity);
             stands(&standing);
         }
     }
 }
 
-fn stands(standing: &Standing) {
+fn stands(standing: &GrantStatus) {
     if let Some(problem) = standing.phase.problem() {
         is_fit_for_a_log(problem);
     }
-    assert!(standing.act_at.is_none_or(|at| at >= NOW), "nothing is sent in the past: {standing:?}");
+    assert!(standing.next_attempt_at.is_none_or(|at| at >= NOW), "nothing is sent in the past: {standing:?}");
     // A dead grant is asked about again for some days.
     let may_stop = matches!(standing.phase, Phase::NeedsAuthorization { .. } | Phase::Gone { .. });
-    assert!(standing.act_at.is_some() || may_stop, "{standing:?}");
-    assert!(standing.act_at.is_none() || !matches!(standing.phase, Phase::Gone { .. }), "{standing:?}");
+    assert!(standing.next_attempt_at.is_some() || may_stop, "{standing:?}");
+    assert!(
+        standing.next_attempt_at.is_none() || !matches!(standing.phase, Phase::Gone { .. }),
+        "{standing:?}"
+    );
 }
 
 /// A grant in one of four phases, with an identity known or not.
@@ -249,7 +252,7 @@ fn grant(choice: u8) -> Grant {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: Standing { phase, renew_at: Some(SENT_AT), act_at: Some(SENT_AT) },
+        standing: GrantStatus { phase, renew_at: Some(SENT_AT), next_attempt_at: Some(SENT_AT) },
         renewed_at: since,
         bound_to: Fingerprint::of(b"client"),
         token_url: "https://oauth.bitrix.info/oauth/token/".to_owned(),

@@ -2,15 +2,15 @@
 
 use super::*;
 use crate::domain::escalation::Severity;
-use crate::domain::incident::{Incident, Reached, View};
-use crate::domain::message::{Message, Subject};
-use crate::domain::outbox::Letter;
+use crate::domain::incidents::{Incident, MessageContext, ReachedStep};
+use crate::domain::message::{Message, MessageSubject};
+use crate::domain::outbox::QueuedAlert;
 
 fn incident(key: &str, secs: i64) -> Incident {
-    let view = View {
+    let view = MessageContext {
         key: key.to_owned(),
-        subject: Subject::Portal("acme".into()),
-        reached: vec![Reached { id: "person@gone".into(), severity: Severity::Critical, notify: None }],
+        subject: MessageSubject::Portal("acme".into()),
+        reached: vec![ReachedStep { id: "person@gone".into(), severity: Severity::Critical, notify: None }],
         reason: "it is gone".into(),
         action: "look".into(),
         since: at(secs),
@@ -18,34 +18,34 @@ fn incident(key: &str, secs: i64) -> Incident {
         portals: vec!["acme".into()],
         count: 1,
         few: false,
-        lifetime: crate::domain::incident::trouble::USUAL_LIFETIME,
+        lifetime: crate::domain::incidents::finding::DEFAULT_LIFETIME,
     };
     let mut incident = Incident::new(&view, at(secs));
-    incident.meet(&view, &["ops".to_owned()], at(secs)).unwrap();
+    incident.update(&view, &["ops".to_owned()], at(secs)).unwrap();
     incident
 }
 
-fn letter(id: i64) -> Letter {
-    Letter { id, channel: "ops".into(), first: id == 1, message: Message::test(at(id), "ops") }
+fn letter(id: i64) -> QueuedAlert {
+    QueuedAlert { id, channel: "ops".into(), first: id == 1, message: Message::test(at(id), "ops") }
 }
 
 #[tokio::test]
 async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
     let rig = Rig::with(&["acme"]).await;
-    let keep = Keep {
+    let keep = AlertChanges {
         incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
         letters: vec![letter(2), letter(1), letter(3)],
-        ..Keep::default()
+        ..AlertChanges::default()
     };
-    rig.state.keep_alerts(keep).await.unwrap();
+    rig.state.store_alerts(keep).await.unwrap();
     let changed = incident("portal/acme", 60);
-    let keep = Keep {
+    let keep = AlertChanges {
         incidents: vec![changed.clone()],
         forgotten: vec!["portal/globex".into()],
         done: vec![2],
-        ..Keep::default()
+        ..AlertChanges::default()
     };
-    rig.state.keep_alerts(keep).await.unwrap();
+    rig.state.store_alerts(keep).await.unwrap();
     let rig = Rig::open(rig.close().await);
     let kept = rig.state.alerts().await.unwrap();
     assert_eq!(
@@ -57,12 +57,12 @@ async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
 #[tokio::test]
 async fn a_row_that_cannot_be_understood_costs_no_other() {
     let rig = Rig::with(&["acme"]).await;
-    let keep = Keep {
+    let keep = AlertChanges {
         incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
         letters: vec![letter(1), letter(2)],
-        ..Keep::default()
+        ..AlertChanges::default()
     };
-    rig.state.keep_alerts(keep).await.unwrap();
+    rig.state.store_alerts(keep).await.unwrap();
     rig.spoil("UPDATE incident SET body = 'gossip' WHERE key = 'portal/globex'; UPDATE outbox SET body = '{}' WHERE id = 1");
     let kept = rig.state.alerts().await.unwrap();
     assert_eq!((kept.incidents.len(), kept.letters, kept.unreadable), (1, vec![letter(2)], 2));

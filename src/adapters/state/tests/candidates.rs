@@ -1,12 +1,12 @@
 //! Candidates beside grants: stored, claimed, recorded, replaced and forgotten, with the grant untouched until the proof.
 
 use super::*;
-use crate::domain::candidate::{Origin, Pair};
+use crate::domain::candidate::{Origin, TokenPair};
 
 fn offer(portal: &str, refresh: &str) -> Offer {
     let tokens = Tokens { access: None, ..grant(portal, refresh, HOUR).tokens };
     Offer {
-        grant: TakeIn { tokens, ..grant(portal, refresh, HOUR) },
+        grant: NewGrant { tokens, ..grant(portal, refresh, HOUR) },
         origin: Origin::Import,
         replaces: false,
     }
@@ -41,7 +41,7 @@ fn waits(class: Class, secs: i64) -> CandidateOutcome {
         Class::InDoubt => Phase::InDoubt { attempt: 1, since: at(0), problem },
         _ => Phase::Retrying { attempt: 1, since: at(0), problem },
     };
-    CandidateOutcome::Waits(Standing { phase, renew_at: None, act_at: Some(at(secs)) })
+    CandidateOutcome::Waits(GrantStatus { phase, renew_at: None, next_attempt_at: Some(at(secs)) })
 }
 
 #[tokio::test]
@@ -90,7 +90,8 @@ async fn a_refused_candidate_goes_and_is_remembered_for_files() {
         "a person may try again"
     );
     let candidate = claimed(&rig, 2).await.remove(0);
-    let pair = Pair { access: None, refresh: RefreshToken::new("others"), identity: Some("b1".to_owned()) };
+    let pair =
+        TokenPair { access: None, refresh: RefreshToken::new("others"), identity: Some("b1".to_owned()) };
     record(&rig, &candidate, 3, CandidateOutcome::Another(pair)).await;
     assert_eq!(rig.aside(), [("acme".to_owned(), "foreign".to_owned(), "others".to_owned())]);
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
@@ -125,7 +126,7 @@ async fn one_token_is_no_candidate_of_two_portals() {
     let rig = Rig::with(&["acme", "copy"]).await;
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     assert_eq!(rig.state.offer(offer("copy", "c1")).await.unwrap(), Offered::HeldBy("acme".to_owned()));
-    assert_eq!(rig.take("copy", "c1", HOUR).await, TakenIn::HeldBy("acme".to_owned()));
+    assert_eq!(rig.take("copy", "c1", HOUR).await, StoreOutcome::HeldBy("acme".to_owned()));
     assert_eq!(rig.state.offer(offer("copy", "acme")).await.unwrap(), Offered::HeldBy("acme".to_owned()));
 }
 
@@ -151,7 +152,7 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
     rig.configure(&["acme", "globex", "new"]).await;
     let spent = RefreshToken::new("leftover").unwrap().fingerprint();
     for portal in ["acme", "globex"] {
-        assert!(rig.state.hold_lost(name(portal), Generation(7), Some(spent)).await.unwrap());
+        assert!(rig.state.quarantine_lost(name(portal), Generation(7), Some(spent)).await.unwrap());
         assert_eq!(rig.portal(portal).await.kind(), Kind::OldState);
     }
     let census = rig.state.census(at(0)).await.unwrap();
@@ -160,12 +161,12 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
         (2, 1, 3)
     );
     assert_eq!(rig.state.count_lost().await.unwrap(), 2);
-    assert!(rig.state.seen(spent).await.unwrap().is_some(), "its file brings nothing in");
-    assert_eq!(rig.take("acme", "a", HOUR).await, TakenIn::Stored(Generation(8)));
+    assert!(rig.state.holder_of_refresh_token(spent).await.unwrap().is_some(), "its file brings nothing in");
+    assert_eq!(rig.take("acme", "a", HOUR).await, StoreOutcome::Stored(Generation(8)));
     assert!(rig.state.forget(name("globex")).await.unwrap());
     assert_eq!(rig.portal("globex").await.kind(), Kind::AwaitingAuthorization);
-    assert!(!rig.state.hold_lost(name("globex"), Generation(7), None).await.unwrap(), "it is no news");
-    assert!(!rig.state.hold_lost(name("acme"), Generation(9), None).await.unwrap(), "it has a grant");
+    assert!(!rig.state.quarantine_lost(name("globex"), Generation(7), None).await.unwrap(), "it is no news");
+    assert!(!rig.state.quarantine_lost(name("acme"), Generation(9), None).await.unwrap(), "it has a grant");
     assert_eq!(rig.state.count_lost().await.unwrap(), 0);
 }
 

@@ -10,7 +10,7 @@ async fn claims_are_exclusive_and_soonest_expiry_first() {
     rig.take("soon", "s", 100).await;
     rig.take("middle", "m", 200).await;
     let bare = Tokens { access: None, ..tokens("n", 0, 0) };
-    rig.state.take_in(TakeIn { tokens: bare, ..grant("never", "n", 0) }).await.unwrap();
+    rig.state.store_grant(NewGrant { tokens: bare, ..grant("never", "n", 0) }).await.unwrap();
     let first = rig.claim(0, 3).await;
     assert_eq!(names(&first.portals), ["never", "soon", "middle"]);
     let claims: Vec<_> =
@@ -25,8 +25,8 @@ async fn capacity_counts_for_each_token_endpoint() {
     let rig = Rig::with(&["a", "b"]).await;
     rig.configure(&["a", "b", "c", "d"]).await;
     for portal in ["c", "d"] {
-        let there = TakeIn { token_url: OTHER.to_owned(), ..grant(portal, portal, HOUR) };
-        rig.state.take_in(there).await.unwrap();
+        let there = NewGrant { token_url: OTHER.to_owned(), ..grant(portal, portal, HOUR) };
+        rig.state.store_grant(there).await.unwrap();
     }
     let capacity = vec![(URL.to_owned(), 1), (OTHER.to_owned(), 5)];
     let taken = rig.state.claim_due(at(0), capacity).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_claim_survives_the_process_and_can_be_ended_by_the_next() {
     assert!(orphans.is_empty());
     assert_eq!(orphan.grant.as_ref().unwrap().claim, claimed.grant.unwrap().claim);
     let phase = Phase::InDoubt { attempt: 1, since: at(7), problem: problem(Class::InDoubt) };
-    let standing = Standing { phase: phase.clone(), renew_at: None, act_at: Some(at(20)) };
+    let standing = GrantStatus { phase: phase.clone(), renew_at: None, next_attempt_at: Some(at(20)) };
     assert_eq!(rig.record(&orphan, 10, RecordOutcome::Kept(standing)).await, generation(1));
     assert_eq!(names(&rig.state.orphans().await.unwrap()), [""; 0]);
     let again = rig.claim_only(20).await;
@@ -81,7 +81,7 @@ async fn one_portal_is_claimed_by_hand_whatever_its_time() {
         problem: problem(Class::NeedsAuthorization),
         while_in_doubt: true,
     };
-    let standing = Standing { phase: stopped.clone(), renew_at: None, act_at: None };
+    let standing = GrantStatus { phase: stopped.clone(), renew_at: None, next_attempt_at: None };
     rig.record(&portal, 3, RecordOutcome::Kept(standing)).await;
     assert_eq!(rig.grant("acme").await.standing.phase, stopped);
     for nobody in ["acme", "unknown"] {

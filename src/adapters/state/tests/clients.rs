@@ -1,26 +1,31 @@
 //! A refused client: whose the refusal is, who tries next, and how all go on together.
 
 use super::*;
-use crate::domain::client::Ruling;
+use crate::domain::client::ClientDecision;
 
-fn refusal(secs: i64) -> Standing {
+fn refusal(secs: i64) -> GrantStatus {
     let phase =
         Phase::ClientRejected { attempt: 1, since: at(secs), problem: problem(Class::ClientRejected) };
-    Standing { phase, renew_at: Some(at(0)), act_at: Some(at(secs + 300)) }
+    GrantStatus { phase, renew_at: Some(at(0)), next_attempt_at: Some(at(secs + 300)) }
 }
 
 /// A refusal of the client by the claimed portal's renewal at `secs`; it may be tried again 300 s later.
 async fn refuse(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
-    let rejection = Rejection::Refused(at(secs + 300));
+    let rejection = ClientVerdict::Refused(at(secs + 300));
     rig.record_client(portal, secs, RecordOutcome::Kept(refusal(secs)), rejection).await
 }
 
 async fn accept(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
-    rig.record_client(portal, secs, renewed(&format!("{}-{secs}", portal.name), secs), Rejection::Accepted)
-        .await
+    rig.record_client(
+        portal,
+        secs,
+        renewed(&format!("{}-{secs}", portal.name), secs),
+        ClientVerdict::Accepted,
+    )
+    .await
 }
 
-fn ruled(recorded: &Recorded) -> (Option<Ruling>, bool) {
+fn ruled(recorded: &Recorded) -> (Option<ClientDecision>, bool) {
     match recorded {
         Recorded::Done { ruling, client_changed, .. } => (*ruling, *client_changed),
         Recorded::SetAside => panic!("set aside"),
@@ -48,7 +53,7 @@ async fn claim(rig: &Rig, portal: &str, secs: i64) -> Portal {
 async fn one_portals_refusal_is_one_portals() {
     let rig = fresh(&["a", "b", "c"]).await;
     let a = claim(&rig, "a", 600).await;
-    assert_eq!(ruled(&refuse(&rig, &a, 600).await), (Some(Ruling::AskAnother), false));
+    assert_eq!(ruled(&refuse(&rig, &a, 600).await), (Some(ClientDecision::AskAnother), false));
     let witness = rig.claim_only(600).await;
     assert_ne!(witness.name, a.name, "another portal is asked at once, though it is not due");
     assert_eq!(ruled(&accept(&rig, &witness, 601).await), (None, false));
@@ -57,7 +62,11 @@ async fn one_portals_refusal_is_one_portals() {
     assert!(rig.portal("b").await.client_refused.is_none(), "nobody waits");
     for secs in [900, 1800, 3500] {
         let again = claim(&rig, "a", secs).await;
-        assert_eq!(ruled(&refuse(&rig, &again, secs).await), (Some(Ruling::ThisPortal), false), "{secs}");
+        assert_eq!(
+            ruled(&refuse(&rig, &again, secs).await),
+            (Some(ClientDecision::ThisPortal), false),
+            "{secs}"
+        );
         assert_eq!(works_for(&rig.portal("a").await), Some(2));
         assert!(!rig.claimed(secs).await.iter().any(|claimed| claimed == "a"), "it has its own time");
     }
@@ -73,7 +82,7 @@ async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait()
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let second = rig.claim_only(600).await;
-    assert_eq!(ruled(&refuse(&rig, &second, 601).await), (Some(Ruling::TheClient), true));
+    assert_eq!(ruled(&refuse(&rig, &second, 601).await), (Some(ClientDecision::TheClient), true));
     rig.take("z", "z", 2 * HOUR).await;
     assert_eq!(rig.claimed(603).await, ["z"], "another app's portal goes on");
     let third = if second.name.as_str() == "b" { "c" } else { "b" };
@@ -123,10 +132,10 @@ async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
     assert_eq!(works_for(&rig.portal("a").await), Some(1));
     // Now the client is refused for the other one too.
     let b = claim(&rig, "b", 2000).await;
-    assert_eq!(ruled(&refuse(&rig, &b, 2000).await), (Some(Ruling::AskAnother), false));
+    assert_eq!(ruled(&refuse(&rig, &b, 2000).await), (Some(ClientDecision::AskAnother), false));
     let a = rig.claim_only(2000).await;
     assert_eq!(a.name.as_str(), "a");
-    assert_eq!(ruled(&refuse(&rig, &a, 2001).await), (Some(Ruling::TheClient), true));
+    assert_eq!(ruled(&refuse(&rig, &a, 2001).await), (Some(ClientDecision::TheClient), true));
     assert_eq!(works_for(&rig.portal("a").await), None);
 }
 
@@ -134,13 +143,13 @@ async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
 async fn a_client_of_one_portal_is_left_alone_until_its_time() {
     let rig = Rig::with(&["a"]).await;
     let first = rig.claim_only(0).await;
-    assert_eq!(ruled(&refuse(&rig, &first, 0).await), (Some(Ruling::TheClient), true));
+    assert_eq!(ruled(&refuse(&rig, &first, 0).await), (Some(ClientDecision::TheClient), true));
     assert_eq!(rig.claim(299, 9).await.next, Some(at(300)));
     let probe = rig.claim_only(300).await;
     assert_eq!(rig.claim(301, 9).await.next, Some(at(420)), "should it never end");
     assert_eq!(
         ruled(&refuse(&rig, &probe, 302).await),
-        (Some(Ruling::TheClient), false),
+        (Some(ClientDecision::TheClient), false),
         "it is refused already"
     );
     assert_eq!(rig.claimed(601).await, [""; 0]);
@@ -154,8 +163,8 @@ async fn acceptance_releases_a_grant_in_doubt_too() {
     let rig = Rig::with(&["a"]).await;
     let only = rig.claim_only(0).await;
     let phase = Phase::InDoubt { attempt: 2, since: at(0), problem: problem(Class::ClientRejected) };
-    let standing = Standing { phase, renew_at: Some(at(0)), act_at: Some(at(HOUR)) };
-    rig.record_client(&only, 0, RecordOutcome::Kept(standing), Rejection::Refused(at(HOUR))).await;
+    let standing = GrantStatus { phase, renew_at: Some(at(0)), next_attempt_at: Some(at(HOUR)) };
+    rig.record_client(&only, 0, RecordOutcome::Kept(standing), ClientVerdict::Refused(at(HOUR))).await;
     assert_eq!(rig.claimed(5).await, [""; 0]);
     rig.configure(&["a", "b"]).await;
     rig.take("b", "b", HOUR).await;

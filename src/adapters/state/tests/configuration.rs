@@ -12,7 +12,7 @@ async fn a_dropped_portal_keeps_its_grant_and_is_left_alone() {
     assert!(rig.state.portal(name("empty")).await.unwrap().is_none(), "nothing of it is worth keeping");
     assert_eq!(rig.claimed(0).await, ["other"]);
     assert_eq!(rig.state.claim_one(name("acme"), at(0)).await.unwrap().map(|_| ()), None);
-    assert_eq!(rig.take("acme", "r2", HOUR).await, TakenIn::Unknown);
+    assert_eq!(rig.take("acme", "r2", HOUR).await, StoreOutcome::Unknown);
     assert_eq!(rig.configure(&["acme", "other"]).await, Reconciled { added: 0, changed: 1, dropped: 0 });
     assert_eq!(refresh_of(&rig.grant("acme").await), "acme");
     assert_eq!(rig.claimed(9999).await, ["acme"]);
@@ -55,15 +55,19 @@ async fn another_age_moves_the_renewal() {
     let with_age = |secs| vec![aged("fresh", secs), aged("retries", secs)];
     assert_eq!(rig.follow(with_age(900)).await.changed, 2);
     let standing = rig.grant("fresh").await.standing;
-    assert_eq!(standing.act_at, standing.renew_at);
-    let moved = standing.act_at.unwrap();
+    assert_eq!(standing.next_attempt_at, standing.renew_at);
+    let moved = standing.next_attempt_at.unwrap();
     assert!((at(810)..=at(900)).contains(&moved), "{moved}");
-    assert_eq!(rig.grant("retries").await.standing.act_at, Some(at(700)), "a retry keeps its own time");
+    assert_eq!(
+        rig.grant("retries").await.standing.next_attempt_at,
+        Some(at(700)),
+        "a retry keeps its own time"
+    );
     // What is due already must not be put off.
     rig.state.request_renewal(name("fresh"), at(400)).await.unwrap();
     rig.state.reconcile(with_age(1800), vec![], at(401)).await.unwrap();
     let standing = rig.grant("fresh").await.standing;
-    assert_eq!(standing.act_at, Some(at(400)));
+    assert_eq!(standing.next_attempt_at, Some(at(400)));
     assert!(standing.renew_at > Some(at(1600)), "{standing:?}");
 }
 
@@ -71,7 +75,10 @@ async fn another_age_moves_the_renewal() {
 async fn an_endpoint_that_is_not_allowed_any_more_is_left() {
     let rig = Rig::new();
     rig.configure(&["acme"]).await;
-    rig.state.take_in(TakeIn { token_url: OTHER.to_owned(), ..grant("acme", "r1", HOUR) }).await.unwrap();
+    rig.state
+        .store_grant(NewGrant { token_url: OTHER.to_owned(), ..grant("acme", "r1", HOUR) })
+        .await
+        .unwrap();
     rig.configure(&["acme"]).await;
     assert_eq!(rig.grant("acme").await.token_url, OTHER, "it is allowed");
     // Nothing of the portal's own settings changes.
@@ -118,18 +125,24 @@ async fn every_time_moves_with_the_clock() {
     apart(&rig).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
-    let refused = Rejection::Refused(at(300));
+    let refused = ClientVerdict::Refused(at(300));
     rig.record_client(&portals[1], 0, retrying(300), refused).await;
     rig.state
-        .tell(name("acme"), Generation(2), (rig.grant("acme").await.standing, vec![]), vec![], Some(at(50)))
+        .set_notified(
+            name("acme"),
+            Generation(2),
+            (rig.grant("acme").await.standing, vec![]),
+            vec![],
+            Some(at(50)),
+        )
         .await
         .unwrap();
     rig.state.shift_times(-100_000).await.unwrap();
     let grant = rig.grant("acme").await;
     let access = grant.tokens.access.unwrap();
     assert_eq!((access.issued_at, access.expires_at, grant.renewed_at), (at(-100), at(HOUR - 100), at(-100)));
-    assert_eq!((grant.standing.renew_at, grant.standing.act_at), (Some(at(1400)), Some(at(1400))));
-    assert_eq!(rig.state.next_climb().await.unwrap(), Some(at(-50)));
+    assert_eq!((grant.standing.renew_at, grant.standing.next_attempt_at), (Some(at(1400)), Some(at(1400))));
+    assert_eq!(rig.state.next_escalation().await.unwrap(), Some(at(-50)));
     assert_eq!(rig.grant("retries").await.standing.phase.since(), Some(at(-100)));
     assert_eq!(rig.claim(199, 9).await.next, Some(at(200)), "the refused client's time stayed behind");
     assert_eq!(rig.claimed(200).await, ["retries"]);
@@ -142,16 +155,16 @@ async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock() {
     let portals = rig.claim(0, 9).await.portals;
     rig.state.shift_times(-7_200_000).await.unwrap();
     rig.record(&portals[0], 1, renewed("r2", 0)).await;
-    rig.record_client(&portals[1], 1, retrying(300), Rejection::Refused(at(300))).await;
+    rig.record_client(&portals[1], 1, retrying(300), ClientVerdict::Refused(at(300))).await;
     let grant = rig.grant("acme").await;
     let access = grant.tokens.access.unwrap();
     assert_eq!(
         (access.issued_at, access.expires_at, grant.renewed_at),
         (at(-7200), at(HOUR - 7200), at(-7199))
     );
-    assert_eq!((grant.standing.renew_at, grant.standing.act_at), (Some(at(-5700)), Some(at(-5700))));
+    assert_eq!((grant.standing.renew_at, grant.standing.next_attempt_at), (Some(at(-5700)), Some(at(-5700))));
     let retries = rig.grant("retries").await.standing;
-    assert_eq!((retries.phase.since(), retries.act_at), (Some(at(-7200)), Some(at(-6900))));
+    assert_eq!((retries.phase.since(), retries.next_attempt_at), (Some(at(-7200)), Some(at(-6900))));
     assert_eq!(rig.claim(-6901, 9).await.next, Some(at(-6900)), "the refused client's time stayed ahead");
 }
 
@@ -161,12 +174,12 @@ async fn a_clock_set_back_between_two_runs_makes_every_fresh_grant_due() {
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 1, renewed("r2", 0)).await;
     rig.record(&portals[1], 1, retrying(300)).await;
-    assert_eq!(rig.state.follow_clock(at(0), 5_000).await.unwrap(), None, "within the tolerance");
-    assert_eq!(rig.state.follow_clock(at(2000), 5_000).await.unwrap(), None, "ahead is no step back");
-    assert_eq!(rig.state.follow_clock(at(-7199), 5_000).await.unwrap(), Some(-7_200_000));
+    assert_eq!(rig.state.adjust_clock(at(0), 5_000).await.unwrap(), None, "within the tolerance");
+    assert_eq!(rig.state.adjust_clock(at(2000), 5_000).await.unwrap(), None, "ahead is no step back");
+    assert_eq!(rig.state.adjust_clock(at(-7199), 5_000).await.unwrap(), Some(-7_200_000));
     let grant = rig.grant("acme").await;
     assert_eq!(grant.tokens.access.unwrap().expires_at, at(HOUR - 7200));
-    assert_eq!(rig.grant("retries").await.standing.act_at, Some(at(300 - 7200)));
+    assert_eq!(rig.grant("retries").await.standing.next_attempt_at, Some(at(300 - 7200)));
     assert!(rig.claimed(-7199).await.is_empty(), "it was renewed a moment ago, for all that is known");
     assert_eq!(rig.claimed(HOUR / 10 - 7200).await, ["retries", "acme"]);
 }
@@ -178,14 +191,14 @@ async fn a_changed_ladder_is_looked_at_again() {
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
     rig.record(&portals[1], 0, retrying(300)).await;
-    assert_eq!(rig.state.next_climb().await.unwrap(), None);
-    rig.state.recheck_ladder(false).await.unwrap();
-    assert_eq!(names(&rig.state.climb_due(at(0), 9).await.unwrap()), ["retries"]);
-    rig.state.recheck_ladder(true).await.unwrap();
+    assert_eq!(rig.state.next_escalation().await.unwrap(), None);
+    rig.state.reschedule_escalations(false).await.unwrap();
+    assert_eq!(names(&rig.state.escalations_due(at(0), 9).await.unwrap()), ["retries"]);
+    rig.state.reschedule_escalations(true).await.unwrap();
     assert_eq!(
-        rig.state.climb_due(at(0), 9).await.unwrap().len(),
+        rig.state.escalations_due(at(0), 9).await.unwrap().len(),
         2,
         "without a grant there is nothing to tell"
     );
-    assert_eq!(rig.state.climb_due(at(0), 1).await.unwrap().len(), 1);
+    assert_eq!(rig.state.escalations_due(at(0), 1).await.unwrap().len(), 1);
 }

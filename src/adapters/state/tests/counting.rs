@@ -24,7 +24,7 @@ async fn the_census_counts_kinds_and_what_is_overdue() {
 #[tokio::test]
 async fn pages_follow_the_names_and_both_ways_to_read_agree() {
     let rig = Rig::with(&["b", "a", "d", "c"]).await;
-    let view = View::open(&rig.path()).unwrap();
+    let view = ReadConnection::open(&rig.path()).unwrap();
     let mut after = None;
     let mut pages = Vec::new();
     for _ in 0..2 {
@@ -62,8 +62,8 @@ async fn what_runs_often_uses_an_index() {
         (listing::PAST_DUE.to_owned(), "SEARCH portal USING INDEX portal_renew (renew_at<?)"),
         (listing::page_query(), "SEARCH portal USING INDEX sqlite_autoindex_portal_1 (name>?)"),
         (listing::troubled_query(), "SEARCH portal USING INDEX portal_told (name>?)"),
-        (listing::climb_query(), "SEARCH portal USING INDEX portal_climb (climb_at<?)"),
-        (intake::HOLDER.to_owned(), "SEARCH portal USING INDEX portal_fingerprint (<expr>=?)"),
+        (listing::escalation_query(), "SEARCH portal USING INDEX portal_climb (climb_at<?)"),
+        (grant_store::HOLDER.to_owned(), "SEARCH portal USING INDEX portal_fingerprint (<expr>=?)"),
     ] {
         let plan = plan(&connection, &query);
         assert!(plan.contains(uses), "{query}\n{plan}");

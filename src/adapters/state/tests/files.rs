@@ -207,14 +207,15 @@ async fn stays_readable(rig: Rig) {
     let access = acme.tokens.access.as_ref().unwrap();
     assert_eq!((access.token.expose(), access.token_type.as_str()), ("access of r2", "Bearer"));
     assert_eq!((access.issued_at, access.expires_at), (at(0), at(HOUR)));
-    assert_eq!((&acme.standing.phase, acme.standing.act_at), (&Phase::Fresh, Some(at(1500))));
+    assert_eq!((&acme.standing.phase, acme.standing.next_attempt_at), (&Phase::Fresh, Some(at(1500))));
 
     let doubtful = rig.grant("doubtful").await;
     let phase = Phase::InDoubt { attempt: 2, since: at(0), problem: problem(Class::InDoubt) };
     assert_eq!((doubtful.standing.phase, doubtful.told), (phase, vec!["warning".to_owned()]));
     assert_eq!(names(&rig.state.orphans().await.unwrap()), ["doubtful"]);
 
-    let seen = rig.state.seen(RefreshToken::new("acme").unwrap().fingerprint()).await.unwrap();
+    let seen =
+        rig.state.holder_of_refresh_token(RefreshToken::new("acme").unwrap().fingerprint()).await.unwrap();
     assert_eq!(seen.as_deref(), Some("acme"));
     assert_eq!(rig.aside().len(), 1);
     let claimed = rig.claim_only(1500).await;
@@ -223,7 +224,7 @@ async fn stays_readable(rig: Rig) {
 
 /// What a look at a state sees: the portals and their generations.
 fn seen(path: &Path) -> Vec<(String, u64)> {
-    let Ok(Sight::Whole(copy)) = look(path) else { panic!("not seen") };
+    let Ok(SnapshotOutcome::Whole(copy)) = take_snapshot(path) else { panic!("not seen") };
     let (state, reader) = State::of_copy(copy);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -244,8 +245,8 @@ fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
     let copy = tempfile::tempdir().unwrap();
     let folder = runtime.block_on(async {
         let rig = Rig::with(&["acme"]).await;
-        rig.state.take_in(grant("acme", "r1", HOUR)).await.unwrap();
-        assert!(matches!(look(&rig.path()), Err(StateError::Locked { .. })), "somebody has it");
+        rig.state.store_grant(grant("acme", "r1", HOUR)).await.unwrap();
+        assert!(matches!(take_snapshot(&rig.path()), Err(StateError::Locked { .. })), "somebody has it");
         // As after an end by force: the pair is in the log only.
         for name in ["state.db", "state.db-wal"] {
             fs::copy(rig.folder.path().join(name), copy.path().join(name)).unwrap();
@@ -269,7 +270,7 @@ fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
             "PRAGMA application_id = {}; {statements}",
             if is_newer { 0x7266_7364 } else { 0 }
         ));
-        match look(&path_in(&folder)) {
+        match take_snapshot(&path_in(&folder)) {
             Err(StateError::Newer { .. }) => assert!(is_newer),
             Err(StateError::NotOurs { .. }) => assert!(!is_newer),
             _ => panic!("{statements}"),

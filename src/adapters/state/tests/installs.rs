@@ -1,11 +1,11 @@
 //! Portals that come by an install: whose row it is, whose grant is kept, and what an event may end.
 
 use super::*;
-use crate::domain::install::{InstallRule, InstallTerms, NameRule, Occasion, Proof, Users};
-use crate::domain::intake::Intake;
+use crate::domain::import::ImportedGrant;
+use crate::domain::install::{EventKind, InstallRule, InstallTerms, NameRule, OwnershipProof, Users};
 use crate::domain::provider::tests::profile;
 use crate::domain::secret::{ApplicationToken, RefreshToken};
-use crate::domain::whose::Owner;
+use crate::domain::token_owner::TokenOwner;
 
 const INSTALLER: &str = "1";
 const EMPLOYEE: &str = "67";
@@ -27,18 +27,18 @@ fn terms(rule: &str, users: Users) -> InstallTerms {
 }
 
 /// The member `m` of a host is the first label of it.
-fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64) -> Install {
-    Install {
+fn install(occasion: EventKind, host: &str, user: &str, refresh: &str, secs: i64) -> InstalledGrant {
+    InstalledGrant {
         terms: terms("{domain}", Users::Installer),
         occasion,
-        owner: Owner {
+        owner: TokenOwner {
             member_id: host.split('.').next().unwrap().to_owned(),
             user_id: user.to_owned(),
             host: host.to_owned(),
             endpoint: format!("https://{host}/rest/"),
             status: None,
         },
-        intake: Intake {
+        intake: ImportedGrant {
             tokens: tokens(refresh, secs, secs + HOUR),
             identity: None,
             server: None,
@@ -53,15 +53,15 @@ fn install(occasion: Occasion, host: &str, user: &str, refresh: &str, secs: i64)
     }
 }
 
-fn opened(host: &str, user: &str, refresh: &str) -> Install {
-    install(Occasion::Opened, host, user, refresh, 0)
+fn opened(host: &str, user: &str, refresh: &str) -> InstalledGrant {
+    install(EventKind::Opened, host, user, refresh, 0)
 }
 
-fn event(host: &str, user: &str, refresh: &str, token: &str, secs: i64) -> Install {
-    Install {
+fn event(host: &str, user: &str, refresh: &str, token: &str, secs: i64) -> InstalledGrant {
+    InstalledGrant {
         application_token: ApplicationToken::new(token),
         sent_at: Some(at(secs)),
-        ..install(Occasion::Installed, host, user, refresh, secs)
+        ..install(EventKind::Installed, host, user, refresh, secs)
     }
 }
 
@@ -82,17 +82,17 @@ fn proven(gone: &[&str]) -> Uninstalled {
     Uninstalled::Proven { gone: gone.iter().map(|portal| name(portal)).collect() }
 }
 
-fn stored(portal: &str, generation: u64, resumed: bool) -> Installed {
-    Installed::Stored { portal: name(portal), generation: Generation(generation), resumed }
+fn stored(portal: &str, generation: u64, resumed: bool) -> InstallOutcome {
+    InstallOutcome::Stored { portal: name(portal), generation: Generation(generation), resumed }
 }
 
 impl Rig {
     /// Keeps it; one that must prove itself first does, at a server that does not rotate.
-    async fn keep(&self, install: Install) -> Installed {
+    async fn keep(&self, install: InstalledGrant) -> InstallOutcome {
         match self.state.install(install.clone()).await.unwrap() {
-            Installed::Unproven { .. } => {
+            InstallOutcome::Unproven { .. } => {
                 let proven_by = install.intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
-                self.state.install(Install { proven_by, ..install }).await.unwrap()
+                self.state.install(InstalledGrant { proven_by, ..install }).await.unwrap()
             }
             kept => kept,
         }
@@ -103,7 +103,7 @@ impl Rig {
         let phase = phase(problem(Class::NeedsAuthorization));
         let act_at = matches!(phase, Phase::Retrying { .. }).then(|| at(0));
         let claimed = self.state.claim_one(name(portal), at(0)).await.unwrap().unwrap();
-        let standing = Standing { phase, renew_at: None, act_at };
+        let standing = GrantStatus { phase, renew_at: None, next_attempt_at: act_at };
         self.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
     }
 
@@ -129,15 +129,15 @@ async fn an_install_makes_a_portal_that_is_due_at_once() {
     assert_eq!((settings.app.as_str(), settings.domain.as_deref()), ("crm", Some("acme.example")));
     assert_eq!(settings.identity.as_deref(), Some("acme"));
     let grant = portal.grant.unwrap();
-    assert_eq!((grant.identity.as_deref(), grant.standing.act_at), (Some("acme"), Some(at(0))));
+    assert_eq!((grant.identity.as_deref(), grant.standing.next_attempt_at), (Some("acme"), Some(at(0))));
     assert_eq!(grant.token_url, profile().token_url);
     assert_eq!(
         rig.keep(opened("acme.example", INSTALLER, "r2")).await,
-        Installed::FreshAlready(name("acme.example"))
+        InstallOutcome::FreshAlready(name("acme.example"))
     );
     assert_eq!(
         rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
-        Installed::OtherUser {
+        InstallOutcome::OtherUser {
             portal: name("acme.example"),
             kind: Kind::Fresh,
             known: true,
@@ -179,8 +179,8 @@ async fn a_name_that_the_configuration_takes_is_its_own_and_comes_back_when_it_l
     rig.follow_with_installs(&[], installs()).await;
     assert_eq!(rig.portal("acme.example").await.kind(), Kind::Unconfigured);
     assert_eq!(rig.keep(opened("acme.example", INSTALLER, "r2")).await, stored("acme.example", 2, true));
-    let strangers = Install {
-        owner: Owner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
+    let strangers = InstalledGrant {
+        owner: TokenOwner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
         ..opened("acme.example", "1", "r3")
     };
     rig.follow_with_installs(&[], None).await;
@@ -202,7 +202,7 @@ async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_
         rig.follow(vec![listed, configured("acme.example")]).await;
         if pinned.or(host).is_none() {
             rig.state
-                .take_in(TakeIn { identity: Some("acme".to_owned()), ..grant("news", "r0", HOUR) })
+                .store_grant(NewGrant { identity: Some("acme".to_owned()), ..grant("news", "r0", HOUR) })
                 .await
                 .unwrap();
             let claimed = rig.claim_by_name("news").await;
@@ -211,24 +211,24 @@ async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_
                 problem: problem(Class::NeedsAuthorization),
                 while_in_doubt: false,
             };
-            let standing = Standing { phase: dead, renew_at: None, act_at: None };
+            let standing = GrantStatus { phase: dead, renew_at: None, next_attempt_at: None };
             rig.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
         }
         let taken = rig.keep(opened("acme.example", INSTALLER, "r1")).await;
         assert!(
-            matches!(&taken, Installed::Stored { portal, resumed: true, .. } if portal.as_str() == "news"),
+            matches!(&taken, InstallOutcome::Stored { portal, resumed: true, .. } if portal.as_str() == "news"),
             "{taken:?}"
         );
         let again = rig.keep(event("acme.example", INSTALLER, "r2", "proof", 0)).await;
-        assert_eq!(again, Installed::FreshAlready(name("news")));
+        assert_eq!(again, InstallOutcome::FreshAlready(name("news")));
         assert_eq!(
             rig.portal("news").await.settings.unwrap().identity.as_deref(),
             pinned,
             "its own settings stay"
         );
         // The name that the rule gives is the configuration's, and another portal's.
-        let other = Install {
-            owner: Owner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
+        let other = InstalledGrant {
+            owner: TokenOwner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
             ..opened("acme.example", "1", "r3")
         };
         assert_eq!(rig.keep(other).await, stored("other", 1, false));
@@ -241,23 +241,23 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
     let rig = Rig::new();
     rig.keep(opened("acme.example", INSTALLER, "r0")).await;
     let unproven = event("acme.example", "2", "r2", "proof", 10);
-    let other = |proof| Installed::OtherInstallation {
+    let other = |proof| InstallOutcome::OtherInstallation {
         portal: name("acme.example"),
         kind: Some(Kind::Fresh),
         proof,
         is_disputed: true,
     };
-    assert_eq!(rig.keep(unproven).await, other(Proof::Unknown));
+    assert_eq!(rig.keep(unproven).await, other(OwnershipProof::Unknown));
     for (user, refresh, generation) in [(INSTALLER, "r1", 2), ("2", "r2", 3)] {
         let kept = rig.keep(event("acme.example", user, refresh, "proof", 10)).await;
         assert_eq!(kept, stored("acme.example", generation, true));
     }
-    assert_eq!(rig.keep(event("acme.example", "2", "r2", "proof", 10)).await, Installed::Replayed);
-    assert_eq!(rig.keep(event("acme.example", "2", "r1", "proof", 10)).await, Installed::Replayed);
+    assert_eq!(rig.keep(event("acme.example", "2", "r2", "proof", 10)).await, InstallOutcome::Replayed);
+    assert_eq!(rig.keep(event("acme.example", "2", "r1", "proof", 10)).await, InstallOutcome::Replayed);
     let planted = event("acme.example", EMPLOYEE, "r3", "planted", 20);
-    assert_eq!(rig.keep(planted).await, other(Proof::Other));
-    let old = Install { now: at(200_000), ..event("acme.example", "2", "r4", "proof", 20) };
-    assert_eq!(rig.keep(old).await, Installed::Replayed);
+    assert_eq!(rig.keep(planted).await, other(OwnershipProof::Other));
+    let old = InstalledGrant { now: at(200_000), ..event("acme.example", "2", "r4", "proof", 20) };
+    assert_eq!(rig.keep(old).await, InstallOutcome::Replayed);
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r2");
 }
 
@@ -266,7 +266,7 @@ async fn a_repeated_notice_leaves_a_request_under_way_its_claim() {
     let rig = Rig::new();
     rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
     let claimed = rig.claim_by_name("acme.example").await;
-    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, Installed::Replayed);
+    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, InstallOutcome::Replayed);
     assert_eq!(rig.record(&claimed, 1, renewed("r2", 1)).await, generation(2));
 }
 
@@ -302,7 +302,7 @@ async fn a_removal_needs_its_proof_and_comes_once() {
     assert_eq!(rig.end(removal("acme", "proof", 52, 55)).await, proven(&["acme.example"]));
     let grant = rig.grant("acme.example").await;
     assert_eq!(grant.standing.phase, Phase::Gone { since: at(55), problem: problem(Class::Gone) });
-    assert_eq!((grant.standing.act_at, refresh_of(&grant)), (None, "r2"));
+    assert_eq!((grant.standing.next_attempt_at, refresh_of(&grant)), (None, "r2"));
     assert_eq!(
         rig.keep(event("acme.example", "2", "r3", "proof", 60)).await,
         stored("acme.example", 3, true)
@@ -322,11 +322,11 @@ async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant_liv
     listed.settings.identity = Some("acme".to_owned());
     rig.follow(vec![listed]).await;
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
-    let fresh = Installed::FreshAlready(name("news"));
-    let disputed = Installed::OtherInstallation {
+    let fresh = InstallOutcome::FreshAlready(name("news"));
+    let disputed = InstallOutcome::OtherInstallation {
         portal: name("news"),
         kind: Some(Kind::Fresh),
-        proof: Proof::Unknown,
+        proof: OwnershipProof::Unknown,
         is_disputed: true,
     };
     assert_eq!(rig.keep(event("acme.example", EMPLOYEE, "r2", "planted", 10)).await, disputed);
@@ -346,20 +346,20 @@ async fn what_is_gone_is_anybodys_who_installs_again() {
 #[tokio::test]
 async fn each_user_is_a_portal_where_the_rule_says_so() {
     let rig = Rig::new();
-    let each = |user: &str, refresh: &str| Install {
+    let each = |user: &str, refresh: &str| InstalledGrant {
         terms: terms("{member_id}.{user_id}", Users::Each),
         ..opened("acme.example", user, refresh)
     };
     assert_eq!(rig.keep(each("1", "r1")).await, stored("acme.1", 1, false));
     assert_eq!(rig.keep(each("67", "r67")).await, stored("acme.67", 1, false));
-    assert_eq!(rig.keep(each("67", "r68")).await, Installed::FreshAlready(name("acme.67")));
-    let proof = Install {
+    assert_eq!(rig.keep(each("67", "r68")).await, InstallOutcome::FreshAlready(name("acme.67")));
+    let proof = InstalledGrant {
         terms: terms("{member_id}.{user_id}", Users::Each),
         ..event("acme.example", "1", "r2", "proof", 1)
     };
     assert_eq!(rig.keep(proof).await, stored("acme.1", 2, true));
     assert_eq!(rig.end(removal("acme", "proof", 5, 5)).await, proven(&[]));
-    let asked = rig.state.ask_for_member(
+    let asked = rig.state.request_renewal_of_member(
         "crm".to_owned(),
         binding("example", "client"),
         "acme".to_owned(),
@@ -376,18 +376,18 @@ async fn a_forgotten_install_leaves_nothing() {
     assert!(rig.state.forget(name("acme.example")).await.unwrap());
     assert!(rig.state.portal(name("acme.example")).await.unwrap().is_none());
     assert_eq!(rig.end(removal("acme", "proof", 5, 5)).await, Uninstalled::Unknown);
-    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, Installed::Replayed);
+    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, InstallOutcome::Replayed);
 }
 
 #[tokio::test]
 async fn an_import_makes_the_grant_nobodys_in_particular() {
     let rig = Rig::new();
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
-    let import = TakeIn { identity: Some("acme".to_owned()), ..grant("acme.example", "r2", HOUR) };
-    assert_eq!(rig.state.take_in(import).await.unwrap(), TakenIn::Stored(Generation(2)));
+    let import = NewGrant { identity: Some("acme".to_owned()), ..grant("acme.example", "r2", HOUR) };
+    assert_eq!(rig.state.store_grant(import).await.unwrap(), StoreOutcome::Stored(Generation(2)));
     assert_eq!(
         rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
-        Installed::FreshAlready(name("acme.example"))
+        InstallOutcome::FreshAlready(name("acme.example"))
     );
 }
 
@@ -409,14 +409,14 @@ async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as_bro
     let rig = Rig::new();
     rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
     let newcomer = event("acme.example", INSTALLER, "r2", "proof", 10);
-    let Installed::Unproven { portal, token_url, may_live: _ } =
+    let InstallOutcome::Unproven { portal, token_url, may_live: _ } =
         rig.state.install(newcomer.clone()).await.unwrap()
     else {
         panic!("taken in unproven")
     };
     assert_eq!((portal, token_url), (name("acme.example"), profile().token_url));
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
-    let proven = Install {
+    let proven = InstalledGrant {
         intake: opened("acme.example", INSTALLER, "r3").intake,
         proven_by: RefreshToken::new("r2").map(|token| token.fingerprint()),
         ..newcomer.clone()
@@ -424,8 +424,12 @@ async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as_bro
     assert_eq!(rig.state.install(proven).await.unwrap(), stored("acme.example", 2, true));
     let grant = rig.grant("acme.example").await;
     assert_eq!(refresh_of(&grant), "r3");
-    assert!(grant.standing.act_at > Some(at(10)), "it was renewed by its proof: {:?}", grant.standing);
-    assert_eq!(rig.state.install(newcomer).await.unwrap(), Installed::Replayed);
+    assert!(
+        grant.standing.next_attempt_at > Some(at(10)),
+        "it was renewed by its proof: {:?}",
+        grant.standing
+    );
+    assert_eq!(rig.state.install(newcomer).await.unwrap(), InstallOutcome::Replayed);
 }
 
 #[tokio::test]
@@ -440,7 +444,7 @@ async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed() {
     rig.record(&claimed, 1, renewed("r2", 1)).await;
     let binding = binding("example", "client");
     let ask = |member: &str, secs| {
-        rig.state.ask_for_member("crm".to_owned(), binding, member.to_owned(), false, at(secs))
+        rig.state.request_renewal_of_member("crm".to_owned(), binding, member.to_owned(), false, at(secs))
     };
     assert_eq!(ask("globex", 50).await.unwrap(), []);
     // Not within a tenth of its life after the last renewal.
@@ -448,10 +452,11 @@ async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed() {
     let [(portal, when)] = asked.as_slice() else { panic!("{asked:?}") };
     assert_eq!(portal, &name("acme.example"));
     assert!(*when > at(50) && *when <= at(HOUR / 10 + 1), "{when:?}");
-    assert_eq!(rig.grant("acme.example").await.standing.act_at, Some(*when));
+    assert_eq!(rig.grant("acme.example").await.standing.next_attempt_at, Some(*when));
     assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [(name("acme.example"), at(HOUR / 2))]);
     // What has its proof is looked into at once, whatever was done a moment ago; what is gone is not.
-    let at_once = || rig.state.ask_for_member("crm".to_owned(), binding, "acme".to_owned(), true, at(60));
+    let at_once =
+        || rig.state.request_renewal_of_member("crm".to_owned(), binding, "acme".to_owned(), true, at(60));
     assert_eq!(at_once().await.unwrap(), [(name("acme.example"), at(60))]);
     rig.make("acme.example", |problem| Phase::Gone { since: at(60), problem }).await;
     assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [], "what is gone is not asked for");

@@ -89,8 +89,8 @@ impl Rig {
     }
 
     /// Takes in a grant that is due at `at(0)` and expires at `at(expires)`.
-    async fn take(&self, name: &str, refresh: &str, expires: i64) -> TakenIn {
-        self.state.take_in(grant(name, refresh, expires)).await.unwrap()
+    async fn take(&self, name: &str, refresh: &str, expires: i64) -> StoreOutcome {
+        self.state.store_grant(grant(name, refresh, expires)).await.unwrap()
     }
 
     async fn claim(&self, secs: i64, limit: usize) -> Claims {
@@ -113,7 +113,7 @@ impl Rig {
     }
 
     async fn record(&self, portal: &Portal, secs: i64, outcome: RecordOutcome) -> Recorded {
-        self.record_client(portal, secs, outcome, Rejection::Unknown).await
+        self.record_client(portal, secs, outcome, ClientVerdict::Unknown).await
     }
 
     async fn record_client(
@@ -121,15 +121,15 @@ impl Rig {
         portal: &Portal,
         secs: i64,
         outcome: RecordOutcome,
-        client: Rejection,
+        client: ClientVerdict,
     ) -> Recorded {
-        let record = RecordAs {
+        let record = RenewalRecord {
             portal: portal.name.clone(),
             app: portal.settings.as_ref().unwrap().app.clone(),
             claim: portal.grant.as_ref().unwrap().claim.unwrap(),
             outcome,
             told: Vec::new(),
-            told_meanwhile: ToldMeanwhile::RefreshEnd,
+            told_meanwhile: KeepNotified::RefreshEnd,
             climb_at: None,
             now: at(secs),
             client,
@@ -214,15 +214,15 @@ fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {
     }
 }
 
-fn grant(portal: &str, refresh: &str, expires: i64) -> TakeIn {
-    TakeIn {
+fn grant(portal: &str, refresh: &str, expires: i64) -> NewGrant {
+    NewGrant {
         proven: None,
         portal: name(portal),
         tokens: tokens(refresh, 0, expires),
         identity: Some(format!("member of {portal}")),
         bound_to: binding("example", "client"),
         token_url: URL.to_owned(),
-        standing: Standing { phase: Phase::Fresh, renew_at: Some(at(0)), act_at: Some(at(0)) },
+        standing: GrantStatus { phase: Phase::Fresh, renew_at: Some(at(0)), next_attempt_at: Some(at(0)) },
         now: at(0),
     }
 }
@@ -232,7 +232,7 @@ fn renewed(refresh: &str, secs: i64) -> RecordOutcome {
     let due = Some(at(secs + 1500));
     RecordOutcome::Renewed(Box::new(Renewed {
         tokens: tokens(refresh, secs, secs + HOUR),
-        standing: Standing { phase: Phase::Fresh, renew_at: due, act_at: due },
+        standing: GrantStatus { phase: Phase::Fresh, renew_at: due, next_attempt_at: due },
         identity: None,
         token_url: None,
         renamed_from: None,
@@ -246,7 +246,7 @@ fn problem(class: Class) -> Problem {
 /// A failure since `at(0)` that is tried again at `act`.
 fn retrying(act: i64) -> RecordOutcome {
     let phase = Phase::Retrying { attempt: 1, since: at(0), problem: problem(Class::Transient) };
-    RecordOutcome::Kept(Standing { phase, renew_at: Some(at(0)), act_at: Some(at(act)) })
+    RecordOutcome::Kept(GrantStatus { phase, renew_at: Some(at(0)), next_attempt_at: Some(at(act)) })
 }
 
 fn refresh_of(grant: &Grant) -> &str {

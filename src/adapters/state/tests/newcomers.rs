@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::domain::candidate::Origin;
-use crate::domain::install::{InstallRule, InstallTerms, NameRule, Occasion, Users};
-use crate::domain::intake::Intake;
-use crate::domain::newcomer::Newcomer;
+use crate::domain::dispute::Dispute;
+use crate::domain::import::ImportedGrant;
+use crate::domain::install::{EventKind, InstallRule, InstallTerms, NameRule, Users};
 use crate::domain::provider::tests::profile;
 use crate::domain::secret::{ApplicationToken, RefreshToken};
-use crate::domain::whose::Owner;
+use crate::domain::token_owner::TokenOwner;
 
 const PORTAL: &str = "acme.example";
 const EMPLOYEE: &str = "67";
@@ -28,18 +28,23 @@ async fn squatted() -> Rig {
         profile: Arc::new(profile()),
         binding: binding("example", "client"),
     };
-    let owner = Owner {
+    let owner = TokenOwner {
         member_id: "acme".to_owned(),
         user_id: EMPLOYEE.to_owned(),
         host: PORTAL.to_owned(),
         endpoint: format!("https://{PORTAL}/rest/"),
         status: None,
     };
-    let intake =
-        Intake { tokens: tokens("e1", 0, HOUR), identity: None, server: None, client_id: None, host: None };
-    let install = Install {
+    let intake = ImportedGrant {
+        tokens: tokens("e1", 0, HOUR),
+        identity: None,
+        server: None,
+        client_id: None,
+        host: None,
+    };
+    let install = InstalledGrant {
         terms,
-        occasion: Occasion::Installed,
+        occasion: EventKind::Installed,
         owner,
         intake,
         application_token: ApplicationToken::new("planted"),
@@ -48,13 +53,13 @@ async fn squatted() -> Rig {
         proven_by: None,
         now: at(0),
     };
-    assert!(matches!(rig.state.install(install).await.unwrap(), Installed::Stored { .. }));
+    assert!(matches!(rig.state.install(install).await.unwrap(), InstallOutcome::Stored { .. }));
     rig
 }
 
-fn newcomer(user: &str, occasion: Occasion, is_admin: Option<bool>, refresh: &str) -> NewNewcomer {
-    NewNewcomer {
-        newcomer: Newcomer {
+fn newcomer(user: &str, occasion: EventKind, is_admin: Option<bool>, refresh: &str) -> NewDispute {
+    NewDispute {
+        newcomer: Dispute {
             portal: name(PORTAL),
             app: "crm".to_owned(),
             user: user.to_owned(),
@@ -70,7 +75,7 @@ fn newcomer(user: &str, occasion: Occasion, is_admin: Option<bool>, refresh: &st
         refresh: RefreshToken::new(refresh).unwrap(),
         details: tokens(refresh, 0, HOUR).details,
         server: None,
-        application_token: (occasion == Occasion::Installed)
+        application_token: (occasion == EventKind::Installed)
             .then(|| ApplicationToken::new(&format!("proof of {user}")))
             .flatten(),
         now: at(1),
@@ -93,16 +98,16 @@ impl Rig {
     async fn note(
         &self,
         user: &str,
-        occasion: Occasion,
+        occasion: EventKind,
         is_admin: Option<bool>,
         refresh: &str,
-    ) -> NotedNewcomer {
-        self.state.note_newcomer(newcomer(user, occasion, is_admin, refresh)).await.unwrap()
+    ) -> RecordedDispute {
+        self.state.record_dispute(newcomer(user, occasion, is_admin, refresh)).await.unwrap()
     }
 
     /// Who waits, and with which refresh token.
     async fn waiting(&self) -> Option<(String, String)> {
-        let found = self.state.newcomer_of(name(PORTAL)).await.unwrap()?;
+        let found = self.state.dispute_of(name(PORTAL)).await.unwrap()?;
         Some((found.newcomer.user, found.refresh.expose().to_owned()))
     }
 }
@@ -113,45 +118,45 @@ fn of(user: &str, refresh: &str) -> Option<(String, String)> {
 
 #[tokio::test]
 async fn one_waits_and_only_a_better_claim_displaces_it() {
-    use Occasion::{Installed, Opened};
+    use EventKind::{Installed, Opened};
     let rig = squatted().await;
     assert!(
-        matches!(rig.note("5", Installed, Some(false), "f1").await, NotedNewcomer::New(new) if new.holder.as_deref() == Some(EMPLOYEE))
+        matches!(rig.note("5", Installed, Some(false), "f1").await, RecordedDispute::New(new) if new.holder.as_deref() == Some(EMPLOYEE))
     );
-    assert_eq!(rig.note("6", Installed, Some(false), "g1").await, NotedNewcomer::Outranked);
-    assert!(matches!(rig.note("1", Opened, Some(true), "a1").await, NotedNewcomer::New(_)));
-    assert_eq!(rig.note("5", Installed, None, "f2").await, NotedNewcomer::Outranked);
+    assert_eq!(rig.note("6", Installed, Some(false), "g1").await, RecordedDispute::Outranked);
+    assert!(matches!(rig.note("1", Opened, Some(true), "a1").await, RecordedDispute::New(_)));
+    assert_eq!(rig.note("5", Installed, None, "f2").await, RecordedDispute::Outranked);
     // His newest grant counts, and what his event said stays.
-    assert_eq!(rig.note("1", Installed, Some(true), "a2").await, NotedNewcomer::Known);
-    assert_eq!(rig.note("1", Opened, None, "a3").await, NotedNewcomer::Known);
+    assert_eq!(rig.note("1", Installed, Some(true), "a2").await, RecordedDispute::Known);
+    assert_eq!(rig.note("1", Opened, None, "a3").await, RecordedDispute::Known);
     assert_eq!(rig.waiting().await, of("1", "a3"));
-    assert_eq!(rig.state.newcomers().await.unwrap().len(), 1);
-    assert_eq!(rig.note(EMPLOYEE, Installed, None, "e2").await, NotedNewcomer::Moot, "it is his grant");
-    assert_eq!(rig.note("2", Installed, Some(true), "e1").await, NotedNewcomer::Moot, "it came before");
+    assert_eq!(rig.state.open_disputes().await.unwrap().len(), 1);
+    assert_eq!(rig.note(EMPLOYEE, Installed, None, "e2").await, RecordedDispute::Moot, "it is his grant");
+    assert_eq!(rig.note("2", Installed, Some(true), "e1").await, RecordedDispute::Moot, "it came before");
     let rig = rig.reopen().await;
     assert_eq!(rig.waiting().await, of("1", "a3"), "it outlives the process");
     assert!(rig.state.forget(name(PORTAL)).await.unwrap());
-    assert_eq!(rig.state.newcomers().await.unwrap(), []);
+    assert_eq!(rig.state.open_disputes().await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn whoever_was_refused_is_not_told_of_again_and_his_grant_is_not_kept() {
     let rig = squatted().await;
-    rig.note("1", Occasion::Installed, None, "a1").await;
+    rig.note("1", EventKind::Installed, None, "a1").await;
     assert_eq!(rig.state.uninstall(removal("planted", 5)).await.unwrap(), Uninstalled::Disputed);
-    assert!(!rig.state.refuse_newcomer(name(PORTAL), "2".to_owned(), at(2)).await.unwrap());
-    assert!(rig.state.refuse_newcomer(name(PORTAL), "1".to_owned(), at(2)).await.unwrap());
+    assert!(!rig.state.refuse_claimant(name(PORTAL), "2".to_owned(), at(2)).await.unwrap());
+    assert!(rig.state.refuse_claimant(name(PORTAL), "1".to_owned(), at(2)).await.unwrap());
     assert_eq!(rig.waiting().await, None);
-    assert_eq!(rig.note("1", Occasion::Installed, Some(true), "a2").await, NotedNewcomer::Refused);
-    assert!(!rig.state.accept_newcomer(name(PORTAL), "1".to_owned(), at(2)).await.unwrap());
-    assert!(matches!(rig.note("2", Occasion::Installed, None, "b1").await, NotedNewcomer::New(_)));
+    assert_eq!(rig.note("1", EventKind::Installed, Some(true), "a2").await, RecordedDispute::Refused);
+    assert!(!rig.state.accept_claimant(name(PORTAL), "1".to_owned(), at(2)).await.unwrap());
+    assert!(matches!(rig.note("2", EventKind::Installed, None, "b1").await, RecordedDispute::New(_)));
     for user in 3..60 {
-        rig.note(&user.to_string(), Occasion::Installed, Some(true), &format!("c{user}")).await;
-        rig.state.refuse_newcomer(name(PORTAL), user.to_string(), at(user)).await.unwrap();
+        rig.note(&user.to_string(), EventKind::Installed, Some(true), &format!("c{user}")).await;
+        rig.state.refuse_claimant(name(PORTAL), user.to_string(), at(user)).await.unwrap();
     }
-    assert_eq!(rig.note("59", Occasion::Installed, None, "d").await, NotedNewcomer::Refused);
+    assert_eq!(rig.note("59", EventKind::Installed, None, "d").await, RecordedDispute::Refused);
     assert!(
-        matches!(rig.note("3", Occasion::Installed, None, "d").await, NotedNewcomer::New(_)),
+        matches!(rig.note("3", EventKind::Installed, None, "d").await, RecordedDispute::New(_)),
         "too long ago"
     );
 }
@@ -160,16 +165,16 @@ async fn whoever_was_refused_is_not_told_of_again_and_his_grant_is_not_kept() {
 async fn the_proof_changes_with_the_grant_and_not_before() {
     for refused in [false, true] {
         let rig = squatted().await;
-        rig.note("1", Occasion::Installed, Some(true), "a1").await;
-        assert!(rig.state.accept_newcomer(name(PORTAL), "1".to_owned(), at(3)).await.unwrap());
-        let is_accepted = async || rig.state.newcomers().await.unwrap()[0].is_accepted;
+        rig.note("1", EventKind::Installed, Some(true), "a1").await;
+        assert!(rig.state.accept_claimant(name(PORTAL), "1".to_owned(), at(3)).await.unwrap());
+        let is_accepted = async || rig.state.open_disputes().await.unwrap()[0].is_accepted;
         assert!(!is_accepted().await, "nothing is being proved yet");
         let tokens = Tokens { access: None, ..tokens("a1", 0, HOUR) };
-        let grant = TakeIn { tokens, identity: Some("acme".to_owned()), ..grant(PORTAL, "a1", HOUR) };
+        let grant = NewGrant { tokens, identity: Some("acme".to_owned()), ..grant(PORTAL, "a1", HOUR) };
         let offer = Offer { grant, origin: Origin::Install, replaces: true };
         assert_eq!(rig.state.offer(offer).await.unwrap(), Offered::Stored);
         assert!(is_accepted().await);
-        assert_eq!(rig.note("2", Occasion::Installed, Some(true), "b1").await, NotedNewcomer::Known);
+        assert_eq!(rig.note("2", EventKind::Installed, Some(true), "b1").await, RecordedDispute::Known);
         assert_eq!(rig.state.uninstall(removal("proof of 1", 5)).await.unwrap(), Uninstalled::Disputed);
         let rig = rig.reopen().await;
         let candidate = rig.state.claim_candidates(at(6), 1).await.unwrap().remove(0);
@@ -197,7 +202,7 @@ async fn the_proof_changes_with_the_grant_and_not_before() {
             assert_eq!(of_newcomer, Uninstalled::Proven { gone: vec![] });
             assert_eq!(of_first, Uninstalled::OtherToken);
             assert!(
-                matches!(rig.note("67", Occasion::Installed, None, "e9").await, NotedNewcomer::New(new) if new.holder.as_deref() == Some("1"))
+                matches!(rig.note("67", EventKind::Installed, None, "e9").await, RecordedDispute::New(new) if new.holder.as_deref() == Some("1"))
             );
         }
     }

@@ -5,10 +5,10 @@ use super::*;
 #[tokio::test]
 async fn a_grant_is_stored_and_due_at_once() {
     let rig = Rig::new();
-    assert_eq!(rig.take("acme", "r1", HOUR).await, TakenIn::Unknown);
+    assert_eq!(rig.take("acme", "r1", HOUR).await, StoreOutcome::Unknown);
     rig.configure(&["acme"]).await;
     assert_eq!(rig.portal("acme").await.kind(), Kind::AwaitingAuthorization);
-    assert_eq!(rig.take("acme", "r1", HOUR).await, TakenIn::Stored(Generation(1)));
+    assert_eq!(rig.take("acme", "r1", HOUR).await, StoreOutcome::Stored(Generation(1)));
     let portal = rig.portal("acme").await;
     assert_eq!(portal.kind(), Kind::Fresh);
     assert_eq!(portal.settings, Some(configured("acme").settings));
@@ -20,7 +20,7 @@ async fn a_grant_is_stored_and_due_at_once() {
 async fn one_refresh_token_is_not_for_two_portals() {
     let rig = Rig::with(&["acme"]).await;
     rig.configure(&["acme", "copy"]).await;
-    let held = TakenIn::HeldBy("acme".to_owned());
+    let held = StoreOutcome::HeldBy("acme".to_owned());
     assert_eq!(rig.take("copy", "acme", HOUR).await, held);
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, renewed("r2", 0)).await;
@@ -28,9 +28,9 @@ async fn one_refresh_token_is_not_for_two_portals() {
     assert_eq!(rig.take("copy", "r2", HOUR).await, held, "acme rotated to it");
     assert!(rig.portal("copy").await.grant.is_none());
     assert_eq!(rig.grant("acme").await.generation, Generation(2));
-    assert_eq!(rig.take("copy", "its own", HOUR).await, TakenIn::Stored(Generation(1)));
-    assert_eq!(rig.take("acme", "acme", HOUR).await, TakenIn::Spent, "its own, exchanged since");
-    assert_eq!(rig.take("acme", "r2", HOUR).await, TakenIn::Stored(Generation(3)), "its own once more");
+    assert_eq!(rig.take("copy", "its own", HOUR).await, StoreOutcome::Stored(Generation(1)));
+    assert_eq!(rig.take("acme", "acme", HOUR).await, StoreOutcome::Spent, "its own, exchanged since");
+    assert_eq!(rig.take("acme", "r2", HOUR).await, StoreOutcome::Stored(Generation(3)), "its own once more");
 }
 
 #[tokio::test]
@@ -42,18 +42,22 @@ async fn tokens_whose_fingerprints_begin_alike_are_not_one() {
     rig.configure(&["acme", "copy"]).await;
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, renewed(one.expose(), 0)).await;
-    assert_eq!(rig.take("copy", other.expose(), HOUR).await, TakenIn::Stored(Generation(1)));
+    assert_eq!(rig.take("copy", other.expose(), HOUR).await, StoreOutcome::Stored(Generation(1)));
     for (token, holder) in [(one, "acme"), (other, "copy")] {
-        assert_eq!(rig.state.seen(token.fingerprint()).await.unwrap().as_deref(), Some(holder));
+        assert_eq!(
+            rig.state.holder_of_refresh_token(token.fingerprint()).await.unwrap().as_deref(),
+            Some(holder)
+        );
     }
-    assert_eq!(rig.take("copy", "token 15817", HOUR).await, TakenIn::HeldBy("acme".to_owned()));
+    assert_eq!(rig.take("copy", "token 15817", HOUR).await, StoreOutcome::HeldBy("acme".to_owned()));
 }
 
 #[tokio::test]
 async fn a_token_that_came_in_before_is_recognised() {
     let rig = Rig::with(&["acme"]).await;
-    let seen =
-        async |token: &str| rig.state.seen(RefreshToken::new(token).unwrap().fingerprint()).await.unwrap();
+    let seen = async |token: &str| {
+        rig.state.holder_of_refresh_token(RefreshToken::new(token).unwrap().fingerprint()).await.unwrap()
+    };
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, renewed("r2", 0)).await;
     let acme = Some("acme".to_owned());
@@ -80,7 +84,8 @@ async fn portals_that_wait_for_their_file_are_found() {
         problem: problem(Class::NeedsAuthorization),
         while_in_doubt: false,
     };
-    rig.record(&dead, 0, RecordOutcome::Kept(Standing { phase, renew_at: None, act_at: None })).await;
+    rig.record(&dead, 0, RecordOutcome::Kept(GrantStatus { phase, renew_at: None, next_attempt_at: None }))
+        .await;
     let mut waiting = names(&rig.state.awaiting_files().await.unwrap());
     waiting.sort();
     assert_eq!(waiting, ["dead", "waits"]);

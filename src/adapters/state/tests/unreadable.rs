@@ -46,8 +46,8 @@ async fn the_others_are_listed_and_each_says_what_is_wrong_with_it() {
         assert_eq!((portal.kind(), portal.unreadable), (Kind::Unreadable, Some(column)), "{name}");
     }
     assert_eq!(rig.portal("acme").await.kind(), Kind::Fresh);
-    assert_eq!(rig.state.climb_due(at(1), 100).await.unwrap().len(), SPOILT.len() + 2);
-    let mut unnamed = rig.state.hold_unnamed().await.unwrap();
+    assert_eq!(rig.state.escalations_due(at(1), 100).await.unwrap().len(), SPOILT.len() + 2);
+    let mut unnamed = rig.state.quarantine_unnamed().await.unwrap();
     unnamed.sort();
     assert_eq!(unnamed, ["", "../../etc", "zz top"]);
 }
@@ -82,7 +82,7 @@ async fn a_new_grant_mends_a_row_and_the_configuration_its_settings() {
     rig.claim(0, 100).await;
     rig.configure(&spoilt).await;
     for name in spoilt {
-        assert_eq!(rig.take(name, &format!("new {name}"), HOUR).await, TakenIn::Stored(Generation(2)));
+        assert_eq!(rig.take(name, &format!("new {name}"), HOUR).await, StoreOutcome::Stored(Generation(2)));
         assert_eq!(rig.portal(name).await.kind(), Kind::Fresh, "{name}");
     }
     rig.spoil("UPDATE portal SET phase = 'exalted' WHERE name = 'acme'");
@@ -107,6 +107,6 @@ async fn an_unknown_phase_does_not_stop_the_following_of_configuration_and_clock
     }
     assert_eq!(rig.follow(portals).await, Reconciled { added: 0, changed: SPOILT.len(), dropped: 2 });
     rig.state.shift_times(-5000).await.unwrap();
-    rig.state.follow_clock(at(0), 5000).await.unwrap();
-    rig.state.recheck_ladder(true).await.unwrap();
+    rig.state.adjust_clock(at(0), 5000).await.unwrap();
+    rig.state.reschedule_escalations(true).await.unwrap();
 }

@@ -22,7 +22,7 @@ fn apps(path: &Path) -> Vec<String> {
 struct Batch {
     folder: tempfile::TempDir,
     state: State,
-    writer: Writer,
+    writer: WriterThread,
 }
 
 impl Batch {

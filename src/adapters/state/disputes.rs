@@ -1,0 +1,332 @@
+//! Newcomers: verified installs of another user than the one whose grant a portal has, kept until a person decides.
+//! At most one of a portal waits.
+//!
+//! Must not touch the portal's grant: a newcomer that was accepted is a candidate first, and has its proof in `candidates`.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::rows::to_json;
+use super::{State, StateError};
+use crate::domain::dispute::Dispute;
+use crate::domain::install::EventKind;
+use crate::domain::name::PortalName;
+use crate::domain::secret::{ApplicationToken, Fingerprint, RefreshToken};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Details;
+
+/// Refused newcomers that are remembered of a portal.
+const MAX_REFUSED: i64 = 32;
+
+/// A newcomer to keep. Its `holder` and `since` are the state's own word.
+#[derive(Clone, Debug)]
+pub struct NewDispute {
+    /// Who and where.
+    pub newcomer: Dispute,
+    /// Which grants the app's client may spend.
+    pub binding: Fingerprint,
+    /// The portal, for good.
+    pub member_id: String,
+    /// Its refresh token.
+    pub refresh: RefreshToken,
+    /// What else is known of its grant.
+    pub details: Details,
+    /// The authorization server that it names.
+    pub server: Option<String>,
+    /// What events of its installation show.
+    pub application_token: Option<ApplicationToken>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RecordedDispute {
+    /// It waits from now on.
+    New(Box<Dispute>),
+    /// The same user waits already; his newest grant is kept.
+    Known,
+    /// A person has refused this user.
+    Refused,
+    /// Another newcomer waits whose claim is as good.
+    Outranked,
+    /// Its grant came before, or the portal has no other user's grant any more.
+    Moot,
+}
+
+/// A newcomer that waits, with its grant.
+#[derive(Debug)]
+pub struct OpenDispute {
+    /// Who and where.
+    pub newcomer: Dispute,
+    /// The portal, for good.
+    pub member_id: String,
+    /// Its refresh token.
+    pub refresh: RefreshToken,
+    /// What else is known of its grant.
+    pub details: Details,
+    /// The authorization server that it names.
+    pub server: Option<String>,
+}
+
+fn sql(source: rusqlite::Error) -> StateError {
+    StateError::sql("look after an install that waits for a decision", source)
+}
+
+impl State {
+    /// Keeps a newcomer until a person decides, or says why not.
+    ///
+    /// # Errors
+    /// [`StateError`]; it is not kept then.
+    pub async fn record_dispute(&self, newcomer: NewDispute) -> Result<RecordedDispute, StateError> {
+        self.change(move |connection| note(connection, &newcomer)).await
+    }
+
+    /// The newcomers that wait, by portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn open_disputes(&self) -> Result<Vec<Dispute>, StateError> {
+        self.read
+            .run(|connection| {
+                let found = select(connection, None)?;
+                Ok(found.into_iter().map(|waiting| waiting.newcomer).collect())
+            })
+            .await
+    }
+
+    /// The newcomer that waits at a portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn dispute_of(&self, portal: PortalName) -> Result<Option<OpenDispute>, StateError> {
+        self.read.run(move |connection| Ok(select(connection, Some(&portal))?.pop())).await
+    }
+
+    /// Notes that a person has accepted this user, whose grant is a candidate next; false if he does not wait any more.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn accept_claimant(
+        &self,
+        portal: PortalName,
+        user: String,
+        now: Timestamp,
+    ) -> Result<bool, StateError> {
+        self.change(move |connection| {
+            let accept = "UPDATE install_newcomer SET accepted_at = ?3 WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NULL";
+            let done = connection.execute(accept, params![portal.as_str(), user, now.millis()]);
+            done.map(|rows| rows > 0).map_err(sql)
+        })
+        .await
+    }
+
+    /// Notes that a person has refused this user, and drops his grant; false if he does not wait any more.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn refuse_claimant(
+        &self,
+        portal: PortalName,
+        user: String,
+        now: Timestamp,
+    ) -> Result<bool, StateError> {
+        self.change(move |connection| refuse(connection, &portal, &user, now)).await
+    }
+}
+
+/// A row counts while the grant is that of the user whom it was compared with.
+const WAITING: &str = "n.refused_at IS NULL AND n.refresh_token IS NOT NULL AND p.refresh_token IS NOT NULL \
+     AND p.phase <> 'gone' AND p.user_id IS n.holder AND p.bound_to = n.binding AND p.configured = 1";
+
+fn select(connection: &Connection, portal: Option<&PortalName>) -> Result<Vec<OpenDispute>, StateError> {
+    let query = format!(
+        "SELECT n.portal, n.app, n.user_id, n.holder, n.occasion, n.is_admin, n.holder_is_admin, n.came_at, \
+         n.accepted_at IS NOT NULL AND EXISTS \
+         (SELECT 1 FROM candidate c WHERE c.portal = n.portal AND c.origin = 'install'), n.member_id, n.refresh_token, n.details, n.server \
+         FROM install_newcomer n JOIN portal p ON p.name = n.portal WHERE {WAITING} AND (?1 IS NULL OR n.portal = ?1) \
+         ORDER BY n.portal, n.came_at"
+    );
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let rows = statement.query_map(params![portal.map(PortalName::as_str)], read).map_err(sql)?;
+    let found: Vec<Option<OpenDispute>> = rows.collect::<Result<_, _>>().map_err(sql)?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// `None`: of another version.
+fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
+    let (portal, occasion): (String, String) = (row.get(0)?, row.get(4)?);
+    let (refresh, details): (String, Option<String>) = (row.get(10)?, row.get(11)?);
+    let parsed =
+        (PortalName::parse(&portal).ok()).zip(EventKind::parse(&occasion)).zip(RefreshToken::new(&refresh));
+    let Some(((portal, occasion), refresh)) = parsed else { return Ok(None) };
+    Ok(Some(OpenDispute {
+        newcomer: Dispute {
+            portal,
+            app: row.get(1)?,
+            user: row.get(2)?,
+            holder: row.get(3)?,
+            occasion,
+            is_admin: row.get(5)?,
+            holder_is_admin: row.get(6)?,
+            since: Timestamp::from_millis(row.get(7)?),
+            is_accepted: row.get(8)?,
+        },
+        member_id: row.get(9)?,
+        refresh,
+        details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
+        server: row.get(12)?,
+    }))
+}
+
+fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, StateError> {
+    let NewDispute { newcomer, binding, member_id, refresh, details, server, application_token, now } = new;
+    let Dispute { portal, app, user, occasion, is_admin, holder_is_admin, .. } = newcomer;
+    let name = portal.as_str();
+    let holder: Option<Option<String>> = connection
+        .query_row(
+            "SELECT user_id FROM portal WHERE name = ?1 AND refresh_token IS NOT NULL AND phase <> 'gone' AND bound_to = ?2",
+            params![name, binding.bytes()],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(sql)?;
+    let Some(holder) = holder.filter(|holder| holder.as_ref() != Some(user)) else {
+        return Ok(RecordedDispute::Moot);
+    };
+    if super::grant_store::holder_of_refresh_token(connection, &refresh.fingerprint())?.is_some() {
+        return Ok(RecordedDispute::Moot);
+    }
+    let of_before = "DELETE FROM install_newcomer WHERE portal = ?1 AND holder IS NOT ?2";
+    connection.execute(of_before, params![name, holder]).map_err(sql)?;
+    let refused = "SELECT EXISTS (SELECT 1 FROM install_newcomer WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NOT NULL)";
+    if connection.query_row(refused, params![name, user], |row| row.get(0)).map_err(sql)? {
+        return Ok(RecordedDispute::Refused);
+    }
+    let newcomer = Dispute { holder, since: *now, ..newcomer.clone() };
+    let before = select(connection, Some(portal))?.pop().map(|waiting| waiting.newcomer);
+    let is_known = match before {
+        // Its grant is being proved.
+        Some(before) if before.is_accepted => return Ok(RecordedDispute::Known),
+        // What a visit does not say of an event before it stays.
+        Some(before) if before.user == *user => {
+            let occasion = if before.occasion == EventKind::Installed { before.occasion } else { *occasion };
+            connection
+                .execute(
+                    "UPDATE install_newcomer SET occasion = ?3, is_admin = coalesce(?4, is_admin), \
+                     holder_is_admin = coalesce(?5, holder_is_admin), refresh_token = ?6, details = ?7, server = ?8, \
+                     application_token = coalesce(?9, application_token) WHERE portal = ?1 AND user_id = ?2",
+                    params![
+                        name,
+                        user,
+                        occasion.as_str(),
+                        is_admin,
+                        holder_is_admin,
+                        refresh.expose(),
+                        to_json(details)?,
+                        server,
+                        application_token.as_ref().map(|token| token.expose())
+                    ],
+                )
+                .map_err(sql)?;
+            true
+        }
+        Some(before) if before.rank() >= newcomer.rank() => return Ok(RecordedDispute::Outranked),
+        Some(_) | None => false,
+    };
+    if !is_known {
+        let waiting = "DELETE FROM install_newcomer WHERE portal = ?1 AND refused_at IS NULL";
+        connection.execute(waiting, params![name]).map_err(sql)?;
+        connection
+            .execute(
+                "INSERT INTO install_newcomer (portal, user_id, app, binding, member_id, holder, occasion, is_admin, \
+                 holder_is_admin, came_at, refresh_token, details, server, application_token) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                params![
+                    name,
+                    user,
+                    app,
+                    binding.bytes(),
+                    member_id,
+                    newcomer.holder,
+                    occasion.as_str(),
+                    is_admin,
+                    holder_is_admin,
+                    now.millis(),
+                    refresh.expose(),
+                    to_json(details)?,
+                    server,
+                    application_token.as_ref().map(|token| token.expose())
+                ],
+            )
+            .map_err(sql)?;
+    }
+    let dispute = "UPDATE installation SET disputed_at = ?3 WHERE binding = ?1 AND member_id = ?2";
+    connection.execute(dispute, params![binding.bytes(), member_id, now.millis()]).map_err(sql)?;
+    Ok(if is_known { RecordedDispute::Known } else { RecordedDispute::New(Box::new(newcomer)) })
+}
+
+fn refuse(
+    connection: &Connection,
+    portal: &PortalName,
+    user: &str,
+    now: Timestamp,
+) -> Result<bool, StateError> {
+    let settled = "UPDATE installation SET disputed_at = NULL WHERE (binding, member_id) IN \
+         (SELECT binding, member_id FROM install_newcomer WHERE portal = ?1 AND user_id = ?2)";
+    connection.execute(settled, [portal.as_str(), user]).map_err(sql)?;
+    let refused = connection
+        .execute(
+            "UPDATE install_newcomer SET refused_at = ?3, refresh_token = NULL, details = NULL, application_token = NULL, \
+             accepted_at = NULL WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NULL",
+            params![portal.as_str(), user, now.millis()],
+        )
+        .map_err(sql)?;
+    connection
+        .execute(
+            "DELETE FROM install_newcomer WHERE portal = ?1 AND refused_at IS NOT NULL AND user_id NOT IN \
+             (SELECT user_id FROM install_newcomer WHERE portal = ?1 AND refused_at IS NOT NULL \
+             ORDER BY refused_at DESC LIMIT ?2)",
+            params![portal.as_str(), MAX_REFUSED],
+        )
+        .map_err(sql)?;
+    Ok(refused > 0)
+}
+
+/// Makes a newcomer that was accepted, and whose grant is proved, the installation's own: its proof takes the place of the
+/// proof that was there.
+pub(super) fn settle(connection: &Connection, portal: &PortalName, now: Timestamp) -> Result<(), StateError> {
+    type Accepted = (String, [u8; 32], String, Option<String>);
+    let accepted: Option<Accepted> = connection
+        .query_row(
+            "SELECT user_id, binding, member_id, application_token FROM install_newcomer \
+             WHERE portal = ?1 AND accepted_at IS NOT NULL",
+            [portal.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .optional()
+        .map_err(sql)?;
+    let Some((user, binding, member_id, application_token)) = accepted else { return Ok(()) };
+    let owner = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
+    connection.execute(owner, [portal.as_str(), &user]).map_err(sql)?;
+    connection
+        .execute(
+            "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (binding, member_id) DO UPDATE SET application_token = ?3, \
+             installed_at = max(coalesce(installed_at, ?4), ?4), installer = ?5, disputed_at = NULL",
+            params![binding, member_id, application_token, now.millis(), user],
+        )
+        .map_err(sql)?;
+    drop_all(connection, portal)
+}
+
+/// Drops a newcomer that was accepted and whose grant is not taken.
+pub(super) fn drop_accepted(connection: &Connection, portal: &PortalName) -> Result<(), StateError> {
+    let drop = "DELETE FROM install_newcomer WHERE portal = ?1 AND accepted_at IS NOT NULL";
+    connection.execute(drop, [portal.as_str()]).map(|_| ()).map_err(sql)
+}
+
+/// Drops every newcomer of a portal: its grant is another, or none.
+pub(super) fn drop_all(connection: &Connection, portal: &PortalName) -> Result<(), StateError> {
+    let drop = "DELETE FROM install_newcomer WHERE portal = ?1";
+    connection.execute(drop, [portal.as_str()]).map(|_| ()).map_err(sql)
+}

@@ -1,0 +1,236 @@
+//! Grants that come in and grants that go. They win over a renewal in flight: its claim is gone when it records.
+//!
+//! Must not take in one grant for two portals: the loser of the next rotation would be dead.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::StateError;
+use super::candidates::{drop_candidate, forget_candidate};
+use super::clients;
+use super::disputes;
+use super::record::stored;
+use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_columns};
+use super::unread;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{GrantStatus, Portal};
+use crate::domain::secret::Fingerprint;
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Generation, Tokens};
+
+/// A grant to take in.
+#[derive(Debug, Clone)]
+pub struct NewGrant {
+    /// For this portal, which the configuration names.
+    pub portal: PortalName,
+    /// Its tokens.
+    pub tokens: Tokens,
+    /// Whose grant it is, if known.
+    pub identity: Option<String>,
+    /// The client and authority it belongs to.
+    pub bound_to: Fingerprint,
+    /// Where the first renewal goes.
+    pub token_url: String,
+    /// Where it stands: due at once, unless it was proven.
+    pub standing: GrantStatus,
+    /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
+    pub proven: Option<String>,
+    /// When it came.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// It is stored.
+    Stored(Generation),
+    /// Another portal has, or had, this very refresh token.
+    HeldBy(String),
+    /// This portal was given it before, and has exchanged it for a newer one since.
+    Spent,
+    /// The configuration does not name this portal.
+    Unknown,
+}
+
+pub(super) fn store_grant(connection: &Connection, grant: &NewGrant) -> Result<StoreOutcome, StateError> {
+    let NewGrant { portal, tokens, proven, now, .. } = grant;
+    let sql = |source| StateError::sql("take a grant in", source);
+    let (_, fingerprint) = stored(&tokens.credential);
+    if let Some(fingerprint) = &fingerprint {
+        if let Some(holder) = holder(connection, fingerprint, portal).map_err(sql)? {
+            return Ok(StoreOutcome::HeldBy(holder));
+        }
+        if is_spent(connection, fingerprint, portal).map_err(sql)? {
+            return Ok(StoreOutcome::Spent);
+        }
+    }
+    let Some(generation) = put(connection, grant)? else { return Ok(StoreOutcome::Unknown) };
+    // What is handed over later counts.
+    drop_candidate(connection, portal, *now)?;
+    if let Some(app) = proven {
+        clients::client_accepted(connection, app, portal, *now).map_err(sql)?;
+    }
+    if let Some(fingerprint) = &fingerprint {
+        let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;
+    }
+    Ok(StoreOutcome::Stored(generation))
+}
+
+/// Puts a grant in a portal's place, whatever was there; `None` if the configuration does not name the portal.
+pub(super) fn put(connection: &Connection, grant: &NewGrant) -> Result<Option<Generation>, StateError> {
+    let NewGrant { portal, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+    let sql = |source| StateError::sql("take a grant in", source);
+    let (refresh, fingerprint) = stored(&tokens.credential);
+    let access = tokens.access.as_ref();
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let (refresh_ends, refresh_since, motion, notice) = validity_columns(&tokens.validity);
+    let generation: Option<i64> = connection
+        .query_row(
+            "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
+             token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
+             token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
+             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
+             told = CASE WHEN ?20 THEN '[]' ELSE told END, refresh_expires_at = ?21, refresh_since = ?22, \
+             refresh_motion = ?23, notice = ?24 \
+             WHERE name = ?1 AND configured = 1 RETURNING generation",
+            params![
+                portal.as_str(),
+                refresh,
+                fingerprint.as_ref().map(Fingerprint::bytes),
+                access.map(|access| access.token.expose()),
+                access.map(|access| &access.token_type),
+                access.map(|access| access.issued_at.millis()),
+                access.map(|access| access.expires_at.millis()),
+                to_json(&tokens.details)?,
+                identity,
+                bound_to.bytes(),
+                token_url,
+                now.millis(),
+                phase,
+                attempt,
+                since,
+                problem,
+                doubtful,
+                millis(standing.renew_at),
+                millis(standing.next_attempt_at),
+                proven.is_some(),
+                refresh_ends,
+                refresh_since,
+                motion,
+                notice,
+            ],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(sql)?;
+    Ok(generation.map(|generation| Generation(u64::try_from(generation).unwrap_or_default())))
+}
+
+/// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
+pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
+    AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
+    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 \
+    UNION ALL SELECT portal FROM candidate WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
+
+/// Another portal that holds this refresh token, or was given it once.
+pub(super) fn holder(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached(HOLDER)?
+        .query_row(params![fingerprint.bytes(), portal.as_str()], |row| row.get(0))
+        .optional()
+}
+
+/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one. Known are those that
+/// came from outside, and the last 32 that were exchanged.
+pub(super) fn is_spent(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> rusqlite::Result<bool> {
+    let found: Option<(bool, Option<Vec<u8>>)> = connection
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1), spent \
+             FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
+            params![fingerprint.bytes(), portal.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    Ok(found.is_some_and(|(seen, spent)| {
+        seen || spent.unwrap_or_default().chunks(4).any(|start| fingerprint.bytes().starts_with(start))
+    }))
+}
+
+pub(super) fn holder_of_refresh_token(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+) -> Result<Option<String>, StateError> {
+    connection
+        .prepare_cached(HOLDER)
+        .and_then(|mut statement| {
+            statement.query_row(params![fingerprint.bytes(), None::<&str>], |row| row.get(0)).optional()
+        })
+        .map_err(|source| StateError::sql("look for a refresh token", source))
+}
+
+pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
+    let sql = |source| StateError::sql("forget a grant", source);
+    let forgotten = connection
+        .execute(
+            "UPDATE portal SET refresh_token = NULL, fingerprint = NULL, access_token = NULL, token_type = NULL, \
+             issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
+             renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
+             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
+             refresh_expires_at = NULL, refresh_since = NULL, refresh_motion = NULL, notice = NULL, spent = NULL \
+             WHERE name = ?1 AND (refresh_token IS NOT NULL OR lost IS NOT NULL)",
+            [portal.as_str()],
+        )
+        .map_err(sql)?;
+    let forgotten = forgotten + usize::from(forget_candidate(connection, portal)?);
+    connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+    unread::discard(connection, portal)?;
+    disputes::drop_all(connection, portal)?;
+    // What proves the events of an installation goes with the last portal that it made.
+    connection
+        .execute(
+            "DELETE FROM installation WHERE (binding, member_id) IN (SELECT binding, member_id FROM portal WHERE name = ?1) \
+             AND NOT EXISTS (SELECT 1 FROM portal WHERE member_id = installation.member_id \
+             AND portal.binding = installation.binding AND name <> ?1)",
+            [portal.as_str()],
+        )
+        .map_err(sql)?;
+    let gone = connection
+        .execute(
+            "DELETE FROM portal WHERE name = ?1 AND (configured = 0 OR installed_by IS NOT NULL)",
+            [portal.as_str()],
+        )
+        .map_err(sql)?;
+    Ok(forgotten + gone > 0)
+}
+
+/// Portals of these apps that have no grant, or one of another client.
+pub(super) fn awaiting_clients(connection: &Connection, apps: &[String]) -> Result<Vec<Portal>, StateError> {
+    let sql = |source| StateError::sql("look for awaiting portals", source);
+    let query = format!(
+        "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'client-changed') AND app = ?1"
+    );
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let mut awaiting = Vec::new();
+    for app in apps {
+        awaiting.extend(portals(&mut statement, [app])?);
+    }
+    Ok(awaiting)
+}
+
+pub(super) fn awaiting_files(connection: &Connection) -> Result<Vec<Portal>, StateError> {
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'needs-authorization', 'client-changed') AND lost IS NULL \
+             AND settings ->> 'refresh_token_file' IS NOT NULL"
+        ))
+        .map_err(|source| StateError::sql("look for awaiting portals", source))?;
+    portals(&mut statement, [])
+}

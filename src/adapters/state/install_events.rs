@@ -1,0 +1,104 @@
+//! Notices of installs that were answered and are not worked off yet: a bounded queue that outlives the process.
+//!
+//! Must not be believed: nothing of a notice is verified while it is here.
+
+use rusqlite::{Connection, params};
+
+use super::{State, StateError};
+use crate::domain::time::Timestamp;
+
+/// Notices that are kept at a time.
+const MAX_NOTICES: i64 = 4096;
+/// Bytes that they may have together.
+const MAX_NOTICE_BYTES: i64 = 32 * 1024 * 1024;
+
+/// A notice as it came.
+#[derive(Clone)]
+pub struct NewEvent {
+    /// The app's name.
+    pub app: String,
+    /// The query of its address.
+    pub query: String,
+    /// Its form.
+    pub body: Vec<u8>,
+    /// Who sent it, if the proxy in front says so.
+    pub source: Option<String>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A notice that waits.
+pub struct StoredEvent {
+    /// Its row.
+    pub row: i64,
+    /// The app's name.
+    pub app: String,
+    /// The query of its address.
+    pub query: String,
+    /// Its form.
+    pub body: Vec<u8>,
+    /// Who sent it.
+    pub source: Option<String>,
+}
+
+impl State {
+    /// Keeps a notice until it is worked off; its row, or `None` if too many are kept already.
+    ///
+    /// # Errors
+    /// [`StateError`]; it is not kept then.
+    pub async fn store_event(&self, notice: NewEvent) -> Result<Option<i64>, StateError> {
+        self.change(move |connection| keep(connection, &notice)).await
+    }
+
+    /// Forgets a notice that was worked off.
+    ///
+    /// # Errors
+    /// [`StateError`]; it is worked off again after the next start.
+    pub async fn event_done(&self, row: i64) -> Result<(), StateError> {
+        self.write
+            .run(move |connection| {
+                let done = connection.prepare_cached("DELETE FROM install_notice WHERE id = ?1");
+                let done = done.and_then(|mut statement| statement.execute([row]));
+                done.map(|_| ()).map_err(|source| StateError::sql("forget a notice of an install", source))
+            })
+            .await
+    }
+
+    /// The notices that wait, oldest first.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn waiting_events(&self) -> Result<Vec<StoredEvent>, StateError> {
+        self.read.run(waiting).await
+    }
+}
+
+fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, StateError> {
+    let sql = |source| StateError::sql("keep a notice of an install", source);
+    let NewEvent { app, query, body, source, now } = notice;
+    let kept = "SELECT count(*), coalesce(sum(length(body)), 0) FROM install_notice";
+    let mut kept = connection.prepare_cached(kept).map_err(sql)?;
+    let (count, bytes): (i64, i64) = kept.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sql)?;
+    if count >= MAX_NOTICES || bytes >= MAX_NOTICE_BYTES {
+        return Ok(None);
+    }
+    let mut insert = connection
+        .prepare_cached(
+            "INSERT INTO install_notice (app, query, body, source, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )
+        .map_err(sql)?;
+    insert.insert(params![app, query, body, source, now.millis()]).map(Some).map_err(sql)
+}
+
+fn waiting(connection: &Connection) -> Result<Vec<StoredEvent>, StateError> {
+    let sql = |source| StateError::sql("look for notices of installs", source);
+    let mut statement = connection
+        .prepare_cached("SELECT id, app, query, body, source FROM install_notice ORDER BY id")
+        .map_err(sql)?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let (id, app, query) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(StoredEvent { row: id, app, query, body: row.get(3)?, source: row.get(4)? })
+    };
+    let rows = statement.query_map([], read).and_then(Iterator::collect);
+    rows.map_err(sql)
+}

@@ -1,0 +1,157 @@
+//! Grants that are held: nothing is sent for them until a person says so. Old ones, and rows that cannot be understood.
+//!
+//! Must not lose what it holds: the refresh token stays where it is.
+
+use rusqlite::{Connection, params};
+
+use super::rows::{millis, phase_columns, to_json};
+use super::{State, StateError};
+use crate::domain::name::PortalName;
+use crate::domain::portal::Kind;
+use crate::domain::rollback::RollbackCheck;
+use crate::domain::secret::Fingerprint;
+use crate::domain::token::Generation;
+
+impl State {
+    /// Holds a grant that is older than what was published, if it still is of this generation; false if not.
+    ///
+    /// # Errors
+    /// [`StateError`]; then its refresh token may still be sent.
+    pub async fn quarantine_rolled_back(
+        &self,
+        portal: PortalName,
+        from: Generation,
+        held: RollbackCheck,
+    ) -> Result<bool, StateError> {
+        self.write.run(move |connection| quarantine_rolled_back(connection, &portal, from, &held)).await
+    }
+
+    /// Notes that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent
+    /// for it until a person hands over a new one. `spent` is the refresh token of its file: no file brings it in any
+    /// more, whatever becomes of the portal. False if the state has a grant, or had one as new.
+    ///
+    /// # Errors
+    /// [`StateError`]; then a spent token may be sent for it.
+    pub async fn quarantine_lost(
+        &self,
+        portal: PortalName,
+        newest: Generation,
+        spent: Option<Fingerprint>,
+    ) -> Result<bool, StateError> {
+        self.write.run(move |connection| quarantine_lost(connection, &portal, newest, spent.as_ref())).await
+    }
+
+    /// How many portals have lost their grant.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn count_lost(&self) -> Result<u64, StateError> {
+        self.read.run(super::listing::count_lost).await
+    }
+
+    /// Holds a portal whose row cannot be understood, so that nothing comes back to it again and again; false if it was
+    /// held before.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn quarantine_unreadable(&self, portal: PortalName) -> Result<bool, StateError> {
+        self.write.run(move |connection| quarantine_unreadable(connection, &portal)).await
+    }
+
+    /// Holds rows whose name is none, and says what they have instead. The configuration cannot name them, so they are
+    /// few, if any.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn quarantine_unnamed(&self) -> Result<Vec<String>, StateError> {
+        self.write.run(quarantine_unnamed).await
+    }
+}
+
+fn quarantine_lost(
+    connection: &Connection,
+    portal: &PortalName,
+    newest: Generation,
+    spent: Option<&Fingerprint>,
+) -> Result<bool, StateError> {
+    let sql = |source| StateError::sql("hold a portal whose grant was lost", source);
+    let number = i64::try_from(newest.0).unwrap_or(i64::MAX);
+    let hold = "UPDATE portal SET lost = ?2, generation = ?2 WHERE name = ?1 AND refresh_token IS NULL AND generation < ?2";
+    let held = connection.execute(hold, params![portal.as_str(), number]).map_err(sql)? > 0;
+    if let Some(spent) = spent.filter(|_| held) {
+        let remember = "INSERT OR IGNORE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        connection.execute(remember, params![spent.bytes(), portal.as_str()]).map_err(sql)?;
+    }
+    Ok(held)
+}
+
+fn quarantine_rolled_back(
+    connection: &Connection,
+    portal: &PortalName,
+    from: Generation,
+    held: &RollbackCheck,
+) -> Result<bool, StateError> {
+    let RollbackCheck { generation, access, details, standing } = held;
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let access = access.as_ref();
+    let number = |generation: &Generation| i64::try_from(generation.0).unwrap_or(i64::MAX);
+    connection
+        .execute(
+            "UPDATE portal SET generation = ?3, access_token = ?4, token_type = ?5, issued_at = ?6, expires_at = ?7, \
+             details = ?8, phase = ?9, attempt = ?10, since = ?11, problem = ?12, doubtful = ?13, renew_at = ?14, \
+             act_at = ?15, told = '[]', climb_at = 0, claim = NULL \
+             WHERE name = ?1 AND generation = ?2 AND refresh_token IS NOT NULL",
+            params![
+                portal.as_str(),
+                number(&from),
+                number(generation),
+                access.map(|access| access.token.expose()),
+                access.map(|access| &access.token_type),
+                access.map(|access| access.issued_at.millis()),
+                access.map(|access| access.expires_at.millis()),
+                to_json(details)?,
+                phase,
+                attempt,
+                since,
+                problem,
+                doubtful,
+                millis(standing.renew_at),
+                millis(standing.next_attempt_at),
+            ],
+        )
+        .map(|changed| changed > 0)
+        .map_err(|source| StateError::sql("hold an old grant", source))
+}
+
+/// The grant stays as it is; its phase names what is wrong, so that it is counted. A binding that is none would name
+/// something else.
+pub(super) fn quarantine_unreadable(
+    connection: &Connection,
+    portal: &PortalName,
+) -> Result<bool, StateError> {
+    let sql = |source| StateError::sql("hold a portal that cannot be read", source);
+    let arguments = params![portal.as_str(), Kind::Unreadable.as_str()];
+    let held = "SELECT EXISTS (SELECT 1 FROM portal WHERE name = ?1 AND phase = ?2)";
+    let held: bool = connection.query_row(held, arguments, |row| row.get(0)).map_err(sql)?;
+    let hold = "UPDATE portal SET phase = ?2, act_at = NULL, climb_at = NULL, claim = NULL, told = '[\"unreadable\"]', \
+        bound_to = CASE WHEN length(bound_to) = 32 THEN bound_to ELSE binding END WHERE name = ?1";
+    connection.execute(hold, arguments).map_err(sql)?;
+    Ok(!held)
+}
+
+fn quarantine_unnamed(connection: &Connection) -> Result<Vec<String>, StateError> {
+    let sql = |source| StateError::sql("look for rows without a name", source);
+    let mut select = connection.prepare("SELECT id, name FROM portal WHERE configured = 0").map_err(sql)?;
+    let rows =
+        select.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).map_err(sql)?;
+    let mut unnamed = Vec::new();
+    for row in rows {
+        let (id, name) = row.map_err(sql)?;
+        if PortalName::parse(&name).is_err() {
+            let hold = "UPDATE portal SET act_at = NULL, climb_at = NULL, claim = NULL WHERE id = ?1";
+            connection.execute(hold, [id]).map_err(sql)?;
+            unnamed.push(name.escape_debug().take(100).collect());
+        }
+    }
+    Ok(unnamed)
+}

@@ -1,0 +1,138 @@
+//! Looks at a state that nobody has open, and leaves no trace: no file, no lock, no byte changed.
+//!
+//! The state is read where it lies, by a connection that takes no lock and keeps the log's index in its own memory, into
+//! a copy in memory. A daemon may start meanwhile and is not held up: then the files change, or their lock is taken, and
+//! the copy is thrown away. Must not be used for a decision that is carried out: the truth is the file.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::backup::Backup;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::StateError;
+use super::schema::{Header, found, inspect, is_free, migrate, recognise, unreadable};
+
+/// A state's copy in memory, its schema brought up to date.
+pub struct Snapshot(pub(super) Connection);
+
+/// What a look came to.
+pub enum SnapshotOutcome {
+    /// The state as it was at one moment; an empty one, where there is none yet.
+    Whole(Snapshot),
+    /// It changed meanwhile: look again.
+    Changing,
+}
+
+/// Looks once.
+///
+/// # Errors
+/// [`StateError::Locked`] if somebody has it open; what [`inspect`] says; [`StateError::Damaged`]; [`StateError::Sql`].
+pub fn take_snapshot(path: &Path) -> Result<SnapshotOutcome, StateError> {
+    let before = Stamps::of(path);
+    if let Err(held) = is_free(path) {
+        return match held {
+            StateError::Locked { is_brief: true, .. } => Ok(SnapshotOutcome::Changing),
+            held => Err(held),
+        };
+    }
+    let copied = match inspect(path) {
+        Ok(Header::Absent) if !has_log(path) => empty(),
+        Ok(_) => copy(path),
+        Err(error) => Err(error),
+    };
+    // Whatever was read while it changed says nothing, an error neither.
+    let is_still_free = is_free(path).is_ok();
+    if !is_still_free || Stamps::of(path) != before {
+        return Ok(SnapshotOutcome::Changing);
+    }
+    let mut copied = copied?;
+    let sql = |source| StateError::sql("bring the copy of the state up to date", source);
+    copied.execute_batch("PRAGMA foreign_keys = ON;").map_err(sql)?;
+    migrate(&mut copied).map_err(sql)?;
+    copied.set_prepared_statement_cache_capacity(64);
+    Ok(SnapshotOutcome::Whole(Snapshot(copied)))
+}
+
+fn empty() -> Result<Connection, StateError> {
+    Connection::open_in_memory().map_err(|source| StateError::sql("open memory", source))
+}
+
+fn copy(path: &Path) -> Result<Connection, StateError> {
+    let sql = |source| StateError::sql("look at the state", source);
+    let from = connect(path).map_err(sql)?;
+    let mut to = empty()?;
+    {
+        let backup = Backup::new(&from, &mut to).map_err(sql)?;
+        let step = backup.step(-1).map_err(|source| unreadable(path, source))?;
+
+        if step != rusqlite::backup::StepResult::Done {
+            return Err(StateError::Changing { path: path.to_owned() });
+        }
+    }
+    let check: rusqlite::Result<String> = to.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    match check {
+        Ok(check) if check == "ok" => {}
+        Ok(check) => return Err(found(path, check)),
+        Err(source) if source.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            return Err(StateError::Damaged { path: path.to_owned(), detail: source.to_string() });
+        }
+        Err(source) => return Err(sql(source)),
+    }
+    recognise(path, &to)?;
+    Ok(to)
+}
+
+/// "unix-none" takes no locks, exclusive mode keeps the log's index in memory instead of in a file beside the state, and
+/// nothing is moved from the log into the state at the end. Without a log SQLite would make one: then the file is taken
+/// as one that cannot change, which holds for as long as this looks.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if !has_log(path) {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let uri = format!("file:{}?immutable=1", encoded(&absolute));
+        return Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI);
+    }
+    let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.query_row("PRAGMA locking_mode = EXCLUSIVE", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// A path in a URI: what is not plain is percent-encoded.
+fn encoded(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte);
+    bytes
+        .iter()
+        .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
+}
+
+fn has_log(path: &Path) -> bool {
+    beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0)
+}
+
+/// What changes of a state's files when somebody writes them. Not the time of their status: where this is the superuser,
+/// SQLite gives the log to the owner that it has already.
+#[derive(PartialEq, Eq)]
+struct Stamps([Option<[i64; 4]>; 3]);
+
+impl Stamps {
+    fn of(path: &Path) -> Self {
+        let stamp = |path: PathBuf| path.metadata().ok().map(|found| Self::stamp(&found));
+        Self([path.to_owned(), beside(path, "-wal"), beside(path, ".lock")].map(stamp))
+    }
+
+    fn stamp(found: &Metadata) -> [i64; 4] {
+        [found.ino().cast_signed(), found.size().cast_signed(), found.mtime(), found.mtime_nsec()]
+    }
+}

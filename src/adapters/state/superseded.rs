@@ -1,0 +1,89 @@
+//! Pairs that were put aside: somebody else's, or come too late. Kept until a person imports them for the right portal.
+//!
+//! Must not give one out but for an import, nor drop one that was not taken.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::record::{SupersededPair, store_superseded};
+use super::{State, StateError};
+use crate::domain::candidate::TokenPair;
+use crate::domain::name::PortalName;
+use crate::domain::secret::RefreshToken;
+use crate::domain::time::Timestamp;
+
+/// A pair that was put aside.
+#[derive(Debug)]
+pub struct StoreSuperseded {
+    /// Its row.
+    pub id: i64,
+    /// Its refresh token.
+    pub refresh: RefreshToken,
+    /// Whose it is, if that is known.
+    pub identity: Option<String>,
+}
+
+fn sql(source: rusqlite::Error) -> StateError {
+    StateError::sql("look for a pair that was put aside", source)
+}
+
+impl State {
+    /// The pair that was put aside last at a portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn superseded_at(&self, portal: PortalName) -> Result<Option<StoreSuperseded>, StateError> {
+        self.read
+            .run(move |connection| {
+                let newest = "SELECT id, refresh_token, identity FROM aside WHERE portal = ?1 AND refresh_token IS NOT NULL \
+                     ORDER BY id DESC LIMIT 1";
+                let row = connection
+                    .query_row(newest, [portal.as_str()], |row| {
+                        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?))
+                    })
+                    .optional()
+                    .map_err(sql)?;
+                let put_aside = |(id, refresh, identity): (_, String, _)| {
+                    RefreshToken::new(&refresh).map(|refresh| StoreSuperseded { id, refresh, identity })
+                };
+                Ok(row.and_then(put_aside))
+            })
+            .await
+    }
+
+    /// Removes a pair that was put aside: it was taken in.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn delete_superseded(&self, id: i64) -> Result<(), StateError> {
+        self.change(move |connection| {
+            connection.execute("DELETE FROM aside WHERE id = ?1", params![id]).map(|_| ()).map_err(sql)
+        })
+        .await
+    }
+
+    /// Puts a pair aside that came for a portal: `foreign`, somebody else's, or `late`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn put_pair_aside(
+        &self,
+        portal: PortalName,
+        pair: Arc<TokenPair>,
+        why: &'static str,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        self.change(move |connection| {
+            let TokenPair { access, refresh, identity } = &*pair;
+            let aside = SupersededPair {
+                why,
+                access: access.as_ref(),
+                refresh: refresh.as_ref(),
+                identity: identity.as_deref(),
+            };
+            store_superseded(connection, &portal, now, &aside)
+        })
+        .await
+    }
+}

@@ -1,0 +1,323 @@
+//! Room on the disk for the pairs that renewals under way will bring, taken before anything is sent.
+//!
+//! A record goes into the write-ahead log. So the log's file is made as long, before a claim is durable, as the records
+//! of all claims can need: SQLite then writes over blocks that it has already, and nobody else can have filled the disk
+//! with them. Must not touch what SQLite has written: it moves the end of the file and nothing else.
+//!
+//! It holds where a file is written over in place: ext4, XFS, tmpfs, and Btrfs, which is asked to. Where each write takes
+//! a new block (ZFS, or Btrfs after a snapshot), a pair that finds no room is held in memory.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rustix::fs::{FallocateFlags, IFlags, fallocate, ioctl_getflags, ioctl_setflags};
+
+use super::claims::{self, Claims};
+use super::{State, StateError};
+use crate::domain::name::PortalName;
+use crate::domain::portal::Portal;
+use crate::domain::time::Timestamp;
+
+/// Pages for the record of one pair: measured are 12 on average with tokens of 4 KB, each in a transaction of its own.
+const RECORD: u64 = 16;
+/// Pages for one claim.
+const CLAIM: u64 = 8;
+/// For a record that is larger than others, and for small changes besides: what was told, a grant that comes in.
+const SMALL: u64 = 64;
+/// The log's file grows by so many pages at once.
+const STEP: u64 = 256;
+/// A page of the database in the log, and what stands before the first.
+const FRAME: u64 = 4096 + 24;
+const HEADER: u64 = 32;
+/// What did not fit is tried again after this time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How much room there is: written by the writer's thread before a transaction, asked in it.
+#[derive(Debug, Default)]
+pub(super) struct WalReservation {
+    /// Pages that the log's file has room for.
+    free: AtomicU64,
+    /// Claims without an outcome.
+    claims: AtomicU64,
+    /// Something was forgotten, and may lie in the log still.
+    forgot: AtomicBool,
+    /// Pages that were asked for in vain.
+    wanted: AtomicU64,
+    refused: Mutex<Option<(PathBuf, Arc<io::Error>)>>,
+}
+
+impl WalReservation {
+    /// How many claims there is room for, besides those there are.
+    fn capacity(&self) -> u64 {
+        let left = self.free.load(Ordering::Relaxed).saturating_sub(self.needed(0));
+        left / (RECORD + CLAIM)
+    }
+
+    /// The pages for what is under way and for so many claims more.
+    fn needed(&self, claims: u64) -> u64 {
+        RECORD * self.claims.load(Ordering::Relaxed) + (RECORD + CLAIM) * claims + SMALL
+    }
+
+    /// What a transaction removes must not stay readable in the log: to be called in it.
+    pub(super) fn forget(&self) {
+        self.forgot.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether so many may be claimed in this transaction. If not, the writer makes room before the next.
+    pub(super) fn require(&self, claims: usize) -> Result<(), StateError> {
+        let claims = u64::try_from(claims).unwrap_or(u64::MAX);
+        if claims == 0 || claims <= self.capacity() {
+            return Ok(());
+        }
+        self.wanted.fetch_max(self.needed(claims), Ordering::Relaxed);
+        Err(self.none())
+    }
+
+    /// Whether what can wait may be written: not with the room of renewals under way.
+    fn allow_deferrable(&self) -> Result<(), StateError> {
+        let under_way = self.claims.load(Ordering::Relaxed) > 0;
+        let whole = self.free.load(Ordering::Relaxed) >= self.needed(0);
+        if under_way && !whole { Err(self.none()) } else { Ok(()) }
+    }
+
+    /// As much of the capacity as fits; an error if nothing does and nothing under way will make room.
+    fn distribute(&self, capacity: &[(String, usize)]) -> Result<Vec<(String, usize)>, StateError> {
+        let mut left = usize::try_from(self.capacity()).unwrap_or(usize::MAX);
+        if left == 0 && self.claims.load(Ordering::Relaxed) == 0 {
+            return Err(self.none());
+        }
+        let mut share = |(url, wanted): &(String, usize)| {
+            let given = left.min(*wanted);
+            left -= given;
+            (url.clone(), given)
+        };
+        Ok(capacity.iter().map(&mut share).collect())
+    }
+
+    fn none(&self) -> StateError {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, source) = refused.clone().unzip();
+        let kilobytes = self.wanted.load(Ordering::Relaxed).max(self.needed(0)) * FRAME / 1024;
+        StateError::NoRoom { path: path.unwrap_or_default(), kilobytes, source }
+    }
+}
+
+/// Makes the room. Owned by the writer: its thread alone writes the log.
+pub struct WalReserve {
+    log: File,
+    path: PathBuf,
+    room: Arc<WalReservation>,
+}
+
+impl WalReserve {
+    /// Of a state that is open.
+    pub(super) fn open(state: &Path) -> Result<Self, StateError> {
+        let mut path = state.as_os_str().to_owned();
+        path.push("-wal");
+        let path = PathBuf::from(path);
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let log = opened.map_err(|source| StateError::file("open", &path, source))?;
+        write_in_place(&log);
+        Ok(Self { log, path, room: Arc::default() })
+    }
+
+    /// What claims ask.
+    pub(super) fn room(&self) -> Arc<WalReservation> {
+        Arc::clone(&self.room)
+    }
+
+    /// Before each transaction: counts, and makes room if there is less than is needed or was asked for.
+    pub(super) fn keep(&self, connection: &Connection) {
+        let number = |sql: &str, column| {
+            let mut statement = connection.prepare_cached(sql)?;
+            statement
+                .query_row([], |row| row.get::<_, i64>(column))
+                .map(|n| u64::try_from(n).unwrap_or_default())
+        };
+        let counted = number("SELECT count(*) FROM portal WHERE claim IS NOT NULL", 0)
+            .and_then(|claims| Ok((claims, number("PRAGMA wal_checkpoint(NOOP)", 1)?)));
+        let Ok((claims, mut used)) = counted else {
+            return self.room.free.store(0, Ordering::Relaxed);
+        };
+        self.room.claims.store(claims, Ordering::Relaxed);
+        let wanted = self.room.wanted.swap(0, Ordering::Relaxed).max(self.room.needed(0));
+        if self.pages() < used + wanted {
+            let ample = (used + wanted).next_multiple_of(STEP);
+            let made = self.grow(ample).or_else(|_| self.grow(used + wanted)).map_err(Arc::new);
+            // Where the disk is full the log can still begin anew, at its first page.
+            if made.is_err() && number("PRAGMA wal_checkpoint(RESTART)", 0).is_ok_and(|busy| busy == 0) {
+                used = 0;
+            }
+            let refused = made.err().map(|error| (self.path.clone(), error));
+            *self.room.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        }
+        self.room.free.store(self.pages().saturating_sub(used), Ordering::Relaxed);
+    }
+
+    /// After a transaction: what was forgotten is overwritten in the log as well. In the database SQLite has done so
+    /// (`secure_delete`). Where a reader is in the way, or the disk, it is tried again after the next transaction.
+    pub(super) fn scrub(&self, connection: &Connection) {
+        if !self.room.forgot.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let checkpoint =
+            |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).is_ok_and(|busy| busy == 0);
+        // After the first nobody reads the log, and all of it is in the database: its bytes are of no use to anybody.
+        let done = checkpoint("PRAGMA wal_checkpoint(RESTART)")
+            && self.overwrite().is_ok()
+            && checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
+        if !done {
+            self.room.forget();
+        }
+    }
+
+    fn overwrite(&self) -> io::Result<()> {
+        self.fill(0, self.log.metadata()?.len())?;
+        self.log.sync_data()
+    }
+
+    /// At the end: everything moves into the database, and an empty log keeps the room that the next start needs. A log
+    /// that held anything could be taken for that of a database restored from a backup.
+    pub(super) fn leave(&self, connection: &Connection) {
+        // Not needed, if it fails: the next start reads the log.
+        let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let keep = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if emptied.is_ok_and(|busy| busy == 0) && keep.is_ok() {
+            let _ = self.grow(STEP);
+        }
+    }
+
+    /// Pages that the log's file has room for.
+    fn pages(&self) -> u64 {
+        let length = self.log.metadata().map(|metadata| metadata.len()).unwrap_or_default();
+        length.saturating_sub(HEADER) / FRAME
+    }
+
+    fn grow(&self, pages: u64) -> io::Result<()> {
+        let (before, length) = (self.log.metadata()?.len(), HEADER + pages * FRAME);
+        if length <= before {
+            return Ok(());
+        }
+        let grown = match fallocate(&self.log, FallocateFlags::empty(), before, length - before) {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.fill(before, length),
+            other => other.map_err(io::Error::from),
+        };
+        // What did not suffice is given back.
+        grown.inspect_err(|_| drop(self.log.set_len(before)))
+    }
+
+    /// Where blocks cannot be had without writing them.
+    fn fill(&self, mut from: u64, to: u64) -> io::Result<()> {
+        let zeros = [0; 4096];
+        while from < to {
+            let length = usize::try_from(to - from).unwrap_or(zeros.len()).min(zeros.len());
+            self.log.write_all_at(&zeros[..length], from)?;
+            from += length as u64;
+        }
+        Ok(())
+    }
+}
+
+/// What is changed back in the same transaction is still written: SQLite does not compare.
+fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
+    let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
+                      DELETE FROM aside WHERE id = last_insert_rowid()";
+    connection.execute_batch(statements).map_err(|source| StateError::sql("write to the state", source))
+}
+
+/// Asks Btrfs not to copy what is written over. It listens only while the file is empty; others do not know the word.
+fn write_in_place(log: &File) {
+    if let Ok(flags) = ioctl_getflags(log) {
+        let _ = ioctl_setflags(log, flags | IFlags::NOCOW);
+    }
+}
+
+impl State {
+    /// Claims the due portals whose tokens end soonest, as many per token endpoint as `capacity` says and as the disk
+    /// has room for the outcomes of. When it returns, the intent to send is durable.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_due(
+        &self,
+        now: Timestamp,
+        capacity: Vec<(String, usize)>,
+    ) -> Result<Claims, StateError> {
+        let (room, asked) = (Arc::clone(&self.room), capacity.clone());
+        let claimed = self.write.run(move |connection| {
+            let claims = claims::claim_due(connection, now, &asked)?;
+            room.require(claims.portals.len()).map(|()| claims)
+        });
+        let refused = match claimed.await {
+            Err(StateError::NoRoom { .. }) => Arc::clone(&self.room),
+            other => return other,
+        };
+        // Room was made meanwhile. If it was not enough, as many as fit.
+        self.write
+            .run(move |connection| {
+                let fitting = refused.distribute(&capacity)?;
+                let mut claims = claims::claim_due(connection, now, &fitting)?;
+                refused.require(claims.portals.len())?;
+                if fitting != capacity {
+                    claims.next =
+                        Some(claims.next.map_or(now + RETRY_AFTER, |next| next.min(now + RETRY_AFTER)));
+                }
+                Ok(claims)
+            })
+            .await
+    }
+
+    /// Claims one portal whatever its time; `None` if it may not be renewed.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_one(&self, portal: PortalName, now: Timestamp) -> Result<Option<Portal>, StateError> {
+        self.with_room(move |connection, room| {
+            let claimed = claims::claim_one(connection, &portal, now)?;
+            room.require(usize::from(claimed.is_some())).map(|()| claimed)
+        })
+        .await
+    }
+
+    /// Writes something that leaves no trace, and sees that one more claim would find room.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing can be claimed.
+    pub async fn try_writing(&self) -> Result<(), StateError> {
+        self.with_room(|connection, room| room.require(1).and_then(|()| write_and_take_back(connection)))
+            .await
+    }
+
+    /// Does what needs room; once more where there is none, since the writer makes room before each transaction.
+    pub(super) async fn with_room<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, &WalReservation) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let run = || {
+            let (room, work) = (Arc::clone(&self.room), Arc::clone(&work));
+            self.write.run(move |connection| work(connection, &room))
+        };
+        match run().await {
+            Err(StateError::NoRoom { .. }) => run().await,
+            other => other,
+        }
+    }
+
+    /// Does what can wait, and must not take the room of renewals under way.
+    pub(super) async fn change<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        self.with_room(move |connection, room| room.allow_deferrable().and_then(|()| work(connection))).await
+    }
+}

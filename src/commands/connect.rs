@@ -1,0 +1,214 @@
+//! Finds whom to ask: the running daemon over its socket, or the state itself where no daemon runs.
+//!
+//! Must not start a daemon, nor fall back to the state when a daemon is there but refuses.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use tokio::net::UnixStream;
+
+use super::client::ControlClient;
+use super::exit::{CommandError, Exit};
+use super::{Common, terminal};
+use crate::adapters::log;
+use crate::adapters::state::StateError;
+use crate::config::{self, Config, Environment, Loaded};
+use crate::daemon::operations::OperationError;
+use crate::daemon::{Offline, ReadOnlyState, RunError, chain};
+
+/// Whom to ask.
+pub(super) enum Backend {
+    /// The running daemon.
+    Daemon(ControlClient),
+    /// This process, under the state's lock.
+    Offline(Box<Offline>),
+}
+
+/// Reaches the daemon, or opens the state.
+pub(super) async fn connect(common: &Common) -> Result<Backend, CommandError> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(Backend::Daemon(client));
+    }
+    if let Some(socket) = &common.socket {
+        return Err(no_listener(socket));
+    }
+    open(load(common)?).await
+}
+
+/// As [`reach`], for what needs a state that is there already: none is made.
+pub(super) async fn connect_to_state(common: &Common) -> Result<Backend, CommandError> {
+    connect_if(common, Exit::NoInput, |_| false).await
+}
+
+/// As [`reach`], for what needs a grant: no state is made where the configuration brings none.
+pub(super) async fn connect_to_grants(common: &Common) -> Result<Backend, CommandError> {
+    connect_if(common, Exit::TryAgain, Offline::has_first_grants).await
+}
+
+/// As [`reach`], but a state is made only if the configuration is such.
+async fn connect_if(
+    common: &Common,
+    without: Exit,
+    is_made: impl FnOnce(&Config) -> bool,
+) -> Result<Backend, CommandError> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(Backend::Daemon(client));
+    }
+    if let Some(socket) = &common.socket {
+        return Err(no_listener(socket));
+    }
+    let config = load(common)?;
+    let state = &config.paths.state;
+    if !state.exists() && !is_made(&config) {
+        let what = format!(
+            "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in; for the first \
+             grant: refreshd authorize PORTAL, or refreshd import PORTAL",
+            state.display()
+        );
+        return Err(CommandError::new(without, what));
+    }
+    open(config).await
+}
+
+async fn open(config: Config) -> Result<Backend, CommandError> {
+    // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
+    let _ = log::start_for_command("warn");
+    let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;
+    Ok(Backend::Offline(Box::new(offline)))
+}
+
+/// Whom to ask what only looks.
+pub(super) enum ReadBackend {
+    /// The running daemon.
+    Daemon(ControlClient),
+    /// The state as it lies there, of which nothing is locked, made or changed.
+    State(Box<ReadOnlyState>),
+}
+
+/// Reaches the daemon, or looks at the state.
+pub(super) async fn connect_to_read(common: &Common) -> Result<ReadBackend, CommandError> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(ReadBackend::Daemon(client));
+    }
+    if let Some(socket) = &common.socket {
+        return Err(no_listener(socket));
+    }
+    let config = load(common)?;
+    let _ = log::start_for_command("warn");
+    let glance = match ReadOnlyState::at(config).await {
+        Ok(glance) => glance,
+        // It was about to start when it was asked for.
+        Err(error) => match daemon(common).await? {
+            Some(client) => return Ok(ReadBackend::Daemon(client)),
+            None => return Err(cannot_run(&error)),
+        },
+    };
+    Ok(ReadBackend::State(Box::new(glance)))
+}
+
+fn no_listener(socket: &Path) -> CommandError {
+    CommandError::new(Exit::Unavailable, format!("no daemon listens on {}", socket.display()))
+}
+
+/// The running daemon, if there is one.
+pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, CommandError> {
+    let socket = match &common.socket {
+        Some(socket) => socket.clone(),
+        None => match config::load_paths(&common.config) {
+            Some(paths) => paths.control_socket,
+            None => return Ok(None),
+        },
+    };
+    match UnixStream::connect(&socket).await {
+        Ok(connection) => {
+            trust(&socket, &connection)?;
+            ControlClient::new(&socket).map(Some)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let message =
+                format!("you may not use the control socket {}; try it with sudo", socket.display());
+            Err(CommandError::new(Exit::NoPermission, message))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether the process that listens may be given a grant: root's, one's own, or that of the owner of the socket's
+/// directory, if nobody else can put a socket there.
+fn trust(socket: &Path, connection: &UnixStream) -> Result<(), CommandError> {
+    let Ok(listener) = connection.peer_cred().map(|peer| peer.uid()) else { return Ok(()) };
+    let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let owner = std::fs::metadata(directory)
+        .ok()
+        .filter(|found| found.permissions().mode() & 0o002 == 0)
+        .map(|found| found.uid());
+    if listener == 0 || listener == rustix::process::geteuid().as_raw() || owner == Some(listener) {
+        return Ok(());
+    }
+    let message = format!(
+        "the process that listens on the control socket {} belongs to user {listener}, neither to root nor to the owner \
+         of the directory; nothing was sent to it: look who made that socket (ss -xlp)",
+        socket.display()
+    );
+    Err(CommandError::new(Exit::NoPermission, message))
+}
+
+/// The whole configuration, or every problem of it.
+pub(super) fn load(common: &Common) -> Result<Config, CommandError> {
+    let Loaded { config, warnings, damaged } = config::load(&common.config, &Environment::of_process())
+        .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
+    for warning in warnings.iter().chain(&damaged) {
+        terminal::eprintln(&format!("{warning}"));
+    }
+    Ok(config)
+}
+
+/// The problems of a configuration, a line each.
+pub(super) fn in_configuration(problems: &config::ConfigErrors) -> String {
+    let count = problems.0.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    format!("{count} {noun} in the configuration\n{problems}")
+}
+
+/// A daemon, or the state, that could not be opened.
+pub(super) fn cannot_run(error: &RunError) -> CommandError {
+    let exit = match error {
+        RunError::State(StateError::Locked { .. }) => Exit::Unavailable,
+        RunError::State(
+            StateError::Newer { .. }
+            | StateError::NotOurs { .. }
+            | StateError::Damaged { .. }
+            | StateError::Directory(_)
+            | StateError::Trap { .. },
+        )
+        | RunError::TokenDirectory(_) => Exit::Configuration,
+        RunError::State(StateError::File { source, .. }) if is_denied(source) => Exit::NoPermission,
+        RunError::State(_)
+        | RunError::Tls(_)
+        | RunError::Control(_)
+        | RunError::Http(_)
+        | RunError::Signals(_)
+        | RunError::TaskEnded(_)
+        | RunError::StopTimedOut(_) => Exit::Unavailable,
+    };
+    CommandError::new(exit, chain(error))
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+/// An operation that was not done, without a daemon.
+pub(super) fn not_done(error: &OperationError) -> CommandError {
+    let exit = match error {
+        OperationError::UnknownPortal { .. } | OperationError::NothingKept { .. } => Exit::NoInput,
+        OperationError::NoGrant { .. } | OperationError::NotNow { .. } => Exit::TryAgain,
+        OperationError::Refused { .. }
+        | OperationError::NotAGrant { .. }
+        | OperationError::NotAnAnswer { .. }
+        | OperationError::CodeRefused { .. } => Exit::Data,
+        OperationError::NoAuthorization { .. } | OperationError::NotThere { .. } => Exit::Configuration,
+        OperationError::State(_) => Exit::Unavailable,
+    };
+    CommandError::new(exit, chain(error))
+}

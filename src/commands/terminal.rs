@@ -1,0 +1,114 @@
+//! The one door to the terminal: results on standard output, words for people on standard error.
+//!
+//! Must not show a secret except where the command is there to print one. Colours and tables only on a terminal;
+//! `NO_COLOR` is respected.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+
+use super::Exit;
+use crate::domain::mask::line;
+
+/// Prints a result. A closed pipe is the reader's choice, not a failure.
+pub(super) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints bytes as they are.
+pub(super) fn print_bytes(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// Says something to a person.
+pub(super) fn eprintln(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", printed(text));
+}
+
+/// The text without characters that are not printed, but for the ends of its lines: nothing that came from outside may
+/// drive the terminal.
+fn printed(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(line).collect();
+    lines.join("\n")
+}
+
+/// Says why a command was not done.
+pub(super) fn fail(exit: Exit, message: &str) -> Exit {
+    eprintln(&format!("refreshd: {message}"));
+    exit
+}
+
+/// Whether a person looks at standard output, and wants colours.
+pub(super) fn is_colourful() -> bool {
+    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether a person sits at this machine who has a browser.
+pub(super) fn is_desktop() -> bool {
+    let shown = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
+}
+
+/// Whether a person looks at standard output.
+pub(super) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Tables are fitted into no less than this many columns.
+const MIN_TABLE_WIDTH: u16 = 60;
+
+/// How a cell is to be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TableStyle {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+    Quiet,
+}
+
+/// Lines up rows under a heading: with rules and colours on a terminal, plain columns in a pipe.
+pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> String {
+    let colour = is_colourful();
+    let mut table = Table::new();
+    if is_terminal() {
+        // A terminal that does not know its size, or a sliver of one, would get a letter a line.
+        let fit = match table.width() {
+            Some(width) if width >= MIN_TABLE_WIDTH => ContentArrangement::Dynamic,
+            _ => ContentArrangement::Disabled,
+        };
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(fit);
+    } else {
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    }
+    table.set_header(heading.iter().map(|text| {
+        let cell = Cell::new(text);
+        if colour { cell.add_attribute(Attribute::Bold) } else { cell }
+    }));
+    for row in rows {
+        table.add_row(row.into_iter().map(|(text, look)| {
+            let cell = Cell::new(printed(&text));
+            match look {
+                _ if !colour => cell,
+                TableStyle::Plain => cell,
+                TableStyle::Good => cell.fg(Color::Green),
+                TableStyle::Warning => cell.fg(Color::Yellow),
+                TableStyle::Bad => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+                TableStyle::Quiet => cell.add_attribute(Attribute::Dim),
+            }
+        }));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Asks a yes-or-no question; anything but yes is no, and so is no terminal.
+pub(super) fn confirm(question: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}

@@ -1,0 +1,225 @@
+//! A TOML file with positions, and the report that collects every problem of all files.
+//!
+//! Must not show TOML's own errors, which print the source line. After a syntax error the tree is a guess, so
+//! what reaches the line of the first one is not judged, nor is anything called missing because of it.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use toml::de::DeTable;
+
+use super::problem::{ConfigError, ConfigErrors, os_reason};
+use super::table::Table;
+
+/// The text of a file. It may hold secrets: blind in `Debug`, wiped when dropped.
+pub(super) struct ConfigSource {
+    path: PathBuf,
+    text: SecretString,
+    /// Where each line starts.
+    lines: Vec<usize>,
+    /// The file's mode; `None` if it is compiled in.
+    mode: Option<u32>,
+    /// The start of the line with the first syntax error.
+    sound_until: Cell<usize>,
+}
+
+impl ConfigSource {
+    /// Reads a file.
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |error: &std::io::Error| {
+            ConfigError::of_file(path, format!("this file cannot be read: {}", os_reason(error)))
+        };
+        let mode = fs::metadata(path).map_err(|error| unreadable(&error))?.permissions().mode();
+        let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+            ConfigError { line, ..ConfigError::of_file(path, "this line is not UTF-8, as TOML must be") }
+        })?;
+        Ok(Self { mode: Some(mode), ..Self::embedded(path, text) })
+    }
+
+    /// A file that is compiled in.
+    pub(super) fn embedded(path: &Path, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let text = SecretString::from(text);
+        Self { path: path.to_owned(), text, lines, mode: None, sound_until: Cell::new(usize::MAX) }
+    }
+
+    /// Parses it; syntax errors go to the report, and what was understood comes back.
+    pub(super) fn parse(&self, report: &mut Diagnostics) -> DeTable<'_> {
+        let (tree, errors) = DeTable::parse_recoverable(self.text.expose_secret());
+        for error in &errors {
+            let at = error.span().map_or(0, |span| span.start);
+            let message = match error.message() {
+                "duplicate key" => "this key or table is given twice in this file",
+                message => message,
+            };
+            report.problems.push(self.place(at, at).problem(message));
+        }
+        if let Some(first) = errors.iter().map(|error| error.span().map_or(0, |span| span.start)).min() {
+            self.sound_until.set(self.lines[self.line_of(first)]);
+            report.broken = true;
+        }
+        tree.into_inner()
+    }
+
+    /// The root of its tree.
+    pub(super) fn root<'d>(&'d self, tree: &'d DeTable<'d>) -> Table<'d> {
+        Table::new(self.place(0, 0), "", None, tree)
+    }
+
+    pub(super) const fn place(&self, start: usize, end: usize) -> SourceLocation<'_> {
+        SourceLocation { source: self, start, end }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that relative paths in this file start from.
+    pub(super) fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Its mode, if users that are neither its owner nor in its group have any access.
+    pub(super) fn open_to_others(&self) -> Option<u32> {
+        self.mode.filter(|mode| mode & 0o007 != 0).map(|mode| mode & 0o7777)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.sound_until.get() != usize::MAX
+    }
+
+    fn line_of(&self, at: usize) -> usize {
+        self.lines.partition_point(|start| *start <= at).saturating_sub(1)
+    }
+}
+
+/// A part of a file. Displays as `file:line:col`.
+#[derive(Clone, Copy)]
+pub(super) struct SourceLocation<'d> {
+    pub(super) source: &'d ConfigSource,
+    start: usize,
+    end: usize,
+}
+
+impl SourceLocation<'_> {
+    fn line_and_column(&self) -> (usize, usize) {
+        let line = self.source.line_of(self.start);
+        let before =
+            self.source.text.expose_secret().get(self.source.lines[line]..self.start).unwrap_or_default();
+        (line + 1, before.chars().count() + 1)
+    }
+
+    fn problem(&self, message: impl Into<String>) -> ConfigError {
+        let (line, column) = self.line_and_column();
+        ConfigError { file: self.source.path.clone(), line, column, message: message.into() }
+    }
+
+    fn is_sound(&self) -> bool {
+        self.end < self.source.sound_until.get()
+    }
+}
+
+impl fmt::Display for SourceLocation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.line_and_column();
+        write!(f, "{}:{line}:{column}", self.source.path.display())
+    }
+}
+
+/// Collects problems and warnings.
+#[derive(Default)]
+pub(super) struct Diagnostics {
+    problems: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
+    damaged: Vec<ConfigError>,
+    /// A file has syntax errors.
+    broken: bool,
+    /// Files that hold a secret and that others can read; named once each.
+    exposed: HashSet<PathBuf>,
+}
+
+impl Diagnostics {
+    /// Something written is wrong.
+    pub(super) fn problem(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
+        if place.is_sound() {
+            self.problems.push(place.problem(message));
+        }
+    }
+
+    /// A file cannot be used at all.
+    pub(super) fn whole_file(&mut self, problem: ConfigError) {
+        self.broken = true;
+        self.problems.push(problem);
+    }
+
+    /// Something is wrong in a file that is no configuration, as a template.
+    pub(super) fn in_file(&mut self, problem: ConfigError) {
+        self.problems.push(problem);
+    }
+
+    /// A key is missing in this part.
+    pub(super) fn missing(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
+        if !place.source.is_broken() {
+            self.problem(place, message);
+        }
+    }
+
+    /// A name refers to nothing in any file.
+    pub(super) fn unresolved(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
+        if !self.broken {
+            self.problem(place, message);
+        }
+    }
+
+    /// Not wrong, but hardly meant.
+    pub(super) fn warning(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
+        self.warnings.push(place.problem(message));
+    }
+
+    /// A secret that is there and hardly can be right: a problem for whoever checks, and no reason not to start.
+    pub(super) fn damaged(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
+        self.damaged.push(place.problem(message));
+    }
+
+    /// A secret is written at this place: the file must be closed to others.
+    pub(super) fn holds_secret(&mut self, place: SourceLocation<'_>) {
+        let source = place.source;
+        if let Some(mode) = source.open_to_others()
+            && self.exposed.insert(source.path.clone())
+        {
+            let advice = "chmod o-rwx it, or move the secret to a file of its own";
+            self.problem(
+                place,
+                format!(
+                    "a secret stands here, and every user can access this file (mode {mode:04o}): {advice}"
+                ),
+            );
+        }
+    }
+
+    /// The warnings and the damaged secrets, or all problems.
+    pub(super) fn finish(mut self) -> Result<(Vec<ConfigError>, Vec<ConfigError>), ConfigErrors> {
+        if !self.problems.is_empty() {
+            self.problems.append(&mut self.damaged);
+        }
+        self.problems.sort();
+        self.problems.dedup();
+        self.warnings.sort();
+        self.damaged.sort();
+        self.damaged.dedup();
+        if self.problems.is_empty() {
+            Ok((self.warnings, self.damaged))
+        } else {
+            Err(ConfigErrors(self.problems))
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What the outside may see of alerts, and what it may ask: open incidents, silences, acknowledgements.
+//!
+//! Must not print, and must not know HTTP.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::AlertCommand;
+pub use super::collect::EVERYTHING;
+use crate::adapters::state::StateError;
+use crate::daemon::context::Context;
+use crate::daemon::operations::{OperationError, find};
+use crate::domain::escalation::Severity;
+use crate::domain::incidents::{Incident, Stage};
+use crate::domain::message::MessageSubject;
+
+/// Alerts as `GET /v1/alerts` shows them. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlertsView {
+    /// Open incidents, the loudest first.
+    pub incidents: Vec<IncidentView>,
+    /// What nobody wants to hear of.
+    pub silences: Vec<SilenceView>,
+    /// The channels.
+    pub channels: Vec<ChannelView>,
+}
+
+/// An open incident.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncidentView {
+    /// Names it.
+    pub key: String,
+    /// How loud.
+    pub severity: Severity,
+    /// `open`, `acknowledged`, or `held`: it has come back, and is told if it stays.
+    pub stage: String,
+    /// What it is about.
+    pub subject: MessageSubject,
+    /// What happened.
+    pub reason: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub action: Option<String>,
+    /// When it began (RFC 3339).
+    pub since: String,
+    /// When the newest message about it was written.
+    pub told_at: String,
+    /// Whom it concerns, as many as a message names.
+    pub portals: Vec<String>,
+    /// How many portals it concerns.
+    pub count: u64,
+    /// The channels that were told.
+    pub told: Vec<String>,
+}
+
+/// A silence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilenceView {
+    /// The portal; `*` is everything.
+    pub portal: String,
+    /// Until when (RFC 3339).
+    pub until: String,
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelView {
+    /// Its name.
+    pub channel: String,
+    /// What is at its other end.
+    pub kind: String,
+    /// Messages that wait for it.
+    pub waiting: usize,
+    /// Since when it has been failing (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failing_since: Option<String>,
+    /// Why it fails.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+impl IncidentView {
+    fn of(incident: &Incident) -> Self {
+        let latest = &incident.latest;
+        let stage = match incident.stage {
+            Stage::Open => "open",
+            Stage::Acknowledged => "acknowledged",
+            Stage::Back { .. } => "held",
+            Stage::Over { .. } => "over",
+        };
+        Self {
+            key: incident.key.clone(),
+            severity: incident.severity(),
+            stage: stage.to_owned(),
+            subject: latest.subject.clone(),
+            reason: latest.reason.clone(),
+            action: latest.action.clone(),
+            since: latest.since.to_string(),
+            told_at: latest.at.to_string(),
+            portals: latest.portals.clone(),
+            count: latest.count,
+            told: incident.heard.iter().cloned().collect(),
+        }
+    }
+}
+
+/// What is open now.
+#[must_use]
+pub fn open(shared: &Context) -> Vec<IncidentView> {
+    let board = shared.post.board();
+    let mut open: Vec<_> = board.iter().filter(|incident| incident.is_open()).map(IncidentView::of).collect();
+    open.sort_by(|one, other| other.severity.cmp(&one.severity).then_with(|| one.since.cmp(&other.since)));
+    open
+}
+
+/// All of it.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn report(shared: &Context) -> Result<AlertsView, StateError> {
+    let now = shared.clock.now();
+    let silences = shared.state.silences().await?;
+    let silences = silences.into_iter().filter(|(_, until)| *until > now);
+    let channel = |channel: &crate::domain::channel::Channel| {
+        let mailbox = shared.post.outbox(&channel.name);
+        let queue = mailbox.queue();
+        ChannelView {
+            channel: channel.name.clone(),
+            kind: channel.kind.as_str().to_owned(),
+            waiting: queue.len(),
+            failing_since: queue.failing().map(|failing| failing.since.to_string()),
+            why: queue.failing().map(|failing| failing.why.clone()),
+        }
+    };
+    Ok(AlertsView {
+        incidents: open(shared),
+        silences: silences.map(|(portal, until)| SilenceView { portal, until: until.to_string() }).collect(),
+        channels: shared.config().channels.iter().map(channel).collect(),
+    })
+}
+
+/// Nobody hears of a portal (or of anything: `*`) for so long; without a span, its silence ends. Until when.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn silence(
+    shared: &Context,
+    portal: &str,
+    span: Option<Duration>,
+) -> Result<Option<String>, OperationError> {
+    let subject = if portal == EVERYTHING {
+        EVERYTHING.to_owned()
+    } else {
+        find(shared, portal).await?.name.to_string()
+    };
+    let now = shared.clock.now();
+    let until = span.map(|span| now + span);
+    shared.state.silence(subject.clone(), until, now).await?;
+    match until {
+        Some(until) => tracing::info!(subject, %until, "alerts are silenced"),
+        None => tracing::info!(subject, "alerts are not silenced any more"),
+    }
+    shared.post.wake.notify_one();
+    Ok(until.map(|until| until.to_string()))
+}
+
+/// Somebody takes on an incident, by its key, or those of a portal: how many that were.
+pub async fn acknowledge(shared: &Context, subject: &str) -> usize {
+    let (answer, count) = oneshot::channel();
+    if shared.post.orders().send(AlertCommand::Acknowledge(subject.to_owned(), answer)).await.is_err() {
+        return 0;
+    }
+    count.await.unwrap_or_default()
+}

@@ -1,0 +1,98 @@
+//! Tests of channels: whether what is sent arrives, with a daemon and without. Must not print, and must not know HTTP.
+
+use futures_util::stream::{self, StreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use crate::adapters::channels::Notifier;
+use crate::config::Config;
+use crate::daemon::context::Context;
+use crate::domain::channel::{Channel, Delivery};
+use crate::domain::message::Message;
+use crate::domain::time::Timestamp;
+
+/// When the channels were tested last.
+const SELF_TEST: &str = "self-test";
+/// Channels tested at a time.
+const AT_ONCE: usize = 8;
+
+/// How the test of a channel ended. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestResult {
+    /// The channel.
+    pub channel: String,
+    /// What is at its other end.
+    pub kind: String,
+    /// `delivered`, `rejected` or `failed`.
+    pub result: String,
+    /// What the receiver answered, or why it did not.
+    pub answer: String,
+}
+
+impl TestResult {
+    /// Whether it arrived.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.result == "delivered"
+    }
+}
+
+/// The channels that are to be tested now, if the configuration wants that now and then: whether they work is known
+/// before they must.
+pub(super) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Vec<String> {
+    let Some(every) = config.alerts.self_test else { return Vec::new() };
+    match shared.state.marked(SELF_TEST).await {
+        Ok(Some(last)) if last <= now && now.since(last) < every => return Vec::new(),
+        Ok(_) => {}
+        Err(_) => return Vec::new(),
+    }
+    // Marked first: without the mark it would be done again at each look.
+    if shared.state.mark(SELF_TEST, now).await.is_err() {
+        return Vec::new();
+    }
+    tracing::info!("testing every alert channel, as [alerts] self_test says");
+    super::receiving_channels(config)
+}
+
+/// No channel has that name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("no channel is named {name}{}", suggestion.as_ref().map(|other| format!("; did you mean {other}?")).unwrap_or_default())]
+pub struct UnknownChannel {
+    name: String,
+    suggestion: Option<String>,
+}
+
+/// Sends a test to a channel, or to every one, and waits for the answers.
+///
+/// # Errors
+/// [`UnknownChannel`].
+pub async fn test(
+    courier: &Notifier,
+    channels: &[Channel],
+    only: Option<&str>,
+    now: Timestamp,
+) -> Result<Vec<TestResult>, UnknownChannel> {
+    let chosen = channels.iter().filter(|channel| only.is_none_or(|only| channel.name == only));
+    let chosen: Vec<_> = chosen.cloned().collect();
+    if let (Some(name), true) = (only, chosen.is_empty()) {
+        return Err(UnknownChannel { name: name.to_owned(), suggestion: nearest(name, channels) });
+    }
+    let trials = chosen.into_iter().map(|channel| test_one(courier.clone(), channel, now));
+    Ok(stream::iter(trials).buffered(AT_ONCE).collect().await)
+}
+
+async fn test_one(courier: Notifier, channel: Channel, now: Timestamp) -> TestResult {
+    let delivery = courier.deliver(&channel, &Message::test(now, &channel.name), now).await;
+    let (result, answer) = match delivery {
+        Delivery::Delivered(answer) => ("delivered", answer),
+        Delivery::Rejected(why) => ("rejected", why),
+        Delivery::Failed { why, .. } => ("failed", why),
+    };
+    let (kind, channel) = (channel.kind.as_str().to_owned(), channel.name);
+    TestResult { channel, kind, result: result.to_owned(), answer }
+}
+
+fn nearest(name: &str, channels: &[Channel]) -> Option<String> {
+    let likeness = |channel: &Channel| strsim::jaro_winkler(name, &channel.name);
+    let nearest = channels.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    (likeness(nearest) > 0.8).then(|| nearest.name.clone())
+}

@@ -1,0 +1,159 @@
+//! The part of the control socket that is about alerts: what is open, what is silenced, what somebody takes on.
+//!
+//! Must not decide: `alerts::report` does.
+
+use std::time::Duration;
+
+use axum::extract::rejection::StringRejection;
+use axum::extract::{Path as UrlPath, State as Extract};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Control;
+use super::peer::{ApiError, Peer};
+use crate::daemon::alerts::{alert_views, channel_test};
+use crate::daemon::operations::OperationError;
+
+/// Nobody can mean to silence alerts for longer.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30 * 86_400);
+
+/// `GET /v1/alerts`, and what changes them.
+pub(super) fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/alerts", get(show))
+        .route("/v1/alerts/acknowledge", post(acknowledge))
+        .route("/v1/alerts/test", post(test))
+        .route("/v1/portals/{portal}/silence", post(silence).delete(end_silence))
+        .route("/v1/silence", post(silence_all).delete(end_silence_of_all))
+}
+
+async fn show(Extract(control): Extract<Control>) -> Result<Response, ApiError> {
+    let report = alert_views::report(control.shared()).await.map_err(OperationError::from)?;
+    Ok(Json(report).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Silence {
+    /// A duration such as `2h`.
+    r#for: String,
+}
+
+/// As curl sends it, whatever it calls it.
+type Body = Result<String, StringRejection>;
+
+fn parse<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    let body = body.map_err(|rejection| bad(rejection.body_text()))?;
+    serde_json::from_str(&body).map_err(|error| bad(format!("the body is not as expected: {error}")))
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
+}
+
+fn span(body: Body) -> Result<Duration, ApiError> {
+    let Silence { r#for: text } = parse(body)?;
+    let span = humantime::parse_duration(text.trim())
+        .map_err(|error| bad(format!("`for` is no duration such as 2h: {error}")))?;
+    if span.is_zero() || span > LONGEST_SILENCE {
+        return Err(bad("`for` must be more than nothing and at most 30 days"));
+    }
+    Ok(span)
+}
+
+async fn silence(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    change(&control, peer, portal, Some(span(body)?)).await
+}
+
+async fn end_silence(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, ApiError> {
+    change(&control, peer, portal, None).await
+}
+
+async fn silence_all(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    change(&control, peer, alert_views::EVERYTHING.to_owned(), Some(span(body)?)).await
+}
+
+async fn end_silence_of_all(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Response, ApiError> {
+    change(&control, peer, alert_views::EVERYTHING.to_owned(), None).await
+}
+
+async fn change(
+    control: &Control,
+    peer: Peer,
+    portal: String,
+    span: Option<Duration>,
+) -> Result<Response, ApiError> {
+    peer.may_change()?;
+    let until = alert_views::silence(control.shared(), &portal, span).await?;
+    Ok(Json(json!({"portal": portal, "until": until})).into_response())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Test {
+    /// Without one, every channel.
+    channel: Option<String>,
+}
+
+/// Whoever asks waits; one who leaves ends it, and whatever program was started for it.
+async fn test(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    peer.may_change()?;
+    let Test { channel } = match body {
+        Ok(empty) if empty.trim().is_empty() => Test::default(),
+        body => parse(body)?,
+    };
+    let shared = control.shared();
+    let (config, now) = (shared.config(), shared.clock.now());
+    let tests = channel_test::test(&shared.courier(), &config.channels, channel.as_deref(), now).await;
+    let tests = tests
+        .map_err(|unknown| ApiError::new(StatusCode::NOT_FOUND, "unknown-channel", unknown.to_string()))?;
+    Ok(Json(json!({ "tests": tests })).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Acknowledge {
+    /// An incident's key, or a portal's name.
+    incident: String,
+}
+
+async fn acknowledge(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    peer.may_change()?;
+    let Acknowledge { incident } = parse(body)?;
+    match alert_views::acknowledge(control.shared(), &incident).await {
+        0 => {
+            let message =
+                format!("no incident is open that is named so, nor one of such a portal: {incident}");
+            Err(ApiError::new(StatusCode::NOT_FOUND, "unknown-incident", message))
+        }
+        count => Ok(Json(json!({"incident": incident, "acknowledged": count})).into_response()),
+    }
+}

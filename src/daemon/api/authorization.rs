@@ -1,0 +1,138 @@
+//! Authorizations over the control socket: begun, answered with what a browser brought, or polled for a device.
+//!
+//! Must not decide: `authorize` does.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::StringRejection;
+use axum::extract::{Path as UrlPath, State as Extract};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Router};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Control;
+use super::peer::{ApiError, Peer};
+use crate::config::is_loopback_host;
+use crate::daemon::authorize::{self, Polled};
+use crate::daemon::context::Context;
+use crate::daemon::operations;
+use crate::domain::token::Generation;
+
+/// What a caller says who begins.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct BeginRequest {
+    /// Where it listens for the redirect; used where the configuration says nothing else.
+    redirect_uri: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnswerRequest {
+    /// The address that the browser was sent to, or the bare code.
+    answer: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PollRequest {
+    state: String,
+}
+
+pub(super) fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/portals/{portal}/authorization", post(begin))
+        .route("/v1/portals/{portal}/authorization/answer", post(answer))
+        .route("/v1/portals/{portal}/authorization/poll", post(poll))
+}
+
+async fn begin(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    body: Result<String, StringRejection>,
+) -> Result<Response, ApiError> {
+    peer.may_change()?;
+    let BeginRequest { redirect_uri } = parse(body)?;
+    if redirect_uri.as_deref().is_some_and(|uri| !is_loopback(uri)) {
+        let message = "redirect_uri must be http on this machine; write any other into the configuration";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message));
+    }
+    let begun = authorize::begin(control.shared(), &portal, redirect_uri).await?;
+    Ok(axum::Json(begun).into_response())
+}
+
+async fn answer(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    body: Result<String, StringRejection>,
+) -> Result<Response, ApiError> {
+    peer.may_change()?;
+    let AnswerRequest { answer } = parse(body)?;
+    let shared = Arc::clone(&control.shared);
+    // The code is spent once it has left: nobody who goes away may stop this.
+    let change = async move {
+        let generation = authorize::answer(&shared, &portal, &answer).await?;
+        Ok(authorized(&shared, &portal, generation).await?)
+    };
+    Ok(axum::Json(control.change(change).await?).into_response())
+}
+
+async fn poll(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    body: Result<String, StringRejection>,
+) -> Result<Response, ApiError> {
+    peer.may_change()?;
+    let PollRequest { state } = parse(body)?;
+    let shared = Arc::clone(&control.shared);
+    let change = async move {
+        match authorize::poll(&shared, &portal, &state).await? {
+            Polled::Pending(again_in) => {
+                Ok(json!({"portal": portal, "outcome": "pending", "again_in": again_in.as_secs()}))
+            }
+            Polled::Authorized(generation) => Ok(authorized(&shared, &portal, generation).await?),
+        }
+    };
+    Ok(axum::Json(control.change(change).await?).into_response())
+}
+
+/// What an authorization comes to, in JSON: over the socket, and from `authorize --json`.
+///
+/// # Errors
+/// As [`operations::find`].
+pub async fn authorized(
+    shared: &Context,
+    portal: &str,
+    generation: Generation,
+) -> Result<Value, operations::OperationError> {
+    let (view, reply) = operations::outcome(shared, portal).await?;
+    Ok(json!({
+        "portal": portal, "outcome": "authorized", "generation": generation.0, "reply": reply, "status": view,
+    }))
+}
+
+fn parse<T: DeserializeOwned>(body: Result<String, StringRejection>) -> Result<T, ApiError> {
+    let body =
+        body.map_err(|rejection| ApiError::new(rejection.status(), "bad-request", rejection.body_text()))?;
+    let body = if body.trim().is_empty() { "{}" } else { &body };
+    // serde_json's own words may quote what was sent.
+    serde_json::from_str(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let message =
+            format!("the body is not the JSON that is expected here (line {line}, column {column})");
+        ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    })
+}
+
+fn is_loopback(uri: &str) -> bool {
+    let Ok(url) = url::Url::parse(uri) else { return false };
+    let loopback = url.host_str().is_some_and(is_loopback_host);
+    loopback && url.scheme() == "http" && url.username().is_empty()
+}

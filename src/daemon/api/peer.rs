@@ -1,0 +1,76 @@
+//! Who is at the other end of the control socket, what they may do, and how they are told that something was not done.
+//!
+//! Must not know any route.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use crate::daemon::http_server::PeerExtensions;
+use crate::daemon::operations::OperationError;
+use crate::daemon::publisher::chain;
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    uid: Option<u32>,
+}
+
+impl Peer {
+    pub(super) fn peer_extensions(stream: &UnixStream) -> PeerExtensions {
+        let peer = Self { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) };
+        let mut introduction = PeerExtensions::new();
+        introduction.insert(peer);
+        introduction
+    }
+
+    /// Root, or the user this daemon runs as.
+    pub(super) fn may_change(self) -> Result<(), ApiError> {
+        let own = rustix::process::geteuid().as_raw();
+        if self.uid.is_some_and(|uid| uid == 0 || uid == own) {
+            return Ok(());
+        }
+        let message = "only root and refreshd's own user may do this; try it with sudo";
+        Err(ApiError::new(StatusCode::FORBIDDEN, "not-permitted", message))
+    }
+}
+
+/// A refusal as JSON: `{"error": {"code": …, "message": …}}`.
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { status, code, message } = self;
+        (status, axum::Json(json!({"error": {"code": code, "message": message}}))).into_response()
+    }
+}
+
+impl From<OperationError> for ApiError {
+    fn from(error: OperationError) -> Self {
+        let (status, code) = match &error {
+            OperationError::UnknownPortal { .. } => (StatusCode::NOT_FOUND, "unknown-portal"),
+            OperationError::NoGrant { .. } => (StatusCode::CONFLICT, "no-grant"),
+            OperationError::NotNow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not-now"),
+            OperationError::Refused { .. } => (StatusCode::CONFLICT, "refused"),
+            OperationError::NotAGrant { .. } => (StatusCode::BAD_REQUEST, "not-a-grant"),
+            OperationError::NoAuthorization { .. } => (StatusCode::CONFLICT, "no-authorization"),
+            OperationError::NotThere { .. } => (StatusCode::CONFLICT, "not-there"),
+            OperationError::NotAnAnswer { .. } => (StatusCode::BAD_REQUEST, "not-an-answer"),
+            OperationError::CodeRefused { .. } => (StatusCode::CONFLICT, "code-refused"),
+            OperationError::NothingKept { .. } => (StatusCode::NOT_FOUND, "nothing-kept"),
+            OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),
+        };
+        Self::new(status, code, chain(&error))
+    }
+}

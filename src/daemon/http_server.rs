@@ -1,0 +1,271 @@
+//! HTTP for guests who may be slow, many or hostile: bounded in connections, memory and time, and nobody waits for another.
+//!
+//! A guest is given [`PATIENCE`] for a request, and for each step of taking its answer. Where every place is taken, the
+//! guest that has been silent longest gives up its own; one whose request is being carried out never does. Must not
+//! know what is served.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response, StatusCode};
+use axum::response::IntoResponse as _;
+use axum::serve::Listener;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::clock::{Clock, Tick};
+
+/// How long a request may take to arrive, a connection to stay idle, and an answer to make no progress.
+pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(10);
+/// After the daemon was told to stop, guests who are not being served have this long to take their answers.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// The longest head of a request, in bytes and in lines.
+const MAX_HEAD_BYTES: (usize, usize) = (16 * 1024, 64);
+/// A body that is too long is read and thrown away up to here, so that its sender gets to see the answer.
+const MAX_DISCARDED: usize = 1024 * 1024;
+
+/// What a listener serves.
+pub(super) struct Server<I> {
+    /// What answers.
+    pub(super) routes: Router,
+    /// The most connections at a time.
+    pub(super) places: usize,
+    /// The longest body that the routes get to see, in bytes; they are handed one byte more of a longer one.
+    pub(super) longest_body: usize,
+    /// What the routes are told of who is at the other end, as an extension of the request.
+    pub(super) introduce: fn(&I) -> PeerExtensions,
+    /// For time limits.
+    pub(super) clock: Clock,
+}
+
+/// Extensions that each request of a connection carries.
+pub(super) type PeerExtensions = axum::http::Extensions;
+
+/// Serves until `stop`, then finishes the requests under way.
+pub(super) async fn serve<L: Listener>(mut listener: L, house: Server<L::Io>, stop: CancellationToken) {
+    let house = Arc::new(house);
+    let mut guests: Vec<Arc<Connection>> = Vec::new();
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            (stream, _) = listener.accept() => stream,
+        };
+        guests.retain(|guest| !guest.gone.load(Ordering::Relaxed));
+        if guests.len() >= house.places && !evict_idle(&mut guests, house.clock) {
+            continue;
+        }
+        let guest = Arc::new(Connection::new(house.clock));
+        guests.push(Arc::clone(&guest));
+        connections.spawn(serve_connection(stream, Arc::clone(&house), guest, stop.clone()));
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Shows the guest out who has been silent longest; false if every one is being served.
+fn evict_idle(guests: &mut Vec<Arc<Connection>>, clock: Clock) -> bool {
+    let silent = guests.iter().enumerate().filter(|(_, guest)| !guest.is_served());
+    let longest = silent.max_by_key(|(_, guest)| clock.elapsed(guest.last_active()));
+    let Some((index, _)) = longest else { return false };
+    guests.swap_remove(index).leave.cancel();
+    true
+}
+
+/// One connection.
+struct Connection {
+    /// A request of it is being carried out.
+    served: AtomicBool,
+    gone: AtomicBool,
+    /// When it last sent or took something.
+    heard: Mutex<Tick>,
+    leave: CancellationToken,
+}
+
+impl Connection {
+    fn new(clock: Clock) -> Self {
+        let heard = Mutex::new(clock.tick());
+        let (served, gone) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { served, gone, heard, leave: CancellationToken::new() }
+    }
+
+    fn is_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    fn last_active(&self) -> Tick {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self, clock: Clock) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = clock.tick();
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve_connection<I>(
+    stream: I,
+    house: Arc<Server<I>>,
+    guest: Arc<Connection>,
+    stop: CancellationToken,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let clock = house.clock;
+    let introduction = (house.introduce)(&stream);
+    let wire = TimeoutStream { stream, guest: Arc::clone(&guest), clock, stalled: None };
+    let service = service_fn(|request| answer(&house, &guest, introduction.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IO_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES.0)
+        .max_headers(MAX_HEAD_BYTES.1)
+        .serve_connection(TokioIo::new(wire), service);
+    let mut connection = std::pin::pin!(connection);
+    // How a connection ends is its guest's business.
+    tokio::select! {
+        _ = &mut connection => {}
+        () = guest.leave.cancelled() => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            while tokio::select! {
+                _ = &mut connection => false,
+                () = clock.sleep(SHUTDOWN_GRACE) => guest.is_served(),
+            } {}
+        }
+    }
+    guest.gone.store(true, Ordering::Relaxed);
+}
+
+/// Has a request answered once it is there as a whole.
+async fn answer<I>(
+    house: &Server<I>,
+    guest: &Connection,
+    introduction: PeerExtensions,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    let Some(Ok(body)) = house.clock.within(IO_TIMEOUT, read(body, house.longest_body)).await else {
+        let message = "the body of the request did not arrive in time\n";
+        return Ok((StatusCode::REQUEST_TIMEOUT, message).into_response());
+    };
+    head.extensions.extend(introduction);
+    let served = RequestGuard::begin(guest);
+    let routes = TowerToHyperService::new(house.routes.clone());
+    let answer = routes.call(Request::from_parts(head, Body::from(body))).await;
+    drop(served);
+    answer
+}
+
+/// Reads a body, at most one byte more of it than is allowed.
+async fn read(mut body: Incoming, longest: usize) -> Result<Bytes, hyper::Error> {
+    let (mut kept, mut read) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        read += data.len();
+        kept.extend_from_slice(&data[..data.len().min(longest + 1 - kept.len())]);
+        if read > longest + MAX_DISCARDED {
+            break;
+        }
+    }
+    Ok(kept.into())
+}
+
+/// Marks a guest as being served for as long as it lives.
+struct RequestGuard<'a>(&'a Connection);
+
+impl<'a> RequestGuard<'a> {
+    fn begin(guest: &'a Connection) -> Self {
+        guest.served.store(true, Ordering::Relaxed);
+        Self(guest)
+    }
+}
+
+impl Drop for RequestGuard<'_> {
+    fn drop(&mut self) {
+        self.0.served.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A connection's socket, which breaks when its guest does not take what it asked for.
+struct TimeoutStream<S> {
+    stream: S,
+    guest: Arc<Connection>,
+    clock: Clock,
+    stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl<S> TimeoutStream<S> {
+    /// Watches over the progress of a write.
+    fn progress<T>(&mut self, cx: &mut Context<'_>, step: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if step.is_ready() {
+            self.stalled = None;
+            self.guest.touch(self.clock);
+            return step;
+        }
+        let clock = self.clock;
+        let stalled =
+            self.stalled.get_or_insert_with(|| Box::pin(async move { clock.sleep(IO_TIMEOUT).await }));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.guest.touch(self.clock);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let step = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.progress(cx, step)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let step = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.progress(cx, step)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

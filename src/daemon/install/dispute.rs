@@ -1,0 +1,155 @@
+//! Installs of another user than the one whose grant a portal has: who of the two is right is a person's to decide.
+//!
+//! Must not touch the grant that is there. Must not send a token anywhere but to the portal that the authorization server
+//! has named for it: it is asked whether its user is an administrator.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::process::{EventResult, Worker};
+use crate::adapters::state::{InstallOutcome, InstalledGrant, NewDispute, RecordedDispute};
+use crate::config::App;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
+use crate::domain::dispute::{Dispute, concerns_a_person};
+use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::install::{EventKind, Outcome};
+use crate::domain::name::PortalName;
+use crate::domain::secret::AccessToken;
+use crate::domain::token_owner::{admin_url, read_is_admin};
+
+/// How long a portal has to say whether a user is an administrator.
+const QUESTION: Duration = Duration::from_secs(5);
+/// So long its answer, or that there was none, is remembered.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Answers that are remembered at a time.
+const MOST_ANSWERS: usize = 1000;
+
+impl Worker {
+    /// Has a person decide, where what was found is a matter for one. `by` is the authorization server that vouched for
+    /// the newcomer's `token`. `None`: it is not, and is told of as what it is.
+    pub(super) async fn open_dispute(
+        &self,
+        app: &App,
+        install: &InstalledGrant,
+        token: &AccessToken,
+        by: &str,
+        found: &InstallOutcome,
+    ) -> Option<EventResult> {
+        let portal = match found {
+            InstallOutcome::OtherUser { portal, by_notice: true, .. }
+            | InstallOutcome::OtherInstallation { portal, is_disputed: true, .. } => portal,
+            _ => return None,
+        };
+        // The portal may take its time, and others wait for the place.
+        self.turn.leave();
+        let place = admin_url(&app.profile, &install.owner, by);
+        let place = place.as_deref();
+        let who = (portal.to_string(), install.owner.user_id.clone());
+        let is_admin = self.is_admin(place, who, token).await;
+        // Most visits are of employees: nothing more is asked about them.
+        if install.occasion == EventKind::Opened && is_admin != Some(true) {
+            return None;
+        }
+        let holder_is_admin = self.holder_is_admin(place, portal).await;
+        if !concerns_a_person(install.occasion, is_admin, holder_is_admin) {
+            return None;
+        }
+        let noted = self.note(app, install, portal, (is_admin, holder_is_admin)).await?;
+        let words = |why: &str| {
+            Some((Outcome::OtherUser, format!("user {} of {portal}: {why}", install.owner.user_id)))
+        };
+        match noted {
+            RecordedDispute::New(newcomer) => {
+                let (reason, action) = (newcomer.reason(), newcomer.action(portal.as_str()));
+                let announcement = EscalationNotice {
+                    step: "disputed".to_owned(),
+                    severity: Severity::Critical,
+                    reason,
+                    action,
+                    remaining: None,
+                };
+                log_escalation(EscalationSubject::Portal(portal), &announcement);
+                self.shared.conditions.changed.notify_one();
+                words("another user's grant is kept; a person decides whose: refreshd install list")
+            }
+            RecordedDispute::Known => {
+                words("a person has still to decide whose grant is kept: refreshd install list")
+            }
+            RecordedDispute::Outranked => words(
+                "another user's grant is kept, and a person has still to decide about a third user: refreshd install list",
+            ),
+            RecordedDispute::Refused => words("a person has refused this user's installs before"),
+            RecordedDispute::Moot => None,
+        }
+    }
+
+    async fn note(
+        &self,
+        app: &App,
+        install: &InstalledGrant,
+        portal: &PortalName,
+        (is_admin, holder_is_admin): (Option<bool>, Option<bool>),
+    ) -> Option<RecordedDispute> {
+        let now = self.shared.clock.now();
+        let newcomer = NewDispute {
+            newcomer: Dispute {
+                portal: portal.clone(),
+                app: app.name.clone(),
+                user: install.owner.user_id.clone(),
+                holder: None,
+                occasion: install.occasion,
+                is_admin,
+                holder_is_admin,
+                since: now,
+                is_accepted: false,
+            },
+            binding: install.terms.binding,
+            member_id: install.owner.member_id.clone(),
+            refresh: install.intake.tokens.credential.refresh()?.clone(),
+            details: install.intake.tokens.details.clone(),
+            server: install.intake.server.clone(),
+            application_token: install.application_token.clone(),
+            now,
+        };
+        match self.until_durable(|| self.shared.state.record_dispute(newcomer.clone())).await {
+            Ok(noted) => Some(noted),
+            Err(error) => {
+                tracing::error!(portal = %portal, error = %chain(&error), "{portal}: an install that a person should decide about cannot be kept");
+                None
+            }
+        }
+    }
+
+    /// Whether the user of the grant that is kept is an administrator, as far as its access token still works.
+    async fn holder_is_admin(&self, place: Option<&str>, portal: &PortalName) -> Option<bool> {
+        let grant = self.shared.state.portal(portal.clone()).await.ok()??.grant?;
+        let access = grant.tokens.access.filter(|access| access.expires_at > self.shared.clock.now())?;
+        let who = (portal.to_string(), format!("generation {}", grant.generation.0));
+        self.is_admin(place, who, &access.token).await
+    }
+
+    /// What a portal says of a user; `None` if it does not say.
+    async fn is_admin(
+        &self,
+        place: Option<&str>,
+        who: (String, String),
+        token: &AccessToken,
+    ) -> Option<bool> {
+        let (place, clock) = (place?, self.shared.clock);
+        {
+            let mut admins = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
+            admins.retain(|_, (at, _)| clock.elapsed(*at) < REMEMBERED);
+            if let Some((_, known)) = admins.get(&who) {
+                return *known;
+            }
+        }
+        let answer = self.shared.server.whose(place, token, QUESTION).await;
+        let is_admin = answer.ok().and_then(|(status, body)| read_is_admin((status, &body)));
+        let mut admins = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
+        if admins.len() < MOST_ANSWERS {
+            admins.insert(who, (clock.tick(), is_admin));
+        }
+        is_admin
+    }
+}

@@ -1,0 +1,615 @@
+//! Works notices off: asks whose the token is, keeps the grant, tells of it. Some at a time of each app, in the order of `fair`.
+//!
+//! Must not send a token anywhere but to an authorization server of the profile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::fair_queue::{EventSender, FairQueue};
+use super::verify::{NewInstallation, Unverified, secrets_of, secrets_with};
+use super::{InstallJob, LogContext, QUEUE, log_results};
+use crate::adapters::clock::{Clock, Tick};
+use crate::adapters::state::{InstallOutcome, InstalledGrant, StateError};
+use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
+use crate::domain::escalation::resolved;
+use crate::domain::import;
+use crate::domain::install::{EventKind, Outcome, OwnershipProof, ahead};
+use crate::domain::install_event::{ClaimedOwner, InstallEvent, PresentedGrant};
+use crate::domain::name::PortalName;
+
+use crate::domain::portal::Kind;
+use crate::domain::secret::AccessToken;
+use crate::domain::time::{Timestamp, human};
+use crate::domain::token_owner::{
+    PresentedToken, TokenOwner, Verification, VerifyError, verification_urls, verify,
+};
+use crate::domain::verification_budget::{APP_BUDGET, VerificationBudget};
+
+/// Notices of one app that are worked off at a time, for the first time and again: whoever is asked about twice waits with his
+/// like, and not before others.
+const WORKERS: usize = 12;
+const WORKERS_AGAIN: usize = 4;
+/// Notices under way, those included that wait for their next try.
+const UNDER_WAY: usize = 4096;
+/// What was refused without a line is said so often.
+const SUMMARY: Duration = Duration::from_secs(10);
+/// While an app's questions are used up, it is seen so often whether more may be asked.
+const BUDGET_AGAIN: Duration = Duration::from_millis(250);
+/// That notices wait for it is said so often.
+const HELD_LINE: Duration = Duration::from_secs(60);
+/// The authorization server is asked so often, and the state too, with the first wait doubled each time.
+pub(super) const TRIES: u32 = 5;
+pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// So often every server must refuse a token before it is refused.
+const REFUSALS: u32 = 2;
+/// A clock that is ahead is said again when this changes.
+const SKEW_CHANGE: Duration = Duration::from_secs(30);
+/// How long one question may take.
+const QUESTION: Duration = Duration::from_secs(10);
+/// After the daemon was told to stop, servers have this long to answer for what was taken in.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// Works off what comes until the queue ends.
+pub(super) async fn run(shared: Arc<Context>, jobs: mpsc::Receiver<InstallJob>, stop: CancellationToken) {
+    let (clock, enough) = (shared.clock, CancellationToken::new());
+    let mut work = std::pin::pin!(process_one(shared, jobs, (stop.clone(), enough.clone())));
+    let patience = async {
+        stop.cancelled().await;
+        clock.sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        () = &mut work => return,
+        () = patience => enough.cancel(),
+    }
+    work.await;
+}
+
+/// What waits of an app, how many are asked about at a time, and how many questions are left.
+struct AppQueue {
+    waiting: FairQueue<InstallJob>,
+    first: Arc<Semaphore>,
+    again: Arc<Semaphore>,
+    questions: Arc<Mutex<VerificationBudget<EventSender>>>,
+    /// When it was said that notices wait for more questions.
+    held_said: Option<Tick>,
+}
+
+impl AppQueue {
+    fn new(now: Timestamp) -> Self {
+        let permits = |count| Arc::new(Semaphore::new(count));
+        let questions = Arc::new(Mutex::new(VerificationBudget::new(now)));
+        let (first, again) = (permits(WORKERS), permits(WORKERS_AGAIN));
+        Self { waiting: FairQueue::default(), first, again, questions, held_said: None }
+    }
+
+    /// The next one, of those about which may be asked now, with the questions that are counted for it already: so many as
+    /// a refusal takes.
+    fn take(&mut self, now: Timestamp) -> Option<(InstallJob, u32)> {
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = |job: &InstallJob| matches!(job.notice, InstallEvent::Removed(_));
+        let may = |sender: &EventSender, job: &InstallJob| {
+            is_free(job) || questions.may_ask(sender, job.is_known(), now)
+        };
+        let job = self.waiting.take(may)?;
+        let counted = if is_free(&job) { 0 } else { REFUSALS };
+        (0..counted).for_each(|_| questions.asked(&job.sender(), now));
+        Some((job, counted))
+    }
+
+    /// Says now and then that notices wait.
+    fn say_held(&mut self, app: &str, clock: Clock) {
+        if self.held_said.is_some_and(|said| clock.elapsed(said) < HELD_LINE) {
+            return;
+        }
+        self.held_said = Some(clock.tick());
+        let (count, rate) = (self.waiting.len(), APP_BUDGET.1);
+        tracing::warn!(
+            target: "refreshd::install", app, count,
+            "{count} notices of {app} wait: questions about what turns out to be refused are held to {rate} a second. Genuine ones \
+             have their turn within seconds; see [install] source_header and source_rate"
+        );
+    }
+}
+
+async fn process_one(
+    shared: Arc<Context>,
+    mut jobs: mpsc::Receiver<InstallJob>,
+    (stop, enough): (CancellationToken, CancellationToken),
+) {
+    let mut under_way = JoinSet::new();
+    let mut apps: BTreeMap<String, AppQueue> = BTreeMap::new();
+    let free = Arc::new(Notify::new());
+    let (ahead, asked, admins) = (Arc::default(), Arc::default(), Arc::default());
+    let mut is_open = true;
+    let mut left = 0;
+    while !enough.is_cancelled() {
+        let mut is_held = false;
+        for (name, of_app) in &mut apps {
+            while under_way.len() < UNDER_WAY && of_app.waiting.len() > 0 {
+                let Ok(place) = Arc::clone(&of_app.first).try_acquire_owned() else { break };
+                let Some((job, counted)) = of_app.take(shared.clock.now()) else {
+                    of_app.say_held(name, shared.clock);
+                    is_held = true;
+                    break;
+                };
+                let turn = QueueTurn {
+                    place: Mutex::new(Some(place)),
+                    again: Arc::clone(&of_app.again),
+                    free: Arc::clone(&free),
+                };
+                let worker = Worker {
+                    shared: Arc::clone(&shared),
+                    stop: stop.clone(),
+                    enough: enough.clone(),
+                    ahead: Arc::clone(&ahead),
+                    asked: Arc::clone(&asked),
+                    admins: Arc::clone(&admins),
+                    questions: Arc::clone(&of_app.questions),
+                    sender: job.sender(),
+                    counted: Arc::new(AtomicU32::new(counted)),
+                    turn: Arc::new(turn),
+                };
+                under_way.spawn(async move { worker.work(job).await });
+            }
+        }
+        let waiting: usize = apps.values().map(|of_app| of_app.waiting.len()).sum();
+        if !is_open && waiting == 0 && under_way.is_empty() {
+            break;
+        }
+        tokio::select! {
+            biased;
+            () = enough.cancelled() => {}
+            Some(done) = under_way.join_next() => match done {
+                Ok((app, sender, outcome)) => {
+                    left += usize::from(stop.is_cancelled() && outcome == Outcome::Unverified);
+                    if let Some(of_app) = apps.get_mut(&app) {
+                        of_app.waiting.judge(&sender, outcome == Outcome::Forged);
+                    }
+                }
+                Err(error) => {
+                    // Ends the listener, and so the daemon with a reason.
+                    return tracing::error!(%error, "working an install off panicked");
+                }
+            },
+            job = jobs.recv(), if is_open && waiting < QUEUE => match job {
+                Some(job) => {
+                    let sender = job.sender();
+                    let of_app = apps.entry(job.app.clone());
+                    of_app.or_insert_with(|| AppQueue::new(shared.clock.now())).waiting.put(sender, job);
+                }
+                None => is_open = false,
+            },
+            () = free.notified() => {}
+            () = shared.clock.sleep(if is_held { BUDGET_AGAIN } else { SUMMARY }) => {}
+        }
+        log_results(&shared, false);
+    }
+    left += apps.values().map(|of_app| of_app.waiting.len()).sum::<usize>();
+    while jobs.try_recv().is_ok() {
+        left += 1;
+    }
+    while let Some(done) = under_way.join_next().await {
+        left += usize::from(done.is_ok_and(|(.., outcome)| outcome == Outcome::Unverified));
+    }
+    log_results(&shared, true);
+    if left > 0 {
+        tracing::warn!(
+            target: "refreshd::install", count = left,
+            "{left} notices of installs are not worked off yet; they are in the state, and the next start goes on with them"
+        );
+    }
+}
+
+/// The place of a notice among those that are asked about.
+pub(super) struct QueueTurn {
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    again: Arc<Semaphore>,
+    free: Arc<Notify>,
+}
+
+impl QueueTurn {
+    /// Lets others go first while this one waits.
+    pub(super) fn leave(&self) {
+        drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.free.notify_one();
+    }
+
+    async fn come_back(&self) {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.again).acquire_owned().await.ok();
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+}
+
+/// By app, member, and whether the removal had its proof.
+pub(super) type Removals = HashMap<(String, String, bool), Tick>;
+/// By portal and user.
+pub(super) type Admins = HashMap<(String, String), (Tick, Option<bool>)>;
+
+/// What became of a notice, and the sentence that is told of it.
+pub(super) type EventResult = (Outcome, String);
+
+#[derive(Clone)]
+pub(super) struct Worker {
+    pub(super) shared: Arc<Context>,
+    /// The daemon stops: what is not verified is left for the next start.
+    stop: CancellationToken,
+    /// Nothing is waited for any more.
+    enough: CancellationToken,
+    /// By how much the clock of whoever sends events was ahead when it was said last.
+    ahead: Arc<Mutex<Duration>>,
+    /// When a renewal was asked for because of a removal: of which app's member, and whether it had its proof.
+    pub(super) asked: Arc<Mutex<Removals>>,
+    /// What portals said of users: of which, when, and whether he is an administrator.
+    pub(super) admins: Arc<Mutex<Admins>>,
+    /// The app's budget of questions, and whose share of it is used.
+    questions: Arc<Mutex<VerificationBudget<EventSender>>>,
+    sender: EventSender,
+    /// Questions that are counted and not asked yet.
+    counted: Arc<AtomicU32>,
+    pub(super) turn: Arc<QueueTurn>,
+}
+
+/// What a person can do about a grant that does not work and is not replaced.
+fn process_queue(kind: Kind) -> String {
+    match kind {
+        Kind::NeedsAuthorization | Kind::OldState | Kind::Blocked => format!(
+            ", and it does not work ({}): whoever installed the app opens it, or an administrator installs it again",
+            kind.as_str()
+        ),
+        _ => String::new(),
+    }
+}
+
+/// Puts what the authorization server says in the place of what the notice claims, which is published otherwise: which
+/// server it is, what the token may do, and when it ends. `by` is the address that was asked.
+fn adopt(presented: &mut PresentedGrant, by: &str, token: PresentedToken) {
+    let directory = by.rfind('/').map(|end| by[..=end].to_owned());
+    presented.claims.server = directory;
+    presented.scope = token.scope;
+    presented.expires = token.ends_at.map(|at| at.secs().to_string());
+}
+
+fn unverified(why: &str) -> EventResult {
+    let text = format!(
+        "the authorization server did not say whose it is ({why}); the portal brings it again when the app is opened"
+    );
+    (Outcome::Unverified, text)
+}
+
+impl Worker {
+    async fn work(&self, job: InstallJob) -> (String, EventSender, Outcome) {
+        let sender = job.sender();
+        // Its place in the queue is free once it is done with.
+        let InstallJob { row, app: name, notice, source, place: _place } = job;
+        let config = self.shared.config();
+        let host = match &notice {
+            InstallEvent::Opened(it) | InstallEvent::Installed(it) | InstallEvent::SystemUser(it) => {
+                it.claims.host.clone()
+            }
+            InstallEvent::Removed(removal) => removal.host.clone(),
+            InstallEvent::Incomplete(it) => it.host.clone(),
+            InstallEvent::Other => None,
+        };
+        let (outcome, reason) = match config.apps.get(&name).filter(|app| app.install.is_some()) {
+            None => (
+                Outcome::Ignored,
+                "the configuration does not take this app's installs in any more".to_owned(),
+            ),
+            Some(app) => match notice {
+                InstallEvent::Opened(it) => self.keep(app, EventKind::Opened, it).await,
+                InstallEvent::Installed(it) => self.keep(app, EventKind::Installed, it).await,
+                InstallEvent::SystemUser(it) => self.keep(app, EventKind::SystemUser, it).await,
+                InstallEvent::Removed(removal) => self.remove(app, removal).await,
+                InstallEvent::Incomplete(_) | InstallEvent::Other => {
+                    (Outcome::Ignored, "it says nothing about grants".to_owned())
+                }
+            },
+        };
+        self.budget().give_back(&self.sender, self.counted.swap(0, Ordering::Relaxed));
+        // What was not verified because the daemon stops is worked off after the next start.
+        let is_left = self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
+        if is_left {
+            return (name, sender, Outcome::Unverified);
+        }
+        LogContext { app: &name, outcome, host: host.as_deref(), source, reason: &reason }
+            .log_result(&self.shared);
+        if let Err(error) = self.shared.state.event_done(row).await {
+            tracing::warn!(error = %chain(&error), "a notice of {name} that is done with is still in the state; the next start looks at it again");
+        }
+        (name, sender, outcome)
+    }
+
+    async fn keep(&self, app: &App, occasion: EventKind, presented: PresentedGrant) -> EventResult {
+        let (owner, token, by) = match self.owner(app, &presented).await {
+            Ok(owner) => owner,
+            Err(ended) => return ended,
+        };
+        let mut presented = presented;
+        adopt(&mut presented, &by, token);
+        self.say_skew(&app.name, presented.sent_at);
+        let Some(terms) = app.install_terms() else { return (Outcome::Ignored, String::new()) };
+        let now = self.shared.clock.now();
+        let intake = match import::from_notice(&presented, &owner, &app.profile, now) {
+            Ok(intake) => intake,
+            Err(error) => return (Outcome::Malformed, error.to_string()),
+        };
+        let install = InstalledGrant {
+            terms,
+            occasion,
+            owner,
+            intake,
+            application_token: presented.application_token,
+            sent_at: presented.sent_at,
+            unprovable: false,
+            proven_by: None,
+            now,
+        };
+        match self.store(install.clone()).await {
+            Ok(InstallOutcome::Unproven { portal, token_url, may_live }) => {
+                let newcomer = NewInstallation { app, owner: &install.owner, intake: &install.intake };
+                let intake = match self.verify(newcomer, &portal, &token_url).await {
+                    Ok(intake) => intake,
+                    // A server that does not answer says nothing of it, and the grant that is there does not work.
+                    Err(Unverified::Unanswered(_)) if !may_live => {
+                        let member_id = install.owner.member_id.clone();
+                        let kept = self.store(InstalledGrant { unprovable: true, ..install }).await;
+                        return self.end(app, &member_id, kept).await;
+                    }
+                    Err(Unverified::Refused(ended) | Unverified::Unanswered(ended)) => return ended,
+                };
+                let before = self.shared.state.portal(portal).await.ok().flatten();
+                let now = self.shared.clock.now();
+                let member_id = install.owner.member_id.clone();
+                let kept = self.store(InstalledGrant {
+                    intake,
+                    proven_by: Some(presented.refresh.fingerprint()),
+                    now,
+                    ..install
+                });
+                let kept = kept.await;
+                if let (Ok(InstallOutcome::Stored { portal, .. }), Some(grant)) =
+                    (&kept, before.and_then(|portal| portal.grant))
+                    && let Some(good) = resolved(&grant.told, grant.standing.phase.since(), now)
+                {
+                    log_escalation(EscalationSubject::Portal(portal), &good);
+                    self.shared.post.wake.notify_one();
+                }
+                self.end(app, &member_id, kept).await
+            }
+            Ok(found) => match self.open_dispute(app, &install, &presented.access, &by, &found).await {
+                Some(ended) => ended,
+                None => self.end(app, &install.owner.member_id, Ok(found)).await,
+            },
+            Err(error) => self.end(app, &install.owner.member_id, Err(error)).await,
+        }
+    }
+
+    async fn store(&self, install: InstalledGrant) -> Result<InstallOutcome, StateError> {
+        self.until_durable(|| self.shared.state.install(install.clone())).await
+    }
+
+    /// What is told of a notice that was kept, or was not.
+    async fn end(&self, app: &App, member_id: &str, kept: Result<InstallOutcome, StateError>) -> EventResult {
+        match kept {
+            Err(error) => (Outcome::NotStored, format!("the state does not take it: {}", chain(&error))),
+            Ok(InstallOutcome::Stored { portal, generation, resumed }) => {
+                self.publish(&portal).await;
+                self.forget_removals(app, member_id);
+                self.shared.due.notify_one();
+                let words = if resumed { "has a new grant" } else { "was taken in" };
+                let text = format!(
+                    "{portal}: a portal of {} {words} by an install (generation {generation})",
+                    app.name
+                );
+                (if resumed { Outcome::Resumed } else { Outcome::Stored }, text)
+            }
+            Ok(InstallOutcome::FreshAlready(portal)) => {
+                (Outcome::FreshAlready, format!("the grant of {portal} lives"))
+            }
+            Ok(InstallOutcome::Unproven { portal, .. }) => (
+                Outcome::NotStored,
+                format!("the grant of {portal} changed meanwhile; nothing was done to it"),
+            ),
+            Ok(InstallOutcome::OtherUser { portal, kind, known, by_notice: _ }) => {
+                let whose = if known { "is another user's" } else { "may be another user's" };
+                (Outcome::OtherUser, format!("the grant of {portal} {whose}{}", process_queue(kind)))
+            }
+            Ok(InstallOutcome::OtherInstallation { portal, kind, proof, is_disputed: _ }) => {
+                let why = match proof {
+                    OwnershipProof::Unknown => "nothing proves yet that it is of the installation of",
+                    OwnershipProof::Proven | OwnershipProof::Other => {
+                        "its application token is not that of the installation of"
+                    }
+                };
+                let grant = kind.map_or_else(
+                    || ", whose grant is gone".to_owned(),
+                    |kind| format!(", whose grant is another user's and {}", kind.as_str()),
+                );
+                (Outcome::Forged, format!("{why} {portal}{grant}"))
+            }
+            Ok(InstallOutcome::Replayed) => (
+                Outcome::Replayed,
+                "its refresh token came before, or the event is of another day".to_owned(),
+            ),
+            Ok(InstallOutcome::NoName) => {
+                let text =
+                    "every name that the portal could have is taken; change `name` in [apps.NAME.install]";
+                (Outcome::NotStored, text.to_owned())
+            }
+        }
+    }
+
+    /// Whose the token is and who said so, asked as often as it takes within bounds: a refusal counts once every server has repeated it,
+    /// and that the app is not installed once there was time for its installation to end.
+    async fn owner(
+        &self,
+        app: &App,
+        presented: &PresentedGrant,
+    ) -> Result<(TokenOwner, PresentedToken, String), EventResult> {
+        let urls = verification_urls(&app.profile, &presented.claims);
+        if urls.is_empty() {
+            return Err((Outcome::Ignored, "the provider has no `install_check`".to_owned()));
+        }
+        let mut wait = FIRST_WAIT;
+        let (mut refusals, mut refused, mut why, mut asked) = (0, None, String::new(), 0);
+        for attempt in 1..=TRIES {
+            refused = None;
+            let mut all_refuse = true;
+            for url in &urls {
+                asked += 1;
+                let Some(heard) = self.verify_owner_at(url, app, presented).await else {
+                    return Err(unverified(&why));
+                };
+                match heard {
+                    Verification::Owner(owner, token) => {
+                        // Those that were counted and not asked are given back by the end of the work.
+                        self.budget().give_back(&self.sender, asked);
+                        return Ok((owner, token, url.clone()));
+                    }
+                    Verification::Forged(forgery) if forgery.is_final() => {
+                        return Err((Outcome::Forged, forgery.to_string()));
+                    }
+                    Verification::Forged(forgery) => {
+                        // That it is not installed there was said by a server that knows the token.
+                        if refused.is_none() || forgery == VerifyError::NotInstalled {
+                            refused = Some(forgery);
+                        }
+                    }
+                    Verification::Later(later) => {
+                        all_refuse = false;
+                        why = later;
+                    }
+                }
+            }
+            refusals += u32::from(all_refuse);
+            if all_refuse && refusals >= REFUSALS && refused != Some(VerifyError::NotInstalled) {
+                break;
+            }
+            if attempt < TRIES && !self.pause(&mut wait).await {
+                break;
+            }
+        }
+        match refused {
+            Some(forgery) if refusals >= REFUSALS => Err((Outcome::Forged, forgery.to_string())),
+            Some(forgery) if why.is_empty() => {
+                Err(unverified(&format!("it was asked once only, and said: {forgery}")))
+            }
+            _ => Err(unverified(&why)),
+        }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, VerificationBudget<EventSender>> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What one server says; `None` if nothing is waited for any more.
+    async fn verify_owner_at(
+        &self,
+        url: &str,
+        app: &App,
+        presented: &PresentedGrant,
+    ) -> Option<Verification> {
+        let secrets = secrets_of(app, presented);
+        self.verify_owner((url, &presented.access), app, &presented.claims, &secrets).await
+    }
+
+    /// The same of a token that the state has.
+    pub(super) async fn verify_owner_of(
+        &self,
+        url: &str,
+        app: &App,
+        token: &AccessToken,
+        claims: &ClaimedOwner,
+    ) -> Option<Verification> {
+        self.verify_owner((url, token), app, claims, &secrets_with(app, token)).await
+    }
+
+    async fn verify_owner(
+        &self,
+        (url, token): (&str, &AccessToken),
+        app: &App,
+        claims: &ClaimedOwner,
+        secrets: &[&str],
+    ) -> Option<Verification> {
+        let is_counted = self
+            .counted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_ok();
+        if !is_counted {
+            self.budget().asked(&self.sender, self.shared.clock.now());
+        }
+        self.shared.metrics.install_question(&app.name);
+        let question = self.shared.server.whose(url, token, QUESTION);
+        let answer = tokio::select! {
+            biased;
+            answer = question => answer,
+            () = self.enough.cancelled() => return None,
+        };
+        Some(match answer {
+            Ok((status, body)) => verify((status, &body), &app.profile, &app.client_id, claims, secrets),
+            Err(error) => Verification::Later(error),
+        })
+    }
+
+    /// Says once for each change of it that the clock of whoever sends events is ahead.
+    pub(super) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
+        let Some(sent_at) = sent_at else { return };
+        let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
+        let before =
+            std::mem::replace(&mut *self.ahead.lock().unwrap_or_else(PoisonError::into_inner), ahead);
+        if !ahead.is_zero() && ahead.abs_diff(before) > SKEW_CHANGE {
+            let span = human(ahead);
+            tracing::warn!(
+                target: "refreshd::install", app, skew_seconds = ahead.as_secs(),
+                "the clock of whoever sends the events of {app} is {span} ahead of this machine's: they are taken as of now. \
+                 Compare this machine's clock (timedatectl)"
+            );
+        }
+    }
+
+    pub(super) async fn publish(&self, portal: &PortalName) {
+        let failing = self.shared.publisher.publish(portal).await;
+        self.shared.health.unpublished(failing);
+        self.shared.climb.notify_one();
+    }
+
+    /// Writes to the state, again and again within bounds.
+    pub(super) async fn until_durable<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
+    where
+        F: Future<Output = Result<T, StateError>>,
+    {
+        let mut wait = FIRST_WAIT;
+        let mut attempt = 1;
+        loop {
+            match write().await {
+                Err(_) if attempt < TRIES && self.pause(&mut wait).await => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    /// False if nothing is to be waited for any more.
+    pub(super) async fn pause(&self, wait: &mut Duration) -> bool {
+        let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
+        *wait *= 2;
+        self.turn.leave();
+        tokio::select! {
+            biased;
+            () = self.enough.cancelled() => false,
+            () = async {
+                self.shared.clock.sleep(span).await;
+                self.turn.come_back().await;
+            } => true,
+        }
+    }
+}

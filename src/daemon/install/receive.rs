@@ -1,0 +1,235 @@
+//! The door: who may come in, how much, and what they are told. Must not send anything anywhere: answers come at once.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State as Extract;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::queue_shares::QueueShares;
+use super::{InstallJob, LogContext, page, whose};
+use crate::adapters::clock::Tick;
+use crate::adapters::state::NewEvent;
+use crate::config::{App, Config, InstallListener};
+use crate::daemon::context::Context;
+use crate::daemon::descriptors;
+use crate::daemon::http_server::{PeerExtensions, Server, serve};
+use crate::daemon::publisher::chain;
+use crate::domain::install::Outcome;
+use crate::domain::install_event::{self, Incomplete, InstallEvent, MAX_LENGTH};
+use crate::domain::throttle::Throttle;
+
+/// Connections at a time; a proxy keeps a few open.
+const MAX_CONNECTIONS: usize = 256;
+/// What is refused because it is too much is logged this often at most.
+const FLOOD_LINE: Duration = Duration::from_secs(10);
+/// When to come again if too much waits.
+const BUSY: Duration = Duration::from_secs(30);
+
+struct InstallHandler {
+    shared: Arc<Context>,
+    queue: mpsc::Sender<InstallJob>,
+    shares: Arc<QueueShares>,
+    throttle: Mutex<Throttle>,
+    flood: Mutex<Flood>,
+}
+
+/// What was refused since the last line about it.
+#[derive(Default)]
+struct Flood {
+    said: Option<Tick>,
+    unsaid: u64,
+}
+
+/// Serves until `stop`; the queue ends with it.
+pub(super) async fn serve_install_events(
+    shared: Arc<Context>,
+    listener: TcpListener,
+    (queue, shares): (mpsc::Sender<InstallJob>, Arc<QueueShares>),
+    stop: CancellationToken,
+) {
+    let clock = shared.clock;
+    let (rate, of_source) = rates(&shared.config());
+    let throttle = Mutex::new(Throttle::new(rate, of_source, clock.now()));
+    let door = Arc::new(InstallHandler { shared, queue, shares, throttle, flood: Mutex::default() });
+    let routes = Router::new().fallback(receive_event).with_state(door);
+    let introduce = |_: &TcpStream| PeerExtensions::new();
+    serve(
+        listener,
+        Server {
+            routes,
+            places: descriptors::for_guests(MAX_CONNECTIONS),
+            longest_body: MAX_LENGTH,
+            introduce,
+            clock,
+        },
+        stop,
+    )
+    .await;
+}
+
+/// Without the table nothing is listened to; a reload that takes it out has no effect before a restart.
+fn rates(config: &Config) -> (f64, f64) {
+    config.install.as_ref().map_or((1.0, 1.0), |install| (install.rate, install.source_rate))
+}
+
+/// One notice.
+async fn receive_event(
+    Extract(door): Extract<Arc<InstallHandler>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let config = door.shared.config();
+    let Some(app) = app_at(&config, uri.path()) else {
+        return (StatusCode::NOT_FOUND, "nothing is here\n").into_response();
+    };
+    if method != Method::POST {
+        let (status, allow) = (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]);
+        return (status, allow, page::plain("This address is for portals that install an app."))
+            .into_response();
+    }
+    let source = config.install.as_ref().and_then(|install| source(install, &headers));
+    let refuse = |outcome, host, reason: &str| {
+        LogContext { app: &app.name, outcome, host, source, reason }.log_result(&door.shared);
+    };
+    if let Err(wait) = door.admit(&config, source) {
+        door.too_many(app, source, "more came than [install] rate allows");
+        return retry_later(StatusCode::TOO_MANY_REQUESTS, wait);
+    }
+    if body.len() > MAX_LENGTH {
+        refuse(Outcome::Malformed, None, "it is too long");
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the form is too long\n").into_response();
+    }
+    if !is_form(&headers) {
+        refuse(Outcome::Malformed, None, "it is no form");
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a form is expected\n").into_response();
+    }
+    let notice = match install_event::read(uri.query().unwrap_or_default(), &body) {
+        Ok(notice) => notice,
+        Err(error) => {
+            refuse(Outcome::Malformed, None, &error.to_string());
+            return (StatusCode::BAD_REQUEST, "this is no notice of an install\n").into_response();
+        }
+    };
+    let answer = match &notice {
+        InstallEvent::Opened(presented) => {
+            page::finish(&app.profile.install, presented.claims.host.as_deref())
+        }
+        InstallEvent::Installed(_) | InstallEvent::SystemUser(_) | InstallEvent::Removed(_) => {
+            "taken\n".into_response()
+        }
+        InstallEvent::Incomplete(Incomplete { missing, host }) => {
+            let reason = format!(
+                "it brings no grant ({missing} is missing), and nothing of it is kept, its application token neither. \
+                 Open the app in the portal once: that brings a grant"
+            );
+            let (app, host, reason) = (&app.name, host.as_deref(), &reason);
+            LogContext { app, outcome: Outcome::Ignored, host, source, reason }.log_at_info(&door.shared);
+            return format!("ignored: {missing} is missing\n").into_response();
+        }
+        InstallEvent::Other => {
+            refuse(Outcome::Ignored, None, "it says nothing about grants");
+            return "ignored\n".into_response();
+        }
+    };
+    let apps = config.apps.values().filter(|app| app.install.is_some()).count();
+    let whose = whose(&door.shared, &app.name, source, &notice, body.len()).await;
+    let (Some(share), Ok(queue)) = (door.shares.place(whose, apps), door.queue.try_reserve()) else {
+        door.too_many(app, source, "too many wait to be worked off");
+        return retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+    };
+    // Whoever is answered with 200 does not send it again.
+    let kept = NewEvent {
+        app: app.name.clone(),
+        query: uri.query().unwrap_or_default().to_owned(),
+        body: body.to_vec(),
+        source: source.map(|source| source.to_string()),
+        now: door.shared.clock.now(),
+    };
+    match door.shared.state.store_event(kept).await {
+        Ok(Some(row)) => {
+            queue.send(InstallJob { row, app: app.name.clone(), notice, source, place: share });
+            answer
+        }
+        Ok(None) => {
+            door.too_many(app, source, "too many wait to be worked off");
+            retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+        }
+        Err(error) => {
+            let reason = format!("the state does not take it: {}", chain(&error));
+            door.too_many(app, source, &reason);
+            retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+        }
+    }
+}
+
+fn app_at<'c>(config: &'c Config, path: &str) -> Option<&'c App> {
+    let path = path.trim_end_matches('/');
+    let is_there =
+        |app: &&App| app.install.as_ref().is_some_and(|install| install.path.trim_end_matches('/') == path);
+    config.apps.values().find(is_there)
+}
+
+/// Who the proxy in front says it is: the last address of the header is the one that the proxy itself has seen.
+fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
+    let value = headers.get_all(install.source_header.as_deref()?).iter().next_back()?;
+    value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
+}
+
+/// A sender as a number; who has one address of version 6 has 2^64 of them.
+pub(super) fn number(source: IpAddr) -> u128 {
+    match source {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(address) => u128::from(address) >> 64 << 64,
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+fn retry_later(status: StatusCode, wait: Duration) -> Response {
+    let wait = [(header::RETRY_AFTER, wait.as_secs_f64().ceil().to_string())];
+    (status, wait, "come again later\n").into_response()
+}
+
+impl InstallHandler {
+    fn admit(&self, config: &Config, source: Option<IpAddr>) -> Result<(), Duration> {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rate, of_source) = rates(config);
+        throttle.set_rates(rate, of_source);
+        throttle.admit(source.map(number), self.shared.clock.now())
+    }
+
+    /// Counts each, and says so now and then: a flood must not fill the log.
+    fn too_many(&self, app: &App, source: Option<IpAddr>, reason: &str) {
+        let clock = self.shared.clock;
+        let unsaid = {
+            let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
+            if flood.said.is_some_and(|said| clock.elapsed(said) < FLOOD_LINE) {
+                flood.unsaid += 1;
+                drop(flood);
+                return self.shared.metrics.install(&app.name, Outcome::TooMany);
+            }
+            flood.said = Some(clock.tick());
+            std::mem::take(&mut flood.unsaid)
+        };
+        let reason = match unsaid {
+            0 => reason.to_owned(),
+            _ => format!("{reason}; {unsaid} more since this was said last"),
+        };
+        LogContext { app: &app.name, outcome: Outcome::TooMany, host: None, source, reason: &reason }
+            .log_result(&self.shared);
+    }
+}

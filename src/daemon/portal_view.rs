@@ -1,0 +1,307 @@
+//! What the outside may see of a portal: for the status, the page and the control socket. Must not hold a secret.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::domain::candidate::PendingCandidate;
+use crate::domain::escalation::{
+    OVERDUE_SHARE, action, action_now, overdue_at, refresh_end_of, still_notified,
+};
+use crate::domain::hint::HintContext;
+use crate::domain::kept_reply::KeptCount;
+use crate::domain::portal::{Kind, Phase, Portal, Problem};
+use crate::domain::time::Timestamp;
+
+/// A portal as `GET /v1/portals` shows it. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PortalView {
+    /// Its name.
+    pub portal: String,
+    /// Its provider.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub provider: Option<String>,
+    /// Its app.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub app: Option<String>,
+    /// Where it stands.
+    pub phase: Kind,
+    /// Whether readers have a token that works and nothing is wrong.
+    pub fresh: bool,
+    /// Counts its pairs.
+    pub generation: u64,
+    /// When the access token ends (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_at: Option<String>,
+    /// Seconds until then; 0 once expired.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_in: Option<u64>,
+    /// When the refresh token ends of itself (RFC 3339), if the server says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refresh_expires_at: Option<String>,
+    /// Seconds until then; 0 once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refresh_expires_in: Option<u64>,
+    /// What renewals do to that end: `moves`, `fixed`, or `unknown` before the first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refresh_end: Option<String>,
+    /// When the newest pair came.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub renewed_at: Option<String>,
+    /// Seconds since then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub renewed_ago: Option<u64>,
+    /// When something is sent next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_renewal: Option<String>,
+    /// Seconds until then; 0 if it is due.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_renewal_in: Option<u64>,
+    /// Whether the renewal is late by 30 % of the time it had.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub overdue: bool,
+    /// Where its API is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<String>,
+    /// What went wrong last, unless fresh.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<Problem>,
+    /// Whose grant it is, once known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity: Option<String>,
+    /// A grant that was handed over and has not proved itself yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub candidate: Option<CandidateView>,
+    /// The escalation steps told and not resolved yet.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub incident: Vec<String>,
+    /// What should be known besides: a life in the reply that could not be read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub notice: Option<String>,
+    /// What a person must do, unless all is well.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub action: Option<String>,
+    /// Why and until when nothing is sent for it though it is well itself: its app's client is refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waits: Option<String>,
+    /// Replies that may hold a pair and could not be read; none while nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unread_replies: Option<UnreadReplies>,
+}
+
+/// Replies that are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadReplies {
+    /// How many.
+    pub count: u64,
+    /// When the request of the newest was sent (RFC 3339).
+    pub newest: String,
+    /// What looks at them and takes in what can be read.
+    pub action: String,
+}
+
+/// A candidate as [`PortalView`] shows it. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateView {
+    /// How it came: `import` or `refresh_token_file`.
+    pub origin: String,
+    /// When it came (RFC 3339).
+    pub since: String,
+    /// Where its proof stands, in the words of [`PortalView::phase`]: `fresh` until it was tried.
+    pub phase: Kind,
+    /// When it is tried next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_try: Option<String>,
+    /// Seconds until then; 0 if it is due.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_try_in: Option<u64>,
+    /// Why it is not proved yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<Problem>,
+}
+
+impl CandidateView {
+    fn of(pending: &PendingCandidate, now: Timestamp) -> Self {
+        let PendingCandidate { origin, since, kind, problem, act_at } = pending;
+        Self {
+            origin: origin.as_str().to_owned(),
+            since: since.to_string(),
+            phase: *kind,
+            next_try: act_at.map(|at| at.to_string()),
+            next_try_in: act_at.map(|at| at.until(now).as_secs()),
+            last_error: problem.as_ref().map(|problem| Problem { remedy: None, ..problem.clone() }),
+        }
+    }
+
+    /// A line for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { origin, since, next_try, last_error, .. } = self;
+        let why = last_error
+            .as_ref()
+            .map(|problem| format!(", not proved yet: {}", problem.text()))
+            .unwrap_or_default();
+        let next = next_try.as_ref().map(|at| format!("; tried again at {at}")).unwrap_or_default();
+        format!("handed over ({origin}) at {since}{why}{next}")
+    }
+}
+
+impl PortalView {
+    /// What may be seen of a portal now.
+    #[must_use]
+    pub fn of(portal: &Portal, config: &Config, now: Timestamp) -> Self {
+        let kind = portal.kind();
+        let grant = portal.grant.as_ref();
+        let access = grant.and_then(|grant| grant.tokens.access.as_ref());
+        let act_at = grant.and_then(|grant| grant.standing.next_attempt_at).filter(|_| sends(kind));
+        let app = portal.settings.as_ref().map(|settings| settings.app.clone());
+        let seconds = |span: Duration| span.as_secs();
+        let usable = access.is_some_and(|access| access.expires_at > now);
+        let waits = portal.waits().filter(|_| sends(kind));
+        let kept_waiting = waits.is_some() && act_at.is_some_and(|at| at <= now);
+        let fresh = kind == Kind::Fresh && usable && !kept_waiting;
+        let retry_at = portal.client_refused.as_ref().map(|refused| refused.retry_at);
+        let act_at =
+            act_at.map(|at| if waits.is_some() { retry_at.map_or(at, |retry| at.max(retry)) } else { at });
+        let end = grant.and_then(|grant| grant.tokens.validity.refresh);
+        let overdue = grant.and_then(|grant| overdue_at(grant, OVERDUE_SHARE)).is_some_and(|at| at <= now);
+        Self {
+            portal: portal.name.to_string(),
+            provider: app.as_ref().and_then(|app| config.apps.get(app)).map(|app| app.profile.name.clone()),
+            app,
+            phase: kind,
+            fresh,
+            generation: grant.map_or(0, |grant| grant.generation.0),
+            expires_at: access.map(|access| access.expires_at.to_string()),
+            expires_in: access.map(|access| seconds(access.expires_at.until(now))),
+            refresh_expires_at: end.map(|end| end.at.to_string()),
+            refresh_expires_in: end.map(|end| seconds(end.at.until(now))),
+            refresh_end: end.map(|end| end.motion.as_str().to_owned()),
+            renewed_at: grant.map(|grant| grant.renewed_at.to_string()),
+            renewed_ago: grant.map(|grant| seconds(now.since(grant.renewed_at))),
+            next_renewal: act_at.map(|at| at.to_string()),
+            next_renewal_in: act_at.map(|at| seconds(at.until(now))),
+            overdue: overdue && portal.settings.is_some(),
+            endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
+            // What mends it is the action, filled in.
+            last_error: grant
+                .and_then(|grant| grant.standing.phase.problem())
+                .map(|problem| Problem { remedy: None, ..problem.clone() }),
+            identity: grant.and_then(|grant| grant.identity.clone()),
+            candidate: portal.candidate.as_ref().map(|pending| CandidateView::of(pending, now)),
+            incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
+            notice: grant.and_then(|grant| grant.tokens.validity.notice.clone()),
+            action: match (kind, grant) {
+                (Kind::Fresh, Some(grant)) if !still_notified(grant, now).is_empty() => {
+                    refresh_end_of(grant).map(|end| end.action(portal.name.as_str()))
+                }
+                (Kind::Fresh, _) => None,
+                (Kind::InDoubt | Kind::NeedsAuthorization, Some(grant)) => {
+                    Some(action_now(about_of(portal), grant, now))
+                }
+                _ => Some(action_for(portal)),
+            },
+            unread_replies: None,
+            waits,
+        }
+    }
+
+    /// With what is kept of it.
+    #[must_use]
+    pub fn with_kept(mut self, kept: Option<&KeptCount>) -> Self {
+        self.unread_replies = kept.map(|KeptCount { count, newest }| UnreadReplies {
+            count: *count,
+            newest: newest.to_string(),
+            action: format!("refreshd recover {}", self.portal),
+        });
+        self
+    }
+
+    /// With why the portal's `refresh_token_file` is not used, while it would be.
+    #[must_use]
+    pub fn with_file_problem(mut self, portal: &Portal, problem: Option<&str>) -> Self {
+        let file = portal.settings.as_ref().and_then(|settings| settings.refresh_token_file.as_ref());
+        let is_wanted = matches!(self.phase, Kind::AwaitingAuthorization | Kind::NeedsAuthorization);
+        if let (true, Some(file), Some(problem)) = (is_wanted, file, problem) {
+            let said = format!("refresh_token_file {} is not used: {problem}", file.display());
+            self.notice.get_or_insert(said);
+        }
+        self
+    }
+}
+
+impl UnreadReplies {
+    /// The same in a sentence.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { count, newest, action } = self;
+        let what = if *count == 1 {
+            "a reply that could not be read is kept".to_owned()
+        } else {
+            format!("{count} replies that could not be read are kept")
+        };
+        format!("{what}, of {newest}; it may hold the new pair: {action}")
+    }
+}
+
+/// Whether anything is sent for a portal of this kind.
+const fn sends(kind: Kind) -> bool {
+    match kind {
+        Kind::Fresh
+        | Kind::Retrying
+        | Kind::InDoubt
+        | Kind::ClientRejected
+        | Kind::Blocked
+        | Kind::NeedsAuthorization => true,
+        Kind::Gone
+        | Kind::AwaitingAuthorization
+        | Kind::OldState
+        | Kind::ClientChanged
+        | Kind::Unconfigured
+        | Kind::Unreadable => false,
+    }
+}
+
+/// What a person must do about a portal.
+#[must_use]
+pub fn action_for(portal: &Portal) -> String {
+    let name = &portal.name;
+    match portal.kind() {
+        Kind::OldState if portal.grant.is_none() => format!(
+            "the state has lost its grant: is the state's volume mounted? If it is, and no newer state is to be had: \
+             refreshd authorize {name}, or hand over its newest grant: refreshd import {name}"
+        ),
+        Kind::AwaitingAuthorization => {
+            format!(
+                "authorize it in a browser: refreshd authorize {name}, or hand over a grant that there is: refreshd import {name}"
+            )
+        }
+        Kind::ClientChanged => format!(
+            "its client or server changed in the configuration, so its refresh token is kept from the new one; change it \
+             back, or authorize the new client: refreshd authorize {name}"
+        ),
+        Kind::Unconfigured => {
+            format!("name it in the configuration again, or give its grant up: refreshd forget {name}")
+        }
+        Kind::Unreadable => format!(
+            "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
+        ),
+        Kind::Fresh
+        | Kind::Retrying
+        | Kind::InDoubt
+        | Kind::ClientRejected
+        | Kind::Blocked
+        | Kind::NeedsAuthorization
+        | Kind::Gone
+        | Kind::OldState => action(
+            about_of(portal),
+            portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase),
+        ),
+    }
+}
+
+fn about_of(portal: &Portal) -> HintContext<'_> {
+    let about = HintContext::of(&portal.name, portal.settings.as_ref());
+    portal.grant.as_ref().map_or(about, |grant| about.at(grant))
+}

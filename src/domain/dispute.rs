@@ -1,0 +1,161 @@
+//! Newcomers: a verified install of another user than the one whose grant an installed portal has. The first notice of an
+//! installation may have been a stranger's, so a person decides whose grant is kept.
+//!
+//! Must not decide by itself that a living grant is replaced. Must not hold a token: what is written here is shown.
+
+use super::install::EventKind;
+use super::name::PortalName;
+use super::time::Timestamp;
+
+/// A newcomer that waits for a person's decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispute {
+    /// The portal whose grant it would replace.
+    pub portal: PortalName,
+    /// The app that is installed there.
+    pub app: String,
+    /// The newcomer's user id, by the authorization server.
+    pub user: String,
+    /// The user id of the grant that is kept now, if known.
+    pub holder: Option<String>,
+    /// What brought it.
+    pub occasion: EventKind,
+    /// Whether the portal says that the newcomer is an administrator; `None`: it was not asked, or did not answer.
+    pub is_admin: Option<bool>,
+    /// The same of the user whose grant is kept.
+    pub holder_is_admin: Option<bool>,
+    /// When it came first.
+    pub since: Timestamp,
+    /// A person has accepted it, and its grant is being proved.
+    pub is_accepted: bool,
+}
+
+/// Whether an install of another user is a matter for a person. Administrators visit apps that other administrators have
+/// installed, and employees can make events up: where the portal's word settles it, nobody is asked.
+#[must_use]
+pub const fn concerns_a_person(
+    occasion: EventKind,
+    is_admin: Option<bool>,
+    holder_is_admin: Option<bool>,
+) -> bool {
+    match occasion {
+        EventKind::Opened => matches!(is_admin, Some(true)) && !matches!(holder_is_admin, Some(true)),
+        EventKind::Installed => !(matches!(is_admin, Some(false)) && matches!(holder_is_admin, Some(true))),
+        // The app's own user follows the event of the installation, whose proof it must have.
+        EventKind::SystemUser => false,
+    }
+}
+
+impl Dispute {
+    /// Which of two newcomers of one portal waits: the higher one. A stranger must not displace an administrator.
+    #[must_use]
+    pub const fn rank(&self) -> u8 {
+        match (self.is_admin, self.occasion) {
+            (Some(true), EventKind::Installed | EventKind::SystemUser) => 3,
+            (Some(true), EventKind::Opened) => 2,
+            (None, _) => 1,
+            (Some(false), _) => 0,
+        }
+    }
+
+    /// What happened, for people.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let Self { portal: _, app, user, holder, occasion, is_admin, holder_is_admin, .. } = self;
+        let did = match occasion {
+            EventKind::Opened => format!("has opened {app}"),
+            EventKind::Installed | EventKind::SystemUser => {
+                format!("says that he installed {app} here, with another application token")
+            }
+        };
+        let holder = holder.as_deref().unwrap_or("unknown");
+        format!(
+            "user {user} ({}) {did}, but the grant that is kept is that of user {holder} ({}), who came first; \
+             removals end nothing by themselves",
+            rights(*is_admin),
+            rights(*holder_is_admin)
+        )
+    }
+
+    /// What to do, as commands; `portal` is the name to write.
+    #[must_use]
+    pub fn action(&self, portal: &str) -> String {
+        let user = &self.user;
+        format!(
+            "ask who installed the app. If it was user {user}: refreshd install accept {portal}; if not: refreshd install refuse \
+             {portal}"
+        )
+    }
+}
+
+const fn rights(is_admin: Option<bool>) -> &'static str {
+    match is_admin {
+        Some(true) => "an administrator, says the portal",
+        Some(false) => "no administrator, says the portal",
+        None => "the portal did not say whether an administrator",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn newcomer(occasion: EventKind, is_admin: Option<bool>) -> Dispute {
+        Dispute {
+            portal: PortalName::parse("acme").unwrap(),
+            app: "crm".to_owned(),
+            user: "1".to_owned(),
+            holder: Some("67".to_owned()),
+            occasion,
+            is_admin,
+            holder_is_admin: Some(false),
+            since: Timestamp::default(),
+            is_accepted: false,
+        }
+    }
+
+    #[test]
+    fn the_portals_word_settles_it_where_it_can() {
+        use EventKind::{Installed, Opened, SystemUser};
+        for (occasion, is_admin, holder_is_admin, asked) in [
+            (Opened, Some(true), Some(false), true),
+            (Opened, Some(true), None, true),
+            (Opened, Some(true), Some(true), false),
+            (Opened, None, Some(false), false),
+            (Opened, Some(false), Some(false), false),
+            (Installed, Some(true), Some(true), true),
+            (Installed, None, Some(true), true),
+            (Installed, Some(false), Some(false), true),
+            (Installed, Some(false), None, true),
+            (Installed, Some(false), Some(true), false),
+            (SystemUser, Some(true), Some(false), false),
+        ] {
+            let is_asked = concerns_a_person(occasion, is_admin, holder_is_admin);
+            assert_eq!(is_asked, asked, "{occasion:?} {is_admin:?} {holder_is_admin:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_no_administrator_does_not_displace_one() {
+        let ranks = [
+            newcomer(EventKind::Opened, Some(false)),
+            newcomer(EventKind::Installed, None),
+            newcomer(EventKind::Opened, Some(true)),
+            newcomer(EventKind::Installed, Some(true)),
+        ]
+        .map(|newcomer| newcomer.rank());
+        assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+    }
+
+    #[test]
+    fn both_users_and_both_commands_are_named() {
+        let newcomer = newcomer(EventKind::Installed, Some(true));
+        let reason = newcomer.reason();
+        assert!(
+            reason.contains("user 1 (an administrator") && reason.contains("user 67 (no admin"),
+            "{reason}"
+        );
+        let action = newcomer.action("acme");
+        assert!(action.contains("refreshd install accept acme;") && action.ends_with("install refuse acme"));
+    }
+}

@@ -1,0 +1,508 @@
+//! Grants that come from elsewhere: a token reply, what SDKs and scripts keep, or a bare refresh token.
+//!
+//! Must not believe more than it needs: addresses in here are hints, checked against the allow-list when used.
+
+use serde_json::{Map, Value};
+
+use super::import_token;
+use super::imported::{self, ImportedFields};
+use super::install_event::PresentedGrant;
+use super::mask::clean;
+use super::provider::{Profile, host_of};
+use super::quirks::{JsonPath, first, says_nothing};
+use super::refresh_end::{self, RenewalTimes};
+use super::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
+use super::secret::RefreshToken;
+use super::time::Timestamp;
+use super::token::{Access, Credential, Details, Tokens, Validity, believable};
+use super::token_owner::TokenOwner;
+
+/// Largest text read as a grant, in bytes.
+pub const MAX_LENGTH: usize = 64 * 1024;
+/// An end that is larger than this, in seconds, is in milliseconds: JavaScript counts so.
+const MILLISECONDS_FROM: f64 = 1e11;
+
+/// A grant to take in.
+#[derive(Clone, Debug)]
+pub struct ImportedGrant {
+    /// Its tokens. The access token is there only if its end is known and still ahead.
+    pub tokens: Tokens,
+    /// Whose grant it is, if it says so.
+    pub identity: Option<String>,
+    /// The authorization server it names.
+    pub server: Option<String>,
+    /// The client it says it belongs to.
+    pub client_id: Option<String>,
+    /// The host of the API that it names.
+    pub host: Option<String>,
+}
+
+/// Why a text is no grant. Never quotes a value of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImportError {
+    /// Nothing there.
+    #[error("there is nothing in it")]
+    Empty,
+    /// Over [`LONGEST`].
+    #[error("it is longer than {MAX_LENGTH} bytes")]
+    TooLong,
+    /// Starts like JSON and is not.
+    #[error("it begins like JSON but is none (line {line}, column {column})")]
+    NotJson {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// Neither an object nor a word that could be a token: what it is instead.
+    #[error("{0}")]
+    NotAToken(&'static str),
+    /// Its refresh token cannot be one: what it is instead.
+    #[error("its refresh_token is none: {0}")]
+    NotARefreshToken(&'static str),
+    /// An error reply was saved instead of a token reply.
+    #[error("it is an error reply of the authorization server ({0}), not a token")]
+    ErrorReply(String),
+    /// No refresh token: nothing to keep fresh.
+    #[error(
+        "it has {}no {wanted}, and without one there is nothing to renew with",
+        has.as_ref().map(|has| format!("{has} but ")).unwrap_or_default()
+    )]
+    NoRefreshToken {
+        /// A key of a grant that is there.
+        has: Option<String>,
+        /// The key that is missing.
+        wanted: String,
+    },
+    /// The key is there and nothing in it.
+    #[error("its {0} is empty, and without a refresh token there is nothing to renew with")]
+    EmptyRefreshToken(String),
+    /// Two grants in one text.
+    #[error("it has several refresh tokens that differ; hand over the one grant that is meant")]
+    Several,
+}
+
+/// Reads a grant in any of the accepted forms.
+///
+/// # Errors
+/// [`IntakeError`] says what it is instead.
+pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<ImportedGrant, ImportError> {
+    if text.len() > MAX_LENGTH {
+        return Err(ImportError::TooLong);
+    }
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.is_empty() {
+        return Err(ImportError::Empty);
+    }
+    if let Some(ImportedFields { body, host }) = imported::read(text, profile)? {
+        let intake = from_json(&body, profile, now)?;
+        return Ok(ImportedGrant { host: intake.host.or(host), ..intake });
+    }
+    let refresh = import_token::refresh_token(text).map_err(ImportError::NotAToken)?;
+    Ok(ImportedGrant {
+        tokens: Tokens {
+            access: None,
+            credential: Credential::Refresh(refresh),
+            details: Details::default(),
+            validity: Validity::default(),
+        },
+        identity: None,
+        server: None,
+        client_id: None,
+        host: None,
+    })
+}
+
+fn from_json(
+    body: &Map<String, Value>,
+    profile: &Profile,
+    now: Timestamp,
+) -> Result<ImportedGrant, ImportError> {
+    is_no_error(body)?;
+    let text = |key: &str| body.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let refresh = refresh_in(body, profile)?;
+    // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
+    let client_id = text("client_id").or_else(|| text("C_REST_CLIENT_ID")).map(str::to_owned);
+    let Some(granted) = read_taken(body, profile, now) else {
+        let named = |field: &Option<String>| {
+            let text = match field.as_ref().and_then(|field| JsonPath::new(field).find(body))? {
+                Value::String(text) => clean(text, &[refresh.expose()]),
+                Value::Number(number) => number.to_string(),
+                _ => return None,
+            };
+            (!text.is_empty()).then_some(text)
+        };
+        let identity = named(&profile.identity_field);
+        let (endpoint, server) = (named(&profile.endpoint_field), named(&profile.server_field));
+        let host = endpoint.as_deref().and_then(host_of).map(str::to_owned);
+        let details = Details { endpoint, ..Details::default() };
+        let tokens = Tokens {
+            access: None,
+            credential: Credential::Refresh(refresh),
+            details,
+            validity: Validity::default(),
+        };
+        return Ok(ImportedGrant { tokens, identity, server, client_id, host });
+    };
+    if granted.access.expose() == refresh.expose() {
+        return Err(ImportError::NotARefreshToken("it is the access token, once more"));
+    }
+    // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
+    // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
+    // Of a life that had ended when it was written down nothing can be said.
+    let lifetime =
+        Some(granted.lives.span()).filter(|life| !life.is_zero()).unwrap_or(profile.assumed_lifetime);
+    let lifetime = believable(lifetime);
+    let ends_at = ends_at(body).filter(|at| *at > now).map(|at| at.min(now + lifetime));
+    let access = ends_at.map(|expires_at| Access {
+        token: granted.access,
+        token_type: granted.token_type,
+        issued_at: expires_at - lifetime,
+        expires_at,
+    });
+    debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
+    let host = granted.details.endpoint.as_deref().and_then(host_of).map(str::to_owned);
+    Ok(ImportedGrant {
+        tokens: Tokens {
+            access,
+            credential: Credential::Refresh(refresh),
+            details: granted.details,
+            // It would count from a moment nobody wrote down; the first renewal says it.
+            validity: Validity::default(),
+        },
+        identity: granted.identity,
+        server: granted.server,
+        client_id,
+        host,
+    })
+}
+
+/// Refuses an error reply that was saved instead of a token reply.
+pub(super) fn is_no_error(body: &Map<String, Value>) -> Result<(), ImportError> {
+    let error = body.get("error").filter(|error| !says_nothing(error)).and_then(Value::as_str);
+    let Some(code) =
+        error.filter(|code| !["ok", "success"].iter().any(|word| word.eq_ignore_ascii_case(code)))
+    else {
+        return Ok(());
+    };
+    let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
+    Err(ImportError::ErrorReply(super::mask::mask(code, &secrets)))
+}
+
+/// The refresh token of an object. It may have any characters that RFC 6749 appendix A.17 allows: whoever writes the
+/// name beside the value means it.
+fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshToken, ImportError> {
+    let missing = || ImportError::NoRefreshToken { has: None, wanted: "refresh_token".to_owned() };
+    let value = first(&profile.reply.refresh_token, body).or_else(|| body.get("refresh_token"));
+    let text = match value.ok_or_else(missing)? {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) if number.is_u64() => number.to_string(),
+        _ => return Err(missing()),
+    };
+    let token = RefreshToken::new(&text).ok_or_else(missing)?;
+    if import_token::is_filler(&text) {
+        return Err(ImportError::NotARefreshToken("it is a word that stands where a value is missing"));
+    }
+    if let Some(what) = import_token::misplaced(&text) {
+        return Err(ImportError::NotARefreshToken(what));
+    }
+    if text.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Err(ImportError::NotARefreshToken("it has white space or characters that no token has"));
+    }
+    Ok(token)
+}
+
+/// Puts what a verified notice brought into the words of a token reply, with what the authorization server says of it.
+///
+/// # Errors
+/// [`IntakeError`].
+pub fn from_notice(
+    presented: &PresentedGrant,
+    owner: &TokenOwner,
+    profile: &Profile,
+    now: Timestamp,
+) -> Result<ImportedGrant, ImportError> {
+    let PresentedGrant { access, refresh, claims, application_token: _, sent_at: _, expires, scope } =
+        presented;
+    let TokenOwner { member_id, user_id, host: _, endpoint, status } = owner;
+    let mut body = Map::new();
+    let mut put = |name: Option<&str>, value: Option<&str>| {
+        if let (Some(name), Some(value)) = (name, value) {
+            body.insert(name.to_owned(), value.into());
+        }
+    };
+    put(Some("access_token"), Some(access.expose()));
+    put(Some("refresh_token"), Some(refresh.expose()));
+    put(Some("expires"), expires.as_deref());
+    put(Some("scope"), scope.as_deref());
+    put(Some("status"), status.as_deref());
+    put(profile.identity_field.as_deref(), Some(member_id));
+    put(profile.endpoint_field.as_deref(), Some(endpoint));
+    put(profile.server_field.as_deref(), claims.server.as_deref());
+    // As in a token reply, where it is a number.
+    let user = user_id.parse::<u64>().map_or_else(|_| Value::from(user_id.as_str()), Value::from);
+    body.insert("user_id".to_owned(), user);
+    from_json(&body, profile, now)
+}
+
+/// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
+#[must_use]
+pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<ImportedGrant> {
+    let GrantedTokens { access, refresh, token_type, lives, identity, server, details } = granted;
+    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lives.span() };
+    let asked = RenewalTimes { before_at: sent_at, sent_at };
+    let validity =
+        Validity { refresh: refresh_end::after(None, &lives.refresh, true, asked), notice: lives.notice() };
+    let tokens =
+        Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details, validity };
+    let host = tokens.details.endpoint.as_deref().and_then(host_of).map(str::to_owned);
+    Some(ImportedGrant { tokens, identity, server, client_id: None, host })
+}
+
+/// The absolute end in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
+fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
+    let secs: i64 = match body.get("expires")? {
+        Value::Number(number) => number.as_i64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    let in_milliseconds = (MILLISECONDS_FROM..1e14).contains(&(secs as f64));
+    Some(if in_milliseconds { Timestamp::from_millis(secs) } else { Timestamp::from_secs(secs) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::provider::tests::profile;
+    use super::*;
+
+    fn taken(text: &str) -> Result<ImportedGrant, ImportError> {
+        parse(text, &profile(), Timestamp::from_secs(1_728_455_000))
+    }
+
+    #[test]
+    fn what_was_saved_or_printed_in_lines_is_read() {
+        for text in [
+            "AUTH_ID=a1b2c3d4\nAUTH_EXPIRES=3600\nREFRESH_ID=5bad2d67\nmember_id=a223\n",
+            "export ACCESS_TOKEN='a1b2c3d4'\r\nexport REFRESH_TOKEN=\"5bad2d67\"\r\nmember_id: a223\r\n",
+            "Array\n(\n    [AUTH_ID] => a1b2c3d4\n    [REFRESH_ID] => 5bad2d67\n    [member_id] => a223\n)\n",
+            "[access_token] => a1b2c3d4\n[refresh_token] => 5bad2d67\n[member_id] => a223",
+            "array (\n  'access_token' => 'a1b2c3d4',\n  'refresh_token' => '5bad2d67',\n  'member_id' => 'a223',\n)",
+            "access_token: a1b2c3d4\nrefresh_token: 5bad2d67\nmember_id: a223",
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"refresh_token\":\"5bad2d67\",\"member_id\":\"a223\"}",
+        ] {
+            let intake = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d67", "{text}");
+            assert_eq!(intake.identity.as_deref(), Some("a223"), "{text}");
+        }
+        let two = "REFRESH_TOKEN=5bad2d67\nrefresh_token=6cbe3e78\nREFRESH_TOKEN=7dcf4f89";
+        assert_eq!(taken(two).unwrap_err(), ImportError::Several);
+        assert!(matches!(taken("A=1\nB=2\n"), Err(ImportError::NotAToken(_))));
+    }
+
+    #[test]
+    fn a_token_reply_as_oint_prints_it() {
+        let intake = taken(
+            r#"{"access_token":"6b2e06","expires":1728458347,"expires_in":3600,"scope":"app",
+            "server_endpoint":"https://oauth.bitrix.info/rest/","status":"L","client_endpoint":"https://b24.bitrix24.by/rest/",
+            "member_id":"00168f","user_id":1,"refresh_token":"5bad2d"}"#,
+        )
+        .unwrap();
+        assert_eq!(intake.identity.as_deref(), Some("00168f"));
+        assert_eq!(intake.tokens.access.unwrap().expires_at.secs(), 1_728_458_347);
+        assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d");
+        assert_eq!(intake.tokens.details.endpoint.as_deref(), Some("https://b24.bitrix24.by/rest/"));
+    }
+
+    #[test]
+    fn an_end_that_a_wrong_clock_wrote_is_not_believed_beyond_a_whole_life() {
+        let now = Timestamp::from_secs(1_728_455_000);
+        for (expires, left) in [
+            ("1728458347", Some(3347)),
+            ("\"1728458347\"", Some(3347)),
+            // Ten years ahead, and beyond all time.
+            ("2043815000", Some(3600)),
+            ("9223372036854775807", Some(3600)),
+            ("1728455000", None),
+            ("0", None),
+            ("-1", None),
+            ("1e12", None),
+            ("18446744073709551615", None),
+            ("\"soon\"", None),
+            ("null", None),
+        ] {
+            let reply = format!(
+                r#"{{"access_token":"6b2e06","expires":{expires},"expires_in":3600,"refresh_token":"5bad2d"}}"#
+            );
+            let access = taken(&reply).unwrap().tokens.access;
+            let life = access
+                .as_ref()
+                .map(|access| (access.expires_at.since(now).as_secs(), access.lifetime().as_secs()));
+            assert_eq!(life, left.map(|left| (left, 3600)), "{expires}");
+        }
+    }
+
+    #[test]
+    fn crest_settings_have_no_known_end_and_so_no_access_token() {
+        let intake = taken(
+            r#"{"access_token":"6b2e06","expires_in":"3600","application_token":"x","refresh_token":"5bad2d",
+            "domain":"acme.bitrix24.com","client_endpoint":"https:\/\/acme.bitrix24.com\/rest\/","C_REST_CLIENT_SECRET":"s"}"#,
+        )
+        .unwrap();
+        assert!(intake.tokens.access.is_none());
+        assert!(!format!("{intake:?}").contains("5bad2d"));
+    }
+
+    #[test]
+    fn the_authorization_of_oint_twitter_in_either_kind_of_quotes() {
+        let auth = r#"{"redirect_uri":"https://app.example","scope":"tweet.read offline.access","client_id":"c1","client_secret":"s",
+            "access_token":"a1","refresh_token":"TmttM1","oauth_token":"o","oauth_token_secret":"os","oauth_consumer_key":"k"}"#;
+        for text in [auth.to_owned(), auth.replace('"', "'")] {
+            let intake = taken(&text).unwrap();
+            assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "TmttM1");
+            assert_eq!((intake.client_id.as_deref(), intake.tokens.access.is_none()), (Some("c1"), true));
+            assert_eq!(intake.tokens.details.scope, ["tweet.read", "offline.access"]);
+        }
+        let mixed = r#"{'refresh_token': "TmttM1"}"#;
+        assert!(matches!(taken(mixed), Err(ImportError::NotJson { .. })));
+    }
+
+    /// Refresh token, identity, host, and the end of the access token in seconds from now.
+    fn summary(text: &str) -> (String, Option<String>, Option<String>, Option<u64>) {
+        let ImportedGrant { tokens, identity, host, .. } =
+            taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let left = tokens
+            .access
+            .map(|access| access.expires_at.since(Timestamp::from_secs(1_728_455_000)).as_secs());
+        (tokens.credential.refresh().unwrap().expose().to_owned(), identity, host, left)
+    }
+
+    #[test]
+    fn what_lies_around_in_files_is_read() {
+        for text in [
+            r#"{"error":"0","access_token":"6b2e06","refresh_token":"5bad2d"}"#,
+            r#"{"error":"success","access_token":"6b2e06","refresh_token":"5bad2d"}"#,
+            "AUTH_ID=6b2e06&\nREFRESH_ID=5bad2d&\nmember_id=00168f",
+            "AUTH_ID=6b2e06&amp;REFRESH_ID=5bad2d&amp;member_id=00168f",
+            "BITRIX_CLIENT_ID=\"local.1\"\nBITRIX_REFRESH_TOKEN=\"5bad2d\"\n",
+            "CLIENT_ID=local.1\nREFRESH_TOKEN=5bad2d # of acme\n",
+        ] {
+            let taken = parse(text, &profile(), Timestamp::from_secs(1_728_454_747))
+                .unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(taken.tokens.credential.refresh().unwrap().expose(), "5bad2d", "{text}");
+        }
+        let refused = taken(r#"{"error":"invalid_grant"}"#);
+        assert!(matches!(refused, Err(ImportError::ErrorReply(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn what_events_forms_and_sdks_keep() {
+        let whole =
+            |left| ("5bad2d".to_owned(), Some("00168f".to_owned()), Some("b24.bitrix24.by".to_owned()), left);
+        for text in [
+            // An install event, saved as JSON and as it came.
+            r#"{"event":"ONAPPINSTALL","ts":"1728454747","auth":{"access_token":"6b2e06","expires":"1728458347","expires_in":"3600",
+                "client_endpoint":"https://b24.bitrix24.by/rest/","member_id":"00168f","refresh_token":"5bad2d","application_token":"x"}}"#,
+            "event=ONAPPINSTALL&auth%5Baccess_token%5D=6b2e06&auth%5Bexpires%5D=1728458347&auth%5Bexpires_in%5D=3600&\
+             auth[client_endpoint]=https%3A%2F%2Fb24.bitrix24.by%2Frest%2F&auth[member_id]=00168f&auth[refresh_token]=5bad2d",
+            // Of two grants in it, the app's own user's.
+            r#"{"event":"ONAPPUSERREADY","data":{"access_token":"6b2e06","expires":"1728458347","member_id":"00168f","refresh_token":"5bad2d",
+                "client_endpoint":"https://b24.bitrix24.by/rest/"},"auth":{"access_token":"a","refresh_token":"other","member_id":"00168f"}}"#,
+            // The JavaScript SDK.
+            r#"{"applicationToken":"x","userId":1,"memberId":"00168f","accessToken":"6b2e06","refreshToken":"5bad2d","expires":1728458347,
+                "expiresIn":3600,"scope":"crm","domain":"b24.bitrix24.by","clientEndpoint":"https://b24.bitrix24.by/rest/","status":"L"}"#,
+            // The Python SDK.
+            r#"{"oauth_token":{"access_token":"6b2e06","refresh_token":"5bad2d","expires":1728458347,"expires_in":3600},"member_id":"00168f",
+                "user_id":1,"client_endpoint":"https://b24.bitrix24.by/rest/","domain":"oauth.bitrix.info","scope":["crm"]}"#,
+        ] {
+            assert_eq!(summary(text), whole(Some(3347)), "{text}");
+        }
+        // The PHP SDK, the form of an installation and the same as JSON.
+        for (text, identity) in [
+            (
+                r#"{"auth_token":{"access_token":"6b2e06","refresh_token":"5bad2d","expires":1728458347},"domain_url":"https://b24.bitrix24.by","application_token":"x"}"#,
+                None,
+            ),
+            (
+                r#"{"AUTH_ID":"6b2e06","AUTH_EXPIRES":"3600","REFRESH_ID":"5bad2d","member_id":"00168f","DOMAIN":"B24.bitrix24.by"}"#,
+                Some("00168f"),
+            ),
+            (
+                "AUTH_ID=6b2e06&AUTH_EXPIRES=3600&REFRESH_ID=5bad2d&member_id=00168f&DOMAIN=b24.bitrix24.by&status=F",
+                Some("00168f"),
+            ),
+        ] {
+            let (refresh, of, host, _) = summary(text);
+            assert_eq!(
+                (refresh.as_str(), of.as_deref(), host.as_deref()),
+                ("5bad2d", identity, Some("b24.bitrix24.by")),
+                "{text}"
+            );
+        }
+        // Google's, a list of one, JSON in JSON, JSON in the shell's quotes, a number.
+        for text in [
+            r#"{"token":"6b2e06","refresh_token":"5bad2d","token_uri":"https://x.example/","client_id":"c","expiry":"2026-01-01T00:00:00Z"}"#,
+            r#"[{"access_token":"6b2e06","refresh_token":"5bad2d"}]"#,
+            r#""{\"refresh_token\":\"5bad2d\"}""#,
+            r#"'{"refresh_token":"5bad2d"}'"#,
+            r#"{"data":{"tokens":{"RefreshToken":"5bad2d"}}}"#,
+            r#"{"value":"{\"refresh_token\":\"5bad2d\"}"}"#,
+            "access_token=6b2e06&refresh_token=5bad2d&expires_in=20",
+        ] {
+            assert_eq!(summary(text).0, "5bad2d", "{text}");
+        }
+        assert_eq!(summary(r#"{"refresh_token":4711}"#).0, "4711", "whoever names it means it");
+        // In milliseconds, and without an access token.
+        let text =
+            r#"{"accessToken":"6b2e06","refreshToken":"5bad2d","expires_at":1728458347000,"expiresIn":3600}"#;
+        assert_eq!(summary(text).3, Some(3347));
+        let bare = r#"{"refresh_token":"5bad2d","member_id":"00168f","client_endpoint":"https://b24.bitrix24.by/rest/"}"#;
+        assert_eq!(summary(bare), whole(None));
+    }
+
+    #[test]
+    fn a_bare_refresh_token() {
+        assert_eq!(taken("5bad2d67\n").unwrap().tokens.credential.refresh().unwrap().expose(), "5bad2d67");
+    }
+
+    #[test]
+    fn what_is_no_grant_is_said_without_quoting_it() {
+        let lacks = |has: Option<&str>, wanted: &str| ImportError::NoRefreshToken {
+            has: has.map(str::to_owned),
+            wanted: wanted.to_owned(),
+        };
+        let filler = ImportError::NotARefreshToken("it is a word that stands where a value is missing");
+        let list = ImportError::NotAToken("it is a list; hand over the one grant that is meant");
+        for (text, expected) in [
+            ("", ImportError::Empty),
+            ("  \n", ImportError::Empty),
+            ("two words", ImportError::NotAToken("it is neither JSON nor a bare refresh token (one word)")),
+            (r#"{"access_token":"a"}"#, lacks(Some("access_token"), "refresh_token")),
+            (r#"{"AUTH_ID":"a","AUTH_EXPIRES":"3600"}"#, lacks(Some("AUTH_ID"), "REFRESH_ID")),
+            (r#"{"accessToken":"a"}"#, lacks(Some("accessToken"), "refreshToken")),
+            (r#"{"auth":{"access_token":"a"}}"#, lacks(Some("auth.access_token"), "auth.refresh_token")),
+            ("AUTH_ID=a&AUTH_EXPIRES=3600", lacks(Some("AUTH_ID"), "REFRESH_ID")),
+            (r#"{"name":"x"}"#, lacks(None, "refresh_token")),
+            (r#"{"refresh_token":""}"#, ImportError::EmptyRefreshToken("refresh_token".into())),
+            (
+                r#"{"auth":{"refresh_token":null}}"#,
+                ImportError::EmptyRefreshToken("auth.refresh_token".into()),
+            ),
+            (r#"{"refresh_token":"null"}"#, filler.clone()),
+            (r#"{"refresh_token":"${REFRESH}"}"#, filler),
+            (
+                r#"{"access_token":"5bad2d","refresh_token":"5bad2d"}"#,
+                ImportError::NotARefreshToken("it is the access token, once more"),
+            ),
+            (r#"{"a":{"refresh_token":"r1"},"b":{"refresh_token":"r2"}}"#, ImportError::Several),
+            (r#"[{"refresh_token":"r1"},{"refresh_token":"r2"}]"#, list),
+            ("null", ImportError::NotAToken(import_token::instead("null").unwrap())),
+            ("[object Object]", ImportError::NotAToken(import_token::instead("null").unwrap())),
+            ("a=b&c=d", ImportError::NotAToken("it is a form without a refresh token")),
+            (r#"{"error":"expired_token"}"#, ImportError::ErrorReply("expired_token".into())),
+            (r#"{"error":"bad 5bad2d","refresh_token":"5bad2d"}"#, ImportError::ErrorReply("bad …".into())),
+            ("{\"refresh_token\":\"5bad\n", ImportError::NotJson { line: 1, column: 22 }),
+        ] {
+            assert_eq!(taken(text).unwrap_err(), expected, "{text}");
+        }
+    }
+}

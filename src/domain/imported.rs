@@ -1,0 +1,329 @@
+//! What people and scripts hand over as a grant, brought into the words of a token reply: JSON or a form, nested or not,
+//! in whatever spelling. Events saved whole, forms of installs, and the stores of SDKs are among it.
+//!
+//! Must not decide whether a grant is good, and must not quote a value.
+
+use serde_json::{Map, Value};
+
+use super::host::plain_host;
+use super::import::{ImportError, is_no_error};
+use super::import_token;
+use super::mask::mask;
+use super::provider::Profile;
+use super::quirks::first;
+
+/// How deep a token object may lie inside others.
+const DEEPEST: usize = 4;
+
+/// Keys that an object may have, lower case and without `_` and `-`, and what a token reply calls them (RFC 6749 section 5.1).
+const SPELLINGS: &[(&str, &str)] = &[
+    ("refreshtoken", REFRESH),
+    ("refreshid", REFRESH),
+    ("accesstoken", ACCESS),
+    ("authid", ACCESS),
+    ("expiresin", "expires_in"),
+    ("authexpires", "expires_in"),
+    ("expires", "expires"),
+    ("expiresat", "expires"),
+    ("tokentype", "token_type"),
+    ("clientid", "client_id"),
+    ("crestclientid", "client_id"),
+];
+const REFRESH: &str = "refresh_token";
+const ACCESS: &str = "access_token";
+/// Keys that hold an access token where they hold a text: of Google's `token.json`, and of the Python SDK of Bitrix24.
+const ACCESS_WHERE_TEXT: [&str; 2] = ["token", "authtoken"];
+/// Keys that name the portal's own host or address, as written.
+const HOSTS: [&str; 3] = ["domain_url", "DOMAIN", "domainUrl"];
+/// The event whose `data` is the grant; `auth` is that of whoever installed the app.
+const GRANT_IN_DATA: &str = "ONAPPUSERREADY";
+
+/// A token object.
+#[derive(Debug)]
+pub struct ImportedFields {
+    /// In the words of a token reply.
+    pub body: Map<String, Value>,
+    /// The portal's host, where it is named beside the endpoint.
+    pub host: Option<String>,
+}
+
+/// Reads a text as JSON or a form; `None` if it is neither, and so a word.
+///
+/// # Errors
+/// [`IntakeError`]: it is one of the two, and no grant.
+pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, ImportError> {
+    let unquoted = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).map(str::trim);
+    let text = unquoted.filter(|text| text.starts_with(['{', '['])).unwrap_or(text);
+    if text.starts_with(['{', '[']) && !import_token::is_filler(text) {
+        return match (json(text), lines(text)?) {
+            (Err(_), Some(body)) => of_object(&body, profile).map(Some),
+            (value, _) => of_value(&value?, profile).map(Some),
+        };
+    }
+    // JSON inside a JSON text.
+    if let Ok(Value::String(inner)) = serde_json::from_str::<Value>(text)
+        && inner.trim_start().starts_with('{')
+    {
+        return of_value(&json(inner.trim())?, profile).map(Some);
+    }
+    if let Some(body) = after_headers(text) {
+        return read(body, profile);
+    }
+    match form(text) {
+        Some(body) if known_keys(&body, "", 0).next().is_some() => of_object(&body, profile).map(Some),
+        _ => lines(text)?.map(|body| of_object(&body, profile)).transpose(),
+    }
+}
+
+/// The body of a reply that was saved with its headers (`curl -i`).
+fn after_headers(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("HTTP/")?;
+    let (_, body) = rest.split_once("\r\n\r\n").or_else(|| rest.split_once("\n\n"))?;
+    Some(body.trim()).filter(|body| !body.is_empty())
+}
+
+/// Lines of `NAME=value`, `name: value` or PHP's `[name] => value`, with a refresh token among them; `None` if there is none.
+fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
+    let around: &[char] = &[' ', '\t', ',', ';', '&', '\'', '"', '[', ']'];
+    let mut body = Map::new();
+    for line in text.lines() {
+        let line = line.trim().trim_start_matches("export ");
+        let Some((name, value)) =
+            line.split_once("=>").or_else(|| line.split_once('=')).or_else(|| line.split_once(": "))
+        else {
+            continue;
+        };
+        // A comment, as in files of environment variables.
+        let value = value.split_once(" #").map_or(value, |(value, _)| value);
+        let (name, value) = (name.trim_matches(around), value.trim_matches(around));
+        // `BITRIX_REFRESH_TOKEN`
+        let name =
+            if meaning(name).is_none() && plain(name).ends_with("refreshtoken") { REFRESH } else { name };
+        if name.is_empty() || value.is_empty() || name.contains(char::is_whitespace) {
+            continue;
+        }
+        let before = body.insert(name.to_owned(), Value::from(value));
+        if before.is_some_and(|before| meaning(name) == Some(REFRESH) && before != value) {
+            return Err(ImportError::Several);
+        }
+    }
+    // One line is a value with its name before it, which is said otherwise.
+    Ok((body.len() > 1 && refresh_of(&body).is_some()).then_some(body))
+}
+
+/// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.
+fn json(text: &str) -> Result<Value, ImportError> {
+    let parsed = serde_json::from_str(text);
+    let single = || serde_json::from_str(&text.replace('\'', "\"")).ok().filter(|_| !text.contains('"'));
+    parsed
+        .or_else(|error| single().ok_or(ImportError::NotJson { line: error.line(), column: error.column() }))
+}
+
+/// `a=b&c[d]=e` as an object; `None` if it is no form of two fields or more.
+fn form(text: &str) -> Option<Map<String, Value>> {
+    let text = text.strip_prefix('?').unwrap_or(text).replace("&amp;", "&");
+    let first = text.split('&').next()?;
+    let is_form = text.contains('&') && first.contains('=') && !first.contains("://");
+    if !is_form || text.contains(char::is_whitespace) {
+        return None;
+    }
+    let mut body = Map::new();
+    for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
+        let value = Value::String(value.into_owned());
+        match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+            Some((outer, inner)) if !inner.contains('[') => {
+                let nested = body.entry(outer).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(nested) = nested {
+                    nested.insert(inner.to_owned(), value);
+                }
+            }
+            _ => drop(body.insert(name.into_owned(), value)),
+        }
+    }
+    Some(body)
+}
+
+fn of_value(value: &Value, profile: &Profile) -> Result<ImportedFields, ImportError> {
+    match value {
+        Value::Object(body) => of_object(body, profile),
+        Value::Array(list) => match list.as_slice() {
+            [Value::Object(body)] => of_object(body, profile),
+            _ => Err(ImportError::NotAToken("it is a list; hand over the one grant that is meant")),
+        },
+        _ => Err(ImportError::NotAToken("it is JSON, but no object with a refresh_token in it")),
+    }
+}
+
+fn of_object(body: &Map<String, Value>, profile: &Profile) -> Result<ImportedFields, ImportError> {
+    is_no_error(body)?;
+    // Where the profile says that it stands.
+    if first(&profile.reply.refresh_token, body).is_some_and(is_there) {
+        return Ok(imported_fields(body, &[], profile));
+    }
+    let event = body.get("event").and_then(Value::as_str).unwrap_or_default();
+    if event.eq_ignore_ascii_case(GRANT_IN_DATA)
+        && let Some(Value::Object(data)) = body.get("data")
+        && refresh_of(data).is_some()
+    {
+        return Ok(imported_fields(data, &[body], profile));
+    }
+    let mut found = Vec::new();
+    search(body, &mut Vec::new(), &mut found);
+    // Some stores keep an object as a text.
+    let texts = texts(body);
+    for (_, inner) in &texts {
+        search(inner, &mut vec![body], &mut found);
+    }
+    let Some((grant, around)) = found.first() else { return Err(missing(body, &texts)) };
+    let token = refresh_of(grant);
+    if found.iter().any(|(other, _)| refresh_of(other) != token) {
+        return Err(ImportError::Several);
+    }
+    Ok(imported_fields(grant, around, profile))
+}
+
+type Around<'b> = Vec<&'b Map<String, Value>>;
+
+/// Every object with a refresh token in it, the outermost first, each with those around it.
+fn search<'b>(
+    body: &'b Map<String, Value>,
+    around: &mut Around<'b>,
+    found: &mut Vec<(&'b Map<String, Value>, Around<'b>)>,
+) {
+    if refresh_of(body).is_some() {
+        found.push((body, around.clone()));
+        return;
+    }
+    if around.len() >= DEEPEST {
+        return;
+    }
+    around.push(body);
+    for value in body.values() {
+        match value {
+            Value::Object(inner) => search(inner, around, found),
+            Value::Array(list) => {
+                for inner in list.iter().filter_map(Value::as_object) {
+                    search(inner, around, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    around.pop();
+}
+
+fn texts(body: &Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
+    let parse = |(key, value): (&String, &Value)| {
+        let text = value.as_str().filter(|text| text.trim_start().starts_with('{'))?;
+        let Ok(Value::Object(inner)) = serde_json::from_str(text) else { return None };
+        Some((key.clone(), inner))
+    };
+    body.iter().filter_map(parse).collect()
+}
+
+/// The value of the refresh token, if there is one that is not empty.
+fn refresh_of(body: &Map<String, Value>) -> Option<&Value> {
+    body.iter().find(|(key, value)| meaning(key) == Some(REFRESH) && is_there(value)).map(|(_, value)| value)
+}
+
+fn is_there(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Number(number) => number.is_u64(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+fn plain(key: &str) -> String {
+    key.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase()
+}
+
+fn meaning(key: &str) -> Option<&'static str> {
+    let key = plain(key);
+    SPELLINGS.iter().find(|(spelling, _)| *spelling == key).map(|(_, name)| *name)
+}
+
+/// The object with the names of a token reply and of the profile added, also from those around it.
+fn imported_fields(
+    grant: &Map<String, Value>,
+    around: &[&Map<String, Value>],
+    profile: &Profile,
+) -> ImportedFields {
+    let mut body = grant.clone();
+    let mut add = |name: &str, value: &Value| {
+        if !body.get(name).is_some_and(is_there) && is_there(value) {
+            body.insert(name.to_owned(), value.clone());
+        }
+    };
+    for (key, value) in grant {
+        if let Some(name) = meaning(key) {
+            add(name, value);
+        } else if ACCESS_WHERE_TEXT.contains(&plain(key).as_str()) && value.is_string() {
+            add(ACCESS, value);
+        }
+    }
+    let own = [&profile.identity_field, &profile.endpoint_field, &profile.server_field];
+    let names: Vec<&str> = own.into_iter().flatten().chain(&profile.fields).map(String::as_str).collect();
+    for object in std::iter::once(grant).chain(around.iter().rev().copied()) {
+        // `DOMAIN` is the portal's host, `domain` the authorization server's.
+        for (key, value) in object.iter().filter(|(key, _)| !HOSTS.contains(&key.as_str())) {
+            if let Some(name) = names.iter().find(|name| plain(name) == plain(key)) {
+                add(name, value);
+            } else if meaning(key) == Some("client_id") {
+                add("client_id", value);
+            }
+        }
+    }
+    let everywhere = std::iter::once(grant).chain(around.iter().copied());
+    let host = everywhere
+        .flat_map(|object| HOSTS.iter().filter_map(|name| object.get(*name)?.as_str()))
+        .find_map(plain_host);
+    ImportedFields { body, host }
+}
+
+/// Keys that a grant has, wherever they are, as they are written.
+fn known_keys<'b>(
+    body: &'b Map<String, Value>,
+    path: &str,
+    depth: usize,
+) -> Box<dyn Iterator<Item = String> + 'b> {
+    let path = path.to_owned();
+    Box::new(body.iter().flat_map(move |(key, value)| -> Box<dyn Iterator<Item = String> + 'b> {
+        let here = format!("{path}{key}");
+        match value {
+            Value::Object(inner) if depth < DEEPEST => known_keys(inner, &format!("{here}."), depth + 1),
+            _ if matches!(meaning(key), Some(REFRESH | ACCESS)) => Box::new(std::iter::once(here)),
+            _ => Box::new(std::iter::empty()),
+        }
+    }))
+}
+
+/// Says which key is missing, in the spelling of those that are there.
+fn missing(body: &Map<String, Value>, texts: &[(String, Map<String, Value>)]) -> ImportError {
+    let nested = texts.iter().flat_map(|(key, inner)| known_keys(inner, &format!("{key}."), 1));
+    let keys: Vec<String> = known_keys(body, "", 0).chain(nested).collect();
+    let last = |key: &str| meaning(key.rsplit('.').next().unwrap_or(key));
+    // A store may have tokens for keys.
+    let shown = |key: &str| {
+        let parts =
+            key.split('.').map(|part| mask(part, &[]).chars().filter(char::is_ascii_graphic).collect());
+        parts.collect::<Vec<String>>().join(".").chars().take(60).collect::<String>()
+    };
+    if let Some(empty) = keys.iter().find(|key| last(key) == Some(REFRESH)) {
+        return ImportError::EmptyRefreshToken(shown(empty));
+    }
+    match keys.first() {
+        None => ImportError::NoRefreshToken { has: None, wanted: REFRESH.to_owned() },
+        Some(key) => {
+            let (path, name) = key.rsplit_once('.').map_or(("", key.as_str()), |(path, name)| (path, name));
+            let wanted = match name {
+                "AUTH_ID" => "REFRESH_ID",
+                "accessToken" => "refreshToken",
+                _ => REFRESH,
+            };
+            let wanted =
+                if path.is_empty() { wanted.to_owned() } else { format!("{}.{wanted}", shown(path)) };
+            ImportError::NoRefreshToken { has: Some(shown(key)), wanted }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What is wrong with one portal now, in the terms of incidents: which steps it has reached, and whom it has it in
+//! common with. Must not decide what is told of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::dispute::Dispute;
+use crate::domain::escalation::{
+    Severity, Step, Trigger, action_now, needs_person, reached_at, reason, refresh_end_of, severity_of,
+    still_notified,
+};
+use crate::domain::hint::HintContext;
+use crate::domain::message::MessageSubject;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Grant, Kind, Phase, Portal};
+use crate::domain::provider::{Class, host_of};
+use crate::domain::refresh_end::STEPS;
+use crate::domain::settings::OWN_APP;
+use crate::domain::time::Timestamp;
+use crate::domain::token::Access;
+
+/// The measure of time where no token is concerned.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+/// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
+/// written.
+const BEYOND: &str = "person";
+/// The last word of the key of incidents about installs that a person must decide about.
+const INSTALL: &str = "install";
+/// The last word of the key of incidents about refresh tokens that end of themselves.
+const REFRESH_END: &str = "refresh-end";
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The incident it is by itself.
+    pub key: String,
+    /// What that is about.
+    pub subject: MessageSubject,
+    /// What it is folded into, with others like it.
+    pub group: Option<GroupKey>,
+    /// The steps it has reached; none: there is nothing to tell of it now, and it is not over.
+    pub reached: Vec<ReachedStep>,
+    /// What happened.
+    pub reason: String,
+    /// What to do.
+    pub action: String,
+    /// What to do where it is one of many; `PORTAL` stands for each.
+    pub action_for_all: String,
+    /// When it began.
+    pub since: Timestamp,
+    /// When the token ends.
+    pub expires_at: Option<Timestamp>,
+    /// How long the token lives.
+    pub lifetime: Duration,
+    /// The portal concerned, if it is one's.
+    pub portal: Option<String>,
+}
+
+/// What troubles have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// The incident that they are together.
+    pub key: String,
+    /// What that is about.
+    pub subject: MessageSubject,
+    /// Whether they are one however few they are: what is wrong is not the portals'.
+    pub always: bool,
+}
+
+/// A step that was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReachedStep {
+    /// Names it within an incident: the step's key, and for what only a person can mend its kind too, since something
+    /// else is to be done then.
+    pub id: String,
+    /// How loud.
+    pub severity: Severity,
+    /// The channels that hear of it; `None`: all, from warning up.
+    pub notify: Option<Vec<String>>,
+}
+
+/// What decides besides the portal itself.
+#[derive(Clone, Copy, Debug)]
+pub struct FindingContext<'a> {
+    /// The ladder in force.
+    pub ladder: &'a [Step],
+    /// The apps whose client is refused, and since when.
+    pub refused: &'a BTreeMap<String, Timestamp>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What is wrong with a portal, of which something was told; `None` if nothing is.
+#[must_use]
+pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
+    let FindingContext { ladder, refused, now } = circumstances;
+    let name = &portal.name;
+    if let Some(column) = portal.unreadable {
+        let reason = format!(
+            "what the state has of it cannot be understood ({column}); it is left alone, the others go on"
+        );
+        let action = |name: &str| {
+            format!(
+                "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
+            )
+        };
+        return Some(Finding {
+            key: format!("portal/{name}/unreadable"),
+            reached: vec![beyond(ladder, "unreadable")],
+            group: Some(daemon_group("unreadable")),
+            action: action(name.as_str()),
+            action_for_all: action("PORTAL"),
+            reason,
+            ..blank(Some(name), now)
+        });
+    }
+    let settings = portal.settings.as_ref()?;
+    let grant = portal.grant.as_ref()?;
+    let access = grant.tokens.access.as_ref();
+    let kind = portal.kind();
+    let told = |step: &&Step| grant.told.contains(&step.key);
+    if !ladder.iter().any(|step| told(&step)) {
+        return None;
+    }
+    // Of a grant that was handed over and not renewed yet, what was told of the one before is neither news nor over.
+    let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
+    let person =
+        ladder.iter().any(|step| step.when == Trigger::NeedsPerson) && needs_person(&grant.standing.phase);
+    let reached: Vec<_> = ladder
+        .iter()
+        .filter(|step| told(step) && is_so(step))
+        // How long the token still works is said with what a person must do.
+        .filter(|step| !person || step.when == Trigger::NeedsPerson)
+        .map(|step| ReachedStep {
+            id: if step.when == Trigger::NeedsPerson {
+                format!("{}@{}", step.key, what(grant))
+            } else {
+                step.key.clone()
+            },
+            severity: severity_of(step, grant, now),
+            notify: step.notify.clone(),
+        })
+        .collect();
+    let app = &settings.app;
+    let any = any_portal();
+    Some(Finding {
+        key: format!("portal/{name}"),
+        subject: MessageSubject::Portal(name.to_string()),
+        group: group(grant, kind, app, refused),
+        reached,
+        reason: if kind == Kind::ClientChanged {
+            "its client or server changed in the configuration, and its grant is kept from the new one"
+                .to_owned()
+        } else {
+            match portal.waits().filter(|_| !grant.standing.phase.needs_person()) {
+                Some(waits) => format!("{}; it {waits}", reason(grant, now)),
+                None => reason(grant, now),
+            }
+        },
+        action: if kind == Kind::ClientChanged {
+            changed(name.as_str())
+        } else {
+            action_now(HintContext::of(name, Some(settings)).at(grant), grant, now)
+        },
+        action_for_all: if kind == Kind::ClientChanged {
+            changed("PORTAL")
+        } else {
+            action_now(
+                HintContext { portal: &any, domain: None, ..HintContext::of(name, Some(settings)) },
+                grant,
+                now,
+            )
+        },
+        since: grant.standing.phase.since().or(grant.standing.renew_at).unwrap_or(now).min(now),
+        expires_at: access.map(|access| access.expires_at),
+        lifetime: access.map(Access::lifetime).filter(|life| !life.is_zero()).unwrap_or(DEFAULT_LIFETIME),
+        portal: Some(name.to_string()),
+    })
+}
+
+/// What is coming for a portal whose refresh token ends of itself, as far as people were told of it; `None` if nothing is.
+#[must_use]
+pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
+    let FindingContext { ladder, refused: _, now } = circumstances;
+    let name = &portal.name;
+    let settings = portal.settings.as_ref()?;
+    let grant = portal.grant.as_ref().filter(|grant| portal.binding == Some(grant.bound_to))?;
+    let end = refresh_end_of(grant)?;
+    let still = still_notified(grant, now);
+    let first = STEPS.iter().find(|step| still.iter().any(|told| told == step.key))?;
+    // What only a person can do is told where that is told.
+    let notify =
+        ladder.iter().find(|step| step.when == Trigger::NeedsPerson).and_then(|step| step.notify.clone());
+    let reached = STEPS
+        .iter()
+        .filter(|step| still.iter().any(|told| told == step.key))
+        .map(|step| ReachedStep { id: step.key.to_owned(), severity: step.severity, notify: notify.clone() });
+    let app = &settings.app;
+    let group = GroupKey {
+        key: format!("app/{app}/{REFRESH_END}"),
+        subject: MessageSubject::App(app.clone()),
+        always: false,
+    };
+    Some(Finding {
+        key: format!("portal/{name}/{REFRESH_END}"),
+        group: (!app.starts_with(OWN_APP)).then_some(group),
+        reached: reached.collect(),
+        reason: end.reason(now),
+        action: end.action(name.as_str()),
+        action_for_all: end.action("PORTAL"),
+        since: end.reached_at(first).unwrap_or(now).min(now),
+        expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
+        lifetime: DEFAULT_LIFETIME,
+        ..blank(Some(name), now)
+    })
+}
+
+/// An install of another user than the one whose grant is kept; `None` once a person has accepted it.
+#[must_use]
+pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
+    let Dispute { portal, app, user, since, is_accepted, .. } = newcomer;
+    let group = GroupKey {
+        key: format!("app/{app}/{INSTALL}"),
+        subject: MessageSubject::App(app.clone()),
+        always: false,
+    };
+    (!is_accepted).then(|| Finding {
+        key: format!("portal/{portal}/{INSTALL}"),
+        group: Some(group),
+        // Of another user it is told anew.
+        reached: vec![beyond(ladder, &format!("{INSTALL}-{user}"))],
+        reason: newcomer.reason(),
+        action: newcomer.action(portal.as_str()),
+        action_for_all: "refreshd install list, then for each: refreshd install accept PORTAL, or refreshd install refuse PORTAL"
+            .to_owned(),
+        since: (*since).min(now),
+        ..blank(Some(portal), now)
+    })
+}
+
+/// Whether an incident is about an install that a person must decide about.
+#[must_use]
+pub fn is_newcomer(key: &str) -> bool {
+    key.rsplit('/').next() == Some(INSTALL)
+}
+
+/// Whether an incident is about refresh tokens that end of themselves.
+#[must_use]
+pub fn is_refresh_end(key: &str) -> bool {
+    key.rsplit('/').next() == Some(REFRESH_END)
+}
+
+/// The step of trouble that is not the ladder's: told as what only a person can mend is.
+#[must_use]
+pub fn beyond(ladder: &[Step], what: &str) -> ReachedStep {
+    let step = ladder.iter().find(|step| step.when == Trigger::NeedsPerson);
+    ReachedStep {
+        id: format!("{BEYOND}@{what}"),
+        severity: step.map_or(Severity::Critical, |step| step.severity),
+        notify: step.and_then(|step| step.notify.clone()),
+    }
+}
+
+/// What many portals have in common that is this machine's affair.
+#[must_use]
+pub fn daemon_group(what: &str) -> GroupKey {
+    GroupKey { key: format!("daemon/{what}"), subject: MessageSubject::Daemon, always: false }
+}
+
+/// A trouble of a portal, or of the daemon itself, about which nothing is said yet.
+#[must_use]
+pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
+    Finding {
+        key: String::new(),
+        subject: portal.map_or(MessageSubject::Daemon, |portal| MessageSubject::Portal(portal.to_string())),
+        group: None,
+        reached: Vec::new(),
+        reason: String::new(),
+        action: String::new(),
+        action_for_all: String::new(),
+        since: now,
+        expires_at: None,
+        lifetime: DEFAULT_LIFETIME,
+        portal: portal.map(ToString::to_string),
+    }
+}
+
+/// What a person would have to mend: a grant in doubt is named by what its replay met.
+fn what(grant: &Grant) -> &'static str {
+    match &grant.standing.phase {
+        Phase::InDoubt { problem, .. } => problem.class.as_str(),
+        phase => phase.kind().as_str(),
+    }
+}
+
+/// Whom it has its trouble in common with. A client right on a portal, or a refusal for one portal, is that portal's alone.
+fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timestamp>) -> Option<GroupKey> {
+    let of_app = |what: Option<&str>| {
+        let key = what.map_or_else(|| format!("app/{app}"), |what| format!("app/{app}/{what}"));
+        let subject = MessageSubject::App(app.to_owned());
+        (!app.starts_with(OWN_APP)).then_some(GroupKey { key, subject, always: what.is_none() })
+    };
+    let phase = &grant.standing.phase;
+    let class = phase.problem().map(|problem| problem.class);
+    // While one portal tries a refused client, the others wait, and are overdue for no fault of theirs.
+    let waits = refused.contains_key(app) && !phase.needs_person();
+    match class {
+        _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
+        Some(Class::ClientRejected) if refused.contains_key(app) => of_app(None),
+        // The client works for other portals, or nobody knows yet: the refusal is the portal's own.
+        Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
+        _ if waits => of_app(None),
+        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),
+        None => Some(daemon_group("overdue")),
+        Some(_) => {
+            let host = host_of(&grant.token_url).unwrap_or("the authorization server");
+            Some(GroupKey {
+                key: format!("server/{host}"),
+                subject: MessageSubject::Server(host.to_owned()),
+                always: false,
+            })
+        }
+    }
+}
+
+fn changed(name: &str) -> String {
+    format!("change it back, or authorize the new client: refreshd authorize {name}")
+}
+
+/// Stands for each portal of a group in what is to be done.
+fn any_portal() -> PortalName {
+    PortalName::parse("PORTAL").unwrap_or_else(|_| unreachable!("it is a name"))
+}
+
+#[cfg(test)]
+#[path = "finding_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+//! What is wrong with a portal, and whom it has it in common with.
+
+use super::*;
+use crate::domain::escalation::default_ladder;
+use crate::domain::portal::{GrantStatus, Problem, binding};
+use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::settings::Settings;
+use crate::domain::token::{Credential, Details, Generation, Tokens, Validity};
+
+/// Issued at minute 0, due at 20, ends at 60.
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_secs(1_795_000_000 + minutes * 60)
+}
+
+fn problem(class: Class) -> Problem {
+    Problem::new(class, "words".to_owned())
+}
+
+fn retrying(class: Class) -> Phase {
+    Phase::Retrying { attempt: 3, since: at(20), problem: problem(class) }
+}
+
+fn dead() -> Phase {
+    Phase::NeedsAuthorization {
+        since: at(20),
+        problem: problem(Class::NeedsAuthorization),
+        while_in_doubt: false,
+    }
+}
+
+fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
+    let access = Access {
+        token: AccessToken::new("a").unwrap(),
+        token_type: "Bearer".into(),
+        issued_at: at(0),
+        expires_at: at(60),
+    };
+    let grant = Grant {
+        generation: Generation(1),
+        tokens: Tokens {
+            access: Some(access),
+            credential: Credential::Refresh(RefreshToken::new("r").unwrap()),
+            details: Details::default(),
+            validity: Validity::default(),
+        },
+        standing: GrantStatus { phase, renew_at: Some(at(20)), next_attempt_at: Some(at(20)) },
+        renewed_at: at(0),
+        bound_to: binding("a", "b"),
+        token_url: "https://oauth.example/token/".into(),
+        identity: None,
+        told: told.iter().map(|step| (*step).to_owned()).collect(),
+        claim: None,
+        tried_at: None,
+    };
+    let settings: Settings =
+        serde_json::from_value(serde_json::json!({"app": app, "formats": ["json"]})).unwrap();
+    Portal {
+        name: PortalName::parse("acme").unwrap(),
+        settings: Some(settings),
+        binding: Some(binding("a", "b")),
+        config_url: None,
+        grant: Some(grant),
+        unreadable: None,
+        bought_by: None,
+        client_refused: None,
+        lost: None,
+        candidate: None,
+    }
+}
+
+fn look(portal: &Portal, refused: &[&str], minute: i64) -> Option<Finding> {
+    let refused = refused.iter().map(|app| ((*app).to_owned(), at(0))).collect();
+    let ladder = default_ladder();
+    of_portal(portal, FindingContext { ladder: &ladder, refused: &refused, now: at(minute) })
+}
+
+fn steps(trouble: &Finding) -> Vec<&str> {
+    trouble.reached.iter().map(|step| step.id.as_str()).collect()
+}
+
+fn group_of(trouble: &Finding) -> (&str, bool) {
+    trouble.group.as_ref().map_or(("", false), |group| (group.key.as_str(), group.always))
+}
+
+#[test]
+fn what_was_told_and_is_so_are_the_steps_that_count() {
+    let trouble = look(&portal("crm", retrying(Class::Transient), &["failed", "overdue"]), &[], 33).unwrap();
+    assert_eq!((trouble.key.as_str(), steps(&trouble)), ("portal/acme", vec!["failed", "overdue"]));
+    assert_eq!((trouble.since, trouble.expires_at), (at(20), Some(at(60))));
+    assert_eq!(look(&portal("crm", Phase::Fresh, &[]), &[], 33), None);
+    assert_eq!(look(&portal("crm", Phase::Fresh, &["of another ladder"]), &[], 33), None);
+}
+
+#[test]
+fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
+    let trouble = look(&portal("crm", dead(), &["failed", "person", "overdue", "expired"]), &[], 61).unwrap();
+    assert_eq!(steps(&trouble), ["person@needs-authorization"]);
+    assert!(trouble.action.contains("refreshd authorize acme"), "{}", trouble.action);
+    assert!(trouble.action_for_all.contains("refreshd authorize PORTAL"), "{}", trouble.action_for_all);
+}
+
+/// Its end is told when it has been renewed; until then nothing new is wrong with it.
+#[test]
+fn a_grant_that_was_handed_over_is_no_news_and_not_the_end() {
+    let told = ["failed", "person", "overdue", "late", "expiring", "expired"];
+    let mut fresh = portal("crm", Phase::Fresh, &told);
+    fresh.grant.as_mut().unwrap().standing.renew_at = Some(at(5));
+    let trouble = look(&fresh, &[], 5).unwrap();
+    assert_eq!((trouble.key.as_str(), steps(&trouble)), ("portal/acme", Vec::new()));
+}
+
+#[test]
+fn troubles_are_folded_with_those_that_have_their_cause() {
+    let group = |phase, refused: &[&str]| {
+        let trouble = look(&portal("crm", phase, &["failed", "person", "overdue"]), refused, 40).unwrap();
+        let (key, always) = group_of(&trouble);
+        (key.to_owned(), always)
+    };
+    let rejected =
+        || Phase::ClientRejected { attempt: 1, since: at(20), problem: problem(Class::ClientRejected) };
+    let is = |key: &str, always| (key.to_owned(), always);
+    assert_eq!(group(retrying(Class::Transient), &[]), is("server/oauth.example", false));
+    assert_eq!(group(dead(), &[]), is("app/crm/needs-authorization", false));
+    assert_eq!(group(rejected(), &["crm"]), is("app/crm", true));
+    assert_eq!(group(Phase::Fresh, &["crm"]), is("app/crm", true), "it waits for the app");
+    assert_eq!(group(dead(), &["crm"]), is("app/crm/needs-authorization", false), "that is its own");
+    assert_eq!(group(Phase::Fresh, &[]), is("daemon/overdue", false), "nobody has tried it");
+}
+
+#[test]
+fn a_client_of_ones_own_is_shared_with_nobody() {
+    let own = format!("{OWN_APP}acme");
+    let trouble = look(&portal(&own, dead(), &["failed", "person"]), &[], 40).unwrap();
+    assert_eq!(trouble.group, None);
+}
+
+#[test]
+fn a_changed_client_and_a_row_that_cannot_be_read_say_so() {
+    let mut changed = portal("crm", Phase::Fresh, &["overdue"]);
+    changed.binding = Some(binding("another", "b"));
+    let trouble = look(&changed, &[], 40).unwrap();
+    assert!(trouble.reason.contains("changed in the configuration"), "{}", trouble.reason);
+    let mut unreadable = portal("crm", Phase::Fresh, &[]);
+    unreadable.unreadable = Some("problem");
+    let trouble = look(&unreadable, &[], 40).unwrap();
+    assert_eq!(
+        (trouble.key.as_str(), group_of(&trouble)),
+        ("portal/acme/unreadable", ("daemon/unreadable", false))
+    );
+    let mut dropped = portal("crm", dead(), &["failed", "person"]);
+    dropped.settings = None;
+    assert_eq!(look(&dropped, &[], 40), None);
+}

@@ -1,0 +1,293 @@
+//! What a portal tells of an app: the form that a browser brings when the app is opened or installed, and events.
+//!
+//! Anybody can send these, so nothing in here is true before it was verified; see `domain::whose`. Must not be quoted
+//! in a log or an error: the forms hold tokens.
+
+use super::host::{is_hostile, plain_host};
+use super::secret::{AccessToken, ApplicationToken, RefreshToken};
+use super::time::Timestamp;
+
+/// Longest form read, in bytes; one has about two thousand.
+pub const MAX_LENGTH: usize = 64 * 1024;
+/// Longest token, in bytes.
+const MAX_TOKEN: usize = 4096;
+/// A time that is larger than this, in seconds, is in milliseconds.
+const MILLISECONDS_FROM: i64 = 100_000_000_000;
+/// Longest address, in bytes.
+const MAX_FIELD: usize = 300;
+/// Longest scope that is kept until the server says its own, in bytes.
+const MAX_SCOPE: usize = 4096;
+
+/// One notice.
+#[derive(Clone, Debug)]
+pub enum InstallEvent {
+    /// Somebody has opened or is installing the app, in a browser.
+    Opened(PresentedGrant),
+    /// The app was installed.
+    Installed(PresentedGrant),
+    /// The app has a user of its own at the portal from now on.
+    SystemUser(PresentedGrant),
+    /// The app was removed.
+    Removed(Removal),
+    /// An event that should bring a grant and brings none; the name of what is missing.
+    Incomplete(Incomplete),
+    /// An event that says nothing about grants.
+    Other,
+}
+
+/// A grant that was brought, and what was said with it.
+#[derive(Clone, Debug)]
+pub struct PresentedGrant {
+    /// Proves whose the grant is.
+    pub access: AccessToken,
+    /// What would be kept.
+    pub refresh: RefreshToken,
+    /// To be compared with what the authorization server says.
+    pub claims: ClaimedOwner,
+    /// Of events only: what a browser brings of it is its user's word.
+    pub application_token: Option<ApplicationToken>,
+    /// When it was sent, by the event.
+    pub sent_at: Option<Timestamp>,
+    /// The end of the access token in unix seconds, as written.
+    pub expires: Option<String>,
+    /// Its scope, as written; never decides anything.
+    pub scope: Option<String>,
+}
+
+/// An event that should bring a grant and brings none. Nothing verifies it, so its application token is not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    /// The field that is not there.
+    pub missing: &'static str,
+    /// The portal's host.
+    pub host: Option<String>,
+}
+
+/// Whose grant somebody says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedOwner {
+    /// The portal.
+    pub member_id: String,
+    /// The portal's host. A hint: the server names the portal.
+    pub host: Option<String>,
+    /// The user.
+    pub user_id: Option<String>,
+    /// The authorization server. A hint: only hosts of the profile count.
+    pub server: Option<String>,
+}
+
+/// What is said of a removal.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// The portal.
+    pub member_id: String,
+    /// The portal's host.
+    pub host: Option<String>,
+    /// The only proof there is, if it came.
+    pub application_token: Option<ApplicationToken>,
+    /// When it was sent, if it says so.
+    pub sent_at: Option<Timestamp>,
+}
+
+/// Why a form is no notice. Never quotes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InstallEventError {
+    /// Neither a browser's form nor an event.
+    #[error("it has neither AUTH_ID nor event")]
+    Neither,
+    /// Something needed is not there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A value is not of its kind.
+    #[error("{0} is not what it should be")]
+    Unfit(&'static str),
+    /// A value is given more than once.
+    #[error("{0} is given twice")]
+    Twice(&'static str),
+}
+
+/// Reads a notice from the query of its address and its body, both form-encoded. Tokens are read from the body only.
+///
+/// # Errors
+/// [`NoticeError`] names the field.
+pub fn read(query: &str, body: &[u8]) -> Result<InstallEvent, InstallEventError> {
+    let body = EventForm(body);
+    if body.get("AUTH_ID")?.is_some() {
+        return opened(&body, &EventForm(query.as_bytes()));
+    }
+    let event = body.get("event")?.ok_or(InstallEventError::Neither)?;
+    match event.to_ascii_uppercase().as_str() {
+        "ONAPPINSTALL" => match body.first_missing(["auth[access_token]", "auth[refresh_token]"])? {
+            Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
+                missing,
+                host: body.host("auth[client_endpoint]")?,
+            })),
+            None => installed(&body).map(InstallEvent::Installed),
+        },
+        "ONAPPUSERREADY" => match body.first_missing(["data[access_token]", "data[refresh_token]"])? {
+            Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
+                missing,
+                host: body.host("data[client_endpoint]")?,
+            })),
+            None => system_user(&body).map(InstallEvent::SystemUser),
+        },
+        "ONAPPUNINSTALL" => removed(&body).map(InstallEvent::Removed),
+        _ => Ok(InstallEvent::Other),
+    }
+}
+
+fn opened(body: &EventForm<'_>, query: &EventForm<'_>) -> Result<InstallEvent, InstallEventError> {
+    let domain = body.host("DOMAIN")?;
+    Ok(InstallEvent::Opened(PresentedGrant {
+        access: AccessToken::new(&body.token("AUTH_ID")?).ok_or(InstallEventError::Missing("AUTH_ID"))?,
+        refresh: RefreshToken::new(&body.token("REFRESH_ID")?)
+            .ok_or(InstallEventError::Missing("REFRESH_ID"))?,
+        claims: ClaimedOwner {
+            member_id: body.id("member_id")?.ok_or(InstallEventError::Missing("member_id"))?,
+            host: if domain.is_some() { domain } else { query.host("DOMAIN")? },
+            user_id: None,
+            server: body.hint("SERVER_ENDPOINT", MAX_FIELD),
+        },
+        application_token: None,
+        sent_at: None,
+        expires: None,
+        scope: body.hint("APPLICATION_SCOPE", MAX_SCOPE),
+    }))
+}
+
+fn installed(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError> {
+    Ok(PresentedGrant {
+        access: AccessToken::new(&body.token("auth[access_token]")?)
+            .ok_or(InstallEventError::Missing("auth[access_token]"))?,
+        refresh: RefreshToken::new(&body.token("auth[refresh_token]")?)
+            .ok_or(InstallEventError::Missing("auth[refresh_token]"))?,
+        claims: ClaimedOwner {
+            member_id: body.id("auth[member_id]")?.ok_or(InstallEventError::Missing("auth[member_id]"))?,
+            host: body.host("auth[client_endpoint]")?,
+            user_id: body.id("auth[user_id]")?,
+            server: body.hint("auth[server_endpoint]", MAX_FIELD),
+        },
+        application_token: body.application_token()?,
+        sent_at: body.sent_at()?,
+        expires: body.hint("auth[expires]", MAX_FIELD),
+        scope: body.hint("auth[scope]", MAX_SCOPE),
+    })
+}
+
+fn system_user(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError> {
+    let member_id = body.id("data[member_id]")?.ok_or(InstallEventError::Missing("data[member_id]"))?;
+    if body.id("auth[member_id]")?.is_some_and(|other| other != member_id) {
+        return Err(InstallEventError::Unfit("data[member_id]"));
+    }
+    Ok(PresentedGrant {
+        access: AccessToken::new(&body.token("data[access_token]")?)
+            .ok_or(InstallEventError::Missing("data[access_token]"))?,
+        refresh: RefreshToken::new(&body.token("data[refresh_token]")?)
+            .ok_or(InstallEventError::Missing("data[refresh_token]"))?,
+        claims: ClaimedOwner {
+            member_id,
+            host: body.host("data[client_endpoint]")?,
+            user_id: body.id("data[user_id]")?,
+            server: body.hint("data[server_endpoint]", MAX_FIELD),
+        },
+        application_token: body.application_token()?,
+        sent_at: body.sent_at()?,
+        expires: body.hint("data[expires]", MAX_FIELD),
+        scope: body.hint("data[scope]", MAX_SCOPE),
+    })
+}
+
+fn removed(body: &EventForm<'_>) -> Result<Removal, InstallEventError> {
+    Ok(Removal {
+        member_id: body.id("auth[member_id]")?.ok_or(InstallEventError::Missing("auth[member_id]"))?,
+        host: body.host("auth[client_endpoint]")?,
+        application_token: body.application_token()?,
+        sent_at: body.sent_at()?,
+    })
+}
+
+/// A form; its nested names are read as they are written, brackets and all.
+struct EventForm<'f>(&'f [u8]);
+
+impl EventForm<'_> {
+    /// A value without white space around it; an empty one counts as absent.
+    fn get(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
+        let mut found = url::form_urlencoded::parse(self.0).filter(|(field, _)| field == name);
+        let Some((_, value)) = found.next() else { return Ok(None) };
+        if found.next().is_some() {
+            return Err(InstallEventError::Twice(name));
+        }
+        let value = value.trim();
+        Ok((!value.is_empty()).then(|| value.to_owned()))
+    }
+
+    fn graphic(&self, name: &'static str, longest: usize) -> Result<Option<String>, InstallEventError> {
+        let value = self.get(name)?;
+        let fits =
+            |value: &String| value.len() <= longest && value.bytes().all(|byte| byte.is_ascii_graphic());
+        if value.as_ref().is_none_or(fits) { Ok(value) } else { Err(InstallEventError::Unfit(name)) }
+    }
+
+    fn token(&self, name: &'static str) -> Result<String, InstallEventError> {
+        self.graphic(name, MAX_TOKEN)?.ok_or(InstallEventError::Missing(name))
+    }
+
+    /// What decides nothing: without it where it is too long, given twice, or not what it should be.
+    fn hint(&self, name: &'static str, longest: usize) -> Option<String> {
+        let value = self.get(name).ok().flatten()?;
+        (value.len() <= longest && !value.contains(char::is_control)).then_some(value)
+    }
+
+    /// The first of these fields that is not there.
+    fn first_missing<const N: usize>(
+        &self,
+        names: [&'static str; N],
+    ) -> Result<Option<&'static str>, InstallEventError> {
+        for name in names {
+            if self.get(name)?.is_none() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    fn id(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
+        let id = self.get(name)?;
+        if id.as_deref().is_none_or(is_id) { Ok(id) } else { Err(InstallEventError::Unfit(name)) }
+    }
+
+    /// A hint: one that cannot be read is none. What could only harm is refused all the same.
+    fn host(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
+        match self.get(name)? {
+            Some(text) if is_hostile(&text) => Err(InstallEventError::Unfit(name)),
+            text => Ok(text.as_deref().and_then(plain_host)),
+        }
+    }
+
+    fn application_token(&self) -> Result<Option<ApplicationToken>, InstallEventError> {
+        let token = self.graphic("auth[application_token]", MAX_TOKEN)?;
+        Ok(token.as_deref().and_then(ApplicationToken::new))
+    }
+
+    fn sent_at(&self) -> Result<Option<Timestamp>, InstallEventError> {
+        let Some(text) = self.get("ts")? else { return Ok(None) };
+        let number: i64 = text.parse().map_err(|_| InstallEventError::Unfit("ts"))?;
+        // JavaScript counts milliseconds.
+        Ok(Some(if number > MILLISECONDS_FROM {
+            Timestamp::from_millis(number)
+        } else {
+            Timestamp::from_secs(number)
+        }))
+    }
+}
+
+/// Whether a text is an id: 1 to 100 of `A-Z a-z 0-9 . _ -`.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    (1..=100).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+#[cfg(test)]
+#[path = "install_event_tests.rs"]
+mod tests;

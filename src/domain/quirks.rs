@@ -1,0 +1,351 @@
+//! How a provider spells its requests and replies, where that differs from RFC 6749. Parts of a [`super::provider::Profile`].
+//!
+//! Must not name a provider, nor build or read anything: `request` and `reply` do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How a portal's first token comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantType {
+    /// A person authorizes in a browser (RFC 6749 section 4.1).
+    AuthorizationCode,
+    /// The client's own credentials suffice, also for each renewal (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// A person types a code on another device (RFC 8628).
+    Device,
+}
+
+/// The form of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyEncoding {
+    /// `application/x-www-form-urlencoded` (RFC 6749 appendix B).
+    Form,
+    /// A JSON object.
+    Json,
+}
+
+/// What HTTP Basic is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// Id and secret are form-encoded first (RFC 6749 section 2.3.1).
+    Form,
+    /// They are joined as they are, as many servers expect.
+    Raw,
+}
+
+/// Proof that who exchanges a code is who asked for it (RFC 7636).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pkce {
+    /// The server does not know it, or refuses it.
+    None,
+    /// The verifier itself, for servers that take nothing better.
+    Plain,
+    /// Its SHA-256.
+    S256,
+}
+
+/// What a renewal does to the refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// A new one each time; the old one is spent.
+    Always,
+    /// Now and then a new one.
+    Sometimes,
+    /// It stays, so a lost reply loses nothing.
+    Never,
+}
+
+/// When a token may be renewed at the earliest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotBefore {
+    /// At any time.
+    Any,
+    /// At this age.
+    Age(Duration),
+    /// Once it has expired.
+    Expiry,
+}
+
+/// How a provider's portals install apps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstallFields {
+    /// The path at an authorization server that says whose an access token is; `None`: installs are not taken in.
+    pub check: Option<String>,
+    /// The method at a portal's own endpoint that says whether the user of an access token is an administrator there.
+    pub admin: Option<String>,
+    /// The script that finishes an installation in the browser.
+    pub script: Option<String>,
+    /// What is run of it, in the same language.
+    pub run: Option<String>,
+}
+
+/// What differs in requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestQuirks {
+    /// Form or JSON.
+    pub body: BodyEncoding,
+    /// What HTTP Basic is made of.
+    pub basic_encoding: BasicEncoding,
+    /// Whether a renewal repeats the scope.
+    pub scope_in_renewal: bool,
+    /// Names of parameters that differ: the RFC's name, and the provider's.
+    pub names: BTreeMap<String, String>,
+    /// Further headers.
+    pub headers: BTreeMap<String, String>,
+    /// Further parameters of the authorization request.
+    pub authorize_parameters: BTreeMap<String, String>,
+    /// Further parameters of a code's exchange. An empty one takes a standard parameter away.
+    pub code_parameters: BTreeMap<String, String>,
+    /// The same of a renewal.
+    pub renewal_parameters: BTreeMap<String, String>,
+    /// Parameters of the redirect that are kept with the grant.
+    pub redirect_fields: Vec<String>,
+    /// The parameter of the redirect that names the authorization server (Bitrix24: `server_domain`).
+    pub redirect_server: Option<String>,
+}
+
+impl RequestQuirks {
+    /// Whether a renewal needs characters that nobody can guess.
+    #[must_use]
+    pub fn renewal_needs_random(&self) -> bool {
+        self.renewal_parameters.values().any(|value| value.contains("{random}"))
+    }
+}
+
+impl Default for RequestQuirks {
+    /// As in RFC 6749.
+    fn default() -> Self {
+        Self {
+            body: BodyEncoding::Form,
+            basic_encoding: BasicEncoding::Form,
+            scope_in_renewal: false,
+            names: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            authorize_parameters: BTreeMap::new(),
+            code_parameters: BTreeMap::new(),
+            renewal_parameters: BTreeMap::new(),
+            redirect_fields: Vec::new(),
+            redirect_server: None,
+        }
+    }
+}
+
+/// Where a value stands in a reply: names of members (or indexes of lists) from the outermost on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonPath(Vec<String>);
+
+impl JsonPath {
+    /// From dotted names: `authed_user.access_token`.
+    #[must_use]
+    pub fn new(dotted: &str) -> Self {
+        Self(dotted.split('.').map(str::to_owned).collect())
+    }
+
+    /// What stands there.
+    #[must_use]
+    pub fn find<'v>(&self, body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
+        let (first, rest) = self.0.split_first()?;
+        rest.iter().try_fold(body.get(first)?, |value, name| match value {
+            Value::Object(map) => map.get(name),
+            Value::Array(list) => list.get(name.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// The name of the member itself.
+    #[must_use]
+    pub fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn dotted(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// Where the parts of a reply stand; the first place that holds something counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyFields {
+    /// The access token.
+    pub access_token: Vec<JsonPath>,
+    /// The refresh token.
+    pub refresh_token: Vec<JsonPath>,
+    /// The token type.
+    pub token_type: Vec<JsonPath>,
+    /// The scope.
+    pub scope: Vec<JsonPath>,
+    /// The life from now on.
+    pub expires_in: Vec<JsonPath>,
+    /// The end, as a date or since the epoch, for replies without a life.
+    pub expires_at: Vec<JsonPath>,
+    /// The refresh token's life from now on.
+    pub refresh_expires_in: Vec<JsonPath>,
+    /// The refresh token's end, for replies without a life of it.
+    pub refresh_expires_at: Vec<JsonPath>,
+    /// Whether lives are in milliseconds.
+    pub in_milliseconds: bool,
+    /// The error code.
+    pub error: Vec<JsonPath>,
+    /// The server's words for it.
+    pub error_description: Vec<JsonPath>,
+    /// Places that say whether the request succeeded, and the values that say so: any other value there is an error code,
+    /// and where all of them succeed, nothing at the places of `error` is one.
+    pub success: Vec<(JsonPath, Vec<String>)>,
+}
+
+impl Default for ReplyFields {
+    /// As in RFC 6749 sections 5.1 and 5.2; ends, which it has none of, under the names that are usual.
+    fn default() -> Self {
+        let at = |name: &str| vec![JsonPath::new(name)];
+        let any = |names: &[&str]| names.iter().map(|name| JsonPath::new(name)).collect();
+        Self {
+            access_token: at("access_token"),
+            refresh_token: at("refresh_token"),
+            token_type: at("token_type"),
+            scope: at("scope"),
+            expires_in: at("expires_in"),
+            expires_at: any(&["expires_at", "expires_on", "expires", "expiry"]),
+            refresh_expires_in: any(&[
+                "refresh_expires_in",
+                "refresh_token_expires_in",
+                "x_refresh_token_expires_in",
+            ]),
+            refresh_expires_at: any(&["refresh_expires_at", "refresh_token_expires_at"]),
+            in_milliseconds: false,
+            error: at("error"),
+            error_description: at("error_description"),
+            success: Vec::new(),
+        }
+    }
+}
+
+/// The first of `places` that holds something.
+#[must_use]
+pub fn first<'v>(places: &[JsonPath], body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
+    places.iter().filter_map(|place| place.find(body)).find(|value| !value.is_null())
+}
+
+/// Whether `value` is `wanted`, as a text without regard to case, as a number, or as one of a list.
+#[must_use]
+pub fn is_value(value: &Value, wanted: &str) -> bool {
+    match value {
+        Value::String(text) => text.eq_ignore_ascii_case(wanted),
+        Value::Array(list) => list.iter().any(|value| is_value(value, wanted)),
+        Value::Number(number) => number.to_string() == wanted,
+        Value::Bool(yes) => wanted == if *yes { "true" } else { "false" },
+        Value::Null | Value::Object(_) => false,
+    }
+}
+
+/// Words that servers put into an error field of a reply that is none.
+const NO_ERROR: [&str; 20] = [
+    "",
+    "0",
+    "ok",
+    "success",
+    "successful",
+    "none",
+    "null",
+    "undefined",
+    "false",
+    "no",
+    "no error",
+    "no_error",
+    "s_ok",
+    "succeeded",
+    "n/a",
+    "-",
+    "nil",
+    "[]",
+    "{}",
+    "0x0",
+];
+
+/// Whether a value, where an error is expected, says that there is none. An object does with a code that says so and no
+/// message, or if all of its members do.
+#[must_use]
+pub fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(yes) => !yes,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => {
+            let text = text.trim();
+            let zeros = !text.is_empty() && text.bytes().all(|byte| byte == b'0');
+            zeros || NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
+        }
+        Value::Array(values) => values.iter().all(says_nothing),
+        Value::Object(map) => match map.get("code") {
+            Some(code) => says_nothing(code) && map.get("message").is_none_or(says_nothing),
+            None => map.values().all(says_nothing),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_field_may_say_that_there_is_no_error() {
+        for nothing in [
+            "null",
+            "false",
+            "0",
+            "0.0",
+            r#""""#,
+            r#""0""#,
+            r#"" OK ""#,
+            r#""Success""#,
+            r#""none""#,
+            r#""no error""#,
+            "[]",
+            "{}",
+            r#"[null,""]"#,
+            r#"{"code":0}"#,
+            r#"{"code":"ok","message":"","log_id":"20261128"}"#,
+            r#"{"message":null}"#,
+        ] {
+            assert!(says_nothing(&serde_json::from_str(nothing).unwrap()), "{nothing}");
+        }
+        for error in [
+            "true",
+            "1",
+            "-1",
+            "200",
+            r#""invalid_grant""#,
+            r#""failed""#,
+            r#"["invalid_grant"]"#,
+            r#"{"code":200}"#,
+            r#"{"code":0,"message":"The token is wrong"}"#,
+            r#"{"type":"OAuthException"}"#,
+            r#"{"message":"denied"}"#,
+        ] {
+            assert!(!says_nothing(&serde_json::from_str(error).unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_place_leads_through_objects_and_lists() {
+        let Value::Object(body) = serde_json::json!({"a": {"b": [{"c": 1}]}, "n": null, "d": "x"}) else {
+            panic!("an object")
+        };
+        let at = |dotted: &str| JsonPath::new(dotted).find(&body).cloned();
+        assert_eq!(at("a.b.0.c"), Some(Value::from(1)));
+        assert_eq!((at("a.b.1.c"), at("d.e"), at("x")), (None, None, None));
+        let places = ["n", "x", "d"].map(JsonPath::new);
+        assert_eq!(first(&places, &body), Some(&Value::from("x")), "null is nothing");
+    }
+
+    #[test]
+    fn a_value_is_compared_as_people_write_it() {
+        let value = serde_json::json!([50076, "Basic_Action"]);
+        assert!(is_value(&value, "50076") && is_value(&value, "basic_action"));
+        assert!(!is_value(&value, "5007") && !is_value(&Value::Null, "null"));
+    }
+}

@@ -1,0 +1,159 @@
+//! Whether the state is older than the world: a backup that was restored holds refresh tokens that are spent.
+//!
+//! A pair is durable in the state before anybody else hears of it, so a trace outside the state that is newer than the
+//! state means that the state went back. Must not look for traces: `adapters` read them.
+
+use super::portal::{Grant, GrantStatus, Phase, Portal, Problem};
+use super::provider::Class;
+use super::time::Timestamp;
+use super::token::{Access, Details, Generation};
+
+/// No trace counts so far; a larger number is no generation.
+const LARGEST: u64 = 1 << 53;
+
+/// What is known of a portal outside the state.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// The newest generation noted beside the state.
+    pub noted: Option<Generation>,
+    /// What its token file says.
+    pub published: Option<PublishedGeneration>,
+}
+
+/// What a token file says.
+#[derive(Debug)]
+pub struct PublishedGeneration {
+    /// Which pair it is of.
+    pub generation: Generation,
+    /// The token that readers have.
+    pub access: Access,
+    /// What came with it.
+    pub details: Details,
+}
+
+/// A grant that is held because it is old: nothing is sent for it.
+#[derive(Debug)]
+pub struct RollbackCheck {
+    /// The newest generation that is known of, so that the next pair gets the number after it.
+    pub generation: Generation,
+    /// The token that readers have; `None` if it is not known, and they keep what they have.
+    pub access: Option<Access>,
+    /// What came with it.
+    pub details: Details,
+    /// Where it stands.
+    pub standing: GrantStatus,
+}
+
+/// The newest generation that is known of outside the state.
+#[must_use]
+pub fn newest(trace: &Trace) -> Option<Generation> {
+    let published = trace.published.as_ref().map(|published| published.generation);
+    trace.noted.max(published).filter(|generation| (1..LARGEST).contains(&generation.0))
+}
+
+/// What becomes of a grant if there are newer traces of it; `None` if there are none.
+#[must_use]
+pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<RollbackCheck> {
+    let Trace { noted, published } = trace;
+    // What the client's own credentials buy cannot be spent.
+    grant.tokens.credential.refresh()?;
+    let newer = |generation: Generation| generation > grant.generation && generation.0 < LARGEST;
+    let published = published.filter(|published| newer(published.generation));
+    let noted = noted.filter(|noted| newer(*noted));
+    let generation = noted.max(published.as_ref().map(|published| published.generation))?;
+    let detail =
+        format!("it has generation {} of this grant, {generation} was there before", grant.generation);
+    let problem = Problem::new(Class::NeedsAuthorization, detail);
+    let standing = GrantStatus {
+        phase: Phase::OldState { since: now, problem },
+        renew_at: grant.standing.renew_at,
+        next_attempt_at: None,
+    };
+    let (access, details) = match published {
+        Some(PublishedGeneration { generation: _, access, details }) => (Some(access), details),
+        None => (None, grant.tokens.details.clone()),
+    };
+    Some(RollbackCheck { generation, access, details, standing })
+}
+
+/// Whether the files of readers are left as they are, since the state does not know better.
+#[must_use]
+pub fn keeps_token_files(portal: &Portal) -> bool {
+    portal.grant.as_ref().map_or(portal.lost.is_some(), |grant| {
+        matches!(grant.standing.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::portal::binding;
+    use super::super::secret::{AccessToken, RefreshToken};
+    use super::super::token::{Credential, Tokens, Validity};
+    use super::*;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(1_795_000_000 + secs)
+    }
+
+    fn access(token: &str) -> Access {
+        let (issued_at, expires_at) = (at(0), at(3600));
+        Access { token: AccessToken::new(token).unwrap(), token_type: "Bearer".into(), issued_at, expires_at }
+    }
+
+    fn grant(generation: u64) -> Grant {
+        let refresh = RefreshToken::new("old-refresh").unwrap();
+        Grant {
+            generation: Generation(generation),
+            tokens: Tokens {
+                access: Some(access("old-access")),
+                credential: Credential::Refresh(refresh),
+                details: Details::default(),
+                validity: Validity::default(),
+            },
+            standing: GrantStatus {
+                phase: Phase::Fresh,
+                renew_at: Some(at(1400)),
+                next_attempt_at: Some(at(1400)),
+            },
+            renewed_at: at(0),
+            bound_to: binding("bitrix24", "local.1"),
+            token_url: "https://oauth.bitrix.info/oauth/token/".into(),
+            identity: None,
+            told: Vec::new(),
+            claim: None,
+            tried_at: None,
+        }
+    }
+
+    /// What becomes of generation 30 with these traces: the generation, and the token that readers have.
+    fn held(noted: Option<u64>, published: Option<u64>) -> Option<(u64, Option<String>)> {
+        let details = Details::default();
+        let file = |generation| PublishedGeneration {
+            generation: Generation(generation),
+            access: access("published"),
+            details: details.clone(),
+        };
+        let trace = Trace { noted: noted.map(Generation), published: published.map(file) };
+        let held = quarantined(&grant(30), trace, at(0) + Duration::from_secs(9))?;
+        assert!(
+            matches!(held.standing.phase, Phase::OldState { .. }) && held.standing.next_attempt_at.is_none()
+        );
+        Some((held.generation.0, held.access.map(|access| access.token.expose().to_owned())))
+    }
+
+    #[test]
+    fn only_a_newer_trace_says_that_the_state_went_back() {
+        assert_eq!(held(None, None), None);
+        // A crash between record and publication, or before the note.
+        assert_eq!(held(Some(29), Some(29)), None);
+        assert_eq!(held(Some(30), Some(30)), None);
+        assert_eq!(held(Some(31), None), Some((31, None)));
+        assert_eq!(held(None, Some(42)), Some((42, Some("published".into()))));
+        assert_eq!(held(Some(42), Some(41)), Some((42, Some("published".into()))));
+        // Files that an older state wrote last are no news.
+        assert_eq!(held(Some(42), Some(12)), Some((42, None)));
+        assert_eq!(held(Some(u64::MAX), Some(u64::MAX)), None, "which is no generation");
+    }
+}

@@ -1,0 +1,515 @@
+//! Finds the one JSON object that a reply is, however it is wrapped. Whether that object is a pair or a refusal is for
+//! `reply` to say.
+//!
+//! It takes off packing (gzip, zlib, deflate), encodings (UTF-8 with a BOM, UTF-16), prefixes against inclusion as a script,
+//! JSONP, lists of one, strings of JSON, and outer objects; it reads forms, and finds an object between notices and markup.
+//! Must not take a token out of a sentence, an attribute or a script, nor out of an object that is not closed, nor choose
+//! between two different ones. Work and memory are bounded for any body.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::body_decoding::{LARGEST, decode, raw_deflate, unpack};
+use super::body_wrapping::{call, form, is_end, trimmed, without_prefix};
+use super::import_token::stands_for_none;
+use super::lenient::{DAMAGE, is_blank, parse};
+use super::markup;
+use super::provider::Profile;
+use super::quirks::{JsonPath, says_nothing};
+use super::reply::error_of;
+
+/// How many wrappings of one sort may lie around a reply.
+const LAYERS: usize = 3;
+/// How many outer objects and lists may lie around a token object.
+const LEVELS: usize = 4;
+/// How many objects are looked at for a token.
+const MAX_OBJECTS: usize = 5000;
+
+/// An object with more members is no token object in another spelling.
+const MAX_RENAMED: usize = 100;
+
+/// The object of a reply: the token object, if there is exactly one; else the outermost object, which may be a refusal.
+/// `None`: there is no such object, or there are several.
+#[must_use]
+pub fn open(body: &[u8], profile: &Profile) -> Option<Map<String, Value>> {
+    let reader = EnvelopeReader { profile, exact: exact(profile) };
+    let body = &body[..body.len().min(LARGEST)];
+    let mut unpacked = Cow::Borrowed(body);
+    for _ in 0..LAYERS {
+        let Some(inside) = unpack(&unpacked) else { break };
+        unpacked = Cow::Owned(inside);
+    }
+    let found = reader.text(&decode(&unpacked));
+    // Deflate without a header is recognised by nothing but its contents.
+    let binary = || body.iter().any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace());
+    found.or_else(|| binary().then(|| reader.text(&decode(&raw_deflate(body))))?)
+}
+
+/// Whether there is nothing in a body that anybody could read.
+#[must_use]
+pub fn is_empty(body: &[u8]) -> bool {
+    body.iter().copied().all(is_blank)
+}
+
+/// A token as it can stand in a reply; `None` for a value that cannot be one.
+pub(super) fn token(value: &Value) -> Option<Cow<'_, str>> {
+    let text = match value {
+        Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
+        Value::Number(number) => Cow::Owned(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let damaged = |c: char| c.is_control() || c == DAMAGE;
+    (!stands_for_none(&text) && !text.contains(damaged) && !is_wrapped(&text)).then_some(text)
+}
+
+/// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
+fn is_none(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(yes) => !yes,
+        Value::Number(number) => number.as_f64().is_some_and(|number| number <= 0.0),
+        Value::String(text) => stands_for_none(text.trim_matches(is_unseen)),
+        Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// The first of these places where a token is, or what cannot be read of one.
+pub(super) fn first_token<'v>(places: &[JsonPath], body: &'v Map<String, Value>) -> Option<&'v Value> {
+    places.iter().filter_map(|place| place.find(body)).find(|value| !is_none(value))
+}
+
+/// White space, and the characters without a width that editors and templates leave at the ends of a text.
+fn is_unseen(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+}
+
+/// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
+/// files must not get the refresh token.
+pub(super) fn is_wrapped(text: &str) -> bool {
+    const NAMES: [&str; 4] = ["access_token", "refresh_token", "accesstoken", "refreshtoken"];
+    let text = text.to_ascii_lowercase();
+    let is_name = |rest: &str| {
+        let rest = rest.trim_start_matches(['"', '\'', '\\', ' ']);
+        rest.starts_with(['=', ':'])
+            || rest.starts_with("%3d")
+            || rest.starts_with("%3a")
+            || rest.starts_with("%22")
+    };
+    NAMES.iter().any(|name| text.match_indices(name).any(|(at, _)| is_name(&text[at + name.len()..])))
+}
+
+/// A name without its signs and capitals.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !"_-".contains(*c) && !is_unseen(*c)).collect::<String>().to_ascii_lowercase()
+}
+
+/// The names of members that hold a token.
+fn exact(profile: &Profile) -> Vec<&str> {
+    let form = &profile.reply;
+    form.access_token.iter().chain(&form.refresh_token).map(JsonPath::last).collect()
+}
+
+struct EnvelopeReader<'a> {
+    profile: &'a Profile,
+    exact: Vec<&'a str>,
+}
+
+/// What a JSON value holds.
+enum FoundToken {
+    Token(Map<String, Value>),
+    /// No token, or an error: the outermost object.
+    Other(Map<String, Value>),
+    Nothing,
+}
+
+/// Whether a member speaks about a request or an example, and so holds no reply.
+fn is_example(name: &str) -> bool {
+    const EXAMPLES: [&str; 18] = [
+        "example",
+        "examples",
+        "sample",
+        "expected",
+        "got",
+        "given",
+        "input",
+        "echo",
+        "request",
+        "received",
+        "sent",
+        "history",
+        "previous",
+        "old_token",
+        "old_tokens",
+        "former",
+        "revoked",
+        "deleted",
+    ];
+    EXAMPLES.iter().any(|word| word.eq_ignore_ascii_case(name))
+}
+
+impl EnvelopeReader<'_> {
+    fn text(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        match self.document(text, LAYERS) {
+            Some((value, shortened)) => match self.inside(value, shortened) {
+                FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
+                FoundToken::Nothing => None,
+            },
+            None => self.embedded(without_prefix(trimmed(text))).or_else(|| self.escaped(text)),
+        }
+    }
+
+    /// A whole reply that was escaped for a page of HTML.
+    fn escaped(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = std::str::from_utf8(trimmed(text)).ok().filter(|text| text.starts_with(['{', '[']))?;
+        let plain = ["&quot;", "&#34;", "&#x22;"]
+            .iter()
+            .fold(text.to_owned(), |text, quote| text.replace(quote, "\""));
+        if plain == text || text.contains('"') {
+            return None;
+        }
+        let plain =
+            plain.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        let (value, shortened) = self.document(plain.as_bytes(), 0)?;
+        match self.inside(value, shortened) {
+            FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
+            FoundToken::Nothing => None,
+        }
+    }
+
+    /// The value that a text is as a whole, and whether parts of it were left out.
+    fn document(&self, text: &[u8], layers: usize) -> Option<(Value, bool)> {
+        let text = without_prefix(trimmed(text));
+        let (value, shortened) = match text.first()? {
+            b'{' | b'[' | b'"' => {
+                let parsed = parse(text, &self.exact).ok()?;
+                is_end(&text[parsed.end..]).then_some((parsed.value, parsed.shortened))?
+            }
+            _ => match call(text).filter(|_| layers > 0) {
+                Some(argument) => self.document(argument, layers - 1)?,
+                None => (Value::Object(form(text)?), false),
+            },
+        };
+        match value {
+            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1),
+            Value::String(_) => None,
+            value => Some((value, shortened)),
+        }
+    }
+
+    /// The token object that a value is or holds.
+    fn inside(&self, mut value: Value, shortened: bool) -> FoundToken {
+        for _ in 0..LEVELS {
+            value = match value {
+                Value::Array(mut list) if list.len() == 1 => list.remove(0),
+                other => other,
+            };
+        }
+        if let Value::Object(map) = &mut value
+            && let Some(renamed) = self.renamed(map)
+        {
+            *map = renamed;
+        }
+        if let Value::Object(map) = &value
+            && (self.holds_token(map) || error_of(map, self.profile).is_some())
+        {
+            let is_token = error_of(map, self.profile).is_none();
+            // What says in another way that the request failed is neither taken nor believed. Where the profile says
+            // what success is, that alone counts.
+            if is_token && self.profile.reply.success.is_empty() && self.fails(map, true) {
+                return FoundToken::Nothing;
+            }
+            if is_token {
+                return self.completed(map.clone(), &value);
+            }
+            let Value::Object(map) = value else { return FoundToken::Nothing };
+            return FoundToken::Other(map);
+        }
+        let mut search = Search { found: Vec::new(), spoilt: shortened, left: MAX_OBJECTS };
+        self.search(&value, None, LEVELS, &mut search);
+        match (search, value) {
+            (Search { mut found, spoilt: false, .. }, value) if found.len() == 1 => {
+                self.completed(found.remove(0), &value)
+            }
+            (_, Value::Object(map)) => FoundToken::Other(map),
+            _ => FoundToken::Nothing,
+        }
+    }
+
+    /// A token object with the refresh token that stands elsewhere in its reply, where it has none itself: the old one is
+    /// spent. Nothing where there are several, or where it cannot be told.
+    fn completed(&self, mut map: Map<String, Value>, root: &Value) -> FoundToken {
+        let form = &self.profile.reply;
+        if first_token(&form.refresh_token, &map).is_some() {
+            return FoundToken::Token(map);
+        }
+        let own = first_token(&form.access_token, &map).cloned();
+        let (mut found, mut left) = (Vec::new(), MAX_OBJECTS);
+        self.refresh_tokens(root, own.as_ref(), LEVELS, &mut left, &mut found);
+        match (found.as_slice(), form.refresh_token.first()) {
+            _ if left == 0 => return FoundToken::Nothing,
+            ([], _) => {}
+            ([one], Some(place)) => {
+                map.insert(place.last().to_owned(), (*one).clone());
+                if first_token(&form.refresh_token, &map) != Some(one) {
+                    return FoundToken::Nothing;
+                }
+            }
+            _ => return FoundToken::Nothing,
+        }
+        FoundToken::Token(map)
+    }
+
+    /// The different refresh tokens in a value, but not those beside another access token.
+    fn refresh_tokens<'v>(
+        &self,
+        value: &'v Value,
+        own: Option<&Value>,
+        levels: usize,
+        left: &mut usize,
+        found: &mut Vec<&'v Value>,
+    ) {
+        match value {
+            Value::Object(map) => {
+                *left = left.saturating_sub(1);
+                let form = &self.profile.reply;
+                let beside = first_token(&form.access_token, map);
+                if *left == 0 || (beside.is_some() && beside != own) {
+                    return;
+                }
+                for (name, value) in map.iter().filter(|(name, _)| !is_example(name)) {
+                    let is_named = form.refresh_token.iter().any(|place| plain(place.last()) == plain(name));
+                    if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
+                        if !found.contains(&value) {
+                            found.push(value);
+                        }
+                    } else if levels > 0 {
+                        self.refresh_tokens(value, own, levels - 1, left, found);
+                    }
+                }
+            }
+            Value::Array(list) if levels > 0 => {
+                list.iter().for_each(|value| self.refresh_tokens(value, own, levels - 1, left, found));
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks for token objects below a value. What a token object does not say itself is taken from the plain members of
+    /// the objects around it.
+    fn search(&self, value: &Value, outer: Option<&OuterFields<'_>>, levels: usize, search: &mut Search) {
+        if search.spoilt {
+            return;
+        }
+        match value {
+            Value::Object(map) => {
+                let renamed = self.renamed(map);
+                let map = renamed.as_ref().unwrap_or(map);
+                search.spoilt = search.left == 0 || self.fails(map, false);
+                search.left = search.left.saturating_sub(1);
+                let around = OuterFields { map, outer };
+                if self.holds_token(map) {
+                    let merged = around.merged();
+                    if !search.found.contains(&merged) {
+                        search.spoilt |= !search.found.is_empty();
+                        search.found.push(merged);
+                    }
+                } else if levels > 0 {
+                    (map.iter().filter(|(name, _)| !is_example(name)))
+                        .for_each(|(_, value)| self.search(value, Some(&around), levels - 1, search));
+                }
+            }
+            Value::Array(list) if levels > 0 => {
+                list.iter().for_each(|value| self.search(value, outer, levels - 1, search));
+            }
+            Value::String(text)
+                if levels > 0 && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
+            {
+                if let Some((value, shortened)) = self.document(text.as_bytes(), 0) {
+                    search.spoilt |= shortened;
+                    self.search(&value, outer, levels - 1, search);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An object whose members have a profile's names in another spelling (`accessToken`, `Access_Token`) under the names
+    /// of the profile; `None` where that makes no difference, or two members would get one name.
+    fn renamed(&self, map: &Map<String, Value>) -> Option<Map<String, Value>> {
+        if map.len() > MAX_RENAMED {
+            return None;
+        }
+        let form = &self.profile.reply;
+        let lasts = |places: &'_ [JsonPath]| places.iter().map(|place| place.last().to_owned()).collect();
+        let mut meanings: Vec<Vec<String>> = [
+            &form.access_token,
+            &form.refresh_token,
+            &form.expires_in,
+            &form.expires_at,
+            &form.refresh_expires_in,
+            &form.refresh_expires_at,
+        ]
+        .into_iter()
+        .map(|places| lasts(places))
+        .collect();
+        meanings.extend(["token_type", "scope"].map(|name| vec![name.to_owned()]));
+        let holds_token = self.holds_token(map);
+        if !holds_token {
+            meanings.extend(["error", "error_description"].map(|name| vec![name.to_owned()]));
+        }
+        let is_there =
+            |names: &Vec<String>| names.iter().any(|name| map.get(name).is_some_and(|value| !is_none(value)));
+        meanings.retain(|names| !names.is_empty() && !is_there(names));
+        if meanings.is_empty() {
+            return None;
+        }
+        let spelt: Vec<(String, &String, &Value)> = (map.iter())
+            .filter(|(_, value)| !is_none(value))
+            .map(|(name, value)| (plain(name), name, value))
+            .collect();
+        let mut renamed = None;
+        for names in meanings {
+            let is_meant = |spelt: &str| names.iter().any(|name| plain(name) == spelt);
+            let mut meant = spelt.iter().filter(|(spelt, ..)| is_meant(spelt));
+            let Some((_, name, value)) = meant.next() else { continue };
+            if meant.any(|(_, _, other)| other != value) {
+                return None;
+            }
+            let renamed = renamed.get_or_insert_with(|| map.clone());
+            renamed.remove(*name);
+            renamed.insert(names[0].clone(), (*value).clone());
+        }
+        renamed.filter(|renamed| self.holds_token(renamed))
+    }
+
+    fn holds_token(&self, map: &Map<String, Value>) -> bool {
+        first_token(&self.profile.reply.access_token, map).and_then(token).is_some()
+    }
+
+    /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
+    fn fails(&self, map: &Map<String, Value>, beside: bool) -> bool {
+        const ERRORS: [&str; 9] = [
+            "error",
+            "errors",
+            "errorcode",
+            "errcode",
+            "err",
+            "errordescription",
+            "errormessage",
+            "fault",
+            "exception",
+        ];
+        const FAILED: [&str; 13] = [
+            "error",
+            "fail",
+            "failed",
+            "failure",
+            "denied",
+            "refused",
+            "rejected",
+            "unauthorized",
+            "revoked",
+            "expired",
+            "inactive",
+            "invalid",
+            "disabled",
+        ];
+        let is_status = |value: &Value| {
+            let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+            number.is_some_and(|number| {
+                number < 0 || (400..600).contains(&number) || (40_000..60_000).contains(&number)
+            })
+        };
+        let is_no = |value: &Value| match value {
+            Value::Bool(yes) => !yes,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => ["false", "0", "no"].iter().any(|no| no.eq_ignore_ascii_case(text.trim())),
+            _ => false,
+        };
+        // Beside a code that says zero, as of Bitrix24's and Chinese providers.
+        let succeeds = |value: &Value| {
+            let word =
+                value.as_str().unwrap_or_default().trim().trim_end_matches(['.', '!']).to_ascii_lowercase();
+            ["ok", "success", "successful", "succeeded", "no error", "none"].contains(&word.as_str())
+        };
+        error_of(map, self.profile).is_some()
+            || map.iter().any(|(name, value)| {
+                let name: String =
+                    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+                let failed = || {
+                    value
+                        .as_str()
+                        .is_some_and(|text| FAILED.iter().any(|word| word.eq_ignore_ascii_case(text.trim())))
+                };
+                match name.as_str() {
+                    "success" | "ok" | "succeeded" | "issuccess" | "active" | "valid" => is_no(value),
+                    "haserror" | "iserror" => !says_nothing(value),
+                    "result" => is_status(value) || failed() || value == &Value::Bool(false),
+                    "status" | "statuscode" | "code" | "outcome" | "state" => is_status(value) || failed(),
+                    "errordescription" | "errormessage" if beside => false,
+                    "errormessage" | "errordescription" | "errors" | "error" | "err" if succeeds(value) => {
+                        false
+                    }
+                    name => ERRORS.contains(&name) && !says_nothing(value),
+                }
+            })
+    }
+
+    /// The object that stands alone between notices and markup.
+    fn embedded(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let page = markup::scan(text, &self.exact)?;
+        // Values alone, one after the other.
+        let bare = page.bare;
+        let (mut tokens, mut others) = (Vec::new(), Vec::new());
+        for piece in page.pieces {
+            let (same, map) = match self.inside(piece.value, piece.shortened) {
+                FoundToken::Token(map) => (&mut tokens, map),
+                FoundToken::Other(map) if self.fails(&map, false) => (&mut others, map),
+                FoundToken::Other(_) | FoundToken::Nothing => continue,
+            };
+            if !same.iter().any(|(known, _)| *known == map) {
+                same.push((map, piece.alone));
+            }
+            if tokens.len() + others.len() > 1 {
+                return None;
+            }
+        }
+        let (map, alone) = tokens.pop().or_else(|| others.pop())?;
+        (alone || bare).then_some(map)
+    }
+}
+
+struct Search {
+    found: Vec<Map<String, Value>>,
+    /// Whether something on the way says that it is no pair, or could not be looked at, or there are two.
+    spoilt: bool,
+    /// How many objects may still be looked at.
+    left: usize,
+}
+
+/// An object, and those around it.
+struct OuterFields<'a> {
+    map: &'a Map<String, Value>,
+    outer: Option<&'a OuterFields<'a>>,
+}
+
+impl OuterFields<'_> {
+    fn merged(&self) -> Map<String, Value> {
+        let mut merged = self.map.clone();
+        let mut next = self.outer;
+        while let Some(OuterFields { map, outer }) = next {
+            for (name, value) in map.iter().filter(|(_, value)| !value.is_object() && !value.is_array()) {
+                if !merged.contains_key(name) {
+                    merged.insert(name.clone(), value.clone());
+                }
+            }
+            next = *outer;
+        }
+        merged
+    }
+}
+
+#[cfg(test)]
+#[path = "token_object_tests.rs"]
+mod tests;

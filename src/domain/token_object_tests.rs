@@ -1,0 +1,556 @@
+//! Every wrapping gives the same object, and nothing else gives one.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::import_token::stands_for_none;
+use super::super::provider::Class;
+use super::super::provider::tests::profile;
+use super::super::reply::{TokenReply, Verdict, is_unread, read};
+use super::super::time::Timestamp;
+use super::*;
+
+const R: &str = r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"scope":"crm"}"#;
+
+fn verdict(body: &[u8]) -> Verdict {
+    read(&TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body }, &profile(), &[])
+}
+
+/// The tokens of a pair; `None` for anything else.
+fn pair(body: &[u8]) -> Option<(String, Option<String>)> {
+    match verdict(body) {
+        Verdict::Granted(granted) => {
+            let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
+            Some((granted.access.expose().to_owned(), refresh))
+        }
+        Verdict::Refused(_) => None,
+    }
+}
+
+fn shown(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().take(300).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = DeflateEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn utf16(text: &str, mark: bool, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    let mark = mark.then_some(0xfeff);
+    mark.into_iter().chain(text.encode_utf16()).flat_map(unit).collect()
+}
+
+/// Of ASCII, with a mark or without.
+fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
+    text.chars().flat_map(|c| unit(u32::from(c))).collect()
+}
+
+/// A reply in each wrapping.
+fn wrapped(reply: &str) -> Vec<Vec<u8>> {
+    let text = |text: String| text.into_bytes();
+    let string = |inside: &str| Value::from(inside).to_string();
+    let bom = format!("\u{feff}{reply}");
+    vec![
+        text(reply.to_owned()),
+        text(bom.clone()),
+        text(format!(" \r\n\t{reply}\r\n\r\n")),
+        text(format!("{reply}\0")),
+        text(format!("\0\0{reply}\0\0\n")),
+        text(format!("{reply};")),
+        gzip(reply.as_bytes()),
+        gzip(&gzip(bom.as_bytes())),
+        [gzip(reply.as_bytes()), b"\0\0trailing".to_vec()].concat(),
+        zlib(reply.as_bytes()),
+        deflate(reply.as_bytes()),
+        deflate(bom.as_bytes()),
+        utf16(reply, true, u16::to_le_bytes),
+        utf16(reply, true, u16::to_be_bytes),
+        utf16(reply, false, u16::to_le_bytes),
+        utf16(reply, false, u16::to_be_bytes),
+        gzip(&utf16(reply, true, u16::to_le_bytes)),
+        [utf16(reply, true, u16::to_le_bytes), vec![0]].concat(),
+        text(format!(")]}}',\n{reply}")),
+        text(format!(")]}}'\n{reply}")),
+        text(format!("while(1);{reply}")),
+        text(format!("while (true);\n{reply}")),
+        text(format!("for (;;);{reply}")),
+        text(format!("for(;;) ; {reply}")),
+        text(format!("{{}}&&{reply}")),
+        text(format!("{{}} && {reply}")),
+        text(format!("throw 1; <dont be evil>\n{reply}")),
+        text(format!("/*-secure-\n{reply}\n*/")),
+        text(format!("/* {reply} */")),
+        text(format!("cb({reply});")),
+        text(format!("cb({reply})")),
+        text(format!("/**/ typeof cb === 'function' && cb({reply});")),
+        text(format!("window.callbacks[7] ( {reply} ) ;\n")),
+        text(format!("[{reply}]")),
+        text(format!("[[ {reply} ]]\n")),
+        text(string(reply)),
+        text(string(&string(reply))),
+        text(string(&format!("[{reply}]"))),
+        text(format!(r#"{{"data":{reply}}}"#)),
+        text(format!(r#"{{"code":0,"msg":"ok","error":null,"result":{reply}}}"#)),
+        text(format!(r#"{{"success":true,"data":{{"token":[{reply}]}}}}"#)),
+        text(format!(r#"{{"statusCode":200,"headers":{{}},"body":{}}}"#, string(reply))),
+        text(format!(r#"[{{"ok":true}},{reply}]"#)),
+        text(format!(
+            "<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/a.php</b> on line <b>3</b><br />\n{reply}"
+        )),
+        text(format!("<br /><b>Notice</b>: x {reply}")),
+        text(format!("PHP Warning:  Module 'x' is already loaded in Unknown on line 0\n{reply}")),
+        text(format!("Deprecated: f() is old (see [1], refresh_token) in /srv/a.php on line 3\n\n{reply}\n")),
+        text(format!("Connected.\n{reply}\nDone in 0.02 s")),
+        text(format!("{reply}<!-- 0.02 s -->")),
+        text(format!("<!-- {{\"access_token\":\"cached\"}} -->\n{reply}")),
+        text(format!(
+            "{reply}\n<br />\n<b>Warning</b>:  Unknown: write failed in <b>Unknown</b> on line <b>0</b><br />"
+        )),
+        text(format!("{reply}<script>var s = {{\"access_token\":\"no\"}};</script>")),
+        text(format!("<html><head><title>200 OK</title></head><body><pre>{reply}</pre></body></html>")),
+        text(format!("<?xml version=\"1.0\"?>\n<string xmlns=\"http://tempuri.org/\">{reply}</string>")),
+        text(format!("<div class=\"bar\">Speed: 3</div>{reply}")),
+        text(format!("1a3\r\n{reply}\r\n0\r\n\r\n")),
+        text(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{reply}")),
+        text(format!("{{\"level\":\"info\",\"msg\":\"sent\"}}\n{reply}\n")),
+        text(format!("{reply}\n{reply}")),
+        text(format!("{reply}{reply}")),
+        text(format!("data: {reply}\n\n")),
+        utf32(reply, u32::to_le_bytes),
+        utf32(&bom, u32::to_be_bytes),
+        text(format!(r#"{{"errorCode":0,"errorMessage":"Success.","data":{reply}}}"#)),
+    ]
+}
+
+#[test]
+fn names_in_another_spelling_and_quotes_of_html_are_read() {
+    for body in [
+        r#"{"accessToken":"a2","refreshToken":"r2","expiresIn":3600}"#.to_owned(),
+        r#"{"Access_Token":"a2","Refresh_Token":"r2","Expires_In":3600}"#.to_owned(),
+        r#"{"data":{"accessToken":"a2","refreshToken":"r2","expiresIn":3600}}"#.to_owned(),
+        R.replace('"', "&quot;"),
+        R.replace('"', "&#34;"),
+    ] {
+        assert_eq!(pair(body.as_bytes()), Some(("a2".to_owned(), Some("r2".to_owned()))), "{body}");
+        let Verdict::Granted(granted) = verdict(body.as_bytes()) else { panic!() };
+        assert_eq!(granted.lives.span().as_secs(), 3600, "{body}");
+    }
+    for body in [
+        r#"{"accessToken":"a2","AccessToken":"a3"}"#,
+        r#"{"accessToken":"a2","Error":"invalid_grant"}"#,
+        r#"{"accessToken":{"value":"a2"},"refreshToken":"r2"}"#,
+        r#"{"access_tok}}en":"a2","refresh_token":"r2"}"#,
+        r#"{"message":"send {&quot;access_token&quot;:&quot;a2&quot;}"}"#,
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn every_wrapping_of_a_reply_is_the_reply() {
+    for body in wrapped(R) {
+        assert_eq!(pair(&body), Some(("a2".to_owned(), Some("r2".to_owned()))), "{}", shown(&body));
+        let Verdict::Granted(granted) = verdict(&body) else { panic!() };
+        assert_eq!(
+            (granted.lives.span().as_secs(), &*granted.details.scope[0]),
+            (3600, "crm"),
+            "{}",
+            shown(&body)
+        );
+    }
+}
+
+#[test]
+fn every_wrapping_of_a_refusal_is_a_refusal() {
+    let refusal = r#"{"error":"invalid_grant","access_token":"a2","refresh_token":"r2"}"#;
+    for body in wrapped(refusal) {
+        assert_eq!(pair(&body), None, "{}", shown(&body));
+    }
+    // One whose code can be read is believed.
+    for body in wrapped(r#"{"error":"invalid_grant"}"#).into_iter().take(37) {
+        let Verdict::Refused(refusal) = verdict(&body) else { panic!("{}", shown(&body)) };
+        assert_eq!(refusal.problem.code.as_deref(), Some("invalid_grant"), "{}", shown(&body));
+    }
+}
+
+#[test]
+fn damage_beside_the_tokens_does_not_matter() {
+    let deep =
+        format!(r#"{{"x":{}{},"access_token":"a2","refresh_token":"r2"}}"#, "[".repeat(200), "]".repeat(200));
+    let long = "x".repeat(300_000);
+    let large =
+        format!(r#"{{"x":"{}","access_token":"a2","refresh_token":"r2"}}"#, "y".repeat(LARGEST - 100));
+    for (body, access, refresh) in [
+        (&b"access_token=a2&refresh_token=r2&expires_in=20"[..], "a2", Some("r2")),
+        (b"access_token=a%2B2&token_type=bearer&scope=&error=\n", "a+2", None),
+        (b"\xef\xbb\xbfaccess_token=a2&refresh_token=r2", "a2", Some("r2")),
+        (b"{\"access_token\":\"a2\",\"name\":\"M\xfcller\x01\n\",\"refresh_token\":\"r2\"}", "a2", Some("r2")),
+        (br#"{"access_token":"a2","refresh_token":4711,"x":1e999,"expires_in":20}"#, "a2", Some("4711")),
+        (br#"{"access_token":12345678901234567890123,"refresh_token":0.10}"#, "12345678901234567890123", Some("0.10")),
+        (br#"{"access_token":"a1","refresh_token":"r1","access_token":"a2","refresh_token":"r2","refresh_token":null}"#, "a2", Some("r2")),
+        (br#"{"refresh_token":"r2","data":{"access_token":"a2"}}"#, "a2", Some("r2")),
+        (deep.as_bytes(), "a2", Some("r2")),
+        (large.as_bytes(), "a2", Some("r2")),
+        (format!(r#"{{"access_token":"{long}"}}"#).as_bytes(), &long, None),
+    ] {
+        assert_eq!(pair(body), Some((access.to_owned(), refresh.map(str::to_owned))), "{}", shown(body));
+    }
+    for nothing in [
+        "0",
+        "\"0\"",
+        "false",
+        "null",
+        "\"\"",
+        "\"ok\"",
+        "\"Success\"",
+        "\"none\"",
+        "[]",
+        "{}",
+        r#"{"code":0,"message":""}"#,
+    ] {
+        let body = format!(r#"{{"error":{nothing},"access_token":"a2","refresh_token":"r2"}}"#);
+        assert!(pair(body.as_bytes()).is_some(), "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_reply_gives_no_pair() {
+    let string = |text: &str| Value::from(text).to_string();
+    for body in [
+        // Prose.
+        format!("For example {R} is a reply."),
+        format!("A reply looks like\n{R}"),
+        format!("Example response:\n\n{R}\n"),
+        format!("The token is {R}"),
+        "The access_token=a2&refresh_token=r2 of today".to_owned(),
+        r#"{"message":"send {\"access_token\":\"a2\",\"refresh_token\":\"r2\"} now"}"#.to_owned(),
+        // Pages.
+        format!("<html><body><p>The server answers:</p><pre>{R}</pre></body></html>"),
+        format!("<html><body><p>Wait</p>{R}</body></html>"),
+        format!("<p>For example</p>{R}"),
+        format!("<a href='/x' data-reply='{R}'>x</a>"),
+        format!("<script type=\"application/json\">{R}</script>"),
+        format!("<!-- {R} -->"),
+        format!("<textarea>{R}</textarea>"),
+        format!("<title>{R}</title>"),
+        format!("<script type=\"text/x\" src=\"/\"/>\n{R}\n</script>"),
+        format!("<svg:script>{R}</svg:script>"),
+        format!("```json\n{R}\n```"),
+        format!("~~~\n{R}\n~~~\n"),
+        format!("Warning: the answer should be\n{R}"),
+        format!("Notice: send this instead of a form:\n\n{R}\n"),
+        // Scripts.
+        format!("var reply = {R};"),
+        format!("const f = () => {{ return\n{R}\n}}"),
+        format!("login({R}, 7);"),
+        format!("send it to f({R})"),
+        // Not whole.
+        R[..R.len() - 1].to_owned(),
+        format!("{{\"data\":{R}"),
+        format!("[\n{R},\n"),
+        format!("{{\"error\":\"invalid_grant\",\n\"x\":[\n{R}\n"),
+        format!("{{ error: 'invalid_grant', data:\n {R}\n}}"),
+        // Two of them.
+        format!("{R}{}", R.replace("a2", "a3")),
+        format!("[{R},{}]", R.replace("r2", "r3")),
+        format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1")),
+        // Refusals around it.
+        format!(r#"{{"error":"invalid_grant","data":{R}}}"#),
+        format!(r#"{{"data":{},"x":1}}"#, R.replace("\"scope\"", "\"error\"")),
+        format!(r#"{{"success":false,"data":{R}}}"#),
+        format!(r#"{{"ok":"false","data":{R}}}"#),
+        format!(r#"{{"status":"error","data":{R}}}"#),
+        format!(r#"{{"code":401,"data":{R}}}"#),
+        format!(r#"{{"errors":["denied"],"data":{R}}}"#),
+        format!(r#"{{"error_code":"E7","data":{R}}}"#),
+        format!(r#"[{{"error":"invalid_grant"}},{R}]"#),
+        format!("{{\"error\":\"invalid_grant\"}}\n{R}"),
+        format!("{R}\n{{\"error\":\"invalid_grant\"}}"),
+        format!(r#"{{"status":"failed","body":{}}}"#, string(R)),
+        r#"{"error":{"code":"denied"},"access_token":"a2"}"#.to_owned(),
+        r#"{"error":"0","error":"invalid_grant","error":null,"access_token":"a2"}"#.to_owned(),
+        "error=invalid_grant&access_token=a2".to_owned(),
+        // Tokens that are none.
+        r#"{"access_token":{"value":"a2"},"refresh_token":"r2"}"#.to_owned(),
+        r#"{"access_token":true,"refresh_token":"r2"}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":["r2"]}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":"r\u0000"}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":"r\ud800"}"#.to_owned(),
+        r#"{"access_token":"  "}"#.to_owned(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+    assert_eq!(pair(b"{\"access_token\":\"a2\",\"refresh_token\":\"r\xff2\"}"), None);
+}
+
+#[test]
+fn what_arrived_of_a_packed_reply_counts() {
+    let packed = gzip(R.as_bytes());
+    // Without its checksum.
+    assert!(pair(&packed[..packed.len() - 8]).is_some());
+    assert_eq!(pair(&packed[..packed.len() / 2]), None);
+}
+
+#[test]
+fn a_profile_says_what_success_is() {
+    let mut profile = profile();
+    profile.reply.success = vec![(JsonPath::new("code"), vec!["0".to_owned(), "200".to_owned()])];
+    let verdict = |body: &str| {
+        read(
+            &TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+            &profile,
+            &[],
+        )
+    };
+    for body in [
+        r#"{"code":200,"error":"all is well","access_token":"a2"}"#,
+        r#"{"code":"0","access_token":"a2"}"#,
+        r#"{"access_token":"a2"}"#,
+        r#"{"code":0,"data":{"access_token":"a2"}}"#,
+    ] {
+        assert!(matches!(verdict(body), Verdict::Granted(_)), "{body}");
+    }
+    let Verdict::Refused(refusal) = verdict(r#"{"code":40001,"access_token":"a2","error_description":"no"}"#)
+    else {
+        panic!()
+    };
+    assert_eq!((refusal.problem.code.as_deref(), &*refusal.problem.detail), (Some("40001"), "no"));
+    assert!(matches!(verdict(r#"{"error":"invalid_grant","access_token":"a2"}"#), Verdict::Refused(_)));
+}
+
+/// Bodies that would cost a careless reader much. Bounded by what the harness allows a test.
+#[test]
+fn no_body_costs_much() {
+    let many = |text: &str| text.repeat(LARGEST / text.len());
+    for body in [
+        many("["),
+        many("{\"a\":"),
+        many("{}"),
+        many("{\"access_token\":\"a\"} "),
+        many("{\"a\":0}\n"),
+        many("<a>") + &many("</b>"),
+        many("<!--"),
+        many("<script>"),
+        many("x{\""),
+        many("\n{\"a"),
+        format!("[{}0]", many("{\"a\":0},")),
+        format!("{{{}\"z\":0}}", many("\"a\":{\"b\":0},")),
+        many("a=b&"),
+        many("\\"),
+        Value::from(many("{\"\\\"")).to_string(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{}", shown(body.as_bytes()));
+    }
+    // A hundred megabytes, packed.
+    assert_eq!(pair(&gzip(&vec![b'['; 100 << 20])), None);
+}
+
+fn token() -> impl Strategy<Value = String> {
+    "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
+        !says_nothing(&Value::from(text.as_str())) && !stands_for_none(text)
+    })
+}
+
+/// Names of members that mean nothing to a profile or to a wrapping.
+fn fields() -> impl Strategy<Value = Vec<(String, Value)>> {
+    let value = prop_oneof![
+        any::<String>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        Just(json!([1, {"a": [null]}])),
+        Just(json!({"b": {"c": "d"}}))
+    ];
+    prop::collection::vec(("x[a-z]{1,8}", value), 0..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_reply_in_any_wrapping_is_the_same_pair(access in token(), refresh in token(), more in fields()) {
+        let mut reply = json!({"access_token": access, "refresh_token": refresh, "expires_in": 60});
+        reply.as_object_mut().unwrap().extend(more);
+        for body in wrapped(&reply.to_string()) {
+            prop_assert_eq!(pair(&body), Some((access.clone(), Some(refresh.clone()))), "{}", shown(&body));
+        }
+    }
+
+    #[test]
+    fn no_refusal_in_any_wrapping_is_a_pair(access in token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
+        prop_assume!(!says_nothing(&Value::from(error.as_str())));
+        let mut reply = json!({"access_token": access, "error": error});
+        reply.as_object_mut().unwrap().extend(more);
+        for body in wrapped(&reply.to_string()) {
+            prop_assert_eq!(pair(&body), None, "{}", shown(&body));
+        }
+    }
+
+    /// What is cut anywhere is no pair, unless only white space or what stands behind the reply is missing.
+    #[test]
+    fn no_cut_reply_is_another_pair(access in token(), refresh in token(), share in 0.0..1.0_f64) {
+        let reply = json!({"access_token": access, "refresh_token": refresh}).to_string();
+        for body in wrapped(&reply) {
+            let length = (body.len() as f64 * share) as usize;
+            if let Some(pair) = pair(&body[..length]) {
+                prop_assert_eq!(pair, (access.clone(), Some(refresh.clone())), "{}", shown(&body));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_any_kind_break_nothing(bytes in prop::collection::vec(any::<u8>(), 0..300), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        verdict(&bytes);
+        for mut body in wrapped(R) {
+            for (index, byte) in &changes {
+                let at = index.index(body.len());
+                body[at] = *byte;
+            }
+            verdict(&body);
+        }
+    }
+}
+
+/// Whether a success is of unknown outcome, and its body is kept.
+fn is_kept_in_doubt(body: &str) -> bool {
+    let reply =
+        TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+    let verdict = verdict(body.as_bytes());
+    let in_doubt = matches!(&verdict, Verdict::Refused(refusal) if refusal.problem.class == Class::InDoubt);
+    in_doubt && is_unread(&reply, &verdict, &profile())
+}
+
+#[test]
+fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
+    let with = |more: &str| format!("{{{more},{}", R.trim_start_matches('{'));
+    for more in [
+        r#""success":false"#,
+        r#""status":"error","message":"token spent""#,
+        r#""errors":[{"code":"x"}]"#,
+        r#""errcode":40001,"errmsg":"invalid credential""#,
+        r#""ERROR":"WRONG_TOKEN""#,
+        r#""isSuccess":false"#,
+        r#""hasError":true"#,
+        r#""status":"revoked""#,
+        r#""active":false"#,
+        r#""error":200"#,
+        r#""error":true"#,
+        r#""error":"deprecated_endpoint","error_description":"use v2""#,
+        r#""error":{"code":200,"message":"OK"}"#,
+    ] {
+        assert!(is_kept_in_doubt(&with(more)), "{more}");
+    }
+    for around in [
+        format!(r#"{{"code":-1,"msg":"fail","data":{R}}}"#),
+        format!(r#"{{"code":40001,"msg":"invalid refresh_token","data":{R}}}"#),
+        format!(r#"{{"result":false,"data":{R}}}"#),
+        format!(r#"{{"message":"invalid","example":{R}}}"#),
+        format!(r#"{{"expected":{R},"got":{{}}}}"#),
+        format!(r#"{{"title":"Bad Request","detail":"spent","echo":{R}}}"#),
+        format!(r#"{{"message":"unknown grant","received":{R}}}"#),
+        format!(r#"{{"message":"no such token","old_token":{R}}}"#),
+        format!(r#"{{"history":[{R}]}}"#),
+    ] {
+        assert!(is_kept_in_doubt(&around), "{around}");
+    }
+    for nothing in ["\"S_OK\"", "\"00\"", "\"0x0\"", "\"n/a\"", "\"succeeded\"", "\"-\""] {
+        assert_eq!(pair(with(&format!("\"error\":{nothing}")).as_bytes()), pair(R.as_bytes()), "{nothing}");
+    }
+    // A code that the table knows is a refusal, whatever stands beside it.
+    let refused = with(r#""error":"invalid_grant""#);
+    assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
+}
+
+#[test]
+fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    for body in [
+        r#"{"access_token":"a2","refreshToken":"r2","expires_in":20}"#,
+        r#"{"access_token":"a2","refresh_token":null,"refreshToken":"r2"}"#,
+        r#"{"access_token":"a2","refresh_token":"","REFRESH-TOKEN":"r2"}"#,
+        "{\"access_token\":\"a2\",\"\u{feff}refresh_token\":\"r2\"}",
+        "access_token=a2&refreshToken=r2&expires_in=30",
+        "access_token=a2&amp;refresh_token=r2&amp;expires_in=30",
+        "access_token=a2;refresh_token=r2;expires_in=30",
+        "access_token=a2,refresh_token=r2,expires_in=30",
+        r#"{"access_token":"a2","data":{"refresh_token":"r2"}}"#,
+        r#"{"access":{"access_token":"a2"},"refresh":{"refresh_token":"r2"}}"#,
+        r#"[{"access_token":"a2"},{"refresh_token":"r2"}]"#,
+        r#"{"access_token":"access_token=a2&refresh_token=r2"}"#,
+        r#"{"access_token":"{\"access_token\":\"a2\",\"refresh_token\":\"r2\"}"}"#,
+        "{\"access_token\":\"a2\",\"refresh_token\":\"\u{feff}r2\u{200b}\"}",
+    ] {
+        assert_eq!(pair(body.as_bytes()), both, "{body}");
+    }
+    // It is another account's, or there are two.
+    let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
+    assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
+    for doubtful in [
+        r#"{"access_token":"a2","old":{"refresh_token":"r1"},"new":{"refresh_token":"r2"}}"#,
+        "access_token=a2%26refresh_token=r2",
+    ] {
+        assert!(is_kept_in_doubt(doubtful), "{doubtful}");
+    }
+}
+
+#[test]
+fn a_word_for_nothing_is_no_token() {
+    for nothing in [
+        r#""null""#,
+        r#""None""#,
+        r#""undefined""#,
+        r#""false""#,
+        r#""N/A""#,
+        r#""-""#,
+        r#""0""#,
+        "0",
+        "-1",
+        r#""********""#,
+        r#""[REDACTED]""#,
+        r#""[object Object]""#,
+        r#""Array""#,
+        r#""\"\"""#,
+        r#""XXXX""#,
+        r#"" ""#,
+    ] {
+        let kept = format!(r#"{{"access_token":"a2","refresh_token":{nothing}}}"#);
+        assert_eq!(pair(kept.as_bytes()), Some(("a2".to_owned(), None)), "{kept}");
+        let unread = format!(r#"{{"access_token":{nothing},"refresh_token":"r2"}}"#);
+        assert!(pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread), "{unread}");
+    }
+}
+
+#[test]
+fn wide_letters_without_a_mark_are_read_whatever_stands_in_front() {
+    let text = r#"{"user":"Иван","access_token":"a2","refresh_token":"r2"}"#;
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let wide = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let long = |bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(c as u32)).collect::<Vec<u8>>();
+    for body in [
+        wide(u16::to_le_bytes),
+        wide(u16::to_be_bytes),
+        long(u32::to_le_bytes),
+        long(u32::to_be_bytes),
+        format!("\u{200b}\u{a0}{text}").into_bytes(),
+        format!("ï»¿{text}").into_bytes(),
+        format!("/* served by node 7 */ {text}").into_bytes(),
+    ] {
+        assert_eq!(pair(&body), both, "{}", shown(&body));
+    }
+}

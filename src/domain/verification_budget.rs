@@ -1,0 +1,161 @@
+//! How many questions about installs an authorization server is asked: a budget of each app, with a share for each sender.
+//! A question about a genuine notice is given back, so that only what is refused, or not answered, uses the budget up.
+//!
+//! Must not read a clock. Memory does not grow with the number of senders.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::time::Timestamp;
+
+/// Questions of one app that may be asked at once, and how many are added in a second.
+pub const APP_BUDGET: (u32, u32) = (200, 40);
+/// The same of one sender, or of one claimed portal where the sender is not known.
+pub const SENDER_BUDGET: (u32, u32) = (40, 10);
+/// So many of the app's are kept for notices of portals that are known.
+pub const KEPT_FOR_KNOWN: u32 = 100;
+/// Senders that are told apart at a time; beyond them only the app's budget holds.
+const MAX_SENDERS: usize = 10_000;
+
+/// What is left of an app's budget.
+#[derive(Debug)]
+pub struct VerificationBudget<K> {
+    all: QuestionBucket,
+    senders: HashMap<K, QuestionBucket>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct QuestionBucket {
+    most: f64,
+    rate: f64,
+    /// Below 0 if questions were asked that could not wait.
+    left: f64,
+    filled_at: Timestamp,
+}
+
+impl<K: Clone + Eq + Hash> VerificationBudget<K> {
+    /// A whole budget.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self { all: QuestionBucket::new(APP_BUDGET, now), senders: HashMap::new() }
+    }
+
+    /// Whether a notice of this sender may cost a question now; `is_known`: it is of a portal that has the app.
+    pub fn may_ask(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
+        let kept = if is_known { 0.0 } else { f64::from(KEPT_FOR_KNOWN) };
+        self.all.fill(now);
+        let of_sender = self.senders.get_mut(sender).is_none_or(|bucket| {
+            bucket.fill(now);
+            bucket.left >= 1.0
+        });
+        of_sender && self.all.left >= kept + 1.0
+    }
+
+    /// Counts a question that is asked.
+    pub fn asked(&mut self, sender: &K, now: Timestamp) {
+        self.all.fill(now);
+        self.all.left -= 1.0;
+        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(sender) {
+            self.senders.retain(|_, bucket| {
+                bucket.fill(now);
+                bucket.left < bucket.most
+            });
+            if self.senders.len() >= MAX_SENDERS {
+                return;
+            }
+        }
+        let bucket =
+            self.senders.entry(sender.clone()).or_insert_with(|| QuestionBucket::new(SENDER_BUDGET, now));
+        bucket.fill(now);
+        bucket.left -= 1.0;
+    }
+
+    /// Gives questions back that were asked about a genuine notice.
+    pub fn give_back(&mut self, sender: &K, count: u32) {
+        self.all.give_back(count);
+        if let Some(bucket) = self.senders.get_mut(sender) {
+            bucket.give_back(count);
+        }
+    }
+}
+
+impl QuestionBucket {
+    fn new((most, rate): (u32, u32), now: Timestamp) -> Self {
+        Self { most: most.into(), rate: rate.into(), left: most.into(), filled_at: now }
+    }
+
+    /// A clock that is set back adds nothing.
+    fn fill(&mut self, now: Timestamp) {
+        self.left = (self.left + now.since(self.filled_at).as_secs_f64() * self.rate).min(self.most);
+        self.filled_at = now;
+    }
+
+    fn give_back(&mut self, count: u32) {
+        self.left = (self.left + f64::from(count)).min(self.most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000 + millis)
+    }
+
+    /// How many questions are asked about notices of these senders, in turn, until none may be.
+    fn asked(
+        questions: &mut VerificationBudget<u32>,
+        senders: &[u32],
+        is_known: bool,
+        now: Timestamp,
+    ) -> u32 {
+        let mut count = 0;
+        loop {
+            let before = count;
+            for sender in senders {
+                if questions.may_ask(sender, is_known, now) {
+                    questions.asked(sender, now);
+                    count += 1;
+                }
+            }
+            if before == count {
+                return count;
+            }
+        }
+    }
+
+    #[test]
+    fn a_sender_has_a_share_and_the_app_a_limit() {
+        let mut questions = VerificationBudget::new(at(0));
+        let all: Vec<_> = (0..100).collect();
+        assert_eq!(asked(&mut questions, &[7], true, at(0)), SENDER_BUDGET.0);
+        assert_eq!(asked(&mut questions, &all, true, at(0)), APP_BUDGET.0 - SENDER_BUDGET.0);
+        assert_eq!(asked(&mut questions, &[7], true, at(1000)), SENDER_BUDGET.1);
+        assert_eq!(asked(&mut questions, &all, true, at(1000)), APP_BUDGET.1 - SENDER_BUDGET.1);
+        // A clock that is set back gives nothing, and takes nothing for good.
+        assert_eq!(asked(&mut questions, &all, true, at(-5000)), 0);
+        assert_eq!(asked(&mut questions, &all, true, at(-4000)), APP_BUDGET.1);
+    }
+
+    #[test]
+    fn unknown_portals_leave_room_for_those_that_are_known() {
+        let mut questions = VerificationBudget::new(at(0));
+        let all: Vec<_> = (0..100).collect();
+        assert_eq!(asked(&mut questions, &all, false, at(0)), APP_BUDGET.0 - KEPT_FOR_KNOWN);
+        assert_eq!(asked(&mut questions, &[1000], true, at(0)), SENDER_BUDGET.0);
+    }
+
+    #[test]
+    fn what_is_genuine_costs_nothing() {
+        let mut questions = VerificationBudget::new(at(0));
+        for _ in 0..1000 {
+            assert!(questions.may_ask(&1, false, at(0)));
+            questions.asked(&1, at(0));
+            questions.asked(&1, at(0));
+            questions.give_back(&1, 2);
+        }
+        (0..30_000).for_each(|sender| questions.asked(&sender, at(0)));
+        assert_eq!(questions.senders.len(), MAX_SENDERS);
+    }
+}

@@ -1,0 +1,206 @@
+//! What the stand-in server answers, and how a fault shapes the way the answer leaves. Must not touch a network.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::faults::Fault;
+
+const JSON: &str = "application/json; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// An HTTP reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyContent {
+    /// The HTTP status.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Cow<'static, str>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// `Retry-After` in seconds.
+    pub retry_after: Option<u64>,
+    /// `Location`.
+    pub location: Option<String>,
+}
+
+/// How a reply leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryFault {
+    /// As it should.
+    Whole,
+    /// The connection is closed instead.
+    Closed,
+    /// The connection is reset instead.
+    Reset,
+    /// So many bytes of the body, and the connection is closed.
+    Truncated(usize),
+    /// Never; the connection stays open.
+    Never,
+    /// Byte by byte, with this wait before each.
+    Drip(Duration),
+    /// After so many bytes of white space.
+    Huge(u64),
+}
+
+/// The answer to one token request.
+#[derive(Clone, Debug)]
+pub struct FakeResponse {
+    /// What is said.
+    pub reply: ReplyContent,
+    /// How it leaves.
+    pub delivery: DeliveryFault,
+    /// How long to wait before it does.
+    pub delay: Duration,
+    /// To be given back when the request is over.
+    pub ticket: Ticket,
+}
+
+/// A request under way: [`super::Authority::finish`] takes it back.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    pub(super) id: u64,
+    pub(super) grant: Option<usize>,
+    /// The pair whose successor the reply holds, if the reply counts as delivered once it has left.
+    pub(super) settles: Option<u64>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All of the reply that was meant to leave has left.
+    Written,
+    /// The connection is gone, by either side's doing.
+    Gone,
+}
+
+impl ReplyContent {
+    pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        let content_type = Cow::Borrowed(content_type);
+        Self { status, content_type, body: body.into(), retry_after: None, location: None }
+    }
+
+    pub(super) fn html(status: u16, text: &str) -> Self {
+        let page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><title>Stand-in server</title><p>{text}</p></html>\n"
+        );
+        Self::new(status, HTML, page)
+    }
+
+    pub(super) fn text(status: u16, text: &str) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", text)
+    }
+
+    pub(super) fn found(location: String) -> Self {
+        Self { location: Some(location), ..Self::text(302, "") }
+    }
+
+    pub(super) fn json(status: u16, body: Map<String, Value>) -> Self {
+        Self::new(status, JSON, Value::Object(body).to_string())
+    }
+
+    /// An error reply (RFC 6749 section 5.2).
+    pub(super) fn error(status: u16, error: &str, description: &str) -> Self {
+        let mut body = json!({ "error": error });
+        if !description.is_empty() {
+            body["error_description"] = description.into();
+        }
+        Self::new(status, JSON, body.to_string())
+    }
+}
+
+impl Fault {
+    /// The reply of a fault that comes before processing.
+    pub(super) fn unprocessed(&self) -> Option<(ReplyContent, DeliveryFault)> {
+        match self {
+            Self::Refuse { status, error, description } => {
+                Some((ReplyContent::error(*status, error, description), DeliveryFault::Whole))
+            }
+            Self::Body { status, content_type, body, retry_after } => {
+                let content_type = Cow::Owned(content_type.clone());
+                let body = body.clone().into_bytes();
+                let (status, retry_after) = (*status, *retry_after);
+                Some((
+                    ReplyContent { status, content_type, body, retry_after, location: None },
+                    DeliveryFault::Whole,
+                ))
+            }
+            Self::Redirect { to } => {
+                let reply = ReplyContent { location: Some(to.clone()), ..ReplyContent::text(307, "") };
+                Some((reply, DeliveryFault::Whole))
+            }
+            Self::LostBefore => Some((ReplyContent::text(500, ""), DeliveryFault::Closed)),
+            Self::Gateway { .. }
+            | Self::Lost
+            | Self::Reset
+            | Self::Truncated { .. }
+            | Self::CutJson { .. }
+            | Self::Slow { .. }
+            | Self::Stall
+            | Self::Drip { .. }
+            | Self::Huge { .. }
+            | Self::Wrapped { .. }
+            | Self::OtherMember
+            | Self::WithoutRefreshToken
+            | Self::Odd { .. } => None,
+        }
+    }
+
+    /// A success, changed as the fault says.
+    pub(super) fn change(&self, body: &mut Map<String, Value>, other_member: impl FnOnce() -> String) {
+        if *self == Self::OtherMember {
+            body.insert("member_id".to_owned(), other_member().into());
+        }
+        if *self == Self::WithoutRefreshToken {
+            body.remove("refresh_token");
+        }
+        if let Self::Odd { fields } = self {
+            for (name, value) in fields {
+                body.insert(name.clone(), value.clone());
+            }
+            body.retain(|_, value| !value.is_null());
+        }
+    }
+
+    /// How the reply leaves after processing.
+    pub(super) fn shape(&self, reply: &mut ReplyContent) -> (DeliveryFault, Duration) {
+        let missing_one = reply.body.len().saturating_sub(1);
+        let delivery = match self {
+            Self::Gateway { status } => {
+                *reply = ReplyContent::html(*status, "The server behind this gateway did not answer.");
+                DeliveryFault::Whole
+            }
+            Self::CutJson { after } => {
+                reply.body.truncate((*after).min(missing_one));
+                DeliveryFault::Whole
+            }
+            Self::Wrapped { wrap } => {
+                reply.body = wrap.around(&reply.body);
+                DeliveryFault::Whole
+            }
+            Self::Slow { by } => return (DeliveryFault::Whole, *by),
+            Self::Lost | Self::LostBefore => DeliveryFault::Closed,
+            Self::Reset => DeliveryFault::Reset,
+            Self::Truncated { after } => DeliveryFault::Truncated((*after).min(missing_one)),
+            Self::Stall => DeliveryFault::Never,
+            Self::Drip { every } => DeliveryFault::Drip(*every),
+            Self::Huge { bytes } => DeliveryFault::Huge(*bytes),
+            Self::Refuse { .. }
+            | Self::Body { .. }
+            | Self::Redirect { .. }
+            | Self::OtherMember
+            | Self::WithoutRefreshToken
+            | Self::Odd { .. } => DeliveryFault::Whole,
+        };
+        (delivery, Duration::ZERO)
+    }
+
+    /// Whether the client gets the reply as it should: only its contents may be odd.
+    pub(super) const fn leaves_whole(&self) -> bool {
+        matches!(
+            self,
+            Self::Wrapped { .. } | Self::OtherMember | Self::WithoutRefreshToken | Self::Odd { .. }
+        )
+    }
+}
