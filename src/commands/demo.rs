@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -86,7 +87,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let stop = CancellationToken::new();
     let ended = CancellationToken::new();
     let daemon = Box::pin(async {
-        let done = Box::pin(daemon::run(config, Box::new(read), handle, stop.clone())).await;
+        let done = Box::pin(daemon::run(config, Arc::new(read), handle, stop.clone())).await;
         ended.cancel();
         done
     });

@@ -1,6 +1,7 @@
 //! `refreshd run`: the daemon in the foreground. Validates first, so a bad configuration is exit 78 and no restart.
 
 use std::panic::resume_unwind;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +42,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     for damaged in &damaged {
         tracing::error!("{damaged}");
     }
-    match Box::pin(daemon::run(config, Box::new(read), handle, CancellationToken::new())).await {
+    match Box::pin(daemon::run(config, Arc::new(read), handle, CancellationToken::new())).await {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!(error = %daemon::chain(&error), "refreshd ends");

@@ -19,6 +19,7 @@ mod portals;
 mod problem;
 mod provider;
 mod receivers;
+mod regular_file;
 mod secrets;
 mod source;
 mod table;

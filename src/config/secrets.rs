@@ -3,8 +3,7 @@
 //! Must not show a secret, nor a value that may be one put under the wrong key.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read as _;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::damage::{Alphabet, Damage, damage};
 use super::environment::Environment;
-use super::problem::{os_reason, shown, shown_path};
+use super::problem::{shown, shown_path};
+use super::regular_file::{self, Unreadable};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::{Table, TextValue};
 use crate::domain::secret::{ChannelSecret, ClientSecret};
@@ -300,30 +300,27 @@ enum UnusableSecret {
 
 /// Reads a secret file, or says why it cannot be used.
 fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret> {
-    let unreadable = |error: &std::io::Error| {
-        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-        let hint = if denied { "; the user that the daemon runs as must be able to read it" } else { "" };
-        let reason = format!("cannot be read: {}{hint}", os_reason(error));
-        let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let (bytes, about) = regular_file::read(path, MAX_SECRET_BYTES).map_err(|why| {
+        let kind = match &why {
+            Unreadable::Refused(error) => Some(error.kind()),
+            Unreadable::NotRegular | Unreadable::TooLarge(_) => None,
+        };
+        let denied = kind == Some(std::io::ErrorKind::PermissionDenied);
+        let hint = match &why {
+            Unreadable::Refused(_) if denied => "; the user that the daemon runs as must be able to read it",
+            Unreadable::TooLarge(_) => ", which no secret is",
+            Unreadable::Refused(_) | Unreadable::NotRegular => "",
+        };
+        let reason = format!("{}{hint}", why.reason());
+        let missing = kind == Some(std::io::ErrorKind::NotFound);
         if missing { UnusableSecret::Missing(reason) } else { UnusableSecret::Faulty(reason) }
-    };
-    // Asked before it is opened: opening a pipe would wait for a writer.
-    let about = fs::metadata(path).map_err(|error| unreadable(&error))?;
-    if !about.is_file() {
-        return Err(UnusableSecret::Faulty("is not a regular file".to_owned()));
-    }
+    })?;
     let mode = about.permissions().mode();
     if guarded && mode & 0o007 != 0 {
         let mode = mode & 0o7777;
         return Err(UnusableSecret::Faulty(format!(
             "can be accessed by every user (mode {mode:04o}): chmod o-rwx it"
         )));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
-    file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    if bytes.len() as u64 > MAX_SECRET_BYTES {
-        return Err(UnusableSecret::Faulty("is larger than 64 KiB, which no secret is".to_owned()));
     }
     let text = String::from_utf8(bytes).map_err(|_| UnusableSecret::Faulty("is not UTF-8".to_owned()))?;
     let secret = SecretString::from(text);

@@ -6,15 +6,18 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
-use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use toml::de::DeTable;
 
-use super::problem::{ConfigError, ConfigErrors, os_reason};
+use super::problem::{ConfigError, ConfigErrors};
+use super::regular_file;
 use super::table::Table;
+
+/// A million portals take half of it.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The text of a file. It may hold secrets: blind in `Debug`, wiped when dropped.
 pub(super) struct ConfigSource {
@@ -31,17 +34,14 @@ pub(super) struct ConfigSource {
 impl ConfigSource {
     /// Reads a file.
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |error: &std::io::Error| {
-            ConfigError::of_file(path, format!("this file cannot be read: {}", os_reason(error)))
-        };
-        let mode = fs::metadata(path).map_err(|error| unreadable(&error))?.permissions().mode();
-        let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
+        let (bytes, about) = regular_file::read(path, MAX_FILE_BYTES)
+            .map_err(|why| ConfigError::of_file(path, format!("this file {}", why.reason())))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
             ConfigError { line, ..ConfigError::of_file(path, "this line is not UTF-8, as TOML must be") }
         })?;
-        Ok(Self { mode: Some(mode), ..Self::embedded(path, text) })
+        Ok(Self { mode: Some(about.permissions().mode()), ..Self::embedded(path, text) })
     }
 
     /// A file that is compiled in.

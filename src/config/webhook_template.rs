@@ -6,7 +6,8 @@ use std::path::Path;
 
 use reqwest::header::HeaderValue;
 
-use super::problem::{ConfigError, did_you_mean, os_reason};
+use super::problem::{ConfigError, did_you_mean};
+use super::regular_file;
 use super::secrets::Reported;
 use super::source::Diagnostics;
 use super::table::Table;
@@ -85,16 +86,7 @@ fn said(fault: &WebhookTemplateError) -> (usize, String) {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let unreadable = |error: &std::io::Error| format!("cannot be read: {}", os_reason(error));
-    // Asked before it is opened: opening a pipe would wait for a writer.
-    let about = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
-    if !about.is_file() {
-        return Err("is not a regular file".to_owned());
-    }
-    if about.len() > MAX_TEMPLATE_BYTES {
-        return Err("is larger than 64 KiB".to_owned());
-    }
-    let bytes = std::fs::read(path).map_err(|error| unreadable(&error))?;
+    let (bytes, _) = regular_file::read(path, MAX_TEMPLATE_BYTES).map_err(|why| why.reason())?;
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
     if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text) }
 }

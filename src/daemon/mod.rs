@@ -246,10 +246,13 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 async fn supervise(
     (tasks, watched): (&mut JoinSet<&'static str>, &mut JoinSet<&'static str>),
     mut signals: Signals,
-    reloader: &Reloader,
-    shared: &Context,
+    reloader: &Arc<Reloader>,
+    shared: &Arc<Context>,
     stop: &CancellationToken,
 ) -> Option<&'static str> {
+    // Beside the signals, which must not wait for a file or for an issuer. A second one waits for the first; what a third would
+    // find, the second finds.
+    let mut reloads = JoinSet::new();
     loop {
         tokio::select! {
             // In this order: a task that ended because it was told to is no surprise.
@@ -257,7 +260,11 @@ async fn supervise(
             () = stop.cancelled() => return None,
             () = signals.stop.asked() => return None,
             // Every problem is logged by the reloader.
-            _ = signals.hangup.recv() => drop(reloader.reload(shared).await),
+            _ = signals.hangup.recv(), if reloads.len() < 2 => {
+                let (reloader, shared) = (Arc::clone(reloader), Arc::clone(shared));
+                reloads.spawn(async move { drop(reloader.reload(&shared).await) });
+            }
+            Some(_) = reloads.join_next() => {}
             ended = tasks.join_next() => return Some(who_ended(ended)),
             ended = watched.join_next(), if !watched.is_empty() => return Some(who_ended(ended)),
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use super::bootstrap;
 use super::context::{Context, app_fingerprints, configured_portals};
 use super::metadata_discovery::discover;
@@ -11,7 +13,7 @@ use crate::adapters::systemd;
 use crate::config::{Config, ConfigErrors, Loaded};
 
 /// Reads the configuration again.
-pub type ReadConfig = Box<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+pub type ReadConfig = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// Knows how to read the configuration again.
 pub struct Reloader {
@@ -47,8 +49,13 @@ impl Reloader {
     }
 
     async fn try_reload(&self, shared: &Context) -> Result<(), String> {
-        let Loaded { mut config, warnings, damaged } =
-            (self.read)().map_err(|problems| problems.to_string())?;
+        // Not on a thread that renews: a disk may hang.
+        let (mut reading, read) = (JoinSet::new(), Arc::clone(&self.read));
+        reading.spawn_blocking(move || read());
+        let Some(Ok(loaded)) = reading.join_next().await else {
+            return Err("reading the configuration ended unexpectedly; this is a bug".to_owned());
+        };
+        let Loaded { mut config, warnings, damaged } = loaded.map_err(|problems| problems.to_string())?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }

@@ -1,7 +1,12 @@
 //! SIGHUP: a bad file changes nothing, a good one is in force at once, and a grant is never lost to a change.
 
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::common::hostile::{Hostile, Play};
 use crate::common::{App, Daemon, Portal, Rig, SOON, always, domain, eventually, says};
 
 /// Reads the configuration again and waits for the word on it.
@@ -143,5 +148,61 @@ fn a_reload_and_an_import_leave_a_request_under_way_alone() {
     assert!(rig.sandbox.knows_access(&token).unwrap().current);
     assert_eq!(rig.requests("acme"), 1);
     assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
+    rig.no_violations();
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.config.more = "include = [\"portals.d/*.toml\"]".to_owned();
+    fs::create_dir(rig.path("portals.d")).expect("a directory");
+    let text = rig.config.to_string();
+    let (include, rest) = (&rig.config.more, text.replace(&rig.config.more, ""));
+    let text = format!("{include}\n{rest}");
+    rig.config.more.clear();
+    rig.secret("refreshd.toml", &text);
+    let daemon = Daemon::spawn(rig.command(["run"]));
+    daemon.wait_for_outcome("acme", "renewed");
+    let pipe = rig.path("portals.d/x.toml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let event = reload_as_it_is(&daemon, KEPT);
+    let problems = event["problems"].as_str().unwrap_or_default();
+    assert!(problems.contains("x.toml:1:1: this file is not a regular file"), "{event}");
+    rig.wait_for_renewals("acme", 1);
+    daemon.stop();
+    let ran = rig.run(["check"]);
+    assert!(ran.code == Some(78) && ran.stderr.contains("is not a regular file"), "{ran:?}");
+    rig.no_violations();
+}
+
+#[test]
+fn sigterm_is_obeyed_while_a_reload_waits_for_an_issuer() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    let asked = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&asked);
+    let issuer = Hostile::listen("127.0.0.1:0", move |_| {
+        heard.store(true, Ordering::Relaxed);
+        Play::Hold(Vec::new())
+    });
+    let url = issuer.token_url();
+    let issuer = url.strip_suffix("/token").unwrap_or(&url);
+    rig.config.more = format!(
+        "[providers.own]\nissuer = \"{issuer}\"\n[portals.news]\nprovider = \"own\"\nclient_id = \"news\"\nclient_secret_file = \"crm.secret\"\n"
+    );
+    rig.write_config();
+    daemon.sighup();
+    eventually("the issuer is asked", SOON, || asked.load(Ordering::Relaxed));
+    rig.wait_for_renewals("acme", 1);
+    let reloaded = daemon.events(|event| says(event, DONE) || says(event, KEPT)).len();
+    assert_eq!(reloaded, 0, "it waits");
+    daemon.sigterm();
+    daemon.wait_for("it stops", |event| says(event, "SIGTERM: stopping"));
+    let given_up = daemon.events(|event| says(event, "the metadata of")).len();
+    assert_eq!(given_up, 0, "SIGTERM did not wait for the issuer");
+    daemon.stop();
     rig.no_violations();
 }

@@ -67,7 +67,7 @@ impl Life {
             core.close().await;
             Ok(())
         });
-        let reloader = Arc::new(Reloader::new(Box::new(read), LogHandle::none()));
+        let reloader = Arc::new(Reloader::new(Arc::new(read), LogHandle::none()));
         Self { tasks, errands: JoinSet::new(), shared, stop, reloader }
     }
 

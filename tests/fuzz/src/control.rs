@@ -6,6 +6,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use refreshd::adapters::clock::Clock;
@@ -66,7 +67,7 @@ impl Daemon {
             let stop = stop.clone();
             async move {
                 let done =
-                    Box::pin(daemon::run(config, Box::new(read), LogHandle::none(), stop.clone())).await;
+                    Box::pin(daemon::run(config, Arc::new(read), LogHandle::none(), stop.clone())).await;
                 assert!(done.is_ok() && stop.is_cancelled(), "the daemon ended: {done:?}");
             }
         };

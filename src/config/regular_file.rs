@@ -1,0 +1,52 @@
+//! Reads the files that a configuration names. Must not wait for a pipe's writer, nor read without a bound: a reload goes on
+//! while the daemon works.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
+
+use super::problem::os_reason;
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// The operating system refuses.
+    Refused(io::Error),
+    /// A directory, a pipe, a device or a socket.
+    NotRegular,
+    /// More than the limit, in bytes.
+    TooLarge(u64),
+}
+
+impl Unreadable {
+    /// What is wrong, to follow the name of the file.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Refused(error) => format!("cannot be read: {}", os_reason(error)),
+            Self::NotRegular => "is not a regular file".to_owned(),
+            Self::TooLarge(limit) => format!("is larger than {} KiB", limit / 1024),
+        }
+    }
+}
+
+/// Reads a regular file of at most `limit` bytes, and what is known about it.
+///
+/// # Errors
+/// [`Unreadable`].
+pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Unreadable> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = open(path, flags, Mode::empty()).map_err(|error| Unreadable::Refused(error.into()))?;
+    let file = File::from(opened);
+    let about = file.metadata().map_err(Unreadable::Refused)?;
+    if !about.is_file() {
+        return Err(Unreadable::NotRegular);
+    }
+    if about.len() > limit {
+        return Err(Unreadable::TooLarge(limit));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Unreadable::Refused)?;
+    if bytes.len() as u64 > limit { Err(Unreadable::TooLarge(limit)) } else { Ok((bytes, about)) }
+}
