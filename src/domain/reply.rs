@@ -108,10 +108,15 @@ pub fn read_in(
     }
     match granted(&body, profile, reply.now, secrets) {
         Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
-        Some(_) => refuse(Problem::new(
-            Class::InDoubt,
-            format!("the server sent a token with status {}; the same request is repeated", reply.status),
-        )),
+        Some(_) => {
+            // A code is never sent twice.
+            let next = match context.spent {
+                PresentedCredential::Renewal => "; the same request is repeated",
+                PresentedCredential::Code => "",
+            };
+            let detail = format!("the server sent a token with status {}{next}", reply.status);
+            refuse(Problem::new(Class::InDoubt, detail))
+        }
         None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
     }
 }
