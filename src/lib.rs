@@ -1,26 +1,26 @@
 //! **refreshd** keeps OAuth 2.0 access tokens fresh and writes them where other processes read them.
 //!
-//! This page is the architecture document: the map, the flow, and the invariants with what enforces each.
+//! This page is the architecture document: the modules, the flow of a renewal, and the invariants with what enforces each.
 //! What an operator sees is in `README.md`.
 //!
-//! # The map
+//! # Modules
 //!
-//! One crate, three floors, named for what they may do, and a stand-in for the outside:
+//! One crate with three layers, and a fake authorization server:
 //!
-//! | module | may | holds |
+//! | module | responsibility | contents |
 //! |---|---|---|
-//! | [`domain`] | decide | portals, tokens, replies and their classes, the renewal's state machine, the ladder, budgets. No I/O, no clock, no chance, no logging |
-//! | [`adapters`] | touch the world | one outside thing each: clock, authorization server, state, token files, alert channels, log, metrics, systemd. They know domain types only |
-//! | [`daemon`] | run | the renewal loop, the publisher, the escalator, the sockets. The only place that spawns |
-//! | [`config`] | read | TOML in, meaning out, every problem at once |
-//! | [`commands`] | talk | one file per command; the only place that prints |
-//! | [`sandbox`] | pretend | the stand-in authorization server of `refreshd demo` and of the tests; it checks what it is sent |
+//! | [`domain`] | decides | portals, tokens, token replies and their classes, the state machine of a renewal, escalation steps, budgets. No I/O, no clock, no randomness, no logging |
+//! | [`adapters`] | does I/O | one outside system each: clock, authorization server, state, token files, alert channels, log, metrics, systemd. They know types of the domain only |
+//! | [`daemon`] | runs | the scheduler, the publisher, the escalator, the alerter, the sockets. The only module that spawns tasks |
+//! | [`config`] | reads | TOML to types, with every problem at once |
+//! | [`commands`] | is the command line | one file per command; the only module that prints |
+//! | [`fake_server`] | imitates | the authorization server of `refreshd demo`, `refreshd sandbox` and the tests; it checks each request |
 //!
-//! Who may call whom: `main` → commands → daemon, config; config → domain; adapters → domain; daemon → domain,
-//! adapters, config; domain → nothing. Commands reach adapters where no decision lies in between (printing a form of a
-//! token, looking at a state's header). `tests/tidy.rs` holds the edges.
+//! Dependencies: `main` → commands → daemon, config; config → domain; adapters → domain; daemon → domain, adapters, config;
+//! domain → nothing. Commands call adapters where nothing is decided in between (the format of a token, the header of a
+//! state). `tests/tidy.rs` checks the edges.
 //!
-//! # The flow
+//! # Flow of a renewal
 //!
 //! ```text
 //! due ─► claim (durable) ─► token request ─► outcome ─► record (durable) ─► publish token files ─► log, metrics
@@ -28,77 +28,71 @@
 //!                                └─ no known outcome: in doubt ─► replay the same token ─► record
 //! ```
 //!
-//! - The loop ([`daemon`]'s `renewer`) asks the store for what is due, as much as each authorization server's budget
-//!   ([`domain::budget`]) has left. `claim_due` is one durable transaction for the batch. The claim is the write-ahead
-//!   intent, the single-flight lock and the lease: one mechanism for the three.
-//! - Each claim becomes one task (`exchange`): send, let [`domain::reply`] class the reply by the provider's table, let
-//!   [`domain::renewal::settle`] say where the grant stands, record that, publish, tell. The task is never cancelled. A
-//!   pair that the disk refuses is held in it, tried again and shouted about.
-//! - What the state refuses is given to the service manager too ([`daemon`]'s `carry`), and the next process finds it there:
-//!   [`domain::carried::fate`] says whether it is still of use, and it is recorded under the claim that bought it, which lives on
-//!   until then.
-//! - `record` is a compare-and-swap on the claim. An import, an authorization or `forget` that came first wins: the
-//!   late pair is put aside, not used, not lost.
-//! - The publisher is level-triggered: told a portal's name, it reads the newest durable pair and brings the files in
-//!   line with it. An older pair can therefore not overwrite a newer one, and a publication that failed is simply
-//!   asked for again.
-//! - The escalator wakes at the moment that the store has noted for the next step of the ladder
-//!   ([`domain::escalation::climb`]). What was told is stored before it is said.
-//! - The alerter ([`daemon::alerts`]) is level-triggered too: a look gathers all that is wrong (troubled portals from the
-//!   state, this machine's conditions, channels that do not deliver), [`domain::incident`] folds it into incidents and
-//!   decides what people are told of each, and incidents and letters are kept in one transaction before anything is sent.
-//!   A task for each channel delivers its letters in order ([`domain::outbox`]). Whatever happens in between, the next look
-//!   tells what has not been told, once. Only where the state cannot be written are people told from memory.
-//! - An install ([`daemon`]'s `install`) is answered at the door, verified with the authorization server
-//!   ([`domain::whose`]), judged ([`domain::install`]) and kept in one transaction, and is then a portal like any other, due
-//!   at once. What was not verified is not stored.
-//! - A grant comes in by one door, `grants::take_in`: durable first, then published. To it lead a person's authorization
-//!   (`authorize`: fresh state and proof, the code exchanged at once and once), what is handed over
-//!   ([`domain::intake`]), the client's own credentials (`first_tokens`), and installs (`install`: answered at once, believed
-//!   when the authorization server has said whose the token is). Every request to an authorization server is made by
-//!   [`domain::request`], from the profile; what an issuer says of itself completes a profile before it counts (`discovery`).
-//! - Where a grant lives, what is handed over is a candidate ([`domain::candidate`], [`daemon`]'s `handover` and `candidates`): stored
-//!   beside it, claimed and exchanged like a renewal, and put in its place in the transaction that records the proof.
-//!   Whose it is, is compared before and after ([`domain::identity`]).
-//! - After a crash, claims without an outcome are in doubt. They are found at the next start and replayed.
-//! - A start looks first for what must not be sent: a pair is durable before anybody else hears of it, so a trace outside the
-//!   state that is newer than the state ([`domain::old_state`]) means that the state went back, and its refresh token is spent;
-//!   a trace of a portal without a grant means that the state was lost.
+//! - The scheduler ([`daemon`]'s `scheduler`) asks the state for portals that are due, as many as the budget of each authorization
+//!   server ([`domain::budget`]) allows. `claim_due` is one durable transaction for the batch. A claim is the write-ahead
+//!   intent, the single-flight lock and the lease.
+//! - Each claim becomes one task (`execute`). It sends the request, [`domain::reply`] classifies the reply by the provider's table,
+//!   [`domain::renewal::apply_outcome`] returns the new status of the grant, and the task records, publishes and logs it. The
+//!   task is never cancelled. A pair that the disk refuses is kept in memory, retried and reported as critical.
+//! - What the state refuses is also given to the service manager ([`daemon`]'s `carry`). The next process takes it back:
+//!   [`domain::carried::fate`] decides whether it is still valid, and it is recorded under its own claim, which lives until then.
+//! - `record` is a compare-and-swap on the claim. If an import, an authorization or `forget` came first, the late pair is kept
+//!   in the table of superseded pairs and not used.
+//! - The publisher is level-triggered: it is given a portal's name, reads the newest durable pair and writes the files. An older
+//!   pair cannot overwrite a newer one, and a failed publication is requested again.
+//! - The escalator wakes when the next escalation step of a portal is due ([`domain::escalation::evaluate`]). Which steps were
+//!   notified is stored before they are logged.
+//! - The alerter ([`daemon::alerts`]) is level-triggered too: it collects findings (portals, conditions of this machine, failing
+//!   channels), [`domain::incidents`] groups them into incidents and decides whom to notify, and incidents and queued alerts are
+//!   stored in one transaction before anything is sent. One task per channel delivers its queue in order ([`domain::outbox`]).
+//! - An install event ([`daemon`]'s `install`) is answered at once, verified with the authorization server
+//!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. What was not verified is not stored.
+//! - Every grant is stored by one function, `store_grant`: durable first, then published. Its callers are `authorize` (a person,
+//!   with fresh state and PKCE), `import` ([`domain::import`]), `bootstrap` (client credentials and `refresh_token_file`), and
+//!   `install`. Every request to an authorization server is built by [`domain::request`] from the profile; the metadata of an
+//!   issuer completes a profile before it is used (`metadata_discovery`).
+//! - Where a grant is alive, an imported one is a candidate ([`domain::candidate`], [`daemon`]'s `candidates`): stored beside it,
+//!   claimed and exchanged like a renewal, and put in its place in the transaction that records the success. Its owner is
+//!   compared before and after ([`domain::identity`]).
+//! - After a crash, claims without an outcome are in doubt. The next start finds and replays them.
+//! - A start looks for rollback first: a pair is durable before anybody else sees it, so a trace outside the state that is newer than
+//!   the state ([`domain::rollback`]) means that the state is older than what was published, and its refresh token is spent. A
+//!   trace of a portal without a grant means that the state was lost.
 //!
-//! # What is deliberately absent
+//! # Deliberately absent
 //!
-//! - **No list of portals in memory.** The configuration's portals are moved into the state when it is read; the
-//!   schedule is the state's index. Memory holds what is in flight.
-//! - **No retry inside the HTTP client,** no redirect, no proxy from the environment: a token request leaves once, to the
-//!   address that the profile names.
-//! - **No background refresh of anything but tokens.** Metrics and pages are computed from the state when asked for.
+//! - **No list of portals in memory.** The portals of the configuration are stored in the state when it is read; the schedule is
+//!   an index of the state. Memory holds what is in flight.
+//! - **No retry in the HTTP client,** no redirect, no proxy from the environment: a token request is sent once, to the address
+//!   that the profile names.
+//! - **No background refresh of anything but tokens.** Metrics and pages are computed from the state on request.
 //! - **No provider in the code.** What Bitrix24 does differently is a field of [`domain::provider::Profile`].
 //!
-//! # How it is tried
+//! # Tests
 //!
-//! Time, the network, the disk and people have a seam each ([`adapters::clock::WallClock`],
-//! [`adapters::authorization_server::Transport`], [`adapters::state::Disk`], [`adapters::channels::Carrier`]). On them the tests of [`daemon`] run all of it
-//! on one thread in simulated time, a month in half a minute, and end it at any step that the outside can see. A seed
-//! replays. What the seams leave out, the machine itself, is tried with the real binary: `tests/daemon`, `tests/outside`, and
-//! `tests/rigs` for system calls, disks, clocks and systemd. The table in `README.md` says how often, and what was lost.
+//! Time, network, disk and notifications have one seam each ([`adapters::clock::WallClock`],
+//! [`adapters::authorization_server::Transport`], [`adapters::state::Disk`], [`adapters::channels::NotifierBackend`]). On them
+//! the tests of [`daemon`] run the whole daemon on one thread in simulated time, and end it at any step that is visible from
+//! outside; a seed replays. The machine itself is tested with the real binary: `tests/daemon`, `tests/outside`, and `tests/rigs`
+//! for system calls, disks, clocks and systemd. The table in `README.md` gives the figures.
 //!
 //! # Invariants
 //!
-//! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`exchange`; tests)
-//! 2. Same inputs, same answer in [`domain`]. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
-//! 3. One door each: time and chance [`adapters::clock`], files [`adapters::token_files::write_whole`], spawning
-//!    [`daemon`], other programs [`adapters::channels`]' `command`, printing `commands::screen`, exiting `main`.
+//! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`execute`; tests)
+//! 2. [`domain`] is deterministic. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
+//! 3. One door each: time and randomness [`adapters::clock`], files [`adapters::token_files::write_whole`], spawning
+//!    [`daemon`], other programs [`adapters::channels`]' `command`, printing `commands::terminal`, exiting `main`.
 //!    (`clippy.toml`, `tests/tidy.rs`)
-//! 4. A task that ends unexpectedly ends the daemon with a reason; the loop itself feeds the watchdog. ([`daemon::run`])
-//! 5. No lock and no transaction is held across a request. (the store's closures are not async; clippy)
-//! 6. Metrics, pages, sockets and alerts read snapshots and cannot change renewal, nor delay it. (they get no claim)
-//! 7. A secret is a type, blind in `Debug`, without `Display` or `Serialize`; the few files that may `expose` one are
-//!    listed. ([`domain::secret`], `tests/tidy.rs`)
+//! 4. A task that ends unexpectedly ends the daemon with a reason; the scheduler itself feeds the watchdog. ([`daemon::run`])
+//! 5. No lock and no transaction is held across a request. (the closures of the state are not async; clippy)
+//! 6. Metrics, pages, sockets and alerts read snapshots and cannot change or delay a renewal. (they have no claim)
+//! 7. A secret is a type, blind in `Debug`, without `Display` or `Serialize`; the files that may `expose` one are listed.
+//!    ([`domain::secret`], `tests/tidy.rs`)
 //! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])
 //! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
-//! 10. What a stranger sends is never an address to connect to, and nothing of it is kept before the authorization server
-//!     has said whose it is. (`domain::whose`; `tests/outside/install_forged.rs`)
-//! 11. A guest of a listener costs a bounded share of memory and time, and delays nobody. ([`daemon`]'s `serving`)
+//! 10. Nothing of an unverified install event is connected to, stored or published. (`domain::token_owner`;
+//!     `tests/outside/install_forged.rs`)
+//! 11. A connection to a listener uses a bounded share of memory, time and descriptors. ([`daemon`]'s `http_server`)
 
 pub mod adapters;
 pub mod commands;

@@ -85,12 +85,12 @@ impl Clock {
         self.now().millis().saturating_sub(wall.millis()).saturating_sub(elapsed)
     }
 
-    /// Sleeps, at most [`LONGEST_SLEEP`].
+    /// Sleeps, at most [`MAX_SLEEP`].
     pub async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span.min(MAX_SLEEP)).await;
     }
 
-    /// Sleeps until a wall-clock moment, at most [`LONGEST_SLEEP`]: ask again afterwards.
+    /// Sleeps until a wall-clock moment, at most [`MAX_SLEEP`]: ask again afterwards.
     pub async fn sleep_until(&self, at: Timestamp) {
         self.sleep(at.until(self.now())).await;
     }

@@ -135,7 +135,7 @@ impl Directory {
     /// Opens it if it is trusted, with all above it. What is not there is made, or is [`ErrorKind::NotFound`].
     ///
     /// # Errors
-    /// [`Refused`].
+    /// [`UntrustedDirectory`].
     pub fn open_trusted(path: &Path, trust: &Trust, make: Option<Make>) -> Result<Self, UntrustedDirectory> {
         let refused = |source: io::Error| UntrustedDirectory::Io { path: path.to_owned(), source };
         let absolute = std::path::absolute(path).map_err(refused)?;

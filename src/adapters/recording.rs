@@ -1,7 +1,7 @@
 //! Connections of token requests, which keep what they received since the request was sent: where the HTTP library gives up on an
 //! answer, its bytes are still there.
 //!
-//! Must not read an answer: `domain::http_reply` does. What is recorded may hold tokens, and is shown to nobody.
+//! Must not read an answer: `domain::raw_http` does. What is recorded may hold tokens, and is shown to nobody.
 
 use std::future::poll_fn;
 use std::io;
@@ -117,7 +117,7 @@ impl Recorder {
         }
     }
 
-    /// Reads more of the answer; `false` once there is no more: the server closed, or [`MOST`] is reached.
+    /// Reads more of the answer; `false` once there is no more: the server closed, or [`MAX_RECORDED_BYTES`] is reached.
     pub(super) async fn more(&self) -> bool {
         poll_fn(|context| {
             let recorded = &mut *self.lock();

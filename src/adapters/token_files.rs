@@ -194,7 +194,7 @@ impl TokenFiles {
     /// Whether the directory may be used; one that is not there yet, if it may be made.
     ///
     /// # Errors
-    /// [`Refused`], with its owner's name.
+    /// [`UntrustedDirectory`], with its owner's name.
     pub fn check(&self) -> Result<(), UntrustedDirectory> {
         match self.top() {
             Err(refused @ (UntrustedDirectory::Owner { .. } | UntrustedDirectory::Writable { .. })) => {

@@ -35,17 +35,17 @@ pub(super) async fn connect(common: &Common) -> Result<Backend, CommandError> {
     open(load(common)?).await
 }
 
-/// As [`reach`], for what needs a state that is there already: none is made.
+/// As [`connect`], for what needs a state that is there already: none is made.
 pub(super) async fn connect_to_state(common: &Common) -> Result<Backend, CommandError> {
     connect_if(common, Exit::NoInput, |_| false).await
 }
 
-/// As [`reach`], for what needs a grant: no state is made where the configuration brings none.
+/// As [`connect`], for what needs a grant: no state is made where the configuration brings none.
 pub(super) async fn connect_to_grants(common: &Common) -> Result<Backend, CommandError> {
     connect_if(common, Exit::TryAgain, Offline::has_first_grants).await
 }
 
-/// As [`reach`], but a state is made only if the configuration is such.
+/// As [`connect`], but a state is made only if the configuration is such.
 async fn connect_if(
     common: &Common,
     without: Exit,

@@ -196,7 +196,7 @@ async fn redirected(
     }
 }
 
-/// Whether a browser loads it ahead, in case its user goes there (`Sec-Purpose`, and what came before it).
+/// Whether a browser loads it ahead, in case its user goes there (`Sec-RequestKind`, and what came before it).
 pub(super) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"].iter().any(|name| {
         headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).any(|value| {

@@ -222,7 +222,7 @@ pub(super) async fn send_renewal(
     let answer = send(shared, config, app, claimed, sent_at).await;
     let took = shared.clock.elapsed(started);
     let skew = skew_of(&answer, shared.clock.now());
-    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RecordAs::claim`.
+    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RenewalRecord::claim`.
     let now = shared.clock.now().max(sent_at + took);
     let Grant { tokens, token_url, generation, .. } = &claimed.grant;
     let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, "");

@@ -1,6 +1,6 @@
 //! HTTP for guests who may be slow, many or hostile: bounded in connections, memory and time, and nobody waits for another.
 //!
-//! A guest is given [`PATIENCE`] for a request, and for each step of taking its answer. Where every place is taken, the
+//! A guest is given [`IO_TIMEOUT`] for a request, and for each step of taking its answer. Where every place is taken, the
 //! guest that has been silent longest gives up its own; one whose request is being carried out never does. Must not
 //! know what is served.
 

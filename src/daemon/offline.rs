@@ -138,7 +138,7 @@ impl Offline {
         Ok(imported_json(&imported, &view))
     }
 
-    /// As [`operations::import_aside`].
+    /// As [`import::import_superseded`].
     ///
     /// # Errors
     /// [`OperationError`].
@@ -151,7 +151,7 @@ impl Offline {
         Ok(imported_json(&imported, &view))
     }
 
-    /// As [`newcomers::list`].
+    /// As [`disputes::list`].
     ///
     /// # Errors
     /// [`OperationError`].
@@ -159,7 +159,7 @@ impl Offline {
         disputes::list(&self.core.shared).await
     }
 
-    /// As [`newcomers::accept`].
+    /// As [`disputes::accept`].
     ///
     /// # Errors
     /// [`OperationError`].
@@ -171,7 +171,7 @@ impl Offline {
         Ok(imported_json(&accepted, &view))
     }
 
-    /// As [`newcomers::refuse`].
+    /// As [`disputes::refuse`].
     ///
     /// # Errors
     /// [`OperationError`].
@@ -224,7 +224,7 @@ impl Offline {
         operations::forget(&self.core.shared, portal, revoke).await
     }
 
-    /// As [`report::silence`].
+    /// As [`alert_views::silence`].
     ///
     /// # Errors
     /// [`OperationError`].

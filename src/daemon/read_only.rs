@@ -115,7 +115,7 @@ impl ReadOnlyState {
         operations::token_if_valid(&self.shared, portal, min_valid, format).await
     }
 
-    /// As `worth::introspect`.
+    /// As `introspect::introspect`.
     ///
     /// # Errors
     /// [`OperationError`].

@@ -47,7 +47,7 @@ pub struct StoreRequest {
 }
 
 /// Stores a grant in the portal's place, publishes what it brought, and makes it due at once. For a grant that the
-/// authorization server itself has just given out, and for portals that have none to lose: see `handover` for others.
+/// authorization server itself has just given out, and for portals that have none to lose: see `import` for others.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is stored then.
@@ -138,7 +138,7 @@ pub(super) async fn check_not_held(
     }
 }
 
-/// Refuses a grant that says that it is another portal's; `way_past` is what to do if it is meant.
+/// Refuses a grant that says that it is another portal's; `replace_hint` is what to do if it is meant.
 pub(super) fn check_identity(
     portal: &Portal,
     known: ExpectedIdentity<'_>,

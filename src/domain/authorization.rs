@@ -106,7 +106,7 @@ pub enum AnswerError {
 }
 
 /// Reads what came back: the query as a browser brings it, which begins with a question mark and is exact, or what a
-/// person pasted: the whole address, its query, or the bare code, as `pasted` finds it.
+/// person pasted: the whole address, its query, or the bare code, as `pasted_callback` finds it.
 ///
 /// # Errors
 /// [`AnswerError`].

@@ -82,7 +82,7 @@ pub struct ErrorRule {
     pub class: Class,
     /// The same in a sentence for an operator.
     pub meaning: Option<String>,
-    /// What mends it, with names left open: see [`super::remedy`].
+    /// What mends it, with names left open: see [`super::hint`].
     pub remedy: Option<String>,
 }
 

@@ -100,7 +100,7 @@ pub fn is_same(one: &str, other: &str) -> bool {
 /// Compares. An equal identity is enough: the host of a portal may change.
 ///
 /// # Errors
-/// [`Another`] says whose it is.
+/// [`IdentityMismatch`] says whose it is.
 pub fn compare(
     portal: &str,
     known: ExpectedIdentity<'_>,

@@ -43,7 +43,7 @@ pub enum ImportError {
     /// Nothing there.
     #[error("there is nothing in it")]
     Empty,
-    /// Over [`LONGEST`].
+    /// Over [`MAX_LENGTH`].
     #[error("it is longer than {MAX_LENGTH} bytes")]
     TooLong,
     /// Starts like JSON and is not.
@@ -85,7 +85,7 @@ pub enum ImportError {
 /// Reads a grant in any of the accepted forms.
 ///
 /// # Errors
-/// [`IntakeError`] says what it is instead.
+/// [`ImportError`] says what it is instead.
 pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<ImportedGrant, ImportError> {
     if text.len() > MAX_LENGTH {
         return Err(ImportError::TooLong);
@@ -215,7 +215,7 @@ fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshTok
 /// Puts what a verified notice brought into the words of a token reply, with what the authorization server says of it.
 ///
 /// # Errors
-/// [`IntakeError`].
+/// [`ImportError`].
 pub fn from_notice(
     presented: &PresentedGrant,
     owner: &TokenOwner,

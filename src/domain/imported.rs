@@ -50,7 +50,7 @@ pub struct ImportedFields {
 /// Reads a text as JSON or a form; `None` if it is neither, and so a word.
 ///
 /// # Errors
-/// [`IntakeError`]: it is one of the two, and no grant.
+/// [`ImportError`]: it is one of the two, and no grant.
 pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, ImportError> {
     let unquoted = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).map(str::trim);
     let text = unquoted.filter(|text| text.starts_with(['{', '['])).unwrap_or(text);

@@ -1,6 +1,6 @@
 //! Portals that come by themselves, because an app was installed there: what they are called, and whose grant is kept.
 //!
-//! Must not believe a notice: what is decided here is decided of an [`Owner`] that the authorization server named.
+//! Must not believe a notice: what is decided here is decided of an [`TokenOwner`] that the authorization server named.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub enum Users {
     Each,
 }
 
-/// What a portal is called: a text with [`GAPS`].
+/// What a portal is called: a text with [`PLACEHOLDERS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameRule(String);
 
@@ -70,7 +70,7 @@ impl NameRule {
     /// Parses a rule.
     ///
     /// # Errors
-    /// [`NameFlaw`].
+    /// [`NameTemplateError`].
     pub fn parse(text: &str) -> Result<Self, NameTemplateError> {
         let (mut rest, mut gaps) = (text, Vec::new());
         while let Some(at) = rest.find(['{', '}']) {

@@ -109,7 +109,7 @@ pub enum InstallEventError {
 /// Reads a notice from the query of its address and its body, both form-encoded. Tokens are read from the body only.
 ///
 /// # Errors
-/// [`NoticeError`] names the field.
+/// [`InstallEventError`] names the field.
 pub fn read(query: &str, body: &[u8]) -> Result<InstallEvent, InstallEventError> {
     let body = EventForm(body);
     if body.get("AUTH_ID")?.is_some() {

@@ -22,7 +22,7 @@ pub struct UnreadableReply {
     pub content_encoding: Option<String>,
     /// Whether all of the body arrived.
     pub whole: bool,
-    /// The body, at most [`super::decoding::LARGEST`] bytes. A secret.
+    /// The body, at most [`super::body_decoding::LARGEST`] bytes. A secret.
     pub body: ReplyBody,
 }
 

@@ -1,7 +1,7 @@
 //! Finds JSON values between notices and markup, and says of each whether it stands alone: at the start of a line, or after a
 //! notice of the server's language, with nothing behind it on its line and no element open around it.
 //!
-//! Must not look into attributes, comments, scripts and the like. Must not judge what a value is: `envelope` does.
+//! Must not look into attributes, comments, scripts and the like. Must not judge what a value is: `token_object` does.
 
 use serde_json::Value;
 

@@ -22,7 +22,7 @@ pub struct Problem {
     pub code: Option<String>,
     /// A sentence: the profile's meaning of the code, or the server's own words, masked.
     pub detail: String,
-    /// What mends it, by the profile, with names left open: see [`super::remedy`].
+    /// What mends it, by the profile, with names left open: see [`super::hint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
     /// The server's own words, masked, where `detail` is not made of them.

@@ -1,6 +1,6 @@
 //! The renewal's state machine: from a grant and what became of one request, to where the grant stands then.
 //!
-//! Must not send, store or publish: `daemon::renewer` does, in the order claim, send, record, publish.
+//! Must not send, store or publish: `daemon::scheduler` does, in the order claim, send, record, publish.
 
 use std::time::Duration;
 

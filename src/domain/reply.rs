@@ -1,7 +1,7 @@
 //! What the authorization server said, and which class it is. The only judge of token replies.
 //!
 //! Tolerant by table, since a reply that cannot be read is a grant lost: numbers as strings, missing `token_type`,
-//! `error` in a 200; `envelope` finds the object however it is wrapped. Must not keep or show any part of a body that the profile does not name.
+//! `error` in a 200; `token_object` finds the object however it is wrapped. Must not keep or show any part of a body that the profile does not name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -84,7 +84,7 @@ impl Template {
     /// What it makes of a message.
     ///
     /// # Errors
-    /// [`Fault`]: what [`Template::check`] would have found, mostly.
+    /// [`WebhookTemplateError`]: what [`Template::check`] would have found, mostly.
     pub fn render(
         &self,
         message: &Message,
@@ -99,7 +99,7 @@ impl Template {
     /// Makes a body of messages of every kind, to see that it can be done.
     ///
     /// # Errors
-    /// The first [`Fault`].
+    /// The first [`WebhookTemplateError`].
     pub fn check(&self) -> Result<(), WebhookTemplateError> {
         self.only_known_names()?;
         for message in samples() {

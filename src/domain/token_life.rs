@@ -1,6 +1,6 @@
 //! How long a reply says that its tokens live: a number, a text in one of the usual forms, or an end.
 //!
-//! What can be meant in two ways is not guessed: it is [`Life::Unreadable`], and the caller decides. Must not read a clock.
+//! What can be meant in two ways is not guessed: it is [`TokenLife::Unreadable`], and the caller decides. Must not read a clock.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The stand-in authorization server: Bitrix24's dialect on loopback, for `refreshd demo` and for the tests.
 //!
 //! It rotates strictly, fails on request in every way a network can, and remembers what a correct client never does
-//! ([`Sandbox::violations`]). Must not be used as an authorization server: its tokens can be guessed, and whoever
+//! ([`FakeServer::violations`]). Must not be used as an authorization server: its tokens can be guessed, and whoever
 //! asks for a code gets one.
 //!
 //! | file | what |
@@ -12,7 +12,7 @@
 //! | `faults`, `answer` | what can go wrong, and how it shapes an answer |
 //! | `installs` | applications that come and go, and `/rest/app.info` |
 //! | `form`, `pages`, `mint` | parameters, the authorization page, the look of tokens |
-//! | `server`, `wire` | HTTP over TCP, down to the half-sent reply |
+//! | `server`, `faulty_stream` | HTTP over TCP, down to the half-sent reply |
 
 mod authority;
 mod checks;
@@ -76,7 +76,7 @@ impl FakeServer {
         self.lock().token(request, now)
     }
 
-    /// Takes a ticket back; see [`Authority::finish`].
+    /// Takes a ticket back; see [`AuthorizationServer::finish`].
     pub fn finish(&self, ticket: Ticket, end: End) {
         let now = self.clock.now();
         self.lock().finish(ticket, end, now);

@@ -57,7 +57,7 @@ pub struct FakeResponse {
     pub ticket: Ticket,
 }
 
-/// A request under way: [`super::Authority::finish`] takes it back.
+/// A request under way: [`super::AuthorizationServer::finish`] takes it back.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     pub(super) id: u64,

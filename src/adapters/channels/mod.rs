@@ -1,6 +1,6 @@
 //! The ways to the receivers of alerts: one message out, what became of it back.
 //!
-//! One file for each kind says how that receiver wants a message and what its answers mean; `wire` is what all over HTTP
+//! One file for each kind says how that receiver wants a message and what its answers mean; `http_sender` is what all over HTTP
 //! have in common, `words` how texts are fitted and escaped. Must not decide who hears of what, nor try again: the
 //! outbox does. No answer that is passed on holds a secret of the channel.
 

@@ -73,7 +73,7 @@ pub struct RecordCandidate {
     pub portal: PortalName,
     /// Its app.
     pub app: String,
-    /// The claim that is ended, and when it was made; see `RecordAs::claim`.
+    /// The claim that is ended, and when it was made; see `RenewalRecord::claim`.
     pub claim: (ClaimId, Timestamp),
     /// The outcome.
     pub outcome: CandidateOutcome,

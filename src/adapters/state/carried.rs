@@ -48,11 +48,11 @@ pub enum Unsaved<'u> {
 pub struct CarriedPair {
     /// The app.
     pub app: String,
-    /// See `RecordAs::claim`.
+    /// See `RenewalRecord::claim`.
     pub claim: (ClaimId, Timestamp),
     /// The pair.
     pub renewed: Box<Renewed>,
-    /// See `RecordAs::bought_by`.
+    /// See `RenewalRecord::bought_by`.
     pub bought_by: Option<Fingerprint>,
     /// When it came.
     pub now: Timestamp,

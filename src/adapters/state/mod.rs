@@ -168,7 +168,7 @@ impl StateError {
     }
 }
 
-/// A handle to the state. Cheap to clone; the work is done by [`Writer`] and [`Reader`].
+/// A handle to the state. Cheap to clone; the work is done by [`WriterThread`] and [`ReaderThread`].
 #[derive(Clone)]
 pub struct State {
     write: DbHandle,

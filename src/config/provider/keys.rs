@@ -1,4 +1,4 @@
-//! The keys of a profile but those of `forms`.
+//! The keys of a profile but those of `wire_format`.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Profiles: the built-in ones, those of the configuration, and the overrides of an app.
 //!
-//! `keys` puts a table's keys over a profile, `forms` those about requests and replies, `rows` reads error tables. Must
+//! `keys` puts a table's keys over a profile, `wire_format` those about requests and replies, `rows` reads error tables. Must
 //! not know a provider by name: the built-in profiles are TOML with the keys of `[providers.NAME]`.
 
 mod error_rules;

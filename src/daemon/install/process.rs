@@ -1,4 +1,4 @@
-//! Works notices off: asks whose the token is, keeps the grant, tells of it. Some at a time of each app, in the order of `fair`.
+//! Works notices off: asks whose the token is, keeps the grant, tells of it. Some at a time of each app, in the order of `fair_queue`.
 //!
 //! Must not send a token anywhere but to an authorization server of the profile.
 

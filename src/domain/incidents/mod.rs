@@ -1,7 +1,7 @@
 //! Incidents: one open problem each, of a portal, an app, an authorization server or the daemon, with its whole life.
 //!
-//! Level-triggered. [`trouble`] says what is wrong with a portal now, [`survey`] gathers all that is wrong and folds what
-//! has one cause, and [`Incident::meet`] and [`Incident::close`] decide what people are told of it. So whatever happens in
+//! Level-triggered. [`finding`] says what is wrong with a portal now, [`reconcile`] gathers all that is wrong and folds what
+//! has one cause, and [`Incident::update`] and [`Incident::close`] decide what people are told of it. So whatever happens in
 //! between, a crash or a restart, the next look finds what has not been told yet, and tells it once. Must not read a
 //! clock, nor send.
 
