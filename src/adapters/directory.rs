@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -46,7 +46,9 @@ impl Trust {
         self
     }
 
-    fn holds(&self, uid: u32) -> bool {
+    /// Whether this user is one of them.
+    #[must_use]
+    pub fn holds(&self, uid: u32) -> bool {
         uid == 0 || uid == geteuid().as_raw() || self.others.contains(&uid)
     }
 }
@@ -276,6 +278,23 @@ impl Directory {
         self.remove(OsStr::new(&name))
     }
 
+    /// Sets the mode of a socket in it that this user has just made; what else has that name is left as it is.
+    ///
+    /// # Errors
+    /// The kernel's, or that it is no such socket.
+    pub fn set_socket_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        let found = Self::of(fs::openat(&self.handle, name, HANDLE, Mode::empty())?, &self.path)?;
+        if found.kind() != FileType::Socket || found.stat.st_uid != geteuid().as_raw() {
+            return Err(io::Error::new(ErrorKind::InvalidData, "it was replaced at this moment"));
+        }
+        if found.mode() == mode {
+            return Ok(());
+        }
+        // A handle has no permissions to set but by this name.
+        let by_handle = format!("/proc/self/fd/{}", found.handle.as_raw_fd());
+        Ok(fs::chmod(by_handle, Mode::from_raw_mode(mode))?)
+    }
+
     /// Removes a file; none is as good.
     ///
     /// # Errors
@@ -285,6 +304,32 @@ impl Directory {
             Err(Errno::NOENT) => Ok(()),
             removed => Ok(removed?),
         }
+    }
+
+    /// Gives a file another name, in place of what has it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(fs::renameat(&self.handle, from, &self.handle, to)?)
+    }
+
+    /// Gives a file another name that nothing has.
+    ///
+    /// # Errors
+    /// The kernel's; [`ErrorKind::AlreadyExists`] if something has it.
+    pub fn rename_to_nothing(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        fs::linkat(&self.handle, from, &self.handle, to, AtFlags::empty())?;
+        self.remove(from)
+    }
+
+    /// Makes the names in it durable.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn sync(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(fs::fsync(fs::openat(&self.handle, ".", flags, Mode::empty())?)?)
     }
 
     /// Removes a directory that is empty.
@@ -340,9 +385,13 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Self::read_only`].
-    pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+    pub fn read(&self, name: impl AsRef<OsStr>, most: u64) -> io::Result<Vec<u8>> {
         let mut contents = Vec::new();
-        self.read_only(name)?.take(most + 1).read_to_end(&mut contents)?;
+        let file = self.read_only(name)?;
+        if file.metadata()?.len() > most {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        file.take(most + 1).read_to_end(&mut contents)?;
         if contents.len() as u64 > most {
             return Err(ErrorKind::FileTooLarge.into());
         }

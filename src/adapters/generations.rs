@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::directory::{Directory, parent};
@@ -20,6 +20,8 @@ const HEADING: &str = "# The newest generation of each portal. refreshd sees by 
     # keep this file where it is when you restore one.\n";
 /// With more lines than this, and twice as many as there are portals, it is written anew.
 const MANY: usize = 2_000;
+/// The longest file that is read, in bytes: a million portals have a third of it.
+const LARGEST: u64 = 64 << 20;
 const MODE: u32 = 0o600;
 
 /// Generations by portal.
@@ -112,9 +114,7 @@ impl Generations {
     }
 
     fn text(&self) -> std::io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        Directory::open(parent(&self.path))?.read_only(self.name()?)?.read_to_end(&mut text)?;
-        Ok(text)
+        Directory::open(parent(&self.path))?.read(self.name()?, LARGEST)
     }
 
     fn name(&self) -> std::io::Result<&OsStr> {

@@ -315,7 +315,7 @@ impl Snapshot<'_> {
         dropped.inc_by(self.log_lines_dropped);
         registry.register(
             "log_lines_dropped",
-            "Lines of the log that its reader did not take in time",
+            "Lines of the log that its reader did not take in time, or that could not be written",
             dropped,
         );
         self.per_portal(&mut registry);

@@ -69,9 +69,11 @@ fn count(number: usize, noun: &str) -> String {
 /// what belongs to the owner of the state is taken as the daemon's.
 fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
     let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
-    for (what, path) in
-        [("state", parent(&config.paths.state)), ("token_dir", config.paths.token_dir.as_path())]
-    {
+    for (what, path) in [
+        ("state", parent(&config.paths.state)),
+        ("token_dir", config.paths.token_dir.as_path()),
+        ("control_socket", parent(&config.paths.control_socket)),
+    ] {
         match Directory::open_trusted(path, &trust, None) {
             Ok(_) | Err(UntrustedDirectory::Io { .. }) => {}
             Err(refused) => {

@@ -10,11 +10,12 @@ use tokio::net::UnixStream;
 use super::client::ControlClient;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
+use crate::adapters::directory::{Trust, parent};
 use crate::adapters::log;
 use crate::adapters::state::StateError;
-use crate::config::{self, Config, Environment, Loaded};
+use crate::config::{self, Config, Environment, Loaded, Paths};
 use crate::daemon::operations::OperationError;
-use crate::daemon::{Offline, ReadOnlyState, RunError, chain};
+use crate::daemon::{BindError, Offline, ReadOnlyState, RunError, chain};
 
 /// Whom to ask.
 pub(super) enum Backend {
@@ -112,17 +113,14 @@ fn no_listener(socket: &Path) -> CommandError {
 
 /// The running daemon, if there is one.
 pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, CommandError> {
-    let socket = match &common.socket {
-        Some(socket) => socket.clone(),
-        None => match config::load_paths(&common.config) {
-            Some(paths) => paths.control_socket,
-            None => return Ok(None),
-        },
+    let paths = config::load_paths(&common.config);
+    let Some(socket) = common.socket.as_ref().or(paths.as_ref().map(|paths| &paths.control_socket)) else {
+        return Ok(None);
     };
-    match UnixStream::connect(&socket).await {
+    match UnixStream::connect(socket).await {
         Ok(connection) => {
-            trust(&socket, &connection)?;
-            ControlClient::new(&socket).map(Some)
+            trust(common, paths.as_ref(), socket, &connection)?;
+            ControlClient::new(socket).map(Some)
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             let message =
@@ -133,24 +131,39 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, Com
     }
 }
 
-/// Whether the process that listens may be given a grant: root's, one's own, or that of the owner of the socket's
-/// directory, if nobody else can put a socket there.
-fn trust(socket: &Path, connection: &UnixStream) -> Result<(), CommandError> {
+/// Whether the process that listens may be given a grant: root's, one's own, or that of the owner of the configuration or of
+/// the state. Whose the socket's directory is says nothing: it may be a stranger's. Only who can read no configuration, and
+/// is not root, has nothing better to go by.
+fn trust(
+    common: &Common,
+    paths: Option<&Paths>,
+    socket: &Path,
+    connection: &UnixStream,
+) -> Result<(), CommandError> {
     let Ok(listener) = connection.peer_cred().map(|peer| peer.uid()) else { return Ok(()) };
-    let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let owner = std::fs::metadata(directory)
-        .ok()
-        .filter(|found| found.permissions().mode() & 0o002 == 0)
-        .map(|found| found.uid());
-    if listener == 0 || listener == rustix::process::geteuid().as_raw() || owner == Some(listener) {
+    let known = Trust::by_configuration(&common.config);
+    let known = match paths {
+        Some(paths) => known.and_owner_of(&paths.state),
+        None => known,
+    };
+    let is_blind = paths.is_none() && !rustix::process::geteuid().is_root();
+    if known.holds(listener) || is_blind && has_to_itself(listener, parent(socket)) {
         return Ok(());
     }
     let message = format!(
         "the process that listens on the control socket {} belongs to user {listener}, neither to root nor to the owner \
-         of the directory; nothing was sent to it: look who made that socket (ss -xlp)",
-        socket.display()
+         of the configuration {} or of its state; nothing was sent to it: look who made that socket (ss -xlp), or name the \
+         configuration of the daemon (--config)",
+        socket.display(),
+        common.config.display()
     );
     Err(CommandError::new(Exit::NoPermission, message))
+}
+
+/// Whether nobody but root and this user can put a socket there.
+fn has_to_itself(user: u32, directory: &Path) -> bool {
+    let found = std::fs::metadata(directory);
+    found.is_ok_and(|found| found.permissions().mode() & 0o002 == 0 && found.uid() == user)
 }
 
 /// The whole configuration, or every problem of it.
@@ -181,7 +194,8 @@ pub(super) fn cannot_run(error: &RunError) -> CommandError {
             | StateError::Directory(_)
             | StateError::Trap { .. },
         )
-        | RunError::TokenDirectory(_) => Exit::Configuration,
+        | RunError::TokenDirectory(_)
+        | RunError::Control(BindError::Directory(_)) => Exit::Configuration,
         RunError::State(StateError::File { source, .. }) if is_denied(source) => Exit::NoPermission,
         RunError::State(_)
         | RunError::Tls(_)

@@ -135,6 +135,9 @@ fn read_private(file: &Path) -> Result<Option<String>, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
     if metadata.permissions().mode() & 0o007 != 0 {
         return Err(format!("others may read it; chmod o-rwx {}", file.display()));
     }

@@ -20,13 +20,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::callback::{is_ahead_of_its_user, page};
-use super::http_server::{PeerExtensions, Server, serve};
+use super::http_server::{PeerExtensions, Server, busy, serve};
+use super::places::Places;
 use crate::adapters::clock::{Clock, Tick};
 
 /// A browser that takes longer to start finds nothing.
 const SHORT_LIFE: Duration = Duration::from_secs(120);
 /// Connections at a time.
-const MAX_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: Places = Places { open: 16, spare: 0 };
 
 /// A page that leads on once.
 pub struct BrowserPage {
@@ -62,7 +63,8 @@ impl BrowserPage {
         let way = Arc::new(RedirectPath { path, to, taken, again, began: clock.tick(), clock });
         let routes = Router::new().fallback(lead_on).with_state(Arc::clone(&way));
         let introduce = |_: &TcpStream| PeerExtensions::new();
-        let house = Server { routes, places: MAX_CONNECTIONS, longest_body: 0, introduce, clock };
+        let house =
+            Server { routes, places: MAX_CONNECTIONS, kept: None, longest_body: 0, introduce, busy, clock };
         let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());
         serving.spawn(serve(listener, house, stop.clone()));
         Ok(Self { url, way, stop, serving })

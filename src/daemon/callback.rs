@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
-use super::http_server::{PeerExtensions, Server, serve};
+use super::http_server::{PeerExtensions, Server, busy, serve};
+use super::places::Places;
 use crate::adapters::clock::Clock;
 
 /// Browsers ask for icons and more besides, and bring the same redirect more than once.
@@ -122,9 +123,11 @@ impl Callback {
             let introduce = |_: &TcpStream| PeerExtensions::new();
             let house = Server {
                 routes,
-                places: MAX_CONNECTIONS,
+                places: Places { open: MAX_CONNECTIONS, spare: 0 },
+                kept: None,
                 longest_body: 0,
                 introduce,
+                busy,
                 clock: Clock::system(),
             };
             serving.spawn(serve(listener, house, stop.clone()));

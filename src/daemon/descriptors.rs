@@ -3,6 +3,7 @@
 //!
 //! Must not change the limit: the process raises it as far as it may when it begins.
 
+use super::places::Places;
 use rustix::process::{Resource, getrlimit};
 
 /// For the state, the token files, the log, the sockets themselves, name resolution and the runtime.
@@ -15,9 +16,9 @@ pub(super) fn for_requests(in_use: usize) -> usize {
     requests(limit().saturating_sub(in_use))
 }
 
-/// Connections of a listener that would like so many; at least 4.
-pub(super) fn for_guests(wanted: usize) -> usize {
-    guests(limit(), wanted)
+/// Connections of a listener that would like so many, and so many spare ones; at least 4.
+pub(super) fn for_guests(open: usize, spare: usize) -> Places {
+    guests(limit(), open, spare)
 }
 
 fn limit() -> usize {
@@ -30,9 +31,11 @@ fn requests(limit: usize) -> usize {
     (free / 2).max(free.saturating_sub(512)).max(1)
 }
 
-/// An eighth of what is not reserved: there are three listeners.
-fn guests(limit: usize, wanted: usize) -> usize {
-    (limit.saturating_sub(RESERVED) / 8).clamp(4, wanted.max(4))
+/// An eighth of what is not reserved: there are three listeners. Each has one descriptor more than it has places.
+fn guests(limit: usize, open: usize, spare: usize) -> Places {
+    let all = (limit.saturating_sub(RESERVED) / 8).saturating_sub(1).clamp(4, (open + spare).max(4));
+    let spare = spare.min(all / 4);
+    Places { open: (all - spare).min(open.max(4)), spare }
 }
 
 #[cfg(test)]
@@ -42,10 +45,12 @@ mod tests {
     #[test]
     fn the_state_and_the_files_always_have_their_descriptors() {
         for limit in [64, 80, 128, 256, 1024, 4096, 1 << 19] {
-            let guests = guests(limit, 128) + guests(limit, 64) + guests(limit, 256);
+            let listeners = [(128, 40), (64, 16), (256, 0)].map(|(open, spare)| guests(limit, open, spare));
+            let guests: usize = listeners.iter().map(|places| places.open + places.spare + 1).sum();
             let all = requests(limit) + guests;
-            assert!(limit < 128 || all + RESERVED <= limit + 16, "{limit}: {all}");
-            assert!(requests(limit) >= 1 && guests >= 12);
+            assert!(limit < 128 || all + RESERVED <= limit, "{limit}: {all}");
+            assert!(requests(limit) >= 1 && listeners.iter().all(|places| places.open >= 3));
+            assert!(listeners[0].spare >= 1 && listeners[1].spare >= 1);
         }
         assert!(requests(4096) > 3000, "thirteen servers with 256 requests each");
     }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State as Extract};
@@ -12,13 +13,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::alerts::Condition;
 use super::context::Context;
 use super::descriptors;
 use super::host_header::is_allowed_host;
-use super::http_server::{PeerExtensions, Server, serve};
+use super::http_server::{Kept, PeerExtensions, Server, busy, serve};
 use super::publisher::chain;
 use super::status_page;
 use crate::adapters::log;
@@ -28,6 +30,12 @@ use crate::domain::provider::host_of;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
+/// Besides these, for health.
+const SPARE: usize = 16;
+/// Answers that read much of the state, at a time.
+const RENDERED: usize = 4;
+/// How long one of them waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
 
 /// The page has no script, and is nobody's frame.
 const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
@@ -67,9 +75,18 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// Serves until `stop`.
 pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
     let clock = shared.clock;
+    let rendered = Arc::new(Semaphore::new(RENDERED));
+    let in_turn = middleware::from_fn(move |request: Request, next: Next| {
+        let rendered = Arc::clone(&rendered);
+        async move {
+            let Some(Ok(_turn)) = clock.within(TURN, rendered.acquire()).await else { return busy() };
+            next.run(request).await
+        }
+    });
     let routes = Router::new()
         .route("/", get(status_page))
         .route("/metrics", get(metrics))
+        .layer(in_turn)
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), only_own_hosts))
@@ -79,9 +96,11 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
         listener,
         Server {
             routes,
-            places: descriptors::for_guests(MAX_CONNECTIONS),
+            places: descriptors::for_guests(MAX_CONNECTIONS, SPARE),
+            kept: Some(Kept::Paths(&["/livez", "/readyz"])),
             longest_body: 0,
             introduce,
+            busy,
             clock,
         },
         stop,
@@ -166,7 +185,9 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
     if shared.health.is_stopping() {
         problems.push("refreshd is stopping".to_owned());
     }
-    if !shared.health.is_state_writable() {
+    if let Some(displaced) = shared.conditions.reason(Condition::Displaced) {
+        problems.push(displaced);
+    } else if !shared.health.is_state_writable() {
         problems.push("the state cannot be written".to_owned());
     }
     let is_unread = shared.conditions.is_active(Condition::Unread);

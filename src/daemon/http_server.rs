@@ -1,20 +1,19 @@
 //! HTTP for guests who may be slow, many or hostile: bounded in connections, memory and time, and nobody waits for another.
 //!
 //! A guest is given [`IO_TIMEOUT`] for a request, and for each step of taking its answer. Where every place is taken, the
-//! guest that has been silent longest gives up its own; one whose request is being carried out never does. Must not
-//! know what is served.
+//! guest that has been silent longest gives up its own; one whose request is being carried out never does. Where all are
+//! being served, there are spare places ([`Kept`]). Must not know what is served.
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response, StatusCode};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::serve::Listener;
 use http_body_util::BodyExt as _;
@@ -24,10 +23,12 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{Clock, Tick};
+use super::places::{AGAIN, Admission, Guest, Guests, Places, Served};
+use crate::adapters::clock::Clock;
 
 /// How long a request may take to arrive, a connection to stay idle, and an answer to make no progress.
 pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,18 +39,60 @@ const MAX_HEAD_BYTES: (usize, usize) = (16 * 1024, 64);
 /// A body that is too long is read and thrown away up to here, so that its sender gets to see the answer.
 const MAX_DISCARDED: usize = 1024 * 1024;
 
+/// Told to whoever finds every place taken.
+pub(super) fn busy() -> Response<Body> {
+    let message = "refreshd is busy: every place of this listener is taken; try again in a moment\n";
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], message).into_response()
+}
+
 /// What a listener serves.
 pub(super) struct Server<I> {
     /// What answers.
     pub(super) routes: Router,
     /// The most connections at a time.
-    pub(super) places: usize,
+    pub(super) places: Places,
+    /// What the spare places are for.
+    pub(super) kept: Option<Kept<I>>,
     /// The longest body that the routes get to see, in bytes; they are handed one byte more of a longer one.
     pub(super) longest_body: usize,
     /// What the routes are told of who is at the other end, as an extension of the request.
     pub(super) introduce: fn(&I) -> PeerExtensions,
+    /// What is answered in a spare place to whoever it is not kept for.
+    pub(super) busy: fn() -> Response<Body>,
     /// For time limits.
     pub(super) clock: Clock,
+}
+
+/// What is served in a spare place.
+pub(super) enum Kept<I> {
+    /// Requests of these guests.
+    Guests(fn(&I) -> bool),
+    /// Requests for these paths, whoever makes them.
+    Paths(&'static [&'static str]),
+}
+
+impl<I> Clone for Kept<I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I> Copy for Kept<I> {}
+
+impl<I> Kept<I> {
+    fn is_for(&self, stream: &I) -> bool {
+        match self {
+            Self::Guests(is_one) => is_one(stream),
+            Self::Paths(_) => false,
+        }
+    }
+
+    fn serves(&self, is_important: bool, path: &str) -> bool {
+        match self {
+            Self::Guests(_) => is_important,
+            Self::Paths(paths) => paths.contains(&path),
+        }
+    }
 }
 
 /// Extensions that each request of a connection carries.
@@ -57,73 +100,44 @@ pub(super) type PeerExtensions = axum::http::Extensions;
 
 /// Serves until `stop`, then finishes the requests under way.
 pub(super) async fn serve<L: Listener>(mut listener: L, house: Server<L::Io>, stop: CancellationToken) {
+    let (clock, places) = (house.clock, house.places);
     let house = Arc::new(house);
-    let mut guests: Vec<Arc<Connection>> = Vec::new();
+    let mut guests = Guests::new(clock, places);
     let mut connections = JoinSet::new();
+    // One descriptor more than there are places: whoever was shown out has it until the connection is closed.
+    let seats = Arc::new(Semaphore::new(places.open + places.spare + 1));
     loop {
-        let stream = tokio::select! {
+        let arrival = async {
+            let seat = Arc::clone(&seats).acquire_owned().await;
+            (listener.accept().await.0, seat)
+        };
+        let (stream, seat) = tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            (stream, _) = listener.accept() => stream,
+            arrived = arrival => arrived,
         };
-        guests.retain(|guest| !guest.gone.load(Ordering::Relaxed));
-        if guests.len() >= house.places && !evict_idle(&mut guests, house.clock) {
-            continue;
-        }
-        let guest = Arc::new(Connection::new(house.clock));
-        guests.push(Arc::clone(&guest));
-        connections.spawn(serve_connection(stream, Arc::clone(&house), guest, stop.clone()));
+        let is_important = house.kept.is_some_and(|kept| kept.is_for(&stream));
+        let guest = loop {
+            match guests.admit(is_important) {
+                Admission::In(guest) => break Some(guest),
+                Admission::Full => break None,
+                Admission::Wait => clock.sleep(AGAIN).await,
+            }
+        };
+        let Some(guest) = guest else { continue };
+        let attended = serve_connection(stream, Arc::clone(&house), guest, stop.clone());
+        connections.spawn(async move {
+            attended.await;
+            drop(seat);
+        });
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Shows the guest out who has been silent longest; false if every one is being served.
-fn evict_idle(guests: &mut Vec<Arc<Connection>>, clock: Clock) -> bool {
-    let silent = guests.iter().enumerate().filter(|(_, guest)| !guest.is_served());
-    let longest = silent.max_by_key(|(_, guest)| clock.elapsed(guest.last_active()));
-    let Some((index, _)) = longest else { return false };
-    guests.swap_remove(index).leave.cancel();
-    true
-}
-
-/// One connection.
-struct Connection {
-    /// A request of it is being carried out.
-    served: AtomicBool,
-    gone: AtomicBool,
-    /// When it last sent or took something.
-    heard: Mutex<Tick>,
-    leave: CancellationToken,
-}
-
-impl Connection {
-    fn new(clock: Clock) -> Self {
-        let heard = Mutex::new(clock.tick());
-        let (served, gone) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { served, gone, heard, leave: CancellationToken::new() }
-    }
-
-    fn is_served(&self) -> bool {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    fn last_active(&self) -> Tick {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn touch(&self, clock: Clock) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = clock.tick();
-    }
-}
-
 /// Serves one connection to its end.
-async fn serve_connection<I>(
-    stream: I,
-    house: Arc<Server<I>>,
-    guest: Arc<Connection>,
-    stop: CancellationToken,
-) where
+async fn serve_connection<I>(stream: I, house: Arc<Server<I>>, guest: Arc<Guest>, stop: CancellationToken)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let clock = house.clock;
@@ -149,25 +163,42 @@ async fn serve_connection<I>(
             } {}
         }
     }
-    guest.gone.store(true, Ordering::Relaxed);
+    guest.go();
 }
 
 /// Has a request answered once it is there as a whole.
 async fn answer<I>(
     house: &Server<I>,
-    guest: &Connection,
+    guest: &Guest,
     introduction: PeerExtensions,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if guest.is_spare {
+        let is_kept_for =
+            house.kept.is_some_and(|kept| kept.serves(guest.is_important, request.uri().path()));
+        let mut answer =
+            if is_kept_for { carry_out(house, guest, introduction, request).await } else { (house.busy)() };
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return Ok(answer);
+    }
+    Ok(carry_out(house, guest, introduction, request).await)
+}
+
+async fn carry_out<I>(
+    house: &Server<I>,
+    guest: &Guest,
+    introduction: PeerExtensions,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (mut head, body) = request.into_parts();
     let Some(Ok(body)) = house.clock.within(IO_TIMEOUT, read(body, house.longest_body)).await else {
         let message = "the body of the request did not arrive in time\n";
-        return Ok((StatusCode::REQUEST_TIMEOUT, message).into_response());
+        return (StatusCode::REQUEST_TIMEOUT, message).into_response();
     };
     head.extensions.extend(introduction);
-    let served = RequestGuard::begin(guest);
+    let served = Served::begin(guest);
     let routes = TowerToHyperService::new(house.routes.clone());
-    let answer = routes.call(Request::from_parts(head, Body::from(body))).await;
+    let Ok(answer) = routes.call(Request::from_parts(head, Body::from(body))).await;
     drop(served);
     answer
 }
@@ -186,26 +217,10 @@ async fn read(mut body: Incoming, longest: usize) -> Result<Bytes, hyper::Error>
     Ok(kept.into())
 }
 
-/// Marks a guest as being served for as long as it lives.
-struct RequestGuard<'a>(&'a Connection);
-
-impl<'a> RequestGuard<'a> {
-    fn begin(guest: &'a Connection) -> Self {
-        guest.served.store(true, Ordering::Relaxed);
-        Self(guest)
-    }
-}
-
-impl Drop for RequestGuard<'_> {
-    fn drop(&mut self) {
-        self.0.served.store(false, Ordering::Relaxed);
-    }
-}
-
 /// A connection's socket, which breaks when its guest does not take what it asked for.
 struct TimeoutStream<S> {
     stream: S,
-    guest: Arc<Connection>,
+    guest: Arc<Guest>,
     clock: Clock,
     stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -215,7 +230,7 @@ impl<S> TimeoutStream<S> {
     fn progress<T>(&mut self, cx: &mut Context<'_>, step: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if step.is_ready() {
             self.stalled = None;
-            self.guest.touch(self.clock);
+            self.guest.hear();
             return step;
         }
         let clock = self.clock;
@@ -235,8 +250,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.guest.wait(read.is_pending());
         if read.is_ready() {
-            self.guest.touch(self.clock);
+            self.guest.hear();
         }
         read
     }

@@ -29,6 +29,7 @@ mod kept_replies;
 mod metadata_discovery;
 mod offline;
 pub mod operations;
+mod places;
 pub mod portal_view;
 mod publisher;
 mod read_only;
@@ -62,7 +63,7 @@ pub use read_only::ReadOnlyState;
 pub use reload::ReadConfig;
 
 use self::startup::{Backends, Core};
-use crate::adapters::directory::UntrustedDirectory;
+use crate::adapters::directory::{Trust, UntrustedDirectory};
 use crate::adapters::http::TlsError;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
@@ -127,9 +128,10 @@ pub async fn run(
     // In a task: a disk that hangs would hold up the signals otherwise. Nothing is sent before the loops run.
     let mut starting = JoinSet::new();
     let world = Backends::machine()?;
+    let trust = Trust::by_configuration(&config.source);
     starting.spawn(async move {
         let core = Core::start(config, world).await?;
-        let socket = api::bind(&paths.control_socket).await?;
+        let socket = api::bind(&paths.control_socket, &trust).await?;
         let listener = match listen {
             Some(address) => Some(http::bind(address).await?),
             None => None,
@@ -352,6 +354,7 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
             () = stop.cancelled() => return,
             () = shared.clock.sleep(every) => {}
         }
+        state_health::watch(&shared).await;
         metadata_discovery::tend(&shared, &mut asked).await;
         let failing = shared.publisher.tend().await;
         shared.health.unpublished(failing);

@@ -1,8 +1,8 @@
 //! Puts a new configuration in force, or keeps the old one and says so. Must not touch a renewal under way.
 
 use std::sync::Arc;
-
-use tokio::task::JoinSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::bootstrap;
 use super::context::{Context, app_fingerprints, configured_portals};
@@ -11,13 +11,21 @@ use super::publisher::chain;
 use crate::adapters::log::LogHandle;
 use crate::adapters::systemd;
 use crate::config::{Config, ConfigErrors, Loaded};
+use tokio::task::JoinSet;
+
+/// How long reading may take: a million portals take seconds.
+const READING: Duration = Duration::from_secs(60);
+/// Meanwhile it is looked this often whether the daemon is to stop.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Reads the configuration again.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
 /// Knows how to read the configuration again.
 pub struct Reloader {
-    read: ReadConfig,
+    read: Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>,
+    /// Held by whoever reads: one that hangs on its disk is not joined by others.
+    reading: Arc<AtomicBool>,
     log: LogHandle,
     one_at_a_time: tokio::sync::Mutex<()>,
 }
@@ -26,7 +34,7 @@ impl Reloader {
     /// From the same files as before.
     #[must_use]
     pub fn new(read: ReadConfig, log: LogHandle) -> Self {
-        Self { read, log, one_at_a_time: tokio::sync::Mutex::new(()) }
+        Self { read, reading: Arc::default(), log, one_at_a_time: tokio::sync::Mutex::new(()) }
     }
 
     /// Reads, checks and puts in force. The old configuration stays if anything is wrong with the new one.
@@ -49,13 +57,7 @@ impl Reloader {
     }
 
     async fn try_reload(&self, shared: &Context) -> Result<(), String> {
-        // Not on a thread that renews: a disk may hang.
-        let (mut reading, read) = (JoinSet::new(), Arc::clone(&self.read));
-        reading.spawn_blocking(move || read());
-        let Some(Ok(loaded)) = reading.join_next().await else {
-            return Err("reading the configuration ended unexpectedly; this is a bug".to_owned());
-        };
-        let Loaded { mut config, warnings, damaged } = loaded.map_err(|problems| problems.to_string())?;
+        let Loaded { mut config, warnings, damaged } = self.read_files(shared).await?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -95,6 +97,37 @@ impl Reloader {
             "the configuration was reloaded"
         );
         Ok(())
+    }
+}
+
+impl Reloader {
+    /// Reads on a thread that may block: the files may lie on a disk that hangs.
+    async fn read_files(&self, shared: &Context) -> Result<Loaded, String> {
+        if self.reading.swap(true, Ordering::Relaxed) {
+            return Err(
+                "its files are still being read since an earlier reload; does their disk hang?".to_owned()
+            );
+        }
+        let (read, busy) = (Arc::clone(&self.read), Arc::clone(&self.reading));
+        let mut reading = JoinSet::new();
+        reading.spawn_blocking(move || {
+            let read = read();
+            busy.store(false, Ordering::Relaxed);
+            read
+        });
+        let began = shared.clock.tick();
+        loop {
+            match shared.clock.within(LOOK, reading.join_next()).await {
+                Some(Some(Ok(read))) => return read.map_err(|problems| problems.to_string()),
+                Some(_) => return Err("it could not be read, by a bug; see the log".to_owned()),
+                None if shared.health.is_stopping() => return Err("refreshd is stopping".to_owned()),
+                None if shared.clock.elapsed(began) >= READING => {
+                    let seconds = READING.as_secs();
+                    return Err(format!("its files were not read within {seconds} s; does their disk hang?"));
+                }
+                None => {}
+            }
+        }
     }
 }
 

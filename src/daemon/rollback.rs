@@ -12,7 +12,7 @@ use super::escalation_log::{EscalationSubject, log_escalation};
 use super::publisher::chain;
 use crate::adapters::generations::{Generations, RecordedGenerations};
 use crate::adapters::published_token::published;
-use crate::adapters::state::{State, StateError};
+use crate::adapters::state::{RESCUED, State, StateError, beside};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::{App, Config};
 use crate::domain::escalation::{EscalationNotice, Severity};
@@ -43,6 +43,14 @@ pub async fn quarantine_rolled_back(
         tracing::error!(row, "a row of the state has no portal's name; it is left alone");
     }
     let path = &config.paths.state;
+    let rescued = beside(path, RESCUED);
+    if rescued.exists() {
+        tracing::warn!(
+            "{} holds what an earlier refreshd had when somebody put another file in place of its state; if this state is the \
+             right one, delete it: it holds grants",
+            rescued.display()
+        );
+    }
     let mut generations = Generations::beside(path);
     let before = generations.read();
     let damage = generations.damage();

@@ -101,7 +101,7 @@ impl Core {
         files.check().map_err(RunError::TokenDirectory)?;
         let lock = wait_for_lock(&config.paths.state, tenure, &trust, clock).await?;
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
-        let view = ReadConnection::open(&config.paths.state)?;
+        let view = ReadConnection::open(&config.paths.state)?.of(&state);
         let mut workers = JoinSet::new();
         hands.keep_state(&mut workers, writer, reader);
         let undiscovered = discover(&mut config, &state, &server, clock).await;

@@ -4,21 +4,61 @@
 
 use super::alerts::Condition;
 use super::context::Context;
+use super::escalation_log::{EscalationSubject, log_escalation};
 use super::publisher::chain;
-use crate::adapters::state::StateError;
+use crate::adapters::state::{Displaced, StateError};
+use crate::domain::escalation::{EscalationNotice, Severity};
 
-/// Something was written.
+/// Something was written. Where no start would find it, that is no sign of health.
 pub fn write_succeeded(shared: &Context) {
-    if shared.health.state_writable(true) {
-        shared.conditions.end(Condition::State, "the state is written again");
+    if shared.state.displaced().is_none() && shared.health.state_writable(true) {
+        shared.conditions.end_any(Condition::State, "the state is written again");
+        shared.conditions.end_any(Condition::Displaced, "the state is in its place again");
     }
 }
 
 /// Something could not be written.
 pub fn write_failed(shared: &Context, error: &StateError) {
-    if shared.health.state_writable(false) {
-        let reason = format!("the state cannot be written, so nothing is sent: {}", chain(error));
-        shared.conditions.begin(Condition::State, reason);
+    let first = shared.health.state_writable(false);
+    match shared.state.displaced() {
+        Some(displaced) => tell(shared, &displaced),
+        None if first => {
+            let reason = format!("the state cannot be written, so nothing is sent: {}", chain(error));
+            shared.conditions.begin(Condition::State, reason);
+        }
+        None => {}
+    }
+}
+
+/// Looks whether the state's files are where a start would find them; what was removed is written back.
+pub async fn watch(shared: &Context) {
+    if let Some(displaced) = shared.state.stand().await {
+        shared.health.state_writable(false);
+        tell(shared, &displaced);
+    } else if shared.conditions.is_active(Condition::Displaced)
+        && let Err(error) = probe_if_stale(shared).await
+    {
+        write_failed(shared, &error);
+    }
+    if shared.state.was_written_back() {
+        let announcement = EscalationNotice {
+            step: "state-written-back".to_owned(),
+            severity: Severity::Warning,
+            reason: format!(
+                "the state {} was removed while refreshd ran, and was written back from what refreshd had open; nothing is lost",
+                shared.config().paths.state.display()
+            ),
+            action: "find out who removes files there; a backup or a clean-up must leave state.db and state.db-wal alone".to_owned(),
+            remaining: None,
+        };
+        log_escalation(EscalationSubject::Daemon, &announcement);
+    }
+}
+
+fn tell(shared: &Context, displaced: &Displaced) {
+    let reason = format!("{displaced}; nothing is renewed meanwhile");
+    if shared.conditions.reason(Condition::Displaced).as_deref() != Some(&reason) {
+        shared.conditions.begin(Condition::Displaced, reason);
     }
 }
 

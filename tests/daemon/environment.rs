@@ -2,8 +2,8 @@
 //! the machine may see of it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -52,6 +52,49 @@ fn a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(ended.code(), Some(0), "SIGTERM is obeyed");
     assert!(rig.has_working_token("acme"));
     rig.no_violations();
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    let pipe = rig.path("log");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let read = || {
+        let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("a flag");
+        fs::OpenOptions::new().read(true).custom_flags(nonblock).open(&pipe).expect("a pipe")
+    };
+    let reader = read();
+    let writer = fs::OpenOptions::new().write(true).open(&pipe).expect("it has a reader");
+    let mut command = rig.command(["run"]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().expect("it starts");
+    // It has the pipe's writing end, and must be its only owner.
+    drop(command);
+    eventually("a daemon that serves", SOON, || rig.path("control.sock").exists());
+    let reload = || assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
+    reload();
+    assert!(rig.metric("refreshd_log_lines_dropped_total") < 0.5);
+    drop(reader);
+    for _ in 0..7 {
+        reload();
+    }
+    eventually("they are counted", SOON, || rig.metric("refreshd_log_lines_dropped_total") > 6.5);
+    let mut reader = read();
+    let mut text = Vec::new();
+    eventually("they are reported", SOON, || {
+        reload();
+        // Nothing is there yet, or not all of it.
+        let _ = reader.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).contains("lines of the log were dropped")
+    });
+    signal("TERM", child.id());
+    let ended = eventually("its end", SOON, || {
+        let _ = reader.read_to_end(&mut text);
+        child.try_wait().expect("a child")
+    });
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]

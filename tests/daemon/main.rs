@@ -8,6 +8,7 @@ mod common;
 
 mod candidates;
 mod carried;
+mod displaced;
 mod doubt;
 mod environment;
 mod escalation;
@@ -22,6 +23,7 @@ mod refusals;
 mod reload;
 mod renewal;
 mod secrets;
+mod socket_directory;
 mod systemd;
 mod unreadable;
 mod wrapped;

@@ -213,6 +213,55 @@ fn no_file_of_the_state_is_opened_through_a_link() {
 }
 
 #[test]
+fn whoever_looks_waits_for_no_pipe_in_place_of_the_state_or_its_log() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.start().stop();
+    for name in ["state.db-wal", "state.db"] {
+        fs::remove_file(rig.path(name)).expect("a file");
+        assert!(Command::new("mkfifo").arg(rig.path(name)).status().expect("mkfifo").success());
+        for command in ["status", "run"] {
+            let ran = rig.run([command]);
+            assert!(
+                ran.code == Some(78) && ran.stderr.contains("no regular file"),
+                "{name} {command}: {ran:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_huge_record_of_generations_is_not_read() {
+    let rig = with_tokens(0o751);
+    File::create_new(rig.path("state.db.generations"))
+        .and_then(|file| file.set_len(5 << 30))
+        .expect("sparse");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    assert!(daemon.peak_memory() < 200 * 1024, "{} KiB", daemon.peak_memory());
+    assert!(
+        fs::metadata(rig.path("state.db.generations")).expect("it is there").len() < 4096,
+        "written anew"
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_second_daemon_after_the_lock_was_deleted_says_that_the_state_is_in_use() {
+    let rig = with_tokens(0o751);
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    fs::remove_file(rig.path("state.db.lock")).expect("a lock");
+    let text = fs::read_to_string(rig.path("refreshd.toml")).expect("the configuration");
+    rig.secret("refreshd.toml", &text.replace("\"control.sock\"", "\"other.sock\""));
+    let ran = rig.run(["run"]);
+    assert!(ran.code == Some(69) && ran.stderr.contains("is in use by another refreshd"), "{ran:?}");
+    rig.wait_for_renewals("acme", 1);
+    rig.no_violations();
+    daemon.stop();
+}
+
+#[test]
 fn a_state_directory_of_another_user_is_refused() {
     if !is_root() {
         return;

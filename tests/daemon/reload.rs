@@ -1,6 +1,7 @@
 //! SIGHUP: a bad file changes nothing, a good one is in force at once, and a grant is never lost to a change.
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,58 @@ fn reload_as_it_is(daemon: &Daemon, word: &str) -> serde_json::Value {
 
 const DONE: &str = "the configuration was reloaded";
 const KEPT: &str = "the old one stays in force";
+
+/// Makes a pipe that nobody writes to.
+fn pipe(rig: &Rig, name: &str) {
+    assert!(Command::new("mkfifo").arg(rig.path(name)).status().expect("mkfifo").success());
+}
+
+/// A reload asks issuers, which may take their time. A stop does not wait for them.
+#[test]
+fn a_reload_that_waits_for_a_server_does_not_keep_it_from_stopping() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let mut daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let issuer = format!("http://{}", mute.local_addr().expect("its address"));
+    rig.config.more = format!(
+        "[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'crm.secret'\n\
+         [providers.own]\nissuer = '{issuer}'\n"
+    );
+    rig.write_config();
+    daemon.sighup();
+    let _silent = mute.accept().expect("the daemon asks");
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(Duration::from_secs(3)), 0);
+    rig.no_violations();
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_start_nor_a_stop() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.secret("more.toml", "");
+    rig.secret("refreshd.toml", &format!("include = ['more.toml']\n{}", rig.config));
+    let mut daemon = Daemon::spawn(rig.command(["run"]));
+    rig.wait_for_generation("acme", 2);
+    fs::remove_file(rig.path("more.toml")).expect("a file");
+    pipe(&rig, "more.toml");
+    daemon.sighup();
+    daemon.wait_for("what is wrong", |event| {
+        says(event, "was not reloaded")
+            && event["problems"].as_str().is_some_and(|text| text.contains("regular file"))
+    });
+    assert_eq!(rig.control("POST", "/v1/reload", "").0, 422);
+    rig.wait_for_renewals("acme", 1);
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    for command in ["run", "check"] {
+        let ran = rig.run([command]);
+        assert!(ran.code == Some(78) && ran.stderr.contains("regular file"), "{command}: {ran:?}");
+    }
+    rig.no_violations();
+}
 
 #[test]
 fn a_bad_file_keeps_the_old_configuration_and_names_the_place() {

@@ -9,6 +9,7 @@ mod access;
 mod authorize;
 mod check;
 mod control;
+mod crowds;
 mod demo;
 mod described;
 mod forget;

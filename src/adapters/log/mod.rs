@@ -64,7 +64,7 @@ impl LogHandle {
 /// The queue of the daemon's log; there is one log in a process.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// How many lines of the log were dropped since the start, because its reader did not take them.
+/// How many lines of the log were dropped since the start, because its reader did not take them or they could not be written.
 #[must_use]
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, LogQueue::dropped)
@@ -87,7 +87,7 @@ impl LogWriter {
     /// Delivers lines; never returns.
     pub fn run(mut self) {
         self.queue.serve(&mut *self.sink, |lines| {
-            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader did not take them");
+            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader did not take them, or they could not be written");
         });
     }
 }
@@ -114,11 +114,15 @@ pub fn start(form: LogFormat, level: &str) -> Result<(LogHandle, LogWriter), Sta
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
-            (install(layer.with_writer(QueuedWriter(queue.clone())), level)?, Box::new(StandardError))
+            (
+                install(layer.with_writer(QueuedWriter(queue.clone())), level)?,
+                Box::new(StandardError::default()),
+            )
         }
-        LogFormat::Text | LogFormat::Auto => {
-            (install(text().with_writer(QueuedWriter(queue.clone())), level)?, Box::new(StandardError))
-        }
+        LogFormat::Text | LogFormat::Auto => (
+            install(text().with_writer(QueuedWriter(queue.clone())), level)?,
+            Box::new(StandardError::default()),
+        ),
     };
     // A panic's message must not wait for the log's reader either.
     std::panic::set_hook(Box::new(|panic| {

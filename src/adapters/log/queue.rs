@@ -30,8 +30,15 @@ pub(super) enum Importance {
 /// Where the thread delivers lines: standard error, or the journal's socket. May block.
 pub(super) trait Sink: Send {
     /// Delivers one line; one that the reader refuses is lost.
-    fn deliver(&mut self, line: &[u8]);
+    ///
+    /// # Errors
+    /// [`Lost`]; the next may be taken again.
+    fn deliver(&mut self, line: &[u8]) -> Result<(), Lost>;
 }
+
+/// A line that could not be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lost;
 
 /// The queue. Cheap to clone.
 #[derive(Clone, Default)]
@@ -52,6 +59,8 @@ struct Pending {
     /// Dropped since the start, and of these the ones that were not reported yet.
     dropped: u64,
     unreported: u64,
+    /// The last line could not be written: a report could not be either.
+    failing: bool,
 }
 
 impl LogQueue {
@@ -88,12 +97,14 @@ impl LogQueue {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Delivers lines for as long as the process lives. `report` is called with the number of dropped lines as soon as the
-    /// reader has caught up.
+    /// Delivers lines for as long as the process lives. `report` is called with the number of dropped and lost lines as soon as
+    /// the reader has caught up, and takes lines again.
     pub(super) fn serve(&self, sink: &mut dyn Sink, report: fn(u64)) {
         loop {
             let (lines, unreported) = {
-                let idle = |waiting: &mut Pending| waiting.lines.is_empty() && waiting.unreported == 0;
+                let idle = |waiting: &mut Pending| {
+                    waiting.lines.is_empty() && (waiting.unreported == 0 || waiting.failing)
+                };
                 let waiting = self.0.changed.wait_while(self.lock(), idle);
                 let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
                 waiting.delivering = true;
@@ -101,13 +112,21 @@ impl LogQueue {
                 let unreported = std::mem::take(&mut waiting.unreported);
                 (std::mem::take(&mut waiting.lines), unreported)
             };
+            let (mut lost, mut failing) = (0, false);
             for line in &lines {
-                sink.deliver(line);
+                failing = sink.deliver(line).is_err();
+                lost += u64::from(failing);
             }
-            if unreported > 0 {
-                report(unreported);
+            let mut waiting = self.lock();
+            waiting.dropped += lost;
+            waiting.failing = failing;
+            waiting.delivering = false;
+            if failing {
+                waiting.unreported += unreported + lost;
+            } else if unreported + lost > 0 {
+                drop(waiting);
+                report(unreported + lost);
             }
-            self.lock().delivering = false;
             self.0.changed.notify_all();
         }
     }

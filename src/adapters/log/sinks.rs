@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::queue::Sink;
+use super::queue::{Lost, Sink};
 
 /// The journal's socket for its native protocol.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -17,21 +17,38 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 
 /// Standard error.
-pub(super) struct StandardError;
+#[derive(Default)]
+pub(super) struct StandardError {
+    /// A line was cut off: the next must not go on in it.
+    is_cut_off: bool,
+}
 
 impl Sink for StandardError {
-    fn deliver(&mut self, line: &[u8]) {
-        let mut rest = line;
-        while !rest.is_empty() {
-            match rustix::io::write(rustix::stdio::stderr(), rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => std::thread::sleep(RECONNECT_AFTER),
-                // A closed pipe or a full disk: the line is lost, the next is tried.
-                Err(_) => return,
-            }
+    fn deliver(&mut self, line: &[u8]) -> Result<(), Lost> {
+        if self.is_cut_off {
+            write(b"\n").map_err(|_| Lost)?;
+            self.is_cut_off = false;
+        }
+        write(line).map_err(|begun| {
+            self.is_cut_off = begun;
+            Lost
+        })
+    }
+}
+
+/// Writes all of it; an error says whether some of it was written. A closed pipe or a full disk: the line is lost, and the
+/// next is tried.
+fn write(line: &[u8]) -> Result<(), bool> {
+    let mut rest = line;
+    while !rest.is_empty() {
+        match rustix::io::write(rustix::stdio::stderr(), rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => std::thread::sleep(RECONNECT_AFTER),
+            Err(_) => return Err(rest.len() < line.len()),
         }
     }
+    Ok(())
 }
 
 /// The journal. Each line is a datagram of its native protocol.
@@ -47,12 +64,13 @@ impl Journal {
 }
 
 impl Sink for Journal {
-    fn deliver(&mut self, line: &[u8]) {
+    fn deliver(&mut self, line: &[u8]) -> Result<(), Lost> {
         // The journal may restart: the address is looked up for each datagram.
         while let Err(error) = self.0.send_to(line, JOURNAL) {
             if error.kind() != ErrorKind::Interrupted {
-                return;
+                return Err(Lost);
             }
         }
+        Ok(())
     }
 }

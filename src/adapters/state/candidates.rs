@@ -116,7 +116,7 @@ impl State {
     /// # Errors
     /// [`StateError`]; nothing is stored then.
     pub async fn offer(&self, offer: Offer) -> Result<Offered, StateError> {
-        self.change(move |connection| self::offer(connection, &offer)).await
+        self.keep(move |connection| self::offer(connection, &offer)).await
     }
 
     /// When the next candidate is due that no request is under way for; now, or before, if one is.

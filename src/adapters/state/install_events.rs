@@ -47,7 +47,7 @@ impl State {
     /// # Errors
     /// [`StateError`]; it is not kept then.
     pub async fn store_event(&self, notice: NewEvent) -> Result<Option<i64>, StateError> {
-        self.change(move |connection| keep(connection, &notice)).await
+        self.keep(move |connection| keep(connection, &notice)).await
     }
 
     /// Forgets a notice that was worked off.

@@ -110,7 +110,7 @@ impl State {
         // The configuration's portals are not in the index of members: this looks at each of the app's.
         let listed =
             self.read.run(move |connection| listed(connection, &app, binding, &member_id, &host)).await?;
-        self.change(move |connection| keep(connection, &install, listed.first())).await
+        self.keep(move |connection| keep(connection, &install, listed.first())).await
     }
 
     /// Notes that a portal removed the app, or says why not. Ends grants that do not work anyway; those that may live are

@@ -17,6 +17,7 @@ mod installs;
 mod listing;
 mod metadata;
 mod migrations;
+mod place;
 mod quarantine;
 mod read_connection;
 mod reconcile;
@@ -42,10 +43,11 @@ pub use install_events::{NewEvent, StoredEvent};
 pub use installation::{Uninstall, Uninstalled};
 pub use installs::{InstallOutcome, InstalledGrant};
 pub use listing::Census;
+pub use place::{Displaced, RESCUED};
 pub use read_connection::ReadConnection;
 pub use reconcile::{AppFingerprint, Reconciled};
 pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
-pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, inspect, lock, lock_as};
+pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, beside, inspect, lock, lock_as};
 pub use snapshot::{SnapshotOutcome, take_snapshot};
 pub use unread::RecoverOutcome;
 pub use worker::{Disk, DiskFuture, ReaderThread, WriterThread};
@@ -129,6 +131,9 @@ pub enum StateError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Its files were removed, moved or replaced while they are open.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
     /// SQLite said no.
     #[error("cannot {stage}")]
     Sql {
@@ -188,16 +193,19 @@ impl State {
         let (read, read_jobs) = DbHandle::new();
         let reserve = wal_reservation::WalReserve::open(path)?;
         let room = reserve.room();
-        let writer = WriterThread { connection, jobs: write_jobs, reserve, _lock: lock };
-        Ok((Self { write, read, room }, writer, ReaderThread { connection: reader, jobs: read_jobs }))
+        let reader = ReaderThread::new(reader, read_jobs, Arc::clone(room.place()));
+        let watch = place::Watch::open(Arc::clone(room.place()), lock.trust().clone())?;
+        let writer = WriterThread { connection, jobs: write_jobs, reserve, watch, _lock: lock };
+        Ok((Self { write, read, room }, writer, reader))
     }
 
     /// A copy that lies in memory, as `look` makes it: what is changed in it is nowhere else. Run the worker.
     #[must_use]
     pub fn of_copy(copy: snapshot::Snapshot) -> (Self, ReaderThread) {
         let (port, jobs) = DbHandle::new();
-        let reader = ReaderThread { connection: copy.0, jobs };
-        (Self { write: port.clone(), read: port, room: Arc::default() }, reader)
+        let room: Arc<wal_reservation::WalReservation> = Arc::default();
+        let reader = ReaderThread::new(copy.0, jobs, Arc::clone(room.place()));
+        (Self { write: port.clone(), read: port, room }, reader)
     }
 
     /// Claims that a process which is gone left behind.
@@ -245,7 +253,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn store_grant(&self, grant: NewGrant) -> Result<StoreOutcome, StateError> {
-        self.change(move |connection| grant_store::store_grant(connection, &grant)).await
+        self.keep(move |connection| grant_store::store_grant(connection, &grant)).await
     }
 
     /// Forgets a grant, so that its tokens are in no file of the state's any more; false if there was none. A portal that the configuration does not name goes altogether, be it
@@ -255,7 +263,7 @@ impl State {
     /// [`StateError`].
     pub async fn forget(&self, portal: PortalName) -> Result<bool, StateError> {
         let room = Arc::clone(&self.room);
-        self.change(move |connection| {
+        self.keep(move |connection| {
             room.forget();
             grant_store::forget(connection, &portal)
         })

@@ -1,13 +1,22 @@
 //! A second way to read the state, for a thread that may block. Must not change anything.
 
+use std::cell::{RefCell, RefMut};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{StateError, listing, schema};
+use rusqlite::Connection;
+
+use super::place::Place;
+use super::{State, StateError, listing, schema};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
 
 /// A second way to read, for a thread that may block: the publisher's.
-pub struct ReadConnection(rusqlite::Connection);
+pub struct ReadConnection {
+    place: Arc<Place>,
+    /// With the edition of the state's files that it reads.
+    open: RefCell<(u64, Connection)>,
+}
 
 impl ReadConnection {
     /// Opens the state for reading; [`super::State::open`] comes first.
@@ -15,7 +24,15 @@ impl ReadConnection {
     /// # Errors
     /// [`StateError`].
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        schema::open_reader(path).map(Self)
+        let open = RefCell::new((0, schema::open_reader(path)?));
+        Ok(Self { place: Arc::new(Place::of(path)), open })
+    }
+
+    /// From now on it reads what this state has written, should its files become others.
+    #[must_use]
+    pub fn of(mut self, state: &State) -> Self {
+        self.place = state.place();
+        self
     }
 
     /// As [`super::State::portal`].
@@ -23,7 +40,7 @@ impl ReadConnection {
     /// # Errors
     /// [`StateError`].
     pub fn portal(&self, name: &PortalName) -> Result<Option<Portal>, StateError> {
-        listing::portal(&self.0, name)
+        listing::portal(&self.connection(), name)
     }
 
     /// As [`super::State::page`].
@@ -31,6 +48,13 @@ impl ReadConnection {
     /// # Errors
     /// [`StateError`].
     pub fn page(&self, after: Option<&PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
-        listing::page(&self.0, after, limit)
+        listing::page(&self.connection(), after, limit)
+    }
+
+    fn connection(&self) -> RefMut<'_, Connection> {
+        let mut open = self.open.borrow_mut();
+        let (edition, connection) = &mut *open;
+        self.place.follow(edition, connection);
+        RefMut::map(open, |(_, connection)| connection)
     }
 }

@@ -25,6 +25,14 @@ pub const SCHEMA_VERSION: usize = MIGRATIONS.len();
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    trust: Trust,
+}
+
+impl Lock {
+    /// Whose directories are trusted.
+    pub(super) const fn trust(&self) -> &Trust {
+        &self.trust
+    }
 }
 
 /// Who holds a state.
@@ -89,7 +97,7 @@ pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, Stat
     {
         return Err(StateError::file("write the lock", &path, source));
     }
-    Ok(Lock { _file: file })
+    Ok(Lock { _file: file, trust: trust.clone() })
 }
 
 /// Sees that nobody holds the lock, and makes nothing. It is held for the moment of looking, which a start that meets it
@@ -146,7 +154,9 @@ fn lock_path(state: &Path) -> PathBuf {
     beside(state, ".lock")
 }
 
-fn beside(state: &Path, suffix: &str) -> PathBuf {
+/// A file beside the state, by what is added to its name.
+#[must_use]
+pub fn beside(state: &Path, suffix: &str) -> PathBuf {
     let mut path = state.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -166,6 +176,9 @@ fn open_to_read(path: &Path) -> std::io::Result<File> {
 pub fn inspect(path: &Path) -> Result<Header, StateError> {
     let mut header = Vec::new();
     match open_to_read(path) {
+        Ok(file) if file.metadata().is_ok_and(|found| !found.is_file()) => {
+            return Err(StateError::Trap { path: path.to_owned() });
+        }
         Ok(file) => {
             let read = file.take(100).read_to_end(&mut header);
             read.map_err(|source| StateError::file("read", path, source))?;
@@ -256,6 +269,10 @@ pub(super) fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StateError::Damaged { path: path.to_owned(), detail: source.to_string() }
+        }
+        // Whose lock somebody has deleted: SQLite has its own.
+        Some(ErrorCode::DatabaseBusy) => {
+            StateError::Locked { path: path.to_owned(), holder: None, is_brief: false }
         }
         _ => StateError::sql("open the state; is its disk full or failing?", source),
     }

@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StateError;
-use super::schema::{Header, found, inspect, is_free, migrate, recognise, unreadable};
+use super::schema::{Header, beside, found, inspect, is_free, migrate, recognise, unreadable};
 
 /// A state's copy in memory, its schema brought up to date.
 pub struct Snapshot(pub(super) Connection);
@@ -61,6 +61,12 @@ fn empty() -> Result<Connection, StateError> {
 }
 
 fn copy(path: &Path) -> Result<Connection, StateError> {
+    // SQLite opens by name, and would wait for whoever writes to a pipe.
+    for file in ["", "-wal", "-journal"].map(|suffix| beside(path, suffix)) {
+        if file.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(StateError::Trap { path: file });
+        }
+    }
     let sql = |source| StateError::sql("look at the state", source);
     let from = connect(path).map_err(sql)?;
     let mut to = empty()?;
@@ -109,12 +115,6 @@ fn encoded(path: &Path) -> String {
         .iter()
         .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(suffix);
-    beside.into()
 }
 
 fn has_log(path: &Path) -> bool {

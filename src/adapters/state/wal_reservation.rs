@@ -20,6 +20,8 @@ use rusqlite::config::DbConfig;
 use rustix::fs::{FallocateFlags, IFlags, fallocate, ioctl_getflags, ioctl_setflags};
 
 use super::claims::{self, Claims};
+use super::place::Place;
+use super::schema::beside;
 use super::{State, StateError};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
@@ -51,9 +53,18 @@ pub(super) struct WalReservation {
     /// Pages that were asked for in vain.
     wanted: AtomicU64,
     refused: Mutex<Option<(PathBuf, Arc<io::Error>)>>,
+    place: Arc<Place>,
 }
 
 impl WalReservation {
+    fn at(place: Arc<Place>) -> Self {
+        Self { place, ..Self::default() }
+    }
+
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
     /// How many claims there is room for, besides those there are.
     fn capacity(&self) -> u64 {
         let left = self.free.load(Ordering::Relaxed).saturating_sub(self.needed(0));
@@ -73,6 +84,9 @@ impl WalReservation {
     /// Whether so many may be claimed in this transaction. If not, the writer makes room before the next.
     pub(super) fn require(&self, claims: usize) -> Result<(), StateError> {
         let claims = u64::try_from(claims).unwrap_or(u64::MAX);
+        if claims > 0 {
+            self.place.check()?;
+        }
         if claims == 0 || claims <= self.capacity() {
             return Ok(());
         }
@@ -119,13 +133,19 @@ pub struct WalReserve {
 impl WalReserve {
     /// Of a state that is open.
     pub(super) fn open(state: &Path) -> Result<Self, StateError> {
-        let mut path = state.as_os_str().to_owned();
-        path.push("-wal");
-        let path = PathBuf::from(path);
-        let opened = OpenOptions::new().read(true).write(true).open(&path);
-        let log = opened.map_err(|source| StateError::file("open", &path, source))?;
-        write_in_place(&log);
-        Ok(Self { log, path, room: Arc::default() })
+        let path = beside(state, "-wal");
+        let log = open_log(&path)?;
+        Ok(Self { log, path, room: Arc::new(WalReservation::at(Arc::new(Place::of(state)))) })
+    }
+
+    /// The state was opened anew, and has another log.
+    pub(super) fn follow(&mut self, state: &Path) -> Result<(), StateError> {
+        self.log = open_log(&beside(state, "-wal"))?;
+        Ok(())
+    }
+
+    pub(super) fn log(&self) -> &File {
+        &self.log
     }
 
     /// What claims ask.
@@ -225,6 +245,13 @@ impl WalReserve {
     }
 }
 
+fn open_log(path: &Path) -> Result<File, StateError> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let log = opened.map_err(|source| StateError::file("open", path, source))?;
+    write_in_place(&log);
+    Ok(log)
+}
+
 /// What is changed back in the same transaction is still written: SQLite does not compare.
 fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
     let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
@@ -310,6 +337,18 @@ impl State {
             Err(StateError::NoRoom { .. }) => run().await,
             other => other,
         }
+    }
+
+    /// As [`Self::change`], for what whoever asked relies on from then on: it must be where the next start finds it.
+    pub(super) async fn keep<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        let keep = move |connection: &Connection, room: &WalReservation| {
+            room.place.check().and_then(|()| room.allow_deferrable()).and_then(|()| work(connection))
+        };
+        self.with_room(keep).await
     }
 
     /// Does what can wait, and must not take the room of renewals under way.

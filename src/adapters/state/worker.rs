@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StateError;
+use super::place::Place;
 
 /// Most jobs in one transaction.
 const MAX_BATCH: usize = 256;
@@ -81,6 +82,7 @@ pub struct WriterThread {
     pub(super) connection: Connection,
     pub(super) jobs: mpsc::Receiver<Box<dyn DbJob>>,
     pub(super) reserve: super::wal_reservation::WalReserve,
+    pub(super) watch: super::place::Watch,
     pub(super) _lock: super::schema::Lock,
 }
 
@@ -93,7 +95,7 @@ impl WriterThread {
             self.reserve.scrub(&self.connection);
             durable.into_iter().for_each(|job| job.answer(Ok(())));
         }
-        self.reserve.leave(&self.connection);
+        self.leave();
     }
 
     /// As [`Self::run`] in a task, on a disk that is not the machine's.
@@ -110,6 +112,11 @@ impl WriterThread {
                 }
             }
         }
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        self.stand_at_the_end();
         self.reserve.leave(&self.connection);
     }
 
@@ -124,7 +131,8 @@ impl WriterThread {
     }
 
     /// Those of a batch that are durable now; the others have been answered.
-    fn commit(&self, mut batch: Vec<Box<dyn DbJob>>) -> Vec<Box<dyn DbJob>> {
+    fn commit(&mut self, mut batch: Vec<Box<dyn DbJob>>) -> Vec<Box<dyn DbJob>> {
+        self.stand();
         self.reserve.keep(&self.connection);
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
             fail(batch, &Arc::new(error));
@@ -188,14 +196,25 @@ fn fail(batch: Vec<Box<dyn DbJob>>, error: &Arc<StateError>) {
 
 /// Owns a connection that only reads. `run` it on a thread of its own.
 pub struct ReaderThread {
-    pub(super) connection: Connection,
-    pub(super) jobs: mpsc::Receiver<Box<dyn DbJob>>,
+    connection: Connection,
+    jobs: mpsc::Receiver<Box<dyn DbJob>>,
+    place: Arc<Place>,
+    edition: u64,
 }
 
 impl ReaderThread {
+    pub(super) const fn new(
+        connection: Connection,
+        jobs: mpsc::Receiver<Box<dyn DbJob>>,
+        place: Arc<Place>,
+    ) -> Self {
+        Self { connection, jobs, place, edition: 0 }
+    }
+
     /// Serves until every handle is gone.
     pub fn run(mut self) {
         while let Some(mut job) = self.jobs.blocking_recv() {
+            self.place.follow(&mut self.edition, &mut self.connection);
             let done = job.apply(&self.connection);
             job.answer(done);
         }
@@ -204,6 +223,7 @@ impl ReaderThread {
     /// As [`Self::run`], in a task.
     pub async fn serve(mut self) {
         while let Some(mut job) = self.jobs.recv().await {
+            self.place.follow(&mut self.edition, &mut self.connection);
             let done = job.apply(&self.connection);
             job.answer(done);
         }
@@ -230,7 +250,9 @@ mod tests {
         let connection = super::super::schema::open(&path).unwrap();
         let (port, jobs) = DbHandle::new();
         let reserve = super::super::wal_reservation::WalReserve::open(&path).unwrap();
-        let writer = WriterThread { connection, jobs, reserve, _lock: lock };
+        let watch =
+            super::super::place::Watch::open(Arc::clone(reserve.room().place()), lock.trust().clone());
+        let writer = WriterThread { connection, jobs, reserve, watch: watch.unwrap(), _lock: lock };
         let mut workers = tokio::task::JoinSet::new();
         let (one, two, three, ()) = tokio::join!(
             port.run(insert(1, false)),

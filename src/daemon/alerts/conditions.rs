@@ -25,6 +25,8 @@ const REMEMBERED: usize = 1000;
 pub enum Condition<'a> {
     /// The state cannot be written.
     State,
+    /// The state's files were removed, moved or replaced.
+    Displaced,
     /// The state cannot be read.
     Unread,
     /// The state has no grant for portals of which there were grants.
@@ -45,6 +47,7 @@ impl Condition<'_> {
     const fn word(self) -> &'static str {
         match self {
             Self::State => "state",
+            Self::Displaced => "state-displaced",
             Self::Unread => "state-unread",
             Self::Lost => "old-state",
             Self::Unsaved(_) | Self::UnsavedButKept(_) => "unsaved",
@@ -54,7 +57,7 @@ impl Condition<'_> {
 
     const fn portal(&self) -> Option<&PortalName> {
         match self {
-            Self::State | Self::Unread | Self::Lost => None,
+            Self::State | Self::Displaced | Self::Unread | Self::Lost => None,
             Self::Unsaved(portal) | Self::UnsavedButKept(portal) | Self::Unpublished(portal) => Some(portal),
         }
     }
@@ -74,6 +77,7 @@ impl Condition<'_> {
                  refreshd status, then authorize or import each portal"
             }
             Self::State => "free space or repair the disk of the state; it is retried by itself",
+            Self::Displaced => "do what the reason says, and do not kill refreshd meanwhile",
             Self::Unread => {
                 "look at the disk of the state (dmesg), then stop refreshd and restore the state from a backup or another disk: \
                  the current tokens are published meanwhile"
@@ -172,6 +176,18 @@ impl Conditions {
     /// Whether it is wrong now.
     pub fn is_active(&self, what: Condition<'_>) -> bool {
         self.known().lasting.contains_key(&what.key())
+    }
+
+    /// Why it is wrong now; `None` if it is not.
+    pub fn reason(&self, what: Condition<'_>) -> Option<String> {
+        self.known().lasting.get(&what.key()).map(|lasting| lasting.reason.clone())
+    }
+
+    /// It is well again, if it was wrong.
+    pub fn end_any(&self, what: Condition<'_>, reason: &'static str) {
+        if self.is_active(what) {
+            self.end(what, reason);
+        }
     }
 
     /// It is well again.

@@ -9,7 +9,7 @@ mod installs;
 mod peer;
 mod replies;
 
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,36 +26,43 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use authorization::authorized;
-use peer::{ApiError, Peer};
+use peer::{ApiError, Peer, busy};
 pub use replies::recovered;
 
 use super::context::Context;
 use super::descriptors;
-use super::http_server::{Server, serve};
+use super::http_server::{Kept, Server, serve};
 use super::introspect;
 use super::kept_replies;
 use super::operations::{self, Driver, ImportOutcome, RenewalResult};
+use super::places::Places;
 use super::portal_view::PortalView;
 use super::reload::Reloader;
+use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 use crate::adapters::ownership::give_to_directory_owner;
+use crate::adapters::state::StateError;
 use crate::adapters::token_files::Format;
 use crate::domain::candidate::ImportResult;
 use crate::domain::import;
 use crate::domain::name::PortalName;
 
 /// Portals read at a time.
-const PAGE: usize = 500;
+const PAGE: usize = 100;
 /// Portals in one reply, unless asked for fewer or more; and the most that may be asked for.
 pub const LISTED: (usize, usize) = (1000, 10_000);
-/// Connections at a time: `refreshd renew --all` has 32.
+/// Connections at a time.
 const MAX_CONNECTIONS: usize = 128;
-/// Of these, so many may wait for renewals at a time; the others are kept for reading, and for root.
-const WAITING: usize = 96;
+/// Besides these, for root and the daemon's own user: `refreshd renew --all` has 32.
+const SPARE: usize = 40;
+/// Listings under way at a time, for others.
+const LISTING: usize = 8;
+/// How long one of them waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
 /// What waits for the daemon to accept it.
 const BACKLOG: i32 = 1024;
 /// The owner and the group of the socket may connect.
@@ -69,14 +76,18 @@ pub struct Control {
     shared: Arc<Context>,
     reloader: Arc<Reloader>,
     changes: Arc<Mutex<JoinSet<()>>>,
+    /// Three quarters of the places may wait for renewals at a time; the others are kept for reading.
     waiting: Arc<Semaphore>,
+    listing: Arc<Semaphore>,
 }
 
 impl Control {
     /// For this daemon.
     #[must_use]
     pub fn new(shared: Arc<Context>, reloader: Arc<Reloader>) -> Self {
-        Self { shared, reloader, changes: Arc::default(), waiting: Arc::new(Semaphore::new(WAITING)) }
+        let (waiting, listing) = (Semaphore::new(places().open * 3 / 4), Semaphore::new(LISTING));
+        let (waiting, listing) = (Arc::new(waiting), Arc::new(listing));
+        Self { shared, reloader, changes: Arc::default(), waiting, listing }
     }
 
     pub(super) fn shared(&self) -> &Context {
@@ -88,11 +99,16 @@ impl Control {
         if peer.may_change().is_ok() {
             return Ok(None);
         }
-        self.waiting.try_acquire().map(Some).map_err(|_| {
-            let message =
-                format!("the daemon is busy: {WAITING} callers wait for renewals; try again in a moment");
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
-        })
+        self.waiting.try_acquire().map(Some).map_err(|_| ApiError::busy("its callers wait for renewals"))
+    }
+
+    /// The right to be sent a listing, which holds memory until it is taken. Who may always, as for [`Self::wait`].
+    async fn turn(&self, peer: Peer) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        if peer.may_change().is_ok() {
+            return Ok(None);
+        }
+        let turn = self.shared.clock.within(TURN, Arc::clone(&self.listing).acquire_owned()).await;
+        turn.and_then(Result::ok).map(Some).ok_or_else(|| ApiError::busy("other listings are under way"))
     }
 
     /// Carries a change out to its end, though whoever asked for it may go away meanwhile.
@@ -131,6 +147,9 @@ pub enum BindError {
         /// What lies there.
         path: PathBuf,
     },
+    /// Its directory is somebody else's.
+    #[error("the directory of the control socket is not used")]
+    Directory(#[source] UntrustedDirectory),
     /// The file system said no.
     #[error("cannot make the control socket {}", path.display())]
     Io {
@@ -141,42 +160,48 @@ pub enum BindError {
     },
 }
 
-/// Makes the socket, in place of one that a dead process left.
+/// Makes the socket, in place of one that a dead process left. Who has its directory could listen in its place: that must
+/// be somebody who is trusted.
 ///
 /// # Errors
 /// [`BindError`].
-pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
+pub async fn bind(path: &Path, trust: &Trust) -> Result<UnixListener, BindError> {
     let io = |source| BindError::Io { path: path.to_owned(), source };
     if UnixStream::connect(path).await.is_ok() {
         return Err(BindError::InUse { path: path.to_owned() });
     }
+    let make = Make { mode: 0o755, above: 0o755 };
+    let directory = match Directory::open_trusted(parent(path), trust, Some(make)) {
+        Err(UntrustedDirectory::Io { source, .. }) => return Err(io(source)),
+        opened => opened.map_err(BindError::Directory)?,
+    };
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(io)?,
         Ok(_) => return Err(BindError::NotASocket { path: path.to_owned() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
-        std::fs::create_dir_all(parent).map_err(io)?;
-        give_to_directory_owner(parent);
-    }
-    let listener = listen(path).map_err(io)?;
+    let listener = listen(path, &directory).map_err(io)?;
     give_to_directory_owner(path);
     Ok(listener)
 }
 
 /// Binds and listens. A socket is made with the mode of its descriptor, so nobody whom the mode keeps out can connect at
 /// any moment, whatever the umask.
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
+fn listen(path: &Path, directory: &Directory) -> std::io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     // A strict umask took away more than was asked for.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidFilename)?;
+    directory.set_socket_mode(name, SOCKET_MODE)?;
     rustix::net::listen(&socket, BACKLOG)?;
     UnixListener::from_std(socket.into())
+}
+
+fn places() -> Places {
+    descriptors::for_guests(MAX_CONNECTIONS, SPARE)
 }
 
 /// Serves until `stop`.
@@ -208,9 +233,11 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         listener,
         Server {
             routes,
-            places: descriptors::for_guests(MAX_CONNECTIONS),
+            places: places(),
+            kept: Some(Kept::Guests(Peer::is_important)),
             longest_body: MAX_BODY_BYTES,
             introduce,
+            busy,
             clock,
         },
         stop,
@@ -231,6 +258,7 @@ struct ListQuery {
 /// by piece: memory grows neither with their number nor with `limit`.
 async fn list(
     Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message);
@@ -245,39 +273,45 @@ async fn list(
         Some(Ok(after)) => Some(after),
         Some(Err(error)) => return Err(bad(format!("after is no name of a portal: {error}"))),
     };
+    let turn = control.turn(peer).await?;
     let begin = PortalStream::At { shared: control.shared, after, left: limit, first: true };
-    let pieces = stream::unfold(begin, |listing| async move {
-        let PortalStream::At { shared, after, left, first } = listing else { return None };
-        let size = left.min(PAGE);
-        // One more than is sent tells whether there are more.
-        let mut page = match shared.state.page(after, size + 1).await {
-            Ok(page) => page,
-            // A reply that breaks off is no JSON, and that is the truth.
-            Err(error) => return Some((Err(error), PortalStream::Ended)),
-        };
-        let more = page.len() > size;
-        page.truncate(size);
-        let views = match kept_replies::views(&shared, &page).await {
-            Ok(views) => views,
-            Err(error) => return Some((Err(error), PortalStream::Ended)),
-        };
-        let mut text = if first { "{\"portals\":[".to_owned() } else { String::new() };
-        for (index, view) in views.into_iter().enumerate() {
-            text.push_str(if first && index == 0 { "\n" } else { ",\n" });
-            text.push_str(&serde_json::to_string(&view).unwrap_or_default());
-        }
-        let last = page.pop().map(|portal| portal.name).filter(|_| more);
-        Some(match last {
-            Some(last) if left > size => {
-                (Ok(text), PortalStream::At { shared, after: Some(last), left: left - size, first: false })
-            }
-            Some(last) => {
-                (Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))), PortalStream::Ended)
-            }
-            None => (Ok(text + "\n]}\n"), PortalStream::Ended),
-        })
+    // The turn is over when the last piece has been taken.
+    let pieces = stream::unfold((begin, turn), |(listing, turn)| async move {
+        let (piece, rest) = next_piece(listing).await?;
+        Some((piece, (rest, turn)))
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
+}
+
+/// A piece of a listing, and how it goes on.
+async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>, PortalStream)> {
+    let PortalStream::At { shared, after, left, first } = listing else { return None };
+    let size = left.min(PAGE);
+    // One more than is sent tells whether there are more.
+    let mut page = match shared.state.page(after, size + 1).await {
+        Ok(page) => page,
+        // A reply that breaks off is no JSON, and that is the truth.
+        Err(error) => return Some((Err(error), PortalStream::Ended)),
+    };
+    let more = page.len() > size;
+    page.truncate(size);
+    let views = match kept_replies::views(&shared, &page).await {
+        Ok(views) => views,
+        Err(error) => return Some((Err(error), PortalStream::Ended)),
+    };
+    let mut text = if first { "{\"portals\":[".to_owned() } else { String::new() };
+    for (index, view) in views.into_iter().enumerate() {
+        text.push_str(if first && index == 0 { "\n" } else { ",\n" });
+        text.push_str(&serde_json::to_string(&view).unwrap_or_default());
+    }
+    let last = page.pop().map(|portal| portal.name).filter(|_| more);
+    Some(match last {
+        Some(last) if left > size => {
+            (Ok(text), PortalStream::At { shared, after: Some(last), left: left - size, first: false })
+        }
+        Some(last) => (Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))), PortalStream::Ended),
+        None => (Ok(text + "\n]}\n"), PortalStream::Ended),
+    })
 }
 
 /// How far a listing has come.

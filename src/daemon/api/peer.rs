@@ -18,11 +18,19 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    fn of(stream: &UnixStream) -> Self {
+        Self { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+
     pub(super) fn peer_extensions(stream: &UnixStream) -> PeerExtensions {
-        let peer = Self { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) };
         let mut introduction = PeerExtensions::new();
-        introduction.insert(peer);
+        introduction.insert(Self::of(stream));
         introduction
+    }
+
+    /// Places are kept for who may change something.
+    pub(super) fn is_important(stream: &UnixStream) -> bool {
+        Self::of(stream).may_change().is_ok()
     }
 
     /// Root, or the user this daemon runs as.
@@ -36,6 +44,12 @@ impl Peer {
     }
 }
 
+/// Told to whoever finds every place taken.
+pub(super) fn busy() -> Response {
+    let message = "the daemon is busy: every place of its control socket is taken; try again in a moment";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).into_response()
+}
+
 /// A refusal as JSON: `{"error": {"code": …, "message": …}}`.
 pub(super) struct ApiError {
     status: StatusCode,
@@ -46,6 +60,12 @@ pub(super) struct ApiError {
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
+    }
+
+    /// Too many do that now.
+    pub(super) fn busy(what: &str) -> Self {
+        let message = format!("the daemon is busy: {what}; try again in a moment");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     }
 }
 

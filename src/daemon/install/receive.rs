@@ -20,7 +20,7 @@ use crate::adapters::state::NewEvent;
 use crate::config::{App, Config, InstallListener};
 use crate::daemon::context::Context;
 use crate::daemon::descriptors;
-use crate::daemon::http_server::{PeerExtensions, Server, serve};
+use crate::daemon::http_server::{PeerExtensions, Server, busy, serve};
 use crate::daemon::publisher::chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{self, Incomplete, InstallEvent, MAX_LENGTH};
@@ -65,9 +65,11 @@ pub(super) async fn serve_install_events(
         listener,
         Server {
             routes,
-            places: descriptors::for_guests(MAX_CONNECTIONS),
+            places: descriptors::for_guests(MAX_CONNECTIONS, 0),
+            kept: None,
             longest_body: MAX_LENGTH,
             introduce,
+            busy,
             clock,
         },
         stop,

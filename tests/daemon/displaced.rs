@@ -1,0 +1,184 @@
+//! The state's files are removed, moved or replaced under a daemon that runs: it is told, nothing is begun, nothing is lost.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step};
+
+/// Two portals that have been renewed.
+fn renewed() -> (Rig, Daemon) {
+    let mut rig = Rig::new(["acme", "globex"]);
+    for portal in ["acme", "globex"] {
+        rig.grant(portal);
+    }
+    let daemon = rig.start();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_generation(portal, 2);
+    }
+    (rig, daemon)
+}
+
+/// Waits for a step of the daemon itself.
+#[track_caller]
+fn step(daemon: &Daemon, step: &str) -> Value {
+    daemon.wait_for(step, |event| is_step(event, step))
+}
+
+#[expect(clippy::disallowed_methods, reason = "what somebody else does to the files")]
+fn rename(from: PathBuf, to: PathBuf) {
+    fs::rename(from, to).expect("one file system");
+}
+
+fn remove(rig: &Rig, files: &[&str]) {
+    for file in files {
+        fs::remove_file(rig.path(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+}
+
+/// The state under its own name is the daemon's, and a restart on it goes on where the daemon was.
+#[track_caller]
+fn nothing_is_lost(rig: &Rig, daemon: Daemon) {
+    for portal in ["acme", "globex"] {
+        rig.wait_for_renewals(portal, 1);
+    }
+    daemon.stop();
+    let before = ["acme", "globex"].map(|portal| rig.generation(portal));
+    let daemon = rig.start();
+    assert!(daemon.events(|event| is_step(event, "old-state")).is_empty(), "a grant is missing");
+    for (portal, before) in ["acme", "globex"].into_iter().zip(before) {
+        rig.wait_for_generation(portal, before + 1);
+        assert!(rig.has_working_token(portal), "{portal}");
+    }
+    daemon.stop();
+    assert!(!rig.path("state.db.rescued").exists(), "nothing is left beside");
+    rig.no_violations();
+}
+
+/// Takes these files away: it is told, and they come back.
+#[track_caller]
+fn is_written_back(files: &[&str]) {
+    let (rig, daemon) = renewed();
+    remove(&rig, files);
+    let told = step(&daemon, "state-displaced");
+    assert_eq!(told["severity"], "critical", "{told}");
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("was removed")), "{told}");
+    assert!(rig.http("/readyz").1.contains("was removed"), "{:?}", rig.http("/readyz"));
+    step(&daemon, "state-written-back");
+    eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn a_database_that_is_removed_is_told_and_written_back() {
+    is_written_back(&["state.db"]);
+}
+
+#[test]
+fn a_log_of_the_state_that_is_removed_is_told_and_written_back() {
+    is_written_back(&["state.db-wal"]);
+}
+
+#[test]
+fn a_state_that_is_removed_with_all_beside_it_is_told_and_written_back() {
+    is_written_back(&["state.db", "state.db-wal", "state.db.generations"]);
+}
+
+#[test]
+fn an_empty_file_in_place_of_the_state_is_no_state() {
+    let (rig, daemon) = renewed();
+    remove(&rig, &["state.db"]);
+    rig.secret("empty", "");
+    rename(rig.path("empty"), rig.path("state.db"));
+    step(&daemon, "state-written-back");
+    eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn a_state_that_is_removed_at_the_last_moment_is_there_after_a_stop() {
+    let (rig, daemon) = renewed();
+    remove(&rig, &["state.db", "state.db-wal"]);
+    daemon.stop();
+    let daemon = rig.start();
+    assert!(daemon.events(|event| is_step(event, "old-state")).is_empty(), "a grant is missing");
+    nothing_is_lost(&rig, daemon);
+}
+
+/// Nothing is claimed or taken in, and what to do is said.
+#[track_caller]
+fn stands_still(rig: &Rig, daemon: &Daemon, words: &str) {
+    step(daemon, "state-displaced");
+    let (code, text) = rig.http("/readyz");
+    assert!(code == 503 && text.contains(words), "{code} {text}");
+    // What was sent before somebody noticed.
+    eventually("nothing under way", SOON, || rig.http("/metrics").1.contains("refreshd_claims_in_doubt 0"));
+    let sent = rig.sandbox.total_requests();
+    always("nothing is sent", EVERY + EVERY / 2, || rig.sandbox.total_requests() == sent);
+    let ran = rig.import("acme", &rig.install("acme"));
+    assert!(ran.code == Some(69) && ran.stderr.contains(words), "{ran:?}");
+    assert_eq!(rig.http("/livez").0, 200);
+}
+
+#[test]
+fn an_older_state_in_its_place_is_never_written_over() {
+    let (rig, daemon) = renewed();
+    daemon.stop();
+    let older = fs::read(rig.path("state.db")).expect("a state");
+    let daemon = rig.start();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_generation(portal, 3);
+    }
+    rig.secret_bytes("older", &older);
+    rename(rig.path("older"), rig.path("state.db"));
+    stands_still(&rig, &daemon, "replaced by another file");
+    assert_eq!(fs::read(rig.path("state.db")).expect("a state"), older);
+    // What was put there is taken away again.
+    remove(&rig, &["state.db"]);
+    step(&daemon, "state-written-back");
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn what_the_daemon_has_outlives_it_beside_an_older_state() {
+    let (rig, daemon) = renewed();
+    daemon.stop();
+    let older = fs::read(rig.path("state.db")).expect("a state");
+    let daemon = rig.start();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_generation(portal, 3);
+    }
+    rig.secret_bytes("older", &older);
+    rename(rig.path("older"), rig.path("state.db"));
+    step(&daemon, "state-displaced");
+    daemon.stop();
+    let daemon = rig.start();
+    let said = step(&daemon, "old-state");
+    assert_eq!(said["severity"], "critical");
+    daemon.stop();
+    remove(&rig, &["state.db", "state.db-wal"]);
+    rename(rig.path("state.db.rescued"), rig.path("state.db"));
+    let daemon = rig.start();
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn a_directory_in_place_of_the_state_and_a_state_that_was_moved_are_told() {
+    let (rig, daemon) = renewed();
+    rename(rig.path("state.db"), rig.path("aside.db"));
+    stands_still(&rig, &daemon, "aside.db now: move it back");
+    rename(rig.path("aside.db"), rig.path("state.db"));
+    daemon.wait_for("the end of it", |event| {
+        event["reason"].as_str().is_some_and(|reason| reason.contains("in its place again"))
+    });
+    remove(&rig, &["state.db"]);
+    fs::create_dir(rig.path("state.db")).expect("a directory");
+    eventually("it is told", SOON, || {
+        daemon.events(|event: &Value| is_step(event, "state-displaced")).len() >= 2
+    });
+    assert!(rig.http("/readyz").1.contains("replaced by a directory"), "{:?}", rig.http("/readyz"));
+    fs::remove_dir(rig.path("state.db")).expect("it is empty");
+    step(&daemon, "state-written-back");
+    nothing_is_lost(&rig, daemon);
+}

@@ -1,0 +1,94 @@
+//! Whose the directory of the control socket is: who has it could listen there in the daemon's place.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixListener;
+
+use crate::common::{Daemon, Ran, Rig, mode, says};
+
+/// A user that no machine has.
+const STRANGER: u32 = 61_001;
+
+/// A rig whose socket lies in `run/`, which is there.
+fn rig() -> Rig {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    let text = fs::read_to_string(rig.path("refreshd.toml")).expect("the configuration");
+    rig.secret("refreshd.toml", &text.replace("\"control.sock\"", "\"run/control.sock\""));
+    fs::create_dir(rig.path("run")).expect("a directory");
+    rig
+}
+
+fn chmod(rig: &Rig, mode: u32) {
+    fs::set_permissions(rig.path("run"), fs::Permissions::from_mode(mode)).expect("its owner");
+}
+
+#[track_caller]
+fn is_refused(rig: &Rig, words: &str) {
+    for command in ["run", "check"] {
+        let ran = rig.run([command]);
+        assert!(ran.code == Some(78) && ran.stderr.contains(words), "{command}: {ran:?}");
+    }
+    assert!(!rig.path("run/control.sock").exists(), "nothing was made there");
+}
+
+#[test]
+fn a_socket_directory_that_others_have_or_can_write_is_refused() {
+    let rig = rig();
+    chmod(&rig, 0o777);
+    is_refused(&rig, "run can be written by everybody");
+    chmod(&rig, 0o755);
+    if rustix::process::geteuid().is_root() {
+        chown(rig.path("run"), Some(STRANGER), None).expect("root");
+        is_refused(&rig, &format!("belongs to user {STRANGER}"));
+        chown(rig.path("run"), Some(0), None).expect("root");
+    }
+    for allowed in [0o1777, 0o770, 0o755] {
+        chmod(&rig, allowed);
+        let daemon = Daemon::spawn(rig.command(["run"]));
+        daemon.wait_for("a daemon", |event| says(event, "is ready"));
+        assert_eq!(mode(&rig.path("run/control.sock")), 0o660);
+        assert_eq!(rig.run(["check"]).code, Some(0));
+        daemon.stop();
+    }
+}
+
+#[test]
+fn the_socket_has_its_mode_under_a_strict_umask_and_its_directory_is_made() {
+    let rig = rig();
+    fs::remove_dir(rig.path("run")).expect("it is empty");
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", "umask 0777; exec \"$@\"", "sh"]);
+    let run = rig.command(["run"]);
+    shell.arg(run.get_program()).args(run.get_args());
+    let daemon = Daemon::spawn(shell);
+    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    assert_eq!((mode(&rig.path("run")), mode(&rig.path("run/control.sock"))), (0o755, 0o660));
+    daemon.stop();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "only a thread can be another user")]
+fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let rig = rig();
+    fs::set_permissions(rig.path("."), fs::Permissions::from_mode(0o755)).expect("its owner");
+    chown(rig.path("run"), Some(STRANGER), None).expect("root");
+    let path = rig.path("run/control.sock");
+    let listen = move || {
+        let stranger = rustix::process::Uid::from_raw(STRANGER);
+        rustix::thread::set_thread_res_uid(stranger, stranger, stranger).expect("root");
+        UnixListener::bind(path).expect("his directory")
+    };
+    let listener = std::thread::spawn(listen).join().expect("he listens");
+    listener.set_nonblocking(true).expect("a socket");
+    rig.secret("grant", &rig.install("acme"));
+    let stdin = fs::File::open(rig.path("grant")).expect("a file");
+    let ran = Ran::to_its_end(rig.command(["import", "acme"]).stdin(stdin));
+    assert!(ran.code == Some(77) && ran.stderr.contains(&format!("belongs to user {STRANGER}")), "{ran:?}");
+    let ran = rig.run(["status"]);
+    assert_eq!(ran.code, Some(77), "{ran:?}");
+}
