@@ -315,6 +315,17 @@ impl Rig {
         self.ask(reqwest::Client::builder(), reqwest::Method::GET, &url, "")
     }
 
+    /// The same, if somebody answers.
+    pub fn http_if_any(&self, path: &str) -> Option<(u16, String)> {
+        let url = format!("http://{}{path}", self.config.http);
+        let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("a client");
+        self.runtime.block_on(async {
+            let response = client.get(url).send().await.ok()?;
+            let status = response.status().as_u16();
+            Some((status, response.text().await.ok()?))
+        })
+    }
+
     /// A metric's value, by its whole name with labels.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.http("/metrics");
@@ -324,9 +335,7 @@ impl Rig {
 
     /// A metric's value, if somebody answers and it is there.
     pub fn metric_if_any(&self, name: &str) -> Option<f64> {
-        let url = format!("http://{}/metrics", self.config.http);
-        let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("a client");
-        let text = self.runtime.block_on(async { client.get(url).send().await?.text().await }).ok()?;
+        let (_, text) = self.http_if_any("/metrics")?;
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
