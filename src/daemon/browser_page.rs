@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State as Extract;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::callback::{is_ahead_of_its_user, page};
+use super::host_header::only_this_machine;
 use super::http_server::{PeerExtensions, Server, busy, serve};
 use super::places::Places;
 use crate::adapters::clock::{Clock, Tick};
@@ -61,7 +63,10 @@ impl BrowserPage {
         let url = format!("http://{}{path}", listener.local_addr()?);
         let (taken, again) = (AtomicBool::new(false), Notify::new());
         let way = Arc::new(RedirectPath { path, to, taken, again, began: clock.tick(), clock });
-        let routes = Router::new().fallback(lead_on).with_state(Arc::clone(&way));
+        let routes = Router::new()
+            .fallback(lead_on)
+            .layer(middleware::from_fn(only_this_machine))
+            .with_state(Arc::clone(&way));
         let introduce = |_: &TcpStream| PeerExtensions::new();
         let house =
             Server { routes, places: MAX_CONNECTIONS, kept: None, longest_body: 0, introduce, busy, clock };

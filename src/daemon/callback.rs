@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::extract::{RawQuery, State as Extract};
 use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
+use super::host_header::only_this_machine;
 use super::http_server::{PeerExtensions, Server, busy, serve};
 use super::places::Places;
 use crate::adapters::clock::Clock;
@@ -119,7 +121,10 @@ impl Callback {
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let routes = Router::new().fallback(redirected).with_state(Arc::clone(&door));
+            let routes = Router::new()
+                .fallback(redirected)
+                .layer(middleware::from_fn(only_this_machine))
+                .with_state(Arc::clone(&door));
             let introduce = |_: &TcpStream| PeerExtensions::new();
             let house = Server {
                 routes,

@@ -3,6 +3,11 @@
 
 use std::net::IpAddr;
 
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
 /// Whether `host`, as the header has it, is an IP address, a name of the loopback, this machine's own name, or one of
 /// `names`. Compared without case, without the port.
 pub(super) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'n str>) -> bool {
@@ -17,9 +22,21 @@ pub(super) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'
     is_name(machine) || is_name(short) || names.into_iter().any(is_name)
 }
 
+/// Answers only requests to this machine by an address or a name of its own: for listeners that nothing but a browser on it is
+/// to reach, and no web page whose name was made to point here (DNS rebinding).
+pub(super) async fn only_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if host.is_none_or(|host| is_allowed_host(host, [])) {
+        return next.run(request).await;
+    }
+    (StatusCode::MISDIRECTED_REQUEST, "this host name is not this machine's\n").into_response()
+}
+
 fn without_port(host: &str) -> &str {
-    if let Some(inside) = host.strip_prefix('[') {
-        return inside.split(']').next().unwrap_or_default();
+    if let Some((inside, after)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port = after.strip_prefix(':').unwrap_or(after);
+        let is_port = after.is_empty() || (after.len() > 1 && port.bytes().all(|byte| byte.is_ascii_digit()));
+        return if is_port { inside } else { host };
     }
     match host.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -51,6 +68,8 @@ mod tests {
             "evil.example:9470",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
+            "[127.0.0.1].evil.example",
+            "[::1].evil.example:80",
             "",
             "ops.example.org.evil.example",
         ] {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::date::instant;
 use super::host::{is_another_portal, is_this_machine, plain_host};
+use super::identity::is_same;
 use super::install_event::{ClaimedOwner, is_id};
 use super::mask::{clean, endpoint, mask};
 use super::provider::{Class, Profile, origin_of};
@@ -200,7 +201,7 @@ fn ends_at(value: &Value) -> Option<Timestamp> {
 
 fn compare(owner: &TokenOwner, claims: &ClaimedOwner) -> Result<(), VerifyError> {
     let ClaimedOwner { member_id, host, user_id, server: _ } = claims;
-    if owner.member_id != *member_id {
+    if !is_same(&owner.member_id, member_id) {
         return Err(VerifyError::OtherMember);
     }
     if host.as_ref().is_some_and(|host| is_another_portal(host, &owner.host)) {
@@ -235,6 +236,12 @@ mod tests {
 
     fn heard(status: u16, answer: &Value, claims: &ClaimedOwner) -> Verification {
         verify((status, answer.to_string().as_bytes()), &profile(), "local.1", claims, &["Y0urS3cretT0ken"])
+    }
+
+    #[test]
+    fn a_member_id_is_compared_without_case() {
+        let claims = ClaimedOwner { member_id: "A223".into(), ..claims() };
+        assert!(matches!(heard(200, &answer(), &claims), Verification::Owner(..)));
     }
 
     #[test]

@@ -123,14 +123,14 @@ fn ask(
     rig: &Rig,
     method: reqwest::Method,
     url: &str,
-    purpose: Option<&str>,
+    header: Option<(&str, &str)>,
 ) -> (u16, reqwest::header::HeaderMap) {
     let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
     let browser = browser.timeout(SOON).build().expect("a client");
     rig.runtime.block_on(async {
         let mut request = browser.request(method, url);
-        if let Some(purpose) = purpose {
-            request = request.header("Sec-Purpose", purpose);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let answer = request.send().await.expect("an answer");
         (answer.status().as_u16(), answer.headers().clone())
@@ -152,8 +152,16 @@ fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
     assert!(!page.contains(state.split('&').next().expect("a state")), "{page}");
     // Whoever only looks at it does not use it up, and another path is nothing.
     assert_eq!(ask(&rig, reqwest::Method::HEAD, &page, None).0, 200);
-    assert_eq!(ask(&rig, reqwest::Method::GET, &page, Some("prefetch;prerender")).0, 503);
+    assert_eq!(ask(&rig, reqwest::Method::GET, &page, Some(("sec-purpose", "prefetch;prerender"))).0, 503);
     assert_eq!(ask(&rig, reqwest::Method::POST, &page, None).0, 405);
+    // A web page whose name was made to point here reads nothing.
+    let rebound = Some(("host", "evil.example"));
+    assert_eq!(ask(&rig, reqwest::Method::GET, &page, rebound).0, 421);
+    let said = desk.said();
+    let callback =
+        said.lines().find_map(|line| line.strip_prefix("Waiting for the browser on ")?.split(". Or").next());
+    let callback = format!("{}/?error=x&state=y", callback.expect("its address"));
+    assert_eq!(ask(&rig, reqwest::Method::GET, &callback, rebound).0, 421);
     let (root, _) = page.rsplit_once('/').expect("a path");
     assert_eq!(ask(&rig, reqwest::Method::GET, &format!("{root}/guessed"), None).0, 404);
     let (status, headers) = ask(&rig, reqwest::Method::GET, &page, None);
