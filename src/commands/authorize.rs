@@ -22,6 +22,8 @@ use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, pa
 
 /// Lines that come within this time of each other were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);
+/// Redirects of strangers that are shown.
+const SHOWN_STRANGERS: u32 = 3;
 
 #[derive(Debug, Args)]
 #[command(
@@ -175,6 +177,7 @@ impl AuthorizationClient<'_> {
         let opening = show(&begun, callback.as_ref(), arguments.no_browser).await;
         let lines = Some(BufReader::new(tokio::io::stdin()).lines());
         let mut waiting = PromptAndCallback { callback, opening, lines, pasted: String::new(), clock };
+        let mut strangers = 0;
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
@@ -185,7 +188,7 @@ impl AuthorizationClient<'_> {
                 Some(None) => break Err(no_way()),
                 None => continue,
             };
-            if let Some(ended) = self.take(come, &begun).await {
+            if let Some(ended) = self.take(come, &begun, &mut strangers).await {
                 break ended;
             }
         };
@@ -203,14 +206,25 @@ impl AuthorizationClient<'_> {
     }
 
     /// Hands an answer over; `None` if it was none and the wait goes on.
-    async fn take(&self, come: CallbackEvent, begun: &Begun) -> Option<Result<Value, CommandError>> {
+    async fn take(
+        &self,
+        come: CallbackEvent,
+        begun: &Begun,
+        strangers: &mut u32,
+    ) -> Option<Result<Value, CommandError>> {
         let (text, arrival) = match come {
             CallbackEvent::Pasted(text) => (text, None),
             CallbackEvent::OpenedAgain => return Some(Err(opened_again())),
             // Anybody on this machine can send one: what has not our state is neither handed over nor shown.
             CallbackEvent::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
                 let why = AnswerError::OtherState.to_string();
-                terminal::eprintln(&format!("somebody's redirect was turned away: {why}"));
+                *strangers = strangers.saturating_add(1);
+                // The address to open must stay on the screen.
+                if *strangers <= SHOWN_STRANGERS {
+                    let last =
+                        if *strangers == SHOWN_STRANGERS { "; further ones are not shown" } else { "" };
+                    terminal::eprintln(&format!("somebody's redirect was turned away: {why}{last}"));
+                }
                 arrival.tell(CallbackResponse::Failed(why));
                 return None;
             }
