@@ -33,7 +33,10 @@ const RESTING: [usize; 3] = [1_000, 10_000, 100_000];
 const SETTLE: u64 = 20;
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         [roles::ROLE, "server", rest @ ..] => roles::server(rest),
@@ -45,9 +48,11 @@ fn main() -> Result<()> {
 
 fn measure(words: &[&str]) -> Result<()> {
     let option = |name: &str| match words.iter().position(|word| *word == name) {
-        Some(at) => {
-            words.get(at + 1).and_then(|n| n.parse().ok()).map(Some).with_context(|| format!("{name} NUMBER"))
-        }
+        Some(at) => words
+            .get(at + 1)
+            .and_then(|n| n.parse().ok())
+            .map(Some)
+            .with_context(|| format!("{name} NUMBER")),
         None => Ok(None),
     };
     let rounds = option("--rounds")?.map_or(ROUNDS, |rounds: u64| rounds as usize);
@@ -55,15 +60,25 @@ fn measure(words: &[&str]) -> Result<()> {
     let all = !words.contains(&"storm") && !words.contains(&"idle");
     let mut json = json!({ "place": place::describe()? });
     if all || words.contains(&"storm") {
-        let storms = delays.into_iter().map(|delay| storm(delay, rounds)).collect::<Result<Vec<_>>>()?;
+        let storms = delays
+            .into_iter()
+            .map(|delay| storm(delay, rounds))
+            .collect::<Result<Vec<_>>>()?;
         json["storm"] = storms.into();
     }
     if all || words.contains(&"idle") {
         println!(
             "At rest, {SETTLE} s after it was ready: fresh portals of one app, all in one configuration"
         );
-        println!("{:>10} {:>10} {:>10} {:>10} {:>12}", "portals", "VmRSS", "RssAnon", "VmHWM", "ready after");
-        json["idle"] = RESTING.into_iter().map(idle).collect::<Result<Vec<_>>>()?.into();
+        println!(
+            "{:>10} {:>10} {:>10} {:>10} {:>12}",
+            "portals", "VmRSS", "RssAnon", "VmHWM", "ready after"
+        );
+        json["idle"] = RESTING
+            .into_iter()
+            .map(idle)
+            .collect::<Result<Vec<_>>>()?
+            .into();
     }
     println!("{json}");
     Ok(())
@@ -94,9 +109,17 @@ fn storm(delay: u64, rounds: usize) -> Result<Value> {
     let (mut daemon, mut floor, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds.max(1) {
         for (name, runs, run) in [
-            ("refreshd", &mut daemon, storm_daemon as fn(u64) -> Result<Run>),
-            ("floor", &mut floor, |delay| storm_child(delay, Child::floor)),
-            ("reqwest", &mut bare, |delay| storm_child(delay, Child::bare)),
+            (
+                "refreshd",
+                &mut daemon,
+                storm_daemon as fn(u64) -> Result<Run>,
+            ),
+            ("floor", &mut floor, |delay| {
+                storm_child(delay, Child::floor)
+            }),
+            ("reqwest", &mut bare, |delay| {
+                storm_child(delay, Child::bare)
+            }),
         ] {
             let run = run(delay).with_context(|| format!("the storm of {name}"))?;
             println!(
@@ -121,7 +144,9 @@ fn storm(delay: u64, rounds: usize) -> Result<Value> {
     };
     let rate = |runs: &[Run]| median(runs.iter().map(Run::rate).collect());
     let (ratio, floor_ratio) = (rate(&daemon) / rate(&bare), rate(&floor) / rate(&bare));
-    println!("  medians: refreshd at {ratio:.2} of the bare loop's rate, the floor at {floor_ratio:.2}\n");
+    println!(
+        "  medians: refreshd at {ratio:.2} of the bare loop's rate, the floor at {floor_ratio:.2}\n"
+    );
     Ok(json!({
         "delay_ms": delay, "portals": STORM, "refreshd": of(&daemon), "floor": of(&floor), "reqwest": of(&bare),
         "ratio": ratio, "floor_ratio": floor_ratio,
@@ -144,7 +169,11 @@ fn storm_daemon(delay: u64) -> Result<Run> {
     let server_cpu = server.usage()?.cpu_seconds - before.cpu_seconds;
     daemon.stop()?;
     finish(server)?;
-    Ok(Run { millis: ended - began, usage, server_cpu })
+    Ok(Run {
+        millis: ended - began,
+        usage,
+        server_cpu,
+    })
 }
 
 /// From the first token request that the server sees to the last reply that was read, or published.
@@ -163,20 +192,31 @@ fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<R
     let server_cpu = server.usage()?.cpu_seconds - server_before.cpu_seconds;
     bare.stop()?;
     finish(server)?;
-    Ok(Run { millis: ended - began, usage, server_cpu })
+    Ok(Run {
+        millis: ended - began,
+        usage,
+        server_cpu,
+    })
 }
 
 /// Makes sure that the server saw what it should have: each grant renewed once, by a correct client.
 fn finish(mut server: Child) -> Result<()> {
     server.say("stop")?;
     let seen = server.word("seen")?;
-    ensure!(seen == format!("{STORM} 0"), "requests and violations: {seen}");
+    ensure!(
+        seen == format!("{STORM} 0"),
+        "requests and violations: {seen}"
+    );
     server.stop()
 }
 
 fn idle(portals: usize) -> Result<Value> {
     let place = Place::new()?;
-    seed(&place, "http://127.0.0.1:9/oauth/token/", &Seed::Fresh(portals))?;
+    seed(
+        &place,
+        "http://127.0.0.1:9/oauth/token/",
+        &Seed::Fresh(portals),
+    )?;
     let clock = Clock::system();
     let began = clock.tick();
     let daemon = Daemon::start(&place)?;
@@ -184,8 +224,15 @@ fn idle(portals: usize) -> Result<Value> {
     std::thread::sleep(std::time::Duration::from_secs(SETTLE));
     let usage = daemon.usage()?;
     daemon.stop()?;
-    let Usage { resident_mb, anonymous_mb, peak_mb, cpu_seconds } = usage;
-    println!("{portals:>10} {resident_mb:>7.1} MB {anonymous_mb:>7.1} MB {peak_mb:>7.1} MB {ready:>10.1} s");
+    let Usage {
+        resident_mb,
+        anonymous_mb,
+        peak_mb,
+        cpu_seconds,
+    } = usage;
+    println!(
+        "{portals:>10} {resident_mb:>7.1} MB {anonymous_mb:>7.1} MB {peak_mb:>7.1} MB {ready:>10.1} s"
+    );
     if place.count_published()? != portals {
         bail!("not every portal's token is published");
     }

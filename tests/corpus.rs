@@ -12,12 +12,18 @@ use std::path::Path;
 
 #[track_caller]
 fn replay(target: &str, holds: impl Fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(target);
     let mut inputs: Vec<_> = (fs::read_dir(&folder).expect("the corpus is there"))
         .map(|entry| entry.expect("the corpus can be read").path())
         .collect();
     inputs.sort();
-    assert!(inputs.len() > 10, "the corpus of {target} has {} inputs", inputs.len());
+    assert!(
+        inputs.len() > 10,
+        "the corpus of {target} has {} inputs",
+        inputs.len()
+    );
     let failed: Vec<_> = (inputs.iter())
         .filter(|path| {
             let input = fs::read(path).expect("an input can be read");

@@ -30,7 +30,12 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "adapters",
-        &["crate::commands", "crate::config", "crate::daemon", "crate::sandbox"],
+        &[
+            "crate::commands",
+            "crate::config",
+            "crate::daemon",
+            "crate::sandbox",
+        ],
         "an adapter knows one outside thing and the domain's types",
     ),
     (
@@ -43,7 +48,11 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         &["crate::commands", "crate::config", "crate::daemon"],
         "the stand-in server must not share the opinions of what it tests",
     ),
-    ("daemon", &["crate::commands", "crate::sandbox"], "the daemon does not know who started it"),
+    (
+        "daemon",
+        &["crate::commands", "crate::sandbox"],
+        "the daemon does not know who started it",
+    ),
 ];
 
 /// The files that may look into a secret; `*` stands for any rest of a name. Each is a place where a secret must
@@ -101,23 +110,36 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
-        Self { path: path.to_owned(), text: text.to_owned(), code: code_of(path, text) }
+        Self {
+            path: path.to_owned(),
+            text: text.to_owned(),
+            code: code_of(path, text),
+        }
     }
 
     /// `FILE:LINE: COMPLAINT` for a byte offset into `text` or `code`.
     fn complain(&self, text: &str, at: usize, complaint: &str) -> String {
-        format!("{}:{}: {complaint}", self.path, text[..at].matches('\n').count() + 1)
+        format!(
+            "{}:{}: {complaint}",
+            self.path,
+            text[..at].matches('\n').count() + 1
+        )
     }
 
     /// Which floor it is on: the first part of its path below `src`.
     fn floor(&self) -> &str {
         let below = self.path.strip_prefix("src/").unwrap_or_default();
-        below.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+        below
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches(".rs")
     }
 }
 
 fn is_tests(path: &str) -> bool {
-    let by_name = path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/");
+    let by_name =
+        path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/");
     by_name || !path.starts_with("src/")
 }
 
@@ -129,8 +151,10 @@ fn code_of(path: &str, text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let mut code = String::new();
     for (number, line) in lines.iter().enumerate() {
-        let next =
-            lines[number + 1..].iter().find(|next| !next.trim_start().starts_with("#[")).unwrap_or(&"");
+        let next = lines[number + 1..]
+            .iter()
+            .find(|next| !next.trim_start().starts_with("#["))
+            .unwrap_or(&"");
         if line.trim() == "#[cfg(test)]" && next.split_whitespace().any(|word| word == "mod") {
             break;
         }
@@ -146,18 +170,22 @@ fn code_of(path: &str, text: &str) -> String {
 /// Where `name` stands in `text` as a whole word or path.
 fn occurrences<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(name).map(|(at, _)| at).filter(move |&at| {
-        let first_is_name = name.starts_with(part_of_a_name);
-        let last_is_name = name.ends_with(part_of_a_name);
-        !(first_is_name && text[..at].ends_with(part_of_a_name)
-            || last_is_name && text[at + name.len()..].starts_with(part_of_a_name))
-    })
+    text.match_indices(name)
+        .map(|(at, _)| at)
+        .filter(move |&at| {
+            let first_is_name = name.starts_with(part_of_a_name);
+            let last_is_name = name.ends_with(part_of_a_name);
+            !(first_is_name && text[..at].ends_with(part_of_a_name)
+                || last_is_name && text[at + name.len()..].starts_with(part_of_a_name))
+        })
 }
 
 /// Where a path such as `std::fs` is used, be it in a group: `use std::{env, fs::File};`.
 fn uses(code: &str, path: &str) -> Vec<usize> {
     let mut found: Vec<usize> = occurrences(code, path).collect();
-    let Some((root, name)) = path.split_once("::") else { return found };
+    let Some((root, name)) = path.split_once("::") else {
+        return found;
+    };
     let group = format!("{root}::{{");
     for start in occurrences(code, &group) {
         let mut depth = 1;
@@ -190,7 +218,9 @@ fn uses(code: &str, path: &str) -> Vec<usize> {
 
 fn matches(pattern: &str, path: &str) -> bool {
     match pattern.split_once('*') {
-        Some((start, end)) => path.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+        Some((start, end)) => path
+            .strip_prefix(start)
+            .is_some_and(|rest| rest.ends_with(end)),
         None => path == pattern,
     }
 }
@@ -201,7 +231,11 @@ fn opens_with_its_purpose(source: &Source) -> Vec<String> {
     if source.text.starts_with("//!") {
         return Vec::new();
     }
-    vec![source.complain(&source.text, 0, "a file opens with `//!`: what it is for, and what it must not do")]
+    vec![source.complain(
+        &source.text,
+        0,
+        "a file opens with `//!`: what it is for, and what it must not do",
+    )]
 }
 
 fn leaves_nothing_for_later(source: &Source) -> Vec<String> {
@@ -212,7 +246,11 @@ fn leaves_nothing_for_later(source: &Source) -> Vec<String> {
         .iter()
         .flat_map(|word| occurrences(&source.text, word).map(move |at| (word, at)))
         .map(|(word, at)| {
-            source.complain(&source.text, at, &format!("`{word}`: do it now, or write an issue"))
+            source.complain(
+                &source.text,
+                at,
+                &format!("`{word}`: do it now, or write an issue"),
+            )
         })
         .collect()
 }
@@ -224,7 +262,9 @@ fn stays_on_its_floor(source: &Source) -> Vec<String> {
         .flat_map(|(floor, banned, why)| banned.iter().map(move |path| (floor, path, why)))
         .flat_map(|(floor, path, why)| {
             let complaint = format!("`{floor}` must not use `{path}`: {why}");
-            uses(&source.code, path).into_iter().map(move |at| source.complain(&source.code, at, &complaint))
+            uses(&source.code, path)
+                .into_iter()
+                .map(move |at| source.complain(&source.code, at, &complaint))
         })
         .collect()
 }
@@ -246,7 +286,10 @@ fn asks_the_clock_for_the_time(source: &Source) -> Vec<String> {
 }
 
 fn keeps_secrets_shut(source: &Source) -> Vec<String> {
-    if MAY_EXPOSE.iter().any(|pattern| matches(pattern, &source.path)) {
+    if MAY_EXPOSE
+        .iter()
+        .any(|pattern| matches(pattern, &source.path))
+    {
         return Vec::new();
     }
     ["expose(", "expose_secret("]
@@ -271,7 +314,13 @@ fn gives_a_reason_for_each_exception(source: &Source) -> Vec<String> {
             let end = attribute.find(")]").unwrap_or(attribute.len());
             !attribute[..end].contains("reason")
         })
-        .map(|at| source.complain(&source.text, at, "an `#[expect(…)]` says why: `reason = \"…\"`"))
+        .map(|at| {
+            source.complain(
+                &source.text,
+                at,
+                "an `#[expect(…)]` says why: `reason = \"…\"`",
+            )
+        })
         .collect()
 }
 
@@ -307,21 +356,39 @@ fn leaves_programs_to_the_channel(source: &Source) -> Vec<String> {
 /// Every Rust file below `src` and `tests`, by its path from the root of the repository.
 fn house() -> Vec<Source> {
     let mut found = Vec::new();
-    collect(Path::new(env!("CARGO_MANIFEST_DIR")), "src", "rs", &mut found);
-    collect(Path::new(env!("CARGO_MANIFEST_DIR")), "tests", "rs", &mut found);
-    assert!(found.iter().any(|source| source.path == "src/lib.rs"), "the sources are not where they were");
+    collect(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        "src",
+        "rs",
+        &mut found,
+    );
+    collect(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        "tests",
+        "rs",
+        &mut found,
+    );
+    assert!(
+        found.iter().any(|source| source.path == "src/lib.rs"),
+        "the sources are not where they were"
+    );
     found
 }
 
 fn collect(root: &Path, folder: &str, extension: &str, found: &mut Vec<Source>) {
-    let Ok(entries) = fs::read_dir(root.join(folder)) else { return };
+    let Ok(entries) = fs::read_dir(root.join(folder)) else {
+        return;
+    };
     for entry in entries {
         let entry = entry.expect("the folder can be read");
         let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
         if entry.path().is_dir() {
             collect(root, &path, extension, found);
         } else if entry.path().extension().is_some_and(|is| is == extension) {
-            found.push(Source::new(&path, &fs::read_to_string(entry.path()).expect("a source is UTF-8")));
+            found.push(Source::new(
+                &path,
+                &fs::read_to_string(entry.path()).expect("a source is UTF-8"),
+            ));
         }
     }
 }
@@ -379,7 +446,10 @@ fn every_file_on_the_list_of_secrets_exists() {
         .iter()
         .filter(|pattern| !house.iter().any(|source| matches(pattern, &source.path)))
         .collect();
-    assert!(stale.is_empty(), "MAY_EXPOSE in tests/tidy.rs names files that are gone: {stale:?}");
+    assert!(
+        stale.is_empty(),
+        "MAY_EXPOSE in tests/tidy.rs names files that are gone: {stale:?}"
+    );
 }
 
 #[test]
@@ -393,11 +463,19 @@ fn every_test_that_the_threat_model_names_exists() {
     // Functions only; files and keys have other characters, or are short.
     let is_function =
         |name: &&str| name.len() > 20 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    let named: Vec<&str> = model.split('`').skip(1).step_by(2).filter(is_function).collect();
+    let named: Vec<&str> = model
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(is_function)
+        .collect();
     assert!(named.len() > 30, "{named:?}");
     for name in named {
         let function = format!("fn {name}(");
-        assert!(sources.iter().any(|source| source.text.contains(&function)), "there is no test {name}");
+        assert!(
+            sources.iter().any(|source| source.text.contains(&function)),
+            "there is no test {name}"
+        );
     }
 }
 
@@ -405,25 +483,38 @@ fn every_test_that_the_threat_model_names_exists() {
 #[test]
 fn every_shipped_provider_is_compiled_in() {
     let mut profiles = Vec::new();
-    collect(Path::new(env!("CARGO_MANIFEST_DIR")), "config/providers", "toml", &mut profiles);
+    collect(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        "config/providers",
+        "toml",
+        &mut profiles,
+    );
     let house = house();
     let forgotten: Vec<_> = profiles
         .iter()
         .filter(|profile| {
             let included = format!("{}\"", profile.path);
-            !house
-                .iter()
-                .any(|source| source.code.contains("include_str!") && source.code.contains(&included))
+            !house.iter().any(|source| {
+                source.code.contains("include_str!") && source.code.contains(&included)
+            })
         })
         .map(|profile| {
-            format!("{}:1: is shipped and not compiled in: `include_str!` it in src/config", profile.path)
+            format!(
+                "{}:1: is shipped and not compiled in: `include_str!` it in src/config",
+                profile.path
+            )
         })
         .collect();
     assert!(forgotten.is_empty(), "\n{}\n", forgotten.join("\n"));
 }
 
 /// A rule, a path, a text, and the lines it must complain about.
-type Case = (fn(&Source) -> Vec<String>, &'static str, &'static str, &'static [usize]);
+type Case = (
+    fn(&Source) -> Vec<String>,
+    &'static str,
+    &'static str,
+    &'static [usize],
+);
 
 /// What each rule is for, so that a rule that sees nothing any more is noticed.
 #[test]
@@ -431,10 +522,30 @@ fn the_rules_see_what_they_are_for() {
     let cases: &[Case] = &[
         (opens_with_its_purpose, "src/a.rs", "use std::fs;\n", &[1]),
         (opens_with_its_purpose, "tests/a.rs", "//! Tests.\n", &[]),
-        (leaves_nothing_for_later, "tests/a.rs", "//! A\n// TODO: more\nfn f() { todo!() }\n", &[2, 3]),
-        (leaves_nothing_for_later, "src/a.rs", "//! A\nconst TODOS: &str = \"XXXX\";\n", &[]),
-        (stays_on_its_floor, "src/domain/a.rs", "//! No tokio.\nuse std::fs;\nuse tokio::time;\n", &[3, 2]),
-        (stays_on_its_floor, "src/domain/a.rs", "//! A\nuse std::{\n    fmt,\n    fs::File,\n};\n", &[4]),
+        (
+            leaves_nothing_for_later,
+            "tests/a.rs",
+            "//! A\n// TODO: more\nfn f() { todo!() }\n",
+            &[2, 3],
+        ),
+        (
+            leaves_nothing_for_later,
+            "src/a.rs",
+            "//! A\nconst TODOS: &str = \"XXXX\";\n",
+            &[],
+        ),
+        (
+            stays_on_its_floor,
+            "src/domain/a.rs",
+            "//! No tokio.\nuse std::fs;\nuse tokio::time;\n",
+            &[3, 2],
+        ),
+        (
+            stays_on_its_floor,
+            "src/domain/a.rs",
+            "//! A\nuse std::{\n    fmt,\n    fs::File,\n};\n",
+            &[4],
+        ),
         (
             stays_on_its_floor,
             "src/domain.rs",
@@ -447,7 +558,12 @@ fn the_rules_see_what_they_are_for() {
             "//! A\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n",
             &[],
         ),
-        (stays_on_its_floor, "src/domain/a_tests.rs", "//! A\nuse std::fs;\n", &[]),
+        (
+            stays_on_its_floor,
+            "src/domain/a_tests.rs",
+            "//! A\nuse std::fs;\n",
+            &[],
+        ),
         (
             stays_on_its_floor,
             "src/adapters/a.rs",
@@ -460,17 +576,42 @@ fn the_rules_see_what_they_are_for() {
             "//! A\nuse crate::domain;\nfn f() { crate::adapters::g() }\n",
             &[3],
         ),
-        (stays_on_its_floor, "src/sandbox/a.rs", "//! A\nuse crate::daemon;\n", &[2]),
-        (stays_on_its_floor, "src/daemon/a.rs", "//! A\nuse crate::config;\nuse crate::sandbox;\n", &[3]),
+        (
+            stays_on_its_floor,
+            "src/sandbox/a.rs",
+            "//! A\nuse crate::daemon;\n",
+            &[2],
+        ),
+        (
+            stays_on_its_floor,
+            "src/daemon/a.rs",
+            "//! A\nuse crate::config;\nuse crate::sandbox;\n",
+            &[3],
+        ),
         (
             asks_the_clock_for_the_time,
             "src/daemon/a.rs",
             "//! A\nlet t = tokio::time::Instant::now();\n",
             &[2],
         ),
-        (asks_the_clock_for_the_time, CLOCK, "//! A\nlet t = SystemTime::now();\n", &[]),
-        (keeps_secrets_shut, "src/daemon/a.rs", "//! A\n\nlet t = secret.expose();\n", &[3]),
-        (keeps_secrets_shut, "src/domain/reply_a.rs", "//! A\nlet t = secret.expose();\n", &[]),
+        (
+            asks_the_clock_for_the_time,
+            CLOCK,
+            "//! A\nlet t = SystemTime::now();\n",
+            &[],
+        ),
+        (
+            keeps_secrets_shut,
+            "src/daemon/a.rs",
+            "//! A\n\nlet t = secret.expose();\n",
+            &[3],
+        ),
+        (
+            keeps_secrets_shut,
+            "src/domain/reply_a.rs",
+            "//! A\nlet t = secret.expose();\n",
+            &[],
+        ),
         (
             gives_a_reason_for_each_exception,
             "src/a.rs",
@@ -483,16 +624,45 @@ fn the_rules_see_what_they_are_for() {
             "//! A\n#![expect(clippy::a)]\nfn reason() {}\n",
             &[2],
         ),
-        (leaves_the_exit_to_main, "src/daemon/a.rs", "//! A\nstd::process::exit(1);\n", &[2]),
-        (leaves_programs_to_the_channel, "src/daemon/a.rs", "//! A\nuse tokio::process::Command;\n", &[2]),
-        (leaves_programs_to_the_channel, PROGRAMS, "//! A\nuse std::process::Command;\n", &[]),
-        (leaves_the_exit_to_main, "src/main.rs", "//! A\nstd::process::exit(1);\n", &[]),
+        (
+            leaves_the_exit_to_main,
+            "src/daemon/a.rs",
+            "//! A\nstd::process::exit(1);\n",
+            &[2],
+        ),
+        (
+            leaves_programs_to_the_channel,
+            "src/daemon/a.rs",
+            "//! A\nuse tokio::process::Command;\n",
+            &[2],
+        ),
+        (
+            leaves_programs_to_the_channel,
+            PROGRAMS,
+            "//! A\nuse std::process::Command;\n",
+            &[],
+        ),
+        (
+            leaves_the_exit_to_main,
+            "src/main.rs",
+            "//! A\nstd::process::exit(1);\n",
+            &[],
+        ),
     ];
     for (number, (rule, path, text, lines)) in cases.iter().enumerate() {
-        let expected: Vec<String> = lines.iter().map(|line| format!("{path}:{line}: ")).collect();
+        let expected: Vec<String> = lines
+            .iter()
+            .map(|line| format!("{path}:{line}: "))
+            .collect();
         let complaints = rule(&Source::new(path, text));
         let same = complaints.len() == expected.len()
-            && complaints.iter().zip(&expected).all(|(is, expected)| is.starts_with(expected));
-        assert!(same, "case {number}: expected {expected:?}, found {complaints:?}");
+            && complaints
+                .iter()
+                .zip(&expected)
+                .all(|(is, expected)| is.starts_with(expected));
+        assert!(
+            same,
+            "case {number}: expected {expected:?}, found {complaints:?}"
+        );
     }
 }

@@ -26,7 +26,12 @@ const BATCH: usize = CONCURRENCY;
 
 enum Job {
     Claim(u32, oneshot::Sender<Vec<(u32, String)>>),
-    Record { id: u32, reply: Value, body: Vec<u8>, done: oneshot::Sender<()> },
+    Record {
+        id: u32,
+        reply: Value,
+        body: Vec<u8>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 struct Pair {
@@ -38,13 +43,25 @@ struct Pair {
 /// Renews every grant once, as fast as it goes.
 #[tokio::main]
 pub async fn floor(arguments: &[&str]) -> Result<()> {
-    let [dir, tokens, url] = arguments else { bail!("DIR TOKENS URL") };
+    let [dir, tokens, url] = arguments else {
+        bail!("DIR TOKENS URL")
+    };
     let (dir, tokens, url) = (Path::new(dir), PathBuf::from(tokens), (*url).to_owned());
-    let tokens_of = grants(dir)?.iter().map(|grant| refresh_token(grant)).collect::<Result<Vec<_>>>()?;
+    let tokens_of = grants(dir)?
+        .iter()
+        .map(|grant| refresh_token(grant))
+        .collect::<Result<Vec<_>>>()?;
     let connection = store(&dir.join("floor.db"), &tokens_of)?;
     for (id, _) in (0..).zip(&tokens_of) {
         std::fs::create_dir_all(tokens.join(name(id as usize)))?;
-        publish(&tokens, &Pair { id, token: String::new(), body: Vec::new() })?;
+        publish(
+            &tokens,
+            &Pair {
+                id,
+                token: String::new(),
+                body: Vec::new(),
+            },
+        )?;
     }
     let client = client()?;
     let (jobs, work) = channel();
@@ -53,7 +70,11 @@ pub async fn floor(arguments: &[&str]) -> Result<()> {
     tokio::task::block_in_place(line)?;
     let mut threads = JoinSet::new();
     threads.spawn_blocking(move || write(&connection, &work, &pairs));
-    threads.spawn_blocking(move || published.iter().try_for_each(|pair| publish(&tokens, &pair)));
+    threads.spawn_blocking(move || {
+        published
+            .iter()
+            .try_for_each(|pair| publish(&tokens, &pair))
+    });
     renew(&client, &url, &jobs).await?;
     drop(jobs);
     while let Some(done) = threads.join_next().await {
@@ -81,7 +102,9 @@ fn store(path: &Path, grants: &[String]) -> Result<Connection> {
 /// Commits what waits together, then hands it on.
 fn write(connection: &Connection, work: &Receiver<Job>, pairs: &Sender<Pair>) -> Result<()> {
     while let Ok(first) = work.recv() {
-        let batch: Vec<_> = std::iter::once(first).chain(work.try_iter().take(BATCH - 1)).collect();
+        let batch: Vec<_> = std::iter::once(first)
+            .chain(work.try_iter().take(BATCH - 1))
+            .collect();
         let mut claimed = Vec::new();
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for job in &batch {
@@ -94,8 +117,16 @@ fn write(connection: &Connection, work: &Receiver<Job>, pairs: &Sender<Pair>) ->
         for job in batch {
             match job {
                 Job::Claim(_, answer) => drop(answer.send(std::mem::take(&mut claimed))),
-                Job::Record { id, reply, body, done } => {
-                    let token = reply["access_token"].as_str().context("no access token")?.to_owned();
+                Job::Record {
+                    id,
+                    reply,
+                    body,
+                    done,
+                } => {
+                    let token = reply["access_token"]
+                        .as_str()
+                        .context("no access token")?
+                        .to_owned();
                     pairs.send(Pair { id, token, body })?;
                     let _ = done.send(());
                 }
@@ -106,8 +137,9 @@ fn write(connection: &Connection, work: &Receiver<Job>, pairs: &Sender<Pair>) ->
 }
 
 fn claim(connection: &Connection, from: u32) -> Result<Vec<(u32, String)>> {
-    let mut update = connection
-        .prepare_cached("UPDATE held SET claim = 1 WHERE id >= ?1 AND id < ?2 RETURNING id, refresh")?;
+    let mut update = connection.prepare_cached(
+        "UPDATE held SET claim = 1 WHERE id >= ?1 AND id < ?2 RETURNING id, refresh",
+    )?;
     let rows = update.query_map([from, from + CLAIM], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
@@ -118,14 +150,24 @@ fn record(connection: &Connection, id: u32, reply: &Value) -> Result<()> {
         .prepare_cached(
             "UPDATE held SET refresh = ?2, access = ?3, expires = ?4, claim = NULL WHERE id = ?1",
         )?
-        .execute(params![id, text("refresh_token"), text("access_token"), reply["expires"].as_i64()])?;
+        .execute(params![
+            id,
+            text("refresh_token"),
+            text("access_token"),
+            reply["expires"].as_i64()
+        ])?;
     Ok(())
 }
 
 fn publish(tokens: &Path, pair: &Pair) -> Result<()> {
     let directory = tokens.join(name(pair.id as usize));
     write_whole(&directory, &directory.join("token.json"), &pair.body, 0o640)?;
-    Ok(write_whole(&directory, &directory.join("token"), pair.token.as_bytes(), 0o640)?)
+    Ok(write_whole(
+        &directory,
+        &directory.join("token"),
+        pair.token.as_bytes(),
+        0o640,
+    )?)
 }
 
 async fn renew(client: &Client, url: &str, jobs: &Sender<Job>) -> Result<()> {
@@ -138,9 +180,19 @@ async fn renew(client: &Client, url: &str, jobs: &Sender<Job>) -> Result<()> {
         from += CLAIM;
         let last = claimed.len() < CLAIM as usize;
         for (id, grant) in claimed {
-            under_way.spawn(exchange(client.clone(), url.to_owned(), id, grant, jobs.clone()));
+            under_way.spawn(exchange(
+                client.clone(),
+                url.to_owned(),
+                id,
+                grant,
+                jobs.clone(),
+            ));
         }
-        let most = if last { 0 } else { CONCURRENCY - CLAIM as usize };
+        let most = if last {
+            0
+        } else {
+            CONCURRENCY - CLAIM as usize
+        };
         while under_way.len() > most
             && let Some(done) = under_way.join_next().await
         {
@@ -152,10 +204,21 @@ async fn renew(client: &Client, url: &str, jobs: &Sender<Job>) -> Result<()> {
     }
 }
 
-async fn exchange(client: Client, url: String, id: u32, grant: String, jobs: Sender<Job>) -> Result<()> {
+async fn exchange(
+    client: Client,
+    url: String,
+    id: u32,
+    grant: String,
+    jobs: Sender<Job>,
+) -> Result<()> {
     let body = roles::spend(&client, &url, &grant).await?;
     let reply = serde_json::from_slice(&body)?;
     let (done, durable) = oneshot::channel();
-    jobs.send(Job::Record { id, reply, body, done })?;
+    jobs.send(Job::Record {
+        id,
+        reply,
+        body,
+        done,
+    })?;
     Ok(durable.await?)
 }

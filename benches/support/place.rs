@@ -77,19 +77,28 @@ impl Place {
         let started = clock.tick();
         let mut last = 0;
         for portal in portals.iter().rev() {
-            let file = |format: Format| self.tokens().join(portal.as_str()).join(format.file_name());
+            let file =
+                |format: Format| self.tokens().join(portal.as_str()).join(format.file_name());
             let token = loop {
                 let json: Value = serde_json::from_slice(&std::fs::read(file(Format::Json))?)?;
                 if json["generation"] == 2 {
                     break json["access_token"].clone();
                 }
-                ensure!(clock.elapsed(started) < PATIENCE, "{portal} is not published");
+                ensure!(
+                    clock.elapsed(started) < PATIENCE,
+                    "{portal} is not published"
+                );
                 std::thread::sleep(Duration::from_millis(20));
             };
             while token != *std::fs::read_to_string(file(Format::Raw))? {
-                ensure!(clock.elapsed(started) < PATIENCE, "{portal} is not published whole");
+                ensure!(
+                    clock.elapsed(started) < PATIENCE,
+                    "{portal} is not published whole"
+                );
             }
-            last = last.max(changed(&file(Format::Json))?).max(changed(&file(Format::Raw))?);
+            last = last
+                .max(changed(&file(Format::Json))?)
+                .max(changed(&file(Format::Raw))?);
         }
         Ok(last)
     }
@@ -97,7 +106,9 @@ impl Place {
     /// How many portals have their files.
     pub fn count_published(&self) -> Result<usize> {
         let portals = std::fs::read_dir(self.tokens())?.filter_map(Result::ok);
-        Ok(portals.filter(|portal| portal.path().join(Format::Raw.file_name()).exists()).count())
+        Ok(portals
+            .filter(|portal| portal.path().join(Format::Raw.file_name()).exists())
+            .count())
     }
 }
 
@@ -109,7 +120,11 @@ fn changed(path: &Path) -> Result<i64> {
 
 fn memory() -> PathBuf {
     let memory = Path::new(IN_MEMORY);
-    if memory.is_dir() { memory.to_owned() } else { ON_DISK.into() }
+    if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        ON_DISK.into()
+    }
 }
 
 /// Prints what the numbers depend on.
@@ -117,7 +132,10 @@ fn memory() -> PathBuf {
 pub fn describe() -> Result<Value> {
     let cores = std::thread::available_parallelism()?.get();
     let (disk, memory) = (file_system(Path::new(ON_DISK))?, file_system(&memory())?);
-    ensure!(disk != "tmpfs" && disk != "ramfs", "target/ is on {disk}: the state belongs on a disk");
+    ensure!(
+        disk != "tmpfs" && disk != "ramfs",
+        "target/ is on {disk}: the state belongs on a disk"
+    );
     let fsync = fsync_micros()?;
     println!(
         "{cores} cores; state on {disk} ({fsync} µs for a write and its fsync), token files on {memory}\n"
@@ -133,8 +151,14 @@ fn file_system(path: &Path) -> Result<String> {
         let mut words = line.split(' ').skip(1).map(str::to_owned);
         Some((words.next()?, words.next()?))
     };
-    let holding = mounts.lines().filter_map(of).filter(|(mount, _)| path.starts_with(mount));
-    holding.max_by_key(|(mount, _)| mount.len()).map(|(_, kind)| kind).context("it is on no file system")
+    let holding = mounts
+        .lines()
+        .filter_map(of)
+        .filter(|(mount, _)| path.starts_with(mount));
+    holding
+        .max_by_key(|(mount, _)| mount.len())
+        .map(|(_, kind)| kind)
+        .context("it is on no file system")
 }
 
 /// The median time of one small write that survives a power cut.

@@ -28,12 +28,22 @@ fn usage(pid: u32) -> Result<Usage> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // After the command's name in parentheses, user and system time are fields 12 and 13.
     let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|n| n.parse::<u64>().ok())
+        .sum();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let mb = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kilobytes: Option<f64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        kilobytes.map(|kilobytes| kilobytes / 1024.0).with_context(|| format!("{name} of /proc/{pid}/status"))
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kilobytes: Option<f64> =
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kilobytes
+            .map(|kilobytes| kilobytes / 1024.0)
+            .with_context(|| format!("{name} of /proc/{pid}/status"))
     };
     Ok(Usage {
         cpu_seconds: ticks as f64 / TICKS,
@@ -52,7 +62,12 @@ pub struct Child {
 impl Child {
     /// The stand-in authorization server.
     pub fn server(place: &Place, portals: usize, delay: u64) -> Result<Self> {
-        Self::start(&["server", &place.dir().to_string_lossy(), &portals.to_string(), &delay.to_string()])
+        Self::start(&[
+            "server",
+            &place.dir().to_string_lossy(),
+            &portals.to_string(),
+            &delay.to_string(),
+        ])
     }
 
     /// The bare loop.
@@ -62,7 +77,12 @@ impl Child {
 
     /// The floor.
     pub fn floor(place: &Place, url: &str) -> Result<Self> {
-        Self::start(&["floor", &place.dir().to_string_lossy(), &place.tokens().to_string_lossy(), url])
+        Self::start(&[
+            "floor",
+            &place.dir().to_string_lossy(),
+            &place.tokens().to_string_lossy(),
+            url,
+        ])
     }
 
     fn start(arguments: &[&str]) -> Result<Self> {
@@ -78,13 +98,21 @@ impl Child {
 
     /// Waits for a line that begins with this word, and returns the rest.
     pub fn word(&mut self, word: &str) -> Result<String> {
-        let line = self.lines.next().with_context(|| format!("it ended before it said {word}"))??;
-        let rest = line.strip_prefix(word).with_context(|| format!("it said {line}, not {word}"))?;
+        let line = self
+            .lines
+            .next()
+            .with_context(|| format!("it ended before it said {word}"))??;
+        let rest = line
+            .strip_prefix(word)
+            .with_context(|| format!("it said {line}, not {word}"))?;
         Ok(rest.trim().to_owned())
     }
 
     pub fn say(&mut self, line: &str) -> Result<()> {
-        Ok(writeln!(self.child.stdin.as_mut().context("its input")?, "{line}")?)
+        Ok(writeln!(
+            self.child.stdin.as_mut().context("its input")?,
+            "{line}"
+        )?)
     }
 
     pub fn usage(&self) -> Result<Usage> {
@@ -139,12 +167,20 @@ impl Daemon {
     fn ready(&mut self, notify: &UnixDatagram) -> Result<()> {
         let mut message = [0; 4096];
         loop {
-            let received = notify.recv(&mut message).context("waiting for it to be ready")?;
-            if String::from_utf8_lossy(&message[..received]).lines().any(|line| line == "READY=1") {
+            let received = notify
+                .recv(&mut message)
+                .context("waiting for it to be ready")?;
+            if String::from_utf8_lossy(&message[..received])
+                .lines()
+                .any(|line| line == "READY=1")
+            {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("it ended: {status}\n{}", std::fs::read_to_string(&self.log)?);
+                bail!(
+                    "it ended: {status}\n{}",
+                    std::fs::read_to_string(&self.log)?
+                );
             }
         }
     }
@@ -155,10 +191,16 @@ impl Daemon {
 
     /// SIGTERM, and its exit status.
     pub fn stop(mut self) -> Result<()> {
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status()?;
+        let asked = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status()?;
         ensure!(asked.success(), "cannot stop it");
         let status = self.child.wait()?;
-        ensure!(status.success(), "it failed: {status}\n{}", std::fs::read_to_string(&self.log)?);
+        ensure!(
+            status.success(),
+            "it failed: {status}\n{}",
+            std::fs::read_to_string(&self.log)?
+        );
         Ok(())
     }
 }

@@ -42,15 +42,23 @@ pub fn domain(name: &str) -> String {
 
 /// The grants as the server told of them.
 pub fn grants(dir: &Path) -> Result<Vec<String>> {
-    Ok(std::fs::read_to_string(dir.join(GRANTS))?.lines().map(str::to_owned).collect())
+    Ok(std::fs::read_to_string(dir.join(GRANTS))?
+        .lines()
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Gives out grants, serves, and says when the first request came and how many there were.
 #[tokio::main]
 pub async fn server(arguments: &[&str]) -> Result<()> {
-    let [dir, portals, delay] = arguments else { bail!("DIR PORTALS DELAY") };
+    let [dir, portals, delay] = arguments else {
+        bail!("DIR PORTALS DELAY")
+    };
     let clock = Clock::system();
-    let rules = Rules { delay: Duration::from_millis(delay.parse()?), ..Rules::default() };
+    let rules = Rules {
+        delay: Duration::from_millis(delay.parse()?),
+        ..Rules::default()
+    };
     let sandbox = FakeServer::new(clock, rules);
     sandbox.add_client(CLIENT_ID, CLIENT_SECRET);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -77,7 +85,11 @@ pub async fn server(arguments: &[&str]) -> Result<()> {
         println!("first {}", clock.now().millis());
     });
     tokio::task::block_in_place(line)?;
-    println!("seen {} {}", sandbox.total_requests(), sandbox.violations().len());
+    println!(
+        "seen {} {}",
+        sandbox.total_requests(),
+        sandbox.violations().len()
+    );
     tokio::task::block_in_place(line)?;
     stop.cancel();
     while tasks.join_next().await.is_some() {}
@@ -87,17 +99,26 @@ pub async fn server(arguments: &[&str]) -> Result<()> {
 /// Spends every grant once, as fast as `reqwest` goes.
 #[tokio::main]
 pub async fn bare(arguments: &[&str]) -> Result<()> {
-    let [dir, url] = arguments else { bail!("DIR URL") };
+    let [dir, url] = arguments else {
+        bail!("DIR URL")
+    };
     let clock = Clock::system();
-    let grants =
-        grants(Path::new(dir))?.iter().map(|grant| refresh_token(grant)).collect::<Result<Vec<_>>>()?;
-    let (grants, next, url) = (Arc::new(grants), Arc::new(AtomicUsize::new(0)), Arc::new((*url).to_owned()));
+    let grants = grants(Path::new(dir))?
+        .iter()
+        .map(|grant| refresh_token(grant))
+        .collect::<Result<Vec<_>>>()?;
+    let (grants, next, url) = (
+        Arc::new(grants),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new((*url).to_owned()),
+    );
     let client = client()?;
     println!("ready");
     tokio::task::block_in_place(line)?;
     let mut workers = JoinSet::new();
     for _ in 0..CONCURRENCY {
-        let (client, grants, next, url) = (client.clone(), grants.clone(), next.clone(), url.clone());
+        let (client, grants, next, url) =
+            (client.clone(), grants.clone(), next.clone(), url.clone());
         workers.spawn(async move {
             while let Some(grant) = grants.get(next.fetch_add(1, Ordering::Relaxed)) {
                 spend(&client, &url, grant).await?;
@@ -133,7 +154,10 @@ pub async fn spend(client: &Client, url: &str, refresh_token: &str) -> Result<Ve
         ("client_secret", CLIENT_SECRET),
         ("refresh_token", refresh_token),
     ];
-    let request = client.post(url).form(&form).timeout(Duration::from_secs(30));
+    let request = client
+        .post(url)
+        .form(&form)
+        .timeout(Duration::from_secs(30));
     let mut response = request.header(ACCEPT, "application/json").send().await?;
     ensure!(response.status() == 200, "status {}", response.status());
     let mut body = Vec::new();
@@ -147,7 +171,10 @@ pub async fn spend(client: &Client, url: &str, refresh_token: &str) -> Result<Ve
 /// The refresh token of a grant.
 pub fn refresh_token(grant: &str) -> Result<String> {
     let grant: serde_json::Value = serde_json::from_str(grant)?;
-    grant["refresh_token"].as_str().map(str::to_owned).context("a grant without a refresh token")
+    grant["refresh_token"]
+        .as_str()
+        .map(str::to_owned)
+        .context("a grant without a refresh token")
 }
 
 /// Waits for a line from the parent, or for its end.

@@ -47,14 +47,21 @@ pub async fn seed(place: &Place, url: &str, seed: &Seed) -> Result<Vec<PortalNam
         Seed::Granted(_) => grants(place.dir())?,
         Seed::Fresh(_) => (0..portals).map(|number| made_up(&name(number))).collect(),
     };
-    ensure!(texts.len() == portals && config.portals.len() == portals, "portals and grants differ in number");
+    ensure!(
+        texts.len() == portals && config.portals.len() == portals,
+        "portals and grants differ in number"
+    );
     let now = Clock::system().now();
     let act_at = match seed {
         Seed::Granted(_) => now,
         Seed::Fresh(_) => now + Duration::from_secs(1_200),
     };
     store(place, &config, &texts, act_at, now).await?;
-    Ok(config.portals.into_iter().map(|portal| portal.name).collect())
+    Ok(config
+        .portals
+        .into_iter()
+        .map(|portal| portal.name)
+        .collect())
 }
 
 fn configure(place: &Place, url: &str, portals: usize) -> Result<()> {
@@ -73,7 +80,11 @@ fn configure(place: &Place, url: &str, portals: usize) -> Result<()> {
         let mut text = String::new();
         for number in first..(first + PORTALS_PER_FILE).min(portals) {
             let name = name(number);
-            writeln!(text, "[portals.{name}]\napp = \"storm\"\ndomain = \"{}\"\n", domain(&name))?;
+            writeln!(
+                text,
+                "[portals.{name}]\napp = \"storm\"\ndomain = \"{}\"\n",
+                domain(&name)
+            )?;
         }
         place.write(&format!("portals.d/{first:06}.toml"), &text)?;
     }
@@ -105,14 +116,24 @@ async fn store(
     workers.spawn_blocking(move || writer.run());
     workers.spawn_blocking(move || reader.run());
     let app = config.apps.values().next().context("an app")?;
-    let portals: Vec<_> = config.portals.iter().map(|portal| configured(portal, app)).collect();
+    let portals: Vec<_> = config
+        .portals
+        .iter()
+        .map(|portal| configured(portal, app))
+        .collect();
     state.reconcile(portals.clone(), Vec::new(), now).await?;
     let grants: Vec<_> = portals.iter().zip(texts).collect();
     for grants in grants.chunks(TOGETHER) {
         let mut together = JoinSet::new();
         for (portal, text) in grants {
             let intake = import::parse(text, &app.profile, now)?;
-            together.spawn(take_in(state.clone(), (*portal).clone(), intake, act_at, now));
+            together.spawn(take_in(
+                state.clone(),
+                (*portal).clone(),
+                intake,
+                act_at,
+                now,
+            ));
         }
         while let Some(done) = together.join_next().await {
             done??;
@@ -124,7 +145,10 @@ async fn store(
 }
 
 fn configured(portal: &PortalConfig, app: &App) -> Configured {
-    let every = portal.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
+    let every = portal
+        .settings
+        .renew_every
+        .map_or(app.profile.renew_every, RenewEvery::from);
     Configured {
         name: portal.name.clone(),
         settings: portal.settings.clone(),
@@ -142,10 +166,21 @@ async fn take_in(
     act_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
-    let ImportedGrant { tokens, identity, .. } = intake;
+    let ImportedGrant {
+        tokens, identity, ..
+    } = intake;
     ensure!(tokens.access.is_some(), "a grant without an access token");
-    let Configured { name, token_url, binding, .. } = portal;
-    let standing = GrantStatus { phase: Phase::Fresh, renew_at: Some(act_at), next_attempt_at: Some(act_at) };
+    let Configured {
+        name,
+        token_url,
+        binding,
+        ..
+    } = portal;
+    let standing = GrantStatus {
+        phase: Phase::Fresh,
+        renew_at: Some(act_at),
+        next_attempt_at: Some(act_at),
+    };
     let seen = standing.clone();
     let grant = NewGrant {
         portal: name.clone(),
@@ -162,7 +197,15 @@ async fn take_in(
     };
     // As the escalator leaves it: nothing was told, and the next step is far away.
     ensure!(
-        state.set_notified(name, generation, (seen, Vec::new()), Vec::new(), Some(now + UNTROUBLED)).await?,
+        state
+            .set_notified(
+                name,
+                generation,
+                (seen, Vec::new()),
+                Vec::new(),
+                Some(now + UNTROUBLED)
+            )
+            .await?,
         "it changed meanwhile"
     );
     Ok(())

@@ -13,8 +13,8 @@ use hyper_util::client::legacy::Client as TokenClient;
 use hyper_util::client::legacy::connect::{Connected, capture_connection};
 use reqwest::Client;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
-    HeaderValue, LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, USER_AGENT,
 };
 
 use super::clock::{Clock, RunningLimit};
@@ -91,18 +91,30 @@ impl AuthorizationServer {
     /// If TLS cannot be set up, as with no certificate authorities installed.
     pub fn new() -> Result<Self, TlsError> {
         let tls = tls()?;
-        Ok(Self { token_client: token_client(tls.clone()), client: client(tls)?, transport: None })
+        Ok(Self {
+            token_client: token_client(tls.clone()),
+            client: client(tls)?,
+            transport: None,
+        })
     }
 
     /// The same requests by another way than the network.
     #[must_use]
     pub fn through(self, transport: Arc<dyn Transport>) -> Self {
-        Self { transport: Some(transport), ..self }
+        Self {
+            transport: Some(transport),
+            ..self
+        }
     }
 
     /// Sends one request and reads the whole reply; `timeout` includes connecting, and counts only time in which this
     /// process can run. Never cancel this future once it is polled, if the request spends anything.
-    pub async fn exchange(&self, request: &TokenRequest, timeout: Duration, now: Timestamp) -> TokenResponse {
+    pub async fn exchange(
+        &self,
+        request: &TokenRequest,
+        timeout: Duration,
+        now: Timestamp,
+    ) -> TokenResponse {
         let built = match self.build(request).timeout(timeout).build() {
             Ok(built) => built,
             Err(error) => return not_sent(request, &cause(&error)),
@@ -125,10 +137,16 @@ impl AuthorizationServer {
             Ok(built) => built,
             Err(error) => return not_sent(request, &cause(&error)),
         };
-        built.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static(http::USER_AGENT));
+        built
+            .headers_mut()
+            .entry(USER_AGENT)
+            .or_insert(HeaderValue::from_static(http::USER_AGENT));
         let connection = capture_connection(&mut built);
         let sent = limit.wait(self.token_client.request(built)).await;
-        let recorder = connection.connection_metadata().as_ref().and_then(recorder_of);
+        let recorder = connection
+            .connection_metadata()
+            .as_ref()
+            .and_then(recorder_of);
         let server = host_of(&request.url).unwrap_or("the authorization server");
         let why = match sent {
             Some(Ok(response)) => {
@@ -140,9 +158,14 @@ impl AuthorizationServer {
                 "{server} broke the connection, or gave an answer that is not HTTP: {}",
                 innermost(&error)
             ),
-            None => format!("{server} did not answer within {}", humantime::format_duration(timeout)),
+            None => format!(
+                "{server} did not answer within {}",
+                humantime::format_duration(timeout)
+            ),
         };
-        let Some(recorder) = recorder else { return TokenResponse::InDoubt(why) };
+        let Some(recorder) = recorder else {
+            return TokenResponse::InDoubt(why);
+        };
         read_on(&recorder, &mut limit).await;
         answer_of(raw_http::read(&recorder.received()), why, now)
     }
@@ -163,28 +186,56 @@ impl AuthorizationServer {
     /// Why there was no whole reply.
     pub async fn fetch(&self, url: &str, limit: Duration) -> Result<(u16, Vec<u8>), String> {
         let host = host_of(url).unwrap_or("the authorization server");
-        let sent = self.client.get(url).timeout(limit).header(ACCEPT, "application/json").send().await;
-        let response = sent.map_err(|error| format!("{host} does not answer: {}", cause(&error)))?;
+        let sent = self
+            .client
+            .get(url)
+            .timeout(limit)
+            .header(ACCEPT, "application/json")
+            .send()
+            .await;
+        let response =
+            sent.map_err(|error| format!("{host} does not answer: {}", cause(&error)))?;
         let status = response.status().as_u16();
         let body = read_body(response).await;
-        body.map(|body| (status, body)).map_err(|why| format!("{host} answered {status}, but {why}"))
+        body.map(|body| (status, body))
+            .map_err(|why| format!("{host} answered {status}, but {why}"))
     }
 
     fn build(&self, request: &TokenRequest) -> reqwest::RequestBuilder {
-        let TokenRequest { url, method, body, parameters, headers, authorization } = request;
+        let TokenRequest {
+            url,
+            method,
+            body,
+            parameters,
+            headers,
+            authorization,
+        } = request;
         let builder = match (method, body) {
             (Method::Get, _) => self.client.get(url).query(parameters),
             (Method::Post, BodyEncoding::Form) => self.client.post(url).form(parameters),
-            (Method::Post, BodyEncoding::Json) => {
-                self.client.post(url).json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>())
-            }
+            (Method::Post, BodyEncoding::Json) => self
+                .client
+                .post(url)
+                .json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>()),
         };
-        let own =
-            |header: HeaderName| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()));
-        let builder = if own(ACCEPT) { builder } else { builder.header(ACCEPT, "application/json") };
-        let builder =
-            if own(ACCEPT_ENCODING) { builder } else { builder.header(ACCEPT_ENCODING, "identity") };
-        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value));
+        let own = |header: HeaderName| {
+            headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()))
+        };
+        let builder = if own(ACCEPT) {
+            builder
+        } else {
+            builder.header(ACCEPT, "application/json")
+        };
+        let builder = if own(ACCEPT_ENCODING) {
+            builder
+        } else {
+            builder.header(ACCEPT_ENCODING, "identity")
+        };
+        let builder = headers.iter().fold(builder, |builder, (name, value)| {
+            builder.header(name, value)
+        });
         match authorization.as_deref().map(HeaderValue::from_str) {
             Some(Ok(mut value)) => {
                 value.set_sensitive(true);
@@ -215,7 +266,12 @@ async fn arrived(
             None => response.chunk().await,
             Some(limit) => match limit.wait(response.chunk()).await {
                 Some(chunk) => chunk,
-                None => return (body, Some("its body did not arrive whole: it took too long".to_owned())),
+                None => {
+                    return (
+                        body,
+                        Some("its body did not arrive whole: it took too long".to_owned()),
+                    );
+                }
             },
         };
         match chunk {
@@ -224,10 +280,18 @@ async fn arrived(
                 let room = LARGEST_BODY - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
-                    return (body, Some(format!("its body is longer than {LARGEST_BODY} bytes")));
+                    return (
+                        body,
+                        Some(format!("its body is longer than {LARGEST_BODY} bytes")),
+                    );
                 }
             }
-            Err(error) => return (body, Some(format!("its body did not arrive whole: {}", cause(&error)))),
+            Err(error) => {
+                return (
+                    body,
+                    Some(format!("its body did not arrive whole: {}", cause(&error))),
+                );
+            }
         }
     }
 }
@@ -255,7 +319,11 @@ async fn read_answer(
     if let (101, Some(recorder)) = (status, &recorder) {
         // Nobody asked to switch protocols: the answer comes after this.
         read_on(recorder, limit).await;
-        return answer_of(raw_http::read(&recorder.received()), "switched protocols unasked".to_owned(), now);
+        return answer_of(
+            raw_http::read(&recorder.received()),
+            "switched protocols unasked".to_owned(),
+            now,
+        );
     }
     let (mut body, mut problem) = arrived(response, Some(limit)).await;
     if let Some(recorder) = recorder {
@@ -306,20 +374,31 @@ async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) {
 
 /// An answer that the HTTP library could not read, and why.
 fn answer_of(received: RawHttpResponse, why: String, now: Timestamp) -> TokenResponse {
-    let RawHttpResponse { status, headers, head: _, mut body } = received;
+    let RawHttpResponse {
+        status,
+        headers,
+        head: _,
+        mut body,
+    } = received;
     if body.is_empty() {
         return TokenResponse::InDoubt(why);
     }
     body.truncate(LARGEST_BODY);
     let headers = headers.into_iter().filter_map(|(name, value)| {
-        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(&value).ok()?))
+        Some((
+            HeaderName::from_bytes(name.as_bytes()).ok()?,
+            HeaderValue::from_bytes(&value).ok()?,
+        ))
     });
     let why = match status {
         Some(status) => format!("status {status}, but {why}"),
         None => why,
     };
     // Without a status, nothing speaks against what the body says.
-    TokenResponse::Cut(reply(status.unwrap_or(200), &headers.collect(), body, now), why)
+    TokenResponse::Cut(
+        reply(status.unwrap_or(200), &headers.collect(), body, now),
+        why,
+    )
 }
 
 fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> HttpResponse {
@@ -335,7 +414,9 @@ fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> Htt
 }
 
 fn location(headers: &HeaderMap) -> Option<String> {
-    headers.get(LOCATION).map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned())
+    headers
+        .get(LOCATION)
+        .map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned())
 }
 
 /// The recorder of a connection; each has one.

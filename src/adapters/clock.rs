@@ -82,7 +82,10 @@ impl Clock {
     #[must_use]
     pub fn step_since(&self, (wall, tick): (Timestamp, Tick)) -> i64 {
         let elapsed = i64::try_from(self.elapsed(tick).as_millis()).unwrap_or(i64::MAX);
-        self.now().millis().saturating_sub(wall.millis()).saturating_sub(elapsed)
+        self.now()
+            .millis()
+            .saturating_sub(wall.millis())
+            .saturating_sub(elapsed)
     }
 
     /// Sleeps, at most [`MAX_SLEEP`].
@@ -103,7 +106,10 @@ impl Clock {
     /// Limits waits to a span of time in which this process can run.
     #[must_use]
     pub const fn running_limit(&self, limit: Duration) -> RunningLimit {
-        RunningLimit { left: limit, last_look: RunningLimit::LAST_LOOK }
+        RunningLimit {
+            left: limit,
+            last_look: RunningLimit::LAST_LOOK,
+        }
     }
 
     /// 43 characters that nobody can guess, fit for a URL (256 bits; RFC 7636 section 4.1 wants as many).
@@ -177,7 +183,12 @@ mod tests {
     async fn a_standstill_does_not_use_up_a_limit() {
         let clock = Clock::system();
         let mut limit = clock.running_limit(Duration::from_secs(3));
-        assert_eq!(limit.wait(async { tokio::time::sleep(Duration::from_secs(2)).await }).await, Some(()));
+        assert_eq!(
+            limit
+                .wait(async { tokio::time::sleep(Duration::from_secs(2)).await })
+                .await,
+            Some(())
+        );
         // As after SIGCONT: the time is over, and the work has not been looked at.
         let stopped = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -194,11 +205,30 @@ mod tests {
         let began = clock.tick();
         let mut limit = clock.running_limit(Duration::from_secs(5));
         for _ in 0..4 {
-            assert!(limit.wait(clock.sleep(Duration::from_millis(1100))).await.is_some());
+            assert!(
+                limit
+                    .wait(clock.sleep(Duration::from_millis(1100)))
+                    .await
+                    .is_some()
+            );
         }
-        assert!(limit.wait(clock.sleep(Duration::from_secs(9))).await.is_none());
+        assert!(
+            limit
+                .wait(clock.sleep(Duration::from_secs(9)))
+                .await
+                .is_none()
+        );
         // Nor does it go on for as long as something comes now and then.
-        assert!(limit.wait(clock.sleep(Duration::from_millis(1))).await.is_none());
-        assert!(clock.elapsed(began) < Duration::from_millis(5500), "{:?}", clock.elapsed(began));
+        assert!(
+            limit
+                .wait(clock.sleep(Duration::from_millis(1)))
+                .await
+                .is_none()
+        );
+        assert!(
+            clock.elapsed(began) < Duration::from_millis(5500),
+            "{:?}",
+            clock.elapsed(began)
+        );
     }
 }

@@ -36,13 +36,19 @@ impl Trust {
     /// Root, this user, and who wrote the configuration: that one may start programs as this user anyway.
     #[must_use]
     pub fn by_configuration(source: &Path) -> Self {
-        Self { others: std::fs::metadata(source).map(|found| found.uid()).into_iter().collect() }
+        Self {
+            others: std::fs::metadata(source)
+                .map(|found| found.uid())
+                .into_iter()
+                .collect(),
+        }
     }
 
     /// Also the user who has this state: whoever looks, and the superuser's commands, serve the daemon of that user.
     #[must_use]
     pub fn and_owner_of(mut self, state: &Path) -> Self {
-        self.others.extend(std::fs::metadata(parent(state)).map(|found| found.uid()));
+        self.others
+            .extend(std::fs::metadata(parent(state)).map(|found| found.uid()));
         self
     }
 
@@ -138,22 +144,39 @@ impl Directory {
     ///
     /// # Errors
     /// [`UntrustedDirectory`].
-    pub fn open_trusted(path: &Path, trust: &Trust, make: Option<Make>) -> Result<Self, UntrustedDirectory> {
-        let refused = |source: io::Error| UntrustedDirectory::Io { path: path.to_owned(), source };
+    pub fn open_trusted(
+        path: &Path,
+        trust: &Trust,
+        make: Option<Make>,
+    ) -> Result<Self, UntrustedDirectory> {
+        let refused = |source: io::Error| UntrustedDirectory::Io {
+            path: path.to_owned(),
+            source,
+        };
         let absolute = std::path::absolute(path).map_err(refused)?;
         let mut rest: VecDeque<OsString> = parts(&absolute).collect();
         let mut at = Self::root(&absolute).map_err(refused)?;
         at.check(path, trust, rest.is_empty())?;
         let mut links = 0;
         while let Some(part) = rest.pop_front() {
-            let found = match (fs::openat(&at.handle, part.as_os_str(), HANDLE, Mode::empty()), make) {
+            let found = match (
+                fs::openat(&at.handle, part.as_os_str(), HANDLE, Mode::empty()),
+                make,
+            ) {
                 (Err(Errno::NOENT), Some(make)) => {
                     let made = if rest.is_empty() {
                         at.make(&part, make.mode, true)
                     } else {
                         at.make(&part, make.above, false)
                     };
-                    made.and_then(|()| Ok(fs::openat(&at.handle, part.as_os_str(), HANDLE, Mode::empty())?))
+                    made.and_then(|()| {
+                        Ok(fs::openat(
+                            &at.handle,
+                            part.as_os_str(),
+                            HANDLE,
+                            Mode::empty(),
+                        )?)
+                    })
                 }
                 (found, _) => found.map_err(io::Error::from),
             };
@@ -192,7 +215,10 @@ impl Directory {
     /// The kernel's.
     pub fn below(&self, name: &str) -> io::Result<Self> {
         let path = self.path.join(name);
-        let found = Self::of(fs::openat(&self.handle, name, HANDLE, Mode::empty())?, &path)?;
+        let found = Self::of(
+            fs::openat(&self.handle, name, HANDLE, Mode::empty())?,
+            &path,
+        )?;
         match found.kind() {
             FileType::Directory => {}
             FileType::Symlink => {
@@ -204,8 +230,9 @@ impl Directory {
         // Where others may make directories, one of theirs is a trap.
         if self.stat.st_mode & 0o022 != 0 && !self.is_owner(found.stat.st_uid) {
             let owner = named(found.stat.st_uid);
-            let why =
-                format!("it belongs to {owner}, who made it there: remove it, or give it to refreshd's user");
+            let why = format!(
+                "it belongs to {owner}, who made it there: remove it, or give it to refreshd's user"
+            );
             return Err(io::Error::new(ErrorKind::PermissionDenied, why));
         }
         Ok(found)
@@ -239,7 +266,9 @@ impl Directory {
         contents: &[u8],
         mode: u32,
     ) -> Result<(), (&'static str, io::Error)> {
-        let (temporary, mut file) = self.temporary().map_err(|error| ("create a file beside", error))?;
+        let (temporary, mut file) = self
+            .temporary()
+            .map_err(|error| ("create a file beside", error))?;
         self.give(&file);
         let written = file
             .write_all(contents)
@@ -255,12 +284,18 @@ impl Directory {
     }
 
     fn temporary(&self) -> io::Result<(String, File)> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut last = Errno::EXIST;
         for _ in 0..TRIES {
             let rest: String = (0..6).map(|_| fastrand::alphanumeric()).collect();
             let name = format!("{TEMPORARY}{rest}");
-            match fs::openat(&self.handle, name.as_str(), flags, Mode::from_raw_mode(0o600)) {
+            match fs::openat(
+                &self.handle,
+                name.as_str(),
+                flags,
+                Mode::from_raw_mode(0o600),
+            ) {
                 Ok(made) => return Ok((name, File::from(made))),
                 Err(error) if error == Errno::EXIST => last = error,
                 Err(error) => return Err(error.into()),
@@ -283,9 +318,15 @@ impl Directory {
     /// # Errors
     /// The kernel's, or that it is no such socket.
     pub fn set_socket_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
-        let found = Self::of(fs::openat(&self.handle, name, HANDLE, Mode::empty())?, &self.path)?;
+        let found = Self::of(
+            fs::openat(&self.handle, name, HANDLE, Mode::empty())?,
+            &self.path,
+        )?;
         if found.kind() != FileType::Socket || found.stat.st_uid != geteuid().as_raw() {
-            return Err(io::Error::new(ErrorKind::InvalidData, "it was replaced at this moment"));
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "it was replaced at this moment",
+            ));
         }
         if found.mode() == mode {
             return Ok(());
@@ -329,7 +370,12 @@ impl Directory {
     /// The kernel's.
     pub fn sync(&self) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(fs::fsync(fs::openat(&self.handle, ".", flags, Mode::empty())?)?)
+        Ok(fs::fsync(fs::openat(
+            &self.handle,
+            ".",
+            flags,
+            Mode::empty(),
+        )?)?)
     }
 
     /// Removes a directory that is empty.
@@ -346,11 +392,20 @@ impl Directory {
     /// # Errors
     /// The kernel's, or that it is no such file.
     pub fn read_only(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(fs::openat(&self.handle, name.as_ref(), flags, Mode::empty())?);
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(fs::openat(
+            &self.handle,
+            name.as_ref(),
+            flags,
+            Mode::empty(),
+        )?);
         let found = file.metadata()?;
         if !found.is_file() || !self.is_owner(found.uid()) {
-            return Err(io::Error::new(ErrorKind::InvalidData, "it is no file of refreshd's"));
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "it is no file of refreshd's",
+            ));
         }
         Ok(file)
     }
@@ -361,7 +416,10 @@ impl Directory {
     /// The kernel's.
     pub fn is_own_file(&self, name: &OsStr) -> io::Result<bool> {
         let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(FileType::from_raw_mode(found.st_mode) == FileType::RegularFile && self.is_owner(found.st_uid))
+        Ok(
+            FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+                && self.is_owner(found.st_uid),
+        )
     }
 
     /// Opens a file for reading and writing, or makes it with this mode. A link is not followed, a pipe not waited for.
@@ -369,10 +427,16 @@ impl Directory {
     /// # Errors
     /// The kernel's.
     pub fn open_or_make(&self, name: &OsStr, mode: u32) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let new = flags | OFlags::CREATE | OFlags::EXCL;
         match fs::openat(&self.handle, name, new, Mode::from_raw_mode(mode)) {
-            Err(Errno::EXIST) => Ok(File::from(fs::openat(&self.handle, name, flags, Mode::empty())?)),
+            Err(Errno::EXIST) => Ok(File::from(fs::openat(
+                &self.handle,
+                name,
+                flags,
+                Mode::empty(),
+            )?)),
             made => {
                 let made = File::from(made?);
                 self.give(&made);
@@ -402,15 +466,22 @@ impl Directory {
     #[must_use]
     pub fn names(&self) -> Vec<(OsString, FileType)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(readable) = fs::openat(&self.handle, ".", flags, Mode::empty()) else { return Vec::new() };
-        let Ok(entries) = Dir::new(readable) else { return Vec::new() };
+        let Ok(readable) = fs::openat(&self.handle, ".", flags, Mode::empty()) else {
+            return Vec::new();
+        };
+        let Ok(entries) = Dir::new(readable) else {
+            return Vec::new();
+        };
         let named = |entry: fs::DirEntry| {
             let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
-            let found = fs::statat(&self.handle, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let found =
+                fs::statat(&self.handle, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
             Some((name, FileType::from_raw_mode(found.st_mode)))
         };
         let entries = entries.filter_map(Result::ok).filter_map(named);
-        entries.filter(|(name, _)| name != "." && name != "..").collect()
+        entries
+            .filter(|(name, _)| name != "." && name != "..")
+            .collect()
     }
 
     /// Which directory it is: device and inode.
@@ -440,12 +511,20 @@ impl Directory {
     }
 
     fn root(path: &Path) -> io::Result<Self> {
-        Self::open(if path.is_absolute() { Path::new("/") } else { Path::new(".") })
+        Self::open(if path.is_absolute() {
+            Path::new("/")
+        } else {
+            Path::new(".")
+        })
     }
 
     fn of(handle: OwnedFd, path: &Path) -> io::Result<Self> {
         let stat = fs::fstat(handle.as_fd())?;
-        Ok(Self { handle, path: path.to_owned(), stat })
+        Ok(Self {
+            handle,
+            path: path.to_owned(),
+            stat,
+        })
     }
 
     fn kind(&self) -> FileType {
@@ -466,7 +545,12 @@ impl Directory {
         Ok(())
     }
 
-    fn check_owner(&self, wanted: &Path, trust: &Trust, is_last: bool) -> Result<(), UntrustedDirectory> {
+    fn check_owner(
+        &self,
+        wanted: &Path,
+        trust: &Trust,
+        is_last: bool,
+    ) -> Result<(), UntrustedDirectory> {
         let uid = self.stat.st_uid;
         // In a user namespace the machine's own directories show as nobody's.
         if trust.holds(uid) || !is_last && is_unmapped(uid) {
@@ -483,7 +567,9 @@ impl Directory {
 /// The directory that a file is in.
 #[must_use]
 pub fn parent(path: &Path) -> &Path {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty());
     directory.unwrap_or(Path::new("."))
 }
 
@@ -519,10 +605,15 @@ fn named(uid: u32) -> String {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = users.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let name = fields.next().filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
+        let name = fields
+            .next()
+            .filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
         (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
     });
-    name.map_or_else(|| format!("user {uid}"), |name| format!("{name} (user {uid})"))
+    name.map_or_else(
+        || format!("user {uid}"),
+        |name| format!("{name} (user {uid})"),
+    )
 }
 
 #[cfg(test)]

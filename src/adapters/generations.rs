@@ -42,7 +42,12 @@ impl Generations {
     pub fn beside(state: &Path) -> Self {
         let mut path = state.as_os_str().to_owned();
         path.push(".generations");
-        Self { path: path.into(), file: None, lines: 0, portals: 0 }
+        Self {
+            path: path.into(),
+            file: None,
+            lines: 0,
+            portals: 0,
+        }
     }
 
     /// What is noted. A file that is not there, or a line that is none, says nothing.
@@ -68,7 +73,8 @@ impl Generations {
     /// Whether its last line is not whole, as after a power cut. What is appended would make that line a damaged one.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
-        self.text().is_ok_and(|text| text.last().is_some_and(|byte| *byte != b'\n'))
+        self.text()
+            .is_ok_and(|text| text.last().is_some_and(|byte| *byte != b'\n'))
     }
 
     /// Writes the file anew with exactly these.
@@ -89,7 +95,11 @@ impl Generations {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn record(&mut self, portal: &PortalName, generation: Option<Generation>) -> Result<(), FileError> {
+    pub fn record(
+        &mut self,
+        portal: &PortalName,
+        generation: Option<Generation>,
+    ) -> Result<(), FileError> {
         if self.lines > MANY.max(self.portals * 2) {
             let noted = self.read();
             self.replace(&noted)?;
@@ -99,12 +109,15 @@ impl Generations {
             None => {
                 let mut opened = self.append().map_err(FileError::at("open", &self.path))?;
                 // The last line may have been cut off; this one must not continue it.
-                opened.write_all(b"\n").map_err(FileError::at("write", &self.path))?;
+                opened
+                    .write_all(b"\n")
+                    .map_err(FileError::at("write", &self.path))?;
                 self.file.insert(opened)
             }
         };
         self.lines += 1;
-        file.write_all(line(portal, generation).as_bytes()).map_err(FileError::at("write", &self.path))
+        file.write_all(line(portal, generation).as_bytes())
+            .map_err(FileError::at("write", &self.path))
     }
 
     fn append(&self) -> std::io::Result<File> {
@@ -118,7 +131,9 @@ impl Generations {
     }
 
     fn name(&self) -> std::io::Result<&OsStr> {
-        self.path.file_name().ok_or_else(|| std::io::ErrorKind::InvalidFilename.into())
+        self.path
+            .file_name()
+            .ok_or_else(|| std::io::ErrorKind::InvalidFilename.into())
     }
 }
 
@@ -126,13 +141,17 @@ impl Generations {
 /// cut, and is no damage: the state has that pair.
 fn parse(text: &[u8]) -> (RecordedGenerations, usize) {
     let (mut noted, mut damaged) = (RecordedGenerations::new(), 0);
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let whole = text
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
     for line in String::from_utf8_lossy(&text[..whole]).lines() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let parts =
-            line.split_once(' ').and_then(|(name, number)| Some((PortalName::parse(name).ok()?, number)));
+        let parts = line
+            .split_once(' ')
+            .and_then(|(name, number)| Some((PortalName::parse(name).ok()?, number)));
         match parts {
             Some((name, "-")) => drop(noted.remove(&name)),
             Some((name, number)) if number.parse::<u64>().is_ok() => {
@@ -164,24 +183,39 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut generations = Generations::beside(&folder.path().join("state.db"));
         assert!(generations.read().is_empty());
-        for (portal, generation) in
-            [("acme", Some(42)), ("globex", Some(7)), ("acme", Some(3)), ("globex", None)]
-        {
-            generations.record(&name(portal), generation.map(Generation)).unwrap();
+        for (portal, generation) in [
+            ("acme", Some(42)),
+            ("globex", Some(7)),
+            ("acme", Some(3)),
+            ("globex", None),
+        ] {
+            generations
+                .record(&name(portal), generation.map(Generation))
+                .unwrap();
         }
-        assert_eq!(generations.read(), RecordedGenerations::from([(name("acme"), Generation(3))]));
+        assert_eq!(
+            generations.read(),
+            RecordedGenerations::from([(name("acme"), Generation(3))])
+        );
         let mut text = std::fs::read(&generations.path).unwrap();
         text.extend_from_slice(b"\0\0\0\n\xff\xfe 9\nacme nine\nacme\n\nhooli 5\nacme 9");
         write_whole(folder.path(), &generations.path, &text, MODE).unwrap();
-        let found =
-            RecordedGenerations::from([(name("acme"), Generation(3)), (name("hooli"), Generation(5))]);
+        let found = RecordedGenerations::from([
+            (name("acme"), Generation(3)),
+            (name("hooli"), Generation(5)),
+        ]);
         assert_eq!(generations.read(), found);
-        assert_eq!(generations.damage().as_deref(), Some("4 lines of it cannot be read"));
+        assert_eq!(
+            generations.damage().as_deref(),
+            Some("4 lines of it cannot be read")
+        );
         assert!(generations.is_cut_off());
         generations.replace(&found).unwrap();
         assert_eq!(generations.damage(), None);
         assert!(!generations.is_cut_off());
-        generations.record(&name("hooli"), Some(Generation(6))).unwrap();
+        generations
+            .record(&name("hooli"), Some(Generation(6)))
+            .unwrap();
         assert_eq!(generations.read()[&name("hooli")], Generation(6));
     }
 
@@ -190,10 +224,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut generations = Generations::beside(&folder.path().join("state.db"));
         for number in 0..10 * MANY as u64 {
-            generations.record(&name("acme"), Some(Generation(number))).unwrap();
+            generations
+                .record(&name("acme"), Some(Generation(number)))
+                .unwrap();
         }
         let size = std::fs::metadata(&generations.path).unwrap().len();
         assert!(size < 12 * MANY as u64, "{size} bytes");
-        assert_eq!(generations.read()[&name("acme")], Generation(10 * MANY as u64 - 1));
+        assert_eq!(
+            generations.read()[&name("acme")],
+            Generation(10 * MANY as u64 - 1)
+        );
     }
 }

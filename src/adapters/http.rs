@@ -55,7 +55,9 @@ pub(super) fn token_client(tls: ClientConfig) -> TokenClient<RecordingConnector,
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT));
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http();
     let connector = RecordingConnector(https.enable_http1().wrap_connector(tcp));
     TokenClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -117,7 +119,10 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
 
 /// A date as headers have it.
 pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
-    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let since = httpdate::parse_http_date(text)
+        .ok()?
+        .duration_since(UNIX_EPOCH)
+        .ok()?;
     Some(Timestamp::from_secs(i64::try_from(since.as_secs()).ok()?))
 }
 
@@ -129,8 +134,11 @@ mod tests {
     fn retry_after_is_read_in_both_forms() {
         let now = Timestamp::from_secs(784_111_777);
         let read = |value: &'static str| {
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now)
-                .map(|span| span.as_secs())
+            retry_after(
+                &HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]),
+                now,
+            )
+            .map(|span| span.as_secs())
         };
         assert_eq!(read("120"), Some(120));
         assert_eq!(read("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));

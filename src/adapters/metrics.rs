@@ -36,7 +36,10 @@ struct RenewalLabels {
 struct ResultLabel(Option<Class>);
 
 impl EncodeLabelValue for ResultLabel {
-    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> std::fmt::Result {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+    ) -> std::fmt::Result {
         self.0.map_or("renewed", Class::as_str).encode(encoder)
     }
 }
@@ -66,7 +69,11 @@ impl Metrics {
     pub fn new(providers: &[String]) -> Self {
         let mut registry = Registry::with_prefix("refreshd");
         let renewals = Family::<RenewalLabels, Counter>::default();
-        registry.register("renewals", "Renewals by provider and result", renewals.clone());
+        registry.register(
+            "renewals",
+            "Renewals by provider and result",
+            renewals.clone(),
+        );
         let duration = Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
         registry.register(
             "renewal_duration_seconds",
@@ -80,7 +87,11 @@ impl Metrics {
             lateness.clone(),
         );
         let unsaved = SharedGauge::default();
-        registry.register("tokens_unsaved", "Pairs that the disk has refused so far", unsaved.clone());
+        registry.register(
+            "tokens_unsaved",
+            "Pairs that the disk has refused so far",
+            unsaved.clone(),
+        );
         let skew = Family::<Vec<(&'static str, String)>, FloatGauge>::default();
         registry.register(
             "clock_skew_seconds",
@@ -94,7 +105,11 @@ impl Metrics {
             deliveries.clone(),
         );
         let installs = Family::<Vec<(&'static str, String)>, Counter>::default();
-        registry.register("installs", "Notices of installed apps, and what became of each", installs.clone());
+        registry.register(
+            "installs",
+            "Notices of installed apps, and what became of each",
+            installs.clone(),
+        );
         let install_questions = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "install_questions",
@@ -147,7 +162,10 @@ impl Metrics {
     /// Makes the counters of these apps' installs be there, at zero.
     pub fn know_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
         for app in apps {
-            drop(self.install_questions.get_or_create(&vec![("app", app.to_owned())]));
+            drop(
+                self.install_questions
+                    .get_or_create(&vec![("app", app.to_owned())]),
+            );
             Outcome::ALL
                 .into_iter()
                 .for_each(|outcome| drop(self.installs.get_or_create(&of_install(app, outcome))));
@@ -161,7 +179,9 @@ impl Metrics {
 
     /// Counts one question to an authorization server about a notice of an installed app.
     pub fn install_question(&self, app: &str) {
-        self.install_questions.get_or_create(&vec![("app", app.to_owned())]).inc();
+        self.install_questions
+            .get_or_create(&vec![("app", app.to_owned())])
+            .inc();
     }
 
     /// Counts what became of one message to a channel.
@@ -198,7 +218,9 @@ impl Metrics {
 
     /// Notes a server's clock; says what was noted before, 0 at first.
     pub fn skew(&self, server: &str, seconds: f64) -> f64 {
-        self.skew.get_or_create(&vec![("server", server.to_owned())]).set(seconds)
+        self.skew
+            .get_or_create(&vec![("server", server.to_owned())])
+            .set(seconds)
     }
 
     /// Notes how a reload went.
@@ -247,16 +269,25 @@ impl Delivered {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
         };
-        vec![("channel", channel.to_owned()), ("result", result.to_owned())]
+        vec![
+            ("channel", channel.to_owned()),
+            ("result", result.to_owned()),
+        ]
     }
 }
 
 fn of_install(app: &str, outcome: Outcome) -> Vec<(&'static str, String)> {
-    vec![("app", app.to_owned()), ("result", outcome.as_str().to_owned())]
+    vec![
+        ("app", app.to_owned()),
+        ("result", outcome.as_str().to_owned()),
+    ]
 }
 
 fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {
-    RenewalLabels { provider: provider.to_owned(), result: ResultLabel(result) }
+    RenewalLabels {
+        provider: provider.to_owned(),
+        result: ResultLabel(result),
+    }
 }
 
 /// What the state knows, when somebody asks.
@@ -285,22 +316,40 @@ impl Snapshot<'_> {
         let by_kind = Family::<Vec<(&str, &str)>, SharedGauge>::default();
         for kind in Kind::ALL {
             let count = i64::try_from(self.census.of(kind)).unwrap_or(i64::MAX);
-            by_kind.get_or_create(&vec![("phase", kind.as_str())]).set(count);
+            by_kind
+                .get_or_create(&vec![("phase", kind.as_str())])
+                .set(count);
         }
         registry.register("portals", "Portals by phase", by_kind);
         let in_doubt = SharedGauge::default();
         in_doubt.set(i64::try_from(self.census.of(Kind::InDoubt)).unwrap_or(i64::MAX));
-        registry.register("claims_in_doubt", "Grants whose last request has no known outcome", in_doubt);
+        registry.register(
+            "claims_in_doubt",
+            "Grants whose last request has no known outcome",
+            in_doubt,
+        );
         let incidents = Family::<Vec<(&str, &str)>, SharedGauge>::default();
         for (severity, count) in self.incidents {
             let gauge = incidents.get_or_create(&vec![("severity", severity.as_str())]);
             gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
-        registry.register("incidents_open", "Open incidents by their highest severity so far", incidents);
+        registry.register(
+            "incidents_open",
+            "Open incidents by their highest severity so far",
+            incidents,
+        );
         self.outbox(&mut registry);
         for (name, help, value) in [
-            ("state_writable", "Whether the state takes what is written", u64::from(self.writable)),
-            ("token_files_failing", "Portals whose token files cannot be written", self.files_failing),
+            (
+                "state_writable",
+                "Whether the state takes what is written",
+                u64::from(self.writable),
+            ),
+            (
+                "token_files_failing",
+                "Portals whose token files cannot be written",
+                self.files_failing,
+            ),
             (
                 "portals_overdue",
                 "Portals whose renewal is late by 30 % of the time it had",
@@ -328,9 +377,17 @@ impl Snapshot<'_> {
             let gauge = waiting.get_or_create(&vec![("channel", channel.clone())]);
             gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
-        registry.register("alert_outbox_messages", "Alerts that wait for their channel", waiting);
+        registry.register(
+            "alert_outbox_messages",
+            "Alerts that wait for their channel",
+            waiting,
+        );
         let oldest = FloatGauge::default();
-        let at = self.outbox.iter().filter_map(|(_, _, oldest)| *oldest).min();
+        let at = self
+            .outbox
+            .iter()
+            .filter_map(|(_, _, oldest)| *oldest)
+            .min();
         oldest.set(at.map_or(0.0, |at| at.millis() as f64 / 1000.0));
         let help = "When the oldest alert that waits was written, 0 if none does";
         registry.register("alert_outbox_oldest_timestamp_seconds", help, oldest);
@@ -341,14 +398,21 @@ impl Snapshot<'_> {
 
     fn per_portal(&self, registry: &mut Registry) {
         let family = || Family::<Vec<(&str, String)>, FloatGauge>::default();
-        let (expiry, due, issued, refresh, overdue) = (family(), family(), family(), family(), family());
+        let (expiry, due, issued, refresh, overdue) =
+            (family(), family(), family(), family(), family());
         // One that the configuration does not name any more is not renewed, and alarms nobody.
-        for portal in self.portals.iter().filter(|portal| portal.settings.is_some()) {
+        for portal in self
+            .portals
+            .iter()
+            .filter(|portal| portal.settings.is_some())
+        {
             let label = vec![("portal", portal.name.as_str().to_owned())];
             let Some(grant) = &portal.grant else { continue };
             let set = |family: &Family<Vec<(&str, String)>, FloatGauge>, at: Option<Timestamp>| {
                 if let Some(at) = at {
-                    family.get_or_create(&label).set(at.millis() as f64 / 1000.0);
+                    family
+                        .get_or_create(&label)
+                        .set(at.millis() as f64 / 1000.0);
                 }
             };
             let access = grant.tokens.access.as_ref();
@@ -358,8 +422,16 @@ impl Snapshot<'_> {
             set(&refresh, refresh_end_of(grant).map(|end| end.at));
             set(&overdue, overdue_at(grant, OVERDUE_SHARE));
         }
-        registry.register("token_expiry_timestamp_seconds", "When the published access token ends", expiry);
-        registry.register("token_renewal_due_timestamp_seconds", "When the renewal is or was planned", due);
+        registry.register(
+            "token_expiry_timestamp_seconds",
+            "When the published access token ends",
+            expiry,
+        );
+        registry.register(
+            "token_renewal_due_timestamp_seconds",
+            "When the renewal is or was planned",
+            due,
+        );
         let help = "When the renewal counts as overdue: 30 % of the time that it has has passed";
         registry.register("token_overdue_timestamp_seconds", help, overdue);
         let help = "When the refresh token ends of itself, where the server says so";

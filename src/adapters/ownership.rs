@@ -11,7 +11,9 @@ use std::path::Path;
 
 /// Gives away what was made this moment at that path.
 pub fn give_to_directory_owner(path: &Path) {
-    let Some((directory, made)) = directory_of(path).zip(path.symlink_metadata().ok()) else { return };
+    let Some((directory, made)) = directory_of(path).zip(path.symlink_metadata().ok()) else {
+        return;
+    };
     if differs(&directory, &made) {
         let _ = lchown(path, Some(directory.uid()), Some(directory.gid()));
     }
@@ -19,9 +21,13 @@ pub fn give_to_directory_owner(path: &Path) {
 
 /// The directory that it is in; `None` unless this is the superuser.
 fn directory_of(path: &Path) -> Option<Metadata> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty());
     let is_superuser = rustix::process::geteuid().is_root();
-    is_superuser.then(|| directory.unwrap_or(Path::new(".")).metadata().ok()).flatten()
+    is_superuser
+        .then(|| directory.unwrap_or(Path::new(".")).metadata().ok())
+        .flatten()
 }
 
 /// The superuser's own directories are as they always were.

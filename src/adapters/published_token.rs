@@ -45,7 +45,10 @@ pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<PublishedGen
         endpoint,
         fields,
     } = serde_json::from_slice(&text).ok()?;
-    let issued_at = humantime::parse_rfc3339(&issued_at).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let issued_at = humantime::parse_rfc3339(&issued_at)
+        .ok()?
+        .duration_since(UNIX_EPOCH)
+        .ok()?;
     let access = Access {
         token: AccessToken::new(&access_token)?,
         token_type,
@@ -55,7 +58,11 @@ pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<PublishedGen
     let published = PublishedGeneration {
         generation: Generation(generation),
         access,
-        details: Details { scope, endpoint, fields },
+        details: Details {
+            scope,
+            endpoint,
+            fields,
+        },
     };
     (of == portal.as_str()).then_some(published)
 }

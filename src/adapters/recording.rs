@@ -126,10 +126,12 @@ impl Recorder {
             }
             let mut piece = [0; PIECE];
             let mut buffer = ReadBuf::new(&mut piece);
-            Pin::new(&mut recorded.stream).poll_read(context, buffer.unfilled()).map(|read| {
-                recorded.received.extend_from_slice(buffer.filled());
-                read.is_ok() && !buffer.filled().is_empty()
-            })
+            Pin::new(&mut recorded.stream)
+                .poll_read(context, buffer.unfilled())
+                .map(|read| {
+                    recorded.received.extend_from_slice(buffer.filled());
+                    read.is_ok() && !buffer.filled().is_empty()
+                })
         })
         .await
     }
@@ -148,7 +150,10 @@ impl RecordedBytes {
 
     fn stream(&mut self) -> io::Result<Pin<&mut Stream>> {
         if self.taken {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection is not used again"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the connection is not used again",
+            ));
         }
         Ok(Pin::new(&mut self.stream))
     }
@@ -170,7 +175,9 @@ impl Read for RecordingStream {
             Poll::Ready(_) => {
                 let new = buffer.filled();
                 let left = MAX_RECORDED_BYTES.saturating_sub(recorded.received.len());
-                recorded.received.extend_from_slice(&new[..new.len().min(left)]);
+                recorded
+                    .received
+                    .extend_from_slice(&new[..new.len().min(left)]);
                 recorded.answered |= !new.is_empty();
                 cursor.put_slice(new);
             }
@@ -180,7 +187,11 @@ impl Read for RecordingStream {
 }
 
 impl Write for RecordingStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let recorded = &mut *self.0.lock();
         let written = recorded.stream()?.poll_write(context, bytes);
         recorded.sent(&written);

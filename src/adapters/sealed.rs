@@ -39,7 +39,8 @@ pub fn seal(name: &str, bytes: &[u8]) -> io::Result<File> {
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know that it is never to be executed; others may insist on it (vm.memfd_noexec).
-    let made = memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL).or_else(|_| memfd_create(name, flags))?;
+    let made = memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| memfd_create(name, flags))?;
     let mut file = File::from(made);
     file.write_all(bytes)?;
     fcntl_add_seals(&file, seals())?;
@@ -60,7 +61,9 @@ pub fn read(file: File) -> Result<Vec<u8>, Unreadable> {
         return Err(Unreadable::TooLong(length));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(LONGEST as u64).read_to_end(&mut bytes).map_err(Unreadable::Read)?;
+    file.take(LONGEST as u64)
+        .read_to_end(&mut bytes)
+        .map_err(Unreadable::Read)?;
     Ok(bytes)
 }
 
@@ -80,12 +83,21 @@ mod tests {
 
     #[test]
     fn what_could_still_change_is_not_read() {
-        let open = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        let open = File::from(
+            memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap(),
+        );
         assert!(matches!(read(open), Err(Unreadable::NotSealed)));
-        assert!(matches!(read(tempfile::tempfile().unwrap()), Err(Unreadable::NotSealed)));
-        let long = File::from(memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap());
+        assert!(matches!(
+            read(tempfile::tempfile().unwrap()),
+            Err(Unreadable::NotSealed)
+        ));
+        let long = File::from(
+            memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap(),
+        );
         long.set_len(LONGEST as u64 + 1).unwrap();
         fcntl_add_seals(&long, seals()).unwrap();
-        assert!(matches!(read(long), Err(Unreadable::TooLong(length)) if length == LONGEST as u64 + 1));
+        assert!(
+            matches!(read(long), Err(Unreadable::TooLong(length)) if length == LONGEST as u64 + 1)
+        );
     }
 }

@@ -29,7 +29,9 @@ pub fn ready(status: &str) {
 pub fn reloading() {
     // The crate stamps MONOTONIC_USEC, which systemd compares with the signal's time.
     let stamp = NotifyState::monotonic_usec_now().ok();
-    let states: Vec<_> = std::iter::once(NotifyState::Reloading).chain(stamp).collect();
+    let states: Vec<_> = std::iter::once(NotifyState::Reloading)
+        .chain(stamp)
+        .collect();
     tell(&states);
 }
 
@@ -58,7 +60,9 @@ pub fn alive() {
 /// How often [`alive`] must be called at least, if systemd watches: half of `WatchdogSec`, of which 0 means that it does not.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()).map(|limit| limit / 2)
+    sd_notify::watchdog_enabled()
+        .filter(|limit| !limit.is_zero())
+        .map(|limit| limit / 2)
 }
 
 /// Whether anybody hears what is told.
@@ -99,7 +103,10 @@ pub fn keeps() -> Keeps {
 /// The operating system's; `WouldBlock` where the service manager is too busy to hear.
 pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     // It cannot be polled: a regular file has no end that the service manager could see.
-    send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"), &[descriptor])
+    send(
+        &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"),
+        &[descriptor],
+    )
 }
 
 /// Takes every descriptor of this name out of what is kept. Those that are no name are left there.
@@ -115,12 +122,16 @@ pub fn unstore(name: &str) -> io::Result<()> {
 
 fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len())
-        && name.bytes().all(|byte| (byte == b' ' || byte.is_ascii_graphic()) && byte != b':')
+        && name
+            .bytes()
+            .all(|byte| (byte == b' ' || byte.is_ascii_graphic()) && byte != b':')
 }
 
 /// Never waits: whoever sends may be the loop that feeds the watchdog.
 fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let Some(place) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let Some(place) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address(&place)?)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -129,7 +140,12 @@ fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    sendmsg(&socket, &[IoSlice::new(message.as_bytes())], &mut control, flags)?;
+    sendmsg(
+        &socket,
+        &[IoSlice::new(message.as_bytes())],
+        &mut control,
+        flags,
+    )?;
     Ok(())
 }
 
@@ -153,7 +169,11 @@ pub struct Inherited {
 /// that was not opened here would take `unsafe`.
 #[must_use]
 pub fn count_inherited() -> usize {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<usize>().ok())
+    };
     let is_ours = number("LISTEN_PID") == usize::try_from(std::process::id()).ok();
     number("LISTEN_FDS").filter(|_| is_ours).unwrap_or_default()
 }
@@ -163,7 +183,10 @@ pub fn count_inherited() -> usize {
 /// # Errors
 /// What it says of them is not true.
 pub fn inherited() -> io::Result<Vec<Inherited>> {
-    let inherited = |(descriptor, name)| Inherited { name, file: reopen(descriptor) };
+    let inherited = |(descriptor, name)| Inherited {
+        name,
+        file: reopen(descriptor),
+    };
     Ok(sd_notify::listen_fds_with_names()?.map(inherited).collect())
 }
 

@@ -112,12 +112,22 @@ impl Published<'_> {
     /// The contents of one form.
     #[must_use]
     pub fn render(&self, format: Format) -> String {
-        let Self { portal, provider, access, generation, details } = *self;
+        let Self {
+            portal,
+            provider,
+            access,
+            generation,
+            details,
+        } = *self;
         let token = access.token.expose();
         match format {
             Format::Raw => token.to_owned(),
             Format::Header => {
-                format!("Authorization: {} {}\n", one_line(&access.token_type), one_line(token))
+                format!(
+                    "Authorization: {} {}\n",
+                    one_line(&access.token_type),
+                    one_line(token)
+                )
             }
             Format::Json => {
                 let json = serde_json::to_string(&TokenJson {
@@ -159,7 +169,12 @@ fn one_line(value: &str) -> String {
 /// In single quotes, which shells and systemd's `EnvironmentFile=` read alike. A quote itself stands in double ones:
 /// a backslash outside of quotes would make the rest of the value plain for systemd, and its quotes part of it.
 fn quoted(value: &str) -> String {
-    format!("'{}'", value.replace('\'', r#"'"'"'"#).replace(['\n', '\r', '\0'], ""))
+    format!(
+        "'{}'",
+        value
+            .replace('\'', r#"'"'"'"#)
+            .replace(['\n', '\r', '\0'], "")
+    )
 }
 
 /// Why a file could not be written or removed.
@@ -172,8 +187,15 @@ pub struct FileError {
 }
 
 impl FileError {
-    pub(crate) fn at<'p>(stage: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Self + use<'p> {
-        move |source| Self { stage, path: path.to_owned(), source }
+    pub(crate) fn at<'p>(
+        stage: &'static str,
+        path: &'p Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<'p> {
+        move |source| Self {
+            stage,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -188,7 +210,10 @@ impl TokenFiles {
     /// The store in this directory, which is made when first needed, and is used while its owner is trusted.
     #[must_use]
     pub fn new(directory: &Path, trust: Trust) -> Self {
-        Self { directory: directory.to_owned(), trust }
+        Self {
+            directory: directory.to_owned(),
+            trust,
+        }
     }
 
     /// Whether the directory may be used; one that is not there yet, if it may be made.
@@ -197,9 +222,9 @@ impl TokenFiles {
     /// [`UntrustedDirectory`], with its owner's name.
     pub fn check(&self) -> Result<(), UntrustedDirectory> {
         match self.top() {
-            Err(refused @ (UntrustedDirectory::Owner { .. } | UntrustedDirectory::Writable { .. })) => {
-                Err(refused)
-            }
+            Err(
+                refused @ (UntrustedDirectory::Owner { .. } | UntrustedDirectory::Writable { .. }),
+            ) => Err(refused),
             // What is not there, or cannot be opened, is told where it is needed: renewals go on without.
             Ok(_) | Err(UntrustedDirectory::Io { .. }) => Ok(()),
         }
@@ -230,7 +255,10 @@ impl TokenFiles {
                 self.write(&directory, published, *format, &contents)?;
             }
         }
-        for unwanted in Format::ALL.into_iter().filter(|format| !formats.contains(format)) {
+        for unwanted in Format::ALL
+            .into_iter()
+            .filter(|format| !formats.contains(format))
+        {
             self.remove_form(&directory, published.portal, unwanted)?;
         }
         Ok(())
@@ -265,16 +293,23 @@ impl TokenFiles {
     #[must_use]
     pub(super) fn read_json(&self, portal: &PortalName) -> Option<Vec<u8>> {
         let directory = self.top().ok()?.below(portal.as_str()).ok()?;
-        directory.read(Format::Json.file_name(), MAX_READ_BYTES).ok()
+        directory
+            .read(Format::Json.file_name(), MAX_READ_BYTES)
+            .ok()
     }
 
     /// Whether a portal has files of readers that this program wrote, of any form.
     #[must_use]
     pub fn has_files(&self, portal: &PortalName) -> bool {
-        let directory = self.top().ok().and_then(|top| top.below(portal.as_str()).ok());
+        let directory = self
+            .top()
+            .ok()
+            .and_then(|top| top.below(portal.as_str()).ok());
         directory.is_some_and(|directory| {
             Format::ALL.iter().any(|format| {
-                directory.read(format.file_name(), MAX_READ_BYTES).is_ok_and(|text| !text.is_empty())
+                directory
+                    .read(format.file_name(), MAX_READ_BYTES)
+                    .is_ok_and(|text| !text.is_empty())
             })
         })
     }
@@ -286,7 +321,10 @@ impl TokenFiles {
     pub fn prepare(&self) -> Result<(), FileError> {
         let top = self.made_top()?;
         sweep(&top);
-        top.try_writing().map_err(FileError::at("write to the token directory", &self.directory))
+        top.try_writing().map_err(FileError::at(
+            "write to the token directory",
+            &self.directory,
+        ))
     }
 
     /// Which directory it is (device and inode), if there is one.
@@ -305,9 +343,14 @@ impl TokenFiles {
     }
 
     fn made_top(&self) -> Result<Directory, FileError> {
-        let make = Make { mode: TOP_MODE, above: ABOVE_MODE };
+        let make = Make {
+            mode: TOP_MODE,
+            above: ABOVE_MODE,
+        };
         let top = Directory::open_trusted(&self.directory, &self.trust, Some(make));
-        top.map_err(|refused| FileError::at("use the token directory", &self.directory)(refused.into_io()))
+        top.map_err(|refused| {
+            FileError::at("use the token directory", &self.directory)(refused.into_io())
+        })
     }
 
     /// A portal's directory, made where it is not there.
@@ -332,9 +375,16 @@ impl TokenFiles {
         format: Format,
         contents: &str,
     ) -> Result<(), FileError> {
-        let written = directory.write_whole(OsStr::new(format.file_name()), contents.as_bytes(), FILE_MODE);
+        let written = directory.write_whole(
+            OsStr::new(format.file_name()),
+            contents.as_bytes(),
+            FILE_MODE,
+        );
         written.map_err(|(stage, error)| {
-            FileError::at(stage, &self.path_of(published.portal).join(format.file_name()))(error)
+            FileError::at(
+                stage,
+                &self.path_of(published.portal).join(format.file_name()),
+            )(error)
         })
     }
 
@@ -345,7 +395,10 @@ impl TokenFiles {
         format: Format,
     ) -> Result<(), FileError> {
         let removed = directory.remove(OsStr::new(format.file_name()));
-        removed.map_err(FileError::at("remove", &self.path_of(portal).join(format.file_name())))
+        removed.map_err(FileError::at(
+            "remove",
+            &self.path_of(portal).join(format.file_name()),
+        ))
     }
 }
 
@@ -360,12 +413,17 @@ fn sweep(top: &Directory) {
             }
         };
         let Some(portal) = portal else { continue };
-        portal.names().iter().for_each(|(name, kind)| sweep_one(&portal, name, *kind));
+        portal
+            .names()
+            .iter()
+            .for_each(|(name, kind)| sweep_one(&portal, name, *kind));
     }
 }
 
 fn sweep_one(directory: &Directory, name: &OsStr, kind: FileType) {
-    let is_leftover = LEFTOVERS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+    let is_leftover = LEFTOVERS
+        .iter()
+        .any(|prefix| name.to_string_lossy().starts_with(prefix));
     if is_leftover && kind == FileType::RegularFile {
         // What cannot be removed is tried again at the next start.
         let _ = directory.remove(name);
@@ -376,12 +434,22 @@ fn sweep_one(directory: &Directory, name: &OsStr, kind: FileType) {
 ///
 /// # Errors
 /// [`FileError`]; the old file is intact then, and nothing is left beside it.
-pub fn write_whole(directory: &Path, path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
-    let opened = Directory::open(directory).map_err(FileError::at("open the directory", directory))?;
+pub fn write_whole(
+    directory: &Path,
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+) -> Result<(), FileError> {
+    let opened =
+        Directory::open(directory).map_err(FileError::at("open the directory", directory))?;
     let Some(name) = path.file_name() else {
-        return Err(FileError::at("write", path)(io::Error::from(ErrorKind::InvalidFilename)));
+        return Err(FileError::at("write", path)(io::Error::from(
+            ErrorKind::InvalidFilename,
+        )));
     };
-    opened.write_whole(name, contents, mode).map_err(|(stage, error)| FileError::at(stage, path)(error))
+    opened
+        .write_whole(name, contents, mode)
+        .map_err(|(stage, error)| FileError::at(stage, path)(error))
 }
 
 fn says(directory: &Directory, format: Format, contents: &str) -> bool {
@@ -389,8 +457,13 @@ fn says(directory: &Directory, format: Format, contents: &str) -> bool {
         found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == FILE_MODE
     };
     let name = format.file_name();
-    directory.read_only(name).and_then(|file| file.metadata()).is_ok_and(|found| is_same(&found))
-        && directory.read(name, contents.len() as u64).is_ok_and(|found| found == contents.as_bytes())
+    directory
+        .read_only(name)
+        .and_then(|file| file.metadata())
+        .is_ok_and(|found| is_same(&found))
+        && directory
+            .read(name, contents.len() as u64)
+            .is_ok_and(|found| found == contents.as_bytes())
 }
 
 #[cfg(test)]

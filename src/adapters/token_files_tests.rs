@@ -19,7 +19,11 @@ fn publish(files: &TokenFiles, token: &str, formats: &[Format]) -> Result<(), Fi
     let details = Details {
         scope: vec!["crm".into(), "task".into()],
         endpoint: Some("https://acme.bitrix24.com/rest/".into()),
-        fields: [("member_id".to_owned(), "a223".into()), ("user_id".to_owned(), 1.into())].into(),
+        fields: [
+            ("member_id".to_owned(), "a223".into()),
+            ("user_id".to_owned(), 1.into()),
+        ]
+        .into(),
     };
     let (portal, access) = (PortalName::parse("acme").unwrap(), access(token));
     let published = Published {
@@ -51,11 +55,22 @@ fn the_files_are_the_contracts() {
     );
     assert_eq!(read("token"), "s3cret'token");
     assert_eq!(read("header"), "Authorization: Bearer s3cret'token\n");
-    assert!(read("env").contains("REFRESHD_ACCESS_TOKEN='s3cret'\"'\"'token'\n"), "{}", read("env"));
-    for (path, mode) in
-        [(acme.join("token"), 0o640), (acme.clone(), 0o750), (directory.path().join("tokens"), 0o751)]
-    {
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, mode, "{}", path.display());
+    assert!(
+        read("env").contains("REFRESHD_ACCESS_TOKEN='s3cret'\"'\"'token'\n"),
+        "{}",
+        read("env")
+    );
+    for (path, mode) in [
+        (acme.join("token"), 0o640),
+        (acme.clone(), 0o750),
+        (directory.path().join("tokens"), 0o751),
+    ] {
+        assert_eq!(
+            path.metadata().unwrap().permissions().mode() & 0o7777,
+            mode,
+            "{}",
+            path.display()
+        );
     }
     let names = std::fs::read_dir(&acme).unwrap().count();
     assert_eq!(names, 4, "nothing is left beside the files");
@@ -63,7 +78,10 @@ fn the_files_are_the_contracts() {
 
 #[test]
 fn a_header_is_one_line_whatever_the_server_said() {
-    let access = Access { token_type: "Bearer\r\nX-Evil: 1".into(), ..access("s3cret\ntoken") };
+    let access = Access {
+        token_type: "Bearer\r\nX-Evil: 1".into(),
+        ..access("s3cret\ntoken")
+    };
     let published = Published {
         portal: &PortalName::parse("acme").unwrap(),
         provider: "bitrix24",
@@ -71,7 +89,10 @@ fn a_header_is_one_line_whatever_the_server_said() {
         generation: Generation(42),
         details: &Details::default(),
     };
-    assert_eq!(published.render(Format::Header), "Authorization: BearerX-Evil: 1 s3crettoken\n");
+    assert_eq!(
+        published.render(Format::Header),
+        "Authorization: BearerX-Evil: 1 s3crettoken\n"
+    );
     assert_eq!(published.render(Format::Raw), "s3cret\ntoken");
 }
 
@@ -105,7 +126,12 @@ fn a_directory_that_cannot_be_written_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let blocked = directory.path().join("tokens");
     write_whole(directory.path(), &blocked, b"a file is in the way", 0o600).unwrap();
-    let error = publish(&TokenFiles::new(&blocked, Trust::default()), "one", &[Format::Raw]).unwrap_err();
+    let error = publish(
+        &TokenFiles::new(&blocked, Trust::default()),
+        "one",
+        &[Format::Raw],
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("tokens"), "{error}");
 }
 
@@ -114,7 +140,11 @@ fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
     let directory = tempfile::tempdir().unwrap();
     let files = TokenFiles::new(directory.path(), Trust::default());
     publish(&files, "one", &[Format::Raw, Format::Header]).unwrap();
-    let (portal, access, details) = (PortalName::parse("acme").unwrap(), access("two"), Details::default());
+    let (portal, access, details) = (
+        PortalName::parse("acme").unwrap(),
+        access("two"),
+        Details::default(),
+    );
     let renewed = Published {
         portal: &portal,
         provider: "bitrix24",
@@ -123,9 +153,15 @@ fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
         details: &details,
     };
     files.replace(&renewed, &[Format::Raw]).unwrap();
-    let read = |name: &str| std::fs::read_to_string(directory.path().join("acme").join(name)).unwrap();
+    let read =
+        |name: &str| std::fs::read_to_string(directory.path().join("acme").join(name)).unwrap();
     assert_eq!(read("token"), "two");
-    assert!(read("header").contains("one"), "which forms there are is the sweep's business");
-    let names = std::fs::read_dir(directory.path().join("acme")).unwrap().count();
+    assert!(
+        read("header").contains("one"),
+        "which forms there are is the sweep's business"
+    );
+    let names = std::fs::read_dir(directory.path().join("acme"))
+        .unwrap()
+        .count();
     assert_eq!(names, 2, "nothing is left beside the files");
 }

@@ -12,8 +12,11 @@ use crate::domain::token::{Access, Details};
 /// The reply, with the life that is left.
 #[must_use]
 pub fn token_reply(access: &Access, details: &Details, profile: &Profile, now: Timestamp) -> Value {
-    let mut reply: Map<String, Value> =
-        details.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut reply: Map<String, Value> = details
+        .fields
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     if let (Some(field), Some(endpoint)) = (&profile.endpoint_field, &details.endpoint) {
         reply.insert(field.clone(), endpoint.as_str().into());
     }

@@ -22,7 +22,12 @@ impl AuthorizationServer {
         timeout: Duration,
     ) -> Result<(u16, Vec<u8>), String> {
         let form = [("auth", token.expose())];
-        let request = self.client.post(url).form(&form).timeout(timeout).header(ACCEPT, "application/json");
+        let request = self
+            .client
+            .post(url)
+            .form(&form)
+            .timeout(timeout)
+            .header(ACCEPT, "application/json");
         let response = request.send().await.map_err(|error| cause(&error))?;
         let status = response.status().as_u16();
         Ok((status, read_body(response).await?))

@@ -36,7 +36,11 @@ pub(super) async fn list(common: &Common, arguments: &ListArguments) -> Result<E
     } else {
         terminal::print(&text(&report));
     }
-    Ok(if report.incidents.is_empty() { Exit::Done } else { Exit::NotFresh })
+    Ok(if report.incidents.is_empty() {
+        Exit::Done
+    } else {
+        Exit::NotFresh
+    })
 }
 
 pub(super) async fn acknowledge(
@@ -45,8 +49,14 @@ pub(super) async fn acknowledge(
 ) -> Result<Exit, CommandError> {
     let incident = &arguments.incident;
     let count = daemon(common).await?.acknowledge(incident).await?;
-    let noun = if count == 1 { "incident is" } else { "incidents are" };
-    terminal::eprintln(&format!("{incident}: {count} {noun} taken on; no repetitions until it gets worse"));
+    let noun = if count == 1 {
+        "incident is"
+    } else {
+        "incidents are"
+    };
+    terminal::eprintln(&format!(
+        "{incident}: {count} {noun} taken on; no repetitions until it gets worse"
+    ));
     Ok(Exit::Done)
 }
 
@@ -61,13 +71,22 @@ async fn daemon(common: &Common) -> Result<ControlClient, CommandError> {
 }
 
 fn text(report: &AlertsView) -> String {
-    let AlertsView { incidents, silences, channels } = report;
+    let AlertsView {
+        incidents,
+        silences,
+        channels,
+    } = report;
     let mut text = String::new();
     if incidents.is_empty() {
         text.push_str("no incident is open\n");
     } else {
-        let heading = ["INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "TOLD", "WHAT"];
-        text.push_str(&terminal::table(&heading, incidents.iter().map(incident).collect()));
+        let heading = [
+            "INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "TOLD", "WHAT",
+        ];
+        text.push_str(&terminal::table(
+            &heading,
+            incidents.iter().map(incident).collect(),
+        ));
         text.push('\n');
         for IncidentView { key, action, .. } in incidents {
             if let Some(action) = action {
@@ -76,18 +95,33 @@ fn text(report: &AlertsView) -> String {
         }
     }
     for silence in silences {
-        let what = if silence.portal == "*" { "everything" } else { &silence.portal };
+        let what = if silence.portal == "*" {
+            "everything"
+        } else {
+            &silence.portal
+        };
         text.push_str(&format!("silenced: {what}, until {}\n", silence.until));
     }
     if channels.is_empty() {
         text.push_str("no channel is configured: the log alone hears of incidents\n");
     }
-    for ChannelView { channel, kind, waiting, failing_since, why } in channels {
+    for ChannelView {
+        channel,
+        kind,
+        waiting,
+        failing_since,
+        why,
+    } in channels
+    {
         let state = match (failing_since, why) {
             (Some(since), Some(why)) => format!("fails since {since}: {why}"),
             _ => "ok".to_owned(),
         };
-        let waiting = if *waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
+        let waiting = if *waiting > 0 {
+            format!(", {waiting} waiting")
+        } else {
+            String::new()
+        };
         text.push_str(&format!("channel {channel} ({kind}): {state}{waiting}\n"));
     }
     text
@@ -99,7 +133,11 @@ fn incident(incident: &IncidentView) -> Vec<(String, TableStyle)> {
         Severity::Warning => TableStyle::Warning,
         Severity::Error | Severity::Critical => TableStyle::Bad,
     };
-    let told = if incident.told.is_empty() { "-".to_owned() } else { incident.told.join(", ") };
+    let told = if incident.told.is_empty() {
+        "-".to_owned()
+    } else {
+        incident.told.join(", ")
+    };
     vec![
         (incident.key.clone(), TableStyle::Plain),
         (incident.severity.as_str().to_owned(), look),

@@ -32,10 +32,17 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         None => without_daemon(common, only).await?,
     };
     if arguments.json {
-        let text = serde_json::to_string_pretty(&serde_json::json!({ "tests": trials })).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "tests": trials }))
+            .unwrap_or_default();
         terminal::print(&(text + "\n"));
     } else {
-        for TestResult { channel, kind, result, answer } in &trials {
+        for TestResult {
+            channel,
+            kind,
+            result,
+            answer,
+        } in &trials
+        {
             terminal::eprintln(&format!("{channel} ({kind}): {result}: {answer}"));
         }
     }
@@ -43,10 +50,17 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         let message = "no channel is configured: the log alone hears of incidents";
         return Err(CommandError::new(Exit::NoInput, message));
     }
-    Ok(if trials.iter().all(TestResult::is_delivered) { Exit::Done } else { Exit::Unavailable })
+    Ok(if trials.iter().all(TestResult::is_delivered) {
+        Exit::Done
+    } else {
+        Exit::Unavailable
+    })
 }
 
-async fn without_daemon(common: &Common, only: Option<&str>) -> Result<Vec<TestResult>, CommandError> {
+async fn without_daemon(
+    common: &Common,
+    only: Option<&str>,
+) -> Result<Vec<TestResult>, CommandError> {
     if let Some(socket) = &common.socket {
         let message = format!("no daemon listens on {}", socket.display());
         return Err(CommandError::new(Exit::Unavailable, message));
@@ -54,9 +68,13 @@ async fn without_daemon(common: &Common, only: Option<&str>) -> Result<Vec<TestR
     let config = load(common)?;
     // What a program says is worth a line here too. Without a log the test is made all the same.
     let _ = log::start_for_command("info");
-    let courier = Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
-        CommandError::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error)))
-    })?;
+    let courier =
+        Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
+            CommandError::new(
+                Exit::Unavailable,
+                format!("cannot set up TLS: {}", chain(&error)),
+            )
+        })?;
     let tested = test(&courier, &config.channels, only, Clock::system().now()).await;
     tested.map_err(|unknown| CommandError::new(Exit::NoInput, unknown.to_string()))
 }

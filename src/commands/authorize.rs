@@ -17,7 +17,9 @@ use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::adapters::clock::Clock;
 use crate::daemon::operations::OperationError;
-use crate::daemon::{Begun, BrowserPage, Callback, CallbackRequest, CallbackResponse, chain, has_state};
+use crate::daemon::{
+    Begun, BrowserPage, Callback, CallbackRequest, CallbackResponse, chain, has_state,
+};
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
 
 /// Lines that come within this time of each other were pasted together.
@@ -53,8 +55,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let asker = AuthorizationClient { reach: connect(common).await?, portal: &arguments.portal };
-    let authorized = match arguments.code.as_ref().or(arguments.redirected_url.as_ref()) {
+    let asker = AuthorizationClient {
+        reach: connect(common).await?,
+        portal: &arguments.portal,
+    };
+    let authorized = match arguments
+        .code
+        .as_ref()
+        .or(arguments.redirected_url.as_ref())
+    {
         Some(answer) => match asker.answer(answer).await {
             Ok(Answered::Authorized(authorized)) => Ok(authorized),
             Ok(Answered::NotIt(why)) => Err(CommandError::new(Exit::Data, why)),
@@ -65,7 +74,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     if let Backend::Offline(offline) = asker.reach {
         offline.close().await;
         if authorized.is_ok() {
-            terminal::eprintln("no daemon runs; the grant is in the state and is renewed when one starts");
+            terminal::eprintln(
+                "no daemon runs; the grant is in the state and is renewed when one starts",
+            );
         }
     }
     let authorized = authorized?;
@@ -78,10 +89,17 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 }
 
 fn sentence(portal: &str, authorized: &Value) -> String {
-    let generation = authorized.get("generation").and_then(Value::as_u64).unwrap_or_default();
+    let generation = authorized
+        .get("generation")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
     let status = |key: &str| authorized.get("status")?.get(key)?.as_str();
-    let until = status("expires_at").map(|at| format!(", valid until {at}")).unwrap_or_default();
-    let endpoint = status("endpoint").map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
+    let until = status("expires_at")
+        .map(|at| format!(", valid until {at}"))
+        .unwrap_or_default();
+    let endpoint = status("endpoint")
+        .map(|endpoint| format!(" at {endpoint}"))
+        .unwrap_or_default();
     let reply = |key: &str| match authorized.get("reply")?.get(key)? {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -115,9 +133,10 @@ impl AuthorizationClient<'_> {
     async fn begin(&self, loopback: Option<String>) -> Result<Begun, CommandError> {
         match &self.reach {
             Backend::Daemon(client) => client.begin(self.portal, loopback).await,
-            Backend::Offline(offline) => {
-                offline.begin(self.portal, loopback).await.map_err(|error| not_done(&error))
-            }
+            Backend::Offline(offline) => offline
+                .begin(self.portal, loopback)
+                .await
+                .map_err(|error| not_done(&error)),
         }
     }
 
@@ -130,7 +149,9 @@ impl AuthorizationClient<'_> {
             }
             Backend::Offline(offline) => match offline.answer(self.portal, answer).await {
                 Ok(authorized) => Ok(Answered::Authorized(authorized)),
-                Err(error @ OperationError::NotAnAnswer { .. }) => Ok(Answered::NotIt(chain(&error))),
+                Err(error @ OperationError::NotAnAnswer { .. }) => {
+                    Ok(Answered::NotIt(chain(&error)))
+                }
                 Err(error) => Err(not_done(&error)),
             },
         }
@@ -139,9 +160,10 @@ impl AuthorizationClient<'_> {
     async fn poll(&self, state: &str) -> Result<Result<Value, Duration>, CommandError> {
         match &self.reach {
             Backend::Daemon(client) => client.poll(self.portal, state).await,
-            Backend::Offline(offline) => {
-                offline.poll(self.portal, state).await.map_err(|error| not_done(&error))
-            }
+            Backend::Offline(offline) => offline
+                .poll(self.portal, state)
+                .await
+                .map_err(|error| not_done(&error)),
         }
     }
 
@@ -151,12 +173,14 @@ impl AuthorizationClient<'_> {
         let began = clock.tick();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let here = arguments.listen.unwrap_or(here);
-        let (own, _) = Callback::listen(&[here])
-            .await
-            .map_err(|error| CommandError::new(Exit::Usage, format!("cannot listen on {here}: {error}")))?;
+        let (own, _) = Callback::listen(&[here]).await.map_err(|error| {
+            CommandError::new(Exit::Usage, format!("cannot listen on {here}: {error}"))
+        })?;
         let here = own.addresses.first().copied().unwrap_or(here);
         let here = match here.ip() {
-            ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("127.0.0.1:{}", here.port()),
+            ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => {
+                format!("127.0.0.1:{}", here.port())
+            }
             _ => here.to_string(),
         };
         let loopback = format!("http://{here}/oauth/callback");
@@ -176,7 +200,13 @@ impl AuthorizationClient<'_> {
         };
         let opening = show(&begun, callback.as_ref(), arguments.no_browser).await;
         let lines = Some(BufReader::new(tokio::io::stdin()).lines());
-        let mut waiting = PromptAndCallback { callback, opening, lines, pasted: String::new(), clock };
+        let mut waiting = PromptAndCallback {
+            callback,
+            opening,
+            lines,
+            pasted: String::new(),
+            clock,
+        };
         let mut strangers = 0;
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
@@ -221,9 +251,14 @@ impl AuthorizationClient<'_> {
                 *strangers = strangers.saturating_add(1);
                 // The address to open must stay on the screen.
                 if *strangers <= SHOWN_STRANGERS {
-                    let last =
-                        if *strangers == SHOWN_STRANGERS { "; further ones are not shown" } else { "" };
-                    terminal::eprintln(&format!("somebody's redirect was turned away: {why}{last}"));
+                    let last = if *strangers == SHOWN_STRANGERS {
+                        "; further ones are not shown"
+                    } else {
+                        ""
+                    };
+                    terminal::eprintln(&format!(
+                        "somebody's redirect was turned away: {why}{last}"
+                    ));
                 }
                 arrival.tell(CallbackResponse::Failed(why));
                 return None;
@@ -231,9 +266,10 @@ impl AuthorizationClient<'_> {
             CallbackEvent::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
         };
         let (ending, ended) = match self.answer(&text).await {
-            Ok(Answered::Authorized(authorized)) => {
-                (CallbackResponse::Done(self.portal.to_owned()), Some(Ok(authorized)))
-            }
+            Ok(Answered::Authorized(authorized)) => (
+                CallbackResponse::Done(self.portal.to_owned()),
+                Some(Ok(authorized)),
+            ),
             Ok(Answered::NotIt(why)) => {
                 terminal::eprintln(&why);
                 // Whoever knows our state says no.
@@ -242,9 +278,15 @@ impl AuthorizationClient<'_> {
                         && matches!(said.code, Err(AnswerError::Refused(_)))
                 };
                 let over = arrival.is_some() || parse(&text).is_ok_and(is_denial);
-                (CallbackResponse::Failed(why.clone()), over.then(|| Err(CommandError::new(Exit::Data, why))))
+                (
+                    CallbackResponse::Failed(why.clone()),
+                    over.then(|| Err(CommandError::new(Exit::Data, why))),
+                )
             }
-            Err(failure) => (CallbackResponse::Failed(failure.message().to_owned()), Some(Err(failure))),
+            Err(failure) => (
+                CallbackResponse::Failed(failure.message().to_owned()),
+                Some(Err(failure)),
+            ),
         };
         if let Some(arrival) = arrival {
             arrival.tell(ending);
@@ -269,7 +311,9 @@ impl AuthorizationClient<'_> {
             let wait_now = wait.min(left);
             let slept = clock.tick();
             while clock.elapsed(slept) < wait_now {
-                clock.sleep(wait_now.saturating_sub(clock.elapsed(slept))).await;
+                clock
+                    .sleep(wait_now.saturating_sub(clock.elapsed(slept)))
+                    .await;
             }
             match self.poll(&begun.state).await? {
                 Ok(authorized) => return Ok(authorized),
@@ -301,7 +345,12 @@ impl PromptAndCallback {
     /// What comes first; `None` if no way is left.
     async fn next(&mut self) -> Option<CallbackEvent> {
         loop {
-            let Self { callback, opening, lines, .. } = self;
+            let Self {
+                callback,
+                opening,
+                lines,
+                ..
+            } = self;
             let open = callback.is_some() || lines.is_some();
             tokio::select! {
                 arrival = async { callback.as_mut()?.next().await }, if callback.is_some() => {
@@ -330,16 +379,26 @@ impl PromptAndCallback {
                 None => break,
             }
         }
-        let anew = begins_an_answer(&text) || text.contains("://") || !begins_an_answer(&self.pasted);
-        self.pasted = if anew { text } else { format!("{}\n{text}", self.pasted) };
+        let anew =
+            begins_an_answer(&text) || text.contains("://") || !begins_an_answer(&self.pasted);
+        self.pasted = if anew {
+            text
+        } else {
+            format!("{}\n{text}", self.pasted)
+        };
         self.pasted.clone()
     }
 }
 
 /// Listens where the browser will be sent, if that is this machine. A browser may take `localhost` for either loopback.
 async fn listen_at(redirect_uri: &str) -> Option<Callback> {
-    let url = Url::parse(redirect_uri).ok().filter(|url| url.scheme() == "http")?;
-    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let url = Url::parse(redirect_uri)
+        .ok()
+        .filter(|url| url.scheme() == "http")?;
+    let (v4, v6) = (
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    );
     let ips = match url.host()? {
         Host::Ipv4(ip) => vec![IpAddr::V4(ip)],
         Host::Ipv6(ip) => vec![IpAddr::V6(ip)],
@@ -350,7 +409,10 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
         return None;
     }
     let port = url.port_or_known_default()?;
-    let addresses: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    let addresses: Vec<_> = ips
+        .into_iter()
+        .map(|ip| SocketAddr::new(ip, port))
+        .collect();
     match Callback::listen(&addresses).await {
         Ok((callback, missing)) => {
             for (address, error) in missing {
@@ -365,7 +427,11 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
             Some(callback)
         }
         Err(error) => {
-            let address = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let address = addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" and ");
             terminal::eprintln(&format!(
                 "cannot listen on {address} for the browser ({error}); paste the address instead"
             ));
@@ -379,12 +445,23 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
 async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<BrowserPage> {
     terminal::eprintln("Open this address in a browser, as the user whom the app is to act for:");
     terminal::eprintln(&begun.url);
-    let opening = if !no_browser && terminal::is_desktop() { open_browser(&begun.url).await } else { None };
+    let opening = if !no_browser && terminal::is_desktop() {
+        open_browser(&begun.url).await
+    } else {
+        None
+    };
     let paste = "paste the address that it was sent to, within 30 seconds:";
     terminal::eprintln(&match callback {
         Some(callback) => {
-            let addresses: Vec<_> = callback.addresses.iter().map(|it| format!("http://{it}")).collect();
-            format!("Waiting for the browser on {}. Or {paste}", addresses.join(" and "))
+            let addresses: Vec<_> = callback
+                .addresses
+                .iter()
+                .map(|it| format!("http://{it}"))
+                .collect();
+            format!(
+                "Waiting for the browser on {}. Or {paste}",
+                addresses.join(" and ")
+            )
         }
         None => format!("Then {paste}"),
     });

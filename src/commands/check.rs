@@ -27,15 +27,21 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let Loaded { mut config, warnings, damaged } =
-        config::load(&common.config, &Environment::of_process())
-            .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
+    let Loaded {
+        mut config,
+        warnings,
+        damaged,
+    } = config::load(&common.config, &Environment::of_process())
+        .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     for warning in &warnings {
         terminal::eprintln(&format!("{warning} (warning)"));
     }
     if !damaged.is_empty() {
         let problems = config::ConfigErrors(damaged);
-        return Err(CommandError::new(Exit::Configuration, in_configuration(&problems)));
+        return Err(CommandError::new(
+            Exit::Configuration,
+            in_configuration(&problems),
+        ));
     }
     let version = match state::inspect(&config.paths.state) {
         Ok(Header::Absent) => "not there yet".to_owned(),
@@ -57,7 +63,11 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         count(config.apps.len(), "app"),
         config.paths.state.display(),
     ));
-    if arguments.online { online(&mut config).await } else { Ok(Exit::Done) }
+    if arguments.online {
+        online(&mut config).await
+    } else {
+        Ok(Exit::Done)
+    }
 }
 
 fn count(number: usize, noun: &str) -> String {
@@ -77,7 +87,10 @@ fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
         match Directory::open_trusted(path, &trust, None) {
             Ok(_) | Err(UntrustedDirectory::Io { .. }) => {}
             Err(refused) => {
-                return Err(CommandError::new(Exit::Configuration, format!("{what}: {}", chain(&refused))));
+                return Err(CommandError::new(
+                    Exit::Configuration,
+                    format!("{what}: {}", chain(&refused)),
+                ));
             }
         }
     }
@@ -92,7 +105,9 @@ fn directories(config: &Config) -> Vec<String> {
         ("control_socket", config.paths.control_socket.parent()),
         ("token_dir", Some(config.paths.token_dir.as_path())),
     ] {
-        let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { continue };
+        let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
+            continue;
+        };
         match std::fs::metadata(path) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => warnings.push(format!("{what}: {} is not a directory", path.display())),
@@ -102,7 +117,10 @@ fn directories(config: &Config) -> Vec<String> {
                     path.display()
                 ));
             }
-            Err(error) => warnings.push(format!("{what}: cannot look at {}: {error}", path.display())),
+            Err(error) => warnings.push(format!(
+                "{what}: cannot look at {}: {error}",
+                path.display()
+            )),
         }
     }
     warnings
@@ -110,7 +128,10 @@ fn directories(config: &Config) -> Vec<String> {
 
 async fn online(config: &mut Config) -> Result<Exit, CommandError> {
     let server = AuthorizationServer::new().map_err(|error| {
-        CommandError::new(Exit::Unavailable, format!("cannot set up TLS: {}", chain(&error)))
+        CommandError::new(
+            Exit::Unavailable,
+            format!("cannot set up TLS: {}", chain(&error)),
+        )
     })?;
     let mut exit = Exit::Done;
     for (issuer, said) in ask_issuers(config, &server).await {
@@ -122,14 +143,21 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
             }
         }
     }
-    let of = |portal: &PortalConfig| Some(portal.renewal_url(config.apps.get(&portal.settings.app)?));
-    let urls = config.portals.iter().filter_map(of).filter(|url| !url.is_empty());
+    let of =
+        |portal: &PortalConfig| Some(portal.renewal_url(config.apps.get(&portal.settings.app)?));
+    let urls = config
+        .portals
+        .iter()
+        .filter_map(of)
+        .filter(|url| !url.is_empty());
     let urls: BTreeSet<_> = urls.collect();
     for url in urls {
         match server.probe(&url).await {
             Ok((status, location)) => {
                 let leads = location.and_then(|location| leads_to(&url, &location));
-                let leads = leads.map(|leads| format!(", a redirect {leads}")).unwrap_or_default();
+                let leads = leads
+                    .map(|leads| format!(", a redirect {leads}"))
+                    .unwrap_or_default();
                 terminal::eprintln(&format!("{url}: answers (status {status} to HEAD{leads})"));
             }
             Err(why) => {

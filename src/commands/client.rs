@@ -61,9 +61,16 @@ struct RefusalError {
 
 impl ControlClient {
     pub(super) fn new(socket: &Path) -> Result<Self, CommandError> {
-        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().timeout(LIMIT).build();
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .timeout(LIMIT)
+            .build();
         let http = http.map_err(|_| {
-            CommandError::new(Exit::Unavailable, "cannot set up a client for the control socket")
+            CommandError::new(
+                Exit::Unavailable,
+                "cannot set up a client for the control socket",
+            )
         })?;
         Ok(Self { http })
     }
@@ -91,8 +98,10 @@ impl ControlClient {
         after: Option<&str>,
     ) -> Result<(Vec<PortalView>, Option<String>), CommandError> {
         // A portal's name needs no escaping in a query.
-        let path =
-            after.map_or_else(|| "/v1/portals".to_owned(), |after| format!("/v1/portals?after={after}"));
+        let path = after.map_or_else(
+            || "/v1/portals".to_owned(),
+            |after| format!("/v1/portals?after={after}"),
+        );
         let PortalPage { portals, next } = parse(&self.ask(Method::GET, &path, None).await?)?;
         Ok((portals, next))
     }
@@ -104,14 +113,21 @@ impl ControlClient {
         min_valid: Duration,
         format: &str,
     ) -> Result<String, CommandError> {
-        let min_valid = humantime::format_duration(min_valid).to_string().replace(' ', "");
-        let path = format!("{}?min_valid={min_valid}&format={format}", path(portal, "/token"));
+        let min_valid = humantime::format_duration(min_valid)
+            .to_string()
+            .replace(' ', "");
+        let path = format!(
+            "{}?min_valid={min_valid}&format={format}",
+            path(portal, "/token")
+        );
         self.ask(Method::GET, &path, None).await
     }
 
     /// Renews a portal. A renewal that failed is an answer, not a failure to ask.
     pub(super) async fn renew(&self, portal: &str) -> Result<Value, CommandError> {
-        let (status, body) = self.send(Method::POST, &path(portal, "/renew"), None).await?;
+        let (status, body) = self
+            .send(Method::POST, &path(portal, "/renew"), None)
+            .await?;
         match serde_json::from_str::<Value>(&body) {
             Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
             _ => Err(refusal(status, &body)),
@@ -143,9 +159,17 @@ impl ControlClient {
     }
 
     /// Begins an authorization.
-    pub(super) async fn begin(&self, portal: &str, loopback: Option<String>) -> Result<Begun, CommandError> {
+    pub(super) async fn begin(
+        &self,
+        portal: &str,
+        loopback: Option<String>,
+    ) -> Result<Begun, CommandError> {
         let body = json!({ "redirect_uri": loopback }).to_string();
-        parse(&self.ask(Method::POST, &path(portal, "/authorization"), Some(body)).await?)
+        parse(
+            &self
+                .ask(Method::POST, &path(portal, "/authorization"), Some(body))
+                .await?,
+        )
     }
 
     /// Hands over what the browser brought; `Err` within says why it is no answer.
@@ -173,15 +197,26 @@ impl ControlClient {
         state: &str,
     ) -> Result<Result<Value, Duration>, CommandError> {
         let body = json!({ "state": state }).to_string();
-        let polled: Value =
-            parse(&self.ask(Method::POST, &path(portal, "/authorization/poll"), Some(body)).await?)?;
+        let polled: Value = parse(
+            &self
+                .ask(
+                    Method::POST,
+                    &path(portal, "/authorization/poll"),
+                    Some(body),
+                )
+                .await?,
+        )?;
         let again_in = polled.get("again_in").and_then(Value::as_u64);
         Ok(again_in.map_or(Ok(polled), |secs| Err(Duration::from_secs(secs))))
     }
 
     /// What the authorization server says of the access token.
     pub(super) async fn introspect(&self, portal: &str) -> Result<Introspection, CommandError> {
-        parse(&self.ask(Method::POST, &path(portal, "/introspect"), None).await?)
+        parse(
+            &self
+                .ask(Method::POST, &path(portal, "/introspect"), None)
+                .await?,
+        )
     }
 
     /// The installs that wait for a decision.
@@ -209,39 +244,79 @@ impl ControlClient {
         portal: &str,
         user: Option<&str>,
     ) -> Result<DisputeView, CommandError> {
-        parse(&self.ask(Method::POST, &decide(portal, "refuse", user), None).await?)
+        parse(
+            &self
+                .ask(Method::POST, &decide(portal, "refuse", user), None)
+                .await?,
+        )
     }
 
     /// Reads kept replies again and takes in what can be read.
     pub(super) async fn recover(&self, portal: &str) -> Result<Value, CommandError> {
-        parse(&self.ask(Method::POST, &path(portal, "/replies/recover"), None).await?)
+        parse(
+            &self
+                .ask(Method::POST, &path(portal, "/replies/recover"), None)
+                .await?,
+        )
     }
 
     /// What is kept of a portal.
     pub(super) async fn kept(&self, portal: &str) -> Result<Vec<KeptReplyView>, CommandError> {
-        let body = self.ask(Method::GET, &path(portal, "/replies"), None).await?;
+        let body = self
+            .ask(Method::GET, &path(portal, "/replies"), None)
+            .await?;
         parse::<KeptReplies>(&body).map(|kept| kept.replies)
     }
 
     /// The bytes of a kept reply.
-    pub(super) async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, CommandError> {
-        let (status, body) =
-            self.bytes(Method::GET, &path(portal, &format!("/replies/{number}")), None).await?;
-        if status.is_success() { Ok(body) } else { Err(refusal(status, &String::from_utf8_lossy(&body))) }
+    pub(super) async fn kept_body(
+        &self,
+        portal: &str,
+        number: usize,
+    ) -> Result<Vec<u8>, CommandError> {
+        let (status, body) = self
+            .bytes(
+                Method::GET,
+                &path(portal, &format!("/replies/{number}")),
+                None,
+            )
+            .await?;
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(refusal(status, &String::from_utf8_lossy(&body)))
+        }
     }
 
     /// Removes what is kept of a portal: how many.
     pub(super) async fn discard(&self, portal: &str) -> Result<usize, CommandError> {
-        let body: Value = parse(&self.ask(Method::DELETE, &path(portal, "/replies"), None).await?)?;
-        let discarded = body.get("discarded").and_then(Value::as_u64).unwrap_or_default();
+        let body: Value = parse(
+            &self
+                .ask(Method::DELETE, &path(portal, "/replies"), None)
+                .await?,
+        )?;
+        let discarded = body
+            .get("discarded")
+            .and_then(Value::as_u64)
+            .unwrap_or_default();
         Ok(usize::try_from(discarded).unwrap_or_default())
     }
 
     /// Forgets a grant, given back first if asked; false if there was none.
     pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, CommandError> {
-        let path = path(portal, if revoke { "/grant?revoke=true" } else { "/grant" });
+        let path = path(
+            portal,
+            if revoke {
+                "/grant?revoke=true"
+            } else {
+                "/grant"
+            },
+        );
         let body: Value = parse(&self.ask(Method::DELETE, &path, None).await?)?;
-        Ok(body.get("forgotten").and_then(Value::as_bool).unwrap_or_default())
+        Ok(body
+            .get("forgotten")
+            .and_then(Value::as_bool)
+            .unwrap_or_default())
     }
 
     /// Silences a portal, or everything, for a span; without one, ends its silence. Until when.
@@ -250,11 +325,16 @@ impl ControlClient {
         portal: Option<&str>,
         span: Option<&str>,
     ) -> Result<Option<String>, CommandError> {
-        let path = portal.map_or_else(|| "/v1/silence".to_owned(), |portal| path(portal, "/silence"));
+        let path = portal.map_or_else(
+            || "/v1/silence".to_owned(),
+            |portal| path(portal, "/silence"),
+        );
         let body: Value = match span {
-            Some(span) => {
-                parse(&self.ask(Method::POST, &path, Some(json!({"for": span}).to_string())).await?)?
-            }
+            Some(span) => parse(
+                &self
+                    .ask(Method::POST, &path, Some(json!({"for": span}).to_string()))
+                    .await?,
+            )?,
             None => parse(&self.ask(Method::DELETE, &path, None).await?)?,
         };
         Ok(body.get("until").and_then(Value::as_str).map(str::to_owned))
@@ -268,20 +348,43 @@ impl ControlClient {
     /// Takes an incident on, or those of a portal: how many.
     pub(super) async fn acknowledge(&self, incident: &str) -> Result<u64, CommandError> {
         let body = json!({"incident": incident}).to_string();
-        let body: Value = parse(&self.ask(Method::POST, "/v1/alerts/acknowledge", Some(body)).await?)?;
-        Ok(body.get("acknowledged").and_then(Value::as_u64).unwrap_or_default())
+        let body: Value = parse(
+            &self
+                .ask(Method::POST, "/v1/alerts/acknowledge", Some(body))
+                .await?,
+        )?;
+        Ok(body
+            .get("acknowledged")
+            .and_then(Value::as_u64)
+            .unwrap_or_default())
     }
 
     /// Sends a test to a channel, or to every one.
-    pub(super) async fn test(&self, channel: Option<&str>) -> Result<Vec<TestResult>, CommandError> {
-        let body = channel.map_or_else(|| json!({}), |channel| json!({ "channel": channel })).to_string();
-        let answer = self.ask(Method::POST, "/v1/alerts/test", Some(body)).await?;
+    pub(super) async fn test(
+        &self,
+        channel: Option<&str>,
+    ) -> Result<Vec<TestResult>, CommandError> {
+        let body = channel
+            .map_or_else(|| json!({}), |channel| json!({ "channel": channel }))
+            .to_string();
+        let answer = self
+            .ask(Method::POST, "/v1/alerts/test", Some(body))
+            .await?;
         parse::<TestResults>(&answer).map(|answer| answer.tests)
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<String, CommandError> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<String, CommandError> {
         let (status, body) = self.send(method, path, body).await?;
-        if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(refusal(status, &body))
+        }
     }
 
     async fn send(
@@ -300,10 +403,16 @@ impl ControlClient {
         path: &str,
         body: Option<String>,
     ) -> Result<(StatusCode, Vec<u8>), CommandError> {
-        let gone =
-            |_| CommandError::new(Exit::Unavailable, "the daemon broke the connection; is it stopping?");
-        let request =
-            self.http.request(method, format!("http://refreshd{path}")).body(body.unwrap_or_default());
+        let gone = |_| {
+            CommandError::new(
+                Exit::Unavailable,
+                "the daemon broke the connection; is it stopping?",
+            )
+        };
+        let request = self
+            .http
+            .request(method, format!("http://refreshd{path}"))
+            .body(body.unwrap_or_default());
         let response = request.send().await.map_err(gone)?;
         let status = response.status();
         Ok((status, response.bytes().await.map_err(gone)?.to_vec()))
@@ -315,7 +424,9 @@ fn path(portal: &str, rest: &str) -> String {
     let mut url = String::from("/v1/portals/");
     for byte in portal.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => url.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => {
+                url.push(char::from(byte))
+            }
             other => url.push_str(&format!("%{other:02X}")),
         }
     }
@@ -330,13 +441,19 @@ fn decide(portal: &str, what: &str, user: Option<&str>) -> String {
 
 fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, CommandError> {
     serde_json::from_str(body).map_err(|_| {
-        CommandError::new(Exit::Unavailable, "the daemon's answer is not understood; is it another version?")
+        CommandError::new(
+            Exit::Unavailable,
+            "the daemon's answer is not understood; is it another version?",
+        )
     })
 }
 
 fn refusal(status: StatusCode, body: &str) -> CommandError {
     let Ok(ErrorBody { error }) = serde_json::from_str::<ErrorBody>(body) else {
-        return CommandError::new(Exit::Unavailable, format!("the daemon answered with status {status}"));
+        return CommandError::new(
+            Exit::Unavailable,
+            format!("the daemon answered with status {status}"),
+        );
     };
     let exit = match error.code.as_str() {
         "unknown-portal" | "unknown-incident" | "unknown-channel" | "nothing-kept" => Exit::NoInput,

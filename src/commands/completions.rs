@@ -22,7 +22,10 @@ Examples:
 
 Exit codes: 0 printed, 64 usage.";
 
-pub(super) fn completions(arguments: &Arguments, command: &mut Command) -> Result<Exit, CommandError> {
+pub(super) fn completions(
+    arguments: &Arguments,
+    command: &mut Command,
+) -> Result<Exit, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, command, "refreshd", &mut script);
     print(script)
@@ -32,13 +35,17 @@ pub(super) fn manual(command: Command) -> Result<Exit, CommandError> {
     let mut page = Vec::new();
     let rendered = clap_mangen::Man::new(command).render(&mut page);
     rendered.map_err(|error| {
-        CommandError::new(Exit::Unavailable, format!("cannot write the manual page: {error}"))
+        CommandError::new(
+            Exit::Unavailable,
+            format!("cannot write the manual page: {error}"),
+        )
     })?;
     print(page)
 }
 
 fn print(bytes: Vec<u8>) -> Result<Exit, CommandError> {
-    let text = String::from_utf8(bytes).map_err(|_| CommandError::new(Exit::Unavailable, "not text"))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| CommandError::new(Exit::Unavailable, "not text"))?;
     terminal::print(&text);
     Ok(Exit::Done)
 }

@@ -74,7 +74,9 @@ async fn connect_if(
 async fn open(config: Config) -> Result<Backend, CommandError> {
     // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
     let _ = log::start_for_command("warn");
-    let offline = Offline::open(config).await.map_err(|error| cannot_run(&error))?;
+    let offline = Offline::open(config)
+        .await
+        .map_err(|error| cannot_run(&error))?;
     Ok(Backend::Offline(Box::new(offline)))
 }
 
@@ -108,13 +110,20 @@ pub(super) async fn connect_to_read(common: &Common) -> Result<ReadBackend, Comm
 }
 
 fn no_listener(socket: &Path) -> CommandError {
-    CommandError::new(Exit::Unavailable, format!("no daemon listens on {}", socket.display()))
+    CommandError::new(
+        Exit::Unavailable,
+        format!("no daemon listens on {}", socket.display()),
+    )
 }
 
 /// The running daemon, if there is one.
 pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, CommandError> {
     let paths = config::load_paths(&common.config);
-    let Some(socket) = common.socket.as_ref().or(paths.as_ref().map(|paths| &paths.control_socket)) else {
+    let Some(socket) = common
+        .socket
+        .as_ref()
+        .or(paths.as_ref().map(|paths| &paths.control_socket))
+    else {
         return Ok(None);
     };
     match UnixStream::connect(socket).await {
@@ -123,8 +132,10 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, Com
             ControlClient::new(socket).map(Some)
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            let message =
-                format!("you may not use the control socket {}; try it with sudo", socket.display());
+            let message = format!(
+                "you may not use the control socket {}; try it with sudo",
+                socket.display()
+            );
             Err(CommandError::new(Exit::NoPermission, message))
         }
         Err(_) => Ok(None),
@@ -140,7 +151,9 @@ fn trust(
     socket: &Path,
     connection: &UnixStream,
 ) -> Result<(), CommandError> {
-    let Ok(listener) = connection.peer_cred().map(|peer| peer.uid()) else { return Ok(()) };
+    let Ok(listener) = connection.peer_cred().map(|peer| peer.uid()) else {
+        return Ok(());
+    };
     let known = Trust::by_configuration(&common.config);
     let known = match paths {
         Some(paths) => known.and_owner_of(&paths.state),
@@ -168,7 +181,11 @@ fn has_to_itself(user: u32, directory: &Path) -> bool {
 
 /// The whole configuration, or every problem of it.
 pub(super) fn load(common: &Common) -> Result<Config, CommandError> {
-    let Loaded { config, warnings, damaged } = config::load(&common.config, &Environment::of_process())
+    let Loaded {
+        config,
+        warnings,
+        damaged,
+    } = config::load(&common.config, &Environment::of_process())
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     for warning in warnings.iter().chain(&damaged) {
         terminal::eprintln(&format!("{warning}"));
@@ -221,7 +238,9 @@ pub(super) fn not_done(error: &OperationError) -> CommandError {
         | OperationError::NotAGrant { .. }
         | OperationError::NotAnAnswer { .. }
         | OperationError::CodeRefused { .. } => Exit::Data,
-        OperationError::NoAuthorization { .. } | OperationError::NotThere { .. } => Exit::Configuration,
+        OperationError::NoAuthorization { .. } | OperationError::NotThere { .. } => {
+            Exit::Configuration
+        }
         OperationError::State(_) => Exit::Unavailable,
     };
     CommandError::new(exit, chain(error))

@@ -27,8 +27,11 @@ use crate::fake_server::{At, FakeServer, Fault, Rules};
 /// The shipped configuration, so that what the demo shows is what the file says.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 /// Its portals and their hosts.
-const PORTALS: [(&str, &str); 3] =
-    [("acme", "acme.bitrix24.com"), ("globex", "globex.bitrix24.de"), ("initech", "initech.bitrix24.ru")];
+const PORTALS: [(&str, &str); 3] = [
+    ("acme", "acme.bitrix24.com"),
+    ("globex", "globex.bitrix24.de"),
+    ("initech", "initech.bitrix24.ru"),
+];
 /// Its client.
 const CLIENT_ID: &str = "local.demo";
 /// A folder with this file in it is a demo's, and may be emptied by the next one.
@@ -53,15 +56,22 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     };
     let dir = &arguments.dir;
     empty(dir)?;
-    let server = listen(SocketAddr::from(([127, 0, 0, 1], 9480))).await.map_err(io)?;
+    let server = listen(SocketAddr::from(([127, 0, 0, 1], 9480)))
+        .await
+        .map_err(io)?;
     let server_address = server.local_addr().map_err(io)?;
-    let http = listen(SocketAddr::from(([127, 0, 0, 1], 9470))).await.map_err(io)?;
+    let http = listen(SocketAddr::from(([127, 0, 0, 1], 9470)))
+        .await
+        .map_err(io)?;
     let http_address = http.local_addr().map_err(io)?;
     drop(http);
     let file = dir.join("refreshd.toml");
     let text = CONFIGURATION
         .replace("refreshd-demo/", "")
-        .replace("client_secret_env = \"REFRESHD_DEMO_SECRET\"", "client_secret_file = \"client.secret\"")
+        .replace(
+            "client_secret_env = \"REFRESHD_DEMO_SECRET\"",
+            "client_secret_file = \"client.secret\"",
+        )
         .replace("127.0.0.1:9480", &server_address.to_string())
         .replace("127.0.0.1:9470", &http_address.to_string());
     let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
@@ -70,15 +80,18 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
             .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))?;
     }
 
-    let rules = Rules { token_lifetime: Duration::from_secs(60), ..Rules::default() };
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(60),
+        ..Rules::default()
+    };
     let sandbox = FakeServer::new(Clock::system(), rules);
     sandbox.add_client(CLIENT_ID, &secret);
     let read = {
         let file = file.clone();
         move || config::load(&file, &Environment::of_process())
     };
-    let Loaded { config, .. } =
-        read().map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
+    let Loaded { config, .. } = read()
+        .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let socket = config.paths.control_socket.clone();
     let handle = log::start_for_command("info")
         .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))?;
@@ -112,20 +125,30 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
 /// Makes the folder, in place of an earlier demo's; never of anything else.
 fn empty(dir: &Path) -> Result<(), CommandError> {
     let fail = |error: std::io::Error| {
-        CommandError::new(Exit::Unavailable, format!("cannot use the folder {}: {error}", dir.display()))
+        CommandError::new(
+            Exit::Unavailable,
+            format!("cannot use the folder {}: {error}", dir.display()),
+        )
     };
     let taken = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if taken && !dir.join(MARKER).exists() {
-        let message =
-            format!("{} is not empty and is no demo's folder; name another with --dir", dir.display());
+        let message = format!(
+            "{} is not empty and is no demo's folder; name another with --dir",
+            dir.display()
+        );
         return Err(CommandError::new(Exit::Usage, message));
     }
     if taken {
         std::fs::remove_dir_all(dir).map_err(fail)?;
     }
     std::fs::create_dir_all(dir).map_err(fail)?;
-    write_whole(dir, &dir.join(MARKER), b"refreshd demo may empty this folder\n", 0o600)
-        .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))
+    write_whole(
+        dir,
+        &dir.join(MARKER),
+        b"refreshd demo may empty this folder\n",
+        0o600,
+    )
+    .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))
 }
 
 /// The usual port, or any free one.
@@ -166,24 +189,41 @@ impl DemoScript<'_> {
         for (portal, host) in PORTALS {
             let grant = self.sandbox.install(host, CLIENT_ID);
             client
-                .import(portal, ImportInput::Text(serde_json::Value::Object(grant).to_string()), false)
+                .import(
+                    portal,
+                    ImportInput::Text(serde_json::Value::Object(grant).to_string()),
+                    false,
+                )
                 .await?;
         }
-        self.say("three grants were handed over; each is renewed at once, which proves that it lives");
+        self.say(
+            "three grants were handed over; each is renewed at once, which proves that it lives",
+        );
         self.wait_until(18).await;
         let code = "INTERNAL_SERVER_ERROR".to_owned();
-        let fault = Fault::Refuse { status: 500, error: code, description: "demo".to_owned() };
-        self.sandbox.fail(At::Portal("globex.bitrix24.de".to_owned()), fault, u32::MAX);
+        let fault = Fault::Refuse {
+            status: 500,
+            error: code,
+            description: "demo".to_owned(),
+        };
+        self.sandbox
+            .fail(At::Portal("globex.bitrix24.de".to_owned()), fault, u32::MAX);
         self.say(
             "globex: its server answers 500 from now on. The first renewal is due at about 25 seconds of the \
                   token's life; watch it fail, be retried, and escalate by the share of life that is left",
         );
         self.wait_until(68).await;
-        self.sandbox.heal(At::Portal("globex.bitrix24.de".to_owned()));
+        self.sandbox
+            .heal(At::Portal("globex.bitrix24.de".to_owned()));
         self.say("globex: its token has expired, readers were told by expires_at, people by the log. The server works \
                   again now; the next retry renews it and the incident is resolved");
         self.wait_until(72).await;
-        while client.list(Some("globex")).await?.iter().any(|portal| !portal.fresh) {
+        while client
+            .list(Some("globex"))
+            .await?
+            .iter()
+            .any(|portal| !portal.fresh)
+        {
             self.clock.sleep(Duration::from_millis(200)).await;
         }
         self.say("globex is fresh again, without anybody's help; acme and initech never noticed");
@@ -221,8 +261,10 @@ impl DemoScript<'_> {
 
 /// What the server saw: a correct client leaves nothing to complain about.
 fn summary(sandbox: &FakeServer) -> Result<Exit, CommandError> {
-    let renewals: Vec<_> =
-        PORTALS.iter().map(|(portal, host)| format!("{portal} {}", sandbox.renewals(host))).collect();
+    let renewals: Vec<_> = PORTALS
+        .iter()
+        .map(|(portal, host)| format!("{portal} {}", sandbox.renewals(host)))
+        .collect();
     terminal::eprintln(&format!(
         "\nThe demo is over. Renewals: {}; token requests: {}. A refresh token was never used twice.",
         renewals.join(", "),
@@ -233,5 +275,8 @@ fn summary(sandbox: &FakeServer) -> Result<Exit, CommandError> {
         terminal::eprintln("Next: README.md, \"Your first real portal\".");
         return Ok(Exit::Done);
     }
-    Err(CommandError::new(Exit::Unavailable, format!("the server complains: {}", violations.join("; "))))
+    Err(CommandError::new(
+        Exit::Unavailable,
+        format!("the server complains: {}", violations.join("; ")),
+    ))
 }

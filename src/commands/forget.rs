@@ -27,10 +27,14 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     // Nobody is asked about a portal that is not there.
     let known = match &reach {
         Backend::Daemon(client) => client.list(Some(portal)).await,
-        Backend::Offline(offline) => offline.list(Some(portal)).await.map_err(|error| not_done(&error)),
+        Backend::Offline(offline) => offline
+            .list(Some(portal))
+            .await
+            .map_err(|error| not_done(&error)),
     };
     known?;
-    let question = format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
+    let question =
+        format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
     if !arguments.yes && !terminal::confirm(&question) {
         return Err(CommandError::new(
             Exit::Usage,
@@ -40,7 +44,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let forgotten = match reach {
         Backend::Daemon(client) => client.forget(portal, arguments.revoke).await?,
         Backend::Offline(offline) => {
-            let forgotten = offline.forget(portal, arguments.revoke).await.map_err(|error| not_done(&error));
+            let forgotten = offline
+                .forget(portal, arguments.revoke)
+                .await
+                .map_err(|error| not_done(&error));
             offline.close().await;
             forgotten?
         }

@@ -66,7 +66,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Backend::Offline(offline) => {
             let imported = match &grant {
                 ImportInput::Text(text) => offline.import(portal, text, arguments.replace).await,
-                ImportInput::AsideOf(at) => offline.import_aside(portal, at, arguments.replace).await,
+                ImportInput::AsideOf(at) => {
+                    offline.import_aside(portal, at, arguments.replace).await
+                }
             };
             offline.close().await;
             imported.map_err(|error| not_done(&error))
@@ -74,7 +76,8 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     };
     let imported = match imported {
         Err(failure) if arguments.json => {
-            let outcome = json!({ "portal": portal, "outcome": "refused", "detail": failure.message() });
+            let outcome =
+                json!({ "portal": portal, "outcome": "refused", "detail": failure.message() });
             let is_refused = failure.exit() == Exit::Data;
             if is_refused {
                 print(&outcome);
@@ -105,16 +108,31 @@ pub(super) fn print(outcome: &Value) {
 pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
     let text = |key: &str| imported.get(key).and_then(Value::as_str);
     let detail = text("detail").unwrap_or_default();
-    let is_kept = imported.get("kept").and_then(Value::as_bool).unwrap_or_default();
+    let is_kept = imported
+        .get("kept")
+        .and_then(Value::as_bool)
+        .unwrap_or_default();
     match text("outcome").unwrap_or_default() {
         "renewed" => {
-            let generation = imported.get("generation").and_then(Value::as_u64).unwrap_or_default();
-            let owner =
-                [text("identity"), text("endpoint")].into_iter().flatten().collect::<Vec<_>>().join(", ");
-            let of = if owner.is_empty() { String::new() } else { format!("; it is of {owner}") };
+            let generation = imported
+                .get("generation")
+                .and_then(Value::as_u64)
+                .unwrap_or_default();
+            let owner = [text("identity"), text("endpoint")]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", ");
+            let of = if owner.is_empty() {
+                String::new()
+            } else {
+                format!("; it is of {owner}")
+            };
             (
                 Exit::Done,
-                format!("{portal}: the grant was taken in and renewed (generation {generation}){of}"),
+                format!(
+                    "{portal}: the grant was taken in and renewed (generation {generation}){of}"
+                ),
             )
         }
         "refused" => {
@@ -137,9 +155,14 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
             ),
         ),
         _ => {
-            let again = text("again_at").map(|at| format!("; it is tried again at {at}")).unwrap_or_default();
-            let goes_on =
-                if is_kept { format!(", and the grant that {portal} has goes on") } else { String::new() };
+            let again = text("again_at")
+                .map(|at| format!("; it is tried again at {at}"))
+                .unwrap_or_default();
+            let goes_on = if is_kept {
+                format!(", and the grant that {portal} has goes on")
+            } else {
+                String::new()
+            };
             (
                 Exit::TryAgain,
                 format!(
@@ -153,7 +176,11 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
 fn read(arguments: &Arguments) -> Result<String, CommandError> {
     let mut bytes = Vec::new();
     let limit = MAX_LENGTH as u64 + 1;
-    let read = match arguments.file.as_ref().filter(|file| file.as_os_str() != "-") {
+    let read = match arguments
+        .file
+        .as_ref()
+        .filter(|file| file.as_os_str() != "-")
+    {
         Some(file) => std::fs::File::open(file)
             .and_then(|file| file.take(limit).read_to_end(&mut bytes))
             .map_err(|error| (file.display().to_string(), error)),
@@ -165,9 +192,15 @@ fn read(arguments: &Arguments) -> Result<String, CommandError> {
             stdin.map_err(|error| ("standard input".to_owned(), error))
         }
     };
-    read.map_err(|(from, error)| CommandError::new(Exit::NoInput, format!("cannot read {from}: {error}")))?;
-    let not_taken =
-        |why: String| CommandError::new(Exit::Data, format!("{}: not taken in: {why}", arguments.portal));
+    read.map_err(|(from, error)| {
+        CommandError::new(Exit::NoInput, format!("cannot read {from}: {error}"))
+    })?;
+    let not_taken = |why: String| {
+        CommandError::new(
+            Exit::Data,
+            format!("{}: not taken in: {why}", arguments.portal),
+        )
+    };
     let account = arguments.account.as_deref();
     // Windows writes UTF-16.
     let text = match body_decoding::decode(&bytes) {
@@ -175,9 +208,9 @@ fn read(arguments: &Arguments) -> Result<String, CommandError> {
         _ => bytes,
     };
     match String::from_utf8(text) {
-        Ok(_) if account.is_some() => {
-            Err(not_taken("--account chooses from a dump of pizauth, and this is none".to_owned()))
-        }
+        Ok(_) if account.is_some() => Err(not_taken(
+            "--account chooses from a dump of pizauth, and this is none".to_owned(),
+        )),
         Ok(text) => match of_this_machine(&text) {
             Some(what) => Err(not_taken(what.to_owned())),
             None => Ok(text),
@@ -204,7 +237,11 @@ fn of_this_machine(text: &str) -> Option<&'static str> {
     {
         return None;
     }
-    if rustix::system::uname().nodename().to_str().is_ok_and(|name| name == word) {
+    if rustix::system::uname()
+        .nodename()
+        .to_str()
+        .is_ok_and(|name| name == word)
+    {
         Some("it is the name of this machine, and no refresh token")
     } else if std::path::Path::new(word).exists() {
         Some("it is the name of a file; give the file itself: refreshd import PORTAL FILE")
@@ -214,7 +251,13 @@ fn of_this_machine(text: &str) -> Option<&'static str> {
 }
 
 /// The control socket takes text: an account's grant as a token reply.
-fn grant(Account { name, client_id, refresh }: Account) -> Result<String, String> {
+fn grant(
+    Account {
+        name,
+        client_id,
+        refresh,
+    }: Account,
+) -> Result<String, String> {
     let refresh = refresh.ok_or_else(|| {
         format!(
             "account {name} of pizauth has no refresh token, and without one there is nothing to renew with"

@@ -88,10 +88,16 @@ async fn list(reach: &Backend, arguments: &ListArguments) -> Result<Exit, Comman
     } else if waiting.is_empty() {
         terminal::eprintln("no install waits for a decision");
     } else {
-        let lines = waiting.iter().map(|it| format!("{}: since {}: {}\n", it.portal, it.since, it.reason));
+        let lines = waiting
+            .iter()
+            .map(|it| format!("{}: since {}: {}\n", it.portal, it.since, it.reason));
         terminal::print(&lines.collect::<String>());
     }
-    Ok(if waiting.is_empty() { Exit::Done } else { Exit::NotFresh })
+    Ok(if waiting.is_empty() {
+        Exit::Done
+    } else {
+        Exit::NotFresh
+    })
 }
 
 /// The user to decide about: the one who is named, or the one who waits and whom a person was shown.
@@ -100,13 +106,23 @@ async fn meant(
     arguments: &DecideArguments,
     what: &str,
 ) -> Result<Option<String>, CommandError> {
-    let DecideArguments { portal, user, yes, json: _ } = arguments;
+    let DecideArguments {
+        portal,
+        user,
+        yes,
+        json: _,
+    } = arguments;
     if *yes {
         return Ok(user.clone());
     }
-    let found = waiting(reach).await?.into_iter().find(|it| it.portal == *portal);
+    let found = waiting(reach)
+        .await?
+        .into_iter()
+        .find(|it| it.portal == *portal);
     // What is not there is said by whoever is asked to decide.
-    let Some(found) = found else { return Ok(user.clone()) };
+    let Some(found) = found else {
+        return Ok(user.clone());
+    };
     terminal::eprintln(&format!("{portal}: {}", found.reason));
     if !terminal::confirm(&format!("{what} the install of user {}?", found.user)) {
         return Err(CommandError::new(
@@ -123,9 +139,10 @@ async fn accept(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, Co
     let user = user.as_deref();
     let accepted: Value = match reach {
         Backend::Daemon(client) => client.accept_install(portal, user).await?,
-        Backend::Offline(offline) => {
-            offline.accept_install(portal, user).await.map_err(|error| not_done(&error))?
-        }
+        Backend::Offline(offline) => offline
+            .accept_install(portal, user)
+            .await
+            .map_err(|error| not_done(&error))?,
     };
     if arguments.json {
         print(&accepted);
@@ -147,13 +164,13 @@ async fn refuse(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, Co
     let user = user.as_deref();
     let refused = match reach {
         Backend::Daemon(client) => client.refuse_install(portal, user).await?,
-        Backend::Offline(offline) => {
-            offline.refuse_install(portal, user).await.map_err(|error| not_done(&error))?
-        }
+        Backend::Offline(offline) => offline
+            .refuse_install(portal, user)
+            .await
+            .map_err(|error| not_done(&error))?,
     };
     if arguments.json {
-        let outcome =
-            json!({"portal": portal, "outcome": "refused", "user": refused.user, "holder": refused.holder});
+        let outcome = json!({"portal": portal, "outcome": "refused", "user": refused.user, "holder": refused.holder});
         terminal::print(&format!("{outcome:#}\n"));
     } else {
         let user = refused.user;

@@ -25,7 +25,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let said = match connect_to_read(common).await? {
         ReadBackend::Daemon(client) => client.introspect(portal).await?,
         ReadBackend::State(glance) => {
-            let said = glance.introspect(portal).await.map_err(|error| not_done(&error));
+            let said = glance
+                .introspect(portal)
+                .await
+                .map_err(|error| not_done(&error));
             glance.close().await;
             said?
         }
@@ -35,16 +38,35 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     } else {
         terminal::eprintln(&sentence(portal, &said));
     }
-    Ok(if said.active { Exit::Done } else { Exit::NotFresh })
+    Ok(if said.active {
+        Exit::Done
+    } else {
+        Exit::NotFresh
+    })
 }
 
 fn sentence(portal: &str, said: &Introspection) -> String {
-    let Introspection { active, expires_at, scope, client_id: _, sub } = said;
+    let Introspection {
+        active,
+        expires_at,
+        scope,
+        client_id: _,
+        sub,
+    } = said;
     if !active {
         return format!("{portal}: the authorization server says that its token does not work");
     }
-    let until = expires_at.as_ref().map(|at| format!(" until {at}")).unwrap_or_default();
-    let whom = sub.as_ref().map(|sub| format!(", for {sub}")).unwrap_or_default();
-    let scope = scope.as_ref().map(|scope| format!(", scope: {scope}")).unwrap_or_default();
+    let until = expires_at
+        .as_ref()
+        .map(|at| format!(" until {at}"))
+        .unwrap_or_default();
+    let whom = sub
+        .as_ref()
+        .map(|sub| format!(", for {sub}"))
+        .unwrap_or_default();
+    let scope = scope
+        .as_ref()
+        .map(|scope| format!(", scope: {scope}"))
+        .unwrap_or_default();
     format!("{portal}: the authorization server says that its token works{until}{whom}{scope}")
 }

@@ -161,7 +161,11 @@ pub fn main() -> Exit {
         Err(error) => {
             // Help and version are no errors; nothing can be said if even this cannot be printed.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
         }
     };
     let common = cli.common;
@@ -199,7 +203,9 @@ pub fn main() -> Exit {
             Command::Provider(Provider::List(arguments)) => provider::list(&common, &arguments),
             Command::Provider(Provider::Show(arguments)) => provider::show(&common, &arguments),
             Command::Demo(arguments) => demo::run(&arguments).await,
-            Command::Completions(arguments) => completions::completions(&arguments, &mut Cli::command()),
+            Command::Completions(arguments) => {
+                completions::completions(&arguments, &mut Cli::command())
+            }
             Command::Man => completions::manual(Cli::command()),
             Command::Sandbox(arguments) => sandbox::run(&arguments).await,
         }

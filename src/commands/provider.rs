@@ -37,13 +37,25 @@ pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, C
     let Some(profile) = configured.or_else(|| config::built_in_profile(name)) else {
         let mut known: Vec<&str> = config::built_in_providers().collect();
         if let Some(config) = &config {
-            known.extend(config.apps.keys().chain(config.profiles.keys()).map(String::as_str));
+            known.extend(
+                config
+                    .apps
+                    .keys()
+                    .chain(config.profiles.keys())
+                    .map(String::as_str),
+            );
         }
-        let near =
-            known.into_iter().max_by(|one, other| likeness(name, one).total_cmp(&likeness(name, other)));
+        let near = known
+            .into_iter()
+            .max_by(|one, other| likeness(name, one).total_cmp(&likeness(name, other)));
         let hint = near.filter(|near| likeness(name, near) > 0.8);
-        let hint = hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(CommandError::new(Exit::NoInput, format!("no provider or app is named {name}{hint}")));
+        let hint = hint
+            .map(|near| format!("; did you mean {near}?"))
+            .unwrap_or_default();
+        return Err(CommandError::new(
+            Exit::NoInput,
+            format!("no provider or app is named {name}{hint}"),
+        ));
     };
     terminal::print(&config::written_profile(&profile));
     Ok(Exit::Done)
@@ -54,7 +66,9 @@ pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, CommandEr
     let mut rows = Vec::new();
     let row = |name: &str, profile: &Profile, from: &str| {
         let at = profile.issuer.as_ref().unwrap_or(&profile.token_url);
-        [name, from, at].map(|text| (text.to_owned(), TableStyle::Plain)).to_vec()
+        [name, from, at]
+            .map(|text| (text.to_owned(), TableStyle::Plain))
+            .to_vec()
     };
     for name in config::built_in_providers() {
         rows.extend(config::built_in_profile(name).map(|profile| row(name, &profile, "built in")));
@@ -64,14 +78,21 @@ pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, CommandEr
             rows.push(row(name, profile, "configuration"));
         }
     }
-    terminal::print(&terminal::table(&["PROVIDER", "FROM", "AUTHORIZATION SERVER"], rows));
+    terminal::print(&terminal::table(
+        &["PROVIDER", "FROM", "AUTHORIZATION SERVER"],
+        rows,
+    ));
     Ok(Exit::Done)
 }
 
 /// The configuration, if there is one: without any the built-in providers can be looked at.
 fn configuration(common: &Common) -> Result<Option<Config>, CommandError> {
     let usual = common.config == Path::new(config::DEFAULT_PATH);
-    if usual && !common.config.exists() { Ok(None) } else { connect::load(common).map(Some) }
+    if usual && !common.config.exists() {
+        Ok(None)
+    } else {
+        connect::load(common).map(Some)
+    }
 }
 
 fn likeness(one: &str, other: &str) -> f64 {

@@ -63,10 +63,19 @@ enum RecoverResult {
 }
 
 async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, CommandError> {
-    let Arguments { portal, show, discard, yes, json } = arguments;
+    let Arguments {
+        portal,
+        show,
+        discard,
+        yes,
+        json,
+    } = arguments;
     let kept = match reach {
         Backend::Daemon(client) => client.kept(portal).await?,
-        Backend::Offline(offline) => offline.kept(portal).await.map_err(|error| not_done(&error))?,
+        Backend::Offline(offline) => offline
+            .kept(portal)
+            .await
+            .map_err(|error| not_done(&error))?,
     };
     if let Some(number) = show {
         let question = format!("Print reply {number} of {portal}? It may hold tokens that work.");
@@ -76,38 +85,65 @@ async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, C
         }
         let body = match reach {
             Backend::Daemon(client) => client.kept_body(portal, *number).await,
-            Backend::Offline(offline) => {
-                offline.kept_body(portal, *number).await.map_err(|error| not_done(&error))
-            }
+            Backend::Offline(offline) => offline
+                .kept_body(portal, *number)
+                .await
+                .map_err(|error| not_done(&error)),
         };
         return body.map(RecoverResult::Body);
     }
     if *discard {
-        let question =
-            format!("Remove {} kept replies of {portal}? A pair in them is lost then.", kept.len());
+        let question = format!(
+            "Remove {} kept replies of {portal}? A pair in them is lost then.",
+            kept.len()
+        );
         if !kept.is_empty() && !yes && !terminal::confirm(&question) {
-            return Err(CommandError::new(Exit::Usage, "nothing was removed; say --yes to mean it"));
+            return Err(CommandError::new(
+                Exit::Usage,
+                "nothing was removed; say --yes to mean it",
+            ));
         }
         let discarded = match reach {
             Backend::Daemon(client) => client.discard(portal).await?,
-            Backend::Offline(offline) => offline.discard(portal).await.map_err(|error| not_done(&error))?,
+            Backend::Offline(offline) => offline
+                .discard(portal)
+                .await
+                .map_err(|error| not_done(&error))?,
         };
         let outcome = json!({"portal": portal, "outcome": "discarded", "discarded": discarded});
-        return Ok(if *json { RecoverResult::Json(outcome) } else { RecoverResult::Discarded(discarded) });
+        return Ok(if *json {
+            RecoverResult::Json(outcome)
+        } else {
+            RecoverResult::Discarded(discarded)
+        });
     }
     let recovered = match reach {
         Backend::Daemon(client) => client.recover(portal).await,
-        Backend::Offline(offline) => offline.recover(portal).await.map_err(|error| not_done(&error)),
+        Backend::Offline(offline) => offline
+            .recover(portal)
+            .await
+            .map_err(|error| not_done(&error)),
     };
     if !json {
-        kept.iter().for_each(|reply| terminal::eprintln(&line(portal, reply)));
+        kept.iter()
+            .for_each(|reply| terminal::eprintln(&line(portal, reply)));
     } else if recovered.is_err() {
         // What is kept is said all the same.
-        terminal::print(&format!("{:#}\n", json!({"portal": portal, "outcome": "kept", "replies": kept})));
+        terminal::print(&format!(
+            "{:#}\n",
+            json!({"portal": portal, "outcome": "kept", "replies": kept})
+        ));
     }
     let outcome = recovered?;
-    let generation = outcome.get("generation").and_then(Value::as_u64).unwrap_or_default();
-    Ok(if *json { RecoverResult::Json(outcome) } else { RecoverResult::Recovered(generation) })
+    let generation = outcome
+        .get("generation")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    Ok(if *json {
+        RecoverResult::Json(outcome)
+    } else {
+        RecoverResult::Recovered(generation)
+    })
 }
 
 /// One kept reply in a line.
@@ -124,8 +160,15 @@ fn line(portal: &str, reply: &KeptReplyView) -> String {
         current,
         readable,
     } = reply;
-    let kind: Vec<_> = [content_type.as_deref(), content_encoding.as_deref()].into_iter().flatten().collect();
-    let kind = if kind.is_empty() { String::new() } else { format!(" of {}", kind.join(", ")) };
+    let kind: Vec<_> = [content_type.as_deref(), content_encoding.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let kind = if kind.is_empty() {
+        String::new()
+    } else {
+        format!(" of {}", kind.join(", "))
+    };
     let cut = if *whole { "" } else { ", cut" };
     let state = match (current, readable) {
         (false, _) => "of an earlier grant",

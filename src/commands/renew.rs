@@ -37,19 +37,32 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         // Without a state nothing can be renewed, and each portal is named.
         Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
             terminal::eprintln(NONE_RENEWABLE);
-            return Ok(told(arguments, &seen(common).await?, Vec::new(), Exit::Done));
+            return Ok(told(
+                arguments,
+                &seen(common).await?,
+                Vec::new(),
+                Exit::Done,
+            ));
         }
         Err(failure) => return Err(failure),
     };
-    let (names, left) =
-        if arguments.all { parted(all(&reach).await?) } else { (arguments.portals.clone(), Vec::new()) };
+    let (names, left) = if arguments.all {
+        parted(all(&reach).await?)
+    } else {
+        (arguments.portals.clone(), Vec::new())
+    };
     if names.is_empty() {
         terminal::eprintln(NONE_RENEWABLE);
     }
     let outcomes = match &reach {
         Backend::Daemon(client) => {
-            let asked = names.iter().map(|name| async move { (name, client.renew(name).await) });
-            stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await
+            let asked = names
+                .iter()
+                .map(|name| async move { (name, client.renew(name).await) });
+            stream::iter(asked)
+                .buffered(AT_ONCE)
+                .collect::<Vec<_>>()
+                .await
         }
         Backend::Offline(offline) => {
             let mut outcomes = Vec::new();
@@ -86,17 +99,27 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// Tells of the portals that were not tried, and of all in JSON.
-fn told(arguments: &Arguments, left: &[PortalView], mut answers: Vec<Value>, mut exit: Exit) -> Exit {
+fn told(
+    arguments: &Arguments,
+    left: &[PortalView],
+    mut answers: Vec<Value>,
+    mut exit: Exit,
+) -> Exit {
     for portal in left {
         let outcome = not_tried(portal);
         if !arguments.json {
             terminal::eprintln(&sentence(&portal.portal, &outcome));
         }
-        exit = if matches!(exit, Exit::Done) { Exit::NotFresh } else { exit };
+        exit = if matches!(exit, Exit::Done) {
+            Exit::NotFresh
+        } else {
+            exit
+        };
         answers.push(outcome);
     }
     if arguments.json {
-        let text = serde_json::to_string_pretty(&json!({ "renewals": answers })).unwrap_or_default();
+        let text =
+            serde_json::to_string_pretty(&json!({ "renewals": answers })).unwrap_or_default();
         terminal::print(&(text + "\n"));
     }
     exit
@@ -123,41 +146,67 @@ async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
 
 /// The portals that can be renewed, and the others of the configuration.
 fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
-    let named = portals.into_iter().filter(|portal| portal.phase != Kind::Unconfigured);
-    let (renewable, left): (Vec<_>, Vec<_>) = named.partition(|portal| portal.next_renewal_in.is_some());
-    (renewable.into_iter().map(|portal| portal.portal).collect(), left)
+    let named = portals
+        .into_iter()
+        .filter(|portal| portal.phase != Kind::Unconfigured);
+    let (renewable, left): (Vec<_>, Vec<_>) =
+        named.partition(|portal| portal.next_renewal_in.is_some());
+    (
+        renewable.into_iter().map(|portal| portal.portal).collect(),
+        left,
+    )
 }
 
 /// What is said of a portal for which nothing is sent.
 fn not_tried(portal: &PortalView) -> Value {
-    let why = portal
-        .last_error
-        .as_ref()
-        .map_or_else(|| "it has no grant that may be used".to_owned(), Problem::text);
+    let why = portal.last_error.as_ref().map_or_else(
+        || "it has no grant that may be used".to_owned(),
+        Problem::text,
+    );
     json!({"portal": portal.portal, "outcome": "not-tried", "detail": why, "reply": null, "status": portal})
 }
 
 fn is_good(outcome: &Value) -> bool {
-    matches!(outcome.get("outcome").and_then(Value::as_str), Some("renewed" | "fresh-already"))
+    matches!(
+        outcome.get("outcome").and_then(Value::as_str),
+        Some("renewed" | "fresh-already")
+    )
 }
 
 fn sentence(name: &str, outcome: &Value) -> String {
     let text = |key: &str| outcome.get(key).and_then(Value::as_str).unwrap_or_default();
-    let status = |key: &str| outcome.get("status").and_then(|status| status.get(key)).and_then(Value::as_str);
+    let status = |key: &str| {
+        outcome
+            .get("status")
+            .and_then(|status| status.get(key))
+            .and_then(Value::as_str)
+    };
     let expires_at = status("expires_at").unwrap_or("an unknown time");
     match text("outcome") {
         "renewed" => format!("{name}: renewed, valid until {expires_at}"),
         "fresh-already" => {
-            format!("{name}: renewed a moment ago, {}; valid until {expires_at}", text("detail"))
+            format!(
+                "{name}: renewed a moment ago, {}; valid until {expires_at}",
+                text("detail")
+            )
         }
-        "set-aside" => format!("{name}: replaced while it was renewed; the newer grant is in force"),
+        "set-aside" => {
+            format!("{name}: replaced while it was renewed; the newer grant is in force")
+        }
         "not-tried" => {
             let phase = status("phase").unwrap_or("unknown");
-            let action = status("action").map(|action| format!("\n  to do: {action}")).unwrap_or_default();
-            format!("{name}: not renewed, nothing was sent ({phase}): {}{action}", text("detail"))
+            let action = status("action")
+                .map(|action| format!("\n  to do: {action}"))
+                .unwrap_or_default();
+            format!(
+                "{name}: not renewed, nothing was sent ({phase}): {}{action}",
+                text("detail")
+            )
         }
         class => {
-            let action = status("action").map(|action| format!("\n  to do: {action}")).unwrap_or_default();
+            let action = status("action")
+                .map(|action| format!("\n  to do: {action}"))
+                .unwrap_or_default();
             format!("{name}: not renewed ({class}): {}{action}", text("detail"))
         }
     }

@@ -28,7 +28,11 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
         move || config::load(&path, &Environment::of_process())
     };
     // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
-    let Loaded { config, warnings, damaged } = elsewhere(read.clone())?
+    let Loaded {
+        config,
+        warnings,
+        damaged,
+    } = elsewhere(read.clone())?
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(form(config.log.format), &config.log.level)
         .map_err(|error| CommandError::new(Exit::Configuration, daemon::chain(&error)))?;
@@ -42,7 +46,14 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     for damaged in &damaged {
         tracing::error!("{damaged}");
     }
-    match Box::pin(daemon::run(config, Arc::new(read), handle, CancellationToken::new())).await {
+    match Box::pin(daemon::run(
+        config,
+        Arc::new(read),
+        handle,
+        CancellationToken::new(),
+    ))
+    .await
+    {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!(error = %daemon::chain(&error), "refreshd ends");
@@ -56,14 +67,17 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
 fn elsewhere(
     read: impl Fn() -> Result<Loaded, ConfigErrors> + Send + 'static,
 ) -> Result<Result<Loaded, ConfigErrors>, CommandError> {
-    let reader = std::thread::Builder::new().name("configuration".to_owned()).spawn(read);
+    let reader = std::thread::Builder::new()
+        .name("configuration".to_owned())
+        .spawn(read);
     let reader = reader.map_err(|error| no_thread("configuration's", &error))?;
     Ok(reader.join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
 fn no_thread(whose: &str, error: &std::io::Error) -> CommandError {
-    let why =
-        format!("cannot start: the {whose} thread could not be made ({error}); raise TasksMax= or ulimit -u");
+    let why = format!(
+        "cannot start: the {whose} thread could not be made ({error}); raise TasksMax= or ulimit -u"
+    );
     CommandError::new(Exit::Unavailable, why)
 }
 

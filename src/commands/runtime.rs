@@ -7,7 +7,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::runtime::{Builder, Runtime};
 
 /// How many threads a kind of process has.
@@ -22,9 +24,17 @@ pub(super) struct Threads {
 }
 
 /// The daemon's. With the log's and the main thread it has at most 22.
-pub(super) const DAEMON: Threads = Threads { workers: 4, blocking: 16, permanent: true };
+pub(super) const DAEMON: Threads = Threads {
+    workers: 4,
+    blocking: 16,
+    permanent: true,
+};
 /// Any other command's.
-pub(super) const COMMAND: Threads = Threads { workers: 2, blocking: 16, permanent: false };
+pub(super) const COMMAND: Threads = Threads {
+    workers: 2,
+    blocking: 16,
+    permanent: false,
+};
 
 /// How long a thread may take to begin.
 const BEGIN: Duration = Duration::from_secs(10);
@@ -35,14 +45,23 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// client secrets. What the kernel refuses is left: the unit forbids the same.
 pub(super) fn protect_memory() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     let _ = setrlimit(Resource::Core, none);
 }
 
 /// Raises the limit of open file descriptors as far as this process may.
 pub(super) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 /// Makes the runtime with its threads.
@@ -52,13 +71,21 @@ pub(super) fn raise_descriptor_limit() {
 pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = threads.workers.min(processors);
-    let blocking = if threads.permanent { threads.blocking } else { 1 };
+    let blocking = if threads.permanent {
+        threads.blocking
+    } else {
+        1
+    };
     // tokio panics without a worker, and goes on without a blocking thread: neither is an error with a sentence.
     try_threads(workers + blocking).map_err(|error| too_few_threads(&error))?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(threads.blocking)
-        .thread_keep_alive(if threads.permanent { FOREVER } else { Duration::from_secs(10) })
+        .thread_keep_alive(if threads.permanent {
+            FOREVER
+        } else {
+            Duration::from_secs(10)
+        })
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
@@ -84,7 +111,12 @@ fn try_threads(count: usize) -> Result<(), String> {
     for made in 0..count {
         let held = Arc::clone(&held);
         // Each waits until `hold` is dropped.
-        let wait = move || held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok();
+        let wait = move || {
+            held.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .recv()
+                .is_ok()
+        };
         match std::thread::Builder::new().spawn(wait) {
             Ok(thread) => running.push(thread),
             Err(error) => {
@@ -111,10 +143,16 @@ fn make_blocking(runtime: &Runtime, count: usize) -> Result<(), String> {
             drop(gate.1.wait_while(open, |open| !*open));
         });
     }
-    let made = (0..count).take_while(|_| begins.recv_timeout(BEGIN).is_ok()).count();
+    let made = (0..count)
+        .take_while(|_| begins.recv_timeout(BEGIN).is_ok())
+        .count();
     *gate.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
     gate.1.notify_all();
-    if made == count { Ok(()) } else { Err(format!("it got {made} of {count}")) }
+    if made == count {
+        Ok(())
+    } else {
+        Err(format!("it got {made} of {count}"))
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +164,9 @@ mod tests {
         let runtime = runtime(DAEMON).unwrap();
         assert_eq!(
             runtime.metrics().num_workers(),
-            DAEMON.workers.min(std::thread::available_parallelism().unwrap().get())
+            DAEMON
+                .workers
+                .min(std::thread::available_parallelism().unwrap().get())
         );
         runtime.shutdown_background();
     }

@@ -41,15 +41,33 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
-    let Arguments { listen, portals, lifetime, installs, dir } = arguments;
+    let Arguments {
+        listen,
+        portals,
+        lifetime,
+        installs,
+        dir,
+    } = arguments;
     if !listen.ip().is_loopback() {
-        return Err(CommandError::new(Exit::Usage, "the sandbox listens on loopback only"));
+        return Err(CommandError::new(
+            Exit::Usage,
+            "the sandbox listens on loopback only",
+        ));
     }
     let io = |error: std::io::Error| {
-        CommandError::new(Exit::Unavailable, format!("cannot start the sandbox: {error}"))
+        CommandError::new(
+            Exit::Unavailable,
+            format!("cannot start the sandbox: {error}"),
+        )
     };
     let listener = TcpListener::bind(listen).await.map_err(io)?;
-    let sandbox = FakeServer::new(Clock::system(), Rules { token_lifetime: *lifetime, ..Rules::default() });
+    let sandbox = FakeServer::new(
+        Clock::system(),
+        Rules {
+            token_lifetime: *lifetime,
+            ..Rules::default()
+        },
+    );
     let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
     sandbox.add_client(CLIENT_ID, &secret);
     std::fs::create_dir_all(dir).map_err(io)?;
@@ -60,13 +78,17 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     write("client.secret".to_owned(), &secret)?;
     for number in 1..=*portals {
         let grant = sandbox.install(&format!("portal-{number}.bitrix24.com"), CLIENT_ID);
-        let refresh = grant.get("refresh_token").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let refresh = grant
+            .get("refresh_token")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default();
         write(format!("portal-{number}.refresh"), refresh)?;
     }
     if *installs > 0 {
         // The address of the server is in each reply.
         sandbox.name(&listen.to_string());
-        let install = |number| sandbox.install(&format!("install-{number}.bitrix24.com"), CLIENT_ID);
+        let install =
+            |number| sandbox.install(&format!("install-{number}.bitrix24.com"), CLIENT_ID);
         let replies: String = (1..=*installs)
             .map(|number| format!("{}\n", serde_json::Value::Object(install(number))))
             .collect();

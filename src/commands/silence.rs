@@ -34,14 +34,24 @@ struct Meant {
 impl Arguments {
     fn meant(&self) -> Result<Meant, CommandError> {
         let usage = |message: &str| {
-            Err(CommandError::new(Exit::Usage, format!("{message}; see refreshd silence --help")))
+            Err(CommandError::new(
+                Exit::Usage,
+                format!("{message}; see refreshd silence --help"),
+            ))
         };
         match (self.what.as_slice(), self.all, self.end) {
-            ([portal, span], false, false) => {
-                Ok(Meant { portal: Some(portal.clone()), span: Some(span.clone()) })
-            }
-            ([portal], false, true) => Ok(Meant { portal: Some(portal.clone()), span: None }),
-            ([span], true, false) => Ok(Meant { portal: None, span: Some(span.clone()) }),
+            ([portal, span], false, false) => Ok(Meant {
+                portal: Some(portal.clone()),
+                span: Some(span.clone()),
+            }),
+            ([portal], false, true) => Ok(Meant {
+                portal: Some(portal.clone()),
+                span: None,
+            }),
+            ([span], true, false) => Ok(Meant {
+                portal: None,
+                span: Some(span.clone()),
+            }),
             ([_], false, false) => usage("for how long? Say it after the portal, such as 2h"),
             (_, true, _) => usage("--all goes with a span alone, such as 2h"),
             _ => usage("--end goes with a portal alone"),
@@ -54,7 +64,11 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let spoken = span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
     // What was never silenced needs no state to end.
-    let reached = if span.is_some() { connect(common).await? } else { connect_to_state(common).await? };
+    let reached = if span.is_some() {
+        connect(common).await?
+    } else {
+        connect_to_state(common).await?
+    };
     let until = match reached {
         Backend::Daemon(client) => client.silence(subject, span.as_deref()).await?,
         Backend::Offline(offline) => {
@@ -65,7 +79,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     };
     let whom = subject.unwrap_or("everything");
     terminal::eprintln(&match until {
-        Some(until) => format!("{whom}: nobody is told until {until}; what is wrong then is told then"),
+        Some(until) => {
+            format!("{whom}: nobody is told until {until}; what is wrong then is told then")
+        }
         None => format!("{whom}: not silenced any more"),
     });
     Ok(Exit::Done)
@@ -73,8 +89,15 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 
 fn parse(span: &str) -> Result<Duration, CommandError> {
     let bad = |error: &dyn std::fmt::Display| {
-        CommandError::new(Exit::Usage, format!("`{span}` is no span of time such as 2h or 30m: {error}"))
+        CommandError::new(
+            Exit::Usage,
+            format!("`{span}` is no span of time such as 2h or 30m: {error}"),
+        )
     };
     let span = humantime::parse_duration(span).map_err(|error| bad(&error))?;
-    if span.is_zero() { Err(bad(&"it is nothing")) } else { Ok(span) }
+    if span.is_zero() {
+        Err(bad(&"it is nothing"))
+    } else {
+        Ok(span)
+    }
 }

@@ -53,8 +53,11 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 
 /// Shows one portal, or all of them page by page, so that memory does not grow with their number. Whether all are fresh.
 async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, CommandError> {
-    let mut out: Box<dyn StatusOutput> =
-        if arguments.json { Box::new(JsonOutput { begun: false }) } else { Box::new(TableOutput::default()) };
+    let mut out: Box<dyn StatusOutput> = if arguments.json {
+        Box::new(JsonOutput { begun: false })
+    } else {
+        Box::new(TableOutput::default())
+    };
     let clear = || {
         if arguments.watch && terminal::is_terminal() {
             // Clear and go home, so that the table stays in place.
@@ -64,9 +67,10 @@ async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, Comman
     if let Some(portal) = &arguments.portal {
         let portals = match sight {
             ReadBackend::Daemon(client) => client.list(Some(portal)).await?,
-            ReadBackend::State(glance) => {
-                glance.list(Some(portal)).await.map_err(|error| not_done(&error))?
-            }
+            ReadBackend::State(glance) => glance
+                .list(Some(portal))
+                .await
+                .map_err(|error| not_done(&error))?,
         };
         clear();
         match portals.as_slice() {
@@ -82,9 +86,10 @@ async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, Comman
     loop {
         let (portals, next) = match sight {
             ReadBackend::Daemon(client) => client.page(after.as_deref()).await?,
-            ReadBackend::State(glance) => {
-                glance.page(after.as_deref()).await.map_err(|error| not_done(&error))?
-            }
+            ReadBackend::State(glance) => glance
+                .page(after.as_deref())
+                .await
+                .map_err(|error| not_done(&error))?,
         };
         if after.is_none() {
             clear();
@@ -117,7 +122,11 @@ impl StatusOutput for JsonOutput {
             let view = serde_json::to_value(portal)
                 .and_then(|view| serde_json::to_string_pretty(&view))
                 .map_err(|_| CommandError::new(Exit::Unavailable, "cannot write JSON"))?;
-            text.push_str(if self.begun { ",\n    " } else { "{\n  \"portals\": [\n    " });
+            text.push_str(if self.begun {
+                ",\n    "
+            } else {
+                "{\n  \"portals\": [\n    "
+            });
             self.begun = true;
             text.push_str(&view.replace('\n', "\n    "));
         }
@@ -126,7 +135,11 @@ impl StatusOutput for JsonOutput {
     }
 
     fn end(&mut self) {
-        terminal::print(if self.begun { "\n  ]\n}\n" } else { "{\n  \"portals\": []\n}\n" });
+        terminal::print(if self.begun {
+            "\n  ]\n}\n"
+        } else {
+            "{\n  \"portals\": []\n}\n"
+        });
     }
 }
 
@@ -142,7 +155,11 @@ impl StatusOutput for TableOutput {
     fn page(&mut self, portals: &[PortalView]) -> Result<(), CommandError> {
         let text = table(portals);
         // The heading once.
-        let skipped = if self.listed > 0 { text.find('\n').map_or(0, |end| end + 1) } else { 0 };
+        let skipped = if self.listed > 0 {
+            text.find('\n').map_or(0, |end| end + 1)
+        } else {
+            0
+        };
         if !portals.is_empty() {
             terminal::print(&text[skipped..]);
         }
@@ -150,11 +167,22 @@ impl StatusOutput for TableOutput {
         for portal in portals {
             let line = |text: String| format!("{}: {text}\n", portal.portal);
             let kept = portal.unread_replies.as_ref().map(UnreadReplies::text);
-            let candidate =
-                portal.candidate.as_ref().map(|candidate| format!("a candidate was {}", candidate.text()));
-            let said = [portal.action.clone(), portal.notice.clone(), candidate, kept];
+            let candidate = portal
+                .candidate
+                .as_ref()
+                .map(|candidate| format!("a candidate was {}", candidate.text()));
+            let said = [
+                portal.action.clone(),
+                portal.notice.clone(),
+                candidate,
+                kept,
+            ];
             for line in said.into_iter().flatten().map(line) {
-                if self.actions.len() < MAX_ACTIONS { self.actions.push(line) } else { self.more += 1 }
+                if self.actions.len() < MAX_ACTIONS {
+                    self.actions.push(line)
+                } else {
+                    self.more += 1
+                }
             }
         }
         Ok(())
@@ -169,20 +197,35 @@ impl StatusOutput for TableOutput {
         }
         terminal::print(&format!("\n{}", self.actions.concat()));
         if self.more > 0 {
-            terminal::print(&format!("… and {} more; see: refreshd status PORTAL\n", self.more));
+            terminal::print(&format!(
+                "… and {} more; see: refreshd status PORTAL\n",
+                self.more
+            ));
         }
     }
 }
 
 fn table(portals: &[PortalView]) -> String {
-    let heading = ["PORTAL", "PHASE", "EXPIRES IN", "RENEWED", "NEXT RENEWAL", "LAST ERROR", "INCIDENT"];
+    let heading = [
+        "PORTAL",
+        "PHASE",
+        "EXPIRES IN",
+        "RENEWED",
+        "NEXT RENEWAL",
+        "LAST ERROR",
+        "INCIDENT",
+    ];
     let rows = portals.iter().map(|portal| {
         vec![
             (portal.portal.clone(), TableStyle::Plain),
             (portal.phase.as_str().to_owned(), phase_style(portal)),
             (
                 expires_in(portal),
-                if portal.expires_in == Some(0) { TableStyle::Bad } else { TableStyle::Plain },
+                if portal.expires_in == Some(0) {
+                    TableStyle::Bad
+                } else {
+                    TableStyle::Plain
+                },
             ),
             (ago(portal.renewed_ago), TableStyle::Quiet),
             (next(portal), TableStyle::Plain),
@@ -199,23 +242,56 @@ fn one(portal: &PortalView) -> String {
         ("provider", portal.provider.clone().unwrap_or_default()),
         ("app", portal.app.clone().unwrap_or_default()),
         ("phase", portal.phase.as_str().to_owned()),
-        ("expires in", with_time(expires_in(portal), portal.expires_at.as_deref())),
-        ("renewed", with_time(ago(portal.renewed_ago), portal.renewed_at.as_deref())),
+        (
+            "expires in",
+            with_time(expires_in(portal), portal.expires_at.as_deref()),
+        ),
+        (
+            "renewed",
+            with_time(ago(portal.renewed_ago), portal.renewed_at.as_deref()),
+        ),
         ("refresh token", refresh_end(portal)),
-        ("next renewal", with_time(next(portal), portal.next_renewal.as_deref())),
+        (
+            "next renewal",
+            with_time(next(portal), portal.next_renewal.as_deref()),
+        ),
         ("generation", portal.generation.to_string()),
         ("endpoint", portal.endpoint.clone().unwrap_or_default()),
         ("identity", portal.identity.clone().unwrap_or_default()),
-        ("last error", portal.last_error.as_ref().map(Problem::text).unwrap_or_default()),
+        (
+            "last error",
+            portal
+                .last_error
+                .as_ref()
+                .map(Problem::text)
+                .unwrap_or_default(),
+        ),
         ("waits", waits(portal).unwrap_or_default()),
-        ("candidate", portal.candidate.as_ref().map(CandidateView::text).unwrap_or_default()),
+        (
+            "candidate",
+            portal
+                .candidate
+                .as_ref()
+                .map(CandidateView::text)
+                .unwrap_or_default(),
+        ),
         ("incident", dash(portal.incident.join(", "))),
         ("notice", portal.notice.clone().unwrap_or_default()),
         ("to do", portal.action.clone().unwrap_or_default()),
-        ("kept", portal.unread_replies.as_ref().map(UnreadReplies::text).unwrap_or_default()),
+        (
+            "kept",
+            portal
+                .unread_replies
+                .as_ref()
+                .map(UnreadReplies::text)
+                .unwrap_or_default(),
+        ),
     ];
     lines.retain(|(_, value)| !value.is_empty() && value != "-");
-    lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:<13} {value}\n"))
+        .collect()
 }
 
 fn phase_style(portal: &PortalView) -> TableStyle {
@@ -243,8 +319,14 @@ fn expires_in(portal: &PortalView) -> String {
 
 /// When the refresh token ends of itself, and whether renewals move that.
 fn refresh_end(portal: &PortalView) -> String {
-    let Some(left) = portal.refresh_expires_in else { return String::new() };
-    let ends = if left == 0 { "ended".to_owned() } else { format!("ends in {}", span(left)) };
+    let Some(left) = portal.refresh_expires_in else {
+        return String::new();
+    };
+    let ends = if left == 0 {
+        "ended".to_owned()
+    } else {
+        format!("ends in {}", span(left))
+    };
     let motion = match portal.refresh_end.as_deref() {
         Some("moves") => ", each renewal moves that",
         Some("fixed") => ", no renewal moves that",
@@ -262,17 +344,25 @@ fn next(portal: &PortalView) -> String {
 }
 
 fn ago(seconds: Option<u64>) -> String {
-    seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{} ago", span(seconds)))
+    seconds.map_or_else(
+        || "-".to_owned(),
+        |seconds| format!("{} ago", span(seconds)),
+    )
 }
 
 fn last_error(portal: &PortalView) -> String {
     let error = portal.last_error.as_ref().map(Problem::text);
-    error.or_else(|| portal.waits.clone()).unwrap_or_else(|| "-".to_owned())
+    error
+        .or_else(|| portal.waits.clone())
+        .unwrap_or_else(|| "-".to_owned())
 }
 
 /// Without the word that the line begins with.
 fn waits(portal: &PortalView) -> Option<String> {
-    portal.waits.as_ref().map(|waits| waits.trim_start_matches("waits: ").to_owned())
+    portal
+        .waits
+        .as_ref()
+        .map(|waits| waits.trim_start_matches("waits: ").to_owned())
 }
 
 fn span(seconds: u64) -> String {
@@ -280,7 +370,11 @@ fn span(seconds: u64) -> String {
 }
 
 fn dash(text: String) -> String {
-    if text.is_empty() { "-".to_owned() } else { text }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
 }
 
 fn with_time(span: String, time: Option<&str>) -> String {

@@ -79,13 +79,21 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
             Some(width) if width >= MIN_TABLE_WIDTH => ContentArrangement::Dynamic,
             _ => ContentArrangement::Disabled,
         };
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(fit);
+        table
+            .load_style(presets::UTF8_HORIZONTAL_ONLY)
+            .set_content_arrangement(fit);
     } else {
-        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
     }
     table.set_header(heading.iter().map(|text| {
         let cell = Cell::new(text);
-        if colour { cell.add_attribute(Attribute::Bold) } else { cell }
+        if colour {
+            cell.add_attribute(Attribute::Bold)
+        } else {
+            cell
+        }
     }));
     for row in rows {
         table.add_row(row.into_iter().map(|(text, look)| {
@@ -100,7 +108,10 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
             }
         }));
     }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect()
 }
 
 /// Asks a yes-or-no question; anything but yes is no, and so is no terminal.

@@ -37,7 +37,11 @@ enum OutputFormat {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let Arguments { portal, min_valid, format } = arguments;
+    let Arguments {
+        portal,
+        min_valid,
+        format,
+    } = arguments;
     let format = match format {
         OutputFormat::Raw => Format::Raw,
         OutputFormat::Json => Format::Json,
@@ -47,7 +51,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let text = match connect_to_read(common).await? {
         ReadBackend::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
         ReadBackend::State(glance) => {
-            let token = glance.token(portal, *min_valid, format).await.map_err(|error| not_done(&error));
+            let token = glance
+                .token(portal, *min_valid, format)
+                .await
+                .map_err(|error| not_done(&error));
             glance.close().await;
             match token? {
                 Some(token) => token,
@@ -70,7 +77,10 @@ async fn renewed(
     match connect_to_grants(common).await? {
         Backend::Daemon(client) => client.token(portal, min_valid, format.as_str()).await,
         Backend::Offline(offline) => {
-            let token = offline.token(portal, min_valid, format).await.map_err(|error| not_done(&error));
+            let token = offline
+                .token(portal, min_valid, format)
+                .await
+                .map_err(|error| not_done(&error));
             offline.close().await;
             token
         }

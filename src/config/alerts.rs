@@ -13,20 +13,35 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Default for AlertsConfig {
     fn default() -> Self {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let instance = if is_name(&host) { host } else { "localhost".to_owned() };
-        Self { instance, url: None, fold: 10, self_test: None }
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let instance = if is_name(&host) {
+            host
+        } else {
+            "localhost".to_owned()
+        };
+        Self {
+            instance,
+            url: None,
+            fold: 10,
+            self_test: None,
+        }
     }
 }
 
 pub(super) fn alerts(root: Table<'_>, report: &mut Diagnostics) -> AlertsConfig {
     let mut alerts = AlertsConfig::default();
-    let Some(table) = root.table(report, "alerts", "alerts") else { return alerts };
+    let Some(table) = root.table(report, "alerts", "alerts") else {
+        return alerts;
+    };
     table.only(report, &[&["instance", "url", "fold", "self_test"]]);
     if let Some(instance) = table.text(report, "instance") {
         let name = instance.value.trim();
         if !is_name(name) {
-            let message = format!("`instance` must be a word of at most {MAX_INSTANCE_LENGTH} characters");
+            let message =
+                format!("`instance` must be a word of at most {MAX_INSTANCE_LENGTH} characters");
             report.problem(instance.place, message);
         }
         name.clone_into(&mut alerts.instance);
@@ -37,7 +52,9 @@ pub(super) fn alerts(root: Table<'_>, report: &mut Diagnostics) -> AlertsConfig 
             Err(message) => report.problem(url.place, format!("`url` {message}")),
         }
     }
-    let fold = table.integer(report, "fold", 2..=1000).and_then(|fold| u64::try_from(fold).ok());
+    let fold = table
+        .integer(report, "fold", 2..=1000)
+        .and_then(|fold| u64::try_from(fold).ok());
     alerts.fold = fold.unwrap_or(alerts.fold);
     alerts.self_test = duration(table, report, "self_test", "30d", (DAY, DAY * 400));
     alerts

@@ -53,7 +53,13 @@ const KINDS: [ChannelKind; 8] = [
         timeout: USUAL,
         read: receivers::pagerduty,
     },
-    ChannelKind { name: "slack", secrets: &[&URL], keys: &[], timeout: USUAL, read: receivers::slack },
+    ChannelKind {
+        name: "slack",
+        secrets: &[&URL],
+        keys: &[],
+        timeout: USUAL,
+        read: receivers::slack,
+    },
     ChannelKind {
         name: "telegram",
         secrets: &[&BOT_TOKEN, &URL],
@@ -91,12 +97,18 @@ impl ChannelKind {
     /// Every key of it.
     fn all_keys(&self) -> impl Iterator<Item = &'static str> {
         let secrets = self.secrets.iter().flat_map(|keys| keys.all);
-        COMMON.into_iter().chain(self.keys.iter().copied()).chain(secrets)
+        COMMON
+            .into_iter()
+            .chain(self.keys.iter().copied())
+            .chain(secrets)
     }
 
     /// Reports the keys that it does not have: those of other kinds, and those of none.
     fn only(&self, table: Table<'_>, report: &mut Diagnostics) {
-        for key in table.keys().filter(|key| !self.all_keys().any(|known| known == key.value)) {
+        for key in table
+            .keys()
+            .filter(|key| !self.all_keys().any(|known| known == key.value))
+        {
             let owners: Vec<_> = KINDS
                 .iter()
                 .filter(|kind| kind.all_keys().any(|known| known == key.value))
@@ -107,7 +119,10 @@ impl ChannelKind {
                 let hint = did_you_mean(key.value, self.all_keys());
                 format!("unknown key {name} {table}, a channel of kind `{here}`{hint}")
             } else {
-                format!("{name} {table} is a key of {}, not of `{here}`", owners.join(" and "))
+                format!(
+                    "{name} {table} is a key of {}, not of `{here}`",
+                    owners.join(" and ")
+                )
             };
             report.problem(key.place, message);
         }
@@ -127,7 +142,10 @@ pub(super) fn channels<'d>(
         let named = plain_name(report, "the channel", table.name());
         table.required(report, "kind");
         let kind = choice(*table, report, "kind", &kinds);
-        names.insert(table.name().value, kind.is_none_or(|kind| kind.name != "heartbeat"));
+        names.insert(
+            table.name().value,
+            kind.is_none_or(|kind| kind.name != "heartbeat"),
+        );
         let Some(kind) = kind else { continue };
         kind.only(*table, report);
         let range = (Duration::from_secs(1), Duration::from_secs(120));
@@ -135,7 +153,11 @@ pub(super) fn channels<'d>(
         let timeout = timeout.or_else(|| humantime::parse_duration(kind.timeout).ok());
         let receiver = (kind.read)(*table, environment, report);
         if let (true, Some(timeout), Ok(kind)) = (named, timeout, receiver) {
-            channels.push(Channel { name: table.name().value.to_owned(), kind, timeout });
+            channels.push(Channel {
+                name: table.name().value.to_owned(),
+                kind,
+                timeout,
+            });
         }
     }
     (channels, names)

@@ -26,8 +26,8 @@ pub(super) struct Damage {
 
 /// Characters that are not seen.
 const UNSEEN: [char; 13] = [
-    '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}', '\u{202a}',
-    '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
+    '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
+    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
 ];
 /// Quotes, opening and closing.
 const QUOTES: [(char, char); 6] = [
@@ -39,17 +39,35 @@ const QUOTES: [(char, char); 6] = [
     ('\u{ab}', '\u{bb}'),
 ];
 /// What the name of a secret has in it.
-const NAMES: [&str; 10] =
-    ["secret", "token", "key", "pass", "pwd", "client", "url", "auth", "bearer", "credential"];
+const NAMES: [&str; 10] = [
+    "secret",
+    "token",
+    "key",
+    "pass",
+    "pwd",
+    "client",
+    "url",
+    "auth",
+    "bearer",
+    "credential",
+];
 
 /// The first thing that is wrong. White space around a secret, a final line feed among it, is not part of it.
 pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     let secret = text.trim();
-    let found = |what| Some(Damage { what, hopeless: false });
+    let found = |what| {
+        Some(Damage {
+            what,
+            hopeless: false,
+        })
+    };
     let inner = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
     if alphabet != Alphabet::Header && secret.contains(inner) {
         let what = "holds a NUL or another control character, which no secret does: write it anew as plain text (UTF-8)";
-        return Some(Damage { what, hopeless: true });
+        return Some(Damage {
+            what,
+            hopeless: true,
+        });
     }
     if secret.starts_with('\u{feff}') {
         return found(
@@ -72,10 +90,9 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
             "is a placeholder (such as ${NAME} or changeme), in whose place nothing was put: nothing is filled in here",
         );
     }
-    if QUOTES
-        .iter()
-        .any(|(open, close)| secret.len() > 1 && secret.starts_with(*open) && secret.ends_with(*close))
-    {
+    if QUOTES.iter().any(|(open, close)| {
+        secret.len() > 1 && secret.starts_with(*open) && secret.ends_with(*close)
+    }) {
         return found("stands in quotes, which would be sent with it: take them away");
     }
     if is_assignment(secret) {
@@ -99,13 +116,20 @@ fn is_json(secret: &str) -> bool {
 }
 
 fn is_placeholder(secret: &str) -> bool {
-    let pair = |open: &str, close: &str| secret.find(open).is_some_and(|at| secret[at..].contains(close));
+    let pair = |open: &str, close: &str| {
+        secret
+            .find(open)
+            .is_some_and(|at| secret[at..].contains(close))
+    };
     let is_name = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
-    let within =
-        |open: char, close: char| secret.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    let within = |open: char, close: char| {
+        secret
+            .strip_prefix(open)
+            .and_then(|rest| rest.strip_suffix(close))
+    };
     pair("${", "}")
         || pair("{{", "}}")
         || pair("$(", ")")
@@ -115,12 +139,19 @@ fn is_placeholder(secret: &str) -> bool {
 }
 
 fn is_assignment(secret: &str) -> bool {
-    let secret = secret.strip_prefix("export ").map_or(secret, str::trim_start);
-    let Some((name, value)) = secret.split_once('=') else { return false };
+    let secret = secret
+        .strip_prefix("export ")
+        .map_or(secret, str::trim_start);
+    let Some((name, value)) = secret.split_once('=') else {
+        return false;
+    };
     let name = name.trim_end();
     let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
-    let shouts = name.len() > 2 && name.contains('_') && name.chars().all(|c| !c.is_ascii_lowercase());
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    let shouts =
+        name.len() > 2 && name.contains('_') && name.chars().all(|c| !c.is_ascii_lowercase());
     let lower = name.to_ascii_lowercase();
     // Base64 ends with equals signs.
     is_name
@@ -163,11 +194,19 @@ mod tests {
             ("s3cr\u{435}t", "not ASCII"),
             ("s3\u{2010}cret", "not ASCII"),
         ] {
-            let damage = damage(text, Alphabet::Graphic).unwrap_or_else(|| panic!("{text:?} passes"));
-            assert!(damage.what.contains(what) && !damage.hopeless, "{text:?}: {}", damage.what);
+            let damage =
+                damage(text, Alphabet::Graphic).unwrap_or_else(|| panic!("{text:?} passes"));
+            assert!(
+                damage.what.contains(what) && !damage.hopeless,
+                "{text:?}: {}",
+                damage.what
+            );
         }
         for hopeless in ["s3\0cret", "s\0e\0c\0", "s3\u{1b}[0mcret"] {
-            assert!(damage(hopeless, Alphabet::Any).is_some_and(|damage| damage.hopeless), "{hopeless:?}");
+            assert!(
+                damage(hopeless, Alphabet::Any).is_some_and(|damage| damage.hopeless),
+                "{hopeless:?}"
+            );
         }
     }
 
@@ -187,10 +226,18 @@ mod tests {
             "a{b}c",
             "\"quoted at one end",
         ] {
-            let alphabet = if text.contains("one end") { Alphabet::Any } else { Alphabet::Graphic };
+            let alphabet = if text.contains("one end") {
+                Alphabet::Any
+            } else {
+                Alphabet::Graphic
+            };
             assert_eq!(damage(text, alphabet), None, "{text}");
         }
-        for text in ["abcd efgh ijkl mnop", "Bearer s3cret", "\u{43f}\u{430}\u{440}\u{43e}\u{43b}\u{44c}"] {
+        for text in [
+            "abcd efgh ijkl mnop",
+            "Bearer s3cret",
+            "\u{43f}\u{430}\u{440}\u{43e}\u{43b}\u{44c}",
+        ] {
             assert_eq!(damage(text, Alphabet::Any), None, "{text}");
         }
     }

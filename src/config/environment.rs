@@ -19,8 +19,15 @@ impl Environment {
     }
 
     /// These variables and no others; `CREDENTIALS_DIRECTORY` is one of them.
-    pub fn of<K: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self(Some(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()))
+    pub fn of<K: Into<String>, V: Into<String>>(
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        Self(Some(
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        ))
     }
 
     /// The value of a variable.
@@ -33,7 +40,10 @@ impl Environment {
 
     /// Where `LoadCredential=` put its files.
     pub(super) fn credentials_directory(&self) -> Option<PathBuf> {
-        self.variable("CREDENTIALS_DIRECTORY").ok().filter(|path| !path.is_empty()).map(PathBuf::from)
+        self.variable("CREDENTIALS_DIRECTORY")
+            .ok()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
     }
 }
 

@@ -15,18 +15,27 @@ use crate::domain::escalation::{Severity, Step, Threshold, Trigger, default_ladd
 const DEFAULT_SHARE: &str = "30%";
 
 /// The ladder in force.
-pub(super) fn ladder(roots: &[Table<'_>], channels: &Names<'_>, report: &mut Diagnostics) -> Vec<Step> {
+pub(super) fn ladder(
+    roots: &[Table<'_>],
+    channels: &Names<'_>,
+    report: &mut Diagnostics,
+) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut places = BTreeMap::new();
     let mut written = false;
     for root in roots {
-        let Some(escalation) = root.table(report, "escalation", "escalation") else { continue };
+        let Some(escalation) = root.table(report, "escalation", "escalation") else {
+            continue;
+        };
         escalation.only(report, &[&["step"]]);
         for table in escalation.list_of_tables(report, "step", "[[escalation.step]]") {
             written = true;
-            let Some(step) = step(table, channels, report) else { continue };
+            let Some(step) = step(table, channels, report) else {
+                continue;
+            };
             if let Some(first) = places.insert(step.key.clone(), table.place) {
-                let message = format!("this step is given already at {first}; name all channels in one step");
+                let message =
+                    format!("this step is given already at {first}; name all channels in one step");
                 report.problem(table.place, message);
             }
             steps.push(step);
@@ -46,8 +55,12 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Opt
         match channels.get(name.value) {
             Some(true) => {}
             Some(false) => {
-                let why = "it hears of the whole by itself, as long as all is well, and of no incident";
-                report.problem(name.place, format!("the channel {known} is a heartbeat: {why}"));
+                let why =
+                    "it hears of the whole by itself, as long as all is well, and of no incident";
+                report.problem(
+                    name.place,
+                    format!("the channel {known} is a heartbeat: {why}"),
+                );
             }
             None => {
                 let hint = did_you_mean(name.value, channels.keys().copied());
@@ -59,7 +72,12 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Opt
     let when = table.required(report, "when")?;
     let (key, when) = trigger(when, share, report)?;
     let notify = notify.map(|names| names.iter().map(|name| name.value.to_owned()).collect());
-    Some(Step { key, when, severity: severity?, notify })
+    Some(Step {
+        key,
+        when,
+        severity: severity?,
+        notify,
+    })
 }
 
 /// What a step waits for, and its key: the same in one spelling.
@@ -72,19 +90,34 @@ fn trigger(
     if let Some(share) = share.filter(|_| text != "overdue") {
         report.problem(share.place, "`share` belongs to `when = \"overdue\"` alone");
     }
-    if let Some(left) = text.strip_prefix("remaining").and_then(|rest| rest.trim_start().strip_prefix('<')) {
-        let part = percent(left).map(Threshold::Share).or_else(|| span(left).map(Threshold::Span));
+    if let Some(left) = text
+        .strip_prefix("remaining")
+        .and_then(|rest| rest.trim_start().strip_prefix('<'))
+    {
+        let part = percent(left)
+            .map(Threshold::Share)
+            .or_else(|| span(left).map(Threshold::Span));
         if part.is_none() {
-            report.problem(when.place, "`when` must be as \"remaining < 20%\" or \"remaining < 10m\"");
+            report.problem(
+                when.place,
+                "`when` must be as \"remaining < 20%\" or \"remaining < 10m\"",
+            );
         }
-        return part.map(|part| (format!("remaining < {}", left.trim()), Trigger::Remaining(part)));
+        return part.map(|part| {
+            (
+                format!("remaining < {}", left.trim()),
+                Trigger::Remaining(part),
+            )
+        });
     }
     let moment = match text.as_str() {
         "failed" => Trigger::Failed,
         "expired" => Trigger::Expired,
         "needs-person" => Trigger::NeedsPerson,
         "overdue" => {
-            let share = share.map_or((DEFAULT_SHARE, when.place), |share| (share.value.trim(), share.place));
+            let share = share.map_or((DEFAULT_SHARE, when.place), |share| {
+                (share.value.trim(), share.place)
+            });
             let Some(part) = percent(share.0) else {
                 report.problem(share.1, "`share` must be a share such as \"30%\"");
                 return None;
@@ -95,10 +128,16 @@ fn trigger(
             let first = text.split(' ').next().unwrap_or_default();
             let hint = did_you_mean(
                 first,
-                ["failed", "overdue", "remaining < 20%", "remaining", "expired", "needs-person"],
+                [
+                    "failed",
+                    "overdue",
+                    "remaining < 20%",
+                    "remaining",
+                    "expired",
+                    "needs-person",
+                ],
             );
-            let known =
-                "`failed`, `overdue`, `remaining < 20%`, `remaining < 10m`, `expired`, `needs-person`";
+            let known = "`failed`, `overdue`, `remaining < 20%`, `remaining < 10m`, `expired`, `needs-person`";
             report.problem(when.place, format!("`when` must be one of {known}{hint}"));
             return None;
         }

@@ -11,8 +11,14 @@ use super::values::{choice, duration, one_of, path};
 use super::{HttpConfig, LogConfig, LogFormat, Paths, RenewalConfig};
 use crate::domain::budget::Limits;
 
-const LEVELS: [(&str, ()); 6] =
-    [("off", ()), ("error", ()), ("warn", ()), ("info", ()), ("debug", ()), ("trace", ())];
+const LEVELS: [(&str, ()); 6] = [
+    ("off", ()),
+    ("error", ()),
+    ("warn", ()),
+    ("info", ()),
+    ("debug", ()),
+    ("trace", ()),
+];
 
 impl Default for Paths {
     fn default() -> Self {
@@ -26,7 +32,13 @@ impl Default for Paths {
 
 impl Default for RenewalConfig {
     fn default() -> Self {
-        Self { limits: Limits { concurrency: 256, rate: 50.0 }, timeout: Duration::from_secs(30) }
+        Self {
+            limits: Limits {
+                concurrency: 256,
+                rate: 50.0,
+            },
+            timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -34,18 +46,30 @@ impl Default for RenewalConfig {
 pub(super) fn paths(root: Table<'_>, report: &mut Diagnostics) -> Option<Paths> {
     let default = Paths::default();
     let mut or_default = |key: &str, default: PathBuf| {
-        if root.has(key) { path(root, report, key) } else { Some(default) }
+        if root.has(key) {
+            path(root, report, key)
+        } else {
+            Some(default)
+        }
     };
-    let (token_dir, control_socket) =
-        (or_default("token_dir", default.token_dir), or_default("control_socket", default.control_socket));
+    let (token_dir, control_socket) = (
+        or_default("token_dir", default.token_dir),
+        or_default("control_socket", default.control_socket),
+    );
     let state = or_default("state", default.state)?;
     is_local(root, report).then_some(())?;
-    Some(Paths { state, token_dir: token_dir?, control_socket: control_socket? })
+    Some(Paths {
+        state,
+        token_dir: token_dir?,
+        control_socket: control_socket?,
+    })
 }
 
 /// A database elsewhere has a URL, not a path.
 fn is_local(root: Table<'_>, report: &mut Diagnostics) -> bool {
-    let Some(text) = root.text(report, "state") else { return true };
+    let Some(text) = root.text(report, "state") else {
+        return true;
+    };
     let message = match text.value.split_once("://") {
         None => return true,
         Some(("postgres" | "postgresql", _)) => {
@@ -58,8 +82,13 @@ fn is_local(root: Table<'_>, report: &mut Diagnostics) -> bool {
 }
 
 pub(super) fn log(root: Table<'_>, report: &mut Diagnostics) -> LogConfig {
-    let mut log = LogConfig { level: "info".to_owned(), format: LogFormat::Auto };
-    let Some(table) = root.table(report, "log", "log") else { return log };
+    let mut log = LogConfig {
+        level: "info".to_owned(),
+        format: LogFormat::Auto,
+    };
+    let Some(table) = root.table(report, "log", "log") else {
+        return log;
+    };
     table.only(report, &[&["level", "format"]]);
     if let Some(level) = table.text(report, "level") {
         // A misspelt level alone would be taken for the name of a module.
@@ -89,24 +118,36 @@ pub(super) fn http(root: Table<'_>, report: &mut Diagnostics) -> Option<HttpConf
     let series = table.integer(report, "portal_series", 0..=10_000_000);
     let listen = table.required(report, "listen")?;
     let Ok(address) = listen.value.parse() else {
-        report.problem(listen.place, "`listen` must be an IP address and a port such as \"127.0.0.1:9470\"");
+        report.problem(
+            listen.place,
+            "`listen` must be an IP address and a port such as \"127.0.0.1:9470\"",
+        );
         return None;
     };
     let hosts = table.texts(report, "hosts", true).unwrap_or_default();
     Some(HttpConfig {
         listen: address,
-        hosts: hosts.into_iter().map(|host| host.value.to_owned()).collect(),
+        hosts: hosts
+            .into_iter()
+            .map(|host| host.value.to_owned())
+            .collect(),
         portal_series: series.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000),
     })
 }
 
 pub(super) fn renewal(root: Table<'_>, report: &mut Diagnostics) -> RenewalConfig {
     let mut renewal = RenewalConfig::default();
-    let Some(table) = root.table(report, "renewal", "renewal") else { return renewal };
+    let Some(table) = root.table(report, "renewal", "renewal") else {
+        return renewal;
+    };
     table.only(report, &[&["concurrency", "rate", "timeout"]]);
-    let concurrency = table.integer(report, "concurrency", 1..=10_000).and_then(|n| usize::try_from(n).ok());
+    let concurrency = table
+        .integer(report, "concurrency", 1..=10_000)
+        .and_then(|n| usize::try_from(n).ok());
     renewal.limits.concurrency = concurrency.unwrap_or(renewal.limits.concurrency);
-    renewal.limits.rate = table.number(report, "rate", 100_000.0).unwrap_or(renewal.limits.rate);
+    renewal.limits.rate = table
+        .number(report, "rate", 100_000.0)
+        .unwrap_or(renewal.limits.rate);
     let range = (Duration::from_secs(1), Duration::from_secs(300));
     renewal.timeout = duration(table, report, "timeout", "30s", range).unwrap_or(renewal.timeout);
     renewal

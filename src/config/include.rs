@@ -16,12 +16,24 @@ use super::table::{Table, TextValue};
 /// What an included file may hold.
 pub(super) const SECTIONS: [&str; 5] = ["apps", "portals", "providers", "escalation", "channels"];
 /// What only the main file may hold.
-pub(super) const SETTINGS: [&str; 9] =
-    ["state", "token_dir", "control_socket", "include", "log", "http", "install", "renewal", "alerts"];
+pub(super) const SETTINGS: [&str; 9] = [
+    "state",
+    "token_dir",
+    "control_socket",
+    "include",
+    "log",
+    "http",
+    "install",
+    "renewal",
+    "alerts",
+];
 
 /// Leaves out hidden files: editors put their locks and copies there.
-const MATCHING: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+const MATCHING: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
 
 /// Reads the files that the main file includes, each once, in the order of the patterns and their names.
 pub(super) fn read(main: Table<'_>, report: &mut Diagnostics) -> Vec<ConfigSource> {
@@ -49,12 +61,18 @@ fn matching(pattern: TextValue<'_>, report: &mut Diagnostics) -> Vec<PathBuf> {
         Some("") => pattern.value.to_owned(),
         Some(directory) => format!("{}/{}", Pattern::escape(directory), pattern.value),
         None => {
-            report.problem(pattern.place, "`include` works only in a directory whose path is UTF-8");
+            report.problem(
+                pattern.place,
+                "`include` works only in a directory whose path is UTF-8",
+            );
             return Vec::new();
         }
     };
     let Ok(entries) = glob::glob_with(&full, MATCHING) else {
-        report.problem(pattern.place, "`include` must be a path with the wildcards *, ?, [a-z] and **");
+        report.problem(
+            pattern.place,
+            "`include` must be a path with the wildcards *, ?, [a-z] and **",
+        );
         return Vec::new();
     };
     let mut paths = Vec::new();
@@ -62,7 +80,10 @@ fn matching(pattern: TextValue<'_>, report: &mut Diagnostics) -> Vec<PathBuf> {
         match entry {
             Ok(path) => paths.push(path),
             Err(error) => {
-                let message = format!("this directory cannot be read: {}", os_reason(error.error()));
+                let message = format!(
+                    "this directory cannot be read: {}",
+                    os_reason(error.error())
+                );
                 report.whole_file(ConfigError::of_file(error.path(), message));
             }
         }
@@ -81,7 +102,10 @@ pub(super) fn check_keys(roots: &[Table<'_>], report: &mut Diagnostics) {
         root.only(report, &[&SETTINGS, &SECTIONS]);
         for key in root.keys().filter(|key| SETTINGS.contains(&key.value)) {
             let main = main.source().path().display();
-            report.problem(key.place, format!("`{}` belongs in the main file, {main}", key.value));
+            report.problem(
+                key.place,
+                format!("`{}` belongs in the main file, {main}", key.value),
+            );
         }
     }
 }
@@ -94,7 +118,9 @@ pub(super) fn tables<'d>(
 ) -> Vec<Table<'d>> {
     let mut by_name: BTreeMap<&'d str, Table<'d>> = BTreeMap::new();
     for root in roots {
-        let Some(group) = root.table(report, section, section) else { continue };
+        let Some(group) = root.table(report, section, section) else {
+            continue;
+        };
         for table in group.tables(report) {
             match by_name.entry(table.name().value) {
                 Entry::Vacant(free) => {
@@ -103,7 +129,10 @@ pub(super) fn tables<'d>(
                 Entry::Occupied(first) => {
                     let (what, first) = (section.trim_end_matches('s'), first.get().place);
                     let name = shown(table.name().value);
-                    report.problem(table.place, format!("the {what} {name} is given already at {first}"));
+                    report.problem(
+                        table.place,
+                        format!("the {what} {name} is given already at {first}"),
+                    );
                 }
             }
         }

@@ -40,7 +40,10 @@ pub(super) fn form(table: Table<'_>, form: &mut InstallFields, report: &mut Diag
         if !text.value.is_empty() && text.value.chars().all(plain) {
             form.admin = Some(text.value.to_owned());
         } else {
-            report.problem(text.place, "`install_admin` must hold letters, digits and . _ - only");
+            report.problem(
+                text.place,
+                "`install_admin` must hold letters, digits and . _ - only",
+            );
         }
     }
     if let Some(text) = table.text(report, "install_script")
@@ -50,7 +53,10 @@ pub(super) fn form(table: Table<'_>, form: &mut InstallFields, report: &mut Diag
     }
     if let Some(text) = table.text(report, "install_run") {
         if text.value.contains("</") {
-            report.problem(text.place, "`install_run` must not hold </, which would end it");
+            report.problem(
+                text.place,
+                "`install_run` must not hold </, which would end it",
+            );
         }
         form.run = Some(text.value.to_owned());
     }
@@ -61,20 +67,33 @@ pub(super) fn listener(root: Table<'_>, report: &mut Diagnostics) -> Option<Inst
     let table = root.table(report, "install", "install")?;
     table.only(report, &[&LISTENER_KEYS]);
     let rate = table.number(report, "rate", 10_000.0).unwrap_or(50.0);
-    let source_rate = table.number(report, "source_rate", 10_000.0).unwrap_or(25.0);
+    let source_rate = table
+        .number(report, "source_rate", 10_000.0)
+        .unwrap_or(25.0);
     let source_header = table.text(report, "source_header").and_then(|text| {
         let name = text.value.parse::<HeaderName>().ok();
         if name.is_none() {
-            report.problem(text.place, "`source_header` must be a header's name such as \"X-Real-IP\"");
+            report.problem(
+                text.place,
+                "`source_header` must be a header's name such as \"X-Real-IP\"",
+            );
         }
         name.map(|name| name.as_str().to_owned())
     });
     let listen = table.required(report, "listen")?;
     let Ok(listen) = listen.value.parse() else {
-        report.problem(listen.place, "`listen` must be an IP address and a port such as \"127.0.0.1:9472\"");
+        report.problem(
+            listen.place,
+            "`listen` must be an IP address and a port such as \"127.0.0.1:9472\"",
+        );
         return None;
     };
-    Some(InstallListener { listen, rate, source_rate, source_header })
+    Some(InstallListener {
+        listen,
+        rate,
+        source_rate,
+        source_header,
+    })
 }
 
 /// Reads `[apps.NAME.install]`.
@@ -88,19 +107,33 @@ pub(super) fn rule(
     if let (Some(profile), Some(place)) = (profile, app.place_of("install"))
         && profile.install.check.is_none()
     {
-        report.problem(place, "`install` needs a provider that says whose a token is (`install_check`)");
+        report.problem(
+            place,
+            "`install` needs a provider that says whose a token is (`install_check`)",
+        );
     }
-    if let (Some(true), Some(place)) = (profile.map(Profile::is_at_domain), app.place_of("install")) {
+    if let (Some(true), Some(place)) = (profile.map(Profile::is_at_domain), app.place_of("install"))
+    {
         report.problem(
             place,
             "`install` needs endpoints that are the provider's own: what a portal says must not choose them",
         );
     }
-    let users = choice(table, report, "users", &[("installer", Users::Installer), ("each", Users::Each)]);
+    let users = choice(
+        table,
+        report,
+        "users",
+        &[("installer", Users::Installer), ("each", Users::Each)],
+    );
     let users = users.unwrap_or(Users::Installer);
     let names = match table.text(report, "name") {
         Some(text) => naming(text, users, report),
-        None => NameRule::parse(if users == Users::Each { NAME_OF_EACH } else { NAME }).ok(),
+        None => NameRule::parse(if users == Users::Each {
+            NAME_OF_EACH
+        } else {
+            NAME
+        })
+        .ok(),
     };
     let every = renew_every(table, report);
     if let (Some(every), Some(profile)) = (every, profile) {
@@ -124,14 +157,19 @@ fn naming(text: TextValue<'_>, users: Users, report: &mut Diagnostics) -> Option
     let gaps = PLACEHOLDERS.map(|gap| format!("{{{gap}}}")).join(", ");
     match NameRule::parse(text.value) {
         Ok(names) if users == Users::Each && !names.has("user_id") => {
-            report.problem(text.place, "`name` must hold {user_id} where each user is a portal");
+            report.problem(
+                text.place,
+                "`name` must hold {user_id} where each user is a portal",
+            );
         }
         Ok(names) => return Some(names),
         Err(NameTemplateError::Gap(gap)) => {
             let hint = did_you_mean(&gap, PLACEHOLDERS);
             report.problem(
                 text.place,
-                format!("`name` holds a name in braces that nothing fills in{hint} (there are {gaps})"),
+                format!(
+                    "`name` holds a name in braces that nothing fills in{hint} (there are {gaps})"
+                ),
             );
         }
         Err(flaw) => report.problem(text.place, format!("`name` {flaw} (there are {gaps})")),
@@ -143,7 +181,8 @@ fn path(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Option<Stri
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
     let fits = text.value.starts_with('/') && text.value.chars().all(plain);
     if !fits {
-        let message = format!("`{key}` must begin with / and hold letters, digits and / . _ ~ - only");
+        let message =
+            format!("`{key}` must begin with / and hold letters, digits and / . _ ~ - only");
         report.problem(text.place, message);
     }
     fits.then(|| text.value.to_owned())
@@ -156,15 +195,23 @@ pub(super) fn check(
     apps: &BTreeMap<String, App>,
     report: &mut Diagnostics,
 ) {
-    let installs: Vec<_> =
-        tables.iter().filter_map(|table| Some((table.name(), table.place_of("install")?))).collect();
+    let installs: Vec<_> = tables
+        .iter()
+        .filter_map(|table| Some((table.name(), table.place_of("install")?)))
+        .collect();
     match (root.place_of("install"), installs.is_empty()) {
         (Some(place), true) => {
-            report.warning(place, "no app takes installs in: write [apps.NAME.install] for one");
+            report.warning(
+                place,
+                "no app takes installs in: write [apps.NAME.install] for one",
+            );
         }
         (None, false) => {
             for (_, place) in &installs {
-                report.warning(*place, "`install` does nothing without [install] in the main file");
+                report.warning(
+                    *place,
+                    "`install` does nothing without [install] in the main file",
+                );
             }
         }
         _ => {}
@@ -172,10 +219,14 @@ pub(super) fn check(
     let mut paths: HashMap<&str, SourceLocation<'_>> = HashMap::new();
     let mut names: HashMap<String, SourceLocation<'_>> = HashMap::new();
     for (app, place) in &installs {
-        let Some(rule) = apps.get(app.value).and_then(|app| app.install.as_ref()) else { continue };
+        let Some(rule) = apps.get(app.value).and_then(|app| app.install.as_ref()) else {
+            continue;
+        };
         if let Some(first) = paths.insert(&rule.path, *place) {
-            report
-                .problem(*place, format!("the `path` of this `install` is also that of the one at {first}"));
+            report.problem(
+                *place,
+                format!("the `path` of this `install` is also that of the one at {first}"),
+            );
         }
         if let Some(first) = names.insert(rule.names.of_app(app.value), *place) {
             let message = format!(

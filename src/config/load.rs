@@ -12,7 +12,8 @@ use super::source::{ConfigSource, Diagnostics};
 use crate::domain::provider::Profile;
 
 use super::{
-    Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, install, portals, provider,
+    Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, install, portals,
+    provider,
 };
 
 /// A configuration without problems, and what is hardly meant in it.
@@ -35,8 +36,14 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
     let main_tree = main.parse(&mut report);
     let sources = include::read(main.root(&main_tree), &mut report);
-    let trees: Vec<_> = sources.iter().map(|source| source.parse(&mut report)).collect();
-    let included = sources.iter().zip(&trees).map(|(source, tree)| source.root(tree));
+    let trees: Vec<_> = sources
+        .iter()
+        .map(|source| source.parse(&mut report))
+        .collect();
+    let included = sources
+        .iter()
+        .zip(&trees)
+        .map(|(source, tree)| source.root(tree));
     let root = main.root(&main_tree);
     let roots: Vec<_> = std::iter::once(root).chain(included).collect();
 
@@ -47,21 +54,33 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let install = install::listener(root, &mut report);
     let renewal = general::renewal(root, &mut report);
     let mut tables = |section| include::tables(&roots, section, &mut report);
-    let [providers, apps, portals, channels] = ["providers", "apps", "portals", "channels"].map(&mut tables);
+    let [providers, apps, portals, channels] =
+        ["providers", "apps", "portals", "channels"].map(&mut tables);
     if portals.is_empty() && !apps.iter().any(|app| app.has("install")) {
-        report.warning(root.place, "no portals are configured: nothing is kept fresh");
+        report.warning(
+            root.place,
+            "no portals are configured: nothing is kept fresh",
+        );
     }
-    let used = apps.iter().chain(&portals).filter_map(|table| table.peek("provider")).collect();
+    let used = apps
+        .iter()
+        .chain(&portals)
+        .filter_map(|table| table.peek("provider"))
+        .collect();
     let profiles = provider::profiles(&providers, &used, &mut report);
     let app_tables = apps;
-    let (apps, portals) = portals::read((&app_tables, &portals), &profiles, environment, &mut report);
+    let (apps, portals) =
+        portals::read((&app_tables, &portals), &profiles, environment, &mut report);
     install::check(root, &app_tables, &apps, &mut report);
     let alerts = alerts::alerts(root, &mut report);
     let (channels, names) = channels::channels(&channels, environment, &mut report);
     let ladder = escalation::ladder(&roots, &names, &mut report);
     let (warnings, damaged) = report.finish()?;
     let source = path.to_owned();
-    let profiles = profiles.into_iter().filter_map(|(name, profile)| Some((name, profile?))).collect();
+    let profiles = profiles
+        .into_iter()
+        .filter_map(|(name, profile)| Some((name, profile?)))
+        .collect();
     let config = Config {
         source,
         paths,
@@ -76,14 +95,20 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
         ladder,
         channels,
     };
-    Ok(Loaded { config, warnings, damaged })
+    Ok(Loaded {
+        config,
+        warnings,
+        damaged,
+    })
 }
 
 /// A built-in profile as it is without any configuration; `None` if none has that name.
 #[must_use]
 pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
     let mut report = Diagnostics::default();
-    provider::profiles(&[], &BTreeSet::from([name]), &mut report).remove(name).flatten()
+    provider::profiles(&[], &BTreeSet::from([name]), &mut report)
+        .remove(name)
+        .flatten()
 }
 
 /// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. `None` if the

@@ -11,8 +11,11 @@ use crate::domain::channel::{MailConfig, MailTls};
 
 /// The port whose protection is TLS from the first byte (RFC 8314).
 const IMPLICIT: u16 = 465;
-const WORDS: [(&str, MailTls); 3] =
-    [("starttls", MailTls::StartTls), ("implicit", MailTls::Implicit), ("off", MailTls::Off)];
+const WORDS: [(&str, MailTls); 3] = [
+    ("starttls", MailTls::StartTls),
+    ("implicit", MailTls::Implicit),
+    ("off", MailTls::Off),
+];
 
 pub(super) fn mail(
     table: Table<'_>,
@@ -21,10 +24,20 @@ pub(super) fn mail(
 ) -> Result<MailConfig, Reported> {
     let server = server(table, report);
     let login = login(table, environment, report);
-    let from = table.required(report, "from").ok_or(Reported).and_then(|from| mailbox("from", from, report));
+    let from = table
+        .required(report, "from")
+        .ok_or(Reported)
+        .and_then(|from| mailbox("from", from, report));
     let to = recipients(table, report);
     let (host, port, tls) = server?;
-    Ok(MailConfig { host, port, tls, login: login?, from: from?, to: to? })
+    Ok(MailConfig {
+        host,
+        port,
+        tls,
+        login: login?,
+        from: from?,
+        to: to?,
+    })
 }
 
 /// `host`, `host:port`, `[::1]:port`; the port and `tls` each say something of the other.
@@ -35,13 +48,23 @@ fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, Ma
         return Err(Reported);
     }
     let Some((host, port)) = split(text.value.trim()) else {
-        report.problem(text.place, "`smtp` must be a host, or a host and a port: \"mail.example.org:587\"");
+        report.problem(
+            text.place,
+            "`smtp` must be a host, or a host and a port: \"mail.example.org:587\"",
+        );
         return Err(Reported);
     };
-    let tls = tls.unwrap_or(if port == Some(IMPLICIT) { MailTls::Implicit } else { MailTls::StartTls });
+    let tls = tls.unwrap_or(if port == Some(IMPLICIT) {
+        MailTls::Implicit
+    } else {
+        MailTls::StartTls
+    });
     if tls == MailTls::Off && !is_loopback_host(host) {
         let place = table.place_of("tls").unwrap_or(text.place);
-        report.problem(place, "`tls = \"off\"` is for a mail server on this machine only");
+        report.problem(
+            place,
+            "`tls = \"off\"` is for a mail server on this machine only",
+        );
         return Err(Reported);
     }
     let usual = match tls {
@@ -49,7 +72,11 @@ fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, Ma
         MailTls::Implicit => IMPLICIT,
         MailTls::Off => 25,
     };
-    Ok((host.trim_matches(['[', ']']).to_owned(), port.unwrap_or(usual), tls))
+    Ok((
+        host.trim_matches(['[', ']']).to_owned(),
+        port.unwrap_or(usual),
+        tls,
+    ))
 }
 
 fn split(text: &str) -> Option<(&str, Option<u16>)> {
@@ -59,10 +86,16 @@ fn split(text: &str) -> Option<(&str, Option<u16>)> {
         }
         _ => (text, None),
     };
-    let is_name =
-        |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    let is_name = |host: &str| {
+        !host.is_empty()
+            && host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+    };
     let is_v6 = |host: &str| {
-        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let inner = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
         inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
     };
     (is_name(host) || is_v6(host)).then_some((host, port))
@@ -80,12 +113,18 @@ fn login(
         (None, None) if !table.has("user") => Ok(None),
         (None, None) => Err(Reported),
         (Some(user), None) => {
-            report.problem(user.place, format!("`user` {table} has no password: write `password_file`"));
+            report.problem(
+                user.place,
+                format!("`user` {table} has no password: write `password_file`"),
+            );
             Err(Reported)
         }
         (None, Some(_)) => {
             let (key, place) = PASSWORD.given(table);
-            report.problem(place, format!("`{key}` {table} is nobody's: `user` is missing"));
+            report.problem(
+                place,
+                format!("`{key}` {table} is nobody's: `user` is missing"),
+            );
             Err(Reported)
         }
     }
@@ -97,10 +136,16 @@ fn recipients(table: Table<'_>, report: &mut Diagnostics) -> Result<Vec<String>,
     }
     let texts = table.texts(report, "to", true).ok_or(Reported)?;
     if texts.is_empty() {
-        report.problem(table.place_of("to").unwrap_or(table.place), "`to` is empty: nobody would get mail");
+        report.problem(
+            table.place_of("to").unwrap_or(table.place),
+            "`to` is empty: nobody would get mail",
+        );
         return Err(Reported);
     }
-    texts.into_iter().map(|text| mailbox("to", text, report)).collect()
+    texts
+        .into_iter()
+        .map(|text| mailbox("to", text, report))
+        .collect()
 }
 
 fn mailbox(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Result<String, Reported> {

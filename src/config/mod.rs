@@ -97,7 +97,10 @@ pub struct Config {
 impl Config {
     /// The apps whose installs are taken in.
     pub fn installing(&self) -> impl Iterator<Item = &str> {
-        self.apps.values().filter(|app| app.install.is_some()).map(|app| app.name.as_str())
+        self.apps
+            .values()
+            .filter(|app| app.install.is_some())
+            .map(|app| app.name.as_str())
     }
 }
 
@@ -215,7 +218,11 @@ impl App {
     pub fn renewal_urls(&self) -> BTreeSet<String> {
         let at_each = |url: &str| -> Vec<String> {
             match url.contains(DOMAIN) {
-                true => self.domains.iter().map(|domain| at_domain(url, Some(domain))).collect(),
+                true => self
+                    .domains
+                    .iter()
+                    .map(|domain| at_domain(url, Some(domain)))
+                    .collect(),
                 false => vec![url.to_owned()],
             }
         };
@@ -276,6 +283,7 @@ impl PortalConfig {
     /// Where its renewals go; empty until the metadata of its authorization server is known.
     #[must_use]
     pub fn renewal_url(&self, app: &App) -> String {
-        app.profile.renewal_url_for(self.region.as_deref(), self.settings.domain.as_deref())
+        app.profile
+            .renewal_url_for(self.region.as_deref(), self.settings.domain.as_deref())
     }
 }

@@ -39,7 +39,10 @@ const PORTAL_KEYS: [&str; 9] = [
 const FORMATS: [&str; 4] = ["json", "raw", "header", "env"];
 
 /// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
-struct Apps<'d>(BTreeMap<String, Option<App>>, BTreeMap<&'d str, SourceLocation<'d>>);
+struct Apps<'d>(
+    BTreeMap<String, Option<App>>,
+    BTreeMap<&'d str, SourceLocation<'d>>,
+);
 
 /// Reads both sections.
 pub(super) fn read(
@@ -51,9 +54,22 @@ pub(super) fn read(
     let mut known = Apps(BTreeMap::new(), BTreeMap::new());
     for table in apps {
         let name = table.name();
-        table.only(report, &[&CLIENT_KEYS, &PERSON_KEYS, &CLIENT_SECRET.all, &provider::KEYS, &["install"]]);
+        table.only(
+            report,
+            &[
+                &CLIENT_KEYS,
+                &PERSON_KEYS,
+                &CLIENT_SECRET.all,
+                &provider::KEYS,
+                &["install"],
+            ],
+        );
         let mut client = client(*table, name.value.to_owned(), profiles, environment, report);
-        let install = install::rule(*table, client.as_ref().map(|client| &*client.profile), report);
+        let install = install::rule(
+            *table,
+            client.as_ref().map(|client| &*client.profile),
+            report,
+        );
         if let Some(client) = &mut client {
             client.install = install;
         }
@@ -69,8 +85,10 @@ pub(super) fn read(
     for table in portals {
         let name = table.name();
         if let Some(first) = lower.insert(name.value.to_lowercase(), name.place) {
-            let message =
-                format!("the name {} differs only by case from the one at {first}", shown(name.value));
+            let message = format!(
+                "the name {} differs only by case from the one at {first}",
+                shown(name.value)
+            );
             report.problem(name.place, message);
         }
         if let Some(portal) = portal(*table, &mut known, profiles, environment, report) {
@@ -81,7 +99,11 @@ pub(super) fn read(
         report.warning(*place, format!("no portal uses the app {}", shown(name)));
     }
     configured.sort_by(|one, other| one.name.cmp(&other.name));
-    let apps = known.0.into_iter().filter_map(|(name, app)| Some((name, app?))).collect();
+    let apps = known
+        .0
+        .into_iter()
+        .filter_map(|(name, app)| Some((name, app?)))
+        .collect();
     (apps, configured)
 }
 
@@ -99,7 +121,10 @@ fn client(
         let known = profiles.get(provider.value);
         if known.is_none() {
             let hint = did_you_mean(provider.value, profiles.keys().map(String::as_str));
-            report.unresolved(provider.place, format!("unknown provider {}{hint}", shown(provider.value)));
+            report.unresolved(
+                provider.place,
+                format!("unknown provider {}{hint}", shown(provider.value)),
+            );
         }
         known.and_then(Option::as_ref)
     });
@@ -122,21 +147,30 @@ fn client(
         && id == Some(secrecy::ExposeSecret::expose_secret(secret))
     {
         let (key, place) = CLIENT_SECRET.given(table);
-        report.damaged(place, format!("`{key}`: the secret is the client_id once more"));
+        report.damaged(
+            place,
+            format!("`{key}`: the secret is the client_id once more"),
+        );
     }
     let client_secret = match secret {
-        FoundSecret::Secret(secret) => {
-            Some(ClientSecret::new(secrecy::ExposeSecret::expose_secret(&secret))?)
-        }
+        FoundSecret::Secret(secret) => Some(ClientSecret::new(
+            secrecy::ExposeSecret::expose_secret(&secret),
+        )?),
         FoundSecret::Nothing => None,
         FoundSecret::Faulty => return None,
     };
     if public && client_secret.is_some() {
-        report.warning(table.place, "the client secret is not sent with `client_authentication = \"none\"`");
+        report.warning(
+            table.place,
+            "the client secret is not sent with `client_authentication = \"none\"`",
+        );
     }
     // On a portal with a client of its own they are the portal's.
-    let (redirect_uri, scope) =
-        if name.starts_with(OWN_APP) { (None, Vec::new()) } else { person(table, report) };
+    let (redirect_uri, scope) = if name.starts_with(OWN_APP) {
+        (None, Vec::new())
+    } else {
+        person(table, report)
+    };
     Some(App {
         name,
         profile,
@@ -157,17 +191,35 @@ fn portal<'d>(
     environment: &Environment,
     report: &mut Diagnostics,
 ) -> Option<PortalConfig> {
-    table.only(report, &[&PORTAL_KEYS, &CLIENT_KEYS, &CLIENT_SECRET.all, &provider::KEYS]);
+    table.only(
+        report,
+        &[
+            &PORTAL_KEYS,
+            &CLIENT_KEYS,
+            &CLIENT_SECRET.all,
+            &provider::KEYS,
+        ],
+    );
     let name = match PortalName::parse(table.name().value) {
         Ok(name) => Some(name),
         Err(error) => {
-            report.problem(table.place, format!("the portal needs another name: {error}"));
+            report.problem(
+                table.place,
+                format!("the portal needs another name: {error}"),
+            );
             None
         }
     };
     let app = app_of(table, apps, profiles, environment, report);
-    let client = app.as_ref().and_then(|app| apps.0.get_mut(app)).and_then(Option::as_mut);
-    let own = own(table, client.as_ref().map(|client| &*client.profile), report);
+    let client = app
+        .as_ref()
+        .and_then(|app| apps.0.get_mut(app))
+        .and_then(Option::as_mut);
+    let own = own(
+        table,
+        client.as_ref().map(|client| &*client.profile),
+        report,
+    );
     let client = client?;
     if client.profile.is_at_domain() {
         match &own.settings.domain {
@@ -178,7 +230,14 @@ fn portal<'d>(
             ),
         }
     }
-    Some(PortalConfig { name: name?, region: own.region, settings: Settings { app: app?, ..own.settings } })
+    Some(PortalConfig {
+        name: name?,
+        region: own.region,
+        settings: Settings {
+            app: app?,
+            ..own.settings
+        },
+    })
 }
 
 /// The name of the portal's app. A client right on the portal becomes an app of its own.
@@ -211,7 +270,10 @@ fn app_of(
     for key in table.keys().filter(|key| of_client(key.value)) {
         report.problem(
             key.place,
-            format!("`{}` and `app` exclude each other {table}; write it on the app", key.value),
+            format!(
+                "`{}` and `app` exclude each other {table}; write it on the app",
+                key.value
+            ),
         );
     }
     let app = table.text(report, "app")?;
@@ -220,7 +282,11 @@ fn app_of(
         apps.1.remove(app.value);
         return Some(app.value.to_owned());
     }
-    let names = apps.0.keys().map(String::as_str).filter(|name| !name.contains(' '));
+    let names = apps
+        .0
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !name.contains(' '));
     let hint = did_you_mean(app.value, names);
     report.unresolved(app.place, format!("unknown app {}{hint}", shown(app.value)));
     None
@@ -233,10 +299,20 @@ struct Own {
 }
 
 fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) -> Own {
-    let domain = table.text(report, "domain").and_then(|text| host(report, "domain", text));
-    let domain = domain.or_else(|| profile?.default_domain.clone().filter(|_| !table.has("domain")));
+    let domain = table
+        .text(report, "domain")
+        .and_then(|text| host(report, "domain", text));
+    let domain = domain.or_else(|| {
+        profile?
+            .default_domain
+            .clone()
+            .filter(|_| !table.has("domain"))
+    });
     let region = table.text(report, "region").and_then(|text| {
-        let plain = text.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let plain = text
+            .value
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-');
         if !plain {
             report.problem(text.place, "`region` must be a word such as \"ru\"");
         }
@@ -244,13 +320,20 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
     });
     let region = region.or_else(|| region_of(domain.as_deref()?).map(str::to_owned));
     // A client right on the portal has read the key as the profile's and reported what is wrong with it.
-    let every = if table.has("app") { renew_every(table, report) } else { None };
+    let every = if table.has("app") {
+        renew_every(table, report)
+    } else {
+        None
+    };
     if let (Some(every), Some(profile)) = (every, profile) {
         check_age(table, every, profile.assumed_lifetime, report);
     }
     let identity = table.text(report, "member_id").map(|text| {
         if profile.is_some_and(|profile| profile.identity_field.is_none()) {
-            report.problem(text.place, "`member_id` cannot be checked: the provider has no `identity` field");
+            report.problem(
+                text.place,
+                "`member_id` cannot be checked: the provider has no `identity` field",
+            );
         }
         text.value.to_owned()
     });
@@ -279,7 +362,10 @@ fn person(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<St
         .filter(|text| url(report, "redirect_uri", *text, false).is_some())
         .map(|text| text.value.to_owned());
     let scope = table.texts(report, "scope", false).unwrap_or_default();
-    (redirect_uri, scope.iter().map(|text| text.value.to_owned()).collect())
+    (
+        redirect_uri,
+        scope.iter().map(|text| text.value.to_owned()).collect(),
+    )
 }
 
 pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<String> {
@@ -296,7 +382,10 @@ pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<String>
             let known = FORMATS.join(", ");
             report.problem(
                 text.place,
-                format!("unknown format {}{hint} (there are {known})", shown(text.value)),
+                format!(
+                    "unknown format {}{hint} (there are {known})",
+                    shown(text.value)
+                ),
             );
         } else if !formats.iter().any(|format| format == text.value) {
             formats.push(text.value.to_owned());

@@ -22,13 +22,25 @@ impl ConfigError {
     /// A problem of a whole file.
     #[must_use]
     pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: 1, column: 1, message: message.into() }
+        Self {
+            file: file.to_owned(),
+            line: 1,
+            column: 1,
+            message: message.into(),
+        }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)
+        write!(
+            f,
+            "{}:{}:{}: {}",
+            self.file.display(),
+            self.line,
+            self.column,
+            self.message
+        )
     }
 }
 
@@ -55,12 +67,19 @@ pub(super) fn os_reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|first| first.to_lowercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 /// A name as it may be shown: names are short and in one line; whatever is not stays hidden.
 pub(super) fn shown(name: &str) -> String {
-    if can_be_shown(name) { format!("`{name}`") } else { "of that name".to_owned() }
+    if can_be_shown(name) {
+        format!("`{name}`")
+    } else {
+        "of that name".to_owned()
+    }
 }
 
 fn can_be_shown(name: &str) -> bool {
@@ -74,13 +93,23 @@ pub(super) fn shown_path(path: &Path) -> Option<String> {
 }
 
 /// `; did you mean …?` if a candidate is near, else nothing.
-pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+pub(super) fn did_you_mean<'c>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'c str>,
+) -> String {
     let word = word.to_lowercase();
     let limit = (word.chars().count() / 3).max(1);
-    (candidates.into_iter().filter(|candidate| can_be_shown(candidate)))
-        .map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, candidate)| format!("; did you mean `{candidate}`?"))
-        .unwrap_or_default()
+    (candidates
+        .into_iter()
+        .filter(|candidate| can_be_shown(candidate)))
+    .map(|candidate| {
+        (
+            strsim::osa_distance(&word, &candidate.to_lowercase()),
+            candidate,
+        )
+    })
+    .filter(|(distance, _)| *distance <= limit)
+    .min()
+    .map(|(_, candidate)| format!("; did you mean `{candidate}`?"))
+    .unwrap_or_default()
 }

@@ -27,10 +27,18 @@ const BEATS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_sec
 
 type ReadResult = Result<ChannelConfig, Reported>;
 
-pub(super) fn webhook(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+pub(super) fn webhook(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
     let template = webhook_template::template(table, report);
     let (url, authorization) = address_and_authorization(table, environment, report)?;
-    Ok(ChannelConfig::Webhook { url, authorization, template: template? })
+    Ok(ChannelConfig::Webhook {
+        url,
+        authorization,
+        template: template?,
+    })
 }
 
 pub(super) fn alertmanager(
@@ -42,39 +50,69 @@ pub(super) fn alertmanager(
     Ok(ChannelConfig::Alertmanager { url, authorization })
 }
 
-pub(super) fn pagerduty(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+pub(super) fn pagerduty(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
     let key = ROUTING_KEY.required_of_channel(table, environment, report);
     let own = address_or(PAGERDUTY, table, environment, report);
     let (routing_key, (url, is_own)) = (key?, own?);
     if !is_own && routing_key.expose().len() != ROUTING_KEY_LENGTH {
         let (key, place) = ROUTING_KEY.given(table);
         let known = "PagerDuty's integration keys have 32 characters, this one has not";
-        report.warning(place, format!("`{key}`: {known}; is it the key of an Events API v2 integration?"));
+        report.warning(
+            place,
+            format!("`{key}`: {known}; is it the key of an Events API v2 integration?"),
+        );
     }
     Ok(ChannelConfig::PagerDuty { url, routing_key })
 }
 
-pub(super) fn slack(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
-    Ok(ChannelConfig::Slack { url: address(table, environment, report)? })
+pub(super) fn slack(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
+    Ok(ChannelConfig::Slack {
+        url: address(table, environment, report)?,
+    })
 }
 
-pub(super) fn telegram(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
-    let token = BOT_TOKEN.required_of_channel(table, environment, report).and_then(|token| {
-        // It becomes a part of the address.
-        let odd = |c: char| !c.is_ascii_alphanumeric() && !":_-".contains(c);
-        if token.expose().contains(odd) {
-            let (key, place) = BOT_TOKEN.given(table);
-            report.problem(place, format!("`{key}` is no bot's token, which is as 123456:ABC-def"));
-            return Err(Reported);
-        }
-        Ok(token)
-    });
+pub(super) fn telegram(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
+    let token = BOT_TOKEN
+        .required_of_channel(table, environment, report)
+        .and_then(|token| {
+            // It becomes a part of the address.
+            let odd = |c: char| !c.is_ascii_alphanumeric() && !":_-".contains(c);
+            if token.expose().contains(odd) {
+                let (key, place) = BOT_TOKEN.given(table);
+                report.problem(
+                    place,
+                    format!("`{key}` is no bot's token, which is as 123456:ABC-def"),
+                );
+                return Err(Reported);
+            }
+            Ok(token)
+        });
     let chat_id = chat_id(table, report);
     let (url, _) = address_or(TELEGRAM, table, environment, report)?;
-    Ok(ChannelConfig::Telegram { url, bot_token: token?, chat_id: chat_id? })
+    Ok(ChannelConfig::Telegram {
+        url,
+        bot_token: token?,
+        chat_id: chat_id?,
+    })
 }
 
-pub(super) fn email(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+pub(super) fn email(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
     mail::mail(table, environment, report).map(ChannelConfig::Email)
 }
 
@@ -85,15 +123,25 @@ pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostic
     }
     let words = table.texts(report, "command", false).ok_or(Reported)?;
     let Some((program, arguments)) = words.split_first() else {
-        report.problem(place, "`command` is empty; write the program and its arguments");
+        report.problem(
+            place,
+            "`command` is empty; write the program and its arguments",
+        );
         return Err(Reported);
     };
     if words.iter().any(|word| word.value.contains('\0')) {
-        report.problem(place, "`command` holds a character that no argument can hold (U+0000)");
+        report.problem(
+            place,
+            "`command` holds a character that no argument can hold (U+0000)",
+        );
         return Err(Reported);
     }
     let directory = table.source().directory();
-    let directory = if directory == Path::new("") { PathBuf::from(".") } else { directory.to_owned() };
+    let directory = if directory == Path::new("") {
+        PathBuf::from(".")
+    } else {
+        directory.to_owned()
+    };
     let mut command = vec![program.value.to_owned()];
     if program.value.contains('/') {
         let path = directory.join(program.value);
@@ -107,13 +155,20 @@ pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostic
     Ok(ChannelConfig::Command { command, directory })
 }
 
-pub(super) fn heartbeat(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+pub(super) fn heartbeat(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ReadResult {
     let every = if table.has("every") {
         duration(table, report, "every", "1m", BEATS).ok_or(Reported)
     } else {
         Ok(Duration::from_secs(60))
     };
-    Ok(ChannelConfig::Heartbeat { url: address(table, environment, report)?, every: every? })
+    Ok(ChannelConfig::Heartbeat {
+        url: address(table, environment, report)?,
+        every: every?,
+    })
 }
 
 /// Where a secret is a part of what is sent, or is the address: https, or loopback.
@@ -147,15 +202,20 @@ fn address_and_authorization(
     environment: &Environment,
     report: &mut Diagnostics,
 ) -> Result<(ChannelSecret, Option<ChannelSecret>), Reported> {
-    let authorization = AUTHORIZATION.of_channel(table, environment, report).and_then(|authorization| {
-        let unfit = |secret: &ChannelSecret| HeaderValue::from_str(secret.expose()).is_err();
-        if authorization.as_ref().is_some_and(unfit) {
-            let (key, place) = AUTHORIZATION.given(table);
-            report.problem(place, format!("`{key}` holds characters that no header can hold"));
-            return Err(Reported);
-        }
-        Ok(authorization)
-    });
+    let authorization = AUTHORIZATION
+        .of_channel(table, environment, report)
+        .and_then(|authorization| {
+            let unfit = |secret: &ChannelSecret| HeaderValue::from_str(secret.expose()).is_err();
+            if authorization.as_ref().is_some_and(unfit) {
+                let (key, place) = AUTHORIZATION.given(table);
+                report.problem(
+                    place,
+                    format!("`{key}` holds characters that no header can hold"),
+                );
+                return Err(Reported);
+            }
+            Ok(authorization)
+        });
     let url = URL.required_of_channel(table, environment, report)?;
     let parsed = checked(&url, check_any_url, table, report)?;
     let authorization = authorization?;
@@ -166,7 +226,8 @@ fn address_and_authorization(
             report.problem(place, format!("the address in `{key}` {message}"));
             return Err(Reported);
         }
-        let message = "is plain http: alerts hold no secret, but can be read and kept back on the way";
+        let message =
+            "is plain http: alerts hold no secret, but can be read and kept back on the way";
         report.warning(place, format!("the address in `{key}` {message}"));
     }
     Ok((url, authorization))
@@ -197,7 +258,9 @@ fn chat_id(table: Table<'_>, report: &mut Diagnostics) -> Result<String, Reporte
     }
     let text = table.text_as(report, "chat_id", EXPECTED).ok_or(Reported)?;
     let id = text.value.trim();
-    let word = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let word = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
     if id.parse::<i64>().is_ok() || id.strip_prefix('@').is_some_and(word) {
         return Ok(id.to_owned());
     }

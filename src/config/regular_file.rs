@@ -37,7 +37,8 @@ impl Unreadable {
 /// [`Unreadable`].
 pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Unreadable> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = open(path, flags, Mode::empty()).map_err(|error| Unreadable::Refused(error.into()))?;
+    let opened =
+        open(path, flags, Mode::empty()).map_err(|error| Unreadable::Refused(error.into()))?;
     let file = File::from(opened);
     let about = file.metadata().map_err(Unreadable::Refused)?;
     if !about.is_file() {
@@ -47,6 +48,12 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Unrea
         return Err(Unreadable::TooLarge(limit));
     }
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Unreadable::Refused)?;
-    if bytes.len() as u64 > limit { Err(Unreadable::TooLarge(limit)) } else { Ok((bytes, about)) }
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Unreadable::Refused)?;
+    if bytes.len() as u64 > limit {
+        Err(Unreadable::TooLarge(limit))
+    } else {
+        Ok((bytes, about))
+    }
 }

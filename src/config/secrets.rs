@@ -39,7 +39,12 @@ macro_rules! secret_keys {
             variable: concat!($key, "_env"),
             credential: concat!($key, "_credential"),
             alphabet: Alphabet::$alphabet,
-            all: [$key, concat!($key, "_file"), concat!($key, "_env"), concat!($key, "_credential")],
+            all: [
+                $key,
+                concat!($key, "_file"),
+                concat!($key, "_env"),
+                concat!($key, "_credential"),
+            ],
         };
     };
 }
@@ -75,12 +80,16 @@ impl SecretKeys {
             [key] => **key,
             [first, .., last] => {
                 let place = table.place_of(last).unwrap_or(table.place);
-                report
-                    .problem(place, format!("`{first}` and `{last}` {table} say the same; keep one of them"));
+                report.problem(
+                    place,
+                    format!("`{first}` and `{last}` {table} say the same; keep one of them"),
+                );
                 return FoundSecret::Faulty;
             }
         };
-        let Some(text) = table.text(report, key) else { return FoundSecret::Faulty };
+        let Some(text) = table.text(report, key) else {
+            return FoundSecret::Faulty;
+        };
         let secret = if key == self.inline {
             report.holds_secret(text.place);
             Ok(SecretString::from(text.value))
@@ -93,11 +102,17 @@ impl SecretKeys {
         };
         match secret {
             Ok(secret) => match damage(secret.expose_secret(), self.alphabet) {
-                Some(Damage { what, hopeless: true }) => {
+                Some(Damage {
+                    what,
+                    hopeless: true,
+                }) => {
                     report.problem(text.place, format!("`{key}`: the secret {what}"));
                     FoundSecret::Faulty
                 }
-                Some(Damage { what, hopeless: false }) => {
+                Some(Damage {
+                    what,
+                    hopeless: false,
+                }) => {
                     report.damaged(text.place, format!("`{key}`: the secret {what}"));
                     FoundSecret::Secret(secret)
                 }
@@ -119,9 +134,18 @@ impl SecretKeys {
     ) -> FoundSecret {
         let found = self.read(table, environment, report);
         if matches!(found, FoundSecret::Nothing) {
-            let Self { inline, file, variable, credential, .. } = self;
+            let Self {
+                inline,
+                file,
+                variable,
+                credential,
+                ..
+            } = self;
             let others = format!("`{variable}`, `{credential}` or `{inline}`");
-            report.missing(table.place, format!("a secret is missing {table}: write `{file}` (or {others})"));
+            report.missing(
+                table.place,
+                format!("a secret is missing {table}: write `{file}` (or {others})"),
+            );
         }
         found
     }
@@ -136,9 +160,9 @@ impl SecretKeys {
         match self.read(table, environment, report) {
             FoundSecret::Nothing => Ok(None),
             FoundSecret::Faulty => Err(Reported),
-            FoundSecret::Secret(secret) => {
-                ChannelSecret::new(secret.expose_secret()).map(Some).ok_or(Reported)
-            }
+            FoundSecret::Secret(secret) => ChannelSecret::new(secret.expose_secret())
+                .map(Some)
+                .ok_or(Reported),
         }
     }
 
@@ -151,24 +175,40 @@ impl SecretKeys {
     ) -> Result<ChannelSecret, Reported> {
         match self.require(table, environment, report) {
             FoundSecret::Nothing | FoundSecret::Faulty => Err(Reported),
-            FoundSecret::Secret(secret) => ChannelSecret::new(secret.expose_secret()).ok_or(Reported),
+            FoundSecret::Secret(secret) => {
+                ChannelSecret::new(secret.expose_secret()).ok_or(Reported)
+            }
         }
     }
 
     /// Where it can be read again while the program runs; `None` for one that stands in the configuration itself or in a
     /// variable, which does not change.
-    pub(super) fn source(&self, table: Table<'_>, environment: &Environment) -> Option<SecretSource> {
+    pub(super) fn source(
+        &self,
+        table: Table<'_>,
+        environment: &Environment,
+    ) -> Option<SecretSource> {
         if let Some(file) = table.peek(self.file) {
-            return Some(SecretSource { path: table.source().directory().join(file), guarded: true });
+            return Some(SecretSource {
+                path: table.source().directory().join(file),
+                guarded: true,
+            });
         }
         let credential = table.peek(self.credential)?;
         let directory = environment.credentials_directory()?;
-        Some(SecretSource { path: directory.join(credential), guarded: false })
+        Some(SecretSource {
+            path: directory.join(credential),
+            guarded: false,
+        })
     }
 
     /// Under which of the keys it is given, and where.
     pub(super) fn given<'d>(&self, table: Table<'d>) -> (&'static str, SourceLocation<'d>) {
-        let key = self.all.into_iter().find(|key| table.has(key)).unwrap_or(self.inline);
+        let key = self
+            .all
+            .into_iter()
+            .find(|key| table.has(key))
+            .unwrap_or(self.inline);
         (key, table.place_of(key).unwrap_or(table.place))
     }
 }
@@ -186,11 +226,15 @@ impl SecretSource {
     /// # Errors
     /// Why it cannot be used, without the path, which may be a secret put under the wrong key.
     pub fn read(&self) -> Result<ClientSecret, String> {
-        let secret =
-            read_file(&self.path, self.guarded).map_err(|unusable| format!("its file {unusable}"))?;
+        let secret = read_file(&self.path, self.guarded)
+            .map_err(|unusable| format!("its file {unusable}"))?;
         match damage(secret.expose_secret(), CLIENT_SECRET.alphabet) {
-            Some(Damage { what, hopeless: true }) => Err(format!("the secret in its file {what}")),
-            _ => ClientSecret::new(secret.expose_secret()).ok_or_else(|| "its file is empty".to_owned()),
+            Some(Damage {
+                what,
+                hopeless: true,
+            }) => Err(format!("the secret in its file {what}")),
+            _ => ClientSecret::new(secret.expose_secret())
+                .ok_or_else(|| "its file is empty".to_owned()),
         }
     }
 }
@@ -218,7 +262,11 @@ pub(super) fn first_token_file(
     match read_file(path, true) {
         Ok(_) => {}
         Err(unusable @ (UnusableSecret::Missing(_) | UnusableSecret::Empty)) => {
-            let what = if matches!(unusable, UnusableSecret::Empty) { "is empty" } else { "does not exist" };
+            let what = if matches!(unusable, UnusableSecret::Empty) {
+                "is empty"
+            } else {
+                "does not exist"
+            };
             let portal = shown(table.name().value);
             let needed = format!("it is only needed while the state has no grant for {portal}");
             report.warning(text.place, format!("`{key}`: {name} {what}; {needed}"));
@@ -246,9 +294,17 @@ struct NamedFile {
 fn named_file(table: Table<'_>, text: TextValue<'_>) -> NamedFile {
     let path = table.source().directory().join(text.value);
     let may_be_secret = !text.value.contains(['/', '.']);
-    let name = if may_be_secret { None } else { shown_path(&path) };
+    let name = if may_be_secret {
+        None
+    } else {
+        shown_path(&path)
+    };
     let name = name.unwrap_or_else(|| "the file".to_owned());
-    NamedFile { path, name, may_be_secret }
+    NamedFile {
+        path,
+        name,
+        may_be_secret,
+    }
 }
 
 fn file(table: Table<'_>, text: TextValue<'_>) -> Result<SecretString, String> {
@@ -277,11 +333,18 @@ fn credential(text: TextValue<'_>, environment: &Environment) -> Result<SecretSt
         return Err("a credential is named without slashes and leading dots".to_owned());
     }
     let Some(directory) = environment.credentials_directory() else {
-        return Err("$CREDENTIALS_DIRECTORY is not set: start it by systemd with LoadCredential=".to_owned());
+        return Err(
+            "$CREDENTIALS_DIRECTORY is not set: start it by systemd with LoadCredential="
+                .to_owned(),
+        );
     };
     // The service manager hands these out; their mode is its own affair.
-    read_file(&directory.join(text.value), false)
-        .map_err(|unusable| format!("the credential of that name in {} {unusable}", directory.display()))
+    read_file(&directory.join(text.value), false).map_err(|unusable| {
+        format!(
+            "the credential of that name in {} {unusable}",
+            directory.display()
+        )
+    })
 }
 
 /// Why a secret file cannot be used.
@@ -307,13 +370,19 @@ fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret>
         };
         let denied = kind == Some(std::io::ErrorKind::PermissionDenied);
         let hint = match &why {
-            Unreadable::Refused(_) if denied => "; the user that the daemon runs as must be able to read it",
+            Unreadable::Refused(_) if denied => {
+                "; the user that the daemon runs as must be able to read it"
+            }
             Unreadable::TooLarge(_) => ", which no secret is",
             Unreadable::Refused(_) | Unreadable::NotRegular => "",
         };
         let reason = format!("{}{hint}", why.reason());
         let missing = kind == Some(std::io::ErrorKind::NotFound);
-        if missing { UnusableSecret::Missing(reason) } else { UnusableSecret::Faulty(reason) }
+        if missing {
+            UnusableSecret::Missing(reason)
+        } else {
+            UnusableSecret::Faulty(reason)
+        }
     })?;
     let mode = about.permissions().mode();
     if guarded && mode & 0o007 != 0 {
@@ -322,7 +391,8 @@ fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret>
             "can be accessed by every user (mode {mode:04o}): chmod o-rwx it"
         )));
     }
-    let text = String::from_utf8(bytes).map_err(|_| UnusableSecret::Faulty("is not UTF-8".to_owned()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| UnusableSecret::Faulty("is not UTF-8".to_owned()))?;
     let secret = SecretString::from(text);
     if secret.expose_secret().trim().is_empty() {
         return Err(UnusableSecret::Empty);

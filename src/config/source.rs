@@ -39,17 +39,31 @@ impl ConfigSource {
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-            ConfigError { line, ..ConfigError::of_file(path, "this line is not UTF-8, as TOML must be") }
+            ConfigError {
+                line,
+                ..ConfigError::of_file(path, "this line is not UTF-8, as TOML must be")
+            }
         })?;
-        Ok(Self { mode: Some(about.permissions().mode()), ..Self::embedded(path, text) })
+        Ok(Self {
+            mode: Some(about.permissions().mode()),
+            ..Self::embedded(path, text)
+        })
     }
 
     /// A file that is compiled in.
     pub(super) fn embedded(path: &Path, text: impl Into<String>) -> Self {
         let text = text.into();
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
         let text = SecretString::from(text);
-        Self { path: path.to_owned(), text, lines, mode: None, sound_until: Cell::new(usize::MAX) }
+        Self {
+            path: path.to_owned(),
+            text,
+            lines,
+            mode: None,
+            sound_until: Cell::new(usize::MAX),
+        }
     }
 
     /// Parses it; syntax errors go to the report, and what was understood comes back.
@@ -63,7 +77,11 @@ impl ConfigSource {
             };
             report.problems.push(self.place(at, at).problem(message));
         }
-        if let Some(first) = errors.iter().map(|error| error.span().map_or(0, |span| span.start)).min() {
+        if let Some(first) = errors
+            .iter()
+            .map(|error| error.span().map_or(0, |span| span.start))
+            .min()
+        {
             self.sound_until.set(self.lines[self.line_of(first)]);
             report.broken = true;
         }
@@ -76,7 +94,11 @@ impl ConfigSource {
     }
 
     pub(super) const fn place(&self, start: usize, end: usize) -> SourceLocation<'_> {
-        SourceLocation { source: self, start, end }
+        SourceLocation {
+            source: self,
+            start,
+            end,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -90,7 +112,9 @@ impl ConfigSource {
 
     /// Its mode, if users that are neither its owner nor in its group have any access.
     pub(super) fn open_to_others(&self) -> Option<u32> {
-        self.mode.filter(|mode| mode & 0o007 != 0).map(|mode| mode & 0o7777)
+        self.mode
+            .filter(|mode| mode & 0o007 != 0)
+            .map(|mode| mode & 0o7777)
     }
 
     fn is_broken(&self) -> bool {
@@ -98,7 +122,9 @@ impl ConfigSource {
     }
 
     fn line_of(&self, at: usize) -> usize {
-        self.lines.partition_point(|start| *start <= at).saturating_sub(1)
+        self.lines
+            .partition_point(|start| *start <= at)
+            .saturating_sub(1)
     }
 }
 
@@ -113,14 +139,23 @@ pub(super) struct SourceLocation<'d> {
 impl SourceLocation<'_> {
     fn line_and_column(&self) -> (usize, usize) {
         let line = self.source.line_of(self.start);
-        let before =
-            self.source.text.expose_secret().get(self.source.lines[line]..self.start).unwrap_or_default();
+        let before = self
+            .source
+            .text
+            .expose_secret()
+            .get(self.source.lines[line]..self.start)
+            .unwrap_or_default();
         (line + 1, before.chars().count() + 1)
     }
 
     fn problem(&self, message: impl Into<String>) -> ConfigError {
         let (line, column) = self.line_and_column();
-        ConfigError { file: self.source.path.clone(), line, column, message: message.into() }
+        ConfigError {
+            file: self.source.path.clone(),
+            line,
+            column,
+            message: message.into(),
+        }
     }
 
     fn is_sound(&self) -> bool {

@@ -35,7 +35,12 @@ impl<'d> Table<'d> {
         name: Option<&'d str>,
         map: &'d DeTable<'d>,
     ) -> Self {
-        Self { place, section, name, map }
+        Self {
+            place,
+            section,
+            name,
+            map,
+        }
     }
 
     /// The file it stands in.
@@ -45,7 +50,10 @@ impl<'d> Table<'d> {
 
     /// The last part of its header: `crm` of `[apps.crm]`.
     pub(super) fn name(&self) -> TextValue<'d> {
-        TextValue { value: self.name.unwrap_or_default(), place: self.place }
+        TextValue {
+            value: self.name.unwrap_or_default(),
+            place: self.place,
+        }
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -58,17 +66,24 @@ impl<'d> Table<'d> {
     }
 
     pub(super) fn is_integer(&self, key: &str) -> bool {
-        self.map.get(key).is_some_and(|value| integer(value.get_ref()).is_some())
+        self.map
+            .get(key)
+            .is_some_and(|value| integer(value.get_ref()).is_some())
     }
 
     /// Where a key stands.
     pub(super) fn place_of(&self, key: &str) -> Option<SourceLocation<'d>> {
-        self.map.get_key_value(key).map(|(key, _)| self.at(key.span()))
+        self.map
+            .get_key_value(key)
+            .map(|(key, _)| self.at(key.span()))
     }
 
     /// The keys in order.
     pub(super) fn keys(&self) -> impl Iterator<Item = TextValue<'d>> {
-        self.map.iter().map(|(key, _)| TextValue { value: key.get_ref(), place: self.at(key.span()) })
+        self.map.iter().map(|(key, _)| TextValue {
+            value: key.get_ref(),
+            place: self.at(key.span()),
+        })
     }
 
     /// Reports every key that is none of these.
@@ -77,7 +92,10 @@ impl<'d> Table<'d> {
             let mut known = known.iter().flat_map(|keys| keys.iter().copied());
             if !known.clone().any(|known| known == key.value) {
                 let hint = did_you_mean(key.value, &mut known);
-                report.problem(key.place, format!("unknown key {} {self}{hint}", shown(key.value)));
+                report.problem(
+                    key.place,
+                    format!("unknown key {} {self}{hint}", shown(key.value)),
+                );
             }
         }
     }
@@ -121,7 +139,10 @@ impl<'d> Table<'d> {
         let value = self.map.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
-            report.problem(self.at(value.span()), format!("`{key}` must be true or false, without quotes"));
+            report.problem(
+                self.at(value.span()),
+                format!("`{key}` must be true or false, without quotes"),
+            );
         }
         boolean
     }
@@ -154,8 +175,10 @@ impl<'d> Table<'d> {
         };
         let number = number.filter(|number| *number > 0.0 && *number <= most);
         if number.is_none() {
-            report
-                .problem(self.at(value.span()), format!("`{key}` must be a number above 0, at most {most}"));
+            report.problem(
+                self.at(value.span()),
+                format!("`{key}` must be a number above 0, at most {most}"),
+            );
         }
         number
     }
@@ -201,7 +224,10 @@ impl<'d> Table<'d> {
         let value = self.map.get(key)?;
         let number = |value: &DeValue<'_>| integer(value).filter(|number| range.contains(number));
         let numbers = match value.get_ref().as_array() {
-            Some(list) => list.iter().map(|value| number(value.get_ref())).collect::<Option<Vec<_>>>(),
+            Some(list) => list
+                .iter()
+                .map(|value| number(value.get_ref()))
+                .collect::<Option<Vec<_>>>(),
             None => number(value.get_ref()).map(|number| vec![number]),
         };
         if numbers.is_none() {
@@ -227,22 +253,35 @@ impl<'d> Table<'d> {
             report.problem(place, format!("{} must be a table", shown(key.get_ref())));
             return None;
         };
-        Some(Table { place, section, name: self.name, map })
+        Some(Table {
+            place,
+            section,
+            name: self.name,
+            map,
+        })
     }
 
     /// The tables below this one by name: `[apps.crm]`, `[apps.shop]`.
     pub(super) fn tables(&self, report: &mut Diagnostics) -> Vec<Table<'d>> {
-        let named = self
-            .map
-            .iter()
-            .map(|(key, value)| (key.get_ref(), self.at(key.span()), value.get_ref().as_table()));
+        let named = self.map.iter().map(|(key, value)| {
+            (
+                key.get_ref(),
+                self.at(key.span()),
+                value.get_ref().as_table(),
+            )
+        });
         named
             .filter_map(|(name, place, map)| {
                 let name: &'d str = name;
                 if map.is_none() {
                     report.problem(place, format!("{} {self} must be a table", shown(name)));
                 }
-                Some(Table { place, section: self.section, name: Some(name), map: map? })
+                Some(Table {
+                    place,
+                    section: self.section,
+                    name: Some(name),
+                    map: map?,
+                })
             })
             .collect()
     }
@@ -254,16 +293,26 @@ impl<'d> Table<'d> {
         key: &str,
         section: &'static str,
     ) -> Vec<Table<'d>> {
-        let Some(value) = self.map.get(key) else { return Vec::new() };
+        let Some(value) = self.map.get(key) else {
+            return Vec::new();
+        };
         let tables = value.get_ref().as_array().and_then(|list| {
             let row = |value: &'d Spanned<DeValue<'d>>| {
                 let place = self.at(value.span());
-                value.get_ref().as_table().map(|map| Table { place, section, name: None, map })
+                value.get_ref().as_table().map(|map| Table {
+                    place,
+                    section,
+                    name: None,
+                    map,
+                })
             };
             list.iter().map(row).collect::<Option<Vec<_>>>()
         });
         if tables.is_none() {
-            report.problem(self.at(value.span()), format!("`{key}` must be a list of tables: {section}"));
+            report.problem(
+                self.at(value.span()),
+                format!("`{key}` must be a list of tables: {section}"),
+            );
         }
         tables.unwrap_or_default()
     }
@@ -285,7 +334,9 @@ impl fmt::Display for Table<'_> {
             ("", _) => f.write_str("at the top level"),
             (section, None) if section.starts_with('[') => write!(f, "in {section}"),
             (section, None) => write!(f, "in [{section}]"),
-            (section, Some(name)) if section.starts_with('[') => write!(f, "in {section} of {}", shown(name)),
+            (section, Some(name)) if section.starts_with('[') => {
+                write!(f, "in {section} of {}", shown(name))
+            }
             (section, Some(name)) => write!(f, "in [{section}.{}]", shown(name).trim_matches('`')),
         }
     }

@@ -17,13 +17,21 @@ const RENEW_EVERY: &str = "a duration such as \"25m\" or a share of the lifetime
 
 /// A share such as `67%`, in (0, 1).
 pub(super) fn percent(text: &str) -> Option<f64> {
-    let share = text.trim().strip_suffix('%')?.trim_end().parse::<f64>().ok()? / 100.0;
+    let share = text
+        .trim()
+        .strip_suffix('%')?
+        .trim_end()
+        .parse::<f64>()
+        .ok()?
+        / 100.0;
     (share > 0.0 && share < 1.0).then_some(share)
 }
 
 /// A duration such as `25m`, above zero.
 pub(super) fn span(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text.trim()).ok().filter(|span| !span.is_zero())
+    humantime::parse_duration(text.trim())
+        .ok()
+        .filter(|span| !span.is_zero())
 }
 
 /// A duration in a range.
@@ -42,7 +50,10 @@ pub(super) fn duration(
     };
     if span < least || span > most {
         let (least, most) = (written(least), written(most));
-        report.problem(text.place, format!("`{key}` must be between {least} and {most}"));
+        report.problem(
+            text.place,
+            format!("`{key}` must be between {least} and {most}"),
+        );
         return None;
     }
     Some(span)
@@ -76,10 +87,17 @@ pub(super) fn one_of<T: Copy>(
     text: TextValue<'_>,
     words: &[(&str, T)],
 ) -> Option<T> {
-    let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, meaning)| *meaning);
+    let found = words
+        .iter()
+        .find(|(word, _)| *word == text.value)
+        .map(|(_, meaning)| *meaning);
     if found.is_none() {
         let hint = did_you_mean(text.value, words.iter().map(|(word, _)| *word));
-        let all = words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+        let all = words
+            .iter()
+            .map(|(word, _)| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         report.problem(text.place, format!("`{key}` must be one of {all}{hint}"));
     }
     found
@@ -109,7 +127,9 @@ pub(super) fn plain_name(report: &mut Diagnostics, what: &str, name: TextValue<'
 
 /// A path, relative to the directory of the file it stands in.
 pub(super) fn path(table: Table<'_>, report: &mut Diagnostics, key: &str) -> Option<PathBuf> {
-    table.text(report, key).map(|text| table.source().directory().join(text.value))
+    table
+        .text(report, key)
+        .map(|text| table.source().directory().join(text.value))
 }
 
 /// A URL that secrets may be sent to, as the sender will read it; it may hold `{domain}` if `templated`.
@@ -119,10 +139,17 @@ pub(super) fn url(
     text: TextValue<'_>,
     templated: bool,
 ) -> Option<String> {
-    let concrete =
-        if templated { text.value.replace("{domain}", "domain.example") } else { text.value.to_owned() };
+    let concrete = if templated {
+        text.value.replace("{domain}", "domain.example")
+    } else {
+        text.value.to_owned()
+    };
     match check_url(&concrete) {
-        Ok(url) => Some(if concrete == text.value { url.into() } else { text.value.to_owned() }),
+        Ok(url) => Some(if concrete == text.value {
+            url.into()
+        } else {
+            text.value.to_owned()
+        }),
         Err(message) => {
             report.problem(text.place, format!("`{key}` {message}"));
             None
@@ -145,7 +172,8 @@ pub(super) fn check_any_url(text: &str) -> Result<Url, &'static str> {
     if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
         return Err("must be a URL without white space and backslashes");
     }
-    let url = Url::parse(text).map_err(|_| "must be a whole URL such as \"https://host.example/path\"")?;
+    let url = Url::parse(text)
+        .map_err(|_| "must be a whole URL such as \"https://host.example/path\"")?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err("must be a URL that begins with https://");
     }
@@ -166,7 +194,10 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 /// The same of a host.
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
-    let v6 = host.trim_start_matches('[').trim_end_matches(']').parse::<Ipv6Addr>();
+    let v6 = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<Ipv6Addr>();
     host == "localhost"
         || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
         || v6.is_ok_and(|ip| ip == Ipv6Addr::LOCALHOST)
@@ -176,20 +207,35 @@ pub fn is_loopback_host(host: &str) -> bool {
 pub(super) fn host(report: &mut Diagnostics, key: &str, text: TextValue<'_>) -> Option<String> {
     let authority = |url: &Url| {
         let host = url.host_str()?;
-        Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+        Some(
+            url.port()
+                .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+        )
     };
-    let bare = !text.value.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\@?#{}".contains(c));
+    let bare = !text
+        .value
+        .contains(|c: char| c.is_whitespace() || c.is_control() || "/\\@?#{}".contains(c));
     let parsed = Url::parse(&format!("https://{}/", text.value)).ok();
     if let Some(host) = parsed.as_ref().and_then(authority).filter(|_| bare) {
         return Some(host);
     }
-    let with_scheme =
-        if text.value.contains("://") { text.value.to_owned() } else { format!("https://{}", text.value) };
-    let instead = Url::parse(&with_scheme).ok().filter(|_| !bare).as_ref().and_then(authority);
+    let with_scheme = if text.value.contains("://") {
+        text.value.to_owned()
+    } else {
+        format!("https://{}", text.value)
+    };
+    let instead = Url::parse(&with_scheme)
+        .ok()
+        .filter(|_| !bare)
+        .as_ref()
+        .and_then(authority);
     let advice = instead.map_or_else(
         || "such as `acme.bitrix24.com`".to_owned(),
         |host| format!("without scheme and path: write {}", shown(&host)),
     );
-    report.problem(text.place, format!("`{key}` must be a bare host name {advice}"));
+    report.problem(
+        text.place,
+        format!("`{key}` must be a bare host name {advice}"),
+    );
     None
 }

@@ -18,10 +18,16 @@ const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;
 const JSON: &str = "application/json";
 
 /// The template of a webhook; `None` if it has none.
-pub(super) fn template(table: Table<'_>, report: &mut Diagnostics) -> Result<Option<Template>, Reported> {
+pub(super) fn template(
+    table: Table<'_>,
+    report: &mut Diagnostics,
+) -> Result<Option<Template>, Reported> {
     let content_type = content_type(table, report);
     if let (true, Some(place)) = (table.has("body"), table.place_of("body_file")) {
-        report.problem(place, format!("`body` and `body_file` {table} say the same; keep one of them"));
+        report.problem(
+            place,
+            format!("`body` and `body_file` {table} say the same; keep one of them"),
+        );
         return Err(Reported);
     }
     if table.has("body") {
@@ -48,7 +54,10 @@ pub(super) fn template(table: Table<'_>, report: &mut Diagnostics) -> Result<Opt
             Ok(()) => Ok(Some(template)),
             Err(fault) => {
                 let (line, why) = said(&fault);
-                report.in_file(ConfigError { line, ..ConfigError::of_file(&path, why) });
+                report.in_file(ConfigError {
+                    line,
+                    ..ConfigError::of_file(&path, why)
+                });
                 Err(Reported)
             }
         };
@@ -68,7 +77,10 @@ fn content_type(table: Table<'_>, report: &mut Diagnostics) -> Result<String, Re
     let text = table.text(report, "content_type").ok_or(Reported)?;
     let value = text.value.trim();
     if !value.contains('/') || HeaderValue::from_str(value).is_err() {
-        report.problem(text.place, format!("`content_type` must be as \"{JSON}\" or \"text/plain\""));
+        report.problem(
+            text.place,
+            format!("`content_type` must be as \"{JSON}\" or \"text/plain\""),
+        );
         return Err(Reported);
     }
     Ok(value.to_owned())
@@ -78,8 +90,15 @@ fn said(fault: &WebhookTemplateError) -> (usize, String) {
     match fault {
         WebhookTemplateError::Unknown { name, line } => {
             let hint = did_you_mean(name, NAMES);
-            let known = if hint.is_empty() { format!(" (there are {})", NAMES.join(", ")) } else { hint };
-            (*line, format!("no message has a {}{known}", super::problem::shown(name)))
+            let known = if hint.is_empty() {
+                format!(" (there are {})", NAMES.join(", "))
+            } else {
+                hint
+            };
+            (
+                *line,
+                format!("no message has a {}{known}", super::problem::shown(name)),
+            )
         }
         WebhookTemplateError::Other { line, why } => (*line, why.clone()),
     }
@@ -88,5 +107,9 @@ fn said(fault: &WebhookTemplateError) -> (usize, String) {
 fn read(path: &Path) -> Result<String, String> {
     let (bytes, _) = regular_file::read(path, MAX_TEMPLATE_BYTES).map_err(|why| why.reason())?;
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
-    if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text) }
+    if text.trim().is_empty() {
+        Err("is empty".to_owned())
+    } else {
+        Ok(text)
+    }
 }

@@ -30,9 +30,16 @@ pub async fn read_files(shared: &Context) {
         }
     };
     for portal in waiting {
-        let Some(file) = portal.settings.and_then(|settings| settings.refresh_token_file) else { continue };
+        let Some(file) = portal
+            .settings
+            .and_then(|settings| settings.refresh_token_file)
+        else {
+            continue;
+        };
         let why = read_file(shared, &portal.name, &file).await.err();
-        if shared.file_problems.is_new(portal.name.as_str(), why.as_deref())
+        if shared
+            .file_problems
+            .is_new(portal.name.as_str(), why.as_deref())
             && let Some(why) = why
         {
             let name = &portal.name;
@@ -45,7 +52,9 @@ pub async fn read_files(shared: &Context) {
 async fn bootstrap_client_credentials(shared: &Context) {
     let config = shared.config();
     let apps: Vec<_> = (config.apps.values())
-        .filter(|app| app.profile.start == GrantType::ClientCredentials && !app.profile.token_url.is_empty())
+        .filter(|app| {
+            app.profile.start == GrantType::ClientCredentials && !app.profile.token_url.is_empty()
+        })
         .map(|app| app.name.clone())
         .collect();
     if apps.is_empty() {
@@ -64,8 +73,17 @@ async fn bootstrap_client_credentials(shared: &Context) {
             details: Details::default(),
             validity: Validity::default(),
         };
-        let intake = ImportedGrant { tokens, identity: None, server: None, client_id: None, host: None };
-        let take = StoreRequest { intake, source: GrantSource::Client };
+        let intake = ImportedGrant {
+            tokens,
+            identity: None,
+            server: None,
+            client_id: None,
+            host: None,
+        };
+        let take = StoreRequest {
+            intake,
+            source: GrantSource::Client,
+        };
         let name = &portal.name;
         if let Err(error) = store_grant(shared, name, take).await {
             tracing::warn!(portal = %name, error = %chain(&error), "{name}: cannot be renewed by its client's credentials");
@@ -74,31 +92,60 @@ async fn bootstrap_client_credentials(shared: &Context) {
 }
 
 async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result<(), String> {
-    let Some(text) = read_private(file)? else { return Ok(()) };
-    let config = shared.config();
-    let Some(stored) = shared.state.portal(portal.clone()).await.map_err(|error| chain(&error))? else {
+    let Some(text) = read_private(file)? else {
         return Ok(());
     };
-    let app = stored.settings.as_ref().and_then(|settings| config.apps.get(&settings.app));
+    let config = shared.config();
+    let Some(stored) = shared
+        .state
+        .portal(portal.clone())
+        .await
+        .map_err(|error| chain(&error))?
+    else {
+        return Ok(());
+    };
+    let app = stored
+        .settings
+        .as_ref()
+        .and_then(|settings| config.apps.get(&settings.app));
     // Between the look and now the grant may have been found lost, or renewed.
-    let Some(app) = app.filter(|_| stored.lost.is_none()) else { return Ok(()) };
-    let intake = import::parse(&text, &app.profile, shared.clock.now()).map_err(|error| error.to_string())?;
+    let Some(app) = app.filter(|_| stored.lost.is_none()) else {
+        return Ok(());
+    };
+    let intake = import::parse(&text, &app.profile, shared.clock.now())
+        .map_err(|error| error.to_string())?;
     if let Some(what) = known_secret(&config, &stored, &intake) {
         return Err(what.to_owned());
     }
-    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
+    let Some(token) = intake.tokens.credential.refresh() else {
+        return Ok(());
+    };
     let fingerprint = token.fingerprint();
-    let seen = shared.state.holder_of_refresh_token(fingerprint).await.map_err(|error| chain(&error))?;
+    let seen = shared
+        .state
+        .holder_of_refresh_token(fingerprint)
+        .await
+        .map_err(|error| chain(&error))?;
     if seen.is_some_and(|holder| holder == portal.as_str()) {
         return Ok(());
     }
     if has_no_living_grant(&stored) {
-        let take = StoreRequest { intake, source: GrantSource::File };
-        store_grant(shared, portal, take).await.map_err(|error| error.to_string())?;
+        let take = StoreRequest {
+            intake,
+            source: GrantSource::File,
+        };
+        store_grant(shared, portal, take)
+            .await
+            .map_err(|error| error.to_string())?;
         log_file_spent(portal, file);
         return Ok(());
     }
-    if shared.state.was_refused(portal.clone(), fingerprint).await.map_err(|error| chain(&error))? {
+    if shared
+        .state
+        .was_refused(portal.clone(), fingerprint)
+        .await
+        .map_err(|error| chain(&error))?
+    {
         return Ok(());
     }
     let offered = store_candidate(shared, &stored, intake, Origin::File, false).await;
@@ -106,7 +153,11 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         Offered::Stored => shared.candidates.notify_one(),
         Offered::Known | Offered::Same => {}
         // These are errors of `offer`.
-        Offered::Busy | Offered::Waiting(_) | Offered::HeldBy(_) | Offered::Spent | Offered::Unknown => {}
+        Offered::Busy
+        | Offered::Waiting(_)
+        | Offered::HeldBy(_)
+        | Offered::Spent
+        | Offered::Unknown => {}
     }
     Ok(())
 }
@@ -124,7 +175,11 @@ pub fn log_file_spent(portal: &PortalName, file: &Path) {
 pub fn token_of(file: &Path, app: &App, now: Timestamp) -> Option<Fingerprint> {
     let text = read_private(file).ok()??;
     let intake = import::parse(&text, &app.profile, now).ok()?;
-    intake.tokens.credential.refresh().map(RefreshToken::fingerprint)
+    intake
+        .tokens
+        .credential
+        .refresh()
+        .map(RefreshToken::fingerprint)
 }
 
 /// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.
@@ -139,10 +194,15 @@ fn read_private(file: &Path) -> Result<Option<String>, String> {
         return Err("it is not a regular file".to_owned());
     }
     if metadata.permissions().mode() & 0o007 != 0 {
-        return Err(format!("others may read it; chmod o-rwx {}", file.display()));
+        return Err(format!(
+            "others may read it; chmod o-rwx {}",
+            file.display()
+        ));
     }
     if metadata.len() > import::MAX_LENGTH as u64 {
         return Err(import::ImportError::TooLong.to_string());
     }
-    std::fs::read_to_string(file).map(Some).map_err(|error| error.to_string())
+    std::fs::read_to_string(file)
+        .map(Some)
+        .map_err(|error| error.to_string())
 }

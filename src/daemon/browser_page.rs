@@ -62,17 +62,36 @@ impl BrowserPage {
         let path = format!("/open/{}", clock.random_token());
         let url = format!("http://{}{path}", listener.local_addr()?);
         let (taken, again) = (AtomicBool::new(false), Notify::new());
-        let way = Arc::new(RedirectPath { path, to, taken, again, began: clock.tick(), clock });
+        let way = Arc::new(RedirectPath {
+            path,
+            to,
+            taken,
+            again,
+            began: clock.tick(),
+            clock,
+        });
         let routes = Router::new()
             .fallback(lead_on)
             .layer(middleware::from_fn(only_this_machine))
             .with_state(Arc::clone(&way));
         let introduce = |_: &TcpStream| PeerExtensions::new();
-        let house =
-            Server { routes, places: MAX_CONNECTIONS, kept: None, longest_body: 0, introduce, busy, clock };
+        let house = Server {
+            routes,
+            places: MAX_CONNECTIONS,
+            kept: None,
+            longest_body: 0,
+            introduce,
+            busy,
+            clock,
+        };
         let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());
         serving.spawn(serve(listener, house, stop.clone()));
-        Ok(Self { url, way, stop, serving })
+        Ok(Self {
+            url,
+            way,
+            stop,
+            serving,
+        })
     }
 
     /// Waits until somebody has opened the page again.
@@ -94,21 +113,37 @@ async fn lead_on(
     headers: HeaderMap,
 ) -> Response {
     if uri.path() != way.path {
-        return page(StatusCode::NOT_FOUND, "There is nothing here.", "refreshd waits for a browser.");
+        return page(
+            StatusCode::NOT_FOUND,
+            "There is nothing here.",
+            "refreshd waits for a browser.",
+        );
     }
     // Whoever only looks must not use it up: a preview, a scanner, a browser's guess.
     if method == Method::HEAD {
-        return page(StatusCode::OK, "refreshd waits here.", "Open the address in a browser.");
+        return page(
+            StatusCode::OK,
+            "refreshd waits here.",
+            "Open the address in a browser.",
+        );
     }
     if method != Method::GET {
-        return page(StatusCode::METHOD_NOT_ALLOWED, "That did not work.", "The browser comes here by GET.");
+        return page(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "That did not work.",
+            "The browser comes here by GET.",
+        );
     }
     if is_ahead_of_its_user(&headers) {
         let text = "The address was asked for before anybody opened it.";
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
     if way.clock.elapsed(way.began) > SHORT_LIFE {
-        return page(StatusCode::GONE, "This page has ended.", "Open the address that the terminal shows.");
+        return page(
+            StatusCode::GONE,
+            "This page has ended.",
+            "Open the address that the terminal shows.",
+        );
     }
     if way.taken.swap(true, Ordering::SeqCst) {
         way.again.notify_one();
@@ -118,7 +153,10 @@ async fn lead_on(
     let headers = [
         (header::LOCATION, way.to.clone()),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (
+            header::REFERRER_POLICY,
+            HeaderValue::from_static("no-referrer"),
+        ),
     ];
     (StatusCode::SEE_OTHER, headers).into_response()
 }

@@ -69,7 +69,9 @@ impl CallbackState {
     /// What the user of a redirect is told after the wait.
     fn after(&self, query: &str) -> CallbackResponse {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = ended.as_ref().filter(|ended| has_state(query, &ended.state));
+        let same = ended
+            .as_ref()
+            .filter(|ended| has_state(query, &ended.state));
         same.map_or(CallbackResponse::Late, |ended| ended.ending.clone())
     }
 }
@@ -98,13 +100,17 @@ impl Callback {
     /// # Errors
     /// The operating system's, if none could be had.
     pub async fn listen(wanted: &[SocketAddr]) -> io::Result<(Self, Vec<(SocketAddr, io::Error)>)> {
-        let (mut listeners, mut addresses, mut missing) = (Vec::new(), Vec::<SocketAddr>::new(), Vec::new());
+        let (mut listeners, mut addresses, mut missing) =
+            (Vec::new(), Vec::<SocketAddr>::new(), Vec::new());
         for address in wanted {
             let mut address = *address;
             if let (0, Some(first)) = (address.port(), addresses.first()) {
                 address.set_port(first.port());
             }
-            match TcpListener::bind(address).await.and_then(|it| Ok((it.local_addr()?, it))) {
+            match TcpListener::bind(address)
+                .await
+                .and_then(|it| Ok((it.local_addr()?, it)))
+            {
                 Ok((address, listener)) => {
                     addresses.push(address);
                     listeners.push(listener);
@@ -114,10 +120,16 @@ impl Callback {
         }
         if listeners.is_empty() {
             let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
-            return Err(missing.into_iter().next().map_or_else(none, |(_, error)| error));
+            return Err(missing
+                .into_iter()
+                .next()
+                .map_or_else(none, |(_, error)| error));
         }
         let (tell, arrivals) = mpsc::channel(MAX_CONNECTIONS);
-        let door = Arc::new(CallbackState { tell, ended: Mutex::default() });
+        let door = Arc::new(CallbackState {
+            tell,
+            ended: Mutex::default(),
+        });
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         for listener in listeners {
@@ -128,7 +140,10 @@ impl Callback {
             let introduce = |_: &TcpStream| PeerExtensions::new();
             let house = Server {
                 routes,
-                places: Places { open: MAX_CONNECTIONS, spare: 0 },
+                places: Places {
+                    open: MAX_CONNECTIONS,
+                    spare: 0,
+                },
                 kept: None,
                 longest_body: 0,
                 introduce,
@@ -137,7 +152,16 @@ impl Callback {
             };
             serving.spawn(serve(listener, house, stop.clone()));
         }
-        Ok((Self { arrivals, door, stop, serving, addresses }, missing))
+        Ok((
+            Self {
+                arrivals,
+                door,
+                stop,
+                serving,
+                addresses,
+            },
+            missing,
+        ))
     }
 
     /// The next redirect.
@@ -147,8 +171,15 @@ impl Callback {
 
     /// Tells every browser that waits how it ended, lets them take it, and ends. `state` is that of the authorization.
     pub async fn close(mut self, state: &str, ending: CallbackResponse) {
-        let ended = CallbackEnd { state: state.to_owned(), ending };
-        *self.door.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+        let ended = CallbackEnd {
+            state: state.to_owned(),
+            ending,
+        };
+        *self
+            .door
+            .ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(ended);
         // Copies of the redirect that came while the code was exchanged.
         self.arrivals.close();
         while let Some(copy) = self.arrivals.recv().await {
@@ -169,16 +200,26 @@ async fn redirected(
     let query = query.unwrap_or_default();
     // A browser asks for icons besides.
     if !["code=", "error="].iter().any(|sign| query.contains(sign)) {
-        return page(StatusCode::NOT_FOUND, "There is nothing here.", "refreshd waits for an authorization.");
+        return page(
+            StatusCode::NOT_FOUND,
+            "There is nothing here.",
+            "refreshd waits for an authorization.",
+        );
     }
     // Whoever only looks at a link must not spend its code: a preview, a scanner, a browser's guess.
     if method == Method::HEAD {
-        return page(StatusCode::OK, "refreshd waits here.", "Open the address in a browser.");
+        return page(
+            StatusCode::OK,
+            "refreshd waits here.",
+            "Open the address in a browser.",
+        );
     }
     if method != Method::GET {
         let text = "The browser is sent here by GET.";
         let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, "That did not work.", text);
-        refused.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        refused
+            .headers_mut()
+            .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
     if is_ahead_of_its_user(&headers) {
@@ -186,7 +227,10 @@ async fn redirected(
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
     let (told, ending) = oneshot::channel();
-    let arrival = CallbackRequest { query: query.clone(), told };
+    let arrival = CallbackRequest {
+        query: query.clone(),
+        told,
+    };
     let ending = match door.tell.send(arrival).await {
         Ok(()) => ending.await.unwrap_or_else(|_| door.after(&query)),
         Err(_) => door.after(&query),
@@ -195,23 +239,35 @@ async fn redirected(
         CallbackResponse::Done(portal) => page(
             StatusCode::OK,
             "Done.",
-            &format!("{portal} is authorized and kept fresh from now on. You can close this window."),
+            &format!(
+                "{portal} is authorized and kept fresh from now on. You can close this window."
+            ),
         ),
         CallbackResponse::Failed(why) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
-        CallbackResponse::Late => {
-            page(StatusCode::GONE, "Nobody waits for this any more.", "Begin the authorization again.")
-        }
+        CallbackResponse::Late => page(
+            StatusCode::GONE,
+            "Nobody waits for this any more.",
+            "Begin the authorization again.",
+        ),
     }
 }
 
 /// Whether a browser loads it ahead, in case its user goes there (`Sec-RequestKind`, and what came before it).
 pub(super) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
-    ["sec-purpose", "purpose", "x-purpose", "x-moz"].iter().any(|name| {
-        headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            let value = value.to_ascii_lowercase();
-            ["prefetch", "prerender", "preview"].iter().any(|word| value.contains(word))
+    ["sec-purpose", "purpose", "x-purpose", "x-moz"]
+        .iter()
+        .any(|name| {
+            headers
+                .get_all(*name)
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .any(|value| {
+                    let value = value.to_ascii_lowercase();
+                    ["prefetch", "prerender", "preview"]
+                        .iter()
+                        .any(|word| value.contains(word))
+                })
         })
-    })
 }
 
 pub(super) fn page(status: StatusCode, title: &str, text: &str) -> Response {

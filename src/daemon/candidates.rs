@@ -15,22 +15,29 @@ use super::carry::{Held, Slot};
 use super::client_secret;
 use super::context::Context;
 use super::escalation_log::{EscalationSubject, log_escalation};
-use super::execute::{AttemptResult, ClaimedGrant, announce_client, send_renewal, until_durable, usable_app};
+use super::execute::{
+    AttemptResult, ClaimedGrant, announce_client, send_renewal, until_durable, usable_app,
+};
 use super::kept_replies;
 use super::publisher::{KnownState, chain};
 use super::state_health;
 use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{
-    Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError, Unsaved,
+    Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError,
+    Unsaved,
 };
-use crate::domain::candidate::{self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint};
+use crate::domain::candidate::{
+    self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint,
+};
 use crate::domain::escalation::{EscalationNotice, Severity, resolved};
 use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal, Problem};
 use crate::domain::provider::{Class, Profile, host_of};
-use crate::domain::renewal::{AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status};
+use crate::domain::renewal::{
+    AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
+};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::{Fingerprint, RefreshToken};
 use crate::domain::time::Timestamp;
@@ -54,19 +61,25 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         let free = AT_ONCE.saturating_sub(exchanges.len());
         // Looked at first: where nothing is due nothing is written.
         let wake_at = match shared.state.next_candidate().await {
-            Ok(Some(at)) if at <= now && free > 0 => match shared.state.claim_candidates(now, free).await {
-                Ok(claimed) => {
-                    let wait = if claimed.is_empty() { STATE_AGAIN } else { Duration::ZERO };
-                    for candidate in claimed {
-                        exchanges.spawn(prove(Arc::clone(&shared), candidate));
+            Ok(Some(at)) if at <= now && free > 0 => {
+                match shared.state.claim_candidates(now, free).await {
+                    Ok(claimed) => {
+                        let wait = if claimed.is_empty() {
+                            STATE_AGAIN
+                        } else {
+                            Duration::ZERO
+                        };
+                        for candidate in claimed {
+                            exchanges.spawn(prove(Arc::clone(&shared), candidate));
+                        }
+                        now + wait
                     }
-                    now + wait
+                    Err(error) => {
+                        state_health::write_failed(&shared, &error);
+                        now + STATE_AGAIN
+                    }
                 }
-                Err(error) => {
-                    state_health::write_failed(&shared, &error);
-                    now + STATE_AGAIN
-                }
-            },
+            }
             Ok(Some(at)) if at > now => at,
             // One that ends makes room, and wakes this.
             Ok(_) => now + MAX_SLEEP,
@@ -98,17 +111,32 @@ fn end(done: Result<(), tokio::task::JoinError>) {
 
 /// Carries out a claimed candidate's exchange, and tells whoever waits what became of it.
 pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
-    let Candidate { mut portal, origin, replaces } = candidate;
+    let Candidate {
+        mut portal,
+        origin,
+        replaces,
+    } = candidate;
     let config = shared.config();
     // The living grant as it is now: whose it is cannot change while the candidate is there.
-    let living = shared.state.portal(portal.name.clone()).await.ok().flatten();
+    let living = shared
+        .state
+        .portal(portal.name.clone())
+        .await
+        .ok()
+        .flatten();
     let fallback = portal.config_url.take();
     // What is known of the living grant's requests holds for the candidate's: they are of one kind.
     if let (Some(of), Some(candidate)) = (&living, &mut portal.grant) {
         portal.bought_by = of.bought_by;
-        candidate.generation = of.grant.as_ref().map(|grant| grant.generation).unwrap_or_default();
+        candidate.generation = of
+            .grant
+            .as_ref()
+            .map(|grant| grant.generation)
+            .unwrap_or_default();
     }
-    let Some(mut claimed) = ClaimedGrant::from(portal) else { return };
+    let Some(mut claimed) = ClaimedGrant::from(portal) else {
+        return;
+    };
     if usable_app(&config, &claimed).is_none()
         && let Some(url) = fallback
     {
@@ -117,10 +145,20 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     }
     let now = shared.clock.now();
     let (Some(app), Some(living)) = (usable_app(&config, &claimed), living) else {
-        let problem =
-            Problem::new(Class::NotSent, "its client or server changed in the configuration".to_owned());
-        let phase = Phase::Retrying { attempt: 1, since: now, problem };
-        let standing = GrantStatus { phase, renew_at: None, next_attempt_at: Some(now + UNUSABLE_AGAIN) };
+        let problem = Problem::new(
+            Class::NotSent,
+            "its client or server changed in the configuration".to_owned(),
+        );
+        let phase = Phase::Retrying {
+            attempt: 1,
+            since: now,
+            problem,
+        };
+        let standing = GrantStatus {
+            phase,
+            renew_at: None,
+            next_attempt_at: Some(now + UNUSABLE_AGAIN),
+        };
         return finish(
             &shared,
             FinishedCandidate::of(claimed),
@@ -137,12 +175,19 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     let mut asked = send_renewal(&shared, &config, app, &claimed).await;
     // A client that is refused has spent nothing. Its secret may have been replaced.
     if asked.attempt.client_let_in() == Some(false)
-        && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(newer) =
+            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
         && let Some(changed) = usable_app(&newer, &claimed)
     {
         asked = send_renewal(&shared, &newer, changed, &claimed).await;
     }
-    let AttemptResult { attempt, unread, sent_at, now, .. } = asked;
+    let AttemptResult {
+        attempt,
+        unread,
+        sent_at,
+        now,
+        ..
+    } = asked;
     let took = shared.clock.elapsed(started);
     // What came and cannot be read is kept before anything else: it may be the pair.
     if let Some(mut unread) = unread {
@@ -152,29 +197,60 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         }
         kept_replies::keep(&shared, &claimed.name, *unread).await;
     }
-    let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
-    let rules = RenewalRules { profile: &profile, every };
+    let every = claimed
+        .settings
+        .renew_every
+        .map_or(profile.renew_every, RenewEvery::from);
+    let rules = RenewalRules {
+        profile: &profile,
+        every,
+    };
     let times = AttemptTimes { sent_at, now };
-    let settled = apply_outcome(&claimed.name, &claimed.grant, rules, attempt, times, shared.clock.chance());
+    let settled = apply_outcome(
+        &claimed.name,
+        &claimed.grant,
+        rules,
+        attempt,
+        times,
+        shared.clock.chance(),
+    );
     let judged = match candidate::judge(settled) {
         CandidateVerdict::Proved(renewed) => compared(&living, &profile, replaces, renewed),
         judged => judged,
     };
     let slot = Slot::default();
-    finish(&shared, FinishedCandidate::of(claimed), origin, Some(&living), judged, (now, took), slot).await;
+    finish(
+        &shared,
+        FinishedCandidate::of(claimed),
+        origin,
+        Some(&living),
+        judged,
+        (now, took),
+        slot,
+    )
+    .await;
 }
 
 /// Sees that the pair is the portal's own before it takes its place.
-fn compared(living: &Portal, profile: &Profile, replaces: bool, renewed: Box<Renewed>) -> CandidateVerdict {
+fn compared(
+    living: &Portal,
+    profile: &Profile,
+    replaces: bool,
+    renewed: Box<Renewed>,
+) -> CandidateVerdict {
     let known = ExpectedIdentity::of(living, profile);
     let known = if replaces { known.pinned_only() } else { known };
     let host = renewed.tokens.details.endpoint.as_deref().and_then(host_of);
-    let said = ClaimedIdentity { identity: renewed.identity.as_deref(), host };
+    let said = ClaimedIdentity {
+        identity: renewed.identity.as_deref(),
+        host,
+    };
     match compare(living.name.as_str(), known, said) {
         Ok(()) => CandidateVerdict::Proved(renewed),
-        Err(another) => {
-            CandidateVerdict::Another { why: another.to_string(), pair: TokenPair::from(*renewed) }
-        }
+        Err(another) => CandidateVerdict::Another {
+            why: another.to_string(),
+            pair: TokenPair::from(*renewed),
+        },
     }
 }
 
@@ -189,16 +265,36 @@ pub(super) struct FinishedCandidate {
 
 impl FinishedCandidate {
     fn of(claimed: ClaimedGrant) -> Self {
-        let ClaimedGrant { name, settings, grant, claim, .. } = claimed;
-        let fingerprint = grant.tokens.credential.refresh().map(RefreshToken::fingerprint);
-        Self { name, app: settings.app, claim, fingerprint }
+        let ClaimedGrant {
+            name,
+            settings,
+            grant,
+            claim,
+            ..
+        } = claimed;
+        let fingerprint = grant
+            .tokens
+            .credential
+            .refresh()
+            .map(RefreshToken::fingerprint);
+        Self {
+            name,
+            app: settings.app,
+            claim,
+            fingerprint,
+        }
     }
 }
 
 /// Records, publishes and says what became of a candidate.
 pub(super) async fn finish(
     shared: &Context,
-    FinishedCandidate { name, app, claim, fingerprint }: FinishedCandidate,
+    FinishedCandidate {
+        name,
+        app,
+        claim,
+        fingerprint,
+    }: FinishedCandidate,
     origin: Origin,
     living: Option<&Portal>,
     judged: CandidateVerdict,
@@ -206,7 +302,9 @@ pub(super) async fn finish(
     slot: Slot,
 ) {
     let (outcome, proof) = match judged {
-        CandidateVerdict::Proved(renewed) => (CandidateOutcome::Proved(renewed), ImportResult::TakenIn),
+        CandidateVerdict::Proved(renewed) => {
+            (CandidateOutcome::Proved(renewed), ImportResult::TakenIn)
+        }
         CandidateVerdict::Refused(problem) => {
             let why = format!("the authorization server refuses it: {}", problem.text());
             (CandidateOutcome::Refused, ImportResult::Refused(why))
@@ -216,21 +314,46 @@ pub(super) async fn finish(
             (CandidateOutcome::Another(pair), ImportResult::Refused(why))
         }
         CandidateVerdict::Waits(standing) => {
-            let problem = standing.phase.problem().map(Problem::text).unwrap_or_default();
-            let proof = ImportResult::Waits { problem, act_at: standing.next_attempt_at };
+            let problem = standing
+                .phase
+                .problem()
+                .map(Problem::text)
+                .unwrap_or_default();
+            let proof = ImportResult::Waits {
+                problem,
+                act_at: standing.next_attempt_at,
+            };
             (CandidateOutcome::Waits(standing), proof)
         }
     };
-    let record = Arc::new(RecordCandidate { portal: name.clone(), app: app.clone(), claim, outcome, now });
-    let held = Unsaved::of_candidate(&record).map(|unsaved| Held { what: "a new pair", unsaved, slot });
-    let recorded =
-        until_durable(shared, &name, held, || shared.state.record_candidate(Arc::clone(&record))).await;
+    let record = Arc::new(RecordCandidate {
+        portal: name.clone(),
+        app: app.clone(),
+        claim,
+        outcome,
+        now,
+    });
+    let held = Unsaved::of_candidate(&record).map(|unsaved| Held {
+        what: "a new pair",
+        unsaved,
+        slot,
+    });
+    let recorded = until_durable(shared, &name, held, || {
+        shared.state.record_candidate(Arc::clone(&record))
+    })
+    .await;
     let proof = match recorded {
         CandidateRecorded::SetAside => ImportResult::SetAside,
         CandidateRecorded::Kept | CandidateRecorded::TakenIn { .. } => proof,
     };
     match (&recorded, &proof) {
-        (CandidateRecorded::TakenIn { generation, client_changed }, _) => {
+        (
+            CandidateRecorded::TakenIn {
+                generation,
+                client_changed,
+            },
+            _,
+        ) => {
             let newest = match (&record.outcome, living) {
                 (CandidateOutcome::Proved(renewed), Some(living)) => {
                     KnownState::pair(living.settings.as_ref(), *generation, &renewed.tokens)
@@ -253,7 +376,8 @@ pub(super) async fn finish(
             {
                 log_escalation(EscalationSubject::Portal(&name), &good);
             }
-            let file = living.and_then(|living| living.settings.as_ref()?.refresh_token_file.as_deref());
+            let file =
+                living.and_then(|living| living.settings.as_ref()?.refresh_token_file.as_deref());
             if let Some(file) = file.filter(|_| origin == Origin::File) {
                 log_file_spent(&name, file);
             }
@@ -304,7 +428,12 @@ pub async fn recover(shared: &Context) -> Result<(), StateError> {
     let config = shared.config();
     let now = shared.clock.now();
     for candidate in shared.state.orphan_candidates().await? {
-        let Portal { name, settings, grant, .. } = candidate.portal;
+        let Portal {
+            name,
+            settings,
+            grant,
+            ..
+        } = candidate.portal;
         let Some(grant) = grant else { continue };
         let Some(claim) = grant.claim else { continue };
         if shared.carry.has_claim(&name, claim.0) {
@@ -319,7 +448,13 @@ pub async fn recover(shared: &Context) -> Result<(), StateError> {
             "{name}: a grant that was handed over was being proved when refreshd ended; it is sent again"
         );
         let outcome = CandidateOutcome::Waits(standing);
-        let record = RecordCandidate { portal: name.clone(), app, claim, outcome, now };
+        let record = RecordCandidate {
+            portal: name.clone(),
+            app,
+            claim,
+            outcome,
+            now,
+        };
         shared.state.record_candidate(Arc::new(record)).await?;
     }
     Ok(())

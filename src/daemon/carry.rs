@@ -18,8 +18,8 @@ use super::publisher::{KnownState, chain};
 use crate::adapters::clock::Clock;
 use crate::adapters::sealed;
 use crate::adapters::state::{
-    Candidate, Carried, CarriedPair, ClientVerdict, Damage, KeepNotified, Load, RecordOutcome, Recorded,
-    RecoverOutcome, RenewalRecord, StateError, Unsaved,
+    Candidate, Carried, CarriedPair, ClientVerdict, Damage, KeepNotified, Load, RecordOutcome,
+    Recorded, RecoverOutcome, RenewalRecord, StateError, Unsaved,
 };
 use crate::adapters::systemd::{self, Inherited, Keeps};
 use crate::domain::candidate::{CandidateVerdict, Origin, TokenPair};
@@ -96,7 +96,11 @@ impl Carry {
     #[must_use]
     pub fn of_process() -> Self {
         let inherited = systemd::count_inherited();
-        Self { keeps: systemd::keeps(), inherited, ..Self::nowhere() }
+        Self {
+            keeps: systemd::keeps(),
+            inherited,
+            ..Self::nowhere()
+        }
     }
 
     /// How many descriptors the service manager has handed over.
@@ -106,7 +110,11 @@ impl Carry {
 
     /// Gives a copy to the service manager, unless it has one. What cannot be given now may be later.
     pub(super) fn keep(&self, held: &mut Held<'_>, portal: &PortalName, clock: Clock) {
-        let Held { what: _, unsaved, slot } = held;
+        let Held {
+            what: _,
+            unsaved,
+            slot,
+        } = held;
         let has_room = match self.keeps {
             Keeps::Nothing => false,
             Keeps::Unknown => true,
@@ -155,7 +163,9 @@ impl Carry {
         error: &StateError,
     ) {
         let (where_else, what) = match (&held.slot, self.keeps) {
-            (Slot::Empty | Slot::Refused, _) | (_, Keeps::Nothing) => ("", Condition::Unsaved(portal)),
+            (Slot::Empty | Slot::Refused, _) | (_, Keeps::Nothing) => {
+                ("", Condition::Unsaved(portal))
+            }
             (Slot::At(_), Keeps::UpTo(_)) => (
                 "; the service manager has a copy, which a crash or a restart does not lose",
                 Condition::UnsavedButKept(portal),
@@ -165,24 +175,34 @@ impl Carry {
                 Condition::Unsaved(portal),
             ),
         };
-        let reason =
-            format!("{} is not on disk, it is held in memory{where_else}: {}", held.what, chain(error));
+        let reason = format!(
+            "{} is not on disk, it is held in memory{where_else}: {}",
+            held.what,
+            chain(error)
+        );
         conditions.begin(what, reason);
     }
 
     /// Whether a portal's claim is one whose pair is here: it has not lost its owner.
     pub(super) fn has_claim(&self, portal: &PortalName, claim: ClaimId) -> bool {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|Found { carried, .. }| {
-            let its = match &carried.load {
-                Load::Renewal(pair, _) | Load::Candidate(pair) => Some(pair.claim.0),
-                Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => None,
-            };
-            carried.portal == *portal && its == Some(claim)
-        })
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|Found { carried, .. }| {
+                let its = match &carried.load {
+                    Load::Renewal(pair, _) | Load::Candidate(pair) => Some(pair.claim.0),
+                    Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => None,
+                };
+                carried.portal == *portal && its == Some(claim)
+            })
     }
 
     fn add(&self, found: Found) {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(found);
     }
 
     fn take(&self) -> Vec<Found> {
@@ -213,12 +233,21 @@ pub async fn take_back(shared: &Context) -> Result<(), StateError> {
             return Ok(());
         }
     };
-    shared.carry.copies.store(inherited.len(), Ordering::Relaxed);
+    shared
+        .carry
+        .copies
+        .store(inherited.len(), Ordering::Relaxed);
     let understand = |inherited| understand(&shared.carry, inherited);
     let mut all: Vec<_> = inherited.into_iter().filter_map(understand).collect();
     // Of two pairs for one token the newer one counts.
     all.sort_by_key(|(_, carried)| Reverse(came(carried)));
-    let mut orphans: Vec<_> = shared.state.orphan_candidates().await?.into_iter().map(Some).collect();
+    let mut orphans: Vec<_> = shared
+        .state
+        .orphan_candidates()
+        .await?
+        .into_iter()
+        .map(Some)
+        .collect();
     let mut claimed = BTreeSet::new();
     for (slot, carried) in all {
         let how = match &carried.load {
@@ -234,11 +263,17 @@ pub async fn take_back(shared: &Context) -> Result<(), StateError> {
             }
             Load::Candidate(pair) => {
                 let is_its = |orphan: &&mut Option<Candidate>| {
-                    orphan
-                        .as_ref()
-                        .is_some_and(|orphan| is_under(&orphan.portal, &carried.portal, pair.claim.0))
+                    orphan.as_ref().is_some_and(|orphan| {
+                        is_under(&orphan.portal, &carried.portal, pair.claim.0)
+                    })
                 };
-                How::Candidate(orphans.iter_mut().find(is_its).and_then(Option::take).map(Box::new))
+                How::Candidate(
+                    orphans
+                        .iter_mut()
+                        .find(is_its)
+                        .and_then(Option::take)
+                        .map(Box::new),
+                )
             }
             Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => How::AsItIs,
         };
@@ -311,8 +346,15 @@ async fn judge(
 ) -> Result<Judgement, StateError> {
     let mut portal = shared.state.portal(name.clone()).await?.map(Box::new);
     let grant = portal.as_ref().and_then(|portal| portal.grant.as_ref());
-    let lost = portal.as_ref().is_some_and(|portal| portal.lost.is_some() || portal.unreadable.is_some());
-    let refresh = pair.renewed.tokens.credential.refresh().map(RefreshToken::fingerprint);
+    let lost = portal
+        .as_ref()
+        .is_some_and(|portal| portal.lost.is_some() || portal.unreadable.is_some());
+    let refresh = pair
+        .renewed
+        .tokens
+        .credential
+        .refresh()
+        .map(RefreshToken::fingerprint);
     let generation = sent.generation;
     Ok(match fate(grant, lost, (pair.claim.0, sent), refresh) {
         Fate::Record | Fate::ClaimAgain if claimed.contains(name) => Judgement::Store(None),
@@ -375,9 +417,17 @@ pub(super) fn held(shared: &Context) -> Vec<Found> {
 pub(super) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
     let Found { slot, carried, how } = found;
     match (carried, how) {
-        (Carried { portal: name, load: Load::Renewal(pair, sent) }, How::Renewal(portal)) => {
-            let told =
-                portal.as_ref().and_then(|portal| portal.grant.as_ref()).map(|grant| grant.told.clone());
+        (
+            Carried {
+                portal: name,
+                load: Load::Renewal(pair, sent),
+            },
+            How::Renewal(portal),
+        ) => {
+            let told = portal
+                .as_ref()
+                .and_then(|portal| portal.grant.as_ref())
+                .map(|grant| grant.told.clone());
             match portal.and_then(|portal| ClaimedGrant::from(*portal)) {
                 Some(claimed) => execute::carried(&shared, claimed, pair, slot).await,
                 None => {
@@ -386,18 +436,39 @@ pub(super) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
                 }
             }
         }
-        (Carried { portal: name, load: Load::Candidate(pair) }, How::Candidate(candidate)) => {
-            let CarriedPair { app, claim, renewed, bought_by: _, now } = pair;
+        (
+            Carried {
+                portal: name,
+                load: Load::Candidate(pair),
+            },
+            How::Candidate(candidate),
+        ) => {
+            let CarriedPair {
+                app,
+                claim,
+                renewed,
+                bought_by: _,
+                now,
+            } = pair;
             let living = shared.state.portal(name.clone()).await.ok().flatten();
-            let origin = candidate.as_ref().map_or(Origin::Import, |candidate| candidate.origin);
+            let origin = candidate
+                .as_ref()
+                .map_or(Origin::Import, |candidate| candidate.origin);
             let grant = candidate.and_then(|candidate| candidate.portal.grant);
-            let handed_over = grant.as_ref().and_then(|grant| grant.tokens.credential.refresh());
+            let handed_over = grant
+                .as_ref()
+                .and_then(|grant| grant.tokens.credential.refresh());
             let fingerprint = handed_over.map(RefreshToken::fingerprint);
             let took = shared.clock.now().since(now);
             let judged = CandidateVerdict::Proved(renewed);
             candidates::finish(
                 &shared,
-                FinishedCandidate { name, app, claim, fingerprint },
+                FinishedCandidate {
+                    name,
+                    app,
+                    claim,
+                    fingerprint,
+                },
                 origin,
                 living.as_ref(),
                 judged,
@@ -409,17 +480,24 @@ pub(super) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
         }
         (carried, _) => {
             let (what, unsaved) = match &carried.load {
-                Load::Reply(reply) => {
-                    (kept_replies::UNREADABLE_REPLY, Unsaved::Reply(&carried.portal, reply))
-                }
+                Load::Reply(reply) => (
+                    kept_replies::UNREADABLE_REPLY,
+                    Unsaved::Reply(&carried.portal, reply),
+                ),
                 Load::Grant(grant, sent) => ("a new pair", Unsaved::Grant(grant, *sent)),
                 Load::Aside(pair, at) => ("a new pair", Unsaved::Aside(&carried.portal, pair, *at)),
                 // Taken apart above.
                 Load::Renewal(..) | Load::Candidate(_) => return None,
             };
-            let held = Held { what, unsaved, slot };
-            let became =
-                until_durable(&shared, &carried.portal, Some(held), || attempt(&shared, &carried)).await;
+            let held = Held {
+                what,
+                unsaved,
+                slot,
+            };
+            let became = until_durable(&shared, &carried.portal, Some(held), || {
+                attempt(&shared, &carried)
+            })
+            .await;
             say(&carried.portal, became);
             None
         }
@@ -434,7 +512,13 @@ async fn record(
     told: Vec<String>,
     slot: Slot,
 ) {
-    let CarriedPair { app, claim, renewed, bought_by, now } = pair;
+    let CarriedPair {
+        app,
+        claim,
+        renewed,
+        bought_by,
+        now,
+    } = pair;
     let record = Arc::new(RenewalRecord {
         portal,
         app,
@@ -447,11 +531,24 @@ async fn record(
         client: ClientVerdict::Unknown,
         bought_by,
     });
-    let RecordOutcome::Renewed(renewed) = &record.outcome else { return };
-    let held = Held { what: "a new pair", unsaved: Unsaved::Renewal(&record, renewed, sent), slot };
+    let RecordOutcome::Renewed(renewed) = &record.outcome else {
+        return;
+    };
+    let held = Held {
+        what: "a new pair",
+        unsaved: Unsaved::Renewal(&record, renewed, sent),
+        slot,
+    };
     let write = || shared.state.record(Arc::clone(&record));
     let recorded = until_durable(shared, &record.portal, Some(held), write).await;
-    say(&record.portal, if recorded == Recorded::SetAside { PUT_ASIDE } else { "is in the state now" });
+    say(
+        &record.portal,
+        if recorded == Recorded::SetAside {
+            PUT_ASIDE
+        } else {
+            "is in the state now"
+        },
+    );
 }
 
 const PUT_ASIDE: &str = "was put aside: the portal has another grant, or none, by now";
@@ -465,22 +562,36 @@ async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, St
     let Carried { portal: name, load } = carried;
     match load {
         Load::Reply(reply) => {
-            shared.state.keep_reply(name.clone(), Arc::clone(reply)).await?;
+            shared
+                .state
+                .keep_reply(name.clone(), Arc::clone(reply))
+                .await?;
             Ok("is a reply that could not be read: it is in the state now")
         }
         Load::Aside(pair, at) => {
-            shared.state.put_pair_aside(name.clone(), Arc::clone(pair), "foreign", *at).await?;
+            shared
+                .state
+                .put_pair_aside(name.clone(), Arc::clone(pair), "foreign", *at)
+                .await?;
             Ok("is in the state now: a pair that is put aside")
         }
         Load::Grant(grant, sent) => {
-            let fingerprint = grant.tokens.credential.refresh().map(RefreshToken::fingerprint);
+            let fingerprint = grant
+                .tokens
+                .credential
+                .refresh()
+                .map(RefreshToken::fingerprint);
             let portal = shared.state.portal(name.clone()).await?;
             let now = portal.as_ref().and_then(|portal| portal.grant.as_ref());
-            if fingerprint.is_some() && now.is_some_and(|now| SentToken::of(now).token == fingerprint) {
+            if fingerprint.is_some()
+                && now.is_some_and(|now| SentToken::of(now).token == fingerprint)
+            {
                 return Ok("is in the state already");
             }
-            if let RecoverOutcome::Stored(generation) =
-                shared.state.recover((**grant).clone(), *sent, false).await?
+            if let RecoverOutcome::Stored(generation) = shared
+                .state
+                .recover((**grant).clone(), *sent, false)
+                .await?
             {
                 let settings = portal.as_ref().and_then(|portal| portal.settings.as_ref());
                 let newest = KnownState::pair(settings, generation, &grant.tokens);
@@ -490,10 +601,21 @@ async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, St
                 shared.climb.notify_one();
                 return Ok("is the portal's grant now");
             }
-            let access = grant.tokens.access.as_ref().map(|access| access.token.clone());
+            let access = grant
+                .tokens
+                .access
+                .as_ref()
+                .map(|access| access.token.clone());
             let refresh = grant.tokens.credential.refresh().cloned();
-            let pair = TokenPair { access, refresh, identity: grant.identity.clone() };
-            shared.state.put_pair_aside(name.clone(), Arc::new(pair), "late", grant.now).await?;
+            let pair = TokenPair {
+                access,
+                refresh,
+                identity: grant.identity.clone(),
+            };
+            shared
+                .state
+                .put_pair_aside(name.clone(), Arc::new(pair), "late", grant.now)
+                .await?;
             Ok(PUT_ASIDE)
         }
         // They have a claim.

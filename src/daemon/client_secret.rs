@@ -15,7 +15,13 @@ use crate::domain::secret::ClientSecret;
 pub async fn tend(shared: &Context) {
     let config = shared.config();
     // Where the state cannot be read, others say so.
-    for app in shared.state.refused_apps().await.unwrap_or_default().into_keys() {
+    for app in shared
+        .state
+        .refused_apps()
+        .await
+        .unwrap_or_default()
+        .into_keys()
+    {
         if let Some(known) = config.apps.get(&app) {
             drop(newer(shared, &app, known.client_secret.as_ref()).await);
         }
@@ -23,7 +29,11 @@ pub async fn tend(shared: &Context) {
 }
 
 /// The configuration in force, if the secret of `app` in it is another than `sent`, or can be read and is another.
-pub async fn newer(shared: &Context, app: &str, sent: Option<&ClientSecret>) -> Option<Arc<Config>> {
+pub async fn newer(
+    shared: &Context,
+    app: &str,
+    sent: Option<&ClientSecret>,
+) -> Option<Arc<Config>> {
     let config = shared.config();
     let known = config.apps.get(app)?;
     if !is_same(known.client_secret.as_ref(), sent) {
@@ -34,7 +44,9 @@ pub async fn newer(shared: &Context, app: &str, sent: Option<&ClientSecret>) -> 
     let mut reading = JoinSet::new();
     reading.spawn_blocking(move || source.read());
     let read = reading.join_next().await?.ok()?;
-    let is_news = shared.secret_problems.is_new(app, read.as_ref().err().map(String::as_str));
+    let is_news = shared
+        .secret_problems
+        .is_new(app, read.as_ref().err().map(String::as_str));
     let read = match read {
         Ok(read) => read,
         Err(why) => {
@@ -56,7 +68,11 @@ pub async fn newer(shared: &Context, app: &str, sent: Option<&ClientSecret>) -> 
         "app {app}: the server refuses the client; its secret was read again and is another one now, which is in force"
     );
     let fingerprint = config.apps.get(app).map(app_fingerprint)?;
-    if let Err(error) = shared.state.client_changed(fingerprint, shared.clock.now()).await {
+    if let Err(error) = shared
+        .state
+        .client_changed(fingerprint, shared.clock.now())
+        .await
+    {
         tracing::error!(app, error = %chain(&error), "app {app}: its portals go on waiting; the state cannot be told");
     }
     shared.due.notify_one();

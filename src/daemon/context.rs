@@ -99,7 +99,15 @@ impl Context {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: ContextParts, metrics: Metrics, config: Arc<Config>) -> Self {
-        let ContextParts { clock, state, server, courier, publisher, carry, conditions } = parts;
+        let ContextParts {
+            clock,
+            state,
+            server,
+            courier,
+            publisher,
+            carry,
+            conditions,
+        } = parts;
         Self {
             clock,
             state,
@@ -140,19 +148,30 @@ impl Context {
 
     /// Notes the issuers whose metadata is not known, each with why.
     pub fn set_undiscovered(&self, issuers: BTreeMap<String, String>) {
-        *self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner) = issuers;
+        *self
+            .undiscovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = issuers;
     }
 
     /// Why the metadata of an issuer is not known; `None` if it is.
     #[must_use]
     pub fn why_undiscovered(&self, issuer: &str) -> Option<String> {
-        self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+        self.undiscovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(issuer)
+            .cloned()
     }
 
     /// Whether there are issuers whose metadata is not known.
     #[must_use]
     pub fn has_undiscovered(&self) -> bool {
-        !self.undiscovered.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self
+            .undiscovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     /// Puts another configuration in force in place of this one; false if this one is not in force any more.
@@ -184,7 +203,10 @@ pub fn configured_portals(config: &mut Config) -> Vec<Configured> {
         .into_iter()
         .filter_map(|portal| {
             let app = config.apps.get(&portal.settings.app)?;
-            let every = portal.settings.renew_every.map_or(app.profile.renew_every, RenewEvery::from);
+            let every = portal
+                .settings
+                .renew_every
+                .map_or(app.profile.renew_every, RenewEvery::from);
             Some(Configured {
                 every: every.into(),
                 token_url: portal.renewal_url(app),
@@ -206,7 +228,10 @@ pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
 /// What a client is.
 #[must_use]
 pub fn app_fingerprint(app: &App) -> AppFingerprint {
-    let secret = app.client_secret.as_ref().map(|secret| Fingerprint::of(secret.expose().as_bytes()));
+    let secret = app
+        .client_secret
+        .as_ref()
+        .map(|secret| Fingerprint::of(secret.expose().as_bytes()));
     let secret = secret.map(|secret| *secret.bytes()).unwrap_or_default();
     let mut what = format!("{}\n{}\n", app.client_id, app.profile.token_url).into_bytes();
     what.extend_from_slice(&secret);
@@ -331,7 +356,11 @@ impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
 
     /// Tells all who wait for it.
     pub fn tell(&self, what: &K, report: &T) {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+        let waiting = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(what);
         for waiter in waiting.into_iter().flatten() {
             // Whoever asked may have gone.
             let _ = waiter.send(report.clone());
@@ -371,7 +400,12 @@ impl FileProblems {
     pub fn is_new(&self, whose: &str, problem: Option<&str>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match problem {
-            Some(problem) => known.insert(whose.to_owned(), problem.to_owned()).as_deref() != Some(problem),
+            Some(problem) => {
+                known
+                    .insert(whose.to_owned(), problem.to_owned())
+                    .as_deref()
+                    != Some(problem)
+            }
             None => {
                 known.remove(whose);
                 false
@@ -382,7 +416,11 @@ impl FileProblems {
     /// What was found wrong last.
     #[must_use]
     pub fn of(&self, whose: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(whose).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(whose)
+            .cloned()
     }
 }
 

@@ -22,7 +22,10 @@ pub(super) fn for_guests(open: usize, spare: usize) -> Places {
 }
 
 fn limit() -> usize {
-    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(UNLIMITED)
+    getrlimit(Resource::Nofile)
+        .current
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(UNLIMITED)
 }
 
 /// Half of what is not reserved, and all of it but 512 where there is more. An idle connection may still be open for each.
@@ -33,9 +36,14 @@ fn requests(limit: usize) -> usize {
 
 /// An eighth of what is not reserved: there are three listeners. Each has one descriptor more than it has places.
 fn guests(limit: usize, open: usize, spare: usize) -> Places {
-    let all = (limit.saturating_sub(RESERVED) / 8).saturating_sub(1).clamp(4, (open + spare).max(4));
+    let all = (limit.saturating_sub(RESERVED) / 8)
+        .saturating_sub(1)
+        .clamp(4, (open + spare).max(4));
     let spare = spare.min(all / 4);
-    Places { open: (all - spare).min(open.max(4)), spare }
+    Places {
+        open: (all - spare).min(open.max(4)),
+        spare,
+    }
 }
 
 #[cfg(test)]
@@ -45,13 +53,20 @@ mod tests {
     #[test]
     fn the_state_and_the_files_always_have_their_descriptors() {
         for limit in [64, 80, 128, 256, 1024, 4096, 1 << 19] {
-            let listeners = [(128, 40), (64, 16), (256, 0)].map(|(open, spare)| guests(limit, open, spare));
-            let guests: usize = listeners.iter().map(|places| places.open + places.spare + 1).sum();
+            let listeners =
+                [(128, 40), (64, 16), (256, 0)].map(|(open, spare)| guests(limit, open, spare));
+            let guests: usize = listeners
+                .iter()
+                .map(|places| places.open + places.spare + 1)
+                .sum();
             let all = requests(limit) + guests;
             assert!(limit < 128 || all + RESERVED <= limit, "{limit}: {all}");
             assert!(requests(limit) >= 1 && listeners.iter().all(|places| places.open >= 3));
             assert!(listeners[0].spare >= 1 && listeners[1].spare >= 1);
         }
-        assert!(requests(4096) > 3000, "thirteen servers with 256 requests each");
+        assert!(
+            requests(4096) > 3000,
+            "thirteen servers with 256 requests each"
+        );
     }
 }

@@ -67,7 +67,13 @@ impl DisputeView {
 /// # Errors
 /// [`OperationError::State`].
 pub async fn list(shared: &Context) -> Result<Vec<DisputeView>, OperationError> {
-    Ok(shared.state.open_disputes().await?.iter().map(DisputeView::of).collect())
+    Ok(shared
+        .state
+        .open_disputes()
+        .await?
+        .iter()
+        .map(DisputeView::of)
+        .collect())
 }
 
 /// The newcomer of a portal; with `user`, that user's only.
@@ -79,15 +85,22 @@ async fn waiting(
     let name = &portal.name;
     let Some(waiting) = shared.state.dispute_of(name.clone()).await? else {
         let what = "no install of another user waits for a decision".to_owned();
-        return Err(OperationError::NothingKept { portal: name.clone(), what });
+        return Err(OperationError::NothingKept {
+            portal: name.clone(),
+            what,
+        });
     };
     let found = &waiting.newcomer.user;
     match user.filter(|user| user != found) {
         None => Ok(waiting),
         Some(user) => {
-            let reason =
-                format!("user {found} waits for a decision now, not user {user}; see: refreshd install list");
-            Err(OperationError::NotNow { portal: name.clone(), reason })
+            let reason = format!(
+                "user {found} waits for a decision now, not user {user}; see: refreshd install list"
+            );
+            Err(OperationError::NotNow {
+                portal: name.clone(),
+                reason,
+            })
         }
     }
 }
@@ -103,18 +116,41 @@ pub async fn accept(
     by: Driver<'_>,
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
-    let OpenDispute { newcomer, member_id, refresh, details, server } =
-        waiting(shared, &portal, user).await?;
+    let OpenDispute {
+        newcomer,
+        member_id,
+        refresh,
+        details,
+        server,
+    } = waiting(shared, &portal, user).await?;
     let now = shared.clock.now();
     // First of all: the outcome of its proof may come after a crash.
-    if !shared.state.accept_claimant(portal.name.clone(), newcomer.user.clone(), now).await? {
+    if !shared
+        .state
+        .accept_claimant(portal.name.clone(), newcomer.user.clone(), now)
+        .await?
+    {
         let reason = "it was decided about meanwhile; see: refreshd install list".to_owned();
-        return Err(OperationError::NotNow { portal: portal.name, reason });
+        return Err(OperationError::NotNow {
+            portal: portal.name,
+            reason,
+        });
     }
     let fingerprint = Some(refresh.fingerprint());
     let credential = Credential::Refresh(refresh);
-    let tokens = Tokens { access: None, credential, details, validity: Validity::default() };
-    let intake = ImportedGrant { tokens, identity: Some(member_id), server, client_id: None, host: None };
+    let tokens = Tokens {
+        access: None,
+        credential,
+        details,
+        validity: Validity::default(),
+    };
+    let intake = ImportedGrant {
+        tokens,
+        identity: Some(member_id),
+        server,
+        client_id: None,
+        host: None,
+    };
     store_candidate(shared, &portal, intake, Origin::Install, true).await?;
     shared.conditions.changed.notify_one();
     tracing::info!(
@@ -129,15 +165,25 @@ pub async fn accept(
 ///
 /// # Errors
 /// [`OperationError`]; nothing is changed then.
-pub async fn refuse(shared: &Context, name: &str, user: Option<&str>) -> Result<DisputeView, OperationError> {
+pub async fn refuse(
+    shared: &Context,
+    name: &str,
+    user: Option<&str>,
+) -> Result<DisputeView, OperationError> {
     let portal = find(shared, name).await?;
     let newcomer = waiting(shared, &portal, user).await?.newcomer;
     if newcomer.is_accepted && portal.candidate.is_some() {
         let reason = "it was accepted and is being proved; see: refreshd status".to_owned();
-        return Err(OperationError::NotNow { portal: portal.name, reason });
+        return Err(OperationError::NotNow {
+            portal: portal.name,
+            reason,
+        });
     }
     let now = shared.clock.now();
-    shared.state.refuse_claimant(portal.name.clone(), newcomer.user.clone(), now).await?;
+    shared
+        .state
+        .refuse_claimant(portal.name.clone(), newcomer.user.clone(), now)
+        .await?;
     shared.conditions.changed.notify_one();
     tracing::info!(
         portal = %portal.name,

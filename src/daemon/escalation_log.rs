@@ -22,7 +22,13 @@ pub enum EscalationSubject<'a> {
 
 /// Says it, with the fields of the contract (4.6).
 pub fn log_escalation(subject: EscalationSubject<'_>, announcement: &EscalationNotice) {
-    let EscalationNotice { step, severity, reason, action, remaining } = announcement;
+    let EscalationNotice {
+        step,
+        severity,
+        reason,
+        action,
+        remaining,
+    } = announcement;
     let (portal, app) = match subject {
         EscalationSubject::Portal(portal) => (Some(portal.as_str()), None),
         EscalationSubject::App(app) => (None, Some(app)),
@@ -37,9 +43,14 @@ pub fn log_escalation(subject: EscalationSubject<'_>, announcement: &EscalationN
     // The journal shows the message alone, so it says all that a person needs.
     let message = match (action.as_str(), remaining) {
         ("none", _) => format!("{whom}: {reason}"),
-        (_, Some(left)) if left.is_zero() => format!("{whom}: {reason}. No token works now. To do: {action}"),
+        (_, Some(left)) if left.is_zero() => {
+            format!("{whom}: {reason}. No token works now. To do: {action}")
+        }
         (_, Some(left)) => {
-            format!("{whom}: {reason}. The token works for {} more. To do: {action}", human(*left))
+            format!(
+                "{whom}: {reason}. The token works for {} more. To do: {action}",
+                human(*left)
+            )
         }
         (_, None) => format!("{whom}: {reason}. To do: {action}"),
     };

@@ -72,22 +72,41 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
         let due = shared.state.escalations_due(now, BATCH).await?;
         for portal in &due {
             if portal.unreadable.is_some() {
-                if shared.state.quarantine_unreadable(portal.name.clone()).await? {
+                if shared
+                    .state
+                    .quarantine_unreadable(portal.name.clone())
+                    .await?
+                {
                     say_unreadable(portal);
                 }
                 continue;
             }
             let Some(grant) = &portal.grant else { continue };
             let evaluation = if portal.settings.is_some() {
-                evaluate(&config.ladder, HintContext::of(&portal.name, portal.settings.as_ref()), grant, now)
+                evaluate(
+                    &config.ladder,
+                    HintContext::of(&portal.name, portal.settings.as_ref()),
+                    grant,
+                    now,
+                )
             } else {
-                crate::domain::escalation::Evaluation { announce: None, told: grant.told.clone(), next: None }
+                crate::domain::escalation::Evaluation {
+                    announce: None,
+                    told: grant.told.clone(),
+                    next: None,
+                }
             };
             // A renewal that ends at this moment may have told the same step.
             let seen = (grant.standing.clone(), grant.told.clone());
             let told = shared
                 .state
-                .set_notified(portal.name.clone(), grant.generation, seen, evaluation.told, evaluation.next)
+                .set_notified(
+                    portal.name.clone(),
+                    grant.generation,
+                    seen,
+                    evaluation.told,
+                    evaluation.next,
+                )
                 .await?;
             if let Some(announcement) = evaluation.announce.filter(|_| told) {
                 // That a client is refused for all was said of its app.
@@ -99,13 +118,19 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
         }
         if due.len() < BATCH {
             let next = shared.state.next_escalation().await?;
-            return Ok(next.map_or(MAX_SLEEP, |next| next.until(now)).max(SHORTEST_WAIT));
+            return Ok(next
+                .map_or(MAX_SLEEP, |next| next.until(now))
+                .max(SHORTEST_WAIT));
         }
     }
 }
 
 /// Whether what is wrong with a portal is that its app's client is refused for all.
 fn is_of_app(portal: &Portal) -> bool {
-    let problem = portal.grant.as_ref().and_then(|grant| grant.standing.phase.problem());
-    portal.client_refused.is_some() && problem.is_some_and(|problem| problem.class == Class::ClientRejected)
+    let problem = portal
+        .grant
+        .as_ref()
+        .and_then(|grant| grant.standing.phase.problem());
+    portal.client_refused.is_some()
+        && problem.is_some_and(|problem| problem.class == Class::ClientRejected)
 }

@@ -17,7 +17,8 @@ use super::publisher::{KnownState, chain};
 use super::state_health;
 use crate::adapters::authorization_server::TokenResponse;
 use crate::adapters::state::{
-    CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, StateError, Unsaved,
+    CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, StateError,
+    Unsaved,
 };
 use crate::config::{App, Config};
 use crate::domain::client::ClientDecision;
@@ -63,13 +64,27 @@ impl ClaimedGrant {
     /// Takes a claimed portal apart; `None` if it has no claim.
     #[must_use]
     pub fn from(portal: Portal) -> Option<Self> {
-        let Portal { name, settings, grant, bought_by, client_refused, .. } = portal;
+        let Portal {
+            name,
+            settings,
+            grant,
+            bought_by,
+            client_refused,
+            ..
+        } = portal;
         let grant = grant?;
         let claim = grant.claim?;
         let problem = grant.standing.phase.problem();
-        let client_refused =
-            client_refused.is_some() || problem.is_some_and(|problem| problem.class == Class::ClientRejected);
-        Some(Self { name, settings: settings?, grant, claim, bought_by, client_refused })
+        let client_refused = client_refused.is_some()
+            || problem.is_some_and(|problem| problem.class == Class::ClientRejected);
+        Some(Self {
+            name,
+            settings: settings?,
+            grant,
+            claim,
+            bought_by,
+            client_refused,
+        })
     }
 
     /// The token endpoint it goes to.
@@ -84,7 +99,8 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
     let mut config = shared.config();
     if claimed.client_refused
         && let Some(app) = config.apps.get(&claimed.settings.app)
-        && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(newer) =
+            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
     {
         config = newer;
     }
@@ -97,12 +113,20 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
     let mut asked = send_renewal(&shared, &config, app, &claimed).await;
     // A client that is refused has spent nothing. Its secret may have been replaced.
     if asked.attempt.client_let_in() == Some(false)
-        && let Some(newer) = client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(newer) =
+            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
         && let Some(changed) = usable_app(&newer, &claimed)
     {
         asked = send_renewal(&shared, &newer, changed, &claimed).await;
     }
-    let AttemptResult { mut attempt, mut unread, mut sent_at, now, skew, kind } = asked;
+    let AttemptResult {
+        mut attempt,
+        mut unread,
+        mut sent_at,
+        now,
+        skew,
+        kind,
+    } = asked;
     if attempt.is_dead_grant() {
         match kept_replies::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app).await {
             KeptPair::Nothing => {}
@@ -114,30 +138,60 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
                      that is no success, is used",
                     claimed.name
                 );
-                (attempt, unread, sent_at) = (Attempt::Answered(Verdict::Granted(granted)), None, at);
+                (attempt, unread, sent_at) =
+                    (Attempt::Answered(Verdict::Granted(granted)), None, at);
             }
         }
     } else if unread.is_some() {
         attempt.set_hint(kept_replies::HINT_IN_DOUBT);
     }
     let took = shared.clock.elapsed(started);
-    let every = claimed.settings.renew_every.map_or(profile.renew_every, RenewEvery::from);
-    let rules = RenewalRules { profile: &profile, every };
+    let every = claimed
+        .settings
+        .renew_every
+        .map_or(profile.renew_every, RenewEvery::from);
+    let rules = RenewalRules {
+        profile: &profile,
+        every,
+    };
     let (failure, let_in) = (attempt.failure(), attempt.client_let_in());
     let settled = match (foreign_host(&claimed, &profile, &attempt), attempt) {
         (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
             let problem = Problem::new(Class::NeedsAuthorization, detail);
-            let phase = Phase::NeedsAuthorization { since: now, problem, while_in_doubt: false };
+            let phase = Phase::NeedsAuthorization {
+                since: now,
+                problem,
+                while_in_doubt: false,
+            };
             let renew_at = claimed.grant.standing.renew_at;
-            Transition::Foreign { standing: GrantStatus { phase, renew_at, next_attempt_at: None }, granted }
+            Transition::Foreign {
+                standing: GrantStatus {
+                    phase,
+                    renew_at,
+                    next_attempt_at: None,
+                },
+                granted,
+            }
         }
         (_, attempt) => {
             let times = AttemptTimes { sent_at, now };
-            apply_outcome(&claimed.name, &claimed.grant, rules, attempt, times, shared.clock.chance())
+            apply_outcome(
+                &claimed.name,
+                &claimed.grant,
+                rules,
+                attempt,
+                times,
+                shared.clock.chance(),
+            )
         }
     };
     let planned = claimed.grant.standing.renew_at;
-    let known = RecordContext { now, let_in, bought_by: Some(kind), slot: Slot::default() };
+    let known = RecordContext {
+        now,
+        let_in,
+        bought_by: Some(kind),
+        slot: Slot::default(),
+    };
     let mut ended = finish(&shared, &config, claimed, (settled, unread), known).await;
     // Where a grant stands may be unmoved by how the request ended: what was too early, and a grant that is dead already.
     if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
@@ -174,12 +228,30 @@ pub(super) async fn carried(
     pair: CarriedPair,
     slot: Slot,
 ) -> Option<Timestamp> {
-    let CarriedPair { app: _, claim, renewed, bought_by, now } = pair;
+    let CarriedPair {
+        app: _,
+        claim,
+        renewed,
+        bought_by,
+        now,
+    } = pair;
     let (config, took) = (shared.config(), shared.clock.now().since(now));
     // The times of the pair are of the clock that its own claim is of.
     let claimed = ClaimedGrant { claim, ..claimed };
-    let known = RecordContext { now, let_in: Some(true), bought_by, slot };
-    let ended = finish(shared, &config, claimed, (Transition::Renewed(renewed), None), known).await;
+    let known = RecordContext {
+        now,
+        let_in: Some(true),
+        bought_by,
+        slot,
+    };
+    let ended = finish(
+        shared,
+        &config,
+        claimed,
+        (Transition::Renewed(renewed), None),
+        known,
+    )
+    .await;
     let portal = &ended.portal;
     if !ended.report.set_aside {
         tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
@@ -194,7 +266,10 @@ pub(super) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Opti
     let app = config.apps.get(&claimed.settings.app)?;
     let domain = claimed.settings.domain.as_deref();
     let bound = app.binding(domain) == claimed.grant.bound_to;
-    let listed = app.profile.renewal_urls().any(|url| at_domain(url, domain) == claimed.grant.token_url);
+    let listed = app
+        .profile
+        .renewal_urls()
+        .any(|url| at_domain(url, domain) == claimed.grant.token_url);
     (bound && listed).then_some(app)
 }
 
@@ -224,11 +299,22 @@ pub(super) async fn send_renewal(
     let skew = skew_of(&answer, shared.clock.now());
     // A clock that was set back meanwhile must not bring the outcome before its cause; see `RenewalRecord::claim`.
     let now = shared.clock.now().max(sent_at + took);
-    let Grant { tokens, token_url, generation, .. } = &claimed.grant;
+    let Grant {
+        tokens,
+        token_url,
+        generation,
+        ..
+    } = &claimed.grant;
     let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, "");
     let kind = |buys| asker.kind_of_renewal(token_url, &tokens.credential, buys);
     let worked_before = claimed.bought_by == Some(kind(*generation));
-    let (attempt, unread) = judge(answer, app, &claimed.grant, worked_before, AttemptTimes { sent_at, now });
+    let (attempt, unread) = judge(
+        answer,
+        app,
+        &claimed.grant,
+        worked_before,
+        AttemptTimes { sent_at, now },
+    );
     AttemptResult {
         attempt,
         unread,
@@ -246,18 +332,39 @@ async fn send(
     claimed: &ClaimedGrant,
     now: Timestamp,
 ) -> TokenResponse {
-    let Grant { tokens, token_url, .. } = &claimed.grant;
+    let Grant {
+        tokens, token_url, ..
+    } = &claimed.grant;
     let chance = app.profile.request.renewal_needs_random();
-    let random = if chance { shared.clock.random_token() } else { String::new() };
+    let random = if chance {
+        shared.clock.random_token()
+    } else {
+        String::new()
+    };
     let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, &random);
     let request = asker.request(token_url, RequestKind::Renewal(&tokens.credential));
-    shared.server.exchange(&request, config.renewal.timeout, now).await
+    shared
+        .server
+        .exchange(&request, config.renewal.timeout, now)
+        .await
 }
 
 /// What a server must not be let repeat of what it may have been sent.
 pub(super) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
-    let mut secrets: Vec<_> = grant.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
-    secrets.extend(grant.tokens.access.as_ref().map(|access| access.token.expose()));
+    let mut secrets: Vec<_> = grant
+        .tokens
+        .credential
+        .refresh()
+        .iter()
+        .map(|token| token.expose())
+        .collect();
+    secrets.extend(
+        grant
+            .tokens
+            .access
+            .as_ref()
+            .map(|access| access.token.expose()),
+    );
     secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
     secrets
 }
@@ -301,18 +408,39 @@ fn judge(
 /// The first reply says whose a grant is that nobody knew of: one of another host than the configured one is another
 /// portal's, unless the grant was known to be there. What is wrong then.
 fn foreign_host(claimed: &ClaimedGrant, profile: &Profile, attempt: &Attempt) -> Option<String> {
-    let ClaimedGrant { name, settings, grant, .. } = claimed;
-    let Attempt::Answered(Verdict::Granted(granted)) = attempt else { return None };
+    let ClaimedGrant {
+        name,
+        settings,
+        grant,
+        ..
+    } = claimed;
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else {
+        return None;
+    };
     let comparable = profile.endpoint_field.is_some() && !profile.is_at_domain();
     let domain = settings.domain.as_deref().filter(|_| comparable);
-    let known = identity::ExpectedIdentity { domain, ..identity::ExpectedIdentity::default() };
+    let known = identity::ExpectedIdentity {
+        domain,
+        ..identity::ExpectedIdentity::default()
+    };
     let before = grant.tokens.details.endpoint.as_deref().and_then(host_of);
-    let was_there = compare(name.as_str(), known, ClaimedIdentity { host: before, identity: None }).is_err();
+    let was_there = compare(
+        name.as_str(),
+        known,
+        ClaimedIdentity {
+            host: before,
+            identity: None,
+        },
+    )
+    .is_err();
     if grant.identity.is_some() || was_there {
         return None;
     }
     let host = granted.details.endpoint.as_deref().and_then(host_of);
-    let said = ClaimedIdentity { identity: granted.identity.as_deref(), host };
+    let said = ClaimedIdentity {
+        identity: granted.identity.as_deref(),
+        host,
+    };
     let another = compare(name.as_str(), known, said).err()?;
     Some(format!(
         "the server answered for another portal: {another}; if that is meant, write whose grant it is (`member_id`), or \
@@ -343,10 +471,21 @@ struct FinishedRenewal {
 impl FinishedRenewal {
     /// One event a renewal, with the fields of the contract (4.6).
     fn log(&self, took: Duration) {
-        let Self { portal, url: _, class, detail, expires_at, next, report } = self;
+        let Self {
+            portal,
+            url: _,
+            class,
+            detail,
+            expires_at,
+            next,
+            report,
+        } = self;
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let outcome = class.map_or("renewed", Class::as_str);
-        let (expires_at, next) = (expires_at.map(tracing::field::display), next.map(tracing::field::display));
+        let (expires_at, next) = (
+            expires_at.map(tracing::field::display),
+            next.map(tracing::field::display),
+        );
         if report.set_aside {
             tracing::warn!(
                 %portal, outcome, took_ms,
@@ -355,7 +494,10 @@ impl FinishedRenewal {
         } else {
             let generation = report.generation.0;
             // The journal shows the message alone.
-            let said = detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default();
+            let said = detail
+                .as_ref()
+                .map(|detail| format!(", {detail}"))
+                .unwrap_or_default();
             tracing::info!(
                 %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail,
                 "{portal}: {outcome}{said}"
@@ -382,8 +524,20 @@ async fn finish(
     (settled, unread): (Transition, Option<Box<UnreadableReply>>),
     known: RecordContext,
 ) -> FinishedRenewal {
-    let RecordContext { now, let_in, bought_by, slot } = known;
-    let ClaimedGrant { name, settings, mut grant, claim, bought_by: _, client_refused: _ } = claimed;
+    let RecordContext {
+        now,
+        let_in,
+        bought_by,
+        slot,
+    } = known;
+    let ClaimedGrant {
+        name,
+        settings,
+        mut grant,
+        claim,
+        bought_by: _,
+        client_refused: _,
+    } = claimed;
     let sent = SentToken::of(&grant);
     let before = grant.standing.phase.clone();
     let noticed_before = grant.tokens.validity.notice.clone();
@@ -398,7 +552,11 @@ async fn finish(
             if matches!(grant.standing.phase, Phase::Fresh) {
                 grant.told = still_notified(&grant, now);
                 let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
-                told_meanwhile = if is_unmoved { KeepNotified::RefreshEnd } else { KeepNotified::None };
+                told_meanwhile = if is_unmoved {
+                    KeepNotified::RefreshEnd
+                } else {
+                    KeepNotified::None
+                };
             }
             let renamed = renewed.renamed_from.clone();
             (RecordOutcome::Renewed(renewed), renamed)
@@ -423,10 +581,19 @@ async fn finish(
         Some(true) => ClientVerdict::Accepted,
         Some(false) => ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now)),
     };
-    let anew = reset_notified(&mut grant.told, &config.ladder, &before, &grant.standing.phase);
+    let anew = reset_notified(
+        &mut grant.told,
+        &config.ladder,
+        &before,
+        &grant.standing.phase,
+    );
     let about = HintContext::of(&name, Some(&settings));
     let climbed = evaluate(&config.ladder, about, &grant, now);
-    let Evaluation { announce: said, mut told, next: mut climb_at } = climbed;
+    let Evaluation {
+        announce: said,
+        mut told,
+        next: mut climb_at,
+    } = climbed;
     // Whose the refusal of a client is, is known only when it is recorded, or when another portal has been asked: the
     // escalator says it then.
     let put_off = let_in == Some(false) && anew.is_empty();
@@ -436,12 +603,27 @@ async fn finish(
     }
     let app = settings.app.clone();
     let portal = name.clone();
-    let record =
-        RenewalRecord { portal, app, claim, outcome, told, told_meanwhile, climb_at, now, client, bought_by };
+    let record = RenewalRecord {
+        portal,
+        app,
+        claim,
+        outcome,
+        told,
+        told_meanwhile,
+        climb_at,
+        now,
+        client,
+        bought_by,
+    };
     let recorded = record_until_durable(shared, Arc::new(record), sent, slot).await;
     let set_aside = recorded == Recorded::SetAside;
     let generation = match recorded {
-        Recorded::Done { generation, client_changed, ruling, told_before } => {
+        Recorded::Done {
+            generation,
+            client_changed,
+            ruling,
+            told_before,
+        } => {
             if ruling == Some(ClientDecision::AskAnother) {
                 shared.due.notify_one();
             }
@@ -455,15 +637,18 @@ async fn finish(
                 shared.health.unpublished(failing);
             }
             // What is as it was is looked at now and then.
-            let is_news =
-                said.is_some() && !put_off || client_changed || before.kind() != grant.standing.phase.kind();
+            let is_news = said.is_some() && !put_off
+                || client_changed
+                || before.kind() != grant.standing.phase.kind();
             if client_changed {
                 announce_client(&settings.app, said.as_ref(), client);
             }
             let about_client = client_changed && matches!(client, ClientVerdict::Refused(_));
             // The escalator may have come first while the request was under way.
             let is_told = |step: &String| told_before.contains(step) && !anew.contains(step);
-            if let Some(said) = said.filter(|said| !put_off && !about_client && !is_told(&said.step)) {
+            if let Some(said) =
+                said.filter(|said| !put_off && !about_client && !is_told(&said.step))
+            {
                 log_escalation(EscalationSubject::Portal(&name), &said);
             }
             let mended = renewed && problem.is_none();
@@ -485,7 +670,11 @@ async fn finish(
         }
         Recorded::SetAside => grant.generation,
     };
-    let GrantStatus { phase: _, renew_at: _, next_attempt_at: act_at } = grant.standing;
+    let GrantStatus {
+        phase: _,
+        renew_at: _,
+        next_attempt_at: act_at,
+    } = grant.standing;
     let failure = problem.map(|problem| (problem.class, problem.text()));
     FinishedRenewal {
         portal: name,
@@ -494,7 +683,12 @@ async fn finish(
         detail: failure.as_ref().map(|(_, detail)| detail.clone()),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
         next: act_at,
-        report: RenewalReport { failure, generation, sent: grant.generation, set_aside },
+        report: RenewalReport {
+            failure,
+            generation,
+            sent: grant.generation,
+            set_aside,
+        },
     }
 }
 
@@ -506,14 +700,24 @@ async fn record_until_durable(
     slot: Slot,
 ) -> Recorded {
     let holds = match &record.outcome {
-        RecordOutcome::Renewed(renewed) => Some(("a new pair", Unsaved::Renewal(&record, renewed, sent))),
-        RecordOutcome::Unread(_, reply) => {
-            Some((kept_replies::UNREADABLE_REPLY, Unsaved::Reply(&record.portal, reply)))
+        RecordOutcome::Renewed(renewed) => {
+            Some(("a new pair", Unsaved::Renewal(&record, renewed, sent)))
         }
+        RecordOutcome::Unread(_, reply) => Some((
+            kept_replies::UNREADABLE_REPLY,
+            Unsaved::Reply(&record.portal, reply),
+        )),
         RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
     };
-    let holds = holds.map(|(what, unsaved)| Held { what, unsaved, slot });
-    until_durable(shared, &record.portal, holds, || shared.state.record(Arc::clone(&record))).await
+    let holds = holds.map(|(what, unsaved)| Held {
+        what,
+        unsaved,
+        slot,
+    });
+    until_durable(shared, &record.portal, holds, || {
+        shared.state.record(Arc::clone(&record))
+    })
+    .await
 }
 
 /// Tries to record until it is durable. What it `holds` lives here only meanwhile, and with the service manager if that
@@ -546,7 +750,9 @@ where
                 }
                 if unsaved {
                     shared.metrics.unsaved_ends();
-                    shared.conditions.end(Condition::Unsaved(portal), "the new pair is on disk now");
+                    shared
+                        .conditions
+                        .end(Condition::Unsaved(portal), "the new pair is on disk now");
                 }
                 state_health::write_succeeded(shared);
                 return recorded;
@@ -559,7 +765,9 @@ where
                 if !unsaved && let Some(held) = &holds {
                     unsaved = true;
                     shared.metrics.unsaved_begins();
-                    shared.carry.announce(held, portal, &shared.conditions, &error);
+                    shared
+                        .carry
+                        .announce(held, portal, &shared.conditions, &error);
                 } else {
                     tracing::error!(%portal, error = %chain(&error), "{portal}: the outcome of a renewal is still not recorded; trying again");
                 }
@@ -573,7 +781,9 @@ where
 /// One incident for the app, not one for each of its portals.
 pub(super) fn announce_client(app: &str, said: Option<&EscalationNotice>, client: ClientVerdict) {
     match (client, said) {
-        (ClientVerdict::Refused(_), Some(said)) => log_escalation(EscalationSubject::App(app), said),
+        (ClientVerdict::Refused(_), Some(said)) => {
+            log_escalation(EscalationSubject::App(app), said)
+        }
         (ClientVerdict::Accepted, _) => {
             let announcement = EscalationNotice {
                 step: "resolved".to_owned(),
@@ -599,10 +809,27 @@ pub async fn release(
     tracing::info!(%portal, "{portal}: not renewed: {why}");
     let standing = claimed.grant.standing.clone();
     let now = shared.clock.now();
-    let act_at = standing.next_attempt_at.map(|at| at.max(now + Duration::from_secs(1)));
-    let held = GrantStatus { next_attempt_at: act_at, ..standing };
-    let known = RecordContext { now, let_in: None, bought_by: None, slot: Slot::default() };
-    let ended = finish(shared, config, claimed, (Transition::Kept(held), None), known).await;
+    let act_at = standing
+        .next_attempt_at
+        .map(|at| at.max(now + Duration::from_secs(1)));
+    let held = GrantStatus {
+        next_attempt_at: act_at,
+        ..standing
+    };
+    let known = RecordContext {
+        now,
+        let_in: None,
+        bought_by: None,
+        slot: Slot::default(),
+    };
+    let ended = finish(
+        shared,
+        config,
+        claimed,
+        (Transition::Kept(held), None),
+        known,
+    )
+    .await;
     shared.waiters.tell(&ended.portal, &ended.report);
     ended.next
 }

@@ -68,13 +68,15 @@ impl FileFailures {
         match done {
             Ok(()) => {
                 if self.failing.remove(portal) {
-                    self.conditions.end_unsaid(Condition::Unpublished(portal), WRITTEN);
+                    self.conditions
+                        .end_unsaid(Condition::Unpublished(portal), WRITTEN);
                 }
             }
             Err(error) => {
                 if self.failing.insert(portal.clone()) {
                     let why = format!("readers do not get the new token: {}", chain(&error));
-                    self.conditions.begin_unsaid(Condition::Unpublished(portal), why.clone());
+                    self.conditions
+                        .begin_unsaid(Condition::Unpublished(portal), why.clone());
                     self.count(portal, &error, why);
                 }
             }
@@ -86,7 +88,10 @@ impl FileFailures {
         self.first.get_or_insert_with(|| portal.clone());
         let root = root(error);
         let known = self.causes.contains_key(&root) || self.causes.len() < CAUSES;
-        let cause = self.causes.entry(if known { root } else { MANY_CAUSES.to_owned() }).or_default();
+        let cause = self
+            .causes
+            .entry(if known { root } else { MANY_CAUSES.to_owned() })
+            .or_default();
         cause.count += 1;
         if cause.names.len() < NAMED {
             cause.names.push(portal.clone());
@@ -99,23 +104,32 @@ impl FileFailures {
     /// Says what is new, where the pause is over; and that it is over, if it is.
     pub(super) fn say(&mut self) {
         for (root, cause) in &mut self.causes {
-            let pauses = cause.said_at.is_some_and(|at| self.clock.elapsed(at) < PAUSE);
+            let pauses = cause
+                .said_at
+                .is_some_and(|at| self.clock.elapsed(at) < PAUSE);
             if cause.count == 0 || pauses {
                 continue;
             }
             cause.said_at = Some(self.clock.tick());
-            let FailureCause { count, names, why, .. } = cause;
+            let FailureCause {
+                count, names, why, ..
+            } = cause;
             let names = std::mem::take(names);
             match (std::mem::take(count), names.as_slice()) {
-                (1, [portal]) => say(EscalationSubject::Portal(portal), "unpublished", std::mem::take(why)),
+                (1, [portal]) => say(
+                    EscalationSubject::Portal(portal),
+                    "unpublished",
+                    std::mem::take(why),
+                ),
                 (count, names) => {
                     let mut shown: Vec<_> = names.iter().map(PortalName::as_str).collect();
                     if count > shown.len() as u64 {
                         shown.push("…");
                     }
                     let names = shown.join(", ");
-                    let reason =
-                        format!("readers of {count} portals do not get the new tokens ({names}): {root}");
+                    let reason = format!(
+                        "readers of {count} portals do not get the new tokens ({names}): {root}"
+                    );
                     say(EscalationSubject::Daemon, "unpublished", reason);
                 }
             }
@@ -126,14 +140,24 @@ impl FileFailures {
         }
         match (self.is_said, self.concerned, &self.first) {
             (false, ..) => {}
-            (true, 1, Some(portal)) => say(EscalationSubject::Portal(portal), RESOLVED, WRITTEN.to_owned()),
+            (true, 1, Some(portal)) => say(
+                EscalationSubject::Portal(portal),
+                RESOLVED,
+                WRITTEN.to_owned(),
+            ),
             (true, count, _) => {
-                say(EscalationSubject::Daemon, RESOLVED, format!("{WRITTEN}, those of all {count} portals"));
+                say(
+                    EscalationSubject::Daemon,
+                    RESOLVED,
+                    format!("{WRITTEN}, those of all {count} portals"),
+                );
             }
         }
         (self.concerned, self.first, self.is_said) = (0, None, false);
         self.causes.retain(|_, cause| cause.said_at.is_some());
-        self.causes.values_mut().for_each(|cause| (cause.count, cause.names) = (0, Vec::new()));
+        self.causes
+            .values_mut()
+            .for_each(|cause| (cause.count, cause.names) = (0, Vec::new()));
     }
 }
 
@@ -144,7 +168,11 @@ fn say(subject: EscalationSubject<'_>, step: &str, reason: String) {
     let over = step == RESOLVED;
     let announcement = EscalationNotice {
         step: step.to_owned(),
-        severity: if over { Severity::Notice } else { Severity::Critical },
+        severity: if over {
+            Severity::Notice
+        } else {
+            Severity::Critical
+        },
         reason,
         action: if over { "none" } else { Condition::UNPUBLISHED }.to_owned(),
         remaining: None,
@@ -157,10 +185,16 @@ fn root(error: &FileError) -> String {
     let mut kind = None;
     let mut next = error.source();
     while let Some(error) = next {
-        kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(kind);
+        kind = error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind)
+            .or(kind);
         next = error.source();
     }
-    kind.map_or_else(|| "they cannot be written".to_owned(), |kind| kind.to_string())
+    kind.map_or_else(
+        || "they cannot be written".to_owned(),
+        |kind| kind.to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -171,7 +205,9 @@ mod tests {
     use std::sync::Mutex;
 
     fn names(count: usize) -> Vec<PortalName> {
-        (0..count).map(|n| PortalName::parse(&format!("p{n:06}")).unwrap()).collect()
+        (0..count)
+            .map(|n| PortalName::parse(&format!("p{n:06}")).unwrap())
+            .collect()
     }
 
     fn fails(portal: &PortalName) -> Result<(), FileError> {
@@ -199,8 +235,10 @@ mod tests {
     fn lines(work: impl FnOnce()) -> Vec<String> {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, work);
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
@@ -211,24 +249,35 @@ mod tests {
         let mut unpublished = FileFailures::new(Clock::system(), Arc::default());
         let portals = names(20_000);
         let said = lines(|| {
-            portals.iter().for_each(|portal| unpublished.note(portal, fails(portal)));
+            portals
+                .iter()
+                .for_each(|portal| unpublished.note(portal, fails(portal)));
             unpublished.say();
             // Others in the same minute wait.
             let late = PortalName::parse("late").unwrap();
             unpublished.note(&late, fails(&late));
             unpublished.say();
         });
-        let [line] = said.as_slice() else { panic!("{} lines", said.len()) };
-        assert!(line.contains("readers of 20000 portals") && line.contains("p000000, p000001"), "{line}");
+        let [line] = said.as_slice() else {
+            panic!("{} lines", said.len())
+        };
+        assert!(
+            line.contains("readers of 20000 portals") && line.contains("p000000, p000001"),
+            "{line}"
+        );
         assert!(line.len() < 600 && line.contains('…'), "{line}");
         assert_eq!(unpublished.failing().len(), 20_001);
         let said = lines(|| {
             let failing = unpublished.failing().clone();
-            failing.iter().for_each(|portal| unpublished.note(portal, Ok(())));
+            failing
+                .iter()
+                .for_each(|portal| unpublished.note(portal, Ok(())));
             unpublished.say();
             unpublished.say();
         });
-        let [line] = said.as_slice() else { panic!("{} lines", said.len()) };
+        let [line] = said.as_slice() else {
+            panic!("{} lines", said.len())
+        };
         assert!(line.contains("those of all 20001 portals"), "{line}");
     }
 
@@ -242,11 +291,17 @@ mod tests {
             unpublished.note(&acme, Ok(()));
             unpublished.say();
         });
-        let [begin, end] = said.as_slice() else { panic!("{said:?}") };
+        let [begin, end] = said.as_slice() else {
+            panic!("{said:?}")
+        };
         assert!(
-            begin.contains("acme: readers do not get the new token") && begin.contains("/tokens/acme"),
+            begin.contains("acme: readers do not get the new token")
+                && begin.contains("/tokens/acme"),
             "{begin}"
         );
-        assert!(end.contains("acme: the token files are written again"), "{end}");
+        assert!(
+            end.contains("acme: the token files are written again"),
+            "{end}"
+        );
     }
 }

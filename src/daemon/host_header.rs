@@ -25,21 +25,33 @@ pub(super) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'
 /// Answers only requests to this machine by an address or a name of its own: for listeners that nothing but a browser on it is
 /// to reach, and no web page whose name was made to point here (DNS rebinding).
 pub(super) async fn only_this_machine(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .map(|host| host.to_str().unwrap_or_default());
     if host.is_none_or(|host| is_allowed_host(host, [])) {
         return next.run(request).await;
     }
-    (StatusCode::MISDIRECTED_REQUEST, "this host name is not this machine's\n").into_response()
+    (
+        StatusCode::MISDIRECTED_REQUEST,
+        "this host name is not this machine's\n",
+    )
+        .into_response()
 }
 
 fn without_port(host: &str) -> &str {
     if let Some((inside, after)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         let port = after.strip_prefix(':').unwrap_or(after);
-        let is_port = after.is_empty() || (after.len() > 1 && port.bytes().all(|byte| byte.is_ascii_digit()));
+        let is_port =
+            after.is_empty() || (after.len() > 1 && port.bytes().all(|byte| byte.is_ascii_digit()));
         return if is_port { inside } else { host };
     }
     match host.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some((name, port))
+            if !name.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            name
+        }
         _ => host,
     }
 }

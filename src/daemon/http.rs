@@ -59,8 +59,16 @@ pub struct ListenError {
 
 impl ListenError {
     /// Of the address that a table of the configuration names.
-    pub(super) const fn new(table: &'static str, address: SocketAddr, source: std::io::Error) -> Self {
-        Self { table, address, source }
+    pub(super) const fn new(
+        table: &'static str,
+        address: SocketAddr,
+        source: std::io::Error,
+    ) -> Self {
+        Self {
+            table,
+            address,
+            source,
+        }
     }
 }
 
@@ -69,7 +77,9 @@ impl ListenError {
 /// # Errors
 /// [`ListenError`].
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError::new("http", address, source))
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError::new("http", address, source))
 }
 
 /// Serves until `stop`.
@@ -79,7 +89,9 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
     let in_turn = middleware::from_fn(move |request: Request, next: Next| {
         let rendered = Arc::clone(&rendered);
         async move {
-            let Some(Ok(_turn)) = clock.within(TURN, rendered.acquire()).await else { return busy() };
+            let Some(Ok(_turn)) = clock.within(TURN, rendered.acquire()).await else {
+                return busy();
+            };
             next.run(request).await
         }
     });
@@ -89,7 +101,10 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
         .layer(in_turn)
         .route("/livez", get(live))
         .route("/readyz", get(ready))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), only_own_hosts))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            only_own_hosts,
+        ))
         .with_state(shared);
     let introduce = |_: &TcpStream| PeerExtensions::new();
     serve(
@@ -110,11 +125,21 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
 
 /// Answers only requests to a host name that is this machine's: a web page whose name was made to point here (DNS
 /// rebinding) reads nothing.
-async fn only_own_hosts(Extract(shared): Extract<Arc<Context>>, request: Request, next: Next) -> Response {
+async fn only_own_hosts(
+    Extract(shared): Extract<Arc<Context>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let config = shared.config();
-    let named = config.http.iter().flat_map(|http| http.hosts.iter().map(String::as_str));
+    let named = config
+        .http
+        .iter()
+        .flat_map(|http| http.hosts.iter().map(String::as_str));
     let linked = config.alerts.url.as_deref().and_then(host_of);
-    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .map(|host| host.to_str().unwrap_or_default());
     if host.is_none_or(|host| is_allowed_host(host, named.chain(linked))) {
         return next.run(request).await;
     }
@@ -123,7 +148,11 @@ async fn only_own_hosts(Extract(shared): Extract<Arc<Context>>, request: Request
 }
 
 fn unavailable(error: &StateError) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, format!("the state cannot be read: {}\n", chain(error))).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("the state cannot be read: {}\n", chain(error)),
+    )
+        .into_response()
 }
 
 async fn status_page(Extract(shared): Extract<Arc<Context>>) -> Response {
@@ -144,12 +173,23 @@ async fn render_metrics(shared: &Context) -> Result<String, StateError> {
     let config = shared.config();
     let census = shared.state.census(shared.clock.now()).await?;
     let series = config.http.as_ref().map_or(0, |http| http.portal_series);
-    let portals =
-        if census.total() <= series as u64 { shared.state.page(None, series).await? } else { Vec::new() };
+    let portals = if census.total() <= series as u64 {
+        shared.state.page(None, series).await?
+    } else {
+        Vec::new()
+    };
     let incidents = shared.post.by_severity();
-    let outbox = shared.post.waiting(config.channels.iter().map(|channel| channel.name.as_str()));
+    let outbox = shared
+        .post
+        .waiting(config.channels.iter().map(|channel| channel.name.as_str()));
     let now = shared.clock.now();
-    let silences = shared.state.silences().await?.into_values().filter(|until| *until > now).count();
+    let silences = shared
+        .state
+        .silences()
+        .await?
+        .into_values()
+        .filter(|until| *until > now)
+        .count();
     let snapshot = Snapshot {
         census: &census,
         portals: &portals,
@@ -167,7 +207,10 @@ async fn live(Extract(shared): Extract<Arc<Context>>) -> Response {
     if shared.health.is_live() {
         "live\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the scheduler made no progress in the last minute\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the scheduler made no progress in the last minute\n",
+        )
             .into_response()
     }
 }
@@ -210,7 +253,9 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
     }
     match shared.state.census(shared.clock.now()).await {
         Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),
-        Ok(census) if census.overdue > 0 => problems.push(format!("{} portals are overdue", census.overdue)),
+        Ok(census) if census.overdue > 0 => {
+            problems.push(format!("{} portals are overdue", census.overdue))
+        }
         Ok(_) => {}
         Err(_) if is_unread => {}
         Err(error) => problems.push(format!("the state cannot be read: {}", chain(&error))),

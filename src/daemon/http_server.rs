@@ -41,8 +41,14 @@ const MAX_DISCARDED: usize = 1024 * 1024;
 
 /// Told to whoever finds every place taken.
 pub(super) fn busy() -> Response<Body> {
-    let message = "refreshd is busy: every place of this listener is taken; try again in a moment\n";
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], message).into_response()
+    let message =
+        "refreshd is busy: every place of this listener is taken; try again in a moment\n";
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        [(header::RETRY_AFTER, "1")],
+        message,
+    )
+        .into_response()
 }
 
 /// What a listener serves.
@@ -99,7 +105,11 @@ impl<I> Kept<I> {
 pub(super) type PeerExtensions = axum::http::Extensions;
 
 /// Serves until `stop`, then finishes the requests under way.
-pub(super) async fn serve<L: Listener>(mut listener: L, house: Server<L::Io>, stop: CancellationToken) {
+pub(super) async fn serve<L: Listener>(
+    mut listener: L,
+    house: Server<L::Io>,
+    stop: CancellationToken,
+) {
     let (clock, places) = (house.clock, house.places);
     let house = Arc::new(house);
     let mut guests = Guests::new(clock, places);
@@ -136,13 +146,22 @@ pub(super) async fn serve<L: Listener>(mut listener: L, house: Server<L::Io>, st
 }
 
 /// Serves one connection to its end.
-async fn serve_connection<I>(stream: I, house: Arc<Server<I>>, guest: Arc<Guest>, stop: CancellationToken)
-where
+async fn serve_connection<I>(
+    stream: I,
+    house: Arc<Server<I>>,
+    guest: Arc<Guest>,
+    stop: CancellationToken,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let clock = house.clock;
     let introduction = (house.introduce)(&stream);
-    let wire = TimeoutStream { stream, guest: Arc::clone(&guest), clock, stalled: None };
+    let wire = TimeoutStream {
+        stream,
+        guest: Arc::clone(&guest),
+        clock,
+        stalled: None,
+    };
     let service = service_fn(|request| answer(&house, &guest, introduction.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -174,11 +193,17 @@ async fn answer<I>(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     if guest.is_spare {
-        let is_kept_for =
-            house.kept.is_some_and(|kept| kept.serves(guest.is_important, request.uri().path()));
-        let mut answer =
-            if is_kept_for { carry_out(house, guest, introduction, request).await } else { (house.busy)() };
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let is_kept_for = house
+            .kept
+            .is_some_and(|kept| kept.serves(guest.is_important, request.uri().path()));
+        let mut answer = if is_kept_for {
+            carry_out(house, guest, introduction, request).await
+        } else {
+            (house.busy)()
+        };
+        answer
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Ok(answer);
     }
     Ok(carry_out(house, guest, introduction, request).await)
@@ -191,14 +216,20 @@ async fn carry_out<I>(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let Some(Ok(body)) = house.clock.within(IO_TIMEOUT, read(body, house.longest_body)).await else {
+    let Some(Ok(body)) = house
+        .clock
+        .within(IO_TIMEOUT, read(body, house.longest_body))
+        .await
+    else {
         let message = "the body of the request did not arrive in time\n";
         return (StatusCode::REQUEST_TIMEOUT, message).into_response();
     };
     head.extensions.extend(introduction);
     let served = Served::begin(guest);
     let routes = TowerToHyperService::new(house.routes.clone());
-    let Ok(answer) = routes.call(Request::from_parts(head, Body::from(body))).await;
+    let Ok(answer) = routes
+        .call(Request::from_parts(head, Body::from(body)))
+        .await;
     drop(served);
     answer
 }
@@ -207,7 +238,9 @@ async fn carry_out<I>(
 async fn read(mut body: Incoming, longest: usize) -> Result<Bytes, hyper::Error> {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
         read += data.len();
         kept.extend_from_slice(&data[..data.len().min(longest + 1 - kept.len())]);
         if read > longest + MAX_DISCARDED {
@@ -227,15 +260,20 @@ struct TimeoutStream<S> {
 
 impl<S> TimeoutStream<S> {
     /// Watches over the progress of a write.
-    fn progress<T>(&mut self, cx: &mut Context<'_>, step: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn progress<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if step.is_ready() {
             self.stalled = None;
             self.guest.hear();
             return step;
         }
         let clock = self.clock;
-        let stalled =
-            self.stalled.get_or_insert_with(|| Box::pin(async move { clock.sleep(IO_TIMEOUT).await }));
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(async move { clock.sleep(IO_TIMEOUT).await }));
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -259,7 +297,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.progress(cx, step)
     }

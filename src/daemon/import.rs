@@ -15,8 +15,8 @@ use super::context::{Context, RenewalReport};
 use super::operations::{self, Driver, OperationError, RenewalResult, app_of, find};
 use super::state_health;
 use super::store_grant::{
-    GrantSource, StoreRequest, check_identity, check_not_held, held_by_error, new_grant, spent_error,
-    store_grant,
+    GrantSource, StoreRequest, check_identity, check_not_held, held_by_error, new_grant,
+    spent_error, store_grant,
 };
 use crate::adapters::state::{Offer, Offered, StateError};
 use crate::config::Config;
@@ -61,27 +61,46 @@ pub async fn import(
     let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    let intake =
-        parse(text, &app.profile, shared.clock.now()).map_err(|source| not_a_grant_error(&portal, source))?;
+    let intake = parse(text, &app.profile, shared.clock.now())
+        .map_err(|source| not_a_grant_error(&portal, source))?;
     if let Some(what) = known_secret(&config, &portal, &intake) {
-        return Err(not_a_grant_error(&portal, ImportError::NotARefreshToken(what)));
+        return Err(not_a_grant_error(
+            &portal,
+            ImportError::NotARefreshToken(what),
+        ));
     }
-    let token = intake.tokens.credential.refresh().and_then(|token| AccessToken::new(token.expose()));
+    let token = intake
+        .tokens
+        .credential
+        .refresh()
+        .and_then(|token| AccessToken::new(token.expose()));
     if let Some(token) = token
         && let Some(holder) = shared.state.holder_of_access(token).await?
     {
         let reason = format!("it is the access token of {holder}; the refresh token is another");
-        return Err(OperationError::Refused { portal: portal.name, reason });
+        return Err(OperationError::Refused {
+            portal: portal.name,
+            reason,
+        });
     }
     if has_no_living_grant(&portal) && !replace {
         return import_first(shared, &portal, intake, by).await;
     }
-    let fingerprint = intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
+    let fingerprint = intake
+        .tokens
+        .credential
+        .refresh()
+        .map(RefreshToken::fingerprint);
     match store_candidate(shared, &portal, intake, Origin::Import, replace).await? {
         Offered::Same if portal.kind() == Kind::ClientChanged => {
             let parsed = parse(text, &app.profile, shared.clock.now());
-            import_first(shared, &portal, parsed.map_err(|source| not_a_grant_error(&portal, source))?, by)
-                .await
+            import_first(
+                shared,
+                &portal,
+                parsed.map_err(|source| not_a_grant_error(&portal, source))?,
+                by,
+            )
+            .await
         }
         Offered::Same => import_same(shared, &portal, by).await,
         _ => proof(shared, &portal, fingerprint, by).await,
@@ -105,7 +124,10 @@ pub async fn import_superseded(
     let app = app_of(&config, &portal)?;
     let Some(aside) = shared.state.superseded_at(holder.name.clone()).await? else {
         let what = "no pair was put aside".to_owned();
-        return Err(OperationError::NothingKept { portal: holder.name, what });
+        return Err(OperationError::NothingKept {
+            portal: holder.name,
+            what,
+        });
     };
     let mut body = Map::new();
     body.insert("refresh_token".to_owned(), aside.refresh.expose().into());
@@ -113,8 +135,18 @@ pub async fn import_superseded(
         body.insert(field.clone(), identity.into());
     }
     let text = Value::Object(body).to_string();
-    let imported = import(shared, name, &text, replace || portal.name == holder.name, by).await?;
-    if matches!(imported.proof, ImportResult::TakenIn | ImportResult::Waits { .. }) {
+    let imported = import(
+        shared,
+        name,
+        &text,
+        replace || portal.name == holder.name,
+        by,
+    )
+    .await?;
+    if matches!(
+        imported.proof,
+        ImportResult::TakenIn | ImportResult::Waits { .. }
+    ) {
         // Left there it is spent, and refused as such.
         if let Err(error) = shared.state.delete_superseded(aside.id).await {
             state_health::write_failed(shared, &error);
@@ -129,29 +161,52 @@ pub(super) fn has_no_living_grant(portal: &Portal) -> bool {
     portal
         .grant
         .as_ref()
-        .map_or(portal.lost.is_none(), |grant| matches!(grant.tokens.credential, Credential::Client))
+        .map_or(portal.lost.is_none(), |grant| {
+            matches!(grant.tokens.credential, Credential::Client)
+        })
 }
 
 fn not_a_grant_error(portal: &Portal, source: ImportError) -> OperationError {
-    OperationError::NotAGrant { portal: portal.name.clone(), source }
+    OperationError::NotAGrant {
+        portal: portal.name.clone(),
+        source,
+    }
 }
 
 /// What a refresh token is by what this machine knows, if it is something else.
-pub(super) fn known_secret(config: &Config, portal: &Portal, intake: &ImportedGrant) -> Option<&'static str> {
+pub(super) fn known_secret(
+    config: &Config,
+    portal: &Portal,
+    intake: &ImportedGrant,
+) -> Option<&'static str> {
     let token = intake.tokens.credential.refresh()?.expose();
     let is = |text: &str| text == token;
     let holds = |secret: &str| import_token::is_made_of(token, secret);
     let settings = portal.settings.as_ref();
-    let own = portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref());
-    let names = [Some(portal.name.as_str()), settings.and_then(|settings| settings.domain.as_deref())];
-    if config.apps.values().any(|app| app.client_secret.as_ref().is_some_and(|secret| holds(secret.expose())))
-    {
+    let own = portal
+        .grant
+        .as_ref()
+        .and_then(|grant| grant.tokens.access.as_ref());
+    let names = [
+        Some(portal.name.as_str()),
+        settings.and_then(|settings| settings.domain.as_deref()),
+    ];
+    if config.apps.values().any(|app| {
+        app.client_secret
+            .as_ref()
+            .is_some_and(|secret| holds(secret.expose()))
+    }) {
         Some("it is the client secret of an app, or holds it")
     } else if config.apps.values().any(|app| is(&app.client_id)) {
         Some("it is the client_id of an app")
     } else if own.is_some_and(|access| holds(access.token.expose())) {
         Some("it is the portal's own access token, or a part of it")
-    } else if names.into_iter().flatten().chain(config.apps.keys().map(String::as_str)).any(is) {
+    } else if names
+        .into_iter()
+        .flatten()
+        .chain(config.apps.keys().map(String::as_str))
+        .any(is)
+    {
         Some("it is a name of the configuration")
     } else {
         None
@@ -175,15 +230,29 @@ pub(super) async fn store_candidate(
     let known = ExpectedIdentity::of(portal, &app.profile);
     let known = if replace { known.pinned_only() } else { known };
     check_not_held(shared, name, &intake).await?;
-    check_identity(portal, known, &intake, &|another| format!("; {}", replace_hint(another, name.as_str())))?;
-    let fingerprint = intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
+    check_identity(portal, known, &intake, &|another| {
+        format!("; {}", replace_hint(another, name.as_str()))
+    })?;
+    let fingerprint = intake
+        .tokens
+        .credential
+        .refresh()
+        .map(RefreshToken::fingerprint);
     let grant = new_grant(portal, app, intake, false, shared.clock.now())?;
-    let offered = shared.state.offer(Offer { grant, origin, replaces: replace }).await?;
+    let offered = shared
+        .state
+        .offer(Offer {
+            grant,
+            origin,
+            replaces: replace,
+        })
+        .await?;
     match &offered {
         Offered::Stored => {
             if portal.candidate.is_some() {
-                let others =
-                    |(of, which): &(PortalName, Option<Fingerprint>)| of == name && *which != fingerprint;
+                let others = |(of, which): &(PortalName, Option<Fingerprint>)| {
+                    of == name && *which != fingerprint
+                };
                 shared.proofs.tell_each(others, &ImportResult::SetAside);
                 tracing::warn!(
                     portal = %name,
@@ -198,20 +267,30 @@ pub(super) async fn store_candidate(
         Offered::Known | Offered::Same => {}
         Offered::Busy => {
             let reason =
-                "another grant that was handed over is being proved; try again in a moment".to_owned();
-            return Err(OperationError::NotNow { portal: name.clone(), reason });
+                "another grant that was handed over is being proved; try again in a moment"
+                    .to_owned();
+            return Err(OperationError::NotNow {
+                portal: name.clone(),
+                reason,
+            });
         }
         Offered::Waiting(since) => {
             let reason = format!(
                 "another grant was handed over at {since} and is not proved yet; nothing was taken in. See: refreshd status \
                  {name}. To drop that one for this one: refreshd import {name} --replace"
             );
-            return Err(OperationError::NotNow { portal: name.clone(), reason });
+            return Err(OperationError::NotNow {
+                portal: name.clone(),
+                reason,
+            });
         }
         Offered::HeldBy(other) => return Err(held_by_error(name, other)),
         Offered::Spent => return Err(spent_error(name)),
         Offered::Unknown => {
-            return Err(OperationError::UnknownPortal { name: name.to_string(), suggestion: None });
+            return Err(OperationError::UnknownPortal {
+                name: name.to_string(),
+                suggestion: None,
+            });
         }
     }
     Ok(offered)
@@ -243,13 +322,29 @@ async fn import_first(
 ) -> Result<ImportOutcome, OperationError> {
     let name = &portal.name;
     let mut ended = shared.waiters.wait_for(name);
-    let generation = store_grant(shared, name, StoreRequest { intake, source: GrantSource::Import }).await?;
+    let generation = store_grant(
+        shared,
+        name,
+        StoreRequest {
+            intake,
+            source: GrantSource::Import,
+        },
+    )
+    .await?;
     carry_out(portal, by, &shared.due).await?;
     let limit = shared.config().renewal.timeout + GRACE;
     // While an app's client is refused, its portals wait for that to end.
-    let app = portal.settings.as_ref().map(|settings| settings.app.as_str()).unwrap_or_default();
+    let app = portal
+        .settings
+        .as_ref()
+        .map(|settings| settings.app.as_str())
+        .unwrap_or_default();
     let waits = shared.state.refused_apps().await?.contains_key(app);
-    let limit = if waits { limit.min(WHILE_REFUSED) } else { limit };
+    let limit = if waits {
+        limit.min(WHILE_REFUSED)
+    } else {
+        limit
+    };
     // The outcome of a request that was under way before is another grant's.
     let own = async {
         loop {
@@ -263,7 +358,8 @@ async fn import_first(
     let proof = match shared.clock.within(limit, own).await {
         Some(Ok(report)) => by_report(shared, portal, report).await?,
         Some(Err(_)) | None if waits => ImportResult::Waits {
-            problem: "the authorization server refuses the app's client; see refreshd status".to_owned(),
+            problem: "the authorization server refuses the app's client; see refreshd status"
+                .to_owned(),
             act_at: None,
         },
         Some(Err(_)) | None => not_ended(limit),
@@ -294,7 +390,10 @@ async fn carry_out(portal: &Portal, by: Driver<'_>, wake: &Notify) -> Result<(),
 
 fn not_ended(limit: Duration) -> ImportResult {
     let problem = format!("there is no outcome after {}", human(limit));
-    ImportResult::Waits { problem, act_at: None }
+    ImportResult::Waits {
+        problem,
+        act_at: None,
+    }
 }
 
 /// The outcome of a renewal, as that of a proof.
@@ -304,16 +403,24 @@ async fn by_report(
     report: RenewalReport,
 ) -> Result<ImportResult, OperationError> {
     Ok(match report {
-        RenewalReport { set_aside: true, .. } => ImportResult::SetAside,
+        RenewalReport {
+            set_aside: true, ..
+        } => ImportResult::SetAside,
         RenewalReport { failure: None, .. } => ImportResult::TakenIn,
-        RenewalReport { failure: Some((Class::NeedsAuthorization | Class::Gone, problem)), .. } => {
-            ImportResult::Refused(format!("the authorization server refuses it: {problem}"))
-        }
-        RenewalReport { failure: Some((_, problem)), .. } => {
+        RenewalReport {
+            failure: Some((Class::NeedsAuthorization | Class::Gone, problem)),
+            ..
+        } => ImportResult::Refused(format!("the authorization server refuses it: {problem}")),
+        RenewalReport {
+            failure: Some((_, problem)),
+            ..
+        } => {
             let portal = find(shared, portal.name.as_str()).await?;
             ImportResult::Waits {
                 problem,
-                act_at: portal.grant.and_then(|grant| grant.standing.next_attempt_at),
+                act_at: portal
+                    .grant
+                    .and_then(|grant| grant.standing.next_attempt_at),
             }
         }
     })
@@ -326,7 +433,11 @@ async fn imported(
 ) -> Result<ImportOutcome, OperationError> {
     let now = find(shared, before.name.as_str()).await?;
     let generation = now.grant.map(|grant| grant.generation).unwrap_or_default();
-    Ok(ImportOutcome { proof, generation, had_grant: !has_no_living_grant(before) })
+    Ok(ImportOutcome {
+        proof,
+        generation,
+        had_grant: !has_no_living_grant(before),
+    })
 }
 
 /// Claims a portal's candidate and carries its exchange out, in a task that nobody cancels; false if there is none.
@@ -335,7 +446,10 @@ pub(super) async fn prove_manually(
     portal: &PortalName,
     tasks: &mut JoinSet<()>,
 ) -> Result<bool, StateError> {
-    let claimed = shared.state.claim_candidate(portal.clone(), shared.clock.now()).await?;
+    let claimed = shared
+        .state
+        .claim_candidate(portal.clone(), shared.clock.now())
+        .await?;
     let found = claimed.is_some();
     if let Some(candidate) = claimed {
         tasks.spawn(candidates::prove(Arc::clone(shared), candidate));

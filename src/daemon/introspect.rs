@@ -22,12 +22,22 @@ pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, O
     loop {
         let app = app_of(&config, &portal)?;
         let url = app.profile.introspect_url.as_deref();
-        let url =
-            url.ok_or_else(|| nowhere(&portal, "does not say what a token is worth (no `introspect_url`)"))?;
+        let url = url.ok_or_else(|| {
+            nowhere(
+                &portal,
+                "does not say what a token is worth (no `introspect_url`)",
+            )
+        })?;
         let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
         let access = access.ok_or_else(|| operations::no_grant(&portal))?;
-        let (status, body) =
-            ask(shared, app, &portal, url, RequestKind::Introspection(&access.token)).await?;
+        let (status, body) = ask(
+            shared,
+            app,
+            &portal,
+            url,
+            RequestKind::Introspection(&access.token),
+        )
+        .await?;
         let said = introspection::read(status, &body, &secrets(&portal, app));
         let said = said.map_err(|reason| not_now(&portal, reason))?;
         if said.active {
@@ -53,9 +63,14 @@ pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError
     let app = app_of(&config, &portal)?;
     let url = app.profile.revoke_url.as_deref();
     let url = url.ok_or_else(|| nowhere(&portal, "takes nothing back (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
-    let Some(token) = own(&portal, app)?.and_then(token) else { return Ok(false) };
+    let Some(token) = own(&portal, app)?.and_then(token) else {
+        return Ok(false);
+    };
     // A renewal would bring a pair that nobody gives back. What may not be renewed cannot be claimed, and is not.
-    let claimed = shared.state.claim_one(portal.name.clone(), shared.clock.now()).await?;
+    let claimed = shared
+        .state
+        .claim_one(portal.name.clone(), shared.clock.now())
+        .await?;
     let given_back = match ask(shared, app, &portal, url, RequestKind::Revocation(token)).await {
         Ok((status, body)) => {
             let taken = introspection::revoked(status, &body, &secrets(&portal, app));
@@ -65,7 +80,13 @@ pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError
     };
     if let Err(error) = given_back {
         if let Some(claimed) = claimed.and_then(ClaimedGrant::from) {
-            release(shared, &config, claimed, "it was to be given back, and was not").await;
+            release(
+                shared,
+                &config,
+                claimed,
+                "it was to be given back, and was not",
+            )
+            .await;
             shared.due.notify_one();
         }
         return Err(error);
@@ -76,7 +97,10 @@ pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError
 
 /// The grant, if it is of the client and server that the configuration names: no other may see its tokens.
 fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, OperationError> {
-    let domain = portal.settings.as_ref().and_then(|settings| settings.domain.as_deref());
+    let domain = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.domain.as_deref());
     match &portal.grant {
         Some(grant) if grant.bound_to != app.binding(domain) => Err(operations::no_grant(portal)),
         grant => Ok(grant.as_ref()),
@@ -85,12 +109,27 @@ fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, Operation
 
 /// What the server must not be let repeat.
 fn secrets<'a>(portal: &'a Portal, app: &'a App) -> Vec<&'a str> {
-    portal.grant.as_ref().map(|grant| secrets_of(grant, app)).unwrap_or_default()
+    portal
+        .grant
+        .as_ref()
+        .map(|grant| secrets_of(grant, app))
+        .unwrap_or_default()
 }
 
 fn token(grant: &Grant) -> Option<Token<'_>> {
-    let access = || grant.tokens.access.as_ref().map(|access| Token::Access(&access.token));
-    grant.tokens.credential.refresh().map(Token::Refresh).or_else(access)
+    let access = || {
+        grant
+            .tokens
+            .access
+            .as_ref()
+            .map(|access| Token::Access(&access.token))
+    };
+    grant
+        .tokens
+        .credential
+        .refresh()
+        .map(Token::Refresh)
+        .or_else(access)
 }
 
 /// The portal once no renewal of it is under way.
@@ -102,14 +141,22 @@ async fn settled(
     let portal = operations::find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
     let portal = operations::find(shared, name).await?;
-    let is_claimed = |portal: &Portal| portal.grant.as_ref().is_some_and(|grant| grant.claim.is_some());
+    let is_claimed = |portal: &Portal| {
+        portal
+            .grant
+            .as_ref()
+            .is_some_and(|grant| grant.claim.is_some())
+    };
     if !is_claimed(&portal) {
         return Ok(portal);
     }
     let _ = shared.clock.within(timeout, ended).await;
     let portal = operations::find(shared, name).await?;
     if is_claimed(&portal) {
-        return Err(not_now(&portal, "a renewal of it is still under way; try again".to_owned()));
+        return Err(not_now(
+            &portal,
+            "a renewal of it is still under way; try again".to_owned(),
+        ));
     }
     Ok(portal)
 }
@@ -124,7 +171,15 @@ async fn ask(
     let fields = std::collections::BTreeMap::new();
     let asker = app.asker(portal.settings.as_ref(), &fields, "");
     let request = asker.request(&at_domain(url, asker.domain), purpose);
-    match shared.server.exchange(&request, shared.config().renewal.timeout, shared.clock.now()).await {
+    match shared
+        .server
+        .exchange(
+            &request,
+            shared.config().renewal.timeout,
+            shared.clock.now(),
+        )
+        .await
+    {
         TokenResponse::Whole(whole) => Ok((whole.status, whole.body)),
         TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) | TokenResponse::Cut(_, why) => {
             Err(not_now(portal, why))
@@ -134,9 +189,15 @@ async fn ask(
 
 fn nowhere(portal: &Portal, what: &str) -> OperationError {
     let reason = format!("its provider {what}");
-    OperationError::NotThere { portal: portal.name.clone(), reason }
+    OperationError::NotThere {
+        portal: portal.name.clone(),
+        reason,
+    }
 }
 
 fn not_now(portal: &Portal, reason: String) -> OperationError {
-    OperationError::NotNow { portal: portal.name.clone(), reason }
+    OperationError::NotNow {
+        portal: portal.name.clone(),
+        reason,
+    }
 }

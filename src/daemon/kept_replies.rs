@@ -28,7 +28,9 @@ use crate::domain::provider::Profile;
 use crate::domain::renewal::{
     Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome, granted_status,
 };
-use crate::domain::reply::{ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_in};
+use crate::domain::reply::{
+    ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_in,
+};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::ReplyBody;
 use crate::domain::time::Timestamp;
@@ -37,8 +39,7 @@ use crate::domain::token::Generation;
 /// What a kept reply is called in a sentence.
 pub(super) const UNREADABLE_REPLY: &str = "a reply that could not be read";
 /// What to do while the outcome is not known and its reply is kept.
-pub(super) const HINT_IN_DOUBT: &str =
-    "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
+pub(super) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
 /// What to do once the grant is dead and a reply is kept that may hold the pair which replaced it.
 pub(super) const HINT_DEAD: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
      hand it over: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
@@ -80,39 +81,75 @@ pub(super) fn judge(
     now: Timestamp,
     context: ErrorContext<'_>,
 ) -> (Verdict, bool) {
-    let whole = TokenReply { status: reply.status, retry_after: reply.retry_after, now, body: &reply.body };
+    let whole = TokenReply {
+        status: reply.status,
+        retry_after: reply.retry_after,
+        now,
+        body: &reply.body,
+    };
     let verdict = read_in(&whole, profile, secrets, context);
     let unread = is_unread(&whole, &verdict, profile);
     (verdict, unread)
 }
 
 /// What is kept of a reply.
-pub(super) fn of(reply: HttpResponse, answers: ReplyTo, at: Timestamp, whole: bool) -> UnreadableReply {
-    let HttpResponse { status, retry_after: _, date: _, content_type, content_encoding, location: _, body } =
-        reply;
-    UnreadableReply { at, answers, status, content_type, content_encoding, whole, body: ReplyBody::new(body) }
+pub(super) fn of(
+    reply: HttpResponse,
+    answers: ReplyTo,
+    at: Timestamp,
+    whole: bool,
+) -> UnreadableReply {
+    let HttpResponse {
+        status,
+        retry_after: _,
+        date: _,
+        content_type,
+        content_encoding,
+        location: _,
+        body,
+    } = reply;
+    UnreadableReply {
+        at,
+        answers,
+        status,
+        content_type,
+        content_encoding,
+        whole,
+        body: ReplyBody::new(body),
+    }
 }
 
 /// Keeps a reply to an authorization. It is nowhere else: while the disk refuses it, it is held and everybody hears of it.
 pub(super) async fn keep(shared: &Context, portal: &PortalName, reply: UnreadableReply) {
     let reply = Arc::new(reply);
-    let mut held =
-        Held { what: UNREADABLE_REPLY, unsaved: Unsaved::Reply(portal, &reply), slot: Slot::default() };
+    let mut held = Held {
+        what: UNREADABLE_REPLY,
+        unsaved: Unsaved::Reply(portal, &reply),
+        slot: Slot::default(),
+    };
     let mut unsaved = false;
-    while let Err(error) = shared.state.keep_reply(portal.clone(), Arc::clone(&reply)).await {
+    while let Err(error) = shared
+        .state
+        .keep_reply(portal.clone(), Arc::clone(&reply))
+        .await
+    {
         state_health::write_failed(shared, &error);
         shared.carry.keep(&mut held, portal, shared.clock);
         if !unsaved {
             unsaved = true;
             shared.metrics.unsaved_begins();
-            shared.carry.announce(&held, portal, &shared.conditions, &error);
+            shared
+                .carry
+                .announce(&held, portal, &shared.conditions, &error);
         }
         shared.clock.sleep(STORE_AGAIN).await;
     }
     shared.carry.release(held.slot);
     if unsaved {
         shared.metrics.unsaved_ends();
-        shared.conditions.end(Condition::Unsaved(portal), "the reply is on disk now");
+        shared
+            .conditions
+            .end(Condition::Unsaved(portal), "the reply is on disk now");
     }
     tracing::warn!(%portal, "{portal}: {UNREADABLE_REPLY} is kept; see: refreshd recover {portal}");
 }
@@ -122,8 +159,13 @@ pub(super) async fn keep(shared: &Context, portal: &PortalName, reply: Unreadabl
 /// # Errors
 /// If the state cannot be read.
 pub async fn views(shared: &Context, portals: &[Portal]) -> Result<Vec<PortalView>, StateError> {
-    let (Some(first), Some(last)) = (portals.first(), portals.last()) else { return Ok(Vec::new()) };
-    let kept = shared.state.kept_counts(Some((first.name.clone(), last.name.clone()))).await?;
+    let (Some(first), Some(last)) = (portals.first(), portals.last()) else {
+        return Ok(Vec::new());
+    };
+    let kept = shared
+        .state
+        .kept_counts(Some((first.name.clone(), last.name.clone())))
+        .await?;
     let (config, now) = (shared.config(), shared.clock.now());
     let view = |portal: &Portal| {
         let file_problem = shared.file_problems.of(portal.name.as_str());
@@ -144,12 +186,26 @@ pub async fn list(shared: &Context, name: &str) -> Result<Vec<KeptReplyView>, Op
     let app = app_of(&config, &portal).ok();
     let now = shared.clock.now();
     let view = |(index, kept): (usize, KeptReply)| {
-        let readable = app.is_some_and(|app| pair(&kept.reply, portal.grant.as_ref(), app, now).is_some());
-        let UnreadableReply { at, answers, status, content_type, content_encoding, whole, body } = kept.reply;
+        let readable =
+            app.is_some_and(|app| pair(&kept.reply, portal.grant.as_ref(), app, now).is_some());
+        let UnreadableReply {
+            at,
+            answers,
+            status,
+            content_type,
+            content_encoding,
+            whole,
+            body,
+        } = kept.reply;
         KeptReplyView {
             number: index + 1,
             at: at.to_string(),
-            answers: if answers == ReplyTo::Authorization { "authorization" } else { "renewal" }.to_owned(),
+            answers: if answers == ReplyTo::Authorization {
+                "authorization"
+            } else {
+                "renewal"
+            }
+            .to_owned(),
             status,
             content_type,
             content_encoding,
@@ -159,18 +215,33 @@ pub async fn list(shared: &Context, name: &str) -> Result<Vec<KeptReplyView>, Op
             readable,
         }
     };
-    Ok(shared.state.kept_replies(portal.name.clone()).await?.into_iter().enumerate().map(view).collect())
+    Ok(shared
+        .state
+        .kept_replies(portal.name.clone())
+        .await?
+        .into_iter()
+        .enumerate()
+        .map(view)
+        .collect())
 }
 
 /// The bytes of a kept reply, by its number from 1.
 ///
 /// # Errors
 /// [`OperationError`].
-pub async fn body(shared: &Context, name: &str, number: usize) -> Result<ReplyBody, OperationError> {
+pub async fn body(
+    shared: &Context,
+    name: &str,
+    number: usize,
+) -> Result<ReplyBody, OperationError> {
     let portal = find(shared, name).await?;
     let kept = shared.state.kept_replies(portal.name.clone()).await?;
-    let reply = number.checked_sub(1).and_then(|index| kept.into_iter().nth(index));
-    reply.map(|kept| kept.reply.body).ok_or_else(|| nothing(&portal, Some(number)))
+    let reply = number
+        .checked_sub(1)
+        .and_then(|index| kept.into_iter().nth(index));
+    reply
+        .map(|kept| kept.reply.body)
+        .ok_or_else(|| nothing(&portal, Some(number)))
 }
 
 /// Removes what is kept of a portal; how many there were.
@@ -198,8 +269,16 @@ pub async fn recover(shared: &Context, name: &str) -> Result<Generation, Operati
     if kept.is_empty() {
         return Err(nothing(&portal, None));
     }
-    let refuse = |reason: String| Err(OperationError::Refused { portal: portal.name.clone(), reason });
-    let current: Vec<_> = kept.into_iter().filter(|kept| is_current(&portal, kept.sent)).collect();
+    let refuse = |reason: String| {
+        Err(OperationError::Refused {
+            portal: portal.name.clone(),
+            reason,
+        })
+    };
+    let current: Vec<_> = kept
+        .into_iter()
+        .filter(|kept| is_current(&portal, kept.sent))
+        .collect();
     if current.is_empty() {
         return refuse(format!(
             "the portal has another grant by now than the one that the kept replies answer; to remove them: \
@@ -221,16 +300,29 @@ pub async fn recover(shared: &Context, name: &str) -> Result<Generation, Operati
 pub async fn read_again(shared: &Context) {
     let portals = match shared.state.kept_counts(None).await {
         Ok(portals) => portals,
-        Err(error) => return tracing::error!(error = %chain(&error), "cannot look for kept replies"),
+        Err(error) => {
+            return tracing::error!(error = %chain(&error), "cannot look for kept replies");
+        }
     };
     for name in portals.into_keys() {
         let (config, now) = (shared.config(), shared.clock.now());
-        let Ok(portal) = find(shared, &name).await else { continue };
-        let Ok(app) = app_of(&config, &portal) else { continue };
-        let Ok(kept) = shared.state.kept_replies(portal.name.clone()).await else { continue };
-        for kept in kept.iter().rev().filter(|kept| kept.reply.is_success() && is_current(&portal, kept.sent))
+        let Ok(portal) = find(shared, &name).await else {
+            continue;
+        };
+        let Ok(app) = app_of(&config, &portal) else {
+            continue;
+        };
+        let Ok(kept) = shared.state.kept_replies(portal.name.clone()).await else {
+            continue;
+        };
+        for kept in kept
+            .iter()
+            .rev()
+            .filter(|kept| kept.reply.is_success() && is_current(&portal, kept.sent))
         {
-            let Some(granted) = pair(&kept.reply, portal.grant.as_ref(), app, now) else { continue };
+            let Some(granted) = pair(&kept.reply, portal.grant.as_ref(), app, now) else {
+                continue;
+            };
             if let Err(error) = take(shared, &portal, app, kept, granted).await {
                 tracing::warn!(portal = %name, error = %chain(&error), "{name}: a kept reply can be read now, but is not taken in");
             }
@@ -247,12 +339,23 @@ fn pair(
     now: Timestamp,
 ) -> Option<Box<GrantedTokens>> {
     let refresh = grant.and_then(|grant| grant.tokens.credential.refresh());
-    let secrets =
-        [refresh.map(|token| token.expose()), app.client_secret.as_ref().map(|secret| secret.expose())];
+    let secrets = [
+        refresh.map(|token| token.expose()),
+        app.client_secret.as_ref().map(|secret| secret.expose()),
+    ];
     let secrets: Vec<_> = secrets.into_iter().flatten().collect();
     // A pair with a status that is no success is taken once a person says so, or the token that was sent is refused.
-    let status = if reply.is_success() { reply.status } else { 200 };
-    let whole = TokenReply { status, retry_after: None, now, body: reply.body.expose() };
+    let status = if reply.is_success() {
+        reply.status
+    } else {
+        200
+    };
+    let whole = TokenReply {
+        status,
+        retry_after: None,
+        now,
+        body: reply.body.expose(),
+    };
     match read(&whole, &app.profile, &secrets) {
         Verdict::Granted(granted) => Some(granted),
         Verdict::Refused(_) => None,
@@ -277,11 +380,19 @@ pub(super) async fn pair_of_kept_reply(
     app: &App,
 ) -> KeptPair {
     // A state that cannot be read now keeps the reply: `recover` takes it.
-    let kept = shared.state.kept_replies(name.clone()).await.unwrap_or_default();
-    let current: Vec<_> = kept.iter().rev().filter(|kept| kept.sent == SentToken::of(grant)).collect();
+    let kept = shared
+        .state
+        .kept_replies(name.clone())
+        .await
+        .unwrap_or_default();
+    let current: Vec<_> = kept
+        .iter()
+        .rev()
+        .filter(|kept| kept.sent == SentToken::of(grant))
+        .collect();
     let now = shared.clock.now();
-    let found =
-        (current.iter()).find_map(|kept| Some((pair(&kept.reply, Some(grant), app, now)?, kept.reply.at)));
+    let found = (current.iter())
+        .find_map(|kept| Some((pair(&kept.reply, Some(grant), app, now)?, kept.reply.at)));
     match found {
         Some((granted, at)) => KeptPair::Pair(granted, at),
         None if current.is_empty() => KeptPair::Nothing,
@@ -290,13 +401,24 @@ pub(super) async fn pair_of_kept_reply(
 }
 
 fn is_current(portal: &Portal, sent: SentToken) -> bool {
-    portal.grant.as_ref().map_or(SentToken { generation: Generation(0), token: None }, SentToken::of) == sent
+    portal.grant.as_ref().map_or(
+        SentToken {
+            generation: Generation(0),
+            token: None,
+        },
+        SentToken::of,
+    ) == sent
 }
 
 fn nothing(portal: &Portal, number: Option<usize>) -> OperationError {
-    let what =
-        number.map_or_else(|| "no reply is kept".to_owned(), |number| format!("no reply {number} is kept"));
-    OperationError::NothingKept { portal: portal.name.clone(), what }
+    let what = number.map_or_else(
+        || "no reply is kept".to_owned(),
+        |number| format!("no reply {number} is kept"),
+    );
+    OperationError::NothingKept {
+        portal: portal.name.clone(),
+        what,
+    }
 }
 
 async fn take(
@@ -307,23 +429,36 @@ async fn take(
     granted: Box<GrantedTokens>,
 ) -> Result<Generation, OperationError> {
     let name = &portal.name;
-    let refuse = |reason: String| OperationError::Refused { portal: name.clone(), reason };
+    let refuse = |reason: String| OperationError::Refused {
+        portal: name.clone(),
+        reason,
+    };
     let now = shared.clock.now();
     let grant = grant_of(portal, app, kept, granted, now).map_err(refuse)?;
-    let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
+    let before = portal
+        .grant
+        .as_ref()
+        .map(|grant| (grant.told.clone(), grant.standing.phase.since()));
     let is_renewal = kept.reply.answers != ReplyTo::Authorization;
     let tokens = grant.tokens.clone();
     let generation = match shared.state.recover(grant, kept.sent, is_renewal).await? {
         RecoverOutcome::Stored(generation) => generation,
         RecoverOutcome::UnderWay => {
             let reason = "a renewal is under way; try again when it has ended".to_owned();
-            return Err(OperationError::NotNow { portal: name.clone(), reason });
+            return Err(OperationError::NotNow {
+                portal: name.clone(),
+                reason,
+            });
         }
-        RecoverOutcome::MovedOn => return Err(refuse("the portal has another grant by now".to_owned())),
+        RecoverOutcome::MovedOn => {
+            return Err(refuse("the portal has another grant by now".to_owned()));
+        }
         RecoverOutcome::Refused(StoreOutcome::HeldBy(other)) => {
             return Err(refuse(format!("the same refresh token belongs to {other}")));
         }
-        RecoverOutcome::Refused(_) => return Err(refuse("its refresh token was taken in before".to_owned())),
+        RecoverOutcome::Refused(_) => {
+            return Err(refuse("its refresh token was taken in before".to_owned()));
+        }
     };
     tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was taken in");
     let newest = KnownState::pair(portal.settings.as_ref(), generation, &tokens);
@@ -351,21 +486,34 @@ fn grant_of(
     let name = &portal.name;
     let settings = portal.settings.as_ref();
     let domain = settings.and_then(|settings| settings.domain.as_deref());
-    let every =
-        settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
+    let every = settings
+        .and_then(|settings| settings.renew_every)
+        .map_or(app.profile.renew_every, RenewEvery::from);
     let at = kept.reply.at.min(now);
-    let foreign = |got: &str, known: &str| format!("it is the grant of {got}, the portal's is of {known}");
+    let foreign =
+        |got: &str, known: &str| format!("it is the grant of {got}, the portal's is of {known}");
     let bound_to = app.binding(domain);
     let (tokens, identity, token_url, standing) = match (&portal.grant, kept.reply.answers) {
         (Some(grant), ReplyTo::Renewal(_)) => {
             if grant.bound_to != bound_to {
                 return Err(
-                    "its client or server changed in the configuration; change it back first".to_owned()
+                    "its client or server changed in the configuration; change it back first"
+                        .to_owned(),
                 );
             }
-            let rules = RenewalRules { profile: &app.profile, every };
+            let rules = RenewalRules {
+                profile: &app.profile,
+                every,
+            };
             let attempt = Attempt::Answered(Verdict::Granted(granted));
-            match apply_outcome(name, grant, rules, attempt, AttemptTimes { sent_at: at, now }, 0.0) {
+            match apply_outcome(
+                name,
+                grant,
+                rules,
+                attempt,
+                AttemptTimes { sent_at: at, now },
+                0.0,
+            ) {
                 Transition::Renewed(renewed) => {
                     let url = renewed.token_url.unwrap_or_else(|| grant.token_url.clone());
                     (renewed.tokens, renewed.identity, url, renewed.standing)
@@ -379,25 +527,42 @@ fn grant_of(
         }
         (before, _) => {
             let intake = from_granted(*granted, at).ok_or("it has no refresh token")?;
-            let known = before.as_ref().and_then(|grant: &Grant| grant.identity.as_ref());
+            let known = before
+                .as_ref()
+                .and_then(|grant: &Grant| grant.identity.as_ref());
             let known = known.or_else(|| settings.and_then(|settings| settings.identity.as_ref()));
             if let (Some(known), Some(got)) = (known, &intake.identity)
                 && known != got
             {
                 return Err(foreign(got, known));
             }
-            let named = intake
-                .server
-                .and_then(|server| app.profile.renewal_url_on_host_of(&server).map(str::to_owned));
+            let named = intake.server.and_then(|server| {
+                app.profile
+                    .renewal_url_on_host_of(&server)
+                    .map(str::to_owned)
+            });
             let url = named
                 .or_else(|| portal.config_url.clone())
                 .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
-            intake.tokens.access.as_ref().ok_or("it has no access token")?;
+            intake
+                .tokens
+                .access
+                .as_ref()
+                .ok_or("it has no access token")?;
             let standing = granted_status(name, &intake.tokens, every, now);
             let identity = intake.identity.clone().or_else(|| known.cloned());
             (intake.tokens, identity, url, standing)
         }
     };
     let proven = Some(app.name.clone());
-    Ok(NewGrant { portal: name.clone(), tokens, identity, bound_to, token_url, standing, proven, now })
+    Ok(NewGrant {
+        portal: name.clone(),
+        tokens,
+        identity,
+        bound_to,
+        token_url,
+        standing,
+        proven,
+        now,
+    })
 }

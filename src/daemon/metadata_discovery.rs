@@ -43,7 +43,12 @@ pub(super) async fn discover(
     let mut asked = JoinSet::new();
     for (issuer, profiles) in issuers(config) {
         let (state, server) = (state.clone(), server.clone());
-        asked.spawn(async move { (description(&issuer, &profiles, &state, &server, clock).await, issuer) });
+        asked.spawn(async move {
+            (
+                description(&issuer, &profiles, &state, &server, clock).await,
+                issuer,
+            )
+        });
     }
     let mut unknown = BTreeMap::new();
     while let Some(Ok((found, issuer))) = asked.join_next().await {
@@ -76,7 +81,9 @@ pub async fn ask_issuers(
 ) -> BTreeMap<String, Result<(), String>> {
     let mut asked = BTreeMap::new();
     for (issuer, profiles) in issuers(config) {
-        let said = ask(&issuer, &profiles, server).await.and_then(|body| put(config, &issuer, &body));
+        let said = ask(&issuer, &profiles, server)
+            .await
+            .and_then(|body| put(config, &issuer, &body));
         asked.insert(issuer, said);
     }
     asked
@@ -86,7 +93,10 @@ fn issuers(config: &Config) -> BTreeMap<String, Vec<Arc<Profile>>> {
     let mut issuers: BTreeMap<String, Vec<Arc<Profile>>> = BTreeMap::new();
     for app in config.apps.values() {
         if let Some(issuer) = &app.profile.issuer {
-            issuers.entry(issuer.clone()).or_default().push(Arc::clone(&app.profile));
+            issuers
+                .entry(issuer.clone())
+                .or_default()
+                .push(Arc::clone(&app.profile));
         }
     }
     issuers
@@ -98,7 +108,12 @@ async fn again(shared: &Context) {
     let mut config = Config::clone(&before);
     let unknown = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
     let known: Vec<(String, String)> = (config.apps.values())
-        .filter(|app| app.profile.issuer.as_ref().is_some_and(|issuer| !unknown.contains_key(issuer)))
+        .filter(|app| {
+            app.profile
+                .issuer
+                .as_ref()
+                .is_some_and(|issuer| !unknown.contains_key(issuer))
+        })
         .map(|app| (app.name.clone(), app.profile.renewal_url_for(None, None)))
         .collect();
     if let Err(error) = shared.state.complete_apps(known).await {
@@ -114,15 +129,25 @@ async fn again(shared: &Context) {
 /// Completes the profiles of one issuer. Apps without keys of their own share a profile.
 fn put(config: &mut Config, issuer: &str, body: &[u8]) -> Result<(), String> {
     let mut done: Vec<(Arc<Profile>, Arc<Profile>)> = Vec::new();
-    for app in config.apps.values_mut().filter(|app| app.profile.issuer.as_deref() == Some(issuer)) {
-        if let Some((_, completed)) = done.iter().find(|(before, _)| Arc::ptr_eq(before, &app.profile)) {
+    for app in config
+        .apps
+        .values_mut()
+        .filter(|app| app.profile.issuer.as_deref() == Some(issuer))
+    {
+        if let Some((_, completed)) = done
+            .iter()
+            .find(|(before, _)| Arc::ptr_eq(before, &app.profile))
+        {
             app.profile = Arc::clone(completed);
             continue;
         }
         let mut profile = Profile::clone(&app.profile);
         complete(&mut profile, body).map_err(|error| error.to_string())?;
         let completed = Arc::new(profile);
-        done.push((std::mem::replace(&mut app.profile, Arc::clone(&completed)), completed));
+        done.push((
+            std::mem::replace(&mut app.profile, Arc::clone(&completed)),
+            completed,
+        ));
     }
     Ok(())
 }
@@ -130,7 +155,10 @@ fn put(config: &mut Config, issuer: &str, body: &[u8]) -> Result<(), String> {
 /// Whether a description is one, and completes all of these profiles.
 fn fits(profiles: &[Arc<Profile>], body: &[u8]) -> Result<(), String> {
     let complete = |profile: &Arc<Profile>| complete(&mut Profile::clone(profile), body);
-    profiles.iter().try_for_each(complete).map_err(|error| error.to_string())
+    profiles
+        .iter()
+        .try_for_each(complete)
+        .map_err(|error| error.to_string())
 }
 
 /// An issuer's description: the one that is kept if it is young, the issuer's own, or else the one that is kept. Only one
@@ -142,7 +170,10 @@ async fn description(
     server: &AuthorizationServer,
     clock: Clock,
 ) -> Result<Vec<u8>, String> {
-    let kept = state.metadata(issuer.to_owned()).await.map_err(|error| chain(&error))?;
+    let kept = state
+        .metadata(issuer.to_owned())
+        .await
+        .map_err(|error| chain(&error))?;
     let kept = kept.filter(|(body, _)| fits(profiles, body).is_ok());
     let now = clock.now();
     if let Some((body, at)) = &kept
@@ -153,7 +184,10 @@ async fn description(
     }
     match ask(issuer, profiles, server).await {
         Ok(body) => {
-            if let Err(error) = state.keep_metadata(issuer.to_owned(), body.clone(), now).await {
+            if let Err(error) = state
+                .keep_metadata(issuer.to_owned(), body.clone(), now)
+                .await
+            {
                 tracing::warn!(issuer, error = %chain(&error), "the metadata of {issuer} is not kept; the next start asks for it again");
             }
             Ok(body)

@@ -91,7 +91,9 @@ pub enum RunError {
     #[error("the token directory is not used")]
     TokenDirectory(#[source] UntrustedDirectory),
     /// TLS cannot be set up.
-    #[error("cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?")]
+    #[error(
+        "cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?"
+    )]
     Tls(#[source] TlsError),
     /// The control socket said no.
     #[error(transparent)]
@@ -172,14 +174,20 @@ pub async fn run(
         begun.ok_or(RunError::StopTimedOut(limit))?
     };
     let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
-    tasks.spawn(named("the control socket", api::run(control, socket, stop.clone())));
+    tasks.spawn(named(
+        "the control socket",
+        api::run(control, socket, stop.clone()),
+    ));
     if let Some(listener) = install_listener {
         let run = install::run(Arc::clone(&shared), listener, stop.clone());
         tasks.spawn(named("the install listener", run));
     }
     let (mut watched, end) = (JoinSet::new(), CancellationToken::new());
     if let Some(listener) = listener {
-        watched.spawn(named("the metrics listener", http::run(Arc::clone(&shared), listener, end.clone())));
+        watched.spawn(named(
+            "the metrics listener",
+            http::run(Arc::clone(&shared), listener, end.clone()),
+        ));
     }
     let summary = summary(&shared).await?;
     systemd::ready(&summary);
@@ -193,14 +201,26 @@ pub async fn run(
         "refreshd {} is ready: {summary}", env!("CARGO_PKG_VERSION")
     );
 
-    let unexpected = supervise((&mut tasks, &mut watched), signals, &reloader, &shared, &stop).await;
+    let unexpected = supervise(
+        (&mut tasks, &mut watched),
+        signals,
+        &reloader,
+        &shared,
+        &stop,
+    )
+    .await;
     shared.health.stop();
     stop.cancel();
     systemd::stopping("finishing what was sent");
     let drained = drain(&mut tasks, &shared, limit).await;
     // Whoever watches sees to the end what is waited for.
     end.cancel();
-    let _ = shared.clock.within(STOP_STEP * 2, async { while watched.join_next().await.is_some() {} }).await;
+    let _ = shared
+        .clock
+        .within(STOP_STEP * 2, async {
+            while watched.join_next().await.is_some() {}
+        })
+        .await;
     watched.shutdown().await;
     // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
     let _ = std::fs::remove_file(&places.control_socket);
@@ -230,10 +250,22 @@ async fn loops(
     kept_replies::read_again(shared).await;
     bootstrap::read_files(shared).await;
     let mut tasks = JoinSet::new();
-    tasks.spawn(named("the renewal loop", scheduler::run(Arc::clone(shared), stop.clone())));
-    tasks.spawn(named("the prover of candidates", candidates::run(Arc::clone(shared), stop.clone())));
-    tasks.spawn(named("the escalator", escalator::run(Arc::clone(shared), stop.clone())));
-    tasks.spawn(named("the alerter", alerts::run(Arc::clone(shared), stop.clone())));
+    tasks.spawn(named(
+        "the renewal loop",
+        scheduler::run(Arc::clone(shared), stop.clone()),
+    ));
+    tasks.spawn(named(
+        "the prover of candidates",
+        candidates::run(Arc::clone(shared), stop.clone()),
+    ));
+    tasks.spawn(named(
+        "the escalator",
+        escalator::run(Arc::clone(shared), stop.clone()),
+    ));
+    tasks.spawn(named(
+        "the alerter",
+        alerts::run(Arc::clone(shared), stop.clone()),
+    ));
     let house = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
     tasks.spawn(named("the housekeeping", house));
     tasks
@@ -309,7 +341,10 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Context, limit: Durat
         if shared.metrics.unsaved() > 0 {
             systemd::status("waiting for the disk: new pairs are not saved yet");
         }
-        let _ = shared.clock.within(left.min(STOP_STEP), tasks.join_next()).await;
+        let _ = shared
+            .clock
+            .within(left.min(STOP_STEP), tasks.join_next())
+            .await;
     }
     true
 }
@@ -331,7 +366,10 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         };
-        Ok(Self { stop, hangup: signal(SignalKind::hangup())? })
+        Ok(Self {
+            stop,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 }
 
@@ -375,7 +413,9 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
 async fn summary(shared: &Context) -> Result<String, StateError> {
     let census = shared.state.census(shared.clock.now()).await?;
     let total = census.total();
-    let others = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Fresh && census.of(*kind) > 0);
+    let others = Kind::ALL
+        .into_iter()
+        .filter(|kind| *kind != Kind::Fresh && census.of(*kind) > 0);
     let mut text = format!("{} of {total} portals fresh", census.of(Kind::Fresh));
     for kind in others {
         text.push_str(&format!(", {} {}", census.of(kind), kind.as_str()));

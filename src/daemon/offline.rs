@@ -40,14 +40,23 @@ impl Offline {
     pub async fn open(config: Config) -> Result<Self, RunError> {
         let core = Core::start_as(Tenure::Brief, config, Backends::machine()?).await?;
         super::bootstrap::read_files(&core.shared).await;
-        Ok(Self { core, exchanges: Arc::default() })
+        Ok(Self {
+            core,
+            exchanges: Arc::default(),
+        })
     }
 
     /// Whether a configuration brings grants of its own, without a state.
     #[must_use]
     pub fn has_first_grants(config: &Config) -> bool {
-        config.portals.iter().any(|portal| portal.settings.refresh_token_file.is_some())
-            || config.apps.values().any(|app| app.profile.start == GrantType::ClientCredentials)
+        config
+            .portals
+            .iter()
+            .any(|portal| portal.settings.refresh_token_file.is_some())
+            || config
+                .apps
+                .values()
+                .any(|app| app.profile.start == GrantType::ClientCredentials)
     }
 
     /// Every portal, or one.
@@ -84,7 +93,11 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn begin(&self, portal: &str, loopback: Option<String>) -> Result<Begun, OperationError> {
+    pub async fn begin(
+        &self,
+        portal: &str,
+        loopback: Option<String>,
+    ) -> Result<Begun, OperationError> {
         authorize::begin(&self.core.shared, portal, loopback).await
     }
 
@@ -106,10 +119,14 @@ impl Offline {
         portal: &str,
         state: &str,
     ) -> Result<Result<Value, std::time::Duration>, OperationError> {
-        Ok(match authorize::poll(&self.core.shared, portal, state).await? {
-            Polled::Pending(again_in) => Err(again_in),
-            Polled::Authorized(generation) => Ok(authorized(&self.core.shared, portal, generation).await?),
-        })
+        Ok(
+            match authorize::poll(&self.core.shared, portal, state).await? {
+                Polled::Pending(again_in) => Err(again_in),
+                Polled::Authorized(generation) => {
+                    Ok(authorized(&self.core.shared, portal, generation).await?)
+                }
+            },
+        )
     }
 
     /// As [`operations::token`].
@@ -123,17 +140,30 @@ impl Offline {
         format: Format,
     ) -> Result<String, OperationError> {
         let hand = |name| self.renew_by_hand(name);
-        operations::token(&self.core.shared, portal, min_valid, format, Driver::Inline(&hand)).await
+        operations::token(
+            &self.core.shared,
+            portal,
+            min_valid,
+            format,
+            Driver::Inline(&hand),
+        )
+        .await
     }
 
     /// As [`operations::import`].
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn import(&self, portal: &str, text: &str, replace: bool) -> Result<Value, OperationError> {
+    pub async fn import(
+        &self,
+        portal: &str,
+        text: &str,
+        replace: bool,
+    ) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
-        let imported = operations::import(shared, portal, text, replace, Driver::Inline(&hand)).await?;
+        let imported =
+            operations::import(shared, portal, text, replace, Driver::Inline(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
     }
@@ -142,11 +172,17 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn import_aside(&self, portal: &str, at: &str, replace: bool) -> Result<Value, OperationError> {
+    pub async fn import_aside(
+        &self,
+        portal: &str,
+        at: &str,
+        replace: bool,
+    ) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
         let imported =
-            operations::import_superseded(shared, portal, at, replace, Driver::Inline(&hand)).await?;
+            operations::import_superseded(shared, portal, at, replace, Driver::Inline(&hand))
+                .await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
     }
@@ -163,7 +199,11 @@ impl Offline {
     ///
     /// # Errors
     /// [`OperationError`].
-    pub async fn accept_install(&self, portal: &str, user: Option<&str>) -> Result<Value, OperationError> {
+    pub async fn accept_install(
+        &self,
+        portal: &str,
+        user: Option<&str>,
+    ) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
         let accepted = disputes::accept(shared, portal, user, Driver::Inline(&hand)).await?;
@@ -205,7 +245,9 @@ impl Offline {
     /// # Errors
     /// [`OperationError`].
     pub async fn kept_body(&self, portal: &str, number: usize) -> Result<Vec<u8>, OperationError> {
-        kept_replies::body(&self.core.shared, portal, number).await.map(|body| body.expose().to_vec())
+        kept_replies::body(&self.core.shared, portal, number)
+            .await
+            .map(|body| body.expose().to_vec())
     }
 
     /// As `kept::discard`.
@@ -247,9 +289,17 @@ impl Offline {
     /// As [`Self::renew_by_hand`], of the portal's candidate if there is one.
     fn prove_by_hand(&self, portal: PortalName) -> ManualDriver<'_> {
         Box::pin(async move {
-            let is_candidate =
-                import::prove_manually(&self.core.shared, &portal, &mut *self.exchanges.lock().await).await?;
-            if is_candidate { Ok(()) } else { self.renew_by_hand(portal).await }
+            let is_candidate = import::prove_manually(
+                &self.core.shared,
+                &portal,
+                &mut *self.exchanges.lock().await,
+            )
+            .await?;
+            if is_candidate {
+                Ok(())
+            } else {
+                self.renew_by_hand(portal).await
+            }
         })
     }
 

@@ -138,7 +138,10 @@ pub async fn find(shared: &Context, name: &str) -> Result<Portal, OperationError
     {
         return Ok(portal);
     }
-    Err(OperationError::UnknownPortal { name: name.to_owned(), suggestion: nearest(shared, name).await })
+    Err(OperationError::UnknownPortal {
+        name: name.to_owned(),
+        suggestion: nearest(shared, name).await,
+    })
 }
 
 async fn nearest(shared: &Context, wanted: &str) -> Option<String> {
@@ -169,7 +172,9 @@ pub async fn view(shared: &Context, name: &str) -> Result<PortalView, OperationE
 }
 
 async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, OperationError> {
-    let view = super::kept_replies::views(shared, std::slice::from_ref(portal)).await?.pop();
+    let view = super::kept_replies::views(shared, std::slice::from_ref(portal))
+        .await?
+        .pop();
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
@@ -185,7 +190,10 @@ pub async fn page(
     let mut portals = shared.state.page(after, LISTED + 1).await?;
     let more = portals.len() > LISTED;
     portals.truncate(LISTED);
-    let next = portals.last().map(|last| last.name.to_string()).filter(|_| more);
+    let next = portals
+        .last()
+        .map(|last| last.name.to_string())
+        .filter(|_| more);
     Ok((super::kept_replies::views(shared, &portals).await?, next))
 }
 
@@ -193,7 +201,10 @@ pub async fn page(
 ///
 /// # Errors
 /// As [`find`].
-pub async fn views(shared: &Context, name: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
+pub async fn views(
+    shared: &Context,
+    name: Option<&str>,
+) -> Result<Vec<PortalView>, OperationError> {
     if let Some(name) = name {
         return Ok(vec![view(shared, name).await?]);
     }
@@ -212,13 +223,25 @@ pub async fn views(shared: &Context, name: Option<&str>) -> Result<Vec<PortalVie
 ///
 /// # Errors
 /// As [`find`].
-pub async fn outcome(shared: &Context, name: &str) -> Result<(PortalView, Option<Value>), OperationError> {
+pub async fn outcome(
+    shared: &Context,
+    name: &str,
+) -> Result<(PortalView, Option<Value>), OperationError> {
     let portal = find(shared, name).await?;
     let (config, now) = (shared.config(), shared.clock.now());
     let reply = portal.grant.as_ref().and_then(|grant| {
-        let access = grant.tokens.access.as_ref().filter(|access| access.expires_at > now)?;
+        let access = grant
+            .tokens
+            .access
+            .as_ref()
+            .filter(|access| access.expires_at > now)?;
         let app = app_of(&config, &portal).ok()?;
-        Some(token_reply(access, &grant.tokens.details, &app.profile, now))
+        Some(token_reply(
+            access,
+            &grant.tokens.details,
+            &app.profile,
+            now,
+        ))
     });
     Ok((one_view(shared, &portal).await?, reply))
 }
@@ -227,15 +250,25 @@ pub async fn outcome(shared: &Context, name: &str) -> Result<(PortalView, Option
 ///
 /// # Errors
 /// [`OperationError`].
-pub async fn renew(shared: &Context, name: &str, by: Driver<'_>) -> Result<RenewalResult, OperationError> {
+pub async fn renew(
+    shared: &Context,
+    name: &str,
+    by: Driver<'_>,
+) -> Result<RenewalResult, OperationError> {
     let portal = find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
     let now = shared.clock.now();
     let mut from = now;
-    match shared.state.request_renewal(portal.name.clone(), now).await? {
+    match shared
+        .state
+        .request_renewal(portal.name.clone(), now)
+        .await?
+    {
         RenewalRequest::Due(at) => from = at,
         RenewalRequest::UnderWay => {}
-        RenewalRequest::NotBefore(not_before) => return Ok(RenewalResult::FreshAlready { not_before }),
+        RenewalRequest::NotBefore(not_before) => {
+            return Ok(RenewalResult::FreshAlready { not_before });
+        }
         RenewalRequest::NoGrant | RenewalRequest::Unknown => return Err(no_grant(&portal)),
     }
     match by {
@@ -250,7 +283,10 @@ pub async fn renew(shared: &Context, name: &str, by: Driver<'_>) -> Result<Renew
         Some(Ok(report)) => Ok(RenewalResult::Ended(report)),
         Some(Err(_)) | None => Err(OperationError::NotNow {
             portal: portal.name,
-            reason: format!("the renewal has not ended after {}; it goes on by itself", human(limit)),
+            reason: format!(
+                "the renewal has not ended after {}; it goes on by itself",
+                human(limit)
+            ),
         }),
     }
 }
@@ -264,7 +300,8 @@ pub enum Driver<'a> {
 }
 
 /// A renewal carried out by hand.
-pub type ManualDriver<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), StateError>> + Send + 'a>>;
+pub type ManualDriver<'a> =
+    std::pin::Pin<Box<dyn Future<Output = Result<(), StateError>> + Send + 'a>>;
 
 /// The access token in one form, with at least `min_valid` left; renews first if need be.
 ///
@@ -282,30 +319,43 @@ pub async fn token(
         return Ok(text);
     }
     // What a person must mend is not sent again for a reader's sake.
-    if matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone | Kind::OldState) {
+    if matches!(
+        portal.kind(),
+        Kind::NeedsAuthorization | Kind::Gone | Kind::OldState
+    ) {
         return Err(no_grant(&portal));
     }
     let ended = renew(shared, name, by).await?;
     let portal = find(shared, name).await?;
     // More than the whole life cannot be had; what was renewed this moment is as fresh as it gets.
     let min_valid = match &ended {
-        RenewalResult::Ended(RenewalReport { failure: None, .. }) | RenewalResult::FreshAlready { .. } => {
-            let lifetime =
-                portal.grant.as_ref().and_then(|grant| grant.tokens.access.as_ref()).map(|a| a.lifetime());
+        RenewalResult::Ended(RenewalReport { failure: None, .. })
+        | RenewalResult::FreshAlready { .. } => {
+            let lifetime = portal
+                .grant
+                .as_ref()
+                .and_then(|grant| grant.tokens.access.as_ref())
+                .map(|a| a.lifetime());
             lifetime.map_or(min_valid, |lifetime| min_valid.min(lifetime.mul_f64(0.5)))
         }
         RenewalResult::Ended(_) => min_valid,
     };
     render(shared, &portal, min_valid, format).ok_or_else(|| {
         let reason = match ended {
-            RenewalResult::Ended(RenewalReport { failure: Some((class, detail)), .. }) => {
+            RenewalResult::Ended(RenewalReport {
+                failure: Some((class, detail)),
+                ..
+            }) => {
                 format!("the renewal failed ({}): {detail}", class.as_str())
             }
             RenewalResult::Ended(_) | RenewalResult::FreshAlready { .. } => {
                 "the token has less time left than asked for".to_owned()
             }
         };
-        OperationError::NotNow { portal: portal.name.clone(), reason }
+        OperationError::NotNow {
+            portal: portal.name.clone(),
+            reason,
+        }
     })
 }
 
@@ -323,7 +373,12 @@ pub async fn token_if_valid(
     Ok(render(shared, &portal, min_valid, format))
 }
 
-fn render(shared: &Context, portal: &Portal, min_valid: Duration, format: Format) -> Option<String> {
+fn render(
+    shared: &Context,
+    portal: &Portal,
+    min_valid: Duration,
+    format: Format,
+) -> Option<String> {
     let settings = portal.settings.as_ref()?;
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref()?;
@@ -331,17 +386,32 @@ fn render(shared: &Context, portal: &Portal, min_valid: Duration, format: Format
         return None;
     }
     let config = shared.config();
-    let provider = config.apps.get(&settings.app).map_or("", |app| app.profile.name.as_str());
+    let provider = config
+        .apps
+        .get(&settings.app)
+        .map_or("", |app| app.profile.name.as_str());
     let details = &grant.tokens.details;
     let generation = grant.generation;
-    Some(Published { portal: &portal.name, provider, access, generation, details }.render(format))
+    Some(
+        Published {
+            portal: &portal.name,
+            provider,
+            access,
+            generation,
+            details,
+        }
+        .render(format),
+    )
 }
 
 pub(super) fn app_of<'c>(
     config: &'c crate::config::Config,
     portal: &Portal,
 ) -> Result<&'c App, OperationError> {
-    let app = portal.settings.as_ref().and_then(|settings| config.apps.get(&settings.app));
+    let app = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| config.apps.get(&settings.app));
     app.ok_or_else(|| no_grant(portal))
 }
 

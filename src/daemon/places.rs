@@ -85,7 +85,8 @@ impl Guest {
     }
 
     fn silence(&self) -> Duration {
-        self.clock.elapsed(*self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+        self.clock
+            .elapsed(*self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -124,7 +125,11 @@ pub(super) struct Guests {
 
 impl Guests {
     pub(super) const fn new(clock: Clock, places: Places) -> Self {
-        Self { clock, places, all: Vec::new() }
+        Self {
+            clock,
+            places,
+            all: Vec::new(),
+        }
     }
 
     /// Lets somebody in, in place of the one who has been silent longest if need be. An important one is shown out for
@@ -133,24 +138,45 @@ impl Guests {
         self.all.retain(|guest| !guest.gone.load(Ordering::Relaxed));
         let mut wait = false;
         for is_spare in [false, true] {
-            let most = if is_spare { self.places.spare } else { self.places.open };
-            let taken = self.all.iter().filter(|guest| guest.is_spare == is_spare).count();
+            let most = if is_spare {
+                self.places.spare
+            } else {
+                self.places.open
+            };
+            let taken = self
+                .all
+                .iter()
+                .filter(|guest| guest.is_spare == is_spare)
+                .count();
             if most > 0 && (taken < most || self.make_room(is_important, is_spare, &mut wait)) {
                 let guest = Arc::new(Guest::new(self.clock, is_important, is_spare));
                 self.all.push(Arc::clone(&guest));
                 return Admission::In(guest);
             }
         }
-        if wait { Admission::Wait } else { Admission::Full }
+        if wait {
+            Admission::Wait
+        } else {
+            Admission::Full
+        }
     }
 
     fn make_room(&mut self, is_important: bool, is_spare: bool, wait: &mut bool) -> bool {
         let may_go = |guest: &Guest| {
-            guest.is_spare == is_spare && !guest.is_served() && (is_important || !guest.is_important)
+            guest.is_spare == is_spare
+                && !guest.is_served()
+                && (is_important || !guest.is_important)
         };
-        let silent = self.all.iter().enumerate().filter(|(_, guest)| may_go(guest));
-        let (ripe, young): (Vec<_>, Vec<_>) = silent.partition(|(_, guest)| guest.has_had_its_time());
-        let longest = ripe.into_iter().max_by_key(|(_, guest)| (!guest.is_important, guest.silence()));
+        let silent = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(_, guest)| may_go(guest));
+        let (ripe, young): (Vec<_>, Vec<_>) =
+            silent.partition(|(_, guest)| guest.has_had_its_time());
+        let longest = ripe
+            .into_iter()
+            .max_by_key(|(_, guest)| (!guest.is_important, guest.silence()));
         let Some((index, _)) = longest else {
             *wait |= !young.is_empty();
             return false;

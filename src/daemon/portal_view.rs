@@ -123,26 +123,44 @@ pub struct CandidateView {
 
 impl CandidateView {
     fn of(pending: &PendingCandidate, now: Timestamp) -> Self {
-        let PendingCandidate { origin, since, kind, problem, act_at } = pending;
+        let PendingCandidate {
+            origin,
+            since,
+            kind,
+            problem,
+            act_at,
+        } = pending;
         Self {
             origin: origin.as_str().to_owned(),
             since: since.to_string(),
             phase: *kind,
             next_try: act_at.map(|at| at.to_string()),
             next_try_in: act_at.map(|at| at.until(now).as_secs()),
-            last_error: problem.as_ref().map(|problem| Problem { remedy: None, ..problem.clone() }),
+            last_error: problem.as_ref().map(|problem| Problem {
+                remedy: None,
+                ..problem.clone()
+            }),
         }
     }
 
     /// A line for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { origin, since, next_try, last_error, .. } = self;
+        let Self {
+            origin,
+            since,
+            next_try,
+            last_error,
+            ..
+        } = self;
         let why = last_error
             .as_ref()
             .map(|problem| format!(", not proved yet: {}", problem.text()))
             .unwrap_or_default();
-        let next = next_try.as_ref().map(|at| format!("; tried again at {at}")).unwrap_or_default();
+        let next = next_try
+            .as_ref()
+            .map(|at| format!("; tried again at {at}"))
+            .unwrap_or_default();
         format!("handed over ({origin}) at {since}{why}{next}")
     }
 }
@@ -154,21 +172,39 @@ impl PortalView {
         let kind = portal.kind();
         let grant = portal.grant.as_ref();
         let access = grant.and_then(|grant| grant.tokens.access.as_ref());
-        let act_at = grant.and_then(|grant| grant.standing.next_attempt_at).filter(|_| sends(kind));
-        let app = portal.settings.as_ref().map(|settings| settings.app.clone());
+        let act_at = grant
+            .and_then(|grant| grant.standing.next_attempt_at)
+            .filter(|_| sends(kind));
+        let app = portal
+            .settings
+            .as_ref()
+            .map(|settings| settings.app.clone());
         let seconds = |span: Duration| span.as_secs();
         let usable = access.is_some_and(|access| access.expires_at > now);
         let waits = portal.waits().filter(|_| sends(kind));
         let kept_waiting = waits.is_some() && act_at.is_some_and(|at| at <= now);
         let fresh = kind == Kind::Fresh && usable && !kept_waiting;
-        let retry_at = portal.client_refused.as_ref().map(|refused| refused.retry_at);
-        let act_at =
-            act_at.map(|at| if waits.is_some() { retry_at.map_or(at, |retry| at.max(retry)) } else { at });
+        let retry_at = portal
+            .client_refused
+            .as_ref()
+            .map(|refused| refused.retry_at);
+        let act_at = act_at.map(|at| {
+            if waits.is_some() {
+                retry_at.map_or(at, |retry| at.max(retry))
+            } else {
+                at
+            }
+        });
         let end = grant.and_then(|grant| grant.tokens.validity.refresh);
-        let overdue = grant.and_then(|grant| overdue_at(grant, OVERDUE_SHARE)).is_some_and(|at| at <= now);
+        let overdue = grant
+            .and_then(|grant| overdue_at(grant, OVERDUE_SHARE))
+            .is_some_and(|at| at <= now);
         Self {
             portal: portal.name.to_string(),
-            provider: app.as_ref().and_then(|app| config.apps.get(app)).map(|app| app.profile.name.clone()),
+            provider: app
+                .as_ref()
+                .and_then(|app| config.apps.get(app))
+                .map(|app| app.profile.name.clone()),
             app,
             phase: kind,
             fresh,
@@ -187,9 +223,15 @@ impl PortalView {
             // What mends it is the action, filled in.
             last_error: grant
                 .and_then(|grant| grant.standing.phase.problem())
-                .map(|problem| Problem { remedy: None, ..problem.clone() }),
+                .map(|problem| Problem {
+                    remedy: None,
+                    ..problem.clone()
+                }),
             identity: grant.and_then(|grant| grant.identity.clone()),
-            candidate: portal.candidate.as_ref().map(|pending| CandidateView::of(pending, now)),
+            candidate: portal
+                .candidate
+                .as_ref()
+                .map(|pending| CandidateView::of(pending, now)),
             incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
             notice: grant.and_then(|grant| grant.tokens.validity.notice.clone()),
             action: match (kind, grant) {
@@ -221,10 +263,19 @@ impl PortalView {
     /// With why the portal's `refresh_token_file` is not used, while it would be.
     #[must_use]
     pub fn with_file_problem(mut self, portal: &Portal, problem: Option<&str>) -> Self {
-        let file = portal.settings.as_ref().and_then(|settings| settings.refresh_token_file.as_ref());
-        let is_wanted = matches!(self.phase, Kind::AwaitingAuthorization | Kind::NeedsAuthorization);
+        let file = portal
+            .settings
+            .as_ref()
+            .and_then(|settings| settings.refresh_token_file.as_ref());
+        let is_wanted = matches!(
+            self.phase,
+            Kind::AwaitingAuthorization | Kind::NeedsAuthorization
+        );
         if let (true, Some(file), Some(problem)) = (is_wanted, file, problem) {
-            let said = format!("refresh_token_file {} is not used: {problem}", file.display());
+            let said = format!(
+                "refresh_token_file {} is not used: {problem}",
+                file.display()
+            );
             self.notice.get_or_insert(said);
         }
         self
@@ -235,7 +286,11 @@ impl UnreadReplies {
     /// The same in a sentence.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { count, newest, action } = self;
+        let Self {
+            count,
+            newest,
+            action,
+        } = self;
         let what = if *count == 1 {
             "a reply that could not be read is kept".to_owned()
         } else {
@@ -282,7 +337,9 @@ pub fn action_for(portal: &Portal) -> String {
              back, or authorize the new client: refreshd authorize {name}"
         ),
         Kind::Unconfigured => {
-            format!("name it in the configuration again, or give its grant up: refreshd forget {name}")
+            format!(
+                "name it in the configuration again, or give its grant up: refreshd forget {name}"
+            )
         }
         Kind::Unreadable => format!(
             "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
@@ -296,7 +353,10 @@ pub fn action_for(portal: &Portal) -> String {
         | Kind::Gone
         | Kind::OldState => action(
             about_of(portal),
-            portal.grant.as_ref().map_or(&Phase::Fresh, |grant| &grant.standing.phase),
+            portal
+                .grant
+                .as_ref()
+                .map_or(&Phase::Fresh, |grant| &grant.standing.phase),
         ),
     }
 }

@@ -54,9 +54,17 @@ pub enum KnownState {
 
 impl KnownState {
     /// The pair that has just been recorded; nothing of a portal without settings, which has no token files.
-    pub(super) fn pair(settings: Option<&Settings>, generation: Generation, tokens: &Tokens) -> Self {
+    pub(super) fn pair(
+        settings: Option<&Settings>,
+        generation: Generation,
+        tokens: &Tokens,
+    ) -> Self {
         settings.map_or(Self::Nothing, |settings| {
-            Self::Pair(Box::new(KnownPair { settings: settings.clone(), generation, tokens: tokens.clone() }))
+            Self::Pair(Box::new(KnownPair {
+                settings: settings.clone(),
+                generation,
+                tokens: tokens.clone(),
+            }))
         })
     }
 }
@@ -70,7 +78,9 @@ enum PublishCommand {
 impl Publisher {
     /// One that publishes nothing: of whoever only looks.
     pub(super) fn none() -> Self {
-        Self { orders: unbounded_channel().0 }
+        Self {
+            orders: unbounded_channel().0,
+        }
     }
 
     /// Publishes a portal's newest durable pair, or removes its files. Returns how many portals' files fail now.
@@ -80,7 +90,8 @@ impl Publisher {
 
     /// The same, with what is known of it should the state not be readable.
     pub async fn publish_knowing(&self, portal: &PortalName, newest: KnownState) -> u64 {
-        self.order(|done| PublishCommand::Portal(portal.clone(), newest, done)).await
+        self.order(|done| PublishCommand::Portal(portal.clone(), newest, done))
+            .await
     }
 
     /// Does so for every portal.
@@ -179,7 +190,11 @@ impl PublisherThread {
     }
 
     /// Does it, and gives back whom to tell.
-    fn carry_out(&mut self, order: PublishCommand, provider_of: ProviderOf<'_>) -> oneshot::Sender<u64> {
+    fn carry_out(
+        &mut self,
+        order: PublishCommand,
+        provider_of: ProviderOf<'_>,
+    ) -> oneshot::Sender<u64> {
         let done = match order {
             PublishCommand::Portal(name, newest, done) => {
                 self.publish_by_name(&name, newest, provider_of, TokenFiles::replace);
@@ -246,13 +261,29 @@ impl PublisherThread {
                 self.unpublished.note(name, removed);
             }
             KnownState::Pair(recent) => {
-                let KnownPair { settings, generation, tokens } = *recent;
+                let KnownPair {
+                    settings,
+                    generation,
+                    tokens,
+                } = *recent;
                 // Orders of one portal may overtake each other.
-                let is_newest =
-                    self.unread.published.get(name).is_none_or(|published| *published <= generation);
-                let Some(access) = tokens.access.as_ref().filter(|_| is_newest) else { return };
+                let is_newest = self
+                    .unread
+                    .published
+                    .get(name)
+                    .is_none_or(|published| *published <= generation);
+                let Some(access) = tokens.access.as_ref().filter(|_| is_newest) else {
+                    return;
+                };
                 self.unread.published.insert(name.clone(), generation);
-                self.write(name, &settings, generation, (access, &tokens.details), provider_of, write);
+                self.write(
+                    name,
+                    &settings,
+                    generation,
+                    (access, &tokens.details),
+                    provider_of,
+                    write,
+                );
                 self.note_generation(name, Some(generation));
             }
         }
@@ -260,7 +291,13 @@ impl PublisherThread {
 
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
         if self.swept.is_none() || self.files.identity() == self.swept {
-            for name in self.unpublished.failing().union(&self.unread.portals).cloned().collect::<Vec<_>>() {
+            for name in self
+                .unpublished
+                .failing()
+                .union(&self.unread.portals)
+                .cloned()
+                .collect::<Vec<_>>()
+            {
                 self.publish_by_name(&name, KnownState::Nothing, provider_of, TokenFiles::publish);
             }
             if self.unread.is_sweep_due {
@@ -312,7 +349,14 @@ impl PublisherThread {
         let done = match wanted(portal) {
             Some((settings, grant, access)) => {
                 let of_pair = (access, &grant.tokens.details);
-                return self.write(&portal.name, settings, grant.generation, of_pair, provider_of, write);
+                return self.write(
+                    &portal.name,
+                    settings,
+                    grant.generation,
+                    of_pair,
+                    provider_of,
+                    write,
+                );
             }
             None => self.files.remove(&portal.name),
         };
@@ -329,8 +373,22 @@ impl PublisherThread {
         write: Write,
     ) {
         let provider = &provider_of(&settings.app);
-        let formats: Vec<_> = settings.formats.iter().filter_map(|name| Format::parse(name)).collect();
-        let done = write(&self.files, &Published { portal, provider, access, generation, details }, &formats);
+        let formats: Vec<_> = settings
+            .formats
+            .iter()
+            .filter_map(|name| Format::parse(name))
+            .collect();
+        let done = write(
+            &self.files,
+            &Published {
+                portal,
+                provider,
+                access,
+                generation,
+                details,
+            },
+            &formats,
+        );
         self.unpublished.note(portal, done);
     }
 

@@ -47,8 +47,8 @@ impl ReadOnlyState {
     pub async fn at(mut config: Config) -> Result<Self, RunError> {
         let clock = Clock::system();
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
-        let courier =
-            Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(RunError::Tls)?;
+        let courier = Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
+            .map_err(RunError::Tls)?;
         let began = clock.tick();
         let path = config.paths.state.clone();
         let copy = loop {
@@ -65,7 +65,9 @@ impl ReadOnlyState {
         worker.spawn_blocking(move || reader.run());
         recall(&mut config, &state).await;
         let portals = configured_portals(&mut config);
-        state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
+        state
+            .reconcile(portals, app_fingerprints(&config), clock.now())
+            .await?;
         let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
         let files = TokenFiles::new(&config.paths.token_dir, trust);
         rollback::quarantine_in_snapshot(&state, &files, &config, clock.now()).await?;

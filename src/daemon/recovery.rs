@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::context::Context;
 use super::escalation_log::{EscalationSubject, log_escalation};
 use crate::adapters::clock::CLOCK_STEP_MILLIS;
-use crate::adapters::state::{ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError};
+use crate::adapters::state::{
+    ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError,
+};
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
 use crate::domain::renewal::interrupted_status;
@@ -17,7 +19,11 @@ use crate::domain::renewal::interrupted_status;
 /// # Errors
 /// [`StateError`].
 pub async fn follow_clock(shared: &Context) -> Result<(), StateError> {
-    if let Some(step) = shared.state.adjust_clock(shared.clock.now(), CLOCK_STEP_MILLIS).await? {
+    if let Some(step) = shared
+        .state
+        .adjust_clock(shared.clock.now(), CLOCK_STEP_MILLIS)
+        .await?
+    {
         tracing::warn!(
             step_seconds = step / 1000,
             "the wall clock was set back while refreshd did not run; stored times are moved, every token is renewed"
@@ -48,7 +54,9 @@ async fn settle_orphans(shared: &Context, aloud: bool) -> Result<(), StateError>
     for portal in shared.state.orphans().await? {
         let (name, settings) = (portal.name.clone(), portal.settings.clone());
         let about = HintContext::of(&name, portal.settings.as_ref());
-        let Some(mut grant) = portal.grant else { continue };
+        let Some(mut grant) = portal.grant else {
+            continue;
+        };
         let Some(claim) = grant.claim else { continue };
         let (id, claimed_at) = claim;
         if shared.carry.has_claim(&name, id) {

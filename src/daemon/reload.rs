@@ -34,7 +34,12 @@ impl Reloader {
     /// From the same files as before.
     #[must_use]
     pub fn new(read: ReadConfig, log: LogHandle) -> Self {
-        Self { read, reading: Arc::default(), log, one_at_a_time: tokio::sync::Mutex::new(()) }
+        Self {
+            read,
+            reading: Arc::default(),
+            log,
+            one_at_a_time: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Reads, checks and puts in force. The old configuration stays if anything is wrong with the new one.
@@ -50,14 +55,20 @@ impl Reloader {
             Ok(()) => systemd::ready("reloaded"),
             Err(problems) => {
                 tracing::error!(%problems, "the configuration was not reloaded; the old one stays in force");
-                systemd::ready("the last reload failed, the old configuration is in force; see the log");
+                systemd::ready(
+                    "the last reload failed, the old configuration is in force; see the log",
+                );
             }
         }
         done
     }
 
     async fn try_reload(&self, shared: &Context) -> Result<(), String> {
-        let Loaded { mut config, warnings, damaged } = self.read_files(shared).await?;
+        let Loaded {
+            mut config,
+            warnings,
+            damaged,
+        } = self.read_files(shared).await?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -72,10 +83,20 @@ impl Reloader {
         let apps = app_fingerprints(&config);
         let count = portals.len();
         let now = shared.clock.now();
-        let done = shared.state.reconcile(portals, apps, now).await.map_err(|error| chain(&error))?;
-        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
+        let done = shared
+            .state
+            .reconcile(portals, apps, now)
+            .await
+            .map_err(|error| chain(&error))?;
+        let providers: Vec<_> = config
+            .apps
+            .values()
+            .map(|app| app.profile.name.clone())
+            .collect();
         shared.metrics.know_providers(&providers);
-        shared.metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        shared
+            .metrics
+            .know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
         shared.metrics.know_installs(config.installing());
         self.log.set_level(&config.log.level);
         shared.set_config(Arc::new(config));
@@ -105,7 +126,8 @@ impl Reloader {
     async fn read_files(&self, shared: &Context) -> Result<Loaded, String> {
         if self.reading.swap(true, Ordering::Relaxed) {
             return Err(
-                "its files are still being read since an earlier reload; does their disk hang?".to_owned()
+                "its files are still being read since an earlier reload; does their disk hang?"
+                    .to_owned(),
             );
         }
         let (read, busy) = (Arc::clone(&self.read), Arc::clone(&self.reading));
@@ -120,10 +142,14 @@ impl Reloader {
             match shared.clock.within(LOOK, reading.join_next()).await {
                 Some(Some(Ok(read))) => return read.map_err(|problems| problems.to_string()),
                 Some(_) => return Err("it could not be read, by a bug; see the log".to_owned()),
-                None if shared.health.is_stopping() => return Err("refreshd is stopping".to_owned()),
+                None if shared.health.is_stopping() => {
+                    return Err("refreshd is stopping".to_owned());
+                }
                 None if shared.clock.elapsed(began) >= READING => {
                     let seconds = READING.as_secs();
-                    return Err(format!("its files were not read within {seconds} s; does their disk hang?"));
+                    return Err(format!(
+                        "its files were not read within {seconds} s; does their disk hang?"
+                    ));
                 }
                 None => {}
             }

@@ -40,7 +40,10 @@ pub async fn quarantine_rolled_back(
     now: Timestamp,
 ) -> Result<Generations, StateError> {
     for row in state.quarantine_unnamed().await? {
-        tracing::error!(row, "a row of the state has no portal's name; it is left alone");
+        tracing::error!(
+            row,
+            "a row of the state has no portal's name; it is left alone"
+        );
     }
     let path = &config.paths.state;
     let rescued = beside(path, RESCUED);
@@ -61,8 +64,12 @@ pub async fn quarantine_rolled_back(
             path.display()
         );
     }
-    let Quarantined { noted, old, lost, unreadable } =
-        quarantine_all(state, files, config, &before, now).await?;
+    let Quarantined {
+        noted,
+        old,
+        lost,
+        unreadable,
+    } = quarantine_all(state, files, config, &before, now).await?;
     unreadable.iter().for_each(say_unreadable);
     if !old.is_empty() {
         say_old(path, &old);
@@ -89,9 +96,15 @@ pub async fn quarantine_in_snapshot(
     now: Timestamp,
 ) -> Result<(), StateError> {
     state.quarantine_unnamed().await?;
-    quarantine_all(state, files, config, &Generations::beside(&config.paths.state).read(), now)
-        .await
-        .map(|_| ())
+    quarantine_all(
+        state,
+        files,
+        config,
+        &Generations::beside(&config.paths.state).read(),
+        now,
+    )
+    .await
+    .map(|_| ())
 }
 
 /// What is held.
@@ -118,7 +131,12 @@ async fn quarantine_all(
         lost: Vec::new(),
         unreadable: Vec::new(),
     };
-    let Quarantined { noted, old, lost, unreadable: not_understood } = &mut all;
+    let Quarantined {
+        noted,
+        old,
+        lost,
+        unreadable: not_understood,
+    } = &mut all;
     let mut after = None;
     loop {
         let page = state.page(after, PAGE).await?;
@@ -131,23 +149,35 @@ async fn quarantine_all(
             }
             let known = before.get(&portal.name).copied();
             if portal.unreadable.is_none() && portal.grant.is_none() {
-                if let Some(newest) = quarantine_lost(state, files, config, &portal, known, now).await? {
+                if let Some(newest) =
+                    quarantine_lost(state, files, config, &portal, known, now).await?
+                {
                     noted.insert(portal.name.clone(), newest);
                     lost.push(portal.name);
                 }
                 continue;
             }
-            let Portal { name, grant, unreadable, .. } = portal;
+            let Portal {
+                name,
+                grant,
+                unreadable,
+                ..
+            } = portal;
             let Some(grant) = grant else {
                 // A row that is not understood must not lose the trace of what it was.
                 noted.extend(unreadable.and(known).map(|known| (name, known)));
                 continue;
             };
-            let trace = Trace { noted: known, published: published(files, &name) };
+            let trace = Trace {
+                noted: known,
+                published: published(files, &name),
+            };
             let mut generation = grant.generation;
             if let Some(held) = quarantined(&grant, trace, now) {
                 generation = held.generation;
-                state.quarantine_rolled_back(name.clone(), grant.generation, held).await?;
+                state
+                    .quarantine_rolled_back(name.clone(), grant.generation, held)
+                    .await?;
                 old.push(name.clone());
             }
             noted.insert(name, generation);
@@ -166,19 +196,29 @@ async fn quarantine_lost(
     noted: Option<Generation>,
     now: Timestamp,
 ) -> Result<Option<Generation>, StateError> {
-    let Some(settings) = &portal.settings else { return Ok(None) };
+    let Some(settings) = &portal.settings else {
+        return Ok(None);
+    };
     let by_client = |app: &App| app.profile.start == GrantType::ClientCredentials;
     if config.apps.get(&settings.app).is_some_and(by_client) {
         return Ok(None);
     }
-    let trace = Trace { noted, published: published(files, &portal.name) };
+    let trace = Trace {
+        noted,
+        published: published(files, &portal.name),
+    };
     // Which generation the other files are of, they do not say.
     let unnumbered = || files.has_files(&portal.name).then_some(Generation(1));
     let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
-    let Some(newest) = newest else { return Ok(None) };
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
     let app = config.apps.get(&settings.app);
     let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));
-    let held = portal.lost.is_some() || state.quarantine_lost(portal.name.clone(), newest, spent).await?;
+    let held = portal.lost.is_some()
+        || state
+            .quarantine_lost(portal.name.clone(), newest, spent)
+            .await?;
     Ok(held.then_some(newest))
 }
 
@@ -187,7 +227,10 @@ pub async fn tend(shared: &Context) {
     if shared.conditions.is_active(Condition::Lost)
         && shared.state.count_lost().await.is_ok_and(|lost| lost == 0)
     {
-        shared.conditions.end(Condition::Lost, "no portal is left whose grant the state has lost");
+        shared.conditions.end(
+            Condition::Lost,
+            "no portal is left whose grant the state has lost",
+        );
     }
 }
 

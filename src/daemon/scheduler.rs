@@ -48,7 +48,9 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         shared,
     };
     for held in carry::held(&renewer.shared) {
-        renewer.exchanges.spawn(carry::hold(Arc::clone(&renewer.shared), held));
+        renewer
+            .exchanges
+            .spawn(carry::hold(Arc::clone(&renewer.shared), held));
     }
     renewer.serve(&stop).await;
     renewer.drain().await;
@@ -72,7 +74,8 @@ struct Scheduler {
 
 impl Scheduler {
     async fn serve(&mut self, stop: &CancellationToken) {
-        let ping = systemd::watchdog_interval().map_or(MAX_SLEEP, |interval| interval.min(MAX_SLEEP));
+        let ping =
+            systemd::watchdog_interval().map_or(MAX_SLEEP, |interval| interval.min(MAX_SLEEP));
         loop {
             self.shared.health.progress();
             self.tell_alive();
@@ -93,7 +96,10 @@ impl Scheduler {
 
     fn tell_alive(&mut self) {
         let clock = self.shared.clock;
-        if self.told_alive.is_none_or(|told| clock.elapsed(told) >= MIN_CLAIM_INTERVAL) {
+        if self
+            .told_alive
+            .is_none_or(|told| clock.elapsed(told) >= MIN_CLAIM_INTERVAL)
+        {
             systemd::alive();
             self.told_alive = Some(clock.tick());
         }
@@ -113,7 +119,11 @@ impl Scheduler {
     }
 
     fn enough_to_claim(&self) -> usize {
-        if self.backlog { (self.limits.concurrency / CLAIM_SHARE).max(1) } else { usize::MAX }
+        if self.backlog {
+            (self.limits.concurrency / CLAIM_SHARE).max(1)
+        } else {
+            usize::MAX
+        }
     }
 
     fn end(&mut self, done: Result<(Id, Option<Timestamp>), JoinError>) {
@@ -128,7 +138,11 @@ impl Scheduler {
                 error.id()
             }
         };
-        if let Some(budget) = self.in_flight.remove(&id).and_then(|url| self.budgets.get_mut(&url)) {
+        if let Some(budget) = self
+            .in_flight
+            .remove(&id)
+            .and_then(|url| self.budgets.get_mut(&url))
+        {
             budget.finish();
         }
     }
@@ -163,7 +177,9 @@ impl Scheduler {
         for claimed in claims.portals.into_iter().filter_map(ClaimedGrant::from) {
             let url = claimed.token_url().to_owned();
             *taken.entry(url.clone()).or_default() += 1;
-            let task = self.exchanges.spawn(exchange(Arc::clone(&self.shared), claimed));
+            let task = self
+                .exchanges
+                .spawn(exchange(Arc::clone(&self.shared), claimed));
             self.in_flight.insert(task.id(), url);
         }
         for (url, count) in &taken {
@@ -172,8 +188,9 @@ impl Scheduler {
             }
         }
         let full = |(url, free): &(String, usize)| taken.get(url) == Some(free);
-        self.backlog =
-            wanted > connections || capacity.iter().any(full) || self.budgets.len() > capacity.len();
+        self.backlog = wanted > connections
+            || capacity.iter().any(full)
+            || self.budgets.len() > capacity.len();
         if let Some(next) = claims.next {
             self.wake_at = self.wake_at.min(next);
         }
@@ -186,7 +203,11 @@ impl Scheduler {
     }
 
     /// Where nothing is due nothing is written, and the disk may have to be tried.
-    async fn claim_due(&self, now: Timestamp, capacity: Vec<(String, usize)>) -> Result<Claims, StateError> {
+    async fn claim_due(
+        &self,
+        now: Timestamp,
+        capacity: Vec<(String, usize)>,
+    ) -> Result<Claims, StateError> {
         let claims = self.shared.state.claim_due(now, capacity).await?;
         if claims.portals.is_empty() && claims.unreadable.is_empty() {
             state_health::probe_if_stale(&self.shared).await?;
@@ -203,11 +224,16 @@ impl Scheduler {
         let urls = token_urls(&config);
         if limits != self.limits {
             self.limits = limits;
-            self.budgets.values_mut().for_each(|budget| budget.set_limits(limits));
+            self.budgets
+                .values_mut()
+                .for_each(|budget| budget.set_limits(limits));
         }
-        self.budgets.retain(|url, _| urls.contains(url) || self.in_flight.values().any(|busy| busy == url));
+        self.budgets
+            .retain(|url, _| urls.contains(url) || self.in_flight.values().any(|busy| busy == url));
         for url in urls {
-            self.budgets.entry(url).or_insert_with(|| Budget::new(limits, now));
+            self.budgets
+                .entry(url)
+                .or_insert_with(|| Budget::new(limits, now));
         }
     }
 
@@ -222,23 +248,34 @@ impl Scheduler {
                 "the wall clock was set back; every stored time is moved with it"
             );
             match self.shared.state.shift_times(step).await {
-                Ok(()) => self.shared.health.unpublished(self.shared.publisher.sweep().await),
+                Ok(()) => self
+                    .shared
+                    .health
+                    .unpublished(self.shared.publisher.sweep().await),
                 Err(error) => {
                     // Tried again at once: the clock looks unset until this went well.
-                    self.clock_before =
-                        (Timestamp::from_millis(now.millis() - step), self.shared.clock.tick());
+                    self.clock_before = (
+                        Timestamp::from_millis(now.millis() - step),
+                        self.shared.clock.tick(),
+                    );
                     tracing::error!(error = %chain(&error), "cannot move the stored times");
                 }
             }
         } else if step >= CLOCK_STEP_MILLIS {
-            tracing::warn!(step_seconds = step / 1000, "the wall clock jumped ahead, or this machine slept");
+            tracing::warn!(
+                step_seconds = step / 1000,
+                "the wall clock jumped ahead, or this machine slept"
+            );
         }
     }
 
     /// What has been sent is finished, however long its time limit is.
     async fn drain(&mut self) {
         if !self.exchanges.is_empty() {
-            tracing::info!(in_flight = self.exchanges.len(), "finishing the renewals under way");
+            tracing::info!(
+                in_flight = self.exchanges.len(),
+                "finishing the renewals under way"
+            );
         }
         while let Some(done) = self.exchanges.join_next_with_id().await {
             self.end(done);

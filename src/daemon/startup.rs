@@ -65,7 +65,13 @@ impl Backends {
         drop(signal(file_size).map_err(RunError::Signals)?);
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
         let carry = Carry::of_process();
-        Ok(Self { clock: Clock::system(), server, courier: None, hands: Executor::Threads, carry })
+        Ok(Self {
+            clock: Clock::system(),
+            server,
+            courier: None,
+            hands: Executor::Threads,
+            carry,
+        })
     }
 }
 
@@ -87,14 +93,23 @@ impl Core {
         mut config: Config,
         world: Backends,
     ) -> Result<Self, RunError> {
-        let Backends { clock, server, courier, hands, carry } = world;
+        let Backends {
+            clock,
+            server,
+            courier,
+            hands,
+            carry,
+        } = world;
         // A command that works without a daemon is not what a service manager starts again.
-        let carry = if tenure == Tenure::Lasting { carry } else { Carry::nowhere() };
+        let carry = if tenure == Tenure::Lasting {
+            carry
+        } else {
+            Carry::nowhere()
+        };
         let courier = match courier {
             Some(courier) => courier,
-            None => {
-                Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(RunError::Tls)?
-            }
+            None => Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
+                .map_err(RunError::Tls)?,
         };
         let trust = trusted(&config, tenure);
         let files = TokenFiles::new(&config.paths.token_dir, trust.clone());
@@ -106,19 +121,40 @@ impl Core {
         hands.keep_state(&mut workers, writer, reader);
         let undiscovered = discover(&mut config, &state, &server, clock).await;
         let portals = configured_portals(&mut config);
-        state.reconcile(portals, app_fingerprints(&config), clock.now()).await?;
+        state
+            .reconcile(portals, app_fingerprints(&config), clock.now())
+            .await?;
         let conditions = Arc::new(Conditions::default());
         let generations =
-            rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now()).await?;
+            rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
+                .await?;
         let (publisher, publishing) = {
             let unpublished = FileFailures::new(clock, Arc::clone(&conditions));
-            publisher(view, files, generations, unpublished, Arc::clone(&conditions))
+            publisher(
+                view,
+                files,
+                generations,
+                unpublished,
+                Arc::clone(&conditions),
+            )
         };
-        let providers: Vec<_> = config.apps.values().map(|app| app.profile.name.clone()).collect();
+        let providers: Vec<_> = config
+            .apps
+            .values()
+            .map(|app| app.profile.name.clone())
+            .collect();
         let metrics = Metrics::new(&providers);
         metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
         metrics.know_installs(config.installing());
-        let parts = ContextParts { clock, state, server, courier, publisher, carry, conditions };
+        let parts = ContextParts {
+            clock,
+            state,
+            server,
+            courier,
+            publisher,
+            carry,
+            conditions,
+        };
         let shared = Arc::new(Context::new(parts, metrics, Arc::new(config)));
         shared.set_undiscovered(undiscovered);
         hands.publish(&mut workers, publishing, provider_names(&shared));
@@ -133,7 +169,10 @@ impl Core {
 
     /// Closes the state: what was asked of it is done first.
     pub(super) async fn close(self) {
-        let Self { shared, mut workers } = self;
+        let Self {
+            shared,
+            mut workers,
+        } = self;
         drop(shared);
         while workers.join_next().await.is_some() {}
     }
@@ -143,19 +182,28 @@ impl Core {
 fn trusted(config: &Config, tenure: Tenure) -> Trust {
     let trust = Trust::by_configuration(&config.source);
     match tenure {
-        Tenure::Brief if rustix::process::geteuid().is_root() => trust.and_owner_of(&config.paths.state),
+        Tenure::Brief if rustix::process::geteuid().is_root() => {
+            trust.and_owner_of(&config.paths.state)
+        }
         Tenure::Brief | Tenure::Lasting => trust,
     }
 }
 
 /// Takes the state's lock. A command that has it is done in a moment, and is waited for. So is, for much less, whoever has
 /// not said yet who it is, or only looks whether it is free.
-async fn wait_for_lock(path: &Path, tenure: Tenure, trust: &Trust, clock: Clock) -> Result<Lock, StateError> {
+async fn wait_for_lock(
+    path: &Path,
+    tenure: Tenure,
+    trust: &Trust,
+    clock: Clock,
+) -> Result<Lock, StateError> {
     let began = clock.tick();
     loop {
         let patience = match lock_as(path, tenure, trust) {
             Err(StateError::Locked { is_brief: true, .. }) => BRIEF_HOLDER,
-            Err(StateError::Locked { is_brief: false, .. }) => UNKNOWN_HOLDER,
+            Err(StateError::Locked {
+                is_brief: false, ..
+            }) => UNKNOWN_HOLDER,
             taken => return taken,
         };
         if clock.elapsed(began) >= patience {

@@ -12,8 +12,12 @@ use crate::domain::escalation::{EscalationNotice, Severity};
 /// Something was written. Where no start would find it, that is no sign of health.
 pub fn write_succeeded(shared: &Context) {
     if shared.state.displaced().is_none() && shared.health.state_writable(true) {
-        shared.conditions.end_any(Condition::State, "the state is written again");
-        shared.conditions.end_any(Condition::Displaced, "the state is in its place again");
+        shared
+            .conditions
+            .end_any(Condition::State, "the state is written again");
+        shared
+            .conditions
+            .end_any(Condition::Displaced, "the state is in its place again");
     }
 }
 
@@ -23,7 +27,10 @@ pub fn write_failed(shared: &Context, error: &StateError) {
     match shared.state.displaced() {
         Some(displaced) => tell(shared, &displaced),
         None if first => {
-            let reason = format!("the state cannot be written, so nothing is sent: {}", chain(error));
+            let reason = format!(
+                "the state cannot be written, so nothing is sent: {}",
+                chain(error)
+            );
             shared.conditions.begin(Condition::State, reason);
         }
         None => {}

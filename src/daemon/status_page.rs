@@ -51,7 +51,9 @@ fn rank(view: &PortalView) -> u8 {
 fn badge(view: &PortalView) -> &'static str {
     match view.phase {
         Kind::Fresh if view.fresh => "good",
-        Kind::Fresh | Kind::Retrying | Kind::InDoubt if view.expires_in.is_some_and(|left| left > 0) => {
+        Kind::Fresh | Kind::Retrying | Kind::InDoubt
+            if view.expires_in.is_some_and(|left| left > 0) =>
+        {
             "warn"
         }
         Kind::AwaitingAuthorization | Kind::Unconfigured => "idle",
@@ -132,7 +134,11 @@ const fn loudness(severity: Severity) -> &'static str {
 
 /// How long the refresh token lives, and whether renewals move that.
 fn refresh_end(view: &PortalView) -> String {
-    let fixed = if view.refresh_end.as_deref() == Some("fixed") { ", whatever is renewed" } else { "" };
+    let fixed = if view.refresh_end.as_deref() == Some("fixed") {
+        ", whatever is renewed"
+    } else {
+        ""
+    };
     match view.refresh_expires_in {
         None => String::new(),
         Some(0) => "ended".to_owned(),

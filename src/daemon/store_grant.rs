@@ -63,7 +63,14 @@ pub async fn store_grant(
     let proven = matches!(source, GrantSource::Authorization);
     let known = ExpectedIdentity::of(&portal, &app.profile);
     // A person who authorizes says who it is, where nobody else does.
-    let known = if proven { ExpectedIdentity { host: None, ..known } } else { known };
+    let known = if proven {
+        ExpectedIdentity {
+            host: None,
+            ..known
+        }
+    } else {
+        known
+    };
     check_not_held(shared, name, &intake).await?;
     let own = check_identity(&portal, known, &intake, &|another| {
         let advice = match another {
@@ -78,26 +85,52 @@ pub async fn store_grant(
             }
         };
         // A code works once: what it bought is all there is of that grant.
-        if proven { format!("{advice}; {}", superseded_hint(name.as_str())) } else { advice }
+        if proven {
+            format!("{advice}; {}", superseded_hint(name.as_str()))
+        } else {
+            advice
+        }
     });
     if let (Err(_), true) = (&own, proven) {
-        let ImportedGrant { tokens, identity, .. } = &intake;
+        let ImportedGrant {
+            tokens, identity, ..
+        } = &intake;
         let access = tokens.access.as_ref().map(|access| access.token.clone());
         let refresh = tokens.credential.refresh().cloned();
-        let pair = Arc::new(TokenPair { access, refresh, identity: identity.clone() });
+        let pair = Arc::new(TokenPair {
+            access,
+            refresh,
+            identity: identity.clone(),
+        });
         let now = shared.clock.now();
-        let put_aside = || shared.state.put_pair_aside(name.clone(), Arc::clone(&pair), "foreign", now);
+        let put_aside = || {
+            shared
+                .state
+                .put_pair_aside(name.clone(), Arc::clone(&pair), "foreign", now)
+        };
         let unsaved = Unsaved::Aside(name, &pair, now);
-        let held = Held { what: "a new pair", unsaved, slot: Slot::default() };
+        let held = Held {
+            what: "a new pair",
+            unsaved,
+            slot: Slot::default(),
+        };
         until_durable(shared, name, Some(held), put_aside).await;
     }
     own?;
     let now = shared.clock.now();
-    let before = portal.grant.as_ref().map(|grant| (grant.told.clone(), grant.standing.phase.since()));
+    let before = portal
+        .grant
+        .as_ref()
+        .map(|grant| (grant.told.clone(), grant.standing.phase.since()));
     let take = new_grant(&portal, app, intake, proven, now)?;
     let tokens = take.tokens.clone();
-    let sent =
-        portal.grant.as_ref().map_or(SentToken { generation: Generation(0), token: None }, SentToken::of);
+    let sent = portal.grant.as_ref().map_or(
+        SentToken {
+            generation: Generation(0),
+            token: None,
+        },
+        SentToken::of,
+    );
     match store(shared, take, sent).await? {
         StoreOutcome::Stored(generation) => {
             tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
@@ -119,9 +152,10 @@ pub async fn store_grant(
         }
         StoreOutcome::HeldBy(other) => Err(held_by_error(name, &other)),
         StoreOutcome::Spent => Err(spent_error(name)),
-        StoreOutcome::Unknown => {
-            Err(OperationError::UnknownPortal { name: name.to_string(), suggestion: None })
-        }
+        StoreOutcome::Unknown => Err(OperationError::UnknownPortal {
+            name: name.to_string(),
+            suggestion: None,
+        }),
     }
 }
 
@@ -131,8 +165,14 @@ pub(super) async fn check_not_held(
     name: &PortalName,
     intake: &ImportedGrant,
 ) -> Result<(), OperationError> {
-    let Some(token) = intake.tokens.credential.refresh() else { return Ok(()) };
-    match shared.state.holder_of_refresh_token(token.fingerprint()).await? {
+    let Some(token) = intake.tokens.credential.refresh() else {
+        return Ok(());
+    };
+    match shared
+        .state
+        .holder_of_refresh_token(token.fingerprint())
+        .await?
+    {
         Some(holder) if holder != name.as_str() => Err(held_by_error(name, &holder)),
         Some(_) | None => Ok(()),
     }
@@ -145,7 +185,10 @@ pub(super) fn check_identity(
     intake: &ImportedGrant,
     way_past: &dyn Fn(&IdentityMismatch) -> String,
 ) -> Result<(), OperationError> {
-    let said = ClaimedIdentity { identity: intake.identity.as_deref(), host: intake.host.as_deref() };
+    let said = ClaimedIdentity {
+        identity: intake.identity.as_deref(),
+        host: intake.host.as_deref(),
+    };
     compare(portal.name.as_str(), known, said).map_err(|another| OperationError::Refused {
         portal: portal.name.clone(),
         reason: format!("{another}{}", way_past(&another)),
@@ -165,18 +208,31 @@ pub(super) fn new_grant(
 ) -> Result<NewGrant, OperationError> {
     let name = &portal.name;
     let settings = portal.settings.as_ref();
-    let ImportedGrant { tokens, identity, server, client_id, host: _ } = intake;
+    let ImportedGrant {
+        tokens,
+        identity,
+        server,
+        client_id,
+        host: _,
+    } = intake;
     if client_id.is_some_and(|client_id| client_id != app.client_id) {
-        let reason =
-            "it says that it belongs to another client than the app's; its refresh token would be refused";
-        return Err(OperationError::Refused { portal: name.clone(), reason: reason.to_owned() });
+        let reason = "it says that it belongs to another client than the app's; its refresh token would be refused";
+        return Err(OperationError::Refused {
+            portal: name.clone(),
+            reason: reason.to_owned(),
+        });
     }
     let pinned = settings.and_then(|settings| settings.identity.clone());
     let domain = settings.and_then(|settings| settings.domain.as_deref());
-    let every =
-        settings.and_then(|settings| settings.renew_every).map_or(app.profile.renew_every, RenewEvery::from);
+    let every = settings
+        .and_then(|settings| settings.renew_every)
+        .map_or(app.profile.renew_every, RenewEvery::from);
     let token_url = server
-        .and_then(|server| app.profile.renewal_url_on_host_of(&server).map(str::to_owned))
+        .and_then(|server| {
+            app.profile
+                .renewal_url_on_host_of(&server)
+                .map(str::to_owned)
+        })
         .or_else(|| portal.config_url.clone())
         .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
     let standing = match &tokens.access {
@@ -200,7 +256,10 @@ pub(super) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
     let reason = format!(
         "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
     );
-    OperationError::Refused { portal: name.clone(), reason }
+    OperationError::Refused {
+        portal: name.clone(),
+        reason,
+    }
 }
 
 /// The refresh token was the portal's before.
@@ -209,7 +268,10 @@ pub(super) fn spent_error(name: &PortalName) -> OperationError {
         "this refresh token has been exchanged for a newer one, which stays in force; nothing was sent; \
          if you mean it all the same, first: refreshd forget {name}"
     );
-    OperationError::Refused { portal: name.clone(), reason }
+    OperationError::Refused {
+        portal: name.clone(),
+        reason,
+    }
 }
 
 /// Forgets a grant and removes its token files; false if there was none. With `revoke` it is given back to the
@@ -223,7 +285,10 @@ pub async fn forget(shared: &Context, name: &str, revoke: bool) -> Result<bool, 
     }
     let portal = find(shared, name).await?;
     let forgotten = shared.state.forget(portal.name.clone()).await?;
-    let failing = shared.publisher.publish_knowing(&portal.name, KnownState::NoGrant).await;
+    let failing = shared
+        .publisher
+        .publish_knowing(&portal.name, KnownState::NoGrant)
+        .await;
     shared.health.unpublished(failing);
     if forgotten {
         tracing::info!(portal = %portal.name, "{}: the grant was forgotten and its token files removed", portal.name);
@@ -232,11 +297,19 @@ pub async fn forget(shared: &Context, name: &str, revoke: bool) -> Result<bool, 
 }
 
 /// Stores a grant. One that was proven is nowhere else: while the disk refuses it, it is held and everybody hears of it.
-async fn store(shared: &Context, take: NewGrant, sent: SentToken) -> Result<StoreOutcome, StateError> {
+async fn store(
+    shared: &Context,
+    take: NewGrant,
+    sent: SentToken,
+) -> Result<StoreOutcome, StateError> {
     if take.proven.is_none() {
         return shared.state.store_grant(take).await;
     }
-    let held = Held { what: "a new pair", unsaved: Unsaved::Grant(&take, sent), slot: Slot::default() };
+    let held = Held {
+        what: "a new pair",
+        unsaved: Unsaved::Grant(&take, sent),
+        slot: Slot::default(),
+    };
     let write = || shared.state.store_grant(take.clone());
     Ok(until_durable(shared, &take.portal, Some(held), write).await)
 }

@@ -96,7 +96,9 @@ pub enum AnswerError {
     )]
     OtherState,
     /// RFC 9207 section 2.4.
-    #[error("another authorization server answered than the one that was asked; nothing was sent to either")]
+    #[error(
+        "another authorization server answered than the one that was asked; nothing was sent to either"
+    )]
     OtherIssuer,
     /// RFC 7636.
     #[error(
@@ -126,29 +128,48 @@ pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
         Pasted::Address => Err(AnswerError::NoCode),
         Pasted::Word(code) => {
             let code = AuthorizationCode::new(&code).ok_or(AnswerError::NotAnAnswer)?;
-            Ok(Redirected { code: Ok(code), state: None, issuer: None, parameters: BTreeMap::new() })
+            Ok(Redirected {
+                code: Ok(code),
+                state: None,
+                issuer: None,
+                parameters: BTreeMap::new(),
+            })
         }
     }
 }
 
 /// Whether a browser can have sent it: what a person pastes may have anything in it.
 fn is_exact(query: &str) -> bool {
-    query.len() <= 16 * 1024 && query.bytes().all(|byte| byte.is_ascii_graphic()) && !query.contains("&amp;")
+    query.len() <= 16 * 1024
+        && query.bytes().all(|byte| byte.is_ascii_graphic())
+        && !query.contains("&amp;")
 }
 
 fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
     let mut parameters: BTreeMap<String, String> =
-        form_urlencoded::parse(query.split('#').next().unwrap_or_default().as_bytes()).into_owned().collect();
+        form_urlencoded::parse(query.split('#').next().unwrap_or_default().as_bytes())
+            .into_owned()
+            .collect();
     let error = parameters.remove("error").filter(|error| !error.is_empty());
-    let description = parameters.remove("error_description").filter(|description| !description.is_empty());
+    let description = parameters
+        .remove("error_description")
+        .filter(|description| !description.is_empty());
     let code = parameters.remove("code");
-    let code = if pasted { code.as_deref().map(decoded_to_the_end) } else { code };
+    let code = if pasted {
+        code.as_deref().map(decoded_to_the_end)
+    } else {
+        code
+    };
     let code = match (error, description) {
-        (Some(error), Some(description)) => {
-            Err(AnswerError::Refused(mask(&format!("{error}: {description}"), &[])))
-        }
+        (Some(error), Some(description)) => Err(AnswerError::Refused(mask(
+            &format!("{error}: {description}"),
+            &[],
+        ))),
         (Some(error), None) => Err(AnswerError::Refused(mask(&error, &[]))),
-        (None, _) => Ok(code.as_deref().and_then(AuthorizationCode::new).ok_or(AnswerError::NoCode)?),
+        (None, _) => Ok(code
+            .as_deref()
+            .and_then(AuthorizationCode::new)
+            .ok_or(AnswerError::NoCode)?),
     };
     Ok(Redirected {
         code,
@@ -249,7 +270,9 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         verification_uri: page(&verification_uri).ok_or(NoCodes::Address)?,
         verification_uri_complete: verification_uri_complete.as_deref().and_then(page),
         expires_in: Duration::from_secs(secs(expires_in).unwrap_or(600).clamp(1, 3600)),
-        interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| Duration::from_secs(secs.clamp(1, 60))),
+        interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| {
+            Duration::from_secs(secs.clamp(1, 60))
+        }),
     })
 }
 
@@ -257,7 +280,11 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
 fn object_with(body: &[u8], name: &str) -> Option<Value> {
     let unpacked = unpack(body);
     let text = decode(unpacked.as_deref().unwrap_or(body));
-    let starts = text.iter().enumerate().filter(|(_, byte)| **byte == b'{').take(16);
+    let starts = text
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'{')
+        .take(16);
     starts
         .filter_map(|(at, _)| Some(parse_json(&text[at..], &[]).ok()?.value))
         .find(|value| value.get(name).is_some())
@@ -308,17 +335,32 @@ mod tests {
         ] {
             let redirected = parse(text).unwrap();
             assert_eq!(
-                (redirected.code.as_ref().unwrap().expose(), redirected.state.as_deref()),
+                (
+                    redirected.code.as_ref().unwrap().expose(),
+                    redirected.state.as_deref()
+                ),
                 ("c1", Some("s1")),
                 "{text}"
             );
             assert_eq!(redirected.parameters.len(), 2, "{text}");
-            assert_eq!(redirected.parameters["domain"], "acme.bitrix24.com", "{text}");
+            assert_eq!(
+                redirected.parameters["domain"], "acme.bitrix24.com",
+                "{text}"
+            );
         }
         let bare = parse(" 6dm7bdbh6akpc9tax2lp3fih05m5gtf2\n").unwrap();
-        assert_eq!((bare.code.unwrap().expose(), bare.state), ("6dm7bdbh6akpc9tax2lp3fih05m5gtf2", None));
+        assert_eq!(
+            (bare.code.unwrap().expose(), bare.state),
+            ("6dm7bdbh6akpc9tax2lp3fih05m5gtf2", None)
+        );
         let encoded = parse("https://a/cb?code=a%2Fb%3D&state=s%26&iss=https%3A%2F%2Fa").unwrap();
-        assert_eq!((encoded.code.as_ref().unwrap().expose(), encoded.state.as_deref()), ("a/b=", Some("s&")));
+        assert_eq!(
+            (
+                encoded.code.as_ref().unwrap().expose(),
+                encoded.state.as_deref()
+            ),
+            ("a/b=", Some("s&"))
+        );
         assert_eq!(encoded.issuer.as_deref(), Some("https://a"));
     }
 
@@ -326,7 +368,11 @@ mod tests {
     fn what_a_browser_sends_is_exact_and_what_a_person_pastes_is_not() {
         let code = |text: &str| parse(text).unwrap().code.unwrap().expose().to_owned();
         assert_eq!(code("?code=4%2F0Axyz&state=s1"), "4/0Axyz");
-        assert_eq!(code("?code=a%252Fb&state=s1"), "a%2Fb", "the server's own percent sign");
+        assert_eq!(
+            code("?code=a%252Fb&state=s1"),
+            "a%2Fb",
+            "the server's own percent sign"
+        );
         assert_eq!(code("https://a/cb?code=4%252F0Axyz&state=s1"), "4/0Axyz");
         assert_eq!(code("4%2F0Axyz"), "4/0Axyz");
         for bare in ["code=4%2F0Axyz", "\"4/0Axyz\""] {
@@ -334,7 +380,11 @@ mod tests {
             assert_eq!((bare.code.unwrap().expose(), bare.state), ("4/0Axyz", None));
         }
         for stranger in ["?code=c1", "https://a/cb?code=c1"] {
-            assert_eq!(parse(stranger).unwrap().state.as_deref(), Some(""), "{stranger}: not a bare code");
+            assert_eq!(
+                parse(stranger).unwrap().state.as_deref(),
+                Some(""),
+                "{stranger}: not a bare code"
+            );
         }
     }
 
@@ -351,16 +401,32 @@ mod tests {
         }
         let said = "https://app.example/cb?error=access_denied&error_description=the+user\u{202e}+said+no%1B&state=s";
         let said = parse(said).unwrap();
-        assert_eq!(said.code.unwrap_err(), AnswerError::Refused("access_denied: the user said no".into()));
-        assert_eq!(said.state.as_deref(), Some("s"), "it is not believed before this was looked at");
+        assert_eq!(
+            said.code.unwrap_err(),
+            AnswerError::Refused("access_denied: the user said no".into())
+        );
+        assert_eq!(
+            said.state.as_deref(),
+            Some("s"),
+            "it is not believed before this was looked at"
+        );
     }
 
     #[test]
     fn only_the_portals_own_open_authorization_is_answered() {
         let acme = PortalName::parse("acme").unwrap();
-        let way = AuthorizationFlow::Redirect { verifier: None, redirect_uri: None, nonce: None };
+        let way = AuthorizationFlow::Redirect {
+            verifier: None,
+            redirect_uri: None,
+            nonce: None,
+        };
         let begun_at = Timestamp::from_secs(1_795_000_000);
-        let pending = PendingAuthorization { portal: acme.clone(), state: "s1".into(), begun_at, way };
+        let pending = PendingAuthorization {
+            portal: acme.clone(),
+            state: "s1".into(),
+            begun_at,
+            way,
+        };
         assert!(pending.is(&acme, "s1", begun_at));
         assert!(!pending.is(&acme, "s2", begun_at) && !pending.is(&acme, "", begun_at));
         assert!(!pending.is(&PortalName::parse("globex").unwrap(), "s1", begun_at));
@@ -371,20 +437,43 @@ mod tests {
     fn a_device_asks_at_the_pace_of_the_server() {
         let body = br#"{"device_code":"d","user_code":"WDJB-MJHT","verification_url":"https://a/device","expires_in":"1800"}"#;
         let codes = device_codes(body).unwrap();
-        assert_eq!((codes.expires_in.as_secs(), codes.interval.as_secs()), (1800, 5));
-        assert_eq!(asks_again(Some("authorization_pending"), codes.interval), Some(codes.interval));
-        assert_eq!(asks_again(Some("slow_down"), codes.interval), Some(Duration::from_secs(10)));
-        assert_eq!((asks_again(Some("access_denied"), SLOWER), asks_again(None, SLOWER)), (None, None));
-        assert_eq!(device_codes(br#"{"device_code":"d"}"#).unwrap_err(), NoCodes::Other);
+        assert_eq!(
+            (codes.expires_in.as_secs(), codes.interval.as_secs()),
+            (1800, 5)
+        );
+        assert_eq!(
+            asks_again(Some("authorization_pending"), codes.interval),
+            Some(codes.interval)
+        );
+        assert_eq!(
+            asks_again(Some("slow_down"), codes.interval),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(
+            (
+                asks_again(Some("access_denied"), SLOWER),
+                asks_again(None, SLOWER)
+            ),
+            (None, None)
+        );
+        assert_eq!(
+            device_codes(br#"{"device_code":"d"}"#).unwrap_err(),
+            NoCodes::Other
+        );
         let marked = [b"\xef\xbb\xbf", &body[..]].concat();
         assert_eq!(device_codes(&marked).unwrap().user_code, "WDJB-MJHT");
         assert!(ends_a_device("access_denied") && ends_a_device("expired_token"));
-        assert!(!ends_a_device("forbidden") && !ends_a_device("slow_down") && !ends_a_device("server_error"));
+        assert!(
+            !ends_a_device("forbidden")
+                && !ends_a_device("slow_down")
+                && !ends_a_device("server_error")
+        );
     }
 
     #[test]
     fn a_device_shows_a_code_that_can_be_typed_and_a_page_that_can_be_opened() {
-        let plain = r#"{"device_code":"d","user_code":"AB","verification_uri":"https://a.example/d"}"#;
+        let plain =
+            r#"{"device_code":"d","user_code":"AB","verification_uri":"https://a.example/d"}"#;
         let mut gzip = Vec::new();
         flate2::read::GzEncoder::new(plain.as_bytes(), flate2::Compression::fast())
             .read_to_end(&mut gzip)
@@ -411,8 +500,19 @@ mod tests {
             Some("https://login.example/device?user_code=1")
         );
         assert!(codes("A", "http://127.0.0.1:80/device").is_ok());
-        for code in ["", " ", "a\u{1b}[2J", "WDJB\u{202e}MJHT", "ПРИВЕТ", &"A".repeat(41)] {
-            assert_eq!(codes(code, "https://a/device").unwrap_err(), NoCodes::UserCode, "{code:?}");
+        for code in [
+            "",
+            " ",
+            "a\u{1b}[2J",
+            "WDJB\u{202e}MJHT",
+            "ПРИВЕТ",
+            &"A".repeat(41),
+        ] {
+            assert_eq!(
+                codes(code, "https://a/device").unwrap_err(),
+                NoCodes::UserCode,
+                "{code:?}"
+            );
         }
         for uri in [
             "http://a/device",

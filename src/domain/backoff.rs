@@ -21,7 +21,11 @@ pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 /// proportionally lower ceilings, or there would be no time for a second attempt. `jitter` is in [0, 1).
 #[must_use]
 pub fn wait(attempt: u32, lifetime: Duration, expired: bool, jitter: f64) -> Duration {
-    let cap = if expired { CAP_EXPIRED.min(lifetime / 4) } else { CAP.min(lifetime / 12) };
+    let cap = if expired {
+        CAP_EXPIRED.min(lifetime / 4)
+    } else {
+        CAP.min(lifetime / 12)
+    };
     let doublings = attempt.saturating_sub(1).min(16);
     let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
     ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(FLOOR)
@@ -43,15 +47,27 @@ mod tests {
     #[test]
     fn doubles_from_five_seconds_to_five_minutes_and_fifteen_once_expired() {
         let ceiling = |attempt, expired| wait(attempt, HOUR, expired, 1.0).as_secs();
-        assert_eq!([1, 2, 3, 6, 7, 99].map(|n| ceiling(n, false)), [5, 10, 20, 160, 300, 300]);
-        assert_eq!([7, 8, 9, 99].map(|n| ceiling(n, true)), [320, 640, 900, 900]);
+        assert_eq!(
+            [1, 2, 3, 6, 7, 99].map(|n| ceiling(n, false)),
+            [5, 10, 20, 160, 300, 300]
+        );
+        assert_eq!(
+            [7, 8, 9, 99].map(|n| ceiling(n, true)),
+            [320, 640, 900, 900]
+        );
     }
 
     #[test]
     fn a_server_that_asks_for_more_time_gets_it_up_to_a_day() {
         let own = Duration::from_secs(7);
-        assert_eq!(wait_at_least(own, Some(Duration::from_secs(60))).as_secs(), 60);
-        assert_eq!(wait_at_least(own, Some(Duration::from_secs(1))).as_secs(), 7);
+        assert_eq!(
+            wait_at_least(own, Some(Duration::from_secs(60))).as_secs(),
+            60
+        );
+        assert_eq!(
+            wait_at_least(own, Some(Duration::from_secs(1))).as_secs(),
+            7
+        );
         assert_eq!(wait_at_least(own, Some(Duration::MAX)), LONGEST_RETRY_AFTER);
     }
 

@@ -12,8 +12,10 @@ use super::lenient::DAMAGE;
 pub const LARGEST: usize = 1 << 20;
 /// What is packed with a header that says so; `None` if nothing is, or nothing comes of it.
 pub(super) fn unpack(bytes: &[u8]) -> Option<Vec<u8>> {
-    let bytes =
-        bytes.strip_prefix(b"\xef\xbb\xbf").filter(|rest| rest.starts_with(&[0x1f, 0x8b])).unwrap_or(bytes);
+    let bytes = bytes
+        .strip_prefix(b"\xef\xbb\xbf")
+        .filter(|rest| rest.starts_with(&[0x1f, 0x8b]))
+        .unwrap_or(bytes);
     let inside = match bytes {
         [0x1f, 0x8b, 8, ..] => inflated(MultiGzDecoder::new(bytes)),
         // RFC 1950 section 2.2: deflate, with a check of the first two bytes.
@@ -51,22 +53,35 @@ fn inflated(mut packed: impl Read) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.as_chunks().0.iter().map(|pair: &[u8; 2]| unit(*pair));
-        Cow::Owned(char::decode_utf16(units).map(|c| c.unwrap_or(DAMAGE)).collect::<String>().into_bytes())
+        Cow::Owned(
+            char::decode_utf16(units)
+                .map(|c| c.unwrap_or(DAMAGE))
+                .collect::<String>()
+                .into_bytes(),
+        )
     };
     let ascii = |zeros: usize| {
         let start = &bytes[..bytes.len().min(32)];
-        start.len() >= 4 && start.iter().enumerate().all(|(index, byte)| (index % 2 == zeros) == (*byte == 0))
+        start.len() >= 4
+            && start
+                .iter()
+                .enumerate()
+                .all(|(index, byte)| (index % 2 == zeros) == (*byte == 0))
     };
     // The first character is the mark, which is no ASCII.
     let quads = |used: &[usize]| {
         let start = &bytes[..bytes.len().min(64)];
         let after_mark = start.iter().enumerate().skip(4);
         start.len() >= 12
-            && after_mark.clone().all(|(index, byte)| used.contains(&(index % 4)) == (*byte != 0))
+            && after_mark
+                .clone()
+                .all(|(index, byte)| used.contains(&(index % 4)) == (*byte != 0))
     };
     let long = |unit: fn([u8; 4]) -> u32| {
         let units = bytes.as_chunks().0.iter().map(|quad: &[u8; 4]| unit(*quad));
-        let text: String = units.map(|unit| char::from_u32(unit).unwrap_or(DAMAGE)).collect();
+        let text: String = units
+            .map(|unit| char::from_u32(unit).unwrap_or(DAMAGE))
+            .collect();
         Cow::Owned(text.into_bytes())
     };
     // A document begins with a sign of JSON, whatever letters follow.

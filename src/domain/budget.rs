@@ -29,7 +29,12 @@ impl Budget {
     /// A full budget.
     #[must_use]
     pub fn new(limits: Limits, now: Timestamp) -> Self {
-        Self { limits, in_flight: 0, tokens: Self::capacity(limits), filled_at: now }
+        Self {
+            limits,
+            in_flight: 0,
+            tokens: Self::capacity(limits),
+            filled_at: now,
+        }
     }
 
     /// New limits from a reload; what is in flight stays counted.
@@ -66,7 +71,9 @@ impl Budget {
             return None;
         }
         let missing = (1.0 - self.tokens).max(0.0);
-        Some(Duration::from_secs_f64((missing / self.limits.rate).min(3600.0)))
+        Some(Duration::from_secs_f64(
+            (missing / self.limits.rate).min(3600.0),
+        ))
     }
 
     /// A second's worth of requests, and at least one.
@@ -81,7 +88,10 @@ pub fn share_out(capacity: &mut [(String, usize)], total: usize, turn: usize) {
     let wanted: Vec<usize> = capacity.iter().map(|(_, free)| *free).collect();
     let sum_with = |most: usize| wanted.iter().map(|free| (*free).min(most)).sum::<usize>();
     let highest = wanted.iter().copied().max().unwrap_or_default();
-    let most = (0..=highest).rev().find(|most| sum_with(*most) <= total).unwrap_or_default();
+    let most = (0..=highest)
+        .rev()
+        .find(|most| sum_with(*most) <= total)
+        .unwrap_or_default();
     let mut left = total.saturating_sub(sum_with(most));
     let count = capacity.len();
     for offset in 0..count {
@@ -102,11 +112,21 @@ mod tests {
 
     #[test]
     fn neither_the_rate_nor_the_concurrency_is_exceeded() {
-        let mut budget = Budget::new(Limits { concurrency: 8, rate: 10.0 }, at(0));
+        let mut budget = Budget::new(
+            Limits {
+                concurrency: 8,
+                rate: 10.0,
+            },
+            at(0),
+        );
         assert_eq!(budget.available(at(0)), 8);
         budget.start(8);
         assert_eq!(budget.available(at(0)), 0);
-        assert_eq!(budget.refill_in(), None, "waits for a reply, not for the clock");
+        assert_eq!(
+            budget.refill_in(),
+            None,
+            "waits for a reply, not for the clock"
+        );
         (0..8).for_each(|_| budget.finish());
         assert_eq!(budget.available(at(0)), 2, "ten a second, eight are spent");
         budget.start(2);
@@ -116,7 +136,13 @@ mod tests {
 
     #[test]
     fn a_clock_step_of_a_year_fills_one_second_of_requests() {
-        let mut budget = Budget::new(Limits { concurrency: 1000, rate: 10.0 }, at(0));
+        let mut budget = Budget::new(
+            Limits {
+                concurrency: 1000,
+                rate: 10.0,
+            },
+            at(0),
+        );
         budget.start(10);
         let year = 31_536_000_000;
         assert_eq!(budget.available(at(year)), 10);
@@ -128,12 +154,22 @@ mod tests {
     #[test]
     fn servers_share_what_the_process_may_have_open() {
         let shared = |total: usize, turn: usize, wanted: &[usize]| {
-            let mut capacity: Vec<_> = wanted.iter().map(|free| ("server".to_owned(), *free)).collect();
+            let mut capacity: Vec<_> = wanted
+                .iter()
+                .map(|free| ("server".to_owned(), *free))
+                .collect();
             share_out(&mut capacity, total, turn);
-            capacity.into_iter().map(|(_, free)| free).collect::<Vec<_>>()
+            capacity
+                .into_iter()
+                .map(|(_, free)| free)
+                .collect::<Vec<_>>()
         };
         assert_eq!(shared(100, 0, &[30, 30]), [30, 30], "there is enough");
-        assert_eq!(shared(40, 0, &[256, 5, 256]), [18, 5, 17], "who wants little gets it");
+        assert_eq!(
+            shared(40, 0, &[256, 5, 256]),
+            [18, 5, 17],
+            "who wants little gets it"
+        );
         assert_eq!(shared(2, 0, &[9, 9, 9]), [1, 1, 0]);
         assert_eq!(shared(2, 2, &[9, 9, 9]), [1, 0, 1], "and the turn moves on");
         assert_eq!(shared(0, 5, &[9, 9]), [0, 0]);

@@ -37,7 +37,9 @@ impl Origin {
     /// The origin of that name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Import, Self::File, Self::Install].into_iter().find(|origin| origin.as_str() == text)
+        [Self::Import, Self::File, Self::Install]
+            .into_iter()
+            .find(|origin| origin.as_str() == text)
     }
 }
 
@@ -87,9 +89,15 @@ pub struct TokenPair {
 
 impl From<Renewed> for TokenPair {
     fn from(renewed: Renewed) -> Self {
-        let Tokens { access, credential, .. } = renewed.tokens;
+        let Tokens {
+            access, credential, ..
+        } = renewed.tokens;
         let refresh = credential.refresh().cloned();
-        Self { access: access.map(|access| access.token), refresh, identity: renewed.identity }
+        Self {
+            access: access.map(|access| access.token),
+            refresh,
+            identity: renewed.identity,
+        }
     }
 }
 
@@ -99,11 +107,24 @@ pub fn judge(settled: Transition) -> CandidateVerdict {
     let standing = match settled {
         Transition::Renewed(renewed) => return CandidateVerdict::Proved(renewed),
         Transition::Foreign { standing, granted } => {
-            let why = standing.phase.problem().map(Problem::text).unwrap_or_default();
-            let GrantedTokens { access, refresh, identity, .. } = *granted;
+            let why = standing
+                .phase
+                .problem()
+                .map(Problem::text)
+                .unwrap_or_default();
+            let GrantedTokens {
+                access,
+                refresh,
+                identity,
+                ..
+            } = *granted;
             return CandidateVerdict::Another {
                 why,
-                pair: TokenPair { access: Some(access), refresh, identity },
+                pair: TokenPair {
+                    access: Some(access),
+                    refresh,
+                    identity,
+                },
             };
         }
         Transition::Kept(standing) => standing,
@@ -113,7 +134,9 @@ pub fn judge(settled: Transition) -> CandidateVerdict {
             CandidateVerdict::Refused(problem.clone())
         }
         // A code that no table knows is the server's word about this request, and nothing is lost with a newcomer.
-        Phase::Retrying { problem, .. } if problem.class == Class::Unknown && problem.code.is_some() => {
+        Phase::Retrying { problem, .. }
+            if problem.class == Class::Unknown && problem.code.is_some() =>
+        {
             CandidateVerdict::Refused(problem.clone())
         }
         _ => CandidateVerdict::Waits(standing),
@@ -152,7 +175,8 @@ pub fn superseded_hint(portal: &str) -> String {
 pub fn replace_hint(another: &IdentityMismatch, portal: &str) -> String {
     match another {
         IdentityMismatch::ThanPinned { .. } => {
-            "if that is meant, write it into the configuration, then: systemctl reload refreshd".to_owned()
+            "if that is meant, write it into the configuration, then: systemctl reload refreshd"
+                .to_owned()
         }
         IdentityMismatch::ThanLiving { .. } => {
             format!("if that is meant: refreshd import {portal} --replace")

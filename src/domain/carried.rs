@@ -31,7 +31,9 @@ pub fn fate(
     (claim, sent): (ClaimId, SentToken),
     pair: Option<Fingerprint>,
 ) -> Fate {
-    let Some(grant) = grant else { return if lost { Fate::Wait } else { Fate::Aside } };
+    let Some(grant) = grant else {
+        return if lost { Fate::Wait } else { Fate::Aside };
+    };
     if grant.claim.is_some_and(|(id, _)| id == claim) {
         return Fate::Record;
     }
@@ -46,7 +48,11 @@ pub fn fate(
         return Fate::Known;
     }
     // Generations never go back: an older one is another state.
-    if now.generation < sent.generation { Fate::Wait } else { Fate::Aside }
+    if now.generation < sent.generation {
+        Fate::Wait
+    } else {
+        Fate::Aside
+    }
 }
 
 #[cfg(test)]
@@ -63,8 +69,17 @@ mod tests {
         let (details, validity) = (Details::default(), Validity::default());
         Grant {
             generation: Generation(generation),
-            tokens: Tokens { access: None, credential, details, validity },
-            standing: GrantStatus { phase: Phase::Fresh, renew_at: None, next_attempt_at: None },
+            tokens: Tokens {
+                access: None,
+                credential,
+                details,
+                validity,
+            },
+            standing: GrantStatus {
+                phase: Phase::Fresh,
+                renew_at: None,
+                next_attempt_at: None,
+            },
             renewed_at: Timestamp::default(),
             bound_to: Fingerprint::of(b"app"),
             token_url: String::new(),
@@ -81,7 +96,10 @@ mod tests {
 
     #[test]
     fn only_the_grant_that_was_sent_is_replaced() {
-        let sent = SentToken { generation: Generation(7), token: token("sent") };
+        let sent = SentToken {
+            generation: Generation(7),
+            token: token("sent"),
+        };
         let of = |grant: Option<&Grant>, lost| fate(grant, lost, (ClaimId(41), sent), token("got"));
         let cases = [
             (grant(7, "sent", Some(41)), Fate::Record),
@@ -98,8 +116,15 @@ mod tests {
         }
         let mut restored = grant(7, "older", None);
         let problem = Problem::new(Class::NeedsAuthorization, String::new());
-        restored.standing.phase = Phase::OldState { since: Timestamp::default(), problem };
-        assert_eq!(of(Some(&restored), false), Fate::Wait, "the right state may come back");
+        restored.standing.phase = Phase::OldState {
+            since: Timestamp::default(),
+            problem,
+        };
+        assert_eq!(
+            of(Some(&restored), false),
+            Fate::Wait,
+            "the right state may come back"
+        );
         assert_eq!(of(None, false), Fate::Aside, "it was forgotten");
         assert_eq!(of(None, true), Fate::Wait, "its state is not mounted");
     }

@@ -38,7 +38,13 @@ pub enum ClientDecision {
 /// Decides whose a refusal is.
 #[must_use]
 pub fn decide(seen: ClientEvidence) -> ClientDecision {
-    let ClientEvidence { since, let_in, refused_too, unasked, in_question } = seen;
+    let ClientEvidence {
+        since,
+        let_in,
+        refused_too,
+        unasked,
+        in_question,
+    } = seen;
     let works_elsewhere = let_in.is_some_and(|let_in| let_in >= since);
     match (works_elsewhere, refused_too, unasked) {
         // Nobody is left to ask, and those who were asked since are refused as well.
@@ -59,7 +65,12 @@ const SLOW_WAIT: (Duration, Duration) = (Duration::from_secs(300), Duration::fro
 /// How long a client that is refused for several portals waits for its next try, by another of them: seconds at first,
 /// since the refusals may be those portals' own. `lifetime` is that of their tokens.
 #[must_use]
-pub fn probe_wait(refused_for: Duration, refused: u64, unasked: u64, lifetime: Duration) -> Duration {
+pub fn probe_wait(
+    refused_for: Duration,
+    refused: u64,
+    unasked: u64,
+    lifetime: Duration,
+) -> Duration {
     if unasked > 0 && refused <= QUICK {
         let doublings = u32::try_from(refused.saturating_sub(1)).unwrap_or_default();
         let wait = QUICK_WAIT.saturating_mul(1 << doublings.min(8));
@@ -87,11 +98,28 @@ mod tests {
 
     #[test]
     fn another_portal_is_asked_before_a_client_is_refused() {
-        assert_eq!(decide(ClientEvidence { unasked: 2, ..ALONE }), ClientDecision::AskAnother);
-        assert_eq!(decide(ClientEvidence { unasked: 1, refused_too: 1, ..ALONE }), ClientDecision::TheClient);
+        assert_eq!(
+            decide(ClientEvidence {
+                unasked: 2,
+                ..ALONE
+            }),
+            ClientDecision::AskAnother
+        );
+        assert_eq!(
+            decide(ClientEvidence {
+                unasked: 1,
+                refused_too: 1,
+                ..ALONE
+            }),
+            ClientDecision::TheClient
+        );
         let before = Some(Timestamp::from_secs(99));
         assert_eq!(
-            decide(ClientEvidence { unasked: 1, let_in: before, ..ALONE }),
+            decide(ClientEvidence {
+                unasked: 1,
+                let_in: before,
+                ..ALONE
+            }),
             ClientDecision::AskAnother,
             "it may be refused since then"
         );
@@ -100,11 +128,31 @@ mod tests {
     #[test]
     fn a_client_that_is_let_in_for_others_is_not_refused() {
         let let_in = Some(Timestamp::from_secs(101));
-        assert_eq!(decide(ClientEvidence { let_in, unasked: 1, ..ALONE }), ClientDecision::ThisPortal);
-        let calm = ClientEvidence { let_in, in_question: false, ..ALONE };
-        assert_eq!(decide(calm), ClientDecision::ThisPortal, "the others are not in question");
         assert_eq!(
-            decide(ClientEvidence { let_in, refused_too: 3, unasked: 1, ..ALONE }),
+            decide(ClientEvidence {
+                let_in,
+                unasked: 1,
+                ..ALONE
+            }),
+            ClientDecision::ThisPortal
+        );
+        let calm = ClientEvidence {
+            let_in,
+            in_question: false,
+            ..ALONE
+        };
+        assert_eq!(
+            decide(calm),
+            ClientDecision::ThisPortal,
+            "the others are not in question"
+        );
+        assert_eq!(
+            decide(ClientEvidence {
+                let_in,
+                refused_too: 3,
+                unasked: 1,
+                ..ALONE
+            }),
             ClientDecision::ThisPortal
         );
     }
@@ -112,16 +160,31 @@ mod tests {
     #[test]
     fn while_there_are_portals_to_ask_they_are_asked_within_seconds() {
         let wait = |refused, unasked, secs, life| {
-            probe_wait(Duration::from_secs(secs), refused, unasked, Duration::from_secs(life)).as_secs()
+            probe_wait(
+                Duration::from_secs(secs),
+                refused,
+                unasked,
+                Duration::from_secs(life),
+            )
+            .as_secs()
         };
-        assert_eq!([1, 2, 3, 4, 5].map(|refused| wait(refused, 9, 0, 3600)), [5, 10, 20, 40, 300]);
+        assert_eq!(
+            [1, 2, 3, 4, 5].map(|refused| wait(refused, 9, 0, 3600)),
+            [5, 10, 20, 40, 300]
+        );
         assert_eq!(wait(2, 1, 0, 60), 5, "by the life of the tokens");
-        assert_eq!([0, 900, 9000].map(|secs| wait(1, 0, secs, 3600)), [300, 900, 3600]);
+        assert_eq!(
+            [0, 900, 9000].map(|secs| wait(1, 0, secs, 3600)),
+            [300, 900, 3600]
+        );
     }
 
     #[test]
     fn the_last_portal_that_is_refused_speaks_for_the_client() {
         let let_in = Some(Timestamp::from_secs(101));
-        assert_eq!(decide(ClientEvidence { let_in, ..ALONE }), ClientDecision::TheClient);
+        assert_eq!(
+            decide(ClientEvidence { let_in, ..ALONE }),
+            ClientDecision::TheClient
+        );
     }
 }

@@ -18,7 +18,15 @@ const MONTHS: [&str; 12] = [
     "november",
     "december",
 ];
-const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+const DAYS: [&str; 7] = [
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
+];
 
 /// The instant that a text names; `None` if it names none, or one of several.
 #[must_use]
@@ -37,7 +45,11 @@ fn iso(text: &str) -> Option<Timestamp> {
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     let zone_at = rest.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.'))?;
     let (time, zone) = rest.split_at(zone_at);
-    at((number(year)?, number(month)?, number(day)?), time, offset(zone.trim_start())?)
+    at(
+        (number(year)?, number(month)?, number(day)?),
+        time,
+        offset(zone.trim_start())?,
+    )
 }
 
 /// `Sat, 28 Nov 2026 20:00:00 GMT`, the two obsolete forms of RFC 9110, and what JavaScript prints.
@@ -47,9 +59,10 @@ fn words(text: &str) -> Option<Timestamp> {
     let text = text.split('(').next()?;
     for word in text.split([' ', ',']).filter(|word| !word.is_empty()) {
         let parts: Vec<_> = word.split('-').collect();
-        if let ([of_month, name, of_year], true) =
-            (parts.as_slice(), word.starts_with(|c: char| c.is_ascii_digit()))
-        {
+        if let ([of_month, name, of_year], true) = (
+            parts.as_slice(),
+            word.starts_with(|c: char| c.is_ascii_digit()),
+        ) {
             set(&mut day, number(of_month)?)?;
             set(&mut month, position(&MONTHS, name)?)?;
             set(&mut year, full(number(of_year)?, of_year.len())?)?;
@@ -70,7 +83,10 @@ fn words(text: &str) -> Option<Timestamp> {
             }
             kinds.push(if word.len() == 4 { 'y' } else { 'd' });
         } else {
-            let word = word.strip_prefix("GMT").filter(|rest| !rest.is_empty()).unwrap_or(word);
+            let word = word
+                .strip_prefix("GMT")
+                .filter(|rest| !rest.is_empty())
+                .unwrap_or(word);
             set(&mut zone, offset(word)?)?;
             kinds.push('z');
         }
@@ -104,13 +120,18 @@ const fn full(year: i64, digits: usize) -> Option<i64> {
 /// From 1; at least three letters of the name.
 fn position(names: &[&str], word: &str) -> Option<i64> {
     let word = word.to_ascii_lowercase();
-    let at = names.iter().position(|name| word.len() >= 3 && name.starts_with(&word))?;
+    let at = names
+        .iter()
+        .position(|name| word.len() >= 3 && name.starts_with(&word))?;
     i64::try_from(at + 1).ok()
 }
 
 /// Seconds east of Greenwich: `Z`, `GMT`, `+03:00`, `-0730`, `+03`.
 fn offset(zone: &str) -> Option<i64> {
-    if ["Z", "GMT", "UTC", "UT"].iter().any(|name| zone.eq_ignore_ascii_case(name)) {
+    if ["Z", "GMT", "UTC", "UT"]
+        .iter()
+        .any(|name| zone.eq_ignore_ascii_case(name))
+    {
         return Some(0);
     }
     let (sign, rest) = match (zone.strip_prefix('+'), zone.strip_prefix('-')) {
@@ -146,14 +167,17 @@ fn at((year, month, day): (i64, i64, i64), time: &str, east: i64) -> Option<Time
     if !valid || parts.next().is_some() {
         return None;
     }
-    Some(Timestamp::from_secs(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - east))
+    Some(Timestamp::from_secs(
+        days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - east,
+    ))
 }
 
 /// Days since 1970-01-01 in the Gregorian calendar, by counting from the first of March of the year 0.
 const fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year - 719_468
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year
+        - 719_468
 }
 
 #[cfg(test)]
@@ -178,10 +202,17 @@ mod tests {
             "28 November 2026 20:00:00 UTC",
             "Sat Nov 28 2026 23:00:00 GMT+0300 (Moscow Standard Time)",
         ] {
-            assert_eq!(instant(text), Some(Timestamp::from_secs(1_795_896_000)), "{text}");
+            assert_eq!(
+                instant(text),
+                Some(Timestamp::from_secs(1_795_896_000)),
+                "{text}"
+            );
         }
         assert_eq!(instant("1970-01-01T00:00:00Z"), Some(Timestamp::default()));
-        assert_eq!(instant("2028-02-29T00:00:00Z").map(Timestamp::secs), Some(1_835_395_200));
+        assert_eq!(
+            instant("2028-02-29T00:00:00Z").map(Timestamp::secs),
+            Some(1_835_395_200)
+        );
     }
 
     #[test]

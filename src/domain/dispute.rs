@@ -39,8 +39,12 @@ pub const fn concerns_a_person(
     holder_is_admin: Option<bool>,
 ) -> bool {
     match occasion {
-        EventKind::Opened => matches!(is_admin, Some(true)) && !matches!(holder_is_admin, Some(true)),
-        EventKind::Installed => !(matches!(is_admin, Some(false)) && matches!(holder_is_admin, Some(true))),
+        EventKind::Opened => {
+            matches!(is_admin, Some(true)) && !matches!(holder_is_admin, Some(true))
+        }
+        EventKind::Installed => {
+            !(matches!(is_admin, Some(false)) && matches!(holder_is_admin, Some(true)))
+        }
         // The app's own user follows the event of the installation, whose proof it must have.
         EventKind::SystemUser => false,
     }
@@ -61,7 +65,16 @@ impl Dispute {
     /// What happened, for people.
     #[must_use]
     pub fn reason(&self) -> String {
-        let Self { portal: _, app, user, holder, occasion, is_admin, holder_is_admin, .. } = self;
+        let Self {
+            portal: _,
+            app,
+            user,
+            holder,
+            occasion,
+            is_admin,
+            holder_is_admin,
+            ..
+        } = self;
         let did = match occasion {
             EventKind::Opened => format!("has opened {app}"),
             EventKind::Installed | EventKind::SystemUser => {
@@ -131,7 +144,10 @@ mod tests {
             (SystemUser, Some(true), Some(false), false),
         ] {
             let is_asked = concerns_a_person(occasion, is_admin, holder_is_admin);
-            assert_eq!(is_asked, asked, "{occasion:?} {is_admin:?} {holder_is_admin:?}");
+            assert_eq!(
+                is_asked, asked,
+                "{occasion:?} {is_admin:?} {holder_is_admin:?}"
+            );
         }
     }
 
@@ -156,6 +172,9 @@ mod tests {
             "{reason}"
         );
         let action = newcomer.action("acme");
-        assert!(action.contains("refreshd install accept acme;") && action.ends_with("install refuse acme"));
+        assert!(
+            action.contains("refreshd install accept acme;")
+                && action.ends_with("install refuse acme")
+        );
     }
 }

@@ -70,8 +70,7 @@ const STANDARD_CODES: [&str; 10] = [
 ];
 
 /// What a server says that speaks of a refresh token, though a code was refused.
-const CODE_REFUSED: &str =
-    "the code is not valid: it was used already, has expired, or is for another client or redirect_uri";
+const CODE_REFUSED: &str = "the code is not valid: it was used already, has expired, or is for another client or redirect_uri";
 
 /// A reply that holds an error code.
 pub(super) fn with_code(
@@ -83,7 +82,10 @@ pub(super) fn with_code(
     context: ErrorContext<'_>,
 ) -> Refusal {
     let words = words(body, description);
-    let rule = profile.errors.iter().find(|rule| rule.matches(reply.status, code, description, Some(body)));
+    let rule = profile
+        .errors
+        .iter()
+        .find(|rule| rule.matches(reply.status, code, description, Some(body)));
     let believed = rule.filter(|rule| is_believed(rule, reply.status));
     let shown = server_text(&words, secrets);
     let mut problem = match (believed, rule) {
@@ -106,7 +108,11 @@ pub(super) fn with_code(
     if assumed {
         problem = dead("said invalid_request");
     }
-    let is_known = rule.is_some_and(|rule| rule.error.iter().any(|known| known.eq_ignore_ascii_case(code)));
+    let is_known = rule.is_some_and(|rule| {
+        rule.error
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(code))
+    });
     problem.code = if is_known || STANDARD_CODES.contains(&code) {
         Some(code.to_owned())
     } else {
@@ -130,14 +136,27 @@ pub(super) fn without_code(
         None => problem,
     };
     let matches = |rule: &&ErrorRule| rule.error.is_empty() && rule.matches(status, "", "", body);
-    if let Some(rule) = profile.errors.iter().find(matches).filter(|rule| is_believed(rule, status)) {
-        let problem = by_rule(rule, &format!("the server answered with status {status}"), context.spent);
+    if let Some(rule) = profile
+        .errors
+        .iter()
+        .find(matches)
+        .filter(|rule| is_believed(rule, status))
+    {
+        let problem = by_rule(
+            rule,
+            &format!("the server answered with status {status}"),
+            context.spent,
+        );
         return with_words(problem).into_refusal(reply, false);
     }
     if context.worked_before && status == 400 && is_blank(reply.body) {
         return dead("answered 400 with nothing else").into_refusal(reply, true);
     }
-    let start = reply.body.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+    let start = reply
+        .body
+        .iter()
+        .copied()
+        .find(|byte| !byte.is_ascii_whitespace());
     let problem = match (status, start) {
         (200..=299, start) => {
             let what = match (body, start) {
@@ -146,7 +165,10 @@ pub(super) fn without_code(
                 (None, Some(_)) => "a body in which no token can be read",
                 (None, None) => "an empty body",
             };
-            Problem::new(Class::InDoubt, format!("the server answered {status} with {what}"))
+            Problem::new(
+                Class::InDoubt,
+                format!("the server answered {status} with {what}"),
+            )
         }
         (300..=399, _) => redirected(status, context),
         _ => Problem::new(
@@ -178,17 +200,25 @@ fn is_believed(rule: &ErrorRule, status: u16) -> bool {
     if !is_server_failure(status) {
         return true;
     }
-    let final_word = matches!(rule.class, Class::NeedsAuthorization | Class::Gone | Class::ClientRejected);
+    let final_word = matches!(
+        rule.class,
+        Class::NeedsAuthorization | Class::Gone | Class::ClientRejected
+    );
     !final_word && (rule.status.contains(&status) || rule.class == by_status(status))
 }
 
 /// What a row of the profile's table says; `words` stand for a meaning that it does not give.
 fn by_rule(rule: &ErrorRule, words: &str, spent: PresentedCredential) -> Problem {
     let meaning = rule.meaning.as_deref().map(|meaning| match spent {
-        PresentedCredential::Code if meaning.to_lowercase().contains("refresh token") => CODE_REFUSED,
+        PresentedCredential::Code if meaning.to_lowercase().contains("refresh token") => {
+            CODE_REFUSED
+        }
         PresentedCredential::Code | PresentedCredential::Renewal => meaning,
     });
-    Problem { remedy: rule.remedy.clone(), ..Problem::new(rule.class, meaning.unwrap_or(words).to_owned()) }
+    Problem {
+        remedy: rule.remedy.clone(),
+        ..Problem::new(rule.class, meaning.unwrap_or(words).to_owned())
+    }
 }
 
 /// Puts the server's words beside our meaning, unless they are the meaning.
@@ -214,14 +244,21 @@ fn words(body: &Map<String, Value>, description: &str) -> String {
     };
     let own = Some(description.to_owned()).filter(|words| !words.trim().is_empty());
     let first = own.or_else(|| WORDS.iter().find_map(text));
-    let more = MORE_WORDS.iter().find_map(text).filter(|more| first.as_ref() != Some(more));
+    let more = MORE_WORDS
+        .iter()
+        .find_map(text)
+        .filter(|more| first.as_ref() != Some(more));
     let parts: Vec<_> = [first, more].into_iter().flatten().collect();
     parts.join("; ")
 }
 
 impl Problem {
     fn into_refusal(self, reply: &TokenReply<'_>, assumed: bool) -> Refusal {
-        Refusal { problem: self, retry_after: reply.retry_after, assumed }
+        Refusal {
+            problem: self,
+            retry_after: reply.retry_after,
+            assumed,
+        }
     }
 }
 
@@ -235,7 +272,8 @@ fn dead(what: &str) -> Problem {
 
 /// Whether a refusal says so little that it may be of a dead grant.
 const fn may_be_dead(class: Class, status: u16) -> bool {
-    matches!(class, Class::ClientRejected | Class::Unknown) && matches!(status, 200..=299 | 400 | 401 | 403)
+    matches!(class, Class::ClientRejected | Class::Unknown)
+        && matches!(status, 200..=299 | 400 | 401 | 403)
 }
 
 /// A sentence that RFC 6749 section 5.2 gives for every `invalid_request`: many servers repeat it whatever is wrong.
@@ -298,8 +336,11 @@ fn is_of_something_else(words: &str) -> bool {
 /// Whether a body says nothing: no bytes but white space, or a JSON value that holds nothing.
 fn is_blank(body: &[u8]) -> bool {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let text: Vec<u8> =
-        body.iter().copied().filter(|byte| !byte.is_ascii_whitespace() && *byte != 0).collect();
+    let text: Vec<u8> = body
+        .iter()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace() && *byte != 0)
+        .collect();
     matches!(text.as_slice(), b"" | b"{}" | b"[]" | b"null" | b"\"\"")
 }
 
@@ -310,11 +351,15 @@ fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
         .and_then(|location| leads_to(context.sent_to, location))
         .map(|leads| format!(" {leads}"))
         .unwrap_or_default();
-    let detail =
-        format!("the server answered {status}, a redirect{leads}; secrets are not sent to another address");
+    let detail = format!(
+        "the server answered {status}, a redirect{leads}; secrets are not sent to another address"
+    );
     let remedy = "see whether the redirect leads to the provider's own token endpoint, then write that address as token_url \
                   of the app {app} in the configuration, and: systemctl reload refreshd; it is retried by itself";
-    Problem { remedy: Some(remedy.to_owned()), ..Problem::new(Class::Unknown, detail) }
+    Problem {
+        remedy: Some(remedy.to_owned()),
+        ..Problem::new(Class::Unknown, detail)
+    }
 }
 
 /// Where a redirect leads: the host, and what else differs where that is the same.
@@ -322,7 +367,9 @@ fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
 pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
     let from = Url::parse(sent_to).ok()?;
     let to = from.join(location.trim()).ok()?;
-    let host = to.host_str().filter(|_| matches!(to.scheme(), "http" | "https"))?;
+    let host = to
+        .host_str()
+        .filter(|_| matches!(to.scheme(), "http" | "https"))?;
     let port = |url: &Url| url.port_or_known_default();
     let shown = match to.port() {
         Some(port) => format!("{host}:{port}"),
@@ -336,9 +383,11 @@ pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
     } else if port(&to) != port(&from) {
         " (another port of the same host)".to_owned()
     } else if path(&to) == format!("{}/", path(&from)) {
-        " (only the path differs: the slash at its end is missing in the configured address)".to_owned()
+        " (only the path differs: the slash at its end is missing in the configured address)"
+            .to_owned()
     } else if format!("{}/", path(&to)) == path(&from) {
-        " (only the path differs: the slash at its end is too much in the configured address)".to_owned()
+        " (only the path differs: the slash at its end is too much in the configured address)"
+            .to_owned()
     } else if path(&to) == path(&from) {
         " (the same address)".to_owned()
     } else {

@@ -9,7 +9,12 @@ use super::*;
 
 fn refusal(status: u16, body: &str, context: ErrorContext<'_>) -> Refusal {
     let retry_after = Some(Duration::from_secs(7));
-    let reply = TokenReply { status, retry_after, now: Timestamp::default(), body: body.as_bytes() };
+    let reply = TokenReply {
+        status,
+        retry_after,
+        now: Timestamp::default(),
+        body: body.as_bytes(),
+    };
     match read_in(&reply, &profile(), &["s3cret-value"], context) {
         Verdict::Refused(refusal) => refusal,
         Verdict::Granted(_) => panic!("{status} {body} was taken for a token"),
@@ -22,7 +27,13 @@ fn problem(status: u16, body: &str) -> Problem {
 
 #[test]
 fn a_server_that_is_ill_is_not_believed() {
-    for code in ["invalid_grant", "invalid_client", "NOT_INSTALLED", "PAYMENT_REQUIRED", "never_heard_of"] {
+    for code in [
+        "invalid_grant",
+        "invalid_client",
+        "NOT_INSTALLED",
+        "PAYMENT_REQUIRED",
+        "never_heard_of",
+    ] {
         for (status, class) in [
             (500, Class::Transient),
             (503, Class::Transient),
@@ -35,11 +46,18 @@ fn a_server_that_is_ill_is_not_believed() {
             let refusal = refusal(status, &body, ErrorContext::default());
             assert_eq!(refusal.problem.class, class, "{status} {code}");
             assert_eq!(refusal.problem.code.as_deref(), Some(code));
-            assert_eq!(refusal.retry_after, Some(Duration::from_secs(7)), "it is obeyed");
+            assert_eq!(
+                refusal.retry_after,
+                Some(Duration::from_secs(7)),
+                "it is obeyed"
+            );
             assert!(refusal.problem.remedy.is_none() && refusal.problem.text().contains("bad day"));
         }
     }
-    assert_eq!(problem(400, r#"{"error":"invalid_grant"}"#).class, Class::NeedsAuthorization);
+    assert_eq!(
+        problem(400, r#"{"error":"invalid_grant"}"#).class,
+        Class::NeedsAuthorization
+    );
 }
 
 #[test]
@@ -55,8 +73,15 @@ fn a_row_that_names_the_status_may_say_what_it_means_but_never_ends_a_grant() {
     };
     assert!(is_believed(&row(Class::Blocked, &[503]), 503));
     assert!(!is_believed(&row(Class::Blocked, &[]), 503));
-    assert!(is_believed(&row(Class::Transient, &[]), 503), "it says the same as the status");
-    for class in [Class::NeedsAuthorization, Class::Gone, Class::ClientRejected] {
+    assert!(
+        is_believed(&row(Class::Transient, &[]), 503),
+        "it says the same as the status"
+    );
+    for class in [
+        Class::NeedsAuthorization,
+        Class::Gone,
+        Class::ClientRejected,
+    ] {
         assert!(!is_believed(&row(class, &[503, 429]), 429), "{class:?}");
         assert!(is_believed(&row(class, &[]), 400), "{class:?}");
     }
@@ -73,9 +98,14 @@ fn the_servers_own_words_stand_beside_our_meaning() {
     ] {
         let mut profile = profile();
         profile.errors[1].meaning = Some("our meaning".into());
-        let reply =
-            TokenReply { status: 400, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
-        let Verdict::Refused(refusal) = read_in(&reply, &profile, &["s3cret-value"], ErrorContext::default())
+        let reply = TokenReply {
+            status: 400,
+            retry_after: None,
+            now: Timestamp::default(),
+            body: body.as_bytes(),
+        };
+        let Verdict::Refused(refusal) =
+            read_in(&reply, &profile, &["s3cret-value"], ErrorContext::default())
         else {
             panic!("{body}")
         };
@@ -86,7 +116,10 @@ fn the_servers_own_words_stand_beside_our_meaning() {
             "{body}"
         );
     }
-    let without_code = problem(403, r#"{"message":"not from here","error_uri":"https://x.example/why"}"#);
+    let without_code = problem(
+        403,
+        r#"{"message":"not from here","error_uri":"https://x.example/why"}"#,
+    );
     assert_eq!(
         without_code.text(),
         "the server answered with status 403 and no error code (the server says: not from here; see https://x.example/why)"
@@ -94,24 +127,44 @@ fn the_servers_own_words_stand_beside_our_meaning() {
     let bad = problem(400, r#"{"error":"odd","error_uri":"javascript:alert(1)"}"#);
     assert_eq!((bad.error_uri, bad.said), (None, None));
     let own = problem(400, r#"{"error":"odd","error_description":"said once"}"#);
-    assert_eq!(own.text(), "odd: said once", "words that are the meaning are not repeated");
+    assert_eq!(
+        own.text(),
+        "odd: said once",
+        "words that are the meaning are not repeated"
+    );
 }
 
 #[test]
 fn a_redirect_says_where_it_leads() {
     let leads = |location| {
         let sent_to = "https://a.example/oauth/token";
-        refusal(301, "", ErrorContext { sent_to, location, ..ErrorContext::default() }).problem.detail
+        refusal(
+            301,
+            "",
+            ErrorContext {
+                sent_to,
+                location,
+                ..ErrorContext::default()
+            },
+        )
+        .problem
+        .detail
     };
     let slash = leads(Some("https://a.example/oauth/token/"));
     assert!(
         slash.contains("to a.example (only the path differs: the slash at its end is missing"),
         "{slash}"
     );
-    assert!(leads(Some("/oauth/token/")).contains("the slash at its end is missing"), "a relative one");
+    assert!(
+        leads(Some("/oauth/token/")).contains("the slash at its end is missing"),
+        "a relative one"
+    );
     assert!(leads(Some("https://b.example:8443/x?token=abc")).contains("to b.example:8443; "));
     assert!(leads(Some("http://a.example/oauth/token")).contains("the same host by http"));
-    assert!(!leads(Some("https://a.example/abc/def")).contains("def"), "a path may hold a secret");
+    assert!(
+        !leads(Some("https://a.example/abc/def")).contains("def"),
+        "a path may hold a secret"
+    );
     for nothing in [None, Some("javascript:x"), Some("")] {
         let detail = leads(nothing);
         assert!(
@@ -123,7 +176,10 @@ fn a_redirect_says_where_it_leads() {
 
 #[test]
 fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked() {
-    let worked = ErrorContext { worked_before: true, ..ErrorContext::default() };
+    let worked = ErrorContext {
+        worked_before: true,
+        ..ErrorContext::default()
+    };
     let standard = "The request is missing a required parameter, includes an invalid parameter value, includes a \
                     parameter more than once, or is otherwise malformed.";
     for words in [
@@ -135,15 +191,22 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked() {
         &format!("{standard} Check the `refresh_token` parameter"),
         "Invalid refresh token: token_not_found",
     ] {
-        let body = serde_json::json!({"error": "invalid_request", "error_description": words}).to_string();
+        let body =
+            serde_json::json!({"error": "invalid_request", "error_description": words}).to_string();
         let dead = refusal(400, &body, worked);
-        assert!(dead.assumed && dead.problem.class == Class::NeedsAuthorization, "{words}: {dead:?}");
+        assert!(
+            dead.assumed && dead.problem.class == Class::NeedsAuthorization,
+            "{words}: {dead:?}"
+        );
         assert!(
             dead.problem.detail.contains("assumed: the grant is dead"),
             "people are told what was assumed"
         );
         let new = refusal(400, &body, ErrorContext::default());
-        assert!(!new.assumed && new.problem.class == Class::Unknown, "{words}: it never worked before");
+        assert!(
+            !new.assumed && new.problem.class == Class::Unknown,
+            "{words}: it never worked before"
+        );
         assert_eq!(
             refusal(500, &body, worked).problem.class,
             Class::Transient,
@@ -159,16 +222,35 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked() {
         &format!("{standard} Check the `client_id` parameter"),
         "Too many requests, try again later",
     ] {
-        let body = serde_json::json!({"error": "invalid_request", "error_description": words}).to_string();
-        assert!(!refusal(400, &body, worked).assumed, "{words}: it is about something else");
+        let body =
+            serde_json::json!({"error": "invalid_request", "error_description": words}).to_string();
+        assert!(
+            !refusal(400, &body, worked).assumed,
+            "{words}: it is about something else"
+        );
     }
     for body in ["", " \r\n", "{}", "null", "\u{feff}"] {
         let dead = refusal(400, body, worked);
-        assert!(dead.assumed && dead.problem.class == Class::NeedsAuthorization, "{body:?}: {dead:?}");
-        assert_eq!(refusal(400, body, ErrorContext::default()).problem.class, Class::Unknown, "{body:?}");
-        assert_eq!(refusal(403, body, worked).problem.class, Class::Unknown, "{body:?}: a wall in between");
+        assert!(
+            dead.assumed && dead.problem.class == Class::NeedsAuthorization,
+            "{body:?}: {dead:?}"
+        );
+        assert_eq!(
+            refusal(400, body, ErrorContext::default()).problem.class,
+            Class::Unknown,
+            "{body:?}"
+        );
+        assert_eq!(
+            refusal(403, body, worked).problem.class,
+            Class::Unknown,
+            "{body:?}: a wall in between"
+        );
     }
-    assert_eq!(refusal(400, "<html>", worked).problem.class, Class::Unknown, "not the server's own answer");
+    assert_eq!(
+        refusal(400, "<html>", worked).problem.class,
+        Class::Unknown,
+        "not the server's own answer"
+    );
     assert!(!refusal(400, r#"{"error":"invalid_scope"}"#, worked).assumed);
 }
 
@@ -182,11 +264,21 @@ fn a_refused_code_is_not_called_a_refresh_token() {
         now: Timestamp::default(),
         body: br#"{"error":"invalid_grant"}"#,
     };
-    let said = |spent| match read_in(&reply, &profile, &[], ErrorContext { spent, ..ErrorContext::default() })
-    {
+    let said = |spent| match read_in(
+        &reply,
+        &profile,
+        &[],
+        ErrorContext {
+            spent,
+            ..ErrorContext::default()
+        },
+    ) {
         Verdict::Refused(refusal) => refusal.problem.detail,
         Verdict::Granted(_) => panic!("taken"),
     };
-    assert_eq!(said(PresentedCredential::Renewal), "the refresh token has expired or was revoked");
+    assert_eq!(
+        said(PresentedCredential::Renewal),
+        "the refresh token has expired or was revoked"
+    );
     assert_eq!(said(PresentedCredential::Code), CODE_REFUSED);
 }

@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use super::quirks::{JsonPath, is_value};
 
 /// What a failed token request means, and so what happens next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// The request did not leave this machine.
@@ -101,8 +103,14 @@ impl ErrorRule {
                 .is_some_and(|value| wanted.iter().any(|wanted| is_value(value, wanted)))
         };
         (self.status.is_empty() || self.status.contains(&status))
-            && (self.error.is_empty() || self.error.iter().any(|code| code.eq_ignore_ascii_case(error)))
-            && description.to_lowercase().contains(&self.description.to_lowercase())
+            && (self.error.is_empty()
+                || self
+                    .error
+                    .iter()
+                    .any(|code| code.eq_ignore_ascii_case(error)))
+            && description
+                .to_lowercase()
+                .contains(&self.description.to_lowercase())
             && self.also.iter().all(holds)
     }
 }

@@ -58,7 +58,9 @@ impl Severity {
     /// The severity of that name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|severity| severity.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|severity| severity.as_str() == text)
     }
 }
 
@@ -102,12 +104,29 @@ pub struct Step {
 /// The ladder of design section 5, in force where the configuration has no `[[escalation.step]]`.
 #[must_use]
 pub fn default_ladder() -> Vec<Step> {
-    let step = |key: &str, when, severity| Step { key: key.to_owned(), when, severity, notify: None };
+    let step = |key: &str, when, severity| Step {
+        key: key.to_owned(),
+        when,
+        severity,
+        notify: None,
+    };
     vec![
         step("failed", Trigger::Failed, Severity::Notice),
-        step("overdue", Trigger::Overdue(OVERDUE_SHARE), Severity::Warning),
-        step("late", Trigger::Remaining(Threshold::Share(0.2)), Severity::Error),
-        step("expiring", Trigger::Remaining(Threshold::Share(0.1)), Severity::Critical),
+        step(
+            "overdue",
+            Trigger::Overdue(OVERDUE_SHARE),
+            Severity::Warning,
+        ),
+        step(
+            "late",
+            Trigger::Remaining(Threshold::Share(0.2)),
+            Severity::Error,
+        ),
+        step(
+            "expiring",
+            Trigger::Remaining(Threshold::Share(0.1)),
+            Severity::Critical,
+        ),
         step("expired", Trigger::Expired, Severity::Critical),
         step("person", Trigger::NeedsPerson, Severity::Critical),
     ]
@@ -142,11 +161,16 @@ pub struct Evaluation {
 /// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced. What only a
 /// person can mend is announced as that, once, with how long the token still works: the steps of time add nothing to it.
 #[must_use]
-pub fn evaluate(ladder: &[Step], about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Evaluation {
+pub fn evaluate(
+    ladder: &[Step],
+    about: HintContext<'_>,
+    grant: &Grant,
+    now: Timestamp,
+) -> Evaluation {
     let mut told = grant.told.clone();
     let mut next = None;
-    let person =
-        needs_person(&grant.standing.phase) && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
+    let person = needs_person(&grant.standing.phase)
+        && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
         if told.contains(&step.key) {
@@ -178,7 +202,11 @@ pub fn evaluate(ladder: &[Step], about: HintContext<'_>, grant: &Grant, now: Tim
         (Some(said), Some(ahead)) if ahead.severity > said.severity => Some(ahead),
         (said, ahead) => said.or(ahead),
     };
-    Evaluation { announce, told, next }
+    Evaluation {
+        announce,
+        told,
+        next,
+    }
 }
 
 /// The steps ahead of the refresh token's own end: what is to be said now, and when the next one comes. They are added
@@ -189,9 +217,15 @@ fn evaluate_refresh_end(
     told: &mut Vec<String>,
     now: Timestamp,
 ) -> (Option<EscalationNotice>, Option<Timestamp>) {
-    let Some(end) = refresh_end_of(grant) else { return (None, None) };
+    let Some(end) = refresh_end_of(grant) else {
+        return (None, None);
+    };
     let (mut loudest, mut next) = (None, None::<Timestamp>);
-    for step in STEPS.iter().filter(|step| !told.iter().any(|told| told == step.key)).collect::<Vec<_>>() {
+    for step in STEPS
+        .iter()
+        .filter(|step| !told.iter().any(|told| told == step.key))
+        .collect::<Vec<_>>()
+    {
         match end.reached_at(step) {
             Some(at) if at <= now => {
                 told.push(step.key.to_owned());
@@ -229,27 +263,53 @@ pub fn refresh_end_of(grant: &Grant) -> Option<&refresh_end::RefreshEnd> {
 /// The steps ahead of the refresh token's end that are told and still hold: a renewal does not end them.
 #[must_use]
 pub fn still_notified(grant: &Grant, now: Timestamp) -> Vec<String> {
-    let Some(end) = refresh_end_of(grant) else { return Vec::new() };
-    let holds = |step: &&refresh_end::RefreshEndStep| end.reached_at(step).is_some_and(|at| at <= now);
+    let Some(end) = refresh_end_of(grant) else {
+        return Vec::new();
+    };
+    let holds =
+        |step: &&refresh_end::RefreshEndStep| end.reached_at(step).is_some_and(|at| at <= now);
     let told = |step: &&refresh_end::RefreshEndStep| grant.told.iter().any(|told| told == step.key);
-    STEPS.iter().filter(holds).filter(told).map(|step| step.key.to_owned()).collect()
+    STEPS
+        .iter()
+        .filter(holds)
+        .filter(told)
+        .map(|step| step.key.to_owned())
+        .collect()
 }
 
 /// The steps that are told again, since what a person must do now is another thing than before; they are not told any more.
-pub fn reset_notified(told: &mut Vec<String>, ladder: &[Step], before: &Phase, now: &Phase) -> Vec<String> {
+pub fn reset_notified(
+    told: &mut Vec<String>,
+    ladder: &[Step],
+    before: &Phase,
+    now: &Phase,
+) -> Vec<String> {
     let another = needs_person(before) && needs_person(now) && before.kind() != now.kind();
-    let of_person =
-        |key: &mut String| ladder.iter().any(|step| step.key == *key && step.when == Trigger::NeedsPerson);
-    if another { told.extract_if(.., of_person).collect() } else { Vec::new() }
+    let of_person = |key: &mut String| {
+        ladder
+            .iter()
+            .any(|step| step.key == *key && step.when == Trigger::NeedsPerson)
+    };
+    if another {
+        told.extract_if(.., of_person).collect()
+    } else {
+        Vec::new()
+    }
 }
 
 /// What to say when a grant of which something was told is fresh again.
 #[must_use]
-pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Option<EscalationNotice> {
+pub fn resolved(
+    told: &[String],
+    since: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<EscalationNotice> {
     if told.iter().all(|step| refresh_end::is_step(step)) {
         return None;
     }
-    let lasted = since.map(|since| format!(" after {}", human(now.since(since)))).unwrap_or_default();
+    let lasted = since
+        .map(|since| format!(" after {}", human(now.since(since))))
+        .unwrap_or_default();
     Some(EscalationNotice {
         step: "resolved".to_owned(),
         severity: Severity::Notice,
@@ -262,7 +322,11 @@ pub fn resolved(told: &[String], since: Option<Timestamp>, now: Timestamp) -> Op
 /// How long the current access token still works.
 #[must_use]
 pub fn remaining(grant: &Grant, now: Timestamp) -> Option<Duration> {
-    grant.tokens.access.as_ref().map(|access| access.expires_at.until(now))
+    grant
+        .tokens
+        .access
+        .as_ref()
+        .map(|access| access.expires_at.until(now))
 }
 
 /// What decides when a token is overdue.
@@ -368,10 +432,18 @@ pub(super) fn needs_person(phase: &Phase) -> bool {
 
 /// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
 pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
-    let unknown = grant.standing.phase.problem().is_some_and(|problem| problem.class == Class::Unknown);
+    let unknown = grant
+        .standing
+        .phase
+        .problem()
+        .is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = retry_delay(grant, now).is_some();
     // A server that wants to be left alone for longer than the token works: people can do more about it than we.
-    let told_to_wait = grant.standing.phase.problem().is_some_and(|problem| problem.asked_to_wait.is_some());
+    let told_to_wait = grant
+        .standing
+        .phase
+        .problem()
+        .is_some_and(|problem| problem.asked_to_wait.is_some());
     if step.when == Trigger::Failed && (unknown || put_off || told_to_wait) {
         step.severity.max(Severity::Warning)
     } else {
@@ -381,13 +453,21 @@ pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severit
 
 /// How long the replay of a grant in doubt is put off; `None` if it comes at once.
 fn retry_delay(grant: &Grant, now: Timestamp) -> Option<Duration> {
-    let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else { return None };
+    let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else {
+        return None;
+    };
     let least = grant
         .tokens
         .access
         .as_ref()
-        .map_or(MIN_RETRY_DELAY, |access| (access.lifetime() / 10).min(MIN_RETRY_DELAY));
-    grant.standing.next_attempt_at.map(|at| at.until(now)).filter(|wait| *wait > least)
+        .map_or(MIN_RETRY_DELAY, |access| {
+            (access.lifetime() / 10).min(MIN_RETRY_DELAY)
+        });
+    grant
+        .standing
+        .next_attempt_at
+        .map(|at| at.until(now))
+        .filter(|wait| *wait > least)
 }
 
 pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
@@ -396,30 +476,62 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
             "the renewal is overdue, and its request is under way".to_owned()
         }
         Phase::Fresh => "the renewal is overdue and has not been tried".to_owned(),
-        Phase::Retrying { attempt: 1, since: _, problem } => {
-            format!("a renewal failed ({}): {}", problem.class.as_str(), problem.text())
+        Phase::Retrying {
+            attempt: 1,
+            since: _,
+            problem,
+        } => {
+            format!(
+                "a renewal failed ({}): {}",
+                problem.class.as_str(),
+                problem.text()
+            )
         }
-        Phase::Retrying { attempt, since, problem } => {
+        Phase::Retrying {
+            attempt,
+            since,
+            problem,
+        } => {
             let lasts = human(now.since(*since));
             let class = problem.class.as_str();
-            format!("{attempt} renewals in a row failed in {lasts}, the last ({class}): {}", problem.text())
+            format!(
+                "{attempt} renewals in a row failed in {lasts}, the last ({class}): {}",
+                problem.text()
+            )
         }
-        Phase::InDoubt { problem, .. } => format!("a renewal has no known outcome: {}", problem.text()),
+        Phase::InDoubt { problem, .. } => {
+            format!("a renewal has no known outcome: {}", problem.text())
+        }
         Phase::ClientRejected { problem, .. } => {
             let only_here = match problem.works_for {
                 Some(1) => " for this portal only (it works for 1 other)".to_owned(),
                 Some(others) => format!(" for this portal only (it works for {others} others)"),
                 None => String::new(),
             };
-            format!("the authorization server refuses the app's client{only_here}: {}", problem.text())
+            format!(
+                "the authorization server refuses the app's client{only_here}: {}",
+                problem.text()
+            )
         }
         Phase::Blocked { problem, .. } => format!("the portal is blocked: {}", problem.text()),
-        Phase::NeedsAuthorization { problem, while_in_doubt: true, .. } => {
-            format!("the grant was rejected while in doubt (a reply was lost before): {}", problem.text())
+        Phase::NeedsAuthorization {
+            problem,
+            while_in_doubt: true,
+            ..
+        } => {
+            format!(
+                "the grant was rejected while in doubt (a reply was lost before): {}",
+                problem.text()
+            )
         }
-        Phase::NeedsAuthorization { problem, .. } => format!("the grant is dead: {}", problem.text()),
+        Phase::NeedsAuthorization { problem, .. } => {
+            format!("the grant is dead: {}", problem.text())
+        }
         Phase::Gone { problem, .. } => {
-            format!("the app is not installed on the portal any more: {}", problem.text())
+            format!(
+                "the app is not installed on the portal any more: {}",
+                problem.text()
+            )
         }
         Phase::OldState { problem, .. } => {
             format!(

@@ -15,7 +15,11 @@ fn at(minutes: i64) -> Timestamp {
 
 fn acme() -> HintContext<'static> {
     static ACME: LazyLock<PortalName> = LazyLock::new(|| PortalName::parse("acme").unwrap());
-    HintContext { portal: &ACME, domain: Some("acme.bitrix24.com"), app: "crm" }
+    HintContext {
+        portal: &ACME,
+        domain: Some("acme.bitrix24.com"),
+        app: "crm",
+    }
 }
 
 /// Issued at minute 0, due at 20, ends at 60: overdue at 32, late at 48, expiring at 54.
@@ -33,7 +37,11 @@ fn grant(phase: Phase) -> Grant {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: GrantStatus { phase, renew_at: Some(at(20)), next_attempt_at: Some(at(20)) },
+        standing: GrantStatus {
+            phase,
+            renew_at: Some(at(20)),
+            next_attempt_at: Some(at(20)),
+        },
         renewed_at: at(0),
         bound_to: binding("a", "b"),
         token_url: String::new(),
@@ -45,8 +53,15 @@ fn grant(phase: Phase) -> Grant {
 }
 
 fn retrying(class: Class) -> Phase {
-    let problem = Problem { code: Some("CODE".into()), ..Problem::new(class, "words".into()) };
-    Phase::Retrying { attempt: 3, since: at(20), problem }
+    let problem = Problem {
+        code: Some("CODE".into()),
+        ..Problem::new(class, "words".into())
+    };
+    Phase::Retrying {
+        attempt: 3,
+        since: at(20),
+        problem,
+    }
 }
 
 #[test]
@@ -94,11 +109,28 @@ fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
         code: Some("invalid_grant".into()),
         ..Problem::new(Class::NeedsAuthorization, String::new())
     };
-    let dead = Phase::NeedsAuthorization { since: at(20), problem, while_in_doubt: true };
-    let said = evaluate(&default_ladder(), acme(), &grant(dead), at(20)).announce.unwrap();
-    assert_eq!((said.severity, said.remaining), (Severity::Critical, Some(Duration::from_secs(2400))));
-    assert!(said.reason.contains("rejected while in doubt"), "{}", said.reason);
-    assert!(said.action.contains("refreshd authorize acme"), "{}", said.action);
+    let dead = Phase::NeedsAuthorization {
+        since: at(20),
+        problem,
+        while_in_doubt: true,
+    };
+    let said = evaluate(&default_ladder(), acme(), &grant(dead), at(20))
+        .announce
+        .unwrap();
+    assert_eq!(
+        (said.severity, said.remaining),
+        (Severity::Critical, Some(Duration::from_secs(2400)))
+    );
+    assert!(
+        said.reason.contains("rejected while in doubt"),
+        "{}",
+        said.reason
+    );
+    assert!(
+        said.action.contains("refreshd authorize acme"),
+        "{}",
+        said.action
+    );
 }
 
 #[test]
@@ -107,26 +139,57 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
         remedy: remedy.map(str::to_owned),
         ..Problem::new(Class::Blocked, "the licence has lapsed".into())
     };
-    let blocked = |problem| grant(Phase::Blocked { attempt: 1, since: at(20), problem });
-    let told = |grant: &Grant| evaluate(&default_ladder(), acme(), grant, at(20)).announce.unwrap();
-    let said =
-        told(&blocked(problem(Some("pay for {app} at https://{domain}/pay, then: refreshd renew {portal}"))));
-    assert_eq!(said.action, "pay for crm at https://acme.bitrix24.com/pay, then: refreshd renew acme");
+    let blocked = |problem| {
+        grant(Phase::Blocked {
+            attempt: 1,
+            since: at(20),
+            problem,
+        })
+    };
+    let told = |grant: &Grant| {
+        evaluate(&default_ladder(), acme(), grant, at(20))
+            .announce
+            .unwrap()
+    };
+    let said = told(&blocked(problem(Some(
+        "pay for {app} at https://{domain}/pay, then: refreshd renew {portal}",
+    ))));
+    assert_eq!(
+        said.action,
+        "pay for crm at https://acme.bitrix24.com/pay, then: refreshd renew acme"
+    );
     assert_eq!(said.reason, "the portal is blocked: the licence has lapsed");
-    assert_eq!(told(&blocked(problem(None))).action, "lift what the reason names, then: refreshd renew acme");
+    assert_eq!(
+        told(&blocked(problem(None))).action,
+        "lift what the reason names, then: refreshd renew acme"
+    );
     // A replay that is put off has its own time limit, whatever the code.
-    let doubt = Phase::InDoubt { attempt: 1, since: at(20), problem: problem(Some("wait")) };
+    let doubt = Phase::InDoubt {
+        attempt: 1,
+        since: at(20),
+        problem: problem(Some("wait")),
+    };
     let mut doubt = grant(doubt);
     doubt.standing.next_attempt_at = Some(at(50));
-    assert!(told(&doubt).action.contains("within 30m"), "{}", told(&doubt).action);
+    assert!(
+        told(&doubt).action.contains("within 30m"),
+        "{}",
+        told(&doubt).action
+    );
     doubt.standing.next_attempt_at = Some(at(20));
     assert_eq!(told(&doubt).action, "wait");
 }
 
 #[test]
 fn an_unknown_answer_is_a_warning_at_once() {
-    let said =
-        evaluate(&default_ladder(), acme(), &grant(retrying(Class::Unknown)), at(20)).announce.unwrap();
+    let said = evaluate(
+        &default_ladder(),
+        acme(),
+        &grant(retrying(Class::Unknown)),
+        at(20),
+    )
+    .announce
+    .unwrap();
     assert_eq!(said.severity, Severity::Warning);
 }
 
@@ -135,8 +198,18 @@ fn a_late_renewal_age_is_no_failure() {
     let mut late = grant(Phase::Fresh);
     late.standing.renew_at = Some(at(52));
     let ladder = default_ladder();
-    assert_eq!(evaluate(&ladder, acme(), &late, at(52)).announce, None, "12 % left, but only just due");
-    assert_eq!(evaluate(&ladder, acme(), &late, at(55)).announce.unwrap().severity, Severity::Critical);
+    assert_eq!(
+        evaluate(&ladder, acme(), &late, at(52)).announce,
+        None,
+        "12 % left, but only just due"
+    );
+    assert_eq!(
+        evaluate(&ladder, acme(), &late, at(55))
+            .announce
+            .unwrap()
+            .severity,
+        Severity::Critical
+    );
 }
 
 #[test]
@@ -158,8 +231,15 @@ fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_du
     let mut late = grant(Phase::Fresh);
     late.standing.renew_at = Some(at(60) + Duration::from_secs(20));
     let overdue = overdue_at(&late, OVERDUE_SHARE).unwrap();
-    assert_eq!(overdue.since(at(60)), Duration::from_secs(20 + 90), "30 % of five minutes");
-    assert_eq!(evaluate(&default_ladder(), acme(), &late, at(61)).announce, None);
+    assert_eq!(
+        overdue.since(at(60)),
+        Duration::from_secs(20 + 90),
+        "30 % of five minutes"
+    );
+    assert_eq!(
+        evaluate(&default_ladder(), acme(), &late, at(61)).announce,
+        None
+    );
     // The ladder and what is counted are one.
     let climbed = evaluate(&default_ladder(), acme(), &late, at(61)).next;
     assert_eq!(climbed, Some(overdue));
@@ -172,7 +252,10 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
     (access.issued_at, access.expires_at) = (at(20), at(20));
     let evaluated = |grant: &Grant, now| evaluate(&default_ladder(), acme(), grant, now);
     let first = evaluated(&ended, at(20)).announce.unwrap();
-    assert_eq!((first.step.as_str(), first.severity), ("failed", Severity::Warning));
+    assert_eq!(
+        (first.step.as_str(), first.severity),
+        ("failed", Severity::Warning)
+    );
     // Each renewal brings another of its kind, and none of them starts the time anew.
     ended.told = vec!["failed".into()];
     for (minutes, step) in [(23, "overdue"), (25, "expired")] {
@@ -180,7 +263,11 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
         (access.issued_at, access.expires_at) = (at(minutes), at(minutes));
         ended.standing.renew_at = Some(at(minutes - 2));
         let climbed = evaluated(&ended, at(minutes));
-        assert_eq!(climbed.announce.map(|said| said.step).as_deref(), Some(step), "at {minutes}");
+        assert_eq!(
+            climbed.announce.map(|said| said.step).as_deref(),
+            Some(step),
+            "at {minutes}"
+        );
         ended.told = climbed.told;
     }
 }
@@ -188,13 +275,21 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
 #[test]
 fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does_not_end() {
     let mut grant = grant(Phase::Fresh);
-    let end = RefreshEnd { at: at(40), since: at(0), motion: Motion::Fixed };
+    let end = RefreshEnd {
+        at: at(40),
+        since: at(0),
+        motion: Motion::Fixed,
+    };
     grant.tokens.validity.refresh = Some(end);
     grant.standing.renew_at = Some(at(50));
     let mut heard = Vec::new();
     for minute in 0..40 {
         let evaluation = evaluate(&default_ladder(), acme(), &grant, at(minute));
-        heard.extend(evaluation.announce.map(|said| (minute, said.step, said.severity)));
+        heard.extend(
+            evaluation
+                .announce
+                .map(|said| (minute, said.step, said.severity)),
+        );
         grant.told = evaluation.told;
         // A renewal that goes well.
         grant.told = still_notified(&grant, at(minute));
@@ -208,8 +303,16 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
             step(39, "refresh-day", Severity::Critical)
         ]
     );
-    assert_eq!(resolved(&grant.told, None, at(39)), None, "which no renewal resolves");
-    let moved = RefreshEnd { at: at(80), since: at(39), motion: Motion::Moves };
+    assert_eq!(
+        resolved(&grant.told, None, at(39)),
+        None,
+        "which no renewal resolves"
+    );
+    let moved = RefreshEnd {
+        at: at(80),
+        since: at(39),
+        motion: Motion::Moves,
+    };
     grant.tokens.validity.refresh = Some(moved);
     assert_eq!(still_notified(&grant, at(39)), Vec::<String>::new());
 }

@@ -11,8 +11,16 @@ use super::settings::{OWN_APP, Settings};
 pub const PLACEHOLDERS: [&str; 3] = ["portal", "domain", "app"];
 
 /// The commands that a sentence may tell people to type.
-pub const COMMANDS: [&str; 8] =
-    ["check", "status", "token", "renew", "authorize", "import", "recover", "forget"];
+pub const COMMANDS: [&str; 8] = [
+    "check",
+    "status",
+    "token",
+    "renew",
+    "authorize",
+    "import",
+    "recover",
+    "forget",
+];
 
 /// What stands for the domain of a portal whose configuration does not say it.
 const NO_DOMAIN: &str = "the portal";
@@ -32,9 +40,14 @@ impl<'a> HintContext<'a> {
     /// A portal, by what the configuration says of it.
     #[must_use]
     pub fn of(portal: &'a PortalName, settings: Option<&'a Settings>) -> Self {
-        let app = settings
-            .map_or(portal.as_str(), |settings| settings.app.strip_prefix(OWN_APP).unwrap_or(&settings.app));
-        Self { portal, domain: settings.and_then(|settings| settings.domain.as_deref()), app }
+        let app = settings.map_or(portal.as_str(), |settings| {
+            settings.app.strip_prefix(OWN_APP).unwrap_or(&settings.app)
+        });
+        Self {
+            portal,
+            domain: settings.and_then(|settings| settings.domain.as_deref()),
+            app,
+        }
     }
 
     /// The same with the portal's present address, where its grant knows it: a portal may have been renamed since the
@@ -42,7 +55,10 @@ impl<'a> HintContext<'a> {
     #[must_use]
     pub fn at(self, grant: &'a Grant) -> Self {
         let now_at = grant.tokens.details.endpoint.as_deref().and_then(host_of);
-        Self { domain: self.domain.map(|domain| now_at.unwrap_or(domain)), ..self }
+        Self {
+            domain: self.domain.map(|domain| now_at.unwrap_or(domain)),
+            ..self
+        }
     }
 }
 
@@ -51,25 +67,40 @@ impl<'a> HintContext<'a> {
 pub fn hint(problem: &Problem, about: HintContext<'_>) -> String {
     let sentence = match problem {
         // The rows of a profile tell to look for a code, which is not there.
-        Problem { class: Class::Unknown, code: None, remedy: None, .. } => NO_CODE,
-        Problem { remedy: Some(remedy), .. } => remedy,
+        Problem {
+            class: Class::Unknown,
+            code: None,
+            remedy: None,
+            ..
+        } => NO_CODE,
+        Problem {
+            remedy: Some(remedy),
+            ..
+        } => remedy,
         Problem { class, .. } => default_hint(*class),
     };
     match problem.works_for {
         Some(others) if problem.class == Class::ClientRejected => {
-            format!("{}{}", fill(&only_here(others), about), fill(sentence, about))
+            format!(
+                "{}{}",
+                fill(&only_here(others), about),
+                fill(sentence, about)
+            )
         }
         _ => fill(sentence, about),
     }
 }
 
 /// What to do where the server names no code.
-const NO_CODE: &str =
-    "see whether token_url of the app {app} is the provider's token endpoint; it is retried by itself";
+const NO_CODE: &str = "see whether token_url of the app {app} is the provider's token endpoint; it is retried by itself";
 
 /// A client that works for other portals: what is wrong is this portal's. The provider's own sentence follows.
 fn only_here(others: u64) -> String {
-    let others = if others == 1 { "1 other".to_owned() } else { format!("{others} others") };
+    let others = if others == 1 {
+        "1 other".to_owned()
+    } else {
+        format!("{others} others")
+    };
     format!(
         "refused for this portal only; the client works for {others}: see whether the app {{app}} is still installed on \
          {{domain}} and allowed there, then: refreshd renew {{portal}}, or authorize it again: refreshd authorize \
@@ -89,7 +120,9 @@ const fn default_hint(class: Class) -> &'static str {
         Class::Transient | Class::InDoubt | Class::TooEarly => {
             "nothing yet, it is retried by itself; look at the authorization server if it lasts"
         }
-        Class::NeedsAuthorization => "authorize the app {app} on {domain} again: refreshd authorize {portal}",
+        Class::NeedsAuthorization => {
+            "authorize the app {app} on {domain} again: refreshd authorize {portal}"
+        }
         Class::Gone => {
             "install the app {app} on {domain} again and: refreshd authorize {portal}, or: refreshd forget {portal}"
         }
@@ -101,11 +134,13 @@ fn fill(sentence: &str, about: HintContext<'_>) -> String {
     let sentence = match about.domain {
         Some(domain) => sentence.replace("{domain}", domain),
         // No address comes of it, but the page can still be named: "the portal's /settings/license_all.php".
-        None => {
-            sentence.replace("https://{domain}/", &format!("{NO_DOMAIN}'s /")).replace("{domain}", NO_DOMAIN)
-        }
+        None => sentence
+            .replace("https://{domain}/", &format!("{NO_DOMAIN}'s /"))
+            .replace("{domain}", NO_DOMAIN),
     };
-    sentence.replace("{portal}", about.portal.as_str()).replace("{app}", about.app)
+    sentence
+        .replace("{portal}", about.portal.as_str())
+        .replace("{app}", about.app)
 }
 
 /// What is wrong with a sentence.
@@ -129,8 +164,13 @@ pub fn template_error(sentence: &str) -> Option<TemplateError<'_>> {
     }
     let mut rest = sentence;
     while let Some(at) = rest.find(['{', '}']) {
-        let Some(inside) = rest[at..].strip_prefix('{') else { return Some(TemplateError::Brace) };
-        let Some(end) = inside.find(['{', '}']).filter(|end| inside[*end..].starts_with('}')) else {
+        let Some(inside) = rest[at..].strip_prefix('{') else {
+            return Some(TemplateError::Brace);
+        };
+        let Some(end) = inside
+            .find(['{', '}'])
+            .filter(|end| inside[*end..].starts_with('}'))
+        else {
             return Some(TemplateError::Brace);
         };
         if !PLACEHOLDERS.contains(&&inside[..end]) {
@@ -138,16 +178,23 @@ pub fn template_error(sentence: &str) -> Option<TemplateError<'_>> {
         }
         rest = &inside[end + 1..];
     }
-    commands(sentence).find(|command| !COMMANDS.contains(command)).map(TemplateError::Command)
+    commands(sentence)
+        .find(|command| !COMMANDS.contains(command))
+        .map(TemplateError::Command)
 }
 
 /// The words that follow the program's name as a command does: not where it is the name of a unit.
 fn commands(sentence: &str) -> impl Iterator<Item = &str> {
     const PROGRAM: &str = "refreshd ";
     sentence.match_indices(PROGRAM).filter_map(|(at, _)| {
-        let is_unit =
-            sentence[..at].split_whitespace().rev().take(2).any(|word| word == "systemctl" || word == "-u");
-        let word = sentence[at + PROGRAM.len()..].split(|c: char| !c.is_ascii_lowercase()).next();
+        let is_unit = sentence[..at]
+            .split_whitespace()
+            .rev()
+            .take(2)
+            .any(|word| word == "systemctl" || word == "-u");
+        let word = sentence[at + PROGRAM.len()..]
+            .split(|c: char| !c.is_ascii_lowercase())
+            .next();
         word.filter(|_| !is_unit)
     })
 }
@@ -157,14 +204,17 @@ mod tests {
     use super::*;
 
     fn about<'a>(portal: &'a PortalName, domain: Option<&'a str>) -> HintContext<'a> {
-        HintContext { portal, domain, app: "crm" }
+        HintContext {
+            portal,
+            domain,
+            app: "crm",
+        }
     }
 
     #[test]
     fn a_sentence_names_the_portal_its_domain_and_its_app() {
         let acme = PortalName::parse("acme").unwrap();
-        let sentence =
-            "renew {domain} at https://{domain}/license.php for {app}, then: refreshd renew {portal}";
+        let sentence = "renew {domain} at https://{domain}/license.php for {app}, then: refreshd renew {portal}";
         assert_eq!(
             fill(sentence, about(&acme, Some("acme.bitrix24.com"))),
             "renew acme.bitrix24.com at https://acme.bitrix24.com/license.php for crm, then: refreshd renew acme"
@@ -190,7 +240,10 @@ mod tests {
             refresh_token_file: None,
         };
         assert_eq!(HintContext::of(&acme, Some(&settings("crm"))).app, "crm");
-        assert_eq!(HintContext::of(&acme, Some(&settings("portal acme"))).app, "acme");
+        assert_eq!(
+            HintContext::of(&acme, Some(&settings("portal acme"))).app,
+            "acme"
+        );
         assert_eq!(HintContext::of(&acme, None).app, "acme");
     }
 
@@ -201,7 +254,10 @@ mod tests {
         assert_eq!(serde_json::to_string(&problem).unwrap(), stored);
         let acme = PortalName::parse("acme").unwrap();
         let told = hint(&problem, about(&acme, None));
-        assert_eq!(told, "lift what the reason names, then: refreshd renew acme");
+        assert_eq!(
+            told,
+            "lift what the reason names, then: refreshd renew acme"
+        );
     }
 
     #[test]
@@ -209,22 +265,34 @@ mod tests {
         for class in Class::ALL {
             assert_eq!(template_error(default_hint(class)), None, "{class:?}");
         }
-        assert_eq!((template_error(NO_CODE), template_error(&only_here(2))), (None, None));
+        assert_eq!(
+            (template_error(NO_CODE), template_error(&only_here(2))),
+            (None, None)
+        );
     }
 
     #[test]
     fn nobody_is_sent_to_look_for_a_code_that_was_not_there() {
         let acme = PortalName::parse("acme").unwrap();
         let without = Problem::new(Class::Unknown, "status 403".to_owned());
-        assert!(!hint(&without, about(&acme, None)).contains("code"), "{without:?}");
-        let with = Problem { code: Some("odd".into()), ..without };
+        assert!(
+            !hint(&without, about(&acme, None)).contains("code"),
+            "{without:?}"
+        );
+        let with = Problem {
+            code: Some("odd".into()),
+            ..without
+        };
         assert!(hint(&with, about(&acme, None)).contains("look the code up"));
     }
 
     #[test]
     fn a_client_that_works_for_others_sends_people_to_the_portal_first() {
         let acme = PortalName::parse("acme").unwrap();
-        let problem = Problem { works_for: Some(2), ..Problem::new(Class::ClientRejected, String::new()) };
+        let problem = Problem {
+            works_for: Some(2),
+            ..Problem::new(Class::ClientRejected, String::new())
+        };
         let told = hint(&problem, about(&acme, Some("acme.example")));
         assert!(
             told.starts_with(
@@ -232,14 +300,23 @@ mod tests {
             ),
             "{told}"
         );
-        assert!(told.contains("on acme.example") && told.contains("client_secret"), "{told}");
+        assert!(
+            told.contains("on acme.example") && told.contains("client_secret"),
+            "{told}"
+        );
     }
 
     #[test]
     fn what_cannot_be_filled_in_or_typed_is_found() {
         for (sentence, expected) in [
-            ("pay at https://{domain}/, then: refreshd renew {portal}", None),
-            ("correct {app}, then: systemctl reload refreshd and wait", None),
+            (
+                "pay at https://{domain}/, then: refreshd renew {portal}",
+                None,
+            ),
+            (
+                "correct {app}, then: systemctl reload refreshd and wait",
+                None,
+            ),
             ("look at: journalctl -u refreshd -p err", None),
             ("ask whoever runs refreshd", None),
             ("ask {user}", Some(TemplateError::Gap("user"))),
@@ -248,8 +325,14 @@ mod tests {
             ("ask {portal", Some(TemplateError::Brace)),
             ("ask portal}", Some(TemplateError::Brace)),
             ("ask {{portal}}", Some(TemplateError::Brace)),
-            ("type: refreshd authorise {portal}", Some(TemplateError::Command("authorise"))),
-            ("systemctl reload refreshd, then: refreshd go", Some(TemplateError::Command("go"))),
+            (
+                "type: refreshd authorise {portal}",
+                Some(TemplateError::Command("authorise")),
+            ),
+            (
+                "systemctl reload refreshd, then: refreshd go",
+                Some(TemplateError::Command("go")),
+            ),
             ("refreshd --help", Some(TemplateError::Command(""))),
             ("one\ntwo", Some(TemplateError::Control)),
         ] {

@@ -26,7 +26,9 @@ pub fn plain_host(text: &str) -> Option<String> {
         ip @ (Host::Ipv4(_) | Host::Ipv6(_)) => ip.to_string(),
     };
     let fits = (1..=LONGEST).contains(&host.len())
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
     match port {
         _ if !fits => None,
         None | Some(80 | 443) => Some(host),
@@ -37,7 +39,8 @@ pub fn plain_host(text: &str) -> Option<String> {
 /// Whether a text could only harm where a host is expected: white space, control characters, other directives.
 #[must_use]
 pub fn is_hostile(text: &str) -> bool {
-    text.trim().contains(|c: char| c.is_control() || c.is_whitespace() || FOREIGN.contains(c))
+    text.trim()
+        .contains(|c: char| c.is_control() || c.is_whitespace() || FOREIGN.contains(c))
 }
 
 /// Whether somebody who names the host `claimed` speaks of another portal than the one at `known`; both are
@@ -58,7 +61,9 @@ pub(super) fn is_this_machine(host: &str) -> bool {
         Ok(Host::Domain(domain)) => domain == "localhost" || domain.ends_with(".localhost"),
         Ok(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_unspecified(),
         Ok(Host::Ipv6(ip)) => {
-            let mapped = ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+            let mapped = ip
+                .to_ipv4_mapped()
+                .is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
             ip.is_loopback() || ip.is_unspecified() || mapped
         }
         Err(_) => false,
@@ -71,8 +76,11 @@ fn without_port(host: &str) -> &str {
 
 /// The name and the port; `None` if what stands after the colon is no port.
 fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
-    let after_name =
-        if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+    let after_name = if text.starts_with('[') {
+        text.find(']')? + 1
+    } else {
+        text.find(':').unwrap_or(text.len())
+    };
     let (name, rest) = text.split_at(after_name);
     match rest.strip_prefix(':') {
         None if rest.is_empty() => Some((name, None)),
@@ -107,9 +115,18 @@ mod tests {
         ] {
             assert_eq!(plain_host(written).as_deref(), Some(host), "{written}");
         }
-        for written in
-            ["", ".", ":443", "a b", "a;b", "a*", "user@acme.example", "acme.example:port", "[::1", "a%00b"]
-        {
+        for written in [
+            "",
+            ".",
+            ":443",
+            "a b",
+            "a;b",
+            "a*",
+            "user@acme.example",
+            "acme.example:port",
+            "[::1",
+            "a%00b",
+        ] {
             assert_eq!(plain_host(written), None, "{written}");
         }
         assert_eq!(plain_host(&"a".repeat(300)), None);
@@ -120,7 +137,14 @@ mod tests {
         for hostile in ["a\r\nX:b", "a;script-src *", "a b", "\"a\"", "<a>", "a\0"] {
             assert!(is_hostile(hostile), "{hostile:?}");
         }
-        for odd in [" acme.example ", "a..b", "портал.рф", "[::1", "a:port", "a_b"] {
+        for odd in [
+            " acme.example ",
+            "a..b",
+            "портал.рф",
+            "[::1",
+            "a:port",
+            "a_b",
+        ] {
             assert!(!is_hostile(odd), "{odd:?}");
         }
     }

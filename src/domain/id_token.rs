@@ -14,7 +14,9 @@ const OPENID: &str = "openid";
 /// Whether a request with this scope is one of OpenID Connect, which has a `nonce`.
 #[must_use]
 pub fn is_openid(scope: &[String]) -> bool {
-    scope.iter().any(|entry| entry.split([' ', ',', '+']).any(|word| word == OPENID))
+    scope
+        .iter()
+        .any(|entry| entry.split([' ', ',', '+']).any(|word| word == OPENID))
 }
 
 /// Whether a token reply's `id_token` is of another authorization than the one with this `nonce`. One without the claim, or
@@ -41,7 +43,9 @@ mod tests {
 
     fn reply(claims: &str) -> Map<String, Value> {
         let payload = URL_SAFE_NO_PAD.encode(claims);
-        object(&format!("{{\"access_token\":\"a\",\"id_token\":\"e30.{payload}.c2ln\"}}"))
+        object(&format!(
+            "{{\"access_token\":\"a\",\"id_token\":\"e30.{payload}.c2ln\"}}"
+        ))
     }
 
     #[test]
@@ -49,7 +53,12 @@ mod tests {
         assert!(!is_of_another(&reply(r#"{"sub":"1","nonce":"n1"}"#), "n1"));
         assert!(is_of_another(&reply(r#"{"sub":"1","nonce":"n2"}"#), "n1"));
         assert!(!is_of_another(&reply(r#"{"sub":"1"}"#), "n1"));
-        for nothing in ["{}", "{\"id_token\":\"opaque\"}", "{\"id_token\":\"a.!.c\"}", "{\"id_token\":7}"] {
+        for nothing in [
+            "{}",
+            "{\"id_token\":\"opaque\"}",
+            "{\"id_token\":\"a.!.c\"}",
+            "{\"id_token\":7}",
+        ] {
             assert!(!is_of_another(&object(nothing), "n1"), "{nothing}");
         }
     }

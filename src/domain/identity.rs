@@ -81,13 +81,22 @@ impl<'a> ExpectedIdentity<'a> {
     /// The same without what only the living grant knows: the way past it.
     #[must_use]
     pub const fn configured(self) -> Self {
-        Self { identity: None, host: None, ..self }
+        Self {
+            identity: None,
+            host: None,
+            ..self
+        }
     }
 
     /// The same without hosts and without the living grant: only what was pinned counts.
     #[must_use]
     pub const fn pinned_only(self) -> Self {
-        Self { identity: None, domain: None, host: None, ..self }
+        Self {
+            identity: None,
+            domain: None,
+            host: None,
+            ..self
+        }
     }
 }
 
@@ -110,7 +119,10 @@ pub fn compare(
     if let (Some(pinned), Some(identity)) = (known.pinned, said.identity) {
         return match is_same(pinned, identity) {
             true => Ok(()),
-            false => Err(IdentityMismatch::ThanPinned { got: got(identity), pinned: short(pinned) }),
+            false => Err(IdentityMismatch::ThanPinned {
+                got: got(identity),
+                pinned: short(pinned),
+            }),
         };
     }
     if let (Some(living), Some(identity)) = (known.identity, said.identity) {
@@ -125,16 +137,25 @@ pub fn compare(
     }
     let expected = [known.domain, known.host];
     let mut expected = expected.iter().flatten().peekable();
-    let (Some(host), Some(first)) = (said.host, expected.peek().copied()) else { return Ok(()) };
+    let (Some(host), Some(first)) = (said.host, expected.peek().copied()) else {
+        return Ok(());
+    };
     if expected.any(|expected| same_host(expected, host)) {
         return Ok(());
     }
     let got = said.identity.map_or_else(|| short(host), got);
-    Err(IdentityMismatch::ThanHost { got, portal: portal.to_owned(), known: short(first) })
+    Err(IdentityMismatch::ThanHost {
+        got,
+        portal: portal.to_owned(),
+        known: short(first),
+    })
 }
 
 fn named(identity: &str, host: Option<&str>) -> String {
-    host.map_or_else(|| short(identity), |host| format!("{} ({})", short(identity), short(host)))
+    host.map_or_else(
+        || short(identity),
+        |host| format!("{} ({})", short(identity), short(host)),
+    )
 }
 
 /// Whether two texts name one host: without regard to case, the usual ports, and how an international name is written.
@@ -163,38 +184,84 @@ mod tests {
 
     #[test]
     fn an_identity_that_both_know_decides_whatever_the_host_is() {
-        assert_eq!(compare("acme", known(), said(Some("a223"), Some("third.example"))), Ok(()));
-        let other = compare("acme", known(), said(Some("b1"), Some("acme.example"))).unwrap_err().to_string();
+        assert_eq!(
+            compare("acme", known(), said(Some("a223"), Some("third.example"))),
+            Ok(())
+        );
+        let other = compare("acme", known(), said(Some("b1"), Some("acme.example")))
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             other,
             "it is the grant of b1 (acme.example), and acme has been a223 (new.example) until now"
         );
-        let pinned = ExpectedIdentity { pinned: Some("b1"), ..known() };
+        let pinned = ExpectedIdentity {
+            pinned: Some("b1"),
+            ..known()
+        };
         assert_eq!(
             compare("acme", pinned, said(Some("b1"), None)),
             Ok(()),
             "the configuration has the last word"
         );
-        let other = compare("acme", pinned, said(Some("a223"), None)).unwrap_err().to_string();
-        assert_eq!(other, "it is the grant of a223, the configuration expects b1");
+        let other = compare("acme", pinned, said(Some("a223"), None))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            other,
+            "it is the grant of a223, the configuration expects b1"
+        );
         assert!(compare("acme", pinned.pinned_only(), said(Some("a223"), None)).is_err());
     }
 
     #[test]
     fn without_one_the_host_decides_where_both_name_one() {
-        let unknown = ExpectedIdentity { identity: None, host: None, ..known() };
+        let unknown = ExpectedIdentity {
+            identity: None,
+            host: None,
+            ..known()
+        };
         assert_eq!(compare("acme", unknown, said(None, None)), Ok(()));
-        assert_eq!(compare("acme", unknown, said(Some("b1"), Some("ACME.example:443"))), Ok(()));
-        let other = compare("acme", unknown, said(Some("b1"), Some("b.example"))).unwrap_err().to_string();
-        assert_eq!(other, "it is the grant of b1 (b.example), and acme is acme.example");
+        assert_eq!(
+            compare("acme", unknown, said(Some("b1"), Some("ACME.example:443"))),
+            Ok(())
+        );
+        let other = compare("acme", unknown, said(Some("b1"), Some("b.example")))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            other,
+            "it is the grant of b1 (b.example), and acme is acme.example"
+        );
         // The living grant knows of a rename; the configuration may not.
         for host in ["acme.example", "new.example"] {
             assert_eq!(compare("acme", known(), said(None, Some(host))), Ok(()));
         }
         assert!(compare("acme", known(), said(None, Some("b.example"))).is_err());
-        assert!(compare("acme", known().configured(), said(None, Some("new.example"))).is_err());
-        assert_eq!(compare("acme", known().pinned_only(), said(Some("b1"), Some("b.example"))), Ok(()));
-        assert_eq!(compare("acme", ExpectedIdentity::default(), said(Some("b1"), Some("b.example"))), Ok(()));
+        assert!(
+            compare(
+                "acme",
+                known().configured(),
+                said(None, Some("new.example"))
+            )
+            .is_err()
+        );
+        assert_eq!(
+            compare(
+                "acme",
+                known().pinned_only(),
+                said(Some("b1"), Some("b.example"))
+            ),
+            Ok(())
+        );
+        assert_eq!(
+            compare(
+                "acme",
+                ExpectedIdentity::default(),
+                said(Some("b1"), Some("b.example"))
+            ),
+            Ok(())
+        );
     }
 
     #[test]

@@ -96,7 +96,10 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<ImportedGr
     }
     if let Some(ImportedFields { body, host }) = imported::read(text, profile)? {
         let intake = from_json(&body, profile, now)?;
-        return Ok(ImportedGrant { host: intake.host.or(host), ..intake });
+        return Ok(ImportedGrant {
+            host: intake.host.or(host),
+            ..intake
+        });
     }
     let refresh = import_token::refresh_token(text).map_err(ImportError::NotAToken)?;
     Ok(ImportedGrant {
@@ -119,13 +122,22 @@ fn from_json(
     now: Timestamp,
 ) -> Result<ImportedGrant, ImportError> {
     is_no_error(body)?;
-    let text = |key: &str| body.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let text = |key: &str| {
+        body.get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
     let refresh = refresh_in(body, profile)?;
     // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
-    let client_id = text("client_id").or_else(|| text("C_REST_CLIENT_ID")).map(str::to_owned);
+    let client_id = text("client_id")
+        .or_else(|| text("C_REST_CLIENT_ID"))
+        .map(str::to_owned);
     let Some(granted) = read_taken(body, profile, now) else {
         let named = |field: &Option<String>| {
-            let text = match field.as_ref().and_then(|field| JsonPath::new(field).find(body))? {
+            let text = match field
+                .as_ref()
+                .and_then(|field| JsonPath::new(field).find(body))?
+            {
                 Value::String(text) => clean(text, &[refresh.expose()]),
                 Value::Number(number) => number.to_string(),
                 _ => return None,
@@ -135,33 +147,58 @@ fn from_json(
         let identity = named(&profile.identity_field);
         let (endpoint, server) = (named(&profile.endpoint_field), named(&profile.server_field));
         let host = endpoint.as_deref().and_then(host_of).map(str::to_owned);
-        let details = Details { endpoint, ..Details::default() };
+        let details = Details {
+            endpoint,
+            ..Details::default()
+        };
         let tokens = Tokens {
             access: None,
             credential: Credential::Refresh(refresh),
             details,
             validity: Validity::default(),
         };
-        return Ok(ImportedGrant { tokens, identity, server, client_id, host });
+        return Ok(ImportedGrant {
+            tokens,
+            identity,
+            server,
+            client_id,
+            host,
+        });
     };
     if granted.access.expose() == refresh.expose() {
-        return Err(ImportError::NotARefreshToken("it is the access token, once more"));
+        return Err(ImportError::NotARefreshToken(
+            "it is the access token, once more",
+        ));
     }
     // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
     // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
     // Of a life that had ended when it was written down nothing can be said.
-    let lifetime =
-        Some(granted.lives.span()).filter(|life| !life.is_zero()).unwrap_or(profile.assumed_lifetime);
+    let lifetime = Some(granted.lives.span())
+        .filter(|life| !life.is_zero())
+        .unwrap_or(profile.assumed_lifetime);
     let lifetime = believable(lifetime);
-    let ends_at = ends_at(body).filter(|at| *at > now).map(|at| at.min(now + lifetime));
+    let ends_at = ends_at(body)
+        .filter(|at| *at > now)
+        .map(|at| at.min(now + lifetime));
     let access = ends_at.map(|expires_at| Access {
         token: granted.access,
         token_type: granted.token_type,
         issued_at: expires_at - lifetime,
         expires_at,
     });
-    debug_assert!(granted.details.fields.keys().all(|field| !SECRET_FIELDS.contains(&field.as_str())));
-    let host = granted.details.endpoint.as_deref().and_then(host_of).map(str::to_owned);
+    debug_assert!(
+        granted
+            .details
+            .fields
+            .keys()
+            .all(|field| !SECRET_FIELDS.contains(&field.as_str()))
+    );
+    let host = granted
+        .details
+        .endpoint
+        .as_deref()
+        .and_then(host_of)
+        .map(str::to_owned);
     Ok(ImportedGrant {
         tokens: Tokens {
             access,
@@ -179,20 +216,31 @@ fn from_json(
 
 /// Refuses an error reply that was saved instead of a token reply.
 pub(super) fn is_no_error(body: &Map<String, Value>) -> Result<(), ImportError> {
-    let error = body.get("error").filter(|error| !says_nothing(error)).and_then(Value::as_str);
-    let Some(code) =
-        error.filter(|code| !["ok", "success"].iter().any(|word| word.eq_ignore_ascii_case(code)))
-    else {
+    let error = body
+        .get("error")
+        .filter(|error| !says_nothing(error))
+        .and_then(Value::as_str);
+    let Some(code) = error.filter(|code| {
+        !["ok", "success"]
+            .iter()
+            .any(|word| word.eq_ignore_ascii_case(code))
+    }) else {
         return Ok(());
     };
-    let secrets: Vec<_> = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str()).collect();
+    let secrets: Vec<_> = SECRET_FIELDS
+        .iter()
+        .filter_map(|field| body.get(*field)?.as_str())
+        .collect();
     Err(ImportError::ErrorReply(super::mask::mask(code, &secrets)))
 }
 
 /// The refresh token of an object. It may have any characters that RFC 6749 appendix A.17 allows: whoever writes the
 /// name beside the value means it.
 fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshToken, ImportError> {
-    let missing = || ImportError::NoRefreshToken { has: None, wanted: "refresh_token".to_owned() };
+    let missing = || ImportError::NoRefreshToken {
+        has: None,
+        wanted: "refresh_token".to_owned(),
+    };
     let value = first(&profile.reply.refresh_token, body).or_else(|| body.get("refresh_token"));
     let text = match value.ok_or_else(missing)? {
         Value::String(text) => text.trim().to_owned(),
@@ -201,13 +249,17 @@ fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshTok
     };
     let token = RefreshToken::new(&text).ok_or_else(missing)?;
     if import_token::is_filler(&text) {
-        return Err(ImportError::NotARefreshToken("it is a word that stands where a value is missing"));
+        return Err(ImportError::NotARefreshToken(
+            "it is a word that stands where a value is missing",
+        ));
     }
     if let Some(what) = import_token::misplaced(&text) {
         return Err(ImportError::NotARefreshToken(what));
     }
     if text.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        return Err(ImportError::NotARefreshToken("it has white space or characters that no token has"));
+        return Err(ImportError::NotARefreshToken(
+            "it has white space or characters that no token has",
+        ));
     }
     Ok(token)
 }
@@ -222,9 +274,22 @@ pub fn from_notice(
     profile: &Profile,
     now: Timestamp,
 ) -> Result<ImportedGrant, ImportError> {
-    let PresentedGrant { access, refresh, claims, application_token: _, sent_at: _, expires, scope } =
-        presented;
-    let TokenOwner { member_id, user_id, host: _, endpoint, status } = owner;
+    let PresentedGrant {
+        access,
+        refresh,
+        claims,
+        application_token: _,
+        sent_at: _,
+        expires,
+        scope,
+    } = presented;
+    let TokenOwner {
+        member_id,
+        user_id,
+        host: _,
+        endpoint,
+        status,
+    } = owner;
     let mut body = Map::new();
     let mut put = |name: Option<&str>, value: Option<&str>| {
         if let (Some(name), Some(value)) = (name, value) {
@@ -240,7 +305,9 @@ pub fn from_notice(
     put(profile.endpoint_field.as_deref(), Some(endpoint));
     put(profile.server_field.as_deref(), claims.server.as_deref());
     // As in a token reply, where it is a number.
-    let user = user_id.parse::<u64>().map_or_else(|_| Value::from(user_id.as_str()), Value::from);
+    let user = user_id
+        .parse::<u64>()
+        .map_or_else(|_| Value::from(user_id.as_str()), Value::from);
     body.insert("user_id".to_owned(), user);
     from_json(&body, profile, now)
 }
@@ -248,15 +315,48 @@ pub fn from_notice(
 /// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
 #[must_use]
 pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<ImportedGrant> {
-    let GrantedTokens { access, refresh, token_type, lives, identity, server, details } = granted;
-    let access = Access { token: access, token_type, issued_at: sent_at, expires_at: sent_at + lives.span() };
-    let asked = RenewalTimes { before_at: sent_at, sent_at };
-    let validity =
-        Validity { refresh: refresh_end::after(None, &lives.refresh, true, asked), notice: lives.notice() };
-    let tokens =
-        Tokens { access: Some(access), credential: Credential::Refresh(refresh?), details, validity };
-    let host = tokens.details.endpoint.as_deref().and_then(host_of).map(str::to_owned);
-    Some(ImportedGrant { tokens, identity, server, client_id: None, host })
+    let GrantedTokens {
+        access,
+        refresh,
+        token_type,
+        lives,
+        identity,
+        server,
+        details,
+    } = granted;
+    let access = Access {
+        token: access,
+        token_type,
+        issued_at: sent_at,
+        expires_at: sent_at + lives.span(),
+    };
+    let asked = RenewalTimes {
+        before_at: sent_at,
+        sent_at,
+    };
+    let validity = Validity {
+        refresh: refresh_end::after(None, &lives.refresh, true, asked),
+        notice: lives.notice(),
+    };
+    let tokens = Tokens {
+        access: Some(access),
+        credential: Credential::Refresh(refresh?),
+        details,
+        validity,
+    };
+    let host = tokens
+        .details
+        .endpoint
+        .as_deref()
+        .and_then(host_of)
+        .map(str::to_owned);
+    Some(ImportedGrant {
+        tokens,
+        identity,
+        server,
+        client_id: None,
+        host,
+    })
 }
 
 /// The absolute end in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
@@ -267,7 +367,11 @@ fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
         _ => return None,
     };
     let in_milliseconds = (MILLISECONDS_FROM..1e14).contains(&(secs as f64));
-    Some(if in_milliseconds { Timestamp::from_millis(secs) } else { Timestamp::from_secs(secs) })
+    Some(if in_milliseconds {
+        Timestamp::from_millis(secs)
+    } else {
+        Timestamp::from_secs(secs)
+    })
 }
 
 #[cfg(test)]
@@ -291,12 +395,19 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"refresh_token\":\"5bad2d67\",\"member_id\":\"a223\"}",
         ] {
             let intake = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d67", "{text}");
+            assert_eq!(
+                intake.tokens.credential.refresh().unwrap().expose(),
+                "5bad2d67",
+                "{text}"
+            );
             assert_eq!(intake.identity.as_deref(), Some("a223"), "{text}");
         }
         let two = "REFRESH_TOKEN=5bad2d67\nrefresh_token=6cbe3e78\nREFRESH_TOKEN=7dcf4f89";
         assert_eq!(taken(two).unwrap_err(), ImportError::Several);
-        assert!(matches!(taken("A=1\nB=2\n"), Err(ImportError::NotAToken(_))));
+        assert!(matches!(
+            taken("A=1\nB=2\n"),
+            Err(ImportError::NotAToken(_))
+        ));
     }
 
     #[test]
@@ -308,9 +419,18 @@ mod tests {
         )
         .unwrap();
         assert_eq!(intake.identity.as_deref(), Some("00168f"));
-        assert_eq!(intake.tokens.access.unwrap().expires_at.secs(), 1_728_458_347);
-        assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "5bad2d");
-        assert_eq!(intake.tokens.details.endpoint.as_deref(), Some("https://b24.bitrix24.by/rest/"));
+        assert_eq!(
+            intake.tokens.access.unwrap().expires_at.secs(),
+            1_728_458_347
+        );
+        assert_eq!(
+            intake.tokens.credential.refresh().unwrap().expose(),
+            "5bad2d"
+        );
+        assert_eq!(
+            intake.tokens.details.endpoint.as_deref(),
+            Some("https://b24.bitrix24.by/rest/")
+        );
     }
 
     #[test]
@@ -334,9 +454,12 @@ mod tests {
                 r#"{{"access_token":"6b2e06","expires":{expires},"expires_in":3600,"refresh_token":"5bad2d"}}"#
             );
             let access = taken(&reply).unwrap().tokens.access;
-            let life = access
-                .as_ref()
-                .map(|access| (access.expires_at.since(now).as_secs(), access.lifetime().as_secs()));
+            let life = access.as_ref().map(|access| {
+                (
+                    access.expires_at.since(now).as_secs(),
+                    access.lifetime().as_secs(),
+                )
+            });
             assert_eq!(life, left.map(|left| (left, 3600)), "{expires}");
         }
     }
@@ -358,9 +481,18 @@ mod tests {
             "access_token":"a1","refresh_token":"TmttM1","oauth_token":"o","oauth_token_secret":"os","oauth_consumer_key":"k"}"#;
         for text in [auth.to_owned(), auth.replace('"', "'")] {
             let intake = taken(&text).unwrap();
-            assert_eq!(intake.tokens.credential.refresh().unwrap().expose(), "TmttM1");
-            assert_eq!((intake.client_id.as_deref(), intake.tokens.access.is_none()), (Some("c1"), true));
-            assert_eq!(intake.tokens.details.scope, ["tweet.read", "offline.access"]);
+            assert_eq!(
+                intake.tokens.credential.refresh().unwrap().expose(),
+                "TmttM1"
+            );
+            assert_eq!(
+                (intake.client_id.as_deref(), intake.tokens.access.is_none()),
+                (Some("c1"), true)
+            );
+            assert_eq!(
+                intake.tokens.details.scope,
+                ["tweet.read", "offline.access"]
+            );
         }
         let mixed = r#"{'refresh_token': "TmttM1"}"#;
         assert!(matches!(taken(mixed), Err(ImportError::NotJson { .. })));
@@ -368,12 +500,24 @@ mod tests {
 
     /// Refresh token, identity, host, and the end of the access token in seconds from now.
     fn summary(text: &str) -> (String, Option<String>, Option<String>, Option<u64>) {
-        let ImportedGrant { tokens, identity, host, .. } =
-            taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        let left = tokens
-            .access
-            .map(|access| access.expires_at.since(Timestamp::from_secs(1_728_455_000)).as_secs());
-        (tokens.credential.refresh().unwrap().expose().to_owned(), identity, host, left)
+        let ImportedGrant {
+            tokens,
+            identity,
+            host,
+            ..
+        } = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let left = tokens.access.map(|access| {
+            access
+                .expires_at
+                .since(Timestamp::from_secs(1_728_455_000))
+                .as_secs()
+        });
+        (
+            tokens.credential.refresh().unwrap().expose().to_owned(),
+            identity,
+            host,
+            left,
+        )
     }
 
     #[test]
@@ -388,16 +532,29 @@ mod tests {
         ] {
             let taken = parse(text, &profile(), Timestamp::from_secs(1_728_454_747))
                 .unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(taken.tokens.credential.refresh().unwrap().expose(), "5bad2d", "{text}");
+            assert_eq!(
+                taken.tokens.credential.refresh().unwrap().expose(),
+                "5bad2d",
+                "{text}"
+            );
         }
         let refused = taken(r#"{"error":"invalid_grant"}"#);
-        assert!(matches!(refused, Err(ImportError::ErrorReply(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ImportError::ErrorReply(_))),
+            "{refused:?}"
+        );
     }
 
     #[test]
     fn what_events_forms_and_sdks_keep() {
-        let whole =
-            |left| ("5bad2d".to_owned(), Some("00168f".to_owned()), Some("b24.bitrix24.by".to_owned()), left);
+        let whole = |left| {
+            (
+                "5bad2d".to_owned(),
+                Some("00168f".to_owned()),
+                Some("b24.bitrix24.by".to_owned()),
+                left,
+            )
+        };
         for text in [
             // An install event, saved as JSON and as it came.
             r#"{"event":"ONAPPINSTALL","ts":"1728454747","auth":{"access_token":"6b2e06","expires":"1728458347","expires_in":"3600",
@@ -450,10 +607,13 @@ mod tests {
         ] {
             assert_eq!(summary(text).0, "5bad2d", "{text}");
         }
-        assert_eq!(summary(r#"{"refresh_token":4711}"#).0, "4711", "whoever names it means it");
+        assert_eq!(
+            summary(r#"{"refresh_token":4711}"#).0,
+            "4711",
+            "whoever names it means it"
+        );
         // In milliseconds, and without an access token.
-        let text =
-            r#"{"accessToken":"6b2e06","refreshToken":"5bad2d","expires_at":1728458347000,"expiresIn":3600}"#;
+        let text = r#"{"accessToken":"6b2e06","refreshToken":"5bad2d","expires_at":1728458347000,"expiresIn":3600}"#;
         assert_eq!(summary(text).3, Some(3347));
         let bare = r#"{"refresh_token":"5bad2d","member_id":"00168f","client_endpoint":"https://b24.bitrix24.by/rest/"}"#;
         assert_eq!(summary(bare), whole(None));
@@ -461,7 +621,16 @@ mod tests {
 
     #[test]
     fn a_bare_refresh_token() {
-        assert_eq!(taken("5bad2d67\n").unwrap().tokens.credential.refresh().unwrap().expose(), "5bad2d67");
+        assert_eq!(
+            taken("5bad2d67\n")
+                .unwrap()
+                .tokens
+                .credential
+                .refresh()
+                .unwrap()
+                .expose(),
+            "5bad2d67"
+        );
     }
 
     #[test]
@@ -470,19 +639,41 @@ mod tests {
             has: has.map(str::to_owned),
             wanted: wanted.to_owned(),
         };
-        let filler = ImportError::NotARefreshToken("it is a word that stands where a value is missing");
+        let filler =
+            ImportError::NotARefreshToken("it is a word that stands where a value is missing");
         let list = ImportError::NotAToken("it is a list; hand over the one grant that is meant");
         for (text, expected) in [
             ("", ImportError::Empty),
             ("  \n", ImportError::Empty),
-            ("two words", ImportError::NotAToken("it is neither JSON nor a bare refresh token (one word)")),
-            (r#"{"access_token":"a"}"#, lacks(Some("access_token"), "refresh_token")),
-            (r#"{"AUTH_ID":"a","AUTH_EXPIRES":"3600"}"#, lacks(Some("AUTH_ID"), "REFRESH_ID")),
-            (r#"{"accessToken":"a"}"#, lacks(Some("accessToken"), "refreshToken")),
-            (r#"{"auth":{"access_token":"a"}}"#, lacks(Some("auth.access_token"), "auth.refresh_token")),
-            ("AUTH_ID=a&AUTH_EXPIRES=3600", lacks(Some("AUTH_ID"), "REFRESH_ID")),
+            (
+                "two words",
+                ImportError::NotAToken("it is neither JSON nor a bare refresh token (one word)"),
+            ),
+            (
+                r#"{"access_token":"a"}"#,
+                lacks(Some("access_token"), "refresh_token"),
+            ),
+            (
+                r#"{"AUTH_ID":"a","AUTH_EXPIRES":"3600"}"#,
+                lacks(Some("AUTH_ID"), "REFRESH_ID"),
+            ),
+            (
+                r#"{"accessToken":"a"}"#,
+                lacks(Some("accessToken"), "refreshToken"),
+            ),
+            (
+                r#"{"auth":{"access_token":"a"}}"#,
+                lacks(Some("auth.access_token"), "auth.refresh_token"),
+            ),
+            (
+                "AUTH_ID=a&AUTH_EXPIRES=3600",
+                lacks(Some("AUTH_ID"), "REFRESH_ID"),
+            ),
             (r#"{"name":"x"}"#, lacks(None, "refresh_token")),
-            (r#"{"refresh_token":""}"#, ImportError::EmptyRefreshToken("refresh_token".into())),
+            (
+                r#"{"refresh_token":""}"#,
+                ImportError::EmptyRefreshToken("refresh_token".into()),
+            ),
             (
                 r#"{"auth":{"refresh_token":null}}"#,
                 ImportError::EmptyRefreshToken("auth.refresh_token".into()),
@@ -493,14 +684,38 @@ mod tests {
                 r#"{"access_token":"5bad2d","refresh_token":"5bad2d"}"#,
                 ImportError::NotARefreshToken("it is the access token, once more"),
             ),
-            (r#"{"a":{"refresh_token":"r1"},"b":{"refresh_token":"r2"}}"#, ImportError::Several),
+            (
+                r#"{"a":{"refresh_token":"r1"},"b":{"refresh_token":"r2"}}"#,
+                ImportError::Several,
+            ),
             (r#"[{"refresh_token":"r1"},{"refresh_token":"r2"}]"#, list),
-            ("null", ImportError::NotAToken(import_token::instead("null").unwrap())),
-            ("[object Object]", ImportError::NotAToken(import_token::instead("null").unwrap())),
-            ("a=b&c=d", ImportError::NotAToken("it is a form without a refresh token")),
-            (r#"{"error":"expired_token"}"#, ImportError::ErrorReply("expired_token".into())),
-            (r#"{"error":"bad 5bad2d","refresh_token":"5bad2d"}"#, ImportError::ErrorReply("bad …".into())),
-            ("{\"refresh_token\":\"5bad\n", ImportError::NotJson { line: 1, column: 22 }),
+            (
+                "null",
+                ImportError::NotAToken(import_token::instead("null").unwrap()),
+            ),
+            (
+                "[object Object]",
+                ImportError::NotAToken(import_token::instead("null").unwrap()),
+            ),
+            (
+                "a=b&c=d",
+                ImportError::NotAToken("it is a form without a refresh token"),
+            ),
+            (
+                r#"{"error":"expired_token"}"#,
+                ImportError::ErrorReply("expired_token".into()),
+            ),
+            (
+                r#"{"error":"bad 5bad2d","refresh_token":"5bad2d"}"#,
+                ImportError::ErrorReply("bad …".into()),
+            ),
+            (
+                "{\"refresh_token\":\"5bad\n",
+                ImportError::NotJson {
+                    line: 1,
+                    column: 22,
+                },
+            ),
         ] {
             assert_eq!(taken(text).unwrap_err(), expected, "{text}");
         }

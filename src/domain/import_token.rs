@@ -66,12 +66,23 @@ const FILLERS: &[&str] = &[
 ];
 
 /// Keys of grants, as people put them before a value. Lower case, without `_` and `-`.
-const KEYS: &[&str] =
-    &["refreshtoken", "refreshid", "accesstoken", "authid", "token", "bearer", "clientsecret"];
+const KEYS: &[&str] = &[
+    "refreshtoken",
+    "refreshid",
+    "accesstoken",
+    "authid",
+    "token",
+    "bearer",
+    "clientsecret",
+];
 
 /// Error codes of RFC 6749 and RFC 8628 that are longer than a name.
-const ERROR_CODES: &[&str] =
-    &["unauthorized_client", "unsupported_grant_type", "unsupported_response_type", "authorization_pending"];
+const ERROR_CODES: &[&str] = &[
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unsupported_response_type",
+    "authorization_pending",
+];
 
 /// What a word is, if it cannot be a refresh token; a whole sentence that also says what to do.
 #[must_use]
@@ -116,11 +127,14 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if let Some(what) = scalar(word) {
         return Some(what);
     }
-    if word.starts_with('?') || (word.contains('/') && word.split('/').next().is_some_and(is_host)) {
+    if word.starts_with('?') || (word.contains('/') && word.split('/').next().is_some_and(is_host))
+    {
         return Some("it is a piece of an address, and no refresh token");
     }
     if word.contains("...") || word.contains("***") {
-        return Some("it was shortened or masked by whatever printed it; hand over the whole refresh token");
+        return Some(
+            "it was shortened or masked by whatever printed it; hand over the whole refresh token",
+        );
     }
     if is_reference(word) {
         return Some("it names a place where a secret is kept; hand over what is kept there");
@@ -130,16 +144,22 @@ pub fn instead(word: &str) -> Option<&'static str> {
             "there is a sign behind it that separates it from what came next; hand over the refresh token alone",
         );
     }
-    let small = word.bytes().all(|byte| byte.is_ascii_lowercase() || b"-_.".contains(&byte));
+    let small = word
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || b"-_.".contains(&byte));
     if small && (word.len() < 16 || word.starts_with('-') || ERROR_CODES.contains(&word)) {
-        return Some("it is a word or a name of small letters, such as an error code, an option or a file");
+        return Some(
+            "it is a word or a name of small letters, such as an error code, an option or a file",
+        );
     }
     let body = word.trim_end_matches('=');
     if body.contains('=') || is_labelled(body) {
         return Some("it is NAME=value; hand over the value alone, without the name");
     }
     if has_escapes(body) {
-        return Some("it is percent-encoded, or escaped with backslashes; hand over the decoded value");
+        return Some(
+            "it is percent-encoded, or escaped with backslashes; hand over the decoded value",
+        );
     }
     if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\', '^', '|']) {
         return Some(
@@ -158,8 +178,10 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
     const ENOUGH: usize = 12;
     let within = |part: &str, whole: &str| part.len() >= ENOUGH && whole.contains(part);
     let bytes = word.trim_end_matches('=');
-    let decoded =
-        STANDARD_NO_PAD.decode(bytes).or_else(|_| URL_SAFE_NO_PAD.decode(bytes)).unwrap_or_default();
+    let decoded = STANDARD_NO_PAD
+        .decode(bytes)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(bytes))
+        .unwrap_or_default();
     let inside = || {
         let secret = secret.as_bytes();
         secret.len() >= ENOUGH && decoded.windows(secret.len()).any(|part| part == secret)
@@ -173,14 +195,17 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
     if word.contains("://") {
         return Some(address(word));
     }
-    let is_form =
-        |part: &str| part.split_once('=').is_some_and(|(name, value)| is_name(name) && !value.is_empty());
+    let is_form = |part: &str| {
+        part.split_once('=')
+            .is_some_and(|(name, value)| is_name(name) && !value.is_empty())
+    };
     if word.contains('&') && word.split('&').all(is_form) {
         return Some("it is a form; hand over the value of its refresh token alone");
     }
     // Base64 may begin with a slash, and has capitals and digits.
     let plain = |byte: u8| byte.is_ascii_lowercase() || b"/._-~".contains(&byte);
-    (is_path(word) && word.bytes().all(plain)).then_some("it is the name of a file, and no refresh token")
+    (is_path(word) && word.bytes().all(plain))
+        .then_some("it is the name of a file, and no refresh token")
 }
 
 /// Whether it stands where a value was to be put in: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
@@ -210,15 +235,26 @@ pub fn stands_for_none(word: &str) -> bool {
 }
 
 fn plain(word: &str) -> String {
-    word.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase()
+    word.chars()
+        .filter(|c| !"_-".contains(*c))
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 fn stands_for_nothing(word: &str) -> bool {
     let lower = plain(word);
-    let between = |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
-    let letters =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-    let shouted = word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let between =
+        |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
+    let letters = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+    };
+    let shouted = word.len() > 2
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     let plain = !word.contains(|c: char| c.is_ascii_digit());
     is_nothing(word)
         || (lower.starts_with("your") && plain)
@@ -246,9 +282,9 @@ fn several_words(text: &str) -> &'static str {
         "it is the header that an access token is sent in; the refresh token is another"
     } else if text.starts_with("-----BEGIN") {
         KEY
-    } else if lines
-        .all(|line| line.starts_with('#') || line.split_once('=').is_some_and(|(name, _)| is_name(name)))
-    {
+    } else if lines.all(|line| {
+        line.starts_with('#') || line.split_once('=').is_some_and(|(name, _)| is_name(name))
+    }) {
         "it is lines of NAME=value; hand over the value of the refresh token alone"
     } else {
         "it is neither JSON nor a bare refresh token (one word)"
@@ -257,7 +293,10 @@ fn several_words(text: &str) -> &'static str {
 
 fn is_name(text: &str) -> bool {
     let text = text.strip_prefix("export ").unwrap_or(text).trim();
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 fn address(word: &str) -> &'static str {
@@ -274,14 +313,17 @@ fn address(word: &str) -> &'static str {
 
 fn is_path(word: &str) -> bool {
     let drive = word.as_bytes().get(1..3) == Some(b":\\");
-    drive || ["/", "./", "../", "~/", "\\\\"].iter().any(|start| word.starts_with(start))
+    drive
+        || ["/", "./", "../", "~/", "\\\\"]
+            .iter()
+            .any(|start| word.starts_with(start))
 }
 
 /// Names of files, hosts and people, addresses and dates, which are often beside a token.
 fn elsewhere(word: &str) -> Option<&'static str> {
     const ENDINGS: [&str; 22] = [
-        ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv", ".log",
-        ".php", ".js", ".py", ".sh", ".db", ".pem", ".key", ".crt", ".bak", ".token",
+        ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv",
+        ".log", ".php", ".js", ".py", ".sh", ".db", ".pem", ".key", ".crt", ".bak", ".token",
     ];
     let lower = word.to_ascii_lowercase();
     if ENDINGS.iter().any(|ending| lower.ends_with(ending)) && word.len() < 64 {
@@ -292,15 +334,23 @@ fn elsewhere(word: &str) -> Option<&'static str> {
     if is_host(word) || word.parse::<IpAddr>().is_ok() || word.parse::<SocketAddr>().is_ok() {
         return Some("it is the name or the address of a host, and no refresh token");
     }
-    if word.split_once('@').is_some_and(|(name, host)| !name.is_empty() && is_host(host)) {
+    if word
+        .split_once('@')
+        .is_some_and(|(name, host)| !name.is_empty() && is_host(host))
+    {
         return Some("it is an e-mail address, and no refresh token");
     }
     let date = |text: &str| {
-        let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        let shape: String = text
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '0' } else { c })
+            .collect();
         shape == "0000-00-00" || shape == "0000/00/00" || shape == "00.00.0000"
     };
-    let day =
-        word.split_once(['T', 't']).map_or(word, |(day, time)| if time.contains(':') { day } else { word });
+    let day = word.split_once(['T', 't']).map_or(
+        word,
+        |(day, time)| if time.contains(':') { day } else { word },
+    );
     date(day).then_some("it is a date, and no refresh token")
 }
 
@@ -326,16 +376,27 @@ fn is_host(text: &str) -> bool {
     ];
     let whole = text;
     let text = text.split_once(':').map_or(text, |(host, port)| {
-        if port.len() < 6 && port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { text }
+        if port.len() < 6 && port.bytes().all(|byte| byte.is_ascii_digit()) {
+            host
+        } else {
+            text
+        }
     });
     let labels: Vec<&str> = text.split('.').collect();
     let is_label = |label: &&str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     (labels.len() > 1 || whole.len() > text.len())
         && labels.len() < 6
         && labels.iter().all(is_label)
-        && labels.last().is_some_and(|last| DOMAINS.iter().any(|domain| domain.eq_ignore_ascii_case(last)))
+        && labels.last().is_some_and(|last| {
+            DOMAINS
+                .iter()
+                .any(|domain| domain.eq_ignore_ascii_case(last))
+        })
 }
 
 /// What JSON takes for a value: a number that is long enough may be a token all the same.
@@ -350,23 +411,35 @@ fn scalar(word: &str) -> Option<&'static str> {
 
 /// `refresh_token:abc`, as of YAML or a header.
 fn is_labelled(word: &str) -> bool {
-    let Some((name, _)) = word.split_once(':') else { return false };
-    let name: String = name.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase();
+    let Some((name, _)) = word.split_once(':') else {
+        return false;
+    };
+    let name: String = name
+        .chars()
+        .filter(|c| !"_-".contains(*c))
+        .collect::<String>()
+        .to_ascii_lowercase();
     KEYS.contains(&name.as_str())
 }
 
 fn has_escapes(word: &str) -> bool {
     let is_hex = |bytes: &[u8]| bytes.len() == 2 && bytes.iter().all(u8::is_ascii_hexdigit);
-    let encoded =
-        word.match_indices('%').any(|(at, _)| word.as_bytes().get(at + 1..at + 3).is_some_and(is_hex));
+    let encoded = word
+        .match_indices('%')
+        .any(|(at, _)| word.as_bytes().get(at + 1..at + 3).is_some_and(is_hex));
     encoded || word.contains("\\/") || word.contains("\\u")
 }
 
 /// Whether it leads to a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
 fn is_reference(word: &str) -> bool {
-    const KEEPERS: [&str; 10] = ["arn", "vault", "op", "env", "file", "ssm", "aws", "gcp", "azure", "secret"];
-    word.split_once(':')
-        .is_some_and(|(keeper, _)| KEEPERS.iter().any(|known| known.eq_ignore_ascii_case(keeper)))
+    const KEEPERS: [&str; 10] = [
+        "arn", "vault", "op", "env", "file", "ssm", "aws", "gcp", "azure", "secret",
+    ];
+    word.split_once(':').is_some_and(|(keeper, _)| {
+        KEEPERS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(keeper))
+    })
 }
 
 /// A JWT that is something else than a refresh token, and says so: an access token by its header (RFC 9068 section 2.1) or by
@@ -379,22 +452,32 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     else {
         return None;
     };
-    let object = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+    let object =
+        |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
     let text = |object: &Option<Value>, name: &str| {
-        object.as_ref().and_then(|object| Some(object.get(name)?.as_str()?.to_ascii_lowercase()))
+        object
+            .as_ref()
+            .and_then(|object| Some(object.get(name)?.as_str()?.to_ascii_lowercase()))
     };
     let (header, payload) = (object(header), object(payload));
-    let has = |name: &str| payload.as_ref().is_some_and(|payload| payload.get(name).is_some());
-    match (text(&header, "typ").as_deref(), text(&payload, "typ").as_deref()) {
+    let has = |name: &str| {
+        payload
+            .as_ref()
+            .is_some_and(|payload| payload.get(name).is_some())
+    };
+    match (
+        text(&header, "typ").as_deref(),
+        text(&payload, "typ").as_deref(),
+    ) {
         (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer")) => Some(ACCESS),
         (_, Some("id")) => Some("it is an ID token (a JWT that says so), and no refresh token"),
         _ if has("at_hash") || has("nonce") && has("aud") && !has("typ") => {
             Some("it is an ID token (a JWT that says so), and no refresh token")
         }
         _ => match (text(&payload, "iss"), text(&payload, "sub")) {
-            (Some(issuer), Some(subject)) if issuer == subject => {
-                Some("it is the assertion of a client (a JWT by and about itself), and no refresh token")
-            }
+            (Some(issuer), Some(subject)) if issuer == subject => Some(
+                "it is the assertion of a client (a JWT by and about itself), and no refresh token",
+            ),
             _ => None,
         },
     }
@@ -450,7 +533,10 @@ mod tests {
             ("./token.json", "name of a file"),
             ("C:\\token.txt", "name of a file"),
             ("https://app.example/cb?code=1&state=2", "--redirected-url"),
-            ("https://acme.example/oauth/authorize/?client_id=local.1", "where a person authorizes"),
+            (
+                "https://acme.example/oauth/authorize/?client_id=local.1",
+                "where a person authorizes",
+            ),
             ("https://acme.example/", "an address"),
             ("1%2F%2F0gabcdefgh12345", "percent-encoded"),
             ("5bad\\/2d67006e1234", "percent-encoded, or escaped"),
@@ -462,20 +548,35 @@ mod tests {
             ("--help", "small letters"),
             ("-r", "small letters"),
             ("acme.refresh", "small letters"),
-            ("arn:aws:secretsmanager:eu-1:1:secret:x-1", "a place where a secret is kept"),
-            ("vault:secret/refreshd#token1", "a place where a secret is kept"),
+            (
+                "arn:aws:secretsmanager:eu-1:1:secret:x-1",
+                "a place where a secret is kept",
+            ),
+            (
+                "vault:secret/refreshd#token1",
+                "a place where a secret is kept",
+            ),
             ("5bad2d67...", "shortened or masked"),
             ("abcd****wxyz", "shortened or masked"),
             ("5bad2d67006e,", "a sign behind it"),
             ("5bad2d67006e;", "a sign behind it"),
-            ("eyJhbGciOiJub25lIn0.eyJ0eXAiOiJCZWFyZXIifQ.x", "an access token"),
+            (
+                "eyJhbGciOiJub25lIn0.eyJ0eXAiOiJCZWFyZXIifQ.x",
+                "an access token",
+            ),
             ("eyJhbGciOiJub25lIn0.eyJ0eXAiOiJJRCJ9.x", "an ID token"),
-            ("eyJhbGciOiJub25lIn0.eyJpc3MiOiJjcm0iLCJzdWIiOiJjcm0ifQ.x", "the assertion of a client"),
+            (
+                "eyJhbGciOiJub25lIn0.eyJpc3MiOiJjcm0iLCJzdWIiOiJjcm0ifQ.x",
+                "the assertion of a client",
+            ),
             ("-", "stands where a value is missing"),
             ("n/a", "stands where a value is missing"),
             ("(null)", "stands where a value is missing"),
             ("***REDACTED***", "stands where a value is missing"),
-            ("state = \"/var/lib/x\"\n[portals.a]\napp = \"crm\"", "neither JSON nor a bare refresh token"),
+            (
+                "state = \"/var/lib/x\"\n[portals.a]\napp = \"crm\"",
+                "neither JSON nor a bare refresh token",
+            ),
             ("NULL;", "stands where a value is missing"),
             ("-----BEGIN", "a key or a certificate"),
             ("token.json", "name of a file"),
@@ -489,7 +590,10 @@ mod tests {
             ("2026-11-28T10:00:00Z", "a date"),
             ("tökën-5bad2d67", "characters that no refresh token has"),
             ("5bad2d67\u{200b}", "characters that no refresh token has"),
-            ("eyJ0eXAiOiJhdCtqd3QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln", "an access token"),
+            (
+                "eyJ0eXAiOiJhdCtqd3QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln",
+                "an access token",
+            ),
         ] {
             let what = instead(word).unwrap_or_default();
             assert!(what.contains(expected), "{word}: {what:?}");
@@ -500,10 +604,20 @@ mod tests {
     fn another_secret_is_known_in_parts_and_in_base64() {
         let secret = "s3cretS3cret0123456789";
         let header = STANDARD_NO_PAD.encode(format!("local.123:{secret}"));
-        for word in [secret, &secret[..20], &format!("{secret}="), &header, &format!("{header}==")] {
+        for word in [
+            secret,
+            &secret[..20],
+            &format!("{secret}="),
+            &header,
+            &format!("{header}=="),
+        ] {
             assert!(is_made_of(word, secret), "{word}");
         }
-        for word in ["s3cret", "5bad2d67006e0001", &STANDARD_NO_PAD.encode("nothing of it, but long")] {
+        for word in [
+            "s3cret",
+            "5bad2d67006e0001",
+            &STANDARD_NO_PAD.encode("nothing of it, but long"),
+        ] {
             assert!(!is_made_of(word, secret), "{word}");
         }
         assert!(!is_made_of("5bad2d67006e0001s", "s"));
@@ -516,9 +630,17 @@ mod tests {
             ("a=b&c=d", "a form"),
             ("/etc/hostname", "name of a file"),
         ] {
-            assert!(misplaced(word).is_some_and(|what| what.contains(expected)), "{word}");
+            assert!(
+                misplaced(word).is_some_and(|what| what.contains(expected)),
+                "{word}"
+            );
         }
-        for word in ["/8Kd0q+Zz3A==", "1//0gabcDEF-ghi_jkl", "a&b", "AQBdoij3-4f(x)!$*,;:@?"] {
+        for word in [
+            "/8Kd0q+Zz3A==",
+            "1//0gabcDEF-ghi_jkl",
+            "a&b",
+            "AQBdoij3-4f(x)!$*,;:@?",
+        ] {
             assert_eq!(misplaced(word), None, "{word}");
         }
     }

@@ -52,8 +52,13 @@ pub struct ImportedFields {
 /// # Errors
 /// [`ImportError`]: it is one of the two, and no grant.
 pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, ImportError> {
-    let unquoted = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).map(str::trim);
-    let text = unquoted.filter(|text| text.starts_with(['{', '['])).unwrap_or(text);
+    let unquoted = text
+        .strip_prefix('\'')
+        .and_then(|text| text.strip_suffix('\''))
+        .map(str::trim);
+    let text = unquoted
+        .filter(|text| text.starts_with(['{', '[']))
+        .unwrap_or(text);
     if text.starts_with(['{', '[']) && !import_token::is_filler(text) {
         return match (json(text), lines(text)?) {
             (Err(_), Some(body)) => of_object(&body, profile).map(Some),
@@ -70,15 +75,21 @@ pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, Imp
         return read(body, profile);
     }
     match form(text) {
-        Some(body) if known_keys(&body, "", 0).next().is_some() => of_object(&body, profile).map(Some),
-        _ => lines(text)?.map(|body| of_object(&body, profile)).transpose(),
+        Some(body) if known_keys(&body, "", 0).next().is_some() => {
+            of_object(&body, profile).map(Some)
+        }
+        _ => lines(text)?
+            .map(|body| of_object(&body, profile))
+            .transpose(),
     }
 }
 
 /// The body of a reply that was saved with its headers (`curl -i`).
 fn after_headers(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("HTTP/")?;
-    let (_, body) = rest.split_once("\r\n\r\n").or_else(|| rest.split_once("\n\n"))?;
+    let (_, body) = rest
+        .split_once("\r\n\r\n")
+        .or_else(|| rest.split_once("\n\n"))?;
     Some(body.trim()).filter(|body| !body.is_empty())
 }
 
@@ -88,8 +99,10 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
     let mut body = Map::new();
     for line in text.lines() {
         let line = line.trim().trim_start_matches("export ");
-        let Some((name, value)) =
-            line.split_once("=>").or_else(|| line.split_once('=')).or_else(|| line.split_once(": "))
+        let Some((name, value)) = line
+            .split_once("=>")
+            .or_else(|| line.split_once('='))
+            .or_else(|| line.split_once(": "))
         else {
             continue;
         };
@@ -97,8 +110,11 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
         let value = value.split_once(" #").map_or(value, |(value, _)| value);
         let (name, value) = (name.trim_matches(around), value.trim_matches(around));
         // `BITRIX_REFRESH_TOKEN`
-        let name =
-            if meaning(name).is_none() && plain(name).ends_with("refreshtoken") { REFRESH } else { name };
+        let name = if meaning(name).is_none() && plain(name).ends_with("refreshtoken") {
+            REFRESH
+        } else {
+            name
+        };
         if name.is_empty() || value.is_empty() || name.contains(char::is_whitespace) {
             continue;
         }
@@ -114,9 +130,17 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
 /// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.
 fn json(text: &str) -> Result<Value, ImportError> {
     let parsed = serde_json::from_str(text);
-    let single = || serde_json::from_str(&text.replace('\'', "\"")).ok().filter(|_| !text.contains('"'));
-    parsed
-        .or_else(|error| single().ok_or(ImportError::NotJson { line: error.line(), column: error.column() }))
+    let single = || {
+        serde_json::from_str(&text.replace('\'', "\""))
+            .ok()
+            .filter(|_| !text.contains('"'))
+    };
+    parsed.or_else(|error| {
+        single().ok_or(ImportError::NotJson {
+            line: error.line(),
+            column: error.column(),
+        })
+    })
 }
 
 /// `a=b&c[d]=e` as an object; `None` if it is no form of two fields or more.
@@ -132,7 +156,9 @@ fn form(text: &str) -> Option<Map<String, Value>> {
         let value = Value::String(value.into_owned());
         match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
             Some((outer, inner)) if !inner.contains('[') => {
-                let nested = body.entry(outer).or_insert_with(|| Value::Object(Map::new()));
+                let nested = body
+                    .entry(outer)
+                    .or_insert_with(|| Value::Object(Map::new()));
                 if let Value::Object(nested) = nested {
                     nested.insert(inner.to_owned(), value);
                 }
@@ -148,9 +174,13 @@ fn of_value(value: &Value, profile: &Profile) -> Result<ImportedFields, ImportEr
         Value::Object(body) => of_object(body, profile),
         Value::Array(list) => match list.as_slice() {
             [Value::Object(body)] => of_object(body, profile),
-            _ => Err(ImportError::NotAToken("it is a list; hand over the one grant that is meant")),
+            _ => Err(ImportError::NotAToken(
+                "it is a list; hand over the one grant that is meant",
+            )),
         },
-        _ => Err(ImportError::NotAToken("it is JSON, but no object with a refresh_token in it")),
+        _ => Err(ImportError::NotAToken(
+            "it is JSON, but no object with a refresh_token in it",
+        )),
     }
 }
 
@@ -160,7 +190,10 @@ fn of_object(body: &Map<String, Value>, profile: &Profile) -> Result<ImportedFie
     if first(&profile.reply.refresh_token, body).is_some_and(is_there) {
         return Ok(imported_fields(body, &[], profile));
     }
-    let event = body.get("event").and_then(Value::as_str).unwrap_or_default();
+    let event = body
+        .get("event")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if event.eq_ignore_ascii_case(GRANT_IN_DATA)
         && let Some(Value::Object(data)) = body.get("data")
         && refresh_of(data).is_some()
@@ -174,7 +207,9 @@ fn of_object(body: &Map<String, Value>, profile: &Profile) -> Result<ImportedFie
     for (_, inner) in &texts {
         search(inner, &mut vec![body], &mut found);
     }
-    let Some((grant, around)) = found.first() else { return Err(missing(body, &texts)) };
+    let Some((grant, around)) = found.first() else {
+        return Err(missing(body, &texts));
+    };
     let token = refresh_of(grant);
     if found.iter().any(|(other, _)| refresh_of(other) != token) {
         return Err(ImportError::Several);
@@ -214,8 +249,12 @@ fn search<'b>(
 
 fn texts(body: &Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
     let parse = |(key, value): (&String, &Value)| {
-        let text = value.as_str().filter(|text| text.trim_start().starts_with('{'))?;
-        let Ok(Value::Object(inner)) = serde_json::from_str(text) else { return None };
+        let text = value
+            .as_str()
+            .filter(|text| text.trim_start().starts_with('{'))?;
+        let Ok(Value::Object(inner)) = serde_json::from_str(text) else {
+            return None;
+        };
         Some((key.clone(), inner))
     };
     body.iter().filter_map(parse).collect()
@@ -223,7 +262,9 @@ fn texts(body: &Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
 
 /// The value of the refresh token, if there is one that is not empty.
 fn refresh_of(body: &Map<String, Value>) -> Option<&Value> {
-    body.iter().find(|(key, value)| meaning(key) == Some(REFRESH) && is_there(value)).map(|(_, value)| value)
+    body.iter()
+        .find(|(key, value)| meaning(key) == Some(REFRESH) && is_there(value))
+        .map(|(_, value)| value)
 }
 
 fn is_there(value: &Value) -> bool {
@@ -235,12 +276,18 @@ fn is_there(value: &Value) -> bool {
 }
 
 fn plain(key: &str) -> String {
-    key.chars().filter(|c| !"_-".contains(*c)).collect::<String>().to_ascii_lowercase()
+    key.chars()
+        .filter(|c| !"_-".contains(*c))
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 fn meaning(key: &str) -> Option<&'static str> {
     let key = plain(key);
-    SPELLINGS.iter().find(|(spelling, _)| *spelling == key).map(|(_, name)| *name)
+    SPELLINGS
+        .iter()
+        .find(|(spelling, _)| *spelling == key)
+        .map(|(_, name)| *name)
 }
 
 /// The object with the names of a token reply and of the profile added, also from those around it.
@@ -262,11 +309,23 @@ fn imported_fields(
             add(ACCESS, value);
         }
     }
-    let own = [&profile.identity_field, &profile.endpoint_field, &profile.server_field];
-    let names: Vec<&str> = own.into_iter().flatten().chain(&profile.fields).map(String::as_str).collect();
+    let own = [
+        &profile.identity_field,
+        &profile.endpoint_field,
+        &profile.server_field,
+    ];
+    let names: Vec<&str> = own
+        .into_iter()
+        .flatten()
+        .chain(&profile.fields)
+        .map(String::as_str)
+        .collect();
     for object in std::iter::once(grant).chain(around.iter().rev().copied()) {
         // `DOMAIN` is the portal's host, `domain` the authorization server's.
-        for (key, value) in object.iter().filter(|(key, _)| !HOSTS.contains(&key.as_str())) {
+        for (key, value) in object
+            .iter()
+            .filter(|(key, _)| !HOSTS.contains(&key.as_str()))
+        {
             if let Some(name) = names.iter().find(|name| plain(name) == plain(key)) {
                 add(name, value);
             } else if meaning(key) == Some("client_id") {
@@ -288,42 +347,70 @@ fn known_keys<'b>(
     depth: usize,
 ) -> Box<dyn Iterator<Item = String> + 'b> {
     let path = path.to_owned();
-    Box::new(body.iter().flat_map(move |(key, value)| -> Box<dyn Iterator<Item = String> + 'b> {
-        let here = format!("{path}{key}");
-        match value {
-            Value::Object(inner) if depth < DEEPEST => known_keys(inner, &format!("{here}."), depth + 1),
-            _ if matches!(meaning(key), Some(REFRESH | ACCESS)) => Box::new(std::iter::once(here)),
-            _ => Box::new(std::iter::empty()),
-        }
-    }))
+    Box::new(body.iter().flat_map(
+        move |(key, value)| -> Box<dyn Iterator<Item = String> + 'b> {
+            let here = format!("{path}{key}");
+            match value {
+                Value::Object(inner) if depth < DEEPEST => {
+                    known_keys(inner, &format!("{here}."), depth + 1)
+                }
+                _ if matches!(meaning(key), Some(REFRESH | ACCESS)) => {
+                    Box::new(std::iter::once(here))
+                }
+                _ => Box::new(std::iter::empty()),
+            }
+        },
+    ))
 }
 
 /// Says which key is missing, in the spelling of those that are there.
 fn missing(body: &Map<String, Value>, texts: &[(String, Map<String, Value>)]) -> ImportError {
-    let nested = texts.iter().flat_map(|(key, inner)| known_keys(inner, &format!("{key}."), 1));
+    let nested = texts
+        .iter()
+        .flat_map(|(key, inner)| known_keys(inner, &format!("{key}."), 1));
     let keys: Vec<String> = known_keys(body, "", 0).chain(nested).collect();
     let last = |key: &str| meaning(key.rsplit('.').next().unwrap_or(key));
     // A store may have tokens for keys.
     let shown = |key: &str| {
-        let parts =
-            key.split('.').map(|part| mask(part, &[]).chars().filter(char::is_ascii_graphic).collect());
-        parts.collect::<Vec<String>>().join(".").chars().take(60).collect::<String>()
+        let parts = key.split('.').map(|part| {
+            mask(part, &[])
+                .chars()
+                .filter(char::is_ascii_graphic)
+                .collect()
+        });
+        parts
+            .collect::<Vec<String>>()
+            .join(".")
+            .chars()
+            .take(60)
+            .collect::<String>()
     };
     if let Some(empty) = keys.iter().find(|key| last(key) == Some(REFRESH)) {
         return ImportError::EmptyRefreshToken(shown(empty));
     }
     match keys.first() {
-        None => ImportError::NoRefreshToken { has: None, wanted: REFRESH.to_owned() },
+        None => ImportError::NoRefreshToken {
+            has: None,
+            wanted: REFRESH.to_owned(),
+        },
         Some(key) => {
-            let (path, name) = key.rsplit_once('.').map_or(("", key.as_str()), |(path, name)| (path, name));
+            let (path, name) = key
+                .rsplit_once('.')
+                .map_or(("", key.as_str()), |(path, name)| (path, name));
             let wanted = match name {
                 "AUTH_ID" => "REFRESH_ID",
                 "accessToken" => "refreshToken",
                 _ => REFRESH,
             };
-            let wanted =
-                if path.is_empty() { wanted.to_owned() } else { format!("{}.{wanted}", shown(path)) };
-            ImportError::NoRefreshToken { has: Some(shown(key)), wanted }
+            let wanted = if path.is_empty() {
+                wanted.to_owned()
+            } else {
+                format!("{}.{wanted}", shown(path))
+            };
+            ImportError::NoRefreshToken {
+                has: Some(shown(key)),
+                wanted,
+            }
         }
     }
 }

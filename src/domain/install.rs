@@ -74,7 +74,9 @@ impl NameRule {
     pub fn parse(text: &str) -> Result<Self, NameTemplateError> {
         let (mut rest, mut gaps) = (text, Vec::new());
         while let Some(at) = rest.find(['{', '}']) {
-            let inside = rest[at..].strip_prefix('{').ok_or(NameTemplateError::Brace)?;
+            let inside = rest[at..]
+                .strip_prefix('{')
+                .ok_or(NameTemplateError::Brace)?;
             let (gap, after) = inside.split_once('}').ok_or(NameTemplateError::Brace)?;
             if !PLACEHOLDERS.contains(&gap) {
                 return Err(NameTemplateError::Gap(gap.to_owned()));
@@ -107,7 +109,13 @@ impl NameRule {
     /// What the portal of this owner may be called, best first: by the rule, or by ids that are its own.
     #[must_use]
     pub fn names(&self, app: &str, owner: &TokenOwner, users: Users) -> Vec<PortalName> {
-        let TokenOwner { member_id, user_id, host, endpoint: _, status: _ } = owner;
+        let TokenOwner {
+            member_id,
+            user_id,
+            host,
+            endpoint: _,
+            status: _,
+        } = owner;
         let by_rule = (self.of_app(app))
             .replace("{domain}", host)
             .replace("{member_id}", member_id)
@@ -117,7 +125,10 @@ impl NameRule {
             Users::Each => format!("{member_id}-{user_id}"),
         };
         let of_app = format!("{own}-{app}");
-        [by_rule, own, of_app].iter().filter_map(|name| PortalName::parse(name).ok()).collect()
+        [by_rule, own, of_app]
+            .iter()
+            .filter_map(|name| PortalName::parse(name).ok())
+            .collect()
     }
 }
 
@@ -138,7 +149,12 @@ impl InstallTerms {
     /// A portal of this app as if the configuration named it.
     #[must_use]
     pub fn configured(&self, name: PortalName, host: Option<&str>, member_id: &str) -> Configured {
-        let Self { app, rule, profile, binding } = self;
+        let Self {
+            app,
+            rule,
+            profile,
+            binding,
+        } = self;
         Configured {
             name,
             settings: Settings {
@@ -161,7 +177,9 @@ impl InstallTerms {
     /// The renewal age in force.
     #[must_use]
     pub fn every(&self) -> RenewEvery {
-        self.rule.renew_every.map_or(self.profile.renew_every, RenewEvery::from)
+        self.rule
+            .renew_every
+            .map_or(self.profile.renew_every, RenewEvery::from)
     }
 }
 
@@ -239,7 +257,13 @@ pub enum InstallDecision {
 /// place of the installer's.
 #[must_use]
 pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> InstallDecision {
-    let CurrentGrant { phase, listed, user: known, installer, proof } = held;
+    let CurrentGrant {
+        phase,
+        listed,
+        user: known,
+        installer,
+        proof,
+    } = held;
     let Some(phase) = phase.filter(|phase| !matches!(phase, Phase::Gone { .. })) else {
         return if proof == OwnershipProof::Other && occasion == EventKind::SystemUser {
             InstallDecision::OtherInstallation
@@ -251,7 +275,9 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
     let fresh = matches!(phase, Phase::Fresh);
     let stuck = needs_a_person(phase);
     match occasion {
-        EventKind::Installed | EventKind::SystemUser if listed && fresh => InstallDecision::FreshAlready,
+        EventKind::Installed | EventKind::SystemUser if listed && fresh => {
+            InstallDecision::FreshAlready
+        }
         // Whoever installs the app anew mends it; the server has said that he may.
         EventKind::Installed if stuck => InstallDecision::Take,
         EventKind::Installed | EventKind::SystemUser if !same && !replaces(proof, stuck) => {
@@ -260,20 +286,28 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
         EventKind::Installed | EventKind::SystemUser => InstallDecision::Take,
         EventKind::Opened if fresh && (same || known.is_none()) => InstallDecision::FreshAlready,
         EventKind::Opened if same => InstallDecision::Take,
-        EventKind::Opened if stuck && (known.is_none() || installer == Some(user)) => InstallDecision::Take,
+        EventKind::Opened if stuck && (known.is_none() || installer == Some(user)) => {
+            InstallDecision::Take
+        }
         EventKind::Opened => InstallDecision::OtherUser,
     }
 }
 
 /// Whether only a person can get this grant to work again.
 const fn needs_a_person(phase: &Phase) -> bool {
-    matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Blocked { .. })
+    matches!(
+        phase,
+        Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Blocked { .. }
+    )
 }
 
 /// Whether a grant that stands there may still be good, so that another must prove itself before it takes its place.
 #[must_use]
 pub const fn may_live(phase: &Phase) -> bool {
-    !matches!(phase, Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Gone { .. })
+    !matches!(
+        phase,
+        Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Gone { .. }
+    )
 }
 
 /// Whether an event may put another user's grant in the place of the one that is there. Its user may have written it

@@ -117,20 +117,24 @@ pub fn read(query: &str, body: &[u8]) -> Result<InstallEvent, InstallEventError>
     }
     let event = body.get("event")?.ok_or(InstallEventError::Neither)?;
     match event.to_ascii_uppercase().as_str() {
-        "ONAPPINSTALL" => match body.first_missing(["auth[access_token]", "auth[refresh_token]"])? {
-            Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
-                missing,
-                host: body.host("auth[client_endpoint]")?,
-            })),
-            None => installed(&body).map(InstallEvent::Installed),
-        },
-        "ONAPPUSERREADY" => match body.first_missing(["data[access_token]", "data[refresh_token]"])? {
-            Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
-                missing,
-                host: body.host("data[client_endpoint]")?,
-            })),
-            None => system_user(&body).map(InstallEvent::SystemUser),
-        },
+        "ONAPPINSTALL" => {
+            match body.first_missing(["auth[access_token]", "auth[refresh_token]"])? {
+                Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
+                    missing,
+                    host: body.host("auth[client_endpoint]")?,
+                })),
+                None => installed(&body).map(InstallEvent::Installed),
+            }
+        }
+        "ONAPPUSERREADY" => {
+            match body.first_missing(["data[access_token]", "data[refresh_token]"])? {
+                Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
+                    missing,
+                    host: body.host("data[client_endpoint]")?,
+                })),
+                None => system_user(&body).map(InstallEvent::SystemUser),
+            }
+        }
         "ONAPPUNINSTALL" => removed(&body).map(InstallEvent::Removed),
         _ => Ok(InstallEvent::Other),
     }
@@ -139,12 +143,19 @@ pub fn read(query: &str, body: &[u8]) -> Result<InstallEvent, InstallEventError>
 fn opened(body: &EventForm<'_>, query: &EventForm<'_>) -> Result<InstallEvent, InstallEventError> {
     let domain = body.host("DOMAIN")?;
     Ok(InstallEvent::Opened(PresentedGrant {
-        access: AccessToken::new(&body.token("AUTH_ID")?).ok_or(InstallEventError::Missing("AUTH_ID"))?,
+        access: AccessToken::new(&body.token("AUTH_ID")?)
+            .ok_or(InstallEventError::Missing("AUTH_ID"))?,
         refresh: RefreshToken::new(&body.token("REFRESH_ID")?)
             .ok_or(InstallEventError::Missing("REFRESH_ID"))?,
         claims: ClaimedOwner {
-            member_id: body.id("member_id")?.ok_or(InstallEventError::Missing("member_id"))?,
-            host: if domain.is_some() { domain } else { query.host("DOMAIN")? },
+            member_id: body
+                .id("member_id")?
+                .ok_or(InstallEventError::Missing("member_id"))?,
+            host: if domain.is_some() {
+                domain
+            } else {
+                query.host("DOMAIN")?
+            },
             user_id: None,
             server: body.hint("SERVER_ENDPOINT", MAX_FIELD),
         },
@@ -162,7 +173,9 @@ fn installed(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError> 
         refresh: RefreshToken::new(&body.token("auth[refresh_token]")?)
             .ok_or(InstallEventError::Missing("auth[refresh_token]"))?,
         claims: ClaimedOwner {
-            member_id: body.id("auth[member_id]")?.ok_or(InstallEventError::Missing("auth[member_id]"))?,
+            member_id: body
+                .id("auth[member_id]")?
+                .ok_or(InstallEventError::Missing("auth[member_id]"))?,
             host: body.host("auth[client_endpoint]")?,
             user_id: body.id("auth[user_id]")?,
             server: body.hint("auth[server_endpoint]", MAX_FIELD),
@@ -175,8 +188,13 @@ fn installed(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError> 
 }
 
 fn system_user(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError> {
-    let member_id = body.id("data[member_id]")?.ok_or(InstallEventError::Missing("data[member_id]"))?;
-    if body.id("auth[member_id]")?.is_some_and(|other| other != member_id) {
+    let member_id = body
+        .id("data[member_id]")?
+        .ok_or(InstallEventError::Missing("data[member_id]"))?;
+    if body
+        .id("auth[member_id]")?
+        .is_some_and(|other| other != member_id)
+    {
         return Err(InstallEventError::Unfit("data[member_id]"));
     }
     Ok(PresentedGrant {
@@ -199,7 +217,9 @@ fn system_user(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError
 
 fn removed(body: &EventForm<'_>) -> Result<Removal, InstallEventError> {
     Ok(Removal {
-        member_id: body.id("auth[member_id]")?.ok_or(InstallEventError::Missing("auth[member_id]"))?,
+        member_id: body
+            .id("auth[member_id]")?
+            .ok_or(InstallEventError::Missing("auth[member_id]"))?,
         host: body.host("auth[client_endpoint]")?,
         application_token: body.application_token()?,
         sent_at: body.sent_at()?,
@@ -213,7 +233,9 @@ impl EventForm<'_> {
     /// A value without white space around it; an empty one counts as absent.
     fn get(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
         let mut found = url::form_urlencoded::parse(self.0).filter(|(field, _)| field == name);
-        let Some((_, value)) = found.next() else { return Ok(None) };
+        let Some((_, value)) = found.next() else {
+            return Ok(None);
+        };
         if found.next().is_some() {
             return Err(InstallEventError::Twice(name));
         }
@@ -221,15 +243,25 @@ impl EventForm<'_> {
         Ok((!value.is_empty()).then(|| value.to_owned()))
     }
 
-    fn graphic(&self, name: &'static str, longest: usize) -> Result<Option<String>, InstallEventError> {
+    fn graphic(
+        &self,
+        name: &'static str,
+        longest: usize,
+    ) -> Result<Option<String>, InstallEventError> {
         let value = self.get(name)?;
-        let fits =
-            |value: &String| value.len() <= longest && value.bytes().all(|byte| byte.is_ascii_graphic());
-        if value.as_ref().is_none_or(fits) { Ok(value) } else { Err(InstallEventError::Unfit(name)) }
+        let fits = |value: &String| {
+            value.len() <= longest && value.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if value.as_ref().is_none_or(fits) {
+            Ok(value)
+        } else {
+            Err(InstallEventError::Unfit(name))
+        }
     }
 
     fn token(&self, name: &'static str) -> Result<String, InstallEventError> {
-        self.graphic(name, MAX_TOKEN)?.ok_or(InstallEventError::Missing(name))
+        self.graphic(name, MAX_TOKEN)?
+            .ok_or(InstallEventError::Missing(name))
     }
 
     /// What decides nothing: without it where it is too long, given twice, or not what it should be.
@@ -253,7 +285,11 @@ impl EventForm<'_> {
 
     fn id(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
         let id = self.get(name)?;
-        if id.as_deref().is_none_or(is_id) { Ok(id) } else { Err(InstallEventError::Unfit(name)) }
+        if id.as_deref().is_none_or(is_id) {
+            Ok(id)
+        } else {
+            Err(InstallEventError::Unfit(name))
+        }
     }
 
     /// A hint: one that cannot be read is none. What could only harm is refused all the same.
@@ -270,7 +306,9 @@ impl EventForm<'_> {
     }
 
     fn sent_at(&self) -> Result<Option<Timestamp>, InstallEventError> {
-        let Some(text) = self.get("ts")? else { return Ok(None) };
+        let Some(text) = self.get("ts")? else {
+            return Ok(None);
+        };
         let number: i64 = text.parse().map_err(|_| InstallEventError::Unfit("ts"))?;
         // JavaScript counts milliseconds.
         Ok(Some(if number > MILLISECONDS_FROM {
@@ -285,7 +323,9 @@ impl EventForm<'_> {
 #[must_use]
 pub fn is_id(text: &str) -> bool {
     (1..=100).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]

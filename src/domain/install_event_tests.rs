@@ -11,9 +11,11 @@ const INSTALLED: &str = "event=ONAPPINSTALL&event_handler_id=17&data%5BVERSION%5
 
 fn claims(notice: InstallEvent) -> (ClaimedOwner, String, Option<ApplicationToken>) {
     match notice {
-        InstallEvent::Opened(it) | InstallEvent::Installed(it) | InstallEvent::SystemUser(it) => {
-            (it.claims, format!("{}/{}", it.access.expose(), it.refresh.expose()), it.application_token)
-        }
+        InstallEvent::Opened(it) | InstallEvent::Installed(it) | InstallEvent::SystemUser(it) => (
+            it.claims,
+            format!("{}/{}", it.access.expose(), it.refresh.expose()),
+            it.application_token,
+        ),
         other => panic!("{other:?}"),
     }
 }
@@ -23,31 +25,54 @@ fn a_browser_brings_tokens_in_the_body_and_the_domain_in_the_address() {
     let notice = read(QUERY, OPENED.as_bytes()).unwrap();
     assert!(matches!(notice, InstallEvent::Opened(_)));
     let (claims, tokens, application_token) = claims(notice);
-    assert_eq!((claims.host.as_deref(), claims.member_id.as_str()), (Some("acme.bitrix24.com"), "a223"));
-    assert_eq!(claims.server.as_deref(), Some("https://oauth.bitrix.info/rest/"));
+    assert_eq!(
+        (claims.host.as_deref(), claims.member_id.as_str()),
+        (Some("acme.bitrix24.com"), "a223")
+    );
+    assert_eq!(
+        claims.server.as_deref(),
+        Some("https://oauth.bitrix.info/rest/")
+    );
     assert_eq!(tokens, "access/refresh");
-    assert!(application_token.is_none(), "what its user can write is no proof");
+    assert!(
+        application_token.is_none(),
+        "what its user can write is no proof"
+    );
     let in_the_body = read("", format!("{OPENED}&DOMAIN=other.example").as_bytes()).unwrap();
-    assert_eq!(self::claims(in_the_body).0.host.as_deref(), Some("other.example"));
+    assert_eq!(
+        self::claims(in_the_body).0.host.as_deref(),
+        Some("other.example")
+    );
     let in_the_address = read("AUTH_ID=access&REFRESH_ID=refresh&member_id=a223", b"").unwrap_err();
     assert_eq!(in_the_address, InstallEventError::Neither);
 }
 
 #[test]
 fn brackets_may_be_percent_encoded_or_not() {
-    for body in [INSTALLED.to_owned(), INSTALLED.replace("%5B", "[").replace("%5D", "]")] {
+    for body in [
+        INSTALLED.to_owned(),
+        INSTALLED.replace("%5B", "[").replace("%5D", "]"),
+    ] {
         let notice = read("", body.as_bytes()).unwrap();
-        let InstallEvent::Installed(it) = &notice else { panic!("{notice:?}") };
+        let InstallEvent::Installed(it) = &notice else {
+            panic!("{notice:?}")
+        };
         assert_eq!(
             (it.sent_at, it.expires.as_deref()),
-            (Some(Timestamp::from_secs(1_696_527_000)), Some("1696530600"))
+            (
+                Some(Timestamp::from_secs(1_696_527_000)),
+                Some("1696530600")
+            )
         );
         let (claims, tokens, application_token) = claims(notice);
         assert_eq!(
             (claims.host.as_deref(), claims.user_id.as_deref()),
             (Some("acme.bitrix24.com"), Some("1"))
         );
-        assert_eq!((tokens.as_str(), application_token.unwrap().expose()), ("access/refresh", "5185"));
+        assert_eq!(
+            (tokens.as_str(), application_token.unwrap().expose()),
+            ("access/refresh", "5185")
+        );
     }
 }
 
@@ -59,29 +84,46 @@ fn the_tokens_of_a_system_user_stand_in_the_data() {
     let notice = read("", body.as_bytes()).unwrap();
     assert!(matches!(notice, InstallEvent::SystemUser(_)));
     let (claims, tokens, application_token) = claims(notice);
-    assert_eq!((claims.user_id.as_deref(), tokens.as_str()), (Some("512"), "a512/r512"));
+    assert_eq!(
+        (claims.user_id.as_deref(), tokens.as_str()),
+        (Some("512"), "a512/r512")
+    );
     assert!(application_token.is_some());
     let mixed = body.replace("auth[member_id]=a223", "auth[member_id]=b224");
-    assert_eq!(read("", mixed.as_bytes()).unwrap_err(), InstallEventError::Unfit("data[member_id]"));
+    assert_eq!(
+        read("", mixed.as_bytes()).unwrap_err(),
+        InstallEventError::Unfit("data[member_id]")
+    );
 }
 
 #[test]
 fn a_removal_has_no_tokens() {
-    let body =
-        "event=ONAPPUNINSTALL&data[CLEAN]=1&ts=1466439714&auth[member_id]=a223&auth[application_token]=5185";
-    let InstallEvent::Removed(removal) = read("", body.as_bytes()).unwrap() else { panic!() };
+    let body = "event=ONAPPUNINSTALL&data[CLEAN]=1&ts=1466439714&auth[member_id]=a223&auth[application_token]=5185";
+    let InstallEvent::Removed(removal) = read("", body.as_bytes()).unwrap() else {
+        panic!()
+    };
     assert_eq!(
-        (removal.member_id.as_str(), removal.application_token.as_ref().unwrap().expose()),
+        (
+            removal.member_id.as_str(),
+            removal.application_token.as_ref().unwrap().expose()
+        ),
         ("a223", "5185")
     );
     let nobodys = body.replace("auth[member_id]=a223&", "");
-    assert_eq!(read("", nobodys.as_bytes()).unwrap_err(), InstallEventError::Missing("auth[member_id]"));
+    assert_eq!(
+        read("", nobodys.as_bytes()).unwrap_err(),
+        InstallEventError::Missing("auth[member_id]")
+    );
     // Nothing proves these; a renewal tells whether they are true.
     for gone in ["ts=1466439714&", "&auth[application_token]=5185"] {
-        let InstallEvent::Removed(bare) = read("", body.replace(gone, "").as_bytes()).unwrap() else {
+        let InstallEvent::Removed(bare) = read("", body.replace(gone, "").as_bytes()).unwrap()
+        else {
             panic!()
         };
-        assert!(bare.sent_at.is_none() || bare.application_token.is_none(), "{gone}");
+        assert!(
+            bare.sent_at.is_none() || bare.application_token.is_none(),
+            "{gone}"
+        );
     }
 }
 
@@ -92,12 +134,17 @@ fn an_event_without_tokens_is_known_as_such() {
         ("ONAPPINSTALL", "auth", "refresh_token"),
         ("ONAPPUSERREADY", "data", "refresh_token"),
     ] {
-        let body = INSTALLED.replace("%5B", "[").replace("%5D", "]").replace("ONAPPINSTALL", event);
+        let body = INSTALLED
+            .replace("%5B", "[")
+            .replace("%5D", "]")
+            .replace("ONAPPINSTALL", event);
         let body = body.replace("auth[", &format!("{part}["));
         let word = gone.trim_end_matches("_token");
         let body = body.replace(&format!("{part}[{gone}]={word}"), "x=1");
         let notice = read("", body.as_bytes()).unwrap();
-        let InstallEvent::Incomplete(it) = notice else { panic!("{notice:?}") };
+        let InstallEvent::Incomplete(it) = notice else {
+            panic!("{notice:?}")
+        };
         assert_eq!(
             (it.missing, it.host.as_deref()),
             (&*format!("{part}[{gone}]"), Some("acme.bitrix24.com"))
@@ -116,10 +163,15 @@ fn what_decides_nothing_refuses_nothing() {
         ("auth[scope]=a%00b".to_owned(), None),
         ("auth[scope]=a&auth[scope]=b".to_owned(), None),
         (format!("auth[server_endpoint]={}", "x".repeat(301)), None),
-        ("auth[server_endpoint]=a&auth[server_endpoint]=b".to_owned(), None),
+        (
+            "auth[server_endpoint]=a&auth[server_endpoint]=b".to_owned(),
+            None,
+        ),
     ] {
         let notice = read("", format!("{INSTALLED}&{more}").as_bytes()).unwrap();
-        let InstallEvent::Installed(it) = notice else { panic!("{more}") };
+        let InstallEvent::Installed(it) = notice else {
+            panic!("{more}")
+        };
         assert_eq!(it.scope.map(|scope| scope.len()), scope, "{more}");
         assert_eq!(it.claims.server, None, "{more}");
     }
@@ -128,7 +180,10 @@ fn what_decides_nothing_refuses_nothing() {
 #[test]
 fn a_host_is_read_however_it_is_written() {
     for (written, host) in [
-        ("%D0%BF%D0%BE%D1%80%D1%82%D0%B0%D0%BB.%D1%80%D1%84", Some("xn--80awhdgm.xn--p1ai")),
+        (
+            "%D0%BF%D0%BE%D1%80%D1%82%D0%B0%D0%BB.%D1%80%D1%84",
+            Some("xn--80awhdgm.xn--p1ai"),
+        ),
         ("b24_test.company.local", Some("b24_test.company.local")),
         ("192.168.1.10:8080", Some("192.168.1.10:8080")),
         ("ACME.bitrix24.com.", Some("acme.bitrix24.com")),
@@ -143,7 +198,10 @@ fn a_host_is_read_however_it_is_written() {
 #[test]
 fn other_events_are_known_as_such_whatever_they_hold() {
     let body = "event=ONCRMDEALADD&data[FIELDS][ID]=1&auth=x&ts=soon&auth[member_id]=%00";
-    assert!(matches!(read("", body.as_bytes()).unwrap(), InstallEvent::Other));
+    assert!(matches!(
+        read("", body.as_bytes()).unwrap(),
+        InstallEvent::Other
+    ));
 }
 
 #[test]
@@ -151,19 +209,57 @@ fn what_is_unfit_is_refused_without_quoting_it() {
     let long = "x".repeat(5000);
     for (from, to, error) in [
         ("AUTH_ID=access", "x=1", InstallEventError::Neither),
-        ("REFRESH_ID=refresh", "REFRESH_ID=", InstallEventError::Missing("REFRESH_ID")),
-        ("REFRESH_ID=refresh", "REFRESH_ID=two+words", InstallEventError::Unfit("REFRESH_ID")),
-        ("REFRESH_ID=refresh", "REFRESH_ID=a&REFRESH_ID=b", InstallEventError::Twice("REFRESH_ID")),
-        ("AUTH_ID=access", &format!("AUTH_ID={long}"), InstallEventError::Unfit("AUTH_ID")),
-        ("member_id=a223", "member_id=..%2F..%2Fetc", InstallEventError::Unfit("member_id")),
-        ("member_id=a223", "", InstallEventError::Missing("member_id")),
-        ("&status=F", "&DOMAIN=a%0d%0ab", InstallEventError::Unfit("DOMAIN")),
-        ("&status=F", "&DOMAIN=a;script-src+*", InstallEventError::Unfit("DOMAIN")),
+        (
+            "REFRESH_ID=refresh",
+            "REFRESH_ID=",
+            InstallEventError::Missing("REFRESH_ID"),
+        ),
+        (
+            "REFRESH_ID=refresh",
+            "REFRESH_ID=two+words",
+            InstallEventError::Unfit("REFRESH_ID"),
+        ),
+        (
+            "REFRESH_ID=refresh",
+            "REFRESH_ID=a&REFRESH_ID=b",
+            InstallEventError::Twice("REFRESH_ID"),
+        ),
+        (
+            "AUTH_ID=access",
+            &format!("AUTH_ID={long}"),
+            InstallEventError::Unfit("AUTH_ID"),
+        ),
+        (
+            "member_id=a223",
+            "member_id=..%2F..%2Fetc",
+            InstallEventError::Unfit("member_id"),
+        ),
+        (
+            "member_id=a223",
+            "",
+            InstallEventError::Missing("member_id"),
+        ),
+        (
+            "&status=F",
+            "&DOMAIN=a%0d%0ab",
+            InstallEventError::Unfit("DOMAIN"),
+        ),
+        (
+            "&status=F",
+            "&DOMAIN=a;script-src+*",
+            InstallEventError::Unfit("DOMAIN"),
+        ),
     ] {
         let body = OPENED.replacen(from, to, 1);
         assert_eq!(read("", body.as_bytes()).unwrap_err(), error, "{body}");
     }
-    assert_eq!(read("", &[0xff; 100]).unwrap_err(), InstallEventError::Neither);
+    assert_eq!(
+        read("", &[0xff; 100]).unwrap_err(),
+        InstallEventError::Neither
+    );
     let shown = format!("{:?}", read(QUERY, OPENED.as_bytes()).unwrap());
-    assert!(!shown.contains("\"access\"") && !shown.contains("refresh\""), "{shown}");
+    assert!(
+        !shown.contains("\"access\"") && !shown.contains("refresh\""),
+        "{shown}"
+    );
 }

@@ -16,7 +16,10 @@ fn owner(host: &str) -> TokenOwner {
 
 fn names(rule: &str, host: &str, users: Users) -> Vec<String> {
     let rule = NameRule::parse(rule).unwrap();
-    rule.names("crm", &owner(host), users).iter().map(ToString::to_string).collect()
+    rule.names("crm", &owner(host), users)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]
@@ -25,9 +28,18 @@ fn a_rule_names_portals_and_ids_stand_in_where_it_cannot() {
         names("{domain}", "acme.bitrix24.com", Users::Installer),
         ["acme.bitrix24.com", "a223", "a223-crm"]
     );
-    assert_eq!(names("{app}-{user_id}.{member_id}", "x", Users::Each)[0], "crm-67.a223");
-    assert_eq!(names("{domain}", "acme.example:8443", Users::Installer), ["a223", "a223-crm"]);
-    assert_eq!(names("{domain}", &"x".repeat(150), Users::Each), ["a223-67", "a223-67-crm"]);
+    assert_eq!(
+        names("{app}-{user_id}.{member_id}", "x", Users::Each)[0],
+        "crm-67.a223"
+    );
+    assert_eq!(
+        names("{domain}", "acme.example:8443", Users::Installer),
+        ["a223", "a223-crm"]
+    );
+    assert_eq!(
+        names("{domain}", &"x".repeat(150), Users::Each),
+        ["a223-67", "a223-67-crm"]
+    );
 }
 
 #[test]
@@ -64,8 +76,16 @@ fn problem() -> Problem {
 #[test]
 fn an_employee_never_replaces_the_installers_grant() {
     let since = Timestamp::default();
-    let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
-    let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
+    let dead = Phase::NeedsAuthorization {
+        since,
+        problem: problem(),
+        while_in_doubt: false,
+    };
+    let retrying = Phase::Retrying {
+        attempt: 1,
+        since,
+        problem: problem(),
+    };
     for phase in [&Phase::Fresh, &retrying, &dead] {
         assert_eq!(
             decide(EventKind::Opened, held(Some(phase)), EMPLOYEE),
@@ -73,52 +93,130 @@ fn an_employee_never_replaces_the_installers_grant() {
             "{phase:?}"
         );
     }
-    let unknown = CurrentGrant { user: None, ..held(Some(&retrying)) };
-    assert_eq!(decide(EventKind::Opened, unknown, EMPLOYEE), InstallDecision::OtherUser);
-    let gone = Phase::Gone { since, problem: problem() };
+    let unknown = CurrentGrant {
+        user: None,
+        ..held(Some(&retrying))
+    };
+    assert_eq!(
+        decide(EventKind::Opened, unknown, EMPLOYEE),
+        InstallDecision::OtherUser
+    );
+    let gone = Phase::Gone {
+        since,
+        problem: problem(),
+    };
     for phase in [None, Some(&gone)] {
-        assert_eq!(decide(EventKind::Opened, held(phase), EMPLOYEE), InstallDecision::Take, "{phase:?}");
+        assert_eq!(
+            decide(EventKind::Opened, held(phase), EMPLOYEE),
+            InstallDecision::Take,
+            "{phase:?}"
+        );
     }
 }
 
 #[test]
 fn the_same_user_replaces_what_is_not_fresh() {
     let since = Timestamp::default();
-    let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
+    let retrying = Phase::Retrying {
+        attempt: 1,
+        since,
+        problem: problem(),
+    };
     assert_eq!(
         decide(EventKind::Opened, held(Some(&Phase::Fresh)), INSTALLER),
         InstallDecision::FreshAlready
     );
-    assert_eq!(decide(EventKind::Opened, held(Some(&retrying)), INSTALLER), InstallDecision::Take);
-    let listed = CurrentGrant { listed: true, user: None, ..held(Some(&Phase::Fresh)) };
-    for occasion in [EventKind::Opened, EventKind::Installed, EventKind::SystemUser] {
-        assert_eq!(decide(occasion, listed, INSTALLER), InstallDecision::FreshAlready, "{occasion:?}");
+    assert_eq!(
+        decide(EventKind::Opened, held(Some(&retrying)), INSTALLER),
+        InstallDecision::Take
+    );
+    let listed = CurrentGrant {
+        listed: true,
+        user: None,
+        ..held(Some(&Phase::Fresh))
+    };
+    for occasion in [
+        EventKind::Opened,
+        EventKind::Installed,
+        EventKind::SystemUser,
+    ] {
+        assert_eq!(
+            decide(occasion, listed, INSTALLER),
+            InstallDecision::FreshAlready,
+            "{occasion:?}"
+        );
     }
 }
 
 #[test]
 fn the_apps_own_user_keeps_the_grant_while_it_lives() {
     let since = Timestamp::default();
-    let held = |phase| CurrentGrant { user: Some("512"), ..held(Some(phase)) };
-    assert_eq!(decide(EventKind::SystemUser, self::held(Some(&Phase::Fresh)), "512"), InstallDecision::Take);
-    assert_eq!(decide(EventKind::Opened, held(&Phase::Fresh), INSTALLER), InstallDecision::OtherUser);
-    let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
-    assert_eq!(decide(EventKind::Opened, held(&dead), INSTALLER), InstallDecision::Take);
-    assert_eq!(decide(EventKind::Opened, held(&dead), EMPLOYEE), InstallDecision::OtherUser);
+    let held = |phase| CurrentGrant {
+        user: Some("512"),
+        ..held(Some(phase))
+    };
+    assert_eq!(
+        decide(
+            EventKind::SystemUser,
+            self::held(Some(&Phase::Fresh)),
+            "512"
+        ),
+        InstallDecision::Take
+    );
+    assert_eq!(
+        decide(EventKind::Opened, held(&Phase::Fresh), INSTALLER),
+        InstallDecision::OtherUser
+    );
+    let dead = Phase::NeedsAuthorization {
+        since,
+        problem: problem(),
+        while_in_doubt: false,
+    };
+    assert_eq!(
+        decide(EventKind::Opened, held(&dead), INSTALLER),
+        InstallDecision::Take
+    );
+    assert_eq!(
+        decide(EventKind::Opened, held(&dead), EMPLOYEE),
+        InstallDecision::OtherUser
+    );
 }
 
 #[test]
 fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
     let since = Timestamp::default();
-    let dead = Phase::NeedsAuthorization { since, problem: problem(), while_in_doubt: false };
-    let other = |phase| CurrentGrant { proof: OwnershipProof::Other, ..held(phase) };
-    let unknown = |phase| CurrentGrant { proof: OwnershipProof::Unknown, ..held(phase) };
+    let dead = Phase::NeedsAuthorization {
+        since,
+        problem: problem(),
+        while_in_doubt: false,
+    };
+    let other = |phase| CurrentGrant {
+        proof: OwnershipProof::Other,
+        ..held(phase)
+    };
+    let unknown = |phase| CurrentGrant {
+        proof: OwnershipProof::Unknown,
+        ..held(phase)
+    };
     let fresh = Some(&Phase::Fresh);
-    assert_eq!(decide(EventKind::Installed, held(fresh), EMPLOYEE), InstallDecision::Take);
-    assert_eq!(decide(EventKind::Installed, other(fresh), EMPLOYEE), InstallDecision::OtherInstallation);
-    assert_eq!(decide(EventKind::Installed, other(fresh), INSTALLER), InstallDecision::Take);
+    assert_eq!(
+        decide(EventKind::Installed, held(fresh), EMPLOYEE),
+        InstallDecision::Take
+    );
+    assert_eq!(
+        decide(EventKind::Installed, other(fresh), EMPLOYEE),
+        InstallDecision::OtherInstallation
+    );
+    assert_eq!(
+        decide(EventKind::Installed, other(fresh), INSTALLER),
+        InstallDecision::Take
+    );
     // Whoever installs the app anew brings another application token, and the old grant is of no use any more.
-    let blocked = Phase::Blocked { attempt: 1, since, problem: problem() };
+    let blocked = Phase::Blocked {
+        attempt: 1,
+        since,
+        problem: problem(),
+    };
     for phase in [&dead, &blocked] {
         assert_eq!(
             decide(EventKind::Installed, other(Some(phase)), EMPLOYEE),
@@ -130,7 +228,11 @@ fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
             InstallDecision::OtherInstallation
         );
     }
-    let retrying = Phase::Retrying { attempt: 1, since, problem: problem() };
+    let retrying = Phase::Retrying {
+        attempt: 1,
+        since,
+        problem: problem(),
+    };
     assert_eq!(
         decide(EventKind::Installed, other(Some(&retrying)), EMPLOYEE),
         InstallDecision::OtherInstallation
@@ -141,18 +243,34 @@ fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
             InstallDecision::OtherInstallation,
             "{occasion:?}"
         );
-        assert_eq!(decide(occasion, unknown(Some(&dead)), EMPLOYEE), InstallDecision::Take, "{occasion:?}");
-        assert_eq!(decide(occasion, unknown(None), EMPLOYEE), InstallDecision::Take, "{occasion:?}");
+        assert_eq!(
+            decide(occasion, unknown(Some(&dead)), EMPLOYEE),
+            InstallDecision::Take,
+            "{occasion:?}"
+        );
+        assert_eq!(
+            decide(occasion, unknown(None), EMPLOYEE),
+            InstallDecision::Take,
+            "{occasion:?}"
+        );
     }
-    assert_eq!(decide(EventKind::SystemUser, other(None), "512"), InstallDecision::OtherInstallation);
+    assert_eq!(
+        decide(EventKind::SystemUser, other(None), "512"),
+        InstallDecision::OtherInstallation
+    );
 }
 
 #[test]
 fn an_event_of_another_day_is_stale_and_one_from_ahead_is_about_now() {
     let now = Timestamp::from_secs(1_800_000_000);
-    for (offset, stale) in
-        [(0, false), (-80_000, false), (-90_000, true), (60, false), (7200, false), (900_000, false)]
-    {
+    for (offset, stale) in [
+        (0, false),
+        (-80_000, false),
+        (-90_000, true),
+        (60, false),
+        (7200, false),
+        (900_000, false),
+    ] {
         assert_eq!(is_stale(now.shifted(offset * 1000), now), stale, "{offset}");
     }
     for (offset, said) in [(-80_000, None), (20, None), (10_800, Some(10_800))] {

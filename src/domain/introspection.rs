@@ -34,14 +34,25 @@ pub struct Introspection {
 pub fn read(status: u16, body: &[u8], secrets: &[&str]) -> Result<Introspection, String> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
-        return Err(format!("the server answered with status {status} and no JSON"));
+        return Err(format!(
+            "the server answered with status {status} and no JSON"
+        ));
     };
     let Some(active) = body.get("active").and_then(Value::as_bool) else {
-        return Err(format!("the server answered with status {status}{}", why(&body, secrets)));
+        return Err(format!(
+            "the server answered with status {status}{}",
+            why(&body, secrets)
+        ));
     };
-    let text = |key: &str| body.get(key).and_then(Value::as_str).map(|text| mask(text, secrets));
-    let expires_at =
-        body.get("exp").and_then(Value::as_i64).map(|secs| Timestamp::from_secs(secs).to_string());
+    let text = |key: &str| {
+        body.get(key)
+            .and_then(Value::as_str)
+            .map(|text| mask(text, secrets))
+    };
+    let expires_at = body
+        .get("exp")
+        .and_then(Value::as_i64)
+        .map(|secs| Timestamp::from_secs(secs).to_string());
     Ok(Introspection {
         active,
         expires_at,
@@ -61,15 +72,21 @@ pub fn revoked(status: u16, body: &[u8], secrets: &[&str]) -> Result<(), String>
         200..=299 => Ok(()),
         status => {
             let object = serde_json::from_slice::<Value>(body).ok();
-            let words =
-                object.as_ref().and_then(Value::as_object).map(|body| why(body, secrets)).unwrap_or_default();
+            let words = object
+                .as_ref()
+                .and_then(Value::as_object)
+                .map(|body| why(body, secrets))
+                .unwrap_or_default();
             Err(format!("the server answered with status {status}{words}"))
         }
     }
 }
 
 fn why(body: &serde_json::Map<String, Value>, secrets: &[&str]) -> String {
-    let code = body.get("error").and_then(Value::as_str).map(|code| mask(code, secrets));
+    let code = body
+        .get("error")
+        .and_then(Value::as_str)
+        .map(|code| mask(code, secrets));
     code.map(|code| format!(" ({code})")).unwrap_or_default()
 }
 
@@ -82,21 +99,33 @@ mod tests {
         let body =
             br#"{"active":true,"exp":1795000000,"scope":"a b","client_id":"c","sub":"u","username":"Ann"}"#;
         let answer = read(200, body, &[]).unwrap();
-        assert!(answer.active && answer.expires_at.as_deref() == Some("2026-11-18T11:06:40Z"), "{answer:?}");
+        assert!(
+            answer.active && answer.expires_at.as_deref() == Some("2026-11-18T11:06:40Z"),
+            "{answer:?}"
+        );
         assert!(!serde_json::to_string(&answer).unwrap().contains("Ann"));
         assert!(!read(200, br#"{"active":false}"#, &[]).unwrap().active);
         assert_eq!(
             read(401, br#"{"error":"invalid_client"}"#, &[]).unwrap_err(),
             "the server answered with status 401 (invalid_client)"
         );
-        assert_eq!(read(404, b"<html>", &[]).unwrap_err(), "the server answered with status 404 and no JSON");
-        assert_eq!((revoked(200, b"", &[]), revoked(204, b"", &[])), (Ok(()), Ok(())));
+        assert_eq!(
+            read(404, b"<html>", &[]).unwrap_err(),
+            "the server answered with status 404 and no JSON"
+        );
+        assert_eq!(
+            (revoked(200, b"", &[]), revoked(204, b"", &[])),
+            (Ok(()), Ok(()))
+        );
         assert_eq!(
             revoked(400, br#"{"error":"unsupported_token_type"}"#, &[]).unwrap_err(),
             "the server answered with status 400 (unsupported_token_type)"
         );
         let echoed = br#"{"active":true,"sub":"acc%45ssToken01","scope":"a\u202eb"}"#;
         let answer = read(200, echoed, &["accEssToken01"]).unwrap();
-        assert_eq!((answer.sub.as_deref(), answer.scope.as_deref()), (Some("…"), Some("ab")));
+        assert_eq!(
+            (answer.sub.as_deref(), answer.scope.as_deref()),
+            (Some("…"), Some("ab"))
+        );
     }
 }

@@ -56,8 +56,15 @@ impl SentToken {
     /// A grant as it is.
     #[must_use]
     pub fn of(grant: &Grant) -> Self {
-        let token = grant.tokens.credential.refresh().map(RefreshToken::fingerprint);
-        Self { generation: grant.generation, token }
+        let token = grant
+            .tokens
+            .credential
+            .refresh()
+            .map(RefreshToken::fingerprint);
+        Self {
+            generation: grant.generation,
+            token,
+        }
     }
 }
 

@@ -27,9 +27,19 @@ pub(super) struct Parsed {
 /// Reads the value that `bytes` begin with, after white space. Numbers of members whose name is in `exact` are read as
 /// strings with the digits as they are written. `Err`: there is no whole value; it says how many bytes were read.
 pub(super) fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
-    let mut parser = Parser { bytes, at: 0, exact, left: MAX_VALUES, shortened: false };
+    let mut parser = Parser {
+        bytes,
+        at: 0,
+        exact,
+        left: MAX_VALUES,
+        shortened: false,
+    };
     match parser.value(0, false) {
-        Some(value) => Ok(Parsed { value, end: parser.at, shortened: parser.shortened }),
+        Some(value) => Ok(Parsed {
+            value,
+            end: parser.at,
+            shortened: parser.shortened,
+        }),
         None => Err(parser.at),
     }
 }
@@ -121,7 +131,11 @@ impl Parser<'_> {
 
     /// A comma, unless the end comes next.
     fn comma(&mut self, end: u8) -> Option<()> {
-        if self.next()? == end { Some(()) } else { self.take(b',') }
+        if self.next()? == end {
+            Some(())
+        } else {
+            self.take(b',')
+        }
     }
 
     /// Goes over a container without reading it: its strings and brackets must be closed.
@@ -180,7 +194,9 @@ impl Parser<'_> {
             ("-Infinity", Value::Null),
         ];
         let rest = self.bytes.get(self.at..)?;
-        let (word, value) = WORDS.into_iter().find(|(word, _)| rest.starts_with(word.as_bytes()))?;
+        let (word, value) = WORDS
+            .into_iter()
+            .find(|(word, _)| rest.starts_with(word.as_bytes()))?;
         if rest.get(word.len()).is_some_and(u8::is_ascii_alphanumeric) {
             return None;
         }
@@ -190,19 +206,27 @@ impl Parser<'_> {
 
     fn number(&mut self, exact: bool) -> Option<Value> {
         let rest = self.bytes.get(self.at..)?;
-        let is_part = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
-        let length = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+        let is_part =
+            |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+        let length = rest
+            .iter()
+            .position(|byte| !is_part(byte))
+            .unwrap_or(rest.len());
         let raw = std::str::from_utf8(&rest[..length])
             .ok()
             .filter(|raw| raw.contains(|c: char| c.is_ascii_digit()))?;
         self.at += length;
         let number = serde_json::from_str::<Number>(raw).ok().filter(|_| !exact);
         // Digits that a 64-bit integer cannot hold stay as they are written.
-        let whole = raw.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-        Some(match number.filter(|number| !whole || number.is_u64() || number.is_i64()) {
-            Some(number) => Value::Number(number),
-            None => Value::String(raw.to_owned()),
-        })
+        let whole = raw
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'-');
+        Some(
+            match number.filter(|number| !whole || number.is_u64() || number.is_i64()) {
+                Some(number) => Value::Number(number),
+                None => Value::String(raw.to_owned()),
+            },
+        )
     }
 }
 
@@ -210,7 +234,8 @@ impl Parser<'_> {
 fn unescaped(inside: &[u8]) -> String {
     let mut text = Vec::with_capacity(inside.len());
     let mut at = 0;
-    let push = |text: &mut Vec<u8>, c: char| text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+    let push =
+        |text: &mut Vec<u8>, c: char| text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
     while let Some(&byte) = inside.get(at) {
         at += 1;
         if byte != b'\\' {
@@ -242,7 +267,10 @@ fn unescaped(inside: &[u8]) -> String {
 fn code_point(rest: &[u8]) -> (char, usize) {
     let four = |from: usize| {
         let digits = std::str::from_utf8(rest.get(from..from + 4)?).ok()?;
-        digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
+        digits
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit())
+            .then(|| u32::from_str_radix(digits, 16).ok())?
     };
     match four(0) {
         Some(high @ 0xd800..=0xdbff) if rest.get(4..6) == Some(b"\\u") => match four(6) {
@@ -264,7 +292,8 @@ mod tests {
     use serde_json::json;
 
     fn read(text: &[u8]) -> Value {
-        let parsed = parse(text, &["token"]).unwrap_or_else(|at| panic!("no value, read up to {at}"));
+        let parsed =
+            parse(text, &["token"]).unwrap_or_else(|at| panic!("no value, read up to {at}"));
         assert_eq!(parsed.end, text.len());
         parsed.value
     }
@@ -274,17 +303,26 @@ mod tests {
         for (text, expected) in [
             (&b"{\"a\":\"x\xffy\"}"[..], json!({"a": "x\u{fffd}y"})),
             (b"{\"a\":\"x\ny\0\"}", json!({"a": "x\ny\0"})),
-            (br#"{"a":"\x\ud800 \ud83d\ude00 \u00e9\/"}"#, json!({"a": "\u{fffd}\u{fffd} 😀 é/"})),
+            (
+                br#"{"a":"\x\ud800 \ud83d\ude00 \u00e9\/"}"#,
+                json!({"a": "\u{fffd}\u{fffd} 😀 é/"}),
+            ),
             (
                 br#"{"a":1e999,"b":-1.5,"c":007,"d":NaN}"#,
                 json!({"a": "1e999", "b": -1.5, "c": "007", "d": null}),
             ),
-            (br#"{"a":123456789012345678901234567890}"#, json!({"a": "123456789012345678901234567890"})),
+            (
+                br#"{"a":123456789012345678901234567890}"#,
+                json!({"a": "123456789012345678901234567890"}),
+            ),
             (
                 br#"{"token":4711,"b":{"token":1.50},"c":4711}"#,
                 json!({"token": "4711", "b": {"token": "1.50"}, "c": 4711}),
             ),
-            (br#"{"a":[1,2,],"b":true,}"#, json!({"a": [1, 2], "b": true})),
+            (
+                br#"{"a":[1,2,],"b":true,}"#,
+                json!({"a": [1, 2], "b": true}),
+            ),
             (br#"{"a":1,"a":2,"a":null}"#, json!({"a": 2})),
         ] {
             assert_eq!(read(text), expected, "{}", String::from_utf8_lossy(text));
@@ -316,9 +354,16 @@ mod tests {
 
     #[test]
     fn depth_and_number_of_values_are_bounded() {
-        let deep = format!(r#"{{"x":{}{},"token":"a"}}"#, "[".repeat(300_000), "]".repeat(300_000));
+        let deep = format!(
+            r#"{{"x":{}{},"token":"a"}}"#,
+            "[".repeat(300_000),
+            "]".repeat(300_000)
+        );
         assert_eq!(read(deep.as_bytes())["token"], "a");
-        let many = format!(r#"{{"x":[{}0],"y":{{"token":"b"}},"token":"a"}}"#, r#"{"a":0},"#.repeat(100_000));
+        let many = format!(
+            r#"{{"x":[{}0],"y":{{"token":"b"}},"token":"a"}}"#,
+            r#"{"a":0},"#.repeat(100_000)
+        );
         let parsed = parse(many.as_bytes(), &[]).unwrap();
         assert!(parsed.shortened && parsed.value["token"] == "a" && parsed.value["y"].is_null());
         assert!(parsed.value["x"].as_array().unwrap().len() <= MAX_VALUES);
@@ -330,7 +375,9 @@ mod tests {
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
             any::<u64>().prop_map(Value::from),
-            any::<f64>().prop_filter("JSON has no others", |float| float.is_finite()).prop_map(Value::from),
+            any::<f64>()
+                .prop_filter("JSON has no others", |float| float.is_finite())
+                .prop_map(Value::from),
             any::<String>().prop_map(Value::from),
         ];
         leaf.prop_recursive(5, 64, 6, |inner| {

@@ -26,8 +26,9 @@ pub fn manual_renewal(grant: &Grant, now: Timestamp) -> ManualRenewal {
         return ManualRenewal::From(now);
     };
     let access = grant.tokens.access.as_ref();
-    let pause =
-        access.map_or(MANUAL_RETRY_AFTER, |access| spacing(access.lifetime()).min(MANUAL_RETRY_AFTER));
+    let pause = access.map_or(MANUAL_RETRY_AFTER, |access| {
+        spacing(access.lifetime()).min(MANUAL_RETRY_AFTER)
+    });
     match (&grant.standing.phase, access) {
         (Phase::Fresh, Some(access)) if now < access.issued_at + spacing(access.lifetime()) => {
             ManualRenewal::FreshUntil(access.issued_at + spacing(access.lifetime()))

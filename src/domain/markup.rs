@@ -8,14 +8,25 @@ use serde_json::Value;
 use super::lenient::{is_blank, parse};
 
 /// Elements whose text is no text of the page.
-const RAW: [&str; 10] =
-    ["script", "style", "textarea", "title", "template", "noscript", "iframe", "xmp", "noembed", "noframes"];
+const RAW: [&str; 10] = [
+    "script", "style", "textarea", "title", "template", "noscript", "iframe", "xmp", "noembed",
+    "noframes",
+];
 /// Elements that nothing ends.
-const VOID: [&str; 13] =
-    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"];
+const VOID: [&str; 13] = [
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
+    "wbr",
+];
 /// What a server's language calls its own words when it puts them before a reply.
-const NOTICES: [&str; 7] =
-    ["notice", "warning", "deprecated", "strict standards", "fatal error", "parse error", "debug"];
+const NOTICES: [&str; 7] = [
+    "notice",
+    "warning",
+    "deprecated",
+    "strict standards",
+    "fatal error",
+    "parse error",
+    "debug",
+];
 /// A page with such words speaks about replies.
 const CODE_ELEMENTS: [&str; 15] = [
     "should be",
@@ -79,10 +90,15 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
         if matches!(byte, b'{' | b'[') {
             match parse(&text[scan.at..], exact) {
                 Ok(parsed) => {
-                    let before = scan.brackets == 0 && scan.fences.is_multiple_of(2) && scan.line.is_fit();
+                    let before =
+                        scan.brackets == 0 && scan.fences.is_multiple_of(2) && scan.line.is_fit();
                     scan.at += parsed.end;
                     let alone = before && ends_line(&text[scan.at..]);
-                    let piece = Piece { value: parsed.value, shortened: parsed.shortened, alone };
+                    let piece = Piece {
+                        value: parsed.value,
+                        shortened: parsed.shortened,
+                        alone,
+                    };
                     pieces.push((piece, scan.open.len()));
                     if pieces.len() > MAX_PIECES {
                         return None;
@@ -95,10 +111,15 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
         }
         scan.character(byte);
     }
-    let bare = !scan.tags && scan.outside.trim_matches(|c: char| c == '\0' || c.is_whitespace()).is_empty();
+    let bare = !scan.tags
+        && scan
+            .outside
+            .trim_matches(|c: char| c == '\0' || c.is_whitespace())
+            .is_empty();
     let words = scan.outside.to_ascii_lowercase();
     // A notice names the line of the program that it comes from, and quotes what it likes.
-    let is_notice = |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
+    let is_notice =
+        |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
     let mut lines = words.lines().filter(|line| !is_notice(line));
     let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
     let silent = words.trim().is_empty();
@@ -106,7 +127,10 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
         alone: piece.alone && !teaches && (depth == 0 || silent),
         ..piece
     };
-    Some(MarkupText { pieces: pieces.into_iter().map(fit).collect(), bare })
+    Some(MarkupText {
+        pieces: pieces.into_iter().map(fit).collect(),
+        bare,
+    })
 }
 
 /// Whether nothing follows on the line but markup.
@@ -152,9 +176,12 @@ impl TextLine {
 
     /// Whether a value may follow: not one that a sentence, an assignment or another value leads to.
     fn is_fit(&self) -> bool {
-        let leads = self
-            .last
-            .is_some_and(|c| matches!(c, ':' | '=' | '(' | '[' | '{' | ',' | '"' | '\'' | '`' | '&' | '\\'));
+        let leads = self.last.is_some_and(|c| {
+            matches!(
+                c,
+                ':' | '=' | '(' | '[' | '{' | ',' | '"' | '\'' | '`' | '&' | '\\'
+            )
+        });
         let is_notice = || {
             let words = self.words.to_ascii_lowercase();
             NOTICES.iter().any(|notice| words.contains(notice))
@@ -184,10 +211,18 @@ impl Scan<'_> {
     fn character(&mut self, byte: u8) {
         self.at += 1;
         // Of what is no ASCII only that it is there matters.
-        let c = if byte.is_ascii() { char::from(byte) } else { '·' };
+        let c = if byte.is_ascii() {
+            char::from(byte)
+        } else {
+            '·'
+        };
         self.outside.push(c);
         self.line.text(c, self.open.is_empty());
-        self.ticks = if matches!(c, '`' | '~') { self.ticks + 1 } else { 0 };
+        self.ticks = if matches!(c, '`' | '~') {
+            self.ticks + 1
+        } else {
+            0
+        };
         self.fences += usize::from(self.ticks == 3);
         match c {
             '{' | '[' | '(' => self.brackets += 1,
@@ -200,7 +235,9 @@ impl Scan<'_> {
     fn tag(&mut self) -> bool {
         let rest = &self.text[self.at + 1..];
         let end = |from: usize, mark: &[u8]| {
-            let found = rest[from..].windows(mark.len()).position(|window| window == mark);
+            let found = rest[from..]
+                .windows(mark.len())
+                .position(|window| window == mark);
             found.map_or(rest.len(), |at| from + at + mark.len())
         };
         let (closes, name) = match rest {
@@ -245,14 +282,18 @@ impl Scan<'_> {
 
     /// Whether an end tag of that name follows.
     fn closes(&self, name: &str) -> bool {
-        let ends = |window: &[u8]| window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes());
+        let ends = |window: &[u8]| {
+            window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes())
+        };
         self.text[self.at..].windows(name.len() + 2).any(ends)
     }
 
     /// Goes to the end tag of an element.
     fn raw(&mut self, name: &str) {
         let rest = &self.text[self.at..];
-        let ends = |window: &[u8]| window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes());
+        let ends = |window: &[u8]| {
+            window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes())
+        };
         let end = rest.windows(name.len() + 2).position(ends);
         let after = end.map(|end| end + name.len() + 2);
         self.at += after.map_or(rest.len(), |after| after + attributes(&rest[after..]));

@@ -61,7 +61,8 @@ pub fn server_text(text: &str, secrets: &[&str]) -> Option<String> {
 pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
     let url = address(text)?;
     let shown = url.as_str();
-    (shown.len() <= MAX_DESCRIPTION && masked(shown, secrets, &[]) == shown).then(|| shown.to_owned())
+    (shown.len() <= MAX_DESCRIPTION && masked(shown, secrets, &[]) == shown)
+        .then(|| shown.to_owned())
 }
 
 /// The address of an API that a server names for readers: https, or http on this machine, without user information, in its
@@ -106,8 +107,10 @@ fn masked(text: &str, secrets: &[&str], whole: &[&str]) -> String {
 
 /// The text without characters that nobody sees; `control` stands for each control character and line separator.
 fn visible(text: &str, control: &str) -> String {
-    text.replace(is_hidden, "")
-        .replace(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'), control)
+    text.replace(is_hidden, "").replace(
+        |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'),
+        control,
+    )
 }
 
 /// Characters that show nothing and change what is shown around them: Unicode's category Cf (marks and overrides of the
@@ -130,7 +133,11 @@ pub fn line(text: &str) -> String {
 /// A text without characters that nobody sees; control characters stay.
 #[must_use]
 pub fn seen(text: &str) -> Cow<'_, str> {
-    if text.contains(is_hidden) { text.replace(is_hidden, "").into() } else { text.into() }
+    if text.contains(is_hidden) {
+        text.replace(is_hidden, "").into()
+    } else {
+        text.into()
+    }
 }
 
 /// The beginning of a text as one line, as much as a message has room for.
@@ -140,7 +147,11 @@ pub fn short(text: &str) -> String {
 }
 
 fn cut(text: &str, longest: usize) -> String {
-    text.chars().take(longest).collect::<String>().trim_end().to_owned()
+    text.chars()
+        .take(longest)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
 }
 
 /// A name as it is, without `tokens` and long parts of them, control characters and characters that nobody sees.
@@ -160,11 +171,21 @@ impl<'t> Cleaner<'t> {
     /// Of these tokens.
     #[must_use]
     pub const fn of(tokens: &'t [&'t str]) -> Self {
-        Self { tokens, halves: OnceCell::new(), parts: OnceCell::new() }
+        Self {
+            tokens,
+            halves: OnceCell::new(),
+            parts: OnceCell::new(),
+        }
     }
 
     fn needles(&self, part: fn(usize) -> usize) -> Needles {
-        Needles::of(self.tokens.iter().copied().filter(|token| token.len() >= MIN_TOKEN), part)
+        Needles::of(
+            self.tokens
+                .iter()
+                .copied()
+                .filter(|token| token.len() >= MIN_TOKEN),
+            part,
+        )
     }
 
     /// As [`clean`].
@@ -182,9 +203,10 @@ impl<'t> Cleaner<'t> {
         match value {
             Value::String(text) => Value::String(self.clean(text)),
             Value::Array(values) => values.iter().map(|value| self.clean_value(value)).collect(),
-            Value::Object(map) => {
-                map.iter().map(|(key, value)| (self.clean(key), self.clean_value(value))).collect()
-            }
+            Value::Object(map) => map
+                .iter()
+                .map(|(key, value)| (self.clean(key), self.clean_value(value)))
+                .collect(),
             Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         }
     }
@@ -197,12 +219,20 @@ impl<'t> Cleaner<'t> {
         let secure = url.scheme() == "https" || url.host_str().is_some_and(is_this_machine);
         let canonical = url.as_str();
         // Readers add a path to an address without one, and a slash would be doubled.
-        let bare =
-            url.path() == "/" && !text.ends_with('/') && url.query().is_none() && url.fragment().is_none();
-        let canonical = canonical.strip_suffix('/').filter(|_| bare).unwrap_or(canonical);
+        let bare = url.path() == "/"
+            && !text.ends_with('/')
+            && url.query().is_none()
+            && url.fragment().is_none();
+        let canonical = canonical
+            .strip_suffix('/')
+            .filter(|_| bare)
+            .unwrap_or(canonical);
         let holds_token = || {
-            let needles = self.parts.get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
-            !needles.find(text).is_empty() || (canonical != text && !needles.find(canonical).is_empty())
+            let needles = self
+                .parts
+                .get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
+            !needles.find(text).is_empty()
+                || (canonical != text && !needles.find(canonical).is_empty())
         };
         (secure && canonical.len() <= MAX_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
     }
@@ -229,9 +259,15 @@ mod tests {
 
     #[test]
     fn known_secrets_and_token_shapes_are_masked_and_words_stay() {
-        let masked = mask("token 5bad2d67006e9f06006b12e4 is spent\nby hunter2", &["hunter2"]);
+        let masked = mask(
+            "token 5bad2d67006e9f06006b12e4 is spent\nby hunter2",
+            &["hunter2"],
+        );
         assert_eq!(masked, "token … is spent by …");
-        assert_eq!(mask("Unable to get application by token", &[]), "Unable to get application by token");
+        assert_eq!(
+            mask("Unable to get application by token", &[]),
+            "Unable to get application by token"
+        );
         assert_eq!(mask(&"x ".repeat(500), &[]).chars().count(), 199);
         assert_eq!(mask("it was two\nwords", &["two words"]), "it was …");
     }
@@ -239,16 +275,28 @@ mod tests {
     #[test]
     fn what_nobody_sees_is_taken_out_before_secrets_are_looked_for() {
         assert_eq!(mask("by hun\u{200b}ter2", &["hunter2"]), "by …");
-        assert_eq!(mask("a\u{202e}b\u{2066}c\u{feff}d\u{ad}e\u{2028}f", &[]), "abcde f");
+        assert_eq!(
+            mask("a\u{202e}b\u{2066}c\u{feff}d\u{ad}e\u{2028}f", &[]),
+            "abcde f"
+        );
         assert_eq!(clean("ac\u{200d}me", &[]), "acme");
     }
 
     #[test]
     fn what_a_server_says_is_one_line_of_300_characters() {
-        assert_eq!(server_text(" a \r\n\t b\u{0} ", &[]).as_deref(), Some("a b"));
+        assert_eq!(
+            server_text(" a \r\n\t b\u{0} ", &[]).as_deref(),
+            Some("a b")
+        );
         assert_eq!(server_text("\u{200b}\n", &[]), None);
-        assert_eq!(server_text(&"é".repeat(500), &[]).unwrap().chars().count(), 300);
-        assert_eq!(server_text("of hunter2", &["hunter2"]).as_deref(), Some("of …"));
+        assert_eq!(
+            server_text(&"é".repeat(500), &[]).unwrap().chars().count(),
+            300
+        );
+        assert_eq!(
+            server_text("of hunter2", &["hunter2"]).as_deref(),
+            Some("of …")
+        );
     }
 
     #[test]
@@ -271,14 +319,21 @@ mod tests {
     #[test]
     fn names_and_addresses_stay_what_they_are_without_tokens() {
         let token = "5bad2d67006e9f06006b12e4";
-        assert_eq!(clean("https://test.example/\n", &["test", token]), "https://test.example/");
+        assert_eq!(
+            clean("https://test.example/\n", &["test", token]),
+            "https://test.example/"
+        );
         assert_eq!(clean(&format!("a {token}"), &[token]), "a …");
         let value = serde_json::json!({"a": [token, 1], token: null, "b\n": "\u{202e}c\u{1b}[2J"});
         let cleaned = serde_json::json!({"a": ["…", 1], "…": null, "b": "c[2J"});
         assert_eq!(Cleaner::of(&[token]).clean_value(&value), cleaned);
         let user = "1445678901234567890";
         let token = format!("{user}-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCd");
-        assert_eq!(clean(user, &[&token]), user, "some tokens begin with the name of their user");
+        assert_eq!(
+            clean(user, &[&token]),
+            user,
+            "some tokens begin with the name of their user"
+        );
         assert_eq!(clean(&token[..40], &[&token]), "…");
     }
 
@@ -290,10 +345,19 @@ mod tests {
             masked("cannot parse: refresh_token=rt%2FaBcDeFg1%2BhIj… (cut)"),
             "cannot parse: …… (cut)"
         );
-        assert_eq!(masked("rt\\/aBcDeFg1\\u002bhIjKlMn2 is spent"), "… is spent");
-        assert_eq!(masked("Basic Y2lkOnJ0L2FCY0RlRmcxK2hJaktsTW4yPW9QcQ== is wrong"), "Basic … is wrong");
+        assert_eq!(
+            masked("rt\\/aBcDeFg1\\u002bhIjKlMn2 is spent"),
+            "… is spent"
+        );
+        assert_eq!(
+            masked("Basic Y2lkOnJ0L2FCY0RlRmcxK2hJaktsTW4yPW9QcQ== is wrong"),
+            "Basic … is wrong"
+        );
         assert_eq!(masked("began with aBcDeFg1"), "began with …");
-        assert_eq!(masked("a refresh token is spent"), "a refresh token is spent");
+        assert_eq!(
+            masked("a refresh token is spent"),
+            "a refresh token is spent"
+        );
         assert_eq!(
             mask("unknown: 5bad2d67%2F006e%2D9f06006b", &[]),
             "unknown: …",
@@ -304,11 +368,23 @@ mod tests {
     #[test]
     fn an_endpoint_is_https_or_nothing() {
         for (given, kept) in [
-            ("https://acme.example/rest/", Some("https://acme.example/rest/")),
+            (
+                "https://acme.example/rest/",
+                Some("https://acme.example/rest/"),
+            ),
             ("https://acme.example", Some("https://acme.example")),
-            (" https://ACME.example:443/rest ", Some("https://acme.example/rest")),
-            ("https://портал.рф/rest/", Some("https://xn--80awhdgm.xn--p1ai/rest/")),
-            ("http://127.0.0.1:8080/rest/", Some("http://127.0.0.1:8080/rest/")),
+            (
+                " https://ACME.example:443/rest ",
+                Some("https://acme.example/rest"),
+            ),
+            (
+                "https://портал.рф/rest/",
+                Some("https://xn--80awhdgm.xn--p1ai/rest/"),
+            ),
+            (
+                "http://127.0.0.1:8080/rest/",
+                Some("http://127.0.0.1:8080/rest/"),
+            ),
             ("http://localhost/rest/", Some("http://localhost/rest/")),
             ("http://acme.example/rest/", None),
             ("javascript://acme/%0aalert(1)", None),
@@ -326,8 +402,15 @@ mod tests {
             ("https://5bad2d67006e9f06006b12e4.acme.example/", None),
             ("", None),
         ] {
-            assert_eq!(endpoint(given, &["5bad2d67006e9f06006b12e4"]).as_deref(), kept, "{given}");
+            assert_eq!(
+                endpoint(given, &["5bad2d67006e9f06006b12e4"]).as_deref(),
+                kept,
+                "{given}"
+            );
         }
-        assert_eq!(endpoint(&format!("https://a/{}", "x".repeat(3000)), &[]), None);
+        assert_eq!(
+            endpoint(&format!("https://a/{}", "x".repeat(3000)), &[]),
+            None
+        );
     }
 }

@@ -139,8 +139,15 @@ impl Message {
         if whole.len() <= MAX_KEY {
             return whole;
         }
-        let start: String = whole.chars().take_while(char::is_ascii).take(MAX_KEY - 9).collect();
-        format!("{start}~{}", super::secret::Fingerprint::of(whole.as_bytes()))
+        let start: String = whole
+            .chars()
+            .take_while(char::is_ascii)
+            .take(MAX_KEY - 9)
+            .collect();
+        format!(
+            "{start}~{}",
+            super::secret::Fingerprint::of(whole.as_bytes())
+        )
     }
 
     /// Whom it concerns, in a few words: `acme`, `app crm`, `12 portals at oauth.bitrix.info`.
@@ -174,8 +181,16 @@ impl Message {
     /// Since when, and for how long now.
     #[must_use]
     pub fn lasting(&self, now: Timestamp) -> String {
-        let until = if self.event == Event::Resolved { self.at } else { now };
-        let word = if self.event == Event::Resolved { "It lasted" } else { "Since" };
+        let until = if self.event == Event::Resolved {
+            self.at
+        } else {
+            now
+        };
+        let word = if self.event == Event::Resolved {
+            "It lasted"
+        } else {
+            "Since"
+        };
         let lasts = human(until.since(self.since));
         if self.event == Event::Resolved {
             format!("{word} {lasts}, from {} to {}.", self.since, self.at)
@@ -190,14 +205,24 @@ impl Message {
         if self.is_over() || self.count == 0 {
             return None;
         }
-        let which = if self.count > 1 { "The first token" } else { "The current token" };
+        let which = if self.count > 1 {
+            "The first token"
+        } else {
+            "The current token"
+        };
         Some(match self.expires_at {
             None => "No token works now.".to_owned(),
             Some(at) if at <= now && self.count > 1 => {
-                format!("Tokens have expired, the first {} ago.", human(now.since(at)))
+                format!(
+                    "Tokens have expired, the first {} ago.",
+                    human(now.since(at))
+                )
             }
             Some(at) if at <= now => format!("The token expired {} ago.", human(now.since(at))),
-            Some(at) => format!("{which} works for {} more, until {at}.", human(at.until(now))),
+            Some(at) => format!(
+                "{which} works for {} more, until {at}.",
+                human(at.until(now))
+            ),
         })
     }
 
@@ -209,7 +234,11 @@ impl Message {
         }
         let named = self.portals.join(", ");
         let more = self.count.saturating_sub(self.portals.len() as u64);
-        Some(if more > 0 { format!("{named} and {more} more (refreshd status)") } else { named })
+        Some(if more > 0 {
+            format!("{named} and {more} more (refreshd status)")
+        } else {
+            named
+        })
     }
 
     /// All of it below the title, a line each: since when, how long the token works, which portals, what to do.
@@ -227,7 +256,10 @@ impl Message {
         // A receiver that was down hears the past; it must be able to tell.
         let late = now.since(self.at);
         if late >= LATE {
-            lines.push(format!("(Written {} ago; it could not be delivered before.)", human(late)));
+            lines.push(format!(
+                "(Written {} ago; it could not be delivered before.)",
+                human(late)
+            ));
         }
         lines
     }

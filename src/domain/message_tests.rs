@@ -48,10 +48,19 @@ fn many_portals_are_named_and_the_rest_is_counted() {
         count: 200,
         ..message()
     };
-    assert_eq!(many.title(), "[critical] 200 portals at oauth.bitrix.info: the grant is dead: invalid_grant");
+    assert_eq!(
+        many.title(),
+        "[critical] 200 portals at oauth.bitrix.info: the grant is dead: invalid_grant"
+    );
     let text = many.text(at(1));
-    assert!(text.contains("Portals: acme, globex and 198 more (refreshd status)"), "{text}");
-    assert!(text.contains("The first token works for 33m more"), "{text}");
+    assert!(
+        text.contains("Portals: acme, globex and 198 more (refreshd status)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("The first token works for 33m more"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -70,8 +79,14 @@ fn the_end_says_how_long_it_was_and_asks_for_nothing() {
 #[test]
 fn the_dedup_key_is_the_same_every_time_and_fits_pagerduty() {
     assert_eq!(message().dedup_key("host-1"), "refreshd/host-1/portal/acme");
-    let long = Message { key: format!("portal/{}", "x".repeat(300)), ..message() };
-    let other = Message { key: format!("portal/{}y", "x".repeat(299)), ..message() };
+    let long = Message {
+        key: format!("portal/{}", "x".repeat(300)),
+        ..message()
+    };
+    let other = Message {
+        key: format!("portal/{}y", "x".repeat(299)),
+        ..message()
+    };
     assert_eq!(long.dedup_key("host-1").len(), 255);
     assert_eq!(long.dedup_key("host-1"), long.dedup_key("host-1"));
     assert_ne!(long.dedup_key("host-1"), other.dedup_key("host-1"));

@@ -78,26 +78,32 @@ pub fn addresses(issuer: &str) -> [String; 2] {
 /// # Errors
 /// [`MetadataError`]; the profile is left as it was.
 pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError> {
-    let Some(issuer) = profile.issuer.clone() else { return Ok(()) };
-    let document: MetadataDocument = serde_json::from_slice(body).map_err(|_| MetadataError::NotMetadata)?;
+    let Some(issuer) = profile.issuer.clone() else {
+        return Ok(());
+    };
+    let document: MetadataDocument =
+        serde_json::from_slice(body).map_err(|_| MetadataError::NotMetadata)?;
     if document.issuer != issuer {
         return Err(MetadataError::OtherIssuer);
     }
-    let fit = |endpoint: &'static str, url: Option<String>| -> Result<Option<String>, MetadataError> {
-        let Some(url) = url else { return Ok(None) };
-        let url = address(&url).ok_or(MetadataError::NotAnAddress { endpoint })?;
-        let host = authority(&url).ok_or(MetadataError::NotAnAddress { endpoint })?;
-        let of_issuer = Url::parse(&issuer).ok().and_then(|issuer| authority(&issuer));
-        let own = of_issuer.is_some_and(|own| own == host);
-        let listed = own || profile.hosts.iter().any(|listed| same_host(listed, &host));
-        // An issuer without https is on this machine, and what is there may be too.
-        let here = own && issuer.starts_with("http://") && is_this_machine(&host);
-        match (listed, url.scheme() == "https" || here) {
-            (false, _) => Err(MetadataError::OtherHost { endpoint, host }),
-            (true, false) => Err(MetadataError::NotSecure { endpoint }),
-            (true, true) => Ok(Some(url.into())),
-        }
-    };
+    let fit =
+        |endpoint: &'static str, url: Option<String>| -> Result<Option<String>, MetadataError> {
+            let Some(url) = url else { return Ok(None) };
+            let url = address(&url).ok_or(MetadataError::NotAnAddress { endpoint })?;
+            let host = authority(&url).ok_or(MetadataError::NotAnAddress { endpoint })?;
+            let of_issuer = Url::parse(&issuer)
+                .ok()
+                .and_then(|issuer| authority(&issuer));
+            let own = of_issuer.is_some_and(|own| own == host);
+            let listed = own || profile.hosts.iter().any(|listed| same_host(listed, &host));
+            // An issuer without https is on this machine, and what is there may be too.
+            let here = own && issuer.starts_with("http://") && is_this_machine(&host);
+            match (listed, url.scheme() == "https" || here) {
+                (false, _) => Err(MetadataError::OtherHost { endpoint, host }),
+                (true, false) => Err(MetadataError::NotSecure { endpoint }),
+                (true, true) => Ok(Some(url.into())),
+            }
+        };
     let token = if profile.token_url.is_empty() {
         let found = fit("token_endpoint", document.token_endpoint)?;
         Some(found.ok_or(MetadataError::NoTokenEndpoint)?)
@@ -106,10 +112,26 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
     };
     let mut others = Vec::new();
     for (name, known, found) in [
-        ("authorization_endpoint", &profile.authorize_url, document.authorization_endpoint),
-        ("device_authorization_endpoint", &profile.device_url, document.device_authorization_endpoint),
-        ("revocation_endpoint", &profile.revoke_url, document.revocation_endpoint),
-        ("introspection_endpoint", &profile.introspect_url, document.introspection_endpoint),
+        (
+            "authorization_endpoint",
+            &profile.authorize_url,
+            document.authorization_endpoint,
+        ),
+        (
+            "device_authorization_endpoint",
+            &profile.device_url,
+            document.device_authorization_endpoint,
+        ),
+        (
+            "revocation_endpoint",
+            &profile.revoke_url,
+            document.revocation_endpoint,
+        ),
+        (
+            "introspection_endpoint",
+            &profile.introspect_url,
+            document.introspection_endpoint,
+        ),
     ] {
         others.push(match known {
             Some(known) => Some(known.clone()),
@@ -152,8 +174,9 @@ fn address(text: &str) -> Option<Url> {
     }
     let mut url = Url::parse(text).ok()?;
     url.set_fragment(None);
-    let plain =
-        matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none();
     plain.then_some(url)
 }
 
@@ -162,8 +185,13 @@ const MAX_URL: usize = 2048;
 
 /// The host, with its port if that is not the scheme's own.
 fn authority(url: &Url) -> Option<String> {
-    let host = url.host_str().filter(|host| (1..=255).contains(&host.len()))?;
-    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+    let host = url
+        .host_str()
+        .filter(|host| (1..=255).contains(&host.len()))?;
+    Some(
+        url.port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+    )
 }
 
 #[cfg(test)]
@@ -173,7 +201,11 @@ mod tests {
     const ISSUER: &str = "https://sso.example.org/realms/staff";
 
     fn profile() -> Profile {
-        Profile { issuer: Some(ISSUER.into()), hosts: vec!["api.example.org".into()], ..Profile::blank() }
+        Profile {
+            issuer: Some(ISSUER.into()),
+            hosts: vec!["api.example.org".into()],
+            ..Profile::blank()
+        }
     }
 
     fn metadata(more: &str) -> String {
@@ -182,20 +214,33 @@ mod tests {
 
     #[test]
     fn a_description_fills_in_what_the_configuration_leaves_open() {
-        let mut profile = Profile { revoke_url: Some("https://own.example/revoke".into()), ..profile() };
+        let mut profile = Profile {
+            revoke_url: Some("https://own.example/revoke".into()),
+            ..profile()
+        };
         let more = r#","authorization_endpoint":"https://sso.example.org/auth","device_authorization_endpoint":"https://api.example.org/device",
             "revocation_endpoint":"https://sso.example.org/revoke","authorization_response_iss_parameter_supported":true,
             "token_endpoint_auth_methods_supported":["client_secret_post","none"]"#;
         complete(&mut profile, metadata(more).as_bytes()).unwrap();
         assert_eq!(profile.token_url, "https://sso.example.org/token");
-        assert_eq!(profile.authorize_url.as_deref(), Some("https://sso.example.org/auth"));
+        assert_eq!(
+            profile.authorize_url.as_deref(),
+            Some("https://sso.example.org/auth")
+        );
         assert_eq!(
             profile.device_url.as_deref(),
             Some("https://api.example.org/device"),
             "a host that is named"
         );
-        assert_eq!(profile.revoke_url.as_deref(), Some("https://own.example/revoke"), "explicit keys win");
-        assert_eq!((profile.introspect_url, profile.names_issuer_in_redirect), (None, true));
+        assert_eq!(
+            profile.revoke_url.as_deref(),
+            Some("https://own.example/revoke"),
+            "explicit keys win"
+        );
+        assert_eq!(
+            (profile.introspect_url, profile.names_issuer_in_redirect),
+            (None, true)
+        );
         assert_eq!(profile.client_authentication, ClientAuthentication::Body);
     }
 
@@ -212,14 +257,21 @@ mod tests {
             refused(r#"{"issuer":"https://sso.example.org/realms/staff/"}"#),
             MetadataError::OtherIssuer
         );
-        assert_eq!(refused(&format!(r#"{{"issuer":"{ISSUER}"}}"#)), MetadataError::NoTokenEndpoint);
+        assert_eq!(
+            refused(&format!(r#"{{"issuer":"{ISSUER}"}}"#)),
+            MetadataError::NoTokenEndpoint
+        );
         let (endpoint, host) = ("revocation_endpoint", "evil.example".to_owned());
         assert_eq!(
-            refused(&metadata(r#","revocation_endpoint":"https://evil.example/revoke""#)),
+            refused(&metadata(
+                r#","revocation_endpoint":"https://evil.example/revoke""#
+            )),
             MetadataError::OtherHost { endpoint, host }
         );
         assert_eq!(
-            refused(&metadata(r#","revocation_endpoint":"http://sso.example.org/revoke""#)),
+            refused(&metadata(
+                r#","revocation_endpoint":"http://sso.example.org/revoke""#
+            )),
             MetadataError::NotSecure { endpoint }
         );
         for odd in [
@@ -234,9 +286,15 @@ mod tests {
             "",
         ] {
             let body = metadata(&format!(r#","revocation_endpoint":"{odd}""#));
-            assert_eq!(refused(&body), MetadataError::NotAnAddress { endpoint }, "{odd}");
+            assert_eq!(
+                refused(&body),
+                MetadataError::NotAnAddress { endpoint },
+                "{odd}"
+            );
         }
-        let hidden = refused(&metadata(r#","revocation_endpoint":"https://evil\u202egro.elpmaxe/""#));
+        let hidden = refused(&metadata(
+            r#","revocation_endpoint":"https://evil\u202egro.elpmaxe/""#,
+        ));
         assert!(hidden.to_string().is_ascii(), "{hidden}");
     }
 
@@ -244,21 +302,40 @@ mod tests {
     fn the_canonical_form_of_an_address_is_kept() {
         let mut profile = profile();
         let more = r#","authorization_endpoint":"HTTPS://SSO.example.org:443/a b","revocation_endpoint":"https://sso.example.org/\u202e\"x#y""#;
-        complete(&mut profile, metadata(&more.replace("a b", "\u{202e}")).as_bytes()).unwrap();
-        assert_eq!(profile.authorize_url.as_deref(), Some("https://sso.example.org/%E2%80%AE"));
-        assert_eq!(profile.revoke_url.as_deref(), Some("https://sso.example.org/%E2%80%AE%22x"));
+        complete(
+            &mut profile,
+            metadata(&more.replace("a b", "\u{202e}")).as_bytes(),
+        )
+        .unwrap();
+        assert_eq!(
+            profile.authorize_url.as_deref(),
+            Some("https://sso.example.org/%E2%80%AE")
+        );
+        assert_eq!(
+            profile.revoke_url.as_deref(),
+            Some("https://sso.example.org/%E2%80%AE%22x")
+        );
     }
 
     #[test]
     fn what_is_on_this_machine_needs_no_https() {
         let issuer = "http://127.0.0.1:8080";
         let complete = |endpoint: &str| {
-            let mut profile = Profile { issuer: Some(issuer.into()), ..Profile::blank() };
+            let mut profile = Profile {
+                issuer: Some(issuer.into()),
+                ..Profile::blank()
+            };
             let body = format!(r#"{{"issuer":"{issuer}","token_endpoint":"{endpoint}"}}"#);
             complete(&mut profile, body.as_bytes()).map(|()| profile.token_url)
         };
-        assert_eq!(complete("http://127.0.0.1:8080/token").unwrap(), "http://127.0.0.1:8080/token");
-        assert!(complete("http://127.0.0.1:9090/token").is_err() && complete("javascript:alert(1)").is_err());
+        assert_eq!(
+            complete("http://127.0.0.1:8080/token").unwrap(),
+            "http://127.0.0.1:8080/token"
+        );
+        assert!(
+            complete("http://127.0.0.1:9090/token").is_err()
+                && complete("javascript:alert(1)").is_err()
+        );
     }
 
     #[test]

@@ -101,26 +101,40 @@ impl AlertQueue {
     #[must_use]
     pub fn next_at(&self, now: Timestamp) -> Timestamp {
         // What was tried in the future was tried by a clock that has been set back since.
-        if self.tried_at > now { now } else { self.next_at }
+        if self.tried_at > now {
+            now
+        } else {
+            self.next_at
+        }
     }
 
     /// Takes out what is out of date.
     pub fn tidy(&mut self, now: Timestamp) -> Vec<QueuedAlert> {
         let mut stories: BTreeMap<String, Vec<&QueuedAlert>> = BTreeMap::new();
         for letter in &self.letters {
-            stories.entry(letter.message.key.clone()).or_default().push(letter);
+            stories
+                .entry(letter.message.key.clone())
+                .or_default()
+                .push(letter);
         }
-        let stale: HashSet<i64> = stories.values().flat_map(|story| stale(story, now)).collect();
+        let stale: HashSet<i64> = stories
+            .values()
+            .flat_map(|story| stale(story, now))
+            .collect();
         if stale.is_empty() {
             return Vec::new();
         }
-        let (out, letters) =
-            std::mem::take(&mut self.letters).into_iter().partition(|letter| stale.contains(&letter.id));
+        let (out, letters) = std::mem::take(&mut self.letters)
+            .into_iter()
+            .partition(|letter| stale.contains(&letter.id));
         self.letters = letters;
         let out: VecDeque<QueuedAlert> = out;
         // Whoever has not heard the beginning begins with what is left.
         for begun in out.iter().filter(|letter| letter.first) {
-            let next = self.letters.iter_mut().find(|letter| letter.message.key == begun.message.key);
+            let next = self
+                .letters
+                .iter_mut()
+                .find(|letter| letter.message.key == begun.message.key);
             if let Some(next) = next.filter(|next| next.message.event != Event::Resolved) {
                 next.first = true;
             }
@@ -134,7 +148,9 @@ impl AlertQueue {
         if let Delivery::Failed { .. } = delivery {
             return (!self.is_empty()).then_some(DeliveryEnd::Again(self.next_at));
         }
-        self.letters.pop_front().map(|letter| DeliveryEnd::Done(letter.id))
+        self.letters
+            .pop_front()
+            .map(|letter| DeliveryEnd::Done(letter.id))
     }
 
     /// Notes how the receiver is, without a letter: a repetition of what it was told, or a ping.
@@ -146,11 +162,20 @@ impl AlertQueue {
                 (self.failures, self.failing, self.next_at) = (0, None, now);
             }
             Delivery::Failed { why, retry_after } => {
-                let wait = RETRY_AFTER.0.saturating_mul(1 << self.failures.min(10)).min(RETRY_AFTER.1);
+                let wait = RETRY_AFTER
+                    .0
+                    .saturating_mul(1 << self.failures.min(10))
+                    .min(RETRY_AFTER.1);
                 self.failures = self.failures.saturating_add(1);
                 self.next_at = now + wait.max(retry_after.unwrap_or_default()).min(MAX_AGE);
-                let since = self.failing.take().map_or(now, |failing| failing.since.min(now));
-                self.failing = Some(Failing { since, why: why.clone() });
+                let since = self
+                    .failing
+                    .take()
+                    .map_or(now, |failing| failing.since.min(now));
+                self.failing = Some(Failing {
+                    since,
+                    why: why.clone(),
+                });
             }
         }
     }
@@ -170,13 +195,17 @@ impl AlertQueue {
     /// The same, if that is for too long.
     #[must_use]
     pub fn broken(&self, now: Timestamp) -> Option<&Failing> {
-        self.failing.as_ref().filter(|failing| now.since(failing.since) >= PATIENCE)
+        self.failing
+            .as_ref()
+            .filter(|failing| now.since(failing.since) >= PATIENCE)
     }
 
     /// When it will have been failing for too long, if it goes on.
     #[must_use]
     pub fn breaks_at(&self) -> Option<Timestamp> {
-        self.failing.as_ref().map(|failing| failing.since + PATIENCE)
+        self.failing
+            .as_ref()
+            .map(|failing| failing.since + PATIENCE)
     }
 
     /// Tries at once, as after the configuration changed.
@@ -192,8 +221,14 @@ fn stale(story: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
     let mut out = Vec::new();
     for episode in story.split_inclusive(|letter| letter.message.event == Event::Resolved) {
         let [first, ..] = episode else { continue };
-        let over = episode.last().is_some_and(|last| last.message.event == Event::Resolved);
-        if over && first.first && first.message.event != Event::Resolved && age(first) >= RESOLVED_MAX_AGE {
+        let over = episode
+            .last()
+            .is_some_and(|last| last.message.event == Event::Resolved);
+        if over
+            && first.first
+            && first.message.event != Event::Resolved
+            && age(first) >= RESOLVED_MAX_AGE
+        {
             out.extend(episode.iter().map(|letter| letter.id));
             continue;
         }

@@ -17,17 +17,28 @@ fn letter(id: i64, key: &str, event: Event, seconds: i64) -> QueuedAlert {
         since: at(0),
         ..Message::test(at(seconds), "ops")
     };
-    QueuedAlert { id, channel: "ops".into(), first: event == Event::Opened, message }
+    QueuedAlert {
+        id,
+        channel: "ops".into(),
+        first: event == Event::Opened,
+        message,
+    }
 }
 
 fn queue(letters: &[QueuedAlert]) -> AlertQueue {
     let mut queue = AlertQueue::default();
-    letters.iter().cloned().for_each(|letter| queue.push(letter));
+    letters
+        .iter()
+        .cloned()
+        .for_each(|letter| queue.push(letter));
     queue
 }
 
 fn failed(retry_after: Option<u64>) -> Delivery {
-    Delivery::Failed { why: "connection refused".into(), retry_after: retry_after.map(Duration::from_secs) }
+    Delivery::Failed {
+        why: "connection refused".into(),
+        retry_after: retry_after.map(Duration::from_secs),
+    }
 }
 
 fn delivered() -> Delivery {
@@ -40,11 +51,17 @@ fn ids(letters: &[QueuedAlert]) -> Vec<i64> {
 
 #[test]
 fn letters_leave_in_order_and_each_once() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "b", Event::Opened, 0)]);
+    let mut queue = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "b", Event::Opened, 0),
+    ]);
     queue.push(letter(2, "b", Event::Opened, 0));
     let mut left = Vec::new();
     while let Some(next) = queue.next(at(0)).cloned() {
-        assert_eq!(queue.ended(&delivered(), at(0)), Some(DeliveryEnd::Done(next.id)));
+        assert_eq!(
+            queue.ended(&delivered(), at(0)),
+            Some(DeliveryEnd::Done(next.id))
+        );
         left.push(next.id);
     }
     assert_eq!(left, [1, 2]);
@@ -52,7 +69,10 @@ fn letters_leave_in_order_and_each_once() {
 
 #[test]
 fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "a", Event::Raised, 0)]);
+    let mut queue = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "a", Event::Raised, 0),
+    ]);
     let (mut now, mut gaps) = (0, Vec::new());
     for _ in 0..9 {
         let Some(DeliveryEnd::Again(again)) = queue.ended(&failed(None), at(now)) else {
@@ -65,19 +85,32 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
     }
     assert_eq!(gaps, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
     queue.ended(&delivered(), at(now));
-    assert_eq!(queue.next(at(now)).map(|letter| letter.id), Some(2), "the next one at once");
+    assert_eq!(
+        queue.next(at(now)).map(|letter| letter.id),
+        Some(2),
+        "the next one at once"
+    );
 }
 
 #[test]
 fn a_receiver_that_asks_for_time_is_given_it() {
     let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
-    assert_eq!(queue.ended(&failed(Some(60)), at(0)), Some(DeliveryEnd::Again(at(60))));
+    assert_eq!(
+        queue.ended(&failed(Some(60)), at(0)),
+        Some(DeliveryEnd::Again(at(60)))
+    );
 }
 
 #[test]
 fn what_is_refused_does_not_block_what_comes_after() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "b", Event::Opened, 0)]);
-    assert!(matches!(queue.ended(&Delivery::Rejected("400".into()), at(0)), Some(DeliveryEnd::Done(_))));
+    let mut queue = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "b", Event::Opened, 0),
+    ]);
+    assert!(matches!(
+        queue.ended(&Delivery::Rejected("400".into()), at(0)),
+        Some(DeliveryEnd::Done(_))
+    ));
     assert_eq!(queue.next(at(0)).map(|letter| letter.id), Some(2));
     assert_eq!(queue.broken(at(1000)), None, "somebody is there");
 }
@@ -87,7 +120,10 @@ fn a_channel_is_broken_after_two_minutes_without_a_delivery() {
     let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
     queue.ended(&failed(None), at(0));
     queue.ended(&failed(None), at(100));
-    assert_eq!((queue.broken(at(119)), queue.breaks_at()), (None, Some(at(120))));
+    assert_eq!(
+        (queue.broken(at(119)), queue.breaks_at()),
+        (None, Some(at(120)))
+    );
     assert_eq!(queue.broken(at(120)).unwrap().since, at(0));
     queue.ended(&delivered(), at(121));
     assert_eq!(queue.broken(at(1000)), None);
@@ -113,9 +149,16 @@ fn nobody_is_woken_for_what_is_long_over() {
         letter(4, "a", Event::Resolved, 200),
     ]);
     assert_eq!(ids(&unheard.tidy(at(1200))), [1, 3, 4]);
-    assert_eq!(unheard.next(at(1200)).map(|letter| letter.id), Some(2), "that one is not over");
+    assert_eq!(
+        unheard.next(at(1200)).map(|letter| letter.id),
+        Some(2),
+        "that one is not over"
+    );
     // Whoever heard the beginning hears the end, however late.
-    let mut heard = queue(&[letter(3, "a", Event::Raised, 100), letter(4, "a", Event::Resolved, 200)]);
+    let mut heard = queue(&[
+        letter(3, "a", Event::Raised, 100),
+        letter(4, "a", Event::Resolved, 200),
+    ]);
     assert_eq!(ids(&heard.tidy(at(90_000))), [3]);
     assert_eq!(heard.next(at(90_000)).map(|letter| letter.id), Some(4));
 }
@@ -123,7 +166,10 @@ fn nobody_is_woken_for_what_is_long_over() {
 /// A simulated month found this one: the end had gone, the beginning was delivered a minute later.
 #[test]
 fn nobody_hears_of_a_beginning_without_its_end() {
-    let letters = [letter(1, "a", Event::Opened, 600), letter(2, "a", Event::Resolved, 700)];
+    let letters = [
+        letter(1, "a", Event::Opened, 600),
+        letter(2, "a", Event::Resolved, 700),
+    ];
     for now in (700..3000).step_by(10) {
         let mut queue = queue(&letters);
         queue.tidy(at(now));
@@ -133,7 +179,10 @@ fn nobody_hears_of_a_beginning_without_its_end() {
 
 #[test]
 fn what_is_left_of_a_story_begins_anew() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0), letter(2, "a", Event::Raised, 3600)]);
+    let mut queue = queue(&[
+        letter(1, "a", Event::Opened, 0),
+        letter(2, "a", Event::Raised, 3600),
+    ]);
     assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
     assert!(queue.next(at(86_400)).unwrap().first);
 }

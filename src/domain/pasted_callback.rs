@@ -13,8 +13,8 @@ const ENCODED_SIGNS: [&str; 4] = ["code%3D", "code%3d", "error%3D", "error%3d"];
 const QUOTES: &str = "\"'`<>“”„‘’‚«»";
 /// What editors and messengers put between characters, unseen.
 const UNSEEN: [char; 14] = [
-    '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}', '\u{202a}',
-    '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{61c}',
+    '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
+    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{61c}',
 ];
 
 /// What was pasted.
@@ -36,7 +36,10 @@ pub(super) enum Pasted {
 /// Whether a text has the beginning of an answer in it, so that what is pasted next may be its rest.
 #[must_use]
 pub fn begins_an_answer(text: &str) -> bool {
-    SIGNS.iter().chain(&ENCODED_SIGNS).any(|sign| text.contains(sign))
+    SIGNS
+        .iter()
+        .chain(&ENCODED_SIGNS)
+        .any(|sign| text.contains(sign))
 }
 
 /// Finds it; `None` if there is nothing like it.
@@ -56,12 +59,19 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
         });
     }
     let (address, fragment) = piece.split_once('#').unwrap_or((&piece, ""));
-    let parameters = |part: &str| part.split_once('?').map_or(part, |(_, query)| query).to_owned();
+    let parameters = |part: &str| {
+        part.split_once('?')
+            .map_or(part, |(_, query)| query)
+            .to_owned()
+    };
     let has_sign = |part: &str| SIGNS.iter().any(|sign| part.contains(sign));
     // After the number sign as well (OAuth 2.0 Multiple Response Types, section 2.1).
     let part = if has_sign(address) { address } else { fragment };
     let of_address = piece.contains("://") || piece.contains('?') || part == fragment;
-    Some(Pasted::Parameters { query: parameters(part), of_address })
+    Some(Pasted::Parameters {
+        query: parameters(part),
+        of_address,
+    })
 }
 
 /// Without what is not seen, and with `&` and `=` as they were before a page or a shell quoted them.
@@ -69,7 +79,10 @@ fn plain(text: &str) -> Option<String> {
     if text.len() > MAX_LENGTH {
         return None;
     }
-    let text = text.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "").replace(UNSEEN, "");
+    let text = text
+        .replace("\u{1b}[200~", "")
+        .replace("\u{1b}[201~", "")
+        .replace(UNSEEN, "");
     if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         return None;
     }
@@ -93,13 +106,22 @@ fn plain(text: &str) -> Option<String> {
 
 /// The address, the parameters or the word, out of what stands around it and over how many lines it goes.
 fn piece(text: &str) -> Option<String> {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     if lines.iter().all(|line| !line.contains(char::is_whitespace)) {
         return bare(&lines.concat());
     }
     // In the midst of other words: the word that has it, and the lines that can only be its rest.
-    let (at, line) = lines.iter().enumerate().find(|(_, line)| begins_an_answer(line))?;
-    let word = line.split_whitespace().find(|word| begins_an_answer(word))?;
+    let (at, line) = lines
+        .iter()
+        .enumerate()
+        .find(|(_, line)| begins_an_answer(line))?;
+    let word = line
+        .split_whitespace()
+        .find(|word| begins_an_answer(word))?;
     let mut whole = word.to_owned();
     if line.ends_with(word) {
         let is_rest = |line: &&&str| {
@@ -113,9 +135,13 @@ fn piece(text: &str) -> Option<String> {
 
 /// Out of quotes and brackets.
 fn bare(text: &str) -> Option<String> {
-    let parts = || text.split(|c| QUOTES.contains(c)).filter(|part| !part.is_empty());
-    let mut part =
-        parts().find(|part| begins_an_answer(part)).or_else(|| parts().max_by_key(|part| part.len()))?;
+    let parts = || {
+        text.split(|c| QUOTES.contains(c))
+            .filter(|part| !part.is_empty())
+    };
+    let mut part = parts()
+        .find(|part| begins_an_answer(part))
+        .or_else(|| parts().max_by_key(|part| part.len()))?;
     for (open, close) in [('(', ')'), ('[', ']'), ('{', '}')] {
         let inner = part.strip_prefix(open);
         part = inner.map_or(part, |inner| inner.strip_suffix(close).unwrap_or(inner));
@@ -140,7 +166,11 @@ pub(super) fn decoded_to_the_end(text: &str) -> String {
 fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, after @ ..] = rest {
-        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let digit = |at: usize| {
+            after
+                .get(at)
+                .and_then(|byte| char::from(*byte).to_digit(16))
+        };
         match (first, digit(0), digit(1)) {
             (b'%', Some(high), Some(low)) => {
                 bytes.push(u8::try_from(high * 16 + low).ok()?);
@@ -184,11 +214,21 @@ mod tests {
             "https://app.example/cb#/route?code=c1&state=s1&x=1",
             "https://app.example/cb?code=c1&state=s1&x=1#_=_",
         ] {
-            let expected = Pasted::Parameters { query: QUERY.to_owned(), of_address: true };
+            let expected = Pasted::Parameters {
+                query: QUERY.to_owned(),
+                of_address: true,
+            };
             assert_eq!(find(text), Some(expected), "{text}");
         }
-        for text in [QUERY, " code=c1&amp;state=s1&x=1\n", "`code=c1&state=s1&x=1`"] {
-            let expected = Pasted::Parameters { query: QUERY.to_owned(), of_address: false };
+        for text in [
+            QUERY,
+            " code=c1&amp;state=s1&x=1\n",
+            "`code=c1&state=s1&x=1`",
+        ] {
+            let expected = Pasted::Parameters {
+                query: QUERY.to_owned(),
+                of_address: false,
+            };
             assert_eq!(find(text), Some(expected), "{text}");
         }
     }
@@ -205,11 +245,25 @@ mod tests {
             " 4/0A\n  xyz \r\n",
             "\u{feff}4/0Axyz\u{200b}",
         ] {
-            assert_eq!(find(text), Some(Pasted::Word("4/0Axyz".to_owned())), "{text}");
+            assert_eq!(
+                find(text),
+                Some(Pasted::Word("4/0Axyz".to_owned())),
+                "{text}"
+            );
         }
         assert_eq!(find("a+b%zz%4"), Some(Pasted::Word("a+b%zz%4".to_owned())));
-        assert_eq!(find("https://app.example/cb?state=s1"), Some(Pasted::Address));
-        for nothing in ["", "two words", "a\0b", "\u{1b}[2J", "\"\"", &"x".repeat(20_000)] {
+        assert_eq!(
+            find("https://app.example/cb?state=s1"),
+            Some(Pasted::Address)
+        );
+        for nothing in [
+            "",
+            "two words",
+            "a\0b",
+            "\u{1b}[2J",
+            "\"\"",
+            &"x".repeat(20_000),
+        ] {
             assert_eq!(find(nothing), None, "{nothing}");
         }
     }

@@ -13,8 +13,8 @@ use super::secret::RefreshToken;
 
 /// The key of every dump.
 const KEY: [u8; 32] = [
-    0x66, 0xa2, 0x47, 0xa8, 0x5e, 0x48, 0xcf, 0xec, 0xaa, 0xed, 0x9b, 0x36, 0xeb, 0xa9, 0x7d, 0x53, 0x50,
-    0xd4, 0x28, 0x63, 0x75, 0x09, 0x7a, 0x44, 0xee, 0xff, 0xb9, 0xc4, 0x54, 0x6b, 0x65, 0xa3,
+    0x66, 0xa2, 0x47, 0xa8, 0x5e, 0x48, 0xcf, 0xec, 0xaa, 0xed, 0x9b, 0x36, 0xeb, 0xa9, 0x7d, 0x53,
+    0x50, 0xd4, 0x28, 0x63, 0x75, 0x09, 0x7a, 0x44, 0xee, 0xff, 0xb9, 0xc4, 0x54, 0x6b, 0x65, 0xa3,
 ];
 
 /// The one version of the content that is known.
@@ -38,7 +38,9 @@ pub enum DumpError {
     #[error("it is neither text nor a whole dump of pizauth")]
     NotADump,
     /// Of a later pizauth.
-    #[error("it is a dump of pizauth in version {0} of its format; only version {VERSION} can be read")]
+    #[error(
+        "it is a dump of pizauth in version {0} of its format; only version {VERSION} can be read"
+    )]
     Version(u64),
     /// It opens, and is laid out differently.
     #[error("it is a dump of pizauth, but not laid out as those of version 1.1.0")]
@@ -72,11 +74,17 @@ pub enum ChoiceError {
 /// # Errors
 /// [`DumpError`].
 pub fn open(dump: &[u8]) -> Result<Vec<Account>, DumpError> {
-    let (nonce, sealed) = dump.split_first_chunk::<NONCE_LEN>().ok_or(DumpError::NotADump)?;
+    let (nonce, sealed) = dump
+        .split_first_chunk::<NONCE_LEN>()
+        .ok_or(DumpError::NotADump)?;
     let mut body = Zeroizing::new(sealed.to_vec());
     let key = UnboundKey::new(&CHACHA20_POLY1305, &KEY).map_err(|_| DumpError::NotADump)?;
     let plain = LessSafeKey::new(key)
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut body)
+        .open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::empty(),
+            &mut body,
+        )
         .map_err(|_| DumpError::NotADump)?;
     read(plain)
 }
@@ -85,15 +93,28 @@ pub fn open(dump: &[u8]) -> Result<Vec<Account>, DumpError> {
 ///
 /// # Errors
 /// [`ChoiceError`] names those that there are.
-pub fn choose(accounts: Vec<Account>, wanted: Option<&str>, portal: &str) -> Result<Account, ChoiceError> {
-    let names = accounts.iter().map(|account| account.name.clone()).collect();
+pub fn choose(
+    accounts: Vec<Account>,
+    wanted: Option<&str>,
+    portal: &str,
+) -> Result<Account, ChoiceError> {
+    let names = accounts
+        .iter()
+        .map(|account| account.name.clone())
+        .collect();
     let only = accounts.len() == 1 && wanted.is_none();
     let name = wanted.unwrap_or(portal);
-    match accounts.into_iter().find(|account| only || account.name == name) {
+    match accounts
+        .into_iter()
+        .find(|account| only || account.name == name)
+    {
         Some(account) => Ok(account),
         None => Err(match wanted {
             _ if Vec::is_empty(&names) => ChoiceError::Empty,
-            Some(wanted) => ChoiceError::Unknown { wanted: wanted.to_owned(), names },
+            Some(wanted) => ChoiceError::Unknown {
+                wanted: wanted.to_owned(),
+                names,
+            },
             None => ChoiceError::Several { names },
         }),
     }
@@ -170,7 +191,11 @@ impl<'a> DumpReader<'a> {
             }
             _ => return None,
         };
-        Some(Account { name, client_id, refresh })
+        Some(Account {
+            name,
+            client_id,
+            refresh,
+        })
     }
 }
 
@@ -193,7 +218,13 @@ mod tests {
         let (nonce, sealed) = dump.split_first_chunk::<NONCE_LEN>().unwrap();
         let mut body = sealed.to_vec();
         let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &KEY).unwrap());
-        key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut body).unwrap().to_vec()
+        key.open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::empty(),
+            &mut body,
+        )
+        .unwrap()
+        .to_vec()
     }
 
     #[test]
@@ -201,9 +232,19 @@ mod tests {
         let accounts = open(DUMP).unwrap();
         let read: Vec<_> = accounts
             .iter()
-            .map(|Account { name, client_id, refresh }| {
-                (name.as_str(), client_id.as_str(), refresh.as_ref().map(RefreshToken::expose))
-            })
+            .map(
+                |Account {
+                     name,
+                     client_id,
+                     refresh,
+                 }| {
+                    (
+                        name.as_str(),
+                        client_id.as_str(),
+                        refresh.as_ref().map(RefreshToken::expose),
+                    )
+                },
+            )
             .collect();
         let ours = "local.55d32b338a90f0.23817";
         assert_eq!(
@@ -221,7 +262,11 @@ mod tests {
     #[test]
     fn a_dump_that_was_cut_or_altered_is_none() {
         for length in 0..DUMP.len() {
-            assert_eq!(open(&DUMP[..length]).unwrap_err(), DumpError::NotADump, "{length}");
+            assert_eq!(
+                open(&DUMP[..length]).unwrap_err(),
+                DumpError::NotADump,
+                "{length}"
+            );
         }
         for at in 0..DUMP.len() {
             let mut altered = DUMP.to_vec();
@@ -235,9 +280,16 @@ mod tests {
         let plain = opened(DUMP);
         assert_eq!(open(&sealed(&plain)).unwrap().len(), 4, "sealed as it was");
         for length in 0..plain.len() {
-            assert_eq!(open(&sealed(&plain[..length])).unwrap_err(), DumpError::Layout, "{length}");
+            assert_eq!(
+                open(&sealed(&plain[..length])).unwrap_err(),
+                DumpError::Layout,
+                "{length}"
+            );
         }
-        assert_eq!(open(&sealed(&[&plain[..], b"\0"].concat())).unwrap_err(), DumpError::Layout);
+        assert_eq!(
+            open(&sealed(&[&plain[..], b"\0"].concat())).unwrap_err(),
+            DumpError::Layout
+        );
         let mut later = plain.clone();
         later[0] = 2;
         assert_eq!(open(&sealed(&later)).unwrap_err(), DumpError::Version(2));
@@ -251,7 +303,8 @@ mod tests {
 
     #[test]
     fn the_account_is_the_one_named_or_the_portals_or_the_only_one() {
-        let chosen = |accounts, wanted, portal| choose(accounts, wanted, portal).map(|account| account.name);
+        let chosen =
+            |accounts, wanted, portal| choose(accounts, wanted, portal).map(|account| account.name);
         let all = || open(DUMP).unwrap();
         let one = || all().into_iter().take(1).collect::<Vec<_>>();
         assert_eq!(chosen(all(), None, "globex").unwrap(), "globex");
@@ -259,10 +312,21 @@ mod tests {
         assert_eq!(chosen(one(), None, "umbrella").unwrap(), "acme");
         assert_eq!(
             chosen(one(), Some("globex"), "globex").unwrap_err(),
-            ChoiceError::Unknown { wanted: "globex".into(), names: vec!["acme".into()] }
+            ChoiceError::Unknown {
+                wanted: "globex".into(),
+                names: vec!["acme".into()]
+            }
         );
-        let names = ["acme", "globex", "hooli", "initech"].map(str::to_owned).to_vec();
-        assert_eq!(chosen(all(), None, "umbrella").unwrap_err(), ChoiceError::Several { names });
-        assert_eq!(chosen(Vec::new(), None, "acme").unwrap_err(), ChoiceError::Empty);
+        let names = ["acme", "globex", "hooli", "initech"]
+            .map(str::to_owned)
+            .to_vec();
+        assert_eq!(
+            chosen(all(), None, "umbrella").unwrap_err(),
+            ChoiceError::Several { names }
+        );
+        assert_eq!(
+            chosen(Vec::new(), None, "acme").unwrap_err(),
+            ChoiceError::Empty
+        );
     }
 }

@@ -83,7 +83,10 @@ impl Problem {
     /// What the server said besides the code, as far as it said anything.
     #[must_use]
     pub fn more(&self) -> Option<String> {
-        let said = self.said.as_ref().map(|said| format!("the server says: {said}"));
+        let said = self
+            .said
+            .as_ref()
+            .map(|said| format!("the server says: {said}"));
         let uri = self.error_uri.as_ref().map(|uri| format!("see {uri}"));
         let wait = self.asked_to_wait.as_ref().map(|AskedToWait { by, until, token_ends }| {
             format!(
@@ -201,7 +204,10 @@ impl Phase {
             | Self::InDoubt { attempt, .. }
             | Self::ClientRejected { attempt, .. }
             | Self::Blocked { attempt, .. } => *attempt,
-            Self::Fresh | Self::NeedsAuthorization { .. } | Self::Gone { .. } | Self::OldState { .. } => 0,
+            Self::Fresh
+            | Self::NeedsAuthorization { .. }
+            | Self::Gone { .. }
+            | Self::OldState { .. } => 0,
         }
     }
 
@@ -402,15 +408,32 @@ impl Portal {
     #[must_use]
     pub fn waits(&self) -> Option<String> {
         let refused = self.client_refused.as_ref()?;
-        let app = self.settings.as_ref().map(|settings| settings.app.as_str())?;
-        let act_at = self.grant.as_ref().filter(|grant| grant.claim.is_none())?.standing.next_attempt_at?;
+        let app = self
+            .settings
+            .as_ref()
+            .map(|settings| settings.app.as_str())?;
+        let act_at = self
+            .grant
+            .as_ref()
+            .filter(|grant| grant.claim.is_none())?
+            .standing
+            .next_attempt_at?;
         if act_at > refused.retry_at {
             return None;
         }
         let app = app.strip_prefix(OWN_APP).unwrap_or(app);
-        let ClientRefused { since, retry_at, probe } = refused;
-        let by = probe.as_ref().map(|probe| format!(" by {probe}")).unwrap_or_default();
-        Some(format!("waits: the client of app {app} is refused since {since}, next try at {retry_at}{by}"))
+        let ClientRefused {
+            since,
+            retry_at,
+            probe,
+        } = refused;
+        let by = probe
+            .as_ref()
+            .map(|probe| format!(" by {probe}"))
+            .unwrap_or_default();
+        Some(format!(
+            "waits: the client of app {app} is refused since {since}, next try at {retry_at}{by}"
+        ))
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 pub use super::error_table::{Class, ErrorRule};
 use super::identity::same_host;
 use super::mask::endpoint;
-use super::quirks::{GrantType, InstallFields, NotBefore, Pkce, ReplyFields, RequestQuirks, Rotation};
+use super::quirks::{
+    GrantType, InstallFields, NotBefore, Pkce, ReplyFields, RequestQuirks, Rotation,
+};
 use super::schedule::RenewEvery;
 
 /// How the token request is sent.
@@ -157,20 +159,31 @@ impl Profile {
         let token_urls = std::iter::once(&self.token_url).chain(self.token_url_by_region.values());
         elsewhere
             .into_iter()
-            .chain(token_urls.map(String::as_str).filter(move |_| elsewhere.is_none()))
+            .chain(
+                token_urls
+                    .map(String::as_str)
+                    .filter(move |_| elsewhere.is_none()),
+            )
             .filter(|url| !url.is_empty())
     }
 
     /// The token endpoint for a portal of this region, as written; the default one for any other region.
     #[must_use]
     pub fn token_url_for(&self, region: Option<&str>) -> &str {
-        region.and_then(|region| self.token_url_by_region.get(region)).unwrap_or(&self.token_url)
+        region
+            .and_then(|region| self.token_url_by_region.get(region))
+            .unwrap_or(&self.token_url)
     }
 
     /// Where the renewals of a portal go.
     #[must_use]
     pub fn renewal_url_for(&self, region: Option<&str>, domain: Option<&str>) -> String {
-        at_domain(self.refresh_url.as_deref().unwrap_or_else(|| self.token_url_for(region)), domain)
+        at_domain(
+            self.refresh_url
+                .as_deref()
+                .unwrap_or_else(|| self.token_url_for(region)),
+            domain,
+        )
     }
 
     /// The endpoint for renewals on the host that a reply named, if that host is on the allow-list.
@@ -183,7 +196,11 @@ impl Profile {
     /// Whether an issuer's address (RFC 9207 section 2) is https, or on this machine, on the host of one of its endpoints.
     #[must_use]
     pub fn is_own_host(&self, issuer: &str, domain: Option<&str>) -> bool {
-        let Some(named) = endpoint(issuer, &[]).as_deref().and_then(host_of).map(str::to_owned) else {
+        let Some(named) = endpoint(issuer, &[])
+            .as_deref()
+            .and_then(host_of)
+            .map(str::to_owned)
+        else {
             return false;
         };
         let pages = [
@@ -194,7 +211,9 @@ impl Profile {
             &self.introspect_url,
         ];
         let token_urls = std::iter::once(&self.token_url).chain(self.token_url_by_region.values());
-        let mut urls = token_urls.chain(pages.into_iter().flatten()).map(|url| at_domain(url, domain));
+        let mut urls = token_urls
+            .chain(pages.into_iter().flatten())
+            .map(|url| at_domain(url, domain));
         let listed = self.hosts.iter().any(|host| same_host(host, &named));
         listed || urls.any(|url| host_of(&url).is_some_and(|host| same_host(host, &named)))
     }
@@ -236,7 +255,9 @@ pub fn at_domain(url: &str, domain: Option<&str>) -> String {
 #[must_use]
 pub fn origin_of(url: &str) -> Option<&str> {
     let start = url.find("://")? + 3;
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let end = url[start..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| start + at);
     (end > start).then(|| &url[..end])
 }
 
@@ -266,8 +287,11 @@ pub(crate) mod tests {
         Profile {
             name: "bitrix24".into(),
             token_url: "https://oauth.bitrix.info/oauth/token/".into(),
-            token_url_by_region: [("ru".to_owned(), "https://oauth.bitrix24.tech/oauth/token/".to_owned())]
-                .into(),
+            token_url_by_region: [(
+                "ru".to_owned(),
+                "https://oauth.bitrix24.tech/oauth/token/".to_owned(),
+            )]
+            .into(),
             client_authentication: ClientAuthentication::Body,
             pkce: Pkce::None,
             renew_every: RenewEvery::Age(Duration::from_secs(1500)),
@@ -276,11 +300,24 @@ pub(crate) mod tests {
             endpoint_field: Some("client_endpoint".into()),
             server_field: Some("server_endpoint".into()),
             fields: vec!["member_id".into(), "user_id".into(), "status".into()],
-            install: InstallFields { check: Some("/rest/app.info".into()), ..InstallFields::default() },
+            install: InstallFields {
+                check: Some("/rest/app.info".into()),
+                ..InstallFields::default()
+            },
             errors: vec![
-                rule(&[], &["invalid_request"], "token was invalid", Class::NeedsAuthorization),
+                rule(
+                    &[],
+                    &["invalid_request"],
+                    "token was invalid",
+                    Class::NeedsAuthorization,
+                ),
                 rule(&[], &["invalid_grant"], "", Class::NeedsAuthorization),
-                rule(&[], &["invalid_client", "wrong_client"], "", Class::ClientRejected),
+                rule(
+                    &[],
+                    &["invalid_client", "wrong_client"],
+                    "",
+                    Class::ClientRejected,
+                ),
                 rule(&[], &["PAYMENT_REQUIRED"], "", Class::Blocked),
                 rule(&[], &["NOT_INSTALLED"], "", Class::Gone),
             ],
@@ -306,7 +343,13 @@ pub(crate) mod tests {
         ] {
             assert_eq!(chosen(foreign), None, "{foreign}");
         }
-        assert_eq!(profile.token_url_for(Some("ru")), "https://oauth.bitrix24.tech/oauth/token/");
-        assert_eq!(profile.token_url_for(Some("de")), "https://oauth.bitrix.info/oauth/token/");
+        assert_eq!(
+            profile.token_url_for(Some("ru")),
+            "https://oauth.bitrix24.tech/oauth/token/"
+        );
+        assert_eq!(
+            profile.token_url_for(Some("de")),
+            "https://oauth.bitrix.info/oauth/token/"
+        );
     }
 }

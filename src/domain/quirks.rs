@@ -111,7 +111,9 @@ impl RequestQuirks {
     /// Whether a renewal needs characters that nobody can guess.
     #[must_use]
     pub fn renewal_needs_random(&self) -> bool {
-        self.renewal_parameters.values().any(|value| value.contains("{random}"))
+        self.renewal_parameters
+            .values()
+            .any(|value| value.contains("{random}"))
     }
 }
 
@@ -148,11 +150,12 @@ impl JsonPath {
     #[must_use]
     pub fn find<'v>(&self, body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
         let (first, rest) = self.0.split_first()?;
-        rest.iter().try_fold(body.get(first)?, |value, name| match value {
-            Value::Object(map) => map.get(name),
-            Value::Array(list) => list.get(name.parse::<usize>().ok()?),
-            _ => None,
-        })
+        rest.iter()
+            .try_fold(body.get(first)?, |value, name| match value {
+                Value::Object(map) => map.get(name),
+                Value::Array(list) => list.get(name.parse::<usize>().ok()?),
+                _ => None,
+            })
     }
 
     /// The name of the member itself.
@@ -226,8 +229,14 @@ impl Default for ReplyFields {
 
 /// The first of `places` that holds something.
 #[must_use]
-pub fn first<'v>(places: &[JsonPath], body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
-    places.iter().filter_map(|place| place.find(body)).find(|value| !value.is_null())
+pub fn first<'v>(
+    places: &[JsonPath],
+    body: &'v serde_json::Map<String, Value>,
+) -> Option<&'v Value> {
+    places
+        .iter()
+        .filter_map(|place| place.find(body))
+        .find(|value| !value.is_null())
 }
 
 /// Whether `value` is `wanted`, as a text without regard to case, as a number, or as one of a list.
@@ -311,7 +320,10 @@ mod tests {
             r#"{"code":"ok","message":"","log_id":"20261128"}"#,
             r#"{"message":null}"#,
         ] {
-            assert!(says_nothing(&serde_json::from_str(nothing).unwrap()), "{nothing}");
+            assert!(
+                says_nothing(&serde_json::from_str(nothing).unwrap()),
+                "{nothing}"
+            );
         }
         for error in [
             "true",
@@ -326,20 +338,28 @@ mod tests {
             r#"{"type":"OAuthException"}"#,
             r#"{"message":"denied"}"#,
         ] {
-            assert!(!says_nothing(&serde_json::from_str(error).unwrap()), "{error}");
+            assert!(
+                !says_nothing(&serde_json::from_str(error).unwrap()),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_place_leads_through_objects_and_lists() {
-        let Value::Object(body) = serde_json::json!({"a": {"b": [{"c": 1}]}, "n": null, "d": "x"}) else {
+        let Value::Object(body) = serde_json::json!({"a": {"b": [{"c": 1}]}, "n": null, "d": "x"})
+        else {
             panic!("an object")
         };
         let at = |dotted: &str| JsonPath::new(dotted).find(&body).cloned();
         assert_eq!(at("a.b.0.c"), Some(Value::from(1)));
         assert_eq!((at("a.b.1.c"), at("d.e"), at("x")), (None, None, None));
         let places = ["n", "x", "d"].map(JsonPath::new);
-        assert_eq!(first(&places, &body), Some(&Value::from("x")), "null is nothing");
+        assert_eq!(
+            first(&places, &body),
+            Some(&Value::from("x")),
+            "null is nothing"
+        );
     }
 
     #[test]

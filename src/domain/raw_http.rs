@@ -29,19 +29,39 @@ pub fn read(received: &[u8]) -> RawHttpResponse {
         let reply = read_one(&received[start..]);
         match reply.status {
             Some(100..=199) if reply.head < received.len() - start => start += reply.head,
-            _ => return RawHttpResponse { head: start + reply.head, ..reply },
+            _ => {
+                return RawHttpResponse {
+                    head: start + reply.head,
+                    ..reply
+                };
+            }
         }
     }
     read_one(&received[start..])
 }
 
 fn read_one(received: &[u8]) -> RawHttpResponse {
-    let blank = received.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    if !received[blank..].get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"http")) {
+    let blank = received
+        .iter()
+        .take_while(|byte| byte.is_ascii_whitespace())
+        .count();
+    if !received[blank..]
+        .get(..4)
+        .is_some_and(|name| name.eq_ignore_ascii_case(b"http"))
+    {
         // HTTP/0.9, or something that is not HTTP: all of it is the body.
-        return RawHttpResponse { status: None, headers: Vec::new(), head: 0, body: received.to_vec() };
+        return RawHttpResponse {
+            status: None,
+            headers: Vec::new(),
+            head: 0,
+            body: received.to_vec(),
+        };
     }
-    let mut lines = HeaderLines { bytes: received, at: blank, end: line_end(received) };
+    let mut lines = HeaderLines {
+        bytes: received,
+        at: blank,
+        end: line_end(received),
+    };
     let status = lines.next().and_then(status_of);
     let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
     let mut ended = false;
@@ -51,22 +71,37 @@ fn read_one(received: &[u8]) -> RawHttpResponse {
             break;
         }
         if let Some(at) = line.iter().position(|&byte| byte == b':') {
-            let name = String::from_utf8_lossy(&line[..at]).trim().to_ascii_lowercase();
+            let name = String::from_utf8_lossy(&line[..at])
+                .trim()
+                .to_ascii_lowercase();
             headers.push((name, line[at + 1..].trim_ascii().to_vec()));
         }
     }
     let head = if ended { lines.at } else { received.len() };
     let rest = &received[head..];
     let chunked = headers.iter().any(|(name, value)| {
-        name == "transfer-encoding" && value.to_ascii_lowercase().windows(7).any(|part| part == b"chunked")
+        name == "transfer-encoding"
+            && value
+                .to_ascii_lowercase()
+                .windows(7)
+                .any(|part| part == b"chunked")
     });
     let body = if chunked { unchunked(rest) } else { None };
-    RawHttpResponse { status, headers, head, body: body.unwrap_or_else(|| rest.to_vec()) }
+    RawHttpResponse {
+        status,
+        headers,
+        head,
+        body: body.unwrap_or_else(|| rest.to_vec()),
+    }
 }
 
 /// What ends the lines of an answer: LF, or CR where there is no LF in all of it.
 fn line_end(received: &[u8]) -> u8 {
-    if received.contains(&b'\n') { b'\n' } else { b'\r' }
+    if received.contains(&b'\n') {
+        b'\n'
+    } else {
+        b'\r'
+    }
 }
 
 /// Lines that end with LF, with or without a CR before it; or with CR alone.
@@ -91,22 +126,34 @@ impl<'a> Iterator for HeaderLines<'a> {
 /// The first number of three digits after the protocol's name: `HTTP/1.1 200 OK`, `HTTP 200`, `HTTP/1.1  200`.
 fn status_of(line: &[u8]) -> Option<u16> {
     let text = String::from_utf8_lossy(line);
-    let mut words =
-        text.split(|sign: char| !sign.is_ascii_alphanumeric() && sign != '.' && sign != '/').skip(1);
-    let word = words.find(|word| word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit()))?;
-    word.parse().ok().filter(|status| (100..600).contains(status))
+    let mut words = text
+        .split(|sign: char| !sign.is_ascii_alphanumeric() && sign != '.' && sign != '/')
+        .skip(1);
+    let word =
+        words.find(|word| word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit()))?;
+    word.parse()
+        .ok()
+        .filter(|status| (100..600).contains(status))
 }
 
 /// A body out of its chunks, whose lines may end with LF alone; as much as there is. `None`: it has none.
 fn unchunked(rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
-    let mut lines = HeaderLines { bytes: rest, at: 0, end: line_end(rest) };
+    let mut lines = HeaderLines {
+        bytes: rest,
+        at: 0,
+        end: line_end(rest),
+    };
     let mut first = true;
     while let Some(line) = lines.next() {
         if line.trim_ascii().is_empty() && !first {
             continue;
         }
-        let size = line.split(|&byte| byte == b';').next().map(<[u8]>::trim_ascii).and_then(size_of);
+        let size = line
+            .split(|&byte| byte == b';')
+            .next()
+            .map(<[u8]>::trim_ascii)
+            .and_then(size_of);
         let Some(size) = size else {
             // A body that is not in chunks, or no longer is: all of it, rather than a part.
             return None;
@@ -137,7 +184,9 @@ pub fn without_next_answer(body: &[u8], taken: usize) -> &[u8] {
     if serde_json::from_slice::<serde::de::IgnoredAny>(whole).is_ok() {
         return whole;
     }
-    let next = rest.windows(9).position(|part| part.starts_with(b"HTTP/1.") && part[8] == b' ');
+    let next = rest
+        .windows(9)
+        .position(|part| part.starts_with(b"HTTP/1.") && part[8] == b' ');
     &body[..whole.len() + next.unwrap_or(rest.len())]
 }
 
@@ -183,14 +232,25 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/9 200 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
-            assert_eq!(body(&format!("{head}{PAIR}")), (Some(200), PAIR.to_owned()), "{head:?}");
+            assert_eq!(
+                body(&format!("{head}{PAIR}")),
+                (Some(200), PAIR.to_owned()),
+                "{head:?}"
+            );
         }
         assert_eq!(body(PAIR), (None, PAIR.to_owned()));
         assert_eq!(body("HTTP/1.1 abc\r\n\r\nx"), (None, "x".to_owned()));
-        assert_eq!(body("HTTP/1.1 503 Gone 200\r\n\r\nx"), (Some(503), "x".to_owned()));
+        assert_eq!(
+            body("HTTP/1.1 503 Gone 200\r\n\r\nx"),
+            (Some(503), "x".to_owned())
+        );
         assert_eq!(body("HTTP/1.1 200 OK\r\nA: b"), (Some(200), String::new()));
         assert_eq!(body(""), (None, String::new()));
-        assert_eq!(body("HTTP/1.1 200 OK\rA: b\r\r{}"), (Some(200), "{}".to_owned()), "CR alone");
+        assert_eq!(
+            body("HTTP/1.1 200 OK\rA: b\r\r{}"),
+            (Some(200), "{}".to_owned()),
+            "CR alone"
+        );
     }
 
     #[test]
@@ -202,7 +262,11 @@ mod tests {
             ("access_token=a", next, "access_token=a"),
             ("access_token=a", "&b=c", "access_token=a&b=c"),
             (&PAIR[..20], &PAIR[20..], PAIR),
-            (&PAIR[..20], &format!("{}\r\n{next}", &PAIR[20..]), &format!("{PAIR}\r\n")),
+            (
+                &PAIR[..20],
+                &format!("{}\r\n{next}", &PAIR[20..]),
+                &format!("{PAIR}\r\n"),
+            ),
         ] {
             let all = format!("{taken}{rest}");
             let kept = without_next_answer(all.as_bytes(), taken.len());
@@ -215,7 +279,10 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n";
         for (chunks, whole) in [
             ("5\nhello\n6\n world\n0\n\n", "hello world"),
-            ("5;a=b\r\nhello\r\n006 \r\n world\r\n0\r\n\r\n", "hello world"),
+            (
+                "5;a=b\r\nhello\r\n006 \r\n world\r\n0\r\n\r\n",
+                "hello world",
+            ),
             ("5\r\nhello6\r\n world", "hello world"),
             ("0x5\r\nhello\r\n9\r\n wor", "hello wor"),
             ("5\r\nhello\r\nnone\r\n", "5\r\nhello\r\nnone\r\n"),
@@ -229,7 +296,15 @@ mod tests {
 
     #[test]
     fn a_body_that_ends_too_early_is_told() {
-        for more in ["", "  ", "{", r#"{"a":"}"#, r#"[{"a":1}"#, "{\"a\":{}", "\n{\"a\":1"] {
+        for more in [
+            "",
+            "  ",
+            "{",
+            r#"{"a":"}"#,
+            r#"[{"a":1}"#,
+            "{\"a\":{}",
+            "\n{\"a\":1",
+        ] {
             assert!(may_have_more(more.as_bytes()), "{more}");
         }
         for whole in ["{}", " {\"a\":1}\n", "[1]", "a=b", "<html>", "{x}"] {

@@ -49,7 +49,10 @@ impl Motion {
     /// The one of that name; a name that is none says nothing.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        [Self::Moves, Self::Fixed].into_iter().find(|motion| motion.as_str() == text).unwrap_or(Self::Unknown)
+        [Self::Moves, Self::Fixed]
+            .into_iter()
+            .find(|motion| motion.as_str() == text)
+            .unwrap_or(Self::Unknown)
     }
 }
 
@@ -74,8 +77,18 @@ pub const STEPS: [RefreshEndStep; 3] = [
         part: 3,
         severity: Severity::Warning,
     },
-    RefreshEndStep { key: "refresh-week", ahead: DAY.saturating_mul(7), part: 10, severity: Severity::Error },
-    RefreshEndStep { key: "refresh-day", ahead: DAY, part: 30, severity: Severity::Critical },
+    RefreshEndStep {
+        key: "refresh-week",
+        ahead: DAY.saturating_mul(7),
+        part: 10,
+        severity: Severity::Error,
+    },
+    RefreshEndStep {
+        key: "refresh-day",
+        ahead: DAY,
+        part: 30,
+        severity: Severity::Critical,
+    },
 ];
 
 /// Whether this step is one of [`STEPS`].
@@ -110,7 +123,10 @@ impl RefreshEnd {
     /// What people must do; `PORTAL` may stand for the name.
     #[must_use]
     pub fn action(&self, portal: &str) -> String {
-        format!("authorize again before {}: refreshd authorize {portal}", self.at)
+        format!(
+            "authorize again before {}: refreshd authorize {portal}",
+            self.at
+        )
     }
 }
 
@@ -140,14 +156,26 @@ pub fn after(
         TokenLife::Absent | TokenLife::Unreadable(_) => return before.filter(|_| !rotated),
     };
     let Some(before) = before else {
-        return Some(RefreshEnd { at, since: sent_at, motion: Motion::Unknown });
+        return Some(RefreshEnd {
+            at,
+            since: sent_at,
+            motion: Motion::Unknown,
+        });
     };
     // One that moves moves by the time between; one that is counted down does not.
     let moved = at.since(before.at) > sent_at.since(before_at) / 2 + ROUNDING;
     Some(if moved {
-        RefreshEnd { at, since: sent_at, motion: Motion::Moves }
+        RefreshEnd {
+            at,
+            since: sent_at,
+            motion: Motion::Moves,
+        }
     } else {
-        RefreshEnd { at, since: before.since, motion: Motion::Fixed }
+        RefreshEnd {
+            at,
+            since: before.since,
+            motion: Motion::Fixed,
+        }
     })
 }
 
@@ -168,7 +196,15 @@ mod tests {
         let mut end = None;
         let mut before_at = at(0);
         for (sent, life) in replies {
-            end = after(end, &said(*life), true, RenewalTimes { before_at, sent_at: at(*sent) });
+            end = after(
+                end,
+                &said(*life),
+                true,
+                RenewalTimes {
+                    before_at,
+                    sent_at: at(*sent),
+                },
+            );
             before_at = at(*sent);
         }
         end
@@ -176,11 +212,24 @@ mod tests {
 
     #[test]
     fn an_end_that_each_renewal_moves_is_told_to_nobody() {
-        for replies in [&[(0, 1800)][..], &[(0, 1800), (1200, 1800)], &[(0, 12), (8, 12), (16, 12), (18, 12)]]
-        {
+        for replies in [
+            &[(0, 1800)][..],
+            &[(0, 1800), (1200, 1800)],
+            &[(0, 12), (8, 12), (16, 12), (18, 12)],
+        ] {
             let end = known(replies).unwrap();
-            assert_eq!(end.motion, if replies.len() == 1 { Motion::Unknown } else { Motion::Moves });
-            assert!(STEPS.iter().all(|step| end.reached_at(step).is_none()), "{replies:?}");
+            assert_eq!(
+                end.motion,
+                if replies.len() == 1 {
+                    Motion::Unknown
+                } else {
+                    Motion::Moves
+                }
+            );
+            assert!(
+                STEPS.iter().all(|step| end.reached_at(step).is_none()),
+                "{replies:?}"
+            );
         }
     }
 
@@ -188,10 +237,16 @@ mod tests {
     fn an_end_that_is_counted_down_is_told_a_month_a_week_and_a_day_ahead() {
         let days = |days: u64| days * 86_400;
         let sent = |days: i64| days * 86_400;
-        let end = known(&[(0, days(365)), (sent(40), days(325)), (sent(80), days(285) + 1)]).unwrap();
+        let end = known(&[
+            (0, days(365)),
+            (sent(40), days(325)),
+            (sent(80), days(285) + 1),
+        ])
+        .unwrap();
         assert_eq!((end.motion, end.since), (Motion::Fixed, at(0)));
-        let ahead =
-            |end: &RefreshEnd| STEPS.map(|step| end.at.since(end.reached_at(&step).unwrap()).as_secs());
+        let ahead = |end: &RefreshEnd| {
+            STEPS.map(|step| end.at.since(end.reached_at(&step).unwrap()).as_secs())
+        };
         assert_eq!(ahead(&end), [days(30), days(7), days(1)]);
         // A life that is shorter than that is told by its parts, and never at once.
         let short = known(&[(0, 50), (5, 45), (10, 40)]).unwrap();
@@ -216,20 +271,40 @@ mod tests {
         // Keycloak: half an hour idle, until the session's own end comes near.
         let end = known(&[(0, 1800), (1200, 1800), (2400, 900), (2700, 600)]).unwrap();
         assert_eq!((end.motion, end.at), (Motion::Fixed, at(3300)));
-        let end =
-            after(Some(end), &said(1800), true, RenewalTimes { before_at: at(2700), sent_at: at(2800) })
-                .unwrap();
+        let end = after(
+            Some(end),
+            &said(1800),
+            true,
+            RenewalTimes {
+                before_at: at(2700),
+                sent_at: at(2800),
+            },
+        )
+        .unwrap();
         assert_eq!((end.motion, end.since), (Motion::Moves, at(2800)));
     }
 
     #[test]
     fn what_a_reply_does_not_say_holds_for_the_token_that_it_was_said_of() {
-        let asked = RenewalTimes { before_at: at(0), sent_at: at(10) };
+        let asked = RenewalTimes {
+            before_at: at(0),
+            sent_at: at(10),
+        };
         let known = known(&[(0, 100)]);
         assert_eq!(after(known, &TokenLife::Absent, false, asked), known);
-        assert_eq!(after(known, &TokenLife::Unreadable(String::new()), false, asked), known);
-        assert_eq!(after(known, &TokenLife::Absent, true, asked), None, "of the new one nothing is known");
+        assert_eq!(
+            after(known, &TokenLife::Unreadable(String::new()), false, asked),
+            known
+        );
+        assert_eq!(
+            after(known, &TokenLife::Absent, true, asked),
+            None,
+            "of the new one nothing is known"
+        );
         assert_eq!(after(known, &TokenLife::Endless, false, asked), None);
-        assert_eq!(after(None, &TokenLife::Ended, true, asked).unwrap().at, at(10));
+        assert_eq!(
+            after(None, &TokenLife::Ended, true, asked).unwrap().at,
+            at(10)
+        );
     }
 }

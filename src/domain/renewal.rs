@@ -13,7 +13,9 @@ use super::provider::{Class, Profile, Replay, host_of};
 use super::quirks::NotBefore;
 use super::refresh_end::{self, RenewalTimes};
 use super::reply::{GrantedTokens, Refusal, Verdict};
-use super::schedule::{RenewEvery, ask_again_at, before_end, planned, renew_at, spacing, wait_for_a_life};
+use super::schedule::{
+    RenewEvery, ask_again_at, before_end, planned, renew_at, spacing, wait_for_a_life,
+};
 use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
 use super::token::{Access, Credential, Tokens, Validity};
@@ -80,7 +82,9 @@ impl Attempt {
         match self {
             Self::NotSent(_) | Self::InDoubt(_) => None,
             Self::Answered(Verdict::Granted(_)) => Some(true),
-            Self::Answered(Verdict::Refused(Refusal { problem, assumed, .. })) => match problem.class {
+            Self::Answered(Verdict::Refused(Refusal {
+                problem, assumed, ..
+            })) => match problem.class {
                 Class::ClientRejected => Some(false),
                 // A word about the grant itself means that the client was let in.
                 Class::NeedsAuthorization | Class::Blocked | Class::Gone if !*assumed => Some(true),
@@ -92,7 +96,8 @@ impl Attempt {
     /// Whether the server said that the grant is dead.
     #[must_use]
     pub fn is_dead_grant(&self) -> bool {
-        self.failure().is_some_and(|(class, _)| class == Class::NeedsAuthorization)
+        self.failure()
+            .is_some_and(|(class, _)| class == Class::NeedsAuthorization)
     }
 
     /// Says what to do about a refusal, in the place of what the profile says.
@@ -106,7 +111,9 @@ impl Attempt {
     #[must_use]
     pub fn too_early(&self) -> Option<&Problem> {
         match self {
-            Self::Answered(Verdict::Refused(refusal)) if refusal.problem.class == Class::TooEarly => {
+            Self::Answered(Verdict::Refused(refusal))
+                if refusal.problem.class == Class::TooEarly =>
+            {
                 Some(&refusal.problem)
             }
             Self::Answered(_) | Self::NotSent(_) | Self::InDoubt(_) => None,
@@ -142,7 +149,9 @@ impl RetryPolicy {
             grace: profile.grace,
             earliest: profile.earliest,
             // One that had ended when it came is no measure.
-            lifetime: lifetime.filter(|life| !life.is_zero()).unwrap_or(profile.assumed_lifetime),
+            lifetime: lifetime
+                .filter(|life| !life.is_zero())
+                .unwrap_or(profile.assumed_lifetime),
             reuse_is_harmless: profile.replay == Replay::Now || profile.replay_is_harmless(),
         }
     }
@@ -198,7 +207,8 @@ pub fn imported_status(
     every: RenewEvery,
     now: Timestamp,
 ) -> GrantStatus {
-    let renew_at = access.map(|access| renew_at(every, portal, access.issued_at, access.lifetime()));
+    let renew_at =
+        access.map(|access| renew_at(every, portal, access.issued_at, access.lifetime()));
     GrantStatus {
         phase: Phase::Fresh,
         renew_at: Some(renew_at.unwrap_or(now).min(now)),
@@ -214,12 +224,18 @@ pub fn granted_status(
     every: RenewEvery,
     now: Timestamp,
 ) -> GrantStatus {
-    let Some(access) = &tokens.access else { return imported_status(portal, None, every, now) };
+    let Some(access) = &tokens.access else {
+        return imported_status(portal, None, every, now);
+    };
     if access.lifetime().is_zero() {
         return expired_status(&Phase::Fresh, Duration::ZERO, now);
     }
     let renew_at = planned(every, portal, tokens);
-    GrantStatus { phase: Phase::Fresh, renew_at, next_attempt_at: renew_at }
+    GrantStatus {
+        phase: Phase::Fresh,
+        renew_at,
+        next_attempt_at: renew_at,
+    }
 }
 
 /// Where a grant stands whose new token had ended when it came: it is asked for again as soon as may be, and people are told.
@@ -228,10 +244,20 @@ fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantSta
         Phase::Retrying { attempt, since, .. } => (attempt.saturating_add(1), *since),
         _ => (1, now),
     };
-    let problem =
-        Problem { remedy: Some(ENDED_REMEDY.to_owned()), ..Problem::new(Class::Unknown, ENDED.to_owned()) };
+    let problem = Problem {
+        remedy: Some(ENDED_REMEDY.to_owned()),
+        ..Problem::new(Class::Unknown, ENDED.to_owned())
+    };
     let at = Some(now + wait_for_a_life(attempt, assumed));
-    GrantStatus { phase: Phase::Retrying { attempt, since, problem }, renew_at: at, next_attempt_at: at }
+    GrantStatus {
+        phase: Phase::Retrying {
+            attempt,
+            since,
+            problem,
+        },
+        renew_at: at,
+        next_attempt_at: at,
+    }
 }
 
 /// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
@@ -245,12 +271,17 @@ pub fn apply_outcome(
     jitter: f64,
 ) -> Transition {
     let refusal = match attempt {
-        Attempt::Answered(Verdict::Granted(granted)) => return accept(portal, grant, rules, granted, times),
+        Attempt::Answered(Verdict::Granted(granted)) => {
+            return accept(portal, grant, rules, granted, times);
+        }
         Attempt::Answered(Verdict::Refused(refusal)) => refusal,
         Attempt::NotSent(detail) => no_answer(Class::NotSent, detail),
         Attempt::InDoubt(detail) => no_answer(Class::InDoubt, detail),
     };
-    let terms = RetryPolicy::of(rules.profile, grant.tokens.access.as_ref().map(Access::lifetime));
+    let terms = RetryPolicy::of(
+        rules.profile,
+        grant.tokens.access.as_ref().map(Access::lifetime),
+    );
     Transition::Kept(after_refusal(grant, terms, refusal, times, jitter))
 }
 
@@ -273,12 +304,19 @@ pub fn interrupted_status(
         reuse_is_harmless: false,
     };
     let terms = profile.map_or_else(careful, |profile| RetryPolicy::of(profile, lifetime));
-    let times = AttemptTimes { sent_at: claimed_at.min(now), now };
+    let times = AttemptTimes {
+        sent_at: claimed_at.min(now),
+        now,
+    };
     after_refusal(grant, terms, no_answer(Class::InDoubt, detail), times, 0.0)
 }
 
 fn no_answer(class: Class, detail: String) -> Refusal {
-    Refusal { problem: Problem::new(class, detail), retry_after: None, assumed: false }
+    Refusal {
+        problem: Problem::new(class, detail),
+        retry_after: None,
+        assumed: false,
+    }
 }
 
 /// When a pair may have been issued: in a server's grace a replay gets the very pair whose reply was lost, with its whole
@@ -300,17 +338,44 @@ fn accept(
     if let (Some(known), Some(got)) = (&grant.identity, &granted.identity)
         && !is_same(known, got)
     {
-        let field = rules.profile.identity_field.as_deref().unwrap_or("identity");
+        let field = rules
+            .profile
+            .identity_field
+            .as_deref()
+            .unwrap_or("identity");
         let (got, known) = (short(got), short(known));
-        let detail = format!("the server answered for another portal: {field} is {got}, expected {known}");
+        let detail =
+            format!("the server answered for another portal: {field} is {got}, expected {known}");
         let problem = Problem::new(Class::NeedsAuthorization, detail);
-        let phase = Phase::NeedsAuthorization { since: times.now, problem, while_in_doubt: false };
-        let standing = GrantStatus { phase, renew_at: grant.standing.renew_at, next_attempt_at: None };
+        let phase = Phase::NeedsAuthorization {
+            since: times.now,
+            problem,
+            while_in_doubt: false,
+        };
+        let standing = GrantStatus {
+            phase,
+            renew_at: grant.standing.renew_at,
+            next_attempt_at: None,
+        };
         return Transition::Foreign { standing, granted };
     }
-    let GrantedTokens { access, refresh, token_type, lives, identity, server, details } = *granted;
-    let details = details.with(&grant.tokens.details, &rules.profile.request.redirect_fields);
-    let asked = RenewalTimes { before_at: grant.renewed_at, sent_at: times.sent_at };
+    let GrantedTokens {
+        access,
+        refresh,
+        token_type,
+        lives,
+        identity,
+        server,
+        details,
+    } = *granted;
+    let details = details.with(
+        &grant.tokens.details,
+        &rules.profile.request.redirect_fields,
+    );
+    let asked = RenewalTimes {
+        before_at: grant.renewed_at,
+        sent_at: times.sent_at,
+    };
     let end = grant.tokens.validity.refresh;
     let validity = Validity {
         refresh: refresh_end::after(end, &lives.refresh, refresh.is_some(), asked),
@@ -328,14 +393,25 @@ fn accept(
         None => expired_status(&grant.standing.phase, lives.assumed, times.now),
         Some(at) => {
             let life = (times.sent_at, access.lifetime());
-            let at = validity.refresh.map_or(at, |end| before_end(at, rules.every, portal, &end, life));
-            GrantStatus { phase: Phase::Fresh, renew_at: Some(at), next_attempt_at: Some(at) }
+            let at = validity
+                .refresh
+                .map_or(at, |end| before_end(at, rules.every, portal, &end, life));
+            GrantStatus {
+                phase: Phase::Fresh,
+                renew_at: Some(at),
+                next_attempt_at: Some(at),
+            }
         }
     };
     let was_at = grant.tokens.details.endpoint.clone();
     let renamed_from = was_at.filter(|old| details.endpoint.as_ref().is_some_and(|new| new != old));
     let token_url = server
-        .and_then(|server| rules.profile.renewal_url_on_host_of(&server).map(str::to_owned))
+        .and_then(|server| {
+            rules
+                .profile
+                .renewal_url_on_host_of(&server)
+                .map(str::to_owned)
+        })
         .filter(|url| *url != grant.token_url);
     Transition::Renewed(Box::new(Renewed {
         tokens: Tokens {
@@ -361,18 +437,42 @@ fn live(
     times: AttemptTimes,
 ) -> (Access, Option<Timestamp>) {
     let expires_at = access.issued_at + life;
-    let same = grant.tokens.access.as_ref().filter(|old| old.token.is(&access.token));
+    let same = grant
+        .tokens
+        .access
+        .as_ref()
+        .filter(|old| old.token.is(&access.token));
     let Some(old) = same else {
         let renew_at = renew_at(every, portal, access.issued_at, life);
-        return (Access { expires_at, ..access }, Some(renew_at));
+        return (
+            Access {
+                expires_at,
+                ..access
+            },
+            Some(renew_at),
+        );
     };
     let expires_at = expires_at.min(old.expires_at);
     if expires_at <= times.sent_at {
-        return (Access { issued_at: times.sent_at, expires_at, ..access }, None);
+        return (
+            Access {
+                issued_at: times.sent_at,
+                expires_at,
+                ..access
+            },
+            None,
+        );
     }
     let issued_at = access.issued_at.min(old.issued_at);
     let again_at = ask_again_at(every, portal, (issued_at, expires_at), times.sent_at);
-    (Access { issued_at, expires_at, ..access }, Some(again_at))
+    (
+        Access {
+            issued_at,
+            expires_at,
+            ..access
+        },
+        Some(again_at),
+    )
 }
 
 /// RFC 6749 section 6: without a new refresh token the old one stays. What the client's own credentials buy goes on being
@@ -386,14 +486,20 @@ fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Creden
 
 /// When a grant that was found dead at `since` is asked about next; `None`: not any more.
 fn asked_again_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
-    let soon = ASK_AGAIN.into_iter().map(|after| since + after).find(|at| *at > now + FLOOR);
+    let soon = ASK_AGAIN
+        .into_iter()
+        .map(|after| since + after)
+        .find(|at| *at > now + FLOOR);
     let dead_for = now.since(since);
     let seldom = || {
-        let (wait, _) = ASK_SELDOM.into_iter().find(|(_, until)| dead_for < *until)?;
+        let (wait, _) = ASK_SELDOM
+            .into_iter()
+            .find(|(_, until)| dead_for < *until)?;
         Some(now + wait.mul_f64(1.0 + ASK_SPREAD * jitter.clamp(0.0, 1.0)))
     };
     // A little later each: portals that died together do not ask together.
-    soon.map(|at| at + at.until(now).mul_f64(ASK_SPREAD * jitter.clamp(0.0, 1.0))).or_else(seldom)
+    soon.map(|at| at + at.until(now).mul_f64(ASK_SPREAD * jitter.clamp(0.0, 1.0)))
+        .or_else(seldom)
 }
 
 /// A wait that a server asked for beyond the access token's end: `None` if it does not go so far.
@@ -403,11 +509,15 @@ fn asked_beyond(
     own: Duration,
     now: Timestamp,
 ) -> Option<AskedToWait> {
-    let asked = asked.map(|asked| asked.min(LONGEST_RETRY_AFTER)).filter(|asked| *asked > own)?;
+    let asked = asked
+        .map(|asked| asked.min(LONGEST_RETRY_AFTER))
+        .filter(|asked| *asked > own)?;
     let token_ends = grant.tokens.access.as_ref()?.expires_at;
     let until = now + asked;
     (token_ends > now && until > token_ends).then(|| AskedToWait {
-        by: host_of(&grant.token_url).unwrap_or("the authorization server").to_owned(),
+        by: host_of(&grant.token_url)
+            .unwrap_or("the authorization server")
+            .to_owned(),
         until,
         token_ends,
     })
@@ -420,7 +530,11 @@ fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     if planned > now + FLOOR {
         return Some(planned);
     }
-    let made = grant.standing.phase.problem().is_some_and(|problem| problem.asked_to_wait.is_some());
+    let made = grant
+        .standing
+        .phase
+        .problem()
+        .is_some_and(|problem| problem.asked_to_wait.is_some());
     (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + FLOOR))
 }
 
@@ -431,9 +545,19 @@ fn after_refusal(
     times: AttemptTimes,
     jitter: f64,
 ) -> GrantStatus {
-    let Refusal { mut problem, retry_after, assumed: _ } = refusal;
+    let Refusal {
+        mut problem,
+        retry_after,
+        assumed: _,
+    } = refusal;
     let AttemptTimes { sent_at, now } = times;
-    let RetryPolicy { replay, grace, earliest, lifetime, reuse_is_harmless } = terms;
+    let RetryPolicy {
+        replay,
+        grace,
+        earliest,
+        lifetime,
+        reuse_is_harmless,
+    } = terms;
     if problem.class == Class::InDoubt && replay.is_none() {
         problem.class = Class::Transient;
     }
@@ -443,7 +567,11 @@ fn after_refusal(
     let since = before.since().unwrap_or(now);
     let attempt = before.attempt().saturating_add(1);
     let renew_at = grant.standing.renew_at;
-    let stopped = |phase| GrantStatus { phase, renew_at, next_attempt_at: None };
+    let stopped = |phase| GrantStatus {
+        phase,
+        renew_at,
+        next_attempt_at: None,
+    };
     let access = grant.tokens.access.as_ref();
     let expires_at = access.map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
@@ -453,9 +581,17 @@ fn after_refusal(
     let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
     let again = |phase, wait: Duration| {
         let at = now + wait_at_least(wait, retry_after);
-        GrantStatus { phase, renew_at, next_attempt_at: Some(last.map_or(at, |last| at.min(last))) }
+        GrantStatus {
+            phase,
+            renew_at,
+            next_attempt_at: Some(last.map_or(at, |last| at.min(last))),
+        }
     };
-    if let Phase::NeedsAuthorization { since, problem: said, while_in_doubt } = before
+    if let Phase::NeedsAuthorization {
+        since,
+        problem: said,
+        while_in_doubt,
+    } = before
         && !matches!(class, Class::NeedsAuthorization | Class::Gone)
     {
         // Asked again, it answered with no word on the grant, which is as dead as before.
@@ -466,16 +602,30 @@ fn after_refusal(
             while_in_doubt: *while_in_doubt || lost,
         };
         // A reply that was lost may have held a pair, and a server's grace is short.
+        let at = if lost && !while_in_doubt {
+            Some(now + FLOOR)
+        } else {
+            asked_again_at(*since, now, jitter)
+        };
         let at =
-            if lost && !while_in_doubt { Some(now + FLOOR) } else { asked_again_at(*since, now, jitter) };
-        let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
-        return GrantStatus { phase, renew_at, next_attempt_at: at.filter(|_| reuse_is_harmless) };
+            at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+        return GrantStatus {
+            phase,
+            renew_at,
+            next_attempt_at: at.filter(|_| reuse_is_harmless),
+        };
     }
 
     match class {
         Class::NeedsAuthorization => {
             // Asked again by hand, it stays what it was: our own lost reply may have spent the token.
-            let doubtful = matches!(before, Phase::NeedsAuthorization { while_in_doubt: true, .. });
+            let doubtful = matches!(
+                before,
+                Phase::NeedsAuthorization {
+                    while_in_doubt: true,
+                    ..
+                }
+            );
             let while_in_doubt = was_in_doubt || doubtful;
             let was_dead = matches!(before, Phase::NeedsAuthorization { .. });
             let since = if was_dead { since } else { now };
@@ -483,26 +633,53 @@ fn after_refusal(
             let spent = matches!(before, Phase::OldState { .. });
             let asks = reuse_is_harmless && !spent;
             let at = asked_again_at(since, now, jitter).filter(|_| asks);
-            let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
-            let phase = Phase::NeedsAuthorization { since, problem, while_in_doubt };
-            GrantStatus { phase, renew_at, next_attempt_at: at }
+            let at =
+                at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+            let phase = Phase::NeedsAuthorization {
+                since,
+                problem,
+                while_in_doubt,
+            };
+            GrantStatus {
+                phase,
+                renew_at,
+                next_attempt_at: at,
+            }
         }
-        Class::Gone => stopped(Phase::Gone { since: now, problem }),
+        Class::Gone => stopped(Phase::Gone {
+            since: now,
+            problem,
+        }),
         Class::InDoubt if !was_in_doubt => {
             let wait = match replay {
                 None | Some(Replay::Now) => FLOOR,
                 Some(Replay::Late) => {
-                    let late = expires_at
-                        .map_or(FLOOR, |at| (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now));
+                    let late = expires_at.map_or(FLOOR, |at| {
+                        (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now)
+                    });
                     late.min(grace.map_or(late, |grace| grace / 2)).max(FLOOR)
                 }
             };
-            again(Phase::InDoubt { attempt: 1, since: sent_at, problem }, wait)
+            again(
+                Phase::InDoubt {
+                    attempt: 1,
+                    since: sent_at,
+                    problem,
+                },
+                wait,
+            )
         }
         // Once in doubt, a grant stays so until the server has said yes or no to the grant itself.
         _ if was_in_doubt => {
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
-            again(Phase::InDoubt { attempt, since, problem }, wait)
+            again(
+                Phase::InDoubt {
+                    attempt,
+                    since,
+                    problem,
+                },
+                wait,
+            )
         }
         Class::TooEarly => {
             let at = match (earliest, grant.tokens.access.as_ref()) {
@@ -511,22 +688,45 @@ fn after_refusal(
             };
             // Not a moment later, however long a life is: readers wait for it.
             let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_AGAIN));
-            let wait = at.filter(|at| *at > now).map_or(again_after, |at| at.until(now));
+            let wait = at
+                .filter(|at| *at > now)
+                .map_or(again_after, |at| at.until(now));
             again(before.clone(), wait)
         }
         Class::ClientRejected | Class::Blocked => {
-            let same = before.problem().is_some_and(|problem| problem.class == class);
+            let same = before
+                .problem()
+                .is_some_and(|problem| problem.class == class);
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
             if class == Class::Blocked {
-                again(Phase::Blocked { attempt, since, problem }, wait)
+                again(
+                    Phase::Blocked {
+                        attempt,
+                        since,
+                        problem,
+                    },
+                    wait,
+                )
             } else {
-                again(Phase::ClientRejected { attempt, since, problem }, wait)
+                again(
+                    Phase::ClientRejected {
+                        attempt,
+                        since,
+                        problem,
+                    },
+                    wait,
+                )
             }
         }
-        Class::NotSent | Class::Transient | Class::Unknown | Class::InDoubt => {
-            again(Phase::Retrying { attempt, since, problem }, back_off)
-        }
+        Class::NotSent | Class::Transient | Class::Unknown | Class::InDoubt => again(
+            Phase::Retrying {
+                attempt,
+                since,
+                problem,
+            },
+            back_off,
+        ),
     }
 }
 
@@ -535,8 +735,15 @@ fn slow_wait(class: Class, attempt: u32, lifetime: Duration) -> Option<Duration>
     match class {
         Class::ClientRejected => {
             let (first, last) = CLIENT_RETRY;
-            let (first, last) = (first.min(lifetime / 3).max(FLOOR), last.min(lifetime).max(FLOOR));
-            Some(first.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(last))
+            let (first, last) = (
+                first.min(lifetime / 3).max(FLOOR),
+                last.min(lifetime).max(FLOOR),
+            );
+            Some(
+                first
+                    .saturating_mul(1 << attempt.saturating_sub(1).min(8))
+                    .min(last),
+            )
         }
         Class::Blocked if attempt <= BLOCKED_FAST_POLLS => Some(BLOCKED_POLL.0),
         Class::Blocked => Some(BLOCKED_POLL.1),

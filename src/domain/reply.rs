@@ -86,8 +86,13 @@ pub fn read_in(
     secrets: &[&str],
     context: ErrorContext<'_>,
 ) -> Verdict {
-    let refuse =
-        |problem| Verdict::Refused(Refusal { problem, retry_after: reply.retry_after, assumed: false });
+    let refuse = |problem| {
+        Verdict::Refused(Refusal {
+            problem,
+            retry_after: reply.retry_after,
+            assumed: false,
+        })
+    };
     let Some(body) = token_object::open(reply.body, profile) else {
         return Verdict::Refused(without_code(reply, profile, None, secrets, context));
     };
@@ -101,7 +106,8 @@ pub fn read_in(
             && profile.reply.success.is_empty();
         if unknown && granted(&body, profile, reply.now, secrets).is_some() {
             let code = refusal.problem.code.unwrap_or_default();
-            let detail = format!("the server sent a token beside an error that is not known ({code})");
+            let detail =
+                format!("the server sent a token beside an error that is not known ({code})");
             return refuse(Problem::new(Class::InDoubt, detail));
         }
         return Verdict::Refused(refusal);
@@ -129,15 +135,25 @@ pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option
 
 /// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
 #[must_use]
-pub fn read_taken(body: &Map<String, Value>, profile: &Profile, now: Timestamp) -> Option<GrantedTokens> {
-    if error_of(body, profile).is_some() { None } else { granted(body, profile, now, &[]) }
+pub fn read_taken(
+    body: &Map<String, Value>,
+    profile: &Profile,
+    now: Timestamp,
+) -> Option<GrantedTokens> {
+    if error_of(body, profile).is_some() {
+        None
+    } else {
+        granted(body, profile, now, &[])
+    }
 }
 
 /// Whether a body deserves to be kept for a person or a newer version: a success out of which no pair was read although
 /// nothing says that there is none, or a pair with another status.
 #[must_use]
 pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
-    let Verdict::Refused(Refusal { problem, .. }) = verdict else { return false };
+    let Verdict::Refused(Refusal { problem, .. }) = verdict else {
+        return false;
+    };
     let is_pair = || {
         let body = token_object::open(reply.body, profile);
         body.is_some_and(|body| granted(&body, profile, reply.now, &[]).is_some())
@@ -184,25 +200,37 @@ fn granted(
     secrets: &[&str],
 ) -> Option<GrantedTokens> {
     let form = &profile.reply;
-    let access = AccessToken::new(&first_token(&form.access_token, body).and_then(token_object::token)?)?;
+    let access =
+        AccessToken::new(&first_token(&form.access_token, body).and_then(token_object::token)?)?;
     let refresh = match first_token(&form.refresh_token, body) {
         None => None,
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
         Some(value) => Some(RefreshToken::new(&token_object::token(value)?)?),
     };
-    let new = [Some(access.expose()), refresh.as_ref().map(RefreshToken::expose)];
-    let tokens: Vec<_> = secrets.iter().copied().chain(new.into_iter().flatten()).collect();
+    let new = [
+        Some(access.expose()),
+        refresh.as_ref().map(RefreshToken::expose),
+    ];
+    let tokens: Vec<_> = secrets
+        .iter()
+        .copied()
+        .chain(new.into_iter().flatten())
+        .collect();
     let cleaner = Cleaner::of(&tokens);
     let clean = |text: &str| cleaner.clean(text);
     let scope = match first(&form.scope, body) {
-        Some(Value::String(scope)) => {
-            scope.split([',', ' ']).filter(|word| !word.is_empty()).map(clean).collect()
-        }
+        Some(Value::String(scope)) => scope
+            .split([',', ' '])
+            .filter(|word| !word.is_empty())
+            .map(clean)
+            .collect(),
         Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).map(clean).collect(),
         _ => Vec::new(),
     };
     let named = |field: &Option<String>| {
-        let value = field.as_ref().and_then(|field| JsonPath::new(field).find(body))?;
+        let value = field
+            .as_ref()
+            .and_then(|field| JsonPath::new(field).find(body))?;
         match value {
             Value::String(text) => Some(clean(text)),
             Value::Number(number) => Some(number.to_string()),
@@ -216,16 +244,25 @@ fn granted(
         .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
         .collect();
     let lives = TokenLives::of(form, body, now, profile.assumed_lifetime, &tokens);
-    let api = profile.endpoint_field.as_ref().and_then(|field| JsonPath::new(field).find(body)?.as_str());
+    let api = profile
+        .endpoint_field
+        .as_ref()
+        .and_then(|field| JsonPath::new(field).find(body)?.as_str());
     let api = api.and_then(|api| cleaner.endpoint(api));
     Some(GrantedTokens {
         token_type: token_type(&clean(
-            first(&form.token_type, body).and_then(Value::as_str).unwrap_or_default(),
+            first(&form.token_type, body)
+                .and_then(Value::as_str)
+                .unwrap_or_default(),
         )),
         lives,
         identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
         server: named(&profile.server_field),
-        details: Details { scope, endpoint: api, fields },
+        details: Details {
+            scope,
+            endpoint: api,
+            fields,
+        },
         access,
         refresh,
     })

@@ -7,7 +7,12 @@ use super::*;
 
 fn verdict(status: u16, body: &str) -> Verdict {
     read(
-        &TokenReply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+        &TokenReply {
+            status,
+            retry_after: None,
+            now: Timestamp::default(),
+            body: body.as_bytes(),
+        },
         &profile(),
         &["s3cret-value"],
     )
@@ -31,18 +36,34 @@ fn granted(body: &str) -> GrantedTokens {
 fn every_reply_has_its_class() {
     let html = "<html><body>502 Bad Gateway</body></html>";
     for (status, body, expected) in [
-        (400, r#"{"error":"invalid_grant"}"#, Class::NeedsAuthorization),
-        (200, r#"{"error":"INVALID_GRANT"}"#, Class::NeedsAuthorization),
+        (
+            400,
+            r#"{"error":"invalid_grant"}"#,
+            Class::NeedsAuthorization,
+        ),
+        (
+            200,
+            r#"{"error":"INVALID_GRANT"}"#,
+            Class::NeedsAuthorization,
+        ),
         (
             400,
             r#"{"error":"invalid_request","error_description":"Value passed for the token was invalid."}"#,
             Class::NeedsAuthorization,
         ),
-        (400, r#"{"error":"invalid_request","error_description":"No \"refresh_token\""}"#, Class::Unknown),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"No \"refresh_token\""}"#,
+            Class::Unknown,
+        ),
         (401, r#"{"error":"invalid_client"}"#, Class::ClientRejected),
         (200, r#"{"error":"wrong_client"}"#, Class::ClientRejected),
         (401, r#"{"error":"PAYMENT_REQUIRED"}"#, Class::Blocked),
-        (401, r#"{"error":{"code":"NOT_INSTALLED","message":"gone"}}"#, Class::Gone),
+        (
+            401,
+            r#"{"error":{"code":"NOT_INSTALLED","message":"gone"}}"#,
+            Class::Gone,
+        ),
         (500, r#"{"error":"SOMETHING_NEW"}"#, Class::Transient),
         (403, r#"{"error":"SOMETHING_NEW"}"#, Class::Unknown),
         (403, html, Class::Unknown),
@@ -106,8 +127,14 @@ fn a_bitrix24_reply_is_read_whole() {
         "member_id":"b65727","user_id":67,"refresh_token":"860c0b"}"#,
     );
     assert_eq!(granted.identity.as_deref(), Some("b65727"));
-    assert_eq!(granted.server.as_deref(), Some("https://oauth.bitrix24.tech/rest/"));
-    assert_eq!(granted.details.endpoint.as_deref(), Some("https://acme.bitrix24.com/rest/"));
+    assert_eq!(
+        granted.server.as_deref(),
+        Some("https://oauth.bitrix24.tech/rest/")
+    );
+    assert_eq!(
+        granted.details.endpoint.as_deref(),
+        Some("https://acme.bitrix24.com/rest/")
+    );
     assert_eq!(granted.details.scope, ["crm", "task"]);
     assert_eq!(granted.details.fields["user_id"], 67);
 }
@@ -130,24 +157,41 @@ fn a_server_that_repeats_refresh_tokens_publishes_none() {
         r#"{{"access_token":"a","refresh_token":"{new}","member_id":"{old}","scope":"crm {new}","token_type":"{old}",
         "client_endpoint":"https://acme.bitrix24.com/{old}/\n","status":{{"nested":["{new}","{old}","s3cret-value"]}}}}"#
     );
-    let reply =
-        TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
-    let Verdict::Granted(granted) = read(&reply, &profile(), &[old]) else { panic!("granted") };
+    let reply = TokenReply {
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body: body.as_bytes(),
+    };
+    let Verdict::Granted(granted) = read(&reply, &profile(), &[old]) else {
+        panic!("granted")
+    };
     let shown = format!("{granted:?}");
     assert!(!shown.contains(old) && !shown.contains(new), "{shown}");
     assert_eq!(granted.refresh.unwrap().expose(), new);
-    assert_eq!(granted.details.endpoint, None, "an address with a hole is none");
+    assert_eq!(
+        granted.details.endpoint, None,
+        "an address with a hole is none"
+    );
 }
 
 #[test]
 fn a_field_that_the_state_could_not_read_again_is_left_out() {
     let fields = |levels: usize| {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
-        granted(&format!(r#"{{"access_token":"a","user_id":7,"status":{open}{close}}}"#)).details.fields
+        granted(&format!(
+            r#"{{"access_token":"a","user_id":7,"status":{open}{close}}}"#
+        ))
+        .details
+        .fields
     };
     assert_eq!(fields(32).len(), 2);
     for levels in [33, 126] {
-        assert_eq!(fields(levels).into_keys().collect::<Vec<_>>(), ["user_id"], "{levels}");
+        assert_eq!(
+            fields(levels).into_keys().collect::<Vec<_>>(),
+            ["user_id"],
+            "{levels}"
+        );
     }
 }
 
@@ -155,7 +199,9 @@ fn a_field_that_the_state_could_not_read_again_is_left_out() {
 fn a_profile_says_where_the_parts_of_a_reply_stand() {
     let mut profile = profile();
     profile.reply = ReplyFields {
-        access_token: ["authed_user.access_token", "access_token"].map(JsonPath::new).into(),
+        access_token: ["authed_user.access_token", "access_token"]
+            .map(JsonPath::new)
+            .into(),
         refresh_token: vec![JsonPath::new("authed_user.refresh_token")],
         expires_at: vec![JsonPath::new("ends")],
         in_milliseconds: true,
@@ -166,18 +212,34 @@ fn a_profile_says_where_the_parts_of_a_reply_stand() {
     profile.fields = vec!["team.id".into()];
     let now = Timestamp::from_secs(1_795_000_000);
     let read = |body: &str| {
-        read(&TokenReply { status: 200, retry_after: None, now, body: body.as_bytes() }, &profile, &[])
+        read(
+            &TokenReply {
+                status: 200,
+                retry_after: None,
+                now,
+                body: body.as_bytes(),
+            },
+            &profile,
+            &[],
+        )
     };
-    let body =
-        r#"{"authed_user":{"access_token":"a1","refresh_token":"r1"},"team":{"id":7},"expires_in":90000}"#;
-    let Verdict::Granted(granted) = read(body) else { panic!("{body}") };
-    assert_eq!((granted.access.expose(), granted.refresh.unwrap().expose()), ("a1", "r1"));
+    let body = r#"{"authed_user":{"access_token":"a1","refresh_token":"r1"},"team":{"id":7},"expires_in":90000}"#;
+    let Verdict::Granted(granted) = read(body) else {
+        panic!("{body}")
+    };
+    assert_eq!(
+        (granted.access.expose(), granted.refresh.unwrap().expose()),
+        ("a1", "r1")
+    );
     assert_eq!(granted.lives.span(), Duration::from_secs(90));
     assert_eq!(granted.details.fields["team.id"], 7);
     let Verdict::Granted(granted) = read(r#"{"access_token":"a2","ends":"1795000060"}"#) else {
         panic!("not taken")
     };
-    assert_eq!((granted.access.expose(), granted.lives.span()), ("a2", Duration::from_secs(60)));
+    assert_eq!(
+        (granted.access.expose(), granted.lives.span()),
+        ("a2", Duration::from_secs(60))
+    );
     let Verdict::Refused(refusal) = read(r#"{"status":"NOT_INSTALLED","message":"gone"}"#) else {
         panic!("taken")
     };
@@ -190,20 +252,41 @@ fn a_profile_says_where_the_parts_of_a_reply_stand() {
 #[test]
 fn a_row_may_ask_for_more_than_the_code() {
     let mut profile = profile();
-    let also = vec![(JsonPath::new("error_codes"), vec!["50074".to_owned(), "50076".to_owned()])];
-    let row = ErrorRule { also, class: Class::Blocked, ..profile.errors[1].clone() };
+    let also = vec![(
+        JsonPath::new("error_codes"),
+        vec!["50074".to_owned(), "50076".to_owned()],
+    )];
+    let row = ErrorRule {
+        also,
+        class: Class::Blocked,
+        ..profile.errors[1].clone()
+    };
     profile.errors.insert(0, row);
     let class = |body: &str| match read(
-        &TokenReply { status: 400, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+        &TokenReply {
+            status: 400,
+            retry_after: None,
+            now: Timestamp::default(),
+            body: body.as_bytes(),
+        },
         &profile,
         &[],
     ) {
         Verdict::Refused(refusal) => refusal.problem.class,
         Verdict::Granted(granted) => panic!("{granted:?}"),
     };
-    assert_eq!(class(r#"{"error":"invalid_grant","error_codes":[50076]}"#), Class::Blocked);
-    assert_eq!(class(r#"{"error":"invalid_grant","error_codes":[70008]}"#), Class::NeedsAuthorization);
-    assert_eq!(class(r#"{"error":"invalid_grant"}"#), Class::NeedsAuthorization);
+    assert_eq!(
+        class(r#"{"error":"invalid_grant","error_codes":[50076]}"#),
+        Class::Blocked
+    );
+    assert_eq!(
+        class(r#"{"error":"invalid_grant","error_codes":[70008]}"#),
+        Class::NeedsAuthorization
+    );
+    assert_eq!(
+        class(r#"{"error":"invalid_grant"}"#),
+        Class::NeedsAuthorization
+    );
 }
 
 #[test]
@@ -211,7 +294,10 @@ fn an_endpoint_that_holds_a_new_token_or_is_no_address_is_left_out() {
     let access = "96841d6a0000071b0000084400000001";
     let encoded = access.replace('9', "%39");
     for (endpoint, kept) in [
-        ("https://acme.bitrix24.com/rest/".to_owned(), Some("https://acme.bitrix24.com/rest/")),
+        (
+            "https://acme.bitrix24.com/rest/".to_owned(),
+            Some("https://acme.bitrix24.com/rest/"),
+        ),
         (format!("https://a/?auth={access}"), None),
         (format!("https://a/{encoded}"), None),
         (format!("https://{access}.example/"), None),
@@ -219,12 +305,17 @@ fn an_endpoint_that_holds_a_new_token_or_is_no_address_is_left_out() {
         ("javascript://acme7/%0aalert(1)".to_owned(), None),
         ("http://acme.bitrix24.com/rest/".to_owned(), None),
     ] {
-        let body =
-            serde_json::json!({"access_token": access, "refresh_token": "r", "client_endpoint": endpoint});
+        let body = serde_json::json!({"access_token": access, "refresh_token": "r", "client_endpoint": endpoint});
         let body = body.to_string();
-        let reply =
-            TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
-        let Verdict::Granted(granted) = read(&reply, &profile(), &[]) else { panic!("granted") };
+        let reply = TokenReply {
+            status: 200,
+            retry_after: None,
+            now: Timestamp::default(),
+            body: body.as_bytes(),
+        };
+        let Verdict::Granted(granted) = read(&reply, &profile(), &[]) else {
+            panic!("granted")
+        };
         assert_eq!(granted.details.endpoint.as_deref(), kept, "{endpoint}");
     }
 }

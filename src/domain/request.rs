@@ -13,7 +13,8 @@ use url::form_urlencoded::{Serializer, byte_serialize};
 use super::provider::{ClientAuthentication, DOMAIN, Method, Profile, at_domain};
 use super::quirks::{BasicEncoding, BodyEncoding, Pkce};
 use super::secret::{
-    AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint, RefreshToken,
+    AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, DeviceCode, Fingerprint,
+    RefreshToken,
 };
 use super::token::{Credential, Generation};
 
@@ -83,10 +84,20 @@ pub struct TokenRequest {
 
 impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, method, body, parameters, headers: _, authorization } = self;
+        let Self {
+            url,
+            method,
+            body,
+            parameters,
+            headers: _,
+            authorization,
+        } = self;
         let names: Vec<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
         let authenticated = authorization.is_some();
-        write!(f, "Request({method:?} {url} {body:?} {names:?}, Authorization: {authenticated})")
+        write!(
+            f,
+            "Request({method:?} {url} {body:?} {names:?}, Authorization: {authenticated})"
+        )
     }
 }
 
@@ -94,7 +105,12 @@ impl RequestBuilder<'_> {
     /// The request for a purpose, to `url`.
     #[must_use]
     pub fn request(&self, url: &str, purpose: RequestKind<'_>) -> TokenRequest {
-        let Profile { method, client_authentication, request: form, .. } = self.profile;
+        let Profile {
+            method,
+            client_authentication,
+            request: form,
+            ..
+        } = self.profile;
         let mut parameters = FormParameters(Vec::new());
         if let Some(grant_type) = grant_type(purpose) {
             parameters.set("grant_type", grant_type);
@@ -102,7 +118,9 @@ impl RequestBuilder<'_> {
         if *client_authentication != ClientAuthentication::Basic {
             parameters.set("client_id", self.client_id);
         }
-        if let (ClientAuthentication::Body, Some(secret)) = (client_authentication, self.client_secret) {
+        if let (ClientAuthentication::Body, Some(secret)) =
+            (client_authentication, self.client_secret)
+        {
             parameters.set("client_secret", secret.expose());
         }
         self.add_purpose(purpose, &mut parameters);
@@ -115,14 +133,21 @@ impl RequestBuilder<'_> {
             | RequestKind::Introspection(_) => None,
         };
         self.add(further.into_iter().flatten(), &mut parameters);
-        let posted = matches!(purpose, RequestKind::Revocation(_) | RequestKind::Introspection(_));
+        let posted = matches!(
+            purpose,
+            RequestKind::Revocation(_) | RequestKind::Introspection(_)
+        );
         let in_query = *method == Method::Get && !posted;
         TokenRequest {
             url: at_domain(url, self.domain),
             method: if in_query { Method::Get } else { Method::Post },
             body: form.body,
             parameters: self.named(parameters),
-            headers: form.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            headers: form
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             authorization: self.basic(),
         }
     }
@@ -130,13 +155,30 @@ impl RequestBuilder<'_> {
     /// The kind of a renewal to `url`: all of the request but the refresh token and chance, and the pair that it buys. Two
     /// requests of one kind differ in nothing that the configuration says.
     #[must_use]
-    pub fn kind_of_renewal(&self, url: &str, credential: &Credential, buys: Generation) -> Fingerprint {
+    pub fn kind_of_renewal(
+        &self,
+        url: &str,
+        credential: &Credential,
+        buys: Generation,
+    ) -> Fingerprint {
         let placeholder = match credential {
-            Credential::Refresh(_) => RefreshToken::new("-").map_or(Credential::Client, Credential::Refresh),
+            Credential::Refresh(_) => {
+                RefreshToken::new("-").map_or(Credential::Client, Credential::Refresh)
+            }
             Credential::Client => Credential::Client,
         };
-        let TokenRequest { url, method, body, parameters, headers, authorization } =
-            RequestBuilder { random: "", ..*self }.request(url, RequestKind::Renewal(&placeholder));
+        let TokenRequest {
+            url,
+            method,
+            body,
+            parameters,
+            headers,
+            authorization,
+        } = RequestBuilder {
+            random: "",
+            ..*self
+        }
+        .request(url, RequestKind::Renewal(&placeholder));
         let all = format!(
             "{url}\n{method:?}\n{body:?}\n{parameters:?}\n{headers:?}\n{authorization:?}\n{}",
             buys.0
@@ -174,7 +216,9 @@ impl RequestBuilder<'_> {
             parameters.set("code_challenge_method", method);
         }
         self.add(&self.profile.request.authorize_parameters, &mut parameters);
-        let query = Serializer::new(String::new()).extend_pairs(self.named(parameters)).finish();
+        let query = Serializer::new(String::new())
+            .extend_pairs(self.named(parameters))
+            .finish();
         let base = at_domain(base, self.domain);
         let separator = if base.contains('?') { '&' } else { '?' };
         Some(format!("{base}{separator}{query}"))
@@ -260,7 +304,11 @@ impl RequestBuilder<'_> {
     fn named(&self, parameters: FormParameters) -> Vec<(String, String)> {
         let names = &self.profile.request.names;
         let name = |name: String| names.get(&name).cloned().unwrap_or(name);
-        parameters.0.into_iter().map(|(known, value)| (name(known), value)).collect()
+        parameters
+            .0
+            .into_iter()
+            .map(|(known, value)| (name(known), value))
+            .collect()
     }
 
     fn basic(&self) -> Option<String> {
@@ -297,7 +345,9 @@ const fn grant_type(purpose: RequestKind<'_>) -> Option<&'static str> {
         RequestKind::Renewal(Credential::Client) => Some("client_credentials"),
         RequestKind::Code(..) => Some("authorization_code"),
         RequestKind::DeviceToken(_) => Some("urn:ietf:params:oauth:grant-type:device_code"),
-        RequestKind::DeviceCodes | RequestKind::Revocation(_) | RequestKind::Introspection(_) => None,
+        RequestKind::DeviceCodes | RequestKind::Revocation(_) | RequestKind::Introspection(_) => {
+            None
+        }
     }
 }
 
@@ -307,9 +357,10 @@ fn challenge(pkce: Pkce, verifier: Option<&CodeVerifier>) -> Option<(&'static st
     match pkce {
         Pkce::None => None,
         Pkce::Plain => Some(("plain", verifier.expose().to_owned())),
-        Pkce::S256 => {
-            Some(("S256", URL_SAFE_NO_PAD.encode(Fingerprint::of(verifier.expose().as_bytes()).bytes())))
-        }
+        Pkce::S256 => Some((
+            "S256",
+            URL_SAFE_NO_PAD.encode(Fingerprint::of(verifier.expose().as_bytes()).bytes()),
+        )),
     }
 }
 

@@ -47,8 +47,14 @@ pub struct RollbackCheck {
 /// The newest generation that is known of outside the state.
 #[must_use]
 pub fn newest(trace: &Trace) -> Option<Generation> {
-    let published = trace.published.as_ref().map(|published| published.generation);
-    trace.noted.max(published).filter(|generation| (1..LARGEST).contains(&generation.0))
+    let published = trace
+        .published
+        .as_ref()
+        .map(|published| published.generation);
+    trace
+        .noted
+        .max(published)
+        .filter(|generation| (1..LARGEST).contains(&generation.0))
 }
 
 /// What becomes of a grant if there are newer traces of it; `None` if there are none.
@@ -61,27 +67,44 @@ pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Rollba
     let published = published.filter(|published| newer(published.generation));
     let noted = noted.filter(|noted| newer(*noted));
     let generation = noted.max(published.as_ref().map(|published| published.generation))?;
-    let detail =
-        format!("it has generation {} of this grant, {generation} was there before", grant.generation);
+    let detail = format!(
+        "it has generation {} of this grant, {generation} was there before",
+        grant.generation
+    );
     let problem = Problem::new(Class::NeedsAuthorization, detail);
     let standing = GrantStatus {
-        phase: Phase::OldState { since: now, problem },
+        phase: Phase::OldState {
+            since: now,
+            problem,
+        },
         renew_at: grant.standing.renew_at,
         next_attempt_at: None,
     };
     let (access, details) = match published {
-        Some(PublishedGeneration { generation: _, access, details }) => (Some(access), details),
+        Some(PublishedGeneration {
+            generation: _,
+            access,
+            details,
+        }) => (Some(access), details),
         None => (None, grant.tokens.details.clone()),
     };
-    Some(RollbackCheck { generation, access, details, standing })
+    Some(RollbackCheck {
+        generation,
+        access,
+        details,
+        standing,
+    })
 }
 
 /// Whether the files of readers are left as they are, since the state does not know better.
 #[must_use]
 pub fn keeps_token_files(portal: &Portal) -> bool {
-    portal.grant.as_ref().map_or(portal.lost.is_some(), |grant| {
-        matches!(grant.standing.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
-    })
+    portal
+        .grant
+        .as_ref()
+        .map_or(portal.lost.is_some(), |grant| {
+            matches!(grant.standing.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
+        })
 }
 
 #[cfg(test)]
@@ -99,7 +122,12 @@ mod tests {
 
     fn access(token: &str) -> Access {
         let (issued_at, expires_at) = (at(0), at(3600));
-        Access { token: AccessToken::new(token).unwrap(), token_type: "Bearer".into(), issued_at, expires_at }
+        Access {
+            token: AccessToken::new(token).unwrap(),
+            token_type: "Bearer".into(),
+            issued_at,
+            expires_at,
+        }
     }
 
     fn grant(generation: u64) -> Grant {
@@ -135,12 +163,19 @@ mod tests {
             access: access("published"),
             details: details.clone(),
         };
-        let trace = Trace { noted: noted.map(Generation), published: published.map(file) };
+        let trace = Trace {
+            noted: noted.map(Generation),
+            published: published.map(file),
+        };
         let held = quarantined(&grant(30), trace, at(0) + Duration::from_secs(9))?;
         assert!(
-            matches!(held.standing.phase, Phase::OldState { .. }) && held.standing.next_attempt_at.is_none()
+            matches!(held.standing.phase, Phase::OldState { .. })
+                && held.standing.next_attempt_at.is_none()
         );
-        Some((held.generation.0, held.access.map(|access| access.token.expose().to_owned())))
+        Some((
+            held.generation.0,
+            held.access.map(|access| access.token.expose().to_owned()),
+        ))
     }
 
     #[test]
@@ -151,9 +186,16 @@ mod tests {
         assert_eq!(held(Some(30), Some(30)), None);
         assert_eq!(held(Some(31), None), Some((31, None)));
         assert_eq!(held(None, Some(42)), Some((42, Some("published".into()))));
-        assert_eq!(held(Some(42), Some(41)), Some((42, Some("published".into()))));
+        assert_eq!(
+            held(Some(42), Some(41)),
+            Some((42, Some("published".into())))
+        );
         // Files that an older state wrote last are no news.
         assert_eq!(held(Some(42), Some(12)), Some((42, None)));
-        assert_eq!(held(Some(u64::MAX), Some(u64::MAX)), None, "which is no generation");
+        assert_eq!(
+            held(Some(u64::MAX), Some(u64::MAX)),
+            None,
+            "which is no generation"
+        );
     }
 }

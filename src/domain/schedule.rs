@@ -43,7 +43,9 @@ impl RenewEvery {
             Self::Share(share) => share_of(lifetime, share),
             Self::Expiry => return lifetime + AFTER_EXPIRY,
         };
-        wanted.min(share_of(lifetime, LATEST_SHARE)).max(spacing(lifetime))
+        wanted
+            .min(share_of(lifetime, LATEST_SHARE))
+            .max(spacing(lifetime))
     }
 
     /// Whether this age fits into a life with its last tenth left over.
@@ -81,9 +83,15 @@ pub fn planned(every: RenewEvery, portal: &PortalName, tokens: &Tokens) -> Optio
     let access = tokens.access.as_ref()?;
     let usual = renew_at(every, portal, access.issued_at, access.lifetime());
     let end = tokens.validity.refresh.as_ref();
-    Some(
-        end.map_or(usual, |end| before_end(usual, every, portal, end, (access.issued_at, access.lifetime()))),
-    )
+    Some(end.map_or(usual, |end| {
+        before_end(
+            usual,
+            every,
+            portal,
+            end,
+            (access.issued_at, access.lifetime()),
+        )
+    }))
 }
 
 /// `usual`, or sooner if the refresh token ends before: with the margin that the access token's end has.
@@ -97,11 +105,19 @@ pub fn before_end(
 ) -> Timestamp {
     let left = end.at.since(asked_at);
     // Whoever renews after the access token's end still comes before the refresh token's.
-    let every = if every == RenewEvery::Expiry { RenewEvery::Share(LATEST_SHARE) } else { every };
+    let every = if every == RenewEvery::Expiry {
+        RenewEvery::Share(LATEST_SHARE)
+    } else {
+        every
+    };
     let latest = renew_at(every, portal, asked_at, left);
     // An end that no renewal moves is not run after: one renewal shortly before it is worth it, and no more.
     let in_vain = end.motion == Motion::Fixed && latest < asked_at + spacing(lifetime);
-    if left.is_zero() || in_vain { usual } else { usual.min(latest) }
+    if left.is_zero() || in_vain {
+        usual
+    } else {
+        usual.min(latest)
+    }
 }
 
 /// When to ask again a server that has answered with the token that was there already, which ends at `expires_at` as
@@ -115,14 +131,20 @@ pub fn ask_again_at(
 ) -> Timestamp {
     let by_age = renew_at(every, portal, asked_at, expires_at.since(asked_at));
     let at = by_age.max(asked_at + spacing(expires_at.since(issued_at)));
-    if every != RenewEvery::Expiry && at >= expires_at { expires_at + AFTER_EXPIRY } else { at }
+    if every != RenewEvery::Expiry && at >= expires_at {
+        expires_at + AFTER_EXPIRY
+    } else {
+        at
+    }
 }
 
 /// How long to wait after the `attempt`th reply in a row whose token had ended when it came: from a second on, doubling,
 /// up to a tenth of the life that is assumed.
 #[must_use]
 pub fn wait_for_a_life(attempt: u32, assumed: Duration) -> Duration {
-    SHORTEST_SPACING.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(spacing(assumed))
+    SHORTEST_SPACING
+        .saturating_mul(1 << attempt.saturating_sub(1).min(16))
+        .min(spacing(assumed))
 }
 
 /// The least time between two renewals of a portal.
@@ -142,20 +164,39 @@ mod tests {
     #[test]
     fn bitrix24_renews_between_22_and_25_minutes_and_portals_differ() {
         let at = |name: &str| {
-            renew_at(BITRIX24, &PortalName::parse(name).unwrap(), Timestamp::default(), HOUR).secs()
+            renew_at(
+                BITRIX24,
+                &PortalName::parse(name).unwrap(),
+                Timestamp::default(),
+                HOUR,
+            )
+            .secs()
         };
         let ages: Vec<_> = (0..100).map(|n| at(&format!("portal-{n}"))).collect();
-        assert!(ages.iter().all(|age| (1350..=1500).contains(age)), "{ages:?}");
-        assert!(ages.iter().max().unwrap() - ages.iter().min().unwrap() > 100, "no spread: {ages:?}");
+        assert!(
+            ages.iter().all(|age| (1350..=1500).contains(age)),
+            "{ages:?}"
+        );
+        assert!(
+            ages.iter().max().unwrap() - ages.iter().min().unwrap() > 100,
+            "no spread: {ages:?}"
+        );
         assert_eq!(at("acme"), at("acme"), "the offset is the portal's own");
     }
 
     #[test]
     fn a_token_that_is_to_expire_first_is_renewed_within_half_a_minute_of_its_end() {
         for name in ["acme", "globex", "initech"] {
-            let at =
-                renew_at(RenewEvery::Expiry, &PortalName::parse(name).unwrap(), Timestamp::default(), HOUR);
-            assert!((3_601_000..=3_631_000).contains(&at.millis()), "{name}: {at:?}");
+            let at = renew_at(
+                RenewEvery::Expiry,
+                &PortalName::parse(name).unwrap(),
+                Timestamp::default(),
+                HOUR,
+            );
+            assert!(
+                (3_601_000..=3_631_000).contains(&at.millis()),
+                "{name}: {at:?}"
+            );
         }
     }
 

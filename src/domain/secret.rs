@@ -107,7 +107,8 @@ impl AccessToken {
     /// Whether the two are the same, in a time that does not tell how much of them is.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes()).is_ok()
+        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes())
+            .is_ok()
     }
 }
 
@@ -115,7 +116,8 @@ impl ApplicationToken {
     /// Whether the two are the same, in a time that does not tell how much of them is.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes()).is_ok()
+        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes())
+            .is_ok()
     }
 }
 
@@ -154,7 +156,10 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0
+            .iter()
+            .take(4)
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -89,7 +89,10 @@ impl Needles {
         let normal = normal(form);
         for (&length, parts) in &self.parts {
             let mut hits = Vec::<Range<usize>>::new();
-            for (at, _) in hashes(&normal, length).enumerate().filter(|(_, hash)| parts.contains(hash)) {
+            for (at, _) in hashes(&normal, length)
+                .enumerate()
+                .filter(|(_, hash)| parts.contains(hash))
+            {
                 match hits.last_mut() {
                     Some(last) if last.end > at => last.end = at + length,
                     _ => hits.push(at..at + length),
@@ -106,22 +109,33 @@ impl Needles {
         let form = spaced(form);
         let chars: Vec<char> = form.iter().map(|unit| unit.c).collect();
         for needle in &self.exact {
-            let hits = chars.windows(needle.len()).enumerate().filter(|(_, window)| window == needle);
-            found.extend(
-                hits.filter_map(|(at, window)| {
-                    Some(form.get(at)?.start..form.get(at + window.len() - 1)?.end)
-                }),
-            );
+            let hits = chars
+                .windows(needle.len())
+                .enumerate()
+                .filter(|(_, window)| window == needle);
+            found.extend(hits.filter_map(|(at, window)| {
+                Some(form.get(at)?.start..form.get(at + window.len() - 1)?.end)
+            }));
         }
     }
 
     /// What is base64 or hex is unpacked and looked into; it is found as a whole.
     fn find_packed(&self, form: &[Unit], depth: usize, found: &mut Vec<Range<usize>>) {
-        let holds = |bytes: Vec<u8>| !self.look(&String::from_utf8_lossy(&bytes), depth + 1).is_empty();
-        let packed: [(usize, usize, u32, Digit); 2] = [(BASE64, 4, 6, base64_digit), (HEX, 2, 4, hex_digit)];
+        let holds = |bytes: Vec<u8>| {
+            !self
+                .look(&String::from_utf8_lossy(&bytes), depth + 1)
+                .is_empty()
+        };
+        let packed: [(usize, usize, u32, Digit); 2] =
+            [(BASE64, 4, 6, base64_digit), (HEX, 2, 4, hex_digit)];
         for (shortest, alignments, bits, digit) in packed {
-            for run in form.split(|unit| digit(unit.c).is_none()).filter(|run| run.len() >= shortest) {
-                let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            for run in form
+                .split(|unit| digit(unit.c).is_none())
+                .filter(|run| run.len() >= shortest)
+            {
+                let (Some(first), Some(last)) = (run.first(), run.last()) else {
+                    continue;
+                };
                 let digits: Vec<u32> = run.iter().filter_map(|unit| digit(unit.c)).collect();
                 // Where it begins is not known: other characters of the same kind may stand before it.
                 if (0..alignments)
@@ -139,8 +153,11 @@ pub(super) fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
     let is_token = |unit: &Unit| unit.c.is_ascii_alphanumeric() || "-_~+/=".contains(unit.c);
     let decoded = decode(units(text));
     let runs = decoded.split(|unit| !is_token(unit));
-    let tokens = runs.filter(|run| run.len() >= shortest && run.iter().any(|unit| unit.c.is_ascii_digit()));
-    tokens.filter_map(|run| Some(run.first()?.start..run.last()?.end)).collect()
+    let tokens =
+        runs.filter(|run| run.len() >= shortest && run.iter().any(|unit| unit.c.is_ascii_digit()));
+    tokens
+        .filter_map(|run| Some(run.first()?.start..run.last()?.end))
+        .collect()
 }
 
 /// The hash of every run of so many characters, one after the other: that of the next comes out of the one before.
@@ -149,15 +166,22 @@ fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
     let leaving = (0..length).fold(1_u64, |power, _| power.wrapping_mul(BASE));
     let mut hash = 0_u64;
     form.iter().enumerate().filter_map(move |(at, unit)| {
-        let left = at.checked_sub(length).map_or(0, |at| u64::from(form[at].c).wrapping_mul(leaving));
-        hash = hash.wrapping_mul(BASE).wrapping_add(u64::from(unit.c)).wrapping_sub(left);
+        let left = at
+            .checked_sub(length)
+            .map_or(0, |at| u64::from(form[at].c).wrapping_mul(leaving));
+        hash = hash
+            .wrapping_mul(BASE)
+            .wrapping_add(u64::from(unit.c))
+            .wrapping_sub(left);
         (at + 1 >= length).then_some(hash)
     })
 }
 
 /// Each but those that are the same as the one before.
 fn different<const N: usize>(forms: [&Vec<Unit>; N]) -> impl Iterator<Item = &Vec<Unit>> {
-    (0..N).filter(move |at| *at == 0 || forms[*at] != forms[at - 1]).map(move |at| forms[at])
+    (0..N)
+        .filter(move |at| *at == 0 || forms[*at] != forms[at - 1])
+        .map(move |at| forms[at])
 }
 
 /// The value of a character in an encoding of bytes.
@@ -196,25 +220,53 @@ fn unpack(digits: &[u32], bits: u32) -> Vec<u8> {
 /// A place with the letters, digits and percent signs around it, which are likely the rest of the same secret.
 fn with_rest(text: &str, place: Range<usize>) -> Range<usize> {
     let is_rest = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'%';
-    let before = text.as_bytes()[..place.start].iter().rev().take_while(|byte| is_rest(byte)).count();
-    let after = text.as_bytes()[place.end..].iter().take_while(|byte| is_rest(byte)).count();
+    let before = text.as_bytes()[..place.start]
+        .iter()
+        .rev()
+        .take_while(|byte| is_rest(byte))
+        .count();
+    let after = text.as_bytes()[place.end..]
+        .iter()
+        .take_while(|byte| is_rest(byte))
+        .count();
     place.start - before..place.end + after
 }
 
 fn units(text: &str) -> Vec<Unit> {
-    text.char_indices().map(|(start, c)| Unit { c, start, end: start + c.len_utf8() }).collect()
+    text.char_indices()
+        .map(|(start, c)| Unit {
+            c,
+            start,
+            end: start + c.len_utf8(),
+        })
+        .collect()
 }
 
 /// The letters and digits, in lower case.
 fn normal(form: &[Unit]) -> Vec<Unit> {
     let kept = form.iter().filter(|unit| unit.c.is_alphanumeric());
-    kept.map(|unit| Unit { c: unit.c.to_ascii_lowercase(), ..*unit }).collect()
+    kept.map(|unit| Unit {
+        c: unit.c.to_ascii_lowercase(),
+        ..*unit
+    })
+    .collect()
 }
 
 /// All characters; a plus sign stands for a blank in forms.
 fn spaced(form: &[Unit]) -> Vec<Unit> {
-    let blank = |c: char| if c == '+' || c.is_whitespace() { ' ' } else { c };
-    form.iter().map(|unit| Unit { c: blank(unit.c), ..*unit }).collect()
+    let blank = |c: char| {
+        if c == '+' || c.is_whitespace() {
+            ' '
+        } else {
+            c
+        }
+    };
+    form.iter()
+        .map(|unit| Unit {
+            c: blank(unit.c),
+            ..*unit
+        })
+        .collect()
 }
 
 /// Undoes percent-encoding and the escapes of JSON and HTML, also of what was encoded more than once.
@@ -278,8 +330,16 @@ fn octets(form: &[Unit], sign: char) -> Read<'_> {
     }
     let (mut units, mut at) = (Vec::new(), 0);
     for chunk in bytes.utf8_chunks() {
-        let invalid = chunk.invalid().iter().map(|_| (char::REPLACEMENT_CHARACTER, 1));
-        for (c, length) in chunk.valid().chars().map(|c| (c, c.len_utf8())).chain(invalid) {
+        let invalid = chunk
+            .invalid()
+            .iter()
+            .map(|_| (char::REPLACEMENT_CHARACTER, 1));
+        for (c, length) in chunk
+            .valid()
+            .chars()
+            .map(|c| (c, c.len_utf8()))
+            .chain(invalid)
+        {
             let (start, end) = (places.get(at)?.0, places.get(at + length - 1)?.1);
             units.push(Unit { c, start, end });
             at += length;
@@ -293,8 +353,10 @@ fn backslash(form: &[Unit]) -> Read<'_> {
     let (first, kind) = (form.first()?, form.get(1)?);
     let after = &form[2..];
     let number = |digits: usize| {
-        let value =
-            after.get(..digits)?.iter().try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))?;
+        let value = after
+            .get(..digits)?
+            .iter()
+            .try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))?;
         Some((value, digits))
     };
     let of_number = match kind.c {
@@ -304,12 +366,22 @@ fn backslash(form: &[Unit]) -> Read<'_> {
     };
     let (c, taken) = match of_number {
         // Half of a pair of UTF-16 is no letter of any secret that is compared.
-        Some((value, digits)) => (char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER), digits),
+        Some((value, digits)) => (
+            char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER),
+            digits,
+        ),
         None if matches!(kind.c, 'n' | 'r' | 't' | 'b' | 'f') => (' ', 0),
         None => (kind.c, 0),
     };
     let end = form.get(1 + taken)?.end;
-    Some((vec![Unit { c, start: first.start, end }], &form[2 + taken..]))
+    Some((
+        vec![Unit {
+            c,
+            start: first.start,
+            end,
+        }],
+        &form[2 + taken..],
+    ))
 }
 
 /// A character reference of HTML; a name that is not known here is no letter or digit of ASCII.
@@ -324,7 +396,9 @@ fn entity(form: &[Unit]) -> Read<'_> {
     let name: String = form.get(1..=length)?.iter().map(|unit| unit.c).collect();
     let c = match name.strip_prefix('#') {
         Some(number) => {
-            let hex = number.strip_prefix(['x', 'X']).map(|hex| u32::from_str_radix(hex, 16));
+            let hex = number
+                .strip_prefix(['x', 'X'])
+                .map(|hex| u32::from_str_radix(hex, 16));
             char::from_u32(hex.unwrap_or_else(|| number.parse()).ok()?)?
         }
         None => match name.as_str() {
@@ -341,7 +415,14 @@ fn entity(form: &[Unit]) -> Read<'_> {
     };
     let ended = form.get(1 + length).is_some_and(|unit| unit.c == ';');
     let length = length + usize::from(ended);
-    Some((vec![Unit { c, start: form.first()?.start, end: form.get(length)?.end }], &form[length + 1..]))
+    Some((
+        vec![Unit {
+            c,
+            start: form.first()?.start,
+            end: form.get(length)?.end,
+        }],
+        &form[length + 1..],
+    ))
 }
 
 #[cfg(test)]
@@ -351,7 +432,9 @@ mod tests {
     const SECRET: &str = "rt/aBcDeFg1+hIjKlMn2=oPq";
 
     fn holds(text: &str) -> bool {
-        !Needles::of([SECRET].into_iter(), |_| PART).find(text).is_empty()
+        !Needles::of([SECRET].into_iter(), |_| PART)
+            .find(text)
+            .is_empty()
     }
 
     #[test]
@@ -361,7 +444,10 @@ mod tests {
         let percent = "rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq";
         let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
         let all_percent: String = SECRET.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let all_json: String = SECRET.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        let all_json: String = SECRET
+            .bytes()
+            .map(|byte| format!("\\u{byte:04x}"))
+            .collect();
         let all_html: String = SECRET.bytes().map(|byte| format!("&#{byte};")).collect();
         let all_html_hex: String = SECRET.bytes().map(|byte| format!("&#x{byte:X};")).collect();
         for text in [
@@ -411,7 +497,12 @@ mod tests {
     #[test]
     fn a_secret_of_few_letters_is_compared_character_by_character() {
         let needles = Needles::of(["q/w+e:r&1"].into_iter(), |_| PART);
-        for text in ["?t=q/w+e:r&1", "?t=q%2Fw%2Be%3Ar%261", "q\\/w+e:r&amp;1", "q/w e:r&1"] {
+        for text in [
+            "?t=q/w+e:r&1",
+            "?t=q%2Fw%2Be%3Ar%261",
+            "q\\/w+e:r&amp;1",
+            "q/w e:r&1",
+        ] {
             assert!(!needles.find(text).is_empty(), "{text}");
         }
         assert!(needles.find("qwer1").is_empty());
@@ -422,7 +513,9 @@ mod tests {
         let text = "é: rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq, so";
         let places = Needles::of([SECRET].into_iter(), |_| PART).find(text);
         assert!(
-            places.iter().any(|place| &text[place.clone()] == "rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq"),
+            places
+                .iter()
+                .any(|place| &text[place.clone()] == "rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq"),
             "{places:?}"
         );
     }

@@ -55,7 +55,9 @@ pub enum RenewSetting {
 impl From<RenewEvery> for RenewSetting {
     fn from(every: RenewEvery) -> Self {
         match every {
-            RenewEvery::Age(age) => Self::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            RenewEvery::Age(age) => {
+                Self::AgeMillis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+            }
             RenewEvery::Share(share) => Self::Share(share),
             RenewEvery::Expiry => Self::Expiry,
         }
@@ -93,5 +95,6 @@ pub struct Configured {
 #[must_use]
 pub fn region_of(domain: &str) -> Option<&str> {
     let host = domain.split(':').next()?;
-    host.contains(".bitrix24.").then(|| host.rsplit('.').next())?
+    host.contains(".bitrix24.")
+        .then(|| host.rsplit('.').next())?
 }

@@ -72,7 +72,10 @@ impl Template {
     /// A template and the type of what it makes.
     #[must_use]
     pub fn new(source: &str, content_type: &str) -> Self {
-        Self { source: source.into(), content_type: content_type.into() }
+        Self {
+            source: source.into(),
+            content_type: content_type.into(),
+        }
     }
 
     /// The type of what it makes.
@@ -93,7 +96,10 @@ impl Template {
         now: Timestamp,
     ) -> Result<String, WebhookTemplateError> {
         // A name that is missing must not keep an alert from leaving.
-        self.made(UndefinedBehavior::Chainable, names(message, instance, url, now))
+        self.made(
+            UndefinedBehavior::Chainable,
+            names(message, instance, url, now),
+        )
     }
 
     /// Makes a body of messages of every kind, to see that it can be done.
@@ -103,7 +109,12 @@ impl Template {
     pub fn check(&self) -> Result<(), WebhookTemplateError> {
         self.only_known_names()?;
         for message in samples() {
-            let names = names(&message, "host", Some("https://refreshd.example.org/"), SAMPLED);
+            let names = names(
+                &message,
+                "host",
+                Some("https://refreshd.example.org/"),
+                SAMPLED,
+            );
             let body = self.made(UndefinedBehavior::SemiStrict, names)?;
             if self.escape() == AutoEscape::Json {
                 is_json(&body)?;
@@ -112,24 +123,38 @@ impl Template {
         Ok(())
     }
 
-    fn made(&self, undefined: UndefinedBehavior, names: Value) -> Result<String, WebhookTemplateError> {
+    fn made(
+        &self,
+        undefined: UndefinedBehavior,
+        names: Value,
+    ) -> Result<String, WebhookTemplateError> {
         let environment = self.environment(undefined);
-        let template =
-            environment.template_from_str(&self.source).map_err(|error| WebhookTemplateError::of(&error))?;
+        let template = environment
+            .template_from_str(&self.source)
+            .map_err(|error| WebhookTemplateError::of(&error))?;
         let mut body = Bounded(Vec::new());
-        template.render_captured_to(names, &mut body).map_err(|error| WebhookTemplateError::of(&error))?;
-        String::from_utf8(body.0)
-            .map_err(|_| WebhookTemplateError::Other { line: 1, why: "makes no UTF-8".to_owned() })
+        template
+            .render_captured_to(names, &mut body)
+            .map_err(|error| WebhookTemplateError::of(&error))?;
+        String::from_utf8(body.0).map_err(|_| WebhookTemplateError::Other {
+            line: 1,
+            why: "makes no UTF-8".to_owned(),
+        })
     }
 
     /// Also looks where no sample comes by.
     fn only_known_names(&self) -> Result<(), WebhookTemplateError> {
         let environment = self.environment(UndefinedBehavior::SemiStrict);
-        let template =
-            environment.template_from_str(&self.source).map_err(|error| WebhookTemplateError::of(&error))?;
-        let known =
-            |name: &str| NAMES.contains(&name) || environment.globals().any(|(global, _)| global == name);
-        let unknown = template.undeclared_variables(false).into_iter().filter(|name| !known(name));
+        let template = environment
+            .template_from_str(&self.source)
+            .map_err(|error| WebhookTemplateError::of(&error))?;
+        let known = |name: &str| {
+            NAMES.contains(&name) || environment.globals().any(|(global, _)| global == name)
+        };
+        let unknown = template
+            .undeclared_variables(false)
+            .into_iter()
+            .filter(|name| !known(name));
         let placed = unknown.map(|name| {
             let at = self.source.find(&name).unwrap_or_default();
             (1 + self.source[..at].matches('\n').count(), name)
@@ -183,7 +208,10 @@ impl WebhookTemplateError {
             (kind, None) => kind.to_string(),
             (kind, Some(detail)) => format!("{kind}: {}", super::mask::short(detail)),
         };
-        Self::Other { line: error.line().unwrap_or(1), why: why.replace(char::is_control, " ") }
+        Self::Other {
+            line: error.line().unwrap_or(1),
+            why: why.replace(char::is_control, " "),
+        }
     }
 }
 
@@ -214,7 +242,9 @@ impl io::Write for Bounded {
 }
 
 fn is_json(body: &str) -> Result<(), WebhookTemplateError> {
-    let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(body) else { return Ok(()) };
+    let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(body) else {
+        return Ok(());
+    };
     let why = format!(
         "what it makes of a sample is no JSON: {error} of that; values come with their quotation marks: \
          write {{{{ title }}}} and not \"{{{{ title }}}}\""
@@ -284,9 +314,20 @@ fn samples() -> Vec<Message> {
         count: 0,
         ..one.clone()
     };
-    let others = [Event::Raised, Event::Repeated, Event::Acknowledged, Event::Resolved];
-    let others = others.map(|event| Message { event, ..one.clone() });
-    [one, many, bare, Message::test(SAMPLED, "ops")].into_iter().chain(others).collect()
+    let others = [
+        Event::Raised,
+        Event::Repeated,
+        Event::Acknowledged,
+        Event::Resolved,
+    ];
+    let others = others.map(|event| Message {
+        event,
+        ..one.clone()
+    });
+    [one, many, bare, Message::test(SAMPLED, "ops")]
+        .into_iter()
+        .chain(others)
+        .collect()
 }
 
 #[cfg(test)]

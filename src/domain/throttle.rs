@@ -31,14 +31,20 @@ impl Throttle {
     /// Takes in `rate` a second, and `sender_rate` of one sender; both above 0.
     #[must_use]
     pub fn new(rate: f64, sender_rate: f64, now: Timestamp) -> Self {
-        Self { all: SenderBucket::new(rate, now), sender_rate, senders: HashMap::new() }
+        Self {
+            all: SenderBucket::new(rate, now),
+            sender_rate,
+            senders: HashMap::new(),
+        }
     }
 
     /// New limits from a reload.
     pub fn set_rates(&mut self, rate: f64, sender_rate: f64) {
         self.all.rate = rate;
         self.sender_rate = sender_rate;
-        self.senders.values_mut().for_each(|bucket| bucket.rate = sender_rate);
+        self.senders
+            .values_mut()
+            .for_each(|bucket| bucket.rate = sender_rate);
     }
 
     /// Takes one in from a sender, if it is known who that is.
@@ -62,13 +68,21 @@ impl Throttle {
                 return None;
             }
         }
-        Some(self.senders.entry(sender).or_insert_with(|| SenderBucket::new(self.sender_rate, now)))
+        Some(
+            self.senders
+                .entry(sender)
+                .or_insert_with(|| SenderBucket::new(self.sender_rate, now)),
+        )
     }
 }
 
 impl SenderBucket {
     fn new(rate: f64, now: Timestamp) -> Self {
-        Self { rate, left: (rate * BURST).max(1.0), filled_at: now }
+        Self {
+            rate,
+            left: (rate * BURST).max(1.0),
+            filled_at: now,
+        }
     }
 
     fn fill(&mut self, now: Timestamp) {
@@ -85,7 +99,9 @@ impl SenderBucket {
     fn take(&mut self, now: Timestamp) -> Result<(), Duration> {
         self.fill(now);
         if self.left < 1.0 {
-            return Err(Duration::from_secs_f64(((1.0 - self.left) / self.rate).clamp(1.0, 3600.0)));
+            return Err(Duration::from_secs_f64(
+                ((1.0 - self.left) / self.rate).clamp(1.0, 3600.0),
+            ));
         }
         self.left -= 1.0;
         Ok(())
@@ -101,7 +117,9 @@ mod tests {
     }
 
     fn admitted(throttle: &mut Throttle, sender: Option<u128>, now: Timestamp) -> usize {
-        (0..10_000).take_while(|_| throttle.admit(sender, now).is_ok()).count()
+        (0..10_000)
+            .take_while(|_| throttle.admit(sender, now).is_ok())
+            .count()
     }
 
     #[test]

@@ -10,10 +10,13 @@ use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 
 /// Shortest and longest life believed of a token, whatever `expires_in` says: one second to 400 days.
-pub const LIFETIME_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(400 * 86_400));
+pub const LIFETIME_RANGE: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(400 * 86_400));
 
 /// Counts the pairs of a portal: one up with each renewal or import, never back.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
@@ -76,7 +79,9 @@ impl Details {
         }
         for field in redirect_fields {
             if let Some(value) = before.fields.get(field) {
-                self.fields.entry(field.clone()).or_insert_with(|| value.clone());
+                self.fields
+                    .entry(field.clone())
+                    .or_insert_with(|| value.clone());
             }
         }
         self

@@ -60,9 +60,16 @@ impl TokenLives {
         secrets: &[&str],
     ) -> Self {
         let unit = if form.in_milliseconds { 0.001 } else { 1.0 };
-        let reader = |longest| LifeParser { body, now, unit, longest, secrets };
+        let reader = |longest| LifeParser {
+            body,
+            now,
+            unit,
+            longest,
+            secrets,
+        };
         let access = reader(MAX_LIFE).read(&form.expires_in, &form.expires_at);
-        let refresh = reader(MAX_REFRESH_LIFE).read(&form.refresh_expires_in, &form.refresh_expires_at);
+        let refresh =
+            reader(MAX_REFRESH_LIFE).read(&form.refresh_expires_in, &form.refresh_expires_at);
         Self {
             access: match access {
                 ParsedLife::Span(secs) if secs <= 0.0 => TokenLife::Ended,
@@ -87,7 +94,11 @@ impl TokenLives {
     /// A reply that says this of its access token, and nothing of its refresh token.
     #[must_use]
     pub const fn said(life: Duration) -> Self {
-        Self { access: TokenLife::Said(life), refresh: TokenLife::Absent, assumed: life }
+        Self {
+            access: TokenLife::Said(life),
+            refresh: TokenLife::Absent,
+            assumed: life,
+        }
     }
 
     /// The access token's life: as it was said, zero if it has ended, or as it is assumed.
@@ -124,8 +135,9 @@ impl TokenLives {
 }
 
 fn said(secs: f64, longest: Duration) -> TokenLife {
-    Duration::try_from_secs_f64(secs)
-        .map_or(TokenLife::Said(longest), |span| TokenLife::Said(span.min(longest)))
+    Duration::try_from_secs_f64(secs).map_or(TokenLife::Said(longest), |span| {
+        TokenLife::Said(span.min(longest))
+    })
 }
 
 /// What stands in a reply.
@@ -150,14 +162,18 @@ struct LifeParser<'a> {
 impl LifeParser<'_> {
     /// A life counts before an end; one that cannot be read counts only where the end cannot be read either.
     fn read(&self, spans: &[JsonPath], ends: &[JsonPath]) -> ParsedLife {
-        let span = first(spans, self.body).map_or(ParsedLife::Nothing, |value| self.found(value, Self::span));
+        let span = first(spans, self.body)
+            .map_or(ParsedLife::Nothing, |value| self.found(value, Self::span));
         if matches!(span, ParsedLife::Span(_) | ParsedLife::End(_)) {
             return span;
         }
-        let end = first(ends, self.body).map_or(ParsedLife::Nothing, |value| self.found(value, Self::end));
+        let end = first(ends, self.body)
+            .map_or(ParsedLife::Nothing, |value| self.found(value, Self::end));
         match (span, end) {
             (span, ParsedLife::Nothing) => span,
-            (ParsedLife::Unreadable(text), ParsedLife::Unreadable(_)) => ParsedLife::Unreadable(text),
+            (ParsedLife::Unreadable(text), ParsedLife::Unreadable(_)) => {
+                ParsedLife::Unreadable(text)
+            }
             (_, end) => end,
         }
     }
@@ -166,7 +182,9 @@ impl LifeParser<'_> {
         read(self, value).unwrap_or_else(|| {
             let text = match value {
                 Value::String(text) => mask(text, self.secrets),
-                Value::Number(_) | Value::Bool(_) | Value::Null => mask(&value.to_string(), self.secrets),
+                Value::Number(_) | Value::Bool(_) | Value::Null => {
+                    mask(&value.to_string(), self.secrets)
+                }
                 // A secret within would be written in another way than it is known.
                 Value::Array(_) => "[…]".to_owned(),
                 Value::Object(_) => "{…}".to_owned(),
@@ -186,9 +204,9 @@ impl LifeParser<'_> {
                 let number = text.parse::<f64>().ok();
                 match number {
                     Some(number) => self.number(number),
-                    None => {
-                        duration(text).map(ParsedLife::Span).or_else(|| instant(text).map(ParsedLife::End))
-                    }
+                    None => duration(text)
+                        .map(ParsedLife::Span)
+                        .or_else(|| instant(text).map(ParsedLife::End)),
                 }
             }
             Value::Array(values) => match values.as_slice() {
@@ -236,7 +254,10 @@ impl LifeParser<'_> {
     fn epoch(&self, number: f64, from: Timestamp) -> Option<ParsedLife> {
         let latest = self.now + self.longest;
         let plausible = |secs: f64| {
-            #[expect(clippy::cast_possible_truncation, reason = "a float's conversion saturates")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a float's conversion saturates"
+            )]
             let at = Timestamp::from_millis((secs * 1000.0) as i64);
             (secs >= FIRST_INSTANT && from <= at && at <= latest).then_some(ParsedLife::End(at))
         };
@@ -257,7 +278,11 @@ fn parts_of(parts: &Map<String, Value>) -> Option<f64> {
     if parts.is_empty() {
         None
     } else {
-        parts.iter().map(part).sum::<Option<f64>>().filter(|secs| secs.is_finite())
+        parts
+            .iter()
+            .map(part)
+            .sum::<Option<f64>>()
+            .filter(|secs| secs.is_finite())
     }
 }
 
@@ -293,7 +318,10 @@ fn duration(text: &str) -> Option<f64> {
 
 /// Takes a number off the front, with a fraction at most.
 fn take_number<'t>(text: &'t str, points: &[char]) -> Option<(f64, &'t str)> {
-    let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = |text: &str| {
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len())
+    };
     let mut end = digits(text);
     if end == 0 {
         return None;
@@ -316,7 +344,9 @@ fn words(text: &str) -> Option<f64> {
     while !rest.is_empty() {
         let (number, after) = take_number(rest, &['.'])?;
         let after = after.trim_start();
-        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(after.len());
         // A capital M alone is a month to some.
         if &after[..end] == "M" {
             return None;

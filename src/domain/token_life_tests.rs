@@ -7,12 +7,24 @@ const DAY: u64 = 86_400;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn lives_in(form: &ReplyFields, body: &str) -> TokenLives {
-    let Ok(Value::Object(body)) = serde_json::from_str::<Value>(body) else { panic!("an object: {body}") };
-    TokenLives::of(form, &body, Timestamp::from_secs(NOW), HOUR, &["s3cret-refresh-token"])
+    let Ok(Value::Object(body)) = serde_json::from_str::<Value>(body) else {
+        panic!("an object: {body}")
+    };
+    TokenLives::of(
+        form,
+        &body,
+        Timestamp::from_secs(NOW),
+        HOUR,
+        &["s3cret-refresh-token"],
+    )
 }
 
 fn access(expires_in: &str) -> TokenLife {
-    lives_in(&ReplyFields::default(), &format!("{{\"expires_in\":{expires_in}}}")).access
+    lives_in(
+        &ReplyFields::default(),
+        &format!("{{\"expires_in\":{expires_in}}}"),
+    )
+    .access
 }
 
 fn secs(secs: u64) -> TokenLife {
@@ -49,7 +61,10 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"pt1h30m\"", secs(5400)),
         ("\"P1DT1H\"", secs(25 * 3600)),
         ("\"P2W\"", secs(14 * DAY)),
-        ("\"P0Y0M0DT0H20M0,5S\"", TokenLife::Said(Duration::from_millis(1_200_500))),
+        (
+            "\"P0Y0M0DT0H20M0,5S\"",
+            TokenLife::Said(Duration::from_millis(1_200_500)),
+        ),
         ("\"00:20:00\"", secs(1200)),
         ("\"1.00:00:00\"", secs(DAY)),
         ("34560000", secs(400 * DAY)),
@@ -58,7 +73,10 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("1795896020", secs(20)),
         ("\"1795896020\"", secs(20)),
         ("1795896020000", secs(20)),
-        ("1795896020.5", TokenLife::Said(Duration::from_millis(20_500))),
+        (
+            "1795896020.5",
+            TokenLife::Said(Duration::from_millis(20_500)),
+        ),
         ("\"2026-11-28T20:00:20Z\"", secs(20)),
         ("\"2026-11-28T23:00:20.5+03:00\"", secs(20)),
         ("\"Sat, 28 Nov 2026 20:00:20 GMT\"", secs(20)),
@@ -70,14 +88,19 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
 #[test]
 fn an_end_is_read_under_the_usual_names() {
     for name in ["expires_at", "expires_on", "expires", "expiry"] {
-        for (value, life) in
-            [("1795896020", secs(20)), ("\"1795896020\"", secs(20)), ("\"2026-11-28T20:00:20Z\"", secs(20))]
-        {
+        for (value, life) in [
+            ("1795896020", secs(20)),
+            ("\"1795896020\"", secs(20)),
+            ("\"2026-11-28T20:00:20Z\"", secs(20)),
+        ] {
             let lives = lives_in(&ReplyFields::default(), &format!("{{\"{name}\":{value}}}"));
             assert_eq!(lives.access, life, "{name}: {value}");
         }
     }
-    let both = lives_in(&ReplyFields::default(), r#"{"expires":"never","expires_in":20}"#);
+    let both = lives_in(
+        &ReplyFields::default(),
+        r#"{"expires":"never","expires_in":20}"#,
+    );
     assert_eq!((both.access.clone(), both.notice()), (secs(20), None));
 }
 
@@ -145,7 +168,11 @@ fn what_can_be_meant_in_two_ways_is_not_guessed() {
         "\"0x14\"",
         "1700000000",
     ] {
-        assert!(matches!(access(value), TokenLife::Unreadable(_)), "{value}: {:?}", access(value));
+        assert!(
+            matches!(access(value), TokenLife::Unreadable(_)),
+            "{value}: {:?}",
+            access(value)
+        );
     }
     for nothing in ["null", "\"\"", "\"  \""] {
         assert_eq!(access(nothing), TokenLife::Absent, "{nothing}");
@@ -164,50 +191,115 @@ fn what_is_assumed_is_said() {
         "what is not said is no reading error"
     );
     assert_eq!(lives_in(&ReplyFields::default(), "{}").span(), HOUR);
-    assert_eq!(lives_in(&ReplyFields::default(), r#"{"expires_in":0}"#).span(), Duration::ZERO);
+    assert_eq!(
+        lives_in(&ReplyFields::default(), r#"{"expires_in":0}"#).span(),
+        Duration::ZERO
+    );
 }
 
 #[test]
 fn no_secret_and_no_control_character_is_shown() {
     let long = "x".repeat(500);
     for value in ["s3cret-refresh-token", "soon\\n\\u001b[2J", long.as_str()] {
-        let TokenLife::Unreadable(text) = access(&format!("\"{value}\"")) else { panic!("{value} was read") };
-        assert!(!text.contains("s3cret") && !text.contains(char::is_control) && text.len() <= 40, "{text:?}");
+        let TokenLife::Unreadable(text) = access(&format!("\"{value}\"")) else {
+            panic!("{value} was read")
+        };
+        assert!(
+            !text.contains("s3cret") && !text.contains(char::is_control) && text.len() <= 40,
+            "{text:?}"
+        );
     }
 }
 
 #[test]
 fn a_profiles_unit_and_places_count() {
-    let milliseconds = ReplyFields { in_milliseconds: true, ..ReplyFields::default() };
-    for (value, life) in [("3600000", secs(3600)), ("\"20s\"", secs(20)), ("0", TokenLife::Ended)] {
-        assert_eq!(lives_in(&milliseconds, &format!("{{\"expires_in\":{value}}}")).access, life, "{value}");
+    let milliseconds = ReplyFields {
+        in_milliseconds: true,
+        ..ReplyFields::default()
+    };
+    for (value, life) in [
+        ("3600000", secs(3600)),
+        ("\"20s\"", secs(20)),
+        ("0", TokenLife::Ended),
+    ] {
+        assert_eq!(
+            lives_in(&milliseconds, &format!("{{\"expires_in\":{value}}}")).access,
+            life,
+            "{value}"
+        );
     }
     let both = |body: &str| lives_in(&ReplyFields::default(), body).access;
-    assert_eq!(both(r#"{"expires_at":1795896020}"#), secs(20), "without a life its end counts");
+    assert_eq!(
+        both(r#"{"expires_at":1795896020}"#),
+        secs(20),
+        "without a life its end counts"
+    );
     assert_eq!(both(r#"{"expires_at":"2026-11-28T20:00:20Z"}"#), secs(20));
-    assert_eq!(both(r#"{"expires_in":60,"expires_at":1795896020}"#), secs(60));
-    assert_eq!(both(r#"{"expires_in":"soon","expires_at":1795896020}"#), secs(20));
-    assert_eq!(both(r#"{"expires_at":1700000000}"#), TokenLife::Ended, "an end may be long past");
-    assert!(matches!(both(r#"{"expires_at":20}"#), TokenLife::Unreadable(_)), "20 is no instant");
+    assert_eq!(
+        both(r#"{"expires_in":60,"expires_at":1795896020}"#),
+        secs(60)
+    );
+    assert_eq!(
+        both(r#"{"expires_in":"soon","expires_at":1795896020}"#),
+        secs(20)
+    );
+    assert_eq!(
+        both(r#"{"expires_at":1700000000}"#),
+        TokenLife::Ended,
+        "an end may be long past"
+    );
+    assert!(
+        matches!(both(r#"{"expires_at":20}"#), TokenLife::Unreadable(_)),
+        "20 is no instant"
+    );
 }
 
 #[test]
 fn a_refresh_tokens_end_is_read_under_each_of_its_names() {
     let refresh = |body: &str| lives_in(&ReplyFields::default(), body).refresh;
-    for name in ["refresh_expires_in", "refresh_token_expires_in", "x_refresh_token_expires_in"] {
-        assert_eq!(refresh(&format!("{{\"{name}\":1800}}")), secs(1800), "{name}");
+    for name in [
+        "refresh_expires_in",
+        "refresh_token_expires_in",
+        "x_refresh_token_expires_in",
+    ] {
+        assert_eq!(
+            refresh(&format!("{{\"{name}\":1800}}")),
+            secs(1800),
+            "{name}"
+        );
     }
     for name in ["refresh_expires_at", "refresh_token_expires_at"] {
-        assert_eq!(refresh(&format!("{{\"{name}\":\"2026-11-28T20:00:20Z\"}}")), secs(20), "{name}");
+        assert_eq!(
+            refresh(&format!("{{\"{name}\":\"2026-11-28T20:00:20Z\"}}")),
+            secs(20),
+            "{name}"
+        );
     }
     // Intuit's hundred days, and five years.
-    assert_eq!(refresh(r#"{"refresh_token_expires_in":"8640000"}"#), secs(100 * DAY));
-    assert_eq!(refresh(r#"{"refresh_token_expires_in":157680000}"#), secs(5 * 365 * DAY));
+    assert_eq!(
+        refresh(r#"{"refresh_token_expires_in":"8640000"}"#),
+        secs(100 * DAY)
+    );
+    assert_eq!(
+        refresh(r#"{"refresh_token_expires_in":157680000}"#),
+        secs(5 * 365 * DAY)
+    );
     // Keycloak's offline tokens.
     assert_eq!(refresh(r#"{"refresh_expires_in":0}"#), TokenLife::Endless);
-    assert_eq!(refresh(r#"{"refresh_expires_at":1700000000}"#), TokenLife::Ended);
+    assert_eq!(
+        refresh(r#"{"refresh_expires_at":1700000000}"#),
+        TokenLife::Ended
+    );
     assert_eq!(refresh("{}"), TokenLife::Absent);
-    let lives = lives_in(&ReplyFields::default(), r#"{"expires_in":60,"refresh_expires_in":"later"}"#);
+    let lives = lives_in(
+        &ReplyFields::default(),
+        r#"{"expires_in":60,"refresh_expires_in":"later"}"#,
+    );
     assert_eq!(lives.span(), Duration::from_secs(60));
-    assert!(lives.notice().unwrap().contains("refresh token cannot be read (\"later\")"));
+    assert!(
+        lives
+            .notice()
+            .unwrap()
+            .contains("refresh token cannot be read (\"later\")")
+    );
 }

@@ -33,16 +33,24 @@ const MAX_RENAMED: usize = 100;
 /// `None`: there is no such object, or there are several.
 #[must_use]
 pub fn open(body: &[u8], profile: &Profile) -> Option<Map<String, Value>> {
-    let reader = EnvelopeReader { profile, exact: exact(profile) };
+    let reader = EnvelopeReader {
+        profile,
+        exact: exact(profile),
+    };
     let body = &body[..body.len().min(LARGEST)];
     let mut unpacked = Cow::Borrowed(body);
     for _ in 0..LAYERS {
-        let Some(inside) = unpack(&unpacked) else { break };
+        let Some(inside) = unpack(&unpacked) else {
+            break;
+        };
         unpacked = Cow::Owned(inside);
     }
     let found = reader.text(&decode(&unpacked));
     // Deflate without a header is recognised by nothing but its contents.
-    let binary = || body.iter().any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace());
+    let binary = || {
+        body.iter()
+            .any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
+    };
     found.or_else(|| binary().then(|| reader.text(&decode(&raw_deflate(body))))?)
 }
 
@@ -75,8 +83,14 @@ fn is_none(value: &Value) -> bool {
 }
 
 /// The first of these places where a token is, or what cannot be read of one.
-pub(super) fn first_token<'v>(places: &[JsonPath], body: &'v Map<String, Value>) -> Option<&'v Value> {
-    places.iter().filter_map(|place| place.find(body)).find(|value| !is_none(value))
+pub(super) fn first_token<'v>(
+    places: &[JsonPath],
+    body: &'v Map<String, Value>,
+) -> Option<&'v Value> {
+    places
+        .iter()
+        .filter_map(|place| place.find(body))
+        .find(|value| !is_none(value))
 }
 
 /// White space, and the characters without a width that editors and templates leave at the ends of a text.
@@ -87,7 +101,12 @@ fn is_unseen(c: char) -> bool {
 /// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
 /// files must not get the refresh token.
 pub(super) fn is_wrapped(text: &str) -> bool {
-    const NAMES: [&str; 4] = ["access_token", "refresh_token", "accesstoken", "refreshtoken"];
+    const NAMES: [&str; 4] = [
+        "access_token",
+        "refresh_token",
+        "accesstoken",
+        "refreshtoken",
+    ];
     let text = text.to_ascii_lowercase();
     let is_name = |rest: &str| {
         let rest = rest.trim_start_matches(['"', '\'', '\\', ' ']);
@@ -96,18 +115,28 @@ pub(super) fn is_wrapped(text: &str) -> bool {
             || rest.starts_with("%3a")
             || rest.starts_with("%22")
     };
-    NAMES.iter().any(|name| text.match_indices(name).any(|(at, _)| is_name(&text[at + name.len()..])))
+    NAMES.iter().any(|name| {
+        text.match_indices(name)
+            .any(|(at, _)| is_name(&text[at + name.len()..]))
+    })
 }
 
 /// A name without its signs and capitals.
 fn plain(name: &str) -> String {
-    name.chars().filter(|c| !"_-".contains(*c) && !is_unseen(*c)).collect::<String>().to_ascii_lowercase()
+    name.chars()
+        .filter(|c| !"_-".contains(*c) && !is_unseen(*c))
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 /// The names of members that hold a token.
 fn exact(profile: &Profile) -> Vec<&str> {
     let form = &profile.reply;
-    form.access_token.iter().chain(&form.refresh_token).map(JsonPath::last).collect()
+    form.access_token
+        .iter()
+        .chain(&form.refresh_token)
+        .map(JsonPath::last)
+        .collect()
 }
 
 struct EnvelopeReader<'a> {
@@ -155,21 +184,28 @@ impl EnvelopeReader<'_> {
                 FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
                 FoundToken::Nothing => None,
             },
-            None => self.embedded(without_prefix(trimmed(text))).or_else(|| self.escaped(text)),
+            None => self
+                .embedded(without_prefix(trimmed(text)))
+                .or_else(|| self.escaped(text)),
         }
     }
 
     /// A whole reply that was escaped for a page of HTML.
     fn escaped(&self, text: &[u8]) -> Option<Map<String, Value>> {
-        let text = std::str::from_utf8(trimmed(text)).ok().filter(|text| text.starts_with(['{', '[']))?;
+        let text = std::str::from_utf8(trimmed(text))
+            .ok()
+            .filter(|text| text.starts_with(['{', '[']))?;
         let plain = ["&quot;", "&#34;", "&#x22;"]
             .iter()
             .fold(text.to_owned(), |text, quote| text.replace(quote, "\""));
         if plain == text || text.contains('"') {
             return None;
         }
-        let plain =
-            plain.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        let plain = plain
+            .replace("&#39;", "'")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&");
         let (value, shortened) = self.document(plain.as_bytes(), 0)?;
         match self.inside(value, shortened) {
             FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
@@ -222,15 +258,26 @@ impl EnvelopeReader<'_> {
             if is_token {
                 return self.completed(map.clone(), &value);
             }
-            let Value::Object(map) = value else { return FoundToken::Nothing };
+            let Value::Object(map) = value else {
+                return FoundToken::Nothing;
+            };
             return FoundToken::Other(map);
         }
-        let mut search = Search { found: Vec::new(), spoilt: shortened, left: MAX_OBJECTS };
+        let mut search = Search {
+            found: Vec::new(),
+            spoilt: shortened,
+            left: MAX_OBJECTS,
+        };
         self.search(&value, None, LEVELS, &mut search);
         match (search, value) {
-            (Search { mut found, spoilt: false, .. }, value) if found.len() == 1 => {
-                self.completed(found.remove(0), &value)
-            }
+            (
+                Search {
+                    mut found,
+                    spoilt: false,
+                    ..
+                },
+                value,
+            ) if found.len() == 1 => self.completed(found.remove(0), &value),
             (_, Value::Object(map)) => FoundToken::Other(map),
             _ => FoundToken::Nothing,
         }
@@ -278,7 +325,10 @@ impl EnvelopeReader<'_> {
                     return;
                 }
                 for (name, value) in map.iter().filter(|(name, _)| !is_example(name)) {
-                    let is_named = form.refresh_token.iter().any(|place| plain(place.last()) == plain(name));
+                    let is_named = form
+                        .refresh_token
+                        .iter()
+                        .any(|place| plain(place.last()) == plain(name));
                     if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
                         if !found.contains(&value) {
                             found.push(value);
@@ -289,7 +339,8 @@ impl EnvelopeReader<'_> {
                 }
             }
             Value::Array(list) if levels > 0 => {
-                list.iter().for_each(|value| self.refresh_tokens(value, own, levels - 1, left, found));
+                list.iter()
+                    .for_each(|value| self.refresh_tokens(value, own, levels - 1, left, found));
             }
             _ => {}
         }
@@ -297,7 +348,13 @@ impl EnvelopeReader<'_> {
 
     /// Looks for token objects below a value. What a token object does not say itself is taken from the plain members of
     /// the objects around it.
-    fn search(&self, value: &Value, outer: Option<&OuterFields<'_>>, levels: usize, search: &mut Search) {
+    fn search(
+        &self,
+        value: &Value,
+        outer: Option<&OuterFields<'_>>,
+        levels: usize,
+        search: &mut Search,
+    ) {
         if search.spoilt {
             return;
         }
@@ -315,15 +372,18 @@ impl EnvelopeReader<'_> {
                         search.found.push(merged);
                     }
                 } else if levels > 0 {
-                    (map.iter().filter(|(name, _)| !is_example(name)))
-                        .for_each(|(_, value)| self.search(value, Some(&around), levels - 1, search));
+                    (map.iter().filter(|(name, _)| !is_example(name))).for_each(|(_, value)| {
+                        self.search(value, Some(&around), levels - 1, search)
+                    });
                 }
             }
             Value::Array(list) if levels > 0 => {
-                list.iter().for_each(|value| self.search(value, outer, levels - 1, search));
+                list.iter()
+                    .for_each(|value| self.search(value, outer, levels - 1, search));
             }
             Value::String(text)
-                if levels > 0 && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
+                if levels > 0
+                    && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
             {
                 if let Some((value, shortened)) = self.document(text.as_bytes(), 0) {
                     search.spoilt |= shortened;
@@ -341,7 +401,8 @@ impl EnvelopeReader<'_> {
             return None;
         }
         let form = &self.profile.reply;
-        let lasts = |places: &'_ [JsonPath]| places.iter().map(|place| place.last().to_owned()).collect();
+        let lasts =
+            |places: &'_ [JsonPath]| places.iter().map(|place| place.last().to_owned()).collect();
         let mut meanings: Vec<Vec<String>> = [
             &form.access_token,
             &form.refresh_token,
@@ -358,8 +419,11 @@ impl EnvelopeReader<'_> {
         if !holds_token {
             meanings.extend(["error", "error_description"].map(|name| vec![name.to_owned()]));
         }
-        let is_there =
-            |names: &Vec<String>| names.iter().any(|name| map.get(name).is_some_and(|value| !is_none(value)));
+        let is_there = |names: &Vec<String>| {
+            names
+                .iter()
+                .any(|name| map.get(name).is_some_and(|value| !is_none(value)))
+        };
         meanings.retain(|names| !names.is_empty() && !is_there(names));
         if meanings.is_empty() {
             return None;
@@ -372,7 +436,9 @@ impl EnvelopeReader<'_> {
         for names in meanings {
             let is_meant = |spelt: &str| names.iter().any(|name| plain(name) == spelt);
             let mut meant = spelt.iter().filter(|(spelt, ..)| is_meant(spelt));
-            let Some((_, name, value)) = meant.next() else { continue };
+            let Some((_, name, value)) = meant.next() else {
+                continue;
+            };
             if meant.any(|(_, _, other)| other != value) {
                 return None;
             }
@@ -384,7 +450,9 @@ impl EnvelopeReader<'_> {
     }
 
     fn holds_token(&self, map: &Map<String, Value>) -> bool {
-        first_token(&self.profile.reply.access_token, map).and_then(token).is_some()
+        first_token(&self.profile.reply.access_token, map)
+            .and_then(token)
+            .is_some()
     }
 
     /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
@@ -416,7 +484,9 @@ impl EnvelopeReader<'_> {
             "disabled",
         ];
         let is_status = |value: &Value| {
-            let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+            let number = value
+                .as_i64()
+                .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
             number.is_some_and(|number| {
                 number < 0 || (400..600).contains(&number) || (40_000..60_000).contains(&number)
             })
@@ -424,31 +494,56 @@ impl EnvelopeReader<'_> {
         let is_no = |value: &Value| match value {
             Value::Bool(yes) => !yes,
             Value::Number(number) => number.as_f64() == Some(0.0),
-            Value::String(text) => ["false", "0", "no"].iter().any(|no| no.eq_ignore_ascii_case(text.trim())),
+            Value::String(text) => ["false", "0", "no"]
+                .iter()
+                .any(|no| no.eq_ignore_ascii_case(text.trim())),
             _ => false,
         };
         // Beside a code that says zero, as of Bitrix24's and Chinese providers.
         let succeeds = |value: &Value| {
-            let word =
-                value.as_str().unwrap_or_default().trim().trim_end_matches(['.', '!']).to_ascii_lowercase();
-            ["ok", "success", "successful", "succeeded", "no error", "none"].contains(&word.as_str())
+            let word = value
+                .as_str()
+                .unwrap_or_default()
+                .trim()
+                .trim_end_matches(['.', '!'])
+                .to_ascii_lowercase();
+            [
+                "ok",
+                "success",
+                "successful",
+                "succeeded",
+                "no error",
+                "none",
+            ]
+            .contains(&word.as_str())
         };
         error_of(map, self.profile).is_some()
             || map.iter().any(|(name, value)| {
-                let name: String =
-                    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+                let name: String = name
+                    .chars()
+                    .filter(char::is_ascii_alphanumeric)
+                    .collect::<String>()
+                    .to_lowercase();
                 let failed = || {
-                    value
-                        .as_str()
-                        .is_some_and(|text| FAILED.iter().any(|word| word.eq_ignore_ascii_case(text.trim())))
+                    value.as_str().is_some_and(|text| {
+                        FAILED
+                            .iter()
+                            .any(|word| word.eq_ignore_ascii_case(text.trim()))
+                    })
                 };
                 match name.as_str() {
-                    "success" | "ok" | "succeeded" | "issuccess" | "active" | "valid" => is_no(value),
+                    "success" | "ok" | "succeeded" | "issuccess" | "active" | "valid" => {
+                        is_no(value)
+                    }
                     "haserror" | "iserror" => !says_nothing(value),
                     "result" => is_status(value) || failed() || value == &Value::Bool(false),
-                    "status" | "statuscode" | "code" | "outcome" | "state" => is_status(value) || failed(),
+                    "status" | "statuscode" | "code" | "outcome" | "state" => {
+                        is_status(value) || failed()
+                    }
                     "errordescription" | "errormessage" if beside => false,
-                    "errormessage" | "errordescription" | "errors" | "error" | "err" if succeeds(value) => {
+                    "errormessage" | "errordescription" | "errors" | "error" | "err"
+                        if succeeds(value) =>
+                    {
                         false
                     }
                     name => ERRORS.contains(&name) && !says_nothing(value),
@@ -499,7 +594,10 @@ impl OuterFields<'_> {
         let mut merged = self.map.clone();
         let mut next = self.outer;
         while let Some(OuterFields { map, outer }) = next {
-            for (name, value) in map.iter().filter(|(_, value)| !value.is_object() && !value.is_array()) {
+            for (name, value) in map
+                .iter()
+                .filter(|(_, value)| !value.is_object() && !value.is_array())
+            {
                 if !merged.contains_key(name) {
                     merged.insert(name.clone(), value.clone());
                 }

@@ -17,7 +17,16 @@ use super::*;
 const R: &str = r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"scope":"crm"}"#;
 
 fn verdict(body: &[u8]) -> Verdict {
-    read(&TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body }, &profile(), &[])
+    read(
+        &TokenReply {
+            status: 200,
+            retry_after: None,
+            now: Timestamp::default(),
+            body,
+        },
+        &profile(),
+        &[],
+    )
 }
 
 /// The tokens of a pair; `None` for anything else.
@@ -55,7 +64,10 @@ fn deflate(bytes: &[u8]) -> Vec<u8> {
 
 fn utf16(text: &str, mark: bool, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
     let mark = mark.then_some(0xfeff);
-    mark.into_iter().chain(text.encode_utf16()).flat_map(unit).collect()
+    mark.into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(unit)
+        .collect()
 }
 
 /// Of ASCII, with a mark or without.
@@ -108,35 +120,58 @@ fn wrapped(reply: &str) -> Vec<Vec<u8>> {
         text(string(&string(reply))),
         text(string(&format!("[{reply}]"))),
         text(format!(r#"{{"data":{reply}}}"#)),
-        text(format!(r#"{{"code":0,"msg":"ok","error":null,"result":{reply}}}"#)),
-        text(format!(r#"{{"success":true,"data":{{"token":[{reply}]}}}}"#)),
-        text(format!(r#"{{"statusCode":200,"headers":{{}},"body":{}}}"#, string(reply))),
+        text(format!(
+            r#"{{"code":0,"msg":"ok","error":null,"result":{reply}}}"#
+        )),
+        text(format!(
+            r#"{{"success":true,"data":{{"token":[{reply}]}}}}"#
+        )),
+        text(format!(
+            r#"{{"statusCode":200,"headers":{{}},"body":{}}}"#,
+            string(reply)
+        )),
         text(format!(r#"[{{"ok":true}},{reply}]"#)),
         text(format!(
             "<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/a.php</b> on line <b>3</b><br />\n{reply}"
         )),
         text(format!("<br /><b>Notice</b>: x {reply}")),
-        text(format!("PHP Warning:  Module 'x' is already loaded in Unknown on line 0\n{reply}")),
-        text(format!("Deprecated: f() is old (see [1], refresh_token) in /srv/a.php on line 3\n\n{reply}\n")),
+        text(format!(
+            "PHP Warning:  Module 'x' is already loaded in Unknown on line 0\n{reply}"
+        )),
+        text(format!(
+            "Deprecated: f() is old (see [1], refresh_token) in /srv/a.php on line 3\n\n{reply}\n"
+        )),
         text(format!("Connected.\n{reply}\nDone in 0.02 s")),
         text(format!("{reply}<!-- 0.02 s -->")),
         text(format!("<!-- {{\"access_token\":\"cached\"}} -->\n{reply}")),
         text(format!(
             "{reply}\n<br />\n<b>Warning</b>:  Unknown: write failed in <b>Unknown</b> on line <b>0</b><br />"
         )),
-        text(format!("{reply}<script>var s = {{\"access_token\":\"no\"}};</script>")),
-        text(format!("<html><head><title>200 OK</title></head><body><pre>{reply}</pre></body></html>")),
-        text(format!("<?xml version=\"1.0\"?>\n<string xmlns=\"http://tempuri.org/\">{reply}</string>")),
+        text(format!(
+            "{reply}<script>var s = {{\"access_token\":\"no\"}};</script>"
+        )),
+        text(format!(
+            "<html><head><title>200 OK</title></head><body><pre>{reply}</pre></body></html>"
+        )),
+        text(format!(
+            "<?xml version=\"1.0\"?>\n<string xmlns=\"http://tempuri.org/\">{reply}</string>"
+        )),
         text(format!("<div class=\"bar\">Speed: 3</div>{reply}")),
         text(format!("1a3\r\n{reply}\r\n0\r\n\r\n")),
-        text(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{reply}")),
-        text(format!("{{\"level\":\"info\",\"msg\":\"sent\"}}\n{reply}\n")),
+        text(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{reply}"
+        )),
+        text(format!(
+            "{{\"level\":\"info\",\"msg\":\"sent\"}}\n{reply}\n"
+        )),
         text(format!("{reply}\n{reply}")),
         text(format!("{reply}{reply}")),
         text(format!("data: {reply}\n\n")),
         utf32(reply, u32::to_le_bytes),
         utf32(&bom, u32::to_be_bytes),
-        text(format!(r#"{{"errorCode":0,"errorMessage":"Success.","data":{reply}}}"#)),
+        text(format!(
+            r#"{{"errorCode":0,"errorMessage":"Success.","data":{reply}}}"#
+        )),
     ]
 }
 
@@ -149,8 +184,14 @@ fn names_in_another_spelling_and_quotes_of_html_are_read() {
         R.replace('"', "&quot;"),
         R.replace('"', "&#34;"),
     ] {
-        assert_eq!(pair(body.as_bytes()), Some(("a2".to_owned(), Some("r2".to_owned()))), "{body}");
-        let Verdict::Granted(granted) = verdict(body.as_bytes()) else { panic!() };
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some(("a2".to_owned(), Some("r2".to_owned()))),
+            "{body}"
+        );
+        let Verdict::Granted(granted) = verdict(body.as_bytes()) else {
+            panic!()
+        };
         assert_eq!(granted.lives.span().as_secs(), 3600, "{body}");
     }
     for body in [
@@ -167,8 +208,15 @@ fn names_in_another_spelling_and_quotes_of_html_are_read() {
 #[test]
 fn every_wrapping_of_a_reply_is_the_reply() {
     for body in wrapped(R) {
-        assert_eq!(pair(&body), Some(("a2".to_owned(), Some("r2".to_owned()))), "{}", shown(&body));
-        let Verdict::Granted(granted) = verdict(&body) else { panic!() };
+        assert_eq!(
+            pair(&body),
+            Some(("a2".to_owned(), Some("r2".to_owned()))),
+            "{}",
+            shown(&body)
+        );
+        let Verdict::Granted(granted) = verdict(&body) else {
+            panic!()
+        };
         assert_eq!(
             (granted.lives.span().as_secs(), &*granted.details.scope[0]),
             (3600, "crm"),
@@ -186,18 +234,30 @@ fn every_wrapping_of_a_refusal_is_a_refusal() {
     }
     // One whose code can be read is believed.
     for body in wrapped(r#"{"error":"invalid_grant"}"#).into_iter().take(37) {
-        let Verdict::Refused(refusal) = verdict(&body) else { panic!("{}", shown(&body)) };
-        assert_eq!(refusal.problem.code.as_deref(), Some("invalid_grant"), "{}", shown(&body));
+        let Verdict::Refused(refusal) = verdict(&body) else {
+            panic!("{}", shown(&body))
+        };
+        assert_eq!(
+            refusal.problem.code.as_deref(),
+            Some("invalid_grant"),
+            "{}",
+            shown(&body)
+        );
     }
 }
 
 #[test]
 fn damage_beside_the_tokens_does_not_matter() {
-    let deep =
-        format!(r#"{{"x":{}{},"access_token":"a2","refresh_token":"r2"}}"#, "[".repeat(200), "]".repeat(200));
+    let deep = format!(
+        r#"{{"x":{}{},"access_token":"a2","refresh_token":"r2"}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
     let long = "x".repeat(300_000);
-    let large =
-        format!(r#"{{"x":"{}","access_token":"a2","refresh_token":"r2"}}"#, "y".repeat(LARGEST - 100));
+    let large = format!(
+        r#"{{"x":"{}","access_token":"a2","refresh_token":"r2"}}"#,
+        "y".repeat(LARGEST - 100)
+    );
     for (body, access, refresh) in [
         (&b"access_token=a2&refresh_token=r2&expires_in=20"[..], "a2", Some("r2")),
         (b"access_token=a%2B2&token_type=bearer&scope=&error=\n", "a+2", None),
@@ -274,7 +334,10 @@ fn what_is_no_reply_gives_no_pair() {
         format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1")),
         // Refusals around it.
         format!(r#"{{"error":"invalid_grant","data":{R}}}"#),
-        format!(r#"{{"data":{},"x":1}}"#, R.replace("\"scope\"", "\"error\"")),
+        format!(
+            r#"{{"data":{},"x":1}}"#,
+            R.replace("\"scope\"", "\"error\"")
+        ),
         format!(r#"{{"success":false,"data":{R}}}"#),
         format!(r#"{{"ok":"false","data":{R}}}"#),
         format!(r#"{{"status":"error","data":{R}}}"#),
@@ -298,7 +361,10 @@ fn what_is_no_reply_gives_no_pair() {
     ] {
         assert_eq!(pair(body.as_bytes()), None, "{body}");
     }
-    assert_eq!(pair(b"{\"access_token\":\"a2\",\"refresh_token\":\"r\xff2\"}"), None);
+    assert_eq!(
+        pair(b"{\"access_token\":\"a2\",\"refresh_token\":\"r\xff2\"}"),
+        None
+    );
 }
 
 #[test]
@@ -312,10 +378,18 @@ fn what_arrived_of_a_packed_reply_counts() {
 #[test]
 fn a_profile_says_what_success_is() {
     let mut profile = profile();
-    profile.reply.success = vec![(JsonPath::new("code"), vec!["0".to_owned(), "200".to_owned()])];
+    profile.reply.success = vec![(
+        JsonPath::new("code"),
+        vec!["0".to_owned(), "200".to_owned()],
+    )];
     let verdict = |body: &str| {
         read(
-            &TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() },
+            &TokenReply {
+                status: 200,
+                retry_after: None,
+                now: Timestamp::default(),
+                body: body.as_bytes(),
+            },
             &profile,
             &[],
         )
@@ -328,12 +402,19 @@ fn a_profile_says_what_success_is() {
     ] {
         assert!(matches!(verdict(body), Verdict::Granted(_)), "{body}");
     }
-    let Verdict::Refused(refusal) = verdict(r#"{"code":40001,"access_token":"a2","error_description":"no"}"#)
+    let Verdict::Refused(refusal) =
+        verdict(r#"{"code":40001,"access_token":"a2","error_description":"no"}"#)
     else {
         panic!()
     };
-    assert_eq!((refusal.problem.code.as_deref(), &*refusal.problem.detail), (Some("40001"), "no"));
-    assert!(matches!(verdict(r#"{"error":"invalid_grant","access_token":"a2"}"#), Verdict::Refused(_)));
+    assert_eq!(
+        (refusal.problem.code.as_deref(), &*refusal.problem.detail),
+        (Some("40001"), "no")
+    );
+    assert!(matches!(
+        verdict(r#"{"error":"invalid_grant","access_token":"a2"}"#),
+        Verdict::Refused(_)
+    ));
 }
 
 /// Bodies that would cost a careless reader much. Bounded by what the harness allows a test.
@@ -429,10 +510,15 @@ proptest! {
 
 /// Whether a success is of unknown outcome, and its body is kept.
 fn is_kept_in_doubt(body: &str) -> bool {
-    let reply =
-        TokenReply { status: 200, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+    let reply = TokenReply {
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body: body.as_bytes(),
+    };
     let verdict = verdict(body.as_bytes());
-    let in_doubt = matches!(&verdict, Verdict::Refused(refusal) if refusal.problem.class == Class::InDoubt);
+    let in_doubt =
+        matches!(&verdict, Verdict::Refused(refusal) if refusal.problem.class == Class::InDoubt);
     in_doubt && is_unread(&reply, &verdict, &profile())
 }
 
@@ -469,8 +555,19 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
     ] {
         assert!(is_kept_in_doubt(&around), "{around}");
     }
-    for nothing in ["\"S_OK\"", "\"00\"", "\"0x0\"", "\"n/a\"", "\"succeeded\"", "\"-\""] {
-        assert_eq!(pair(with(&format!("\"error\":{nothing}")).as_bytes()), pair(R.as_bytes()), "{nothing}");
+    for nothing in [
+        "\"S_OK\"",
+        "\"00\"",
+        "\"0x0\"",
+        "\"n/a\"",
+        "\"succeeded\"",
+        "\"-\"",
+    ] {
+        assert_eq!(
+            pair(with(&format!("\"error\":{nothing}")).as_bytes()),
+            pair(R.as_bytes()),
+            "{nothing}"
+        );
     }
     // A code that the table knows is a refusal, whatever stands beside it.
     let refused = with(r#""error":"invalid_grant""#);
@@ -530,9 +627,16 @@ fn a_word_for_nothing_is_no_token() {
         r#"" ""#,
     ] {
         let kept = format!(r#"{{"access_token":"a2","refresh_token":{nothing}}}"#);
-        assert_eq!(pair(kept.as_bytes()), Some(("a2".to_owned(), None)), "{kept}");
+        assert_eq!(
+            pair(kept.as_bytes()),
+            Some(("a2".to_owned(), None)),
+            "{kept}"
+        );
         let unread = format!(r#"{{"access_token":{nothing},"refresh_token":"r2"}}"#);
-        assert!(pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread), "{unread}");
+        assert!(
+            pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread),
+            "{unread}"
+        );
     }
 }
 
@@ -541,7 +645,11 @@ fn wide_letters_without_a_mark_are_read_whatever_stands_in_front() {
     let text = r#"{"user":"Иван","access_token":"a2","refresh_token":"r2"}"#;
     let both = Some(("a2".to_owned(), Some("r2".to_owned())));
     let wide = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
-    let long = |bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(c as u32)).collect::<Vec<u8>>();
+    let long = |bytes: fn(u32) -> [u8; 4]| {
+        text.chars()
+            .flat_map(|c| bytes(c as u32))
+            .collect::<Vec<u8>>()
+    };
     for body in [
         wide(u16::to_le_bytes),
         wide(u16::to_be_bytes),

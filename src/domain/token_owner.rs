@@ -88,13 +88,23 @@ impl VerifyError {
 /// place.
 #[must_use]
 pub fn verification_urls(profile: &Profile, claims: &ClaimedOwner) -> Vec<String> {
-    let Some(path) = profile.install.check.as_deref() else { return Vec::new() };
-    let named = claims.server.as_deref().and_then(|server| profile.renewal_url_on_host_of(server));
+    let Some(path) = profile.install.check.as_deref() else {
+        return Vec::new();
+    };
+    let named = claims
+        .server
+        .as_deref()
+        .and_then(|server| profile.renewal_url_on_host_of(server));
     let of_region = profile.token_url_for(claims.host.as_deref().and_then(region_of));
     let all = std::iter::once(profile.token_url.as_str())
         .chain(profile.token_url_by_region.values().map(String::as_str));
     let mut urls = Vec::new();
-    for origin in named.into_iter().chain([of_region]).chain(all).filter_map(origin_of) {
+    for origin in named
+        .into_iter()
+        .chain([of_region])
+        .chain(all)
+        .filter_map(origin_of)
+    {
         let place = format!("{origin}{path}");
         if !urls.contains(&place) {
             urls.push(place);
@@ -112,17 +122,26 @@ pub fn admin_url(profile: &Profile, owner: &TokenOwner, by: &str) -> Option<Stri
     let by_this_machine = is_this_machine(&plain_host(by)?);
     let host = plain_host(&owner.endpoint)?;
     let is_named = matches!(
-        url::Host::parse(host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name)),
+        url::Host::parse(
+            host.rsplit_once(':')
+                .map_or(host.as_str(), |(name, _)| name)
+        ),
         Ok(url::Host::Domain(_))
     );
-    let may = if by_this_machine { is_this_machine(&host) } else { is_named && !is_this_machine(&host) };
+    let may = if by_this_machine {
+        is_this_machine(&host)
+    } else {
+        is_named && !is_this_machine(&host)
+    };
     may.then(|| format!("{}/{method}", owner.endpoint.trim_end_matches('/')))
 }
 
 /// Reads whether the user is an administrator; `None` if the answer does not say.
 #[must_use]
 pub fn read_is_admin((status, body): (u16, &[u8])) -> Option<bool> {
-    let body: Value = serde_json::from_slice(body).ok().filter(|_| status == 200)?;
+    let body: Value = serde_json::from_slice(body)
+        .ok()
+        .filter(|_| status == 200)?;
     body.get("result")?.as_bool()
 }
 
@@ -135,11 +154,19 @@ pub fn verify(
     claims: &ClaimedOwner,
     secrets: &[&str],
 ) -> Verification {
-    let not_understood =
-        || Verification::Later(format!("it answered {status} with something else than was asked"));
-    let Ok(Value::Object(body)) = serde_json::from_slice(body) else { return not_understood() };
+    let not_understood = || {
+        Verification::Later(format!(
+            "it answered {status} with something else than was asked"
+        ))
+    };
+    let Ok(Value::Object(body)) = serde_json::from_slice(body) else {
+        return not_understood();
+    };
     if let Some((code, description)) = error_of(&body, profile) {
-        let rule = profile.errors.iter().find(|rule| rule.matches(status, &code, &description, Some(&body)));
+        let rule = profile
+            .errors
+            .iter()
+            .find(|rule| rule.matches(status, &code, &description, Some(&body)));
         let lasts = match rule.map(|rule| rule.class) {
             Some(Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly) => false,
             Some(_) => true,
@@ -164,7 +191,10 @@ pub fn verify(
 }
 
 /// The client, whether the app is installed, the owner, and the token.
-fn owner<'r>(result: &'r Value, secrets: &[&str]) -> Option<(&'r str, bool, TokenOwner, PresentedToken)> {
+fn owner<'r>(
+    result: &'r Value,
+    secrets: &[&str],
+) -> Option<(&'r str, bool, TokenOwner, PresentedToken)> {
     let install = result.get("install")?;
     let text = |name: &str| install.get(name).and_then(Value::as_str);
     let endpoint = endpoint(text("client_endpoint")?, secrets)?;
@@ -178,13 +208,23 @@ fn owner<'r>(result: &'r Value, secrets: &[&str]) -> Option<(&'r str, bool, Toke
         user_id: is_id(&user_id).then_some(user_id)?,
         host: plain_host(&endpoint)?,
         endpoint,
-        status: text("status").filter(|status| is_id(status)).map(str::to_owned),
+        status: text("status")
+            .filter(|status| is_id(status))
+            .map(str::to_owned),
     };
     let token = PresentedToken {
-        scope: result.get("scope").and_then(Value::as_str).map(|scope| clean(scope, secrets)),
+        scope: result
+            .get("scope")
+            .and_then(Value::as_str)
+            .map(|scope| clean(scope, secrets)),
         ends_at: result.get("expires").and_then(ends_at),
     };
-    Some((result.get("client_id")?.as_str()?, install.get("installed")?.as_bool()?, owner, token))
+    Some((
+        result.get("client_id")?.as_str()?,
+        install.get("installed")?.as_bool()?,
+        owner,
+        token,
+    ))
 }
 
 /// An instant, as a date or in unix seconds.
@@ -200,14 +240,25 @@ fn ends_at(value: &Value) -> Option<Timestamp> {
 }
 
 fn compare(owner: &TokenOwner, claims: &ClaimedOwner) -> Result<(), VerifyError> {
-    let ClaimedOwner { member_id, host, user_id, server: _ } = claims;
+    let ClaimedOwner {
+        member_id,
+        host,
+        user_id,
+        server: _,
+    } = claims;
     if !is_same(&owner.member_id, member_id) {
         return Err(VerifyError::OtherMember);
     }
-    if host.as_ref().is_some_and(|host| is_another_portal(host, &owner.host)) {
+    if host
+        .as_ref()
+        .is_some_and(|host| is_another_portal(host, &owner.host))
+    {
         return Err(VerifyError::OtherHost);
     }
-    if user_id.as_ref().is_some_and(|user_id| *user_id != owner.user_id) {
+    if user_id
+        .as_ref()
+        .is_some_and(|user_id| *user_id != owner.user_id)
+    {
         return Err(VerifyError::OtherUser);
     }
     Ok(())
@@ -235,21 +286,44 @@ mod tests {
     }
 
     fn heard(status: u16, answer: &Value, claims: &ClaimedOwner) -> Verification {
-        verify((status, answer.to_string().as_bytes()), &profile(), "local.1", claims, &["Y0urS3cretT0ken"])
+        verify(
+            (status, answer.to_string().as_bytes()),
+            &profile(),
+            "local.1",
+            claims,
+            &["Y0urS3cretT0ken"],
+        )
     }
 
     #[test]
     fn a_member_id_is_compared_without_case() {
-        let claims = ClaimedOwner { member_id: "A223".into(), ..claims() };
-        assert!(matches!(heard(200, &answer(), &claims), Verification::Owner(..)));
+        let claims = ClaimedOwner {
+            member_id: "A223".into(),
+            ..claims()
+        };
+        assert!(matches!(
+            heard(200, &answer(), &claims),
+            Verification::Owner(..)
+        ));
     }
 
     #[test]
     fn the_owner_is_what_the_server_says() {
-        let Verification::Owner(owner, _) = heard(200, &answer(), &claims()) else { panic!() };
-        assert_eq!((owner.user_id.as_str(), owner.host.as_str()), ("67", "acme.bitrix24.com"));
-        let unclaimed = ClaimedOwner { host: None, ..claims() };
-        assert!(matches!(heard(200, &answer(), &unclaimed), Verification::Owner(..)));
+        let Verification::Owner(owner, _) = heard(200, &answer(), &claims()) else {
+            panic!()
+        };
+        assert_eq!(
+            (owner.user_id.as_str(), owner.host.as_str()),
+            ("67", "acme.bitrix24.com")
+        );
+        let unclaimed = ClaimedOwner {
+            host: None,
+            ..claims()
+        };
+        assert!(matches!(
+            heard(200, &answer(), &unclaimed),
+            Verification::Owner(..)
+        ));
     }
 
     #[test]
@@ -262,7 +336,10 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(refused(|it| it["client_id"] = "local.2".into(), &claims()), VerifyError::OtherClient);
+        assert_eq!(
+            refused(|it| it["client_id"] = "local.2".into(), &claims()),
+            VerifyError::OtherClient
+        );
         assert_eq!(
             refused(|it| it["install"]["installed"] = false.into(), &claims()),
             VerifyError::NotInstalled
@@ -271,25 +348,42 @@ mod tests {
             refused(|it| it["install"]["member_id"] = "b".into(), &claims()),
             VerifyError::OtherMember
         );
-        let elsewhere =
-            |it: &mut Value| it["install"]["client_endpoint"] = "https://globex.bitrix24.com/rest/".into();
+        let elsewhere = |it: &mut Value| {
+            it["install"]["client_endpoint"] = "https://globex.bitrix24.com/rest/".into()
+        };
         assert_eq!(refused(elsewhere, &claims()), VerifyError::OtherHost);
-        let user = ClaimedOwner { user_id: Some("1".into()), ..claims() };
+        let user = ClaimedOwner {
+            user_id: Some("1".into()),
+            ..claims()
+        };
         assert_eq!(refused(|_| {}, &user), VerifyError::OtherUser);
     }
 
     #[test]
     fn another_name_of_the_same_portal_is_no_forgery() {
-        let alias = ClaimedOwner { host: Some("crm.company.com".into()), ..claims() };
-        let Verification::Owner(owner, _) = heard(200, &answer(), &alias) else { panic!() };
-        assert_eq!(owner.host, "acme.bitrix24.com", "the server names the portal");
+        let alias = ClaimedOwner {
+            host: Some("crm.company.com".into()),
+            ..claims()
+        };
+        let Verification::Owner(owner, _) = heard(200, &answer(), &alias) else {
+            panic!()
+        };
+        assert_eq!(
+            owner.host, "acme.bitrix24.com",
+            "the server names the portal"
+        );
         for (endpoint, host) in [
-            ("https://b24_test.company.local/rest/", "b24_test.company.local"),
+            (
+                "https://b24_test.company.local/rest/",
+                "b24_test.company.local",
+            ),
             ("https://портал.рф/rest/", "xn--80awhdgm.xn--p1ai"),
         ] {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
-            let Verification::Owner(owner, _) = heard(200, &answer, &alias) else { panic!("{endpoint}") };
+            let Verification::Owner(owner, _) = heard(200, &answer, &alias) else {
+                panic!("{endpoint}")
+            };
             assert_eq!(owner.host, host);
         }
     }
@@ -297,29 +391,52 @@ mod tests {
     #[test]
     fn a_server_that_is_ill_is_asked_again_and_one_that_says_no_is_not() {
         let code = |status, code: &str| heard(status, &json!({"error": code}), &claims());
-        assert!(matches!(code(400, "invalid_client"), Verification::Forged(VerifyError::NoToken(_))));
-        assert!(matches!(code(401, "expired_token"), Verification::Forged(VerifyError::NoToken(_))));
-        assert!(matches!(code(503, "QUERY_LIMIT_EXCEEDED"), Verification::Later(_)));
-        assert!(matches!(code(500, "INTERNAL_SERVER_ERROR"), Verification::Later(_)));
+        assert!(matches!(
+            code(400, "invalid_client"),
+            Verification::Forged(VerifyError::NoToken(_))
+        ));
+        assert!(matches!(
+            code(401, "expired_token"),
+            Verification::Forged(VerifyError::NoToken(_))
+        ));
+        assert!(matches!(
+            code(503, "QUERY_LIMIT_EXCEEDED"),
+            Verification::Later(_)
+        ));
+        assert!(matches!(
+            code(500, "INTERNAL_SERVER_ERROR"),
+            Verification::Later(_)
+        ));
         assert!(matches!(
             verify((502, b"<html>"), &profile(), "local.1", &claims(), &[]),
             Verification::Later(_)
         ));
-        assert!(matches!(heard(200, &json!({"result": {}}), &claims()), Verification::Later(_)));
+        assert!(matches!(
+            heard(200, &json!({"result": {}}), &claims()),
+            Verification::Later(_)
+        ));
     }
 
     #[test]
     fn nothing_of_an_answer_is_dangerous_or_secret() {
-        let Verification::Forged(VerifyError::NoToken(code)) =
-            heard(400, &json!({"error": "y0ur%53cretT0ken\u{202e}\n"}), &claims())
-        else {
+        let Verification::Forged(VerifyError::NoToken(code)) = heard(
+            400,
+            &json!({"error": "y0ur%53cretT0ken\u{202e}\n"}),
+            &claims(),
+        ) else {
             panic!()
         };
         assert_eq!(code, "…");
-        for endpoint in ["javascript://acme.bitrix24.com/%0aalert(1)", "http://acme.bitrix24.com/rest/"] {
+        for endpoint in [
+            "javascript://acme.bitrix24.com/%0aalert(1)",
+            "http://acme.bitrix24.com/rest/",
+        ] {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
-            assert!(matches!(heard(200, &answer, &claims()), Verification::Later(_)), "{endpoint}");
+            assert!(
+                matches!(heard(200, &answer, &claims()), Verification::Later(_)),
+                "{endpoint}"
+            );
         }
     }
 
@@ -328,21 +445,38 @@ mod tests {
         let mut answer = answer();
         answer["result"]["scope"] = "crm,im\u{202e}".into();
         answer["result"]["expires"] = "2026-06-01T12:00:00+00:00".into();
-        let Verification::Owner(_, token) = heard(200, &answer, &claims()) else { panic!() };
+        let Verification::Owner(_, token) = heard(200, &answer, &claims()) else {
+            panic!()
+        };
         let end = Timestamp::from_secs(1_780_315_200);
-        assert_eq!(token, PresentedToken { scope: Some("crm,im".into()), ends_at: Some(end) });
+        assert_eq!(
+            token,
+            PresentedToken {
+                scope: Some("crm,im".into()),
+                ends_at: Some(end)
+            }
+        );
     }
 
     #[test]
     fn only_the_named_portal_is_asked_about_administrators() {
         let mut profile = profile();
-        let Verification::Owner(mut owner, _) = heard(200, &answer(), &claims()) else { panic!() };
+        let Verification::Owner(mut owner, _) = heard(200, &answer(), &claims()) else {
+            panic!()
+        };
         let server = "https://oauth.bitrix.info/rest/app.info";
-        assert_eq!(admin_url(&profile, &owner, server), None, "the provider has no such method");
+        assert_eq!(
+            admin_url(&profile, &owner, server),
+            None,
+            "the provider has no such method"
+        );
         profile.install.admin = Some("user.admin".into());
         let place = "https://acme.bitrix24.com/rest/user.admin";
         assert_eq!(admin_url(&profile, &owner, server).as_deref(), Some(place));
-        assert_eq!(admin_url(&profile, &owner, "http://127.0.0.1:9/rest/app.info"), None);
+        assert_eq!(
+            admin_url(&profile, &owner, "http://127.0.0.1:9/rest/app.info"),
+            None
+        );
         for endpoint in [
             "http://127.0.0.1:9470/rest/",
             "https://localhost/rest/",
@@ -356,7 +490,11 @@ mod tests {
         assert!(admin_url(&profile, &owner, "http://127.0.0.1:9/rest/app.info").is_some());
         assert_eq!(read_is_admin((200, b"{\"result\":true}")), Some(true));
         assert_eq!(read_is_admin((200, b"{\"result\":false}")), Some(false));
-        for (status, body) in [(200, "{\"result\":\"true\"}"), (401, "{\"result\":true}"), (200, "<html>")] {
+        for (status, body) in [
+            (200, "{\"result\":\"true\"}"),
+            (401, "{\"result\":true}"),
+            (200, "<html>"),
+        ] {
             assert_eq!(read_is_admin((status, body.as_bytes())), None);
         }
     }
@@ -364,15 +502,40 @@ mod tests {
     #[test]
     fn only_servers_of_the_profile_are_asked() {
         let ask = |server: Option<&str>, host: &str| {
-            let claims = ClaimedOwner { server: server.map(Into::into), host: Some(host.into()), ..claims() };
+            let claims = ClaimedOwner {
+                server: server.map(Into::into),
+                host: Some(host.into()),
+                ..claims()
+            };
             verification_urls(&profile(), &claims).remove(0)
         };
-        let (info, tech) =
-            ("https://oauth.bitrix.info/rest/app.info", "https://oauth.bitrix24.tech/rest/app.info");
-        assert_eq!(ask(Some("https://oauth.bitrix24.tech/rest/"), "acme.bitrix24.com"), tech);
-        assert_eq!(ask(Some("https://evil.example/rest/"), "acme.bitrix24.ru"), tech);
+        let (info, tech) = (
+            "https://oauth.bitrix.info/rest/app.info",
+            "https://oauth.bitrix24.tech/rest/app.info",
+        );
+        assert_eq!(
+            ask(
+                Some("https://oauth.bitrix24.tech/rest/"),
+                "acme.bitrix24.com"
+            ),
+            tech
+        );
+        assert_eq!(
+            ask(Some("https://evil.example/rest/"), "acme.bitrix24.ru"),
+            tech
+        );
         assert_eq!(ask(None, "127.0.0.1"), info);
-        assert_eq!(verification_urls(&profile(), &claims()), [info, tech], "each server once");
-        assert_eq!(ask(Some("https://oauth.bitrix.info@evil.example/"), "evil.example"), info);
+        assert_eq!(
+            verification_urls(&profile(), &claims()),
+            [info, tech],
+            "each server once"
+        );
+        assert_eq!(
+            ask(
+                Some("https://oauth.bitrix.info@evil.example/"),
+                "evil.example"
+            ),
+            info
+        );
     }
 }

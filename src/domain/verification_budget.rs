@@ -37,12 +37,19 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
     /// A whole budget.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { all: QuestionBucket::new(APP_BUDGET, now), senders: HashMap::new() }
+        Self {
+            all: QuestionBucket::new(APP_BUDGET, now),
+            senders: HashMap::new(),
+        }
     }
 
     /// Whether a notice of this sender may cost a question now; `is_known`: it is of a portal that has the app.
     pub fn may_ask(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
-        let kept = if is_known { 0.0 } else { f64::from(KEPT_FOR_KNOWN) };
+        let kept = if is_known {
+            0.0
+        } else {
+            f64::from(KEPT_FOR_KNOWN)
+        };
         self.all.fill(now);
         let of_sender = self.senders.get_mut(sender).is_none_or(|bucket| {
             bucket.fill(now);
@@ -64,8 +71,10 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
                 return;
             }
         }
-        let bucket =
-            self.senders.entry(sender.clone()).or_insert_with(|| QuestionBucket::new(SENDER_BUDGET, now));
+        let bucket = self
+            .senders
+            .entry(sender.clone())
+            .or_insert_with(|| QuestionBucket::new(SENDER_BUDGET, now));
         bucket.fill(now);
         bucket.left -= 1.0;
     }
@@ -81,12 +90,18 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
 
 impl QuestionBucket {
     fn new((most, rate): (u32, u32), now: Timestamp) -> Self {
-        Self { most: most.into(), rate: rate.into(), left: most.into(), filled_at: now }
+        Self {
+            most: most.into(),
+            rate: rate.into(),
+            left: most.into(),
+            filled_at: now,
+        }
     }
 
     /// A clock that is set back adds nothing.
     fn fill(&mut self, now: Timestamp) {
-        self.left = (self.left + now.since(self.filled_at).as_secs_f64() * self.rate).min(self.most);
+        self.left =
+            (self.left + now.since(self.filled_at).as_secs_f64() * self.rate).min(self.most);
         self.filled_at = now;
     }
 
@@ -130,9 +145,15 @@ mod tests {
         let mut questions = VerificationBudget::new(at(0));
         let all: Vec<_> = (0..100).collect();
         assert_eq!(asked(&mut questions, &[7], true, at(0)), SENDER_BUDGET.0);
-        assert_eq!(asked(&mut questions, &all, true, at(0)), APP_BUDGET.0 - SENDER_BUDGET.0);
+        assert_eq!(
+            asked(&mut questions, &all, true, at(0)),
+            APP_BUDGET.0 - SENDER_BUDGET.0
+        );
         assert_eq!(asked(&mut questions, &[7], true, at(1000)), SENDER_BUDGET.1);
-        assert_eq!(asked(&mut questions, &all, true, at(1000)), APP_BUDGET.1 - SENDER_BUDGET.1);
+        assert_eq!(
+            asked(&mut questions, &all, true, at(1000)),
+            APP_BUDGET.1 - SENDER_BUDGET.1
+        );
         // A clock that is set back gives nothing, and takes nothing for good.
         assert_eq!(asked(&mut questions, &all, true, at(-5000)), 0);
         assert_eq!(asked(&mut questions, &all, true, at(-4000)), APP_BUDGET.1);
@@ -142,7 +163,10 @@ mod tests {
     fn unknown_portals_leave_room_for_those_that_are_known() {
         let mut questions = VerificationBudget::new(at(0));
         let all: Vec<_> = (0..100).collect();
-        assert_eq!(asked(&mut questions, &all, false, at(0)), APP_BUDGET.0 - KEPT_FOR_KNOWN);
+        assert_eq!(
+            asked(&mut questions, &all, false, at(0)),
+            APP_BUDGET.0 - KEPT_FOR_KNOWN
+        );
         assert_eq!(asked(&mut questions, &[1000], true, at(0)), SENDER_BUDGET.0);
     }
 

@@ -113,32 +113,52 @@ impl AuthorizationServer {
         }
         let fault = self.take_fault(&form, portal);
         let grant = self.begin(presented, &form, fault.is_some(), now);
-        let ticket = Ticket { id: self.total_requests, grant, settles: None };
+        let ticket = Ticket {
+            id: self.total_requests,
+            grant,
+            settles: None,
+        };
         if let Some((reply, delivery)) = fault.as_ref().and_then(Fault::unprocessed) {
             self.trap(&reply);
-            return FakeResponse { reply, delivery, delay: self.rules.delay, ticket };
+            return FakeResponse {
+                reply,
+                delivery,
+                delay: self.rules.delay,
+                ticket,
+            };
         }
         self.processed(&form, presented, fault.as_ref(), ticket, now)
     }
 
     /// A fresh authorization code. The person who allows it has the application installed.
     pub fn authorize(&mut self, domain: &str, client_id: &str, now: Timestamp) -> String {
-        self.codes.retain(|_, code| now.since(code.expires_at) < CODE_MEMORY);
+        self.codes
+            .retain(|_, code| now.since(code.expires_at) < CODE_MEMORY);
         let portal = self.ledger.portal_or_new(domain);
         self.ledger.portals[portal].installed = true;
         let text = self.ledger.mint.hex(70);
         let expires_at = now + self.rules.code_lifetime;
-        let code = Code { portal, client_id: client_id.to_owned(), expires_at, used: false };
+        let code = Code {
+            portal,
+            client_id: client_id.to_owned(),
+            expires_at,
+            used: false,
+        };
         self.codes.insert(text.clone(), code);
         text
     }
 
     fn presented(&self, form: &RequestForm) -> PresentedCredential {
-        if let Some(place) = form.get("refresh_token").and_then(|token| self.ledger.refresh(token)) {
+        if let Some(place) = form
+            .get("refresh_token")
+            .and_then(|token| self.ledger.refresh(token))
+        {
             return PresentedCredential::Refresh(place);
         }
         let code = form.get("code").and_then(|code| self.codes.get(code));
-        code.map_or(PresentedCredential::Nothing, |code| PresentedCredential::Code(code.portal))
+        code.map_or(PresentedCredential::Nothing, |code| {
+            PresentedCredential::Code(code.portal)
+        })
     }
 
     fn take_fault(&mut self, form: &RequestForm, portal: Option<usize>) -> Option<Fault> {
@@ -165,8 +185,9 @@ impl AuthorizationServer {
                 if let Some(fault) = fault {
                     fault.change(&mut shown, || self.ledger.mint.hex(32));
                 }
-                let intact =
-                    ["access_token", "refresh_token"].iter().all(|name| shown.get(*name) == body.get(*name));
+                let intact = ["access_token", "refresh_token"]
+                    .iter()
+                    .all(|name| shown.get(*name) == body.get(*name));
                 if intact && fault.is_none_or(Fault::leaves_whole) {
                     ticket.settles = granted.settles;
                 }
@@ -174,9 +195,15 @@ impl AuthorizationServer {
             }
             Err((status, error, description)) => ReplyContent::error(status, error, &description),
         };
-        let (delivery, late) =
-            fault.map_or((DeliveryFault::Whole, Duration::ZERO), |fault| fault.shape(&mut reply));
-        FakeResponse { reply, delivery, delay: self.rules.delay + late, ticket }
+        let (delivery, late) = fault.map_or((DeliveryFault::Whole, Duration::ZERO), |fault| {
+            fault.shape(&mut reply)
+        });
+        FakeResponse {
+            reply,
+            delivery,
+            delay: self.rules.delay + late,
+            ticket,
+        }
     }
 
     fn process(
@@ -190,11 +217,20 @@ impl AuthorizationServer {
             return Err((400, "invalid_request", reason.clone()));
         }
         let needed = |name: &str| {
-            form.get(name).ok_or_else(|| (400, "invalid_request", format!("No \"{name}\" parameter found")))
+            form.get(name).ok_or_else(|| {
+                (
+                    400,
+                    "invalid_request",
+                    format!("No \"{name}\" parameter found"),
+                )
+            })
         };
         let client_id = needed("client_id")?;
         // Bitrix24 answers an unknown client with status 200 and no description.
-        let client = self.clients.get(client_id).ok_or((200, "wrong_client", String::new()))?;
+        let client = self
+            .clients
+            .get(client_id)
+            .ok_or((200, "wrong_client", String::new()))?;
         if needed("client_secret")? != client.secret {
             return Err((400, "invalid_client", "Invalid client".to_owned()));
         }
@@ -203,11 +239,17 @@ impl AuthorizationServer {
                 needed("refresh_token")?;
                 match presented {
                     PresentedCredential::Refresh(place) => self.renew(place, client_id, fault, now),
-                    PresentedCredential::Code(_) | PresentedCredential::Nothing => Err(invalid_grant()),
+                    PresentedCredential::Code(_) | PresentedCredential::Nothing => {
+                        Err(invalid_grant())
+                    }
                 }
             }
             "authorization_code" => self.exchange(needed("code")?, client_id, now),
-            _ => Err((400, "unsupported_grant_type", "Unsupported grant type".to_owned())),
+            _ => Err((
+                400,
+                "unsupported_grant_type",
+                "Unsupported grant type".to_owned(),
+            )),
         }
     }
 
@@ -218,7 +260,12 @@ impl AuthorizationServer {
         fault: Option<&Fault>,
         now: Timestamp,
     ) -> Result<IssuedGrant, TokenError> {
-        let Rules { token_lifetime, reuse, old_access_dies, .. } = self.rules;
+        let Rules {
+            token_lifetime,
+            reuse,
+            old_access_dies,
+            ..
+        } = self.rules;
         let grant = &mut self.ledger.grants[place.grant];
         if grant.client_id != client_id {
             return Err(invalid_grant());
@@ -233,15 +280,22 @@ impl AuthorizationServer {
             return match reuse {
                 Reuse::Grace(window) if now.since(spent.at) <= window => {
                     spent.clean = false;
-                    let next = PairIndex { number: place.number + 1, ..place };
+                    let next = PairIndex {
+                        number: place.number + 1,
+                        ..place
+                    };
                     if next.number == grant.newest()
                         && grant
                             .pair(next.number)
                             .is_some_and(|pair| pair.expires_at.until(now).as_secs() == 0)
                     {
-                        self.ledger.reissue(place.grant, token_lifetime, old_access_dies, now);
+                        self.ledger
+                            .reissue(place.grant, token_lifetime, old_access_dies, now);
                     }
-                    Ok(IssuedGrant { place: next, settles: Some(place.number) })
+                    Ok(IssuedGrant {
+                        place: next,
+                        settles: Some(place.number),
+                    })
                 }
                 Reuse::Strict | Reuse::Grace(_) => Err(invalid_grant()),
                 Reuse::RevokeFamily => {
@@ -251,19 +305,43 @@ impl AuthorizationServer {
             };
         }
         if fault == Some(&Fault::WithoutRefreshToken) {
-            self.ledger.reissue(place.grant, token_lifetime, old_access_dies, now);
-            return Ok(IssuedGrant { place, settles: None });
+            self.ledger
+                .reissue(place.grant, token_lifetime, old_access_dies, now);
+            return Ok(IssuedGrant {
+                place,
+                settles: None,
+            });
         }
         if fault.is_none() {
             self.check_spacing(place, now);
         }
-        let spent = SpentToken { at: now, delivered: false, clean: fault.is_none() };
-        let next = self.ledger.rotate(place.grant, spent, token_lifetime, old_access_dies);
-        Ok(IssuedGrant { place: next, settles: Some(place.number) })
+        let spent = SpentToken {
+            at: now,
+            delivered: false,
+            clean: fault.is_none(),
+        };
+        let next = self
+            .ledger
+            .rotate(place.grant, spent, token_lifetime, old_access_dies);
+        Ok(IssuedGrant {
+            place: next,
+            settles: Some(place.number),
+        })
     }
 
-    fn exchange(&mut self, code: &str, client_id: &str, now: Timestamp) -> Result<IssuedGrant, TokenError> {
-        let bad = || (400, "bad_verification_code", "The code passed is incorrect or expired".to_owned());
+    fn exchange(
+        &mut self,
+        code: &str,
+        client_id: &str,
+        now: Timestamp,
+    ) -> Result<IssuedGrant, TokenError> {
+        let bad = || {
+            (
+                400,
+                "bad_verification_code",
+                "The code passed is incorrect or expired".to_owned(),
+            )
+        };
         let code = self.codes.get_mut(code).ok_or_else(bad)?;
         if code.used || code.client_id != client_id || now >= code.expires_at {
             return Err(bad());
@@ -272,8 +350,16 @@ impl AuthorizationServer {
         if !self.ledger.portals[code.portal].installed {
             return Err((401, "NOT_INSTALLED", "Application not installed".to_owned()));
         }
-        let place = self.ledger.grant(code.portal, (client_id, USER_ID), self.rules.token_lifetime, now);
-        Ok(IssuedGrant { place, settles: None })
+        let place = self.ledger.grant(
+            code.portal,
+            (client_id, USER_ID),
+            self.rules.token_lifetime,
+            now,
+        );
+        Ok(IssuedGrant {
+            place,
+            settles: None,
+        })
     }
 
     /// Bitrix24's token reply.
@@ -290,7 +376,10 @@ impl AuthorizationServer {
         }
         put("member_id", portal.member_id.as_str().into());
         put("client_endpoint", self.endpoint_of(&portal.domain).into());
-        put("server_endpoint", format!("http://{}/rest/", self.host).into());
+        put(
+            "server_endpoint",
+            format!("http://{}/rest/", self.host).into(),
+        );
         put("domain", self.host.as_str().into());
         put("scope", "app".into());
         put("status", "L".into());
@@ -309,8 +398,11 @@ impl AuthorizationServer {
     /// Remembers a violation. `text` holds no secret.
     pub(super) fn note(&mut self, portal: Option<usize>, text: &str) {
         if self.violations.len() < MOST_VIOLATIONS {
-            let who = portal.map_or("no known portal", |portal| self.ledger.portals[portal].domain.as_str());
-            self.violations.push(format!("{who}: {text} (request {})", self.total_requests));
+            let who = portal.map_or("no known portal", |portal| {
+                self.ledger.portals[portal].domain.as_str()
+            });
+            self.violations
+                .push(format!("{who}: {text} (request {})", self.total_requests));
         }
     }
 }
@@ -339,6 +431,9 @@ impl AuthorizationServer {
     }
 
     fn spent_of(&mut self, ticket: Ticket) -> Option<&mut SpentToken> {
-        self.ledger.grants.get_mut(ticket.grant?)?.spent_mut(ticket.settles?)
+        self.ledger
+            .grants
+            .get_mut(ticket.grant?)?
+            .spent_mut(ticket.settles?)
     }
 }

@@ -30,7 +30,9 @@ impl AuthorizationServer {
         faulty: bool,
         now: Timestamp,
     ) -> Option<usize> {
-        let PresentedCredential::Refresh(place) = presented else { return None };
+        let PresentedCredential::Refresh(place) = presented else {
+            return None;
+        };
         self.check_client(place, form);
         self.check_reuse(place, faulty, now);
         let id = self.total_requests;
@@ -38,38 +40,65 @@ impl AuthorizationServer {
         for flight in flights.iter_mut() {
             flight.overlapped_at.get_or_insert(now);
         }
-        flights.push(InFlight { id, overlapped_at: None });
+        flights.push(InFlight {
+            id,
+            overlapped_at: None,
+        });
         Some(place.grant)
     }
 
     /// Ends a flight. Two at once are judged when the first ends: by then its client may turn out to have left.
     pub(super) fn land(&mut self, ticket: Ticket, end: End, now: Timestamp) {
-        let Some(grant) = ticket.grant.and_then(|grant| self.ledger.grants.get_mut(grant)) else { return };
-        let Some(at) = grant.flights.iter().position(|flight| flight.id == ticket.id) else { return };
+        let Some(grant) = ticket
+            .grant
+            .and_then(|grant| self.ledger.grants.get_mut(grant))
+        else {
+            return;
+        };
+        let Some(at) = grant
+            .flights
+            .iter()
+            .position(|flight| flight.id == ticket.id)
+        else {
+            return;
+        };
         let overlapped_at = grant.flights.swap_remove(at).overlapped_at;
         let portal = grant.portal;
-        let both_open = |since: Timestamp| end == End::Written || now.since(since) > OVERLAP_TOLERANCE;
+        let both_open =
+            |since: Timestamp| end == End::Written || now.since(since) > OVERLAP_TOLERANCE;
         if overlapped_at.is_some_and(both_open) {
-            self.note(Some(portal), "two requests of one grant were in flight at once");
+            self.note(
+                Some(portal),
+                "two requests of one grant were in flight at once",
+            );
         }
     }
 
     /// Two renewals, both with a reply that arrived, in a tenth of the life.
     pub(super) fn check_spacing(&mut self, place: PairIndex, now: Timestamp) {
         let grant = &self.ledger.grants[place.grant];
-        let (Some(pair), Some(before)) = (grant.pair(place.number), place.number.checked_sub(1)) else {
+        let (Some(pair), Some(before)) = (grant.pair(place.number), place.number.checked_sub(1))
+        else {
             return;
         };
         let spacing = share_of(pair.lifetime, SPACING_SHARE).saturating_sub(SPACING_TOLERANCE);
         let too_soon = |at: Timestamp| at <= now && now.since(at) < spacing;
-        if grant.spent(before).is_some_and(|spent| spent.delivered && spent.clean && too_soon(spent.at)) {
-            self.note(Some(grant.portal), "renewed twice within a tenth of the token's life");
+        if grant
+            .spent(before)
+            .is_some_and(|spent| spent.delivered && spent.clean && too_soon(spent.at))
+        {
+            self.note(
+                Some(grant.portal),
+                "renewed twice within a tenth of the token's life",
+            );
         }
     }
 
     /// From now on nothing must come to where a redirect leads.
     pub(super) fn trap(&mut self, reply: &ReplyContent) {
-        let Some(to) = reply.location.as_deref() else { return };
+        let Some(to) = reply.location.as_deref() else {
+            return;
+        };
         let path = &to[origin_of(to).map_or(0, str::len)..];
         let path = path.split(['?', '#']).next().unwrap_or_default();
         if path != TOKEN_PATH && !self.traps.iter().any(|known| known == path) {
@@ -86,15 +115,22 @@ impl AuthorizationServer {
 
     fn check_client(&mut self, place: PairIndex, form: &RequestForm) {
         let grant = &self.ledger.grants[place.grant];
-        let other = form.get("client_id").filter(|client_id| *client_id != grant.client_id);
+        let other = form
+            .get("client_id")
+            .filter(|client_id| *client_id != grant.client_id);
         if other.is_some_and(|client_id| self.clients.contains_key(client_id)) {
-            self.note(Some(grant.portal), "a refresh token was presented by another client");
+            self.note(
+                Some(grant.portal),
+                "a refresh token was presented by another client",
+            );
         }
     }
 
     fn check_reuse(&mut self, place: PairIndex, faulty: bool, now: Timestamp) {
         let grant = &self.ledger.grants[place.grant];
-        let Some(spent) = grant.spent(place.number) else { return };
+        let Some(spent) = grant.spent(place.number) else {
+            return;
+        };
         if matches!(self.rules.reuse, Reuse::Grace(window) if now.since(spent.at) <= window) {
             return;
         }

@@ -13,7 +13,9 @@ impl Bench {
     /// What was noticed, without the portal in front and the request's number behind.
     fn noticed(&self) -> Vec<&str> {
         let texts = self.authority.violations.iter();
-        texts.map(|text| text.split(": ").nth(1).unwrap().split(" (").next().unwrap()).collect()
+        texts
+            .map(|text| text.split(": ").nth(1).unwrap().split(" (").next().unwrap())
+            .collect()
     }
 }
 
@@ -23,7 +25,10 @@ fn a_spent_token_comes_again_after_its_reply_arrived() {
     let first = refresh(&bench.install());
     bench.renew(&first);
     bench.renew(&first);
-    assert_eq!(bench.authority.violations, [format!("{ACME}: {SPENT} (request 2)")]);
+    assert_eq!(
+        bench.authority.violations,
+        [format!("{ACME}: {SPENT} (request 2)")]
+    );
 }
 
 #[test]
@@ -47,10 +52,18 @@ fn a_replay_is_legitimate_while_the_reply_has_not_arrived() {
         bench.renew(&token);
         bench.renew(&token);
         assert!(bench.noticed().is_empty(), "{fault:?}");
-        let newest = bench.authority.ledger.grants[0].pair(1).unwrap().refresh.to_string();
+        let newest = bench.authority.ledger.grants[0]
+            .pair(1)
+            .unwrap()
+            .refresh
+            .to_string();
         assert_eq!(bench.renew(&newest).0, 200);
         bench.renew(&token);
-        assert_eq!(bench.noticed(), [SPENT], "{fault:?}: whoever spent the next token had it");
+        assert_eq!(
+            bench.noticed(),
+            [SPENT],
+            "{fault:?}: whoever spent the next token had it"
+        );
     }
 }
 
@@ -59,7 +72,9 @@ fn a_reply_that_could_not_leave_may_be_asked_for_again() {
     let mut bench = Bench::new(Rules::default());
     let first = refresh(&bench.install());
     let answer = bench.send(&renewal(&first));
-    bench.authority.finish(answer.ticket, End::Written, bench.now);
+    bench
+        .authority
+        .finish(answer.ticket, End::Written, bench.now);
     bench.authority.unwritten(answer.ticket);
     bench.renew(&first);
     assert!(bench.noticed().is_empty());
@@ -72,7 +87,11 @@ fn a_reply_that_could_not_leave_may_be_asked_for_again() {
 
 #[test]
 fn a_reply_without_its_tokens_did_not_arrive_and_one_with_them_did() {
-    for (field, expected) in [("access_token", &[][..]), ("refresh_token", &[]), ("scope", &[SPENT])] {
+    for (field, expected) in [
+        ("access_token", &[][..]),
+        ("refresh_token", &[]),
+        ("scope", &[SPENT]),
+    ] {
         let mut bench = Bench::new(Rules::default());
         let token = refresh(&bench.install());
         let fields = serde_json::Map::from_iter([(field.to_owned(), serde_json::Value::Null)]);
@@ -85,7 +104,10 @@ fn a_reply_without_its_tokens_did_not_arrive_and_one_with_them_did() {
 
 #[test]
 fn within_grace_a_replay_is_legitimate() {
-    let mut bench = Bench::new(Rules { reuse: Reuse::Grace(Duration::from_secs(9)), ..Rules::default() });
+    let mut bench = Bench::new(Rules {
+        reuse: Reuse::Grace(Duration::from_secs(9)),
+        ..Rules::default()
+    });
     let token = refresh(&bench.install());
     bench.renew(&token);
     bench.later(9);
@@ -108,7 +130,10 @@ fn a_killed_client_may_replay_until_it_gets_an_answer_and_then_only_ask_again_la
     assert!(bench.noticed().is_empty());
     bench.later(20);
     bench.renew(&token);
-    assert!(bench.noticed().is_empty(), "a dead grant is asked about again");
+    assert!(
+        bench.noticed().is_empty(),
+        "a dead grant is asked about again"
+    );
     bench.later(19);
     bench.renew(&token);
     assert_eq!(bench.noticed(), [SPENT]);
@@ -121,7 +146,9 @@ fn two_requests_of_a_grant_at_once() {
     let other = refresh(&bench.install());
     let one = bench.send(&renewal(&first));
     let elsewhere = bench.send(&renewal(&other));
-    bench.authority.finish(elsewhere.ticket, End::Written, bench.now);
+    bench
+        .authority
+        .finish(elsewhere.ticket, End::Written, bench.now);
     assert!(bench.noticed().is_empty(), "another grant's is no concern");
     let two = bench.send(&renewal(&first));
     bench.authority.finish(one.ticket, End::Written, bench.now);
@@ -151,7 +178,10 @@ fn renewed_twice_within_a_tenth_of_the_life() {
         let mut bench = Bench::new(Rules::default());
         let first = refresh(&bench.install());
         let second = refresh(&bench.renew(&first).1);
-        assert!(bench.noticed().is_empty(), "a new grant may be proved at once");
+        assert!(
+            bench.noticed().is_empty(),
+            "a new grant may be proved at once"
+        );
         bench.later(secs);
         bench.renew(&second);
         assert_eq!(bench.noticed(), expected, "{secs} s");
@@ -160,7 +190,10 @@ fn renewed_twice_within_a_tenth_of_the_life() {
 
 #[test]
 fn renewals_that_a_fault_or_a_replay_made_necessary_are_not_too_many() {
-    let mut bench = Bench::new(Rules { reuse: Reuse::Grace(Duration::from_secs(60)), ..Rules::default() });
+    let mut bench = Bench::new(Rules {
+        reuse: Reuse::Grace(Duration::from_secs(60)),
+        ..Rules::default()
+    });
     let first = refresh(&bench.install());
     bench.renew(&first);
     let second = refresh(&bench.renew(&first).1);
@@ -178,9 +211,15 @@ fn the_token_of_one_client_comes_from_another() {
     let mut bench = Bench::new(Rules::default());
     let token = refresh(&bench.install());
     bench.ask(&renewal(&token).replace(APP, "local.unknown"));
-    assert!(bench.noticed().is_empty(), "a client_id that nobody registered is a slip in a configuration");
+    assert!(
+        bench.noticed().is_empty(),
+        "a client_id that nobody registered is a slip in a configuration"
+    );
     bench.ask(&renewal(&token).replace(APP, "local.other"));
-    assert_eq!(bench.noticed(), ["a refresh token was presented by another client"]);
+    assert_eq!(
+        bench.noticed(),
+        ["a refresh token was presented by another client"]
+    );
 }
 
 #[test]
@@ -189,24 +228,39 @@ fn parameters_in_the_wrong_place_are_noticed_with_the_portal() {
     let token = refresh(&bench.install());
     let (query, body) = (format!("refresh_token={token}"), renewal(&token));
     let content_type = Some("application/x-www-form-urlencoded");
-    let request = TokenRequest { method: "POST", content_type, query: &query, body: body.as_bytes() };
+    let request = TokenRequest {
+        method: "POST",
+        content_type,
+        query: &query,
+        body: body.as_bytes(),
+    };
     bench.authority.token(&request, bench.now);
     assert_eq!(
         bench.authority.violations,
-        [format!("{ACME}: refresh_token was sent in the URL (request 1)")]
+        [format!(
+            "{ACME}: refresh_token was sent in the URL (request 1)"
+        )]
     );
 }
 
 #[test]
 fn whoever_follows_a_redirect_is_noticed() {
     let mut bench = Bench::new(Rules::default());
-    for to in ["http://127.0.0.1:9/trap/?x=1", "http://127.0.0.1:9/oauth/token/", "/plain"] {
+    for to in [
+        "http://127.0.0.1:9/trap/?x=1",
+        "http://127.0.0.1:9/oauth/token/",
+        "/plain",
+    ] {
         bench.fail(Fault::Redirect { to: to.to_owned() });
         assert_eq!(bench.send("").reply.location.as_deref(), Some(to));
     }
-    for (path, noticed) in
-        [("/oauth/token/", 0), ("/other", 0), ("/trap/", 1), ("/plain", 2), ("/redirected", 3)]
-    {
+    for (path, noticed) in [
+        ("/oauth/token/", 0),
+        ("/other", 0),
+        ("/trap/", 1),
+        ("/plain", 2),
+        ("/redirected", 3),
+    ] {
         bench.authority.visited(path);
         assert_eq!(bench.noticed().len(), noticed, "{path}");
     }

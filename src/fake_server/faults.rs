@@ -150,10 +150,10 @@ impl Wrap {
         let more = |field: &str| format!("{{{field},{}", text.trim_start().trim_start_matches('{'));
         match self {
             Self::ByteOrderMark => format!("\u{feff}{text}").into_bytes(),
-            Self::Notice => {
-                format!("<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/oauth.php</b><br />\n{text}")
-                    .into_bytes()
-            }
+            Self::Notice => format!(
+                "<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/oauth.php</b><br />\n{text}"
+            )
+            .into_bytes(),
             Self::Comment => format!("{text}\n<!-- 0.02 s -->\n").into_bytes(),
             Self::Nul => format!("{text}\0").into_bytes(),
             Self::Prefix => format!(")]}}',\n{text}").into_bytes(),
@@ -168,7 +168,9 @@ impl Wrap {
                 let fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
                 let mut form = url::form_urlencoded::Serializer::new(String::new());
                 for (name, value) in &fields {
-                    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    let value = value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned);
                     form.append_pair(name, &value);
                 }
                 form.finish().into_bytes()
@@ -225,7 +227,11 @@ mod tests {
         faults.add(acme(), Fault::Lost, 2);
         faults.add(At::All, Fault::Stall, u32::MAX);
         faults.add(acme(), Fault::Reset, 0);
-        assert_eq!(faults.take(|at| *at == At::All), Some(Fault::Stall), "acme's is not for others");
+        assert_eq!(
+            faults.take(|at| *at == At::All),
+            Some(Fault::Stall),
+            "acme's is not for others"
+        );
         assert_eq!(
             [(); 3].map(|()| faults.take(|_| true)),
             [Some(Fault::Lost), Some(Fault::Lost), Some(Fault::Stall)]
@@ -233,7 +239,11 @@ mod tests {
         faults.add(acme(), Fault::Reset, 1);
         faults.heal(&acme());
         assert_eq!(faults.take(|at| *at == acme()), None);
-        assert_eq!(faults.take(|_| true), Some(Fault::Stall), "healing one place leaves the others");
+        assert_eq!(
+            faults.take(|_| true),
+            Some(Fault::Stall),
+            "healing one place leaves the others"
+        );
         faults.heal(&At::All);
         assert_eq!(faults.take(|_| true), None);
     }

@@ -36,7 +36,13 @@ pub(super) struct ConnectionState {
 
 impl ConnectionState {
     fn set_unflushed(&self, ticket: Option<Ticket>) -> Option<Ticket> {
-        std::mem::replace(&mut *self.unflushed.lock().unwrap_or_else(PoisonError::into_inner), ticket)
+        std::mem::replace(
+            &mut *self
+                .unflushed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+            ticket,
+        )
     }
 }
 
@@ -49,11 +55,17 @@ pub(super) struct PendingReply {
 
 impl PendingReply {
     pub(super) fn new(sandbox: FakeServer, line: Arc<ConnectionState>, ticket: Ticket) -> Self {
-        Self { sandbox, line, ticket: Some(ticket) }
+        Self {
+            sandbox,
+            line,
+            ticket: Some(ticket),
+        }
     }
 
     fn finish(&mut self, end: End) {
-        let Some(ticket) = self.ticket.take() else { return };
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
         let now = self.sandbox.clock.now();
         self.sandbox.lock().finish(ticket, end, now);
         if end == End::Written {
@@ -102,7 +114,10 @@ impl ReplyBody {
         {
             pending.finish(End::Written);
         }
-        Self { shape: Shape::Whole(body.into()), pending }
+        Self {
+            shape: Shape::Whole(body.into()),
+            pending,
+        }
     }
 
     /// A body that leaves as `delivery` says.
@@ -116,17 +131,33 @@ impl ReplyBody {
             DeliveryFault::Truncated(after) => {
                 let announced = body.len() as u64;
                 let part = Bytes::from(body).slice(..after);
-                Shape::Cut { part, announced, flushed: false }
+                Shape::Cut {
+                    part,
+                    announced,
+                    flushed: false,
+                }
             }
-            DeliveryFault::Drip(every) => {
-                Shape::Drip { rest: body.into(), sandbox: sandbox.clone(), every, pause: None }
-            }
-            DeliveryFault::Huge(filler) => Shape::Huge { filler, rest: body.into() },
-            DeliveryFault::Whole | DeliveryFault::Closed | DeliveryFault::Reset | DeliveryFault::Never => {
+            DeliveryFault::Drip(every) => Shape::Drip {
+                rest: body.into(),
+                sandbox: sandbox.clone(),
+                every,
+                pause: None,
+            },
+            DeliveryFault::Huge(filler) => Shape::Huge {
+                filler,
+                rest: body.into(),
+            },
+            DeliveryFault::Whole
+            | DeliveryFault::Closed
+            | DeliveryFault::Reset
+            | DeliveryFault::Never => {
                 return Self::whole(body, Some(pending));
             }
         };
-        Self { shape, pending: Some(pending) }
+        Self {
+            shape,
+            pending: Some(pending),
+        }
     }
 }
 
@@ -134,7 +165,10 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let piece = match &mut self.shape {
             Shape::Whole(rest) => std::mem::take(rest),
             Shape::Cut { part, .. } if !part.is_empty() => std::mem::take(part),
@@ -145,7 +179,12 @@ impl Body for ReplyBody {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Shape::Drip { rest, sandbox, every, pause } => {
+            Shape::Drip {
+                rest,
+                sandbox,
+                every,
+                pause,
+            } => {
                 if !rest.is_empty() {
                     let span = *every;
                     let waiting = pause.get_or_insert_with(|| {
@@ -183,7 +222,9 @@ impl Body for ReplyBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.shape {
-            Shape::Whole(rest) | Shape::Drip { rest, .. } => SizeHint::with_exact(rest.len() as u64),
+            Shape::Whole(rest) | Shape::Drip { rest, .. } => {
+                SizeHint::with_exact(rest.len() as u64)
+            }
             Shape::Cut { announced, .. } => SizeHint::with_exact(*announced),
             Shape::Huge { .. } => SizeHint::default(),
         }
@@ -199,7 +240,11 @@ pub(super) struct FaultyStream {
 
 impl FaultyStream {
     pub(super) fn new(stream: TcpStream, line: Arc<ConnectionState>, sandbox: FakeServer) -> Self {
-        Self { stream, line, sandbox }
+        Self {
+            stream,
+            line,
+            sandbox,
+        }
     }
 }
 
@@ -226,7 +271,11 @@ impl AsyncRead for FaultyStream {
 }
 
 impl AsyncWrite for FaultyStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -271,11 +320,18 @@ mod tests {
             *sandbox.lock() = Bench::new(Rules::default()).authority;
             let form = renewal(&refresh(&sandbox.install("acme.bitrix24.com", APP)));
             let content_type = Some("application/x-www-form-urlencoded");
-            let request = TokenRequest { method: "POST", content_type, query: "", body: form.as_bytes() };
+            let request = TokenRequest {
+                method: "POST",
+                content_type,
+                query: "",
+                body: form.as_bytes(),
+            };
             let ticket = sandbox.lock().token(&request, sandbox.clock.now()).ticket;
 
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap())
+                .await
+                .unwrap();
             let line = Arc::new(ConnectionState::default());
             let mut wire = FaultyStream::new(stream, line.clone(), sandbox.clone());
             PendingReply::new(sandbox.clone(), line, ticket).finish(End::Written);

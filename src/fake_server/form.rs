@@ -61,9 +61,12 @@ impl RequestForm {
                     }
                 }
                 if request.method == wanted && !is_form(request.content_type) {
-                    form.wrong.push("the content type is not application/x-www-form-urlencoded".to_owned());
-                    form.refused =
-                        Some("the content type is not application/x-www-form-urlencoded".to_owned());
+                    form.wrong.push(
+                        "the content type is not application/x-www-form-urlencoded".to_owned(),
+                    );
+                    form.refused = Some(
+                        "the content type is not application/x-www-form-urlencoded".to_owned(),
+                    );
                 }
                 form.fields = pairs(&String::from_utf8_lossy(request.body));
             }
@@ -75,26 +78,35 @@ impl RequestForm {
     /// A parameter's value; an empty one counts as absent (RFC 6749 section 3.2).
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(field, _)| field == name);
-        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        found
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     fn check_names(&mut self) {
         for (at, (name, _)) in self.fields.iter().enumerate() {
             if self.fields[..at].iter().any(|(before, _)| before == name) {
-                let name = KNOWN.into_iter().find(|known| known == name).unwrap_or("a parameter");
+                let name = KNOWN
+                    .into_iter()
+                    .find(|known| known == name)
+                    .unwrap_or("a parameter");
                 self.wrong.push(format!("{name} was sent twice"));
                 self.refused = Some(format!("{name} is repeated"));
             }
             if name == "redirect_uri" || name == "scope" {
-                self.wrong.push(format!("{name} was sent with a token request"));
+                self.wrong
+                    .push(format!("{name} was sent with a token request"));
             }
         }
     }
 }
 
 fn is_form(content_type: Option<&str>) -> bool {
-    let kind = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
-    kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    let kind = content_type
+        .and_then(|text| text.split(';').next())
+        .unwrap_or_default();
+    kind.trim()
+        .eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 /// The pairs of an application/x-www-form-urlencoded text.
@@ -114,7 +126,11 @@ fn decoded(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let hex = |offset: usize| bytes.get(at + offset).and_then(|&digit| char::from(digit).to_digit(16));
+        let hex = |offset: usize| {
+            bytes
+                .get(at + offset)
+                .and_then(|&digit| char::from(digit).to_digit(16))
+        };
         match (byte, hex(1), hex(2)) {
             (b'%', Some(high), Some(low)) => {
                 out.push((high * 16 + low) as u8);
@@ -148,7 +164,12 @@ mod tests {
     const FORM: Option<&str> = Some("application/x-www-form-urlencoded; charset=UTF-8");
 
     fn post(query: &str, body: &str) -> RequestForm {
-        let request = TokenRequest { method: "POST", content_type: FORM, query, body: body.as_bytes() };
+        let request = TokenRequest {
+            method: "POST",
+            content_type: FORM,
+            query,
+            body: body.as_bytes(),
+        };
         RequestForm::read(&request, Method::Post)
     }
 
@@ -164,13 +185,38 @@ mod tests {
     #[test]
     fn what_a_correct_client_does_not_do_is_told_without_values() {
         for (query, body, wrong, refused) in [
-            ("refresh_token=s3cret", "client_id=1", "refresh_token was sent in the URL", false),
-            ("client_secret=s3cret", "client_id=1", "client_secret was sent in the URL", false),
-            ("code=s3cret", "client_id=1", "code was sent in the URL", false),
+            (
+                "refresh_token=s3cret",
+                "client_id=1",
+                "refresh_token was sent in the URL",
+                false,
+            ),
+            (
+                "client_secret=s3cret",
+                "client_id=1",
+                "client_secret was sent in the URL",
+                false,
+            ),
+            (
+                "code=s3cret",
+                "client_id=1",
+                "code was sent in the URL",
+                false,
+            ),
             ("", "code=s3cret&code=s3cret", "code was sent twice", true),
             ("", "s3cret=1&s3cret=2", "a parameter was sent twice", true),
-            ("", "redirect_uri=s3cret", "redirect_uri was sent with a token request", false),
-            ("", "scope=s3cret", "scope was sent with a token request", false),
+            (
+                "",
+                "redirect_uri=s3cret",
+                "redirect_uri was sent with a token request",
+                false,
+            ),
+            (
+                "",
+                "scope=s3cret",
+                "scope was sent with a token request",
+                false,
+            ),
         ] {
             let form = post(query, body);
             assert_eq!(form.wrong, [wrong], "{query} {body}");
@@ -182,11 +228,25 @@ mod tests {
     #[test]
     fn another_content_type_is_wrong_and_another_method_is_refused() {
         let read = |method, content_type, by| {
-            let form =
-                RequestForm::read(&TokenRequest { method, content_type, query: "a=1", body: b"b=1" }, by);
-            (form.wrong.len(), form.refused.is_some(), form.get("a").is_some())
+            let form = RequestForm::read(
+                &TokenRequest {
+                    method,
+                    content_type,
+                    query: "a=1",
+                    body: b"b=1",
+                },
+                by,
+            );
+            (
+                form.wrong.len(),
+                form.refused.is_some(),
+                form.get("a").is_some(),
+            )
         };
-        assert_eq!(read("POST", Some("application/json"), Method::Post), (1, true, false));
+        assert_eq!(
+            read("POST", Some("application/json"), Method::Post),
+            (1, true, false)
+        );
         assert_eq!(read("POST", None, Method::Post), (1, true, false));
         assert_eq!(read("GET", None, Method::Post), (0, true, false));
         assert_eq!(read("POST", FORM, Method::Get), (0, true, true));

@@ -31,13 +31,17 @@ impl AuthorizationServer {
     ) -> Map<String, Value> {
         let portal = self.ledger.portal_or_new(domain);
         self.ledger.portals[portal].installed = true;
-        let place = self.ledger.grant(portal, (client_id, user_id), self.rules.token_lifetime, now);
+        let place = self
+            .ledger
+            .grant(portal, (client_id, user_id), self.rules.token_lifetime, now);
         self.reply_of(place, now)
     }
 
     /// Takes the application out of a portal: every grant of it is dead, also after a new installation.
     pub fn uninstall(&mut self, domain: &str) {
-        let Some(portal) = self.ledger.portal(domain) else { return };
+        let Some(portal) = self.ledger.portal(domain) else {
+            return;
+        };
         self.ledger.portals[portal].installed = false;
         self.ledger
             .grants
@@ -49,7 +53,10 @@ impl AuthorizationServer {
     /// Answers a question whether the user of an access token is an administrator.
     pub(super) fn user_admin(&self, body: &[u8], now: Timestamp) -> ReplyContent {
         let form = pairs(&String::from_utf8_lossy(body));
-        let token = form.iter().find(|(name, _)| name == "auth").map(|(_, value)| value.as_str());
+        let token = form
+            .iter()
+            .find(|(name, _)| name == "auth")
+            .map(|(_, value)| value.as_str());
         let known = token.and_then(|token| self.ledger.grant_of_access(token));
         match (&self.admins, known) {
             (Some(admins), Some((grant, expires_at))) if expires_at > now && !grant.revoked => {
@@ -57,7 +64,11 @@ impl AuthorizationServer {
                 answer.insert("result".to_owned(), admins.contains(&grant.user_id).into());
                 ReplyContent::json(200, answer)
             }
-            _ => ReplyContent::error(401, "expired_token", "The access token provided has expired"),
+            _ => ReplyContent::error(
+                401,
+                "expired_token",
+                "The access token provided has expired",
+            ),
         }
     }
 
@@ -83,17 +94,26 @@ impl AuthorizationServer {
             self.note(None, "an access token was sent in the URL");
         }
         let form = pairs(&String::from_utf8_lossy(body));
-        let token = form.iter().find(|(name, _)| name == "auth").map(|(_, value)| value.as_str());
+        let token = form
+            .iter()
+            .find(|(name, _)| name == "auth")
+            .map(|(_, value)| value.as_str());
         let Some(token) = token.filter(|token| method == "POST" && is_token(token)) else {
             return ReplyContent::error(400, "invalid_client", "Invalid client");
         };
-        let Some((grant, expires_at)) =
-            self.ledger.grant_of_access(token).filter(|(grant, _)| !grant.revoked)
+        let Some((grant, expires_at)) = self
+            .ledger
+            .grant_of_access(token)
+            .filter(|(grant, _)| !grant.revoked)
         else {
             return ReplyContent::error(401, "invalid_token", "Unable to get application by token");
         };
         if expires_at <= now {
-            return ReplyContent::error(401, "expired_token", "The access token provided has expired");
+            return ReplyContent::error(
+                401,
+                "expired_token",
+                "The access token provided has expired",
+            );
         }
         let not_yet = self.wrong_answers.1 > 0;
         self.wrong_answers.1 = self.wrong_answers.1.saturating_sub(1);
@@ -130,7 +150,10 @@ mod tests {
     use super::*;
 
     fn asked(bench: &mut Bench, token: &str) -> (u16, Value) {
-        let reply = bench.authority.app_info("POST", "", format!("auth={token}").as_bytes(), bench.now);
+        let reply =
+            bench
+                .authority
+                .app_info("POST", "", format!("auth={token}").as_bytes(), bench.now);
         (reply.status, serde_json::from_slice(&reply.body).unwrap())
     }
 
@@ -141,8 +164,14 @@ mod tests {
         let token = installed["access_token"].as_str().unwrap();
         let (status, answer) = asked(&mut bench, token);
         assert_eq!(status, 200);
-        assert_eq!((&answer["result"]["user_id"], &answer["result"]["client_id"]), (&67.into(), &APP.into()));
-        assert_eq!(answer["result"]["install"]["member_id"], installed["member_id"]);
+        assert_eq!(
+            (&answer["result"]["user_id"], &answer["result"]["client_id"]),
+            (&67.into(), &APP.into())
+        );
+        assert_eq!(
+            answer["result"]["install"]["member_id"],
+            installed["member_id"]
+        );
         assert_eq!(installed["user_id"], 67);
         bench.authority.questions.1 = 1;
         assert_eq!(asked(&mut bench, token).0, 500);

@@ -134,11 +134,13 @@ impl IssuedGrants {
     }
 
     pub(super) fn pair(&self, number: u64) -> Option<&IssuedPair> {
-        self.pairs.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        self.pairs
+            .get(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
     pub(super) fn pair_mut(&mut self, number: u64) -> Option<&mut IssuedPair> {
-        self.pairs.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        self.pairs
+            .get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
     /// How the token of that pair was spent.
@@ -237,13 +239,21 @@ impl Ledger {
     }
 
     /// A new access token for the newest refresh token.
-    pub(super) fn reissue(&mut self, grant: usize, lifetime: Duration, old_dies: bool, now: Timestamp) {
+    pub(super) fn reissue(
+        &mut self,
+        grant: usize,
+        lifetime: Duration,
+        old_dies: bool,
+        now: Timestamp,
+    ) {
         if old_dies {
             self.end_access(grant);
         }
         let access = self.new_access(grant, lifetime, now);
         let newest = self.grants[grant].newest();
-        let Some(pair) = self.grants[grant].pair_mut(newest) else { return };
+        let Some(pair) = self.grants[grant].pair_mut(newest) else {
+            return;
+        };
         pair.access = access.clone();
         pair.expires_at = now + lifetime;
         pair.lifetime = lifetime;
@@ -280,7 +290,11 @@ impl Ledger {
 
     fn end_access(&mut self, grant: usize) {
         let grant = &self.grants[grant];
-        for token in grant.pair(grant.newest()).iter().flat_map(|pair| &pair.accesses) {
+        for token in grant
+            .pair(grant.newest())
+            .iter()
+            .flat_map(|pair| &pair.accesses)
+        {
             if let Some(issued) = self.accesses.get_mut(token) {
                 issued.dead = true;
             }
@@ -289,9 +303,20 @@ impl Ledger {
 
     fn new_access(&mut self, grant: usize, lifetime: Duration, now: Timestamp) -> Arc<str> {
         let expires_at = now + lifetime;
-        let access =
-            self.mint.token(expires_at, self.grants[grant].portal, grant, self.grants[grant].user_id);
-        self.accesses.insert(access.clone(), Issued { grant, expires_at, dead: false });
+        let access = self.mint.token(
+            expires_at,
+            self.grants[grant].portal,
+            grant,
+            self.grants[grant].user_id,
+        );
+        self.accesses.insert(
+            access.clone(),
+            Issued {
+                grant,
+                expires_at,
+                dead: false,
+            },
+        );
         access
     }
 
@@ -321,7 +346,10 @@ impl Ledger {
                 self.accesses.remove(access);
             });
         }
-        let place = PairIndex { grant, number: books.newest() };
+        let place = PairIndex {
+            grant,
+            number: books.newest(),
+        };
         self.refreshes.insert(refresh, place);
         place
     }
@@ -335,9 +363,18 @@ mod tests {
     fn the_books_do_not_grow_without_end() {
         let mut books = Ledger::new(1);
         let portal = books.portal_or_new("acme.bitrix24.com");
-        let first = books.grant(portal, ("local.1", USER_ID), Duration::from_secs(60), Timestamp::default());
+        let first = books.grant(
+            portal,
+            ("local.1", USER_ID),
+            Duration::from_secs(60),
+            Timestamp::default(),
+        );
         let token = books.grants[0].pair(first.number).unwrap().refresh.clone();
-        let spent = SpentToken { at: Timestamp::default(), delivered: true, clean: true };
+        let spent = SpentToken {
+            at: Timestamp::default(),
+            delivered: true,
+            clean: true,
+        };
         for _ in 0..HISTORY - 1 {
             books.rotate(0, spent, Duration::from_secs(60), false);
         }
@@ -346,7 +383,10 @@ mod tests {
         assert_eq!(books.refresh(&token), None);
         (0..ACCESSES + 5)
             .for_each(|_| books.reissue(0, Duration::from_secs(60), false, Timestamp::default()));
-        assert_eq!((books.refreshes.len(), books.accesses.len()), (HISTORY, HISTORY - 1 + ACCESSES));
+        assert_eq!(
+            (books.refreshes.len(), books.accesses.len()),
+            (HISTORY, HISTORY - 1 + ACCESSES)
+        );
         assert_eq!(books.grants[0].newest(), HISTORY as u64);
         assert!(books.grants[0].pair(0).is_none() && books.grants[0].spent(1).is_some());
     }

@@ -22,8 +22,13 @@ impl Mint {
         grant: usize,
         user_id: u64,
     ) -> Arc<str> {
-        let ends_at = u32::try_from(ends_at.secs().max(0)).unwrap_or(u32::MAX).swap_bytes();
-        let ids = format!("{ends_at:08x}{:08x}{:08x}{:08x}", portal as u32, grant as u32, user_id as u32);
+        let ends_at = u32::try_from(ends_at.secs().max(0))
+            .unwrap_or(u32::MAX)
+            .swap_bytes();
+        let ids = format!(
+            "{ends_at:08x}{:08x}{:08x}{:08x}",
+            portal as u32, grant as u32, user_id as u32
+        );
         (ids + &self.hex(38)).into()
     }
 
@@ -48,7 +53,10 @@ mod tests {
         let mut mint = Mint::new(1);
         let token = mint.token(Timestamp::from_secs(1_771_943_628), 0x71b, 0x844, 27);
         assert_eq!(token.len(), 70);
-        assert!(token.starts_with("ccb69d690000071b000008440000001b"), "{token}");
+        assert!(
+            token.starts_with("ccb69d690000071b000008440000001b"),
+            "{token}"
+        );
         assert!(token.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 

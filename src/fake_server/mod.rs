@@ -55,7 +55,10 @@ impl FakeServer {
     #[must_use]
     pub fn new(clock: Clock, rules: Rules) -> Self {
         let seed = clock.chance().to_bits() ^ clock.now().millis().unsigned_abs();
-        Self { authority: Arc::new(Mutex::new(AuthorizationServer::new(rules, seed))), clock }
+        Self {
+            authority: Arc::new(Mutex::new(AuthorizationServer::new(rules, seed))),
+            clock,
+        }
     }
 
     /// Serves until stopped, then cuts every connection. One server may serve several listeners, one after another
@@ -86,8 +89,17 @@ impl FakeServer {
     pub fn add_client(&self, client_id: &str, client_secret: &str) {
         let secret = client_secret.to_owned();
         let mut authority = self.lock();
-        let redirect_uri = authority.clients.remove(client_id).and_then(|client| client.redirect_uri);
-        authority.clients.insert(client_id.to_owned(), authority::RegisteredClient { secret, redirect_uri });
+        let redirect_uri = authority
+            .clients
+            .remove(client_id)
+            .and_then(|client| client.redirect_uri);
+        authority.clients.insert(
+            client_id.to_owned(),
+            authority::RegisteredClient {
+                secret,
+                redirect_uri,
+            },
+        );
     }
 
     /// Where the authorization page sends a registered client's user; without it the page shows the code.
@@ -162,7 +174,10 @@ impl FakeServer {
     }
 
     /// Takes the faults of that place away; [`At::All`] takes away every fault.
-    #[expect(clippy::needless_pass_by_value, reason = "reads like `fail` at the caller's")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "reads like `fail` at the caller's"
+    )]
     pub fn heal(&self, at: At) {
         self.lock().faults.heal(&at);
     }
@@ -183,19 +198,25 @@ impl FakeServer {
     pub fn current_refresh(&self, domain: &str) -> Option<String> {
         let authority = self.lock();
         let grant = &authority.ledger.grants[authority.portal(domain)?.newest_grant?];
-        grant.pair(grant.newest()).map(|pair| pair.refresh.as_ref().to_owned())
+        grant
+            .pair(grant.newest())
+            .map(|pair| pair.refresh.as_ref().to_owned())
     }
 
     /// What has become of a refresh token that was handed out.
     #[must_use]
     pub fn fate(&self, refresh: &str) -> Fate {
         let authority = self.lock();
-        let Some(place) = authority.ledger.refresh(refresh) else { return Fate::Unknown };
+        let Some(place) = authority.ledger.refresh(refresh) else {
+            return Fate::Unknown;
+        };
         let grant = &authority.ledger.grants[place.grant];
         match grant.spent(place.number) {
             Some(spent) if spent.delivered => Fate::Spent,
             Some(_) => Fate::SpentUnheard,
-            None if grant.revoked || !authority.ledger.portals[grant.portal].installed => Fate::Revoked,
+            None if grant.revoked || !authority.ledger.portals[grant.portal].installed => {
+                Fate::Revoked
+            }
             None => Fate::Good,
         }
     }
@@ -203,13 +224,17 @@ impl FakeServer {
     /// Rotations of a portal's grants so far.
     #[must_use]
     pub fn renewals(&self, domain: &str) -> u64 {
-        self.lock().portal(domain).map_or(0, |portal| portal.renewals)
+        self.lock()
+            .portal(domain)
+            .map_or(0, |portal| portal.renewals)
     }
 
     /// Token requests with a refresh token or code of the portal so far, failed ones too.
     #[must_use]
     pub fn requests(&self, domain: &str) -> u64 {
-        self.lock().portal(domain).map_or(0, |portal| portal.requests)
+        self.lock()
+            .portal(domain)
+            .map_or(0, |portal| portal.requests)
     }
 
     /// All token requests so far.
@@ -240,13 +265,17 @@ impl FakeServer {
 
     /// Never held across an `await`. A panic elsewhere leaves the books as they were: single steps, all complete.
     fn lock(&self) -> MutexGuard<'_, AuthorizationServer> {
-        self.authority.lock().unwrap_or_else(PoisonError::into_inner)
+        self.authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AuthorizationServer {
     fn portal(&self, domain: &str) -> Option<&ledger::FakePortal> {
-        self.ledger.portal(domain).map(|portal| &self.ledger.portals[portal])
+        self.ledger
+            .portal(domain)
+            .map(|portal| &self.ledger.portals[portal])
     }
 }
 

@@ -19,8 +19,12 @@ impl AuthorizationServer {
         now: Timestamp,
     ) -> ReplyContent {
         let fields = pairs(query);
-        let get =
-            |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
+        let get = |name: &str| {
+            fields
+                .iter()
+                .find(|(field, _)| field == name)
+                .map(|(_, value)| value.as_str())
+        };
         // As at Bitrix24, a failure is a page: no redirect, no `error`.
         let client_id = get("client_id").unwrap_or_default();
         let Some(client) = self.clients.get(client_id) else {
@@ -48,7 +52,9 @@ impl AuthorizationServer {
 
 fn is_host(text: &str) -> bool {
     (1..=253).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
 }
 
 #[cfg(test)]
@@ -60,20 +66,35 @@ mod tests {
     #[test]
     fn the_authorization_page_redirects_only_where_the_client_registered() {
         let mut bench = Bench::new(Rules::default());
-        let query =
-            "client_id=local.1.2&state=a%26b&domain=acme.bitrix24.com&redirect_uri=https://evil.example/";
+        let query = "client_id=local.1.2&state=a%26b&domain=acme.bitrix24.com&redirect_uri=https://evil.example/";
         let page = bench.authority.authorization_page(query, None, bench.now);
         let text = String::from_utf8(page.body).unwrap();
-        let code = text.split("<code>").nth(1).unwrap().split("</code>").next().unwrap();
-        assert_eq!((page.status, page.location.is_none(), bench.exchange(code).0), (200, true, 200));
-        bench.authority.clients.get_mut(APP).unwrap().redirect_uri = Some("http://127.0.0.1:1/cb".into());
-        let location = bench.authority.authorization_page(query, None, bench.now).location.unwrap();
+        let code = text
+            .split("<code>")
+            .nth(1)
+            .unwrap()
+            .split("</code>")
+            .next()
+            .unwrap();
+        assert_eq!(
+            (page.status, page.location.is_none(), bench.exchange(code).0),
+            (200, true, 200)
+        );
+        bench.authority.clients.get_mut(APP).unwrap().redirect_uri =
+            Some("http://127.0.0.1:1/cb".into());
+        let location = bench
+            .authority
+            .authorization_page(query, None, bench.now)
+            .location
+            .unwrap();
         let sent = pairs(location.strip_prefix("http://127.0.0.1:1/cb?").unwrap());
         assert_eq!((sent[1].1.as_str(), sent[2].1.as_str()), ("a&b", ACME));
         assert_eq!(bench.exchange(&sent[0].1).0, 200);
-        for (query, host) in
-            [("client_id=x", Some(ACME)), ("client_id=local.1.2", None), ("client_id=local.1.2", Some("<p>"))]
-        {
+        for (query, host) in [
+            ("client_id=x", Some(ACME)),
+            ("client_id=local.1.2", None),
+            ("client_id=local.1.2", Some("<p>")),
+        ] {
             let page = bench.authority.authorization_page(query, host, bench.now);
             assert_eq!((page.status, page.location), (400, None), "{query}");
         }

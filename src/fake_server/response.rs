@@ -78,7 +78,13 @@ pub enum End {
 impl ReplyContent {
     pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
         let content_type = Cow::Borrowed(content_type);
-        Self { status, content_type, body: body.into(), retry_after: None, location: None }
+        Self {
+            status,
+            content_type,
+            body: body.into(),
+            retry_after: None,
+            location: None,
+        }
     }
 
     pub(super) fn html(status: u16, text: &str) -> Self {
@@ -93,7 +99,10 @@ impl ReplyContent {
     }
 
     pub(super) fn found(location: String) -> Self {
-        Self { location: Some(location), ..Self::text(302, "") }
+        Self {
+            location: Some(location),
+            ..Self::text(302, "")
+        }
     }
 
     pub(super) fn json(status: u16, body: Map<String, Value>) -> Self {
@@ -114,20 +123,39 @@ impl Fault {
     /// The reply of a fault that comes before processing.
     pub(super) fn unprocessed(&self) -> Option<(ReplyContent, DeliveryFault)> {
         match self {
-            Self::Refuse { status, error, description } => {
-                Some((ReplyContent::error(*status, error, description), DeliveryFault::Whole))
-            }
-            Self::Body { status, content_type, body, retry_after } => {
+            Self::Refuse {
+                status,
+                error,
+                description,
+            } => Some((
+                ReplyContent::error(*status, error, description),
+                DeliveryFault::Whole,
+            )),
+            Self::Body {
+                status,
+                content_type,
+                body,
+                retry_after,
+            } => {
                 let content_type = Cow::Owned(content_type.clone());
                 let body = body.clone().into_bytes();
                 let (status, retry_after) = (*status, *retry_after);
                 Some((
-                    ReplyContent { status, content_type, body, retry_after, location: None },
+                    ReplyContent {
+                        status,
+                        content_type,
+                        body,
+                        retry_after,
+                        location: None,
+                    },
                     DeliveryFault::Whole,
                 ))
             }
             Self::Redirect { to } => {
-                let reply = ReplyContent { location: Some(to.clone()), ..ReplyContent::text(307, "") };
+                let reply = ReplyContent {
+                    location: Some(to.clone()),
+                    ..ReplyContent::text(307, "")
+                };
                 Some((reply, DeliveryFault::Whole))
             }
             Self::LostBefore => Some((ReplyContent::text(500, ""), DeliveryFault::Closed)),
@@ -148,7 +176,11 @@ impl Fault {
     }
 
     /// A success, changed as the fault says.
-    pub(super) fn change(&self, body: &mut Map<String, Value>, other_member: impl FnOnce() -> String) {
+    pub(super) fn change(
+        &self,
+        body: &mut Map<String, Value>,
+        other_member: impl FnOnce() -> String,
+    ) {
         if *self == Self::OtherMember {
             body.insert("member_id".to_owned(), other_member().into());
         }
@@ -168,7 +200,8 @@ impl Fault {
         let missing_one = reply.body.len().saturating_sub(1);
         let delivery = match self {
             Self::Gateway { status } => {
-                *reply = ReplyContent::html(*status, "The server behind this gateway did not answer.");
+                *reply =
+                    ReplyContent::html(*status, "The server behind this gateway did not answer.");
                 DeliveryFault::Whole
             }
             Self::CutJson { after } => {

@@ -83,7 +83,9 @@ async fn answer(
         (_, TOKEN_PATH) => return token(sandbox, line, request).await,
         (_, APP_INFO_PATH) => {
             let (head, body) = request.into_parts();
-            let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Err(Cut) };
+            let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else {
+                return Err(Cut);
+            };
             let (query, now) = (head.uri.query().unwrap_or_default(), sandbox.clock.now());
             let (reply, delay) = {
                 let mut authority = sandbox.lock();
@@ -94,14 +96,21 @@ async fn answer(
             reply
         }
         (&Method::POST, USER_ADMIN_PATH) => {
-            let Ok(body) = Limited::new(request.into_body(), LONGEST_BODY).collect().await else {
+            let Ok(body) = Limited::new(request.into_body(), LONGEST_BODY)
+                .collect()
+                .await
+            else {
                 return Err(Cut);
             };
-            sandbox.lock().user_admin(&body.to_bytes(), sandbox.clock.now())
+            sandbox
+                .lock()
+                .user_admin(&body.to_bytes(), sandbox.clock.now())
         }
         (&Method::GET, AUTHORIZE_PATH) => {
-            let (query, host) =
-                (request.uri().query().unwrap_or_default(), text(request.headers(), header::HOST));
+            let (query, host) = (
+                request.uri().query().unwrap_or_default(),
+                text(request.headers(), header::HOST),
+            );
             let now = sandbox.clock.now();
             sandbox.lock().authorization_page(query, host, now)
         }
@@ -123,7 +132,9 @@ async fn token(
     let body = match Limited::new(body, LONGEST_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            return Ok(response(ReplyContent::text(413, "too long\n"), |body| ReplyBody::whole(body, None)));
+            return Ok(response(ReplyContent::text(413, "too long\n"), |body| {
+                ReplyBody::whole(body, None)
+            }));
         }
         Err(_) => return Err(Cut),
     };
@@ -134,7 +145,12 @@ async fn token(
         body: &body,
     };
     let now = sandbox.clock.now();
-    let FakeResponse { reply, delivery, delay, ticket } = sandbox.lock().token(&request, now);
+    let FakeResponse {
+        reply,
+        delivery,
+        delay,
+        ticket,
+    } = sandbox.lock().token(&request, now);
     let pending = PendingReply::new(sandbox.clone(), line.clone(), ticket);
     pause(sandbox.clock, delay).await;
     match delivery {
@@ -150,7 +166,9 @@ async fn token(
         | DeliveryFault::Drip(_)
         | DeliveryFault::Huge(_) => {}
     }
-    Ok(response(reply, |body| ReplyBody::new(body, delivery, &sandbox, pending)))
+    Ok(response(reply, |body| {
+        ReplyBody::new(body, delivery, &sandbox, pending)
+    }))
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -159,7 +177,8 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 
 fn response(reply: ReplyContent, body: impl FnOnce(Vec<u8>) -> ReplyBody) -> Response<ReplyBody> {
     let mut response = Response::new(body(reply.body));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     let mut put = |name, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {

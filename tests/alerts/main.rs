@@ -22,7 +22,13 @@ fn rig() -> (Rig, Receivers, MailServer) {
 
 /// The same, with tokens that live so long.
 fn rig_with_life(life: Duration) -> (Rig, Receivers, MailServer) {
-    let mut rig = Rig::with_rules(["acme"], Rules { token_lifetime: life, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: life,
+            ..Rules::default()
+        },
+    );
     let receivers = Receivers::listen(&rig);
     let mail = MailServer::listen();
     let url = |path: &str| receivers.url(path);
@@ -54,10 +60,20 @@ fn rig_with_life(life: Duration) -> (Rig, Receivers, MailServer) {
 /// What `alert test --json` says, by channel.
 #[track_caller]
 fn tests(ran: &Ran) -> Vec<(String, String, String)> {
-    let all: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
+    let all: Value =
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let tests = all["tests"].as_array().expect("tests");
-    tests.iter().map(|test| (text(&test["channel"]), text(&test["result"]), text(&test["answer"]))).collect()
+    tests
+        .iter()
+        .map(|test| {
+            (
+                text(&test["channel"]),
+                text(&test["result"]),
+                text(&test["answer"]),
+            )
+        })
+        .collect()
 }
 
 /// The only test's result and answer.
@@ -72,7 +88,14 @@ fn only(ran: &Ran) -> (String, String) {
 /// Nothing that was said holds a secret.
 #[track_caller]
 fn is_silent(said: &str) {
-    for secret in [TOKEN, ROUTING_KEY, "secretOf", "secret-of", LOGIN.1, "127.0.0.1"] {
+    for secret in [
+        TOKEN,
+        ROUTING_KEY,
+        "secretOf",
+        "secret-of",
+        LOGIN.1,
+        "127.0.0.1",
+    ] {
         assert!(!said.contains(secret), "{secret} is in\n{said}");
     }
 }

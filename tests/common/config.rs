@@ -100,14 +100,31 @@ impl App {
 impl Portal {
     pub fn new(name: &str, app: &str) -> Self {
         let (name, app) = (name.to_owned(), app.to_owned());
-        Self { name, app, refresh_token_file: false, more: String::new() }
+        Self {
+            name,
+            app,
+            refresh_token_file: false,
+            more: String::new(),
+        }
     }
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { http, http_hosts, level, timeout, rate, apps, portals, more } = self;
-        writeln!(f, "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\"")?;
+        let Self {
+            http,
+            http_hosts,
+            level,
+            timeout,
+            rate,
+            apps,
+            portals,
+            more,
+        } = self;
+        writeln!(
+            f,
+            "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\""
+        )?;
         writeln!(
             f,
             "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"\nhosts = {http_hosts:?}"
@@ -117,25 +134,53 @@ impl fmt::Display for Config {
             writeln!(f, "rate = {rate}")?;
         }
         apps.iter().try_for_each(|app| write!(f, "{app}"))?;
-        portals.iter().try_for_each(|portal| write!(f, "{portal}"))?;
+        portals
+            .iter()
+            .try_for_each(|portal| write!(f, "{portal}"))?;
         writeln!(f, "{more}")
     }
 }
 
 impl fmt::Display for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, client_id, secret_file, token_url, assumed_lifetime, renew_every, more } = self;
-        writeln!(f, "[apps.{name}]\nprovider = \"bitrix24\"\nclient_id = \"{client_id}\"")?;
-        writeln!(f, "client_secret_file = \"{secret_file}\"\ntoken_url = \"{token_url}\"")?;
+        let Self {
+            name,
+            client_id,
+            secret_file,
+            token_url,
+            assumed_lifetime,
+            renew_every,
+            more,
+        } = self;
+        writeln!(
+            f,
+            "[apps.{name}]\nprovider = \"bitrix24\"\nclient_id = \"{client_id}\""
+        )?;
+        writeln!(
+            f,
+            "client_secret_file = \"{secret_file}\"\ntoken_url = \"{token_url}\""
+        )?;
         let (life, every) = (assumed_lifetime.as_millis(), renew_every.as_millis());
-        writeln!(f, "assumed_lifetime = \"{life}ms\"\nrenew_every = \"{every}ms\"\n{more}")
+        writeln!(
+            f,
+            "assumed_lifetime = \"{life}ms\"\nrenew_every = \"{every}ms\"\n{more}"
+        )
     }
 }
 
 impl fmt::Display for Portal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, app, refresh_token_file, more } = self;
-        writeln!(f, "[portals.{name}]\napp = \"{app}\"\ndomain = \"{}\"", domain(name))?;
+        let Self {
+            name,
+            app,
+            refresh_token_file,
+            more,
+        } = self;
+        writeln!(
+            f,
+            "[portals.{name}]\napp = \"{app}\"\ndomain = \"{}\"",
+            domain(name)
+        )?;
         if *refresh_token_file {
             writeln!(f, "refresh_token_file = \"{name}.refresh\"")?;
         }

@@ -23,13 +23,22 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a command that logs to standard error.
     pub fn spawn(mut command: Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("it is piped");
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        let reader = Builder::new().spawn(move || read(stderr, &lines)).expect("a thread");
-        Self { child, log, reader: Some(reader) }
+        let reader = Builder::new()
+            .spawn(move || read(stderr, &lines))
+            .expect("a thread");
+        Self {
+            child,
+            log,
+            reader: Some(reader),
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -38,7 +47,8 @@ impl Daemon {
 
     /// The most memory it has had so far, in KiB.
     pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a Linux");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a Linux");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok());
         peak.expect("the kernel says it")
@@ -66,16 +76,23 @@ impl Daemon {
     /// Every event since the mark for which this holds.
     pub fn events_after(&self, mark: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let lines = self.lines()[mark..].to_vec();
-        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(wanted).collect()
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(wanted)
+            .collect()
     }
 
     /// The escalations so far of this portal (or app), as `(step, severity)`.
     pub fn steps(&self, of: &str) -> Vec<(String, String)> {
         let told = self.events(|event| {
-            event["target"] == "refreshd::escalation" && (event["portal"] == of || event["app"] == of)
+            event["target"] == "refreshd::escalation"
+                && (event["portal"] == of || event["app"] == of)
         });
         let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
-        told.iter().map(|event| (text(event, "step"), text(event, "severity"))).collect()
+        told.iter()
+            .map(|event| (text(event, "step"), text(event, "severity")))
+            .collect()
     }
 
     /// Waits until an event like this was logged, be it before, and returns the first.
@@ -100,16 +117,26 @@ impl Daemon {
             if let Some(event) = self.events_after(mark, &wanted).into_iter().next() {
                 return event;
             }
-            assert!(!ended, "the daemon ended, and there was no such event: {what}");
-            assert!(clock.elapsed(began) < limit, "no such event within {limit:?}: {what}");
+            assert!(
+                !ended,
+                "the daemon ended, and there was no such event: {what}"
+            );
+            assert!(
+                clock.elapsed(began) < limit,
+                "no such event within {limit:?}: {what}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     /// The outcomes of the portal's renewals so far, in order.
     pub fn outcomes(&self, portal: &str) -> Vec<String> {
-        let renewals = self.events(|event| event["outcome"].is_string() && event["portal"] == portal);
-        renewals.iter().filter_map(|event| event["outcome"].as_str().map(str::to_owned)).collect()
+        let renewals =
+            self.events(|event| event["outcome"].is_string() && event["portal"] == portal);
+        renewals
+            .iter()
+            .filter_map(|event| event["outcome"].as_str().map(str::to_owned))
+            .collect()
     }
 
     /// Waits for that escalation step of this portal (or app).
@@ -123,9 +150,16 @@ impl Daemon {
     /// Waits until a renewal of the portal ended like this.
     #[track_caller]
     pub fn wait_for_outcome(&self, portal: &str, outcome: &str) -> Value {
-        self.wait_after(0, SOON, &format!("{outcome} as the outcome of a renewal of {portal}"), |event| {
-            event["outcome"].is_string() && event["portal"] == portal && event["outcome"] == outcome
-        })
+        self.wait_after(
+            0,
+            SOON,
+            &format!("{outcome} as the outcome of a renewal of {portal}"),
+            |event| {
+                event["outcome"].is_string()
+                    && event["portal"] == portal
+                    && event["outcome"] == outcome
+            },
+        )
     }
 
     /// Asks it to stop.
@@ -141,7 +175,9 @@ impl Daemon {
     /// Waits for its end: the exit code, or minus the number of the signal that ended it.
     #[track_caller]
     pub fn wait_exit(&mut self, limit: Duration) -> i32 {
-        let status = super::eventually("the daemon's end", limit, || self.child.try_wait().expect("a child"));
+        let status = super::eventually("the daemon's end", limit, || {
+            self.child.try_wait().expect("a child")
+        });
         self.join();
         code(status)
     }
@@ -150,7 +186,10 @@ impl Daemon {
     pub fn limit_file_size(&self, bytes: Option<u64>) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         // Its own limit, which it may raise again; the hard one stays.
-        let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
+        let limit = Rlimit {
+            current: bytes,
+            maximum: getrlimit(Resource::Fsize).maximum,
+        };
         prlimit(pid, Resource::Fsize, limit).expect("a process of the same user");
     }
 
@@ -169,7 +208,10 @@ impl Daemon {
     /// The process is not waited for yet, so its id cannot be anybody else's.
     fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
-        let sent = Command::new("/bin/sh").args(["-c", &kill]).status().expect("a shell");
+        let sent = Command::new("/bin/sh")
+            .args(["-c", &kill])
+            .status()
+            .expect("a shell");
         assert!(sent.success(), "{kill}: the daemon is gone");
     }
 
@@ -194,17 +236,27 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             let lines = self.lines();
             let last = &lines[lines.len().saturating_sub(60)..];
-            eprintln!("--- the daemon's log, its last {} lines\n{}\n---", last.len(), last.join("\n"));
+            eprintln!(
+                "--- the daemon's log, its last {} lines\n{}\n---",
+                last.len(),
+                last.join("\n")
+            );
         }
     }
 }
 
 fn read(stderr: ChildStderr, lines: &Mutex<Vec<String>>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
     }
 }
 
 fn code(status: ExitStatus) -> i32 {
-    status.code().or_else(|| status.signal().map(|signal| -signal)).expect("it has ended")
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| -signal))
+        .expect("it has ended")
 }

@@ -16,8 +16,13 @@ pub struct Asked {
 impl Asked {
     /// A parameter of the form in its body.
     pub fn parameter(&self, name: &str) -> &str {
-        let body = self.text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let found = body.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let body = self
+            .text
+            .split_once("\r\n\r\n")
+            .map_or("", |(_, body)| body);
+        let found = body
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         found.unwrap_or_default()
     }
 }
@@ -44,7 +49,10 @@ pub struct Hostile {
 
 impl Hostile {
     /// Listens there and plays, each connection on a thread of its own.
-    #[expect(clippy::disallowed_methods, reason = "a test's server, whose threads end with the process")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's server, whose threads end with the process"
+    )]
     pub fn listen(address: &str, play: impl Fn(Asked) -> Play + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("its address");
@@ -57,7 +65,10 @@ impl Hostile {
                 thread::spawn(move || serve(stream, &*play));
             }
         });
-        Self { address, connections }
+        Self {
+            address,
+            connections,
+        }
     }
 
     /// Its token endpoint.
@@ -72,7 +83,9 @@ impl Hostile {
 }
 
 fn serve(mut stream: TcpStream, play: &(dyn Fn(Asked) -> Play + Send + Sync)) {
-    let Some(text) = request(&mut stream) else { return };
+    let Some(text) = request(&mut stream) else {
+        return;
+    };
     // The client may leave whenever it has had enough.
     match play(Asked { text }) {
         Play::Close(bytes) => drop(stream.write_all(&bytes)),
@@ -106,7 +119,10 @@ fn serve(mut stream: TcpStream, play: &(dyn Fn(Asked) -> Play + Send + Sync)) {
 
 /// A socket that resets when it is closed; only tokio's can be told to.
 fn tokio_socket(stream: TcpStream) -> tokio::net::TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .expect("a runtime");
     let _inside = runtime.enter();
     stream.set_nonblocking(true).expect("a socket");
     let socket = tokio::net::TcpStream::from_std(stream).expect("a socket");
@@ -123,7 +139,8 @@ fn request(stream: &mut TcpStream) -> Option<String> {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head.lines().find_map(|line| {
                 let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.trim().parse::<usize>().ok())?
             });
             if body.len() >= length.unwrap_or_default() {
                 return Some(text);
@@ -142,7 +159,9 @@ pub fn pass_on(to: &str, asked: &Asked) -> Vec<u8> {
     let (head, body) = asked.text.split_once("\r\n\r\n").expect("a request");
     let head = head.replace("\r\nconnection: ", "\r\nx-connection: ");
     let request = format!("{head}\r\nConnection: close\r\n\r\n{body}");
-    stream.write_all(request.as_bytes()).expect("the server listens");
+    stream
+        .write_all(request.as_bytes())
+        .expect("the server listens");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("the server answers");
     answer

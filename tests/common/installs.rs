@@ -26,7 +26,10 @@ pub fn text(grant: &Grant, field: &str) -> String {
 }
 
 fn owned<const N: usize>(pairs: [(&str, String); N]) -> Form {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// The form that a browser brings.
@@ -86,14 +89,19 @@ pub fn with(mut form: Form, name: &str, value: &str) -> Form {
 }
 
 pub fn encoded(form: &Form) -> String {
-    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
+    url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(form)
+        .finish()
 }
 
 impl Rig {
     /// Takes installs of the first app in, with these lines in `[apps.crm.install]` and in `[install]`.
     pub fn take_installs(&mut self, rule: &str, listener: &str) {
         self.config.app().more = format!("[apps.crm.install]\n{rule}");
-        self.config.more = format!("[install]\nlisten = \"{}\"\n{listener}", self.install_address());
+        self.config.more = format!(
+            "[install]\nlisten = \"{}\"\n{listener}",
+            self.install_address()
+        );
     }
 
     pub fn install_address(&self) -> String {
@@ -108,12 +116,25 @@ impl Rig {
     /// Posts what is given to a path of the install listener.
     pub fn post_raw(&self, path: &str, content_type: &str, body: String) -> Answer {
         let url = format!("http://{}{path}", self.install_address());
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client");
         self.runtime.block_on(async {
-            let request = client.post(&url).header("content-type", content_type).body(body);
-            let response = request.send().await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
+            let request = client
+                .post(&url)
+                .header("content-type", content_type)
+                .body(body);
+            let response = request
+                .send()
+                .await
+                .unwrap_or_else(|error| panic!("{url}: {error:?}"));
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            (status, headers, response.text().await.expect("a whole body"))
+            (
+                status,
+                headers,
+                response.text().await.expect("a whole body"),
+            )
         })
     }
 
@@ -125,20 +146,30 @@ impl Rig {
 
     /// A user opens the app.
     pub fn open(&self, portal: &str, grant: &Grant) -> Answer {
-        let query = format!("?DOMAIN={}&PROTOCOL=1&LANG=en&APP_SID=dd8cec11e347088f", domain(portal));
+        let query = format!(
+            "?DOMAIN={}&PROTOCOL=1&LANG=en&APP_SID=dd8cec11e347088f",
+            domain(portal)
+        );
         self.post(&query, &form_of(grant))
     }
 
     /// How many notices came to this.
     pub fn installs(&self, result: &str) -> f64 {
-        self.metric(&format!("refreshd_installs_total{{app=\"crm\",result=\"{result}\"}}"))
+        self.metric(&format!(
+            "refreshd_installs_total{{app=\"crm\",result=\"{result}\"}}"
+        ))
     }
 
     /// Waits until so many notices came to this.
     #[track_caller]
     pub fn wait_for_installs(&self, result: &str, count: f64) {
         let what = format!("{count} installs are {result}");
-        eventually(&what, SOON + Duration::from_secs(15), || self.installs(result) >= count);
-        assert!((self.installs(result) - count).abs() < 0.1, "more than {what}");
+        eventually(&what, SOON + Duration::from_secs(15), || {
+            self.installs(result) >= count
+        });
+        assert!(
+            (self.installs(result) - count).abs() < 0.1,
+            "more than {what}"
+        );
     }
 }

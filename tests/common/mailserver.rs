@@ -20,11 +20,18 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    #[expect(clippy::disallowed_methods, reason = "a test's server, whose threads end with the process")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's server, whose threads end with the process"
+    )]
     pub fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let server = Self { address, mails: Arc::default(), refusal: Arc::default() };
+        let server = Self {
+            address,
+            mails: Arc::default(),
+            refusal: Arc::default(),
+        };
         let serving = server.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -52,7 +59,11 @@ impl MailServer {
         let mut envelope = String::new();
         while let Some(line) = lines.next() {
             let line = line?;
-            let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+            let verb = line
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_uppercase();
             let answer = match verb.as_str() {
                 "EHLO" => "250-mail.example.org\r\n250 AUTH PLAIN".to_owned(),
                 "AUTH" => {
@@ -71,7 +82,10 @@ impl MailServer {
                 }
                 "DATA" => {
                     stream.write_all(b"354 go on\r\n")?;
-                    let mail = lines.by_ref().map_while(Result::ok).take_while(|line| line != ".");
+                    let mail = lines
+                        .by_ref()
+                        .map_while(Result::ok)
+                        .take_while(|line| line != ".");
                     let mail = mail.collect::<Vec<_>>().join("\n");
                     let refusal = *self.refusal.lock().expect("no thread has panicked");
                     if refusal.is_none() {

@@ -98,7 +98,11 @@ pub fn always(what: &str, span: Duration, mut holds: impl FnMut() -> bool) {
     let clock = Clock::system();
     let began = clock.tick();
     while clock.elapsed(began) < span {
-        assert!(holds(), "no longer true after {:?}: {what}", clock.elapsed(began));
+        assert!(
+            holds(),
+            "no longer true after {:?}: {what}",
+            clock.elapsed(began)
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -135,25 +139,52 @@ pub struct Rig {
 impl Rig {
     /// A server and a configuration with these portals, all of one app. No portal has a grant yet.
     pub fn new<const N: usize>(portals: [&str; N]) -> Self {
-        Self::with_rules(portals, Rules { token_lifetime: LIFE, ..Rules::default() })
+        Self::with_rules(
+            portals,
+            Rules {
+                token_lifetime: LIFE,
+                ..Rules::default()
+            },
+        )
     }
 
     /// The same, with rules for the server.
     pub fn with_rules<const N: usize>(portals: [&str; N], rules: Rules) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
         let runtime = runtime.expect("a runtime for the stand-in server");
         let life = rules.token_lifetime;
         let sandbox = FakeServer::new(Clock::system(), rules);
         sandbox.add_client(CLIENT_ID, CLIENT_SECRET);
         let stop = CancellationToken::new();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
-        let token_url = format!("http://{}/oauth/token/", listener.local_addr().expect("its address"));
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a free port");
+        let token_url = format!(
+            "http://{}/oauth/token/",
+            listener.local_addr().expect("its address")
+        );
         runtime.spawn(sandbox.clone().serve(listener, stop.clone()));
-        let dir = tempfile::Builder::new().prefix("refreshd-test-").tempdir().expect("a directory");
+        let dir = tempfile::Builder::new()
+            .prefix("refreshd-test-")
+            .tempdir()
+            .expect("a directory");
         let app = App::new("crm", CLIENT_ID, &token_url, life);
         let mut config = Config::new(http_address(), app);
-        config.portals = portals.iter().map(|name| Portal::new(name, "crm")).collect();
-        let rig = Self { sandbox, config, runtime, stop, dir, under_way: Mutex::default() };
+        config.portals = portals
+            .iter()
+            .map(|name| Portal::new(name, "crm"))
+            .collect();
+        let rig = Self {
+            sandbox,
+            config,
+            runtime,
+            stop,
+            dir,
+            under_way: Mutex::default(),
+        };
         rig.secret("crm.secret", CLIENT_SECRET);
         rig
     }
@@ -214,7 +245,11 @@ impl Rig {
         let binary = std::env::var_os("REFRESHD_BINARY");
         let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_refreshd").into());
         let mut command = Command::new(binary);
-        command.env_clear().args(arguments).arg("--config").arg(self.path("refreshd.toml"));
+        command
+            .env_clear()
+            .args(arguments)
+            .arg("--config")
+            .arg(self.path("refreshd.toml"));
         command
     }
 
@@ -240,22 +275,34 @@ impl Rig {
         let before = view();
         let stdin = fs::File::open(self.path(&name)).expect("what was just written");
         let mut command = self.command(["import", portal]);
-        let silent = command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
+        let silent = command
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut child = silent.spawn().expect("the binary starts");
         eventually("the daemon has the grant", SOON, || {
             let now = view();
             let differs = |key: &str| now[key] != before[key];
-            differs("generation") || differs("candidate") || child.try_wait().expect("a child").is_some()
+            differs("generation")
+                || differs("candidate")
+                || child.try_wait().expect("a child").is_some()
         });
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(child);
     }
 
     /// `refreshd status --json`, by portal; `null` for one it does not show.
     pub fn status(&self, portal: &str) -> Value {
         let ran = self.run(["status", "--json"]);
-        let all: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
+        let all: Value =
+            serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
         let portals = all["portals"].as_array().cloned().unwrap_or_default();
-        portals.into_iter().find(|view| view["portal"] == portal).unwrap_or_default()
+        portals
+            .into_iter()
+            .find(|view| view["portal"] == portal)
+            .unwrap_or_default()
     }
 
     /// Waits until the status shows the portal in that phase.
@@ -283,13 +330,16 @@ impl Rig {
     pub fn token_json(&self, portal: &str) -> Option<Value> {
         let text = fs::read_to_string(self.token_path(portal, "token.json")).ok()?;
         Some(
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("torn token.json ({error}): {text:?}")),
+            serde_json::from_str(&text)
+                .unwrap_or_else(|error| panic!("torn token.json ({error}): {text:?}")),
         )
     }
 
     /// The portal's generation in `token.json`; 0 without one.
     pub fn generation(&self, portal: &str) -> u64 {
-        self.token_json(portal).and_then(|json| json["generation"].as_u64()).unwrap_or_default()
+        self.token_json(portal)
+            .and_then(|json| json["generation"].as_u64())
+            .unwrap_or_default()
     }
 
     /// Waits until the portal has renewed `more` times from now on.
@@ -306,7 +356,9 @@ impl Rig {
     #[track_caller]
     pub fn wait_for_generation(&self, portal: &str, generation: u64) {
         let what = format!("generation {generation} of {portal} in token.json");
-        eventually(&what, EVERY + SOON, || self.generation(portal) >= generation);
+        eventually(&what, EVERY + SOON, || {
+            self.generation(portal) >= generation
+        });
     }
 
     /// `GET` on the metrics listener: status and body.
@@ -318,7 +370,11 @@ impl Rig {
     /// The same, if somebody answers.
     pub fn http_if_any(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://{}{path}", self.config.http);
-        let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().expect("a client");
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(SOON)
+            .build()
+            .expect("a client");
         self.runtime.block_on(async {
             let response = client.get(url).send().await.ok()?;
             let status = response.status().as_u16();
@@ -329,14 +385,17 @@ impl Rig {
     /// A metric's value, by its whole name with labels.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.http("/metrics");
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
     }
 
     /// A metric's value, if somebody answers and it is there.
     pub fn metric_if_any(&self, name: &str) -> Option<f64> {
         let (_, text) = self.http_if_any("/metrics")?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// A request on the control socket: status and body.
@@ -348,12 +407,17 @@ impl Rig {
 
     /// A request on the control socket, if somebody serves there.
     pub fn control_if_any(&self, method: &str, path: &str) -> Option<u16> {
-        let client =
-            reqwest::Client::builder().unix_socket(self.path("control.sock")).no_proxy().timeout(SOON);
+        let client = reqwest::Client::builder()
+            .unix_socket(self.path("control.sock"))
+            .no_proxy()
+            .timeout(SOON);
         let client = client.build().expect("a client");
         let method = method.parse().expect("a method");
         let request = client.request(method, format!("http://refreshd{path}"));
-        self.runtime.block_on(async { request.send().await }).ok().map(|response| response.status().as_u16())
+        self.runtime
+            .block_on(async { request.send().await })
+            .ok()
+            .map(|response| response.status().as_u16())
     }
 
     /// `GET` on the control socket, as JSON.
@@ -392,7 +456,11 @@ impl Rig {
     /// What no test leaves behind unless it provoked it: something a correct client never does.
     #[track_caller]
     pub fn no_violations(&self) {
-        assert_eq!(self.sandbox.violations(), Vec::<String>::new(), "the server saw what it never should");
+        assert_eq!(
+            self.sandbox.violations(),
+            Vec::<String>::new(),
+            "the server saw what it never should"
+        );
     }
 
     fn ask(
@@ -402,10 +470,17 @@ impl Rig {
         url: &str,
         body: &str,
     ) -> (u16, String) {
-        let client = client.no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
+        let client = client
+            .no_proxy()
+            .timeout(Duration::from_secs(60))
+            .build()
+            .expect("a client");
         self.runtime.block_on(async {
             let request = client.request(method, url).body(body.to_owned());
-            let response = request.send().await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
+            let response = request
+                .send()
+                .await
+                .unwrap_or_else(|error| panic!("{url}: {error:?}"));
             let status = response.status().as_u16();
             (status, response.text().await.expect("a whole body"))
         })
@@ -415,7 +490,12 @@ impl Rig {
 impl Drop for Rig {
     #[expect(clippy::print_stderr, reason = "part of a failed test's output")]
     fn drop(&mut self) {
-        for mut child in self.under_way.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for mut child in self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             // An error says that it has ended by itself.
             let _ = child.kill();
             let _ = child.wait();
@@ -429,7 +509,9 @@ impl Drop for Rig {
 
 /// Whether the message of an event contains this.
 pub fn says(event: &Value, text: &str) -> bool {
-    event["message"].as_str().is_some_and(|message| message.contains(text))
+    event["message"]
+        .as_str()
+        .is_some_and(|message| message.contains(text))
 }
 
 /// Whether an event is an escalation with this step.
@@ -453,7 +535,11 @@ impl Ran {
         let file = || tempfile::tempfile().expect("a file");
         let (mut stdout, mut stderr) = (file(), file());
         let to = |file: &fs::File| Stdio::from(file.try_clone().expect("a second handle"));
-        let mut child = command.stdout(to(&stdout)).stderr(to(&stderr)).spawn().expect("the binary starts");
+        let mut child = command
+            .stdout(to(&stdout))
+            .stderr(to(&stderr))
+            .spawn()
+            .expect("the binary starts");
         let clock = Clock::system();
         let began = clock.tick();
         let ended = loop {
@@ -476,7 +562,11 @@ impl Ran {
         let Some(ended) = ended else {
             panic!("did not end within {COMMAND:?}: {command:?}\n{stdout}{stderr}")
         };
-        Self { code: ended.code(), stdout, stderr }
+        Self {
+            code: ended.code(),
+            stdout,
+            stderr,
+        }
     }
 }
 
@@ -486,5 +576,9 @@ fn http_address() -> String {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let process = std::process::id();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("127.{}.{}.{number}:9470", 1 + (process >> 8) % 250, process % 256)
+    format!(
+        "127.{}.{}.{number}:9470",
+        1 + (process >> 8) % 250,
+        process % 256
+    )
 }

@@ -67,13 +67,22 @@ struct Book {
 impl Receivers {
     /// Listens on the rig's runtime.
     pub fn listen(rig: &Rig) -> Self {
-        let listener =
-            rig.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let listener = rig
+            .runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let book = Book { seen: Vec::new(), complaints: Vec::new(), play: Play::Check };
+        let book = Book {
+            seen: Vec::new(),
+            complaints: Vec::new(),
+            play: Play::Check,
+        };
         let shared = Arc::new(Mutex::new(book));
-        let routes = Router::new().fallback(answer).with_state(Arc::clone(&shared));
-        rig.runtime.spawn(async move { axum::serve(listener, routes).await });
+        let routes = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shared));
+        rig.runtime
+            .spawn(async move { axum::serve(listener, routes).await });
         Self { address, shared }
     }
 
@@ -88,13 +97,23 @@ impl Receivers {
     /// Every request so far at a path that starts so.
     pub fn seen(&self, path: &str) -> Vec<Seen> {
         let book = self.shared.lock().expect("no thread has panicked");
-        book.seen.iter().filter(|seen| seen.path.starts_with(path)).cloned().collect()
+        book.seen
+            .iter()
+            .filter(|seen| seen.path.starts_with(path))
+            .cloned()
+            .collect()
     }
 
     /// No receiver was sent what it would refuse.
     #[track_caller]
     pub fn no_complaints(&self) {
-        assert_eq!(self.shared.lock().expect("no thread has panicked").complaints, Vec::<String>::new());
+        assert_eq!(
+            self.shared
+                .lock()
+                .expect("no thread has panicked")
+                .complaints,
+            Vec::<String>::new()
+        );
     }
 }
 
@@ -105,8 +124,13 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let header =
-        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let seen = Seen {
         method: method.to_string(),
         path: uri.path().to_owned(),
@@ -125,9 +149,12 @@ async fn answer(
     match play {
         Play::Hang => std::future::pending().await,
         Play::Say(status, headers, body) => {
-            let mut response = (StatusCode::from_u16(status).expect("a status"), body).into_response();
+            let mut response =
+                (StatusCode::from_u16(status).expect("a status"), body).into_response();
             for (name, value) in headers {
-                response.headers_mut().insert(name, value.parse().expect("a header"));
+                response
+                    .headers_mut()
+                    .insert(name, value.parse().expect("a header"));
             }
             response
         }
@@ -160,17 +187,20 @@ fn check(seen: &Seen) -> (u16, String, Option<String>) {
                 None,
             );
         }
-        "/pagerduty" => {
-            (pagerduty(&json), (202, json!({"status": "success", "message": "Event processed"})), |why| {
-                (400, json!({"status": "invalid event", "errors": [why]}))
-            })
-        }
+        "/pagerduty" => (
+            pagerduty(&json),
+            (
+                202,
+                json!({"status": "success", "message": "Event processed"}),
+            ),
+            |why| (400, json!({"status": "invalid event", "errors": [why]})),
+        ),
         _ if path.starts_with("/slack/") && path != "/slack/T0/B0/secretOfTheHook" => {
             return (404, "no_service".into(), None);
         }
-        _ if path.starts_with("/slack/") => {
-            (slack(&json), (200, Value::Null), |_| (400, json!("invalid_payload")))
-        }
+        _ if path.starts_with("/slack/") => (slack(&json), (200, Value::Null), |_| {
+            (400, json!("invalid_payload"))
+        }),
         _ if path.starts_with("/bot") && path != format!("/bot{TOKEN}/sendMessage") => {
             return (
                 401,
@@ -178,32 +208,42 @@ fn check(seen: &Seen) -> (u16, String, Option<String>) {
                 None,
             );
         }
-        _ if path.starts_with("/bot") => {
-            (telegram(&json), (200, json!({"ok": true, "result": {"message_id": 1}})), |why| {
-                (400, json!({"ok": false, "error_code": 400, "description": format!("Bad Request: {why}")}))
-            })
-        }
+        _ if path.starts_with("/bot") => (
+            telegram(&json),
+            (200, json!({"ok": true, "result": {"message_id": 1}})),
+            |why| {
+                (
+                    400,
+                    json!({"ok": false, "error_code": 400, "description": format!("Bad Request: {why}")}),
+                )
+            },
+        ),
         "/webhook/secretOfThePath1" if seen.authorization != AUTHORIZATION => {
             return (401, format!("who is {}?", seen.authorization), None);
         }
-        "/webhook/secretOfThePath1" => (webhook(&json), (200, Value::Null), |why| (422, json!(why))),
-        "/alertmanager/api/v2/alerts" => (alertmanager(&json), (200, Value::Null), |why| (400, json!(why))),
+        "/webhook/secretOfThePath1" => {
+            (webhook(&json), (200, Value::Null), |why| (422, json!(why)))
+        }
+        "/alertmanager/api/v2/alerts" => (alertmanager(&json), (200, Value::Null), |why| {
+            (400, json!(why))
+        }),
         "/push" => (Ok(()), (200, json!({"id": 1})), |why| (400, json!(why))),
-        "/beat/secret-of-the-beat-1" => {
-            (is(seen.method == "GET" && seen.body.is_empty(), "a GET"), (200, json!("OK")), |why| {
-                (400, json!(why))
-            })
-        }
-        "/beat/secret-of-the-beat-1/fail" => {
-            (is(seen.method == "POST" && !seen.body.is_empty(), "a POST"), (200, json!("OK")), |why| {
-                (400, json!(why))
-            })
-        }
+        "/beat/secret-of-the-beat-1" => (
+            is(seen.method == "GET" && seen.body.is_empty(), "a GET"),
+            (200, json!("OK")),
+            |why| (400, json!(why)),
+        ),
+        "/beat/secret-of-the-beat-1/fail" => (
+            is(seen.method == "POST" && !seen.body.is_empty(), "a POST"),
+            (200, json!("OK")),
+            |why| (400, json!(why)),
+        ),
         _ => return (404, format!("nothing at {path}"), None),
     };
     let checked = checked.and_then(|()| {
-        let is_json =
-            seen.content_type == "application/json" || path.starts_with("/beat/") || path == "/push";
+        let is_json = seen.content_type == "application/json"
+            || path.starts_with("/beat/")
+            || path == "/push";
         is(is_json, "application/json")
     });
     let text = |value: Value| match value {
@@ -222,7 +262,11 @@ fn check(seen: &Seen) -> (u16, String, Option<String>) {
 }
 
 fn is(holds: bool, what: &str) -> Checked {
-    if holds { Ok(()) } else { Err(format!("is not {what}")) }
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("is not {what}"))
+    }
 }
 
 /// An object with all of these fields, perhaps some of those, and no others.
@@ -246,8 +290,15 @@ fn fields<'v>(
 
 /// A text of so many characters at least and at most, as UTF-16 counts them.
 fn text(value: &Value, lengths: std::ops::RangeInclusive<usize>) -> Checked {
-    let length = value.as_str().ok_or_else(|| format!("is no text: {value}"))?.encode_utf16().count();
-    is(lengths.contains(&length), &format!("{lengths:?} characters: {length}"))
+    let length = value
+        .as_str()
+        .ok_or_else(|| format!("is no text: {value}"))?
+        .encode_utf16()
+        .count();
+    is(
+        lengths.contains(&length),
+        &format!("{lengths:?} characters: {length}"),
+    )
 }
 
 fn time(value: &Value) -> Result<std::time::SystemTime, String> {
@@ -268,7 +319,11 @@ fn texts(value: &Value) -> Checked {
 /// https://developer.pagerduty.com/docs/send-alert-event
 fn pagerduty(event: &Value) -> Checked {
     let of_trigger: &[&str] = &["payload", "client", "client_url", "links", "images"];
-    let map = fields(event, &["routing_key", "event_action"], &[of_trigger, &["dedup_key"]].concat())?;
+    let map = fields(
+        event,
+        &["routing_key", "event_action"],
+        &[of_trigger, &["dedup_key"]].concat(),
+    )?;
     is(event.to_string().len() <= 512 * 1024, "at most 512 KB")?;
     text(&event["routing_key"], 32..=32)?;
     text(&event["dedup_key"], 1..=255)?;
@@ -279,16 +334,29 @@ fn pagerduty(event: &Value) -> Checked {
         other => is(other == Some("trigger"), "an action")?,
     }
     let optional = ["timestamp", "component", "group", "class", "custom_details"];
-    let payload = fields(&event["payload"], &["summary", "source", "severity"], &optional)?;
+    let payload = fields(
+        &event["payload"],
+        &["summary", "source", "severity"],
+        &optional,
+    )?;
     text(&payload["summary"], 1..=1024)?;
     text(&payload["source"], 1..=1024)?;
     is(
-        ["critical", "error", "warning", "info"].contains(&payload["severity"].as_str().unwrap_or("")),
+        ["critical", "error", "warning", "info"]
+            .contains(&payload["severity"].as_str().unwrap_or("")),
         "a severity",
     )?;
     time(&payload["timestamp"])?;
-    is(payload["custom_details"].is_object(), "an object of details")?;
-    for link in map.get("links").and_then(Value::as_array).into_iter().flatten() {
+    is(
+        payload["custom_details"].is_object(),
+        "an object of details",
+    )?;
+    for link in map
+        .get("links")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         address(&fields(link, &["href"], &["text"])?["href"])?;
     }
     map.get("client_url").map_or(Ok(()), address)
@@ -313,8 +381,9 @@ fn slack(message: &Value) -> Checked {
             }
             Some("section") => mrkdwn(&fields(block, &["type", "text"], &[])?["text"])?,
             Some("context") => {
-                let elements =
-                    fields(block, &["type", "elements"], &[])?["elements"].as_array().ok_or("no elements")?;
+                let elements = fields(block, &["type", "elements"], &[])?["elements"]
+                    .as_array()
+                    .ok_or("no elements")?;
                 is((1..=10).contains(&elements.len()), "1 to 10 elements")?;
                 elements.iter().try_for_each(mrkdwn)?;
             }
@@ -334,7 +403,10 @@ fn mrkdwn(object: &Value) -> Checked {
 fn telegram(message: &Value) -> Checked {
     let optional = ["parse_mode", "link_preview_options", "disable_notification"];
     let message = fields(message, &["chat_id", "text"], &optional)?;
-    is(message["chat_id"].is_string() || message["chat_id"].is_i64(), "a chat")?;
+    is(
+        message["chat_id"].is_string() || message["chat_id"].is_i64(),
+        "a chat",
+    )?;
     text(&message["text"], 1..=4096)?;
     is(message["parse_mode"] == "HTML", "HTML")?;
     // Tags are closed, and nothing else is a tag or an entity.
@@ -364,48 +436,89 @@ fn webhook(body: &Value) -> Checked {
         "alerts",
     ];
     let body = fields(body, &required, &[])?;
-    is(body["version"] == "4" && body["truncatedAlerts"].is_u64(), "version 4")?;
-    ["groupKey", "receiver"].iter().try_for_each(|name| text(&body[*name], 1..=1000))?;
+    is(
+        body["version"] == "4" && body["truncatedAlerts"].is_u64(),
+        "version 4",
+    )?;
+    ["groupKey", "receiver"]
+        .iter()
+        .try_for_each(|name| text(&body[*name], 1..=1000))?;
     text(&body["externalURL"], 0..=2000)?;
-    ["groupLabels", "commonLabels", "commonAnnotations"].iter().try_for_each(|name| texts(&body[*name]))?;
+    ["groupLabels", "commonLabels", "commonAnnotations"]
+        .iter()
+        .try_for_each(|name| texts(&body[*name]))?;
     let status = |value: &Value| is(value == "firing" || value == "resolved", "a status");
     status(&body["status"])?;
-    let alerts = body["alerts"].as_array().filter(|alerts| !alerts.is_empty()).ok_or("no alerts")?;
+    let alerts = body["alerts"]
+        .as_array()
+        .filter(|alerts| !alerts.is_empty())
+        .ok_or("no alerts")?;
     for alert in alerts {
-        let required =
-            ["status", "labels", "annotations", "startsAt", "endsAt", "generatorURL", "fingerprint"];
+        let required = [
+            "status",
+            "labels",
+            "annotations",
+            "startsAt",
+            "endsAt",
+            "generatorURL",
+            "fingerprint",
+        ];
         let alert = fields(alert, &required, &[])?;
         status(&alert["status"])?;
         texts(&alert["labels"])?;
         texts(&alert["annotations"])?;
         time(&alert["startsAt"])?;
         let never = alert["endsAt"] == "0001-01-01T00:00:00Z";
-        is(never == (alert["status"] == "firing"), "an end that fits its status")?;
+        is(
+            never == (alert["status"] == "firing"),
+            "an end that fits its status",
+        )?;
         if !never {
-            is(time(&alert["endsAt"])? >= time(&alert["startsAt"])?, "an end after the beginning")?;
+            is(
+                time(&alert["endsAt"])? >= time(&alert["startsAt"])?,
+                "an end after the beginning",
+            )?;
         }
         text(&alert["generatorURL"], 0..=2000)?;
         let fingerprint = alert["fingerprint"].as_str().unwrap_or_default();
-        is(fingerprint.len() == 16 && fingerprint.chars().all(|c| c.is_ascii_hexdigit()), "a fingerprint")?;
+        is(
+            fingerprint.len() == 16 && fingerprint.chars().all(|c| c.is_ascii_hexdigit()),
+            "a fingerprint",
+        )?;
     }
     Ok(())
 }
 
 /// https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 fn alertmanager(alerts: &Value) -> Checked {
-    let alerts = alerts.as_array().filter(|alerts| !alerts.is_empty()).ok_or("is no list")?;
+    let alerts = alerts
+        .as_array()
+        .filter(|alerts| !alerts.is_empty())
+        .ok_or("is no list")?;
     for alert in alerts {
-        let alert = fields(alert, &["labels"], &["annotations", "startsAt", "endsAt", "generatorURL"])?;
+        let alert = fields(
+            alert,
+            &["labels"],
+            &["annotations", "startsAt", "endsAt", "generatorURL"],
+        )?;
         texts(&alert["labels"])?;
         let names = alert["labels"].as_object().into_iter().flat_map(Map::keys);
         let is_label = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        is(names.clone().next().is_some() && names.clone().all(is_label), "a label")?;
         is(
-            alert["labels"].as_object().is_some_and(|labels| labels.values().all(|value| value != "")),
+            names.clone().next().is_some() && names.clone().all(is_label),
+            "a label",
+        )?;
+        is(
+            alert["labels"]
+                .as_object()
+                .is_some_and(|labels| labels.values().all(|value| value != "")),
             "a label that is kept",
         )?;
         alert.get("annotations").map_or(Ok(()), texts)?;
-        is(time(&alert["endsAt"])? >= time(&alert["startsAt"])?, "an end after the beginning")?;
+        is(
+            time(&alert["endsAt"])? >= time(&alert["startsAt"])?,
+            "an end after the beginning",
+        )?;
         alert.get("generatorURL").map_or(Ok(()), address)?;
     }
     Ok(())

@@ -44,7 +44,11 @@ pub struct Start<'s> {
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Self { room: Some("16"), to_it: true, longest_file: None }
+        Self {
+            room: Some("16"),
+            to_it: true,
+            longest_file: None,
+        }
     }
 }
 
@@ -54,7 +58,9 @@ impl ServiceManager {
         let socket = rig.path("manager.sock");
         let listener = UnixDatagram::bind(&socket).expect("a socket");
         // Whoever has not been heard for so long has gone with the test.
-        listener.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
+        listener
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a time limit");
         let known = Arc::new(Mutex::new(Known::default()));
         let hears = Arc::clone(&known);
         let thread = std::thread::Builder::new().spawn(move || while hear(&listener, &hears) {});
@@ -68,13 +74,21 @@ impl ServiceManager {
 
     /// The names of what it keeps.
     pub fn names(&self) -> Vec<String> {
-        self.known().kept.iter().map(|(name, _)| name.clone()).collect()
+        self.known()
+            .kept
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// What it has heard of its store.
     pub fn heard(&self) -> Vec<String> {
         let heard = &self.known().heard;
-        heard.iter().filter(|message| message.contains("FDSTORE")).cloned().collect()
+        heard
+            .iter()
+            .filter(|message| message.contains("FDSTORE"))
+            .cloned()
+            .collect()
     }
 
     /// Keeps this too.
@@ -84,7 +98,9 @@ impl ServiceManager {
 
     /// A second descriptor of everything that it keeps.
     pub fn copies(&self) -> Vec<(String, OwnedFd)> {
-        let copy = |(name, kept): &(String, OwnedFd)| (name.clone(), kept.try_clone().expect("a descriptor"));
+        let copy = |(name, kept): &(String, OwnedFd)| {
+            (name.clone(), kept.try_clone().expect("a descriptor"))
+        };
         self.known().kept.iter().map(copy).collect()
     }
 
@@ -92,7 +108,9 @@ impl ServiceManager {
     pub fn bytes(&self) -> Vec<u8> {
         let (_, kept) = self.copies().pop().expect("it keeps something");
         let (mut file, mut bytes) = (File::from(kept), Vec::new());
-        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).expect("a file");
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_to_end(&mut bytes))
+            .expect("a file");
         bytes
     }
 
@@ -104,7 +122,11 @@ impl ServiceManager {
         let mut names = Vec::new();
         for (number, (name, kept)) in (3..).zip(&self.known().kept) {
             assert!(number < 10, "too many for the shell");
-            script += &format!("exec {number}</proc/{}/fd/{}; ", std::process::id(), kept.as_raw_fd());
+            script += &format!(
+                "exec {number}</proc/{}/fd/{}; ",
+                std::process::id(),
+                kept.as_raw_fd()
+            );
             names.push(name.clone());
         }
         if let Some(longest) = start.longest_file {
@@ -116,12 +138,18 @@ impl ServiceManager {
         let refreshd = rig.command(["run"]);
         let mut command = Command::new("/bin/sh");
         command.env_clear().env("NOTIFY_SOCKET", &self.socket);
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        command
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
         if let Some(room) = start.room {
             command.env("FDSTORE", room);
         }
         let arguments: Vec<OsString> = refreshd.get_args().map(OsString::from).collect();
-        command.arg("-c").arg(script).arg(refreshd.get_program()).args(arguments);
+        command
+            .arg("-c")
+            .arg(script)
+            .arg(refreshd.get_program())
+            .args(arguments);
         Daemon::spawn(command)
     }
 }
@@ -132,11 +160,20 @@ fn hear(listener: &UnixDatagram, known: &Mutex<Known>) -> bool {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let Ok(message) = recvmsg(listener, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) else {
+    let Ok(message) = recvmsg(
+        listener,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        flags,
+    ) else {
         return false;
     };
     let text = String::from_utf8_lossy(&bytes[..message.bytes]).into_owned();
-    let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored").to_owned();
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("FDNAME="))
+        .unwrap_or("stored")
+        .to_owned();
     let mut descriptors = Vec::new();
     for ancillary in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = ancillary {
@@ -145,7 +182,11 @@ fn hear(listener: &UnixDatagram, known: &Mutex<Known>) -> bool {
     }
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
     if text.lines().any(|line| line == "FDSTORE=1") {
-        known.kept.extend(descriptors.into_iter().map(|descriptor| (name.clone(), descriptor)));
+        known.kept.extend(
+            descriptors
+                .into_iter()
+                .map(|descriptor| (name.clone(), descriptor)),
+        );
     }
     if text.lines().any(|line| line == "FDSTOREREMOVE=1") {
         known.kept.retain(|(kept, _)| *kept != name);

@@ -35,24 +35,45 @@ impl Strict {
         let server = Hostile::listen("127.0.0.1:0", move |request| {
             let request = read(&request.text);
             let mut says = says.lock().unwrap_or_else(PoisonError::into_inner);
-            let next =
-                says.iter().position(|(path, ..)| *path == request.path).and_then(|at| says.remove(at));
-            hears.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-            let (status, body) = next.map_or((404, Value::Null), |(_, status, body)| (status, body));
-            Play::Close(reply(&format!("{status} Said"), "Connection: close\r\n", &body.to_string()))
+            let next = says
+                .iter()
+                .position(|(path, ..)| *path == request.path)
+                .and_then(|at| says.remove(at));
+            hears
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(request);
+            let (status, body) =
+                next.map_or((404, Value::Null), |(_, status, body)| (status, body));
+            Play::Close(reply(
+                &format!("{status} Said"),
+                "Connection: close\r\n",
+                &body.to_string(),
+            ))
         });
-        Self { origin: format!("http://{}", server.address), said, asked }
+        Self {
+            origin: format!("http://{}", server.address),
+            said,
+            asked,
+        }
     }
 
     /// What is answered to the next request there; anything else gets 404.
     pub fn say(&self, path: &str, status: u16, body: Value) {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).push_back((path.to_owned(), status, body));
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back((path.to_owned(), status, body));
     }
 
     /// What it was asked there so far.
     pub fn asked(&self, path: &str) -> Vec<Request> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.iter().filter(|request| request.path == path).cloned().collect()
+        asked
+            .iter()
+            .filter(|request| request.path == path)
+            .cloned()
+            .collect()
     }
 }
 
@@ -60,7 +81,9 @@ impl Request {
     /// A parameter, which must be there.
     #[track_caller]
     pub fn parameter(&self, name: &str) -> &str {
-        self.parameters.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"))
+        self.parameters
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 }
 
@@ -68,20 +91,32 @@ fn read(text: &str) -> Request {
     let (head, body) = text.split_once("\r\n\r\n").expect("a request");
     let mut lines = head.lines();
     let mut first = lines.next().expect("a line").split(' ');
-    let (method, target) = (first.next().expect("a method"), first.next().expect("a target"));
+    let (method, target) = (
+        first.next().expect("a method"),
+        first.next().expect("a target"),
+    );
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let headers: BTreeMap<String, String> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let is_json = headers.get("content-type").is_some_and(|kind| kind == "application/json");
-    let mut parameters: BTreeMap<String, String> =
-        url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let is_json = headers
+        .get("content-type")
+        .is_some_and(|kind| kind == "application/json");
+    let mut parameters: BTreeMap<String, String> = url::form_urlencoded::parse(query.as_bytes())
+        .into_owned()
+        .collect();
     if is_json {
-        let body: BTreeMap<String, String> = serde_json::from_str(body).expect("a JSON object of strings");
+        let body: BTreeMap<String, String> =
+            serde_json::from_str(body).expect("a JSON object of strings");
         parameters.extend(body);
     } else {
         parameters.extend(url::form_urlencoded::parse(body.as_bytes()).into_owned());
     }
-    Request { method: method.to_owned(), path: path.to_owned(), headers, parameters }
+    Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        headers,
+        parameters,
+    }
 }

@@ -26,7 +26,9 @@ impl World {
         let before = self.before();
         let mut daemon = self.rig.start();
         let threads = threads(&daemon);
-        let Some(id) = threads.get(thread) else { return Tried::NoSuchThread };
+        let Some(id) = threads.get(thread) else {
+            return Tried::NoSuchThread;
+        };
         let report = self.rig.path("strace.out");
         let mut options = fault.options(&report);
         // Of this thread alone.
@@ -57,25 +59,37 @@ impl World {
         tracer.arg("-p").arg(daemon.pid().to_string());
         let tracer = attach(&mut tracer, &daemon, &ids);
         let asked = self.renew();
-        eventually("readers have a newer pair", SOON, || self.rig.generation(PORTAL) > before.0.generation);
+        eventually("readers have a newer pair", SOON, || {
+            self.rig.generation(PORTAL) > before.0.generation
+        });
         detach(tracer);
         let struck = fault.struck(&report);
         daemon.sigterm();
         let code = daemon.wait_exit(SOON);
         if code != 0 {
-            tally.problems.push(format!("{fault:?}: it ended with {code}: {}", daemon.stderr()));
+            tally.problems.push(format!(
+                "{fault:?}: it ended with {code}: {}",
+                daemon.stderr()
+            ));
         }
         if !struck {
             return Tried::Unharmed;
         }
         tally.tried += 1;
-        let alarmed = daemon.events(|event| matches!(event["level"].as_str(), Some("ERROR" | "WARN")));
+        let alarmed =
+            daemon.events(|event| matches!(event["level"].as_str(), Some("ERROR" | "WARN")));
         // Nothing need be said of what did not matter: room that was not made, a flush of a file of tokens.
         let matters = fault.calls.contains("rename") || fault.calls == "pwrite64";
         if matters && alarmed.is_empty() && !refused(&asked) {
             let trace = fs::read_to_string(&report).unwrap_or_default();
-            let hit = trace.lines().find(|line| line.contains("INJECTED")).unwrap_or_default().to_owned();
-            tally.problems.push(format!("{fault:?}: not a word of {hit}: {asked:?}"));
+            let hit = trace
+                .lines()
+                .find(|line| line.contains("INJECTED"))
+                .unwrap_or_default()
+                .to_owned();
+            tally
+                .problems
+                .push(format!("{fault:?}: not a word of {hit}: {asked:?}"));
         }
         self.judge(tally, fault, &before, &daemon.stderr());
         Tried::Struck
@@ -99,7 +113,11 @@ fn threads(daemon: &Daemon) -> Vec<String> {
 
 /// Starts strace, and waits until it holds these threads.
 fn attach(strace: &mut Command, daemon: &Daemon, threads: &[&String]) -> Child {
-    let spawned = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let spawned = strace
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
     let mut tracer = spawned.expect("strace starts");
     eventually("strace holds the daemon", SOON, || {
         // An idle thread makes calls too: the blow may have fallen.
@@ -117,7 +135,10 @@ fn attach(strace: &mut Command, daemon: &Daemon, threads: &[&String]) -> Child {
 fn detach(mut tracer: Child) {
     if tracer.try_wait().expect("a child").is_none() {
         let kill = format!("kill -TERM {}", tracer.id());
-        let _ = Command::new("/bin/sh").args(["-c", &kill]).stderr(Stdio::null()).status();
+        let _ = Command::new("/bin/sh")
+            .args(["-c", &kill])
+            .stderr(Stdio::null())
+            .status();
     }
     tracer.wait().expect("a child");
 }
@@ -126,7 +147,11 @@ fn detach(mut tracer: Child) {
 pub fn kill_everywhere(world: &World, tally: &mut Tally, stride: usize) {
     for thread in 0.. {
         for nth in (1..).step_by(stride) {
-            let fault = Fault { calls: "all".to_owned(), blow: Blow::Kill, nth };
+            let fault = Fault {
+                calls: "all".to_owned(),
+                blow: Blow::Kill,
+                nth,
+            };
             match world.kill_daemon(tally, thread, &fault) {
                 Tried::Struck => {}
                 Tried::Unharmed => break,

@@ -39,8 +39,15 @@ const THAT_MATTER: &[&str] = &[
     "fchown",
 ];
 /// What a disk may refuse. Not `write`: most are the runtime's own, to wake a thread, and no disk has a part in them.
-const DISK: &[&str] =
-    &["pread64", "pwrite64", "fdatasync", "fsync", "?rename,?renameat,?renameat2", "ftruncate", "fallocate"];
+const DISK: &[&str] = &[
+    "pread64",
+    "pwrite64",
+    "fdatasync",
+    "fsync",
+    "?rename,?renameat,?renameat2",
+    "ftruncate",
+    "fallocate",
+];
 /// Of all calls, in the quick form, every so many are hit.
 const STRIDE: usize = 5;
 
@@ -53,13 +60,21 @@ fn whole() -> bool {
 fn a_command_that_is_killed() {
     for strict in [false, true] {
         let world = World::new(strict);
-        let server = if strict { "strict server" } else { "server with grace" };
+        let server = if strict {
+            "strict server"
+        } else {
+            "server with grace"
+        };
         for (name, count) in calls_of_a_renewal(&world) {
             let matters = THAT_MATTER.contains(&&*name);
             if whole() || matters {
                 let mut tally = Tally::default();
                 for nth in 1.. {
-                    let fault = Fault { calls: name.clone(), blow: Blow::Kill, nth };
+                    let fault = Fault {
+                        calls: name.clone(),
+                        blow: Blow::Kill,
+                        nth,
+                    };
                     if !world.strike_command(&mut tally, &fault) && nth >= count {
                         break;
                     }
@@ -70,7 +85,11 @@ fn a_command_that_is_killed() {
         let mut tally = Tally::default();
         let step = if whole() { 1 } else { STRIDE };
         for nth in (1..).step_by(step) {
-            let fault = Fault { calls: "all".to_owned(), blow: Blow::Kill, nth };
+            let fault = Fault {
+                calls: "all".to_owned(),
+                blow: Blow::Kill,
+                nth,
+            };
             if !world.strike_command(&mut tally, &fault) {
                 break;
             }
@@ -88,7 +107,11 @@ fn a_command_whose_disk_fails() {
         for calls in DISK {
             let mut tally = Tally::default();
             for nth in 1.. {
-                let fault = Fault { calls: (*calls).to_owned(), blow: Blow::Error(error), nth };
+                let fault = Fault {
+                    calls: (*calls).to_owned(),
+                    blow: Blow::Error(error),
+                    nth,
+                };
                 if !world.strike_command(&mut tally, &fault) {
                     break;
                 }
@@ -104,7 +127,11 @@ fn a_command_whose_disk_fails() {
 fn a_daemon_that_is_killed() {
     for strict in [false, true] {
         let world = World::new(strict);
-        let server = if strict { "strict server" } else { "server with grace" };
+        let server = if strict {
+            "strict server"
+        } else {
+            "server with grace"
+        };
         let mut tally = Tally::default();
         attached::kill_everywhere(&world, &mut tally, if whole() { 1 } else { STRIDE });
         report(&format!("daemon, {server}: killed at any call"), tally);
@@ -120,7 +147,11 @@ fn a_daemon_whose_disk_fails() {
         for calls in DISK {
             let mut tally = Tally::default();
             for nth in 1.. {
-                let fault = Fault { calls: (*calls).to_owned(), blow: Blow::Error(error), nth };
+                let fault = Fault {
+                    calls: (*calls).to_owned(),
+                    blow: Blow::Error(error),
+                    nth,
+                };
                 if world.strike_daemon(&mut tally, &fault) != Tried::Struck {
                     break;
                 }
@@ -135,7 +166,11 @@ fn a_daemon_whose_disk_fails() {
 fn calls_of_a_renewal(world: &World) -> Vec<(String, u32)> {
     world.age();
     let report = world.rig.path("calls");
-    let options = ["-f", "-o"].map(Into::into).into_iter().chain([report.clone().into()]).collect();
+    let options = ["-f", "-o"]
+        .map(Into::into)
+        .into_iter()
+        .chain([report.clone().into()])
+        .collect();
     let ran = Ran::to_its_end(&mut under_strace(options, &world.traceable()));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     calls_in(&std::fs::read_to_string(report).expect("strace's report"))
@@ -145,7 +180,12 @@ fn calls_of_a_renewal(world: &World) -> Vec<(String, u32)> {
 #[track_caller]
 #[expect(clippy::print_stdout, reason = "the table is what the rig is for")]
 fn report(what: &str, tally: Tally) {
-    let Tally { tried, lost, in_doubt, problems } = tally;
+    let Tally {
+        tried,
+        lost,
+        in_doubt,
+        problems,
+    } = tally;
     if tried == 0 && problems.is_empty() {
         return;
     }

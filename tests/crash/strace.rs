@@ -34,8 +34,15 @@ impl Fault {
             Blow::Error(error) => format!("error={error}"),
         };
         let mut options: Vec<OsString> = vec!["-f".into(), "-o".into(), report.into()];
-        let filter = [format!("trace={calls}"), format!("inject={calls}:{what}:when={nth}")];
-        options.extend(filter.into_iter().flat_map(|filter| ["-e".into(), filter.into()]));
+        let filter = [
+            format!("trace={calls}"),
+            format!("inject={calls}:{what}:when={nth}"),
+        ];
+        options.extend(
+            filter
+                .into_iter()
+                .flat_map(|filter| ["-e".into(), filter.into()]),
+        );
         options
     }
 
@@ -57,7 +64,11 @@ pub fn strace(options: Vec<OsString>) -> Command {
 pub fn under_strace(options: Vec<OsString>, command: &Command) -> Command {
     let mut traced = strace(options);
     traced.arg(command.get_program()).args(command.get_args());
-    traced.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    traced.envs(
+        command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     traced
 }
 
@@ -65,8 +76,12 @@ pub fn under_strace(options: Vec<OsString>, command: &Command) -> Command {
 pub fn calls_in(report: &str) -> Vec<(String, u32)> {
     let mut counts = std::collections::BTreeMap::<(&str, &str), u32>::new();
     for line in report.lines().filter(|line| !line.contains("<... ")) {
-        let Some((thread, rest)) = line.split_once(' ') else { continue };
-        let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
+        let Some((thread, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((name, _)) = rest.trim_start().split_once('(') else {
+            continue;
+        };
         *counts.entry((name, thread)).or_default() += 1;
     }
     let mut most = std::collections::BTreeMap::<&str, u32>::new();
@@ -74,5 +89,7 @@ pub fn calls_in(report: &str) -> Vec<(String, u32)> {
         let known = most.entry(name).or_default();
         *known = (*known).max(count);
     }
-    most.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+    most.into_iter()
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
 }

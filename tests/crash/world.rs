@@ -45,8 +45,19 @@ pub struct World {
 impl World {
     /// With a grant that has been renewed once.
     pub fn new(strict: bool) -> Self {
-        let reuse = if strict { Reuse::Strict } else { Reuse::Grace(Duration::from_secs(60)) };
-        let mut rig = Rig::with_rules([PORTAL], Rules { token_lifetime: LIFE, reuse, ..Rules::default() });
+        let reuse = if strict {
+            Reuse::Strict
+        } else {
+            Reuse::Grace(Duration::from_secs(60))
+        };
+        let mut rig = Rig::with_rules(
+            [PORTAL],
+            Rules {
+                token_lifetime: LIFE,
+                reuse,
+                ..Rules::default()
+            },
+        );
         // A daemon renews by itself as late as it may: the test asks for it before.
         rig.config.app().renew_every = LIFE * 9 / 10;
         rig.write_config();
@@ -74,9 +85,12 @@ impl World {
                 std::fs::copy(self.rig.path(file), copy.path().join(file)).expect("a copy");
             }
         }
-        let connection =
-            Connection::open_with_flags(copy.path().join("state.db"), OpenFlags::SQLITE_OPEN_READ_WRITE);
-        let columns = "SELECT generation, refresh_token, claim IS NOT NULL FROM portal WHERE name = ?1";
+        let connection = Connection::open_with_flags(
+            copy.path().join("state.db"),
+            OpenFlags::SQLITE_OPEN_READ_WRITE,
+        );
+        let columns =
+            "SELECT generation, refresh_token, claim IS NOT NULL FROM portal WHERE name = ?1";
         let row = connection.and_then(|connection| {
             connection.query_row(columns, [PORTAL], |row| {
                 let generation: i64 = row.get(0)?;
@@ -95,14 +109,21 @@ impl World {
     pub fn age(&self) {
         let connection = Connection::open(self.rig.path("state.db")).expect("a state");
         let issued: i64 = connection
-            .query_row("SELECT coalesce(issued_at, 0) FROM portal", [], |row| row.get(0))
+            .query_row("SELECT coalesce(issued_at, 0) FROM portal", [], |row| {
+                row.get(0)
+            })
             .expect("a portal");
         let tenth = i64::try_from(LIFE.as_millis() / 10).expect("short");
-        eventually("the server lets it be renewed again", SOON, || now_millis() > issued + tenth + 20);
+        eventually("the server lets it be renewed again", SOON, || {
+            now_millis() > issued + tenth + 20
+        });
         let keep_log = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-        let older = "UPDATE portal SET issued_at = issued_at - 3000, claimed_at = claimed_at - 3000";
+        let older =
+            "UPDATE portal SET issued_at = issued_at - 3000, claimed_at = claimed_at - 3000";
         assert_eq!(
-            keep_log.and_then(|_| connection.execute(older, [])).expect("the state can be written"),
+            keep_log
+                .and_then(|_| connection.execute(older, []))
+                .expect("the state can be written"),
             1
         );
     }
@@ -117,14 +138,18 @@ impl World {
         let ran = Ran::to_its_end(&mut under_strace(fault.options(&report), &command));
         if !fault.struck(&report) {
             if outcome(&ran) != "renewed" {
-                tally.problems.push(format!("{fault:?}: not hit, and yet: {ran:?}"));
+                tally
+                    .problems
+                    .push(format!("{fault:?}: not hit, and yet: {ran:?}"));
             }
             return false;
         }
         tally.tried += 1;
         let silent = ran.code.is_some_and(|code| code != 0) && ran.stderr.trim().is_empty();
         if silent || ran.stderr.contains("damaged") || ran.stderr.contains("panicked") {
-            tally.problems.push(format!("{fault:?}: it did not say what was wrong: {ran:?}"));
+            tally
+                .problems
+                .push(format!("{fault:?}: it did not say what was wrong: {ran:?}"));
         }
         self.judge(tally, fault, &before, &ran.stderr);
         true
@@ -150,7 +175,9 @@ impl World {
         let (stored, newest) = (self.stored(), self.newest());
         let rotated = self.rig.renewals(PORTAL) > before.1;
         let mut wrong = |what: &str| {
-            tally.problems.push(format!("{fault:?}: {what}; {stored:?}, before {before:?}, said {said}"));
+            tally.problems.push(format!(
+                "{fault:?}: {what}; {stored:?}, before {before:?}, said {said}"
+            ));
         };
         if self.rig.generation(PORTAL) > stored.generation {
             wrong("published before it was stored");
@@ -170,39 +197,53 @@ impl World {
         }
         let unreachable = missing && self.strict;
         let recovery = self.renew();
-        let explained = "a renewal was under way when refreshd ended; the same refresh token is sent again";
+        let explained =
+            "a renewal was under way when refreshd ended; the same refresh token is sent again";
         if stored.claimed && !recovery.stderr.contains(explained) {
-            tally.problems.push(format!("{fault:?}: the log does not say what happened: {recovery:?}"));
+            tally.problems.push(format!(
+                "{fault:?}: the log does not say what happened: {recovery:?}"
+            ));
         }
         if unreachable {
             if fault.blow == Blow::Kill {
                 tally.in_doubt += 1;
             }
             if !recovery.stderr.contains("rejected while in doubt") {
-                tally.problems.push(format!("{fault:?}: not called in doubt: {recovery:?}"));
+                tally
+                    .problems
+                    .push(format!("{fault:?}: not called in doubt: {recovery:?}"));
             }
             return self.begin_anew();
         }
         self.age();
         let again = self.renew();
         let (stored, works) = (self.stored(), self.rig.has_working_token(PORTAL));
-        let whole = stored.refresh == self.newest() && self.rig.generation(PORTAL) == stored.generation;
+        let whole =
+            stored.refresh == self.newest() && self.rig.generation(PORTAL) == stored.generation;
         let mended = matches!(&*outcome(&recovery), "renewed" | "fresh-already");
         if mended && outcome(&again) == "renewed" && whole && works {
             return;
         }
         tally.lost += 1;
-        tally.problems.push(format!("{fault:?}: lost: {stored:?}\n{recovery:?}\n{again:?}"));
+        tally.problems.push(format!(
+            "{fault:?}: lost: {stored:?}\n{recovery:?}\n{again:?}"
+        ));
         self.begin_anew();
     }
 
     fn newest(&self) -> String {
-        self.rig.sandbox.current_refresh(&domain(PORTAL)).expect("a grant")
+        self.rig
+            .sandbox
+            .current_refresh(&domain(PORTAL))
+            .expect("a grant")
     }
 }
 
 /// What a renewal came to.
 pub fn outcome(ran: &Ran) -> String {
     let answer: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
-    answer["renewals"][0]["outcome"].as_str().unwrap_or_default().to_owned()
+    answer["renewals"][0]["outcome"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -18,7 +18,13 @@ use crate::common::{CLIENT_ID, Daemon, Portal, Rig, SOON, eventually, says};
 /// A portal that is renewed when the test says so: again after a tenth of its token's life at the earliest.
 fn calm(portal: &str) -> Rig {
     let minute = Duration::from_secs(60);
-    let mut rig = Rig::with_rules([portal], Rules { token_lifetime: minute, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        [portal],
+        Rules {
+            token_lifetime: minute,
+            ..Rules::default()
+        },
+    );
     rig.config.app().renew_every = Duration::from_secs(40);
     rig.grant(portal);
     rig
@@ -31,13 +37,21 @@ fn unsaved(start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Value) {
 
 fn unsaved_of(rig: Rig, start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Value) {
     let manager = ServiceManager::new(&rig);
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     let daemon = manager.launch(&rig, start);
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     daemon.limit_file_size(Some(FULL));
     let told = daemon.wait_for_step("acme", "unsaved");
     let stored = usize::from(start.room != Some("0"));
-    eventually("a copy, if any is kept", SOON, || manager.names().len() == stored);
+    eventually("a copy, if any is kept", SOON, || {
+        manager.names().len() == stored
+    });
     (rig, manager, daemon, told)
 }
 
@@ -69,10 +83,23 @@ fn a_pair_that_no_disk_took_outlives_the_process() {
             .contains("the service manager has a copy, which a crash or a restart does not lose"),
         "{told}"
     );
-    assert!(!text(&told, "action").contains("do not stop or kill"), "{told}");
+    assert!(
+        !text(&told, "action").contains("do not stop or kill"),
+        "{told}"
+    );
     let names = manager.names();
-    assert!(matches!(names.as_slice(), [name] if name.starts_with("pair-acme-")), "{names:?}");
-    assert!(manager.heard().iter().any(|heard| heard.contains("FDPOLL=0")), "{:?}", manager.heard());
+    assert!(
+        matches!(names.as_slice(), [name] if name.starts_with("pair-acme-")),
+        "{names:?}"
+    );
+    assert!(
+        manager
+            .heard()
+            .iter()
+            .any(|heard| heard.contains("FDPOLL=0")),
+        "{:?}",
+        manager.heard()
+    );
     daemon.kill9();
 
     let daemon = manager.launch(&rig, &Start::default());
@@ -92,7 +119,10 @@ fn a_disk_that_is_still_full_after_the_restart_loses_nothing_either() {
     daemon.kill9();
     let names = manager.names();
     for _ in 0..2 {
-        let full = Start { longest_file: Some(FULL), ..Start::default() };
+        let full = Start {
+            longest_file: Some(FULL),
+            ..Start::default()
+        };
         let daemon = manager.launch(&rig, &full);
         daemon.wait_for_step("acme", "unsaved");
         daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
@@ -100,7 +130,10 @@ fn a_disk_that_is_still_full_after_the_restart_loses_nothing_either() {
         assert_eq!(manager.names(), names, "the same copy, under the same name");
         daemon.kill9();
     }
-    let full = Start { longest_file: Some(FULL), ..Start::default() };
+    let full = Start {
+        longest_file: Some(FULL),
+        ..Start::default()
+    };
     let daemon = manager.launch(&rig, &full);
     daemon.wait_for_step("acme", "unsaved");
     daemon.limit_file_size(None);
@@ -124,14 +157,18 @@ fn a_pair_that_is_stored_after_all_is_not_kept_any_more() {
     let [(name, copy)] = <[_; 1]>::try_from(copies).expect("one");
     manager.keep(&name, copy.try_clone().expect("a descriptor"));
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "is in the state already"));
+    daemon.wait_for("a word on it", |event| {
+        says(event, "is in the state already")
+    });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     lives(&rig, daemon, 2);
 
     // And one that is older than the grant.
     manager.keep(&name, copy);
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "the grant was replaced or forgotten since"));
+    daemon.wait_for("a word on it", |event| {
+        says(event, "the grant was replaced or forgotten since")
+    });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     lives(&rig, daemon, 3);
 }
@@ -147,7 +184,9 @@ fn what_a_person_did_since_counts() {
         }
         let before = rig.generation("acme");
         let daemon = manager.launch(&rig, &Start::default());
-        daemon.wait_for("a word on it", |event| says(event, "the grant was replaced or forgotten since"));
+        daemon.wait_for("a word on it", |event| {
+            says(event, "the grant was replaced or forgotten since")
+        });
         daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
         eventually("nothing is kept", SOON, || manager.names().is_empty());
         if forget {
@@ -185,14 +224,20 @@ fn what_nobody_can_use_harms_nobody() {
     let mut tampered = good.clone();
     *tampered.last_mut().expect("a byte") ^= 1;
     let mut open = File::from(
-        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a file in memory"),
+        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .expect("a file in memory"),
     );
     open.write_all(&good).expect("a file in memory");
-    let huge =
-        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a file in memory");
-    File::from(huge.try_clone().expect("a descriptor")).set_len(1 << 40).expect("a sparse file");
-    fcntl_add_seals(&huge, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)
-        .expect("seals");
+    let huge = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .expect("a file in memory");
+    File::from(huge.try_clone().expect("a descriptor"))
+        .set_len(1 << 40)
+        .expect("a sparse file");
+    fcntl_add_seals(
+        &huge,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+    )
+    .expect("seals");
     manager.keep("pair-acme-tampered", sealed(&tampered));
     manager.keep("pair-acme-cut", sealed(&good[..good.len() / 2]));
     manager.keep("pair-acme-open", open);
@@ -201,10 +246,17 @@ fn what_nobody_can_use_harms_nobody() {
     manager.keep("another", sealed(&good));
     let daemon = manager.launch(&rig, &Start::default());
     daemon.wait_for_outcome("acme", "renewed");
-    for name in
-        ["pair-acme-tampered", "pair-acme-cut", "pair-acme-open", "pair-acme-huge", "pair-null", "another"]
-    {
-        daemon.wait_for(name, |event| event["name"] == name && says(event, "is not used and not kept"));
+    for name in [
+        "pair-acme-tampered",
+        "pair-acme-cut",
+        "pair-acme-open",
+        "pair-acme-huge",
+        "pair-null",
+        "another",
+    ] {
+        daemon.wait_for(name, |event| {
+            event["name"] == name && says(event, "is not used and not kept")
+        });
     }
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     lives(&rig, daemon, 2);
@@ -223,7 +275,10 @@ fn a_pair_of_another_version_stays_where_it_is() {
         ServiceManager::new(&rig)
     };
     let other = good.replacen("refreshd-unsaved 1 ", "refreshd-unsaved 2 ", 1);
-    manager.keep(&name, seal("test", other.as_bytes()).expect("a sealed file"));
+    manager.keep(
+        &name,
+        seal("test", other.as_bytes()).expect("a sealed file"),
+    );
     let daemon = manager.launch(&rig, &Start::default());
     daemon.wait_for("a word on it", |event| says(event, "it is of format 2"));
     daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
@@ -236,7 +291,13 @@ fn descriptors_that_are_not_for_it_are_left_alone() {
     let (rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
     rig.sandbox.allow_replay(&crate::common::domain("acme"));
-    let daemon = manager.launch(&rig, &Start { to_it: false, ..Start::default() });
+    let daemon = manager.launch(
+        &rig,
+        &Start {
+            to_it: false,
+            ..Start::default()
+        },
+    );
     daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
     assert_eq!(manager.names().len(), 1);
     daemon.stop();
@@ -245,9 +306,19 @@ fn descriptors_that_are_not_for_it_are_left_alone() {
 #[test]
 fn a_service_manager_that_keeps_nothing_or_does_not_say_so_is_not_relied_on() {
     for (room, stored) in [(Some("0"), 0), (None, 1)] {
-        let (rig, manager, daemon, told) = unsaved(&Start { room, ..Start::default() });
-        assert!(text(&told, "action").contains("do not stop or kill refreshd"), "{told}");
-        assert_eq!(text(&told, "reason").contains("does not say whether it keeps it"), stored == 1, "{told}");
+        let (rig, manager, daemon, told) = unsaved(&Start {
+            room,
+            ..Start::default()
+        });
+        assert!(
+            text(&told, "action").contains("do not stop or kill refreshd"),
+            "{told}"
+        );
+        assert_eq!(
+            text(&told, "reason").contains("does not say whether it keeps it"),
+            stored == 1,
+            "{told}"
+        );
         assert!(!text(&told, "reason").contains("does not lose"), "{told}");
         eventually("a copy, or none", SOON, || manager.names().len() == stored);
         daemon.limit_file_size(None);
@@ -271,7 +342,11 @@ fn no_program_that_is_started_gets_a_pair() {
         "{}",
         read("descriptors")
     );
-    assert!(!read("environment").contains("LISTEN_"), "{}", read("environment"));
+    assert!(
+        !read("environment").contains("LISTEN_"),
+        "{}",
+        read("environment")
+    );
     lives(&rig, daemon, 2);
 }
 
@@ -282,9 +357,17 @@ fn the_pair_of_a_candidate_outlives_the_process_too() {
     let daemon = manager.launch(&rig, &Start::default());
     rig.wait_for_generation("acme", 2);
     let renewals = rig.renewals("acme");
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     rig.hand_over("acme", &rig.install("acme"));
-    eventually("the request has left", SOON, || rig.renewals("acme") > renewals);
+    eventually("the request has left", SOON, || {
+        rig.renewals("acme") > renewals
+    });
     daemon.limit_file_size(Some(FULL));
     daemon.wait_for_step("acme", "unsaved");
     eventually("a copy", SOON, || manager.names().len() == 1);
@@ -307,13 +390,21 @@ fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
     rig.sandbox.set_redirect(CLIENT_ID, &redirect);
     let portal = rig.config.portal("acme");
     portal.refresh_token_file = false;
-    portal.more.push_str(&format!("redirect_uri = \"{redirect}\"\n"));
+    portal
+        .more
+        .push_str(&format!("redirect_uri = \"{redirect}\"\n"));
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
     daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
     let waiting = Authorizing::spawn(rig.command(["authorize", "acme"]));
     let sent_to = rig.redirect_of(&waiting.url());
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     std::thread::scope(|scope| {
         let browser = scope.spawn(|| rig.browse(&sent_to));
         eventually("the request has left", SOON, || rig.requests("acme") == 1);
@@ -321,12 +412,18 @@ fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
         daemon.wait_for_step("acme", "unsaved");
         eventually("a copy", SOON, || manager.names().len() == 1);
         daemon.kill9();
-        assert_ne!(browser.join().expect("a browser").0, 200, "nobody says that it is done");
+        assert_ne!(
+            browser.join().expect("a browser").0,
+            200,
+            "nobody says that it is done"
+        );
     });
     assert_ne!(waiting.end().code, Some(0));
 
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "is the portal's grant now"));
+    daemon.wait_for("a word on it", |event| {
+        says(event, "is the portal's grant now")
+    });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     rig.wait_for_generation("acme", 1);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
@@ -337,22 +434,35 @@ fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
 fn a_reply_that_could_not_be_read_outlives_the_process_too() {
     let mut rig = calm("acme");
     rig.config.timeout = Duration::from_secs(3);
-    rig.fail("acme", Fault::Drip { every: Duration::from_millis(20) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Drip {
+            every: Duration::from_millis(20),
+        },
+        1,
+    );
     rig.sandbox.allow_replay(&crate::common::domain("acme"));
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     daemon.limit_file_size(Some(FULL));
     let told = daemon.wait_for_step("acme", "unsaved");
-    assert!(text(&told, "reason").starts_with("a reply that could not be read is not on disk"), "{told}");
+    assert!(
+        text(&told, "reason").starts_with("a reply that could not be read is not on disk"),
+        "{told}"
+    );
     eventually("a copy", SOON, || manager.names().len() == 1);
     daemon.kill9();
 
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "could not be read: it is in the state now"));
+    daemon.wait_for("a word on it", |event| {
+        says(event, "could not be read: it is in the state now")
+    });
     daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    eventually("it is shown", SOON, || !rig.status("acme")["unread_replies"].is_null());
+    eventually("it is shown", SOON, || {
+        !rig.status("acme")["unread_replies"].is_null()
+    });
     daemon.stop();
 }
 
@@ -379,7 +489,13 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
     rig.wait_for_generation("acme", 2);
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     std::thread::scope(|scope| {
         // The last one waits for what never comes.
         scope.spawn(|| {
@@ -387,7 +503,9 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
                 rig.run(["renew", "acme"]);
             }
         });
-        eventually("a request under way", SOON * 2, || rig.renewals("acme") == 2);
+        eventually("a request under way", SOON * 2, || {
+            rig.renewals("acme") == 2
+        });
         daemon.limit_file_size(Some(FULL));
         daemon.wait_for_step("acme", "unsaved");
         eventually("a copy", SOON, || manager.names().len() == 1);
@@ -401,11 +519,14 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
     };
     let away = ["state.db", "state.db-wal"].map(take);
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "the pair stays where it is"));
+    daemon.wait_for("a word on it", |event| {
+        says(event, "the pair stays where it is")
+    });
     daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
     assert_eq!(manager.names().len(), 1);
     daemon.stop();
-    away.iter().for_each(|(part, bytes)| rig.secret_bytes(part, bytes));
+    away.iter()
+        .for_each(|(part, bytes)| rig.secret_bytes(part, bytes));
     let daemon = manager.launch(&rig, &Start::default());
     rig.wait_for_generation("acme", 3);
     assert_eq!(rig.requests("acme"), 2, "nothing was sent again");

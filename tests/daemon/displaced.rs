@@ -26,7 +26,10 @@ fn step(daemon: &Daemon, step: &str) -> Value {
     daemon.wait_for(step, |event| is_step(event, step))
 }
 
-#[expect(clippy::disallowed_methods, reason = "what somebody else does to the files")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what somebody else does to the files"
+)]
 fn rename(from: PathBuf, to: PathBuf) {
     fs::rename(from, to).expect("one file system");
 }
@@ -46,13 +49,21 @@ fn nothing_is_lost(rig: &Rig, daemon: Daemon) {
     daemon.stop();
     let before = ["acme", "globex"].map(|portal| rig.generation(portal));
     let daemon = rig.start();
-    assert!(daemon.events(|event| is_step(event, "old-state")).is_empty(), "a grant is missing");
+    assert!(
+        daemon
+            .events(|event| is_step(event, "old-state"))
+            .is_empty(),
+        "a grant is missing"
+    );
     for (portal, before) in ["acme", "globex"].into_iter().zip(before) {
         rig.wait_for_generation(portal, before + 1);
         assert!(rig.has_working_token(portal), "{portal}");
     }
     daemon.stop();
-    assert!(!rig.path("state.db.rescued").exists(), "nothing is left beside");
+    assert!(
+        !rig.path("state.db.rescued").exists(),
+        "nothing is left beside"
+    );
     rig.no_violations();
 }
 
@@ -63,8 +74,17 @@ fn is_written_back(files: &[&str]) {
     remove(&rig, files);
     let told = step(&daemon, "state-displaced");
     assert_eq!(told["severity"], "critical", "{told}");
-    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("was removed")), "{told}");
-    assert!(rig.http("/readyz").1.contains("was removed"), "{:?}", rig.http("/readyz"));
+    assert!(
+        told["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("was removed")),
+        "{told}"
+    );
+    assert!(
+        rig.http("/readyz").1.contains("was removed"),
+        "{:?}",
+        rig.http("/readyz")
+    );
     step(&daemon, "state-written-back");
     eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
     nothing_is_lost(&rig, daemon);
@@ -102,7 +122,12 @@ fn a_state_that_is_removed_at_the_last_moment_is_there_after_a_stop() {
     remove(&rig, &["state.db", "state.db-wal"]);
     daemon.stop();
     let daemon = rig.start();
-    assert!(daemon.events(|event| is_step(event, "old-state")).is_empty(), "a grant is missing");
+    assert!(
+        daemon
+            .events(|event| is_step(event, "old-state"))
+            .is_empty(),
+        "a grant is missing"
+    );
     nothing_is_lost(&rig, daemon);
 }
 
@@ -113,11 +138,20 @@ fn stands_still(rig: &Rig, daemon: &Daemon, words: &str) {
     let (code, text) = rig.http("/readyz");
     assert!(code == 503 && text.contains(words), "{code} {text}");
     // What was sent before somebody noticed.
-    eventually("nothing under way", SOON, || rig.http("/metrics").1.contains("refreshd_claims_in_doubt 0"));
+    eventually("nothing under way", SOON, || {
+        rig.http("/metrics")
+            .1
+            .contains("refreshd_claims_in_doubt 0")
+    });
     let sent = rig.sandbox.total_requests();
-    always("nothing is sent", EVERY + EVERY / 2, || rig.sandbox.total_requests() == sent);
+    always("nothing is sent", EVERY + EVERY / 2, || {
+        rig.sandbox.total_requests() == sent
+    });
     let ran = rig.import("acme", &rig.install("acme"));
-    assert!(ran.code == Some(69) && ran.stderr.contains(words), "{ran:?}");
+    assert!(
+        ran.code == Some(69) && ran.stderr.contains(words),
+        "{ran:?}"
+    );
     assert_eq!(rig.http("/livez").0, 200);
 }
 
@@ -170,14 +204,23 @@ fn a_directory_in_place_of_the_state_and_a_state_that_was_moved_are_told() {
     stands_still(&rig, &daemon, "aside.db now: move it back");
     rename(rig.path("aside.db"), rig.path("state.db"));
     daemon.wait_for("the end of it", |event| {
-        event["reason"].as_str().is_some_and(|reason| reason.contains("in its place again"))
+        event["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("in its place again"))
     });
     remove(&rig, &["state.db"]);
     fs::create_dir(rig.path("state.db")).expect("a directory");
     eventually("it is told", SOON, || {
-        daemon.events(|event: &Value| is_step(event, "state-displaced")).len() >= 2
+        daemon
+            .events(|event: &Value| is_step(event, "state-displaced"))
+            .len()
+            >= 2
     });
-    assert!(rig.http("/readyz").1.contains("replaced by a directory"), "{:?}", rig.http("/readyz"));
+    assert!(
+        rig.http("/readyz").1.contains("replaced by a directory"),
+        "{:?}",
+        rig.http("/readyz")
+    );
     fs::remove_dir(rig.path("state.db")).expect("it is empty");
     step(&daemon, "state-written-back");
     nothing_is_lost(&rig, daemon);

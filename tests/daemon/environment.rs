@@ -17,8 +17,10 @@ const NOBODY: u32 = 61_234;
 const PIPE: usize = 4096;
 
 fn signal(name: &str, pid: u32) {
-    let sent =
-        Command::new("/bin/sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("a shell");
+    let sent = Command::new("/bin/sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status()
+        .expect("a shell");
     assert!(sent.success(), "the daemon is gone");
 }
 
@@ -28,8 +30,12 @@ fn a_log_that_nobody_reads_stops_nothing() {
     rig.grant("acme");
     rig.write_config();
     let mut command = rig.command(["run"]);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let stderr = child.stderr.take().expect("it is piped");
     rustix::pipe::fcntl_setpipe_size(&stderr, PIPE).expect("a small pipe");
     eventually("the first renewal", SOON, || rig.renewals("acme") >= 1);
@@ -44,7 +50,10 @@ fn a_log_that_nobody_reads_stops_nothing() {
         );
     }
     let waiting = rustix::io::ioctl_fionread(&stderr).expect("a pipe");
-    assert!(waiting as usize > PIPE / 2, "the pipe is full: {waiting} bytes");
+    assert!(
+        waiting as usize > PIPE / 2,
+        "the pipe is full: {waiting} bytes"
+    );
     rig.wait_for_renewals("acme", 1);
     assert_eq!(rig.http("/livez").0, 200);
     signal("TERM", child.id());
@@ -60,19 +69,38 @@ fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
     rig.grant("acme");
     rig.write_config();
     let pipe = rig.path("log");
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
     let read = || {
         let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("a flag");
-        fs::OpenOptions::new().read(true).custom_flags(nonblock).open(&pipe).expect("a pipe")
+        fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nonblock)
+            .open(&pipe)
+            .expect("a pipe")
     };
     let reader = read();
-    let writer = fs::OpenOptions::new().write(true).open(&pipe).expect("it has a reader");
+    let writer = fs::OpenOptions::new()
+        .write(true)
+        .open(&pipe)
+        .expect("it has a reader");
     let mut command = rig.command(["run"]);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().expect("it starts");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .expect("it starts");
     // It has the pipe's writing end, and must be its only owner.
     drop(command);
-    eventually("a daemon that serves", SOON, || rig.path("control.sock").exists());
+    eventually("a daemon that serves", SOON, || {
+        rig.path("control.sock").exists()
+    });
     let reload = || assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
     reload();
     assert!(rig.metric("refreshd_log_lines_dropped_total") < 0.5);
@@ -80,7 +108,9 @@ fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
     for _ in 0..7 {
         reload();
     }
-    eventually("they are counted", SOON, || rig.metric("refreshd_log_lines_dropped_total") > 6.5);
+    eventually("they are counted", SOON, || {
+        rig.metric("refreshd_log_lines_dropped_total") > 6.5
+    });
     let mut reader = read();
     let mut text = Vec::new();
     eventually("they are reported", SOON, || {
@@ -102,11 +132,17 @@ fn a_reader_of_the_log_that_comes_back_misses_nothing_that_fitted() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
-    let mut child =
-        rig.command(["run"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = rig
+        .command(["run"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let stderr = child.stderr.take().expect("it is piped");
     rustix::pipe::fcntl_setpipe_size(&stderr, PIPE).expect("a small pipe");
-    eventually("a daemon that serves", SOON, || rig.path("control.sock").exists());
+    eventually("a daemon that serves", SOON, || {
+        rig.path("control.sock").exists()
+    });
     for _ in 0..60 {
         assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
     }
@@ -120,13 +156,20 @@ fn a_reader_of_the_log_that_comes_back_misses_nothing_that_fitted() {
     signal("TERM", child.id());
     let ended = eventually("its end", SOON, || child.try_wait().expect("a child"));
     assert_eq!(ended.code(), Some(0));
-    assert_eq!(lines.expect("a thread").join().expect("it reads"), 60, "every line arrives, in the end too");
+    assert_eq!(
+        lines.expect("a thread").join().expect("it reads"),
+        60,
+        "every line arrives, in the end too"
+    );
 }
 
 /// A copy of the program that another user may run.
 fn program(rig: &Rig) -> Command {
-    let directory =
-        tempfile::Builder::new().prefix("refreshd-public-").tempdir().expect("a directory").keep();
+    let directory = tempfile::Builder::new()
+        .prefix("refreshd-public-")
+        .tempdir()
+        .expect("a directory")
+        .keep();
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("its owner");
     let copy = directory.join("refreshd");
     fs::copy(rig.command(["run"]).get_program(), &copy).expect("a copy");
@@ -139,7 +182,9 @@ fn program(rig: &Rig) -> Command {
 }
 
 fn remove(command: &Command) {
-    let directory = std::path::Path::new(command.get_program()).parent().expect("a directory");
+    let directory = std::path::Path::new(command.get_program())
+        .parent()
+        .expect("a directory");
     fs::remove_dir_all(directory).expect("it is ours");
 }
 
@@ -150,14 +195,26 @@ fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
     let name = program.get_program().to_str().expect("a path").to_owned();
     for most in [1, 4, 12] {
         let mut limited = Command::new("prlimit");
-        limited.args([&format!("--nproc={most}"), &name, "run", "--config", "/nowhere.toml"]);
-        limited.env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
+        limited.args([
+            &format!("--nproc={most}"),
+            &name,
+            "run",
+            "--config",
+            "/nowhere.toml",
+        ]);
+        limited
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir("/")
+            .stdin(Stdio::null());
         if rustix::process::geteuid().is_root() {
             limited.uid(NOBODY + most).gid(NOBODY);
         }
         let ran = crate::common::Ran::to_its_end(&mut limited);
         assert_eq!(ran.code, Some(69), "{ran:?}");
-        assert!(ran.stderr.contains("TasksMax="), "it names the limit to raise: {ran:?}");
+        assert!(
+            ran.stderr.contains("TasksMax="),
+            "it names the limit to raise: {ran:?}"
+        );
     }
     remove(&program);
 }
@@ -169,7 +226,9 @@ fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
     let work = std::path::Path::new(program.get_program()).with_file_name("work");
     fs::create_dir(&work).expect("a directory");
     fs::set_permissions(&work, fs::Permissions::from_mode(0o777)).expect("its owner");
-    program.args(["sandbox", "--listen", "127.0.0.1:0", "--dir"]).arg(work);
+    program
+        .args(["sandbox", "--listen", "127.0.0.1:0", "--dir"])
+        .arg(work);
     program.stdout(Stdio::null()).stderr(Stdio::null());
     // Another test may have had the copy open for writing when it started a process.
     let mut child = eventually("a process", SOON, || program.spawn().ok());
@@ -180,7 +239,9 @@ fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
     });
     eventually("no core dump", SOON, || {
         let limits = fs::read_to_string(about("limits")).unwrap_or_default();
-        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
         core.is_some_and(|line| line.split_whitespace().nth(4) == Some("0"))
     });
     assert_eq!(child.try_wait().expect("a child"), None, "it runs");
@@ -198,7 +259,10 @@ fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
     let rig = Rig::new(["acme"]);
     rig.write_config();
     let mut stranger = program(&rig);
-    let public = std::path::Path::new(stranger.get_program()).parent().expect("a directory").to_owned();
+    let public = std::path::Path::new(stranger.get_program())
+        .parent()
+        .expect("a directory")
+        .to_owned();
     let (shared, own) = (public.join("shared"), public.join("own"));
     for (directory, mode) in [(&shared, 0o1777), (&own, 0o700)] {
         fs::create_dir(directory).expect("a directory");
@@ -211,17 +275,25 @@ fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
         own = own.display(),
         shared = shared.display()
     );
-    for (file, text) in [("refreshd.toml", config.as_str()), ("secret", "s3cret0123456789")] {
+    for (file, text) in [
+        ("refreshd.toml", config.as_str()),
+        ("secret", "s3cret0123456789"),
+    ] {
         refreshd::adapters::token_files::write_whole(&own, &own.join(file), text.as_bytes(), 0o600)
             .expect("a file");
-        std::os::unix::fs::chown(own.join(file), Some(NOBODY), Some(NOBODY)).expect("the superuser");
+        std::os::unix::fs::chown(own.join(file), Some(NOBODY), Some(NOBODY))
+            .expect("the superuser");
     }
     std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("the superuser");
-    stranger.args(["run", "--config"]).arg(own.join("refreshd.toml"));
+    stranger
+        .args(["run", "--config"])
+        .arg(own.join("refreshd.toml"));
     stranger.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = eventually("a process", SOON, || stranger.spawn().ok());
     let socket = shared.join("control.sock");
-    eventually("a stranger who listens", SOON, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    eventually("a stranger who listens", SOON, || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    });
     rig.secret("handed", &rig.install("acme"));
     let socket = socket.to_str().expect("a path").to_owned();
     for arguments in [["import", "acme"], ["status", "acme"]] {
@@ -229,7 +301,10 @@ fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
         let mut command = rig.command(arguments.into_iter().chain(["--socket", &*socket]));
         let ran = crate::common::Ran::to_its_end(command.stdin(handed));
         assert_eq!(ran.code, Some(77), "{ran:?}");
-        assert!(ran.stderr.contains(&format!("belongs to user {NOBODY}")), "{ran:?}");
+        assert!(
+            ran.stderr.contains(&format!("belongs to user {NOBODY}")),
+            "{ran:?}"
+        );
     }
     child.kill().expect("it runs");
     child.wait().expect("a child");
@@ -243,14 +318,23 @@ fn temporary_files_of_a_killed_process_go_at_the_next_start() {
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
     daemon.kill9();
-    let left = [rig.token_path("acme", ".refreshd-AbCdEf"), rig.path("tokens/.probe-AbCdEf")];
+    let left = [
+        rig.token_path("acme", ".refreshd-AbCdEf"),
+        rig.path("tokens/.probe-AbCdEf"),
+    ];
     for file in &left {
         fs::File::create_new(file).expect("a leftover");
     }
     fs::File::create_new(rig.token_path("acme", ".somebody")).expect("a file of somebody else");
     let daemon = rig.start();
-    assert!(left.iter().all(|file| !file.exists()), "they hold access tokens");
-    assert!(rig.token_path("acme", ".somebody").exists(), "what is not ours stays");
+    assert!(
+        left.iter().all(|file| !file.exists()),
+        "they hold access tokens"
+    );
+    assert!(
+        rig.token_path("acme", ".somebody").exists(),
+        "what is not ours stays"
+    );
     daemon.stop();
 }
 
@@ -259,10 +343,22 @@ fn at_no_moment_may_others_connect_to_the_control_socket() {
     let rig = Rig::new(["acme"]);
     rig.write_config();
     let mut command = Command::new("/bin/sh");
-    let program = rig.command(["run"]).get_program().to_str().expect("a path").to_owned();
-    let script = format!("umask 0; exec {program} run --config {}", rig.path("refreshd.toml").display());
-    let mut child =
-        command.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let program = rig
+        .command(["run"])
+        .get_program()
+        .to_str()
+        .expect("a path")
+        .to_owned();
+    let script = format!(
+        "umask 0; exec {program} run --config {}",
+        rig.path("refreshd.toml").display()
+    );
+    let mut child = command
+        .args(["-c", &script])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
     let socket = rig.path("control.sock");
     let clock = refreshd::adapters::clock::Clock::system();
     let began = clock.tick();
@@ -274,7 +370,9 @@ fn at_no_moment_may_others_connect_to_the_control_socket() {
         std::hint::spin_loop();
     };
     assert_eq!(seen & 0o007, 0, "the very first mode is {seen:o}");
-    eventually("a daemon that serves", SOON, || rig.control_if_any("GET", "/v1/portals").is_some());
+    eventually("a daemon that serves", SOON, || {
+        rig.control_if_any("GET", "/v1/portals").is_some()
+    });
     assert_eq!(crate::common::mode(&socket), 0o660);
     signal("TERM", child.id());
     eventually("its end", SOON, || child.try_wait().expect("a child"));
@@ -285,16 +383,32 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.config.timeout = std::time::Duration::from_secs(3);
-    rig.fail("acme", Fault::Slow { by: std::time::Duration::from_secs(1) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: std::time::Duration::from_secs(1),
+        },
+        1,
+    );
     let daemon = rig.start();
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     signal("STOP", daemon.pid());
     // The reply is in the socket long since, and the time limit of the request is over.
-    always("it stands still", std::time::Duration::from_secs(6), || daemon.outcomes("acme").is_empty());
+    always("it stands still", std::time::Duration::from_secs(6), || {
+        daemon.outcomes("acme").is_empty()
+    });
     signal("CONT", daemon.pid());
     daemon.wait_for_outcome("acme", "renewed");
-    assert_eq!(daemon.outcomes("acme"), ["renewed"], "what had arrived was not thrown away");
-    assert_eq!(rig.requests("acme"), 1, "and the spent token was not sent again");
+    assert_eq!(
+        daemon.outcomes("acme"),
+        ["renewed"],
+        "what had arrived was not thrown away"
+    );
+    assert_eq!(
+        rig.requests("acme"),
+        1,
+        "and the spent token was not sent again"
+    );
     daemon.stop();
     rig.no_violations();
 }

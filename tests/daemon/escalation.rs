@@ -9,19 +9,29 @@ use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
 #[test]
 fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     let rig = Rig::new(["acme"]);
-    let outage = Fault::Refuse { status: 500, error: "oops".into(), description: String::new() };
+    let outage = Fault::Refuse {
+        status: 500,
+        error: "oops".into(),
+        description: String::new(),
+    };
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", outage, u32::MAX);
     rig.hand_over("acme", &grant);
     daemon.wait_for_step("acme", "overdue");
-    let ladder = [("failed", "notice"), ("overdue", "warning")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let ladder =
+        [("failed", "notice"), ("overdue", "warning")].map(|(a, b)| (a.to_owned(), b.to_owned()));
     assert_eq!(daemon.steps("acme"), ladder);
     let told = daemon.wait_for_step("acme", "overdue");
     assert_eq!(told["target"], "refreshd::escalation");
     assert_eq!(told["level"], "WARN");
     assert!(told["reason"].as_str().unwrap().contains("oops"), "{told}");
-    assert!(["action", "remaining"].iter().all(|field| told[*field].is_string()), "{told}");
+    assert!(
+        ["action", "remaining"]
+            .iter()
+            .all(|field| told[*field].is_string()),
+        "{told}"
+    );
     eventually("the incident is counted", SOON, || {
         rig.metric("refreshd_incidents_open{severity=\"warning\"}") == 1.0
     });
@@ -30,11 +40,20 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
 
     // What was told before the restart is not told again.
     let daemon = rig.start();
-    let expired = daemon.wait_after(0, LIFE + SOON, "the last step", |event| is_step(event, "expired"));
+    let expired = daemon.wait_after(0, LIFE + SOON, "the last step", |event| {
+        is_step(event, "expired")
+    });
     assert_eq!(expired["level"], "ERROR");
-    let ladder = [("late", "error"), ("expiring", "critical"), ("expired", "critical")];
+    let ladder = [
+        ("late", "error"),
+        ("expiring", "critical"),
+        ("expired", "critical"),
+    ];
     let steps = daemon.steps("acme");
-    let steps: Vec<_> = steps.iter().map(|(step, severity)| (step.as_str(), severity.as_str())).collect();
+    let steps: Vec<_> = steps
+        .iter()
+        .map(|(step, severity)| (step.as_str(), severity.as_str()))
+        .collect();
     assert_eq!(steps, ladder);
     let late = daemon.wait_for_step("acme", "late");
     assert!(late["remaining"].as_str().unwrap().ends_with('s'), "{late}");
@@ -44,9 +63,14 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     let resolved = daemon.wait_for_step("acme", "resolved");
     assert_eq!(resolved["severity"], "notice");
     rig.wait_for_phase("acme", "fresh");
-    assert_eq!((rig.run(["status"]).code, rig.http("/readyz").0), (Some(0), 200));
+    assert_eq!(
+        (rig.run(["status"]).code, rig.http("/readyz").0),
+        (Some(0), 200)
+    );
     let count = daemon.steps("acme").len();
-    always("it is said once", Duration::from_secs(2), || daemon.steps("acme").len() == count);
+    always("it is said once", Duration::from_secs(2), || {
+        daemon.steps("acme").len() == count
+    });
     rig.no_violations();
 }
 
@@ -76,17 +100,41 @@ fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
     ];
     for (portal, code, meaning, remedy) in mended_by {
         let grant = rig.install(portal);
-        rig.fail(portal, Fault::Refuse { status: 401, error: code.into(), description: String::new() }, 1);
+        rig.fail(
+            portal,
+            Fault::Refuse {
+                status: 401,
+                error: code.into(),
+                description: String::new(),
+            },
+            1,
+        );
         rig.hand_over(portal, &grant);
         let told = daemon.wait_for_step(portal, "person");
-        assert_eq!((told["severity"].as_str(), told["action"].as_str()), (Some("critical"), Some(remedy)));
+        assert_eq!(
+            (told["severity"].as_str(), told["action"].as_str()),
+            (Some("critical"), Some(remedy))
+        );
         assert!(told["reason"].as_str().unwrap().contains(meaning), "{told}");
-        assert!(told["message"].as_str().unwrap().ends_with(&format!("To do: {remedy}")), "{told}");
+        assert!(
+            told["message"]
+                .as_str()
+                .unwrap()
+                .ends_with(&format!("To do: {remedy}")),
+            "{told}"
+        );
         let ran = rig.run(["status"]);
-        assert!(ran.stdout.contains(&format!("\n{portal}: {remedy}\n")), "{}", ran.stdout);
+        assert!(
+            ran.stdout.contains(&format!("\n{portal}: {remedy}\n")),
+            "{}",
+            ran.stdout
+        );
         let view = rig.status(portal);
         assert_eq!(view["action"].as_str(), Some(remedy));
-        assert!(!view.to_string().contains("{portal}"), "a sentence with gaps is nobody's to read: {view}");
+        assert!(
+            !view.to_string().contains("{portal}"),
+            "a sentence with gaps is nobody's to read: {view}"
+        );
     }
     // What was told survives a restart, and what is told to be typed mends it.
     daemon.stop();
@@ -107,26 +155,36 @@ fn a_healthy_portal_says_nothing() {
     let daemon = rig.start();
     rig.wait_for_renewals("acme", 2);
     daemon.sighup();
-    daemon.wait_for("the reload", |event| says(event, "the configuration was reloaded"));
+    daemon.wait_for("the reload", |event| {
+        says(event, "the configuration was reloaded")
+    });
     rig.wait_for_renewals("acme", 1);
     assert_eq!(
         daemon.events(|event| event["target"] == "refreshd::escalation"),
         Vec::<serde_json::Value>::new()
     );
-    assert!(daemon.events(|event| event["level"] != "INFO").is_empty(), "nothing to worry about");
+    assert!(
+        daemon.events(|event| event["level"] != "INFO").is_empty(),
+        "nothing to worry about"
+    );
     rig.no_violations();
 }
 
 #[test]
 fn an_operators_own_ladder_is_in_force() {
     let mut rig = Rig::new(["acme"]);
-    rig.config.more = "[[escalation.step]]\nwhen = \"remaining < 70%\"\nseverity = \"error\"".to_owned();
+    rig.config.more =
+        "[[escalation.step]]\nwhen = \"remaining < 70%\"\nseverity = \"error\"".to_owned();
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::LostBefore, u32::MAX);
     rig.hand_over("acme", &grant);
     let told = daemon.wait_for_step("acme", "remaining < 70%");
     assert_eq!(told["severity"], "error");
-    assert_eq!(daemon.steps("acme").len(), 1, "no step of the built-in ladder");
+    assert_eq!(
+        daemon.steps("acme").len(),
+        1,
+        "no step of the built-in ladder"
+    );
     rig.no_violations();
 }

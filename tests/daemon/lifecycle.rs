@@ -12,18 +12,36 @@ use crate::common::{LIFE, Portal, Rig, SOON, always, domain, eventually, says};
 #[test]
 fn killed_with_a_request_under_way_it_sends_the_same_token_again_and_the_grant_lives_on() {
     let reuse = Reuse::Grace(Duration::from_secs(60));
-    let mut rig = Rig::with_rules(["acme"], Rules { token_lifetime: LIFE, reuse, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: LIFE,
+            reuse,
+            ..Rules::default()
+        },
+    );
     rig.grant("acme");
     rig.fail("acme", Fault::Stall, 1);
     let daemon = rig.start();
-    eventually("a request that is never answered", SOON, || rig.renewals("acme") == 1);
+    eventually("a request that is never answered", SOON, || {
+        rig.renewals("acme") == 1
+    });
     daemon.kill9();
 
     let daemon = rig.start();
-    let event = daemon.wait_for("the claim that was found", |event| says(event, "was under way"));
-    assert_eq!((event["portal"].as_str(), event["level"].as_str()), (Some("acme"), Some("WARN")));
+    let event = daemon.wait_for("the claim that was found", |event| {
+        says(event, "was under way")
+    });
+    assert_eq!(
+        (event["portal"].as_str(), event["level"].as_str()),
+        (Some("acme"), Some("WARN"))
+    );
     daemon.wait_for_outcome("acme", "renewed");
-    assert_eq!((rig.requests("acme"), rig.renewals("acme")), (2, 1), "one pair, asked for twice");
+    assert_eq!(
+        (rig.requests("acme"), rig.renewals("acme")),
+        (2, 1),
+        "one pair, asked for twice"
+    );
     assert!(rig.has_working_token("acme"));
     rig.wait_for_renewals("acme", 1);
     rig.no_violations();
@@ -38,7 +56,11 @@ fn killed_between_renewals_it_goes_on_where_it_was() {
     let before = rig.token_json("acme");
     daemon.kill9();
     let daemon = rig.start();
-    assert_eq!(rig.token_json("acme"), before, "nothing is renewed before its time");
+    assert_eq!(
+        rig.token_json("acme"),
+        before,
+        "nothing is renewed before its time"
+    );
     assert_eq!(rig.requests("acme"), 1);
     daemon.wait_for_outcome("acme", "renewed");
     assert_eq!(rig.generation("acme"), 3);
@@ -50,16 +72,37 @@ fn a_wait_survives_a_restart() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let (content_type, body) = ("text/plain".to_owned(), String::new());
-    rig.fail("acme", Fault::Body { status: 503, content_type, body, retry_after: Some(60) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Body {
+            status: 503,
+            content_type,
+            body,
+            retry_after: Some(60),
+        },
+        1,
+    );
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "transient");
     daemon.kill9();
     let daemon = rig.start();
-    always("it is not asked at once again", Duration::from_secs(3), || rig.requests("acme") == 1);
+    always(
+        "it is not asked at once again",
+        Duration::from_secs(3),
+        || rig.requests("acme") == 1,
+    );
     let view = rig.get_json("/v1/portals/acme");
     assert_eq!(view["phase"], "retrying");
-    assert!(view["next_renewal_in"].as_u64().is_some_and(|wait| wait > 40), "{view}");
-    assert!(daemon.steps("acme").is_empty(), "and what was told is not told again");
+    assert!(
+        view["next_renewal_in"]
+            .as_u64()
+            .is_some_and(|wait| wait > 40),
+        "{view}"
+    );
+    assert!(
+        daemon.steps("acme").is_empty(),
+        "and what was told is not told again"
+    );
     rig.no_violations();
 }
 
@@ -67,7 +110,13 @@ fn a_wait_survives_a_restart() {
 fn sigterm_waits_for_a_reply_under_way_and_its_pair_is_kept() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     let mut daemon = rig.start();
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     daemon.sigterm();
@@ -78,7 +127,11 @@ fn sigterm_waits_for_a_reply_under_way_and_its_pair_is_kept() {
 
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
-    assert_eq!((rig.requests("acme"), rig.renewals("acme")), (2, 2), "nothing was sent twice");
+    assert_eq!(
+        (rig.requests("acme"), rig.renewals("acme")),
+        (2, 2),
+        "nothing was sent twice"
+    );
     rig.no_violations();
 }
 
@@ -90,8 +143,14 @@ fn a_second_daemon_is_refused_and_told_of_the_first() {
     daemon.wait_for_outcome("acme", "renewed");
     let second = rig.run(["run"]);
     assert_eq!(second.code, Some(69), "{second:?}");
-    assert!(second.stderr.contains(&format!("process {}", daemon.pid())), "{second:?}");
-    assert!(rig.path("control.sock").exists(), "the first one's socket is left alone");
+    assert!(
+        second.stderr.contains(&format!("process {}", daemon.pid())),
+        "{second:?}"
+    );
+    assert!(
+        rig.path("control.sock").exists(),
+        "the first one's socket is left alone"
+    );
     assert_eq!(rig.run(["status"]).code, Some(0));
     rig.wait_for_renewals("acme", 1);
     rig.no_violations();
@@ -114,21 +173,34 @@ fn the_state_of_a_newer_version_and_what_is_no_state_are_left_untouched() {
         file.write_all_at(&[b'#'; 200], 0).unwrap();
     };
     let damaged = |path: &Path| {
-        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(5000).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_len(5000)
+            .unwrap();
     };
     let good = fs::read(&state).unwrap();
     type Spoil<'a> = &'a dyn Fn(&Path);
-    for (spoil, word) in
-        [(&damaged as Spoil<'_>, "damaged"), (&newer, "version 99"), (&garbage, "not a refreshd state")]
-    {
+    for (spoil, word) in [
+        (&damaged as Spoil<'_>, "damaged"),
+        (&newer, "version 99"),
+        (&garbage, "not a refreshd state"),
+    ] {
         rig.secret_bytes("state.db", &good);
         spoil(&state);
         let before = fs::read(&state).unwrap();
         let requests = rig.sandbox.total_requests();
         let ran = rig.run(["run"]);
         assert_eq!(ran.code, Some(78), "{ran:?}");
-        assert!(ran.stderr.contains(word) && ran.stderr.contains("state.db"), "{ran:?}");
-        assert!(fs::read(&state).unwrap() == before, "{word}: the file was changed");
+        assert!(
+            ran.stderr.contains(word) && ran.stderr.contains("state.db"),
+            "{ran:?}"
+        );
+        assert!(
+            fs::read(&state).unwrap() == before,
+            "{word}: the file was changed"
+        );
         assert_eq!(rig.sandbox.total_requests(), requests);
     }
     rig.secret_bytes("state.db", &good);
@@ -148,8 +220,9 @@ fn token_files_that_cannot_be_written_are_said_at_once_and_do_not_stop_the_renew
     let directory = rig.path("tokens/acme");
     fs::remove_dir_all(&directory).unwrap();
     rig.secret("tokens/acme", "in the way");
-    let told =
-        daemon.wait_after(0, SOON + LIFE, "a word about the files", |event| event["step"] == "unpublished");
+    let told = daemon.wait_after(0, SOON + LIFE, "a word about the files", |event| {
+        event["step"] == "unpublished"
+    });
     assert_eq!(
         (told["severity"].as_str(), told["portal"].as_str()),
         (Some("critical"), Some("acme")),
@@ -158,7 +231,10 @@ fn token_files_that_cannot_be_written_are_said_at_once_and_do_not_stop_the_renew
     let (status, why) = rig.http("/readyz");
     assert!(status == 503 && why.contains("token files"), "{why}");
     rig.wait_for_renewals("acme", 1);
-    assert!(rig.has_working_token("globex"), "the others are not affected");
+    assert!(
+        rig.has_working_token("globex"),
+        "the others are not affected"
+    );
 
     fs::remove_file(&directory).unwrap();
     daemon.wait_for_step("acme", "resolved");
@@ -186,18 +262,29 @@ fn token_files_of_many_portals_that_cannot_be_written_are_one_line_and_so_is_the
     rig.secret("tokens", "in the way");
     let again = |name: &String| rig.renewals(name) >= 2;
     eventually("a renewal of each", SOON + LIFE, || names.iter().all(again));
-    eventually("all are counted", SOON, || rig.http("/readyz").1.contains("of 40 portals cannot be written"));
+    eventually("all are counted", SOON, || {
+        rig.http("/readyz")
+            .1
+            .contains("of 40 portals cannot be written")
+    });
     let lines = daemon.events(|event| event["step"] == "unpublished");
     let lines: Vec<_> = lines.iter().map(|line| &line["message"]).collect();
     assert!(lines.len() <= 2, "{} lines: {lines:#?}", lines.len());
     fs::remove_file(rig.path("tokens")).unwrap();
-    daemon.wait_after(0, Duration::from_secs(60), "its end", |event| event["step"] == "resolved");
+    daemon.wait_after(0, Duration::from_secs(60), "its end", |event| {
+        event["step"] == "resolved"
+    });
     for name in &names {
         assert!(rig.has_working_token(name), "{name}");
     }
     let ends = daemon.events(|event| event["step"] == "resolved");
     assert_eq!(ends.len(), 1, "{ends:?}");
-    assert!(ends[0]["reason"].as_str().is_some_and(|reason| reason.contains("all 40 portals")), "{ends:?}");
+    assert!(
+        ends[0]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("all 40 portals")),
+        "{ends:?}"
+    );
     rig.no_violations();
 }
 
@@ -226,14 +313,21 @@ fn a_bad_configuration_is_refused_with_every_place() {
     rig.write_config();
     let text = rig.config.to_string();
     let place = |words: &str| {
-        let line = text.lines().position(|line| line.starts_with(words)).unwrap() + 1;
+        let line = text
+            .lines()
+            .position(|line| line.starts_with(words))
+            .unwrap()
+            + 1;
         format!("refreshd.toml:{line}:")
     };
     for command in ["run", "check"] {
         let ran = rig.run([command]);
         assert_eq!(ran.code, Some(78), "{ran:?}");
         for words in ["domian", "app = \"crn\""] {
-            assert!(ran.stderr.contains(&place(words)), "{command}: {words}: {ran:?}");
+            assert!(
+                ran.stderr.contains(&place(words)),
+                "{command}: {words}: {ran:?}"
+            );
         }
         assert!(ran.stderr.contains("did you mean `crm`"), "{ran:?}");
     }

@@ -12,7 +12,11 @@ const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
 /// Three portals of which two have been renewed, at a server that ends a grant when a spent token comes again.
 fn renewed() -> Rig {
     let reuse = Reuse::RevokeFamily;
-    let rules = Rules { token_lifetime: Duration::from_secs(60), reuse, ..Rules::default() };
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(60),
+        reuse,
+        ..Rules::default()
+    };
     let mut rig = Rig::with_rules(["acme", "globex", "hooli"], rules);
     rig.config.app().renew_every = EVERY;
     for portal in ["acme", "globex"] {
@@ -28,7 +32,10 @@ fn renewed() -> Rig {
 
 /// Takes the state away, and gives back what it was.
 fn without_state(rig: &Rig) -> Vec<(&'static str, Vec<u8>)> {
-    let kept = FILES.iter().filter_map(|file| Some((*file, fs::read(rig.path(file)).ok()?))).collect();
+    let kept = FILES
+        .iter()
+        .filter_map(|file| Some((*file, fs::read(rig.path(file)).ok()?)))
+        .collect();
     for file in FILES {
         let _ = fs::remove_file(rig.path(file));
     }
@@ -49,25 +56,42 @@ fn holds(rig: &Rig) {
         "{reason}"
     );
     assert!(
-        said[0]["action"].as_str().unwrap_or_default().contains("is the state's volume mounted?"),
+        said[0]["action"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("is the state's volume mounted?"),
         "{said:?}"
     );
-    always("nothing is sent, and readers keep what they have", Duration::from_secs(6), || {
-        rig.sandbox.total_requests() == sent
-            && ["acme", "globex"].map(|portal| rig.token_json(portal)) == published
-            && rig.has_working_token("acme")
-    });
+    always(
+        "nothing is sent, and readers keep what they have",
+        Duration::from_secs(6),
+        || {
+            rig.sandbox.total_requests() == sent
+                && ["acme", "globex"].map(|portal| rig.token_json(portal)) == published
+                && rig.has_working_token("acme")
+        },
+    );
     let status = rig.get_json("/v1/portals/acme");
     assert_eq!(status["phase"], "old-state", "{status}");
     assert!(
-        status["action"].as_str().unwrap_or_default().contains("is the state's volume mounted?"),
+        status["action"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("is the state's volume mounted?"),
         "{status}"
     );
-    assert_eq!(rig.get_json("/v1/portals/hooli")["phase"], "awaiting-authorization", "it never had one");
+    assert_eq!(
+        rig.get_json("/v1/portals/hooli")["phase"],
+        "awaiting-authorization",
+        "it never had one"
+    );
     assert!((rig.metric("refreshd_portals{phase=\"old-state\"}") - 2.0).abs() < 0.1);
     assert!((rig.metric("refreshd_portals{phase=\"awaiting-authorization\"}") - 1.0).abs() < 0.1);
     let ran = rig.run(["renew", "acme"]);
-    assert!(ran.code == Some(75) && ran.stderr.contains("volume"), "{ran:?}");
+    assert!(
+        ran.code == Some(75) && ran.stderr.contains("volume"),
+        "{ran:?}"
+    );
     daemon.stop();
 }
 
@@ -101,7 +125,9 @@ fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
     fs::remove_dir_all(rig.path("tokens")).unwrap();
     let sent = rig.sandbox.total_requests();
     let daemon = rig.start();
-    always("nothing is sent", Duration::from_secs(4), || rig.sandbox.total_requests() == sent);
+    always("nothing is sent", Duration::from_secs(4), || {
+        rig.sandbox.total_requests() == sent
+    });
     assert_eq!(rig.get_json("/v1/portals/acme")["phase"], "old-state");
     daemon.stop();
 }
@@ -120,12 +146,20 @@ fn a_token_file_of_any_form_is_a_trace() {
     let token = fs::read(rig.token_path("acme", "token")).unwrap();
     let sent = rig.sandbox.total_requests();
     let daemon = rig.start();
-    always("nothing is sent, and readers keep what they have", Duration::from_secs(4), || {
-        rig.sandbox.total_requests() == sent
-            && fs::read(rig.token_path("acme", "token")).is_ok_and(|now| now == token)
-    });
+    always(
+        "nothing is sent, and readers keep what they have",
+        Duration::from_secs(4),
+        || {
+            rig.sandbox.total_requests() == sent
+                && fs::read(rig.token_path("acme", "token")).is_ok_and(|now| now == token)
+        },
+    );
     assert_eq!(rig.get_json("/v1/portals/acme")["phase"], "old-state");
-    assert_eq!(rig.get_json("/v1/portals/hooli")["phase"], "awaiting-authorization", "it never had one");
+    assert_eq!(
+        rig.get_json("/v1/portals/hooli")["phase"],
+        "awaiting-authorization",
+        "it never had one"
+    );
     daemon.stop();
     rig.no_violations();
 }
@@ -152,15 +186,25 @@ fn a_person_who_hands_over_a_grant_or_forgets_ends_it() {
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     assert_eq!(rig.generation("acme"), before + 1, "the count goes on");
-    assert!(daemon.events(|event| is_step(event, "resolved")).is_empty(), "one is left");
+    assert!(
+        daemon.events(|event| is_step(event, "resolved")).is_empty(),
+        "one is left"
+    );
     assert_eq!(rig.run(["forget", "globex", "--yes"]).code, Some(0));
     assert_eq!(rig.token_json("globex"), None);
     daemon.wait_for("it is over", |event| is_step(event, "resolved"));
     // What was left in its file was spent long ago.
-    assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "awaiting-authorization");
+    assert_eq!(
+        rig.get_json("/v1/portals/globex")["phase"],
+        "awaiting-authorization"
+    );
     daemon.stop();
     let daemon = rig.start();
-    assert!(daemon.events(|event| is_step(event, "old-state")).is_empty());
+    assert!(
+        daemon
+            .events(|event| is_step(event, "old-state"))
+            .is_empty()
+    );
     always("nothing is sent for it", Duration::from_secs(2), || {
         rig.get_json("/v1/portals/globex")["phase"] == "awaiting-authorization"
     });
@@ -177,7 +221,10 @@ fn without_a_daemon_nothing_is_sent_either() {
     let sent = rig.sandbox.total_requests();
     rig.write_config();
     let ran = rig.run(["status"]);
-    assert!(ran.code == Some(1) && ran.stdout.contains("old-state"), "{ran:?}");
+    assert!(
+        ran.code == Some(1) && ran.stdout.contains("old-state"),
+        "{ran:?}"
+    );
     assert_eq!(rig.sandbox.total_requests(), sent);
     assert!(rig.has_working_token("acme"));
     rig.no_violations();

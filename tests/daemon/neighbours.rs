@@ -32,11 +32,18 @@ fn with_tokens(mode: u32) -> Rig {
 #[track_caller]
 fn is_refused(rig: &Rig, words: &[&str]) {
     for command in ["run", "check", "renew"] {
-        let arguments: &[&str] = if command == "renew" { &["renew", "acme"] } else { &[command] };
+        let arguments: &[&str] = if command == "renew" {
+            &["renew", "acme"]
+        } else {
+            &[command]
+        };
         let ran = rig.run(arguments.iter().copied());
         assert_eq!(ran.code, Some(78), "{command}: {ran:?}");
         for word in words {
-            assert!(ran.stderr.contains(word), "{command} does not say {word}: {ran:?}");
+            assert!(
+                ran.stderr.contains(word),
+                "{command} does not say {word}: {ran:?}"
+            );
         }
     }
     assert_eq!(rig.requests("acme"), 0, "nothing was sent");
@@ -120,15 +127,32 @@ fn a_portals_directory_that_is_a_link_is_not_followed_and_is_told() {
     }
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    let moved = Command::new("mv").args([rig.path("tokens/acme"), rig.path("aside")]).status();
+    let moved = Command::new("mv")
+        .args([rig.path("tokens/acme"), rig.path("aside")])
+        .status();
     assert!(moved.expect("mv").success());
     symlink(&victim, rig.path("tokens/acme")).expect("a link");
     let told = daemon.wait_for_step("acme", "unpublished");
-    assert!(told["reason"].as_str().expect("a reason").contains("symbolic link"), "{told}");
+    assert!(
+        told["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("symbolic link"),
+        "{told}"
+    );
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     let there: Vec<_> = fs::read_dir(&victim).expect("a directory").collect();
-    assert_eq!(there.len(), 2, "nothing was written there, and nothing deleted: {there:?}");
-    assert_eq!(fs::metadata(victim.join("token")).expect("it is there").len(), 0);
+    assert_eq!(
+        there.len(),
+        2,
+        "nothing was written there, and nothing deleted: {there:?}"
+    );
+    assert_eq!(
+        fs::metadata(victim.join("token"))
+            .expect("it is there")
+            .len(),
+        0
+    );
     daemon.stop();
 }
 
@@ -144,10 +168,18 @@ fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
         fs::remove_file(&file).expect("a file");
         match what {
             "pipe" => {
-                assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
+                assert!(
+                    Command::new("mkfifo")
+                        .arg(&file)
+                        .status()
+                        .expect("mkfifo")
+                        .success()
+                );
             }
             "sparse" => {
-                File::create_new(&file).and_then(|file| file.set_len(3 << 30)).expect("a sparse file");
+                File::create_new(&file)
+                    .and_then(|file| file.set_len(3 << 30))
+                    .expect("a sparse file");
             }
             "link" => symlink("/dev/zero", &file).expect("a link"),
             _ if is_root() => {
@@ -156,14 +188,24 @@ fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
                 value["generation"] = 1_000_000_000.into();
                 rig.secret("forged", &value.to_string());
                 assert!(
-                    Command::new("mv").arg(rig.path("forged")).arg(&file).status().expect("mv").success()
+                    Command::new("mv")
+                        .arg(rig.path("forged"))
+                        .arg(&file)
+                        .status()
+                        .expect("mv")
+                        .success()
                 );
                 chown(&file, Some(STRANGER), Some(STRANGER)).expect("root");
             }
             _ => {
                 rig.secret("forged", "{}");
                 assert!(
-                    Command::new("mv").arg(rig.path("forged")).arg(&file).status().expect("mv").success()
+                    Command::new("mv")
+                        .arg(rig.path("forged"))
+                        .arg(&file)
+                        .status()
+                        .expect("mv")
+                        .success()
                 );
             }
         }
@@ -174,13 +216,19 @@ fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
         );
         let daemon = rig.start();
         let renewed = rig.renewals("acme");
-        eventually(&format!("a renewal after {what}"), SOON, || rig.renewals("acme") > renewed);
+        eventually(&format!("a renewal after {what}"), SOON, || {
+            rig.renewals("acme") > renewed
+        });
         eventually("a file of refreshd's own", SOON, || {
             fs::symlink_metadata(&file).is_ok_and(|found| found.is_file() && found.len() < 4096)
                 && rig.generation("acme") < 1_000
                 && rig.has_working_token("acme")
         });
-        assert!(daemon.peak_memory() < 200 * 1024, "{what}: {} KiB", daemon.peak_memory());
+        assert!(
+            daemon.peak_memory() < 200 * 1024,
+            "{what}: {} KiB",
+            daemon.peak_memory()
+        );
         daemon.stop();
     }
     rig.no_violations();
@@ -199,7 +247,10 @@ fn no_file_of_the_state_is_opened_through_a_link() {
             assert_eq!(ran.code, Some(78), "{suffix} {command:?}: {ran:?}");
             assert!(ran.stderr.contains("symbolic link"), "{suffix}: {ran:?}");
         }
-        assert_eq!(fs::read_to_string(rig.path("victim")).expect("it is there"), "what is somebody else's");
+        assert_eq!(
+            fs::read_to_string(rig.path("victim")).expect("it is there"),
+            "what is somebody else's"
+        );
         assert_eq!(rig.requests("acme"), 0);
     }
     // Without the record of generations everything goes on; a link in its place is not written through.
@@ -209,7 +260,10 @@ fn no_file_of_the_state_is_opened_through_a_link() {
     rig.secret("victim", "what is somebody else's");
     symlink(rig.path("victim"), rig.path("state.db.generations")).expect("a link");
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
-    assert_eq!(fs::read_to_string(rig.path("victim")).expect("it is there"), "what is somebody else's");
+    assert_eq!(
+        fs::read_to_string(rig.path("victim")).expect("it is there"),
+        "what is somebody else's"
+    );
 }
 
 #[test]
@@ -219,7 +273,13 @@ fn whoever_looks_waits_for_no_pipe_in_place_of_the_state_or_its_log() {
     rig.start().stop();
     for name in ["state.db-wal", "state.db"] {
         fs::remove_file(rig.path(name)).expect("a file");
-        assert!(Command::new("mkfifo").arg(rig.path(name)).status().expect("mkfifo").success());
+        assert!(
+            Command::new("mkfifo")
+                .arg(rig.path(name))
+                .status()
+                .expect("mkfifo")
+                .success()
+        );
         for command in ["status", "run"] {
             let ran = rig.run([command]);
             assert!(
@@ -238,9 +298,16 @@ fn a_huge_record_of_generations_is_not_read() {
         .expect("sparse");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    assert!(daemon.peak_memory() < 200 * 1024, "{} KiB", daemon.peak_memory());
     assert!(
-        fs::metadata(rig.path("state.db.generations")).expect("it is there").len() < 4096,
+        daemon.peak_memory() < 200 * 1024,
+        "{} KiB",
+        daemon.peak_memory()
+    );
+    assert!(
+        fs::metadata(rig.path("state.db.generations"))
+            .expect("it is there")
+            .len()
+            < 4096,
         "written anew"
     );
     daemon.stop();
@@ -253,9 +320,15 @@ fn a_second_daemon_after_the_lock_was_deleted_says_that_the_state_is_in_use() {
     rig.wait_for_generation("acme", 2);
     fs::remove_file(rig.path("state.db.lock")).expect("a lock");
     let text = fs::read_to_string(rig.path("refreshd.toml")).expect("the configuration");
-    rig.secret("refreshd.toml", &text.replace("\"control.sock\"", "\"other.sock\""));
+    rig.secret(
+        "refreshd.toml",
+        &text.replace("\"control.sock\"", "\"other.sock\""),
+    );
     let ran = rig.run(["run"]);
-    assert!(ran.code == Some(69) && ran.stderr.contains("is in use by another refreshd"), "{ran:?}");
+    assert!(
+        ran.code == Some(69) && ran.stderr.contains("is in use by another refreshd"),
+        "{ran:?}"
+    );
     rig.wait_for_renewals("acme", 1);
     rig.no_violations();
     daemon.stop();
@@ -272,18 +345,30 @@ fn a_state_directory_of_another_user_is_refused() {
     fs::create_dir(rig.path("theirs")).expect("a directory");
     chown(rig.path("theirs"), Some(STRANGER), None).expect("root");
     let text = fs::read_to_string(rig.path("refreshd.toml")).expect("the configuration");
-    rig.secret("refreshd.toml", &text.replace("\"state.db\"", "\"theirs/state.db\""));
+    rig.secret(
+        "refreshd.toml",
+        &text.replace("\"state.db\"", "\"theirs/state.db\""),
+    );
     let ran = rig.run(["run"]);
     assert_eq!(ran.code, Some(78), "{ran:?}");
-    assert!(ran.stderr.contains(&format!("belongs to user {STRANGER}")), "{ran:?}");
     assert!(
-        fs::read_dir(rig.path("theirs")).expect("a directory").next().is_none(),
+        ran.stderr.contains(&format!("belongs to user {STRANGER}")),
+        "{ran:?}"
+    );
+    assert!(
+        fs::read_dir(rig.path("theirs"))
+            .expect("a directory")
+            .next()
+            .is_none(),
         "nothing was made there"
     );
     chmod(&rig.path("theirs"), 0o777);
     chown(rig.path("theirs"), Some(0), None).expect("root");
     let ran = rig.run(["run"]);
-    assert!(ran.code == Some(78) && ran.stderr.contains("can be written by everybody"), "{ran:?}");
+    assert!(
+        ran.code == Some(78) && ran.stderr.contains("can be written by everybody"),
+        "{ran:?}"
+    );
     chmod(&rig.path("theirs"), 0o700);
     let daemon = crate::common::Daemon::spawn(rig.command(["run"]));
     daemon.wait_for("a daemon", |event| says(event, "is ready"));

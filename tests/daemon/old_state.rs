@@ -13,7 +13,11 @@ use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, always, domain, eventually, 
 
 /// A server that ends a grant when a spent token comes again.
 fn vengeful() -> Rules {
-    Rules { token_lifetime: Duration::from_secs(60), reuse: Reuse::RevokeFamily, ..Rules::default() }
+    Rules {
+        token_lifetime: Duration::from_secs(60),
+        reuse: Reuse::RevokeFamily,
+        ..Rules::default()
+    }
 }
 
 fn remove_state(rig: &Rig) {
@@ -60,28 +64,51 @@ fn notices(notes: bool, json: bool, files: bool) {
     }
     let published = rig.token_json("acme");
     let daemon = rig.start();
-    let said = daemon.wait_for("a word about the state", |event| is_step(event, "old-state"));
+    let said = daemon.wait_for("a word about the state", |event| {
+        is_step(event, "old-state")
+    });
     assert_eq!(said["severity"], "critical");
-    assert!(said["reason"].as_str().unwrap_or_default().contains("acme"), "{said}");
+    assert!(
+        said["reason"].as_str().unwrap_or_default().contains("acme"),
+        "{said}"
+    );
     let told = daemon.wait_for_step("acme", "person");
     assert_eq!(told["severity"], "critical");
     let action = told["action"].as_str().unwrap_or_default();
-    assert!(action.contains("refreshd authorize acme") && action.contains("refreshd renew acme"), "{told}");
+    assert!(
+        action.contains("refreshd authorize acme") && action.contains("refreshd renew acme"),
+        "{told}"
+    );
     let waits = |rig: &Rig| {
         rig.requests("acme") == sent
             && rig.token_json("acme") == published
             && (!files || rig.has_working_token("acme"))
     };
     // It was due the moment it was restored.
-    always("nothing is sent, readers keep the newest token", Duration::from_secs(3), || waits(&rig));
+    always(
+        "nothing is sent, readers keep the newest token",
+        Duration::from_secs(3),
+        || waits(&rig),
+    );
     let ran = rig.run(["token", "acme", "--min-valid", "1s"]);
     assert_eq!(ran.code, Some(if json { 0 } else { 75 }), "{ran:?}");
     let ran = rig.run(["token", "acme", "--min-valid", "10h"]);
-    assert!(ran.code == Some(75) && ran.stderr.contains("old-state"), "{ran:?}");
+    assert!(
+        ran.code == Some(75) && ran.stderr.contains("old-state"),
+        "{ran:?}"
+    );
     assert_eq!(rig.run(["status"]).code, Some(1));
     let ran = rig.run(["renew", "--all"]);
-    assert_eq!(ran.code, Some(1), "which asks for none that is held, and names it: {ran:?}");
-    assert!(ran.stderr.contains("acme: not renewed, nothing was sent (old-state)"), "{ran:?}");
+    assert_eq!(
+        ran.code,
+        Some(1),
+        "which asks for none that is held, and names it: {ran:?}"
+    );
+    assert!(
+        ran.stderr
+            .contains("acme: not renewed, nothing was sent (old-state)"),
+        "{ran:?}"
+    );
     assert!((rig.metric("refreshd_portals{phase=\"old-state\"}") - 1.0).abs() < 0.1);
     // It stays so.
     daemon.stop();
@@ -124,7 +151,10 @@ fn it_is_noticed_by_the_notes_alone_as_after_a_restart_of_the_machine() {
 #[test]
 fn an_operator_may_try_the_old_token_all_the_same() {
     let grace = Reuse::Grace(Duration::from_secs(600));
-    let rig = gone_back(Rules { reuse: grace, ..vengeful() });
+    let rig = gone_back(Rules {
+        reuse: grace,
+        ..vengeful()
+    });
     let daemon = rig.start();
     daemon.wait_for_step("acme", "person");
     rig.sandbox.allow_replay(&domain("acme"));
@@ -139,7 +169,10 @@ fn an_operator_may_try_the_old_token_all_the_same() {
     let _daemon = rig.start();
     rig.sandbox.allow_replay(&domain("acme"));
     let ran = rig.run(["renew", "acme"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"), "{ran:?}");
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"),
+        "{ran:?}"
+    );
     rig.wait_for_phase("acme", "needs-authorization");
     rig.no_violations();
 }
@@ -150,18 +183,33 @@ fn without_a_daemon_it_is_noticed_too() {
     let sent = rig.requests("acme");
     rig.write_config();
     let ran = rig.run(["status"]);
-    assert!(ran.code == Some(1) && ran.stdout.contains("old-state"), "{ran:?}");
-    assert_eq!(rig.run(["token", "acme", "--min-valid", "10h"]).code, Some(75));
+    assert!(
+        ran.code == Some(1) && ran.stdout.contains("old-state"),
+        "{ran:?}"
+    );
+    assert_eq!(
+        rig.run(["token", "acme", "--min-valid", "10h"]).code,
+        Some(75)
+    );
     assert_eq!((rig.requests("acme"), rig.generation("acme")), (sent, 3));
     let daemon = rig.start();
     let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical", "the command had no way to say so: {told}");
+    assert_eq!(
+        told["severity"], "critical",
+        "the command had no way to say so: {told}"
+    );
     rig.no_violations();
 }
 
 #[test]
 fn what_happens_every_day_is_not_taken_for_a_restored_state() {
-    let mut rig = Rig::with_rules(["acme", "globex"], Rules { token_lifetime: LIFE, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        ["acme", "globex"],
+        Rules {
+            token_lifetime: LIFE,
+            ..Rules::default()
+        },
+    );
     rig.grant("acme");
     let calm = |rig: &Rig| {
         let daemon = rig.start();
@@ -174,7 +222,9 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
         let daemon = calm(&rig);
         let before = rig.generation("acme");
         let _ = rig.run(["renew", "acme"]);
-        eventually("a renewal", SOON + EVERY, || rig.generation("acme") > before);
+        eventually("a renewal", SOON + EVERY, || {
+            rig.generation("acme") > before
+        });
         daemon.kill9();
     }
     // Forgotten, and given anew.
@@ -191,7 +241,9 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
     rig.config.portals.push(portal);
     rig.write_config();
     daemon.sighup();
-    eventually("it is back", SOON, || rig.control("GET", "/v1/portals/acme", "").0 == 200);
+    eventually("it is back", SOON, || {
+        rig.control("GET", "/v1/portals/acme", "").0 == 200
+    });
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     eventually("its first pairs", SOON, || rig.generation("acme") == 2);
     daemon.kill9();
@@ -211,11 +263,16 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
     let daemon = calm(&rig);
     daemon.wait_for("the damage", |event| {
         let damage = "state.db.generations is damaged (2 lines of it cannot be read)";
-        event["message"].as_str().is_some_and(|text| text.contains(damage))
+        event["message"]
+            .as_str()
+            .is_some_and(|text| text.contains(damage))
     });
     daemon.stop();
     let noted = fs::read_to_string(rig.path("state.db.generations")).unwrap();
-    assert!(noted.contains("\nacme ") && !noted.contains(['\0', '\u{fffd}']), "{noted}");
+    assert!(
+        noted.contains("\nacme ") && !noted.contains(['\0', '\u{fffd}']),
+        "{noted}"
+    );
     fs::remove_file(rig.path("state.db.generations")).unwrap();
     fs::create_dir(rig.path("state.db.generations")).unwrap();
     let daemon = calm(&rig);
@@ -232,17 +289,41 @@ fn the_state_of_a_newer_version_is_left_untouched_with_its_log() {
     daemon.wait_for_outcome("acme", "renewed");
     daemon.stop();
     let connection = Connection::open(rig.path("state.db")).unwrap();
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
-    connection.execute_batch("ALTER TABLE portal ADD COLUMN later TEXT; PRAGMA user_version = 99").unwrap();
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
+    connection
+        .execute_batch("ALTER TABLE portal ADD COLUMN later TEXT; PRAGMA user_version = 99")
+        .unwrap();
     drop(connection);
     let bytes = |name: &str| fs::read(rig.path(Path::new(name))).unwrap();
-    let before = ["state.db", "state.db-wal", "state.db.generations", "tokens/acme/token.json"].map(bytes);
+    let before = [
+        "state.db",
+        "state.db-wal",
+        "state.db.generations",
+        "tokens/acme/token.json",
+    ]
+    .map(bytes);
     assert!(before[1].len() > 4096, "the version is in the log alone");
     let sent = rig.sandbox.total_requests();
-    for command in [&["run"][..], &["status"], &["renew", "acme"], &["forget", "acme", "--yes"]] {
+    for command in [
+        &["run"][..],
+        &["status"],
+        &["renew", "acme"],
+        &["forget", "acme", "--yes"],
+    ] {
         let ran = rig.run(command.iter().copied());
-        assert!(ran.code == Some(78) && ran.stderr.contains("version 99"), "{command:?}: {ran:?}");
-        let after = ["state.db", "state.db-wal", "state.db.generations", "tokens/acme/token.json"].map(bytes);
+        assert!(
+            ran.code == Some(78) && ran.stderr.contains("version 99"),
+            "{command:?}: {ran:?}"
+        );
+        let after = [
+            "state.db",
+            "state.db-wal",
+            "state.db.generations",
+            "tokens/acme/token.json",
+        ]
+        .map(bytes);
         assert!(after == before, "{command:?} changed something");
     }
     assert_eq!(rig.sandbox.total_requests(), sent);

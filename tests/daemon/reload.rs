@@ -29,7 +29,13 @@ const KEPT: &str = "the old one stays in force";
 
 /// Makes a pipe that nobody writes to.
 fn pipe(rig: &Rig, name: &str) {
-    assert!(Command::new("mkfifo").arg(rig.path(name)).status().expect("mkfifo").success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(rig.path(name))
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
 }
 
 /// A reload asks issuers, which may take their time. A stop does not wait for them.
@@ -58,7 +64,10 @@ fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_s
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.secret("more.toml", "");
-    rig.secret("refreshd.toml", &format!("include = ['more.toml']\n{}", rig.config));
+    rig.secret(
+        "refreshd.toml",
+        &format!("include = ['more.toml']\n{}", rig.config),
+    );
     let mut daemon = Daemon::spawn(rig.command(["run"]));
     rig.wait_for_generation("acme", 2);
     fs::remove_file(rig.path("more.toml")).expect("a file");
@@ -66,7 +75,9 @@ fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_s
     daemon.sighup();
     daemon.wait_for("what is wrong", |event| {
         says(event, "was not reloaded")
-            && event["problems"].as_str().is_some_and(|text| text.contains("regular file"))
+            && event["problems"]
+                .as_str()
+                .is_some_and(|text| text.contains("regular file"))
     });
     assert_eq!(rig.control("POST", "/v1/reload", "").0, 422);
     rig.wait_for_renewals("acme", 1);
@@ -74,7 +85,10 @@ fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_s
     assert_eq!(daemon.wait_exit(SOON), 0);
     for command in ["run", "check"] {
         let ran = rig.run([command]);
-        assert!(ran.code == Some(78) && ran.stderr.contains("regular file"), "{command}: {ran:?}");
+        assert!(
+            ran.code == Some(78) && ran.stderr.contains("regular file"),
+            "{command}: {ran:?}"
+        );
     }
     rig.no_violations();
 }
@@ -91,9 +105,18 @@ fn a_bad_file_keeps_the_old_configuration_and_names_the_place() {
     rig.config.more = "[portals.globex]\napp = \"crm\nsecret-in-this-line".to_owned();
     let event = reload(&rig, &daemon, KEPT);
     assert_eq!(event["level"], "ERROR");
-    let line = rig.config.to_string().lines().position(|line| line == "app = \"crm").unwrap() + 1;
+    let line = rig
+        .config
+        .to_string()
+        .lines()
+        .position(|line| line == "app = \"crm")
+        .unwrap()
+        + 1;
     let problems = event["problems"].as_str().unwrap();
-    assert!(problems.contains(&format!("refreshd.toml:{line}:")), "{problems}");
+    assert!(
+        problems.contains(&format!("refreshd.toml:{line}:")),
+        "{problems}"
+    );
     assert!(!daemon.stderr().contains("secret-in-this-line"));
     assert_eq!(rig.metric("refreshd_config_last_reload_successful"), 0.0);
     rig.wait_for_renewals("acme", 1);
@@ -116,7 +139,11 @@ fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_i
     rig.config.portals.push(Portal::new("globex", "crm"));
     rig.grant("globex");
     let event = reload(&rig, &daemon, DONE);
-    assert_eq!((event["added"].as_u64(), event["dropped"].as_u64()), (Some(1), Some(0)), "{event}");
+    assert_eq!(
+        (event["added"].as_u64(), event["dropped"].as_u64()),
+        (Some(1), Some(0)),
+        "{event}"
+    );
     daemon.wait_for_outcome("globex", "renewed");
 
     let generation = rig.generation("globex");
@@ -127,16 +154,27 @@ fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_i
     assert_eq!(rig.status("globex")["phase"], "unconfigured");
     let page = rig.http("/metrics").1;
     let series = |portal: &str| {
-        page.contains(&format!("refreshd_token_expiry_timestamp_seconds{{portal=\"{portal}\"}}"))
+        page.contains(&format!(
+            "refreshd_token_expiry_timestamp_seconds{{portal=\"{portal}\"}}"
+        ))
     };
-    assert!(series("acme") && !series("globex"), "what is not renewed alarms nobody\n{page}");
+    assert!(
+        series("acme") && !series("globex"),
+        "what is not renewed alarms nobody\n{page}"
+    );
     let requests = rig.requests("globex");
     rig.wait_for_renewals("acme", 1);
-    assert_eq!(rig.requests("globex"), requests, "it is not renewed any more");
+    assert_eq!(
+        rig.requests("globex"),
+        requests,
+        "it is not renewed any more"
+    );
 
     rig.config = kept;
     reload(&rig, &daemon, DONE);
-    eventually("its files are back", SOON, || rig.generation("globex") >= generation);
+    eventually("its files are back", SOON, || {
+        rig.generation("globex") >= generation
+    });
     rig.wait_for_phase("globex", "fresh");
     rig.wait_for_renewals("globex", 1);
     rig.no_violations();
@@ -153,17 +191,31 @@ fn a_changed_client_never_sees_the_refresh_token_and_changing_back_restores_it()
     daemon.wait_for_outcome("acme", "renewed");
     let crm = rig.config.apps[0].clone();
     let life = crm.assumed_lifetime;
-    let other = App { name: "crm".into(), ..App::new("other", "local.other", &crm.token_url, life) };
+    let other = App {
+        name: "crm".into(),
+        ..App::new("other", "local.other", &crm.token_url, life)
+    };
     // The same client id at another server is another client, too.
-    let elsewhere = App { token_url: "http://127.0.0.1:1/oauth/token/".into(), ..crm.clone() };
-    for changed in [App { renew_every: crm.renew_every, ..other }, elsewhere] {
+    let elsewhere = App {
+        token_url: "http://127.0.0.1:1/oauth/token/".into(),
+        ..crm.clone()
+    };
+    for changed in [
+        App {
+            renew_every: crm.renew_every,
+            ..other
+        },
+        elsewhere,
+    ] {
         rig.config.apps[0] = changed;
         reload(&rig, &daemon, DONE);
         rig.wait_for_phase("acme", "client-changed");
         let requests = rig.sandbox.total_requests();
         let ran = rig.run(["renew", "acme"]);
         assert_eq!(ran.code, Some(75), "{ran:?}");
-        always("nothing is sent", Duration::from_secs(4), || rig.sandbox.total_requests() == requests);
+        always("nothing is sent", Duration::from_secs(4), || {
+            rig.sandbox.total_requests() == requests
+        });
         rig.config.apps[0] = crm.clone();
         reload(&rig, &daemon, DONE);
         rig.wait_for_phase("acme", "fresh");
@@ -171,7 +223,10 @@ fn a_changed_client_never_sees_the_refresh_token_and_changing_back_restores_it()
         eventually("a renewal", SOON, || rig.renewals("acme") > renewals);
     }
     assert!(
-        daemon.outcomes("acme").iter().all(|outcome| outcome == "renewed"),
+        daemon
+            .outcomes("acme")
+            .iter()
+            .all(|outcome| outcome == "renewed"),
         "{:?}",
         daemon.outcomes("acme")
     );
@@ -183,11 +238,15 @@ fn a_reload_and_an_import_leave_a_request_under_way_alone() {
     let mut rig = Rig::new(["acme", "globex"]);
     rig.grant("acme");
     rig.grant("globex");
-    let slow = refreshd::fake_server::Fault::Slow { by: Duration::from_secs(2) };
+    let slow = refreshd::fake_server::Fault::Slow {
+        by: Duration::from_secs(2),
+    };
     rig.fail("acme", slow.clone(), 1);
     rig.fail("globex", slow, 1);
     let daemon = rig.start();
-    eventually("two requests under way", SOON, || rig.renewals("acme") + rig.renewals("globex") == 2);
+    eventually("two requests under way", SOON, || {
+        rig.renewals("acme") + rig.renewals("globex") == 2
+    });
     reload(&rig, &daemon, DONE);
     // A grant that is handed over wins over the reply that is still to come.
     let grant = rig.install("globex");
@@ -197,7 +256,10 @@ fn a_reload_and_an_import_leave_a_request_under_way_alone() {
     assert_eq!(aside["portal"], "globex");
     // The pair that proved it.
     assert_eq!(rig.generation("globex"), 2);
-    let token = rig.token_json("globex").unwrap()["access_token"].as_str().unwrap().to_owned();
+    let token = rig.token_json("globex").unwrap()["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(rig.sandbox.knows_access(&token).unwrap().current);
     assert_eq!(rig.requests("acme"), 1);
     assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
@@ -218,14 +280,26 @@ fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
     let daemon = Daemon::spawn(rig.command(["run"]));
     daemon.wait_for_outcome("acme", "renewed");
     let pipe = rig.path("portals.d/x.toml");
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
     let event = reload_as_it_is(&daemon, KEPT);
     let problems = event["problems"].as_str().unwrap_or_default();
-    assert!(problems.contains("x.toml:1:1: this file is not a regular file"), "{event}");
+    assert!(
+        problems.contains("x.toml:1:1: this file is not a regular file"),
+        "{event}"
+    );
     rig.wait_for_renewals("acme", 1);
     daemon.stop();
     let ran = rig.run(["check"]);
-    assert!(ran.code == Some(78) && ran.stderr.contains("is not a regular file"), "{ran:?}");
+    assert!(
+        ran.code == Some(78) && ran.stderr.contains("is not a regular file"),
+        "{ran:?}"
+    );
     rig.no_violations();
 }
 
@@ -248,9 +322,13 @@ fn sigterm_is_obeyed_while_a_reload_waits_for_an_issuer() {
     );
     rig.write_config();
     daemon.sighup();
-    eventually("the issuer is asked", SOON, || asked.load(Ordering::Relaxed));
+    eventually("the issuer is asked", SOON, || {
+        asked.load(Ordering::Relaxed)
+    });
     rig.wait_for_renewals("acme", 1);
-    let reloaded = daemon.events(|event| says(event, DONE) || says(event, KEPT)).len();
+    let reloaded = daemon
+        .events(|event| says(event, DONE) || says(event, KEPT))
+        .len();
     assert_eq!(reloaded, 0, "it waits");
     daemon.sigterm();
     daemon.wait_for("it stops", |event| says(event, "SIGTERM: stopping"));

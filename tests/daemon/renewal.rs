@@ -20,33 +20,60 @@ fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again(
     rig.wait_for_generation("acme", 2);
     // The event comes after the files.
     let limit = EVERY * 3 + SOON;
-    daemon.wait_after(0, limit, "the renewal to generation 4", |event| event["generation"] == 4);
+    daemon.wait_after(0, limit, "the renewal to generation 4", |event| {
+        event["generation"] == 4
+    });
     let json = rig.token_json("acme").unwrap();
     let raw = fs::read_to_string(rig.token_path("acme", "token")).unwrap();
     assert_eq!(json["version"], 1);
-    assert_eq!((json["portal"].as_str(), json["provider"].as_str()), (Some("acme"), Some("bitrix24")));
+    assert_eq!(
+        (json["portal"].as_str(), json["provider"].as_str()),
+        (Some("acme"), Some("bitrix24"))
+    );
     assert_eq!(json["access_token"], raw);
     assert_eq!(json["token_type"], "Bearer");
     assert_eq!(json["endpoint"], "https://acme.bitrix24.com/rest/");
     assert_eq!(json["fields"]["member_id"].as_str().map(str::len), Some(32));
-    let known = rig.sandbox.knows_access(&raw).expect("the server issued it");
+    let known = rig
+        .sandbox
+        .knows_access(&raw)
+        .expect("the server issued it");
     assert!(known.current && known.expires_at.millis() > now_millis());
     let promised = json["expires_at_unix"].as_i64().unwrap();
-    assert!((promised - known.expires_at.secs()).abs() <= 1, "{promised} is not {}", known.expires_at);
+    assert!(
+        (promised - known.expires_at.secs()).abs() <= 1,
+        "{promised} is not {}",
+        known.expires_at
+    );
 
-    let renewals = daemon.events(|event| event["outcome"].is_string() && event["outcome"] == "renewed");
-    let generations: Vec<_> = renewals.iter().filter_map(|event| event["generation"].as_u64()).collect();
+    let renewals =
+        daemon.events(|event| event["outcome"].is_string() && event["outcome"] == "renewed");
+    let generations: Vec<_> = renewals
+        .iter()
+        .filter_map(|event| event["generation"].as_u64())
+        .collect();
     assert_eq!(generations[..3], [2, 3, 4], "one up with each renewal");
     for event in &renewals {
         assert_eq!(event["portal"], "acme");
         assert!(
-            event["took_ms"].is_u64() && event["expires_at"].is_string() && event["next_renewal"].is_string()
+            event["took_ms"].is_u64()
+                && event["expires_at"].is_string()
+                && event["next_renewal"].is_string()
         );
     }
-    let at: Vec<_> = renewals.iter().map(|event| event["timestamp"].as_str().unwrap()).collect();
-    let at: Vec<_> = at.iter().map(|at| humantime::parse_rfc3339(at).unwrap()).collect();
+    let at: Vec<_> = renewals
+        .iter()
+        .map(|event| event["timestamp"].as_str().unwrap())
+        .collect();
+    let at: Vec<_> = at
+        .iter()
+        .map(|at| humantime::parse_rfc3339(at).unwrap())
+        .collect();
     let age = at[2].duration_since(at[1]).unwrap();
-    assert!(age >= EVERY.mul_f64(0.89) && age <= EVERY + LIFE / 10, "renewed at the age of {age:?}");
+    assert!(
+        age >= EVERY.mul_f64(0.89) && age <= EVERY + LIFE / 10,
+        "renewed at the age of {age:?}"
+    );
     assert_eq!(
         rig.sandbox.renewals(&domain("acme")),
         rig.sandbox.requests(&domain("acme")),
@@ -54,9 +81,14 @@ fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again(
     );
 
     let directory = rig.path("tokens");
-    assert_eq!((mode(&directory), mode(&directory.join("acme"))), (0o751, 0o750));
-    let mut files: Vec<_> =
-        fs::read_dir(directory.join("acme")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(
+        (mode(&directory), mode(&directory.join("acme"))),
+        (0o751, 0o750)
+    );
+    let mut files: Vec<_> = fs::read_dir(directory.join("acme"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     files.sort();
     assert_eq!(files, ["token", "token.json"]);
     let refresh = rig.sandbox.current_refresh(&domain("acme")).unwrap();
@@ -79,11 +111,23 @@ fn an_imported_token_reply_is_published_at_once_and_renewed_at_once() {
     let daemon = rig.start();
     assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
     let grant = rig.install("acme");
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(1) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(1),
+        },
+        1,
+    );
     rig.hand_over("acme", &grant);
     eventually("a token for readers", SOON, || rig.generation("acme") > 0);
-    assert_eq!(rig.generation("acme"), 1, "readers need not wait for the first renewal");
-    eventually("the same in the other file", SOON, || rig.has_working_token("acme"));
+    assert_eq!(
+        rig.generation("acme"),
+        1,
+        "readers need not wait for the first renewal"
+    );
+    eventually("the same in the other file", SOON, || {
+        rig.has_working_token("acme")
+    });
     daemon.wait_for_outcome("acme", "renewed");
     assert_eq!(rig.generation("acme"), 2);
     rig.no_violations();
@@ -95,17 +139,32 @@ fn an_import_that_is_repeated_does_not_replace_the_newer_pair() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     // Nothing is spent while the server is away: the same again is no mistake.
-    rig.fail("acme", Fault::Refuse { status: 503, error: "x".into(), description: String::new() }, u32::MAX);
+    rig.fail(
+        "acme",
+        Fault::Refuse {
+            status: 503,
+            error: "x".into(),
+            description: String::new(),
+        },
+        u32::MAX,
+    );
     assert_eq!(rig.import("acme", &grant).code, Some(75));
     assert_eq!(rig.import("acme", &grant).code, Some(75));
     rig.heal("acme");
     daemon.wait_for_outcome("acme", "renewed");
     let again = rig.import("acme", &grant);
-    assert!(again.code == Some(65) && again.stderr.contains("exchanged for a newer one"), "{again:?}");
+    assert!(
+        again.code == Some(65) && again.stderr.contains("exchanged for a newer one"),
+        "{again:?}"
+    );
     let requests = rig.requests("acme");
     rig.wait_for_renewals("acme", 1);
     assert_eq!(rig.requests("acme"), requests + 1);
-    assert!(daemon.events(|event| event["severity"] == "critical").is_empty());
+    assert!(
+        daemon
+            .events(|event| event["severity"] == "critical")
+            .is_empty()
+    );
     rig.no_violations();
 }
 
@@ -120,7 +179,10 @@ fn a_renamed_portal_is_published_with_its_new_endpoint_and_logged() {
     assert_eq!(renamed["portal"], "acme");
     assert_eq!(renamed["from"], "https://acme.bitrix24.com/rest/");
     assert_eq!(renamed["to"], "https://umbrella.bitrix24.com/rest/");
-    assert_eq!(rig.token_json("acme").unwrap()["endpoint"], "https://umbrella.bitrix24.com/rest/");
+    assert_eq!(
+        rig.token_json("acme").unwrap()["endpoint"],
+        "https://umbrella.bitrix24.com/rest/"
+    );
     rig.no_violations();
 }
 
@@ -148,8 +210,14 @@ fn odd_lifetimes_are_read_or_replaced_by_the_assumed_one() {
         daemon.wait_for_outcome(name, if *life == 0 { "unknown" } else { "renewed" });
         let json = rig.token_json(name).unwrap();
         let time = |key: &str| humantime::parse_rfc3339(json[key].as_str().unwrap()).unwrap();
-        let lives = time("expires_at").duration_since(time("issued_at")).unwrap().as_secs();
-        assert!(lives.abs_diff(*life) <= 1, "{name}: expires_in {value} became {lives} s");
+        let lives = time("expires_at")
+            .duration_since(time("issued_at"))
+            .unwrap()
+            .as_secs();
+        assert!(
+            lives.abs_diff(*life) <= 1,
+            "{name}: expires_in {value} became {lives} s"
+        );
     }
     rig.no_violations();
 }
@@ -168,7 +236,9 @@ fn a_reply_without_a_refresh_token_keeps_the_old_one_and_the_portal_renews_on() 
     assert_ne!(rig.sandbox.current_refresh(&domain("acme")), before);
     rig.wait_for_generation("acme", 3);
     // The files come first, the log after them.
-    eventually("both in the log", SOON, || daemon.outcomes("acme") == ["renewed", "renewed"]);
+    eventually("both in the log", SOON, || {
+        daemon.outcomes("acme") == ["renewed", "renewed"]
+    });
     rig.no_violations();
 }
 
@@ -189,10 +259,18 @@ fn neither_a_server_that_claims_a_second_nor_an_operators_loop_makes_it_spin() {
         outcomes.push(answer);
         rig.requests("hasty") - hasty <= 2 * span.as_secs()
     });
-    assert!(outcomes.iter().any(|answer| answer.contains("fresh-already")), "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .any(|answer| answer.contains("fresh-already")),
+        "{outcomes:?}"
+    );
     let (asked, sent) = (outcomes.len() as u64, rig.requests("looped") - looped);
     let most = span.as_millis().div_ceil((LIFE / 10).as_millis()) as u64 + 1;
-    assert!(asked > 4 * most && (1..=most).contains(&sent), "{sent} requests for {asked} wishes in {span:?}");
+    assert!(
+        asked > 4 * most && (1..=most).contains(&sent),
+        "{sent} requests for {asked} wishes in {span:?}"
+    );
     // The server counts renewals closer than a tenth of the life as well.
     rig.no_violations();
 }
@@ -205,15 +283,26 @@ fn the_same_refresh_token_for_two_portals_is_refused_with_both_names() {
     rig.secret("globex.refresh", &reply);
     rig.config.portal("globex").refresh_token_file = true;
     let daemon = rig.start();
-    let refused = daemon.wait_for("a refusal", |event| says(event, "refresh_token_file is not used"));
-    assert!(refused["portal"] == "globex" && says(&refused, "acme"), "{refused}");
+    let refused = daemon.wait_for("a refusal", |event| {
+        says(event, "refresh_token_file is not used")
+    });
+    assert!(
+        refused["portal"] == "globex" && says(&refused, "acme"),
+        "{refused}"
+    );
     let ran = rig.import("globex", &reply);
-    assert!(ran.code == Some(65) && ran.stderr.contains("globex") && ran.stderr.contains("acme"), "{ran:?}");
+    assert!(
+        ran.code == Some(65) && ran.stderr.contains("globex") && ran.stderr.contains("acme"),
+        "{ran:?}"
+    );
     assert!(!ran.stderr.contains(&reply));
     let view = rig.get_json("/v1/portals/globex");
     assert_eq!(view["phase"], "awaiting-authorization");
     let notice = view["notice"].as_str().unwrap();
-    assert!(notice.contains("globex.refresh is not used: ") && notice.contains("acme"), "{notice}");
+    assert!(
+        notice.contains("globex.refresh is not used: ") && notice.contains("acme"),
+        "{notice}"
+    );
     daemon.wait_for_outcome("acme", "renewed");
     rig.no_violations();
 }

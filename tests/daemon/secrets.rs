@@ -20,7 +20,8 @@ impl Search {
     /// What the server and the readers know now.
     fn learn(&mut self, rig: &Rig, portals: &[&str]) {
         for portal in portals {
-            self.secrets.extend(rig.sandbox.current_refresh(&domain(portal)));
+            self.secrets
+                .extend(rig.sandbox.current_refresh(&domain(portal)));
             let access = std::fs::read_to_string(rig.token_path(portal, "token"));
             self.secrets.extend(access);
         }
@@ -35,10 +36,15 @@ impl Search {
     fn finds_nothing(&self) {
         for secret in &self.secrets {
             let random = &secret[secret.len().saturating_sub(38)..];
-            let parts: Vec<_> = (0..=random.len() - 10).map(|at| &random[at..at + 10]).collect();
+            let parts: Vec<_> = (0..=random.len() - 10)
+                .map(|at| &random[at..at + 10])
+                .collect();
             for (place, text) in &self.texts {
                 let part = parts.iter().find(|part| text.contains(**part));
-                assert!(part.is_none(), "{place} holds {part:?} of {secret}:\n{text}");
+                assert!(
+                    part.is_none(),
+                    "{place} holds {part:?} of {secret}:\n{text}"
+                );
             }
         }
     }
@@ -49,7 +55,12 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
     for method in [Method::Post, Method::Get] {
         let reuse = Reuse::Grace(Duration::from_secs(60));
         let portals = ["acme", "globex", "hooli", "initech"];
-        let rules = Rules { token_lifetime: LIFE, reuse, method, ..Rules::default() };
+        let rules = Rules {
+            token_lifetime: LIFE,
+            reuse,
+            method,
+            ..Rules::default()
+        };
         let mut rig = Rig::with_rules(portals, rules);
         if method == Method::Get {
             // Everything is in the URL then, and errors like to tell of URLs.
@@ -64,14 +75,36 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         // Servers repeat what they were sent.
         let refresh = rig.sandbox.current_refresh(&domain("acme")).unwrap();
         let echo = format!("the token {refresh} of the client with secret {CLIENT_SECRET} is odd");
-        rig.fail("acme", Fault::Refuse { status: 400, error: refresh.clone(), description: echo.clone() }, 1);
-        rig.fail("acme", Fault::Refuse { status: 500, error: "odd".into(), description: echo.clone() }, 1);
+        rig.fail(
+            "acme",
+            Fault::Refuse {
+                status: 400,
+                error: refresh.clone(),
+                description: echo.clone(),
+            },
+            1,
+        );
+        rig.fail(
+            "acme",
+            Fault::Refuse {
+                status: 500,
+                error: "odd".into(),
+                description: echo.clone(),
+            },
+            1,
+        );
         rig.fail("globex", Fault::Stall, 1);
         rig.fail("globex", Fault::CutJson { after: 200 }, 1);
         rig.fail("globex", Fault::Truncated { after: 200 }, 1);
         rig.fail("hooli", Fault::Reset, 1);
         rig.fail("hooli", Fault::OtherMember, 1);
-        rig.fail("initech", Fault::Redirect { to: format!("/redirected?refresh_token={refresh}") }, 1);
+        rig.fail(
+            "initech",
+            Fault::Redirect {
+                to: format!("/redirected?refresh_token={refresh}"),
+            },
+            1,
+        );
         let daemon = rig.start();
         for portal in ["acme", "globex", "initech"] {
             daemon.wait_for_outcome(portal, "renewed");
@@ -80,24 +113,37 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         // A whole grant, one that is none, and one that is cut in the middle of its token.
         let grant = rig.install("acme");
         search.learn(&rig, &portals);
-        for text in
-            [grant.as_str(), &grant[..grant.len() - 20], &format!("{refresh} {refresh}"), "{\"error\": 1}"]
-        {
+        for text in [
+            grant.as_str(),
+            &grant[..grant.len() - 20],
+            &format!("{refresh} {refresh}"),
+            "{\"error\": 1}",
+        ] {
             let ran = rig.import("acme", text);
             search.look("import", format!("{}{}", ran.stdout, ran.stderr));
         }
-        search.secrets.insert(rig.sandbox.authorize(&domain("acme"), crate::common::CLIENT_ID));
+        search.secrets.insert(
+            rig.sandbox
+                .authorize(&domain("acme"), crate::common::CLIENT_ID),
+        );
         // No server at all: the error is one of connecting.
         let here = rig.config.apps[0].token_url.clone();
         rig.sandbox.fail(At::All, Fault::LostBefore, 1);
         let renew = rig.run(["renew", "--all", "--json"]);
-        search.look("renew", format!("{}{}", without_token(&renew.stdout), renew.stderr));
-        rig.config.more =
-            format!("[portals.x]\nclient_secret = \"{CLIENT_SECRET}\"\nrefresh_token = \"{refresh}\"");
+        search.look(
+            "renew",
+            format!("{}{}", without_token(&renew.stdout), renew.stderr),
+        );
+        rig.config.more = format!(
+            "[portals.x]\nclient_secret = \"{CLIENT_SECRET}\"\nrefresh_token = \"{refresh}\""
+        );
         rig.write_config();
         daemon.sighup();
         let bad = daemon.wait_after(0, SOON, "a bad reload", |event| says(event, "not reloaded"));
-        assert!(bad["problems"].as_str().unwrap().contains("refresh_token"), "{bad}");
+        assert!(
+            bad["problems"].as_str().unwrap().contains("refresh_token"),
+            "{bad}"
+        );
         let check = rig.run(["check"]);
         search.look("check", format!("{}{}", check.stdout, check.stderr));
         rig.config.more.clear();
@@ -107,19 +153,40 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         for path in ["/metrics", "/", "/livez", "/readyz"] {
             search.look(path, rig.http(path).1);
         }
-        for path in ["/v1/portals", "/v1/portals/acme", "/v1/portals/hooli", "/v1/portals/none"] {
+        for path in [
+            "/v1/portals",
+            "/v1/portals/acme",
+            "/v1/portals/hooli",
+            "/v1/portals/none",
+        ] {
             search.look(path, rig.control("GET", path, "").1);
         }
-        for arguments in [vec!["status"], vec!["status", "--json"], vec!["status", "acme"]] {
+        for arguments in [
+            vec!["status"],
+            vec!["status", "--json"],
+            vec!["status", "acme"],
+        ] {
             let ran = rig.run(arguments.iter().copied());
-            search.look(&arguments.join(" "), format!("{}{}", ran.stdout, ran.stderr));
+            search.look(
+                &arguments.join(" "),
+                format!("{}{}", ran.stdout, ran.stderr),
+            );
         }
         let process = format!("/proc/{}/cmdline", daemon.pid());
-        search.look("the process list", std::fs::read_to_string(process).unwrap());
+        search.look(
+            "the process list",
+            std::fs::read_to_string(process).unwrap(),
+        );
         let trace = daemon.events(|event| event["level"] == "TRACE" || event["level"] == "DEBUG");
         search.look("the log", daemon.stderr());
-        assert!(search.secrets.len() >= 10 && search.texts.len() > 12, "a search for something");
-        assert!(daemon.stderr().contains("…"), "what the server repeated is in the log, masked");
+        assert!(
+            search.secrets.len() >= 10 && search.texts.len() > 12,
+            "a search for something"
+        );
+        assert!(
+            daemon.stderr().contains("…"),
+            "what the server repeated is in the log, masked"
+        );
         search.finds_nothing();
         assert!(here.starts_with("http://127.0.0.1:") && trace.len() < 1_000_000);
         // The search itself sees: the token is where it belongs.
@@ -139,8 +206,12 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
 fn without_token(renewals: &str) -> String {
     let mut renewals: Value = serde_json::from_str(renewals).expect("JSON");
     let each = renewals["renewals"].as_array_mut().expect("renewals");
-    let replies = each.iter_mut().filter_map(|renewal| renewal.get_mut("reply")?.as_object_mut());
-    let tokens: Vec<_> = replies.filter_map(|reply| reply.remove("access_token")).collect();
+    let replies = each
+        .iter_mut()
+        .filter_map(|renewal| renewal.get_mut("reply")?.as_object_mut());
+    let tokens: Vec<_> = replies
+        .filter_map(|reply| reply.remove("access_token"))
+        .collect();
     assert!(!tokens.is_empty(), "no reply has a token: {renewals}");
     renewals.to_string()
 }

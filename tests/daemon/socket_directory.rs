@@ -15,7 +15,10 @@ fn rig() -> Rig {
     rig.grant("acme");
     rig.write_config();
     let text = fs::read_to_string(rig.path("refreshd.toml")).expect("the configuration");
-    rig.secret("refreshd.toml", &text.replace("\"control.sock\"", "\"run/control.sock\""));
+    rig.secret(
+        "refreshd.toml",
+        &text.replace("\"control.sock\"", "\"run/control.sock\""),
+    );
     fs::create_dir(rig.path("run")).expect("a directory");
     rig
 }
@@ -28,9 +31,15 @@ fn chmod(rig: &Rig, mode: u32) {
 fn is_refused(rig: &Rig, words: &str) {
     for command in ["run", "check"] {
         let ran = rig.run([command]);
-        assert!(ran.code == Some(78) && ran.stderr.contains(words), "{command}: {ran:?}");
+        assert!(
+            ran.code == Some(78) && ran.stderr.contains(words),
+            "{command}: {ran:?}"
+        );
     }
-    assert!(!rig.path("run/control.sock").exists(), "nothing was made there");
+    assert!(
+        !rig.path("run/control.sock").exists(),
+        "nothing was made there"
+    );
 }
 
 #[test]
@@ -64,12 +73,18 @@ fn the_socket_has_its_mode_under_a_strict_umask_and_its_directory_is_made() {
     shell.arg(run.get_program()).args(run.get_args());
     let daemon = Daemon::spawn(shell);
     daemon.wait_for("a daemon", |event| says(event, "is ready"));
-    assert_eq!((mode(&rig.path("run")), mode(&rig.path("run/control.sock"))), (0o755, 0o660));
+    assert_eq!(
+        (mode(&rig.path("run")), mode(&rig.path("run/control.sock"))),
+        (0o755, 0o660)
+    );
     daemon.stop();
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "only a thread can be another user")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only a thread can be another user"
+)]
 fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
@@ -88,7 +103,10 @@ fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
     rig.secret("grant", &rig.install("acme"));
     let stdin = fs::File::open(rig.path("grant")).expect("a file");
     let ran = Ran::to_its_end(rig.command(["import", "acme"]).stdin(stdin));
-    assert!(ran.code == Some(77) && ran.stderr.contains(&format!("belongs to user {STRANGER}")), "{ran:?}");
+    assert!(
+        ran.code == Some(77) && ran.stderr.contains(&format!("belongs to user {STRANGER}")),
+        "{ran:?}"
+    );
     let ran = rig.run(["status"]);
     assert_eq!(ran.code, Some(77), "{ran:?}");
 }

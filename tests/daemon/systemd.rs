@@ -15,7 +15,10 @@ fn listen(socket: UnixDatagram) -> impl Fn() -> Vec<String> {
         let mut message = [0; 4096];
         while let Ok(length) = socket.recv(&mut message) {
             let text = String::from_utf8_lossy(&message[..length]).into_owned();
-            writes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            writes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(text);
         }
     });
     thread.expect("a thread");
@@ -32,17 +35,34 @@ fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
     rig.grant("acme");
     let path = rig.path("notify.sock");
     let heard = listen(UnixDatagram::bind(&path).unwrap());
-    let mut daemon = rig.launch([("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", "2000000".as_ref())]);
+    let mut daemon = rig.launch([
+        ("NOTIFY_SOCKET", path.as_os_str()),
+        ("WATCHDOG_USEC", "2000000".as_ref()),
+    ]);
     let ready = || heard().iter().position(|message| has(message, "READY=1"));
     let at = eventually("READY=1", SOON, ready);
-    let status =
-        heard()[at].lines().any(|line| line.starts_with("STATUS=") && line.contains("of 1 portals fresh"));
+    let status = heard()[at]
+        .lines()
+        .any(|line| line.starts_with("STATUS=") && line.contains("of 1 portals fresh"));
     assert!(status, "{:?}", heard());
-    assert_eq!(rig.get_json("/v1/portals")["portals"][0]["portal"], "acme", "ready means that it serves");
+    assert_eq!(
+        rig.get_json("/v1/portals")["portals"][0]["portal"],
+        "acme",
+        "ready means that it serves"
+    );
 
-    let pings = || heard().iter().filter(|message| has(message, "WATCHDOG=1")).count();
+    let pings = || {
+        heard()
+            .iter()
+            .filter(|message| has(message, "WATCHDOG=1"))
+            .count()
+    };
     let before = pings();
-    eventually("a watchdog that is fed every second", Duration::from_secs(4), || pings() >= before + 2);
+    eventually(
+        "a watchdog that is fed every second",
+        Duration::from_secs(4),
+        || pings() >= before + 2,
+    );
 
     let mark = heard().len();
     daemon.sighup();
@@ -54,8 +74,13 @@ fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
             .map(|at| (mark + at, heard[mark + at].clone()))
     };
     let (at, reloading) = eventually("RELOADING=1", SOON, || again(mark, "RELOADING=1"));
-    let stamp = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
-    assert!(stamp.is_some_and(|stamp| stamp > 0), "in the same message: {reloading:?}");
+    let stamp = reloading
+        .lines()
+        .find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok());
+    assert!(
+        stamp.is_some_and(|stamp| stamp > 0),
+        "in the same message: {reloading:?}"
+    );
     eventually("READY=1 after it", SOON, || again(at, "READY=1"));
 
     let mark = heard().len();
@@ -71,12 +96,16 @@ fn a_bad_reload_is_over_for_systemd_too() {
     let path = rig.path("notify.sock");
     let heard = listen(UnixDatagram::bind(&path).unwrap());
     let daemon = rig.launch([("NOTIFY_SOCKET", path.as_os_str())]);
-    eventually("READY=1", SOON, || heard().iter().any(|message| has(message, "READY=1")));
+    eventually("READY=1", SOON, || {
+        heard().iter().any(|message| has(message, "READY=1"))
+    });
     rig.config.more = "nonsense".to_owned();
     rig.write_config();
     let mark = heard().len();
     daemon.sighup();
     eventually("READY=1 with a word on the failure", SOON, || {
-        heard()[mark..].iter().any(|message| has(message, "READY=1") && message.contains("failed"))
+        heard()[mark..]
+            .iter()
+            .any(|message| has(message, "READY=1") && message.contains("failed"))
     });
 }

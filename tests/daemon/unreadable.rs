@@ -16,14 +16,22 @@ use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
 const SPOILT: [(&str, &str); 4] = [
     ("details", "details = '{'"),
     ("phase", "phase = 'exalted'"),
-    ("problem", "phase = 'retrying', since = 1, problem = '[]', act_at = 1"),
+    (
+        "problem",
+        "phase = 'retrying', since = 1, problem = '[]', act_at = 1",
+    ),
     ("bound", "bound_to = x'00'"),
 ];
 
 fn spoil(rig: &Rig, name: &str, how: &str) {
     let state = Connection::open(rig.path("state.db")).expect("a state");
     state.busy_timeout(SOON).expect("a time limit");
-    let spoilt = state.execute(&format!("UPDATE portal SET {how} WHERE name = '{name}'"), []).expect("SQL");
+    let spoilt = state
+        .execute(
+            &format!("UPDATE portal SET {how} WHERE name = '{name}'"),
+            [],
+        )
+        .expect("SQL");
     assert_eq!(spoilt, 1);
 }
 
@@ -31,28 +39,55 @@ fn spoil(rig: &Rig, name: &str, how: &str) {
 fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
     let names = ["acme", "details", "phase", "problem", "bound", "zorg"];
     let reuse = Reuse::Grace(Duration::from_secs(60));
-    let mut rig = Rig::with_rules(names, Rules { token_lifetime: LIFE, reuse, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        names,
+        Rules {
+            token_lifetime: LIFE,
+            reuse,
+            ..Rules::default()
+        },
+    );
     names.iter().for_each(|name| rig.grant(name));
     let daemon = rig.start();
-    names.iter().for_each(|name| rig.wait_for_generation(name, 2));
+    names
+        .iter()
+        .for_each(|name| rig.wait_for_generation(name, 2));
     daemon.stop();
-    let sent: Vec<_> =
-        SPOILT.iter().map(|(name, how)| (*name, rig.requests(name), spoil(&rig, name, how))).collect();
+    let sent: Vec<_> = SPOILT
+        .iter()
+        .map(|(name, how)| (*name, rig.requests(name), spoil(&rig, name, how)))
+        .collect();
 
     let daemon = rig.start();
     for (name, ..) in SPOILT {
         let told = daemon.wait_for_step(name, "unreadable");
         assert_eq!(told["severity"], "critical", "{told}");
-        assert!(told["action"].as_str().unwrap().contains(&format!("refreshd authorize {name}")), "{told}");
-        assert_eq!(rig.get_json(&format!("/v1/portals/{name}"))["phase"], "unreadable");
+        assert!(
+            told["action"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("refreshd authorize {name}")),
+            "{told}"
+        );
+        assert_eq!(
+            rig.get_json(&format!("/v1/portals/{name}"))["phase"],
+            "unreadable"
+        );
         assert!(rig.has_working_token(name), "readers keep theirs: {name}");
     }
     assert!((rig.metric("refreshd_portals{phase=\"unreadable\"}") - 4.0).abs() < 0.1);
     assert_eq!(rig.http("/").0, 200);
     let ran = rig.run(["status"]);
-    assert_eq!((ran.code, ran.stdout.matches(" unreadable ").count()), (Some(1), 4), "{ran:?}");
+    assert_eq!(
+        (ran.code, ran.stdout.matches(" unreadable ").count()),
+        (Some(1), 4),
+        "{ran:?}"
+    );
     let ran = rig.run(["renew", "details"]);
-    assert!(ran.code == Some(75) && ran.stderr.contains("refreshd authorize details"), "{ran:?}");
+    assert!(
+        ran.code == Some(75) && ran.stderr.contains("refreshd authorize details"),
+        "{ran:?}"
+    );
     for name in ["acme", "zorg"] {
         rig.wait_for_renewals(name, 1);
     }
@@ -80,8 +115,13 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
 
 /// Bytes of a page that are none of SQLite's.
 fn damage_page(rig: &Rig, page: u64) {
-    let state = fs::OpenOptions::new().write(true).open(rig.path("state.db")).expect("a state");
-    state.write_all_at(&[0xa5; 4096], (page - 1) * 4096).expect("a page");
+    let state = fs::OpenOptions::new()
+        .write(true)
+        .open(rig.path("state.db"))
+        .expect("a state");
+    state
+        .write_all_at(&[0xa5; 4096], (page - 1) * 4096)
+        .expect("a page");
 }
 
 #[test]
@@ -95,42 +135,66 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
         "[alerts]\ninstance = \"host-1\"\n[channels.webhook]\nkind = \"webhook\"\nurl = \"{url}\"\nauthorization = \"{AUTHORIZATION}\"\n"
     );
     let daemon = rig.start();
-    names.iter().for_each(|name| rig.wait_for_generation(name, 2));
+    names
+        .iter()
+        .for_each(|name| rig.wait_for_generation(name, 2));
     daemon.stop();
     let state = Connection::open(rig.path("state.db")).expect("a state");
     let root: u32 = state
-        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'portal'", [], |row| row.get(0))
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'portal'",
+            [],
+            |row| row.get(0),
+        )
         .expect("a table");
     let root = u64::from(root);
     drop(state);
     let whole = fs::read(rig.path("state.db")).expect("a state");
     let daemon = rig.start();
     // The writer has the page in memory by now.
-    names.iter().for_each(|name| rig.wait_for_generation(name, 3));
+    names
+        .iter()
+        .for_each(|name| rig.wait_for_generation(name, 3));
     assert_eq!(rig.http("/readyz").0, 200);
     damage_page(&rig, root);
-    let told = daemon.wait_for("the state cannot be read", |event| is_step(event, "state-unread"));
+    let told = daemon.wait_for("the state cannot be read", |event| {
+        is_step(event, "state-unread")
+    });
     assert_eq!(told["severity"], "critical", "{told}");
     let (status, body) = rig.http("/readyz");
-    assert!(status == 503 && body.contains("the state cannot be read"), "{status} {body}");
+    assert!(
+        status == 503 && body.contains("the state cannot be read"),
+        "{status} {body}"
+    );
     let before = names.map(|name| rig.generation(name));
     for (name, before) in names.iter().zip(before) {
         rig.wait_for_generation(name, before + 2);
         eventually("a token that works", SOON, || rig.has_working_token(name));
     }
     eventually("the webhook is told", SOON, || {
-        receivers.seen("/webhook").iter().any(|seen| seen.json().to_string().contains("cannot be read"))
+        receivers
+            .seen("/webhook")
+            .iter()
+            .any(|seen| seen.json().to_string().contains("cannot be read"))
     });
     let lines = daemon.events(|event| {
         event["level"] == "ERROR"
-            && event["message"].as_str().is_some_and(|text| text.contains("cannot be read"))
+            && event["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("cannot be read"))
     });
     assert!(lines.len() <= 2, "told once: {lines:?}");
     // The disk comes back to its senses.
-    let file = fs::OpenOptions::new().write(true).open(rig.path("state.db")).expect("a state");
-    let (from, to) =
-        (usize::try_from(root - 1).expect("small") * 4096, usize::try_from(root).expect("small") * 4096);
-    file.write_all_at(&whole[from..to], from as u64).expect("a page");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(rig.path("state.db"))
+        .expect("a state");
+    let (from, to) = (
+        usize::try_from(root - 1).expect("small") * 4096,
+        usize::try_from(root).expect("small") * 4096,
+    );
+    file.write_all_at(&whole[from..to], from as u64)
+        .expect("a page");
     daemon.wait_for("its end", |event| says(event, "the state is read again"));
     eventually("readiness", SOON, || rig.http("/readyz").0 == 200);
     daemon.stop();

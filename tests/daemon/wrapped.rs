@@ -39,19 +39,25 @@ fn sent(body: impl AsRef<[u8]>) -> Play {
 
 fn gzip(body: &str) -> Vec<u8> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed
+        .write_all(body.as_bytes())
+        .expect("as the test made it");
     packed.finish().expect("as the test made it")
 }
 
 fn zlib(body: &str) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed
+        .write_all(body.as_bytes())
+        .expect("as the test made it");
     packed.finish().expect("as the test made it")
 }
 
 fn deflate(body: &str) -> Vec<u8> {
     let mut packed = DeflateEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(body.as_bytes()).expect("as the test made it");
+    packed
+        .write_all(body.as_bytes())
+        .expect("as the test made it");
     packed.finish().expect("as the test made it")
 }
 
@@ -61,12 +67,17 @@ fn utf16(text: &str) -> Vec<u8> {
 
 /// With further members.
 fn with(pair: &str, members: &str) -> String {
-    format!("{},{members}}}", pair.strip_suffix('}').expect("as the test made it"))
+    format!(
+        "{},{members}}}",
+        pair.strip_suffix('}').expect("as the test made it")
+    )
 }
 
 /// As many header lines.
 fn headers(count: usize) -> String {
-    (0..count).map(|number| format!("X-Line-{number}: something or other\r\n")).collect()
+    (0..count)
+        .map(|number| format!("X-Line-{number}: something or other\r\n"))
+        .collect()
 }
 
 const WRAPPED: &[(&str, Wrap)] = &[
@@ -81,11 +92,17 @@ const WRAPPED: &[(&str, Wrap)] = &[
             text("refresh_token")
         ))
     }),
-    ("gzip-said", |r| Play::Close(ok("Content-Encoding: gzip\r\n", &gzip(r)))),
+    ("gzip-said", |r| {
+        Play::Close(ok("Content-Encoding: gzip\r\n", &gzip(r)))
+    }),
     ("gzip-not-said", |r| sent(gzip(r))),
-    ("zlib-said", |r| Play::Close(ok("Content-Encoding: deflate\r\n", &zlib(r)))),
+    ("zlib-said", |r| {
+        Play::Close(ok("Content-Encoding: deflate\r\n", &zlib(r)))
+    }),
     ("deflate-not-said", |r| sent(deflate(r))),
-    ("gzip-said-and-not-done", |r| Play::Close(ok("Content-Encoding: gzip\r\n", r.as_bytes()))),
+    ("gzip-said-and-not-done", |r| {
+        Play::Close(ok("Content-Encoding: gzip\r\n", r.as_bytes()))
+    }),
     ("notice", |r| sent(format!("<br /><b>Notice</b>: x {r}"))),
     ("comment", |r| sent(format!("{r}<!-- 0.02 s -->"))),
     ("nul", |r| sent(format!("{r}\0"))),
@@ -97,32 +114,56 @@ const WRAPPED: &[(&str, Wrap)] = &[
     ("data", |r| sent(format!(r#"{{"code":0,"data":{r}}}"#))),
     ("utf-16", |r| sent([vec![0xff, 0xfe], utf16(r)].concat())),
     ("utf-16-without-mark", |r| sent(utf16(r))),
-    ("deep", |r| sent(with(r, &format!(r#""x":{}{}"#, "[".repeat(200), "]".repeat(200))))),
+    ("deep", |r| {
+        sent(with(
+            r,
+            &format!(r#""x":{}{}"#, "[".repeat(200), "]".repeat(200)),
+        ))
+    }),
     ("absurd-number", |r| sent(with(r, r#""x":1e999"#))),
     ("not-utf-8", |r| {
-        sent([with(r, r#""x":""#).trim_end_matches('}').as_bytes(), b"M\xfcller\x01\"}"].concat())
+        sent(
+            [
+                with(r, r#""x":""#).trim_end_matches('}').as_bytes(),
+                b"M\xfcller\x01\"}",
+            ]
+            .concat(),
+        )
     }),
     ("no-last-chunk", |r| {
         Play::Close(
-            format!("HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{r}\r\n", r.len())
-                .into_bytes(),
+            format!(
+                "HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{r}\r\n",
+                r.len()
+            )
+            .into_bytes(),
         )
     }),
     ("closed-then-reset", |r| {
         Play::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())
     }),
     ("too-short", |r| {
-        Play::Close(format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 9999\r\n\r\n{r}").into_bytes())
+        Play::Close(
+            format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 9999\r\n\r\n{r}").into_bytes(),
+        )
     }),
-    ("150-headers", |r| Play::Close(ok(&headers(150), r.as_bytes()))),
-    ("256-headers", |r| Play::Close(ok(&headers(253), r.as_bytes()))),
-    ("damaged-header", |r| Play::Close(ok("Bad Header\r\nX-Folded: a\r\n b\r\n", r.as_bytes()))),
+    ("150-headers", |r| {
+        Play::Close(ok(&headers(150), r.as_bytes()))
+    }),
+    ("256-headers", |r| {
+        Play::Close(ok(&headers(253), r.as_bytes()))
+    }),
+    ("damaged-header", |r| {
+        Play::Close(ok("Bad Header\r\nX-Folded: a\r\n b\r\n", r.as_bytes()))
+    }),
     ("long", |r| {
         let token: Value = serde_json::from_str(r).expect("as the test made it");
         let short = token["access_token"].as_str().expect("as the test made it");
         sent(r.replace(short, &short.repeat(300_000 / short.len())))
     }),
-    ("a-megabyte", |r| sent(format!("{}{r}", " ".repeat((1 << 20) - r.len())))),
+    ("a-megabyte", |r| {
+        sent(format!("{}{r}", " ".repeat((1 << 20) - r.len())))
+    }),
     ("error-0", |r| sent(with(r, r#""error":0"#))),
     ("error-0-text", |r| sent(with(r, r#""error":"0""#))),
     ("error-list", |r| sent(with(r, r#""error":[]"#))),
@@ -130,17 +171,27 @@ const WRAPPED: &[(&str, Wrap)] = &[
     ("error-null", |r| sent(with(r, r#""error":null"#))),
     ("error-false", |r| sent(with(r, r#""error":false"#))),
     ("error-ok", |r| sent(with(r, r#""error":"ok""#))),
-    ("error-success", |r| sent(with(r, r#""error":"success","error_description":"all is well""#))),
+    ("error-success", |r| {
+        sent(with(
+            r,
+            r#""error":"success","error_description":"all is well""#,
+        ))
+    }),
 ];
 
 /// The name of the grant and its number in a refresh token such as `r-bom-3`.
 fn parts(token: &str) -> (&str, u64) {
     let (name, number) = token.rsplit_once('-').unwrap_or_default();
-    (name.strip_prefix("r-").unwrap_or_default(), number.parse().unwrap_or_default())
+    (
+        name.strip_prefix("r-").unwrap_or_default(),
+        number.parse().unwrap_or_default(),
+    )
 }
 
 fn pair(name: &str, number: u64) -> String {
-    format!(r#"{{"access_token":"a-{name}-{number}","refresh_token":"r-{name}-{number}","expires_in":4}}"#)
+    format!(
+        r#"{{"access_token":"a-{name}-{number}","refresh_token":"r-{name}-{number}","expires_in":4}}"#
+    )
 }
 
 /// A server that takes each refresh token once, and whose first reply to each grant is as `play` says.
@@ -148,14 +199,29 @@ fn strict(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Hostile 
     let spent: Mutex<Vec<String>> = Mutex::default();
     Hostile::listen("127.0.0.1:0", move |asked: Asked| {
         let token = asked.parameter("refresh_token").to_owned();
-        assert!(asked.text.to_lowercase().contains("accept-encoding: identity"), "{}", asked.text);
+        assert!(
+            asked
+                .text
+                .to_lowercase()
+                .contains("accept-encoding: identity"),
+            "{}",
+            asked.text
+        );
         let mut spent = spent.lock().expect("no thread panics");
         if spent.contains(&token) {
-            return Play::Close(reply("400 Bad Request", CLOSE, r#"{"error":"invalid_grant"}"#));
+            return Play::Close(reply(
+                "400 Bad Request",
+                CLOSE,
+                r#"{"error":"invalid_grant"}"#,
+            ));
         }
         let (name, number) = parts(&token);
         let next = pair(name, number + 1);
-        let play = if number == 1 { play(name, &next) } else { Play::Close(reply("200 OK", CLOSE, &next)) };
+        let play = if number == 1 {
+            play(name, &next)
+        } else {
+            Play::Close(reply("200 OK", CLOSE, &next))
+        };
         spent.push(token.clone());
         play
     })
@@ -168,7 +234,10 @@ fn rig(hostile: &Hostile, names: &[&str]) -> Rig {
     rig.config.app().renew_every = Duration::from_secs(2);
     for name in names {
         rig.secret(&format!("{name}.refresh"), &format!("r-{name}-1"));
-        rig.config.portals.push(Portal { refresh_token_file: true, ..Portal::new(name, "crm") });
+        rig.config.portals.push(Portal {
+            refresh_token_file: true,
+            ..Portal::new(name, "crm")
+        });
     }
     rig
 }
@@ -177,7 +246,10 @@ fn rig(hostile: &Hostile, names: &[&str]) -> Rig {
 fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
     let names: Vec<_> = WRAPPED.iter().map(|(name, _)| *name).collect();
     let hostile = strict(|name, next| {
-        let (_, wrap) = WRAPPED.iter().find(|(known, _)| *known == name).expect("a portal of the test");
+        let (_, wrap) = WRAPPED
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("a portal of the test");
         wrap(next)
     });
     let rig = rig(&hostile, &names);
@@ -185,10 +257,16 @@ fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
     for name in &names {
         rig.wait_for_generation(name, 3);
         let outcomes = daemon.outcomes(name);
-        assert!(outcomes.iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
+        assert!(
+            outcomes.iter().all(|outcome| outcome == "renewed"),
+            "{name}: {outcomes:?}"
+        );
         let token = fs::read_to_string(rig.token_path(name, "token")).expect("as the test made it");
         assert!(token.starts_with(&format!("a-{name}-")), "{name}: {token}");
-        assert!(rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(), "{name}");
+        assert!(
+            rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(),
+            "{name}"
+        );
     }
 }
 
@@ -200,13 +278,18 @@ fn a_number_for_a_token_keeps_its_digits() {
         if asked.parameter("refresh_token") == number {
             seen.fetch_add(1, Ordering::SeqCst);
         }
-        sent(format!(r#"{{"access_token":4711,"refresh_token":{number},"expires_in":4}}"#))
+        sent(format!(
+            r#"{{"access_token":4711,"refresh_token":{number},"expires_in":4}}"#
+        ))
     });
     let rig = rig(&hostile, &["acme"]);
     let _daemon = rig.start();
     rig.wait_for_generation("acme", 3);
     assert!(asked.load(Ordering::SeqCst) > 0);
-    assert_eq!(fs::read_to_string(rig.token_path("acme", "token")).expect("as the test made it"), "4711");
+    assert_eq!(
+        fs::read_to_string(rig.token_path("acme", "token")).expect("as the test made it"),
+        "4711"
+    );
 }
 
 /// These bytes, as they are.
@@ -218,17 +301,33 @@ fn raw(text: impl AsRef<[u8]>) -> Play {
 const NEXT_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n<html>";
 /// Answers whose framing breaks RFC 9112, so that an HTTP library gives no byte of them, or not all.
 const BROKEN: &[(&str, Wrap)] = &[
-    ("length-is-no-number", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{r}"))),
-    ("length-is-empty", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{r}"))),
-    ("length-is-negative", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{r}"))),
-    ("two-lengths", |r| {
-        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: {}\r\n\r\n{r}", r.len()))
+    ("length-is-no-number", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{r}"))
     }),
-    ("length-is-too-short", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}"))),
-    ("length-is-0", |r| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n{r}"))),
+    ("length-is-empty", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n{r}"))
+    }),
+    ("length-is-negative", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{r}"))
+    }),
+    ("two-lengths", |r| {
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: {}\r\n\r\n{r}",
+            r.len()
+        ))
+    }),
+    ("length-is-too-short", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}"))
+    }),
+    ("length-is-0", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n{r}"))
+    }),
     ("length-counts-characters", |r| {
         let r = with(r, r#""name":"Мюллер""#);
-        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{r}", r.chars().count()))
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{r}",
+            r.chars().count()
+        ))
     }),
     ("form-that-is-longer", |r| {
         let r: Value = serde_json::from_str(r).expect("as the test made it");
@@ -238,9 +337,15 @@ const BROKEN: &[(&str, Wrap)] = &[
             text("access_token"),
             text("refresh_token")
         );
-        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{form}"))
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{form}"
+        ))
     }),
-    ("chunked-and-is-not", |r| raw(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{r}"))),
+    ("chunked-and-is-not", |r| {
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{r}"
+        ))
+    }),
     ("chunks-end-with-lf", |r| {
         let (one, two) = r.split_at(30);
         raw(format!(
@@ -250,24 +355,46 @@ const BROKEN: &[(&str, Wrap)] = &[
         ))
     }),
     ("a-next-answer", |r| {
-        raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{r}{NEXT_ANSWER}", r.len()))
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{r}{NEXT_ANSWER}",
+            r.len()
+        ))
     }),
     ("a-next-answer-after-chunks", |r| {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        raw(format!("{head}{:x}\r\n{r}\r\n0\r\n\r\n{NEXT_ANSWER}", r.len()))
+        raw(format!(
+            "{head}{:x}\r\n{r}\r\n0\r\n\r\n{NEXT_ANSWER}",
+            r.len()
+        ))
     }),
-    ("lines-end-with-cr", |r| raw(format!("HTTP/1.1 200 OK\rServer: x\r\r{r}"))),
+    ("lines-end-with-cr", |r| {
+        raw(format!("HTTP/1.1 200 OK\rServer: x\r\r{r}"))
+    }),
     ("switched-protocols", |r| {
-        raw(format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{r}"))
+        raw(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{r}"
+        ))
     }),
     ("no-head", |r| raw(r)),
     ("no-version", |r| raw(format!("HTTP 200\r\n\r\n{r}"))),
-    ("no-slash", |r| raw(format!("HTTP 1.1 200 OK\nContent-Type: application/json\n\n{r}"))),
+    ("no-slash", |r| {
+        raw(format!(
+            "HTTP 1.1 200 OK\nContent-Type: application/json\n\n{r}"
+        ))
+    }),
     ("version-9", |r| raw(format!("HTTP/9.9 200 OK\r\n\r\n{r}"))),
-    ("no-content", |r| raw(format!("HTTP/1.1 204 No Content\r\n\r\n{r}"))),
-    ("nul-in-the-reason", |r| raw(format!("HTTP/1.1 200 O\0K\r\n\r\n{r}"))),
-    ("a-code-of-four-digits", |r| raw(format!("HTTP/1.1 2000 OK\r\n\r\n{r}"))),
-    ("control-in-a-name", |r| raw(format!("HTTP/1.1 200 OK\r\nA\u{1}: b\r\n: c\r\n\r\n{r}"))),
+    ("no-content", |r| {
+        raw(format!("HTTP/1.1 204 No Content\r\n\r\n{r}"))
+    }),
+    ("nul-in-the-reason", |r| {
+        raw(format!("HTTP/1.1 200 O\0K\r\n\r\n{r}"))
+    }),
+    ("a-code-of-four-digits", |r| {
+        raw(format!("HTTP/1.1 2000 OK\r\n\r\n{r}"))
+    }),
+    ("control-in-a-name", |r| {
+        raw(format!("HTTP/1.1 200 OK\r\nA\u{1}: b\r\n: c\r\n\r\n{r}"))
+    }),
     ("head-and-body-apart", |r| {
         // One byte at a time: the library gives up long before the body is there.
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{r}");
@@ -280,7 +407,10 @@ const BROKEN: &[(&str, Wrap)] = &[
         Play::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}").into_bytes())
     }),
     ("200-kb-of-headers", |r| {
-        raw(format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: x\r\n\r\n{r}", "x".repeat(200_000)))
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: x\r\n\r\n{r}",
+            "x".repeat(200_000)
+        ))
     }),
 ];
 
@@ -288,7 +418,10 @@ const BROKEN: &[(&str, Wrap)] = &[
 fn a_pair_in_an_answer_that_is_no_http_is_a_pair() {
     let names: Vec<_> = BROKEN.iter().map(|(name, _)| *name).collect();
     let hostile = strict(|name, next| {
-        let (_, wrap) = BROKEN.iter().find(|(known, _)| *known == name).expect("a portal of the test");
+        let (_, wrap) = BROKEN
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("a portal of the test");
         wrap(next)
     });
     let rig = rig(&hostile, &names);
@@ -296,14 +429,21 @@ fn a_pair_in_an_answer_that_is_no_http_is_a_pair() {
     for name in &names {
         rig.wait_for_generation(name, 3);
         let outcomes = daemon.outcomes(name);
-        assert!(outcomes.iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
+        assert!(
+            outcomes.iter().all(|outcome| outcome == "renewed"),
+            "{name}: {outcomes:?}"
+        );
     }
 }
 
 #[test]
 fn what_cannot_be_read_of_an_answer_that_is_no_http_is_kept() {
-    let hostile =
-        strict(|_, next| raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}", riddle(next))));
+    let hostile = strict(|_, next| {
+        raw(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
+            riddle(next)
+        ))
+    });
     let rig = rig(&hostile, &["acme"]);
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "needs-authorization");
@@ -322,7 +462,10 @@ fn a_refusal_in_an_answer_that_is_no_http_is_not_believed() {
     let daemon = rig.start();
     eventually("two tries", SOON, || daemon.outcomes("acme").len() >= 2);
     assert!(
-        daemon.outcomes("acme").iter().all(|outcome| outcome == "in-doubt"),
+        daemon
+            .outcomes("acme")
+            .iter()
+            .all(|outcome| outcome == "in-doubt"),
         "{:?}",
         daemon.outcomes("acme")
     );
@@ -352,10 +495,20 @@ fn is_silent(rig: &Rig, daemon: &Daemon) {
     let json = rig.run(["status", "--json"]);
     let recover = rig.run(["recover", "acme", "--json"]);
     let replies = rig.control("GET", "/v1/portals/acme/replies", "").1;
-    for shown in
-        [daemon.stderr(), page, metrics, status.stdout, json.stdout, recover.stdout, recover.stderr, replies]
-    {
-        assert!(!shown.contains(HIDDEN) && !shown.contains("a-acme-2"), "{shown}");
+    for shown in [
+        daemon.stderr(),
+        page,
+        metrics,
+        status.stdout,
+        json.stdout,
+        recover.stdout,
+        recover.stderr,
+        replies,
+    ] {
+        assert!(
+            !shown.contains(HIDDEN) && !shown.contains("a-acme-2"),
+            "{shown}"
+        );
     }
 }
 
@@ -365,13 +518,23 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     let view = rig.status("acme");
     assert_eq!(
-        (&view["unread_replies"]["count"], &view["unread_replies"]["action"]),
+        (
+            &view["unread_replies"]["count"],
+            &view["unread_replies"]["action"]
+        ),
         (&1.into(), &"refreshd recover acme".into())
     );
     assert!(view["unread_replies"]["newest"].is_string());
     let action = view["action"].as_str().unwrap();
-    assert!(action.contains("refreshd recover acme --show") && action.contains("authorize acme"), "{action}");
-    for shown in [rig.run(["status"]).stdout, rig.run(["status", "acme"]).stdout, rig.http("/").1] {
+    assert!(
+        action.contains("refreshd recover acme --show") && action.contains("authorize acme"),
+        "{action}"
+    );
+    for shown in [
+        rig.run(["status"]).stdout,
+        rig.run(["status", "acme"]).stdout,
+        rig.http("/").1,
+    ] {
         assert!(
             shown.contains("could not be read is kept") && shown.contains("refreshd recover acme"),
             "{shown}"
@@ -392,8 +555,15 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
     daemon.kill9();
     let ran = rig.run(["recover", "acme", "--show"]);
     assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
-    assert_eq!(rig.run(["recover", "acme", "--discard"]).code, Some(64), "nobody said yes");
-    assert_eq!(rig.run(["recover", "acme", "--discard", "--yes"]).code, Some(0));
+    assert_eq!(
+        rig.run(["recover", "acme", "--discard"]).code,
+        Some(64),
+        "nobody said yes"
+    );
+    assert_eq!(
+        rig.run(["recover", "acme", "--discard", "--yes"]).code,
+        Some(0)
+    );
     assert_eq!(rig.run(["recover", "acme"]).code, Some(66));
     assert!(rig.status("acme")["unread_replies"].is_null());
 }
@@ -402,11 +572,13 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
 fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_ends_the_keeping() {
     let (_hostile, rig, daemon) = unread();
     let shown = rig.run(["recover", "acme", "--show"]).stdout;
-    let found =
-        &shown[shown.find('{').expect("as the test made it")..=shown.find('}').expect("as the test made it")];
+    let found = &shown[shown.find('{').expect("as the test made it")
+        ..=shown.find('}').expect("as the test made it")];
     assert_eq!(rig.import("acme", found).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
-    eventually("nothing is kept", SOON, || rig.status("acme")["unread_replies"].is_null());
+    eventually("nothing is kept", SOON, || {
+        rig.status("acme")["unread_replies"].is_null()
+    });
     assert_eq!(rig.run(["recover", "acme"]).code, Some(66));
     daemon.stop();
 }
@@ -415,7 +587,9 @@ fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_end
 fn becomes_readable(rig: &Rig, body: &str) {
     let state = Connection::open(rig.path("state.db")).expect("as the test made it");
     assert_eq!(
-        state.execute("UPDATE unread_reply SET body = ?1", [body.as_bytes()]).expect("as the test made it"),
+        state
+            .execute("UPDATE unread_reply SET body = ?1", [body.as_bytes()])
+            .expect("as the test made it"),
         1
     );
 }
@@ -427,10 +601,16 @@ fn a_newer_version_reads_it_at_its_start_before_anything_is_sent() {
     becomes_readable(&rig, &pair("acme", 2));
     let asked = hostile.connections();
     let daemon = rig.start();
-    daemon.wait_for("the grant of the reply", |event| says(event, "the grant of a kept reply was taken in"));
+    daemon.wait_for("the grant of the reply", |event| {
+        says(event, "the grant of a kept reply was taken in")
+    });
     rig.wait_for_phase("acme", "fresh");
     rig.wait_for_generation("acme", 3);
-    assert!(!daemon.outcomes("acme").contains(&"needs-authorization".to_owned()));
+    assert!(
+        !daemon
+            .outcomes("acme")
+            .contains(&"needs-authorization".to_owned())
+    );
     assert!(hostile.connections() > asked);
     assert!(rig.status("acme")["unread_replies"].is_null());
 }
@@ -443,7 +623,10 @@ fn a_command_takes_it_in_with_a_daemon_and_without() {
         let mut rig = rig(&hostile, &["acme"]);
         let daemon = rig.start();
         rig.wait_for_phase("acme", "needs-authorization");
-        rig.config.app().more.push_str("reply = { access_token = [\"access_token\", \"tok\"] }\n");
+        rig.config
+            .app()
+            .more
+            .push_str("reply = { access_token = [\"access_token\", \"tok\"] }\n");
         rig.write_config();
         let daemon = if offline {
             daemon.stop();
@@ -455,7 +638,10 @@ fn a_command_takes_it_in_with_a_daemon_and_without() {
         let ran = rig.run(["recover", "acme", "--json"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         let outcome: Value = serde_json::from_str(&ran.stdout).expect("as the test made it");
-        assert_eq!((&outcome["outcome"], &outcome["generation"]), (&"recovered".into(), &2.into()));
+        assert_eq!(
+            (&outcome["outcome"], &outcome["generation"]),
+            (&"recovered".into(), &2.into())
+        );
         assert!(!ran.stdout.contains("a-acme"), "{ran:?}");
         assert_eq!(rig.generation("acme"), 2);
         let _daemon = daemon.unwrap_or_else(|| rig.start());
@@ -470,14 +656,22 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
     becomes_readable(&rig, &pair("acme", 2));
     // Without a daemon nothing renews it, so the reply stays.
     let state = Connection::open(rig.path("state.db")).expect("as the test made it");
-    state.execute("UPDATE portal SET generation = 7", []).expect("as the test made it");
+    state
+        .execute("UPDATE portal SET generation = 7", [])
+        .expect("as the test made it");
     drop(state);
     let ran = rig.run(["recover", "acme"]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
     assert!(ran.stderr.contains("has another grant by now"), "{ran:?}");
     let daemon = rig.start();
-    always("it is left alone", Duration::from_secs(1), || rig.generation("acme") != 8);
-    assert!(daemon.events(|event| says(event, "was taken in")).is_empty());
+    always("it is left alone", Duration::from_secs(1), || {
+        rig.generation("acme") != 8
+    });
+    assert!(
+        daemon
+            .events(|event| says(event, "was taken in"))
+            .is_empty()
+    );
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     daemon.stop();
     let state = Connection::open(rig.path("state.db")).expect("as the test made it");
@@ -489,12 +683,17 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
 
 #[test]
 fn a_page_with_a_success_is_in_doubt_and_what_repeats_is_kept_once() {
-    let hostile = Hostile::listen("127.0.0.1:0", |_| sent("<!DOCTYPE html><title>Sorry</title>"));
+    let hostile = Hostile::listen("127.0.0.1:0", |_| {
+        sent("<!DOCTYPE html><title>Sorry</title>")
+    });
     let rig = rig(&hostile, &["acme"]);
     let daemon = rig.start();
     eventually("three tries", SOON, || daemon.outcomes("acme").len() >= 3);
     assert!(
-        daemon.outcomes("acme").iter().all(|outcome| outcome == "in-doubt"),
+        daemon
+            .outcomes("acme")
+            .iter()
+            .all(|outcome| outcome == "in-doubt"),
         "{:?}",
         daemon.outcomes("acme")
     );
@@ -522,12 +721,21 @@ fn the_first_reply_and_the_newest_are_kept() {
 
 #[test]
 fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
-    let statuses =
-        ["500 Internal Server Error", "503 Service Unavailable", "400 Bad Request", "404 Not Found"];
-    let names: Vec<_> = statuses.iter().map(|status| format!("s{}", &status[..3])).collect();
+    let statuses = [
+        "500 Internal Server Error",
+        "503 Service Unavailable",
+        "400 Bad Request",
+        "404 Not Found",
+    ];
+    let names: Vec<_> = statuses
+        .iter()
+        .map(|status| format!("s{}", &status[..3]))
+        .collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let hostile = strict(move |name, next| {
-        let status = statuses.iter().find(|status| status.starts_with(&name[1..]));
+        let status = statuses
+            .iter()
+            .find(|status| status.starts_with(&name[1..]));
         Play::Close(reply(status.expect("a portal of the test"), CLOSE, next))
     });
     let rig = rig(&hostile, &names);
@@ -536,8 +744,14 @@ fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
         rig.wait_for_generation(name, 4);
         let outcomes = daemon.outcomes(name);
         assert_eq!(outcomes[0], "in-doubt", "{name}: {outcomes:?}");
-        assert!(outcomes[1..].iter().all(|outcome| outcome == "renewed"), "{name}: {outcomes:?}");
-        assert!(rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(), "{name}");
+        assert!(
+            outcomes[1..].iter().all(|outcome| outcome == "renewed"),
+            "{name}: {outcomes:?}"
+        );
+        assert!(
+            rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(),
+            "{name}"
+        );
         daemon.wait_for("what was done", |event| {
             says(event, "is used") && event["portal"].as_str() == Some(*name)
         });
@@ -549,7 +763,11 @@ fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
     let hostile = strict(|_, next| {
         let cut = &next[..next.len() - 1];
         Play::Close(
-            format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{cut}", next.len()).into_bytes(),
+            format!(
+                "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{cut}",
+                next.len()
+            )
+            .into_bytes(),
         )
     });
     let rig = rig(&hostile, &["acme"]);
@@ -558,7 +776,12 @@ fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     let ran = rig.run(["recover", "acme", "--show"]);
     let shown = &ran.stdout;
-    assert_eq!(shown, pair("acme", 2).strip_suffix('}').expect("as the test made it"));
+    assert_eq!(
+        shown,
+        pair("acme", 2)
+            .strip_suffix('}')
+            .expect("as the test made it")
+    );
     let ran = rig.run(["recover", "acme"]);
     assert!(ran.stderr.contains(", cut;"), "{ran:?}");
 }
@@ -566,11 +789,26 @@ fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
 #[test]
 fn refusals_stay_refusals_however_they_are_wrapped() {
     for (body, outcome) in [
-        (format!("\u{feff}{}", r#"{"error":"invalid_grant"}"#), "needs-authorization"),
-        (with(&pair("acme", 2), r#""error":"invalid_grant""#), "needs-authorization"),
-        (format!(r#"{{"error":"invalid_grant","data":{}}}"#, pair("acme", 2)), "needs-authorization"),
-        (format!(r#"{{"success":false,"data":{}}}"#, pair("acme", 2)), "in-doubt"),
-        (format!("{}{}", pair("acme", 2), pair("acme", 3)), "in-doubt"),
+        (
+            format!("\u{feff}{}", r#"{"error":"invalid_grant"}"#),
+            "needs-authorization",
+        ),
+        (
+            with(&pair("acme", 2), r#""error":"invalid_grant""#),
+            "needs-authorization",
+        ),
+        (
+            format!(r#"{{"error":"invalid_grant","data":{}}}"#, pair("acme", 2)),
+            "needs-authorization",
+        ),
+        (
+            format!(r#"{{"success":false,"data":{}}}"#, pair("acme", 2)),
+            "in-doubt",
+        ),
+        (
+            format!("{}{}", pair("acme", 2), pair("acme", 3)),
+            "in-doubt",
+        ),
     ] {
         let text = body.clone();
         let hostile = Hostile::listen("127.0.0.1:0", move |_| sent(&text));
@@ -586,8 +824,16 @@ fn refusals_stay_refusals_however_they_are_wrapped() {
 fn a_profile_says_what_success_is() {
     let hostile = strict(|_, next| sent(with(next, r#""error":"all is well","code":200"#)));
     let mut rig = rig(&hostile, &["acme"]);
-    rig.config.app().more.push_str("reply = { success = { code = [\"0\", \"200\"] } }\n");
+    rig.config
+        .app()
+        .more
+        .push_str("reply = { success = { code = [\"0\", \"200\"] } }\n");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 3);
-    assert!(daemon.outcomes("acme").iter().all(|outcome| outcome == "renewed"));
+    assert!(
+        daemon
+            .outcomes("acme")
+            .iter()
+            .all(|outcome| outcome == "renewed")
+    );
 }

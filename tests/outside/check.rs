@@ -17,8 +17,17 @@ fn a_good_configuration_is_0_and_nothing_is_made() {
     let rig = calm(["acme", "globex"]);
     let ran = check(&rig, &[]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
-    contains(&ran.stderr, &["refreshd.toml: no problems; 2 portals, 1 app; the state ", "is not there yet"]);
-    assert!(!rig.path("state.db").exists() && !rig.path("tokens").exists(), "check changes nothing");
+    contains(
+        &ran.stderr,
+        &[
+            "refreshd.toml: no problems; 2 portals, 1 app; the state ",
+            "is not there yet",
+        ],
+    );
+    assert!(
+        !rig.path("state.db").exists() && !rig.path("tokens").exists(),
+        "check changes nothing"
+    );
     rig.start().stop();
     let ran = check(&rig, &[]);
     assert_eq!(ran.code, Some(0));
@@ -42,9 +51,22 @@ fn several_problems_are_said_at_once_each_with_its_place() {
     };
     for command in ["check", "run", "status"] {
         let ran = rig.run([command]);
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(78), ""), "{command}: {ran:?}");
-        contains(&ran.stderr, &["refreshd: 3 problems in the configuration\n"]);
-        contains(&ran.stderr, &[&place("client_secrt_file"), "did you mean `client_secret_file`?"]);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(78), ""),
+            "{command}: {ran:?}"
+        );
+        contains(
+            &ran.stderr,
+            &["refreshd: 3 problems in the configuration\n"],
+        );
+        contains(
+            &ran.stderr,
+            &[
+                &place("client_secrt_file"),
+                "did you mean `client_secret_file`?",
+            ],
+        );
         contains(&ran.stderr, &[&place("\"crn\""), "did you mean `crm`?"]);
         contains(&ran.stderr, &[&place("\"soon\"")]);
     }
@@ -57,15 +79,24 @@ fn a_newer_state_is_78_and_left_untouched() {
     rig.start().stop();
     let state = rig.path("state.db");
     let connection = rusqlite::Connection::open(&state).unwrap();
-    connection.pragma_update(None, "user_version", 4000).unwrap();
+    connection
+        .pragma_update(None, "user_version", 4000)
+        .unwrap();
     connection.close().unwrap();
     let before = std::fs::read(&state).unwrap();
     for command in ["check", "run", "status"] {
         let ran = rig.run([command]);
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(78), ""), "{command}: {ran:?}");
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(78), ""),
+            "{command}: {ran:?}"
+        );
         contains(&ran.stderr, &["has schema version 4000", "left untouched"]);
     }
-    assert!(std::fs::read(&state).unwrap() == before, "the newer state was changed");
+    assert!(
+        std::fs::read(&state).unwrap() == before,
+        "the newer state was changed"
+    );
 }
 
 #[test]
@@ -76,18 +107,27 @@ fn online_says_of_every_server_whether_it_answers() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(&ran.stderr, &[&format!("{url}: answers")]);
     // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let closed = format!("http://127.0.0.1:{port}/oauth/token/");
     rig.config.app().token_url.clone_from(&closed);
     let ran = check(&rig, &["--online"]);
     assert_eq!(ran.code, Some(69), "{ran:?}");
-    contains(&ran.stderr, &["no problems", &format!("{closed}: does not answer")]);
-    let answer =
-        "HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/?code=x\r\nConnection: close\r\n\r\n";
+    contains(
+        &ran.stderr,
+        &["no problems", &format!("{closed}: does not answer")],
+    );
+    let answer = "HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/?code=x\r\nConnection: close\r\n\r\n";
     let moved = Hostile::listen("127.0.0.1:0", move |_| Play::Close(answer.into()));
     rig.config.app().token_url = moved.token_url();
     let ran = check(&rig, &["--online"]);
-    contains(&ran.stderr, &["(status 301 to HEAD, a redirect to elsewhere.example)"]);
+    contains(
+        &ran.stderr,
+        &["(status 301 to HEAD, a redirect to elsewhere.example)"],
+    );
     rig.no_violations();
 }
 
@@ -97,8 +137,15 @@ fn without_a_configuration_nothing_runs() {
         let mut binary = Command::new(env!("CARGO_BIN_EXE_refreshd"));
         let arguments = [command, "--config", "/nonexistent/refreshd.toml"];
         let ran = Ran::to_its_end(binary.env_clear().args(arguments));
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(78), ""), "{command}: {ran:?}");
-        contains(&ran.stderr, &["/nonexistent/refreshd.toml:1:1: this file cannot be read"]);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(78), ""),
+            "{command}: {ran:?}"
+        );
+        contains(
+            &ran.stderr,
+            &["/nonexistent/refreshd.toml:1:1: this file cannot be read"],
+        );
     }
 }
 
@@ -107,10 +154,19 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
     let mut rig = calm(["acme"]);
     rig.grant("acme");
     for (secret, what) in [
-        ("\u{feff}c1ientSecret0OfTheTests0123456789", "byte order mark"),
+        (
+            "\u{feff}c1ientSecret0OfTheTests0123456789",
+            "byte order mark",
+        ),
         ("\"c1ientSecret0OfTheTests0123456789\"", "stands in quotes"),
-        ("c1ientSecret0OfTheTests0123456789\nc1ientSecret0\n", "more than one line"),
-        ("C_REST_CLIENT_SECRET=c1ientSecret0OfTheTests0123456789", "NAME=value"),
+        (
+            "c1ientSecret0OfTheTests0123456789\nc1ientSecret0\n",
+            "more than one line",
+        ),
+        (
+            "C_REST_CLIENT_SECRET=c1ientSecret0OfTheTests0123456789",
+            "NAME=value",
+        ),
         ("{\"client_secret\": \"c1ientSecret0\"}", "is JSON"),
         ("${CLIENT_SECRET}", "placeholder"),
         ("c1ient\u{200b}Secret0", "not seen"),
@@ -120,7 +176,10 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
         let ran = check(&rig, &[]);
         assert_eq!(ran.code, Some(78), "{secret:?}: {ran:?}");
         let config = rig.config.to_string();
-        let line = config[..config.find("\"crm.secret\"").unwrap()].matches('\n').count() + 1;
+        let line = config[..config.find("\"crm.secret\"").unwrap()]
+            .matches('\n')
+            .count()
+            + 1;
         contains(
             &ran.stderr,
             &[
@@ -137,11 +196,14 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
     assert_eq!(check(&rig, &[]).code, Some(0));
     // Inline and in a variable as well.
     let more = rig.config.app().more.clone();
-    for (key, value) in [("client_secret", "'s3cret'"), ("client_secret_env", "DAMAGED")] {
-        let text = rig
-            .config
-            .to_string()
-            .replace("client_secret_file = \"crm.secret\"", &format!("{key} = \"{value}\""));
+    for (key, value) in [
+        ("client_secret", "'s3cret'"),
+        ("client_secret_env", "DAMAGED"),
+    ] {
+        let text = rig.config.to_string().replace(
+            "client_secret_file = \"crm.secret\"",
+            &format!("{key} = \"{value}\""),
+        );
         rig.secret("refreshd.toml", &text);
         let mut command = rig.command(["check"]);
         let ran = Ran::to_its_end(command.env("DAMAGED", "\"s3cret\""));
@@ -152,7 +214,9 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
     // A daemon that was started on it goes on with the portals of other apps; it says so first.
     rig.secret("crm.secret", "\"c1ientSecret0OfTheTests0123456789\"");
     let daemon = rig.start();
-    let said = daemon.wait_for("the damage", |event| crate::common::says(event, "stands in quotes"));
+    let said = daemon.wait_for("the damage", |event| {
+        crate::common::says(event, "stands in quotes")
+    });
     assert_eq!(said["level"], "ERROR");
     daemon.stop();
 }
@@ -168,16 +232,29 @@ fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
     );
     let ran = check(&rig, &["--online"]);
     assert_eq!(ran.code, Some(69), "{ran:?}");
-    contains(&ran.stderr, &[&format!("{}: its metadata is not known", server.origin)]);
+    contains(
+        &ran.stderr,
+        &[&format!("{}: its metadata is not known", server.origin)],
+    );
     let metadata = serde_json::json!({
         "issuer": server.origin, "token_endpoint": format!("{}/token", server.origin),
         "authorization_endpoint": format!("{}/authorize", server.origin),
     });
     // The test's server closes each connection, which may be met as a reset.
     let ran = eventually("its metadata", SOON, || {
-        server.say("/.well-known/oauth-authorization-server", 200, metadata.clone());
+        server.say(
+            "/.well-known/oauth-authorization-server",
+            200,
+            metadata.clone(),
+        );
         Some(check(&rig, &["--online"])).filter(|ran| ran.code == Some(0))
     });
-    contains(&ran.stderr, &["says its metadata", &format!("{}/token: answers", server.origin)]);
+    contains(
+        &ran.stderr,
+        &[
+            "says its metadata",
+            &format!("{}/token: answers", server.origin),
+        ],
+    );
     assert!(!rig.path("state.db").exists());
 }

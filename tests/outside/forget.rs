@@ -11,7 +11,10 @@ fn without_yes_nobody_can_be_asked_in_a_pipe() {
     let check = || {
         let ran = rig.run(["forget", "acme"]);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
-        contains(&ran.stderr, &["acme was not forgotten; say --yes to mean it"]);
+        contains(
+            &ran.stderr,
+            &["acme was not forgotten; say --yes to mean it"],
+        );
         assert_eq!(rig.generation("acme"), 2);
         assert_eq!(rig.status("acme")["phase"], "fresh");
     };
@@ -28,7 +31,10 @@ fn with_yes_the_grant_and_its_files_go() {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
         let said = format!("{portal}: the grant is forgotten, its token files are gone\n");
         assert_eq!(ran.stderr, said);
-        assert!(!rig.token_path(portal, "token").exists() && !rig.token_path(portal, "token.json").exists());
+        assert!(
+            !rig.token_path(portal, "token").exists()
+                && !rig.token_path(portal, "token.json").exists()
+        );
     };
     forget("acme");
     assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
@@ -59,8 +65,17 @@ fn files_with(rig: &Rig, words: &[String]) -> Vec<String> {
             continue;
         }
         let bytes = fs::read(entry.path()).unwrap_or_default();
-        let holds = |word: &String| bytes.windows(word.len()).any(|window| window == word.as_bytes());
-        found.extend(words.iter().filter(|word| holds(word)).map(|_| name.clone()));
+        let holds = |word: &String| {
+            bytes
+                .windows(word.len())
+                .any(|window| window == word.as_bytes())
+        };
+        found.extend(
+            words
+                .iter()
+                .filter(|word| holds(word))
+                .map(|_| name.clone()),
+        );
     }
     found
 }
@@ -72,12 +87,18 @@ fn what_was_forgotten_is_in_no_file_of_the_state() {
     let mut daemon = Some(daemon);
     let secrets = |name: &str| {
         let refresh = rig.sandbox.current_refresh(&domain(name)).expect("a grant");
-        [refresh, fs::read_to_string(rig.token_path(name, "token")).expect("a token")]
+        [
+            refresh,
+            fs::read_to_string(rig.token_path(name, "token")).expect("a token"),
+        ]
     };
     let secrets_of: Vec<_> = names.map(secrets).into();
     for (number, name) in names.iter().enumerate() {
         let own = &secrets_of[number];
-        assert!(!files_with(&rig, own).is_empty(), "what is looked for can be found: {name}");
+        assert!(
+            !files_with(&rig, own).is_empty(),
+            "what is looked for can be found: {name}"
+        );
         match number {
             // Moved into the database before.
             1 => {

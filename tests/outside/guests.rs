@@ -20,14 +20,23 @@ impl<T: Read + Write> Guest for T {}
 /// A connection to the control socket or to the metrics listener.
 fn guest(rig: &Rig, door: &str) -> Box<dyn Guest> {
     if door == "control" {
-        let stream = UnixStream::connect(rig.path("control.sock")).expect("the socket takes guests");
-        stream.set_read_timeout(Some(SHOWN_OUT)).expect("a time limit");
-        stream.set_write_timeout(Some(SHOWN_OUT)).expect("a time limit");
+        let stream =
+            UnixStream::connect(rig.path("control.sock")).expect("the socket takes guests");
+        stream
+            .set_read_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
+        stream
+            .set_write_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
         Box::new(stream)
     } else {
         let stream = TcpStream::connect(&rig.config.http).expect("the listener takes guests");
-        stream.set_read_timeout(Some(SHOWN_OUT)).expect("a time limit");
-        stream.set_write_timeout(Some(SHOWN_OUT)).expect("a time limit");
+        stream
+            .set_read_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
+        stream
+            .set_write_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
         Box::new(stream)
     }
 }
@@ -43,7 +52,9 @@ fn says(rig: &Rig, door: &str, request: &[u8]) -> String {
 
 /// Of the daemon: connections and files that are open.
 fn open(daemon: &Daemon) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("a Linux").count()
+    fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+        .expect("a Linux")
+        .count()
 }
 
 /// Whether both doors are answered, and portals renewed as if nothing were.
@@ -56,7 +67,13 @@ fn all_is_well(rig: &Rig) {
 
 #[test]
 fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
-    let mut rig = Rig::with_rules(["acme"], Rules { token_lifetime: LIFE, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: LIFE,
+            ..Rules::default()
+        },
+    );
     rig.grant("acme");
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
@@ -64,7 +81,11 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
     for door in ["control", "http"] {
         for number in 0..300 {
             let mut guest = guest(&rig, door);
-            let path = if door == "control" { "/v1/portals" } else { "/metrics" };
+            let path = if door == "control" {
+                "/v1/portals"
+            } else {
+                "/metrics"
+            };
             let request = match number % 3 {
                 0 => String::new(),
                 1 => format!("GET {path} HTTP/1.1\r\nHost: re"),
@@ -76,10 +97,19 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
         }
         all_is_well(&rig);
     }
-    assert!(open(&daemon) < 300, "of {} guests {} are in", crowd.len(), open(&daemon));
+    assert!(
+        open(&daemon) < 300,
+        "of {} guests {} are in",
+        crowd.len(),
+        open(&daemon)
+    );
     rig.wait_for_renewals("acme", 2);
     all_is_well(&rig);
-    assert!(daemon.peak_memory() < 80 * 1024, "{} KiB", daemon.peak_memory());
+    assert!(
+        daemon.peak_memory() < 80 * 1024,
+        "{} KiB",
+        daemon.peak_memory()
+    );
     daemon.stop();
     rig.no_violations();
 }
@@ -90,9 +120,12 @@ fn who_says_nothing_more_is_shown_out() {
     let daemon = rig.start();
     for door in ["control", "http"] {
         let mut guests: Vec<_> = (0..4).map(|_| guest(&rig, door)).collect();
-        let body = "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nhalf";
+        let body =
+            "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nhalf";
         for (guest, words) in
-            guests.iter_mut().zip(["", "GE", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", body])
+            guests
+                .iter_mut()
+                .zip(["", "GE", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", body])
         {
             guest.write_all(words.as_bytes()).unwrap();
         }
@@ -103,8 +136,14 @@ fn who_says_nothing_more_is_shown_out() {
                 guest.read_to_string(&mut answer).map(|_| answer)
             })
             .collect();
-        assert!(ends.iter().all(Result::is_ok), "{door}: a connection stays open: {ends:?}");
-        assert!(ends[3].as_ref().unwrap().starts_with("HTTP/1.1 408 "), "{door}: {ends:?}");
+        assert!(
+            ends.iter().all(Result::is_ok),
+            "{door}: a connection stays open: {ends:?}"
+        );
+        assert!(
+            ends[3].as_ref().unwrap().starts_with("HTTP/1.1 408 "),
+            "{door}: {ends:?}"
+        );
     }
     daemon.stop();
 }
@@ -112,15 +151,21 @@ fn who_says_nothing_more_is_shown_out() {
 #[test]
 fn who_does_not_take_the_answer_is_shown_out() {
     let mut rig = calm([]);
-    rig.config.portals = (0..4000).map(|number| Portal::new(&format!("p{number:04}"), "crm")).collect();
+    rig.config.portals = (0..4000)
+        .map(|number| Portal::new(&format!("p{number:04}"), "crm"))
+        .collect();
     let daemon = rig.start();
     let before = open(&daemon);
     let mut guests: Vec<_> = (0..8).map(|_| guest(&rig, "control")).collect();
     for guest in &mut guests {
-        guest.write_all(b"GET /v1/portals HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        guest
+            .write_all(b"GET /v1/portals HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
     }
     eventually("they are in", SOON, || open(&daemon) >= before + 8);
-    eventually("their places are free again", SHOWN_OUT, || open(&daemon) <= before);
+    eventually("their places are free again", SHOWN_OUT, || {
+        open(&daemon) <= before
+    });
     daemon.stop();
 }
 
@@ -129,7 +174,9 @@ fn garbage_and_what_is_too_large_is_refused() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     let long = "a".repeat(2 << 20);
-    let many: String = (0..500).map(|number| format!("X-{number}: a\r\n")).collect();
+    let many: String = (0..500)
+        .map(|number| format!("X-{number}: a\r\n"))
+        .collect();
     for door in ["control", "http"] {
         for (request, status) in [
             ("\x16\x03\x01\x02garbage\r\n\r\n".to_owned(), "400"),
@@ -155,11 +202,22 @@ fn garbage_and_what_is_too_large_is_refused() {
             2 << 20
         );
         let answer = says(&rig, door, body.as_bytes());
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{door}: {answer:?}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{door}: {answer:?}"
+        );
     }
     // An answer that is still heard: the sender of a grant that is too long gets to know it.
-    assert_eq!(rig.control("POST", "/v1/portals/acme/grant", &long[..900_000]).0, 413);
-    assert!(daemon.peak_memory() < 80 * 1024, "{} KiB", daemon.peak_memory());
+    assert_eq!(
+        rig.control("POST", "/v1/portals/acme/grant", &long[..900_000])
+            .0,
+        413
+    );
+    assert!(
+        daemon.peak_memory() < 80 * 1024,
+        "{} KiB",
+        daemon.peak_memory()
+    );
     daemon.stop();
 }
 
@@ -167,12 +225,21 @@ fn garbage_and_what_is_too_large_is_refused() {
 fn guests_who_stay_do_not_keep_it_from_stopping() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     let mut daemon = rig.start();
     let mut guests = Vec::new();
     for door in ["control", "http"] {
-        for words in ["", "GET /v1/por", "POST /v1/portals/acme/grant HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]
-        {
+        for words in [
+            "",
+            "GET /v1/por",
+            "POST /v1/portals/acme/grant HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
+        ] {
             let mut guest = guest(&rig, door);
             guest.write_all(words.as_bytes()).unwrap();
             guests.push(guest);
@@ -198,12 +265,16 @@ fn a_change_is_carried_out_whole_or_not_at_all_though_its_sender_is_gone() {
             rig.wait_for_phase("acme", "fresh");
         }
         let mut guest = guest(&rig, "control");
-        guest.write_all(b"DELETE /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        guest
+            .write_all(b"DELETE /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
         // Now before, now while, now after the daemon does it.
         std::thread::sleep(Duration::from_micros(100 * number));
         drop(guest);
         let has_grant = || rig.get_json("/v1/portals/acme")["phase"] == "fresh";
-        eventually("files as the state has it", SOON, || has_grant() == rig.token_json("acme").is_some());
+        eventually("files as the state has it", SOON, || {
+            has_grant() == rig.token_json("acme").is_some()
+        });
         forgotten += u32::from(!has_grant());
     }
     assert!(forgotten > 0, "no try came through");

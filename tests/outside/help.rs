@@ -14,15 +14,45 @@ fn refreshd(arguments: &[&str]) -> Ran {
 fn every_command_shows_examples_and_exit_codes() {
     let overview = refreshd(&["--help"]);
     assert_eq!((overview.code, overview.stderr.as_str()), (Some(0), ""));
-    contains(&overview.stdout, &["\nExamples:\n", "\nExit codes: 0 done", "/etc/refreshd/refreshd.toml"]);
-    let list = overview.stdout.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let commands: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(commands.len() >= 11 && !commands.contains(&"sandbox"), "{commands:?}");
+    contains(
+        &overview.stdout,
+        &[
+            "\nExamples:\n",
+            "\nExit codes: 0 done",
+            "/etc/refreshd/refreshd.toml",
+        ],
+    );
+    let list = overview
+        .stdout
+        .split("Commands:\n")
+        .nth(1)
+        .unwrap()
+        .split("\n\n")
+        .next()
+        .unwrap();
+    let commands: Vec<_> = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(
+        commands.len() >= 11 && !commands.contains(&"sandbox"),
+        "{commands:?}"
+    );
     for command in commands.iter().filter(|command| **command != "help") {
         let ran = refreshd(&[command, "--help"]);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
-        contains(&ran.stdout, &["\nExamples:\n", &format!("refreshd {command}"), "\nExit codes: 0 "]);
-        assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{command}: a line is too long");
+        contains(
+            &ran.stdout,
+            &[
+                "\nExamples:\n",
+                &format!("refreshd {command}"),
+                "\nExit codes: 0 ",
+            ],
+        );
+        assert!(
+            ran.stdout.lines().all(|line| line.chars().count() <= 100),
+            "{command}: a line is too long"
+        );
     }
 }
 
@@ -30,7 +60,10 @@ fn every_command_shows_examples_and_exit_codes() {
 fn what_people_are_told_to_type_exists() {
     let overview = refreshd(&["--help"]).stdout;
     for command in refreshd::domain::hint::COMMANDS {
-        assert!(overview.contains(&format!("\n  {command} ")), "{command} is not in\n{overview}");
+        assert!(
+            overview.contains(&format!("\n  {command} ")),
+            "{command} is not in\n{overview}"
+        );
         assert_eq!(refreshd(&[command, "--help"]).code, Some(0), "{command}");
     }
 }
@@ -43,22 +76,31 @@ fn what_is_mistyped_is_64_and_says_what_is_meant() {
         (&["status", "--jsn"], "similar argument exists: '--json'"),
         (&["token"], "<PORTAL>"),
         (&["token", "acme", "--min-valid", "soon"], "--min-valid"),
-        (&["token", "acme", "--format", "yaml"], "possible values: raw, json, header, env"),
+        (
+            &["token", "acme", "--format", "yaml"],
+            "possible values: raw, json, header, env",
+        ),
         (&["renew"], "<PORTALS>"),
         (&["renew", "acme", "--all"], "cannot be used with"),
         (&["completions", "tcsh"], "bash"),
     ] {
         let ran = refreshd(arguments);
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""), "{arguments:?}: {ran:?}");
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(64), ""),
+            "{arguments:?}: {ran:?}"
+        );
         contains(&ran.stderr, &[said]);
     }
 }
 
 #[test]
 fn packaging_gets_its_completions_and_manual_page() {
-    for (shell, begins) in
-        [("bash", "_refreshd() {"), ("zsh", "#compdef refreshd"), ("fish", "complete -c refreshd")]
-    {
+    for (shell, begins) in [
+        ("bash", "_refreshd() {"),
+        ("zsh", "#compdef refreshd"),
+        ("fish", "complete -c refreshd"),
+    ] {
         let ran = refreshd(&["completions", shell]);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{shell}");
         contains(&ran.stdout, &[begins, "status", "min-valid"]);
@@ -67,12 +109,25 @@ fn packaging_gets_its_completions_and_manual_page() {
         && output.status.success()
     {
         let script = refreshd(&["completions", "bash"]).stdout;
-        let checked = Command::new("bash").args(["-n", "-c", &script]).output().unwrap();
-        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        let checked = Command::new("bash")
+            .args(["-n", "-c", &script])
+            .output()
+            .unwrap();
+        assert!(
+            checked.status.success(),
+            "{}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
     }
     let manual = refreshd(&["man"]);
     assert_eq!((manual.code, manual.stderr.as_str()), (Some(0), ""));
-    contains(&manual.stdout, &[".TH refreshd 1", "refreshd\\-status(1)", "Exit codes"]);
+    contains(
+        &manual.stdout,
+        &[".TH refreshd 1", "refreshd\\-status(1)", "Exit codes"],
+    );
     let version = refreshd(&["--version"]);
-    assert_eq!(version.stdout, format!("refreshd {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.stdout,
+        format!("refreshd {}\n", env!("CARGO_PKG_VERSION"))
+    );
 }

@@ -35,17 +35,29 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     // A token reply, piped in.
     let ran = rig.import("acme", &rig.install("acme"));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
-    contains(&ran.stderr, &["acme: the grant was taken in and renewed (generation 2); it is of "]);
+    contains(
+        &ran.stderr,
+        &["acme: the grant was taken in and renewed (generation 2); it is of "],
+    );
     assert_eq!(ran.stderr.lines().count(), 1);
     // A settings.json, by its name.
     rig.secret("settings.json", &crest_settings(&rig, "globex"));
     let path = rig.path("settings.json");
-    assert_eq!(import(&rig, "globex", path.to_str().unwrap(), Stdio::null()).code, Some(0));
+    assert_eq!(
+        import(&rig, "globex", path.to_str().unwrap(), Stdio::null()).code,
+        Some(0)
+    );
     // A bare refresh token, as `-`.
-    let bare = reply(&rig, "initech")["refresh_token"].as_str().unwrap().to_owned();
+    let bare = reply(&rig, "initech")["refresh_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     rig.secret("bare", &format!("{bare}\n"));
     let stdin = File::open(rig.path("bare")).unwrap();
-    assert_eq!(import(&rig, "initech", "-", Stdio::from(stdin)).code, Some(0));
+    assert_eq!(
+        import(&rig, "initech", "-", Stdio::from(stdin)).code,
+        Some(0)
+    );
     for portal in ["acme", "globex", "initech"] {
         rig.wait_for_generation(portal, 2);
         assert_eq!(
@@ -58,7 +70,10 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     // Without a daemon the command does the same.
     let ran = rig.import("hooli", &rig.install("hooli"));
     assert_eq!(ran.code, Some(0));
-    contains(&ran.stderr, &["hooli: the grant was taken in and renewed (generation 2)"]);
+    contains(
+        &ran.stderr,
+        &["hooli: the grant was taken in and renewed (generation 2)"],
+    );
     assert_eq!(rig.generation("hooli"), 2);
     let daemon = rig.start();
     rig.wait_for_phase("hooli", "fresh");
@@ -77,9 +92,18 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
                 r#"{"error":"invalid_grant","error_description":"x"}"#,
                 "it is an error reply of the authorization server (invalid_grant)",
             ),
-            ("neither one nor the other", "it is neither JSON nor a bare refresh token (one word)"),
-            ("{\"access_token\": \"6b2e06", "it begins like JSON but is none (line 1, column 24)"),
-            (r#"{"access_token":"6b2e0667006e9f06"}"#, "it has access_token but no refresh_token"),
+            (
+                "neither one nor the other",
+                "it is neither JSON nor a bare refresh token (one word)",
+            ),
+            (
+                "{\"access_token\": \"6b2e06",
+                "it begins like JSON but is none (line 1, column 24)",
+            ),
+            (
+                r#"{"access_token":"6b2e0667006e9f06"}"#,
+                "it has access_token but no refresh_token",
+            ),
             (r#"{"name":"acme"}"#, "it has no refresh_token"),
             ("", "there is nothing in it"),
             ("  \n\t", "there is nothing in it"),
@@ -88,12 +112,23 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
             let ran = rig.import("acme", text);
             assert_eq!(ran.code, Some(65), "{why}, daemon {daemon}: {ran:?}");
             assert!(
-                ran.stderr.starts_with(&format!("refreshd: acme: not taken in: {why}")),
+                ran.stderr
+                    .starts_with(&format!("refreshd: acme: not taken in: {why}")),
                 "{}",
                 ran.stderr
             );
-            assert_eq!(ran.stderr.lines().count(), 1, "nothing else is said: {}", ran.stderr);
-            assert_eq!(ran.stderr.matches(why).count(), 1, "said twice: {}", ran.stderr);
+            assert_eq!(
+                ran.stderr.lines().count(),
+                1,
+                "nothing else is said: {}",
+                ran.stderr
+            );
+            assert_eq!(
+                ran.stderr.matches(why).count(),
+                1,
+                "said twice: {}",
+                ran.stderr
+            );
         }
         let status = rig.status("acme");
         assert_eq!(
@@ -124,7 +159,10 @@ fn one_grant_is_not_taken_for_two_portals() {
     for text in [&grant, &current] {
         let ran = rig.import("globex", text);
         assert_eq!(ran.code, Some(65), "{ran:?}");
-        contains(&ran.stderr, &["globex: not taken in: the same refresh token belongs to acme"]);
+        contains(
+            &ran.stderr,
+            &["globex: not taken in: the same refresh token belongs to acme"],
+        );
     }
     daemon.stop();
     let ran = rig.import("globex", &current);
@@ -139,10 +177,23 @@ fn a_dead_grant_is_resumed_by_an_import() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     let ran = rig.import("acme", "5bad2d67006e9f06006b12e4");
-    assert_eq!(ran.code, Some(65), "a word may be a token, but not this one: {ran:?}");
-    contains(&ran.stderr, &["the authorization server refuses it: invalid_grant", "refreshd authorize acme"]);
+    assert_eq!(
+        ran.code,
+        Some(65),
+        "a word may be a token, but not this one: {ran:?}"
+    );
+    contains(
+        &ran.stderr,
+        &[
+            "the authorization server refuses it: invalid_grant",
+            "refreshd authorize acme",
+        ],
+    );
     let status = rig.wait_for_phase("acme", "needs-authorization");
-    contains(status["action"].as_str().unwrap(), &["refreshd authorize acme"]);
+    contains(
+        status["action"].as_str().unwrap(),
+        &["refreshd authorize acme"],
+    );
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     eventually("status 0", SOON, || rig.run(["status"]).code == Some(0));
@@ -177,9 +228,15 @@ fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
     let stdin = || Stdio::from(File::open(rig.path("one")).unwrap());
     let ran = Ran::to_its_end(rig.command(["import", "umbrella"]).stdin(stdin()));
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    let ran = Ran::to_its_end(rig.command(["import", "globex", "--account", "work"]).stdin(stdin()));
+    let ran = Ran::to_its_end(
+        rig.command(["import", "globex", "--account", "work"])
+            .stdin(stdin()),
+    );
     assert_eq!(ran.code, Some(65));
-    contains(&ran.stderr, &["globex: not taken in: the same refresh token belongs to umbrella"]);
+    contains(
+        &ran.stderr,
+        &["globex: not taken in: the same refresh token belongs to umbrella"],
+    );
     daemon.stop();
 }
 
@@ -203,22 +260,57 @@ fn a_dump_of_pizauth_that_gives_no_grant_is_65_and_says_why() {
             Some("acne"),
             "the dump of pizauth has no account acne, only acme, globex, hooli, initech",
         ),
-        ("initech", "several", None, "account initech of pizauth has no refresh token"),
-        ("acme", "several", Some("hooli"), "account hooli of pizauth has no refresh token"),
-        ("globex", "several", None, "it says that it belongs to another client than the app's"),
-        ("acme", "cut", None, "it is neither text nor a whole dump of pizauth"),
-        ("acme", "text", Some("acme"), "--account chooses from a dump of pizauth, and this is none"),
+        (
+            "initech",
+            "several",
+            None,
+            "account initech of pizauth has no refresh token",
+        ),
+        (
+            "acme",
+            "several",
+            Some("hooli"),
+            "account hooli of pizauth has no refresh token",
+        ),
+        (
+            "globex",
+            "several",
+            None,
+            "it says that it belongs to another client than the app's",
+        ),
+        (
+            "acme",
+            "cut",
+            None,
+            "it is neither text nor a whole dump of pizauth",
+        ),
+        (
+            "acme",
+            "text",
+            Some("acme"),
+            "--account chooses from a dump of pizauth, and this is none",
+        ),
     ] {
         let path = rig.path(file);
         let account = account.map(|account| format!("--account={account}"));
-        let ran = rig.run(["import", portal, path.to_str().unwrap()].into_iter().chain(account.as_deref()));
+        let ran = rig.run(
+            ["import", portal, path.to_str().unwrap()]
+                .into_iter()
+                .chain(account.as_deref()),
+        );
         assert_eq!(ran.code, Some(65), "{why}: {ran:?}");
         assert!(
-            ran.stderr.starts_with(&format!("refreshd: {portal}: not taken in: {why}")),
+            ran.stderr
+                .starts_with(&format!("refreshd: {portal}: not taken in: {why}")),
             "{}",
             ran.stderr
         );
-        assert_eq!(ran.stderr.lines().count(), 1, "nothing else is said: {}", ran.stderr);
+        assert_eq!(
+            ran.stderr.lines().count(),
+            1,
+            "nothing else is said: {}",
+            ran.stderr
+        );
         assert_eq!(rig.status(portal)["phase"], "awaiting-authorization");
     }
     daemon.stop();

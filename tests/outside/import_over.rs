@@ -7,42 +7,74 @@ use std::time::Duration;
 use refreshd::fake_server::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
-use crate::common::{CLIENT_ID, CLIENT_SECRET, EVERY, Ran, Rig, SOON, always, domain, eventually, is_step};
+use crate::common::{
+    CLIENT_ID, CLIENT_SECRET, EVERY, Ran, Rig, SOON, always, domain, eventually, is_step,
+};
 use crate::{broken, calm, contains, fresh};
 
 /// What must not change: what the status says of the portal, and what readers have.
 fn standing(rig: &Rig, portal: &str) -> (Value, Value, Option<Value>) {
     let view = rig.status(portal);
-    (view["generation"].clone(), view["phase"].clone(), rig.token_json(portal))
+    (
+        view["generation"].clone(),
+        view["phase"].clone(),
+        rig.token_json(portal),
+    )
 }
 
 /// Imports, with whatever options.
 fn import(rig: &Rig, portal: &str, text: &str, options: &[&str]) -> Ran {
     rig.secret("handed", text);
     let stdin = File::open(rig.path("handed")).expect("it was written");
-    Ran::to_its_end(rig.command(["import", portal].into_iter().chain(options.iter().copied())).stdin(stdin))
+    Ran::to_its_end(
+        rig.command(
+            ["import", portal]
+                .into_iter()
+                .chain(options.iter().copied()),
+        )
+        .stdin(stdin),
+    )
 }
 
 fn refresh_of(reply: &str) -> String {
     let reply: Value = serde_json::from_str(reply).expect("JSON");
-    reply["refresh_token"].as_str().expect("a refresh token").to_owned()
+    reply["refresh_token"]
+        .as_str()
+        .expect("a refresh token")
+        .to_owned()
 }
 
 #[test]
 fn a_refresh_token_that_was_exchanged_lately_is_not_sent_again() {
     let token_lifetime = Duration::from_secs(60);
-    let mut rig =
-        Rig::with_rules(["acme"], Rules { token_lifetime, reuse: Reuse::RevokeFamily, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime,
+            reuse: Reuse::RevokeFamily,
+            ..Rules::default()
+        },
+    );
     rig.config.app().renew_every = EVERY;
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    let older = rig.sandbox.current_refresh(&domain("acme")).expect("a grant");
+    let older = rig
+        .sandbox
+        .current_refresh(&domain("acme"))
+        .expect("a grant");
     rig.wait_for_renewals("acme", 2);
     for options in [&[][..], &["--replace", "--yes"]] {
         let ran = import(&rig, "acme", &older, options);
         assert_eq!(ran.code, Some(65), "{ran:?}");
-        contains(&ran.stderr, &["exchanged for a newer one", "nothing was sent", "refreshd forget acme"]);
+        contains(
+            &ran.stderr,
+            &[
+                "exchanged for a newer one",
+                "nothing was sent",
+                "refreshd forget acme",
+            ],
+        );
     }
     // The server would have ended the grant.
     rig.wait_for_renewals("acme", 2);
@@ -55,10 +87,15 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
     let (rig, daemon) = fresh(["acme", "globex"]);
     let (before, sent) = (standing(&rig, "acme"), rig.sandbox.total_requests());
     let access = |portal: &str| fs::read_to_string(rig.token_path(portal, "token")).unwrap();
-    let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    let machine = rustix::system::uname()
+        .nodename()
+        .to_str()
+        .unwrap()
+        .to_owned();
     let (own, others) = (access("acme"), access("globex"));
-    let authorize =
-        format!("https://acme.bitrix24.com/oauth/authorize/?client_id={CLIENT_ID}&response_type=code");
+    let authorize = format!(
+        "https://acme.bitrix24.com/oauth/authorize/?client_id={CLIENT_ID}&response_type=code"
+    );
     let words = [
         "null",
         "true",
@@ -106,11 +143,23 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
         for word in &words {
             let ran = rig.import("acme", &format!("{word}\n"));
             assert_eq!(ran.code, Some(65), "{with}: {word}: {ran:?}");
-            assert!(ran.stderr.starts_with("refreshd: acme: not taken in: "), "{word}: {}", ran.stderr);
+            assert!(
+                ran.stderr.starts_with("refreshd: acme: not taken in: "),
+                "{word}: {}",
+                ran.stderr
+            );
             assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-            assert!(!ran.stderr.contains(CLIENT_SECRET) && !ran.stderr.contains(&own), "{}", ran.stderr);
+            assert!(
+                !ran.stderr.contains(CLIENT_SECRET) && !ran.stderr.contains(&own),
+                "{}",
+                ran.stderr
+            );
         }
-        assert_eq!((standing(&rig, "acme"), rig.sandbox.total_requests()), (before.clone(), sent), "{with}");
+        assert_eq!(
+            (standing(&rig, "acme"), rig.sandbox.total_requests()),
+            (before.clone(), sent),
+            "{with}"
+        );
     };
     check("with a daemon");
     // The client secret's own file, and a file of the portal's.
@@ -144,13 +193,24 @@ fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_serv
     });
     let ran = import(&rig, "acme", "5bad2d67006e9f06006b12e4", &["--json"]);
     let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!((ran.code, outcome["outcome"].as_str()), (Some(65), Some("refused")), "{ran:?}");
-    assert_eq!(rig.run(["renew", "acme"]).code, Some(0), "the old one is whole");
+    assert_eq!(
+        (ran.code, outcome["outcome"].as_str()),
+        (Some(65), Some("refused")),
+        "{ran:?}"
+    );
+    assert_eq!(
+        rig.run(["renew", "acme"]).code,
+        Some(0),
+        "the old one is whole"
+    );
     daemon.stop();
     let before = standing(&rig, "acme");
     let ran = rig.import("acme", "5bad2d67006e9f06006b12e5");
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["refuses it: invalid_grant", "stays as it is"]);
+    contains(
+        &ran.stderr,
+        &["refuses it: invalid_grant", "stays as it is"],
+    );
     assert_eq!(standing(&rig, "acme"), before);
     rig.no_violations();
 }
@@ -162,7 +222,10 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(
         &ran.stderr,
-        &["acme: the grant was taken in and renewed (generation 3)", "https://acme.bitrix24.com/rest/"],
+        &[
+            "acme: the grant was taken in and renewed (generation 3)",
+            "https://acme.bitrix24.com/rest/",
+        ],
     );
     assert_eq!(rig.generation("acme"), 3);
     assert!(rig.has_working_token("acme"));
@@ -173,7 +236,10 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
         (Some("renewed"), Some(4)),
         "{outcome}"
     );
-    assert!(outcome["identity"].is_string() && ran.code == Some(0), "{outcome}");
+    assert!(
+        outcome["identity"].is_string() && ran.code == Some(0),
+        "{outcome}"
+    );
     // Its own refresh token once more: it is renewed, and not sent twice.
     let own = rig.sandbox.current_refresh(&domain("acme")).unwrap();
     assert_eq!(rig.import("acme", &own).code, Some(0));
@@ -195,7 +261,10 @@ fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
     let member = rig.status("acme")["identity"].as_str().unwrap().to_owned();
     let sent = rig.sandbox.total_requests();
     let whole = rig.install("globex");
-    let other = serde_json::from_str::<Value>(&whole).unwrap()["member_id"].as_str().unwrap().to_owned();
+    let other = serde_json::from_str::<Value>(&whole).unwrap()["member_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     // It says so itself: nothing is sent.
     for (text, whose) in [
         (whole.clone(), "globex.bitrix24.com"),
@@ -224,8 +293,14 @@ fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
     assert_eq!(ran.code, Some(64), "{ran:?}");
     let ran = import(&rig, "acme", &text, &["--replace", "--yes"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!(rig.status("acme")["identity"].as_str(), Some(other.as_str()));
-    assert_eq!(rig.token_json("acme").unwrap()["endpoint"], "https://globex.bitrix24.com/rest/");
+    assert_eq!(
+        rig.status("acme")["identity"].as_str(),
+        Some(other.as_str())
+    );
+    assert_eq!(
+        rig.token_json("acme").unwrap()["endpoint"],
+        "https://globex.bitrix24.com/rest/"
+    );
     daemon.stop();
     rig.no_violations();
 }
@@ -248,7 +323,10 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
             "refreshd import acme --aside-of acme",
         ],
     );
-    assert!(!ran.stderr.contains("--replace"), "what is spent is not to be sent again: {ran:?}");
+    assert!(
+        !ran.stderr.contains("--replace"),
+        "what is spent is not to be sent again: {ran:?}"
+    );
     let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(rig.has_working_token("globex"));
@@ -261,7 +339,10 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
     daemon.stop();
     let ran = rig.run(["import", "acme", "--aside-of", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!(rig.token_json("acme").unwrap()["endpoint"], "https://initech.bitrix24.com/rest/");
+    assert_eq!(
+        rig.token_json("acme").unwrap()["endpoint"],
+        "https://initech.bitrix24.com/rest/"
+    );
     // A person asked for each exchange, however soon.
     let soon = |what: &String| what.contains("renewed twice within a tenth");
     let noticed = rig.sandbox.take_violations();
@@ -276,25 +357,49 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
     let whole = rig.install("globex");
     let ran = rig.import("acme", &whole);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["globex.bitrix24.com", "acme is acme.bitrix24.com", "`domain`", "`member_id`"]);
+    contains(
+        &ran.stderr,
+        &[
+            "globex.bitrix24.com",
+            "acme is acme.bitrix24.com",
+            "`domain`",
+            "`member_id`",
+        ],
+    );
     assert_eq!(rig.sandbox.total_requests(), 0);
     // The code of another portal's administrator.
     let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["globex.bitrix24.com", "acme is acme.bitrix24.com", "`member_id`"]);
+    contains(
+        &ran.stderr,
+        &[
+            "globex.bitrix24.com",
+            "acme is acme.bitrix24.com",
+            "`member_id`",
+        ],
+    );
     assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
     // A word that says nothing of itself is found out by its first reply.
     let ran = rig.import("acme", &refresh_of(&whole));
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["globex.bitrix24.com", "acme is acme.bitrix24.com"]);
-    assert!(rig.token_json("acme").is_none(), "readers never have another portal's token");
+    contains(
+        &ran.stderr,
+        &["globex.bitrix24.com", "acme is acme.bitrix24.com"],
+    );
+    assert!(
+        rig.token_json("acme").is_none(),
+        "readers never have another portal's token"
+    );
     // A rename is no other portal: whose it is says the identity.
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.sandbox.rename(&domain("acme"), "umbrella.bitrix24.com");
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     assert_eq!(rig.import("acme", &rig.install("umbrella")).code, Some(0));
-    assert_eq!(rig.token_json("acme").unwrap()["endpoint"], "https://umbrella.bitrix24.com/rest/");
+    assert_eq!(
+        rig.token_json("acme").unwrap()["endpoint"],
+        "https://umbrella.bitrix24.com/rest/"
+    );
     daemon.stop();
     rig.no_violations();
 }
@@ -309,7 +414,11 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     assert_eq!(ran.code, Some(75), "{ran:?}");
     contains(
         &ran.stderr,
-        &["acme: the grant is stored", "the grant that acme has goes on", "tried again at"],
+        &[
+            "acme: the grant is stored",
+            "the grant that acme has goes on",
+            "tried again at",
+        ],
     );
     assert_eq!(standing(&rig, "acme"), before);
     let candidate = rig.status("acme")["candidate"].clone();
@@ -317,8 +426,14 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
         (candidate["origin"].as_str(), candidate["phase"].as_str()),
         (Some("import"), Some("retrying"))
     );
-    assert!(candidate["since"].is_string() && candidate["next_try"].is_string(), "{candidate}");
-    contains(&rig.run(["status"]).stdout, &["acme: a candidate was handed over (import)"]);
+    assert!(
+        candidate["since"].is_string() && candidate["next_try"].is_string(),
+        "{candidate}"
+    );
+    contains(
+        &rig.run(["status"]).stdout,
+        &["acme: a candidate was handed over (import)"],
+    );
     contains(&rig.http("/").1, &["candidate: handed over"]);
     // A newer one does not take its place by accident: the older may be the one that works.
     let newer = rig.install("acme");
@@ -336,12 +451,18 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     assert_eq!(rig.status("acme")["candidate"]["since"], candidate["since"]);
     let ran = import(&rig, "acme", &newer, &["--json", "--replace", "--yes"]);
     let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!((ran.code, outcome["outcome"].as_str()), (Some(75), Some("pending")), "{outcome}");
+    assert_eq!(
+        (ran.code, outcome["outcome"].as_str()),
+        (Some(75), Some("pending")),
+        "{outcome}"
+    );
     daemon.stop();
     let daemon = rig.start();
     rig.heal("acme");
     rig.wait_for_generation("acme", 3);
-    eventually("no candidate is left", SOON, || rig.status("acme")["candidate"].is_null());
+    eventually("no candidate is left", SOON, || {
+        rig.status("acme")["candidate"].is_null()
+    });
     assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
     // `forget` takes one along.
     rig.fail("acme", broken(), u32::MAX);
@@ -350,7 +471,9 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     assert_eq!(rig.status("acme")["candidate"], Value::Null);
     rig.heal("acme");
     let sent = rig.requests("acme");
-    always("nothing is sent for it", EVERY, || rig.requests("acme") == sent);
+    always("nothing is sent for it", EVERY, || {
+        rig.requests("acme") == sent
+    });
     daemon.stop();
     rig.no_violations();
 }
@@ -359,7 +482,13 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
 fn nobody_who_goes_away_stops_a_proof() {
     let (rig, daemon) = fresh(["acme"]);
     let sent = rig.requests("acme");
-    rig.fail("acme", Fault::Slow { by: Duration::from_secs(2) }, 1);
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
     rig.secret("handed", &rig.install("acme"));
     let stdin = Stdio::from(File::open(rig.path("handed")).expect("it was written"));
     let mut command = rig.command(["import", "acme"]);
@@ -386,10 +515,14 @@ fn what_people_have_is_taken_in() {
         form.extend_pairs(pairs).finish()
     };
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let event = json!({"event": "ONAPPINSTALL", "ts": "1728454747", "auth": grant("event")}).to_string();
+    let event =
+        json!({"event": "ONAPPINSTALL", "ts": "1728454747", "auth": grant("event")}).to_string();
     let form = grant("form");
-    let (auth, refresh, member) =
-        (text(&form["access_token"]), text(&form["refresh_token"]), text(&form["member_id"]));
+    let (auth, refresh, member) = (
+        text(&form["access_token"]),
+        text(&form["refresh_token"]),
+        text(&form["member_id"]),
+    );
     let form = query(&[
         ("AUTH_ID", &auth),
         ("AUTH_EXPIRES", "3600"),
@@ -399,8 +532,11 @@ fn what_people_have_is_taken_in() {
         ("PLACEMENT", "DEFAULT"),
     ]);
     let saved = grant("saved");
-    let (auth, refresh, member) =
-        (text(&saved["access_token"]), text(&saved["refresh_token"]), text(&saved["member_id"]));
+    let (auth, refresh, member) = (
+        text(&saved["access_token"]),
+        text(&saved["refresh_token"]),
+        text(&saved["member_id"]),
+    );
     let saved = query(&[
         ("event", "ONAPPINSTALL"),
         ("auth[access_token]", &auth),
@@ -430,9 +566,18 @@ fn what_people_have_is_taken_in() {
         rig.wait_for_phase(portal, "fresh");
     }
     for (text, why) in [
-        (r#"{"auth":{"access_token":"a"}}"#, "it has auth.access_token but no auth.refresh_token"),
-        ("AUTH_ID=a&AUTH_EXPIRES=3600", "it has AUTH_ID but no REFRESH_ID"),
-        (r#"{"accessToken":"a"}"#, "it has accessToken but no refreshToken"),
+        (
+            r#"{"auth":{"access_token":"a"}}"#,
+            "it has auth.access_token but no auth.refresh_token",
+        ),
+        (
+            "AUTH_ID=a&AUTH_EXPIRES=3600",
+            "it has AUTH_ID but no REFRESH_ID",
+        ),
+        (
+            r#"{"accessToken":"a"}"#,
+            "it has accessToken but no refreshToken",
+        ),
         (r#"{"refresh_token":""}"#, "its refresh_token is empty"),
     ] {
         let ran = rig.import("js", text);
@@ -453,22 +598,35 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
         let text = event["message"].as_str().unwrap_or_default();
         text.contains("its refresh_token_file was taken in; delete ")
     });
-    assert_eq!(named.len(), 1, "the first token's file is of no use any more");
+    assert_eq!(
+        named.len(),
+        1,
+        "the first token's file is of no use any more"
+    );
     // The grant dies; the file's next word is none of the server's.
-    let dead = Fault::Refuse { status: 400, error: "invalid_grant".into(), description: String::new() };
+    let dead = Fault::Refuse {
+        status: 400,
+        error: "invalid_grant".into(),
+        description: String::new(),
+    };
     rig.fail("acme", dead, u32::MAX);
     rig.secret("acme.refresh", "5bad2d67006e9f06006b12e4");
     rig.wait_for_phase("acme", "needs-authorization");
     daemon.wait_for("a refusal", |event| is_step(event, "candidate-refused"));
     let known = || rig.sandbox.total_requests() - rig.requests("acme");
     let sent = known();
-    always("it is not sent again", Duration::from_secs(8), || known() == sent);
+    always("it is not sent again", Duration::from_secs(8), || {
+        known() == sent
+    });
     rig.heal("acme");
     let before = daemon.mark();
     rig.grant("acme");
     rig.wait_for_phase("acme", "fresh");
     daemon.wait_after(before, SOON, "the file is named", |event| {
-        event["message"].as_str().unwrap_or_default().contains("its refresh_token_file was taken in")
+        event["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("its refresh_token_file was taken in")
     });
     daemon.stop();
 }

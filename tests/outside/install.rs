@@ -34,7 +34,9 @@ const RESULTS: [&str; 12] = [
 ];
 
 fn user_of(rig: &Rig, portal: &str) -> String {
-    rig.token_json(portal).map(|json| json["fields"]["user_id"].to_string()).unwrap_or_default()
+    rig.token_json(portal)
+        .map(|json| json["fields"]["user_id"].to_string())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -46,14 +48,26 @@ fn whoever_opens_the_app_has_the_portal_kept_fresh() {
     }
     let (_, metrics) = rig.http("/metrics");
     contains(&metrics, &["# TYPE refreshd_installs counter\n"]);
-    assert_eq!(metrics.matches("refreshd_installs_total{").count(), RESULTS.len());
+    assert_eq!(
+        metrics.matches("refreshd_installs_total{").count(),
+        RESULTS.len()
+    );
     let (status, headers, page) = rig.open("acme", &rig.grant_of("acme", 1));
     assert_eq!(status, 200);
-    contains(&page, &["<script src=\"https://api.bitrix24.com/api/v1/\"></script>", "BX24.installFinish();"]);
+    contains(
+        &page,
+        &[
+            "<script src=\"https://api.bitrix24.com/api/v1/\"></script>",
+            "BX24.installFinish();",
+        ],
+    );
     let policy = headers["content-security-policy"].to_str().unwrap();
     contains(
         policy,
-        &["default-src 'none'", "frame-ancestors https://acme.bitrix24.com http://acme.bitrix24.com"],
+        &[
+            "default-src 'none'",
+            "frame-ancestors https://acme.bitrix24.com http://acme.bitrix24.com",
+        ],
     );
     assert!(!policy.contains("unsafe"), "{policy}");
     rig.wait_for_installs("stored", 1.0);
@@ -68,7 +82,10 @@ fn whoever_opens_the_app_has_the_portal_kept_fresh() {
     rig.wait_for_installs("fresh-already", 1.0);
     assert_eq!(rig.open("acme", &rig.grant_of("acme", 67)).0, 200);
     rig.wait_for_installs("other-user", 1.0);
-    assert_eq!((rig.generation(ACME), user_of(&rig, ACME).as_str()), (2, "1"));
+    assert_eq!(
+        (rig.generation(ACME), user_of(&rig, ACME).as_str()),
+        (2, "1")
+    );
 
     // It is kept through a restart, and renewed when it is asked for.
     daemon.stop();
@@ -98,15 +115,23 @@ fn a_portal_of_the_configuration_is_resumed_in_place() {
 
 #[test]
 fn the_rule_names_portals_and_each_user_may_be_one() {
-    let rig = installing("name = \"b24-{member_id}.{user_id}\"\nusers = \"each\"\nformats = [\"header\"]");
+    let rig = installing(
+        "name = \"b24-{member_id}.{user_id}\"\nusers = \"each\"\nformats = [\"header\"]",
+    );
     let daemon = rig.start();
     let grants = [1, 67].map(|user| rig.grant_of("acme", user));
     for (count, grant) in (1..).zip(&grants) {
         rig.open("acme", grant);
         rig.wait_for_installs("stored", f64::from(count));
-        let name = format!("b24-{}.{}", text(grant, "member_id"), text(grant, "user_id"));
+        let name = format!(
+            "b24-{}.{}",
+            text(grant, "member_id"),
+            text(grant, "user_id")
+        );
         rig.wait_for_phase(&name, "fresh");
-        eventually("its one file", SOON, || rig.token_path(&name, "header").exists());
+        eventually("its one file", SOON, || {
+            rig.token_path(&name, "header").exists()
+        });
         assert!(!rig.token_path(&name, "token").exists());
     }
     daemon.stop();
@@ -139,7 +164,9 @@ fn without_its_table_an_installed_portal_is_kept_and_not_renewed_and_forget_ends
     rig.write_config();
     daemon.sighup();
     rig.wait_for_phase(ACME, "fresh");
-    eventually("the app's formats", SOON, || !rig.token_path(ACME, "token.json").exists());
+    eventually("the app's formats", SOON, || {
+        !rig.token_path(ACME, "token.json").exists()
+    });
     assert_eq!(rig.run(["forget", ACME, "--yes"]).code, Some(0));
     assert_eq!(rig.status(ACME), serde_json::Value::Null);
     assert!(!rig.token_path(ACME, "token").exists());
@@ -176,16 +203,22 @@ fn a_thousand_portals_at_once_are_all_taken_in_and_kept_fresh() {
         })
         .collect();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let base = Arc::new(format!("http://{}/install/crm?DOMAIN=", rig.install_address()));
+    let base = Arc::new(format!(
+        "http://{}/install/crm?DOMAIN=",
+        rig.install_address()
+    ));
     let statuses = rig.runtime.block_on(async {
         let mut posts = tokio::task::JoinSet::new();
         let mut statuses = Vec::new();
         for (portal, grant) in &grants {
             let (client, url) = (client.clone(), format!("{base}{}", domain(portal)));
             let body = encoded(&form_of(grant));
-            let post =
-                client.post(url).header("content-type", "application/x-www-form-urlencoded").body(body);
-            posts.spawn(async move { post.send().await.map(|response| response.status().as_u16()) });
+            let post = client
+                .post(url)
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(body);
+            posts
+                .spawn(async move { post.send().await.map(|response| response.status().as_u16()) });
             if posts.len() >= 32 {
                 statuses.extend(posts.join_next().await);
             }
@@ -193,7 +226,10 @@ fn a_thousand_portals_at_once_are_all_taken_in_and_kept_fresh() {
         statuses.extend(posts.join_all().await.into_iter().map(Ok));
         statuses
     });
-    let taken = statuses.into_iter().filter(|status| matches!(status, Ok(Ok(200)))).count();
+    let taken = statuses
+        .into_iter()
+        .filter(|status| matches!(status, Ok(Ok(200))))
+        .count();
     assert_eq!(taken, 1000);
     let limit = Duration::from_secs(120);
     eventually("all are stored", limit, || rig.installs("stored") >= 1000.0);
@@ -203,8 +239,11 @@ fn a_thousand_portals_at_once_are_all_taken_in_and_kept_fresh() {
     assert!((rig.metric("refreshd_portals{phase=\"fresh\"}") - 1000.0).abs() < 0.1);
     for portal in ["p0", "p500", "p999"] {
         eventually("a working token", SOON, || {
-            let token = std::fs::read_to_string(rig.token_path(&domain(portal), "token")).unwrap_or_default();
-            rig.sandbox.knows_access(&token).is_some_and(|known| known.current && !known.revoked)
+            let token = std::fs::read_to_string(rig.token_path(&domain(portal), "token"))
+                .unwrap_or_default();
+            rig.sandbox
+                .knows_access(&token)
+                .is_some_and(|known| known.current && !known.revoked)
         });
     }
     daemon.stop();

@@ -26,7 +26,11 @@ fn seconds(offset: i64) -> String {
 
 /// The event of an installation that an employee makes up around his own grant.
 fn planted(grant: &Grant) -> Form {
-    let event = with(event_of("ONAPPINSTALL", "auth", grant), "auth[application_token]", "planted");
+    let event = with(
+        event_of("ONAPPINSTALL", "auth", grant),
+        "auth[application_token]",
+        "planted",
+    );
     with(event, "ts", &seconds(-60))
 }
 
@@ -49,12 +53,20 @@ fn squat(rig: &Rig) -> String {
 fn incidents(rig: &Rig) -> Vec<Value> {
     let report = rig.get_json("/v1/alerts");
     let all = report["incidents"].as_array().cloned().unwrap_or_default();
-    all.into_iter().filter(|it| it["key"].as_str().is_some_and(|key| key.ends_with("/install"))).collect()
+    all.into_iter()
+        .filter(|it| {
+            it["key"]
+                .as_str()
+                .is_some_and(|key| key.ends_with("/install"))
+        })
+        .collect()
 }
 
 #[track_caller]
 fn wait_for_incidents(rig: &Rig, count: usize) {
-    eventually(&format!("{count} incidents"), SOON, || incidents(rig).len() == count);
+    eventually(&format!("{count} incidents"), SOON, || {
+        incidents(rig).len() == count
+    });
 }
 
 #[track_caller]
@@ -65,7 +77,9 @@ fn line(daemon: &Daemon, outcome: &str, reason: &str) {
 }
 
 fn user_of(rig: &Rig, portal: &str) -> Value {
-    rig.token_json(portal).map(|json| json["fields"]["user_id"].clone()).unwrap_or_default()
+    rig.token_json(portal)
+        .map(|json| json["fields"]["user_id"].clone())
+        .unwrap_or_default()
 }
 
 fn waiting(rig: &Rig) -> Value {
@@ -85,7 +99,10 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
     // What the authorization server does not vouch for is a matter for nobody.
     let true_one = rig.grant_of("acme", ADMINISTRATOR);
     for _ in 0..3 {
-        rig.post("", &with(genuine(&true_one), "auth[access_token]", &"0".repeat(70)));
+        rig.post(
+            "",
+            &with(genuine(&true_one), "auth[access_token]", &"0".repeat(70)),
+        );
     }
     rig.wait_for_installs("forged", 3.0);
     assert_eq!((incidents(&rig), waiting(&rig)), (vec![], json!([])));
@@ -99,20 +116,36 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
     for part in ["user 1 (an administrator", "user 67 (no administrator"] {
         contains(told["reason"].as_str().unwrap(), &[part]);
     }
-    contains(told["action"].as_str().unwrap(), &[&accept, &format!("refreshd install refuse {portal}")]);
+    contains(
+        told["action"].as_str().unwrap(),
+        &[&accept, &format!("refreshd install refuse {portal}")],
+    );
     wait_for_incidents(&rig, 1);
     let open = incidents(&rig).remove(0);
     assert_eq!(
         (&open["severity"], &open["key"]),
-        (&"critical".into(), &format!("portal/{portal}/install").into())
+        (
+            &"critical".into(),
+            &format!("portal/{portal}/install").into()
+        )
     );
     contains(open["action"].as_str().unwrap(), &[&accept]);
     let steps = daemon.events(|event| event["step"] == "disputed").len();
     assert_eq!(steps, 1, "told once");
     // Nothing is done by itself, least of all to the grant.
-    assert_eq!((rig.generation(&portal), user_of(&rig, &portal)), (2, json!(EMPLOYEE)));
+    assert_eq!(
+        (rig.generation(&portal), user_of(&rig, &portal)),
+        (2, json!(EMPLOYEE))
+    );
     // Neither is another employee a reason to forget the administrator.
-    rig.post("", &with(genuine(&rig.grant_of("acme", 68)), "auth[application_token]", "a-third-one"));
+    rig.post(
+        "",
+        &with(
+            genuine(&rig.grant_of("acme", 68)),
+            "auth[application_token]",
+            "a-third-one",
+        ),
+    );
     rig.wait_for_installs("other-user", 3.0);
     daemon.stop();
 
@@ -123,34 +156,82 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
     assert_eq!(listed.code, Some(1));
     let listed = json_of(&listed)["waiting"][0].clone();
     assert_eq!(
-        (&listed["user"], &listed["holder"], &listed["administrator"], &listed["occasion"]),
+        (
+            &listed["user"],
+            &listed["holder"],
+            &listed["administrator"],
+            &listed["occasion"]
+        ),
         (&"1".into(), &"67".into(), &true.into(), &"installed".into())
     );
-    assert_eq!(rig.run(["install", "accept", &portal]).code, Some(64), "nobody said that it is meant");
-    assert_eq!(rig.run(["install", "accept", &portal, "--user", "68", "--yes"]).code, Some(75));
-    let accepted = rig.run(["install", "accept", &portal, "--user", "1", "--yes", "--json"]);
+    assert_eq!(
+        rig.run(["install", "accept", &portal]).code,
+        Some(64),
+        "nobody said that it is meant"
+    );
+    assert_eq!(
+        rig.run(["install", "accept", &portal, "--user", "68", "--yes"])
+            .code,
+        Some(75)
+    );
+    let accepted = rig.run([
+        "install", "accept", &portal, "--user", "1", "--yes", "--json",
+    ]);
     assert_eq!(accepted.code, Some(0), "{accepted:?}");
     let accepted_json = json_of(&accepted);
-    assert_eq!((&accepted_json["outcome"], &accepted_json["generation"]), (&"renewed".into(), &3.into()));
-    eventually("the administrator's token", SOON, || user_of(&rig, &portal) == json!(ADMINISTRATOR));
+    assert_eq!(
+        (&accepted_json["outcome"], &accepted_json["generation"]),
+        (&"renewed".into(), &3.into())
+    );
+    eventually("the administrator's token", SOON, || {
+        user_of(&rig, &portal) == json!(ADMINISTRATOR)
+    });
     wait_for_incidents(&rig, 0);
     assert_eq!(waiting(&rig), json!([]));
     // The first one's proof went with his grant, and the true one's came.
     let requests = rig.requests("acme");
-    rig.post("", &removal_of(&rig.grant_of("acme", EMPLOYEE), "planted", 5));
-    line(&daemon, "forged", "its application token is not that of the installation");
-    assert_eq!(rig.requests("acme"), requests, "it was renewed a moment ago");
+    rig.post(
+        "",
+        &removal_of(&rig.grant_of("acme", EMPLOYEE), "planted", 5),
+    );
+    line(
+        &daemon,
+        "forged",
+        "its application token is not that of the installation",
+    );
+    assert_eq!(
+        rig.requests("acme"),
+        requests,
+        "it was renewed a moment ago"
+    );
     // His events and visits are told of to nobody any more: he is none of the administrators, and the other is.
-    rig.post("", &with(genuine(&rig.grant_of("acme", EMPLOYEE)), "auth[application_token]", "planted"));
-    line(&daemon, "forged", "its application token is not that of the installation of");
-    assert_eq!((incidents(&rig), user_of(&rig, &portal)), (vec![], json!(ADMINISTRATOR)));
+    rig.post(
+        "",
+        &with(
+            genuine(&rig.grant_of("acme", EMPLOYEE)),
+            "auth[application_token]",
+            "planted",
+        ),
+    );
+    line(
+        &daemon,
+        "forged",
+        "its application token is not that of the installation of",
+    );
+    assert_eq!(
+        (incidents(&rig), user_of(&rig, &portal)),
+        (vec![], json!(ADMINISTRATOR))
+    );
     rig.sandbox.uninstall(&crate::common::domain("acme"));
     rig.post("", &removal_of(&true_one, PROOF, 60));
     rig.wait_for_installs("uninstalled", 1.0);
     rig.wait_for_phase(&portal, "gone");
     let said = format!("{}{}{}", daemon.stderr(), accepted.stdout, accepted.stderr);
     for field in ["access_token", "refresh_token"] {
-        assert!(!said.contains(&text(&true_one, field)[32..42]), "{field} was said");
+        assert!(
+            !said.contains(&text(&true_one, field)[32..42]),
+            "{field} was said"
+        );
     }
     daemon.stop();
     rig.no_violations();
@@ -175,9 +256,14 @@ fn a_visit_of_an_administrator_is_a_matter_for_a_person_where_an_employee_was_fi
     contains(&accepted.stderr, &["taken in and renewed (generation 3)"]);
     let nothing = rig.run(["install", "accept", &portal, "--yes"]);
     assert_eq!(nothing.code, Some(66));
-    contains(&nothing.stderr, &["no install of another user waits for a decision"]);
+    contains(
+        &nothing.stderr,
+        &["no install of another user waits for a decision"],
+    );
     let daemon = rig.start();
-    eventually("the administrator's token", SOON, || user_of(&rig, &portal) == json!(ADMINISTRATOR));
+    eventually("the administrator's token", SOON, || {
+        user_of(&rig, &portal) == json!(ADMINISTRATOR)
+    });
     // Where an administrator's grant is kept, another one's visit is none.
     for (count, user) in [(1.0, 2), (2.0, EMPLOYEE)] {
         rig.open("acme", &rig.grant_of("acme", user));
@@ -196,17 +282,28 @@ fn whoever_is_refused_is_not_told_of_again_and_others_are() {
     rig.post("", &genuine(&rig.grant_of("acme", 5)));
     wait_for_incidents(&rig, 1);
     let refused = rig.run(["install", "refuse", &portal, "--yes", "--json"]);
-    assert_eq!((refused.code, &json_of(&refused)["user"]), (Some(0), &"5".into()));
+    assert_eq!(
+        (refused.code, &json_of(&refused)["user"]),
+        (Some(0), &"5".into())
+    );
     wait_for_incidents(&rig, 0);
     rig.post("", &genuine(&rig.grant_of("acme", 5)));
     rig.wait_for_installs("other-user", 2.0);
-    line(&daemon, "other-user", "a person has refused this user's installs before");
+    line(
+        &daemon,
+        "other-user",
+        "a person has refused this user's installs before",
+    );
     assert_eq!(waiting(&rig), json!([]));
     rig.post("", &genuine(&rig.grant_of("acme", 6)));
     rig.wait_for_installs("other-user", 3.0);
     wait_for_incidents(&rig, 1);
     daemon.stop();
-    assert_eq!(rig.run(["install", "refuse", &portal, "--yes"]).code, Some(0), "without a daemon");
+    assert_eq!(
+        rig.run(["install", "refuse", &portal, "--yes"]).code,
+        Some(0),
+        "without a daemon"
+    );
     assert_eq!(waiting(&rig), json!([]));
     let daemon = rig.start();
     wait_for_incidents(&rig, 0);
@@ -224,36 +321,65 @@ fn an_accepted_grant_proves_itself_before_it_takes_the_place_of_one_that_lives()
     wait_for_incidents(&rig, 1);
     rig.fail(
         "acme",
-        Fault::Refuse { status: 400, error: "invalid_grant".into(), description: String::new() },
+        Fault::Refuse {
+            status: 400,
+            error: "invalid_grant".into(),
+            description: String::new(),
+        },
         1,
     );
     let refused = rig.run(["install", "accept", &portal, "--yes"]);
     assert_eq!(refused.code, Some(65), "{refused:?}");
-    assert_eq!((rig.generation(&portal), user_of(&rig, &portal)), (2, json!(EMPLOYEE)));
+    assert_eq!(
+        (rig.generation(&portal), user_of(&rig, &portal)),
+        (2, json!(EMPLOYEE))
+    );
     wait_for_incidents(&rig, 0);
     // A server that is away proves nothing: the accepted grant waits, over a restart too, and the one before goes on.
     rig.post("", &genuine(&rig.grant_of("acme", ADMINISTRATOR)));
     wait_for_incidents(&rig, 1);
-    let away = Fault::Refuse { status: 500, error: "oops".into(), description: String::new() };
+    let away = Fault::Refuse {
+        status: 500,
+        error: "oops".into(),
+        description: String::new(),
+    };
     rig.fail("acme", away, u32::MAX);
     let pending = rig.run(["install", "accept", &portal, "--yes", "--json"]);
-    assert_eq!((pending.code, &json_of(&pending)["outcome"]), (Some(75), &"pending".into()));
-    assert_eq!(rig.run(["install", "refuse", &portal, "--yes"]).code, Some(75));
+    assert_eq!(
+        (pending.code, &json_of(&pending)["outcome"]),
+        (Some(75), &"pending".into())
+    );
+    assert_eq!(
+        rig.run(["install", "refuse", &portal, "--yes"]).code,
+        Some(75)
+    );
     wait_for_incidents(&rig, 0);
     assert_eq!(user_of(&rig, &portal), json!(EMPLOYEE));
     daemon.stop();
     rig.heal("acme");
     let daemon = rig.start();
-    eventually("the administrator's token", SOON * 4, || user_of(&rig, &portal) == json!(ADMINISTRATOR));
-    rig.post("", &removal_of(&rig.grant_of("acme", EMPLOYEE), "planted", 5));
-    line(&daemon, "forged", "its application token is not that of the installation");
+    eventually("the administrator's token", SOON * 4, || {
+        user_of(&rig, &portal) == json!(ADMINISTRATOR)
+    });
+    rig.post(
+        "",
+        &removal_of(&rig.grant_of("acme", EMPLOYEE), "planted", 5),
+    );
+    line(
+        &daemon,
+        "forged",
+        "its application token is not that of the installation",
+    );
     daemon.stop();
     rig.no_violations();
 }
 
 #[test]
 fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself() {
-    let rules = Rules { token_lifetime: Duration::from_secs(60), ..Rules::default() };
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(60),
+        ..Rules::default()
+    };
     let mut rig = Rig::with_rules([], rules);
     rig.config.app().renew_every = Duration::from_secs(50);
     rig.take_installs("name = \"{member_id}\"", "");
@@ -268,20 +394,32 @@ fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself
     rig.wait_for_generation(&portal, 3);
     rig.post("", &removal_of(&grant, "planted", 10));
     rig.wait_for_installs("uninstalled", 2.0);
-    line(&daemon, "uninstalled", "a renewal was asked for in the last hour already");
+    line(
+        &daemon,
+        "uninstalled",
+        "a renewal was asked for in the last hour already",
+    );
     always("fresh", Duration::from_millis(300), || {
         rig.get_json(&format!("/v1/portals/{portal}"))["phase"] == "fresh"
     });
-    assert_eq!((rig.requests("acme"), rig.generation(&portal)), (requests + 1, 3));
+    assert_eq!(
+        (rig.requests("acme"), rig.generation(&portal)),
+        (requests + 1, 3)
+    );
     assert!(rig.has_working_token(&portal));
     // A new grant begins the hour anew; and where it is true, the server says so.
-    rig.post("", &with(planted(&rig.grant_of("acme", EMPLOYEE)), "ts", &seconds(11)));
+    rig.post(
+        "",
+        &with(planted(&rig.grant_of("acme", EMPLOYEE)), "ts", &seconds(11)),
+    );
     rig.wait_for_installs("resumed", 1.0);
     rig.sandbox.uninstall(&crate::common::domain("acme"));
     rig.post("", &removal_of(&grant, "planted", 20));
     rig.wait_for_installs("uninstalled", 3.0);
     rig.wait_for_phase(&portal, "gone");
-    eventually("its token files are removed", SOON, || !rig.token_path(&portal, "token").exists());
+    eventually("its token files are removed", SOON, || {
+        !rig.token_path(&portal, "token").exists()
+    });
     daemon.stop();
     rig.no_violations();
 }
@@ -300,10 +438,17 @@ fn a_portal_of_the_configuration_that_waited_is_no_exception() {
     assert_eq!(waiting(&rig), json!([]));
     rig.post("", &genuine(&rig.grant_of("acme", ADMINISTRATOR)));
     rig.wait_for_installs("other-user", 2.0);
-    contains(daemon.wait_for_step("acme", "disputed")["reason"].as_str().unwrap(), &["did not say"]);
+    contains(
+        daemon.wait_for_step("acme", "disputed")["reason"]
+            .as_str()
+            .unwrap(),
+        &["did not say"],
+    );
     let accepted = rig.run(["install", "accept", "acme", "--yes"]);
     assert_eq!(accepted.code, Some(0), "{accepted:?}");
-    eventually("the administrator's token", SOON, || user_of(&rig, "acme") == json!(ADMINISTRATOR));
+    eventually("the administrator's token", SOON, || {
+        user_of(&rig, "acme") == json!(ADMINISTRATOR)
+    });
     daemon.stop();
     rig.no_violations();
 }

@@ -5,13 +5,17 @@ use crate::common::{Rig, SOON, domain, eventually};
 use crate::install::{ACME, installing};
 
 fn user_of(rig: &Rig) -> String {
-    rig.token_json(ACME).map(|json| json["fields"]["user_id"].to_string()).unwrap_or_default()
+    rig.token_json(ACME)
+        .map(|json| json["fields"]["user_id"].to_string())
+        .unwrap_or_default()
 }
 
 /// Waits until readers have the token of this user.
 #[track_caller]
 fn wait_for_user(rig: &Rig, user: &str) {
-    eventually(&format!("the token of user {user}"), SOON, || user_of(rig) == user);
+    eventually(&format!("the token of user {user}"), SOON, || {
+        user_of(rig) == user
+    });
 }
 
 #[test]
@@ -22,7 +26,10 @@ fn an_installation_event_brings_the_installers_grant() {
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
     // Nothing proves yet that another user's event is one of the portal's: a person decides.
-    rig.post("", &event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 5)));
+    rig.post(
+        "",
+        &event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 5)),
+    );
     rig.wait_for_installs("other-user", 1.0);
     // The installer's own brings the proof, and from then on another installer's counts.
     for (count, user) in [(1_u32, 1), (2, 5)] {
@@ -44,9 +51,16 @@ fn an_installation_event_brings_the_installers_grant() {
 fn the_apps_own_user_takes_the_grant_over_and_keeps_it() {
     let rig = installing("");
     let daemon = rig.start();
-    rig.post("", &event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1)));
+    rig.post(
+        "",
+        &event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1)),
+    );
     rig.wait_for_installs("stored", 1.0);
-    let event = with(event_of("ONAPPUSERREADY", "data", &rig.grant_of("acme", 512)), "auth[user_id]", "1");
+    let event = with(
+        event_of("ONAPPUSERREADY", "data", &rig.grant_of("acme", 512)),
+        "auth[user_id]",
+        "1",
+    );
     assert_eq!(rig.post("", &event).0, 200);
     rig.wait_for_installs("resumed", 1.0);
     wait_for_user(&rig, "512");
@@ -65,7 +79,14 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
     let base = crate::common::now_millis();
-    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &grant), "ts", &at(base, -20)));
+    rig.post(
+        "",
+        &with(
+            event_of("ONAPPINSTALL", "auth", &grant),
+            "ts",
+            &at(base, -20),
+        ),
+    );
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
     rig.sandbox.uninstall(&domain("acme"));
@@ -74,13 +95,22 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     assert_eq!(rig.post("", &removal).0, 200);
     rig.wait_for_installs("uninstalled", 1.0);
     rig.wait_for_phase(ACME, "gone");
-    eventually("its token files are removed", SOON, || !rig.token_path(ACME, "token").exists());
+    eventually("its token files are removed", SOON, || {
+        !rig.token_path(ACME, "token").exists()
+    });
     let step = daemon.wait_for_step(ACME, "person");
     assert_eq!(step["severity"], "critical");
     let sent = rig.requests("acme");
 
     // An employee of the portal cannot open what is not installed; whoever installs it again can.
-    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 2)), "ts", &at(base, -5)));
+    rig.post(
+        "",
+        &with(
+            event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 2)),
+            "ts",
+            &at(base, -5),
+        ),
+    );
     rig.wait_for_installs("resumed", 1.0);
     wait_for_user(&rig, "2");
     rig.wait_for_phase(ACME, "fresh");
@@ -121,7 +151,11 @@ fn a_portal_that_removed_the_app_comes_back_by_being_opened() {
 fn other_events_are_ignored_and_counted() {
     let rig = installing("");
     let daemon = rig.start();
-    let event = with(removal_of(&rig.grant_of("acme", 1), PROOF, 0), "event", "ONAPPUPDATE");
+    let event = with(
+        removal_of(&rig.grant_of("acme", 1), PROOF, 0),
+        "event",
+        "ONAPPUPDATE",
+    );
     assert_eq!(rig.post("", &event).0, 200);
     rig.wait_for_installs("ignored", 1.0);
     assert_eq!(rig.sandbox.questions(), 0);

@@ -19,7 +19,9 @@ fn line(daemon: &Daemon, outcome: &str, reason: &str) -> serde_json::Value {
     daemon.wait_for(&format!("the line of {outcome}: {reason}"), |event| {
         event["target"] == "refreshd::install"
             && event["outcome"] == outcome
-            && event["message"].as_str().is_some_and(|message| message.contains(reason))
+            && event["message"]
+                .as_str()
+                .is_some_and(|message| message.contains(reason))
     })
 }
 
@@ -35,29 +37,68 @@ fn what_is_forged_is_refused_and_nothing_of_it_is_kept_or_told() {
     let cases: [(&str, Form, &str); 8] = [
         ("", form_of(&foreign), "is of another app"),
         ("", event(&foreign), "is of another app"),
-        ("", with(form_of(&other), "member_id", &text(&mine, "member_id")), "is of another portal"),
-        ("?DOMAIN=globex.bitrix24.com", form_of(&mine), "is of a portal at another address"),
-        ("?DOMAIN=127.0.0.1", form_of(&mine), "is of a portal at another address"),
-        ("", with(event(&mine), "auth[user_id]", "2"), "is of another user"),
+        (
+            "",
+            with(form_of(&other), "member_id", &text(&mine, "member_id")),
+            "is of another portal",
+        ),
+        (
+            "?DOMAIN=globex.bitrix24.com",
+            form_of(&mine),
+            "is of a portal at another address",
+        ),
+        (
+            "?DOMAIN=127.0.0.1",
+            form_of(&mine),
+            "is of a portal at another address",
+        ),
+        (
+            "",
+            with(event(&mine), "auth[user_id]", "2"),
+            "is of another user",
+        ),
         (
             "",
             with(form_of(&mine), "AUTH_ID", &"0".repeat(70)),
             "does not take its access token (invalid_token)",
         ),
-        ("", with(form_of(&mine), "AUTH_ID", "token"), "does not take its access token (invalid_client)"),
+        (
+            "",
+            with(form_of(&mine), "AUTH_ID", "token"),
+            "does not take its access token (invalid_client)",
+        ),
     ];
     for (count, (query, form, reason)) in (1..).zip(&cases) {
         assert_eq!(rig.post(query, form).0, 200, "{reason}");
         rig.wait_for_installs("forged", f64::from(count));
         let line = line(&daemon, "forged", reason);
-        assert_eq!((&line["app"], &line["level"]), (&"crm".into(), &"WARN".into()), "{line}");
+        assert_eq!(
+            (&line["app"], &line["level"]),
+            (&"crm".into(), &"WARN".into()),
+            "{line}"
+        );
     }
-    assert_eq!(daemon.events(|event| event["outcome"] == "forged").len(), cases.len(), "a line each");
+    assert_eq!(
+        daemon.events(|event| event["outcome"] == "forged").len(),
+        cases.len(),
+        "a line each"
+    );
     let removal = removal_of(&mine, PROOF, 0);
     rig.post("", &removal);
-    line(&daemon, "forged", "no application token of such an installation is known");
-    assert_eq!(rig.get_json("/v1/portals")["portals"], serde_json::json!([]));
-    assert_eq!(rig.sandbox.total_requests(), 0, "no refresh token was sent anywhere");
+    line(
+        &daemon,
+        "forged",
+        "no application token of such an installation is known",
+    );
+    assert_eq!(
+        rig.get_json("/v1/portals")["portals"],
+        serde_json::json!([])
+    );
+    assert_eq!(
+        rig.sandbox.total_requests(),
+        0,
+        "no refresh token was sent anywhere"
+    );
     let log = daemon.stderr();
     for grant in [&mine, &other, &foreign] {
         for field in ["access_token", "refresh_token"] {
@@ -65,7 +106,10 @@ fn what_is_forged_is_refused_and_nothing_of_it_is_kept_or_told() {
             assert!(!log.contains(&secret[32..42]), "{field} is in the log");
         }
     }
-    assert!(!log.contains(&PROOF[8..18]), "the application token is in the log");
+    assert!(
+        !log.contains(&PROOF[8..18]),
+        "the application token is in the log"
+    );
     daemon.stop();
     rig.no_violations();
 }
@@ -82,7 +126,11 @@ fn no_address_of_a_notice_is_ever_connected_to() {
     let form = with(form_of(&grant), "SERVER_ENDPOINT", &server);
     rig.post(&format!("?DOMAIN={address}"), &form);
     rig.wait_for_installs("forged", 1.0);
-    let event = with(event_of("ONAPPINSTALL", "auth", &grant), "auth[server_endpoint]", &server);
+    let event = with(
+        event_of("ONAPPINSTALL", "auth", &grant),
+        "auth[server_endpoint]",
+        &server,
+    );
     rig.post("", &with(event.clone(), "auth[client_endpoint]", &server));
     rig.wait_for_installs("forged", 2.0);
     // With nothing else wrong, the profile's own server is asked, and its word is taken.
@@ -107,11 +155,25 @@ fn an_event_without_the_installations_proof_ends_nothing() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
-    rig.post("", &with(event_of("ONAPPINSTALL", "auth", &grant), "ts", &seconds(-60)));
+    rig.post(
+        "",
+        &with(
+            event_of("ONAPPINSTALL", "auth", &grant),
+            "ts",
+            &seconds(-60),
+        ),
+    );
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
-    rig.post("", &removal_of(&grant, "51856fefc120afa4b628cc82d3935ccf", 0));
-    line(&daemon, "forged", "its application token is not that of the installation");
+    rig.post(
+        "",
+        &removal_of(&grant, "51856fefc120afa4b628cc82d3935ccf", 0),
+    );
+    line(
+        &daemon,
+        "forged",
+        "its application token is not that of the installation",
+    );
     rig.post("", &removal_of(&grant, PROOF, -90_000));
     line(&daemon, "replayed", "or of another day");
     rig.post("", &removal_of(&grant, PROOF, -120));
@@ -122,17 +184,24 @@ fn an_event_without_the_installations_proof_ends_nothing() {
     rig.wait_for_installs("malformed", 1.0);
     let employee = event_of("ONAPPUSERREADY", "data", &rig.grant_of("acme", 67));
     rig.post("", &with(employee, "auth[application_token]", "made-up"));
-    line(&daemon, "forged", "its application token is not that of the installation of acme");
+    line(
+        &daemon,
+        "forged",
+        "its application token is not that of the installation of acme",
+    );
     // Or leaves it out.
     for (event, under) in [("ONAPPINSTALL", "auth"), ("ONAPPUSERREADY", "data")] {
         let employee = event_of(event, under, &rig.grant_of("acme", 67));
-        let bare: Vec<_> =
-            employee.into_iter().filter(|(name, _)| name != "auth[application_token]").collect();
+        let bare: Vec<_> = employee
+            .into_iter()
+            .filter(|(name, _)| name != "auth[application_token]")
+            .collect();
         rig.post("", &bare);
     }
     rig.wait_for_installs("forged", 4.0);
     always("fresh", Duration::from_millis(300), || {
-        rig.get_json(&format!("/v1/portals/{ACME}"))["phase"] == "fresh" && rig.generation(ACME) == 2
+        rig.get_json(&format!("/v1/portals/{ACME}"))["phase"] == "fresh"
+            && rig.generation(ACME) == 2
     });
     daemon.stop();
     rig.no_violations();
@@ -147,18 +216,42 @@ fn what_is_no_notice_is_refused_at_the_door() {
     let rig = installing("");
     let daemon = rig.start();
     let good = form_of(&rig.grant_of("acme", 1));
-    assert_eq!(rig.post_raw("/install/crm", FORM, "x".repeat(70_000)).0, 413);
-    assert_eq!(rig.post_raw("/install/crm", FORM, "AUTH_ID=%00%ff&member_id=..%2f".to_owned()).0, 400);
+    assert_eq!(
+        rig.post_raw("/install/crm", FORM, "x".repeat(70_000)).0,
+        413
+    );
+    assert_eq!(
+        rig.post_raw(
+            "/install/crm",
+            FORM,
+            "AUTH_ID=%00%ff&member_id=..%2f".to_owned()
+        )
+        .0,
+        400
+    );
     assert_eq!(rig.post_raw("/install/crm", FORM, String::new()).0, 400);
-    assert_eq!(rig.post_raw("/install/crm", "application/json", "{}".to_owned()).0, 415);
+    assert_eq!(
+        rig.post_raw("/install/crm", "application/json", "{}".to_owned())
+            .0,
+        415
+    );
     assert_eq!(rig.post("", &with(good.clone(), "REFRESH_ID", "")).0, 400);
     assert_eq!(rig.post("?DOMAIN=a%0d%0aX:b", &good).0, 400);
     rig.wait_for_installs("malformed", 6.0);
     assert_eq!(rig.post_raw("/install/other", FORM, String::new()).0, 404);
-    let url = format!("http://{}/install/crm?DOMAIN=acme.bitrix24.com", rig.install_address());
+    let url = format!(
+        "http://{}/install/crm?DOMAIN=acme.bitrix24.com",
+        rig.install_address()
+    );
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let got = rig.runtime.block_on(client.get(url).send()).unwrap();
-    assert_eq!((got.status().as_u16(), got.headers()["allow"].to_str().unwrap()), (405, "POST"));
+    assert_eq!(
+        (
+            got.status().as_u16(),
+            got.headers()["allow"].to_str().unwrap()
+        ),
+        (405, "POST")
+    );
     contains(
         &rig.runtime.block_on(got.text()).unwrap(),
         &["This address is for portals that install an app."],
@@ -171,24 +264,47 @@ fn what_is_no_notice_is_refused_at_the_door() {
 fn more_than_the_rate_is_told_to_come_again() {
     let mut rig = installing("");
     // 20 seconds' worth may come at once: 4 in all, 2 of one sender.
-    rig.take_installs("", "rate = 0.2\nsource_rate = 0.1\nsource_header = \"X-Forwarded-For\"");
+    rig.take_installs(
+        "",
+        "rate = 0.2\nsource_rate = 0.1\nsource_header = \"X-Forwarded-For\"",
+    );
     let daemon = rig.start();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let post = |sender: &str| {
         let url = format!("http://{}/install/crm", rig.install_address());
-        let post = client.post(url).header("content-type", FORM).header("x-forwarded-for", sender);
-        let reply = rig.runtime.block_on(post.body("event=ONCRMDEALADD").send()).unwrap();
+        let post = client
+            .post(url)
+            .header("content-type", FORM)
+            .header("x-forwarded-for", sender);
+        let reply = rig
+            .runtime
+            .block_on(post.body("event=ONCRMDEALADD").send())
+            .unwrap();
         (
             reply.status().as_u16(),
-            reply.headers().get("retry-after").map(|wait| wait.to_str().unwrap().to_owned()),
+            reply
+                .headers()
+                .get("retry-after")
+                .map(|wait| wait.to_str().unwrap().to_owned()),
         )
     };
     // Only the last address is the proxy's own word.
-    let one = ["198.51.100.1", "10.0.0.1, 198.51.100.1", "10.0.0.2, 198.51.100.1"];
+    let one = [
+        "198.51.100.1",
+        "10.0.0.1, 198.51.100.1",
+        "10.0.0.2, 198.51.100.1",
+    ];
     let [first, second, third] = one.map(post);
     assert_eq!((first.0, second.0, third.0), (200, 200, 429));
     assert!(third.1.unwrap().parse::<u32>().unwrap() >= 1);
-    assert_eq!((post("2001:db8::1").0, post("2001:db8::2").0, post("198.51.100.2").0), (200, 200, 429));
+    assert_eq!(
+        (
+            post("2001:db8::1").0,
+            post("2001:db8::2").0,
+            post("198.51.100.2").0
+        ),
+        (200, 200, 429)
+    );
     rig.wait_for_installs("too-many", 2.0);
     let line = line(&daemon, "too-many", "more came than [install] rate allows");
     assert_eq!(line["source"], "198.51.100.1");
@@ -210,7 +326,13 @@ fn more_than_can_wait_is_told_to_come_again() {
         for _ in 0..300 {
             let mut posts = tokio::task::JoinSet::new();
             for _ in 0..32 {
-                posts.spawn(client.post(&url).header("content-type", FORM).body(form.clone()).send());
+                posts.spawn(
+                    client
+                        .post(&url)
+                        .header("content-type", FORM)
+                        .body(form.clone())
+                        .send(),
+                );
             }
             for reply in posts.join_all().await.into_iter().map(Result::unwrap) {
                 match reply.status().as_u16() {
@@ -246,9 +368,15 @@ fn a_server_that_is_ill_is_asked_again_and_not_for_ever() {
     assert_eq!(rig.sandbox.questions(), 3);
     rig.sandbox.fail_questions(u32::MAX);
     assert_eq!(rig.open("globex", &rig.grant_of("globex", 1)).0, 200);
-    eventually("it is given up", SOON * 3, || rig.installs("unverified") > 0.0);
+    eventually("it is given up", SOON * 3, || {
+        rig.installs("unverified") > 0.0
+    });
     assert_eq!(rig.sandbox.questions(), 8);
-    line(&daemon, "unverified", "it answered 500, INTERNAL_SERVER_ERROR");
+    line(
+        &daemon,
+        "unverified",
+        "it answered 500, INTERNAL_SERVER_ERROR",
+    );
     rig.sandbox.fail_questions(0);
     rig.open("globex", &rig.grant_of("globex", 1));
     rig.wait_for_installs("stored", 2.0);
@@ -258,15 +386,29 @@ fn a_server_that_is_ill_is_asked_again_and_not_for_ever() {
 
 /// Posts these forms at once.
 fn flood(rig: &Rig, forms: impl Iterator<Item = (String, Form)>) {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
     let address = rig.install_address();
     rig.runtime.block_on(async {
         let mut posts = tokio::task::JoinSet::new();
         for (query, form) in forms {
             let url = format!("http://{address}/install/crm{query}");
-            posts.spawn(client.post(url).header("content-type", FORM).body(encoded(&form)).send());
+            posts.spawn(
+                client
+                    .post(url)
+                    .header("content-type", FORM)
+                    .body(encoded(&form))
+                    .send(),
+            );
             if posts.len() >= 64 {
-                let posted = posts.join_next().await.expect("some").expect("no panic").expect("an answer");
+                let posted = posts
+                    .join_next()
+                    .await
+                    .expect("some")
+                    .expect("no panic")
+                    .expect("an answer");
                 assert_eq!(posted.status().as_u16(), 200);
             }
         }
@@ -288,14 +430,24 @@ fn a_genuine_one_waits_seconds_behind_hundreds_that_are_forged_and_the_log_stays
     flood(&rig, (0..900).map(forged));
     let behind = rig.grant_of("globex", 1);
     assert_eq!(rig.open("globex", &behind).0, 200);
-    eventually("the genuine one is stored", SOON, || rig.installs("stored") >= 1.0);
-    assert!(rig.installs("forged") < 800.0, "it did not wait for all others");
+    eventually("the genuine one is stored", SOON, || {
+        rig.installs("stored") >= 1.0
+    });
+    assert!(
+        rig.installs("forged") < 800.0,
+        "it did not wait for all others"
+    );
     rig.wait_for_generation("globex.bitrix24.com", 2);
-    eventually("all are refused", SOON * 8, || rig.installs("forged") >= 900.0);
+    eventually("all are refused", SOON * 8, || {
+        rig.installs("forged") >= 900.0
+    });
     daemon.sigterm();
     assert_eq!(daemon.wait_exit(Duration::from_secs(60)), 0);
     let log = daemon.stderr();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("\"outcome\":\"forged\"")).collect();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("\"outcome\":\"forged\""))
+        .collect();
     assert!(lines.len() < 40, "{} lines", lines.len());
     let counted: u64 = lines
         .iter()
@@ -321,7 +473,11 @@ fn what_was_answered_survives_a_crash_and_a_stop() {
         } else {
             daemon.sigterm();
             assert_eq!(daemon.wait_exit(Duration::from_secs(60)), 0);
-            assert!(daemon.stderr().contains("the next start goes on with them"), "{}", daemon.stderr());
+            assert!(
+                daemon.stderr().contains("the next start goes on with them"),
+                "{}",
+                daemon.stderr()
+            );
         }
         rig.sandbox.fail_questions(0);
         let daemon = rig.start();
@@ -330,7 +486,11 @@ fn what_was_answered_survives_a_crash_and_a_stop() {
         daemon.stop();
         // They are done with.
         let daemon = rig.start();
-        assert!(!daemon.stderr().contains("that were taken in before"), "{}", daemon.stderr());
+        assert!(
+            !daemon.stderr().contains("that were taken in before"),
+            "{}",
+            daemon.stderr()
+        );
         daemon.stop();
         rig.no_violations();
     }

@@ -6,7 +6,9 @@ use refreshd::adapters::clock::Clock;
 use refreshd::fake_server::{FakeServer, Fault, Rules};
 
 use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};
-use crate::common::{CLIENT_ID, CLIENT_SECRET, Daemon, Rig, SOON, always, domain, eventually, says};
+use crate::common::{
+    CLIENT_ID, CLIENT_SECRET, Daemon, Rig, SOON, always, domain, eventually, says,
+};
 use crate::contains;
 use crate::install::{ACME, installing};
 
@@ -19,7 +21,11 @@ fn seconds(offset: i64) -> String {
 }
 
 fn refused(error: &str) -> Fault {
-    Fault::Refuse { status: 400, error: error.to_owned(), description: String::new() }
+    Fault::Refuse {
+        status: 400,
+        error: error.to_owned(),
+        description: String::new(),
+    }
 }
 
 /// The one line about a notice that came to this.
@@ -34,8 +40,12 @@ fn line(daemon: &Daemon, outcome: &str, reason: &str) {
 fn neither_scope_nor_the_form_of_the_host_decides() {
     let rig = installing("");
     let daemon = rig.start();
-    let scopes =
-        ["x".repeat(301), vec!["crm"; 67].join(","), "crm, task , im".to_owned(), "y".repeat(20_000)];
+    let scopes = [
+        "x".repeat(301),
+        vec!["crm"; 67].join(","),
+        "crm, task , im".to_owned(),
+        "y".repeat(20_000),
+    ];
     for (count, scope) in (1..).zip(scopes) {
         let portal = format!("scope{count}");
         let event = with(installed(&rig, &portal, 1), "auth[scope]", &scope);
@@ -50,15 +60,39 @@ fn neither_scope_nor_the_form_of_the_host_decides() {
             "%D0%BF%D0%BE%D1%80%D1%82%D0%B0%D0%BB.%D1%80%D1%84",
             "xn--80awhdgm.xn--p1ai",
         ),
-        ("b24_test.company.local", "b24_test.company.local", "b24_test.company.local"),
-        ("shop.bitrix24.com", "SHOP.Bitrix24.COM.", "shop.bitrix24.com"),
-        ("store.bitrix24.com", "store.bitrix24.com:8443", "store.bitrix24.com"),
+        (
+            "b24_test.company.local",
+            "b24_test.company.local",
+            "b24_test.company.local",
+        ),
+        (
+            "shop.bitrix24.com",
+            "SHOP.Bitrix24.COM.",
+            "shop.bitrix24.com",
+        ),
+        (
+            "store.bitrix24.com",
+            "store.bitrix24.com:8443",
+            "store.bitrix24.com",
+        ),
         ("b24.company.local", "192.168.1.10", "b24.company.local"),
-        ("company.bitrix24.com", "crm.company.com", "company.bitrix24.com"),
-        ("plain.bitrix24.com", "https%3A%2F%2Fplain.bitrix24.com%2F", "plain.bitrix24.com"),
+        (
+            "company.bitrix24.com",
+            "crm.company.com",
+            "company.bitrix24.com",
+        ),
+        (
+            "plain.bitrix24.com",
+            "https%3A%2F%2Fplain.bitrix24.com%2F",
+            "plain.bitrix24.com",
+        ),
     ]) {
         let grant = rig.sandbox.install(host, CLIENT_ID);
-        assert_eq!(rig.post(&format!("?DOMAIN={asked}"), &form_of(&grant)).0, 200, "{asked}");
+        assert_eq!(
+            rig.post(&format!("?DOMAIN={asked}"), &form_of(&grant)).0,
+            200,
+            "{asked}"
+        );
         rig.wait_for_installs("stored", f64::from(count));
         rig.wait_for_phase(name, "fresh");
     }
@@ -71,14 +105,25 @@ fn an_event_from_ahead_is_of_now_and_the_clock_is_said_once() {
     let rig = installing("");
     let daemon = rig.start();
     for (count, portal) in [(1.0, "acme"), (2.0, "globex")] {
-        rig.post("", &with(installed(&rig, portal, 1), "ts", &seconds(3 * 3600)));
+        rig.post(
+            "",
+            &with(installed(&rig, portal, 1), "ts", &seconds(3 * 3600)),
+        );
         rig.wait_for_installs("stored", count);
     }
     daemon.wait_for("the skew", |event| {
         says(event, "3h ahead of this machine's") || says(event, "ahead of this")
     });
-    assert_eq!(daemon.events(|event| says(event, "ahead of this machine's")).len(), 1);
-    rig.post("", &with(installed(&rig, "hooli", 1), "ts", &seconds(-90_000)));
+    assert_eq!(
+        daemon
+            .events(|event| says(event, "ahead of this machine's"))
+            .len(),
+        1
+    );
+    rig.post(
+        "",
+        &with(installed(&rig, "hooli", 1), "ts", &seconds(-90_000)),
+    );
     rig.wait_for_installs("replayed", 1.0);
     // A removal from the same clock, later than the installation.
     let grant = rig.grant_of("acme", 1);
@@ -98,20 +143,39 @@ fn another_administrator_installs_over_a_dead_grant_and_not_over_a_living_one() 
     // The words about a grant that is dead are not those of one that lives.
     rig.open("acme", &rig.grant_of("acme", 67));
     rig.wait_for_installs("other-user", 1.0);
-    line(&daemon, "other-user", "is another user's, and it does not work (needs-authorization)");
-    let reinstall = with(installed(&rig, "acme", 5), "auth[application_token]", "another-installation");
+    line(
+        &daemon,
+        "other-user",
+        "is another user's, and it does not work (needs-authorization)",
+    );
+    let reinstall = with(
+        installed(&rig, "acme", 5),
+        "auth[application_token]",
+        "another-installation",
+    );
     assert_eq!(rig.post("", &reinstall).0, 200);
     rig.wait_for_installs("resumed", 1.0);
     rig.wait_for_phase(ACME, "fresh");
     eventually("the token of user 5", SOON, || {
-        rig.token_json(ACME).is_some_and(|json| json["fields"]["user_id"] == 5)
+        rig.token_json(ACME)
+            .is_some_and(|json| json["fields"]["user_id"] == 5)
     });
-    let again = with(installed(&rig, "acme", 6), "auth[application_token]", "a-third-one");
+    let again = with(
+        installed(&rig, "acme", 6),
+        "auth[application_token]",
+        "a-third-one",
+    );
     rig.post("", &again);
     // The first was heard of today only: who is right is a person's to decide.
     rig.wait_for_installs("other-user", 2.0);
     let told = daemon.wait_for_step(ACME, "disputed");
-    assert!(told["action"].as_str().unwrap().contains("refreshd install accept acme.bitrix24.com"), "{told}");
+    assert!(
+        told["action"]
+            .as_str()
+            .unwrap()
+            .contains("refreshd install accept acme.bitrix24.com"),
+        "{told}"
+    );
     daemon.stop();
     rig.no_violations();
 }
@@ -128,16 +192,29 @@ fn an_event_without_tokens_is_answered_and_proves_nothing() {
         assert_eq!(status, 200);
         contains(&body, &[&format!("{field} is missing")]);
         rig.wait_for_installs("ignored", count);
-        line(&daemon, "ignored", &format!("it brings no grant ({field} is missing)"));
+        line(
+            &daemon,
+            "ignored",
+            &format!("it brings no grant ({field} is missing)"),
+        );
     }
     assert_eq!(
-        (rig.sandbox.questions(), rig.get_json("/v1/portals")["portals"].as_array().map(Vec::len)),
+        (
+            rig.sandbox.questions(),
+            rig.get_json("/v1/portals")["portals"]
+                .as_array()
+                .map(Vec::len)
+        ),
         (0, Some(0))
     );
     rig.open("acme", &grant);
     rig.wait_for_installs("stored", 1.0);
     rig.post("", &removal_of(&grant, PROOF, 0));
-    line(&daemon, "forged", "no application token of such an installation is known");
+    line(
+        &daemon,
+        "forged",
+        "no application token of such an installation is known",
+    );
     daemon.stop();
 }
 
@@ -150,12 +227,21 @@ fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
     rig.wait_for_generation(ACME, 2);
     let grant = rig.grant_of("acme", 1);
     let event = event_of("ONAPPINSTALL", "auth", &grant);
-    for (count, refresh) in [(1.0, text(&grant, "refresh_token")[..60].to_owned()), (2.0, "0".repeat(70))] {
+    for (count, refresh) in [
+        (1.0, text(&grant, "refresh_token")[..60].to_owned()),
+        (2.0, "0".repeat(70)),
+    ] {
         rig.post("", &with(event.clone(), "auth[refresh_token]", &refresh));
         rig.wait_for_installs("forged", count);
     }
-    line(&daemon, "forged", "the authorization server does not take its refresh token");
-    always("untouched", Duration::from_millis(300), || rig.generation(ACME) == 2);
+    line(
+        &daemon,
+        "forged",
+        "the authorization server does not take its refresh token",
+    );
+    always("untouched", Duration::from_millis(300), || {
+        rig.generation(ACME) == 2
+    });
     assert_eq!(rig.wait_for_phase(ACME, "fresh")["generation"], 2);
     assert!(rig.has_working_token(ACME));
     // A server that is away proves nothing either, and is asked again.
@@ -164,7 +250,10 @@ fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
     rig.wait_for_installs("resumed", 1.0);
     rig.wait_for_generation(ACME, 3);
     let status = rig.wait_for_phase(ACME, "fresh");
-    assert!(status["next_renewal_in"].as_u64().unwrap() > 1000, "its proof was its renewal: {status}");
+    assert!(
+        status["next_renewal_in"].as_u64().unwrap() > 1000,
+        "its proof was its renewal: {status}"
+    );
     assert!(rig.has_working_token(ACME));
     daemon.stop();
     let daemon = rig.start();
@@ -176,7 +265,10 @@ fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
 
 #[test]
 fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
-    let rules = Rules { token_lifetime: Duration::from_secs(60), ..Rules::default() };
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(60),
+        ..Rules::default()
+    };
     let mut rig = Rig::with_rules([], rules);
     rig.config.app().renew_every = Duration::from_secs(50);
     rig.take_installs("", "");
@@ -201,7 +293,11 @@ fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
     // Whoever goes on telling so has no more of it renewed.
     rig.post("", &removal_of(&grants[1], "made-up-again", 0));
     rig.wait_for_installs("forged", 3.0);
-    line(&daemon, "forged", "a renewal was asked for in the last hour already");
+    line(
+        &daemon,
+        "forged",
+        "a renewal was asked for in the last hour already",
+    );
     daemon.stop();
 }
 
@@ -211,15 +307,28 @@ fn what_one_server_refuses_and_what_is_not_installed_yet_is_asked_again() {
     let other = FakeServer::new(Clock::system(), Rules::default());
     other.add_client(CLIENT_ID, CLIENT_SECRET);
     let stop = tokio_util::sync::CancellationToken::new();
-    let listener = rig.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let listener = rig
+        .runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
-    rig.runtime.spawn(other.clone().serve(listener, stop.clone()));
-    rig.config.app().more =
-        format!("token_url_by_region = {{ ru = \"{origin}/oauth/token/\" }}\n{}", rig.config.app().more);
+    rig.runtime
+        .spawn(other.clone().serve(listener, stop.clone()));
+    rig.config.app().more = format!(
+        "token_url_by_region = {{ ru = \"{origin}/oauth/token/\" }}\n{}",
+        rig.config.app().more
+    );
     let daemon = rig.start();
     // The server that is named does not know the token; the other does, and has its renewals.
     let grant = rig.grant_of("acme", 1);
-    rig.post("", &with(form_of(&grant), "SERVER_ENDPOINT", &format!("{origin}/rest/")));
+    rig.post(
+        "",
+        &with(
+            form_of(&grant),
+            "SERVER_ENDPOINT",
+            &format!("{origin}/rest/"),
+        ),
+    );
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
     assert_eq!((other.questions(), rig.sandbox.questions()), (1, 1));
@@ -243,7 +352,11 @@ fn whoever_was_first_cannot_end_the_grant_once_the_installer_has_come() {
     let rig = installing("");
     let daemon = rig.start();
     let employee = rig.grant_of("acme", 67);
-    let planted = with(event_of("ONAPPINSTALL", "auth", &employee), "auth[application_token]", "planted");
+    let planted = with(
+        event_of("ONAPPINSTALL", "auth", &employee),
+        "auth[application_token]",
+        "planted",
+    );
     rig.post("", &with(planted, "ts", &seconds(-60)));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
@@ -251,7 +364,11 @@ fn whoever_was_first_cannot_end_the_grant_once_the_installer_has_come() {
     let told = daemon.wait_for_step(ACME, "disputed");
     assert_eq!(told["severity"], "critical", "{told}");
     rig.post("", &removal_of(&employee, "planted", 0));
-    line(&daemon, "forged", "two users say that the installation is theirs");
+    line(
+        &daemon,
+        "forged",
+        "two users say that the installation is theirs",
+    );
     assert_eq!(
         rig.get_json(&format!("/v1/portals/{ACME}"))["phase"],
         "fresh",

@@ -11,12 +11,21 @@ use crate::{calm, contains};
 /// Every file below a directory, with what changes when it is written.
 fn traces(directory: &Path) -> Vec<(PathBuf, u64, u64, i64, i64)> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("a directory").map(Result::unwrap) {
+    for entry in fs::read_dir(directory)
+        .expect("a directory")
+        .map(Result::unwrap)
+    {
         let (path, about) = (entry.path(), entry.metadata().expect("a file"));
         if about.is_dir() {
             found.extend(traces(&path));
         }
-        found.push((path, about.ino(), about.len(), about.mtime(), about.mtime_nsec()));
+        found.push((
+            path,
+            about.ino(),
+            about.len(),
+            about.mtime(),
+            about.mtime_nsec(),
+        ));
     }
     found.sort();
     found
@@ -65,12 +74,17 @@ fn what_cannot_be_done_without_a_state_makes_none() {
     }
     rig.write_config();
     let before = traces(&rig.path("."));
-    for (command, code) in
-        [(&["token", "acme"][..], 75), (&["renew", "acme"], 75), (&["silence", "acme", "--end"], 66)]
-    {
+    for (command, code) in [
+        (&["token", "acme"][..], 75),
+        (&["renew", "acme"], 75),
+        (&["silence", "acme", "--end"], 66),
+    ] {
         let ran = rig.run(command.iter().copied());
         assert_eq!(ran.code, Some(code), "{command:?}: {ran:?}");
-        contains(&ran.stderr, &["there is no state at", "state.db", "refreshd authorize"]);
+        contains(
+            &ran.stderr,
+            &["there is no state at", "state.db", "refreshd authorize"],
+        );
     }
     let ran = rig.run(["renew", "--all"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -100,8 +114,15 @@ fn nothing_is_changed_after_a_stop_or_an_end_by_force() {
         let before = traces(&rig.path("."));
         look(&rig, true);
         let status = rig.status("acme");
-        assert_eq!((&status["phase"], &status["generation"]), (&"fresh".into(), &2.into()), "{by_force}");
-        contains(&rig.run(["status"]).stderr, &["no daemon runs; this is what the state says"]);
+        assert_eq!(
+            (&status["phase"], &status["generation"]),
+            (&"fresh".into(), &2.into()),
+            "{by_force}"
+        );
+        contains(
+            &rig.run(["status"]).stderr,
+            &["no daemon runs; this is what the state says"],
+        );
         assert_eq!(traces(&rig.path(".")), before, "{by_force}");
         rig.start().stop();
         rig.no_violations();
@@ -138,7 +159,11 @@ fn a_start_is_never_in_the_way_of_who_looks_nor_the_other_way_round() {
 fn a_start_waits_for_a_command_that_has_the_state_and_not_for_a_daemon() {
     let rig = calm(["acme"]);
     rig.start().stop();
-    let lock = fs::OpenOptions::new().read(true).write(true).open(rig.path("state.db.lock")).unwrap();
+    let lock = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(rig.path("state.db.lock"))
+        .unwrap();
     lock.lock().unwrap();
     rig.secret("state.db.lock.text", "1 brief\n");
     fs::copy(rig.path("state.db.lock.text"), rig.path("state.db.lock")).unwrap();
@@ -150,7 +175,9 @@ fn a_start_waits_for_a_command_that_has_the_state_and_not_for_a_daemon() {
         daemon.stderr()
     );
     drop(lock);
-    daemon.wait_for("the daemon to be ready", |event| crate::common::says(event, "is ready"));
+    daemon.wait_for("the daemon to be ready", |event| {
+        crate::common::says(event, "is ready")
+    });
     let second = rig.run(["run"]);
     assert_eq!(second.code, Some(69), "{second:?}");
     contains(&second.stderr, &[&format!("(process {})", daemon.pid())]);
@@ -167,22 +194,43 @@ fn what_the_superuser_makes_belongs_to_the_owner_of_the_directory() {
     rig.grant("acme");
     chown(rig.path("."), Some(DAEMON), Some(DAEMON)).unwrap();
     // Without a daemon: the state, its lock, the record of generations, the token files and their directories.
-    assert_eq!(rig.run(["renew", "acme"]).code, Some(78), "there is no configuration yet");
+    assert_eq!(
+        rig.run(["renew", "acme"]).code,
+        Some(78),
+        "there is no configuration yet"
+    );
     rig.write_config();
     let ran = rig.run(["renew", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for name in
-        ["state.db", "state.db.lock", "state.db.generations", "tokens", "tokens/acme", "tokens/acme/token"]
-    {
-        assert_eq!(fs::metadata(rig.path(name)).expect(name).uid(), DAEMON, "{name}");
+    for name in [
+        "state.db",
+        "state.db.lock",
+        "state.db.generations",
+        "tokens",
+        "tokens/acme",
+        "tokens/acme/token",
+    ] {
+        assert_eq!(
+            fs::metadata(rig.path(name)).expect(name).uid(),
+            DAEMON,
+            "{name}"
+        );
     }
     if let Ok(log) = fs::metadata(rig.path("state.db-wal")) {
         assert_eq!(log.uid(), DAEMON, "the log");
     }
     let daemon = rig.start();
-    assert_eq!(fs::metadata(rig.path("control.sock")).unwrap().uid(), DAEMON, "the socket");
+    assert_eq!(
+        fs::metadata(rig.path("control.sock")).unwrap().uid(),
+        DAEMON,
+        "the socket"
+    );
     eventually("the log", SOON, || rig.path("state.db-wal").exists());
-    assert_eq!(fs::metadata(rig.path("state.db-wal")).unwrap().uid(), DAEMON, "the log");
+    assert_eq!(
+        fs::metadata(rig.path("state.db-wal")).unwrap().uid(),
+        DAEMON,
+        "the log"
+    );
     daemon.stop();
     rig.no_violations();
 }

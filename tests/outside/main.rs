@@ -47,7 +47,13 @@ use refreshd::fake_server::{Fault, Rules};
 /// A rig in which nothing happens by itself once a grant was renewed for the first time: tokens live an hour.
 fn calm<const N: usize>(portals: [&str; N]) -> Rig {
     let hour = Duration::from_secs(3600);
-    let mut rig = Rig::with_rules(portals, Rules { token_lifetime: hour, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        portals,
+        Rules {
+            token_lifetime: hour,
+            ..Rules::default()
+        },
+    );
     rig.config.app().renew_every = Duration::from_secs(25 * 60);
     rig
 }
@@ -79,8 +85,15 @@ fn fresh<const N: usize>(portals: [&str; N]) -> (Rig, Daemon) {
 
 /// A server that is broken and says so.
 fn broken() -> Fault {
-    let (error, description) = ("INTERNAL_SERVER_ERROR".to_owned(), "out of order".to_owned());
-    Fault::Refuse { status: 500, error, description }
+    let (error, description) = (
+        "INTERNAL_SERVER_ERROR".to_owned(),
+        "out of order".to_owned(),
+    );
+    Fault::Refuse {
+        status: 500,
+        error,
+        description,
+    }
 }
 
 /// `text` has all of these in it.

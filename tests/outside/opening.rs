@@ -30,14 +30,26 @@ impl Desk {
         let (opened, browser) = (rig.path("opened"), programs.join("xdg-open"));
         rig.secret(
             "programs/xdg-open",
-            &format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n", opened.display()),
+            &format!(
+                "#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n",
+                opened.display()
+            ),
         );
         fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).expect("its mode");
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).expect("a terminal");
         unlockpt(&master).expect("a terminal");
-        let name = ptsname(&master, Vec::new()).expect("its name").into_string().expect("ASCII");
-        let screen = || OpenOptions::new().read(true).write(true).open(&name).expect("a terminal");
+        let name = ptsname(&master, Vec::new())
+            .expect("its name")
+            .into_string()
+            .expect("ASCII");
+        let screen = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&name)
+                .expect("a terminal")
+        };
         let mut command = rig.command(["authorize", "acme"]);
         let path = format!("{}:/usr/bin:/bin", programs.display());
         command.env("DISPLAY", ":0").env("PATH", path);
@@ -61,11 +73,19 @@ impl Desk {
             }
         };
         let reader = Some(Builder::new().spawn(listen).expect("a thread"));
-        Self { child, said, reader, _terminal: terminal }
+        Self {
+            child,
+            said,
+            reader,
+            _terminal: terminal,
+        }
     }
 
     fn said(&self) -> String {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).replace('\r', "")
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace('\r', "")
     }
 
     /// The address that is shown to the person.
@@ -86,11 +106,19 @@ impl Desk {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 break status;
             }
-            assert!(clock.elapsed(began) < COMMAND, "it does not end: {}", self.said());
+            assert!(
+                clock.elapsed(began) < COMMAND,
+                "it does not end: {}",
+                self.said()
+            );
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
         // The terminal ends with the last that has it open; what was written before is read by then.
-        self.reader.take().expect("it ends once").join().expect("it reads");
+        self.reader
+            .take()
+            .expect("it ends once")
+            .join()
+            .expect("it reads");
         (status.code(), self.said())
     }
 }
@@ -105,7 +133,10 @@ impl Drop for Desk {
 /// What the browser was opened with.
 fn arguments(opened: &Path) -> String {
     eventually("the browser is opened", SOON, || {
-        fs::read_to_string(opened).ok().filter(|text| text.ends_with('\n')).map(|text| text.trim().to_owned())
+        fs::read_to_string(opened)
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+            .map(|text| text.trim().to_owned())
     })
 }
 
@@ -114,7 +145,10 @@ fn rig() -> (Rig, String) {
     rig.authorizes_here();
     let redirect = format!("http://{}/oauth/callback", free_address());
     rig.sandbox.set_redirect(CLIENT_ID, &redirect);
-    rig.config.portal("acme").more.push_str(&format!("redirect_uri = \"{redirect}\"\n"));
+    rig.config
+        .portal("acme")
+        .more
+        .push_str(&format!("redirect_uri = \"{redirect}\"\n"));
     (rig, redirect)
 }
 
@@ -125,7 +159,9 @@ fn ask(
     url: &str,
     header: Option<(&str, &str)>,
 ) -> (u16, reqwest::header::HeaderMap) {
-    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    let browser = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy();
     let browser = browser.timeout(SOON).build().expect("a client");
     rig.runtime.block_on(async {
         let mut request = browser.request(method, url);
@@ -145,27 +181,50 @@ fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
     let address = desk.address();
     let page = arguments(&rig.path("opened"));
     assert!(
-        page.starts_with("http://127.0.0.1:") && !page.contains("state") && page.lines().count() == 1,
+        page.starts_with("http://127.0.0.1:")
+            && !page.contains("state")
+            && page.lines().count() == 1,
         "{page}"
     );
     let (_, state) = address.split_once("&state=").expect("a state");
-    assert!(!page.contains(state.split('&').next().expect("a state")), "{page}");
+    assert!(
+        !page.contains(state.split('&').next().expect("a state")),
+        "{page}"
+    );
     // Whoever only looks at it does not use it up, and another path is nothing.
     assert_eq!(ask(&rig, reqwest::Method::HEAD, &page, None).0, 200);
-    assert_eq!(ask(&rig, reqwest::Method::GET, &page, Some(("sec-purpose", "prefetch;prerender"))).0, 503);
+    assert_eq!(
+        ask(
+            &rig,
+            reqwest::Method::GET,
+            &page,
+            Some(("sec-purpose", "prefetch;prerender"))
+        )
+        .0,
+        503
+    );
     assert_eq!(ask(&rig, reqwest::Method::POST, &page, None).0, 405);
     // A web page whose name was made to point here reads nothing.
     let rebound = Some(("host", "evil.example"));
     assert_eq!(ask(&rig, reqwest::Method::GET, &page, rebound).0, 421);
     let said = desk.said();
-    let callback =
-        said.lines().find_map(|line| line.strip_prefix("Waiting for the browser on ")?.split(". Or").next());
+    let callback = said.lines().find_map(|line| {
+        line.strip_prefix("Waiting for the browser on ")?
+            .split(". Or")
+            .next()
+    });
     let callback = format!("{}/?error=x&state=y", callback.expect("its address"));
     assert_eq!(ask(&rig, reqwest::Method::GET, &callback, rebound).0, 421);
     let (root, _) = page.rsplit_once('/').expect("a path");
-    assert_eq!(ask(&rig, reqwest::Method::GET, &format!("{root}/guessed"), None).0, 404);
+    assert_eq!(
+        ask(&rig, reqwest::Method::GET, &format!("{root}/guessed"), None).0,
+        404
+    );
     let (status, headers) = ask(&rig, reqwest::Method::GET, &page, None);
-    assert_eq!((status, headers["location"].to_str().expect("ASCII")), (303, address.as_str()));
+    assert_eq!(
+        (status, headers["location"].to_str().expect("ASCII")),
+        (303, address.as_str())
+    );
     assert!(
         headers["cache-control"] == "no-store" && headers["referrer-policy"] == "no-referrer",
         "{headers:?}"
@@ -204,7 +263,10 @@ fn a_page_that_is_opened_twice_ends_the_authorization() {
     contains(&text, &["This page was opened before", "begin it again"]);
     let (code, said) = desk.end();
     assert_eq!(code, Some(75), "{said}");
-    contains(&said, &["opened twice", "Nothing was taken in", "--no-browser"]);
+    contains(
+        &said,
+        &["opened twice", "Nothing was taken in", "--no-browser"],
+    );
     // The state is worth nothing to the next authorization's listener.
     let (_, state) = address.split_once("&state=").expect("a state");
     fs::remove_file(rig.path("opened")).expect("a file");
@@ -222,15 +284,28 @@ fn a_page_that_is_opened_twice_ends_the_authorization() {
 fn the_page_is_there_also_where_the_browser_is_sent_elsewhere() {
     let mut rig = calm(["acme"]);
     rig.authorizes_here();
-    rig.config.portal("acme").more.push_str("redirect_uri = \"https://app.example/installed.html\"\n");
-    rig.sandbox.set_redirect(CLIENT_ID, "https://app.example/installed.html");
+    rig.config
+        .portal("acme")
+        .more
+        .push_str("redirect_uri = \"https://app.example/installed.html\"\n");
+    rig.sandbox
+        .set_redirect(CLIENT_ID, "https://app.example/installed.html");
     let daemon = rig.start();
     let desk = Desk::sit_down(&rig);
     let address = desk.address();
     let page = arguments(&rig.path("opened"));
     assert!(!page.contains("state"), "{page}");
-    assert_eq!(ask(&rig, reqwest::Method::GET, &page, None).1["location"].to_str().expect("ASCII"), address);
-    assert!(!desk.said().contains("Waiting for the browser"), "{}", desk.said());
+    assert_eq!(
+        ask(&rig, reqwest::Method::GET, &page, None).1["location"]
+            .to_str()
+            .expect("ASCII"),
+        address
+    );
+    assert!(
+        !desk.said().contains("Waiting for the browser"),
+        "{}",
+        desk.said()
+    );
     drop(desk);
     daemon.stop();
 }

@@ -45,7 +45,10 @@ fn authorize(rig: &Rig, more: &str) -> (url::Url, crate::common::Ran) {
 
 fn parameter(address: &url::Url, name: &str) -> String {
     let found = address.query_pairs().find(|(known, _)| known == name);
-    found.unwrap_or_else(|| panic!("no {name} in {address}")).1.into_owned()
+    found
+        .unwrap_or_else(|| panic!("no {name} in {address}"))
+        .1
+        .into_owned()
 }
 
 #[test]
@@ -57,31 +60,61 @@ fn x_wants_a_proof_of_its_own_each_time_and_the_client_in_the_header_and_the_bod
     let (address, ran) = authorize(&rig, "");
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(parameter(&address, "redirect_uri"), REDIRECT);
-    assert_eq!(parameter(&address, "scope"), "tweet.read users.read offline.access");
+    assert_eq!(
+        parameter(&address, "scope"),
+        "tweet.read users.read offline.access"
+    );
     assert_eq!(parameter(&address, "code_challenge_method"), "S256");
     let asked: Vec<Request> = server.asked("/2/oauth2/token");
-    let [exchange] = asked.as_slice() else { panic!("{asked:?}") };
+    let [exchange] = asked.as_slice() else {
+        panic!("{asked:?}")
+    };
     assert_eq!(
         (exchange.parameter("grant_type"), exchange.parameter("code")),
         ("authorization_code", "c0de")
     );
-    assert_eq!((exchange.parameter("redirect_uri"), exchange.parameter("client_id")), (REDIRECT, "bmV3cw"));
-    assert!(exchange.headers["authorization"].starts_with("Basic "), "{exchange:?}");
-    assert!(!exchange.parameters.contains_key("client_secret"), "X refuses it there");
+    assert_eq!(
+        (
+            exchange.parameter("redirect_uri"),
+            exchange.parameter("client_id")
+        ),
+        (REDIRECT, "bmV3cw")
+    );
+    assert!(
+        exchange.headers["authorization"].starts_with("Basic "),
+        "{exchange:?}"
+    );
+    assert!(
+        !exchange.parameters.contains_key("client_secret"),
+        "X refuses it there"
+    );
     // RFC 7636: whoever sees the address cannot exchange the code.
     let verifier = exchange.parameter("code_verifier");
     assert!((43..=128).contains(&verifier.len()) && !address.as_str().contains(verifier));
     let published = rig.token_json("news").expect("its token file");
-    assert_eq!((&published["access_token"], &published["token_type"]), (&json!("a1"), &json!("Bearer")));
-    assert!(published["fields"].as_object().is_some_and(|fields| fields.is_empty()), "{published}");
+    assert_eq!(
+        (&published["access_token"], &published["token_type"]),
+        (&json!("a1"), &json!("Bearer"))
+    );
+    assert!(
+        published["fields"]
+            .as_object()
+            .is_some_and(|fields| fields.is_empty()),
+        "{published}"
+    );
     // Minutes before the two hours are over, and by hand at any time after a tenth of them.
-    let due = rig.status("news")["next_renewal_in"].as_u64().expect("a time");
+    let due = rig.status("news")["next_renewal_in"]
+        .as_u64()
+        .expect("a time");
     assert!((5600..=6300).contains(&due), "{due}");
     // Another authorization has another proof.
     server.say("/2/oauth2/token", 200, pair(2, 7200));
     let (_, ran) = authorize(&rig, "");
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_ne!(server.asked("/2/oauth2/token")[1].parameter("code_verifier"), verifier);
+    assert_ne!(
+        server.asked("/2/oauth2/token")[1].parameter("code_verifier"),
+        verifier
+    );
     daemon.stop();
 }
 
@@ -93,13 +126,19 @@ fn a_public_client_of_x_has_no_secret_and_a_bare_code_is_not_enough() {
     server.say("/2/oauth2/token", 200, pair(1, 7200));
     let ran = rig.run(["authorize", "news", "--code", "c0de"]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["exchanges a code only for who began the authorization"]);
+    contains(
+        &ran.stderr,
+        &["exchanges a code only for who began the authorization"],
+    );
     assert_eq!(server.asked("/2/oauth2/token").len(), 0, "nothing was sent");
     let (_, ran) = authorize(&rig, "");
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let exchange = server.asked("/2/oauth2/token").remove(0);
     assert_eq!(exchange.parameter("client_id"), "bmV3cw");
-    assert!(!exchange.headers.contains_key("authorization"), "{exchange:?}");
+    assert!(
+        !exchange.headers.contains_key("authorization"),
+        "{exchange:?}"
+    );
     daemon.stop();
 }
 
@@ -115,15 +154,27 @@ fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
         401,
         json!({"error": "unauthorized_client", "error_description": "Missing valid authorization header"}),
     );
-    assert_eq!(rig.import("news", &auth.to_string().replace('"', "'")).code, Some(75));
+    assert_eq!(
+        rig.import("news", &auth.to_string().replace('"', "'")).code,
+        Some(75)
+    );
     let status = rig.wait_for_phase("news", "client-rejected");
-    contains(status["action"].as_str().expect("a remedy"), &["client_id and client_secret"]);
+    contains(
+        status["action"].as_str().expect("a remedy"),
+        &["client_id and client_secret"],
+    );
     let renewal = server.asked("/2/oauth2/token").remove(0);
     assert_eq!(
-        (renewal.parameter("grant_type"), renewal.parameter("refresh_token")),
+        (
+            renewal.parameter("grant_type"),
+            renewal.parameter("refresh_token")
+        ),
         ("refresh_token", "r0")
     );
-    assert!(!renewal.parameters.contains_key("scope"), "never asked for again: {renewal:?}");
+    assert!(
+        !renewal.parameters.contains_key("scope"),
+        "never asked for again: {renewal:?}"
+    );
     // The grant is kept, and what X says of it counts once the app is let in.
     server.say(
         "/2/oauth2/token",
@@ -133,26 +184,38 @@ fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
     let ran = rig.run(["renew", "news"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     rig.wait_for_phase("news", "needs-authorization");
-    daemon.wait_for("an escalation", |event| is_step(event, "person") && event["portal"] == "news");
+    daemon.wait_for("an escalation", |event| {
+        is_step(event, "person") && event["portal"] == "news"
+    });
     // Of another client it is not taken.
     let other = auth.to_string().replace("bmV3cw", "b3RoZXI");
     let ran = rig.import("news", &other);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["it says that it belongs to another client than the app's"]);
+    contains(
+        &ran.stderr,
+        &["it says that it belongs to another client than the app's"],
+    );
     daemon.stop();
 }
 
 #[test]
 fn a_client_that_needs_nobody_is_renewed_by_its_own_credentials() {
     let server = Strict::listen();
-    server.say("/token", 200, json!({"access_token": "a1", "expires_in": 3600}));
+    server.say(
+        "/token",
+        200,
+        json!({"access_token": "a1", "expires_in": 3600}),
+    );
     let mut rig = rig(&format!(
         "provider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\nscope = ['read', 'write']\n\
          [providers.own]\ntoken_url = '{}/token'\ngrant = 'client-credentials'\nrevoke_url = '{0}/revoke'",
         server.origin
     ));
     let daemon = rig.start();
-    eventually("a token", SOON, || rig.token_json("news").is_some_and(|json| json["access_token"] == "a1"));
+    eventually("a token", SOON, || {
+        rig.token_json("news")
+            .is_some_and(|json| json["access_token"] == "a1")
+    });
     let request = server.asked("/token").remove(0);
     assert_eq!(
         (request.parameter("grant_type"), request.parameter("scope")),
@@ -167,16 +230,27 @@ fn a_client_that_needs_nobody_is_renewed_by_its_own_credentials() {
     daemon.stop();
     // It survives a restart, and a change of the client needs nobody either.
     rig.config.more = rig.config.more.replace("'svc'", "'svc2'");
-    server.say("/token", 200, json!({"access_token": "a2", "expires_in": 3600}));
+    server.say(
+        "/token",
+        200,
+        json!({"access_token": "a2", "expires_in": 3600}),
+    );
     let daemon = rig.start();
     eventually("another token", SOON, || {
-        rig.token_json("news").is_some_and(|json| json["access_token"] == "a2")
+        rig.token_json("news")
+            .is_some_and(|json| json["access_token"] == "a2")
     });
     server.say("/revoke", 200, json!({}));
     let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let revoked = server.asked("/revoke").remove(0);
-    assert_eq!((revoked.parameter("token"), revoked.parameter("token_type_hint")), ("a2", "access_token"));
+    assert_eq!(
+        (
+            revoked.parameter("token"),
+            revoked.parameter("token_type_hint")
+        ),
+        ("a2", "access_token")
+    );
     daemon.stop();
 }
 
@@ -198,13 +272,22 @@ fn a_device_shows_a_code_and_waits_at_the_servers_pace() {
     server.say("/token", 200, pair(1, 3600));
     let ran = Authorizing::spawn(rig.command(["authorize", "news", "--json"])).end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    contains(&ran.stderr, &["type the code WDJB-MJHT:\nhttps://a.example/device"]);
+    contains(
+        &ran.stderr,
+        &["type the code WDJB-MJHT:\nhttps://a.example/device"],
+    );
     let polls = server.asked("/token");
     assert_eq!(polls.len(), 2);
     assert_eq!(polls[0].parameter("device_code"), "d1");
-    assert_eq!(polls[0].parameter("grant_type"), "urn:ietf:params:oauth:grant-type:device_code");
+    assert_eq!(
+        polls[0].parameter("grant_type"),
+        "urn:ietf:params:oauth:grant-type:device_code"
+    );
     assert!(!ran.stderr.contains("d1") && !daemon.stderr().contains("d1"));
-    assert_eq!(rig.token_json("news").expect("its file")["access_token"], "a1");
+    assert_eq!(
+        rig.token_json("news").expect("its file")["access_token"],
+        "a1"
+    );
     // Whoever says no ends it.
     let codes = json!({"device_code": "d2", "user_code": "AAAA", "verification_uri": "https://a.example/device", "interval": 1});
     server.say("/device", 200, codes);
@@ -246,11 +329,21 @@ fn what_the_redirect_brings_is_kept_and_sent_again() {
         json!({"access_token": "a3", "refresh_token": "r3", "expires_in": 3600, "user_id": 77}),
     );
     eventually("its renewal", SOON, || {
-        rig.token_json("news").is_some_and(|json| json["access_token"] == "a3")
+        rig.token_json("news")
+            .is_some_and(|json| json["access_token"] == "a3")
     });
     let renewal = server.asked("/auth").pop().expect("a renewal");
-    assert_eq!((renewal.parameter("refresh_token"), renewal.parameter("device_id")), ("r2", "dev1ce"));
-    assert_eq!(rig.token_json("news").expect("its file")["fields"]["device_id"], "dev1ce");
+    assert_eq!(
+        (
+            renewal.parameter("refresh_token"),
+            renewal.parameter("device_id")
+        ),
+        ("r2", "dev1ce")
+    );
+    assert_eq!(
+        rig.token_json("news").expect("its file")["fields"]["device_id"],
+        "dev1ce"
+    );
     // Somebody else who logs in is not taken for this account.
     server.say(
         "/auth",
@@ -259,7 +352,10 @@ fn what_the_redirect_brings_is_kept_and_sent_again() {
     );
     let (_, ran) = authorize(&rig, "&device_id=other");
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["it is the grant of 78, and news has been 77 until now"]);
+    contains(
+        &ran.stderr,
+        &["it is the grant of 78, and news has been 77 until now"],
+    );
     daemon.stop();
 }
 
@@ -277,24 +373,45 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
                "token_endpoint_auth_methods_supported": ["client_secret_post"]})
     };
     // One that would send the secret elsewhere is not believed.
-    server.say("/.well-known/openid-configuration", 200, metadata("https://evil.example/token"));
+    server.say(
+        "/.well-known/openid-configuration",
+        200,
+        metadata("https://evil.example/token"),
+    );
     let daemon = rig.start();
-    let ran = rig.run(["authorize", "news", "--redirected-url", "https://app.example/?code=c&state=s"]);
+    let ran = rig.run([
+        "authorize",
+        "news",
+        "--redirected-url",
+        "https://app.example/?code=c&state=s",
+    ]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
     let ran = rig.run(["authorize", "news"]);
     assert_eq!(ran.code, Some(75), "{ran:?}");
     contains(
         &ran.stderr,
-        &["the metadata names token_endpoint on evil.example", "hosts = [\"evil.example\"]"],
+        &[
+            "the metadata names token_endpoint on evil.example",
+            "hosts = [\"evil.example\"]",
+        ],
     );
     daemon.stop();
-    server.say("/.well-known/openid-configuration", 200, metadata(&format!("{origin}/token")));
+    server.say(
+        "/.well-known/openid-configuration",
+        200,
+        metadata(&format!("{origin}/token")),
+    );
     let daemon = rig.start();
     server.say("/token", 200, pair(1, 3600));
     // RFC 9207: the answer must say whose it is.
     let mut waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
     let address = url::Url::parse(&waiting.url()).expect("an address");
-    assert!(address.as_str().starts_with(&format!("{origin}/authorize?")), "{address}");
+    assert!(
+        address
+            .as_str()
+            .starts_with(&format!("{origin}/authorize?")),
+        "{address}"
+    );
     let state = parameter(&address, "state");
     waiting.paste(&format!("{REDIRECT}?code=c0de&state={state}"));
     waiting.hears("another authorization server answered");
@@ -302,7 +419,10 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
     let ran = waiting.end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let exchange = server.asked("/token").remove(0);
-    assert_eq!(exchange.parameter("client_secret"), "n3wsSecretOfTheTests0123456789");
+    assert_eq!(
+        exchange.parameter("client_secret"),
+        "n3wsSecretOfTheTests0123456789"
+    );
     server.say(
         "/introspect",
         200,
@@ -310,7 +430,10 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
     );
     let ran = rig.run(["introspect", "news"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    contains(&ran.stderr, &["its token works until 2026-11-18T11:06:40Z, scope: read"]);
+    contains(
+        &ran.stderr,
+        &["its token works until 2026-11-18T11:06:40Z, scope: read"],
+    );
     server.say("/introspect", 200, json!({"active": false}));
     assert_eq!(rig.run(["introspect", "news"]).code, Some(1));
     daemon.stop();
@@ -318,10 +441,17 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
     let daemon = rig.start();
     assert_eq!(rig.status("news")["phase"], "fresh");
     assert_eq!(server.asked("/.well-known/openid-configuration").len(), 2);
-    assert!(!daemon.stderr().contains("is not known"), "{}", daemon.stderr());
+    assert!(
+        !daemon.stderr().contains("is not known"),
+        "{}",
+        daemon.stderr()
+    );
     let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
     assert_eq!(ran.code, Some(78), "it has no revocation endpoint: {ran:?}");
-    assert!(fs::metadata(rig.token_path("news", "token")).is_ok(), "nothing was forgotten");
+    assert!(
+        fs::metadata(rig.token_path("news", "token")).is_ok(),
+        "nothing was forgotten"
+    );
     daemon.stop();
 }
 
@@ -349,9 +479,15 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
     }
     let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
     assert_eq!(ran.code, Some(75), "{ran:?}");
-    contains(&ran.stderr, &["its client or server changed in the configuration"]);
+    contains(
+        &ran.stderr,
+        &["its client or server changed in the configuration"],
+    );
     assert_eq!(rig.run(["introspect", "news"]).code, Some(75));
-    assert_eq!(other.asked("/revoke").len() + other.asked("/introspect").len(), 0);
+    assert_eq!(
+        other.asked("/revoke").len() + other.asked("/introspect").len(),
+        0
+    );
     // Where a server does not take it back, it is not forgotten, and renewed as before.
     rig.config.more = lines(&server.origin, "one");
     rig.write_config();
@@ -363,10 +499,23 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
     assert_eq!(ran.code, Some(75), "{ran:?}");
     contains(&ran.stderr, &["the server answered with status 503"]);
     let status = rig.status("news");
-    assert_eq!((&status["phase"], &status["next_renewal"]), (&json!("fresh"), &due));
+    assert_eq!(
+        (&status["phase"], &status["next_renewal"]),
+        (&json!("fresh"), &due)
+    );
     server.say("/revoke", 200, json!({}));
-    assert_eq!(rig.run(["forget", "news", "--yes", "--revoke"]).code, Some(0));
-    assert_eq!(server.asked("/revoke").pop().expect("asked").parameter("token"), "r1");
+    assert_eq!(
+        rig.run(["forget", "news", "--yes", "--revoke"]).code,
+        Some(0)
+    );
+    assert_eq!(
+        server
+            .asked("/revoke")
+            .pop()
+            .expect("asked")
+            .parameter("token"),
+        "r1"
+    );
     daemon.stop();
 }
 
@@ -393,22 +542,40 @@ fn requests_and_replies_of_a_shape_of_their_own() {
     rig.wait_for_generation("news", 2);
     let request = server.asked("/refresh").remove(0);
     assert_eq!(
-        (request.method.as_str(), request.headers["content-type"].as_str()),
+        (
+            request.method.as_str(),
+            request.headers["content-type"].as_str()
+        ),
         ("POST", "application/json")
     );
     assert_eq!(request.headers["user-agent"], "acme/1.0");
     let sent: Vec<_> = request.parameters.keys().map(String::as_str).collect();
-    assert_eq!(sent, ["audience", "client_key", "client_secret", "grant_type", "rt"]);
+    assert_eq!(
+        sent,
+        [
+            "audience",
+            "client_key",
+            "client_secret",
+            "grant_type",
+            "rt"
+        ]
+    );
     assert_eq!(request.parameter("rt"), "r0");
     let published = rig.token_json("news").expect("its file");
-    assert_eq!((&published["access_token"], &published["fields"]["team.id"]), (&json!("a1"), &json!(7)));
+    assert_eq!(
+        (&published["access_token"], &published["fields"]["team.id"]),
+        (&json!("a1"), &json!(7))
+    );
     let left = rig.status("news")["expires_in"].as_u64().expect("a life");
     assert!((3500..=3600).contains(&left), "{left}");
     // A refusal in the provider's own words, with a status that says nothing.
     server.say("/refresh", 200, json!({"status": "BAD", "sub": "soft"}));
     let ran = rig.import("news", "r9");
     assert_eq!(ran.code, Some(75), "{ran:?}");
-    contains(&ran.stderr, &["somebody must allow it", "the grant that news has goes on"]);
+    contains(
+        &ran.stderr,
+        &["somebody must allow it", "the grant that news has goes on"],
+    );
     let status = rig.status("news");
     assert_eq!(
         (&status["phase"], &status["candidate"]["phase"]),
@@ -432,17 +599,27 @@ fn what_may_be_renewed_only_after_its_end_is_left_alone_until_then() {
     server.say("/token", 400, early);
     let grant = json!({"access_token": "a0", "refresh_token": "r0", "expires_in": 1_209_600,
                        "expires": now_secs() + 3});
-    assert_eq!(rig.import("news", &grant.to_string()).code, Some(75), "it cannot be proved before");
+    assert_eq!(
+        rig.import("news", &grant.to_string()).code,
+        Some(75),
+        "it cannot be proved before"
+    );
     daemon.wait_for_outcome("news", "too-early");
     let view = rig.get_json("/v1/portals/news");
-    assert!(view["incident"].is_null() && view["phase"] == "fresh", "{view}");
+    assert!(
+        view["incident"].is_null() && view["phase"] == "fresh",
+        "{view}"
+    );
     assert!(rig.metric("refreshd_renewals_total{provider=\"hh\",result=\"too-early\"}") > 0.0);
     server.say("/token", 200, pair(1, 1_209_600));
     // Once it has ended, at once: not after a tenth of its two weeks.
     rig.wait_for_generation("news", 2);
     let renewal = server.asked("/token").remove(0);
     assert_eq!(renewal.parameter("refresh_token"), "r0");
-    assert!(!renewal.parameters.contains_key("client_secret"), "{renewal:?}");
+    assert!(
+        !renewal.parameters.contains_key("client_secret"),
+        "{renewal:?}"
+    );
     daemon.stop();
 }
 
@@ -459,13 +636,26 @@ fn a_code_that_was_copied_with_its_percent_signs_is_sent_without() {
         server.origin
     ));
     let daemon = rig.start();
-    for (count, code) in
-        (1..).zip(["4%2F0Axyz", "4/0Axyz", "4%252F0Axyz", "\"4%2F0Axyz\"", "code=4%2F0Axyz", " 4%2F0A\n xyz"])
-    {
+    for (count, code) in (1..).zip([
+        "4%2F0Axyz",
+        "4/0Axyz",
+        "4%252F0Axyz",
+        "\"4%2F0Axyz\"",
+        "code=4%2F0Axyz",
+        " 4%2F0A\n xyz",
+    ]) {
         server.say("/token", 200, pair(count, 3600));
         let ran = rig.run(["authorize", "news", "--code", code]);
         assert_eq!(ran.code, Some(0), "{code:?}: {ran:?}");
-        assert_eq!(server.asked("/token").pop().expect("asked").parameter("code"), "4/0Axyz", "{code:?}");
+        assert_eq!(
+            server
+                .asked("/token")
+                .pop()
+                .expect("asked")
+                .parameter("code"),
+            "4/0Axyz",
+            "{code:?}"
+        );
     }
     daemon.stop();
 }
@@ -507,9 +697,15 @@ fn microsoft_is_asked_for_the_scope_at_each_renewal() {
     ));
     server.say("/token", 200, pair(1, 3600));
     let daemon = rig.start();
-    assert_eq!(rig.import("news", "0.AXoAr3fr3shT0kenOfMicrosoft").code, Some(0));
+    assert_eq!(
+        rig.import("news", "0.AXoAr3fr3shT0kenOfMicrosoft").code,
+        Some(0)
+    );
     rig.wait_for_generation("news", 2);
-    assert_eq!(server.asked("/token").remove(0).parameter("scope"), "api://ID/read");
+    assert_eq!(
+        server.asked("/token").remove(0).parameter("scope"),
+        "api://ID/read"
+    );
     daemon.stop();
 }
 
@@ -535,7 +731,11 @@ fn an_openid_request_has_a_nonce_which_the_id_token_must_repeat() {
         let mut waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
         let address = url::Url::parse(&waiting.url()).expect("an address");
         let (state, nonce) = (parameter(&address, "state"), parameter(&address, "nonce"));
-        server.say("/token", 200, with_token(if own { &nonce } else { "of somebody else" }));
+        server.say(
+            "/token",
+            200,
+            with_token(if own { &nonce } else { "of somebody else" }),
+        );
         waiting.paste(&format!("{REDIRECT}?state={state}&code=c0de"));
         let ran = waiting.end();
         assert_eq!(ran.code, Some(if own { 0 } else { 65 }), "{ran:?}");

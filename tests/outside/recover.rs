@@ -21,7 +21,10 @@ fn rig(bodies: &[&str], keys: &str) -> (Hostile, Rig) {
             json!({"device_code": "d1", "user_code": "AAAA", "verification_uri": "https://a.example/device", "interval": 1})
                 .to_string()
         } else {
-            left.lock().expect("no thread panics").pop().unwrap_or_else(|| last.clone())
+            left.lock()
+                .expect("no thread panics")
+                .pop()
+                .unwrap_or_else(|| last.clone())
         };
         Play::Close(reply("200 OK", "Connection: close\r\n", &body))
     });
@@ -43,13 +46,19 @@ fn a_code_and_a_device_take_a_wrapped_reply() {
     let daemon = rig.start();
     let ran = rig.run(["authorize", "news", "--code", "c0de"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!(rig.token_json("news").expect("its file")["access_token"], "a1");
+    assert_eq!(
+        rig.token_json("news").expect("its file")["access_token"],
+        "a1"
+    );
     daemon.stop();
     let (_hostile, rig) = self::rig(&[&format!("cb({PAIR});")], "grant = 'device'");
     let daemon = rig.start();
     let ran = Authorizing::spawn(rig.command(["authorize", "news"])).end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!(rig.token_json("news").expect("its file")["access_token"], "a1");
+    assert_eq!(
+        rig.token_json("news").expect("its file")["access_token"],
+        "a1"
+    );
     daemon.stop();
 }
 
@@ -60,18 +69,36 @@ fn what_a_code_bought_and_cannot_be_read_is_kept() {
     let daemon = rig.start();
     let ran = rig.run(["authorize", "news", "--code", "c0de"]);
     assert_eq!(ran.code, Some(75), "{ran:?}");
-    contains(&ran.stderr, &["The reply is kept: refreshd recover news", "authorize again"]);
+    contains(
+        &ran.stderr,
+        &[
+            "The reply is kept: refreshd recover news",
+            "authorize again",
+        ],
+    );
     assert!(!ran.stderr.contains("a1"), "{ran:?}");
     assert_eq!(rig.status("news")["unread_replies"]["count"], 1);
     let ran = rig.run(["recover", "news"]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["reply 1 to the authorization of", "cannot be read"]);
+    contains(
+        &ran.stderr,
+        &["reply 1 to the authorization of", "cannot be read"],
+    );
     daemon.stop();
-    rig.config.more.push_str("\nreply = { access_token = 'tok' }");
+    rig.config
+        .more
+        .push_str("\nreply = { access_token = 'tok' }");
     let daemon = rig.start();
     rig.wait_for_phase("news", "fresh");
-    assert_eq!(rig.token_json("news").expect("its file")["access_token"], "a1");
-    assert_eq!(rig.run(["recover", "news"]).code, Some(66), "it was taken in");
+    assert_eq!(
+        rig.token_json("news").expect("its file")["access_token"],
+        "a1"
+    );
+    assert_eq!(
+        rig.run(["recover", "news"]).code,
+        Some(66),
+        "it was taken in"
+    );
     daemon.stop();
 }
 
@@ -81,6 +108,9 @@ fn a_device_waits_on_where_a_reply_cannot_be_read_and_keeps_it() {
     let daemon = rig.start();
     let ran = Authorizing::spawn(rig.command(["authorize", "news"])).end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    contains(&daemon.stderr(), &["a reply that could not be read is kept; see: refreshd recover news"]);
+    contains(
+        &daemon.stderr(),
+        &["a reply that could not be read is kept; see: refreshd recover news"],
+    );
     daemon.stop();
 }

@@ -7,10 +7,14 @@ use crate::common::{Ran, domain};
 use crate::{broken, calm, contains, fresh};
 
 fn outcomes(ran: &Ran) -> Vec<(String, String)> {
-    let all: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
+    let all: Value =
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let renewals = all["renewals"].as_array().expect("renewals");
-    renewals.iter().map(|one| (text(&one["portal"]), text(&one["outcome"]))).collect()
+    renewals
+        .iter()
+        .map(|one| (text(&one["portal"]), text(&one["outcome"])))
+        .collect()
 }
 
 fn pair(portal: &str, outcome: &str) -> (String, String) {
@@ -26,10 +30,19 @@ fn a_moment_after_a_renewal_nothing_is_sent() {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
         contains(
             &ran.stderr,
-            &["acme: renewed a moment ago, not again before 20", "globex: renewed a moment ago"],
+            &[
+                "acme: renewed a moment ago, not again before 20",
+                "globex: renewed a moment ago",
+            ],
         );
         let all = rig.run(["renew", "--all", "--json"]);
-        assert_eq!(outcomes(&all), [pair("acme", "fresh-already"), pair("globex", "fresh-already")]);
+        assert_eq!(
+            outcomes(&all),
+            [
+                pair("acme", "fresh-already"),
+                pair("globex", "fresh-already")
+            ]
+        );
     };
     check();
     daemon.stop();
@@ -49,31 +62,63 @@ fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_f
     rig.wait_for_phase("globex", "retrying");
     let ran = rig.run(["renew", "acme"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
-    contains(&ran.stderr, &["acme: not renewed (transient): ", "INTERNAL_SERVER_ERROR: "]);
+    contains(
+        &ran.stderr,
+        &["acme: not renewed (transient): ", "INTERNAL_SERVER_ERROR: "],
+    );
     let ran = rig.run(["renew", "--all", "--json"]);
     assert_eq!(ran.code, Some(1));
-    let all = [pair("acme", "transient"), pair("globex", "transient"), pair("initech", "not-tried")];
+    let all = [
+        pair("acme", "transient"),
+        pair("globex", "transient"),
+        pair("initech", "not-tried"),
+    ];
     assert_eq!(outcomes(&ran), all, "what nothing was sent for is named");
 
     rig.sandbox.heal(At::All);
     let ran = rig.run(["renew", "acme", "globex"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    contains(&ran.stderr, &["acme: renewed, valid until 20", "globex: renewed, valid until 20"]);
-    assert_eq!((rig.sandbox.renewals(&domain("acme")), rig.sandbox.renewals(&domain("globex"))), (1, 1));
-    assert_eq!(rig.generation("acme"), 2, "its files are there when the command ends");
+    contains(
+        &ran.stderr,
+        &[
+            "acme: renewed, valid until 20",
+            "globex: renewed, valid until 20",
+        ],
+    );
+    assert_eq!(
+        (
+            rig.sandbox.renewals(&domain("acme")),
+            rig.sandbox.renewals(&domain("globex"))
+        ),
+        (1, 1)
+    );
+    assert_eq!(
+        rig.generation("acme"),
+        2,
+        "its files are there when the command ends"
+    );
 
     let ran = rig.run(["renew", "initech"]);
     assert_eq!(ran.code, Some(75));
     contains(
         &ran.stderr,
-        &["initech has no usable grant (awaiting-authorization)", "refreshd import initech"],
+        &[
+            "initech has no usable grant (awaiting-authorization)",
+            "refreshd import initech",
+        ],
     );
     let ran = rig.run(["renew", "acme", "nobody"]);
     assert_eq!(ran.code, Some(66), "the unknown one decides");
-    contains(&ran.stderr, &["acme: renewed a moment ago", "no portal is named nobody"]);
+    contains(
+        &ran.stderr,
+        &["acme: renewed a moment ago", "no portal is named nobody"],
+    );
     let ran = rig.run(["renew", "nobody", "acme", "--json"]);
     assert_eq!(ran.code, Some(66));
-    assert_eq!(outcomes(&ran), [pair("nobody", ""), pair("acme", "fresh-already")]);
+    assert_eq!(
+        outcomes(&ran),
+        [pair("nobody", ""), pair("acme", "fresh-already")]
+    );
     contains(&ran.stdout, &["\"error\": \"no portal is named nobody\""]);
     daemon.stop();
     rig.no_violations();
@@ -97,11 +142,22 @@ fn without_a_daemon_it_renews_by_itself() {
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
     assert_eq!(rig.import("globex", &rig.install("globex")).code, Some(75));
     rig.sandbox.heal(At::All);
-    rig.sandbox.fail(At::Portal(domain("globex")), broken(), u32::MAX);
+    rig.sandbox
+        .fail(At::Portal(domain("globex")), broken(), u32::MAX);
     let ran = rig.run(["renew", "--all", "--json"]);
-    assert_eq!(outcomes(&ran), [pair("acme", "renewed"), pair("globex", "transient")], "{ran:?}");
+    assert_eq!(
+        outcomes(&ran),
+        [pair("acme", "renewed"), pair("globex", "transient")],
+        "{ran:?}"
+    );
     assert_eq!(ran.code, Some(1));
-    assert_eq!((rig.generation("acme"), rig.sandbox.renewals(&domain("acme"))), (2, 1));
+    assert_eq!(
+        (
+            rig.generation("acme"),
+            rig.sandbox.renewals(&domain("acme"))
+        ),
+        (2, 1)
+    );
     rig.sandbox.heal(At::All);
     let ran = rig.run(["renew", "globex"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");

@@ -9,19 +9,39 @@ use crate::common::{Rig, is_step};
 #[test]
 fn a_step_told_while_a_request_is_under_way_is_resolved_by_its_success() {
     let life = Duration::from_secs(10);
-    let mut rig = Rig::with_rules(["acme"], Rules { token_lifetime: life, ..Rules::default() });
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: life,
+            ..Rules::default()
+        },
+    );
     rig.config.app().renew_every = Duration::from_secs(3);
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
     // Sent at the age of 3 s and overdue at 5, it is answered at 7.
-    rig.sandbox.fail(At::All, Fault::Slow { by: Duration::from_secs(4) }, 1);
+    rig.sandbox.fail(
+        At::All,
+        Fault::Slow {
+            by: Duration::from_secs(4),
+        },
+        1,
+    );
     let mark = daemon.mark();
     let limit = Duration::from_secs(20);
     daemon.wait_after(mark, limit, "overdue", |event| is_step(event, "overdue"));
-    daemon.wait_after(mark, limit, "the renewal", |event| event["outcome"] == "renewed");
-    daemon.wait_after(mark, limit, "the end of it", |event| is_step(event, "resolved"));
-    let told: Vec<_> = daemon.steps("acme").into_iter().map(|(step, _)| step).collect();
+    daemon.wait_after(mark, limit, "the renewal", |event| {
+        event["outcome"] == "renewed"
+    });
+    daemon.wait_after(mark, limit, "the end of it", |event| {
+        is_step(event, "resolved")
+    });
+    let told: Vec<_> = daemon
+        .steps("acme")
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
     assert_eq!(told, ["overdue", "resolved"]);
     assert_eq!(rig.status("acme").get("incident"), None);
     daemon.stop();

@@ -29,10 +29,15 @@ fn first() -> String {
 /// Whether eight letters or digits of a secret in a row are in a text.
 fn holds_part(text: &str, secret: &str) -> bool {
     let normal = |text: &str| -> Vec<char> {
-        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+        text.chars()
+            .filter(char::is_ascii_alphanumeric)
+            .map(|c| c.to_ascii_lowercase())
+            .collect()
     };
     let text: String = normal(text).into_iter().collect();
-    normal(secret).windows(8).any(|part| text.contains(&part.iter().collect::<String>()))
+    normal(secret)
+        .windows(8)
+        .any(|part| text.contains(&part.iter().collect::<String>()))
 }
 
 /// Characters that drive a terminal, or that nobody sees; a line's end is none.
@@ -50,11 +55,26 @@ fn percent(text: &str) -> String {
 
 /// All that an operator sees of the portal.
 fn seen(rig: &Rig, daemon: &Daemon, ran: &Ran) -> String {
-    let status = [rig.run(["status", "--json"]), rig.run(["status", "news"]), rig.run(["status"])];
-    let status: String = status.iter().map(|ran| format!("{}{}", ran.stdout, ran.stderr)).collect();
+    let status = [
+        rig.run(["status", "--json"]),
+        rig.run(["status", "news"]),
+        rig.run(["status"]),
+    ];
+    let status: String = status
+        .iter()
+        .map(|ran| format!("{}{}", ran.stdout, ran.stderr))
+        .collect();
     let view = rig.get_json("/v1/portals/news").to_string();
     let (page, stderr) = (rig.http("/").1, daemon.stderr());
-    [stderr, page, status, view, ran.stdout.clone(), ran.stderr.clone()].join("\n")
+    [
+        stderr,
+        page,
+        status,
+        view,
+        ran.stdout.clone(),
+        ran.stderr.clone(),
+    ]
+    .join("\n")
 }
 
 #[test]
@@ -64,8 +84,10 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
     let server = Strict::listen();
     let mut rig = rig(&server, "");
     let basic = STANDARD.encode(format!("svc:{}", percent(SECRET)));
-    let escaped = |text: &str| -> String { text.bytes().map(|byte| format!("\\u{byte:04x}")).collect() };
-    let entities = |text: &str| -> String { text.bytes().map(|byte| format!("&#{byte};")).collect() };
+    let escaped =
+        |text: &str| -> String { text.bytes().map(|byte| format!("\\u{byte:04x}")).collect() };
+    let entities =
+        |text: &str| -> String { text.bytes().map(|byte| format!("&#{byte};")).collect() };
     let dresses = [
         percent(REFRESH),
         percent(&percent(REFRESH)),
@@ -104,12 +126,15 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
         server.say("/token", 400, body.clone());
     }
     let daemon = rig.start();
-    eventually("each is refused", SOON, || server.asked("/token").len() >= bodies.len());
+    eventually("each is refused", SOON, || {
+        server.asked("/token").len() >= bodies.len()
+    });
     let ran = rig.run(["renew", "p0", "--json"]);
     let mut seen = seen(&rig, &daemon, &ran);
     for at in 0..bodies.len() {
         let view = eventually("what was said", SOON, || {
-            Some(rig.get_json(&format!("/v1/portals/p{at}"))).filter(|view| view["last_error"].is_object())
+            Some(rig.get_json(&format!("/v1/portals/p{at}")))
+                .filter(|view| view["last_error"].is_object())
         });
         seen.push_str(&view.to_string());
     }
@@ -118,10 +143,16 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
             assert!(!holds_part(line, secret), "{secret} is in {line}");
         }
     }
-    for packed in packed.iter().map(|packed| packed.trim_start_matches("Basic ")) {
+    for packed in packed
+        .iter()
+        .map(|packed| packed.trim_start_matches("Basic "))
+    {
         assert!(!seen.contains(packed), "{packed} is in\n{seen}");
     }
-    assert!(seen.contains("cannot parse"), "the rest of what it says is shown");
+    assert!(
+        seen.contains("cannot parse"),
+        "the rest of what it says is shown"
+    );
     daemon.stop();
 }
 
@@ -129,20 +160,33 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
 fn characters_that_drive_a_terminal_or_that_nobody_sees_are_shown_nowhere() {
     let server = Strict::listen();
     let rig = rig(&server, "identity = 'sub'\nfields = ['name']");
-    let odd =
-        "a\u{1b}[2J\u{202e}b\u{2066}c\u{200b}d\u{feff}e\n2026-11-28T00:00:00Z INFO forged\u{9b}1A\u{ad}";
+    let odd = "a\u{1b}[2J\u{202e}b\u{2066}c\u{200b}d\u{feff}e\n2026-11-28T00:00:00Z INFO forged\u{9b}1A\u{ad}";
     let mut odd_pair = pair(1);
-    for (field, value) in [("sub", odd), ("name", odd), ("scope", odd), ("token_type", odd)] {
+    for (field, value) in [
+        ("sub", odd),
+        ("name", odd),
+        ("scope", odd),
+        ("token_type", odd),
+    ] {
         odd_pair[field] = value.into();
     }
     server.say("/token", 200, odd_pair);
     let daemon = rig.start();
     assert_eq!(rig.import("news", &first()).code, Some(0));
-    server.say("/token", 400, json!({"error": odd, "error_description": odd, "hint": odd}));
+    server.say(
+        "/token",
+        400,
+        json!({"error": odd, "error_description": odd, "hint": odd}),
+    );
     let ran = rig.run(["renew", "news"]);
     let seen = seen(&rig, &daemon, &ran);
     assert!(is_clean(&seen), "{seen:?}");
-    assert!(!seen.lines().any(|line| line.starts_with("2026-11-28T00:00:00Z INFO")), "{seen}");
+    assert!(
+        !seen
+            .lines()
+            .any(|line| line.starts_with("2026-11-28T00:00:00Z INFO")),
+        "{seen}"
+    );
     for file in ["token.json", "env", "header"] {
         let text = std::fs::read_to_string(rig.token_path("news", file)).unwrap_or_default();
         assert!(is_clean(&text) && !text.contains("\\u"), "{file}: {text:?}");
@@ -161,7 +205,8 @@ fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
         "[providers.own]\nissuer = '{issuer}'\n[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n"
     );
     let says = |token: &str, page: &str| {
-        let metadata = json!({"issuer": issuer, "token_endpoint": token, "authorization_endpoint": page});
+        let metadata =
+            json!({"issuer": issuer, "token_endpoint": token, "authorization_endpoint": page});
         server.say(place, 200, metadata);
     };
     let good = format!("{issuer}/token");
@@ -171,28 +216,52 @@ fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
     let refused = |what: &str| {
         let ran = rig.run(["authorize", "news", "--no-browser"]);
         assert_eq!(ran.code, Some(75), "{ran:?}");
-        contains(&ran.stderr, &["the metadata of its issuer is not known", what]);
+        contains(
+            &ran.stderr,
+            &["the metadata of its issuer is not known", what],
+        );
         let seen = format!("{}\n{}", ran.stderr, daemon.stderr());
-        assert!(is_clean(&seen) && !seen.contains("renewed ") && !seen.contains("elpmaxe"), "{seen:?}");
+        assert!(
+            is_clean(&seen) && !seen.contains("renewed ") && !seen.contains("elpmaxe"),
+            "{seen:?}"
+        );
     };
     refused("names token_endpoint with something else than the address of a server");
     for (page, why) in [
-        ("javascript:alert(1)".to_owned(), "authorization_endpoint with something else"),
+        (
+            "javascript:alert(1)".to_owned(),
+            "authorization_endpoint with something else",
+        ),
         (
             format!("{issuer}/auth\u{1b}[2J\u{1b}]0;owned\u{7}?x=\r\nFORGED"),
             "authorization_endpoint with something else",
         ),
-        ("https://evil\u{202e}gro.elpmaxe/".to_owned(), "the metadata names authorization_endpoint"),
-        ("http://login.example/".to_owned(), "the metadata names authorization_endpoint on login.example"),
+        (
+            "https://evil\u{202e}gro.elpmaxe/".to_owned(),
+            "the metadata names authorization_endpoint",
+        ),
+        (
+            "http://login.example/".to_owned(),
+            "the metadata names authorization_endpoint on login.example",
+        ),
     ] {
         says(&good, &page);
         assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
         refused(why);
     }
-    says(&good, &format!("{}/a\u{202e}uth#\u{202e}", issuer.to_uppercase().replace("HTTP", "http")));
+    says(
+        &good,
+        &format!(
+            "{}/a\u{202e}uth#\u{202e}",
+            issuer.to_uppercase().replace("HTTP", "http")
+        ),
+    );
     assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
     let waiting = Authorizing::spawn(rig.command(["authorize", "news", "--no-browser"]));
-    contains(&waiting.url(), &[&format!("{issuer}/a%E2%80%AEuth?response_type=code")]);
+    contains(
+        &waiting.url(),
+        &[&format!("{issuer}/a%E2%80%AEuth?response_type=code")],
+    );
     assert!(is_clean(&waiting.said()), "{:?}", waiting.said());
     drop(waiting);
     daemon.stop();
@@ -201,22 +270,48 @@ fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
 #[test]
 fn a_device_shows_only_what_can_be_typed_and_opened() {
     let server = Strict::listen();
-    let rig = rig(&server, &format!("grant = 'device'\ndevice_url = '{}/device'", server.origin));
+    let rig = rig(
+        &server,
+        &format!("grant = 'device'\ndevice_url = '{}/device'", server.origin),
+    );
     let daemon = rig.start();
     for (code, page, why) in [
-        ("WDJB\u{202e}MJHT", "https://a.example/device", "user_code is not 1 to 40 printable characters"),
+        (
+            "WDJB\u{202e}MJHT",
+            "https://a.example/device",
+            "user_code is not 1 to 40 printable characters",
+        ),
         ("\u{1b}[2J", "https://a.example/device", "user_code is not"),
-        (&"A".repeat(41), "https://a.example/device", "user_code is not"),
-        ("WDJB-MJHT", "http://a.example/device", "verification_uri is no https address"),
-        ("WDJB-MJHT", "javascript:alert(1)", "verification_uri is no https address"),
-        ("WDJB-MJHT", "https://a.example/\u{202e}", "verification_uri is no https address"),
+        (
+            &"A".repeat(41),
+            "https://a.example/device",
+            "user_code is not",
+        ),
+        (
+            "WDJB-MJHT",
+            "http://a.example/device",
+            "verification_uri is no https address",
+        ),
+        (
+            "WDJB-MJHT",
+            "javascript:alert(1)",
+            "verification_uri is no https address",
+        ),
+        (
+            "WDJB-MJHT",
+            "https://a.example/\u{202e}",
+            "verification_uri is no https address",
+        ),
     ] {
         let codes = json!({"device_code": "d1", "user_code": code, "verification_uri": page, "interval": 1});
         server.say("/device", 200, codes);
         let ran = rig.run(["authorize", "news"]);
         assert_eq!(ran.code, Some(75), "{ran:?}");
         contains(&ran.stderr, &[why]);
-        assert!(is_clean(&ran.stderr) && !ran.stderr.contains("MJHT"), "{ran:?}");
+        assert!(
+            is_clean(&ran.stderr) && !ran.stderr.contains("MJHT"),
+            "{ran:?}"
+        );
     }
     daemon.stop();
 }
@@ -236,7 +331,11 @@ fn an_endpoint_is_an_https_address_without_a_token_or_it_is_left_out() {
     says("https://api.example/v1/");
     let daemon = rig.start();
     assert_eq!(rig.import("news", &first()).code, Some(0));
-    let endpoint = || rig.token_json("news").map(|json| json["endpoint"].clone()).unwrap_or_default();
+    let endpoint = || {
+        rig.token_json("news")
+            .map(|json| json["endpoint"].clone())
+            .unwrap_or_default()
+    };
     assert_eq!(endpoint(), "https://api.example/v1/");
     for api in [
         "javascript://acme7/%0aalert(1)".to_owned(),
@@ -255,21 +354,36 @@ fn an_endpoint_is_an_https_address_without_a_token_or_it_is_left_out() {
         assert_eq!(endpoint(), "https://api.example/v1/", "{api}");
     }
     let log = daemon.stderr();
-    assert!(!log.contains("javascript") && !holds_part(&log, access) && !holds_part(&log, REFRESH), "{log}");
+    assert!(
+        !log.contains("javascript") && !holds_part(&log, access) && !holds_part(&log, REFRESH),
+        "{log}"
+    );
     daemon.stop();
 }
 
 /// A portal that people authorize in a browser, which comes back to `address`.
 fn by_browser(server: &Strict, address: &str) -> Rig {
-    let mut rig = rig(server, &format!("authorize_url = '{}/authorize'\nfields = ['name']", server.origin));
-    rig.config.more =
-        rig.config.more.replace("[providers", &format!("redirect_uri = 'http://{address}/cb'\n[providers"));
+    let mut rig = rig(
+        server,
+        &format!(
+            "authorize_url = '{}/authorize'\nfields = ['name']",
+            server.origin
+        ),
+    );
+    rig.config.more = rig.config.more.replace(
+        "[providers",
+        &format!("redirect_uri = 'http://{address}/cb'\n[providers"),
+    );
     rig
 }
 
 fn state_of(url: &str) -> String {
     let url = url::Url::parse(url).expect("an address");
-    url.query_pairs().find(|(name, _)| name == "state").expect("a state").1.into_owned()
+    url.query_pairs()
+        .find(|(name, _)| name == "state")
+        .expect("a state")
+        .1
+        .into_owned()
 }
 
 #[test]
@@ -288,7 +402,10 @@ fn nothing_of_a_redirect_without_our_state_is_shown() {
     ] {
         let (status, page, _) = rig.browse(&format!("http://{address}/cb?{query}"));
         assert_eq!(status, 400, "{page}");
-        contains(&page, &["does not belong to an authorization of this portal"]);
+        contains(
+            &page,
+            &["does not belong to an authorization of this portal"],
+        );
         assert!(!page.contains("curl"), "{page}");
         waiting.paste(&format!("http://{address}/cb?{query}"));
     }
@@ -301,8 +418,14 @@ fn nothing_of_a_redirect_without_our_state_is_shown() {
     assert_eq!(status, 400, "{page}");
     let ran = waiting.end();
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    contains(&ran.stderr, &["the authorization server says no: access_denied: the user  said no"]);
-    assert!(!format!("{}{}", ran.stderr, daemon.stderr()).contains("curl"), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["the authorization server says no: access_denied: the user  said no"],
+    );
+    assert!(
+        !format!("{}{}", ran.stderr, daemon.stderr()).contains("curl"),
+        "{ran:?}"
+    );
     assert!(is_clean(&ran.stderr));
     daemon.stop();
 }
@@ -327,8 +450,14 @@ fn a_code_of_another_issuer_is_sent_nowhere() {
         let ran = waiting.end();
         assert_eq!(ran.code, Some(code), "{iss}: {ran:?}");
         if code == 65 {
-            contains(&ran.stderr, &["another authorization server answered than the one that was asked"]);
-            assert!(server.asked("/token").is_empty(), "{iss}: the code was sent");
+            contains(
+                &ran.stderr,
+                &["another authorization server answered than the one that was asked"],
+            );
+            assert!(
+                server.asked("/token").is_empty(),
+                "{iss}: the code was sent"
+            );
         }
     }
     daemon.stop();
@@ -353,7 +482,13 @@ fn nothing_that_a_notice_claims_is_published_before_the_server_has_answered() {
     });
     assert_eq!(rig.generation(ACME), 1, "no renewal has worked");
     let text = published.to_string();
-    assert!(!text.contains("evil") && !text.contains("everything") && !text.contains("2100"), "{text}");
-    assert_eq!(published["expires_at_unix"], grant["expires"], "as the server said");
+    assert!(
+        !text.contains("evil") && !text.contains("everything") && !text.contains("2100"),
+        "{text}"
+    );
+    assert_eq!(
+        published["expires_at_unix"], grant["expires"],
+        "as the server said"
+    );
     daemon.stop();
 }

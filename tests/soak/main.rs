@@ -29,7 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const FORGED: usize = 300;
 
 fn seconds() -> u64 {
-    let asked = std::env::var("REFRESHD_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    let asked = std::env::var("REFRESHD_SOAK_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     asked.unwrap_or(600)
 }
 
@@ -60,7 +62,14 @@ struct Soak {
 impl Soak {
     fn begin(reuse: Reuse) -> Self {
         let names: [&'static str; PORTALS] = std::array::from_fn(|at| &*format!("p{at:02}").leak());
-        let mut rig = Rig::with_rules(names, Rules { token_lifetime: LIFE, reuse, ..Rules::default() });
+        let mut rig = Rig::with_rules(
+            names,
+            Rules {
+                token_lifetime: LIFE,
+                reuse,
+                ..Rules::default()
+            },
+        );
         for name in names {
             rig.grant(name);
         }
@@ -68,7 +77,11 @@ impl Soak {
         rig.take_installs("", "");
         rig.write_config();
         let process = Process::spawn(rig.command(["run"]));
-        let soak = Self { rig, names, process };
+        let soak = Self {
+            rig,
+            names,
+            process,
+        };
         soak.all_well("at the start");
         soak
     }
@@ -89,7 +102,9 @@ impl Soak {
         let memory = self.process.peak_memory();
         self.stop();
         let renewals: u64 = self.names.iter().map(|name| self.rig.renewals(name)).sum();
-        report(&format!("{rounds} rounds, {renewals} renewals of {PORTALS} portals, {memory} KiB at most"));
+        report(&format!(
+            "{rounds} rounds, {renewals} renewals of {PORTALS} portals, {memory} KiB at most"
+        ));
         self.rig.no_violations();
     }
 
@@ -104,31 +119,57 @@ impl Soak {
     #[track_caller]
     fn all_well(&self, when: &str) {
         eventually(&format!("a daemon that serves {when}"), SOON, || {
-            self.rig.control_if_any("GET", "/v1/portals?limit=1").is_some()
+            self.rig
+                .control_if_any("GET", "/v1/portals?limit=1")
+                .is_some()
         });
         eventually(&format!("every token works {when}"), LIFE + SOON, || {
-            self.names.iter().all(|name| self.rig.has_working_token(name))
+            self.names
+                .iter()
+                .all(|name| self.rig.has_working_token(name))
         });
         let phases = self.rig.get_json("/v1/portals?limit=1000");
         let lost: Vec<String> = (phases["portals"].as_array().into_iter().flatten())
             .filter(|view| {
-                matches!(view["phase"].as_str(), Some("needs-authorization" | "gone" | "old-state"))
+                matches!(
+                    view["phase"].as_str(),
+                    Some("needs-authorization" | "gone" | "old-state")
+                )
             })
-            .map(|view| format!("{}: {} {}", view["portal"], view["phase"], view["last_error"]))
+            .map(|view| {
+                format!(
+                    "{}: {} {}",
+                    view["portal"], view["phase"], view["last_error"]
+                )
+            })
             .collect();
-        assert!(lost.is_empty(), "lost {when}: {lost:?}\n{}", self.process.said());
+        assert!(
+            lost.is_empty(),
+            "lost {when}: {lost:?}\n{}",
+            self.process.said()
+        );
         let memory = self.process.peak_memory();
         assert!(memory <= MOST_MEMORY, "{memory} KiB resident {when}");
     }
 
     /// Longer than a request may take, with replies on their way: they are in the sockets afterwards.
     fn process_stands_still(&mut self) {
-        self.rig.sandbox.fail(At::All, Fault::Slow { by: Duration::from_millis(500) }, 20);
+        self.rig.sandbox.fail(
+            At::All,
+            Fault::Slow {
+                by: Duration::from_millis(500),
+            },
+            20,
+        );
         let sent = self.rig.sandbox.total_requests();
-        eventually("requests under way", LIFE, || self.rig.sandbox.total_requests() > sent);
+        eventually("requests under way", LIFE, || {
+            self.rig.sandbox.total_requests() > sent
+        });
         self.process.signal("STOP");
         let at = self.rig.sandbox.total_requests();
-        always("it stands still", TIMEOUT * 2, || self.rig.sandbox.total_requests() <= at + 20);
+        always("it stands still", TIMEOUT * 2, || {
+            self.rig.sandbox.total_requests() <= at + 20
+        });
         self.process.signal("CONT");
         self.rig.sandbox.heal(At::All);
         self.all_well("after it stood still");
@@ -137,10 +178,16 @@ impl Soak {
     fn log_is_not_read(&mut self) {
         self.process.read_log(false);
         for _ in 0..200 {
-            assert_eq!(self.rig.control("POST", "/v1/reload", "").0, 200, "a full log stops nothing");
+            assert_eq!(
+                self.rig.control("POST", "/v1/reload", "").0,
+                200,
+                "a full log stops nothing"
+            );
         }
         let before = self.rig.renewals(self.names[0]);
-        eventually("renewals go on", LIFE, || self.rig.renewals(self.names[0]) > before);
+        eventually("renewals go on", LIFE, || {
+            self.rig.renewals(self.names[0]) > before
+        });
         assert_eq!(self.rig.http("/livez").0, 200);
         self.process.read_log(true);
         self.all_well("after its log was read again");
@@ -170,23 +217,45 @@ impl Soak {
         self.stop();
         let away = self.rig.path("away");
         std::fs::create_dir(&away).expect("a directory");
-        let files = ["state.db", "state.db-wal", "state.db-shm", "state.db.generations"];
-        let moved: Vec<&str> = files.into_iter().filter(|file| self.rig.path(file).exists()).collect();
+        let files = [
+            "state.db",
+            "state.db-wal",
+            "state.db-shm",
+            "state.db.generations",
+        ];
+        let moved: Vec<&str> = files
+            .into_iter()
+            .filter(|file| self.rig.path(file).exists())
+            .collect();
         for file in &moved {
             std::fs::rename(self.rig.path(file), away.join(file)).expect("it moves");
         }
         let sent = self.rig.sandbox.total_requests();
         self.process = Process::spawn(self.rig.command(["run"]));
         eventually("portals that are held", SOON, || {
-            let held = self.rig.metric_if_any("refreshd_portals{phase=\"old-state\"}");
+            let held = self
+                .rig
+                .metric_if_any("refreshd_portals{phase=\"old-state\"}");
             held.is_some_and(|held| held >= PORTALS as f64)
         });
-        always("nothing is sent, and no token file goes", Duration::from_secs(2), || {
-            let there = self.names.iter().all(|name| self.rig.token_path(name, "token.json").exists());
-            there && self.rig.sandbox.total_requests() == sent
-        });
+        always(
+            "nothing is sent, and no token file goes",
+            Duration::from_secs(2),
+            || {
+                let there = self
+                    .names
+                    .iter()
+                    .all(|name| self.rig.token_path(name, "token.json").exists());
+                there && self.rig.sandbox.total_requests() == sent
+            },
+        );
         self.stop();
-        for file in ["state.db", "state.db-wal", "state.db-shm", "state.db.generations"] {
+        for file in [
+            "state.db",
+            "state.db-wal",
+            "state.db-shm",
+            "state.db.generations",
+        ] {
             let _ = std::fs::remove_file(self.rig.path(file));
         }
         for file in &moved {
@@ -199,17 +268,21 @@ impl Soak {
 
     /// Renewals that hang hold callers; others connect and say nothing.
     fn callers_take_every_place(&mut self) {
-        let silent: Vec<_> =
-            (0..150).filter_map(|_| UnixStream::connect(self.rig.path("control.sock")).ok()).collect();
+        let silent: Vec<_> = (0..150)
+            .filter_map(|_| UnixStream::connect(self.rig.path("control.sock")).ok())
+            .collect();
         let slow: Vec<_> = (0..100)
             .filter_map(|_| {
-                let mut stream = TcpStream::connect_timeout(&self.http(), Duration::from_secs(1)).ok()?;
+                let mut stream =
+                    TcpStream::connect_timeout(&self.http(), Duration::from_secs(1)).ok()?;
                 stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.").ok()?;
                 Some(stream)
             })
             .collect();
         let before = self.rig.renewals(self.names[1]);
-        eventually("renewals go on", LIFE, || self.rig.renewals(self.names[1]) > before);
+        eventually("renewals go on", LIFE, || {
+            self.rig.renewals(self.names[1]) > before
+        });
         drop((silent, slow));
         self.all_well("after callers had every place");
     }
@@ -229,14 +302,18 @@ impl Soak {
             .to_vec();
             self.post(&host, &encoded(&form));
         }
-        eventually("renewals go on", LIFE, || self.rig.renewals(self.names[2]) > before);
+        eventually("renewals go on", LIFE, || {
+            self.rig.renewals(self.names[2]) > before
+        });
         self.all_well("after forged installs");
     }
 
     /// What is answered, and whether at all, is the listener's affair.
     fn post(&self, host: &str, body: &str) {
         let address = self.rig.install_address().parse().expect("an address");
-        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else { return };
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else {
+            return;
+        };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
         let request = format!(
             "POST /install/crm?DOMAIN={host}&PROTOCOL=1&LANG=en&APP_SID=x HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\

@@ -29,7 +29,10 @@ struct Log {
 
 impl Process {
     pub fn spawn(mut command: Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("it is piped");
         rustix::pipe::fcntl_setpipe_size(&stderr, PIPE).expect("a small pipe");
@@ -52,20 +55,33 @@ impl Process {
 
     /// Leaves its log unread, or reads it again.
     pub fn read_log(&self, reads: bool) {
-        *self.log.paused.lock().unwrap_or_else(PoisonError::into_inner) = !reads;
+        *self
+            .log
+            .paused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = !reads;
         self.log.goes_on.notify_all();
     }
 
     /// The last lines of its log.
     pub fn said(&self) -> String {
-        let lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self
+            .log
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         lines.iter().cloned().collect::<Vec<_>>().join("\n")
     }
 
     pub fn signal(&self, name: &str) {
-        let sent =
-            Command::new("/bin/sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
-        assert!(sent.expect("a shell").success(), "it is gone: {}", self.said());
+        let sent = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .status();
+        assert!(
+            sent.expect("a shell").success(),
+            "it is gone: {}",
+            self.said()
+        );
     }
 
     pub fn runs(&mut self) -> bool {
@@ -80,9 +96,16 @@ impl Process {
 
     /// The most memory that it had, in KiB.
     pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_default()
     }
 
     /// Gives it this limit of descriptors; the one before.
@@ -90,8 +113,8 @@ impl Process {
         let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed());
         let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         limit.current = Some(most);
-        let before =
-            rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).expect("it runs");
+        let before = rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit)
+            .expect("it runs");
         before.current.unwrap_or(u64::MAX)
     }
 }

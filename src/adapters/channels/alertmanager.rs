@@ -24,7 +24,10 @@ pub(super) async fn send(
     messages: &[Message],
     sender: Senders<'_>,
 ) -> Delivery {
-    let alerts: Vec<_> = messages.iter().flat_map(|message| alerts(message, sender)).collect();
+    let alerts: Vec<_> = messages
+        .iter()
+        .flat_map(|message| alerts(message, sender))
+        .collect();
     if alerts.is_empty() {
         return Delivery::Delivered("nothing is firing".to_owned());
     }
@@ -35,7 +38,14 @@ pub(super) async fn send(
     };
     let body = Value::from(alerts).to_string().into_bytes();
     let (method, content_type, secret) = (Method::POST, "application/json", None);
-    let request = ChannelRequest { method, url, authorization, content_type, body, secret };
+    let request = ChannelRequest {
+        method,
+        url,
+        authorization,
+        content_type,
+        body,
+        secret,
+    };
     match wire.send(request, sender.now).await {
         Ok(answer) => answer.usual(),
         Err(failed) => failed,
@@ -43,7 +53,11 @@ pub(super) async fn send(
 }
 
 /// The labels of an incident: the same from its first message to its last, but for the severity.
-pub(super) fn labels(message: &Message, severity: Severity, sender: Senders<'_>) -> Map<String, Value> {
+pub(super) fn labels(
+    message: &Message,
+    severity: Severity,
+    sender: Senders<'_>,
+) -> Map<String, Value> {
     let mut labels = Map::new();
     let mut label = |name: &str, value: &str| labels.insert(name.to_owned(), value.into());
     label("alertname", "RefreshdIncident");
@@ -59,14 +73,20 @@ pub(super) fn labels(message: &Message, severity: Severity, sender: Senders<'_>)
 /// What is said of an incident.
 pub(super) fn annotations(message: &Message, sender: Senders<'_>) -> Map<String, Value> {
     let mut annotations = Map::new();
-    let mut annotation = |name: &str, value: String| annotations.insert(name.to_owned(), value.into());
+    let mut annotation =
+        |name: &str, value: String| annotations.insert(name.to_owned(), value.into());
     annotation("summary", message.title());
     annotation("description", message.lines(sender.now).join("\n"));
     if let Some(action) = message.action.as_ref().filter(|_| !message.is_over()) {
         annotation("action", action.clone());
     }
     if !message.portals.is_empty() {
-        annotation("portals", message.names().unwrap_or_else(|| message.portals.join(", ")));
+        annotation(
+            "portals",
+            message
+                .names()
+                .unwrap_or_else(|| message.portals.join(", ")),
+        );
     }
     annotations
 }
@@ -75,7 +95,11 @@ pub(super) fn annotations(message: &Message, sender: Senders<'_>) -> Map<String,
 fn alerts(message: &Message, sender: Senders<'_>) -> Vec<Value> {
     let now = sender.now;
     let over = message.event == Event::Resolved;
-    let since = message.levels.iter().rev().find(|(severity, _)| *severity == message.severity);
+    let since = message
+        .levels
+        .iter()
+        .rev()
+        .find(|(severity, _)| *severity == message.severity);
     let since = since.map_or(message.since, |(_, since)| *since);
     let ends = if over { message.at } else { now + HOLDS };
     let mut alerts = vec![alert(message, message.severity, (since, ends), sender)];
@@ -86,9 +110,13 @@ fn alerts(message: &Message, sender: Senders<'_>) -> Vec<Value> {
         ended.retain(|(known, ..)| known != severity);
         ended.push((*severity, *since, next));
     }
-    let ended = ended.into_iter().filter(|(severity, ..)| *severity != message.severity);
+    let ended = ended
+        .into_iter()
+        .filter(|(severity, ..)| *severity != message.severity);
     alerts.extend(
-        ended.map(|(severity, since, next)| alert(message, severity, (since, next.min(now)), sender)),
+        ended.map(|(severity, since, next)| {
+            alert(message, severity, (since, next.min(now)), sender)
+        }),
     );
     alerts
 }
@@ -120,14 +148,24 @@ mod tests {
     /// Severity, beginning and end of each.
     fn short(alerts: &[Value]) -> Vec<[String; 3]> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let short =
-            |alert: &Value| [&alert["labels"]["severity"], &alert["startsAt"], &alert["endsAt"]].map(text);
+        let short = |alert: &Value| {
+            [
+                &alert["labels"]["severity"],
+                &alert["startsAt"],
+                &alert["endsAt"],
+            ]
+            .map(text)
+        };
         alerts.iter().map(short).collect()
     }
 
     #[test]
     fn an_alert_says_who_what_and_until_when() {
-        let opened = Message { event: Event::Opened, levels: vec![(Severity::Critical, at(0))], ..message() };
+        let opened = Message {
+            event: Event::Opened,
+            levels: vec![(Severity::Critical, at(0))],
+            ..message()
+        };
         let expected = json!([{
             "labels": {
                 "alertname": "RefreshdIncident", "incident": "portal/acme", "instance": "host-1",
@@ -144,8 +182,17 @@ mod tests {
             "generatorURL": "https://refreshd.example.org/?a=1&b=2",
         }]);
         assert_eq!(Value::from(alerts(&opened, SENDER)), expected);
-        let bare = alerts(&opened, Senders { url: None, ..SENDER });
-        assert!(bare[0].get("generatorURL").is_none(), "an empty one would be no address");
+        let bare = alerts(
+            &opened,
+            Senders {
+                url: None,
+                ..SENDER
+            },
+        );
+        assert!(
+            bare[0].get("generatorURL").is_none(),
+            "an empty one would be no address"
+        );
     }
 
     #[test]
@@ -158,10 +205,20 @@ mod tests {
             ]
         );
         // To and fro: each severity is one alert, and the one in force is not ended.
-        let levels =
-            [(Severity::Warning, -9), (Severity::Error, -6), (Severity::Warning, -3), (Severity::Error, 0)];
-        let levels = levels.map(|(severity, minute)| (severity, at(minute))).to_vec();
-        let fro = Message { levels, severity: Severity::Error, ..message() };
+        let levels = [
+            (Severity::Warning, -9),
+            (Severity::Error, -6),
+            (Severity::Warning, -3),
+            (Severity::Error, 0),
+        ];
+        let levels = levels
+            .map(|(severity, minute)| (severity, at(minute)))
+            .to_vec();
+        let fro = Message {
+            levels,
+            severity: Severity::Error,
+            ..message()
+        };
         assert_eq!(
             short(&alerts(&fro, SENDER)),
             [
@@ -181,10 +238,26 @@ mod tests {
             ]
         );
         // The clock went back.
-        let before = Senders { now: at(-60), ..SENDER };
+        let before = Senders {
+            now: at(-60),
+            ..SENDER
+        };
         for alert in alerts(&message(), before) {
-            assert!(alert["endsAt"].as_str() >= alert["startsAt"].as_str(), "{alert}");
+            assert!(
+                alert["endsAt"].as_str() >= alert["startsAt"].as_str(),
+                "{alert}"
+            );
         }
-        assert_eq!(alerts(&Message { levels: Vec::new(), ..message() }, SENDER).len(), 1);
+        assert_eq!(
+            alerts(
+                &Message {
+                    levels: Vec::new(),
+                    ..message()
+                },
+                SENDER
+            )
+            .len(),
+            1
+        );
     }
 }

@@ -64,8 +64,13 @@ pub(super) async fn send(
         Ok(child) => ProcessGroup::of(child),
         Err(error) => return failed(cannot_start(program, &error)),
     };
-    let (status, said) = wait_for_exit(group, Value::Object(details(message, sender)).to_string()).await;
-    for line in said.lines().filter(|line| !line.trim().is_empty()).take(LINES) {
+    let (status, said) =
+        wait_for_exit(group, Value::Object(details(message, sender)).to_string()).await;
+    for line in said
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .take(LINES)
+    {
         tracing::info!(channel, "{channel}: {}", mask(line, &[]));
     }
     match status {
@@ -76,7 +81,9 @@ pub(super) async fn send(
 
 fn judge(status: ExitStatus, said: &str) -> Delivery {
     let last = said.lines().rev().find(|line| !line.trim().is_empty());
-    let last = last.map(|line| format!(": {}", mask(line, &[]))).unwrap_or_default();
+    let last = last
+        .map(|line| format!(": {}", mask(line, &[])))
+        .unwrap_or_default();
     match status.code() {
         Some(0) => Delivery::Delivered(format!("exit code 0{last}")),
         Some(NEVER) => Delivery::Rejected(format!("exit code {NEVER}{last}")),
@@ -88,7 +95,9 @@ fn judge(status: ExitStatus, said: &str) -> Delivery {
 /// Under the shipped unit nothing may be executed, which looks like a missing permission.
 fn cannot_start(program: &str, error: &io::Error) -> String {
     let hint = if error.kind() == io::ErrorKind::PermissionDenied {
-        format!("; refreshd's systemd unit lets no program be started without the drop-in {DROP_IN}")
+        format!(
+            "; refreshd's systemd unit lets no program be started without the drop-in {DROP_IN}"
+        )
     } else {
         String::new()
     };
@@ -103,7 +112,9 @@ struct ProcessGroup {
 
 impl ProcessGroup {
     fn of(child: Child) -> Self {
-        let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let leader = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         Self { child, leader }
     }
 
@@ -123,9 +134,15 @@ impl Drop for ProcessGroup {
 }
 
 /// Tells it the message and listens until it has ended.
-async fn wait_for_exit(mut group: ProcessGroup, message: String) -> (io::Result<ExitStatus>, String) {
-    let (stdin, stdout, stderr) =
-        (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
+async fn wait_for_exit(
+    mut group: ProcessGroup,
+    message: String,
+) -> (io::Result<ExitStatus>, String) {
+    let (stdin, stdout, stderr) = (
+        group.child.stdin.take(),
+        group.child.stdout.take(),
+        group.child.stderr.take(),
+    );
     let tell = async {
         if let Some(mut stdin) = stdin {
             // It need not listen.
@@ -134,7 +151,13 @@ async fn wait_for_exit(mut group: ProcessGroup, message: String) -> (io::Result<
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let status = {
-        let talk = async { tokio::join!(tell, read_output(stdout, &mut out), read_output(stderr, &mut err)) };
+        let talk = async {
+            tokio::join!(
+                tell,
+                read_output(stdout, &mut out),
+                read_output(stderr, &mut err)
+            )
+        };
         tokio::pin!(talk);
         let mut talking = true;
         let status = loop {
@@ -185,9 +208,18 @@ fn environment(message: &Message, sender: Senders<'_>) -> Vec<(&'static str, Str
     }
     set("REFRESHD_TITLE", &message.title());
     set("REFRESHD_REASON", &message.reason);
-    set("REFRESHD_ACTION", message.action.as_deref().unwrap_or_default());
+    set(
+        "REFRESHD_ACTION",
+        message.action.as_deref().unwrap_or_default(),
+    );
     set("REFRESHD_SINCE", &message.since.to_string());
-    set("REFRESHD_EXPIRES_AT", &message.expires_at.map(|at| at.to_string()).unwrap_or_default());
+    set(
+        "REFRESHD_EXPIRES_AT",
+        &message
+            .expires_at
+            .map(|at| at.to_string())
+            .unwrap_or_default(),
+    );
     set("REFRESHD_COUNT", &message.count.to_string());
     if let Some(url) = sender.url {
         set("REFRESHD_URL", url);

@@ -15,11 +15,25 @@ async fn run(script: &str) -> Delivery {
 fn every_variable_is_a_line_and_none_is_too_long() {
     let variables = environment(&huge(), SENDER);
     for (name, value) in &variables {
-        assert!(!value.contains(char::is_control) && value.encode_utf16().count() <= VARIABLE, "{name}");
+        assert!(
+            !value.contains(char::is_control) && value.encode_utf16().count() <= VARIABLE,
+            "{name}"
+        );
     }
-    let of = |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
-    assert_eq!((of("REFRESHD_SERVER"), of("REFRESHD_PORTAL")), (Some("oauth.example.org"), None));
-    assert_eq!((of("REFRESHD_SEVERITY"), of("REFRESHD_COUNT")), (Some("critical"), Some("200000")));
+    let of = |name| {
+        variables
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.as_str())
+    };
+    assert_eq!(
+        (of("REFRESHD_SERVER"), of("REFRESHD_PORTAL")),
+        (Some("oauth.example.org"), None)
+    );
+    assert_eq!(
+        (of("REFRESHD_SEVERITY"), of("REFRESHD_COUNT")),
+        (Some("critical"), Some("200000"))
+    );
 }
 
 #[test]
@@ -28,14 +42,19 @@ fn an_exit_code_says_what_became_of_it() {
     assert_eq!(judge(0), Delivery::Delivered("exit code 0: last".into()));
     assert_eq!(judge(65), Delivery::Rejected("exit code 65: last".into()));
     assert_eq!(judge(1), failed("exit code 1: last"));
-    let Delivery::Failed { why, .. } = super::judge(ExitStatus::from_raw(9), "") else { panic!() };
+    let Delivery::Failed { why, .. } = super::judge(ExitStatus::from_raw(9), "") else {
+        panic!()
+    };
     assert!(why.contains("signal: 9"), "{why}");
 }
 
 #[test]
 fn a_program_that_may_not_be_started_says_what_is_needed() {
     let denied = cannot_start("/x", &io::Error::from_raw_os_error(13));
-    assert!(denied.contains("drop-in refreshd.service.d/20-command-channel.conf"), "{denied}");
+    assert!(
+        denied.contains("drop-in refreshd.service.d/20-command-channel.conf"),
+        "{denied}"
+    );
     assert!(!cannot_start("/x", &io::Error::from_raw_os_error(2)).contains("drop-in"));
 }
 
@@ -46,15 +65,23 @@ async fn the_message_comes_on_standard_input_and_in_an_otherwise_empty_environme
         "{json} echo $REFRESHD_PORTAL; env | grep -v ^REFRESHD_ | cut -d= -f1 | sort | tr '\\n' ' '"
     ))
     .await;
-    let Delivery::Delivered(said) = said else { panic!("{said:?}") };
+    let Delivery::Delivered(said) = said else {
+        panic!("{said:?}")
+    };
     let shells_own = ["PWD", "OLDPWD", "SHLVL", "_"];
-    let names = said.trim_start_matches("exit code 0: ").split(' ').filter(|name| !shells_own.contains(name));
+    let names = said
+        .trim_start_matches("exit code 0: ")
+        .split(' ')
+        .filter(|name| !shells_own.contains(name));
     assert_eq!(names.collect::<Vec<_>>(), ["LANG", "PATH"], "{said}");
 }
 
 #[tokio::test]
 async fn one_that_does_not_listen_or_says_too_much_is_no_problem() {
-    assert_eq!(run("exec <&-; exit 0").await, Delivery::Delivered("exit code 0".into()));
+    assert_eq!(
+        run("exec <&-; exit 0").await,
+        Delivery::Delivered("exit code 0".into())
+    );
     let talk = run("yes | head -c 1000000; yes | head -c 1000000 >&2; exit 3").await;
     assert_eq!(talk, failed("exit code 3: y"));
 }
@@ -63,7 +90,9 @@ async fn one_that_does_not_listen_or_says_too_much_is_no_problem() {
 #[tokio::test]
 async fn nobody_waits_for_what_a_program_leaves_behind_and_it_ends() {
     let said = run("sleep 1000 & echo $!").await;
-    let Delivery::Delivered(said) = said else { panic!("{said:?}") };
+    let Delivery::Delivered(said) = said else {
+        panic!("{said:?}")
+    };
     let process: i32 = said.rsplit(' ').next().unwrap().parse().unwrap();
     gone(process).await;
 }
@@ -78,8 +107,13 @@ async fn a_program_that_hangs_is_killed_with_all_its_children() {
     );
     let clock = Clock::system();
     let hung = Box::pin(run(&script));
-    let read =
-        |name: &str| std::fs::read_to_string(folder.path().join(name)).ok()?.trim().parse::<i32>().ok();
+    let read = |name: &str| {
+        std::fs::read_to_string(folder.path().join(name))
+            .ok()?
+            .trim()
+            .parse::<i32>()
+            .ok()
+    };
     let both = async {
         loop {
             if let (Some(shell), Some(sleeper)) = (read("a"), read("b")) {

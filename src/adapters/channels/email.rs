@@ -49,7 +49,9 @@ pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Senders<'
 /// A refusal for ever is the message's fault, unless it is about the login or an address: those can be mended.
 fn judge(mail: &MailConfig, error: &lettre::transport::smtp::Error) -> Delivery {
     let words = innermost(error);
-    let Some(code) = error.status() else { return failed(shown(mail, &words)) };
+    let Some(code) = error.status() else {
+        return failed(shown(mail, &words));
+    };
     let said = shown(mail, &format!("{code} {words}"));
     let number = code.to_string().parse().unwrap_or(0);
     if error.is_permanent() && !is_temporary(number, &words) {
@@ -62,7 +64,10 @@ fn judge(mail: &MailConfig, error: &lettre::transport::smtp::Error) -> Delivery 
 fn is_temporary(code: u16, words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     // Enhanced codes (RFC 3463): 5.1 is about addresses.
-    LOGIN.contains(&code) || ADDRESS.contains(&code) || words.starts_with("5.1.") || words.contains("relay")
+    LOGIN.contains(&code)
+        || ADDRESS.contains(&code)
+        || words.starts_with("5.1.")
+        || words.contains("relay")
 }
 
 /// The server may quote what it was sent.
@@ -72,7 +77,9 @@ fn shown(mail: &MailConfig, words: &str) -> String {
 }
 
 fn innermost(error: &lettre::transport::smtp::Error) -> String {
-    let Some(mut cause) = error.source() else { return error.to_string() };
+    let Some(mut cause) = error.source() else {
+        return error.to_string();
+    };
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
@@ -91,8 +98,15 @@ fn transport(
     };
     // A bare name is refused by strict servers, an address in brackets is not.
     let is_domain = sender.instance.contains('.')
-        && sender.instance.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c));
-    let hello = if is_domain { ClientId::Domain(sender.instance.to_owned()) } else { ClientId::default() };
+        && sender
+            .instance
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c));
+    let hello = if is_domain {
+        ClientId::Domain(sender.instance.to_owned())
+    } else {
+        ClientId::default()
+    };
     let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&mail.host)
         .port(mail.port)
         .tls(tls)
@@ -112,11 +126,18 @@ fn mail_message(
     message: &Message,
     sender: Senders<'_>,
 ) -> Result<lettre::Message, String> {
-    let from: Mailbox = mail.from.parse().map_err(|_| "`from` is no mail address".to_owned())?;
+    let from: Mailbox = mail
+        .from
+        .parse()
+        .map_err(|_| "`from` is no mail address".to_owned())?;
     let domain = from.email.domain().to_owned();
     let now = u64::try_from(sender.now.millis()).unwrap_or(0);
     // One incident after another has the same key; a thread is one incident.
-    let incident = format!("{}\n{}", message.dedup_key(sender.instance), message.since.millis());
+    let incident = format!(
+        "{}\n{}",
+        message.dedup_key(sender.instance),
+        message.since.millis()
+    );
     let incident: String = Fingerprint::of(incident.as_bytes())
         .bytes()
         .iter()
@@ -124,7 +145,11 @@ fn mail_message(
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let thread = format!("<{incident}@{domain}>");
-    let own = format!("<{incident}.{}.{}@{domain}>", message.number, message.at.millis());
+    let own = format!(
+        "<{incident}.{}.{}@{domain}>",
+        message.number,
+        message.at.millis()
+    );
     let mut builder = lettre::Message::builder()
         .from(from)
         .date(UNIX_EPOCH + Duration::from_millis(now))
@@ -135,9 +160,13 @@ fn mail_message(
         .raw_header(raw("Auto-Submitted", "auto-generated")?)
         .header(ContentType::TEXT_PLAIN);
     for to in &mail.to {
-        builder = builder.to(to.parse().map_err(|_| "`to` holds what is no mail address".to_owned())?);
+        builder = builder.to(to
+            .parse()
+            .map_err(|_| "`to` holds what is no mail address".to_owned())?);
     }
-    builder.body(text(message, sender)).map_err(|error| error.to_string())
+    builder
+        .body(text(message, sender))
+        .map_err(|error| error.to_string())
 }
 
 fn raw(name: &str, value: &str) -> Result<HeaderValue, String> {
@@ -186,8 +215,14 @@ mod tests {
 
     #[test]
     fn a_mail_is_plain_text_with_the_title_as_its_subject() {
-        let mail = formatted(&Message { reason: "it is\r\nBcc: x@example.org".into(), ..message() });
-        assert_eq!(header(&mail, "Subject"), "[critical] acme: it is  Bcc: x@example.org");
+        let mail = formatted(&Message {
+            reason: "it is\r\nBcc: x@example.org".into(),
+            ..message()
+        });
+        assert_eq!(
+            header(&mail, "Subject"),
+            "[critical] acme: it is  Bcc: x@example.org"
+        );
         assert_eq!(header(&mail, "Auto-Submitted"), "auto-generated");
         assert_eq!(header(&mail, "Date"), "Fri, 20 Nov 2026 16:01:00 +0000");
         assert_eq!(header(&mail, "Content-Type"), "text/plain; charset=utf-8");
@@ -195,7 +230,9 @@ mod tests {
         assert!(!head.contains("\nBcc"), "{head}");
         assert!(body.contains("To do: refreshd import acme"), "{body}");
         assert!(
-            body.ends_with("-- \r\nrefreshd on host-1\r\nhttps://refreshd.example.org/?a=1&b=2\r\n"),
+            body.ends_with(
+                "-- \r\nrefreshd on host-1\r\nhttps://refreshd.example.org/?a=1&b=2\r\n"
+            ),
             "{body:?}"
         );
         assert!(!mail.contains("hunter2"));
@@ -203,21 +240,40 @@ mod tests {
 
     #[test]
     fn the_mails_of_one_incident_are_one_thread_and_the_next_incident_is_another() {
-        let (first, last) = (formatted(&message()), formatted(&Message { number: 3, ..resolved() }));
+        let (first, last) = (
+            formatted(&message()),
+            formatted(&Message {
+                number: 3,
+                ..resolved()
+            }),
+        );
         for name in ["References", "In-Reply-To"] {
             assert_eq!(header(&first, name), header(&last, name));
         }
         assert_ne!(header(&first, "Message-ID"), header(&last, "Message-ID"));
-        assert_eq!(header(&first, "Message-ID"), header(&formatted(&message()), "Message-ID"), "sent twice");
-        let next = Message { since: message().since + Duration::from_secs(3600), ..message() };
-        assert_ne!(header(&formatted(&next), "References"), header(&first, "References"));
+        assert_eq!(
+            header(&first, "Message-ID"),
+            header(&formatted(&message()), "Message-ID"),
+            "sent twice"
+        );
+        let next = Message {
+            since: message().since + Duration::from_secs(3600),
+            ..message()
+        };
+        assert_ne!(
+            header(&formatted(&next), "References"),
+            header(&first, "References")
+        );
     }
 
     #[test]
     fn nothing_is_too_long() {
         let mail = formatted(&huge());
         assert!(mail.len() < 600_000, "{}", mail.len());
-        assert!(mail.split("\r\n").all(|line| line.len() <= 998), "RFC 5322 section 2.1.1");
+        assert!(
+            mail.split("\r\n").all(|line| line.len() <= 998),
+            "RFC 5322 section 2.1.1"
+        );
     }
 
     #[test]
@@ -231,7 +287,11 @@ mod tests {
         ] {
             assert!(is_temporary(code, words), "{code} {words}");
         }
-        for (code, words) in [(552, "5.3.4 message too big"), (554, "5.7.1 spam"), (550, "5.7.1 content")] {
+        for (code, words) in [
+            (552, "5.3.4 message too big"),
+            (554, "5.7.1 spam"),
+            (550, "5.7.1 content"),
+        ] {
             assert!(!is_temporary(code, words), "{code} {words}");
         }
         assert_eq!(shown(&mail(), "no hunter2 here"), "no … here");

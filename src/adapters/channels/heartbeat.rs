@@ -23,7 +23,11 @@ pub(super) async fn send(
     };
     let (method, url, body) = match pulse {
         HeartbeatState::Well => (Method::GET, url, String::new()),
-        HeartbeatState::Ill(reason) => (Method::POST, below(url, "/fail"), fit(reason, REASON, utf16)),
+        HeartbeatState::Ill(reason) => (
+            Method::POST,
+            below(url, "/fail"),
+            fit(reason, REASON, utf16),
+        ),
     };
     let content_type = "text/plain; charset=utf-8";
     let request = ChannelRequest {

@@ -61,12 +61,17 @@ pub(super) fn below(mut url: Url, path: &str) -> Url {
 
 /// It may be taken later.
 pub(super) fn failed(why: impl Into<String>) -> Delivery {
-    Delivery::Failed { why: why.into(), retry_after: None }
+    Delivery::Failed {
+        why: why.into(),
+        retry_after: None,
+    }
 }
 
 impl HttpSender {
     pub(super) fn new() -> Result<Self, TlsError> {
-        Ok(Self { client: client(tls()?)? })
+        Ok(Self {
+            client: client(tls()?)?,
+        })
     }
 
     /// Posts JSON to an address.
@@ -79,7 +84,18 @@ impl HttpSender {
     ) -> Result<ChannelResponse, Delivery> {
         let (method, content_type) = (Method::POST, "application/json");
         let body = body.to_string().into_bytes();
-        self.send(ChannelRequest { method, url, authorization: None, content_type, body, secret }, now).await
+        self.send(
+            ChannelRequest {
+                method,
+                url,
+                authorization: None,
+                content_type,
+                body,
+                secret,
+            },
+            now,
+        )
+        .await
     }
 
     /// Sends a request and reads the beginning of the answer; `Err` is why there was none.
@@ -88,7 +104,14 @@ impl HttpSender {
         request: ChannelRequest<'_>,
         now: Timestamp,
     ) -> Result<ChannelResponse, Delivery> {
-        let ChannelRequest { method, url, authorization, content_type, body, secret } = request;
+        let ChannelRequest {
+            method,
+            url,
+            authorization,
+            content_type,
+            body,
+            secret,
+        } = request;
         let (secrets, whole) = secrets(&url, authorization, secret);
         let shown = |text: &str| masked(text, &secrets, &whole);
         let mut builder = self.client.request(method, url);
@@ -101,7 +124,10 @@ impl HttpSender {
         if !body.is_empty() {
             builder = builder.header(CONTENT_TYPE, content_type).body(body);
         }
-        let mut response = builder.send().await.map_err(|error| failed(shown(&why(&error))))?;
+        let mut response = builder
+            .send()
+            .await
+            .map_err(|error| failed(shown(&why(&error))))?;
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), now);
         let mut body = Vec::new();
@@ -114,9 +140,17 @@ impl HttpSender {
         }
         let body = String::from_utf8_lossy(&body).into_owned();
         let words = shown(&body);
-        let shown =
-            if words.is_empty() { format!("status {status}") } else { format!("status {status}: {words}") };
-        Ok(ChannelResponse { status, body, shown, retry_after })
+        let shown = if words.is_empty() {
+            format!("status {status}")
+        } else {
+            format!("status {status}: {words}")
+        };
+        Ok(ChannelResponse {
+            status,
+            body,
+            shown,
+            retry_after,
+        })
     }
 }
 
@@ -135,10 +169,16 @@ impl ChannelResponse {
 
     pub(super) fn failed(self) -> Delivery {
         let why = match self.status {
-            300..400 => format!("{}; redirects are not followed: write the address it leads to", self.shown),
+            300..400 => format!(
+                "{}; redirects are not followed: write the address it leads to",
+                self.shown
+            ),
             _ => self.shown,
         };
-        Delivery::Failed { why, retry_after: self.retry_after }
+        Delivery::Failed {
+            why,
+            retry_after: self.retry_after,
+        }
     }
 
     /// What a status means where the receiver says no more about it.
@@ -159,7 +199,10 @@ fn why(error: &reqwest::Error) -> String {
     if error.is_connect() {
         return format!("cannot connect: {}", cause(error));
     }
-    format!("the connection broke before an answer came: {}", cause(error))
+    format!(
+        "the connection broke before an answer came: {}",
+        cause(error)
+    )
 }
 
 fn masked(text: &str, secrets: &[String], whole: &[String]) -> String {
@@ -175,7 +218,10 @@ fn secrets(
     authorization: Option<&ChannelSecret>,
     other: Option<&ChannelSecret>,
 ) -> (Vec<String>, Vec<String>) {
-    let mut whole = vec![url.as_str().to_owned(), url.as_str().trim_end_matches('/').to_owned()];
+    let mut whole = vec![
+        url.as_str().to_owned(),
+        url.as_str().trim_end_matches('/').to_owned(),
+    ];
     if url.path().len() > 1 {
         whole.push(url.path().to_owned());
     }
@@ -184,14 +230,27 @@ fn secrets(
     let query = url.query_pairs().map(|(_, value)| value.into_owned());
     // As the address spells it, too: a receiver may repeat it word for word.
     let written = url.query().into_iter().flat_map(|query| query.split('&'));
-    let written = written.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value).to_owned());
+    let written = written.map(|pair| {
+        pair.split_once('=')
+            .map_or(pair, |(_, value)| value)
+            .to_owned()
+    });
     let segments = url.path_segments().into_iter().flatten().map(str::to_owned);
-    let parts = segments.chain(query).chain(written).filter(|part| part.len() >= MIN_MASKED_PART);
+    let parts = segments
+        .chain(query)
+        .chain(written)
+        .filter(|part| part.len() >= MIN_MASKED_PART);
     // A word of the address such as `services` is none, but a number or a capital makes it one.
     secrets.extend(parts.filter(|part| part.contains(|c: char| !c.is_ascii_lowercase())));
     for secret in authorization.into_iter().chain(other) {
         secrets.push(secret.expose().to_owned());
-        secrets.extend(secret.expose().split_whitespace().skip(1).map(str::to_owned));
+        secrets.extend(
+            secret
+                .expose()
+                .split_whitespace()
+                .skip(1)
+                .map(str::to_owned),
+        );
     }
     (secrets, whole)
 }
@@ -202,30 +261,53 @@ mod tests {
 
     fn answer(status: u16) -> ChannelResponse {
         let (body, shown) = ("no".to_owned(), format!("status {status}: no"));
-        ChannelResponse { status, body, shown, retry_after: Some(Duration::from_secs(7)) }
+        ChannelResponse {
+            status,
+            body,
+            shown,
+            retry_after: Some(Duration::from_secs(7)),
+        }
     }
 
     #[test]
     fn a_status_means_what_it_usually_does() {
-        assert_eq!(answer(202).usual(), Delivery::Delivered("status 202: no".into()));
+        assert_eq!(
+            answer(202).usual(),
+            Delivery::Delivered("status 202: no".into())
+        );
         for status in [400, 413, 422] {
-            assert_eq!(answer(status).usual(), Delivery::Rejected(format!("status {status}: no")));
+            assert_eq!(
+                answer(status).usual(),
+                Delivery::Rejected(format!("status {status}: no"))
+            );
         }
         for status in [401, 403, 404, 408, 410, 429, 500, 503] {
             let (why, retry_after) = (format!("status {status}: no"), Some(Duration::from_secs(7)));
-            assert_eq!(answer(status).usual(), Delivery::Failed { why, retry_after });
+            assert_eq!(
+                answer(status).usual(),
+                Delivery::Failed { why, retry_after }
+            );
         }
-        let Delivery::Failed { why, .. } = answer(301).usual() else { panic!() };
+        let Delivery::Failed { why, .. } = answer(301).usual() else {
+            panic!()
+        };
         assert!(why.contains("redirects are not followed"), "{why}");
     }
 
     #[test]
     fn parts_of_an_address_are_secrets_and_its_words_are_not() {
-        let url = Url::parse("https://hooks.example.org/services/T0AAAA/xoxbsecret1?key=hunter2x").unwrap();
+        let url = Url::parse("https://hooks.example.org/services/T0AAAA/xoxbsecret1?key=hunter2x")
+            .unwrap();
         let authorization = ChannelSecret::new("Bearer abcdef").unwrap();
         let (secrets, whole) = secrets(&url, Some(&authorization), None);
         let mask = |text: &str| masked(text, &secrets, &whole);
-        for told in ["T0AAAA", "xoxbsecret1", "hunter2x", "abcdef", "/services/T0AAAA/xoxbsecret1"] {
+        for told in [
+            "T0AAAA",
+            "xoxbsecret1",
+            "hunter2x",
+            "abcdef",
+            "/services/T0AAAA/xoxbsecret1",
+        ] {
             assert_eq!(mask(&format!("no {told}!")), "no …!", "{told}");
         }
         assert_eq!(mask("no such services"), "no such services");
@@ -234,7 +316,8 @@ mod tests {
     #[test]
     fn an_answer_repeats_no_secret_however_it_is_spelt() {
         let url =
-            Url::parse("https://hooks.example.org/bot123456:AAbbCC-dd/send?token=q/w%2Be%3Ar%261").unwrap();
+            Url::parse("https://hooks.example.org/bot123456:AAbbCC-dd/send?token=q/w%2Be%3Ar%261")
+                .unwrap();
         let bot = ChannelSecret::new("123456:AAbbCC-dd").unwrap();
         let (secrets, whole) = secrets(&url, None, Some(&bot));
         for told in [
@@ -245,15 +328,26 @@ mod tests {
             "123456\\u003aAAbbCC",
         ] {
             let shown = masked(&format!("no such path {told}"), &secrets, &whole);
-            let left = ["w%2B", "w+e", "AAbb", "123456"].iter().any(|part| shown.contains(part));
-            assert!(shown.starts_with("no such path ") && !left, "{told}: {shown}");
+            let left = ["w%2B", "w+e", "AAbb", "123456"]
+                .iter()
+                .any(|part| shown.contains(part));
+            assert!(
+                shown.starts_with("no such path ") && !left,
+                "{told}: {shown}"
+            );
         }
     }
 
     #[test]
     fn a_way_below_an_address_keeps_its_query() {
         let url = |text: &str| Url::parse(text).unwrap();
-        assert_eq!(below(url("https://a.example/x/?b=1"), "/fail"), url("https://a.example/x/fail?b=1"));
-        assert_eq!(below(url("https://a.example"), "/fail"), url("https://a.example/fail"));
+        assert_eq!(
+            below(url("https://a.example/x/?b=1"), "/fail"),
+            url("https://a.example/x/fail?b=1")
+        );
+        assert_eq!(
+            below(url("https://a.example"), "/fail"),
+            url("https://a.example/fail")
+        );
     }
 }

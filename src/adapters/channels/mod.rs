@@ -86,13 +86,20 @@ impl Notifier {
     /// The same under another name, as after a reload.
     #[must_use]
     pub fn named(&self, instance: &str, url: Option<&str>) -> Self {
-        Self { instance: instance.into(), url: url.map(Into::into), ..self.clone() }
+        Self {
+            instance: instance.into(),
+            url: url.map(Into::into),
+            ..self.clone()
+        }
     }
 
     /// The same by another way than the network.
     #[must_use]
     pub fn through(self, carrier: Arc<dyn NotifierBackend>) -> Self {
-        Self { carrier: Some(carrier), ..self }
+        Self {
+            carrier: Some(carrier),
+            ..self
+        }
     }
 
     /// Brings a message to a channel, within the channel's time limit. It may be dropped at any time.
@@ -100,19 +107,34 @@ impl Notifier {
         if let Some(carrier) = &self.carrier {
             return carrier.carry(&channel.name, message.clone()).await;
         }
-        limited(channel.timeout, self.send(channel, message, self.sender(now))).await
+        limited(
+            channel.timeout,
+            self.send(channel, message, self.sender(now)),
+        )
+        .await
     }
 
     /// Says again to an Alertmanager what is firing and what ended within [`HOLDS`], all at once. Nothing is sent to
     /// other kinds, which remember what they were told.
-    pub async fn resend(&self, channel: &Channel, messages: &[Message], now: Timestamp) -> Delivery {
+    pub async fn resend(
+        &self,
+        channel: &Channel,
+        messages: &[Message],
+        now: Timestamp,
+    ) -> Delivery {
         let ChannelConfig::Alertmanager { url, authorization } = &channel.kind else {
             return Delivery::Delivered("needs no reminder".to_owned());
         };
         if let Some(carrier) = &self.carrier {
             return carrier.carry_again(&channel.name, messages.to_vec()).await;
         }
-        let said = alertmanager::send(&self.wire, url, authorization.as_ref(), messages, self.sender(now));
+        let said = alertmanager::send(
+            &self.wire,
+            url,
+            authorization.as_ref(),
+            messages,
+            self.sender(now),
+        );
         limited(channel.timeout, said).await
     }
 
@@ -124,38 +146,81 @@ impl Notifier {
         if let Some(carrier) = &self.carrier {
             return carrier.beat(&channel.name, pulse).await;
         }
-        limited(channel.timeout, heartbeat::send(&self.wire, url, &pulse, Clock::system().now())).await
+        limited(
+            channel.timeout,
+            heartbeat::send(&self.wire, url, &pulse, Clock::system().now()),
+        )
+        .await
     }
 
     fn sender(&self, now: Timestamp) -> Senders<'_> {
-        Senders { instance: &self.instance, url: self.url.as_deref(), now }
+        Senders {
+            instance: &self.instance,
+            url: self.url.as_deref(),
+            now,
+        }
     }
 
     /// Each kind's future is of its own size, and some are large.
     async fn send(&self, channel: &Channel, message: &Message, sender: Senders<'_>) -> Delivery {
         let wire = &self.wire;
         match &channel.kind {
-            ChannelConfig::Webhook { url, authorization, template } => {
-                let to = webhook::To { channel: &channel.name, url, authorization: authorization.as_ref() };
+            ChannelConfig::Webhook {
+                url,
+                authorization,
+                template,
+            } => {
+                let to = webhook::To {
+                    channel: &channel.name,
+                    url,
+                    authorization: authorization.as_ref(),
+                };
                 Box::pin(webhook::send(wire, to, template.as_ref(), message, sender)).await
             }
             ChannelConfig::Alertmanager { url, authorization } => {
                 let messages = std::slice::from_ref(message);
-                Box::pin(alertmanager::send(wire, url, authorization.as_ref(), messages, sender)).await
+                Box::pin(alertmanager::send(
+                    wire,
+                    url,
+                    authorization.as_ref(),
+                    messages,
+                    sender,
+                ))
+                .await
             }
             ChannelConfig::PagerDuty { url, routing_key } => {
                 Box::pin(pagerduty::send(wire, url, routing_key, message, sender)).await
             }
             ChannelConfig::Slack { url } => Box::pin(slack::send(wire, url, message, sender)).await,
-            ChannelConfig::Telegram { url, bot_token, chat_id } => {
-                Box::pin(telegram::send(wire, url, bot_token, chat_id, message, sender)).await
+            ChannelConfig::Telegram {
+                url,
+                bot_token,
+                chat_id,
+            } => {
+                Box::pin(telegram::send(
+                    wire, url, bot_token, chat_id, message, sender,
+                ))
+                .await
             }
             ChannelConfig::Email(mail) => Box::pin(email::send(mail, message, sender)).await,
             ChannelConfig::Command { command, directory } => {
-                Box::pin(command::send(&channel.name, command, directory, message, sender)).await
+                Box::pin(command::send(
+                    &channel.name,
+                    command,
+                    directory,
+                    message,
+                    sender,
+                ))
+                .await
             }
             ChannelConfig::Heartbeat { url, .. } if message.event == Event::Test => {
-                Box::pin(heartbeat::send(wire, url, &HeartbeatState::Well, sender.now)).await
+                Box::pin(heartbeat::send(
+                    wire,
+                    url,
+                    &HeartbeatState::Well,
+                    sender.now,
+                ))
+                .await
             }
             ChannelConfig::Heartbeat { .. } => {
                 Delivery::Rejected("a heartbeat hears of the whole, and of no incident".to_owned())
@@ -165,10 +230,13 @@ impl Notifier {
 }
 
 async fn limited(limit: Duration, work: impl Future<Output = Delivery>) -> Delivery {
-    Clock::system().within(limit, work).await.unwrap_or_else(|| Delivery::Failed {
-        why: format!("no answer within {}", human(limit)),
-        retry_after: None,
-    })
+    Clock::system()
+        .within(limit, work)
+        .await
+        .unwrap_or_else(|| Delivery::Failed {
+            why: format!("no answer within {}", human(limit)),
+            retry_after: None,
+        })
 }
 
 #[cfg(test)]

@@ -30,7 +30,10 @@ pub(super) async fn send(
             Ok(url) => url,
             Err(failed) => return failed,
         };
-        delivery = match wire.post_json(url, Some(routing_key), &event, sender.now).await {
+        delivery = match wire
+            .post_json(url, Some(routing_key), &event, sender.now)
+            .await
+        {
             Ok(answer) => judge(answer),
             Err(failed) => failed,
         };
@@ -56,10 +59,15 @@ fn events(message: &Message, routing_key: &ChannelSecret, sender: Senders<'_>) -
     let key = message.dedup_key(sender.instance);
     let plain = |action: &str| json!({ "routing_key": routing_key.expose(), "event_action": action, "dedup_key": key });
     match message.event {
-        Event::Opened | Event::Raised | Event::Repeated => vec![trigger(message, &plain("trigger"), sender)],
+        Event::Opened | Event::Raised | Event::Repeated => {
+            vec![trigger(message, &plain("trigger"), sender)]
+        }
         Event::Acknowledged => vec![plain("acknowledge")],
         Event::Resolved => vec![plain("resolve")],
-        Event::Test => vec![trigger(message, &plain("trigger"), sender), plain("resolve")],
+        Event::Test => vec![
+            trigger(message, &plain("trigger"), sender),
+            plain("resolve"),
+        ],
     }
 }
 
@@ -107,7 +115,10 @@ fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Sende
         event.insert("client".to_owned(), "refreshd".into());
         if let Some(url) = sender.url {
             event.insert("client_url".to_owned(), url.into());
-            event.insert("links".to_owned(), json!([{ "href": url, "text": "refreshd's status page" }]));
+            event.insert(
+                "links".to_owned(),
+                json!([{ "href": url, "text": "refreshd's status page" }]),
+            );
         }
     }
     event
@@ -155,35 +166,77 @@ mod tests {
             (Event::Resolved, vec!["resolve"]),
             (Event::Test, vec!["trigger", "resolve"]),
         ] {
-            let events = of(&Message { event, ..resolved() });
-            assert_eq!(events.iter().map(|event| &event["event_action"]).collect::<Vec<_>>(), actions);
-            assert!(events.iter().all(|event| event["dedup_key"] == "refreshd/host-1/portal/acme"));
+            let events = of(&Message {
+                event,
+                ..resolved()
+            });
+            assert_eq!(
+                events
+                    .iter()
+                    .map(|event| &event["event_action"])
+                    .collect::<Vec<_>>(),
+                actions
+            );
+            assert!(
+                events
+                    .iter()
+                    .all(|event| event["dedup_key"] == "refreshd/host-1/portal/acme")
+            );
         }
-        let of = |severity| of(&Message { severity, ..message() })[0]["payload"]["severity"].clone();
-        assert_eq!(Severity::ALL.map(of), ["info", "warning", "error", "critical"]);
+        let of = |severity| {
+            of(&Message {
+                severity,
+                ..message()
+            })[0]["payload"]["severity"]
+                .clone()
+        };
+        assert_eq!(
+            Severity::ALL.map(of),
+            ["info", "warning", "error", "critical"]
+        );
     }
 
     #[test]
     fn nothing_is_too_long() {
         let event = &of(&huge())[0];
-        assert!(event["payload"]["summary"].as_str().unwrap().encode_utf16().count() <= 1024);
+        assert!(
+            event["payload"]["summary"]
+                .as_str()
+                .unwrap()
+                .encode_utf16()
+                .count()
+                <= 1024
+        );
         assert!(event["dedup_key"].as_str().unwrap().len() <= 255);
         assert!(event.to_string().len() <= 512 * 1024);
         let details = &event["payload"]["custom_details"];
-        assert!(details["portals"].as_array().unwrap().len() > 1000, "as many as there is room for");
+        assert!(
+            details["portals"].as_array().unwrap().len() > 1000,
+            "as many as there is room for"
+        );
         assert_eq!(details["count"], 200_000);
     }
 
     #[test]
     fn only_400_is_for_ever_unless_it_is_about_the_key() {
-        let answer =
-            |status| ChannelResponse { status, body: String::new(), shown: String::new(), retry_after: None };
-        let key = ChannelResponse { body: r#"{"errors":["Invalid routing key"]}"#.to_owned(), ..answer(400) };
+        let answer = |status| ChannelResponse {
+            status,
+            body: String::new(),
+            shown: String::new(),
+            retry_after: None,
+        };
+        let key = ChannelResponse {
+            body: r#"{"errors":["Invalid routing key"]}"#.to_owned(),
+            ..answer(400)
+        };
         assert!(matches!(judge(key), Delivery::Failed { .. }));
         assert!(matches!(judge(answer(202)), Delivery::Delivered(_)));
         assert!(matches!(judge(answer(400)), Delivery::Rejected(_)));
         for status in [403, 413, 429, 500, 503] {
-            assert!(matches!(judge(answer(status)), Delivery::Failed { .. }), "{status}");
+            assert!(
+                matches!(judge(answer(status)), Delivery::Failed { .. }),
+                "{status}"
+            );
         }
     }
 }

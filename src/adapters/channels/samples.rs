@@ -36,7 +36,11 @@ pub(super) fn message() -> Message {
 }
 
 pub(super) fn resolved() -> Message {
-    Message { event: Event::Resolved, reason: "the token is fresh again".into(), ..message() }
+    Message {
+        event: Event::Resolved,
+        reason: "the token is fresh again".into(),
+        ..message()
+    }
 }
 
 /// More than any receiver takes, in characters of every length.
@@ -46,7 +50,9 @@ pub(super) fn huge() -> Message {
         subject: MessageSubject::Server("oauth.example.org".into()),
         reason: "<&>ÿ漢🦀 ".repeat(5_000),
         action: Some("🦀".repeat(50_000)),
-        portals: (0..20_000).map(|n| format!("portal-{n}-ÿ漢🦀<&>")).collect(),
+        portals: (0..20_000)
+            .map(|n| format!("portal-{n}-ÿ漢🦀<&>"))
+            .collect(),
         count: 200_000,
         ..message()
     }

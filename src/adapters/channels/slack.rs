@@ -13,7 +13,12 @@ use crate::domain::secret::ChannelSecret;
 const HEADER: usize = 150;
 const SECTION: usize = 3000;
 /// Answers with status 400 that say nothing of the message: the webhook itself must be mended.
-const MISCONFIGURED: [&str; 4] = ["user_not_found", "channel_not_found", "no_team", "invalid_token"];
+const MISCONFIGURED: [&str; 4] = [
+    "user_not_found",
+    "channel_not_found",
+    "no_team",
+    "invalid_token",
+];
 
 pub(super) async fn send(
     wire: &HttpSender,
@@ -25,7 +30,10 @@ pub(super) async fn send(
         Ok(url) => url,
         Err(failed) => return failed,
     };
-    match wire.post_json(url, None, &body(message, sender), sender.now).await {
+    match wire
+        .post_json(url, None, &body(message, sender), sender.now)
+        .await
+    {
         Ok(answer) => judge(answer),
         Err(failed) => failed,
     }
@@ -43,11 +51,16 @@ fn body(message: &Message, sender: Senders<'_>) -> Value {
     let title = message.title();
     let lines = message.lines(sender.now).join("\n");
     let from = from(sender);
-    let mut blocks =
-        vec![json!({ "type": "header", "text": { "type": "plain_text", "text": fitted(&title, HEADER) } })];
+    let mut blocks = vec![
+        json!({ "type": "header", "text": { "type": "plain_text", "text": fitted(&title, HEADER) } }),
+    ];
     // A header is short; what was cut from it must be readable.
     let whole = fit(&title, HEADER, escaped) == title;
-    let section = if whole { lines.clone() } else { format!("{title}\n{lines}") };
+    let section = if whole {
+        lines.clone()
+    } else {
+        format!("{title}\n{lines}")
+    };
     if !section.is_empty() {
         let text = fitted(&section, SECTION);
         blocks
@@ -56,7 +69,11 @@ fn body(message: &Message, sender: Senders<'_>) -> Value {
     blocks.push(
         json!({ "type": "context", "elements": [{ "type": "mrkdwn", "text": from, "verbatim": true }] }),
     );
-    let text = if lines.is_empty() { title } else { format!("{title}\n{lines}") };
+    let text = if lines.is_empty() {
+        title
+    } else {
+        format!("{title}\n{lines}")
+    };
     json!({ "text": format!("{}\n{from}", fitted(&text, SECTION)), "blocks": blocks })
 }
 
@@ -65,7 +82,10 @@ fn from(sender: Senders<'_>) -> String {
     match sender.url {
         None => format!("refreshd on {instance}"),
         // The bar would end the address.
-        Some(url) => format!("refreshd on {instance}, <{}|status page>", escape(url).replace('|', "%7C")),
+        Some(url) => format!(
+            "refreshd on {instance}, <{}|status page>",
+            escape(url).replace('|', "%7C")
+        ),
     }
 }
 
@@ -88,9 +108,22 @@ mod tests {
             ],
         });
         assert_eq!(body(&message(), SENDER), expected);
-        let test = body(&Message::test(SENDER.now, "ops"), Senders { url: None, ..SENDER });
-        assert_eq!(test["blocks"].as_array().unwrap().len(), 2, "an empty section would be refused: {test}");
-        assert_eq!(test["blocks"][1]["elements"][0]["text"], "refreshd on host-1");
+        let test = body(
+            &Message::test(SENDER.now, "ops"),
+            Senders {
+                url: None,
+                ..SENDER
+            },
+        );
+        assert_eq!(
+            test["blocks"].as_array().unwrap().len(),
+            2,
+            "an empty section would be refused: {test}"
+        );
+        assert_eq!(
+            test["blocks"][1]["elements"][0]["text"],
+            "refreshd on host-1"
+        );
     }
 
     #[test]
@@ -100,16 +133,29 @@ mod tests {
         assert!(length(&body["blocks"][0]["text"]["text"]) <= 150);
         assert!((2900..=3000).contains(&length(&body["blocks"][1]["text"]["text"])));
         assert!(length(&body["text"]) <= 4000);
-        assert!(body["blocks"][1]["text"]["text"].as_str().unwrap().starts_with("[critical] 200000 portals"));
+        assert!(
+            body["blocks"][1]["text"]["text"]
+                .as_str()
+                .unwrap()
+                .starts_with("[critical] 200000 portals")
+        );
     }
 
     #[test]
     fn what_must_be_mended_is_not_the_messages_fault() {
         let judge = |status, body: &str| {
-            judge(ChannelResponse { status, body: body.to_owned(), shown: String::new(), retry_after: None })
+            judge(ChannelResponse {
+                status,
+                body: body.to_owned(),
+                shown: String::new(),
+                retry_after: None,
+            })
         };
         assert!(matches!(judge(200, "ok"), Delivery::Delivered(_)));
-        assert!(matches!(judge(400, "invalid_payload"), Delivery::Rejected(_)));
+        assert!(matches!(
+            judge(400, "invalid_payload"),
+            Delivery::Rejected(_)
+        ));
         for (status, body) in [
             (400, "user_not_found"),
             (403, "action_prohibited"),
@@ -117,7 +163,10 @@ mod tests {
             (410, "channel_is_archived"),
             (429, ""),
         ] {
-            assert!(matches!(judge(status, body), Delivery::Failed { .. }), "{status} {body}");
+            assert!(
+                matches!(judge(status, body), Delivery::Failed { .. }),
+                "{status} {body}"
+            );
         }
     }
 }

@@ -51,7 +51,15 @@ pub(super) async fn send(
         Ok(url) => below(url, &format!("/bot{}/sendMessage", bot_token.expose())),
         Err(failed) => return failed,
     };
-    match wire.post_json(url, Some(bot_token), &body(chat_id, message, sender), sender.now).await {
+    match wire
+        .post_json(
+            url,
+            Some(bot_token),
+            &body(chat_id, message, sender),
+            sender.now,
+        )
+        .await
+    {
         Ok(answer) => judge(answer),
         Err(failed) => failed,
     }
@@ -59,13 +67,22 @@ pub(super) async fn send(
 
 fn judge(mut answer: ChannelResponse) -> Delivery {
     let reply: TelegramReply = serde_json::from_str(&answer.body).unwrap_or_default();
-    answer.retry_after = reply.parameters.retry_after.map(Duration::from_secs).or(answer.retry_after);
+    answer.retry_after = reply
+        .parameters
+        .retry_after
+        .map(Duration::from_secs)
+        .or(answer.retry_after);
     match answer.status {
         // A page of something in between is not the API.
         200..300 if !reply.ok => answer.failed(),
         // The answer repeats the message.
         200..300 => Delivery::Delivered(format!("status {}", answer.status)),
-        400 if MISCONFIGURED.iter().any(|text| reply.description.contains(text)) => answer.failed(),
+        400 if MISCONFIGURED
+            .iter()
+            .any(|text| reply.description.contains(text)) =>
+        {
+            answer.failed()
+        }
         400 | 413 => answer.rejected(),
         _ => answer.failed(),
     }
@@ -82,7 +99,10 @@ fn body(chat_id: &str, message: &Message, sender: Senders<'_>) -> Value {
     text.push_str(&format!("\nrefreshd on {}", escape(sender.instance)));
     // A long address is left out: half of it would be none.
     if let Some(url) = sender.url.map(escape).filter(|url| url.len() < 300) {
-        text.push_str(&format!(", <a href=\"{}\">status page</a>", url.replace('"', "%22")));
+        text.push_str(&format!(
+            ", <a href=\"{}\">status page</a>",
+            url.replace('"', "%22")
+        ));
     }
     json!({
         "chat_id": chat_id,
@@ -134,11 +154,20 @@ mod tests {
         };
         let ok = judge(200, r#"{"ok":true,"result":{"message_id":1}}"#);
         assert_eq!(ok, Delivery::Delivered("status 200".to_owned()));
-        assert!(matches!(judge(200, "<html>log in</html>"), Delivery::Failed { .. }));
+        assert!(matches!(
+            judge(200, "<html>log in</html>"),
+            Delivery::Failed { .. }
+        ));
         let failed = |code, text: &str| {
-            judge(code, &json!({"ok": false, "error_code": code, "description": text}).to_string())
+            judge(
+                code,
+                &json!({"ok": false, "error_code": code, "description": text}).to_string(),
+            )
         };
-        assert!(matches!(failed(400, "Bad Request: can't parse entities"), Delivery::Rejected(_)));
+        assert!(matches!(
+            failed(400, "Bad Request: can't parse entities"),
+            Delivery::Rejected(_)
+        ));
         for (code, text) in [
             (400, "Bad Request: chat not found"),
             (401, "Unauthorized"),
@@ -146,10 +175,15 @@ mod tests {
             (404, "Not Found"),
             (500, ""),
         ] {
-            assert!(matches!(failed(code, text), Delivery::Failed { .. }), "{code} {text}");
+            assert!(
+                matches!(failed(code, text), Delivery::Failed { .. }),
+                "{code} {text}"
+            );
         }
         let busy = r#"{"ok":false,"error_code":429,"description":"Too Many Requests","parameters":{"retry_after":35}}"#;
-        let Delivery::Failed { retry_after, .. } = judge(429, busy) else { panic!() };
+        let Delivery::Failed { retry_after, .. } = judge(429, busy) else {
+            panic!()
+        };
         assert_eq!(retry_after, Some(Duration::from_secs(35)));
     }
 }

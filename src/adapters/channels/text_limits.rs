@@ -38,7 +38,9 @@ pub(super) fn fit(text: &str, limit: usize, cost: fn(char) -> usize) -> String {
 
 /// For the markups of Slack and Telegram, which know these three.
 pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 /// In one line: a header, a variable or an argument must not become two.
@@ -87,11 +89,16 @@ mod tests {
         // An emoji counts twice and is not halved.
         assert_eq!(fit("🦀🦀🦀", 5, utf16), "🦀🦀…");
         assert_eq!(fit("🦀🦀🦀", 4, utf16), "🦀…");
-        for (text, cost) in [("<&>".repeat(50), escaped as fn(char) -> usize), ("ÿ漢🦀".repeat(50), utf16)]
-        {
+        for (text, cost) in [
+            ("<&>".repeat(50), escaped as fn(char) -> usize),
+            ("ÿ漢🦀".repeat(50), utf16),
+        ] {
             for limit in 1..200 {
                 let fitted = fit(&text, limit, cost);
-                assert!(fitted.chars().map(cost).sum::<usize>() <= limit, "{limit}: {fitted}");
+                assert!(
+                    fitted.chars().map(cost).sum::<usize>() <= limit,
+                    "{limit}: {fitted}"
+                );
                 assert!(fitted.ends_with('…') || fitted == text);
             }
         }

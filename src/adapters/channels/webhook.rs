@@ -32,9 +32,14 @@ pub(super) async fn send(
     sender: Senders<'_>,
 ) -> Delivery {
     let Some(template) = template else {
-        let said =
-            post(wire, &to, "application/json", body(to.channel, message, true, sender).to_string(), sender)
-                .await;
+        let said = post(
+            wire,
+            &to,
+            "application/json",
+            body(to.channel, message, true, sender).to_string(),
+            sender,
+        )
+        .await;
         // Whoever keeps books would keep the test open, and take the next one for a repetition.
         if message.event == Event::Test && matches!(said, Delivery::Delivered(_)) {
             let end = body(to.channel, message, false, sender).to_string();
@@ -44,7 +49,9 @@ pub(super) async fn send(
     };
     match template.render(message, sender.instance, sender.url, sender.now) {
         Ok(body) => post(wire, &to, template.content_type(), body, sender).await,
-        Err(fault) => Delivery::Rejected(format!("the channel's template makes no body of it: {fault}")),
+        Err(fault) => Delivery::Rejected(format!(
+            "the channel's template makes no body of it: {fault}"
+        )),
     }
 }
 
@@ -61,7 +68,17 @@ async fn post(
     };
     let (method, authorization, body) = (Method::POST, to.authorization, body.into_bytes());
     match wire
-        .send(ChannelRequest { method, url, authorization, content_type, body, secret: None }, sender.now)
+        .send(
+            ChannelRequest {
+                method,
+                url,
+                authorization,
+                content_type,
+                body,
+                secret: None,
+            },
+            sender.now,
+        )
         .await
     {
         Ok(answer) => answer.usual(),
@@ -82,7 +99,11 @@ fn body(channel: &str, message: &Message, fires: bool, sender: Senders<'_>) -> V
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let url = sender.url.unwrap_or_default();
-    let ends = if firing { NEVER.to_owned() } else { message.at.max(message.since).to_string() };
+    let ends = if firing {
+        NEVER.to_owned()
+    } else {
+        message.at.max(message.since).to_string()
+    };
     json!({
         "version": "4",
         "groupKey": key,
@@ -107,7 +128,12 @@ fn body(channel: &str, message: &Message, fires: bool, sender: Senders<'_>) -> V
 
 /// Sixteen digits, as Alertmanager's.
 fn fingerprint(key: &str) -> String {
-    Fingerprint::of(key.as_bytes()).bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Fingerprint::of(key.as_bytes())
+        .bytes()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -151,8 +177,14 @@ mod tests {
 
     #[test]
     fn the_end_is_that_of_the_same_alert() {
-        let (first, last) = (body("ops", &message(), true, SENDER), body("ops", &resolved(), true, SENDER));
-        assert_eq!((&last["status"], &last["alerts"][0]["status"]), (&"resolved".into(), &"resolved".into()));
+        let (first, last) = (
+            body("ops", &message(), true, SENDER),
+            body("ops", &resolved(), true, SENDER),
+        );
+        assert_eq!(
+            (&last["status"], &last["alerts"][0]["status"]),
+            (&"resolved".into(), &"resolved".into())
+        );
         assert_eq!(last["alerts"][0]["endsAt"], "2026-11-20T16:00:00Z");
         for same in ["groupKey", "groupLabels"] {
             assert_eq!(first[same], last[same]);
@@ -162,8 +194,21 @@ mod tests {
             (fingerprint, fingerprint.len()),
             (last["alerts"][0]["fingerprint"].as_str().unwrap(), 16)
         );
-        assert!(last["commonAnnotations"].get("action").is_none(), "nothing is left to do");
-        assert_eq!(body("ops", &message(), false, SENDER)["status"], "resolved", "the end of a test");
-        assert!(body("ops", &huge(), true, SENDER)["groupKey"].as_str().unwrap().len() <= 255);
+        assert!(
+            last["commonAnnotations"].get("action").is_none(),
+            "nothing is left to do"
+        );
+        assert_eq!(
+            body("ops", &message(), false, SENDER)["status"],
+            "resolved",
+            "the end of a test"
+        );
+        assert!(
+            body("ops", &huge(), true, SENDER)["groupKey"]
+                .as_str()
+                .unwrap()
+                .len()
+                <= 255
+        );
     }
 }

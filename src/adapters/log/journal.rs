@@ -58,7 +58,8 @@ impl Fields {
         let value = &value.as_bytes()[..value.floor_char_boundary(MAX_VALUE_LENGTH)];
         self.0.extend_from_slice(name.as_bytes());
         self.0.push(b'\n');
-        self.0.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        self.0
+            .extend_from_slice(&(value.len() as u64).to_le_bytes());
         self.0.extend_from_slice(value);
         self.0.push(b'\n');
     }
@@ -88,6 +89,10 @@ mod tests {
         assert_eq!(fields.0, b"TOOKMS\n\x03\0\0\0\0\0\0\0a\nb\n");
         let mut fields = Fields(Vec::new());
         fields.put("message", &"é".repeat(MAX_VALUE_LENGTH));
-        assert_eq!(fields.0.len(), "MESSAGE\n".len() + 8 + MAX_VALUE_LENGTH + 1, "cut at a whole character");
+        assert_eq!(
+            fields.0.len(),
+            "MESSAGE\n".len() + 8 + MAX_VALUE_LENGTH + 1,
+            "cut at a whole character"
+        );
     }
 }

@@ -108,9 +108,20 @@ pub fn start(form: LogFormat, level: &str) -> Result<(LogHandle, LogWriter), Sta
             let sink = Journal::open().map_err(StartError::Journal)?;
             let program = std::env::current_exe().ok();
             let name = program.as_deref().and_then(std::path::Path::file_name);
-            let identifier =
-                name.map_or_else(|| "refreshd".to_owned(), |name| name.to_string_lossy().into_owned());
-            (install(JournalLayer { queue: queue.clone(), identifier }, level)?, Box::new(sink))
+            let identifier = name.map_or_else(
+                || "refreshd".to_owned(),
+                |name| name.to_string_lossy().into_owned(),
+            );
+            (
+                install(
+                    JournalLayer {
+                        queue: queue.clone(),
+                        identifier,
+                    },
+                    level,
+                )?,
+                Box::new(sink),
+            )
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
@@ -141,7 +152,8 @@ pub fn start_for_command(level: &str) -> Result<LogHandle, StartError> {
 }
 
 /// Lines for people, coloured on a terminal.
-fn text() -> tracing_subscriber::fmt::Layer<Base, impl for<'w> tracing_subscriber::fmt::FormatFields<'w>> {
+fn text()
+-> tracing_subscriber::fmt::Layer<Base, impl for<'w> tracing_subscriber::fmt::FormatFields<'w>> {
     tracing_subscriber::fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
@@ -161,11 +173,17 @@ impl<'a> MakeWriter<'a> for QueuedWriter {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        LineWriter { queue: &self.0, importance: Importance::Normal }
+        LineWriter {
+            queue: &self.0,
+            importance: Importance::Normal,
+        }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
-        LineWriter { queue: &self.0, importance: importance(metadata) }
+        LineWriter {
+            queue: &self.0,
+            importance: importance(metadata),
+        }
     }
 }
 
@@ -173,8 +191,11 @@ impl io::Write for LineWriter<'_> {
     /// The layer writes an event at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // JSON escapes control characters only.
-        let seen = std::str::from_utf8(line).ok().map(|line| seen(line).into_owned().into_bytes());
-        self.queue.push(seen.unwrap_or_else(|| line.to_vec()), self.importance);
+        let seen = std::str::from_utf8(line)
+            .ok()
+            .map(|line| seen(line).into_owned().into_bytes());
+        self.queue
+            .push(seen.unwrap_or_else(|| line.to_vec()), self.importance);
         Ok(line.len())
     }
 
@@ -185,7 +206,11 @@ impl io::Write for LineWriter<'_> {
 
 /// Escalations, and the report of dropped lines, are not dropped with the others.
 fn importance(metadata: &Metadata<'_>) -> Importance {
-    if metadata.target() == ESCALATION { Importance::Reserved } else { Importance::Normal }
+    if metadata.target() == ESCALATION {
+        Importance::Reserved
+    } else {
+        Importance::Normal
+    }
 }
 
 /// Why logging did not start.
@@ -203,7 +228,11 @@ pub enum StartError {
 const USER_FIELDS: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
 
 /// Writes a field for a person's eye: as one line, and without characters that are not printed.
-fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+fn for_people(
+    writer: &mut Writer<'_>,
+    field: &Field,
+    value: &dyn std::fmt::Debug,
+) -> std::fmt::Result {
     match field.name() {
         "message" => writer.write_str(&line(&format!("{value:?}"))),
         name if USER_FIELDS.contains(&name) => Ok(()),
@@ -216,7 +245,9 @@ type Base = tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry
 
 fn install<L: Layer<Base> + Send + Sync>(layer: L, level: &str) -> Result<LogHandle, StartError> {
     let (filter_layer, handle) = reload::Layer::new(filter(level));
-    let subscriber = tracing_subscriber::registry().with(filter_layer).with(layer);
+    let subscriber = tracing_subscriber::registry()
+        .with(filter_layer)
+        .with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(StartError::Twice)?;
     Ok(LogHandle(std::sync::Arc::new(move |filter| {
         // Fails only when the subscriber is gone, and then nobody logs.
@@ -227,10 +258,16 @@ fn install<L: Layer<Base> + Send + Sync>(layer: L, level: &str) -> Result<LogHan
 fn filter(level: &str) -> EnvFilter {
     // Libraries below us say little of use at info, and their debug texts are not ours to vouch for.
     let ours = EnvFilter::builder().parse_lossy(level);
-    ["hyper=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn", "h2=warn"]
-        .iter()
-        .filter_map(|directive| directive.parse().ok())
-        .fold(ours, EnvFilter::add_directive)
+    [
+        "hyper=warn",
+        "hyper_util=warn",
+        "reqwest=warn",
+        "rustls=warn",
+        "h2=warn",
+    ]
+    .iter()
+    .filter_map(|directive| directive.parse().ok())
+    .fold(ours, EnvFilter::add_directive)
 }
 
 fn is_critical(metadata: &Metadata<'_>) -> bool {

@@ -8,9 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Lines and bytes that wait for the reader.
-const CAPACITY: Limit = Limit { lines: 8192, bytes: 4 * 1024 * 1024 };
+const CAPACITY: Limit = Limit {
+    lines: 8192,
+    bytes: 4 * 1024 * 1024,
+};
 /// What escalations may take in addition.
-const RESERVE: Limit = Limit { lines: 1024, bytes: 1024 * 1024 };
+const RESERVE: Limit = Limit {
+    lines: 1024,
+    bytes: 1024 * 1024,
+};
 
 #[derive(Clone, Copy)]
 struct Limit {
@@ -65,13 +71,20 @@ struct Pending {
 
 impl LogQueue {
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a line, or drops it.
     pub(super) fn push(&self, line: Vec<u8>, importance: Importance) {
         let mut waiting = self.lock();
-        let reserve = if importance == Importance::Reserved { RESERVE } else { Limit { lines: 0, bytes: 0 } };
+        let reserve = if importance == Importance::Reserved {
+            RESERVE
+        } else {
+            Limit { lines: 0, bytes: 0 }
+        };
         let fits = waiting.lines.len() < CAPACITY.lines + reserve.lines
             && waiting.bytes + line.len() <= CAPACITY.bytes + reserve.bytes;
         if fits {
@@ -93,7 +106,10 @@ impl LogQueue {
     /// Waits until every line is delivered, but no longer than `limit`; whether they are.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         let pending = |waiting: &mut Pending| waiting.delivering || !waiting.lines.is_empty();
-        let waited = self.0.changed.wait_timeout_while(self.lock(), limit, pending);
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(self.lock(), limit, pending);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
@@ -151,7 +167,10 @@ mod tests {
         assert_eq!(queue.dropped(), 7, "escalations fit all the same");
         filled(&queue, 2, Importance::Reserved);
         assert_eq!(queue.dropped(), 9, "and are bounded too");
-        assert!(!queue.flush(Duration::from_millis(1)), "nobody has taken a line");
+        assert!(
+            !queue.flush(Duration::from_millis(1)),
+            "nobody has taken a line"
+        );
     }
 
     #[test]

@@ -43,7 +43,12 @@ impl AlertChanges {
     /// Whether there is anything to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { incidents, forgotten, letters, done } = self;
+        let Self {
+            incidents,
+            forgotten,
+            letters,
+            done,
+        } = self;
         incidents.is_empty() && forgotten.is_empty() && letters.is_empty() && done.is_empty()
     }
 }
@@ -62,15 +67,22 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing of it is kept.
     pub async fn store_alerts(&self, keep: AlertChanges) -> Result<(), StateError> {
-        self.change(move |connection| write(connection, &keep)).await
+        self.change(move |connection| write(connection, &keep))
+            .await
     }
 
     /// Portals of which something was told that is not over: those after `after` in the order of their names.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn troubled(&self, after: Option<PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
-        self.read.run(move |connection| listing::troubled(connection, after.as_ref(), limit)).await
+    pub async fn troubled(
+        &self,
+        after: Option<PortalName>,
+        limit: usize,
+    ) -> Result<Vec<Portal>, StateError> {
+        self.read
+            .run(move |connection| listing::troubled(connection, after.as_ref(), limit))
+            .await
     }
 
     /// The apps whose client is refused, and since when.
@@ -80,7 +92,10 @@ impl State {
     pub async fn refused_apps(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
         self.read
             .run(|connection| {
-                times(connection, "SELECT name, rejected_since FROM app WHERE rejected_since IS NOT NULL")
+                times(
+                    connection,
+                    "SELECT name, rejected_since FROM app WHERE rejected_since IS NOT NULL",
+                )
             })
             .await
     }
@@ -90,7 +105,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn silences(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
-        self.read.run(|connection| times(connection, "SELECT subject, until FROM silence")).await
+        self.read
+            .run(|connection| times(connection, "SELECT subject, until FROM silence"))
+            .await
     }
 
     /// Silences something until then, or ends its silence. What is past is cleared away.
@@ -130,7 +147,9 @@ impl State {
         self.read
             .run(move |connection| {
                 let at = connection
-                    .query_row("SELECT at FROM mark WHERE name = ?1", [name], |row| row.get(0))
+                    .query_row("SELECT at FROM mark WHERE name = ?1", [name], |row| {
+                        row.get(0)
+                    })
                     .optional();
                 at.map(|at| at.map(Timestamp::from_millis))
                     .map_err(|source| StateError::sql("read a mark", source))
@@ -145,8 +164,13 @@ impl State {
     pub async fn mark(&self, name: &'static str, now: Timestamp) -> Result<(), StateError> {
         self.change(move |connection| {
             let row = params![name, now.millis()];
-            let marked = connection.execute("INSERT OR REPLACE INTO mark (name, at) VALUES (?1, ?2)", row);
-            marked.map(|_| ()).map_err(|source| StateError::sql("keep a mark", source))
+            let marked = connection.execute(
+                "INSERT OR REPLACE INTO mark (name, at) VALUES (?1, ?2)",
+                row,
+            );
+            marked
+                .map(|_| ())
+                .map_err(|source| StateError::sql("keep a mark", source))
         })
         .await
     }
@@ -155,29 +179,49 @@ impl State {
 fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timestamp>, StateError> {
     let sql = |source| StateError::sql("read who is left in peace", source);
     let mut statement = connection.prepare_cached(query).map_err(sql)?;
-    let rows =
-        statement.query_map([], |row| Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))).map_err(sql)?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))
+        })
+        .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)
 }
 
 fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
     let sql = |source| StateError::sql("read what was told", source);
     let mut kept = StoredAlerts::default();
-    let mut statement = connection.prepare("SELECT body FROM incident").map_err(sql)?;
-    for body in statement.query_map([], |row| row.get::<_, String>(0)).map_err(sql)? {
+    let mut statement = connection
+        .prepare("SELECT body FROM incident")
+        .map_err(sql)?;
+    for body in statement
+        .query_map([], |row| row.get::<_, String>(0))
+        .map_err(sql)?
+    {
         match serde_json::from_str(&body.map_err(sql)?) {
             Ok(incident) => kept.incidents.push(incident),
             Err(_) => kept.unreadable += 1,
         }
     }
-    let mut statement =
-        connection.prepare("SELECT id, channel, first, body FROM outbox ORDER BY id").map_err(sql)?;
-    let letter =
-        |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?));
+    let mut statement = connection
+        .prepare("SELECT id, channel, first, body FROM outbox ORDER BY id")
+        .map_err(sql)?;
+    let letter = |row: &rusqlite::Row<'_>| {
+        Ok((
+            row.get(0)?,
+            row.get(1)?,
+            row.get(2)?,
+            row.get::<_, String>(3)?,
+        ))
+    };
     for row in statement.query_map([], letter).map_err(sql)? {
         let (id, channel, first, body) = row.map_err(sql)?;
         match serde_json::from_str(&body) {
-            Ok(message) => kept.letters.push(QueuedAlert { id, channel, first, message }),
+            Ok(message) => kept.letters.push(QueuedAlert {
+                id,
+                channel,
+                first,
+                message,
+            }),
             Err(_) => kept.unreadable += 1,
         }
     }
@@ -186,23 +230,46 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
 
 fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError> {
     let sql = |source| StateError::sql("keep what is told", source);
-    let AlertChanges { incidents, forgotten, letters, done } = keep;
+    let AlertChanges {
+        incidents,
+        forgotten,
+        letters,
+        done,
+    } = keep;
     for incident in incidents {
         let row = params![incident.key, to_json(incident)?];
         let insert = "INSERT OR REPLACE INTO incident (key, body) VALUES (?1, ?2)";
-        connection.prepare_cached(insert).and_then(|mut insert| insert.execute(row)).map_err(sql)?;
+        connection
+            .prepare_cached(insert)
+            .and_then(|mut insert| insert.execute(row))
+            .map_err(sql)?;
     }
     for key in forgotten {
-        connection.execute("DELETE FROM incident WHERE key = ?1", [key]).map_err(sql)?;
+        connection
+            .execute("DELETE FROM incident WHERE key = ?1", [key])
+            .map_err(sql)?;
     }
-    for QueuedAlert { id, channel, first, message } in letters {
+    for QueuedAlert {
+        id,
+        channel,
+        first,
+        message,
+    } in letters
+    {
         let row = params![id, channel, first, to_json(message)?];
-        let insert = "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (?1, ?2, ?3, ?4)";
-        connection.prepare_cached(insert).and_then(|mut insert| insert.execute(row)).map_err(sql)?;
+        let insert =
+            "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (?1, ?2, ?3, ?4)";
+        connection
+            .prepare_cached(insert)
+            .and_then(|mut insert| insert.execute(row))
+            .map_err(sql)?;
     }
     for id in done {
         let delete = "DELETE FROM outbox WHERE id = ?1";
-        connection.prepare_cached(delete).and_then(|mut delete| delete.execute([id])).map_err(sql)?;
+        connection
+            .prepare_cached(delete)
+            .and_then(|mut delete| delete.execute([id]))
+            .map_err(sql)?;
     }
     Ok(())
 }

@@ -116,7 +116,8 @@ impl State {
     /// # Errors
     /// [`StateError`]; nothing is stored then.
     pub async fn offer(&self, offer: Offer) -> Result<Offered, StateError> {
-        self.keep(move |connection| self::offer(connection, &offer)).await
+        self.keep(move |connection| self::offer(connection, &offer))
+            .await
     }
 
     /// When the next candidate is due that no request is under way for; now, or before, if one is.
@@ -131,7 +132,11 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
-    pub async fn claim_candidates(&self, now: Timestamp, limit: usize) -> Result<Vec<Candidate>, StateError> {
+    pub async fn claim_candidates(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Candidate>, StateError> {
         self.with_room(move |connection, room| {
             let claimed = claim(connection, now, DUE, "", limit)?;
             room.require(claimed.len()).map(|()| claimed)
@@ -162,7 +167,15 @@ impl State {
     /// [`StateError`].
     pub async fn orphan_candidates(&self) -> Result<Vec<Candidate>, StateError> {
         self.read
-            .run(|connection| select(connection, "c.claim IS NOT NULL", Timestamp::default(), "", 1000))
+            .run(|connection| {
+                select(
+                    connection,
+                    "c.claim IS NOT NULL",
+                    Timestamp::default(),
+                    "",
+                    1000,
+                )
+            })
             .await
     }
 
@@ -174,7 +187,9 @@ impl State {
         &self,
         record: Arc<RecordCandidate>,
     ) -> Result<CandidateRecorded, StateError> {
-        self.write.run(move |connection| self::record(connection, &record)).await
+        self.write
+            .run(move |connection| self::record(connection, &record))
+            .await
     }
 
     /// Whether the authorization server has refused this refresh token as a candidate of this portal.
@@ -206,14 +221,16 @@ impl State {
         self.read
             .run(move |connection| {
                 let found = "SELECT name FROM portal WHERE access_token = ?1 LIMIT 1";
-                connection.query_row(found, [token.expose()], |row| row.get(0)).optional().map_err(sql)
+                connection
+                    .query_row(found, [token.expose()], |row| row.get(0))
+                    .optional()
+                    .map_err(sql)
             })
             .await
     }
 }
 
-const DUE: &str =
-    "c.act_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding AND ?2 = ''";
+const DUE: &str = "c.act_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding AND ?2 = ''";
 const OF_PORTAL: &str =
     "?1 >= 0 AND c.portal = ?2 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
 
@@ -222,17 +239,36 @@ fn sql(source: rusqlite::Error) -> StateError {
 }
 
 fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> {
-    let Offer { grant, origin, replaces } = offer;
-    let NewGrant { portal, tokens, identity, bound_to, token_url, standing, proven: _, now } = grant;
+    let Offer {
+        grant,
+        origin,
+        replaces,
+    } = offer;
+    let NewGrant {
+        portal,
+        tokens,
+        identity,
+        bound_to,
+        token_url,
+        standing,
+        proven: _,
+        now,
+    } = grant;
     let name = portal.as_str();
-    let (refresh, Some(fingerprint)) = stored(&tokens.credential) else { return Ok(Offered::Unknown) };
+    let (refresh, Some(fingerprint)) = stored(&tokens.credential) else {
+        return Ok(Offered::Unknown);
+    };
     let known: Option<Option<[u8; 32]>> = connection
-        .query_row("SELECT fingerprint FROM portal WHERE name = ?1 AND configured = 1", [name], |row| {
-            row.get(0)
-        })
+        .query_row(
+            "SELECT fingerprint FROM portal WHERE name = ?1 AND configured = 1",
+            [name],
+            |row| row.get(0),
+        )
         .optional()
         .map_err(sql)?;
-    let Some(known) = known else { return Ok(Offered::Unknown) };
+    let Some(known) = known else {
+        return Ok(Offered::Unknown);
+    };
     if known.as_ref() == Some(fingerprint.bytes()) {
         return Ok(Offered::Same);
     }
@@ -256,7 +292,9 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
             let hurry = "UPDATE candidate SET act_at = min(coalesce(act_at, ?2), ?2), replaces = max(replaces, ?3) \
                  WHERE portal = ?1 AND claim IS NULL";
             if *origin != Origin::File {
-                connection.execute(hurry, params![name, now.millis(), replaces]).map_err(sql)?;
+                connection
+                    .execute(hurry, params![name, now.millis(), replaces])
+                    .map_err(sql)?;
             }
             return Ok(Offered::Known);
         }
@@ -319,14 +357,23 @@ fn select(
     let candidate = |row: &Row<'_>| {
         let portal = read_portal(row)?;
         let origin = Origin::parse(&row.get::<_, String>("origin")?).unwrap_or(Origin::Import);
-        Ok(Candidate { portal, origin, replaces: row.get("replaces")? })
+        Ok(Candidate {
+            portal,
+            origin,
+            replaces: row.get("replaces")?,
+        })
     };
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![now.millis(), portal, limit], candidate).map_err(sql)?;
+    let rows = statement
+        .query_map(params![now.millis(), portal, limit], candidate)
+        .map_err(sql)?;
     // One without a readable row is left alone; `status` shows its portal.
     let candidates: Vec<Candidate> = rows.filter_map(Result::ok).collect();
-    Ok(candidates.into_iter().filter(|candidate| candidate.portal.grant.is_some()).collect())
+    Ok(candidates
+        .into_iter()
+        .filter(|candidate| candidate.portal.grant.is_some())
+        .collect())
 }
 
 fn claim(
@@ -359,7 +406,9 @@ fn claim(
 fn next(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
     let next = "SELECT min(c.act_at) FROM candidate c JOIN portal p ON p.name = c.portal WHERE c.act_at IS NOT NULL \
         AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
-    let next: Option<i64> = connection.query_row(next, [], |row| row.get(0)).map_err(sql)?;
+    let next: Option<i64> = connection
+        .query_row(next, [], |row| row.get(0))
+        .map_err(sql)?;
     Ok(next.map(Timestamp::from_millis))
 }
 
@@ -372,8 +421,17 @@ struct Found {
     origin: Option<Origin>,
 }
 
-fn record(connection: &Connection, record: &RecordCandidate) -> Result<CandidateRecorded, StateError> {
-    let RecordCandidate { portal, app, claim, outcome, now } = record;
+fn record(
+    connection: &Connection,
+    record: &RecordCandidate,
+) -> Result<CandidateRecorded, StateError> {
+    let RecordCandidate {
+        portal,
+        app,
+        claim,
+        outcome,
+        now,
+    } = record;
     let found = connection
         .query_row(
             "SELECT claimed_at, fingerprint, bound_to, token_url, origin FROM candidate WHERE portal = ?1 AND claim = ?2",
@@ -393,7 +451,14 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
     if let Some(aside) = superseded_of(outcome, found.is_some()) {
         store_superseded(connection, portal, *now, &aside)?;
     }
-    let Some(Found { claimed_at, fingerprint, bound_to, token_url, origin }) = found else {
+    let Some(Found {
+        claimed_at,
+        fingerprint,
+        bound_to,
+        token_url,
+        origin,
+    }) = found
+    else {
         return Ok(CandidateRecorded::SetAside);
     };
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
@@ -418,24 +483,37 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
             let Some(generation) = put(connection, &grant)? else {
                 // The configuration let go of the portal meanwhile; its pair must not be lost.
                 let aside = superseded_of(outcome, false);
-                aside.map(|aside| store_superseded(connection, portal, now, &aside)).transpose()?;
+                aside
+                    .map(|aside| store_superseded(connection, portal, now, &aside))
+                    .transpose()?;
                 return Ok(CandidateRecorded::SetAside);
             };
             // It was tried: by hand it is not renewed again at once.
             let tried = "UPDATE portal SET claimed_at = ?2 WHERE name = ?1";
-            connection.execute(tried, params![portal.as_str(), claimed_at.millis()]).map_err(sql)?;
+            connection
+                .execute(tried, params![portal.as_str(), claimed_at.millis()])
+                .map_err(sql)?;
             let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
-            connection.execute(remember, params![fingerprint, portal.as_str()]).map_err(sql)?;
+            connection
+                .execute(remember, params![fingerprint, portal.as_str()])
+                .map_err(sql)?;
             if origin == Some(Origin::Install) {
                 disputes::settle(connection, portal, now)?;
             }
-            let client_changed = clients::client_accepted(connection, app, portal, now).map_err(sql)?;
-            Ok(CandidateRecorded::TakenIn { generation, client_changed })
+            let client_changed =
+                clients::client_accepted(connection, app, portal, now).map_err(sql)?;
+            Ok(CandidateRecorded::TakenIn {
+                generation,
+                client_changed,
+            })
         }
         CandidateOutcome::Refused | CandidateOutcome::Another(_) => {
             remove(connection, portal)?;
-            let refused = "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
-            connection.execute(refused, params![fingerprint, portal.as_str()]).map_err(sql)?;
+            let refused =
+                "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
+            connection
+                .execute(refused, params![fingerprint, portal.as_str()])
+                .map_err(sql)?;
             if origin == Some(Origin::Install) {
                 disputes::drop_accepted(connection, portal)?;
             }
@@ -467,7 +545,11 @@ fn record(connection: &Connection, record: &RecordCandidate) -> Result<Candidate
 
 fn superseded_of(outcome: &CandidateOutcome, claim_holds: bool) -> Option<SupersededPair<'_>> {
     match outcome {
-        CandidateOutcome::Another(TokenPair { access, refresh, identity }) => Some(SupersededPair {
+        CandidateOutcome::Another(TokenPair {
+            access,
+            refresh,
+            identity,
+        }) => Some(SupersededPair {
             why: "foreign",
             access: access.as_ref(),
             refresh: refresh.as_ref(),
@@ -479,7 +561,9 @@ fn superseded_of(outcome: &CandidateOutcome, claim_holds: bool) -> Option<Supers
             refresh: renewed.tokens.credential.refresh(),
             identity: renewed.identity.as_deref(),
         }),
-        CandidateOutcome::Proved(_) | CandidateOutcome::Refused | CandidateOutcome::Waits(_) => None,
+        CandidateOutcome::Proved(_) | CandidateOutcome::Refused | CandidateOutcome::Waits(_) => {
+            None
+        }
     }
 }
 
@@ -495,7 +579,14 @@ fn moved_tokens(tokens: &Tokens, by: i64) -> Tokens {
         since: end.since.shifted(by),
         ..end
     });
-    Tokens { access, validity: Validity { refresh, ..tokens.validity.clone() }, ..tokens.clone() }
+    Tokens {
+        access,
+        validity: Validity {
+            refresh,
+            ..tokens.validity.clone()
+        },
+        ..tokens.clone()
+    }
 }
 
 fn remove(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
@@ -518,15 +609,27 @@ pub(super) fn drop_candidate(
         .optional()
         .map_err(sql)?;
     if let Some(refresh) = in_doubt.as_deref().and_then(RefreshToken::new) {
-        let aside =
-            SupersededPair { why: "candidate", access: None, refresh: Some(&refresh), identity: None };
+        let aside = SupersededPair {
+            why: "candidate",
+            access: None,
+            refresh: Some(&refresh),
+            identity: None,
+        };
         store_superseded(connection, portal, now, &aside)?;
     }
     remove(connection, portal)
 }
 
 /// Forgets a portal's candidate, and which of its refresh tokens were refused. Whether there was a candidate.
-pub(super) fn forget_candidate(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
-    connection.execute("DELETE FROM refused_candidate WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+pub(super) fn forget_candidate(
+    connection: &Connection,
+    portal: &PortalName,
+) -> Result<bool, StateError> {
+    connection
+        .execute(
+            "DELETE FROM refused_candidate WHERE portal = ?1",
+            [portal.as_str()],
+        )
+        .map_err(sql)?;
     remove(connection, portal)
 }

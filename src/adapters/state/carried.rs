@@ -119,12 +119,17 @@ impl Carried {
     /// # Errors
     /// [`Damage`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
-        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Damage::Foreign)?;
+        let end = bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or(Damage::Foreign)?;
         let (head, json) = (&bytes[..end], &bytes[end + 1..]);
         let head = std::str::from_utf8(head).map_err(|_| Damage::Foreign)?;
         let mut words = head.split(' ');
         let (magic, format, sum) = (words.next(), words.next(), words.next());
-        let format = format.and_then(|format| format.parse().ok()).filter(|_| magic == Some(MAGIC));
+        let format = format
+            .and_then(|format| format.parse().ok())
+            .filter(|_| magic == Some(MAGIC));
         match format.ok_or(Damage::Foreign)? {
             FORMAT => {}
             other => return Err(Damage::Format(other)),
@@ -251,7 +256,9 @@ macro_rules! shown {
                 let text = String::deserialize(deserializer)?;
                 let secret = $secret::new(&text);
                 drop(ReplyBody::new(text.into_bytes()));
-                secret.map(Self).ok_or_else(|| serde::de::Error::custom("an empty secret"))
+                secret
+                    .map(Self)
+                    .ok_or_else(|| serde::de::Error::custom("an empty secret"))
             }
         }
     };
@@ -270,7 +277,12 @@ impl Digest {
     }
 
     fn read(&self) -> Option<Fingerprint> {
-        STANDARD.decode(&self.0).ok()?.try_into().ok().map(Fingerprint::from_bytes)
+        STANDARD
+            .decode(&self.0)
+            .ok()?
+            .try_into()
+            .ok()
+            .map(Fingerprint::from_bytes)
     }
 }
 
@@ -287,25 +299,58 @@ impl Form {
     fn of(unsaved: &Unsaved<'_>) -> Self {
         let (portal, load) = match unsaved {
             Unsaved::Renewal(record, renewed, sent) => {
-                let RenewalRecord { portal, app, claim, bought_by, now, .. } = record;
+                let RenewalRecord {
+                    portal,
+                    app,
+                    claim,
+                    bought_by,
+                    now,
+                    ..
+                } = record;
                 let pair = PairForm::of(app, *claim, renewed, bought_by.as_ref(), *now);
                 (portal, LoadForm::Renewal(pair, SentForm::of(sent)))
             }
             Unsaved::Candidate(record, renewed) => {
-                let RecordCandidate { portal, app, claim, outcome: _, now } = record;
-                (portal, LoadForm::Candidate(PairForm::of(app, *claim, renewed, None, *now)))
+                let RecordCandidate {
+                    portal,
+                    app,
+                    claim,
+                    outcome: _,
+                    now,
+                } = record;
+                (
+                    portal,
+                    LoadForm::Candidate(PairForm::of(app, *claim, renewed, None, *now)),
+                )
             }
-            Unsaved::Grant(grant, sent) => {
-                (&grant.portal, LoadForm::Grant(Box::new(GrantForm::of(grant)), SentForm::of(sent)))
-            }
+            Unsaved::Grant(grant, sent) => (
+                &grant.portal,
+                LoadForm::Grant(Box::new(GrantForm::of(grant)), SentForm::of(sent)),
+            ),
             Unsaved::Reply(portal, reply) => (*portal, LoadForm::Reply(ReplyForm::of(reply))),
-            Unsaved::Aside(portal, TokenPair { access, refresh, identity }, now) => {
+            Unsaved::Aside(
+                portal,
+                TokenPair {
+                    access,
+                    refresh,
+                    identity,
+                },
+                now,
+            ) => {
                 let (access, refresh) = (access.clone().map(Shown), refresh.clone().map(Shown));
-                let aside = AsideForm { access, refresh, identity: identity.clone(), now: now.millis() };
+                let aside = AsideForm {
+                    access,
+                    refresh,
+                    identity: identity.clone(),
+                    now: now.millis(),
+                };
                 (*portal, LoadForm::Aside(aside))
             }
         };
-        Self { portal: portal.to_string(), load }
+        Self {
+            portal: portal.to_string(),
+            load,
+        }
     }
 
     fn read(self) -> Option<Carried> {
@@ -313,11 +358,25 @@ impl Form {
         let load = match self.load {
             LoadForm::Renewal(pair, sent) => Load::Renewal(pair.read()?, sent.read()?),
             LoadForm::Candidate(pair) => Load::Candidate(pair.read()?),
-            LoadForm::Grant(grant, sent) => Load::Grant(Box::new(grant.read(&portal)?), sent.read()?),
+            LoadForm::Grant(grant, sent) => {
+                Load::Grant(Box::new(grant.read(&portal)?), sent.read()?)
+            }
             LoadForm::Reply(reply) => Load::Reply(Arc::new(reply.read()?)),
-            LoadForm::Aside(AsideForm { access, refresh, identity, now }) => {
+            LoadForm::Aside(AsideForm {
+                access,
+                refresh,
+                identity,
+                now,
+            }) => {
                 let (access, refresh) = (access.map(|shown| shown.0), refresh.map(|shown| shown.0));
-                Load::Aside(Arc::new(TokenPair { access, refresh, identity }), at(now))
+                Load::Aside(
+                    Arc::new(TokenPair {
+                        access,
+                        refresh,
+                        identity,
+                    }),
+                    at(now),
+                )
             }
         };
         Some(Carried { portal, load })
@@ -332,7 +391,13 @@ impl PairForm {
         bought_by: Option<&Fingerprint>,
         now: Timestamp,
     ) -> Self {
-        let Renewed { tokens, standing, identity, token_url, renamed_from } = renewed;
+        let Renewed {
+            tokens,
+            standing,
+            identity,
+            token_url,
+            renamed_from,
+        } = renewed;
         Self {
             app: app.to_owned(),
             claim: (claim.0.0, claim.1.millis()),
@@ -347,12 +412,28 @@ impl PairForm {
     }
 
     fn read(self) -> Option<CarriedPair> {
-        let Self { app, claim, tokens, standing, identity, token_url, renamed_from, bought_by, now } = self;
+        let Self {
+            app,
+            claim,
+            tokens,
+            standing,
+            identity,
+            token_url,
+            renamed_from,
+            bought_by,
+            now,
+        } = self;
         let (tokens, standing) = (tokens.read(), standing.read()?);
         Some(CarriedPair {
             app,
             claim: (ClaimId(claim.0), at(claim.1)),
-            renewed: Box::new(Renewed { tokens, standing, identity, token_url, renamed_from }),
+            renewed: Box::new(Renewed {
+                tokens,
+                standing,
+                identity,
+                token_url,
+                renamed_from,
+            }),
             bought_by: read_digest(bought_by.as_ref())?,
             now: at(now),
         })
@@ -361,7 +442,16 @@ impl PairForm {
 
 impl GrantForm {
     fn of(grant: &NewGrant) -> Self {
-        let NewGrant { portal: _, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+        let NewGrant {
+            portal: _,
+            tokens,
+            identity,
+            bound_to,
+            token_url,
+            standing,
+            proven,
+            now,
+        } = grant;
         Self {
             tokens: TokensForm::of(tokens),
             standing: StandingForm::of(standing),
@@ -374,7 +464,15 @@ impl GrantForm {
     }
 
     fn read(self, portal: &PortalName) -> Option<NewGrant> {
-        let Self { tokens, standing, identity, bound_to, token_url, proven, now } = self;
+        let Self {
+            tokens,
+            standing,
+            identity,
+            bound_to,
+            token_url,
+            proven,
+            now,
+        } = self;
         Some(NewGrant {
             portal: portal.clone(),
             tokens: tokens.read(),
@@ -390,23 +488,41 @@ impl GrantForm {
 
 impl SentForm {
     fn of(sent: &SentToken) -> Self {
-        Self { generation: sent.generation.0, token: sent.token.as_ref().map(Digest::of) }
+        Self {
+            generation: sent.generation.0,
+            token: sent.token.as_ref().map(Digest::of),
+        }
     }
 
     fn read(&self) -> Option<SentToken> {
-        Some(SentToken { generation: Generation(self.generation), token: read_digest(self.token.as_ref())? })
+        Some(SentToken {
+            generation: Generation(self.generation),
+            token: read_digest(self.token.as_ref())?,
+        })
     }
 }
 
 impl TokensForm {
     fn of(tokens: &Tokens) -> Self {
-        let Tokens { access, credential, details, validity: Validity { refresh, notice } } = tokens;
-        let access = access.clone().map(|Access { token, token_type, issued_at, expires_at }| AccessForm {
-            token: Shown(token),
-            token_type,
-            issued_at: issued_at.millis(),
-            expires_at: expires_at.millis(),
-        });
+        let Tokens {
+            access,
+            credential,
+            details,
+            validity: Validity { refresh, notice },
+        } = tokens;
+        let access = access.clone().map(
+            |Access {
+                 token,
+                 token_type,
+                 issued_at,
+                 expires_at,
+             }| AccessForm {
+                token: Shown(token),
+                token_type,
+                issued_at: issued_at.millis(),
+                expires_at: expires_at.millis(),
+            },
+        );
         let end = |RefreshEnd { at, since, motion }: RefreshEnd| {
             (at.millis(), since.millis(), motion.as_str().to_owned())
         };
@@ -420,13 +536,26 @@ impl TokensForm {
     }
 
     fn read(self) -> Tokens {
-        let Self { access, refresh, details, refresh_end, notice } = self;
-        let access = access.map(|AccessForm { token, token_type, issued_at, expires_at }| Access {
-            token: token.0,
-            token_type,
-            issued_at: at(issued_at),
-            expires_at: at(expires_at),
-        });
+        let Self {
+            access,
+            refresh,
+            details,
+            refresh_end,
+            notice,
+        } = self;
+        let access = access.map(
+            |AccessForm {
+                 token,
+                 token_type,
+                 issued_at,
+                 expires_at,
+             }| Access {
+                token: token.0,
+                token_type,
+                issued_at: at(issued_at),
+                expires_at: at(expires_at),
+            },
+        );
         let end = |(ends, since, motion): (i64, i64, String)| RefreshEnd {
             at: at(ends),
             since: at(since),
@@ -436,15 +565,28 @@ impl TokensForm {
             access,
             credential: refresh.map_or(Credential::Client, |shown| Credential::Refresh(shown.0)),
             details,
-            validity: Validity { refresh: refresh_end.map(end), notice },
+            validity: Validity {
+                refresh: refresh_end.map(end),
+                notice,
+            },
         }
     }
 }
 
 impl StandingForm {
     fn of(standing: &GrantStatus) -> Self {
-        let GrantStatus { phase, renew_at, next_attempt_at: act_at } = standing;
-        let doubtful = matches!(phase, Phase::NeedsAuthorization { while_in_doubt: true, .. });
+        let GrantStatus {
+            phase,
+            renew_at,
+            next_attempt_at: act_at,
+        } = standing;
+        let doubtful = matches!(
+            phase,
+            Phase::NeedsAuthorization {
+                while_in_doubt: true,
+                ..
+            }
+        );
         Self {
             phase: phase.kind(),
             attempt: phase.attempt(),
@@ -457,15 +599,35 @@ impl StandingForm {
     }
 
     fn read(self) -> Option<GrantStatus> {
-        let Self { phase, attempt, since, problem, doubtful, renew_at, act_at } = self;
+        let Self {
+            phase,
+            attempt,
+            since,
+            problem,
+            doubtful,
+            renew_at,
+            act_at,
+        } = self;
         let phase = phase_of(phase, attempt, since.map(at).zip(problem), doubtful)?;
-        Some(GrantStatus { phase, renew_at: renew_at.map(at), next_attempt_at: act_at.map(at) })
+        Some(GrantStatus {
+            phase,
+            renew_at: renew_at.map(at),
+            next_attempt_at: act_at.map(at),
+        })
     }
 }
 
 impl ReplyForm {
     fn of(reply: &UnreadableReply) -> Self {
-        let UnreadableReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
+        let UnreadableReply {
+            at,
+            answers,
+            status,
+            content_type,
+            content_encoding,
+            whole,
+            body,
+        } = reply;
         let answers = match answers {
             ReplyTo::Renewal(sent) => Some(SentForm::of(sent)),
             ReplyTo::Authorization => None,
@@ -482,13 +644,29 @@ impl ReplyForm {
     }
 
     fn read(self) -> Option<UnreadableReply> {
-        let Self { at: came, answers, status, content_type, content_encoding, whole, body } = self;
+        let Self {
+            at: came,
+            answers,
+            status,
+            content_type,
+            content_encoding,
+            whole,
+            body,
+        } = self;
         let answers = match answers {
             Some(sent) => ReplyTo::Renewal(sent.read()?),
             None => ReplyTo::Authorization,
         };
         let body = ReplyBody::new(STANDARD.decode(body).ok()?);
-        Some(UnreadableReply { at: at(came), answers, status, content_type, content_encoding, whole, body })
+        Some(UnreadableReply {
+            at: at(came),
+            answers,
+            status,
+            content_type,
+            content_encoding,
+            whole,
+            body,
+        })
     }
 }
 

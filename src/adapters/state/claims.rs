@@ -53,12 +53,13 @@ pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Re
         .query_row([], |row| row.get(0))?;
     let least = stored.saturating_add(1).max(now.millis());
     let after = |newest: i64| newest.saturating_add(1).max(least);
-    let before = NEWEST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| Some(after(newest)));
+    let before = NEWEST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| {
+        Some(after(newest))
+    });
     Ok(ClaimId(before.map_or(least, after)))
 }
 
-const DUE: &str =
-    "token_url = ?1 AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
+const DUE: &str = "token_url = ?1 AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
 
 /// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used. The index
 /// alone answers: rows are read of what is claimed, not of all that is due.
@@ -81,7 +82,10 @@ pub(super) fn claim_due(
 ) -> Result<Claims, StateError> {
     let sql = |source| StateError::sql("claim due portals", source);
     let claim = new_claim(connection, now).map_err(sql)?;
-    let mut room: HashMap<&str, usize> = capacity.iter().map(|(url, free)| (url.as_str(), *free)).collect();
+    let mut room: HashMap<&str, usize> = capacity
+        .iter()
+        .map(|(url, free)| (url.as_str(), *free))
+        .collect();
     let refused = try_refused(connection, now, |url| {
         room.get_mut(url).is_some_and(|free| {
             let is_free = *free > 0;
@@ -97,18 +101,24 @@ pub(super) fn claim_due(
         let limit = room.get(token_url.as_str()).copied().unwrap_or_default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = select
-            .query_map(params![token_url, now.millis(), limit, refused.apps], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
+            .query_map(
+                params![token_url, now.millis(), limit, refused.apps],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
             .map_err(sql)?;
         for row in rows {
             taken.push(row.map_err(sql)?);
         }
         let soonest: Option<i64> = connection
             .prepare_cached(&next_query())
-            .and_then(|mut statement| statement.query_row(params![token_url, now.millis()], |row| row.get(0)))
+            .and_then(|mut statement| {
+                statement.query_row(params![token_url, now.millis()], |row| row.get(0))
+            })
             .map_err(sql)?;
-        next = [next, soonest.map(Timestamp::from_millis)].into_iter().flatten().min();
+        next = [next, soonest.map(Timestamp::from_millis)]
+            .into_iter()
+            .flatten()
+            .min();
     }
     let mut portals = Vec::with_capacity(taken.len());
     let mut unreadable = Vec::new();
@@ -118,7 +128,9 @@ pub(super) fn claim_due(
         ))
         .map_err(sql)?;
     for (id, _) in taken {
-        let claimed = update.query_row(params![id, claim.0, now.millis()], portal).map_err(sql)?;
+        let claimed = update
+            .query_row(params![id, claim.0, now.millis()], portal)
+            .map_err(sql)?;
         if claimed.unreadable.is_some() {
             quarantine::quarantine_unreadable(connection, &claimed.name)?;
             // It took the place of another that is due.
@@ -128,7 +140,11 @@ pub(super) fn claim_due(
         }
         portals.push(claimed);
     }
-    Ok(Claims { portals, next, unreadable })
+    Ok(Claims {
+        portals,
+        next,
+        unreadable,
+    })
 }
 
 /// Claims one portal whatever its time, for a command that renews without a daemon.
@@ -150,14 +166,20 @@ pub(super) fn claim_one(
         return Ok(None);
     }
     connection
-        .query_row(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"), [name.as_str()], portal)
+        .query_row(
+            &format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"),
+            [name.as_str()],
+            portal,
+        )
         .optional()
         .map_err(sql)
 }
 
 pub(super) fn orphans(connection: &Connection) -> Result<Vec<Portal>, StateError> {
     let mut statement = connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE claim IS NOT NULL"))
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM portal WHERE claim IS NOT NULL"
+        ))
         .map_err(|source| StateError::sql("find claims without an outcome", source))?;
     super::rows::portals(&mut statement, [])
 }
@@ -167,10 +189,11 @@ pub(super) fn claim_again(
     name: &PortalName,
     (claim, at): (ClaimId, Timestamp),
 ) -> Result<(), StateError> {
-    let update =
-        "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE name = ?1 AND refresh_token IS NOT NULL";
+    let update = "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE name = ?1 AND refresh_token IS NOT NULL";
     let updated = connection.execute(update, params![name.as_str(), claim.0, at.millis()]);
-    updated.map(|_| ()).map_err(|source| StateError::sql("claim a portal again", source))
+    updated
+        .map(|_| ())
+        .map_err(|source| StateError::sql("claim a portal again", source))
 }
 
 pub(super) fn request_renewal(
@@ -183,9 +206,13 @@ pub(super) fn request_renewal(
         .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"))
         .and_then(|mut statement| statement.query_row([name.as_str()], portal).optional())
         .map_err(sql)?;
-    let Some(found) = found else { return Ok(RenewalRequest::Unknown) };
+    let Some(found) = found else {
+        return Ok(RenewalRequest::Unknown);
+    };
     let bound = found.binding;
-    let Some(grant) = found.grant.filter(|grant| found.settings.is_some() && bound == Some(grant.bound_to))
+    let Some(grant) = found
+        .grant
+        .filter(|grant| found.settings.is_some() && bound == Some(grant.bound_to))
     else {
         return Ok(RenewalRequest::NoGrant);
     };

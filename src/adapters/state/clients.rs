@@ -46,7 +46,9 @@ pub(super) fn client_accepted(
         )?
         .query_row([app], |row| row.get(0))
         .optional()?;
-    let Some(rejected_since) = open else { return Ok(false) };
+    let Some(rejected_since) = open else {
+        return Ok(false);
+    };
     connection.execute(
         "UPDATE app SET let_in_at = ?2, rejected_since = NULL, retry_at = NULL, question_since = NULL, probe = NULL, \
          asked = NULL WHERE name = ?1",
@@ -111,8 +113,15 @@ pub(super) fn client_refused(
         unasked: counted("(refused_since IS NULL OR claimed_at < ?3)", asked_since)?,
         in_question: question.is_some(),
     };
-    let ruling = if rejected.is_some() { ClientDecision::TheClient } else { decide(seen) };
-    connection.execute("UPDATE app SET refused_last = ?2 WHERE name = ?1", params![app, name])?;
+    let ruling = if rejected.is_some() {
+        ClientDecision::TheClient
+    } else {
+        decide(seen)
+    };
+    connection.execute(
+        "UPDATE app SET refused_last = ?2 WHERE name = ?1",
+        params![app, name],
+    )?;
     match ruling {
         ClientDecision::ThisPortal => {
             let works_for = count(connection, app, name, "refused_since IS NULL", 0)?;
@@ -172,21 +181,36 @@ pub(super) fn client_refused(
 }
 
 /// Other usable portals of an app of which this is true; `?3` is a moment.
-fn count(connection: &Connection, app: &str, but: &str, what: &str, moment: i64) -> rusqlite::Result<i64> {
+fn count(
+    connection: &Connection,
+    app: &str,
+    but: &str,
+    what: &str,
+    moment: i64,
+) -> rusqlite::Result<i64> {
     let query = format!(
         "SELECT count(*) FROM portal WHERE app = ?1 AND name <> ?2 AND {USABLE} AND {what} AND ?3 IS NOT NULL"
     );
-    connection.prepare_cached(&query)?.query_row(params![app, but, moment], |row| row.get(0))
+    connection
+        .prepare_cached(&query)?
+        .query_row(params![app, but, moment], |row| row.get(0))
 }
 
 /// Brings another portal's renewal forward, as far as it may be: its answer says whose the refusal is.
-fn probe_another(connection: &Connection, app: &str, but: &str, now: Timestamp) -> rusqlite::Result<()> {
+fn probe_another(
+    connection: &Connection,
+    app: &str,
+    but: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let query = format!(
         "UPDATE portal SET act_at = min(act_at, ({ALLOWED_AT})) WHERE name = (SELECT name FROM portal \
          WHERE app = ?1 AND name <> ?3 AND claim IS NULL AND {USABLE} \
          ORDER BY refused_since IS NOT NULL, {ALLOWED_AT}, expires_at LIMIT 1)"
     );
-    connection.execute(&query, params![app, now.millis(), but, TRY_AGAIN]).map(|_| ())
+    connection
+        .execute(&query, params![app, now.millis(), but, TRY_AGAIN])
+        .map(|_| ())
 }
 
 /// A portal that may try a refused client.
@@ -199,7 +223,11 @@ pub(super) struct ProbeCandidate {
 }
 
 /// Who is to try next: not the one that was refused last, as long as there is another.
-fn candidate(connection: &Connection, app: &str, at: Timestamp) -> rusqlite::Result<Option<ProbeCandidate>> {
+fn candidate(
+    connection: &Connection,
+    app: &str,
+    at: Timestamp,
+) -> rusqlite::Result<Option<ProbeCandidate>> {
     let query = format!(
         "SELECT id, name, token_url, {ALLOWED_AT} AS allowed_at, name IS (SELECT refused_last FROM app WHERE name = ?1) \
          AS is_last, name IS NOT (SELECT probe FROM app WHERE name = ?1) AS is_new FROM portal \
@@ -237,7 +265,11 @@ pub(super) fn try_refused(
     now: Timestamp,
     mut room: impl FnMut(&str) -> bool,
 ) -> rusqlite::Result<ClientRefusal> {
-    let mut found = ClientRefusal { apps: "[]".to_owned(), trying: Vec::new(), next: None };
+    let mut found = ClientRefusal {
+        apps: "[]".to_owned(),
+        trying: Vec::new(),
+        next: None,
+    };
     let mut apps = Vec::new();
     let rows: Vec<(String, i64, Option<String>)> = connection
         .prepare_cached(
@@ -261,7 +293,10 @@ pub(super) fn try_refused(
                 }
             }
             let left = (!left.is_empty()).then(|| serde_json::Value::from(left).to_string());
-            connection.execute("UPDATE app SET asked = ?2 WHERE name = ?1", params![app, left])?;
+            connection.execute(
+                "UPDATE app SET asked = ?2 WHERE name = ?1",
+                params![app, left],
+            )?;
         }
         if retry_at > now.millis() {
             later(&mut found.next, retry_at);
@@ -280,7 +315,10 @@ pub(super) fn try_refused(
                 now.millis()
             };
             if retry_at > now.millis() {
-                connection.execute("UPDATE app SET retry_at = ?2 WHERE name = ?1", params![app, retry_at])?;
+                connection.execute(
+                    "UPDATE app SET retry_at = ?2 WHERE name = ?1",
+                    params![app, retry_at],
+                )?;
                 later(&mut found.next, retry_at);
             }
         }
@@ -317,9 +355,15 @@ pub(super) fn request_probe(connection: &Connection, portal: &PortalName) -> rus
 
 /// A client that is another than before is asked about anew.
 pub(super) fn reset(connection: &Connection, app: &str) -> rusqlite::Result<()> {
-    connection.execute("UPDATE app SET question_since = NULL, let_in_at = NULL WHERE name = ?1", [app])?;
+    connection.execute(
+        "UPDATE app SET question_since = NULL, let_in_at = NULL WHERE name = ?1",
+        [app],
+    )?;
     connection
-        .execute("UPDATE portal SET refused_since = NULL WHERE app = ?1 AND refused_since IS NOT NULL", [app])
+        .execute(
+            "UPDATE portal SET refused_since = NULL WHERE app = ?1 AND refused_since IS NOT NULL",
+            [app],
+        )
         .map(|_| ())
 }
 

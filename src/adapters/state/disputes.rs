@@ -77,8 +77,12 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; it is not kept then.
-    pub async fn record_dispute(&self, newcomer: NewDispute) -> Result<RecordedDispute, StateError> {
-        self.change(move |connection| note(connection, &newcomer)).await
+    pub async fn record_dispute(
+        &self,
+        newcomer: NewDispute,
+    ) -> Result<RecordedDispute, StateError> {
+        self.change(move |connection| note(connection, &newcomer))
+            .await
     }
 
     /// The newcomers that wait, by portal.
@@ -99,7 +103,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn dispute_of(&self, portal: PortalName) -> Result<Option<OpenDispute>, StateError> {
-        self.read.run(move |connection| Ok(select(connection, Some(&portal))?.pop())).await
+        self.read
+            .run(move |connection| Ok(select(connection, Some(&portal))?.pop()))
+            .await
     }
 
     /// Notes that a person has accepted this user, whose grant is a candidate next; false if he does not wait any more.
@@ -130,7 +136,8 @@ impl State {
         user: String,
         now: Timestamp,
     ) -> Result<bool, StateError> {
-        self.change(move |connection| refuse(connection, &portal, &user, now)).await
+        self.change(move |connection| refuse(connection, &portal, &user, now))
+            .await
     }
 }
 
@@ -138,7 +145,10 @@ impl State {
 const WAITING: &str = "n.refused_at IS NULL AND n.refresh_token IS NOT NULL AND p.refresh_token IS NOT NULL \
      AND p.phase <> 'gone' AND p.user_id IS n.holder AND p.bound_to = n.binding AND p.configured = 1";
 
-fn select(connection: &Connection, portal: Option<&PortalName>) -> Result<Vec<OpenDispute>, StateError> {
+fn select(
+    connection: &Connection,
+    portal: Option<&PortalName>,
+) -> Result<Vec<OpenDispute>, StateError> {
     let query = format!(
         "SELECT n.portal, n.app, n.user_id, n.holder, n.occasion, n.is_admin, n.holder_is_admin, n.came_at, \
          n.accepted_at IS NOT NULL AND EXISTS \
@@ -147,7 +157,9 @@ fn select(connection: &Connection, portal: Option<&PortalName>) -> Result<Vec<Op
          ORDER BY n.portal, n.came_at"
     );
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
-    let rows = statement.query_map(params![portal.map(PortalName::as_str)], read).map_err(sql)?;
+    let rows = statement
+        .query_map(params![portal.map(PortalName::as_str)], read)
+        .map_err(sql)?;
     let found: Vec<Option<OpenDispute>> = rows.collect::<Result<_, _>>().map_err(sql)?;
     Ok(found.into_iter().flatten().collect())
 }
@@ -156,9 +168,12 @@ fn select(connection: &Connection, portal: Option<&PortalName>) -> Result<Vec<Op
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
     let (portal, occasion): (String, String) = (row.get(0)?, row.get(4)?);
     let (refresh, details): (String, Option<String>) = (row.get(10)?, row.get(11)?);
-    let parsed =
-        (PortalName::parse(&portal).ok()).zip(EventKind::parse(&occasion)).zip(RefreshToken::new(&refresh));
-    let Some(((portal, occasion), refresh)) = parsed else { return Ok(None) };
+    let parsed = (PortalName::parse(&portal).ok())
+        .zip(EventKind::parse(&occasion))
+        .zip(RefreshToken::new(&refresh));
+    let Some(((portal, occasion), refresh)) = parsed else {
+        return Ok(None);
+    };
     Ok(Some(OpenDispute {
         newcomer: Dispute {
             portal,
@@ -173,14 +188,33 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
         },
         member_id: row.get(9)?,
         refresh,
-        details: details.and_then(|details| serde_json::from_str(&details).ok()).unwrap_or_default(),
+        details: details
+            .and_then(|details| serde_json::from_str(&details).ok())
+            .unwrap_or_default(),
         server: row.get(12)?,
     }))
 }
 
 fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, StateError> {
-    let NewDispute { newcomer, binding, member_id, refresh, details, server, application_token, now } = new;
-    let Dispute { portal, app, user, occasion, is_admin, holder_is_admin, .. } = newcomer;
+    let NewDispute {
+        newcomer,
+        binding,
+        member_id,
+        refresh,
+        details,
+        server,
+        application_token,
+        now,
+    } = new;
+    let Dispute {
+        portal,
+        app,
+        user,
+        occasion,
+        is_admin,
+        holder_is_admin,
+        ..
+    } = newcomer;
     let name = portal.as_str();
     let holder: Option<Option<String>> = connection
         .query_row(
@@ -197,19 +231,34 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
         return Ok(RecordedDispute::Moot);
     }
     let of_before = "DELETE FROM install_newcomer WHERE portal = ?1 AND holder IS NOT ?2";
-    connection.execute(of_before, params![name, holder]).map_err(sql)?;
+    connection
+        .execute(of_before, params![name, holder])
+        .map_err(sql)?;
     let refused = "SELECT EXISTS (SELECT 1 FROM install_newcomer WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NOT NULL)";
-    if connection.query_row(refused, params![name, user], |row| row.get(0)).map_err(sql)? {
+    if connection
+        .query_row(refused, params![name, user], |row| row.get(0))
+        .map_err(sql)?
+    {
         return Ok(RecordedDispute::Refused);
     }
-    let newcomer = Dispute { holder, since: *now, ..newcomer.clone() };
-    let before = select(connection, Some(portal))?.pop().map(|waiting| waiting.newcomer);
+    let newcomer = Dispute {
+        holder,
+        since: *now,
+        ..newcomer.clone()
+    };
+    let before = select(connection, Some(portal))?
+        .pop()
+        .map(|waiting| waiting.newcomer);
     let is_known = match before {
         // Its grant is being proved.
         Some(before) if before.is_accepted => return Ok(RecordedDispute::Known),
         // What a visit does not say of an event before it stays.
         Some(before) if before.user == *user => {
-            let occasion = if before.occasion == EventKind::Installed { before.occasion } else { *occasion };
+            let occasion = if before.occasion == EventKind::Installed {
+                before.occasion
+            } else {
+                *occasion
+            };
             connection
                 .execute(
                     "UPDATE install_newcomer SET occasion = ?3, is_admin = coalesce(?4, is_admin), \
@@ -261,8 +310,14 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
             .map_err(sql)?;
     }
     let dispute = "UPDATE installation SET disputed_at = ?3 WHERE binding = ?1 AND member_id = ?2";
-    connection.execute(dispute, params![binding.bytes(), member_id, now.millis()]).map_err(sql)?;
-    Ok(if is_known { RecordedDispute::Known } else { RecordedDispute::New(Box::new(newcomer)) })
+    connection
+        .execute(dispute, params![binding.bytes(), member_id, now.millis()])
+        .map_err(sql)?;
+    Ok(if is_known {
+        RecordedDispute::Known
+    } else {
+        RecordedDispute::New(Box::new(newcomer))
+    })
 }
 
 fn refuse(
@@ -273,7 +328,9 @@ fn refuse(
 ) -> Result<bool, StateError> {
     let settled = "UPDATE installation SET disputed_at = NULL WHERE (binding, member_id) IN \
          (SELECT binding, member_id FROM install_newcomer WHERE portal = ?1 AND user_id = ?2)";
-    connection.execute(settled, [portal.as_str(), user]).map_err(sql)?;
+    connection
+        .execute(settled, [portal.as_str(), user])
+        .map_err(sql)?;
     let refused = connection
         .execute(
             "UPDATE install_newcomer SET refused_at = ?3, refresh_token = NULL, details = NULL, application_token = NULL, \
@@ -294,7 +351,11 @@ fn refuse(
 
 /// Makes a newcomer that was accepted, and whose grant is proved, the installation's own: its proof takes the place of the
 /// proof that was there.
-pub(super) fn settle(connection: &Connection, portal: &PortalName, now: Timestamp) -> Result<(), StateError> {
+pub(super) fn settle(
+    connection: &Connection,
+    portal: &PortalName,
+    now: Timestamp,
+) -> Result<(), StateError> {
     type Accepted = (String, [u8; 32], String, Option<String>);
     let accepted: Option<Accepted> = connection
         .query_row(
@@ -305,9 +366,13 @@ pub(super) fn settle(connection: &Connection, portal: &PortalName, now: Timestam
         )
         .optional()
         .map_err(sql)?;
-    let Some((user, binding, member_id, application_token)) = accepted else { return Ok(()) };
+    let Some((user, binding, member_id, application_token)) = accepted else {
+        return Ok(());
+    };
     let owner = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
-    connection.execute(owner, [portal.as_str(), &user]).map_err(sql)?;
+    connection
+        .execute(owner, [portal.as_str(), &user])
+        .map_err(sql)?;
     connection
         .execute(
             "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
@@ -320,13 +385,22 @@ pub(super) fn settle(connection: &Connection, portal: &PortalName, now: Timestam
 }
 
 /// Drops a newcomer that was accepted and whose grant is not taken.
-pub(super) fn drop_accepted(connection: &Connection, portal: &PortalName) -> Result<(), StateError> {
+pub(super) fn drop_accepted(
+    connection: &Connection,
+    portal: &PortalName,
+) -> Result<(), StateError> {
     let drop = "DELETE FROM install_newcomer WHERE portal = ?1 AND accepted_at IS NOT NULL";
-    connection.execute(drop, [portal.as_str()]).map(|_| ()).map_err(sql)
+    connection
+        .execute(drop, [portal.as_str()])
+        .map(|_| ())
+        .map_err(sql)
 }
 
 /// Drops every newcomer of a portal: its grant is another, or none.
 pub(super) fn drop_all(connection: &Connection, portal: &PortalName) -> Result<(), StateError> {
     let drop = "DELETE FROM install_newcomer WHERE portal = ?1";
-    connection.execute(drop, [portal.as_str()]).map(|_| ()).map_err(sql)
+    connection
+        .execute(drop, [portal.as_str()])
+        .map(|_| ())
+        .map_err(sql)
 }

@@ -51,8 +51,17 @@ pub enum StoreOutcome {
     Unknown,
 }
 
-pub(super) fn store_grant(connection: &Connection, grant: &NewGrant) -> Result<StoreOutcome, StateError> {
-    let NewGrant { portal, tokens, proven, now, .. } = grant;
+pub(super) fn store_grant(
+    connection: &Connection,
+    grant: &NewGrant,
+) -> Result<StoreOutcome, StateError> {
+    let NewGrant {
+        portal,
+        tokens,
+        proven,
+        now,
+        ..
+    } = grant;
     let sql = |source| StateError::sql("take a grant in", source);
     let (_, fingerprint) = stored(&tokens.credential);
     if let Some(fingerprint) = &fingerprint {
@@ -63,7 +72,9 @@ pub(super) fn store_grant(connection: &Connection, grant: &NewGrant) -> Result<S
             return Ok(StoreOutcome::Spent);
         }
     }
-    let Some(generation) = put(connection, grant)? else { return Ok(StoreOutcome::Unknown) };
+    let Some(generation) = put(connection, grant)? else {
+        return Ok(StoreOutcome::Unknown);
+    };
     // What is handed over later counts.
     drop_candidate(connection, portal, *now)?;
     if let Some(app) = proven {
@@ -71,14 +82,28 @@ pub(super) fn store_grant(connection: &Connection, grant: &NewGrant) -> Result<S
     }
     if let Some(fingerprint) = &fingerprint {
         let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
-        connection.execute(remember, params![fingerprint.bytes(), portal.as_str()]).map_err(sql)?;
+        connection
+            .execute(remember, params![fingerprint.bytes(), portal.as_str()])
+            .map_err(sql)?;
     }
     Ok(StoreOutcome::Stored(generation))
 }
 
 /// Puts a grant in a portal's place, whatever was there; `None` if the configuration does not name the portal.
-pub(super) fn put(connection: &Connection, grant: &NewGrant) -> Result<Option<Generation>, StateError> {
-    let NewGrant { portal, tokens, identity, bound_to, token_url, standing, proven, now } = grant;
+pub(super) fn put(
+    connection: &Connection,
+    grant: &NewGrant,
+) -> Result<Option<Generation>, StateError> {
+    let NewGrant {
+        portal,
+        tokens,
+        identity,
+        bound_to,
+        token_url,
+        standing,
+        proven,
+        now,
+    } = grant;
     let sql = |source| StateError::sql("take a grant in", source);
     let (refresh, fingerprint) = stored(&tokens.credential);
     let access = tokens.access.as_ref();
@@ -140,7 +165,9 @@ pub(super) fn holder(
 ) -> rusqlite::Result<Option<String>> {
     connection
         .prepare_cached(HOLDER)?
-        .query_row(params![fingerprint.bytes(), portal.as_str()], |row| row.get(0))
+        .query_row(params![fingerprint.bytes(), portal.as_str()], |row| {
+            row.get(0)
+        })
         .optional()
 }
 
@@ -160,7 +187,10 @@ pub(super) fn is_spent(
         )
         .optional()?;
     Ok(found.is_some_and(|(seen, spent)| {
-        seen || spent.unwrap_or_default().chunks(4).any(|start| fingerprint.bytes().starts_with(start))
+        seen || spent
+            .unwrap_or_default()
+            .chunks(4)
+            .any(|start| fingerprint.bytes().starts_with(start))
     }))
 }
 
@@ -171,7 +201,9 @@ pub(super) fn holder_of_refresh_token(
     connection
         .prepare_cached(HOLDER)
         .and_then(|mut statement| {
-            statement.query_row(params![fingerprint.bytes(), None::<&str>], |row| row.get(0)).optional()
+            statement
+                .query_row(params![fingerprint.bytes(), None::<&str>], |row| row.get(0))
+                .optional()
         })
         .map_err(|source| StateError::sql("look for a refresh token", source))
 }
@@ -190,7 +222,9 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
         )
         .map_err(sql)?;
     let forgotten = forgotten + usize::from(forget_candidate(connection, portal)?);
-    connection.execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()]).map_err(sql)?;
+    connection
+        .execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()])
+        .map_err(sql)?;
     unread::discard(connection, portal)?;
     disputes::drop_all(connection, portal)?;
     // What proves the events of an installation goes with the last portal that it made.
@@ -212,7 +246,10 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
 }
 
 /// Portals of these apps that have no grant, or one of another client.
-pub(super) fn awaiting_clients(connection: &Connection, apps: &[String]) -> Result<Vec<Portal>, StateError> {
+pub(super) fn awaiting_clients(
+    connection: &Connection,
+    apps: &[String],
+) -> Result<Vec<Portal>, StateError> {
     let sql = |source| StateError::sql("look for awaiting portals", source);
     let query = format!(
         "SELECT {COLUMNS} FROM portal WHERE kind <> 'fresh' AND kind IN ('awaiting-authorization', 'client-changed') AND app = ?1"

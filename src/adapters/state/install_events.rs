@@ -59,7 +59,8 @@ impl State {
             .run(move |connection| {
                 let done = connection.prepare_cached("DELETE FROM install_notice WHERE id = ?1");
                 let done = done.and_then(|mut statement| statement.execute([row]));
-                done.map(|_| ()).map_err(|source| StateError::sql("forget a notice of an install", source))
+                done.map(|_| ())
+                    .map_err(|source| StateError::sql("forget a notice of an install", source))
             })
             .await
     }
@@ -75,10 +76,18 @@ impl State {
 
 fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, StateError> {
     let sql = |source| StateError::sql("keep a notice of an install", source);
-    let NewEvent { app, query, body, source, now } = notice;
+    let NewEvent {
+        app,
+        query,
+        body,
+        source,
+        now,
+    } = notice;
     let kept = "SELECT count(*), coalesce(sum(length(body)), 0) FROM install_notice";
     let mut kept = connection.prepare_cached(kept).map_err(sql)?;
-    let (count, bytes): (i64, i64) = kept.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sql)?;
+    let (count, bytes): (i64, i64) = kept
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map_err(sql)?;
     if count >= MAX_NOTICES || bytes >= MAX_NOTICE_BYTES {
         return Ok(None);
     }
@@ -87,7 +96,10 @@ fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, State
             "INSERT INTO install_notice (app, query, body, source, at) VALUES (?1, ?2, ?3, ?4, ?5)",
         )
         .map_err(sql)?;
-    insert.insert(params![app, query, body, source, now.millis()]).map(Some).map_err(sql)
+    insert
+        .insert(params![app, query, body, source, now.millis()])
+        .map(Some)
+        .map_err(sql)
 }
 
 fn waiting(connection: &Connection) -> Result<Vec<StoredEvent>, StateError> {
@@ -97,7 +109,13 @@ fn waiting(connection: &Connection) -> Result<Vec<StoredEvent>, StateError> {
         .map_err(sql)?;
     let read = |row: &rusqlite::Row<'_>| {
         let (id, app, query) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(StoredEvent { row: id, app, query, body: row.get(3)?, source: row.get(4)? })
+        Ok(StoredEvent {
+            row: id,
+            app,
+            query,
+            body: row.get(3)?,
+            source: row.get(4)?,
+        })
     };
     let rows = statement.query_map([], read).and_then(Iterator::collect);
     rows.map_err(sql)

@@ -99,12 +99,25 @@ pub(super) fn note(
     known: &Installation,
     taken: Option<bool>,
 ) -> Result<(), StateError> {
-    let InstalledGrant { terms, owner, application_token, sent_at, now, .. } = install;
-    let token = application_token.as_ref().or(known.application_token.as_ref());
+    let InstalledGrant {
+        terms,
+        owner,
+        application_token,
+        sent_at,
+        now,
+        ..
+    } = install;
+    let token = application_token
+        .as_ref()
+        .or(known.application_token.as_ref());
     // By the sender's clock where it says so: a removal will be compared with it.
     let at = taken.map(|_| sent_at.unwrap_or(*now).min(*now).millis());
     let installed_at = at.into_iter().chain(known.installed_at).max();
-    let installer = if taken == Some(true) { Some(&owner.user_id) } else { known.installer.as_ref() };
+    let installer = if taken == Some(true) {
+        Some(&owner.user_id)
+    } else {
+        known.installer.as_ref()
+    };
     connection
         .execute(
             "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
@@ -127,13 +140,25 @@ pub(super) fn remove(
     removal: &Uninstall,
     listed: &[PortalName],
 ) -> Result<Uninstalled, StateError> {
-    let Uninstall { app, binding, member_id, application_token, sent_at, now, problem } = removal;
+    let Uninstall {
+        app,
+        binding,
+        member_id,
+        application_token,
+        sent_at,
+        now,
+        problem,
+    } = removal;
     let (Some(application_token), Some(sent_at)) = (application_token, sent_at) else {
         return Ok(Uninstalled::Bare);
     };
     let known = installation(connection, *binding, member_id)?;
     let Some(Installation {
-        application_token: Some(token), installed_at, uninstalled_at, disputed_at, ..
+        application_token: Some(token),
+        installed_at,
+        uninstalled_at,
+        disputed_at,
+        ..
     }) = known
     else {
         return Ok(Uninstalled::Unknown);
@@ -155,10 +180,20 @@ pub(super) fn remove(
             params![binding.bytes(), member_id, sent_at.millis()],
         )
         .map_err(sql)?;
-    let ours = found(connection, "member_id = ?1 AND installed_by = ?2", member_id, app)?;
-    let names = ours.into_iter().map(|found| found.portal.name).chain(listed.iter().cloned());
-    let (phase, attempt, since, problem, doubtful) =
-        phase_columns(&Phase::Gone { since: *now, problem: problem.clone() })?;
+    let ours = found(
+        connection,
+        "member_id = ?1 AND installed_by = ?2",
+        member_id,
+        app,
+    )?;
+    let names = ours
+        .into_iter()
+        .map(|found| found.portal.name)
+        .chain(listed.iter().cloned());
+    let (phase, attempt, since, problem, doubtful) = phase_columns(&Phase::Gone {
+        since: *now,
+        problem: problem.clone(),
+    })?;
     let mut gone = Vec::new();
     for name in names {
         let ended = connection
@@ -186,18 +221,29 @@ pub(super) fn request_renewal(
     now: Timestamp,
 ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
     let sql = |source| StateError::sql("ask for the renewal of an installed portal", source);
-    let ours = found(connection, "member_id = ?1 AND installed_by = ?2", member_id, app)?;
+    let ours = found(
+        connection,
+        "member_id = ?1 AND installed_by = ?2",
+        member_id,
+        app,
+    )?;
     let mut portals: Vec<_> = ours.into_iter().map(|found| found.portal).collect();
     for name in listed {
         portals.extend(listing::portal(connection, name)?);
     }
     let mut asked = Vec::new();
     for portal in portals {
-        let Some(grant) = portal.grant.filter(|grant| at_once || grant.standing.phase == Phase::Fresh) else {
+        let Some(grant) = portal
+            .grant
+            .filter(|grant| at_once || grant.standing.phase == Phase::Fresh)
+        else {
             continue;
         };
-        let (ManualRenewal::From(at) | ManualRenewal::FreshUntil(at)) =
-            if at_once { ManualRenewal::From(now) } else { manual_renewal(&grant, now) };
+        let (ManualRenewal::From(at) | ManualRenewal::FreshUntil(at)) = if at_once {
+            ManualRenewal::From(now)
+        } else {
+            manual_renewal(&grant, now)
+        };
         let changed = connection
             .execute(
                 "UPDATE portal SET act_at = min(act_at, ?2) WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \

@@ -13,7 +13,8 @@ use super::rows::{COLUMNS, portal as read_portal};
 use super::{State, StateError};
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
-    CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide, is_stale, may_live,
+    CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide,
+    is_stale, may_live,
 };
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
@@ -108,9 +109,12 @@ impl State {
         let (app, binding) = (install.terms.app.clone(), install.terms.binding);
         let (member_id, host) = (install.owner.member_id.clone(), install.owner.host.clone());
         // The configuration's portals are not in the index of members: this looks at each of the app's.
-        let listed =
-            self.read.run(move |connection| listed(connection, &app, binding, &member_id, &host)).await?;
-        self.keep(move |connection| keep(connection, &install, listed.first())).await
+        let listed = self
+            .read
+            .run(move |connection| listed(connection, &app, binding, &member_id, &host))
+            .await?;
+        self.keep(move |connection| keep(connection, &install, listed.first()))
+            .await
     }
 
     /// Notes that a portal removed the app, or says why not. Ends grants that do not work anyway; those that may live are
@@ -119,19 +123,32 @@ impl State {
     /// # Errors
     /// [`StateError`]; nothing has changed then.
     pub async fn uninstall(&self, removal: Uninstall) -> Result<Uninstalled, StateError> {
-        let (app, binding, member_id) = (removal.app.clone(), removal.binding, removal.member_id.clone());
-        let listed =
-            self.read.run(move |connection| listed(connection, &app, binding, &member_id, "")).await?;
-        self.change(move |connection| remove(connection, &removal, &listed)).await
+        let (app, binding, member_id) = (
+            removal.app.clone(),
+            removal.binding,
+            removal.member_id.clone(),
+        );
+        let listed = self
+            .read
+            .run(move |connection| listed(connection, &app, binding, &member_id, ""))
+            .await?;
+        self.change(move |connection| remove(connection, &removal, &listed))
+            .await
     }
 
     /// Whether a notice has been verified of an installation at this member.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn is_installed(&self, binding: Fingerprint, member_id: String) -> Result<bool, StateError> {
+    pub async fn is_installed(
+        &self,
+        binding: Fingerprint,
+        member_id: String,
+    ) -> Result<bool, StateError> {
         self.read
-            .run(move |connection| installation(connection, binding, &member_id).map(|known| known.is_some()))
+            .run(move |connection| {
+                installation(connection, binding, &member_id).map(|known| known.is_some())
+            })
             .await
     }
 
@@ -149,9 +166,14 @@ impl State {
         now: Timestamp,
     ) -> Result<Vec<(PortalName, Timestamp)>, StateError> {
         let of = (app.clone(), member_id.clone());
-        let listed = self.read.run(move |connection| listed(connection, &of.0, binding, &of.1, "")).await?;
-        self.change(move |connection| request_renewal(connection, (&app, &member_id), &listed, at_once, now))
-            .await
+        let listed = self
+            .read
+            .run(move |connection| listed(connection, &of.0, binding, &of.1, ""))
+            .await?;
+        self.change(move |connection| {
+            request_renewal(connection, (&app, &member_id), &listed, at_once, now)
+        })
+        .await
     }
 }
 
@@ -172,10 +194,15 @@ fn listed(
         )
         .map_err(sql)?;
     let names = statement
-        .query_map(params![app, binding.bytes(), member_id, host], |row| row.get::<_, String>(0))
+        .query_map(params![app, binding.bytes(), member_id, host], |row| {
+            row.get::<_, String>(0)
+        })
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(sql)?;
-    Ok(names.iter().filter_map(|name| PortalName::parse(name).ok()).collect())
+    Ok(names
+        .iter()
+        .filter_map(|name| PortalName::parse(name).ok())
+        .collect())
 }
 
 /// A portal's row, and the user of its grant.
@@ -196,17 +223,34 @@ pub(super) fn found(
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
     let read = |row: &rusqlite::Row<'_>| {
         let (portal, user) = (read_portal(row)?, row.get("user_id")?);
-        let of_grant =
-            |portal: &Portal| user_of(portal.grant.as_ref()?.tokens.details.fields.get("user_id")?);
-        Ok(FoundPortal { user: Option::or_else(user, || of_grant(&portal)), portal })
+        let of_grant = |portal: &Portal| {
+            user_of(
+                portal
+                    .grant
+                    .as_ref()?
+                    .tokens
+                    .details
+                    .fields
+                    .get("user_id")?,
+            )
+        };
+        Ok(FoundPortal {
+            user: Option::or_else(user, || of_grant(&portal)),
+            portal,
+        })
     };
-    let rows = statement.query_map([value, app], read).and_then(Iterator::collect);
+    let rows = statement
+        .query_map([value, app], read)
+        .and_then(Iterator::collect);
     rows.map_err(sql)
 }
 
 /// An id is a number in some replies and a text in others.
 fn user_of(value: &serde_json::Value) -> Option<String> {
-    value.as_str().map(str::to_owned).or_else(|| value.as_u64().map(|id| id.to_string()))
+    value
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| value.as_u64().map(|id| id.to_string()))
 }
 
 fn keep(
@@ -235,11 +279,22 @@ fn keep(
         (None, _) => OwnershipProof::Unknown,
     };
     let place = place(connection, terms, owner, listed)?;
-    let Some(TargetPortal { name, before, is_listed }) = place else { return Ok(InstallOutcome::NoName) };
-    let usable = before.as_ref().filter(|before| before.portal.settings.is_some());
+    let Some(TargetPortal {
+        name,
+        before,
+        is_listed,
+    }) = place
+    else {
+        return Ok(InstallOutcome::NoName);
+    };
+    let usable = before
+        .as_ref()
+        .filter(|before| before.portal.settings.is_some());
     let grant = usable.and_then(|before| before.portal.grant.as_ref());
     let held = CurrentGrant {
-        phase: grant.filter(|grant| grant.bound_to == terms.binding).map(|grant| &grant.standing.phase),
+        phase: grant
+            .filter(|grant| grant.bound_to == terms.binding)
+            .map(|grant| &grant.standing.phase),
         listed: is_listed,
         user: before.as_ref().and_then(|before| before.user.as_deref()),
         installer: known.installer.as_deref(),
@@ -254,7 +309,12 @@ fn keep(
             if is_installation && is_other && by_notice && proof != OwnershipProof::Proven =>
         {
             let kind = held.phase.map(Phase::kind);
-            return Ok(InstallOutcome::OtherInstallation { portal: name, kind, proof, is_disputed: true });
+            return Ok(InstallOutcome::OtherInstallation {
+                portal: name,
+                kind,
+                proof,
+                is_disputed: true,
+            });
         }
         InstallDecision::FreshAlready => {
             // Its own user's word is as good as the grant; anybody else's would let him end it later.
@@ -283,7 +343,11 @@ fn keep(
         InstallDecision::Take => {}
     }
     // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
-    let refresh = intake.tokens.credential.refresh().map(|refresh| refresh.fingerprint());
+    let refresh = intake
+        .tokens
+        .credential
+        .refresh()
+        .map(|refresh| refresh.fingerprint());
     let seen = proven_by
         .or(refresh)
         .map(|presented| grant_store::holder_of_refresh_token(connection, &presented))
@@ -296,33 +360,50 @@ fn keep(
         && (may_live(phase) || !unprovable)
     {
         let token_url = proving_url(terms, owner, intake);
-        return Ok(InstallOutcome::Unproven { portal: name, token_url, may_live: may_live(phase) });
+        return Ok(InstallOutcome::Unproven {
+            portal: name,
+            token_url,
+            may_live: may_live(phase),
+        });
     }
     if !is_listed {
         adopt(connection, terms, owner, &name, *now)?;
     }
-    let generation = match grant_store::store_grant(connection, &taking(connection, install, &name)?)? {
-        StoreOutcome::Stored(generation) => generation,
-        StoreOutcome::HeldBy(_) | StoreOutcome::Spent | StoreOutcome::Unknown => {
-            return Ok(InstallOutcome::Replayed);
-        }
-    };
+    let generation =
+        match grant_store::store_grant(connection, &taking(connection, install, &name)?)? {
+            StoreOutcome::Stored(generation) => generation,
+            StoreOutcome::HeldBy(_) | StoreOutcome::Spent | StoreOutcome::Unknown => {
+                return Ok(InstallOutcome::Replayed);
+            }
+        };
     if let Some(presented) = proven_by {
         remember(connection, presented, &name)?;
     }
     connection
-        .execute("UPDATE portal SET user_id = ?2 WHERE name = ?1", [name.as_str(), &owner.user_id])
+        .execute(
+            "UPDATE portal SET user_id = ?2 WHERE name = ?1",
+            [name.as_str(), &owner.user_id],
+        )
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
-    let installer =
-        matches!(occasion, EventKind::Installed) || held.phase.is_none() || known.installer.is_none();
+    let installer = matches!(occasion, EventKind::Installed)
+        || held.phase.is_none()
+        || known.installer.is_none();
     let installer = installer && *occasion != EventKind::SystemUser;
     note(connection, install, &known, Some(installer))?;
     disputes::drop_all(connection, &name)?;
-    Ok(InstallOutcome::Stored { portal: name, generation, resumed: before.is_some() })
+    Ok(InstallOutcome::Stored {
+        portal: name,
+        generation,
+        resumed: before.is_some(),
+    })
 }
 
 /// Notes that this refresh token was brought for a portal: it is spent, and the notice that brought it is never taken again.
-fn remember(connection: &Connection, token: &Fingerprint, portal: &PortalName) -> Result<(), StateError> {
+fn remember(
+    connection: &Connection,
+    token: &Fingerprint,
+    portal: &PortalName,
+) -> Result<(), StateError> {
     let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
     connection
         .execute(remember, params![token.bytes(), portal.as_str()])
@@ -345,7 +426,11 @@ fn place(
 ) -> Result<Option<TargetPortal>, StateError> {
     let users = terms.rule.users;
     let fits = |found: &FoundPortal| {
-        users == Users::Installer || found.user.as_ref().is_none_or(|user| *user == owner.user_id)
+        users == Users::Installer
+            || found
+                .user
+                .as_ref()
+                .is_none_or(|user| *user == owner.user_id)
     };
     // Between the look and now the configuration may have let go of it.
     let of_listed = |name: &PortalName| {
@@ -356,16 +441,29 @@ fn place(
             &terms.app,
         )
     };
-    if let Some(before) = listed.map(of_listed).transpose()?.and_then(|mut rows| rows.pop()).filter(fits) {
+    if let Some(before) = listed
+        .map(of_listed)
+        .transpose()?
+        .and_then(|mut rows| rows.pop())
+        .filter(fits)
+    {
         return Ok(Some(TargetPortal {
             name: before.portal.name.clone(),
             before: Some(before),
             is_listed: true,
         }));
     }
-    let ours = found(connection, "member_id = ?1 AND installed_by = ?2", &owner.member_id, &terms.app)?;
+    let ours = found(
+        connection,
+        "member_id = ?1 AND installed_by = ?2",
+        &owner.member_id,
+        &terms.app,
+    )?;
     let same_user = |found: &FoundPortal| found.user.as_deref() == Some(owner.user_id.as_str());
-    let at = ours.iter().position(same_user).or_else(|| ours.iter().position(fits));
+    let at = ours
+        .iter()
+        .position(same_user)
+        .or_else(|| ours.iter().position(fits));
     if let Some(before) = at.and_then(|at| ours.into_iter().nth(at)) {
         return Ok(Some(TargetPortal {
             name: before.portal.name.clone(),
@@ -374,7 +472,13 @@ fn place(
         }));
     }
     for name in terms.rule.names.names(&terms.app, owner, users) {
-        let row = found(connection, "name = ?1 AND ?2 <> ''", name.as_str(), &terms.app)?.pop();
+        let row = found(
+            connection,
+            "name = ?1 AND ?2 <> ''",
+            name.as_str(),
+            &terms.app,
+        )?
+        .pop();
         let is_left = |row: &FoundPortal| {
             let grant = row.portal.grant.as_ref();
             let same = |grant: &Grant| {
@@ -383,7 +487,11 @@ fn place(
             row.portal.settings.is_none() && fits(row) && grant.is_none_or(same)
         };
         if row.as_ref().is_none_or(is_left) {
-            return Ok(Some(TargetPortal { name, before: row, is_listed: false }));
+            return Ok(Some(TargetPortal {
+                name,
+                before: row,
+                is_listed: false,
+            }));
         }
     }
     Ok(None)
@@ -400,16 +508,26 @@ fn adopt(
     let configured = terms.configured(name.clone(), Some(&owner.host), &owner.member_id);
     reconcile_portal(connection, &configured, Some(&terms.app), now)?;
     connection
-        .execute("UPDATE portal SET member_id = ?2 WHERE name = ?1", [name.as_str(), &owner.member_id])
+        .execute(
+            "UPDATE portal SET member_id = ?2 WHERE name = ?1",
+            [name.as_str(), &owner.member_id],
+        )
         .map(|_| ())
         .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
 /// Where a grant that was brought proves itself: at the server that it names, if that is one of the profile's.
 fn proving_url(terms: &InstallTerms, owner: &TokenOwner, intake: &ImportedGrant) -> String {
-    let named = intake.server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
+    let named = intake
+        .server
+        .as_deref()
+        .and_then(|server| terms.profile.renewal_url_on_host_of(server));
     named.map_or_else(
-        || terms.profile.renewal_url_for(region_of(&owner.host), Some(&owner.host)),
+        || {
+            terms
+                .profile
+                .renewal_url_for(region_of(&owner.host), Some(&owner.host))
+        },
         str::to_owned,
     )
 }
@@ -421,7 +539,14 @@ fn taking(
     install: &InstalledGrant,
     name: &PortalName,
 ) -> Result<NewGrant, StateError> {
-    let InstalledGrant { terms, owner, intake, proven_by, now, .. } = install;
+    let InstalledGrant {
+        terms,
+        owner,
+        intake,
+        proven_by,
+        now,
+        ..
+    } = install;
     let ImportedGrant { tokens, server, .. } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
@@ -432,7 +557,9 @@ fn taking(
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
     let every = every.and_then(|every| serde_json::from_str::<RenewSetting>(&every).ok());
     let every = every.map_or(terms.profile.renew_every, Into::into);
-    let named = server.as_deref().and_then(|server| terms.profile.renewal_url_on_host_of(server));
+    let named = server
+        .as_deref()
+        .and_then(|server| terms.profile.renewal_url_on_host_of(server));
     let standing = match (&tokens.access, proven_by) {
         (Some(_), Some(_)) => granted_status(name, tokens, every, *now),
         (access, _) => imported_status(name, access.as_ref(), every, *now),

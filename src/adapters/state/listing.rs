@@ -12,7 +12,8 @@ use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::Timestamp;
 
 /// In the order of the index `portal_kind`, so that nothing is sorted.
-pub(super) const KINDS: &str = "SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind";
+pub(super) const KINDS: &str =
+    "SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind";
 /// Looks only at what is past its time, by the index `portal_renew`.
 pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refresh_expires_at, since FROM portal \
     WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at <= ?1";
@@ -30,7 +31,10 @@ impl Census {
     /// How many are of this kind.
     #[must_use]
     pub fn of(&self, kind: Kind) -> u64 {
-        self.kinds.iter().find(|(found, _)| *found == kind).map_or(0, |(_, count)| *count)
+        self.kinds
+            .iter()
+            .find(|(found, _)| *found == kind)
+            .map_or(0, |(_, count)| *count)
     }
 
     /// All portals.
@@ -40,7 +44,10 @@ impl Census {
     }
 }
 
-pub(super) fn portal(connection: &Connection, name: &PortalName) -> Result<Option<Portal>, StateError> {
+pub(super) fn portal(
+    connection: &Connection,
+    name: &PortalName,
+) -> Result<Option<Portal>, StateError> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM portal WHERE name = ?1"))
         .and_then(|mut statement| statement.query_row([name.as_str()], read_portal).optional())
@@ -60,10 +67,14 @@ pub(super) fn page(
     after: Option<&PortalName>,
     limit: usize,
 ) -> Result<Vec<Portal>, StateError> {
-    let mut statement =
-        connection.prepare_cached(&page_query()).map_err(|source| StateError::sql("list portals", source))?;
+    let mut statement = connection
+        .prepare_cached(&page_query())
+        .map_err(|source| StateError::sql("list portals", source))?;
     let after = after.map_or("", PortalName::as_str);
-    portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
+    portals(
+        &mut statement,
+        params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
+    )
 }
 
 pub(super) fn escalations_due(
@@ -74,7 +85,10 @@ pub(super) fn escalations_due(
     let mut statement = connection
         .prepare_cached(&escalation_query())
         .map_err(|source| StateError::sql("look for escalations", source))?;
-    portals(&mut statement, params![now.millis(), i64::try_from(limit).unwrap_or(i64::MAX)])
+    portals(
+        &mut statement,
+        params![now.millis(), i64::try_from(limit).unwrap_or(i64::MAX)],
+    )
 }
 
 pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
@@ -98,13 +112,15 @@ pub(super) fn troubled(
         .prepare_cached(&troubled_query())
         .map_err(|source| StateError::sql("look for troubled portals", source))?;
     let after = after.map_or("", PortalName::as_str);
-    portals(&mut statement, params![after, i64::try_from(limit).unwrap_or(i64::MAX)])
+    portals(
+        &mut statement,
+        params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
+    )
 }
 
 /// Portals of the configuration whose grant the state has lost.
 pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
-    let count =
-        "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL";
+    let count = "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL";
     let count = connection
         .prepare_cached(count)
         .and_then(|mut count| count.query_row([], |row| row.get::<_, i64>(0)));
@@ -122,8 +138,11 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
         .map_err(sql)?;
     let mut fresh = u64::try_from(total).unwrap_or_default();
     let mut statement = connection.prepare_cached(KINDS).map_err(sql)?;
-    let rows =
-        statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(sql)?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+        })
+        .map_err(sql)?;
     let mut kinds: Vec<(Kind, u64)> = Vec::new();
     for row in rows {
         let (kind, count) = row.map_err(sql)?;
@@ -142,9 +161,12 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     // The index knows them as portals without a grant.
     let lost = count_lost(connection)?;
     if lost > 0 {
-        kinds.iter_mut().filter(|(kind, _)| *kind == Kind::AwaitingAuthorization).for_each(|(_, count)| {
-            *count = count.saturating_sub(lost);
-        });
+        kinds
+            .iter_mut()
+            .filter(|(kind, _)| *kind == Kind::AwaitingAuthorization)
+            .for_each(|(_, count)| {
+                *count = count.saturating_sub(lost);
+            });
         match kinds.iter_mut().find(|(kind, _)| *kind == Kind::OldState) {
             Some((_, count)) => *count += lost,
             None => kinds.push((Kind::OldState, lost)),

@@ -12,13 +12,18 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn metadata(&self, issuer: String) -> Result<Option<(Vec<u8>, Timestamp)>, StateError> {
+    pub async fn metadata(
+        &self,
+        issuer: String,
+    ) -> Result<Option<(Vec<u8>, Timestamp)>, StateError> {
         self.read
             .run(move |connection| {
                 connection
-                    .query_row("SELECT body, at FROM metadata WHERE issuer = ?1", [&issuer], |row| {
-                        Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))
-                    })
+                    .query_row(
+                        "SELECT body, at FROM metadata WHERE issuer = ?1",
+                        [&issuer],
+                        |row| Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?))),
+                    )
                     .optional()
                     .map_err(|source| StateError::sql("read an issuer's metadata", source))
             })
@@ -30,7 +35,8 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn complete_apps(&self, apps: Vec<(String, String)>) -> Result<(), StateError> {
-        self.change(move |connection| complete_apps(connection, &apps)).await
+        self.change(move |connection| complete_apps(connection, &apps))
+            .await
     }
 
     /// Keeps an issuer's description.
@@ -46,7 +52,8 @@ impl State {
         self.change(move |connection| {
             let keep = "INSERT OR REPLACE INTO metadata (issuer, body, at) VALUES (?1, ?2, ?3)";
             let kept = connection.execute(keep, params![issuer, body, at.millis()]);
-            kept.map(|_| ()).map_err(|source| StateError::sql("keep an issuer's metadata", source))
+            kept.map(|_| ())
+                .map_err(|source| StateError::sql("keep an issuer's metadata", source))
         })
         .await
     }

@@ -34,7 +34,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use alerts::{AlertChanges, StoredAlerts};
-pub use candidates::{Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate};
+pub use candidates::{
+    Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate,
+};
 pub use carried::{Carried, CarriedPair, Damage, Load, Unsaved};
 pub use claims::{Claims, RenewalRequest};
 pub use disputes::{NewDispute, OpenDispute, RecordedDispute};
@@ -165,7 +167,11 @@ pub enum StateError {
 
 impl StateError {
     fn file(stage: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::File { stage, path: path.to_owned(), source }
+        Self::File {
+            stage,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     fn sql(stage: &'static str, source: rusqlite::Error) -> Self {
@@ -195,7 +201,13 @@ impl State {
         let room = reserve.room();
         let reader = ReaderThread::new(reader, read_jobs, Arc::clone(room.place()));
         let watch = place::Watch::open(Arc::clone(room.place()), lock.trust().clone())?;
-        let writer = WriterThread { connection, jobs: write_jobs, reserve, watch, _lock: lock };
+        let writer = WriterThread {
+            connection,
+            jobs: write_jobs,
+            reserve,
+            watch,
+            _lock: lock,
+        };
         Ok((Self { write, read, room }, writer, reader))
     }
 
@@ -205,7 +217,14 @@ impl State {
         let (port, jobs) = DbHandle::new();
         let room: Arc<wal_reservation::WalReservation> = Arc::default();
         let reader = ReaderThread::new(copy.0, jobs, Arc::clone(room.place()));
-        (Self { write: port.clone(), read: port, room }, reader)
+        (
+            Self {
+                write: port.clone(),
+                read: port,
+                room,
+            },
+            reader,
+        )
     }
 
     /// Claims that a process which is gone left behind.
@@ -225,7 +244,9 @@ impl State {
         portal: PortalName,
         claim: (ClaimId, Timestamp),
     ) -> Result<(), StateError> {
-        self.write.run(move |connection| claims::claim_again(connection, &portal, claim)).await
+        self.write
+            .run(move |connection| claims::claim_again(connection, &portal, claim))
+            .await
     }
 
     /// Records what became of a claimed renewal, if the claim is still the grant's.
@@ -233,7 +254,9 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
     pub async fn record(&self, record: Arc<RenewalRecord>) -> Result<Recorded, StateError> {
-        self.write.run(move |connection| record::record(connection, &record)).await
+        self.write
+            .run(move |connection| record::record(connection, &record))
+            .await
     }
 
     /// Makes a portal due now, if it may be renewed.
@@ -245,7 +268,8 @@ impl State {
         portal: PortalName,
         now: Timestamp,
     ) -> Result<RenewalRequest, StateError> {
-        self.change(move |connection| claims::request_renewal(connection, &portal, now)).await
+        self.change(move |connection| claims::request_renewal(connection, &portal, now))
+            .await
     }
 
     /// Takes a grant in. It wins over a renewal in flight.
@@ -253,7 +277,8 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn store_grant(&self, grant: NewGrant) -> Result<StoreOutcome, StateError> {
-        self.keep(move |connection| grant_store::store_grant(connection, &grant)).await
+        self.keep(move |connection| grant_store::store_grant(connection, &grant))
+            .await
     }
 
     /// Forgets a grant, so that its tokens are in no file of the state's any more; false if there was none. A portal that the configuration does not name goes altogether, be it
@@ -283,7 +308,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn awaiting_clients(&self, apps: Vec<String>) -> Result<Vec<Portal>, StateError> {
-        self.read.run(move |connection| grant_store::awaiting_clients(connection, &apps)).await
+        self.read
+            .run(move |connection| grant_store::awaiting_clients(connection, &apps))
+            .await
     }
 
     /// Whether this refresh token came from outside before, and for which portal.
@@ -294,7 +321,9 @@ impl State {
         &self,
         fingerprint: Fingerprint,
     ) -> Result<Option<String>, StateError> {
-        self.read.run(move |connection| grant_store::holder_of_refresh_token(connection, &fingerprint)).await
+        self.read
+            .run(move |connection| grant_store::holder_of_refresh_token(connection, &fingerprint))
+            .await
     }
 
     /// Makes the state name exactly these portals; grants of others stay, unconfigured.
@@ -307,14 +336,20 @@ impl State {
         apps: Vec<AppFingerprint>,
         now: Timestamp,
     ) -> Result<Reconciled, StateError> {
-        self.write.run(move |connection| reconcile::reconcile(connection, &portals, &apps, now)).await
+        self.write
+            .run(move |connection| reconcile::reconcile(connection, &portals, &apps, now))
+            .await
     }
 
     /// The client of an app is another than before: it is tried at once.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn client_changed(&self, app: AppFingerprint, now: Timestamp) -> Result<(), StateError> {
+    pub async fn client_changed(
+        &self,
+        app: AppFingerprint,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
         self.write
             .run(move |connection| {
                 reconcile::reconcile_app(connection, &app, now)
@@ -328,7 +363,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn reschedule_escalations(&self, all: bool) -> Result<(), StateError> {
-        self.write.run(move |connection| reconcile::reschedule_escalations(connection, all)).await
+        self.write
+            .run(move |connection| reconcile::reschedule_escalations(connection, all))
+            .await
     }
 
     /// Moves every stored time by as much as the wall clock stepped.
@@ -336,23 +373,37 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn shift_times(&self, millis: i64) -> Result<(), StateError> {
-        self.write.run(move |connection| reconcile::shift_times(connection, millis)).await
+        self.write
+            .run(move |connection| reconcile::shift_times(connection, millis))
+            .await
     }
 
     /// After a start: as [`Self::shift_times`] if the clock was set back by more than `tolerance` ms; by how much.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn adjust_clock(&self, now: Timestamp, tolerance: i64) -> Result<Option<i64>, StateError> {
-        self.write.run(move |connection| reconcile::adjust_clock(connection, now, tolerance)).await
+    pub async fn adjust_clock(
+        &self,
+        now: Timestamp,
+        tolerance: i64,
+    ) -> Result<Option<i64>, StateError> {
+        self.write
+            .run(move |connection| reconcile::adjust_clock(connection, now, tolerance))
+            .await
     }
 
     /// Grants whose next escalation step has come.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn escalations_due(&self, now: Timestamp, limit: usize) -> Result<Vec<Portal>, StateError> {
-        self.read.run(move |connection| listing::escalations_due(connection, now, limit)).await
+    pub async fn escalations_due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Portal>, StateError> {
+        self.read
+            .run(move |connection| listing::escalations_due(connection, now, limit))
+            .await
     }
 
     /// When the next escalation step comes.
@@ -377,7 +428,14 @@ impl State {
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
         let tell = move |connection: &_| {
-            record::set_notified(connection, &portal, generation, (&seen, &before), &told, next)
+            record::set_notified(
+                connection,
+                &portal,
+                generation,
+                (&seen, &before),
+                &told,
+                next,
+            )
         };
         self.change(tell).await
     }
@@ -387,15 +445,23 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn portal(&self, name: PortalName) -> Result<Option<Portal>, StateError> {
-        self.read.run(move |connection| listing::portal(connection, &name)).await
+        self.read
+            .run(move |connection| listing::portal(connection, &name))
+            .await
     }
 
     /// The portals after `after` in the order of their names, at most `limit`.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn page(&self, after: Option<PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
-        self.read.run(move |connection| listing::page(connection, after.as_ref(), limit)).await
+    pub async fn page(
+        &self,
+        after: Option<PortalName>,
+        limit: usize,
+    ) -> Result<Vec<Portal>, StateError> {
+        self.read
+            .run(move |connection| listing::page(connection, after.as_ref(), limit))
+            .await
     }
 
     /// How many portals there are of each kind, and how many are overdue.
@@ -403,7 +469,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn census(&self, now: Timestamp) -> Result<Census, StateError> {
-        self.read.run(move |connection| listing::census(connection, now)).await
+        self.read
+            .run(move |connection| listing::census(connection, now))
+            .await
     }
 }
 

@@ -91,7 +91,9 @@ pub enum Displaced {
 fn by_hand(path: &Path, (database, log): (i32, i32)) -> String {
     let (pid, copy) = (std::process::id(), beside(path, RESCUED));
     let copy = copy.display();
-    format!("save it with cp /proc/{pid}/fd/{database} {copy} and cp /proc/{pid}/fd/{log} {copy}-wal")
+    format!(
+        "save it with cp /proc/{pid}/fd/{database} {copy} and cp /proc/{pid}/fd/{log} {copy}-wal"
+    )
 }
 
 /// What the writer knows of the place, for those who ask.
@@ -110,20 +112,30 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(path: &Path) -> Self {
-        Self { path: path.to_owned(), ..Self::default() }
+        Self {
+            path: path.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Nothing that must last may begin where no start would find it.
     pub(super) fn check(&self) -> Result<(), StateError> {
-        self.displaced().map_or(Ok(()), |displaced| Err(StateError::Displaced(displaced)))
+        self.displaced()
+            .map_or(Ok(()), |displaced| Err(StateError::Displaced(displaced)))
     }
 
     fn displaced(&self) -> Option<Displaced> {
-        self.displaced.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.displaced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, displaced: Option<Displaced>) {
-        *self.displaced.lock().unwrap_or_else(PoisonError::into_inner) = displaced;
+        *self
+            .displaced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = displaced;
     }
 
     /// Opens a connection that reads anew, if the files are others than those of this edition.
@@ -169,14 +181,23 @@ enum Seen {
 impl Watch {
     /// Of a state that is open.
     pub(super) fn open(place: Arc<Place>, trust: Trust) -> Result<Self, StateError> {
-        let database =
-            handle(&place.path).map_err(|source| StateError::file("look at", &place.path, source))?;
-        Ok(Self { place, trust, database, put: None, kept: None })
+        let database = handle(&place.path)
+            .map_err(|source| StateError::file("look at", &place.path, source))?;
+        Ok(Self {
+            place,
+            trust,
+            database,
+            put: None,
+            kept: None,
+        })
     }
 
     fn see(&self, log: &File) -> Seen {
         let path = &self.place.path;
-        let (database, log) = (self.spot(path, &self.database), self.spot(&beside(path, "-wal"), log));
+        let (database, log) = (
+            self.spot(path, &self.database),
+            self.spot(&beside(path, "-wal"), log),
+        );
         match (database, log) {
             (Spot::Here, Spot::Here) => Seen::InPlace,
             (Spot::Here, Spot::Nothing | Spot::Empty) => Seen::Removed,
@@ -195,7 +216,9 @@ impl Watch {
             Ok(found) if found.is_file() && found.len() == 0 => Spot::Empty,
             Ok(found) if found.is_dir() => Spot::Other("a directory"),
             Ok(_) => Spot::Other("another file"),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 Spot::Nothing
             }
             // A disk that fails says nothing about what is where.
@@ -205,15 +228,22 @@ impl Watch {
 
     /// Where the open database is, if it has a name.
     fn moved(&self) -> Option<PathBuf> {
-        let linked = self.database.metadata().is_ok_and(|found| found.nlink() > 0);
-        let now = std::fs::read_link(format!("/proc/self/fd/{}", self.database.as_raw_fd())).ok()?;
+        let linked = self
+            .database
+            .metadata()
+            .is_ok_and(|found| found.nlink() > 0);
+        let now =
+            std::fs::read_link(format!("/proc/self/fd/{}", self.database.as_raw_fd())).ok()?;
         (linked && !now.as_os_str().as_encoded_bytes().ends_with(b" (deleted)")).then_some(now)
     }
 
     /// Writes what is open into a file beside, whole and durable.
     fn copy(&self, from: &Connection) -> Result<(Directory, PathBuf), StateError> {
         let path = &self.place.path;
-        let make = Make { mode: 0o700, above: 0o700 };
+        let make = Make {
+            mode: 0o700,
+            above: 0o700,
+        };
         let directory = match Directory::open_trusted(parent(path), &self.trust, Some(make)) {
             Err(UntrustedDirectory::Io { path, source }) => {
                 return Err(StateError::file("open the directory", &path, source));
@@ -222,7 +252,10 @@ impl Watch {
         };
         let copy = beside(path, RESCUED);
         let io = |source| StateError::file("write", &copy, source);
-        let name = copy.file_name().ok_or(ErrorKind::InvalidFilename.into()).map_err(io)?;
+        let name = copy
+            .file_name()
+            .ok_or(ErrorKind::InvalidFilename.into())
+            .map_err(io)?;
         directory.remove(name).map_err(io)?;
         let file = directory.open_or_make(name, 0o600).map_err(io)?;
         let copied = || {
@@ -256,10 +289,15 @@ impl WriterThread {
             Seen::Removed => {
                 // Not at once: whoever restores a backup removes the file first, and then writes over whatever is there.
                 if !matches!(place.displaced(), Some(Displaced::Lost { .. })) {
-                    place.set(Some(Displaced::Removed { path: place.path.clone() }));
+                    place.set(Some(Displaced::Removed {
+                        path: place.path.clone(),
+                    }));
                 }
             }
-            Seen::Moved(now) => place.set(Some(Displaced::Moved { path: place.path.clone(), now })),
+            Seen::Moved(now) => place.set(Some(Displaced::Moved {
+                path: place.path.clone(),
+                now,
+            })),
             Seen::Replaced(by) => self.keep_beside(by),
         }
     }
@@ -274,18 +312,27 @@ impl WriterThread {
         let path = self.watch.place.path.clone();
         let kept = match self.watch.moved() {
             Some(now) => Ok(now),
-            None if self.watch.kept == Some(self.connection.total_changes()) => Ok(beside(&path, RESCUED)),
+            None if self.watch.kept == Some(self.connection.total_changes()) => {
+                Ok(beside(&path, RESCUED))
+            }
             None => self.watch.copy(&self.connection).map(|(_, copy)| {
                 self.watch.kept = Some(self.connection.total_changes());
                 copy
             }),
         };
         // Its log must not be taken for that of the file which is there now.
-        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let _ = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         let open = self.open_files();
         self.watch.place.set(Some(match kept {
             Ok(kept) => Displaced::Replaced { path, by, kept },
-            Err(error) => Displaced::Unkept { path, by, why: words(&error), open },
+            Err(error) => Displaced::Unkept {
+                path,
+                by,
+                why: words(&error),
+                open,
+            },
         }));
     }
 
@@ -309,7 +356,11 @@ impl WriterThread {
             }
             Err(error) => {
                 let open = self.open_files();
-                place.set(Some(Displaced::Lost { path, why: words(&error), open }));
+                place.set(Some(Displaced::Lost {
+                    path,
+                    why: words(&error),
+                    open,
+                }));
             }
         }
     }
@@ -334,9 +385,13 @@ impl WriterThread {
             Spot::Other(_) => return Err(io(ErrorKind::AlreadyExists.into())),
         }
         directory.sync().map_err(io)?;
-        self.watch.put = symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        self.watch.put = symlink_metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()));
         // When the old one is closed, the new one's log is not its own.
-        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        let _ = self
+            .connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         let connection = schema::open(path)?;
         let watch = Watch::open(Arc::clone(&self.watch.place), self.watch.trust.clone())?;
         self.reserve.follow(path)?;
@@ -345,7 +400,10 @@ impl WriterThread {
     }
 
     fn open_files(&self) -> (i32, i32) {
-        (self.watch.database.as_raw_fd(), self.reserve.log().as_raw_fd())
+        (
+            self.watch.database.as_raw_fd(),
+            self.reserve.log().as_raw_fd(),
+        )
     }
 }
 
@@ -368,7 +426,10 @@ impl State {
         // Whatever becomes of the transaction: the look comes before.
         let _ = self.write.run(|_| Ok(())).await;
         let displaced = place.displaced();
-        let removed = matches!(displaced, Some(Displaced::Removed { .. } | Displaced::Lost { .. }));
+        let removed = matches!(
+            displaced,
+            Some(Displaced::Removed { .. } | Displaced::Lost { .. })
+        );
         place.seen_removed.store(removed, Ordering::Relaxed);
         displaced
     }
@@ -376,7 +437,10 @@ impl State {
     /// Whether the state was written back since the last call.
     #[must_use]
     pub fn was_written_back(&self) -> bool {
-        self.room.place().was_written_back.swap(false, Ordering::Relaxed)
+        self.room
+            .place()
+            .was_written_back
+            .swap(false, Ordering::Relaxed)
     }
 }
 
@@ -389,7 +453,14 @@ fn handle(path: &Path) -> io::Result<File> {
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     let number = |found: &Metadata| (found.dev(), found.ino());
     let stamp = |found: &Metadata| {
-        (found.len(), found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec(), found.nlink())
+        (
+            found.len(),
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec(),
+            found.nlink(),
+        )
     };
     number(one) == number(other) || one.nlink() > 0 && stamp(one) == stamp(other)
 }

@@ -23,7 +23,9 @@ impl State {
         from: Generation,
         held: RollbackCheck,
     ) -> Result<bool, StateError> {
-        self.write.run(move |connection| quarantine_rolled_back(connection, &portal, from, &held)).await
+        self.write
+            .run(move |connection| quarantine_rolled_back(connection, &portal, from, &held))
+            .await
     }
 
     /// Notes that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent
@@ -38,7 +40,9 @@ impl State {
         newest: Generation,
         spent: Option<Fingerprint>,
     ) -> Result<bool, StateError> {
-        self.write.run(move |connection| quarantine_lost(connection, &portal, newest, spent.as_ref())).await
+        self.write
+            .run(move |connection| quarantine_lost(connection, &portal, newest, spent.as_ref()))
+            .await
     }
 
     /// How many portals have lost their grant.
@@ -55,7 +59,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn quarantine_unreadable(&self, portal: PortalName) -> Result<bool, StateError> {
-        self.write.run(move |connection| quarantine_unreadable(connection, &portal)).await
+        self.write
+            .run(move |connection| quarantine_unreadable(connection, &portal))
+            .await
     }
 
     /// Holds rows whose name is none, and says what they have instead. The configuration cannot name them, so they are
@@ -77,10 +83,15 @@ fn quarantine_lost(
     let sql = |source| StateError::sql("hold a portal whose grant was lost", source);
     let number = i64::try_from(newest.0).unwrap_or(i64::MAX);
     let hold = "UPDATE portal SET lost = ?2, generation = ?2 WHERE name = ?1 AND refresh_token IS NULL AND generation < ?2";
-    let held = connection.execute(hold, params![portal.as_str(), number]).map_err(sql)? > 0;
+    let held = connection
+        .execute(hold, params![portal.as_str(), number])
+        .map_err(sql)?
+        > 0;
     if let Some(spent) = spent.filter(|_| held) {
         let remember = "INSERT OR IGNORE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
-        connection.execute(remember, params![spent.bytes(), portal.as_str()]).map_err(sql)?;
+        connection
+            .execute(remember, params![spent.bytes(), portal.as_str()])
+            .map_err(sql)?;
     }
     Ok(held)
 }
@@ -91,7 +102,12 @@ fn quarantine_rolled_back(
     from: Generation,
     held: &RollbackCheck,
 ) -> Result<bool, StateError> {
-    let RollbackCheck { generation, access, details, standing } = held;
+    let RollbackCheck {
+        generation,
+        access,
+        details,
+        standing,
+    } = held;
     let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
     let access = access.as_ref();
     let number = |generation: &Generation| i64::try_from(generation.0).unwrap_or(i64::MAX);
@@ -132,7 +148,9 @@ pub(super) fn quarantine_unreadable(
     let sql = |source| StateError::sql("hold a portal that cannot be read", source);
     let arguments = params![portal.as_str(), Kind::Unreadable.as_str()];
     let held = "SELECT EXISTS (SELECT 1 FROM portal WHERE name = ?1 AND phase = ?2)";
-    let held: bool = connection.query_row(held, arguments, |row| row.get(0)).map_err(sql)?;
+    let held: bool = connection
+        .query_row(held, arguments, |row| row.get(0))
+        .map_err(sql)?;
     let hold = "UPDATE portal SET phase = ?2, act_at = NULL, climb_at = NULL, claim = NULL, told = '[\"unreadable\"]', \
         bound_to = CASE WHEN length(bound_to) = 32 THEN bound_to ELSE binding END WHERE name = ?1";
     connection.execute(hold, arguments).map_err(sql)?;
@@ -141,14 +159,20 @@ pub(super) fn quarantine_unreadable(
 
 fn quarantine_unnamed(connection: &Connection) -> Result<Vec<String>, StateError> {
     let sql = |source| StateError::sql("look for rows without a name", source);
-    let mut select = connection.prepare("SELECT id, name FROM portal WHERE configured = 0").map_err(sql)?;
-    let rows =
-        select.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).map_err(sql)?;
+    let mut select = connection
+        .prepare("SELECT id, name FROM portal WHERE configured = 0")
+        .map_err(sql)?;
+    let rows = select
+        .query_map([], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })
+        .map_err(sql)?;
     let mut unnamed = Vec::new();
     for row in rows {
         let (id, name) = row.map_err(sql)?;
         if PortalName::parse(&name).is_err() {
-            let hold = "UPDATE portal SET act_at = NULL, climb_at = NULL, claim = NULL WHERE id = ?1";
+            let hold =
+                "UPDATE portal SET act_at = NULL, climb_at = NULL, claim = NULL WHERE id = ?1";
             connection.execute(hold, [id]).map_err(sql)?;
             unnamed.push(name.escape_debug().take(100).collect());
         }

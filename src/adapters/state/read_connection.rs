@@ -25,7 +25,10 @@ impl ReadConnection {
     /// [`StateError`].
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let open = RefCell::new((0, schema::open_reader(path)?));
-        Ok(Self { place: Arc::new(Place::of(path)), open })
+        Ok(Self {
+            place: Arc::new(Place::of(path)),
+            open,
+        })
     }
 
     /// From now on it reads what this state has written, should its files become others.
@@ -47,7 +50,11 @@ impl ReadConnection {
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn page(&self, after: Option<&PortalName>, limit: usize) -> Result<Vec<Portal>, StateError> {
+    pub fn page(
+        &self,
+        after: Option<&PortalName>,
+        limit: usize,
+    ) -> Result<Vec<Portal>, StateError> {
         listing::page(&self.connection(), after, limit)
     }
 

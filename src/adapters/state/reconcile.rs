@@ -53,26 +53,45 @@ pub(super) fn reconcile(
     let mut installed = HashSet::new();
     for terms in apps.iter().filter_map(|app| app.install.as_ref()) {
         for configured in made_by(connection, terms).map_err(sql)? {
-            done.count(&reconcile_portal(connection, &configured, Some(&terms.app), now)?);
+            done.count(&reconcile_portal(
+                connection,
+                &configured,
+                Some(&terms.app),
+                now,
+            )?);
             installed.insert(configured.name.to_string());
         }
     }
-    let mut select = connection.prepare("SELECT name FROM portal WHERE configured = 1").map_err(sql)?;
-    let known = select.query_map([], |row| row.get::<_, String>(0)).map_err(sql)?;
+    let mut select = connection
+        .prepare("SELECT name FROM portal WHERE configured = 1")
+        .map_err(sql)?;
+    let known = select
+        .query_map([], |row| row.get::<_, String>(0))
+        .map_err(sql)?;
     let gone: Vec<String> = known
         .filter(|name| {
-            name.as_ref().map_or(true, |name| !named.contains(name.as_str()) && !installed.contains(name))
+            name.as_ref().map_or(true, |name| {
+                !named.contains(name.as_str()) && !installed.contains(name)
+            })
         })
         .collect::<Result<_, _>>()
         .map_err(sql)?;
     for name in &gone {
-        connection.execute("UPDATE portal SET configured = 0 WHERE name = ?1", [name]).map_err(sql)?;
+        connection
+            .execute("UPDATE portal SET configured = 0 WHERE name = ?1", [name])
+            .map_err(sql)?;
     }
     connection
-        .execute("DELETE FROM portal WHERE configured = 0 AND refresh_token IS NULL", [])
+        .execute(
+            "DELETE FROM portal WHERE configured = 0 AND refresh_token IS NULL",
+            [],
+        )
         .map_err(sql)?;
     connection
-        .execute("DELETE FROM candidate WHERE portal NOT IN (SELECT name FROM portal)", [])
+        .execute(
+            "DELETE FROM candidate WHERE portal NOT IN (SELECT name FROM portal)",
+            [],
+        )
         .map_err(sql)?;
     done.dropped = gone.len();
     for app in apps {
@@ -120,9 +139,23 @@ pub(super) fn reconcile_portal(
     now: Timestamp,
 ) -> Result<Reconciliation, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
-    let Configured { name, settings, every, token_url, allowed_urls: _, binding } = configured;
+    let Configured {
+        name,
+        settings,
+        every,
+        token_url,
+        allowed_urls: _,
+        binding,
+    } = configured;
     let by = installed_by.map(str::to_owned);
-    let columns = (to_json(settings)?, to_json(every)?, token_url.clone(), *binding.bytes(), true, by);
+    let columns = (
+        to_json(settings)?,
+        to_json(every)?,
+        token_url.clone(),
+        *binding.bytes(),
+        true,
+        by,
+    );
     type Columns = (String, String, String, [u8; 32], bool, Option<String>);
     let stored: Option<Option<Columns>> = connection
         .prepare_cached(
@@ -176,8 +209,15 @@ pub(super) fn reconcile_portal(
         .and_then(|mut statement| statement.query_row([name.as_str()], portal))
         .map_err(sql)?;
     let kind = portal.kind();
-    let Some(grant) = portal.grant else { return Ok(Reconciliation::Changed) };
-    connection.execute("UPDATE portal SET climb_at = 0 WHERE name = ?1", [name.as_str()]).map_err(sql)?;
+    let Some(grant) = portal.grant else {
+        return Ok(Reconciliation::Changed);
+    };
+    connection
+        .execute(
+            "UPDATE portal SET climb_at = 0 WHERE name = ?1",
+            [name.as_str()],
+        )
+        .map_err(sql)?;
     // A new age counts for the token that is there; a retry or a poll keeps its own time.
     let renew_at = planned((*every).into(), name, &grant.tokens);
     if let (Kind::Fresh, Some(renew_at), None) = (kind, renew_at, grant.claim) {
@@ -196,7 +236,13 @@ pub(super) fn reconcile_portal(
 /// A grant whose token endpoint is not allowed any more goes to the configured one: nothing would ever be sent to the
 /// other. Asked of every portal, since the list may shrink while the portal's own settings stay.
 fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Result<()> {
-    let Configured { name, token_url, allowed_urls, binding, .. } = configured;
+    let Configured {
+        name,
+        token_url,
+        allowed_urls,
+        binding,
+        ..
+    } = configured;
     // The grant of another client keeps its own, for when the configuration changes back.
     let at: Option<Option<String>> = connection
         .prepare_cached("SELECT token_url FROM portal WHERE name = ?1 AND bound_to = ?2")?
@@ -216,9 +262,17 @@ pub(super) fn reconcile_app(
     app: &AppFingerprint,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let AppFingerprint { name, fingerprint, install: _ } = app;
+    let AppFingerprint {
+        name,
+        fingerprint,
+        install: _,
+    } = app;
     let before: Option<[u8; 32]> = connection
-        .query_row("SELECT fingerprint FROM app WHERE name = ?1", [name], |row| row.get(0))
+        .query_row(
+            "SELECT fingerprint FROM app WHERE name = ?1",
+            [name],
+            |row| row.get(0),
+        )
         .optional()?;
     if before.as_ref() == Some(fingerprint.bytes()) {
         return Ok(());

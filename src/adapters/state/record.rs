@@ -108,8 +108,21 @@ pub enum Recorded {
     SetAside,
 }
 
-pub(super) fn record(connection: &Connection, record: &RenewalRecord) -> Result<Recorded, StateError> {
-    let RenewalRecord { portal, app, claim, outcome, told, told_meanwhile, now, client, .. } = record;
+pub(super) fn record(
+    connection: &Connection,
+    record: &RenewalRecord,
+) -> Result<Recorded, StateError> {
+    let RenewalRecord {
+        portal,
+        app,
+        claim,
+        outcome,
+        told,
+        told_meanwhile,
+        now,
+        client,
+        ..
+    } = record;
     let before = claimed_row(connection, portal, claim.0)?;
     if let Some(aside) = superseded_of(outcome, before.is_some()) {
         store_superseded(connection, portal, *now, &aside)?;
@@ -117,9 +130,13 @@ pub(super) fn record(connection: &Connection, record: &RenewalRecord) -> Result<
     if let RecordOutcome::Unread(_, reply) = outcome {
         unread::keep(connection, portal, reply)?;
     }
-    let Some((told_before, claimed_at)) = before else { return Ok(Recorded::SetAside) };
+    let Some((told_before, claimed_at)) = before else {
+        return Ok(Recorded::SetAside);
+    };
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
-    let meanwhile = told_before.iter().filter(|step| told_meanwhile.keeps(step) && !told.contains(step));
+    let meanwhile = told_before
+        .iter()
+        .filter(|step| told_meanwhile.keeps(step) && !told.contains(step));
     let told = to_json(&told.iter().chain(meanwhile).collect::<Vec<_>>())?;
     let generation = match outcome {
         RecordOutcome::Renewed(renewed) => {
@@ -130,15 +147,18 @@ pub(super) fn record(connection: &Connection, record: &RenewalRecord) -> Result<
         }
         RecordOutcome::Kept(standing)
         | RecordOutcome::Unread(standing, _)
-        | RecordOutcome::Foreign(standing, _) => record_standing(connection, record, standing, &told, moved)?,
+        | RecordOutcome::Foreign(standing, _) => {
+            record_standing(connection, record, standing, &told, moved)?
+        }
     };
     let at = now.shifted(moved);
     let sql = |source| StateError::sql("record a client's standing", source);
     let (client_changed, ruling) = match client {
         ClientVerdict::Unknown => (false, None),
-        ClientVerdict::Accepted => {
-            (clients::client_accepted(connection, app, portal, at).map_err(sql)?, None)
-        }
+        ClientVerdict::Accepted => (
+            clients::client_accepted(connection, app, portal, at).map_err(sql)?,
+            None,
+        ),
         ClientVerdict::Refused(retry_at) => {
             let retry_at = retry_at.shifted(moved);
             let (ruling, changed) =
@@ -147,7 +167,12 @@ pub(super) fn record(connection: &Connection, record: &RenewalRecord) -> Result<
         }
     };
     let generation = Generation(u64::try_from(generation).unwrap_or_default());
-    Ok(Recorded::Done { generation, client_changed, ruling, told_before })
+    Ok(Recorded::Done {
+        generation,
+        client_changed,
+        ruling,
+        told_before,
+    })
 }
 
 /// The steps told so far and the moment of the claim, if it still is the grant's.
@@ -160,7 +185,9 @@ fn claimed_row(
         .prepare_cached("SELECT told, claimed_at FROM portal WHERE name = ?1 AND claim = ?2")
         .and_then(|mut statement| {
             statement
-                .query_row(params![portal.as_str(), claim.0], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![portal.as_str(), claim.0], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
                 .optional()
         })
         .map_err(|source| StateError::sql("look for a claim", source))?;
@@ -239,7 +266,13 @@ fn record_pair(
     moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
-        tokens: Tokens { access, credential, details, validity },
+        tokens:
+            Tokens {
+                access,
+                credential,
+                details,
+                validity,
+            },
         standing,
         identity,
         token_url,
@@ -309,7 +342,12 @@ pub(super) fn store_superseded(
     now: Timestamp,
     aside: &SupersededPair<'_>,
 ) -> Result<(), StateError> {
-    let SupersededPair { why, access, refresh, identity } = aside;
+    let SupersededPair {
+        why,
+        access,
+        refresh,
+        identity,
+    } = aside;
     let columns = params![
         portal.as_str(),
         now.millis(),
@@ -320,7 +358,8 @@ pub(super) fn store_superseded(
     ];
     let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let kept = connection.execute(insert, columns);
-    kept.map(|_| ()).map_err(|source| StateError::sql("keep a pair aside", source))
+    kept.map(|_| ())
+        .map_err(|source| StateError::sql("keep a pair aside", source))
 }
 
 pub(super) fn set_notified(

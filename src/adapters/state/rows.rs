@@ -9,7 +9,9 @@ use super::StateError;
 use crate::domain::candidate::{Origin, PendingCandidate};
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, ClientRefused, Grant, GrantStatus, Kind, Phase, Portal, Problem};
+use crate::domain::portal::{
+    ClaimId, ClientRefused, Grant, GrantStatus, Kind, Phase, Portal, Problem,
+};
 use crate::domain::refresh_end::{Motion, RefreshEnd};
 use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use crate::domain::settings::Settings;
@@ -36,9 +38,19 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
     let name: String = row.get(0)?;
     let name = PortalName::parse(&name).map_err(|error| conversion(0, error))?;
     let configured: bool = row.get(1)?;
-    let config = || Ok((json::<Settings>(row, 2)?, fingerprint(row, 3)?, row.get(25)?));
+    let config = || {
+        Ok((
+            json::<Settings>(row, 2)?,
+            fingerprint(row, 3)?,
+            row.get(25)?,
+        ))
+    };
     let (config, grant) = (config(), grant(row));
-    let unreadable = config.as_ref().err().or(grant.as_ref().err()).map(column_of);
+    let unreadable = config
+        .as_ref()
+        .err()
+        .or(grant.as_ref().err())
+        .map(column_of);
     // What is understood helps to mend the rest: a new grant can be taken in.
     let (settings, binding, config_url) = config.unwrap_or_default();
     Ok(Portal {
@@ -50,10 +62,16 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
         unreadable,
         // What cannot be understood of these costs nobody the grant.
         bought_by: fingerprint(row, 30).ok().flatten(),
-        client_refused: json(row, 31).ok().flatten().map(|(since, retry_at, probe): RefusedClient| {
-            ClientRefused { since, retry_at: retry_at.unwrap_or(since), probe }
-        }),
-        lost: row.get::<_, Option<i64>>(32)?.map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
+        client_refused: json(row, 31).ok().flatten().map(
+            |(since, retry_at, probe): RefusedClient| ClientRefused {
+                since,
+                retry_at: retry_at.unwrap_or(since),
+                probe,
+            },
+        ),
+        lost: row
+            .get::<_, Option<i64>>(32)?
+            .map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
         // A candidate that cannot be understood keeps nobody from anything.
         candidate: pending(row).ok().flatten(),
     })
@@ -61,9 +79,12 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
 
 fn pending(row: &Row<'_>) -> rusqlite::Result<Option<PendingCandidate>> {
     type Row = (String, i64, String, Option<String>, Option<i64>);
-    let Some((origin, since, kind, problem, act_at)) = json::<Row>(row, 33)? else { return Ok(None) };
-    let problem =
-        problem.map(|problem| serde_json::from_str(&problem).map_err(|_| missing(33))).transpose()?;
+    let Some((origin, since, kind, problem, act_at)) = json::<Row>(row, 33)? else {
+        return Ok(None);
+    };
+    let problem = problem
+        .map(|problem| serde_json::from_str(&problem).map_err(|_| missing(33)))
+        .transpose()?;
     Ok(Some(PendingCandidate {
         origin: Origin::parse(&origin).ok_or_else(|| missing(33))?,
         since: Timestamp::from_millis(since),
@@ -83,15 +104,23 @@ fn column_of(error: &rusqlite::Error) -> &'static str {
         | rusqlite::Error::IntegralValueOutOfRange(index, _) => Some(*index),
         _ => None,
     };
-    index.and_then(|index| COLUMNS.split(',').nth(index)).map_or("row", str::trim)
+    index
+        .and_then(|index| COLUMNS.split(',').nth(index))
+        .map_or("row", str::trim)
 }
 
 fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
-    let Some(credential) = row.get::<_, Option<String>>(5)? else { return Ok(None) };
+    let Some(credential) = row.get::<_, Option<String>>(5)? else {
+        return Ok(None);
+    };
     let credential = RefreshToken::new(&credential).map_or(Credential::Client, Credential::Refresh);
     let access: Option<String> = row.get(6)?;
     let token_type: Option<String> = row.get(7)?;
-    let access = match (access.as_deref().and_then(AccessToken::new), time(row, 8)?, time(row, 9)?) {
+    let access = match (
+        access.as_deref().and_then(AccessToken::new),
+        time(row, 8)?,
+        time(row, 9)?,
+    ) {
         (Some(token), Some(issued_at), Some(expires_at)) => Some(Access {
             token,
             token_type: token_type.unwrap_or_else(|| "Bearer".to_owned()),
@@ -127,7 +156,10 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
 
 fn validity(row: &Row<'_>) -> rusqlite::Result<Validity> {
     let at = |column: &str| {
-        Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+        Ok::<_, rusqlite::Error>(
+            row.get::<_, Option<i64>>(column)?
+                .map(Timestamp::from_millis),
+        )
     };
     let motion: Option<String> = row.get("refresh_motion")?;
     let motion = Motion::parse(motion.as_deref().unwrap_or_default());
@@ -139,25 +171,38 @@ fn validity(row: &Row<'_>) -> rusqlite::Result<Validity> {
 }
 
 /// The columns of what is known of a grant's lives: `refresh_expires_at, refresh_since, refresh_motion, notice`.
-pub(super) type ValidityColumns<'v> = (Option<i64>, Option<i64>, Option<&'static str>, Option<&'v str>);
+pub(super) type ValidityColumns<'v> = (
+    Option<i64>,
+    Option<i64>,
+    Option<&'static str>,
+    Option<&'v str>,
+);
 
 pub(super) fn validity_columns(validity: &Validity) -> ValidityColumns<'_> {
     let Validity { refresh, notice } = validity;
-    let end = refresh.map(|RefreshEnd { at, since, motion }| (at.millis(), since.millis(), motion.as_str()));
-    (end.map(|end| end.0), end.map(|end| end.1), end.map(|end| end.2), notice.as_deref())
+    let end = refresh
+        .map(|RefreshEnd { at, since, motion }| (at.millis(), since.millis(), motion.as_str()));
+    (
+        end.map(|end| end.0),
+        end.map(|end| end.1),
+        end.map(|end| end.2),
+        notice.as_deref(),
+    )
 }
 
 /// What decides when a token is overdue, of a row with `renew_at, issued_at, expires_at, refresh_expires_at, since`.
 pub(super) fn window(row: &Row<'_>) -> rusqlite::Result<Option<Window>> {
     let (due, issued_at, expires_at) = (time(row, 0)?, time(row, 1)?, time(row, 2)?);
     let (refresh_ends_at, since) = (time(row, 3)?, time(row, 4)?);
-    Ok(due.zip(issued_at.zip(expires_at)).map(|(due, (issued_at, expires_at))| Window {
-        due,
-        issued_at,
-        expires_at,
-        refresh_ends_at,
-        since,
-    }))
+    Ok(due
+        .zip(issued_at.zip(expires_at))
+        .map(|(due, (issued_at, expires_at))| Window {
+            due,
+            issued_at,
+            expires_at,
+            refresh_ends_at,
+            since,
+        }))
 }
 
 fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
@@ -177,17 +222,42 @@ pub(super) fn phase_of(
     problem: Option<(Timestamp, Problem)>,
     while_in_doubt: bool,
 ) -> Option<Phase> {
-    let Some((since, problem)) = problem else { return (kind == Kind::Fresh).then_some(Phase::Fresh) };
+    let Some((since, problem)) = problem else {
+        return (kind == Kind::Fresh).then_some(Phase::Fresh);
+    };
     Some(match kind {
         Kind::Fresh => Phase::Fresh,
-        Kind::Retrying => Phase::Retrying { attempt, since, problem },
-        Kind::InDoubt => Phase::InDoubt { attempt, since, problem },
-        Kind::ClientRejected => Phase::ClientRejected { attempt, since, problem },
-        Kind::Blocked => Phase::Blocked { attempt, since, problem },
-        Kind::NeedsAuthorization => Phase::NeedsAuthorization { since, problem, while_in_doubt },
+        Kind::Retrying => Phase::Retrying {
+            attempt,
+            since,
+            problem,
+        },
+        Kind::InDoubt => Phase::InDoubt {
+            attempt,
+            since,
+            problem,
+        },
+        Kind::ClientRejected => Phase::ClientRejected {
+            attempt,
+            since,
+            problem,
+        },
+        Kind::Blocked => Phase::Blocked {
+            attempt,
+            since,
+            problem,
+        },
+        Kind::NeedsAuthorization => Phase::NeedsAuthorization {
+            since,
+            problem,
+            while_in_doubt,
+        },
         Kind::Gone => Phase::Gone { since, problem },
         Kind::OldState => Phase::OldState { since, problem },
-        Kind::AwaitingAuthorization | Kind::ClientChanged | Kind::Unconfigured | Kind::Unreadable => {
+        Kind::AwaitingAuthorization
+        | Kind::ClientChanged
+        | Kind::Unconfigured
+        | Kind::Unreadable => {
             return None;
         }
     })
@@ -200,12 +270,39 @@ pub(super) type PhaseColumns = (&'static str, u32, Option<i64>, Option<String>, 
 pub(super) fn phase_columns(phase: &Phase) -> Result<PhaseColumns, StateError> {
     let (attempt, doubtful) = match phase {
         Phase::Fresh => return Ok((Kind::Fresh.as_str(), 0, None, None, false)),
-        Phase::Retrying { attempt, since: _, problem: _ }
-        | Phase::InDoubt { attempt, since: _, problem: _ }
-        | Phase::ClientRejected { attempt, since: _, problem: _ }
-        | Phase::Blocked { attempt, since: _, problem: _ } => (*attempt, false),
-        Phase::NeedsAuthorization { since: _, problem: _, while_in_doubt } => (0, *while_in_doubt),
-        Phase::Gone { since: _, problem: _ } | Phase::OldState { since: _, problem: _ } => (0, false),
+        Phase::Retrying {
+            attempt,
+            since: _,
+            problem: _,
+        }
+        | Phase::InDoubt {
+            attempt,
+            since: _,
+            problem: _,
+        }
+        | Phase::ClientRejected {
+            attempt,
+            since: _,
+            problem: _,
+        }
+        | Phase::Blocked {
+            attempt,
+            since: _,
+            problem: _,
+        } => (*attempt, false),
+        Phase::NeedsAuthorization {
+            since: _,
+            problem: _,
+            while_in_doubt,
+        } => (0, *while_in_doubt),
+        Phase::Gone {
+            since: _,
+            problem: _,
+        }
+        | Phase::OldState {
+            since: _,
+            problem: _,
+        } => (0, false),
     };
     let since = phase.since().map(Timestamp::millis);
     let problem = phase.problem().map(to_json).transpose()?;
@@ -236,23 +333,38 @@ pub(super) fn portals(
 }
 
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+    Ok(row
+        .get::<_, Option<i64>>(column)?
+        .map(Timestamp::from_millis))
 }
 
 fn fingerprint(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Fingerprint>> {
-    Ok(row.get::<_, Option<[u8; 32]>>(column)?.map(Fingerprint::from_bytes))
+    Ok(row
+        .get::<_, Option<[u8; 32]>>(column)?
+        .map(Fingerprint::from_bytes))
 }
 
-fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+fn json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
     let text: Option<String> = row.get(column)?;
     // serde_json's own error may quote the value; the column's number says enough.
-    text.map(|text| serde_json::from_str(&text).map_err(|_| missing(column))).transpose()
+    text.map(|text| serde_json::from_str(&text).map_err(|_| missing(column)))
+        .transpose()
 }
 
 fn missing(column: usize) -> rusqlite::Error {
-    rusqlite::Error::InvalidColumnType(column, "a value this version understands".to_owned(), Type::Text)
+    rusqlite::Error::InvalidColumnType(
+        column,
+        "a value this version understands".to_owned(),
+        Type::Text,
+    )
 }
 
-fn conversion(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+fn conversion(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }

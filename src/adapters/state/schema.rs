@@ -70,7 +70,10 @@ pub fn lock(state: &Path) -> Result<Lock, StateError> {
 /// As [`lock`], or [`StateError::Directory`].
 pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, StateError> {
     let path = lock_path(state);
-    let make = Make { mode: 0o700, above: 0o700 };
+    let make = Make {
+        mode: 0o700,
+        above: 0o700,
+    };
     let directory = match Directory::open_trusted(parent(state), trust, Some(make)) {
         Err(UntrustedDirectory::Io { path, source }) => {
             return Err(StateError::file("open the directory", &path, source));
@@ -80,24 +83,30 @@ pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, Stat
     for suffix in FILES {
         check_file(&directory, &beside(state, suffix))?;
     }
-    let mut file =
-        open_or_make(&directory, &path).map_err(|source| StateError::file("open the lock", &path, source))?;
+    let mut file = open_or_make(&directory, &path)
+        .map_err(|source| StateError::file("open the lock", &path, source))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(is_locked(state, &mut file)),
         Err(TryLockError::Error(source)) => return Err(StateError::file("lock", &path, source)),
     }
-    let written = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| match tenure {
-        Tenure::Lasting => writeln!(file, "{}", std::process::id()),
-        Tenure::Brief => writeln!(file, "{} {BRIEF}", std::process::id()),
-    });
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .and_then(|_| match tenure {
+            Tenure::Lasting => writeln!(file, "{}", std::process::id()),
+            Tenure::Brief => writeln!(file, "{} {BRIEF}", std::process::id()),
+        });
     // A full disk must not keep the daemon from serving the tokens it has; the lock itself is held already.
     if let Err(source) = written
         && source.kind() != std::io::ErrorKind::StorageFull
     {
         return Err(StateError::file("write the lock", &path, source));
     }
-    Ok(Lock { _file: file, trust: trust.clone() })
+    Ok(Lock {
+        _file: file,
+        trust: trust.clone(),
+    })
 }
 
 /// Sees that nobody holds the lock, and makes nothing. It is held for the moment of looking, which a start that meets it
@@ -126,7 +135,11 @@ fn is_locked(state: &Path, file: &mut File) -> StateError {
     let _ = file.read_to_string(&mut holder);
     let mut words = holder.split_whitespace();
     let pid = words.next().and_then(|word| word.parse().ok());
-    StateError::Locked { path: state.to_owned(), holder: pid, is_brief: words.next() == Some(BRIEF) }
+    StateError::Locked {
+        path: state.to_owned(),
+        holder: pid,
+        is_brief: words.next() == Some(BRIEF),
+    }
 }
 
 /// What lies beside a state and must be refreshd's own, by what is added to its name. Not the record of generations: it is
@@ -135,10 +148,16 @@ const FILES: [&str; 5] = ["", "-wal", "-shm", "-journal", ".lock"];
 
 /// Sees that a file of the state's is none that somebody else put there: no link, no pipe, and refreshd's own.
 fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
-    let Some(name) = path.file_name() else { return Err(StateError::NotOurs { path: path.to_owned() }) };
+    let Some(name) = path.file_name() else {
+        return Err(StateError::NotOurs {
+            path: path.to_owned(),
+        });
+    };
     match directory.is_own_file(name) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(StateError::Trap { path: path.to_owned() }),
+        Ok(false) => Err(StateError::Trap {
+            path: path.to_owned(),
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(StateError::file("look at", path, source)),
     }
@@ -146,7 +165,9 @@ fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
 
 /// Opens a file for reading and writing, or makes it for its owner alone. A link is not followed.
 fn open_or_make(directory: &Directory, path: &Path) -> std::io::Result<File> {
-    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidFilename)?;
+    let name = path
+        .file_name()
+        .ok_or(std::io::ErrorKind::InvalidFilename)?;
     directory.open_or_make(name, 0o600)
 }
 
@@ -177,7 +198,9 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
     let mut header = Vec::new();
     match open_to_read(path) {
         Ok(file) if file.metadata().is_ok_and(|found| !found.is_file()) => {
-            return Err(StateError::Trap { path: path.to_owned() });
+            return Err(StateError::Trap {
+                path: path.to_owned(),
+            });
         }
         Ok(file) => {
             let read = file.take(100).read_to_end(&mut header);
@@ -189,23 +212,40 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
     if header.is_empty() {
         return Ok(Header::Absent);
     }
-    let number =
-        |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
-    let (Some(version), Some(application)) = (number(60), number(68)) else {
-        return Err(StateError::NotOurs { path: path.to_owned() });
+    let number = |at: usize| {
+        header
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(i32::from_be_bytes)
     };
-    if !header.starts_with(b"SQLite format 3\0") || (application, version) != (APPLICATION_ID, version.max(0))
+    let (Some(version), Some(application)) = (number(60), number(68)) else {
+        return Err(StateError::NotOurs {
+            path: path.to_owned(),
+        });
+    };
+    if !header.starts_with(b"SQLite format 3\0")
+        || (application, version) != (APPLICATION_ID, version.max(0))
     {
         // A crash right after creation leaves the schema in the write-ahead log only: then its cookie is zero, which
         // it is in no other database that has a table.
         let fresh = header.starts_with(b"SQLite format 3\0")
             && (application, version) == (0, 0)
             && number(40) == Some(0);
-        return if fresh { Ok(Header::Absent) } else { Err(StateError::NotOurs { path: path.to_owned() }) };
+        return if fresh {
+            Ok(Header::Absent)
+        } else {
+            Err(StateError::NotOurs {
+                path: path.to_owned(),
+            })
+        };
     }
     let version = usize::try_from(version).unwrap_or_default();
     if version > SCHEMA_VERSION {
-        return Err(StateError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
+        return Err(StateError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known: SCHEMA_VERSION,
+        });
     }
     Ok(Header::Version(version))
 }
@@ -216,11 +256,15 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
 /// What [`inspect`] says, [`StateError::Damaged`], or [`StateError::Sql`].
 pub fn open(path: &Path) -> Result<Connection, StateError> {
     inspect(path)?;
-    let created = Directory::open(parent(path)).and_then(|directory| open_or_make(&directory, path));
+    let created =
+        Directory::open(parent(path)).and_then(|directory| open_or_make(&directory, path));
     created.map_err(|source| StateError::file("open", path, source))?;
     let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
-    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql("open the state"))?;
-    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql("open the state"))?;
+    let mut connection =
+        connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql("open the state"))?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(5))
+        .map_err(sql("open the state"))?;
     // A state that is refused stays as it is: closing it would move its write-ahead log into it.
     let keep_log = |connection: &Connection, keep| {
         let set = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep);
@@ -261,19 +305,23 @@ fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
 /// Whether every byte of the state can be read.
 fn readable(path: &Path) -> Result<(), StateError> {
     let read = File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
-    read.map(|_| ()).map_err(|source| StateError::file("read", path, source))
+    read.map(|_| ())
+        .map_err(|source| StateError::file("read", path, source))
 }
 
 /// A disk that is full or fails is not a damaged state: what it holds is whole, and no backup is needed.
 pub(super) fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
     match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StateError::Damaged { path: path.to_owned(), detail: source.to_string() }
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StateError::Damaged {
+            path: path.to_owned(),
+            detail: source.to_string(),
+        },
         // Whose lock somebody has deleted: SQLite has its own.
-        Some(ErrorCode::DatabaseBusy) => {
-            StateError::Locked { path: path.to_owned(), holder: None, is_brief: false }
-        }
+        Some(ErrorCode::DatabaseBusy) => StateError::Locked {
+            path: path.to_owned(),
+            holder: None,
+            is_brief: false,
+        },
         _ => StateError::sql("open the state; is its disk full or failing?", source),
     }
 }
@@ -281,28 +329,44 @@ pub(super) fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
 /// What a check found. A page that could not be read is a finding too, and says by its error code what was in the way:
 /// the last byte is SQLite's primary one.
 pub(super) fn found(path: &Path, detail: String) -> StateError {
-    let code = detail.rsplit_once("error code=").and_then(|(_, code)| code.trim().parse::<i32>().ok());
+    let code = detail
+        .rsplit_once("error code=")
+        .and_then(|(_, code)| code.trim().parse::<i32>().ok());
     let primary = code.map(|code| rusqlite::ffi::Error::new(code & 0xff).code);
     if primary.is_some_and(|code| code != ErrorCode::DatabaseCorrupt) {
         return StateError::file("read", path, std::io::Error::other(detail));
     }
-    StateError::Damaged { path: path.to_owned(), detail }
+    StateError::Damaged {
+        path: path.to_owned(),
+        detail,
+    }
 }
 
 /// As [`inspect`], with what the write-ahead log adds to the file: it may hold a newer schema than the header shows.
 pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), StateError> {
     let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0));
-    let numbers = || Ok((number("PRAGMA application_id")?, number("PRAGMA user_version")?));
+    let numbers = || {
+        Ok((
+            number("PRAGMA application_id")?,
+            number("PRAGMA user_version")?,
+        ))
+    };
     let sql = |source| StateError::sql("open the state", source);
     let (application, version) = numbers().map_err(sql)?;
     let tables = number("SELECT count(*) FROM sqlite_schema").map_err(sql)?;
     let ours = application == i64::from(APPLICATION_ID) && version > 0;
     if !ours && (application, version, tables) != (0, 0, 0) {
-        return Err(StateError::NotOurs { path: path.to_owned() });
+        return Err(StateError::NotOurs {
+            path: path.to_owned(),
+        });
     }
     let found = usize::try_from(version).unwrap_or_default();
     if found > SCHEMA_VERSION {
-        return Err(StateError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
+        return Err(StateError::Newer {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        });
     }
     Ok(())
 }
@@ -314,11 +378,17 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Stat
 pub fn open_reader(path: &Path) -> Result<Connection, StateError> {
     let sql = |source| StateError::sql("open the state for reading", source);
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sql)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql)?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(5))
+        .map_err(sql)?;
     // Whoever closes last would take the log away, and its room on a full disk with it.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sql)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(sql)?;
     // Pages lie in the system's cache as well; a copy of the many in each connection is memory for nothing.
-    connection.pragma_update(None, "cache_size", -512).map_err(sql)?;
+    connection
+        .pragma_update(None, "cache_size", -512)
+        .map_err(sql)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -333,7 +403,11 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     for migration in MIGRATIONS.iter().skip(version) {
         transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", i64::try_from(SCHEMA_VERSION).unwrap_or_default())?;
+    transaction.pragma_update(
+        None,
+        "user_version",
+        i64::try_from(SCHEMA_VERSION).unwrap_or_default(),
+    )?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.commit()?;
     if connection.path().is_none_or(str::is_empty) {

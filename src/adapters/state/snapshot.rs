@@ -50,7 +50,9 @@ pub fn take_snapshot(path: &Path) -> Result<SnapshotOutcome, StateError> {
     }
     let mut copied = copied?;
     let sql = |source| StateError::sql("bring the copy of the state up to date", source);
-    copied.execute_batch("PRAGMA foreign_keys = ON;").map_err(sql)?;
+    copied
+        .execute_batch("PRAGMA foreign_keys = ON;")
+        .map_err(sql)?;
     migrate(&mut copied).map_err(sql)?;
     copied.set_prepared_statement_cache_capacity(64);
     Ok(SnapshotOutcome::Whole(Snapshot(copied)))
@@ -75,15 +77,21 @@ fn copy(path: &Path) -> Result<Connection, StateError> {
         let step = backup.step(-1).map_err(|source| unreadable(path, source))?;
 
         if step != rusqlite::backup::StepResult::Done {
-            return Err(StateError::Changing { path: path.to_owned() });
+            return Err(StateError::Changing {
+                path: path.to_owned(),
+            });
         }
     }
-    let check: rusqlite::Result<String> = to.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    let check: rusqlite::Result<String> =
+        to.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
     match check {
         Ok(check) if check == "ok" => {}
         Ok(check) => return Err(found(path, check)),
         Err(source) if source.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-            return Err(StateError::Damaged { path: path.to_owned(), detail: source.to_string() });
+            return Err(StateError::Damaged {
+                path: path.to_owned(),
+                detail: source.to_string(),
+            });
         }
         Err(source) => return Err(sql(source)),
     }
@@ -113,12 +121,20 @@ fn encoded(path: &Path) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte);
     bytes
         .iter()
-        .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
+        .map(|byte| {
+            if plain(*byte) {
+                char::from(*byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
         .collect()
 }
 
 fn has_log(path: &Path) -> bool {
-    beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0)
+    beside(path, "-wal")
+        .metadata()
+        .is_ok_and(|log| log.len() > 0)
 }
 
 /// What changes of a state's files when somebody writes them. Not the time of their status: where this is the superuser,
@@ -133,6 +149,11 @@ impl Stamps {
     }
 
     fn stamp(found: &Metadata) -> [i64; 4] {
-        [found.ino().cast_signed(), found.size().cast_signed(), found.mtime(), found.mtime_nsec()]
+        [
+            found.ino().cast_signed(),
+            found.size().cast_signed(),
+            found.mtime(),
+            found.mtime_nsec(),
+        ]
     }
 }

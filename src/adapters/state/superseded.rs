@@ -33,7 +33,10 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn superseded_at(&self, portal: PortalName) -> Result<Option<StoreSuperseded>, StateError> {
+    pub async fn superseded_at(
+        &self,
+        portal: PortalName,
+    ) -> Result<Option<StoreSuperseded>, StateError> {
         self.read
             .run(move |connection| {
                 let newest = "SELECT id, refresh_token, identity FROM aside WHERE portal = ?1 AND refresh_token IS NOT NULL \
@@ -58,7 +61,10 @@ impl State {
     /// [`StateError`].
     pub async fn delete_superseded(&self, id: i64) -> Result<(), StateError> {
         self.change(move |connection| {
-            connection.execute("DELETE FROM aside WHERE id = ?1", params![id]).map(|_| ()).map_err(sql)
+            connection
+                .execute("DELETE FROM aside WHERE id = ?1", params![id])
+                .map(|_| ())
+                .map_err(sql)
         })
         .await
     }
@@ -75,7 +81,11 @@ impl State {
         now: Timestamp,
     ) -> Result<(), StateError> {
         self.change(move |connection| {
-            let TokenPair { access, refresh, identity } = &*pair;
+            let TokenPair {
+                access,
+                refresh,
+                identity,
+            } = &*pair;
             let aside = SupersededPair {
                 why,
                 access: access.as_ref(),

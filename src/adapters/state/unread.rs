@@ -40,7 +40,9 @@ impl State {
         portal: PortalName,
         reply: std::sync::Arc<UnreadableReply>,
     ) -> Result<(), StateError> {
-        self.write.run(move |connection| keep(connection, &portal, &reply)).await
+        self.write
+            .run(move |connection| keep(connection, &portal, &reply))
+            .await
     }
 
     /// The replies that are kept of a portal, the first one first.
@@ -48,7 +50,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn kept_replies(&self, portal: PortalName) -> Result<Vec<KeptReply>, StateError> {
-        self.read.run(move |connection| kept(connection, &portal)).await
+        self.read
+            .run(move |connection| kept(connection, &portal))
+            .await
     }
 
     /// How many are kept of each portal whose name lies between these two, inclusive; all for `None`.
@@ -59,7 +63,9 @@ impl State {
         &self,
         range: Option<(PortalName, PortalName)>,
     ) -> Result<BTreeMap<String, KeptCount>, StateError> {
-        self.read.run(move |connection| counts(connection, range.as_ref())).await
+        self.read
+            .run(move |connection| counts(connection, range.as_ref()))
+            .await
     }
 
     /// Takes in the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
@@ -72,7 +78,9 @@ impl State {
         sent: SentToken,
         renewal: bool,
     ) -> Result<RecoverOutcome, StateError> {
-        self.write.run(move |connection| recover(connection, &grant, sent, renewal)).await
+        self.write
+            .run(move |connection| recover(connection, &grant, sent, renewal))
+            .await
     }
 
     /// Removes what is kept of a portal; how many there were.
@@ -80,7 +88,9 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub async fn discard_replies(&self, portal: PortalName) -> Result<usize, StateError> {
-        self.write.run(move |connection| discard(connection, &portal)).await
+        self.write
+            .run(move |connection| discard(connection, &portal))
+            .await
     }
 }
 
@@ -90,19 +100,32 @@ pub(super) fn keep(
     reply: &UnreadableReply,
 ) -> Result<(), StateError> {
     let sql = |source| StateError::sql("keep a reply that could not be read", source);
-    let UnreadableReply { at, answers, status, content_type, content_encoding, whole, body } = reply;
+    let UnreadableReply {
+        at,
+        answers,
+        status,
+        content_type,
+        content_encoding,
+        whole,
+        body,
+    } = reply;
     let (authorization, sent) = match answers {
         ReplyTo::Renewal(sent) => (false, Some(*sent)),
         ReplyTo::Authorization => (true, sent_now(connection, portal).map_err(sql)?),
     };
-    let Some(SentToken { generation, token }) = sent else { return Ok(()) };
+    let Some(SentToken { generation, token }) = sent else {
+        return Ok(());
+    };
     let generation = i64::try_from(generation.0).unwrap_or(i64::MAX);
     let token = token.as_ref().map(Fingerprint::bytes);
     // A server that says the same again says nothing new.
     let known = "SELECT EXISTS (SELECT 1 FROM unread_reply WHERE portal = ?1 AND generation = ?2 AND sent IS ?3 \
         AND body = ?4)";
     let columns = params![portal.as_str(), generation, token, body.expose()];
-    if connection.query_row(known, columns, |row| row.get(0)).map_err(sql)? {
+    if connection
+        .query_row(known, columns, |row| row.get(0))
+        .map_err(sql)?
+    {
         return Ok(());
     }
     let insert = "INSERT INTO unread_reply (portal, at, authorization, generation, sent, status, content_type, \
@@ -127,12 +150,17 @@ pub(super) fn keep(
         )
         .map_err(sql)?;
     let rows = select
-        .query_map(params![portal.as_str(), generation, token], |row| row.get::<_, i64>(0))
+        .query_map(params![portal.as_str(), generation, token], |row| {
+            row.get::<_, i64>(0)
+        })
         .map_err(sql)?;
     let ids = rows.collect::<Result<Vec<_>, _>>().map_err(sql)?;
-    let same = "SELECT count(*) FROM unread_reply WHERE portal = ?1 AND generation = ?2 AND sent IS ?3";
+    let same =
+        "SELECT count(*) FROM unread_reply WHERE portal = ?1 AND generation = ?2 AND sent IS ?3";
     let same: usize = connection
-        .query_row(same, params![portal.as_str(), generation, token], |row| row.get::<_, i64>(0))
+        .query_row(same, params![portal.as_str(), generation, token], |row| {
+            row.get::<_, i64>(0)
+        })
         .map(|count| usize::try_from(count).unwrap_or_default())
         .map_err(sql)?;
     let earlier = ids.len().saturating_sub(same);
@@ -140,7 +168,9 @@ pub(super) fn keep(
     let first = ids.get(earlier).copied();
     let gone = ids.iter().filter(|id| Some(**id) != first).take(too_many);
     for id in gone {
-        connection.execute("DELETE FROM unread_reply WHERE id = ?1", [id]).map_err(sql)?;
+        connection
+            .execute("DELETE FROM unread_reply WHERE id = ?1", [id])
+            .map_err(sql)?;
     }
     Ok(())
 }
@@ -173,13 +203,22 @@ fn kept(connection: &Connection, portal: &PortalName) -> Result<Vec<KeptReply>, 
 }
 
 fn reply(row: &Row<'_>) -> rusqlite::Result<KeptReply> {
-    let token = row.get::<_, Option<[u8; 32]>>(4)?.map(Fingerprint::from_bytes);
-    let sent = SentToken { generation: generation(row.get(3)?), token };
+    let token = row
+        .get::<_, Option<[u8; 32]>>(4)?
+        .map(Fingerprint::from_bytes);
+    let sent = SentToken {
+        generation: generation(row.get(3)?),
+        token,
+    };
     Ok(KeptReply {
         id: row.get(0)?,
         reply: UnreadableReply {
             at: Timestamp::from_millis(row.get(1)?),
-            answers: if row.get(2)? { ReplyTo::Authorization } else { ReplyTo::Renewal(sent) },
+            answers: if row.get(2)? {
+                ReplyTo::Authorization
+            } else {
+                ReplyTo::Renewal(sent)
+            },
             status: row.get(5)?,
             content_type: row.get(6)?,
             content_encoding: row.get(7)?,
@@ -204,7 +243,13 @@ fn counts(
     let rows = select
         .query_map(params![from, to], |row| {
             let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default();
-            Ok((row.get(0)?, KeptCount { count, newest: Timestamp::from_millis(row.get(2)?) }))
+            Ok((
+                row.get(0)?,
+                KeptCount {
+                    count,
+                    newest: Timestamp::from_millis(row.get(2)?),
+                },
+            ))
         })
         .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)
@@ -223,8 +268,9 @@ fn recover(
     }
     let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
     let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    let (claimed, user): (bool, Option<String>) =
-        connection.query_row(columns, [portal.as_str()], read).map_err(sql)?;
+    let (claimed, user): (bool, Option<String>) = connection
+        .query_row(columns, [portal.as_str()], read)
+        .map_err(sql)?;
     if claimed {
         return Ok(RecoverOutcome::UnderWay);
     }
@@ -235,7 +281,9 @@ fn recover(
     if renewal {
         // It is the grant of the user whose it was.
         let update = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
-        connection.execute(update, params![portal.as_str(), user]).map_err(sql)?;
+        connection
+            .execute(update, params![portal.as_str(), user])
+            .map_err(sql)?;
     }
     discard(connection, portal)?;
     Ok(RecoverOutcome::Stored(generation))
@@ -249,7 +297,10 @@ pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<us
 }
 
 /// As [`discard`], but for replies to a candidate: its token has no generation.
-pub(super) fn discard_answered(connection: &Connection, portal: &PortalName) -> Result<usize, StateError> {
+pub(super) fn discard_answered(
+    connection: &Connection,
+    portal: &PortalName,
+) -> Result<usize, StateError> {
     connection
         .prepare_cached(
             "DELETE FROM unread_reply WHERE portal = ?1 AND (generation > 0 OR authorization = 1)",

@@ -58,7 +58,10 @@ pub(super) struct WalReservation {
 
 impl WalReservation {
     fn at(place: Arc<Place>) -> Self {
-        Self { place, ..Self::default() }
+        Self {
+            place,
+            ..Self::default()
+        }
     }
 
     pub(super) fn place(&self) -> &Arc<Place> {
@@ -67,7 +70,10 @@ impl WalReservation {
 
     /// How many claims there is room for, besides those there are.
     fn capacity(&self) -> u64 {
-        let left = self.free.load(Ordering::Relaxed).saturating_sub(self.needed(0));
+        let left = self
+            .free
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.needed(0));
         left / (RECORD + CLAIM)
     }
 
@@ -90,7 +96,8 @@ impl WalReservation {
         if claims == 0 || claims <= self.capacity() {
             return Ok(());
         }
-        self.wanted.fetch_max(self.needed(claims), Ordering::Relaxed);
+        self.wanted
+            .fetch_max(self.needed(claims), Ordering::Relaxed);
         Err(self.none())
     }
 
@@ -98,7 +105,11 @@ impl WalReservation {
     fn allow_deferrable(&self) -> Result<(), StateError> {
         let under_way = self.claims.load(Ordering::Relaxed) > 0;
         let whole = self.free.load(Ordering::Relaxed) >= self.needed(0);
-        if under_way && !whole { Err(self.none()) } else { Ok(()) }
+        if under_way && !whole {
+            Err(self.none())
+        } else {
+            Ok(())
+        }
     }
 
     /// As much of the capacity as fits; an error if nothing does and nothing under way will make room.
@@ -119,7 +130,11 @@ impl WalReservation {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (path, source) = refused.clone().unzip();
         let kilobytes = self.wanted.load(Ordering::Relaxed).max(self.needed(0)) * FRAME / 1024;
-        StateError::NoRoom { path: path.unwrap_or_default(), kilobytes, source }
+        StateError::NoRoom {
+            path: path.unwrap_or_default(),
+            kilobytes,
+            source,
+        }
     }
 }
 
@@ -135,7 +150,11 @@ impl WalReserve {
     pub(super) fn open(state: &Path) -> Result<Self, StateError> {
         let path = beside(state, "-wal");
         let log = open_log(&path)?;
-        Ok(Self { log, path, room: Arc::new(WalReservation::at(Arc::new(Place::of(state)))) })
+        Ok(Self {
+            log,
+            path,
+            room: Arc::new(WalReservation::at(Arc::new(Place::of(state)))),
+        })
     }
 
     /// The state was opened anew, and has another log.
@@ -167,18 +186,33 @@ impl WalReserve {
             return self.room.free.store(0, Ordering::Relaxed);
         };
         self.room.claims.store(claims, Ordering::Relaxed);
-        let wanted = self.room.wanted.swap(0, Ordering::Relaxed).max(self.room.needed(0));
+        let wanted = self
+            .room
+            .wanted
+            .swap(0, Ordering::Relaxed)
+            .max(self.room.needed(0));
         if self.pages() < used + wanted {
             let ample = (used + wanted).next_multiple_of(STEP);
-            let made = self.grow(ample).or_else(|_| self.grow(used + wanted)).map_err(Arc::new);
+            let made = self
+                .grow(ample)
+                .or_else(|_| self.grow(used + wanted))
+                .map_err(Arc::new);
             // Where the disk is full the log can still begin anew, at its first page.
-            if made.is_err() && number("PRAGMA wal_checkpoint(RESTART)", 0).is_ok_and(|busy| busy == 0) {
+            if made.is_err()
+                && number("PRAGMA wal_checkpoint(RESTART)", 0).is_ok_and(|busy| busy == 0)
+            {
                 used = 0;
             }
             let refused = made.err().map(|error| (self.path.clone(), error));
-            *self.room.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+            *self
+                .room
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = refused;
         }
-        self.room.free.store(self.pages().saturating_sub(used), Ordering::Relaxed);
+        self.room
+            .free
+            .store(self.pages().saturating_sub(used), Ordering::Relaxed);
     }
 
     /// After a transaction: what was forgotten is overwritten in the log as well. In the database SQLite has done so
@@ -187,8 +221,11 @@ impl WalReserve {
         if !self.room.forgot.swap(false, Ordering::Relaxed) {
             return;
         }
-        let checkpoint =
-            |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).is_ok_and(|busy| busy == 0);
+        let checkpoint = |sql: &str| {
+            connection
+                .query_row(sql, [], |row| row.get::<_, i64>(0))
+                .is_ok_and(|busy| busy == 0)
+        };
         // After the first nobody reads the log, and all of it is in the database: its bytes are of no use to anybody.
         let done = checkpoint("PRAGMA wal_checkpoint(RESTART)")
             && self.overwrite().is_ok()
@@ -207,7 +244,9 @@ impl WalReserve {
     /// that held anything could be taken for that of a database restored from a backup.
     pub(super) fn leave(&self, connection: &Connection) {
         // Not needed, if it fails: the next start reads the log.
-        let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+            row.get::<_, i64>(0)
+        });
         let keep = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         if emptied.is_ok_and(|busy| busy == 0) && keep.is_ok() {
             let _ = self.grow(STEP);
@@ -216,7 +255,11 @@ impl WalReserve {
 
     /// Pages that the log's file has room for.
     fn pages(&self) -> u64 {
-        let length = self.log.metadata().map(|metadata| metadata.len()).unwrap_or_default();
+        let length = self
+            .log
+            .metadata()
+            .map(|metadata| metadata.len())
+            .unwrap_or_default();
         length.saturating_sub(HEADER) / FRAME
     }
 
@@ -237,7 +280,9 @@ impl WalReserve {
     fn fill(&self, mut from: u64, to: u64) -> io::Result<()> {
         let zeros = [0; 4096];
         while from < to {
-            let length = usize::try_from(to - from).unwrap_or(zeros.len()).min(zeros.len());
+            let length = usize::try_from(to - from)
+                .unwrap_or(zeros.len())
+                .min(zeros.len());
             self.log.write_all_at(&zeros[..length], from)?;
             from += length as u64;
         }
@@ -256,7 +301,9 @@ fn open_log(path: &Path) -> Result<File, StateError> {
 fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
     let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
                       DELETE FROM aside WHERE id = last_insert_rowid()";
-    connection.execute_batch(statements).map_err(|source| StateError::sql("write to the state", source))
+    connection
+        .execute_batch(statements)
+        .map_err(|source| StateError::sql("write to the state", source))
 }
 
 /// Asks Btrfs not to copy what is written over. It listens only while the file is empty; others do not know the word.
@@ -293,8 +340,11 @@ impl State {
                 let mut claims = claims::claim_due(connection, now, &fitting)?;
                 refused.require(claims.portals.len())?;
                 if fitting != capacity {
-                    claims.next =
-                        Some(claims.next.map_or(now + RETRY_AFTER, |next| next.min(now + RETRY_AFTER)));
+                    claims.next = Some(
+                        claims
+                            .next
+                            .map_or(now + RETRY_AFTER, |next| next.min(now + RETRY_AFTER)),
+                    );
                 }
                 Ok(claims)
             })
@@ -305,10 +355,15 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
-    pub async fn claim_one(&self, portal: PortalName, now: Timestamp) -> Result<Option<Portal>, StateError> {
+    pub async fn claim_one(
+        &self,
+        portal: PortalName,
+        now: Timestamp,
+    ) -> Result<Option<Portal>, StateError> {
         self.with_room(move |connection, room| {
             let claimed = claims::claim_one(connection, &portal, now)?;
-            room.require(usize::from(claimed.is_some())).map(|()| claimed)
+            room.require(usize::from(claimed.is_some()))
+                .map(|()| claimed)
         })
         .await
     }
@@ -318,8 +373,11 @@ impl State {
     /// # Errors
     /// [`StateError`]; then nothing can be claimed.
     pub async fn try_writing(&self) -> Result<(), StateError> {
-        self.with_room(|connection, room| room.require(1).and_then(|()| write_and_take_back(connection)))
-            .await
+        self.with_room(|connection, room| {
+            room.require(1)
+                .and_then(|()| write_and_take_back(connection))
+        })
+        .await
     }
 
     /// Does what needs room; once more where there is none, since the writer makes room before each transaction.
@@ -346,7 +404,10 @@ impl State {
         F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
     {
         let keep = move |connection: &Connection, room: &WalReservation| {
-            room.place.check().and_then(|()| room.allow_deferrable()).and_then(|()| work(connection))
+            room.place
+                .check()
+                .and_then(|()| room.allow_deferrable())
+                .and_then(|()| work(connection))
         };
         self.with_room(keep).await
     }
@@ -357,6 +418,9 @@ impl State {
         T: Send + 'static,
         F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
     {
-        self.with_room(move |connection, room| room.allow_deferrable().and_then(|()| work(connection))).await
+        self.with_room(move |connection, room| {
+            room.allow_deferrable().and_then(|()| work(connection))
+        })
+        .await
     }
 }

@@ -36,7 +36,11 @@ impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> DbJob for Type
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StateError>) {
-        let TypedJob { work: _, result, reply } = *self;
+        let TypedJob {
+            work: _,
+            result,
+            reply,
+        } = *self;
         // Whoever asked may have gone; what is durable stays durable.
         let _ = reply.send(committed.and_then(|()| result.ok_or(StateError::Stopped)));
     }
@@ -58,7 +62,11 @@ impl DbHandle {
         F: Fn(&Connection) -> Result<T, StateError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(TypedJob { work, result: None, reply });
+        let job = Box::new(TypedJob {
+            work,
+            result: None,
+            reply,
+        });
         self.0.send(job).await.map_err(|_| StateError::Stopped)?;
         answer.await.map_err(|_| StateError::Stopped)?
     }
@@ -138,8 +146,14 @@ impl WriterThread {
             fail(batch, &Arc::new(error));
             return Vec::new();
         }
-        let failed = batch.iter_mut().any(|job| job.apply(&self.connection).is_err());
-        let done = if failed { self.apply_one_by_one(batch) } else { batch };
+        let failed = batch
+            .iter_mut()
+            .any(|job| job.apply(&self.connection).is_err());
+        let done = if failed {
+            self.apply_one_by_one(batch)
+        } else {
+            batch
+        };
         if done.is_empty() {
             let _ = self.connection.execute_batch("ROLLBACK");
             return done;
@@ -163,12 +177,18 @@ impl WriterThread {
         let mut done = Vec::with_capacity(batch.len());
         let mut batch = batch.into_iter();
         while let Some(mut job) = batch.next() {
-            let applied = self.sql("savepoint", "SAVEPOINT job").and_then(|()| job.apply(&self.connection));
+            let applied = self
+                .sql("savepoint", "SAVEPOINT job")
+                .and_then(|()| job.apply(&self.connection));
             let Err(error) = applied.and_then(|()| self.sql("release", "RELEASE job")) else {
                 done.push(job);
                 continue;
             };
-            if self.connection.execute_batch("ROLLBACK TO job; RELEASE job").is_ok() {
+            if self
+                .connection
+                .execute_batch("ROLLBACK TO job; RELEASE job")
+                .is_ok()
+            {
                 job.answer(Err(error));
                 continue;
             }
@@ -182,9 +202,14 @@ impl WriterThread {
     }
 
     fn sql(&self, stage: &'static str, sql: &str) -> Result<(), StateError> {
-        let mut statement =
-            self.connection.prepare_cached(sql).map_err(|source| StateError::sql(stage, source))?;
-        statement.execute([]).map(|_| ()).map_err(|source| StateError::sql(stage, source))
+        let mut statement = self
+            .connection
+            .prepare_cached(sql)
+            .map_err(|source| StateError::sql(stage, source))?;
+        statement
+            .execute([])
+            .map(|_| ())
+            .map_err(|source| StateError::sql(stage, source))
     }
 }
 
@@ -208,7 +233,12 @@ impl ReaderThread {
         jobs: mpsc::Receiver<Box<dyn DbJob>>,
         place: Arc<Place>,
     ) -> Self {
-        Self { connection, jobs, place, edition: 0 }
+        Self {
+            connection,
+            jobs,
+            place,
+            edition: 0,
+        }
     }
 
     /// Serves until every handle is gone.
@@ -234,11 +264,20 @@ impl ReaderThread {
 mod tests {
     use super::*;
 
-    fn insert(row: i64, fails: bool) -> impl Fn(&Connection) -> Result<i64, StateError> + Send + 'static {
+    fn insert(
+        row: i64,
+        fails: bool,
+    ) -> impl Fn(&Connection) -> Result<i64, StateError> + Send + 'static {
         move |connection| {
             let sql = |source| StateError::sql("insert", source);
-            connection.execute("INSERT INTO seen VALUES (?1, 'acme')", [[row as u8]]).map_err(sql)?;
-            if fails { Err(StateError::Unrepresentable) } else { Ok(row) }
+            connection
+                .execute("INSERT INTO seen VALUES (?1, 'acme')", [[row as u8]])
+                .map_err(sql)?;
+            if fails {
+                Err(StateError::Unrepresentable)
+            } else {
+                Ok(row)
+            }
         }
     }
 
@@ -250,9 +289,17 @@ mod tests {
         let connection = super::super::schema::open(&path).unwrap();
         let (port, jobs) = DbHandle::new();
         let reserve = super::super::wal_reservation::WalReserve::open(&path).unwrap();
-        let watch =
-            super::super::place::Watch::open(Arc::clone(reserve.room().place()), lock.trust().clone());
-        let writer = WriterThread { connection, jobs, reserve, watch: watch.unwrap(), _lock: lock };
+        let watch = super::super::place::Watch::open(
+            Arc::clone(reserve.room().place()),
+            lock.trust().clone(),
+        );
+        let writer = WriterThread {
+            connection,
+            jobs,
+            reserve,
+            watch: watch.unwrap(),
+            _lock: lock,
+        };
         let mut workers = tokio::task::JoinSet::new();
         let (one, two, three, ()) = tokio::join!(
             port.run(insert(1, false)),
@@ -264,8 +311,11 @@ mod tests {
         assert_eq!((one.unwrap(), three.unwrap()), (1, 3));
         assert!(matches!(two, Err(StateError::Unrepresentable)));
         let rows = port.run(|connection| {
-            let count =
-                connection.query_row("SELECT group_concat(hex(fingerprint)) FROM seen", [], |row| row.get(0));
+            let count = connection.query_row(
+                "SELECT group_concat(hex(fingerprint)) FROM seen",
+                [],
+                |row| row.get(0),
+            );
             count.map_err(|source| StateError::sql("count", source))
         });
         let rows: String = rows.await.unwrap();

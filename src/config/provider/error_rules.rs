@@ -11,30 +11,62 @@ use crate::domain::provider::{Class, ErrorRule};
 /// The rows of `[[errors]]`.
 pub(super) fn rows(table: Table<'_>, report: &mut Diagnostics) -> Vec<ErrorRule> {
     let rows = table.list_of_tables(report, "errors", "[[errors]]");
-    rows.into_iter().filter_map(|row| rule(row, report)).collect()
+    rows.into_iter()
+        .filter_map(|row| rule(row, report))
+        .collect()
 }
 
 fn rule(row: Table<'_>, report: &mut Diagnostics) -> Option<ErrorRule> {
-    row.only(report, &[&["status", "error", "description", "also", "class", "meaning", "remedy"]]);
-    if !["status", "error", "description", "also"].into_iter().any(|key| row.has(key)) {
+    row.only(
+        report,
+        &[&[
+            "status",
+            "error",
+            "description",
+            "also",
+            "class",
+            "meaning",
+            "remedy",
+        ]],
+    );
+    if !["status", "error", "description", "also"]
+        .into_iter()
+        .any(|key| row.has(key))
+    {
         report.missing(
             row.place,
             "a row of [[errors]] must have `status`, `error`, `description` or `also`: it would match every reply",
         );
     }
-    let status = row.integers(report, "status", 100..=599).unwrap_or_default();
+    let status = row
+        .integers(report, "status", 100..=599)
+        .unwrap_or_default();
     let error = row.texts(report, "error", true).unwrap_or_default();
-    let description = row.text(report, "description").map(|text| text.value.to_owned());
+    let description = row
+        .text(report, "description")
+        .map(|text| text.value.to_owned());
     let also = match row.table(report, "also", "errors.also") {
         Some(table) => values(table, report),
         None => Vec::new(),
     };
-    let meaning = row.text(report, "meaning").map(|text| text.value.to_owned());
-    let remedy = row.text(report, "remedy").filter(|text| is_fit(*text, report));
+    let meaning = row
+        .text(report, "meaning")
+        .map(|text| text.value.to_owned());
+    let remedy = row
+        .text(report, "remedy")
+        .filter(|text| is_fit(*text, report));
     row.required(report, "class")?;
-    let class = choice(row, report, "class", &Class::ALL.map(|class| (class.as_str(), class)))?;
+    let class = choice(
+        row,
+        report,
+        "class",
+        &Class::ALL.map(|class| (class.as_str(), class)),
+    )?;
     Some(ErrorRule {
-        status: status.into_iter().filter_map(|status| u16::try_from(status).ok()).collect(),
+        status: status
+            .into_iter()
+            .filter_map(|status| u16::try_from(status).ok())
+            .collect(),
         error: error.iter().map(|code| code.value.to_owned()).collect(),
         description: description.unwrap_or_default(),
         also,
@@ -49,12 +81,17 @@ fn is_fit(remedy: TextValue<'_>, report: &mut Diagnostics) -> bool {
     let gaps = PLACEHOLDERS.map(|gap| format!("{{{gap}}}")).join(", ");
     let message = match template_error(remedy.value) {
         None => return true,
-        Some(TemplateError::Control) => "`remedy` must be one line without control characters".to_owned(),
+        Some(TemplateError::Control) => {
+            "`remedy` must be one line without control characters".to_owned()
+        }
         Some(TemplateError::Brace) => {
             format!("`remedy` has a brace without its other half (there are {gaps})")
         }
         Some(TemplateError::Gap(name)) => {
-            let (hint, name) = (did_you_mean(name, PLACEHOLDERS), shown(&format!("{{{name}}}")));
+            let (hint, name) = (
+                did_you_mean(name, PLACEHOLDERS),
+                shown(&format!("{{{name}}}")),
+            );
             format!("`remedy` holds {name}, which nothing fills in{hint} (there are {gaps})")
         }
         Some(TemplateError::Command(word)) => {

@@ -23,35 +23,63 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
     ];
     set(&mut profile.start, choice(table, report, "grant", &starts));
     let methods = [("post", Method::Post), ("get", Method::Get)];
-    set(&mut profile.method, choice(table, report, "method", &methods));
+    set(
+        &mut profile.method,
+        choice(table, report, "method", &methods),
+    );
     let ways = [
         ("none", ClientAuthentication::None),
         ("basic", ClientAuthentication::Basic),
         ("body", ClientAuthentication::Body),
         ("basic-with-body", ClientAuthentication::BasicWithBody),
     ];
-    set(&mut profile.client_authentication, choice(table, report, "client_authentication", &ways));
+    set(
+        &mut profile.client_authentication,
+        choice(table, report, "client_authentication", &ways),
+    );
     set(
         &mut profile.replay,
-        choice(table, report, "replay", &[("now", Replay::Now), ("late", Replay::Late)]),
+        choice(
+            table,
+            report,
+            "replay",
+            &[("now", Replay::Now), ("late", Replay::Late)],
+        ),
     );
-    let ways = [("S256", Pkce::S256), ("plain", Pkce::Plain), ("none", Pkce::None)];
+    let ways = [
+        ("S256", Pkce::S256),
+        ("plain", Pkce::Plain),
+        ("none", Pkce::None),
+    ];
     set(&mut profile.pkce, choice(table, report, "pkce", &ways));
     ages(table, profile, report);
     set(
         &mut profile.scope_separator,
-        table.text_as(report, "scope_separator", "a string in quotes").map(|text| text.value.to_owned()),
+        table
+            .text_as(report, "scope_separator", "a string in quotes")
+            .map(|text| text.value.to_owned()),
     );
     for (key, field) in [
         ("identity", &mut profile.identity_field),
         ("endpoint", &mut profile.endpoint_field),
         ("server", &mut profile.server_field),
     ] {
-        set(field, table.text(report, key).map(|text| Some(text.value.to_owned())));
+        set(
+            field,
+            table
+                .text(report, key)
+                .map(|text| Some(text.value.to_owned())),
+        );
     }
     if let Some(fields) = table.texts(report, "fields", false) {
-        for field in fields.iter().filter(|field| wire_format::is_secret(field.value)) {
-            report.problem(field.place, "`fields` names a field that is never handed to readers");
+        for field in fields
+            .iter()
+            .filter(|field| wire_format::is_secret(field.value))
+        {
+            report.problem(
+                field.place,
+                "`fields` names a field that is never handed to readers",
+            );
         }
         profile.fields = fields.iter().map(|field| field.value.to_owned()).collect();
     }
@@ -69,7 +97,10 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     let every = renew_every(table, report);
     set(&mut profile.assumed_lifetime, lifetime);
     set(&mut profile.renew_every, every);
-    if table.text(report, "earliest").is_some_and(|text| text.value == "expiry") {
+    if table
+        .text(report, "earliest")
+        .is_some_and(|text| text.value == "expiry")
+    {
         profile.earliest = NotBefore::Expiry;
         if every.is_none() {
             profile.renew_every = RenewEvery::Expiry;
@@ -80,19 +111,34 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     if lifetime.is_some() || every.is_some() {
         check_age(table, profile.renew_every, profile.assumed_lifetime, report);
     }
-    let rotations =
-        [("always", Rotation::Always), ("sometimes", Rotation::Sometimes), ("never", Rotation::Never)];
-    set(&mut profile.rotation, choice(table, report, "rotation", &rotations));
-    set(&mut profile.grace, duration(table, report, "grace", "10m", LIFETIME_RANGE).map(Some));
+    let rotations = [
+        ("always", Rotation::Always),
+        ("sometimes", Rotation::Sometimes),
+        ("never", Rotation::Never),
+    ];
+    set(
+        &mut profile.rotation,
+        choice(table, report, "rotation", &rotations),
+    );
+    set(
+        &mut profile.grace,
+        duration(table, report, "grace", "10m", LIFETIME_RANGE).map(Some),
+    );
     let too_soon = match (profile.earliest, profile.renew_every) {
         (NotBefore::Any, _) | (_, RenewEvery::Expiry) => false,
         (NotBefore::Expiry, _) => true,
         (NotBefore::Age(earliest), every) => every.age(profile.assumed_lifetime) < earliest,
     };
-    if let (true, Some(place)) =
-        (too_soon, table.place_of("renew_every").or_else(|| table.place_of("earliest")))
-    {
-        report.problem(place, "`renew_every` is sooner than the provider's `earliest`");
+    if let (true, Some(place)) = (
+        too_soon,
+        table
+            .place_of("renew_every")
+            .or_else(|| table.place_of("earliest")),
+    ) {
+        report.problem(
+            place,
+            "`renew_every` is sooner than the provider's `earliest`",
+        );
     }
 }
 
@@ -112,7 +158,10 @@ fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) 
         set(&mut profile.issuer, issuer(report, text).map(Some));
     }
     if let Some(hosts) = table.texts(report, "hosts", false) {
-        profile.hosts = hosts.into_iter().filter_map(|text| host(report, "hosts", text)).collect();
+        profile.hosts = hosts
+            .into_iter()
+            .filter_map(|text| host(report, "hosts", text))
+            .collect();
     }
     let default_domain = table.text(report, "default_domain");
     if let Some(domain) = default_domain.and_then(|text| host(report, "default_domain", text)) {
@@ -135,12 +184,18 @@ fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) 
             set(endpoint, url(report, key, text, true).map(Some));
         }
     }
-    let Some(regions) = table.table(report, "token_url_by_region", "token_url_by_region") else { return };
+    let Some(regions) = table.table(report, "token_url_by_region", "token_url_by_region") else {
+        return;
+    };
     profile.token_url_by_region.clear();
     for region in regions.keys() {
         let address = regions.text(report, region.value);
-        if let Some(address) = address.and_then(|text| url(report, "token_url_by_region", text, false)) {
-            profile.token_url_by_region.insert(region.value.to_lowercase(), address);
+        if let Some(address) =
+            address.and_then(|text| url(report, "token_url_by_region", text, false))
+        {
+            profile
+                .token_url_by_region
+                .insert(region.value.to_lowercase(), address);
         }
     }
 }
@@ -163,15 +218,18 @@ pub(in crate::config) fn check_age(
     report: &mut Diagnostics,
 ) {
     if !every.fits(lifetime) {
-        let place = table.place_of("renew_every").or_else(|| table.place_of("assumed_lifetime"));
+        let place = table
+            .place_of("renew_every")
+            .or_else(|| table.place_of("assumed_lifetime"));
         let life = humantime::format_duration(lifetime);
         let age = match every {
             RenewEvery::Age(age) => humantime::format_duration(age).to_string(),
             RenewEvery::Share(share) => format!("{}%", (share * 100.0).round()),
             RenewEvery::Expiry => "expiry".to_owned(),
         };
-        let message =
-            format!("`renew_every` of {age} is beyond 90 % of the lifetime, {life} (`assumed_lifetime`)");
+        let message = format!(
+            "`renew_every` of {age} is beyond 90 % of the lifetime, {life} (`assumed_lifetime`)"
+        );
         report.problem(place.unwrap_or(table.place), message);
     }
 }

@@ -69,24 +69,66 @@ pub(super) const KEYS: [&str; 42] = [
 
 /// The compiled-in profiles by name.
 const BUILT_IN: [(&str, &str); 19] = [
-    ("amocrm", include_str!("../../../config/providers/amocrm.toml")),
-    ("atlassian", include_str!("../../../config/providers/atlassian.toml")),
-    ("avito", include_str!("../../../config/providers/avito.toml")),
-    ("bitrix24", include_str!("../../../config/providers/bitrix24.toml")),
-    ("dropbox", include_str!("../../../config/providers/dropbox.toml")),
-    ("github", include_str!("../../../config/providers/github.toml")),
-    ("gitlab", include_str!("../../../config/providers/gitlab.toml")),
-    ("google", include_str!("../../../config/providers/google.toml")),
+    (
+        "amocrm",
+        include_str!("../../../config/providers/amocrm.toml"),
+    ),
+    (
+        "atlassian",
+        include_str!("../../../config/providers/atlassian.toml"),
+    ),
+    (
+        "avito",
+        include_str!("../../../config/providers/avito.toml"),
+    ),
+    (
+        "bitrix24",
+        include_str!("../../../config/providers/bitrix24.toml"),
+    ),
+    (
+        "dropbox",
+        include_str!("../../../config/providers/dropbox.toml"),
+    ),
+    (
+        "github",
+        include_str!("../../../config/providers/github.toml"),
+    ),
+    (
+        "gitlab",
+        include_str!("../../../config/providers/gitlab.toml"),
+    ),
+    (
+        "google",
+        include_str!("../../../config/providers/google.toml"),
+    ),
     ("hh", include_str!("../../../config/providers/hh.toml")),
-    ("hubspot", include_str!("../../../config/providers/hubspot.toml")),
-    ("microsoft", include_str!("../../../config/providers/microsoft.toml")),
-    ("quickbooks", include_str!("../../../config/providers/quickbooks.toml")),
-    ("salesforce", include_str!("../../../config/providers/salesforce.toml")),
-    ("slack", include_str!("../../../config/providers/slack.toml")),
+    (
+        "hubspot",
+        include_str!("../../../config/providers/hubspot.toml"),
+    ),
+    (
+        "microsoft",
+        include_str!("../../../config/providers/microsoft.toml"),
+    ),
+    (
+        "quickbooks",
+        include_str!("../../../config/providers/quickbooks.toml"),
+    ),
+    (
+        "salesforce",
+        include_str!("../../../config/providers/salesforce.toml"),
+    ),
+    (
+        "slack",
+        include_str!("../../../config/providers/slack.toml"),
+    ),
     ("vk", include_str!("../../../config/providers/vk.toml")),
     ("x", include_str!("../../../config/providers/x.toml")),
     ("xero", include_str!("../../../config/providers/xero.toml")),
-    ("yandex", include_str!("../../../config/providers/yandex.toml")),
+    (
+        "yandex",
+        include_str!("../../../config/providers/yandex.toml"),
+    ),
     ("zoho", include_str!("../../../config/providers/zoho.toml")),
 ];
 
@@ -104,7 +146,11 @@ pub(super) type Profiles = BTreeMap<String, Option<Arc<Profile>>>;
 
 /// The built-in profiles and those of `[providers.NAME]`. Of the built-in ones only those in `used` are read: to read
 /// them all would be felt at each start.
-pub(super) fn profiles(own: &[Table<'_>], used: &BTreeSet<&str>, report: &mut Diagnostics) -> Profiles {
+pub(super) fn profiles(
+    own: &[Table<'_>],
+    used: &BTreeSet<&str>,
+    report: &mut Diagnostics,
+) -> Profiles {
     let base = with_embedded("common", COMMON, report, |table, report| {
         table.only(report, &[&["errors"]]);
         let mut base = Profile::blank();
@@ -150,8 +196,16 @@ fn with_embedded<T>(
 }
 
 /// A whole profile: one that says where its tokens are.
-fn complete(table: Table<'_>, base: &Profile, name: &str, report: &mut Diagnostics) -> Option<Profile> {
-    let mut profile = Profile { name: name.to_owned(), ..base.clone() };
+fn complete(
+    table: Table<'_>,
+    base: &Profile,
+    name: &str,
+    report: &mut Diagnostics,
+) -> Option<Profile> {
+    let mut profile = Profile {
+        name: name.to_owned(),
+        ..base.clone()
+    };
     apply(table, &mut profile, report);
     if !table.has("token_url") && !table.has("issuer") {
         report.missing(table.place, format!("`token_url` is missing {table}"));

@@ -70,7 +70,14 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
             GrantType::Device => "device",
         },
     );
-    out.text("method", if *method == Method::Post { "post" } else { "get" });
+    out.text(
+        "method",
+        if *method == Method::Post {
+            "post"
+        } else {
+            "get"
+        },
+    );
     out.text(
         "client_authentication",
         match client_authentication {
@@ -94,7 +101,10 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
     match renew_every {
         RenewEvery::Age(age) => out.text("renew_every", &span(*age)),
         RenewEvery::Share(share) => {
-            out.text("renew_every", &format!("{}%", (share * 10_000.0).round() / 100.0));
+            out.text(
+                "renew_every",
+                &format!("{}%", (share * 10_000.0).round() / 100.0),
+            );
         }
         // `earliest` says it.
         RenewEvery::Expiry => {}
@@ -104,7 +114,14 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
         NotBefore::Age(age) => out.text("earliest", &span(*age)),
         NotBefore::Expiry => out.text("earliest", "expiry"),
     }
-    out.text("replay", if *replay == Replay::Now { "now" } else { "late" });
+    out.text(
+        "replay",
+        if *replay == Replay::Now {
+            "now"
+        } else {
+            "late"
+        },
+    );
     out.text(
         "rotation",
         match rotation {
@@ -119,7 +136,12 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
     out.optional("endpoint", endpoint_field.as_ref());
     out.optional("server", server_field.as_ref());
     out.list("fields", fields);
-    let InstallFields { check, admin, script, run } = install;
+    let InstallFields {
+        check,
+        admin,
+        script,
+        run,
+    } = install;
     out.optional("install_check", check.as_ref());
     out.optional("install_admin", admin.as_ref());
     out.optional("install_script", script.as_ref());
@@ -134,8 +156,18 @@ fn span(span: Duration) -> String {
 
 /// Places and the values that are wanted there.
 fn wanted(pairs: &[(JsonPath, Vec<String>)]) -> Value {
-    let list = |values: &[String]| values.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>();
-    Value::Table(pairs.iter().map(|(place, values)| (place.dotted(), Value::from(list(values)))).collect())
+    let list = |values: &[String]| {
+        values
+            .iter()
+            .map(|text| Value::from(text.as_str()))
+            .collect::<Vec<_>>()
+    };
+    Value::Table(
+        pairs
+            .iter()
+            .map(|(place, values)| (place.dotted(), Value::from(list(values))))
+            .collect(),
+    )
 }
 
 struct TomlLines(String);
@@ -158,13 +190,22 @@ impl TomlLines {
 
     fn list(&mut self, key: &str, list: &[String]) {
         if !list.is_empty() {
-            self.value(key, &list.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>().into());
+            self.value(
+                key,
+                &list
+                    .iter()
+                    .map(|text| Value::from(text.as_str()))
+                    .collect::<Vec<_>>()
+                    .into(),
+            );
         }
     }
 
     fn table(&mut self, key: &str, map: &BTreeMap<String, String>) {
         if !map.is_empty() {
-            let pairs = map.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str())));
+            let pairs = map
+                .iter()
+                .map(|(name, value)| (name.clone(), Value::from(value.as_str())));
             self.value(key, &Value::Table(pairs.collect()));
         }
     }
@@ -182,8 +223,22 @@ impl TomlLines {
             redirect_fields,
             redirect_server,
         } = form;
-        self.text("body", if *body == BodyEncoding::Form { "form" } else { "json" });
-        self.text("basic_encoding", if *basic_encoding == BasicEncoding::Form { "form" } else { "raw" });
+        self.text(
+            "body",
+            if *body == BodyEncoding::Form {
+                "form"
+            } else {
+                "json"
+            },
+        );
+        self.text(
+            "basic_encoding",
+            if *basic_encoding == BasicEncoding::Form {
+                "form"
+            } else {
+                "raw"
+            },
+        );
         self.value("scope_in_renewal", &(*scope_in_renewal).into());
         self.table("names", names);
         self.table("headers", headers);
@@ -209,8 +264,12 @@ impl TomlLines {
             error_description,
             success,
         } = form;
-        let places =
-            |places: &[JsonPath]| places.iter().map(|place| Value::from(place.dotted())).collect::<Vec<_>>();
+        let places = |places: &[JsonPath]| {
+            places
+                .iter()
+                .map(|place| Value::from(place.dotted()))
+                .collect::<Vec<_>>()
+        };
         let table = [
             ("access_token", access_token),
             ("refresh_token", refresh_token),
@@ -225,19 +284,36 @@ impl TomlLines {
         ];
         let table = table.map(|(name, at)| (name.to_owned(), Value::from(places(at))));
         let success = (!success.is_empty()).then(|| ("success".to_owned(), wanted(success)));
-        self.value("reply", &Value::Table(table.into_iter().chain(success).collect()));
+        self.value(
+            "reply",
+            &Value::Table(table.into_iter().chain(success).collect()),
+        );
         self.text("expires_in_unit", if *in_milliseconds { "ms" } else { "s" });
     }
 
     fn rule(&mut self, provider: &str, rule: &ErrorRule) {
-        let ErrorRule { status, error, description, also, class, meaning, remedy } = rule;
+        let ErrorRule {
+            status,
+            error,
+            description,
+            also,
+            class,
+            meaning,
+            remedy,
+        } = rule;
         let _ = writeln!(self.0, "\n[[providers.{provider}.errors]]");
         if !status.is_empty() {
-            let status = status.iter().map(|status| Value::from(i64::from(*status))).collect::<Vec<_>>();
+            let status = status
+                .iter()
+                .map(|status| Value::from(i64::from(*status)))
+                .collect::<Vec<_>>();
             self.value("status", &status.into());
         }
         self.list("error", error);
-        self.optional("description", Some(description).filter(|part| !part.is_empty()));
+        self.optional(
+            "description",
+            Some(description).filter(|part| !part.is_empty()),
+        );
         if !also.is_empty() {
             self.value("also", &wanted(also));
         }

@@ -45,18 +45,35 @@ const NAMES: [&str; 12] = [
     "device_code",
 ];
 /// The headers that are the request's own.
-const NOT_OURS: [&str; 6] =
-    ["authorization", "content-type", "content-length", "host", "connection", "transfer-encoding"];
+const NOT_OURS: [&str; 6] = [
+    "authorization",
+    "content-type",
+    "content-length",
+    "host",
+    "connection",
+    "transfer-encoding",
+];
 
 pub(super) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     let form = &mut profile.request;
     set(
         &mut form.body,
-        choice(table, report, "body", &[("form", BodyEncoding::Form), ("json", BodyEncoding::Json)]),
+        choice(
+            table,
+            report,
+            "body",
+            &[("form", BodyEncoding::Form), ("json", BodyEncoding::Json)],
+        ),
     );
     let encodings = [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
-    set(&mut form.basic_encoding, choice(table, report, "basic_encoding", &encodings));
-    set(&mut form.scope_in_renewal, table.boolean(report, "scope_in_renewal"));
+    set(
+        &mut form.basic_encoding,
+        choice(table, report, "basic_encoding", &encodings),
+    );
+    set(
+        &mut form.scope_in_renewal,
+        table.boolean(report, "scope_in_renewal"),
+    );
     if let Some(names) = table.table(report, "names", "[names]") {
         names.only(report, &[&NAMES]);
         form.names = texts(names, report);
@@ -77,21 +94,31 @@ pub(super) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagno
     }
     if let Some(fields) = table.texts(report, "redirect_fields", false) {
         for field in fields.iter().filter(|field| is_secret(field.value)) {
-            report.problem(field.place, "`redirect_fields` names a field that is never handed to readers");
+            report.problem(
+                field.place,
+                "`redirect_fields` names a field that is never handed to readers",
+            );
         }
         form.redirect_fields = fields.iter().map(|field| field.value.to_owned()).collect();
     }
     set(
         &mut form.redirect_server,
-        table.text(report, "redirect_server").map(|text| Some(text.value.to_owned())),
+        table
+            .text(report, "redirect_server")
+            .map(|text| Some(text.value.to_owned())),
     );
     let units = [("s", false), ("ms", true)];
-    set(&mut profile.reply.in_milliseconds, choice(table, report, "expires_in_unit", &units));
+    set(
+        &mut profile.reply.in_milliseconds,
+        choice(table, report, "expires_in_unit", &units),
+    );
     reply(table, profile, report);
 }
 
 fn reply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
-    let Some(table) = table.table(report, "reply", "[reply]") else { return };
+    let Some(table) = table.table(report, "reply", "[reply]") else {
+        return;
+    };
     table.only(report, &[&REPLY]);
     let form = &mut profile.reply;
     for (key, places) in [
@@ -119,7 +146,10 @@ fn reply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
 pub(super) fn values(table: Table<'_>, report: &mut Diagnostics) -> Vec<(JsonPath, Vec<String>)> {
     let read = |key: super::super::table::TextValue<'_>| {
         let wanted = table.texts(report, key.value, true)?;
-        Some((JsonPath::new(key.value), wanted.iter().map(|text| text.value.to_owned()).collect()))
+        Some((
+            JsonPath::new(key.value),
+            wanted.iter().map(|text| text.value.to_owned()).collect(),
+        ))
     };
     table.keys().filter_map(read).collect()
 }
@@ -127,15 +157,24 @@ pub(super) fn values(table: Table<'_>, report: &mut Diagnostics) -> Vec<(JsonPat
 fn check_headers(headers: Table<'_>, report: &mut Diagnostics) {
     for key in headers.keys() {
         if HeaderName::from_bytes(key.value.as_bytes()).is_err() {
-            report.problem(key.place, format!("{} is no name of a header", shown(key.value)));
+            report.problem(
+                key.place,
+                format!("{} is no name of a header", shown(key.value)),
+            );
         } else if NOT_OURS.contains(&key.value.to_ascii_lowercase().as_str()) {
             let hint = did_you_mean(key.value, ["Accept", "User-Agent"]);
-            report.problem(key.place, format!("`headers` must not set {}{hint}", shown(key.value)));
+            report.problem(
+                key.place,
+                format!("`headers` must not set {}{hint}", shown(key.value)),
+            );
         }
         if let Some(value) = headers.text_as(report, key.value, "a string in quotes")
             && HeaderValue::from_str(value.value).is_err()
         {
-            report.problem(value.place, "the value of a header must be one line without control characters");
+            report.problem(
+                value.place,
+                "the value of a header must be one line without control characters",
+            );
         }
     }
 }
@@ -151,5 +190,8 @@ fn texts(table: Table<'_>, report: &mut Diagnostics) -> BTreeMap<String, String>
 
 /// Whether the last part of a field's place is a secret's name.
 pub(super) fn is_secret(field: &str) -> bool {
-    field.rsplit('.').next().is_some_and(|last| SECRET_FIELDS.contains(&last))
+    field
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| SECRET_FIELDS.contains(&last))
 }

@@ -105,7 +105,9 @@ fn a_remedy_must_be_one_that_can_be_filled_in_and_done() {
         "''",
         "5",
     ] {
-        let row = format!("[[apps.other.errors]]\nerror = 'locked'\nclass = 'blocked'\nremedy = {remedy}");
+        let row = format!(
+            "[[apps.other.errors]]\nerror = 'locked'\nclass = 'blocked'\nremedy = {remedy}"
+        );
         found += &format!("{remedy}: {}\n", on_app(&row));
     }
     insta::assert_snapshot!(found, @r#"
@@ -154,10 +156,15 @@ fn only_safe_urls_are_taken() {
     https://sso.example.org/ x: `token_url` must be a URL without white space and backslashes
     : `token_url` is empty
     "#);
-    for url in
-        ["http://127.0.0.1:9480/t", "http://[::1]/t", "http://localhost:1/t", "https://sso.example.org/t?a=b"]
-    {
-        super::loaded(&format!("{ACME}token_url = '{url}'\n").replace("[portals.acme]\napp = 'crm'\n", ""));
+    for url in [
+        "http://127.0.0.1:9480/t",
+        "http://[::1]/t",
+        "http://localhost:1/t",
+        "https://sso.example.org/t?a=b",
+    ] {
+        super::loaded(
+            &format!("{ACME}token_url = '{url}'\n").replace("[portals.acme]\napp = 'crm'\n", ""),
+        );
     }
 }
 
@@ -233,7 +240,9 @@ fn secrets_are_checked() {
         "client_secret = ''",
         "client_secret_file = './group'\nclient_secret_env = 'CRM'",
     ] {
-        found += &rig.problems(&with(line)).replace(rig.path().to_str().unwrap(), "DIR");
+        found += &rig
+            .problems(&with(line))
+            .replace(rig.path().to_str().unwrap(), "DIR");
         found.push('\n');
     }
     found += &rig.problems(&format!("{ACME}refresh_token_file = './open'"));
@@ -253,16 +262,27 @@ fn secrets_are_checked() {
     main.toml:5:1: `client_secret_file` and `client_secret_env` in [apps.crm] say the same; keep one of them
     main.toml:7:22: `refresh_token_file`: ./open can be accessed by every user (mode 0644): chmod o-rwx it
     "#);
-    for line in
-        ["client_secret_file = './group'", "client_secret_credential = 'open'", "client_secret_env = 'CRM'"]
-    {
+    for line in [
+        "client_secret_file = './group'",
+        "client_secret_credential = 'open'",
+        "client_secret_env = 'CRM'",
+    ] {
         rig.load(&with(line)).unwrap();
     }
     let nowhere = load(
-        &rig.file("main.toml", 0o640, with("client_secret_credential = 'open'")),
+        &rig.file(
+            "main.toml",
+            0o640,
+            with("client_secret_credential = 'open'"),
+        ),
         &super::Environment::of([("", ""); 0]),
     );
-    assert!(nowhere.unwrap_err().to_string().contains("$CREDENTIALS_DIRECTORY is not set"));
+    assert!(
+        nowhere
+            .unwrap_err()
+            .to_string()
+            .contains("$CREDENTIALS_DIRECTORY is not set")
+    );
 }
 
 #[test]
@@ -295,7 +315,11 @@ fn settings_and_providers_are_checked() {
 
 #[test]
 fn the_forms_of_a_provider_are_checked() {
-    let own = |keys: &str| only(&format!("[providers.own]\ntoken_url = 'https://a.example/'\n{keys}"));
+    let own = |keys: &str| {
+        only(&format!(
+            "[providers.own]\ntoken_url = 'https://a.example/'\n{keys}"
+        ))
+    };
     insta::assert_snapshot!([
         own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
         own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("names = { client = 'x' }"), own("headers = { Host = 'x' }"),
@@ -353,10 +377,20 @@ fn steps_are_checked() {
 #[test]
 fn a_name_is_given_once_in_all_files() {
     let rig = Rig::new();
-    rig.file("portals.d/a.toml", 0o640, "[portals.globex]\napp = 'crm'\n[portals.acme]\napp = 'crm'\n");
-    rig.file("portals.d/b.toml", 0o640, "state = 'x'\nlisten = 1\n[portals.globex]\napp = 'crm'\n");
+    rig.file(
+        "portals.d/a.toml",
+        0o640,
+        "[portals.globex]\napp = 'crm'\n[portals.acme]\napp = 'crm'\n",
+    );
+    rig.file(
+        "portals.d/b.toml",
+        0o640,
+        "state = 'x'\nlisten = 1\n[portals.globex]\napp = 'crm'\n",
+    );
     rig.file("portals.d/.#c.toml", 0o640, "an editor's lock");
-    let found = rig.problems(&format!("include = ['portals.d/*.toml', 'portals.d/a.toml']\n{ACME}"));
+    let found = rig.problems(&format!(
+        "include = ['portals.d/*.toml', 'portals.d/a.toml']\n{ACME}"
+    ));
     insta::assert_snapshot!(found.replace(rig.path().to_str().unwrap(), "DIR"), @r#"
     portals.d/a.toml:3:10: the portal `acme` is given already at main.toml:6:10
     portals.d/b.toml:1:1: `state` belongs in the main file, main.toml
@@ -370,10 +404,22 @@ fn unreadable_files_are_said() {
     let rig = Rig::new();
     let path = rig.path().join("none.toml");
     let found = load(&path, &rig.environment).unwrap_err().to_string();
-    assert_eq!(found, format!("{}:1:1: this file cannot be read: no such file or directory", path.display()));
+    assert_eq!(
+        found,
+        format!(
+            "{}:1:1: this file cannot be read: no such file or directory",
+            path.display()
+        )
+    );
     let path = rig.file("latin.toml", 0o640, b"a = 1\nb = '\xe9'\n");
     let found = load(&path, &rig.environment).unwrap_err().to_string();
-    assert_eq!(found, format!("{}:2:1: this line is not UTF-8, as TOML must be", path.display()));
+    assert_eq!(
+        found,
+        format!(
+            "{}:2:1: this line is not UTF-8, as TOML must be",
+            path.display()
+        )
+    );
 }
 
 #[test]

@@ -7,7 +7,9 @@ use crate::config::AlertsConfig;
 use crate::domain::channel::{Channel, ChannelConfig, MailConfig, MailTls};
 
 fn channel(keys: &str) -> Channel {
-    let mut channels = loaded(&format!("{ACME}[channels.a]\n{keys}")).config.channels;
+    let mut channels = loaded(&format!("{ACME}[channels.a]\n{keys}"))
+        .config
+        .channels;
     assert_eq!(channels.len(), 1);
     channels.remove(0)
 }
@@ -16,7 +18,11 @@ fn channel(keys: &str) -> Channel {
 fn said(keys: &str) -> String {
     let rig = Rig::new();
     let messages = |problems: Vec<crate::config::ConfigError>| {
-        problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("\n")
+        problems
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     match rig.load(&format!("{ACME}[channels.a]\n{keys}")) {
         Ok(loaded) => format!("(warning) {}", messages(loaded.warnings)),
@@ -39,7 +45,14 @@ fn every_kind_has_its_defaults() {
     let secs = Duration::from_secs;
     let webhook = channel(WEBHOOK);
     assert_eq!((webhook.name.as_str(), webhook.timeout), ("a", secs(10)));
-    assert!(matches!(webhook.kind, ChannelConfig::Webhook { authorization: None, template: None, .. }));
+    assert!(matches!(
+        webhook.kind,
+        ChannelConfig::Webhook {
+            authorization: None,
+            template: None,
+            ..
+        }
+    ));
     let ChannelConfig::PagerDuty { url, routing_key } =
         channel("kind = 'pagerduty'\nrouting_key = '0123456789abcdef0123456789abcdef'").kind
     else {
@@ -47,17 +60,40 @@ fn every_kind_has_its_defaults() {
     };
     assert_eq!(url.expose(), "https://events.pagerduty.com/v2/enqueue");
     assert_eq!(routing_key.expose().len(), 32);
-    let telegram =
-        |id: &str| channel(&format!("kind = 'telegram'\nbot_token = '1:a-B_c'\nchat_id = {id}")).kind;
-    for (written, means) in [("-1001", "-1001"), ("'@alerts'", "@alerts"), ("' 17 '", "17")] {
-        let ChannelConfig::Telegram { url, bot_token: _, chat_id } = telegram(written) else { panic!() };
-        assert_eq!((url.expose(), chat_id.as_str()), ("https://api.telegram.org", means));
+    let telegram = |id: &str| {
+        channel(&format!(
+            "kind = 'telegram'\nbot_token = '1:a-B_c'\nchat_id = {id}"
+        ))
+        .kind
+    };
+    for (written, means) in [
+        ("-1001", "-1001"),
+        ("'@alerts'", "@alerts"),
+        ("' 17 '", "17"),
+    ] {
+        let ChannelConfig::Telegram {
+            url,
+            bot_token: _,
+            chat_id,
+        } = telegram(written)
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (url.expose(), chat_id.as_str()),
+            ("https://api.telegram.org", means)
+        );
     }
     let command = channel("kind = 'command'\ncommand = ['/bin/sh', '-c', 'true']\ntimeout = '1s'");
     assert_eq!(command.timeout, secs(1));
-    assert_eq!(channel("kind = 'command'\ncommand = ['true']").timeout, secs(30));
-    let beat = |keys: &str| match channel(&format!("kind = 'heartbeat'\nurl = 'https://a.example/1'\n{keys}"))
-        .kind
+    assert_eq!(
+        channel("kind = 'command'\ncommand = ['true']").timeout,
+        secs(30)
+    );
+    let beat = |keys: &str| match channel(&format!(
+        "kind = 'heartbeat'\nurl = 'https://a.example/1'\n{keys}"
+    ))
+    .kind
     {
         ChannelConfig::Heartbeat { every, .. } => every,
         other => panic!("{other:?}"),
@@ -71,7 +107,9 @@ fn programs_with_a_slash_start_from_the_configuration_and_others_from_the_path()
     rig.file("alert", 0o755, "#!/bin/sh\n");
     let command = |program: &str| {
         let loaded = rig
-            .load(&format!("{ACME}[channels.a]\nkind = 'command'\ncommand = ['{program}', './x']"))
+            .load(&format!(
+                "{ACME}[channels.a]\nkind = 'command'\ncommand = ['{program}', './x']"
+            ))
             .unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         match loaded.config.channels.into_iter().next().unwrap().kind {
@@ -81,24 +119,74 @@ fn programs_with_a_slash_start_from_the_configuration_and_others_from_the_path()
     };
     let folder = rig.path().to_owned();
     let path = folder.join("./alert").to_str().unwrap().to_owned();
-    assert_eq!(command("./alert"), (vec![path, "./x".to_owned()], folder.clone()));
-    assert_eq!(command("alert"), (vec!["alert".to_owned(), "./x".to_owned()], folder));
+    assert_eq!(
+        command("./alert"),
+        (vec![path, "./x".to_owned()], folder.clone())
+    );
+    assert_eq!(
+        command("alert"),
+        (vec!["alert".to_owned(), "./x".to_owned()], folder)
+    );
 }
 
 #[test]
 fn the_port_and_the_protection_of_mail_each_say_something_of_the_other() {
     for (keys, host, port, tls) in [
-        ("smtp = 'mx.example.org'", "mx.example.org", 587, MailTls::StartTls),
-        ("smtp = 'mx.example.org:25'", "mx.example.org", 25, MailTls::StartTls),
-        ("smtp = 'mx.example.org:465'", "mx.example.org", 465, MailTls::Implicit),
-        ("smtp = 'mx.example.org'\ntls = 'implicit'", "mx.example.org", 465, MailTls::Implicit),
-        ("smtp = 'mx.example.org:465'\ntls = 'starttls'", "mx.example.org", 465, MailTls::StartTls),
-        ("smtp = '127.0.0.1'\ntls = 'off'", "127.0.0.1", 25, MailTls::Off),
-        ("smtp = '[::1]:2525'\ntls = 'off'", "::1", 2525, MailTls::Off),
-        ("smtp = 'localhost:1025'\ntls = 'off'", "localhost", 1025, MailTls::Off),
+        (
+            "smtp = 'mx.example.org'",
+            "mx.example.org",
+            587,
+            MailTls::StartTls,
+        ),
+        (
+            "smtp = 'mx.example.org:25'",
+            "mx.example.org",
+            25,
+            MailTls::StartTls,
+        ),
+        (
+            "smtp = 'mx.example.org:465'",
+            "mx.example.org",
+            465,
+            MailTls::Implicit,
+        ),
+        (
+            "smtp = 'mx.example.org'\ntls = 'implicit'",
+            "mx.example.org",
+            465,
+            MailTls::Implicit,
+        ),
+        (
+            "smtp = 'mx.example.org:465'\ntls = 'starttls'",
+            "mx.example.org",
+            465,
+            MailTls::StartTls,
+        ),
+        (
+            "smtp = '127.0.0.1'\ntls = 'off'",
+            "127.0.0.1",
+            25,
+            MailTls::Off,
+        ),
+        (
+            "smtp = '[::1]:2525'\ntls = 'off'",
+            "::1",
+            2525,
+            MailTls::Off,
+        ),
+        (
+            "smtp = 'localhost:1025'\ntls = 'off'",
+            "localhost",
+            1025,
+            MailTls::Off,
+        ),
     ] {
         let found = mail(keys);
-        assert_eq!((found.host.as_str(), found.port, found.tls), (host, port, tls), "{keys}");
+        assert_eq!(
+            (found.host.as_str(), found.port, found.tls),
+            (host, port, tls),
+            "{keys}"
+        );
         assert!(found.login.is_none());
     }
     let with_login = mail("smtp = 'mx.example.org'\nuser = 'u'\npassword_env = 'CRM'");
@@ -225,7 +313,10 @@ fn templates_are_tried_and_their_faults_have_a_place() {
     let good = format!(
         "{ACME}[channels.a]\n{WEBHOOK}body = 'm={{{{ text|urlencode }}}}'\ncontent_type = 'application/x-www-form-urlencoded'"
     );
-    let ChannelConfig::Webhook { template: Some(template), .. } = &loaded(&good).config.channels[0].kind
+    let ChannelConfig::Webhook {
+        template: Some(template),
+        ..
+    } = &loaded(&good).config.channels[0].kind
     else {
         panic!()
     };
@@ -235,9 +326,21 @@ fn templates_are_tried_and_their_faults_have_a_place() {
 #[test]
 fn what_alerts_have_in_common() {
     let alerts = |keys: &str| loaded(&format!("[alerts]\n{keys}\n{ACME}")).config.alerts;
-    let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
-    let default = AlertsConfig { instance: host, url: None, fold: 10, self_test: None };
-    assert_eq!((loaded(ACME).config.alerts, alerts("")), (default.clone(), default));
+    let host = rustix::system::uname()
+        .nodename()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let default = AlertsConfig {
+        instance: host,
+        url: None,
+        fold: 10,
+        self_test: None,
+    };
+    assert_eq!(
+        (loaded(ACME).config.alerts, alerts("")),
+        (default.clone(), default)
+    );
     assert_eq!(
         alerts("instance = 'eu-1'\nurl = 'http://10.0.0.1:9470/'\nfold = 2\nself_test = '30d'"),
         AlertsConfig {
@@ -247,7 +350,8 @@ fn what_alerts_have_in_common() {
             self_test: Some(Duration::from_secs(30 * 86_400)),
         }
     );
-    let bad = "[alerts]\ninstance = 'a b'\nurl = 'here'\nfold = 1\nself_test = '1h'\nselftest = 1\n";
+    let bad =
+        "[alerts]\ninstance = 'a b'\nurl = 'here'\nfold = 1\nself_test = '1h'\nselftest = 1\n";
     let rig = Rig::new();
     rig.file("more.toml", 0o644, "[alerts]\nfold = 5\n");
     insta::assert_snapshot!(rig.problems(&format!("include = ['more.toml']\n{bad}{ACME}")).replace(rig.path().to_str().unwrap(), "DIR"), @r#"

@@ -18,12 +18,24 @@ fn a_small_file_gets_the_defaults() {
     let config = loaded(ACME).config;
     assert_eq!(config.paths, Paths::default());
     assert_eq!(config.ladder, default_ladder());
-    assert_eq!((config.renewal.limits.concurrency, config.renewal.limits.rate), (256, 50.0));
-    assert_eq!((config.renewal.timeout, config.http.is_none()), (Duration::from_secs(30), true));
+    assert_eq!(
+        (
+            config.renewal.limits.concurrency,
+            config.renewal.limits.rate
+        ),
+        (256, 50.0)
+    );
+    assert_eq!(
+        (config.renewal.timeout, config.http.is_none()),
+        (Duration::from_secs(30), true)
+    );
     let portal = &config.portals[0];
     assert_eq!(portal.settings.formats, ["json", "raw"]);
     assert_eq!(portal.renewal_url(&config.apps["crm"]), INFO);
-    assert_eq!(config.apps["crm"].client_secret.as_ref().unwrap().expose(), "s3cr3t");
+    assert_eq!(
+        config.apps["crm"].client_secret.as_ref().unwrap().expose(),
+        "s3cr3t"
+    );
 }
 
 #[test]
@@ -38,13 +50,29 @@ fn the_region_chooses_the_server() {
         ("domain = 'acme.bitrix24.ru'\nregion = 'com'", INFO),
     ] {
         let config = loaded(&format!("{ACME}{keys}")).config;
-        assert_eq!(config.portals[0].renewal_url(&config.apps["crm"]), url, "{keys}");
+        assert_eq!(
+            config.portals[0].renewal_url(&config.apps["crm"]),
+            url,
+            "{keys}"
+        );
     }
     // An endpoint of the app's own holds for all regions: nothing goes to the profile's servers.
-    let own = ACME.replace("[portals.acme]", "token_url = 'http://127.0.0.1:1/t'\n[portals.acme]");
+    let own = ACME.replace(
+        "[portals.acme]",
+        "token_url = 'http://127.0.0.1:1/t'\n[portals.acme]",
+    );
     let config = loaded(&format!("{own}domain = 'acme.bitrix24.ru'")).config;
-    assert_eq!(config.portals[0].renewal_url(&config.apps["crm"]), "http://127.0.0.1:1/t");
-    assert_eq!(config.apps["crm"].profile.renewal_urls().collect::<Vec<_>>(), ["http://127.0.0.1:1/t"]);
+    assert_eq!(
+        config.portals[0].renewal_url(&config.apps["crm"]),
+        "http://127.0.0.1:1/t"
+    );
+    assert_eq!(
+        config.apps["crm"]
+            .profile
+            .renewal_urls()
+            .collect::<Vec<_>>(),
+        ["http://127.0.0.1:1/t"]
+    );
 }
 
 #[test]
@@ -59,15 +87,29 @@ fn overrides_and_own_providers_are_applied() {
     .config;
     let acme = &config.portals[0].settings;
     assert_eq!(acme.renew_every, Some(RenewSetting::AgeMillis(600_000)));
-    assert_eq!((acme.app.as_str(), acme.identity.as_deref()), ("crm", Some("m1")));
+    assert_eq!(
+        (acme.app.as_str(), acme.identity.as_deref()),
+        ("crm", Some("m1"))
+    );
     let app = &config.apps[&config.portals[1].settings.app];
     assert_eq!(app.name, "portal wiki");
     assert!(app.client_secret.is_none());
     let profile = &app.profile;
-    assert_eq!((profile.name.as_str(), profile.method), ("own", Method::Get));
+    assert_eq!(
+        (profile.name.as_str(), profile.method),
+        ("own", Method::Get)
+    );
     assert_eq!(profile.client_authentication, ClientAuthentication::None);
-    assert_eq!((profile.renew_every, profile.replay), (RenewEvery::Share(0.8), Replay::Now));
-    let classes: Vec<_> = profile.errors.iter().take(3).map(|rule| rule.class).collect();
+    assert_eq!(
+        (profile.renew_every, profile.replay),
+        (RenewEvery::Share(0.8), Replay::Now)
+    );
+    let classes: Vec<_> = profile
+        .errors
+        .iter()
+        .take(3)
+        .map(|rule| rule.class)
+        .collect();
     assert_eq!(
         classes,
         [Class::Gone, Class::TooEarly, Class::NeedsAuthorization],
@@ -84,13 +126,21 @@ fn steps_are_read() {
          [[escalation.step]]\nwhen = 'remaining  <  20%'\nseverity = 'error'\n\
          [[escalation.step]]\nwhen = 'remaining < 10m'\nseverity = 'critical'\nnotify = []\n"
     ));
-    let steps: Vec<_> =
-        config.config.ladder.iter().map(|step| (step.key.as_str(), step.when, step.severity)).collect();
+    let steps: Vec<_> = config
+        .config
+        .ladder
+        .iter()
+        .map(|step| (step.key.as_str(), step.when, step.severity))
+        .collect();
     assert_eq!(
         steps,
         [
             ("overdue 25%", Trigger::Overdue(0.25), Severity::Warning),
-            ("remaining < 20%", Trigger::Remaining(Threshold::Share(0.2)), Severity::Error),
+            (
+                "remaining < 20%",
+                Trigger::Remaining(Threshold::Share(0.2)),
+                Severity::Error
+            ),
             (
                 "remaining < 10m",
                 Trigger::Remaining(Threshold::Span(Duration::from_secs(600))),
@@ -98,19 +148,39 @@ fn steps_are_read() {
             ),
         ]
     );
-    let notify: Vec<_> = config.config.ladder.iter().map(|step| step.notify.clone()).collect();
-    assert_eq!(notify, [Some(vec!["ops".to_owned()]), None, Some(Vec::new())], "these, all, none");
+    let notify: Vec<_> = config
+        .config
+        .ladder
+        .iter()
+        .map(|step| step.notify.clone())
+        .collect();
+    assert_eq!(
+        notify,
+        [Some(vec!["ops".to_owned()]), None, Some(Vec::new())],
+        "these, all, none"
+    );
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
     let messages = |text: &str| {
-        loaded(text).warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>().join("\n")
+        loaded(text)
+            .warnings
+            .into_iter()
+            .map(|warning| warning.message)
+            .collect::<Vec<_>>()
+            .join("\n")
     };
-    assert_eq!(messages(""), "no portals are configured: nothing is kept fresh");
+    assert_eq!(
+        messages(""),
+        "no portals are configured: nothing is kept fresh"
+    );
     let unused = "[apps.old]\nprovider = 'x'\nclient_id = 'a'\nclient_secret_env = 'CRM'\n";
-    assert_eq!(messages(&format!("{ACME}{unused}")), "no portal uses the app `old`");
+    assert_eq!(
+        messages(&format!("{ACME}{unused}")),
+        "no portal uses the app `old`"
+    );
 }
 
 #[test]
@@ -124,9 +194,16 @@ fn paths_start_from_the_file_and_are_read_whatever_else_is_wrong() {
         control_socket: "/run/refreshd/control.sock".into(),
     };
     assert_eq!(load_paths(&path), Some(expected));
-    assert_eq!(load_paths(Path::new("/nonexistent/refreshd.toml")), None, "a mistyped name leads nowhere");
+    assert_eq!(
+        load_paths(Path::new("/nonexistent/refreshd.toml")),
+        None,
+        "a mistyped name leads nowhere"
+    );
     assert_eq!(load_paths(&rig.file("main.toml", 0o640, "state = 1")), None);
-    assert_eq!(load_paths(&rig.file("main.toml", 0o640, "state = 'postgres://a/b'")), None);
+    assert_eq!(
+        load_paths(&rig.file("main.toml", 0o640, "state = 'postgres://a/b'")),
+        None
+    );
 }
 
 #[test]
@@ -138,8 +215,15 @@ fn included_files_are_put_together() {
         "[portals.alpha]\napp = 'crm'\nrefresh_token_file = 'alpha.refresh'\n",
     );
     let token = rig.file("portals.d/alpha.refresh", 0o600, "r1");
-    let config = rig.load(&format!("include = ['portals.d/*.toml']\n{ACME}")).unwrap().config;
-    let names: Vec<_> = config.portals.iter().map(|portal| portal.name.as_str()).collect();
+    let config = rig
+        .load(&format!("include = ['portals.d/*.toml']\n{ACME}"))
+        .unwrap()
+        .config;
+    let names: Vec<_> = config
+        .portals
+        .iter()
+        .map(|portal| portal.name.as_str())
+        .collect();
     assert_eq!(names, ["acme", "alpha"]);
     assert_eq!(config.portals[0].settings.refresh_token_file, None);
     assert_eq!(config.portals[1].settings.refresh_token_file, Some(token));
@@ -152,22 +236,36 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
     rig.file("open.refresh", 0o644, "");
     let with = |file: &str| format!("{ACME}refresh_token_file = '{file}'");
     let warned = |file: &str| {
-        let Loaded { mut config, warnings, .. } = rig.load(&with(file)).unwrap();
-        let warnings: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
+        let Loaded {
+            mut config,
+            warnings,
+            ..
+        } = rig.load(&with(file)).unwrap();
+        let warnings: String = warnings
+            .iter()
+            .map(|warning| format!("{warning}\n"))
+            .collect();
         let file = config.portals.remove(0).settings.refresh_token_file;
-        (warnings.replace(&format!("{}/", rig.path().display()), ""), file)
+        (
+            warnings.replace(&format!("{}/", rig.path().display()), ""),
+            file,
+        )
     };
     let needed = "it is only needed while the state has no grant for `acme`";
     assert_eq!(
         warned("./gone.refresh"),
         (
-            format!("main.toml:7:22: `refresh_token_file`: ./gone.refresh does not exist; {needed}\n"),
+            format!(
+                "main.toml:7:22: `refresh_token_file`: ./gone.refresh does not exist; {needed}\n"
+            ),
             Some(rig.path().join("./gone.refresh"))
         )
     );
     assert_eq!(
         warned("none/empty.refresh").0,
-        format!("main.toml:7:22: `refresh_token_file`: none/empty.refresh does not exist; {needed}\n")
+        format!(
+            "main.toml:7:22: `refresh_token_file`: none/empty.refresh does not exist; {needed}\n"
+        )
     );
     assert_eq!(
         warned("empty.refresh").0,
@@ -176,10 +274,16 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
     // It may be the token itself, so nobody gets to show it.
     assert_eq!(
         warned("5bad2d67"),
-        (format!("main.toml:7:22: `refresh_token_file`: the file does not exist; {needed}\n"), None)
+        (
+            format!("main.toml:7:22: `refresh_token_file`: the file does not exist; {needed}\n"),
+            None
+        )
     );
     // An empty file that others may fill is no less of a problem.
-    assert!(rig.problems(&with("open.refresh")).contains("can be accessed by every user"));
+    assert!(
+        rig.problems(&with("open.refresh"))
+            .contains("can be accessed by every user")
+    );
 }
 
 #[test]
@@ -190,9 +294,15 @@ fn clients_without_overrides_share_a_profile() {
     );
     let apps = loaded(&text).config.apps;
     let shared = |app: &str| std::sync::Arc::ptr_eq(&apps["crm"].profile, &apps[app].profile);
-    assert!(shared("portal one") && shared("portal two"), "a profile is held twice");
+    assert!(
+        shared("portal one") && shared("portal two"),
+        "a profile is held twice"
+    );
     assert!(!shared("portal own"), "an override reaches other clients");
-    assert_ne!(apps["crm"].profile.replay, apps["portal own"].profile.replay);
+    assert_ne!(
+        apps["crm"].profile.replay,
+        apps["portal own"].profile.replay
+    );
 }
 
 /// 100,000 take a second or two even without optimisation; this many would show a growth faster than linear.
@@ -201,8 +311,10 @@ fn many_portals_load_quickly() {
     use std::fmt::Write as _;
     let mut text = ACME.to_owned();
     for n in 0..20_000 {
-        let _ =
-            write!(text, "[portals.p{n}]\napp = 'crm'\ndomain = 'p{n}.bitrix24.ru'\nformats = ['json']\n");
+        let _ = write!(
+            text,
+            "[portals.p{n}]\napp = 'crm'\ndomain = 'p{n}.bitrix24.ru'\nformats = ['json']\n"
+        );
     }
     assert_eq!(loaded(&text).config.portals.len(), 20_001);
 }

@@ -7,7 +7,8 @@ use crate::domain::install::Users;
 use crate::domain::settings::RenewSetting;
 
 /// An app without a portal.
-const APP: &str = "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n";
+const APP: &str =
+    "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n";
 const LISTENER: &str = "[install]\nlisten = '127.0.0.1:9472'\n";
 
 /// The problems of these lines of `[apps.crm.install]`, which are at line 7 and after it.
@@ -20,12 +21,21 @@ fn an_empty_table_is_enough() {
     let loaded = loaded(&format!("{LISTENER}{APP}[apps.crm.install]\n"));
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let listener = loaded.config.install.unwrap();
-    assert_eq!((listener.listen.port(), listener.rate, listener.source_rate), (9472, 50.0, 25.0));
+    assert_eq!(
+        (listener.listen.port(), listener.rate, listener.source_rate),
+        (9472, 50.0, 25.0)
+    );
     assert_eq!(listener.source_header, None);
     let app = &loaded.config.apps["crm"];
     let rule = app.install.as_ref().unwrap();
-    assert_eq!((rule.path.as_str(), rule.users), ("/install/crm", Users::Installer));
-    assert_eq!((rule.names.of_app("crm").as_str(), rule.formats.len()), ("{domain}", 2));
+    assert_eq!(
+        (rule.path.as_str(), rule.users),
+        ("/install/crm", Users::Installer)
+    );
+    assert_eq!(
+        (rule.names.of_app("crm").as_str(), rule.formats.len()),
+        ("{domain}", 2)
+    );
     let terms = app.install_terms().unwrap();
     assert_eq!(
         (terms.binding, Duration::from_secs(1500)),
@@ -51,7 +61,10 @@ fn every_key_is_read() {
     assert_eq!((listener.rate, listener.source_rate), (5.0, 0.5));
     assert_eq!(listener.source_header.as_deref(), Some("x-real-ip"));
     let rule = config.apps["crm"].install.clone().unwrap();
-    assert_eq!((rule.path.as_str(), rule.formats), ("/b24", vec!["env".to_owned()]));
+    assert_eq!(
+        (rule.path.as_str(), rule.formats),
+        ("/b24", vec!["env".to_owned()])
+    );
     assert_eq!(rule.renew_every, Some(RenewSetting::AgeMillis(600_000)));
     assert_eq!(rule.names.of_app("crm"), "crm-{domain}");
     let each = config.apps["each"].install.as_ref().unwrap();
@@ -98,21 +111,34 @@ fn what_is_wrong_is_said_with_its_place() {
 #[test]
 fn what_does_nothing_is_a_warning() {
     let warnings = |text: &str| {
-        let loaded = Rig::new().load(text).unwrap_or_else(|problems| panic!("{problems}"));
-        loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        let loaded = Rig::new()
+            .load(text)
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        loaded
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let alone = warnings(&format!("{APP}[apps.crm.install]\n"));
     assert!(
-        alone.ends_with("main.toml:5:11: `install` does nothing without [install] in the main file"),
+        alone
+            .ends_with("main.toml:5:11: `install` does nothing without [install] in the main file"),
         "{alone}"
     );
     let unused = warnings(&format!("{LISTENER}{}", super::ACME));
     assert!(
-        unused.contains("main.toml:1:2: no app takes installs in: write [apps.NAME.install] for one"),
+        unused
+            .contains("main.toml:1:2: no app takes installs in: write [apps.NAME.install] for one"),
         "{unused}"
     );
-    let two = APP.replace("apps.crm", "apps.two").replace("local.1", "local.2");
-    let same = warnings(&format!("{LISTENER}{APP}[apps.crm.install]\n{two}[apps.two.install]\n"));
+    let two = APP
+        .replace("apps.crm", "apps.two")
+        .replace("local.1", "local.2");
+    let same = warnings(&format!(
+        "{LISTENER}{APP}[apps.crm.install]\n{two}[apps.two.install]\n"
+    ));
     assert!(same.contains("put {app} into `name`"), "{same}");
     let own = warnings(&format!(
         "{LISTENER}{APP}[apps.crm.install]\n{two}[apps.two.install]\nname = '{{app}}.{{domain}}'\n"

@@ -9,7 +9,10 @@ fn no_mistake_shows_a_secret() {
     for (line, expected) in [
         ("client_secret = \"SECRET", "invalid basic string"),
         ("client_secret = 'SECRET", "invalid literal string"),
-        ("client_secret = \"\"\"SECRET", "invalid multi-line basic string"),
+        (
+            "client_secret = \"\"\"SECRET",
+            "invalid multi-line basic string",
+        ),
         ("client_secret = SECRET", "string values must be quoted"),
         ("client_secret \"SECRET\"", "key with no value"),
         ("client_secret =\n\"SECRET\"", "key with no value"),
@@ -21,29 +24,68 @@ fn no_mistake_shows_a_secret() {
             "client_secrt = 'SECRET'",
             "unknown key `client_secrt` in [apps.crm]; did you mean `client_secret`?",
         ),
-        ("client_secret = ['SECRET']", "`client_secret` must be a string in quotes"),
-        ("client_secret = { value = 'SECRET' }", "`client_secret` must be a string in quotes"),
-        ("client_secret.SECRET = 1", "`client_secret` must be a string in quotes"),
+        (
+            "client_secret = ['SECRET']",
+            "`client_secret` must be a string in quotes",
+        ),
+        (
+            "client_secret = { value = 'SECRET' }",
+            "`client_secret` must be a string in quotes",
+        ),
+        (
+            "client_secret.SECRET = 1",
+            "`client_secret` must be a string in quotes",
+        ),
         (
             "client_secret_file = 'SECRET'",
             "`client_secret_file`: the file cannot be read: no such file or directory",
         ),
-        ("client_secret_env = 'SECRET'", "no environment variable has that name"),
-        ("client_secret_credential = 'SECRET'", "cannot be read: no such file or directory"),
+        (
+            "client_secret_env = 'SECRET'",
+            "no environment variable has that name",
+        ),
+        (
+            "client_secret_credential = 'SECRET'",
+            "cannot be read: no such file or directory",
+        ),
         ("client_secret_credential = '../SECRET'", "without slashes"),
-        ("client_secret = 'SECRET'\nclient_secret_env = 'SECRET'", "say the same; keep one of them"),
-        ("client_secret = 'a'\ndomain = 'SECRET'", "unknown key `domain`"),
-        ("client_secret = 'a'\ntoken_url = 'https://user:SECRET@host.example/'", "must not hold a user name"),
-        ("client_secret = 'a'\ntoken_url = 'SECRET'", "`token_url` must be a whole URL"),
-        ("client_secret = 'a'\nmethod = 'SECRET'", "`method` must be one of `post`, `get`"),
-        ("client_secret = 'a'\nrenew_every = 'SECRET'", "`renew_every` must be a duration"),
+        (
+            "client_secret = 'SECRET'\nclient_secret_env = 'SECRET'",
+            "say the same; keep one of them",
+        ),
+        (
+            "client_secret = 'a'\ndomain = 'SECRET'",
+            "unknown key `domain`",
+        ),
+        (
+            "client_secret = 'a'\ntoken_url = 'https://user:SECRET@host.example/'",
+            "must not hold a user name",
+        ),
+        (
+            "client_secret = 'a'\ntoken_url = 'SECRET'",
+            "`token_url` must be a whole URL",
+        ),
+        (
+            "client_secret = 'a'\nmethod = 'SECRET'",
+            "`method` must be one of `post`, `get`",
+        ),
+        (
+            "client_secret = 'a'\nrenew_every = 'SECRET'",
+            "`renew_every` must be a duration",
+        ),
         ("client_secret = 'a'\nprovider = 'SECRET'", "given twice"),
-        ("token_url = \"\"\"x\nclient_secret = 'SECRET'", "invalid multi-line basic string"),
+        (
+            "token_url = \"\"\"x\nclient_secret = 'SECRET'",
+            "invalid multi-line basic string",
+        ),
         (
             "assumed_lifetime = \"\"\"x\nclient_secret = 'SECRET'\n\"\"\"",
             "`assumed_lifetime` must be a duration",
         ),
-        ("assumed_lifetime = [\"x\",\nclient_secret = 'SECRET'", "in array"),
+        (
+            "assumed_lifetime = [\"x\",\nclient_secret = 'SECRET'",
+            "in array",
+        ),
         (
             "client_secret = 'a'\n[portals.x]\napp = \"\"\"x\nclient_secret = 'SECRET'\n\"\"\"",
             "unknown app of that name",
@@ -96,13 +138,24 @@ fn no_mistake_shows_a_secret() {
             "client_secret = 'a'\n[channels.x]\nkind='command'\ncommand=['/SECRET', 'SECRET\\u0000']\npassword='SECRET'",
             "is a key of `email`, not of `command`",
         ),
-        ("client_secret = 'a'\n[http]\nlisten = 'SECRET'", "`listen` must be"),
-        ("client_secret = 'a'\n[log]\nlevel = 'SECRET'", "`level` must be one of"),
+        (
+            "client_secret = 'a'\n[http]\nlisten = 'SECRET'",
+            "`listen` must be",
+        ),
+        (
+            "client_secret = 'a'\n[log]\nlevel = 'SECRET'",
+            "`level` must be one of",
+        ),
     ] {
         let line = line.replace("SECRET", SECRET);
-        let found = problems(&format!("[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\n{line}\n"));
+        let found = problems(&format!(
+            "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\n{line}\n"
+        ));
         assert!(!found.contains(SECRET), "shown for {line}:\n{found}");
-        assert!(!found.contains("2Hunter"), "shown in part for {line}:\n{found}");
+        assert!(
+            !found.contains("2Hunter"),
+            "shown in part for {line}:\n{found}"
+        );
         assert!(found.contains(expected), "for {line}:\n{found}");
     }
 }

@@ -30,13 +30,22 @@ impl Rig {
         let credentials = folder.path().join("credentials");
         fs::create_dir(&credentials).unwrap();
         let credentials = credentials.to_str().unwrap();
-        let environment =
-            Environment::of([("CRM", "s3cr3t"), ("EMPTY", " "), ("CREDENTIALS_DIRECTORY", credentials)]);
-        Self { folder, environment }
+        let environment = Environment::of([
+            ("CRM", "s3cr3t"),
+            ("EMPTY", " "),
+            ("CREDENTIALS_DIRECTORY", credentials),
+        ]);
+        Self {
+            folder,
+            environment,
+        }
     }
 
     /// Writes a file with a mode.
-    #[expect(clippy::disallowed_methods, reason = "a test's own files need not be written whole")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's own files need not be written whole"
+    )]
     fn file(&self, name: &str, mode: u32, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -56,7 +65,9 @@ impl Rig {
     /// The problems, with paths from the folder on.
     fn problems(&self, text: &str) -> String {
         let problems = self.load(text).expect_err("no problem was found");
-        problems.to_string().replace(&format!("{}/", self.path().display()), "")
+        problems
+            .to_string()
+            .replace(&format!("{}/", self.path().display()), "")
     }
 }
 
@@ -67,5 +78,7 @@ fn problems(text: &str) -> String {
 
 /// A main file that must be in order.
 fn loaded(text: &str) -> Loaded {
-    Rig::new().load(text).unwrap_or_else(|problems| panic!("{problems}"))
+    Rig::new()
+        .load(text)
+        .unwrap_or_else(|problems| panic!("{problems}"))
 }

@@ -127,12 +127,25 @@ fn page(name: &str) -> Page {
 
 fn answer(said: &Said, profile: &Profile) -> Verdict {
     let (now, body) = (Timestamp::default(), said.body.as_bytes());
-    read(&TokenReply { status: said.status, retry_after: None, now, body }, profile, &[])
+    read(
+        &TokenReply {
+            status: said.status,
+            retry_after: None,
+            now,
+            body,
+        },
+        profile,
+        &[],
+    )
 }
 
 /// The app and the portal of a page, configured as an operator would.
 fn configured(name: &str, setup: &Setup) -> (App, PortalConfig) {
-    let secret = if setup.public { "" } else { "client_secret_env = 'CRM'\n" };
+    let secret = if setup.public {
+        ""
+    } else {
+        "client_secret_env = 'CRM'\n"
+    };
     let Setup { app, portal, .. } = setup;
     let text = format!(
         "[apps.it]\nprovider = '{name}'\nclient_id = 'client-1'\n{secret}{app}\n[portals.acme]\napp = 'it'\n{portal}\n"
@@ -151,16 +164,28 @@ fn profile(name: &str) -> Arc<Profile> {
 
 fn check_request(what: &str, request: &TokenRequest, sent: &Sent) {
     let parameters: BTreeMap<_, _> = request.parameters.iter().cloned().collect();
-    assert_eq!(request.parameters.len(), parameters.len(), "{what}: a parameter twice");
+    assert_eq!(
+        request.parameters.len(),
+        parameters.len(),
+        "{what}: a parameter twice"
+    );
     assert_eq!(parameters, sent.parameters, "{what}");
-    assert_eq!((request.url.as_str(), request.method), (sent.url.as_str(), Method::Post), "{what}");
+    assert_eq!(
+        (request.url.as_str(), request.method),
+        (sent.url.as_str(), Method::Post),
+        "{what}"
+    );
     let body = match sent.body.as_deref() {
         None => BodyEncoding::Form,
         Some("json") => BodyEncoding::Json,
         Some(other) => panic!("{what}: {other}"),
     };
     assert_eq!(request.body, body, "{what}");
-    assert_eq!(request.headers.iter().cloned().collect::<BTreeMap<_, _>>(), sent.headers, "{what}");
+    assert_eq!(
+        request.headers.iter().cloned().collect::<BTreeMap<_, _>>(),
+        sent.headers,
+        "{what}"
+    );
     assert_eq!(request.authorization, sent.authorization, "{what}");
 }
 
@@ -179,22 +204,36 @@ fn each_provider_is_asked_as_it_documents() {
         let renewal = asker.request(&url, RequestKind::Renewal(&credential));
         check_request(&format!("{name}, a renewal"), &renewal, &page.renewal);
 
-        let (code, verifier) =
-            (AuthorizationCode::new("CODE").unwrap(), CodeVerifier::new(VERIFIER).unwrap());
+        let (code, verifier) = (
+            AuthorizationCode::new("CODE").unwrap(),
+            CodeVerifier::new(VERIFIER).unwrap(),
+        );
         let exchange = asker.request(&url, RequestKind::Code(&code, Some(&verifier)));
         check_request(&format!("{name}, a code's exchange"), &exchange, &page.code);
 
         let address =
-            reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier), None).unwrap()).unwrap();
+            reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier), None).unwrap())
+                .unwrap();
         let parameters: BTreeMap<String, String> = address.query_pairs().into_owned().collect();
-        assert_eq!(parameters, page.authorize.parameters, "{name}, the authorization");
+        assert_eq!(
+            parameters, page.authorize.parameters,
+            "{name}, the authorization"
+        );
         let (base, _) = address.as_str().split_once('?').unwrap();
         assert_eq!(base, page.authorize.url, "{name}, the authorization");
 
         let (profile, access) = (&app.profile, AccessToken::new("ACCESS").unwrap());
-        let given_back = credential.refresh().map(Token::Refresh).map(RequestKind::Revocation);
+        let given_back = credential
+            .refresh()
+            .map(Token::Refresh)
+            .map(RequestKind::Revocation);
         for (what, url, sent, purpose) in [
-            ("giving back", &profile.revoke_url, &page.revocation, given_back),
+            (
+                "giving back",
+                &profile.revoke_url,
+                &page.revocation,
+                given_back,
+            ),
             (
                 "asking about",
                 &profile.introspect_url,
@@ -212,11 +251,31 @@ fn each_provider_is_asked_as_it_documents() {
 }
 
 fn check_grant(what: &str, granted: GrantedTokens, grants: &Grants) {
-    let GrantedTokens { access, refresh, token_type, lives, identity, server: _, details } = granted;
+    let GrantedTokens {
+        access,
+        refresh,
+        token_type,
+        lives,
+        identity,
+        server: _,
+        details,
+    } = granted;
     assert_eq!(access.expose(), grants.token, "{what}");
-    assert_eq!(refresh.as_ref().map(RefreshToken::expose), grants.refresh.as_deref(), "{what}");
-    assert_eq!(token_type, grants.r#type.as_deref().unwrap_or("Bearer"), "{what}");
-    assert_eq!(lives.span(), humantime::parse_duration(&grants.life).unwrap(), "{what}");
+    assert_eq!(
+        refresh.as_ref().map(RefreshToken::expose),
+        grants.refresh.as_deref(),
+        "{what}"
+    );
+    assert_eq!(
+        token_type,
+        grants.r#type.as_deref().unwrap_or("Bearer"),
+        "{what}"
+    );
+    assert_eq!(
+        lives.span(),
+        humantime::parse_duration(&grants.life).unwrap(),
+        "{what}"
+    );
     assert_eq!(identity, grants.identity, "{what}");
     assert_eq!(details.scope, grants.scope, "{what}");
     assert_eq!(details.endpoint, grants.endpoint, "{what}");
@@ -231,14 +290,19 @@ fn each_provider_is_understood_as_it_documents() {
         for said in &page.reply {
             let what = format!("{name}, {}", said.says);
             match (answer(said, &profile), &said.grants, said.class) {
-                (Verdict::Granted(granted), Some(grants), None) => check_grant(&what, *granted, grants),
+                (Verdict::Granted(granted), Some(grants), None) => {
+                    check_grant(&what, *granted, grants)
+                }
                 (Verdict::Refused(refusal), None, Some(class)) => {
                     let problem = refusal.problem;
                     assert_eq!(problem.class, class, "{what}: {}", problem.detail);
                     let part = said.meaning.as_deref().unwrap_or_default();
                     assert!(problem.detail.contains(part), "{what}: {}", problem.detail);
                     let by_status = said.status >= 500;
-                    assert!(problem.remedy.is_some() || by_status, "{what}: no row is about it");
+                    assert!(
+                        problem.remedy.is_some() || by_status,
+                        "{what}: no row is about it"
+                    );
                 }
                 (verdict, _, _) => panic!("{what}: {verdict:?}"),
             }
@@ -259,22 +323,43 @@ fn each_provider_is_understood_as_it_documents() {
 fn every_row_says_what_happened_and_what_mends_it() {
     for name in names() {
         for rule in &profile(name).errors {
-            let row = format!("{name} {:?} {:?} {:?}", rule.error, rule.description, rule.also);
-            let meaning = rule.meaning.as_deref().unwrap_or_else(|| panic!("{row} has no meaning"));
-            let remedy = rule.remedy.as_deref().unwrap_or_else(|| panic!("{row} has no remedy"));
-            assert_eq!((template_error(meaning), template_error(remedy)), (None, None), "{row}");
+            let row = format!(
+                "{name} {:?} {:?} {:?}",
+                rule.error, rule.description, rule.also
+            );
+            let meaning = rule
+                .meaning
+                .as_deref()
+                .unwrap_or_else(|| panic!("{row} has no meaning"));
+            let remedy = rule
+                .remedy
+                .as_deref()
+                .unwrap_or_else(|| panic!("{row} has no remedy"));
+            assert_eq!(
+                (template_error(meaning), template_error(remedy)),
+                (None, None),
+                "{row}"
+            );
             let ways: &[&str] = match rule.class {
                 Class::NeedsAuthorization | Class::Gone => &["refreshd authorize {portal}"],
                 Class::Blocked => &["refreshd renew {portal}", "refreshd authorize {portal}"],
-                Class::ClientRejected => {
-                    &["systemctl reload refreshd", "refreshd renew {portal}", "refreshd authorize {portal}"]
-                }
+                Class::ClientRejected => &[
+                    "systemctl reload refreshd",
+                    "refreshd renew {portal}",
+                    "refreshd authorize {portal}",
+                ],
                 Class::Transient | Class::InDoubt | Class::TooEarly => &["it is retried by itself"],
                 Class::Unknown => &["it is retried by itself", "systemctl reload refreshd"],
                 Class::NotSent => panic!("{row}: a reply came"),
             };
-            assert!(ways.iter().any(|way| remedy.contains(way)), "{row}: {remedy}");
-            assert!(!remedy.ends_with('.') && !meaning.ends_with('.'), "{row}: more is said after it");
+            assert!(
+                ways.iter().any(|way| remedy.contains(way)),
+                "{row}: {remedy}"
+            );
+            assert!(
+                !remedy.ends_with('.') && !meaning.ends_with('.'),
+                "{row}: more is said after it"
+            );
         }
     }
 }
@@ -285,7 +370,9 @@ fn every_provider_that_is_promised_is_built_in_and_the_reverse() {
     let built_in: BTreeSet<_> = names().into_iter().map(str::to_owned).collect();
     assert_eq!(built_in.len(), 19);
     let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("\n## Providers\n").expect("README has a section Providers");
+    let (_, section) = readme
+        .split_once("\n## Providers\n")
+        .expect("README has a section Providers");
     let section = section.split("\n## ").next().unwrap();
     let promised: BTreeSet<_> = section
         .lines()
@@ -295,7 +382,16 @@ fn every_provider_that_is_promised_is_built_in_and_the_reverse() {
     assert_eq!(promised, built_in, "README's table");
     let shown: BTreeSet<_> = fs::read_dir(root().join(FIXTURES))
         .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .map(|entry| {
+            entry
+                .unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
     assert_eq!(shown, built_in, "the fixtures");
 }
@@ -305,8 +401,14 @@ fn every_provider_that_is_promised_is_built_in_and_the_reverse() {
 fn every_profile_names_its_source() {
     for name in names() {
         let text = read_to_string(&format!("config/providers/{name}.toml"));
-        let header: Vec<_> = text.lines().take_while(|line| line.starts_with('#')).collect();
-        assert!(header.iter().any(|line| line.contains("https://")), "{name}");
+        let header: Vec<_> = text
+            .lines()
+            .take_while(|line| line.starts_with('#'))
+            .collect();
+        assert!(
+            header.iter().any(|line| line.contains("https://")),
+            "{name}"
+        );
         let table: toml::Table = toml::from_str(&text).unwrap();
         for key in table.keys() {
             assert!(KEYS.contains(&key.as_str()), "{name}: {key}");
@@ -323,12 +425,23 @@ fn the_times_of_the_profiles_leave_room() {
         assert!(profile.renew_every.fits(life), "{name}");
         let spare = life.saturating_sub(age);
         let is_late = matches!(profile.earliest, NotBefore::Expiry);
-        assert!(is_late || spare >= Duration::from_secs(600), "{name}: {spare:?} for retries");
+        assert!(
+            is_late || spare >= Duration::from_secs(600),
+            "{name}: {spare:?} for retries"
+        );
         if let Some(grace) = profile.grace {
-            assert_eq!((profile.replay, grace >= Duration::from_secs(60)), (Replay::Now, true), "{name}");
+            assert_eq!(
+                (profile.replay, grace >= Duration::from_secs(60)),
+                (Replay::Now, true),
+                "{name}"
+            );
         }
         if profile.client_authentication == ClientAuthentication::None {
-            assert_ne!(profile.pkce, Pkce::None, "{name}: nothing protects its codes");
+            assert_ne!(
+                profile.pkce,
+                Pkce::None,
+                "{name}: nothing protects its codes"
+            );
         }
     }
 }
@@ -337,7 +450,11 @@ fn the_times_of_the_profiles_leave_room() {
 #[test]
 fn a_host_of_ones_own_is_one_line() {
     for (name, default, own) in [
-        ("gitlab", "https://gitlab.com/oauth/token", "https://git.example.org/oauth/token"),
+        (
+            "gitlab",
+            "https://gitlab.com/oauth/token",
+            "https://git.example.org/oauth/token",
+        ),
         (
             "salesforce",
             "https://login.salesforce.com/services/oauth2/token",
@@ -349,15 +466,23 @@ fn a_host_of_ones_own_is_one_line() {
             "https://login.microsoftonline.com/git.example.org/oauth2/v2.0/token",
         ),
     ] {
-        let app = format!("[apps.it]\nprovider = '{name}'\nclient_id = 'c'\nclient_secret_env = 'CRM'\n");
+        let app =
+            format!("[apps.it]\nprovider = '{name}'\nclient_id = 'c'\nclient_secret_env = 'CRM'\n");
         let of = |text: &str| {
             let config = loaded(text).config;
             config.portals[0].renewal_url(&config.apps["it"])
         };
         assert_eq!(of(&format!("{app}[portals.acme]\napp = 'it'\n")), default);
-        assert_eq!(of(&format!("{app}[portals.acme]\napp = 'it'\ndomain = 'git.example.org'\n")), own);
         assert_eq!(
-            of(&format!("{app}default_domain = 'git.example.org'\n[portals.acme]\napp = 'it'\n")),
+            of(&format!(
+                "{app}[portals.acme]\napp = 'it'\ndomain = 'git.example.org'\n"
+            )),
+            own
+        );
+        assert_eq!(
+            of(&format!(
+                "{app}default_domain = 'git.example.org'\n[portals.acme]\napp = 'it'\n"
+            )),
             own
         );
     }
@@ -370,9 +495,14 @@ fn a_host_of_ones_own_is_one_line() {
 /// A row that no reply reaches may stand behind one that takes everything.
 #[test]
 fn every_row_is_reached_by_a_reply() {
-    let common = read_to_string("config/providers/common.toml").matches("[[errors]]").count();
+    let common = read_to_string("config/providers/common.toml")
+        .matches("[[errors]]")
+        .count();
     // Those of Bitrix24 and X are gone through in `shipped`.
-    for name in names().into_iter().filter(|name| !["bitrix24", "x"].contains(name)) {
+    for name in names()
+        .into_iter()
+        .filter(|name| !["bitrix24", "x"].contains(name))
+    {
         let mut numbered = Profile::clone(&profile(name));
         for (number, rule) in numbered.errors.iter_mut().enumerate() {
             rule.meaning = Some(number.to_string());
@@ -384,7 +514,9 @@ fn every_row_is_reached_by_a_reply() {
             })
             .collect();
         let own = numbered.errors.len() - common;
-        let unreached = (0..own).find(|number| !reached.contains(number)).map(|at| &numbered.errors[at]);
+        let unreached = (0..own)
+            .find(|number| !reached.contains(number))
+            .map(|at| &numbered.errors[at]);
         assert_eq!(unreached, None, "{name}: no reply reaches this row");
     }
 }
@@ -396,13 +528,22 @@ fn what_means_success_is_read_and_written_out() {
         [apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
     let profile = loaded(text).config.profiles["own"].clone();
     let success = &profile.reply.success;
-    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let texts = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|&text| text.to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(
         *success,
-        [(JsonPath::new("code"), texts(&["0", "200"])), (JsonPath::new("meta.ok"), texts(&["true"]))]
+        [
+            (JsonPath::new("code"), texts(&["0", "200"])),
+            (JsonPath::new("meta.ok"), texts(&["true"]))
+        ]
     );
     let written = crate::config::written_profile(&profile);
-    let again = loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));
+    let again =
+        loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));
     assert_eq!(again.config.profiles["own"].reply, profile.reply);
 }
 
@@ -410,19 +551,31 @@ fn what_means_success_is_read_and_written_out() {
 fn what_is_written_out_is_the_profile() {
     for name in built_in() {
         let profile = crate::config::built_in_profile(name).unwrap();
-        let text =
-            crate::config::written_profile(&profile).replace(&format!("[providers.{name}"), "[providers.own");
+        let text = crate::config::written_profile(&profile)
+            .replace(&format!("[providers.{name}"), "[providers.own");
         let text = text + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
         let again = loaded(&text).config.profiles["own"].clone();
         // The table of RFC 6749's codes stands below each, and now twice.
         let common = again.errors.len() - profile.errors.len();
-        assert_eq!(again.errors[..profile.errors.len()], profile.errors[..], "{name}");
+        assert_eq!(
+            again.errors[..profile.errors.len()],
+            profile.errors[..],
+            "{name}"
+        );
         assert_eq!(
             again.errors[profile.errors.len()..],
             profile.errors[profile.errors.len() - common..],
             "{name}"
         );
         let errors = profile.errors.clone();
-        assert_eq!(Profile { name: name.to_owned(), errors, ..Profile::clone(&again) }, *profile, "{name}");
+        assert_eq!(
+            Profile {
+                name: name.to_owned(),
+                errors,
+                ..Profile::clone(&again)
+            },
+            *profile,
+            "{name}"
+        );
     }
 }

@@ -19,12 +19,24 @@ fn shipped(text: &str) -> Loaded {
     for url in ["ops.url", "push.url", "tickets.url"] {
         rig.file(url, 0o640, "https://hooks.example.org/1");
     }
-    rig.file("ticket.json.j2", 0o644, include_str!("../../../config/ticket.json.j2"));
-    rig.file("credentials/slack-url", 0o600, "https://hooks.example.org/2\n");
+    rig.file(
+        "ticket.json.j2",
+        0o644,
+        include_str!("../../../config/ticket.json.j2"),
+    );
+    rig.file(
+        "credentials/slack-url",
+        0o600,
+        "https://hooks.example.org/2\n",
+    );
     for credential in ["x-secret", "telegram-token", "smtp-password"] {
         rig.file(&format!("credentials/{credential}"), 0o600, "stub");
     }
-    rig.file("credentials/pagerduty-key", 0o600, "0123456789abcdef0123456789abcdef");
+    rig.file(
+        "credentials/pagerduty-key",
+        0o600,
+        "0123456789abcdef0123456789abcdef",
+    );
     let credentials = rig.path().join("credentials");
     let environment = Environment::of([
         ("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap()),
@@ -34,7 +46,8 @@ fn shipped(text: &str) -> Loaded {
         ("HEARTBEAT_URL", "https://hooks.example.org/3"),
     ]);
     let text = text.replace("/etc/refreshd", rig.path().to_str().unwrap());
-    load(&rig.file("main.toml", 0o644, text), &environment).unwrap_or_else(|problems| panic!("{problems}"))
+    load(&rig.file("main.toml", 0o644, text), &environment)
+        .unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 #[test]
@@ -43,10 +56,17 @@ fn the_shipped_files_load() {
     assert_eq!(example.config.portals.len(), 3);
     assert_eq!(example.config.ladder.len(), 5);
     assert_eq!(example.config.channels.len(), 10);
-    let warnings: Vec<_> = example.warnings.iter().map(|warning| warning.message.as_str()).collect();
+    let warnings: Vec<_> = example
+        .warnings
+        .iter()
+        .map(|warning| warning.message.as_str())
+        .collect();
     assert_eq!(warnings, ["`command`: the program does not exist"]);
     let minimal = shipped(include_str!("../../../config/minimal.toml"));
-    assert_eq!((minimal.config.portals.len(), minimal.warnings.len()), (1, 0));
+    assert_eq!(
+        (minimal.config.portals.len(), minimal.warnings.len()),
+        (1, 0)
+    );
     let demo = shipped(include_str!("../../../config/demo.toml"));
     assert_eq!((demo.config.portals.len(), demo.warnings.len()), (3, 0));
     for portal in &demo.config.portals {
@@ -64,8 +84,16 @@ fn the_shipped_files_load() {
 #[test]
 fn the_example_shows_every_key() {
     let example = include_str!("../../../config/example.toml");
-    let keys = super::super::provider::KEYS.into_iter().chain(super::super::include::SETTINGS);
-    let secrets = ["authorization", "url", "routing_key", "bot_token", "password"];
+    let keys = super::super::provider::KEYS
+        .into_iter()
+        .chain(super::super::include::SETTINGS);
+    let secrets = [
+        "authorization",
+        "url",
+        "routing_key",
+        "bot_token",
+        "password",
+    ];
     let of_channels = super::super::channels::every_key().filter(|key| {
         // Of a secret one form is shown.
         !secrets.iter().any(|secret| key.starts_with(secret))
@@ -80,7 +108,12 @@ fn the_example_shows_every_key() {
     }
     for secret in secrets {
         let forms = ["file", "env", "credential"];
-        assert!(forms.iter().any(|form| example.contains(&format!("\n{secret}_{form} = "))), "{secret}");
+        assert!(
+            forms
+                .iter()
+                .any(|form| example.contains(&format!("\n{secret}_{form} = "))),
+            "{secret}"
+        );
     }
 }
 
@@ -91,15 +124,30 @@ fn profile(provider: &str) -> Arc<Profile> {
 
 fn check(profile: &Profile, status: u16, error: &str, description: &str, class: Class) {
     let body = serde_json::json!({ "error": error, "error_description": description }).to_string();
-    let reply = TokenReply { status, retry_after: None, now: Timestamp::default(), body: body.as_bytes() };
+    let reply = TokenReply {
+        status,
+        retry_after: None,
+        now: Timestamp::default(),
+        body: body.as_bytes(),
+    };
     let Verdict::Refused(refusal) = read(&reply, profile, &[]) else {
         panic!("{error} was taken for a grant")
     };
-    assert_eq!(refusal.problem.class, class, "{status} {error} {description}");
-    assert!(!refusal.problem.detail.is_empty(), "{error} has no meaning in words");
+    assert_eq!(
+        refusal.problem.class, class,
+        "{status} {error} {description}"
+    );
+    assert!(
+        !refusal.problem.detail.is_empty(),
+        "{error} has no meaning in words"
+    );
     // The code of a server that is ill is not believed, and what would mend it is not either.
     let believed = error != "never_heard_of" && !refusal.problem.detail.contains("is not believed");
-    assert_eq!(refusal.problem.remedy.is_some(), believed, "{error}: nothing mends it");
+    assert_eq!(
+        refusal.problem.remedy.is_some(),
+        believed,
+        "{error}: nothing mends it"
+    );
 }
 
 #[test]
@@ -107,17 +155,30 @@ fn the_built_in_profiles_say_what_is_known_of_the_servers() {
     let minutes = |n: u64| Duration::from_secs(n * 60);
     let bitrix24 = profile("bitrix24");
     assert_eq!(bitrix24.token_url, "https://oauth.bitrix.info/oauth/token/");
-    let east: Vec<_> = bitrix24.token_url_by_region.keys().map(String::as_str).collect();
+    let east: Vec<_> = bitrix24
+        .token_url_by_region
+        .keys()
+        .map(String::as_str)
+        .collect();
     assert_eq!(east, ["am", "az", "by", "ge", "kg", "kz", "ru", "uz"]);
     assert!(
-        bitrix24.token_url_by_region.values().all(|url| url == "https://oauth.bitrix24.tech/oauth/token/")
+        bitrix24
+            .token_url_by_region
+            .values()
+            .all(|url| url == "https://oauth.bitrix24.tech/oauth/token/")
     );
     assert_eq!(bitrix24.client_authentication, ClientAuthentication::Body);
-    assert_eq!((bitrix24.renew_every, bitrix24.replay), (RenewEvery::Age(minutes(25)), Replay::Now));
+    assert_eq!(
+        (bitrix24.renew_every, bitrix24.replay),
+        (RenewEvery::Age(minutes(25)), Replay::Now)
+    );
     assert_eq!(bitrix24.identity_field.as_deref(), Some("member_id"));
     let x = profile("x");
     assert_eq!(x.client_authentication, ClientAuthentication::BasicWithBody);
-    assert_eq!((x.renew_every, x.assumed_lifetime), (RenewEvery::Age(minutes(105)), minutes(120)));
+    assert_eq!(
+        (x.renew_every, x.assumed_lifetime),
+        (RenewEvery::Age(minutes(105)), minutes(120))
+    );
     assert_eq!((x.replay, x.identity_field.is_none()), (Replay::Late, true));
 }
 
@@ -127,7 +188,13 @@ fn every_documented_code_of_bitrix24_has_its_class() {
     let table: [(Class, &[&str]); 6] = [
         (
             Class::NeedsAuthorization,
-            &["invalid_grant", "bad_verification_code", "expired_token", "invalid_token", "NO_AUTH_FOUND"],
+            &[
+                "invalid_grant",
+                "bad_verification_code",
+                "expired_token",
+                "invalid_token",
+                "NO_AUTH_FOUND",
+            ],
         ),
         (
             Class::ClientRejected,
@@ -158,7 +225,10 @@ fn every_documented_code_of_bitrix24_has_its_class() {
                 "METHOD_CONFIRM_DENIED",
             ],
         ),
-        (Class::Gone, &["NOT_INSTALLED", "ERROR_OAUTH", "APPLICATION_NOT_FOUND"]),
+        (
+            Class::Gone,
+            &["NOT_INSTALLED", "ERROR_OAUTH", "APPLICATION_NOT_FOUND"],
+        ),
         (
             Class::Transient,
             &[
@@ -173,7 +243,10 @@ fn every_documented_code_of_bitrix24_has_its_class() {
         ),
         (
             Class::Unknown,
-            &["ERROR_MANIFEST_IS_NOT_AVAILABLE", "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION"],
+            &[
+                "ERROR_MANIFEST_IS_NOT_AVAILABLE",
+                "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION",
+            ],
         ),
     ];
     for (class, codes) in table {
@@ -181,13 +254,23 @@ fn every_documented_code_of_bitrix24_has_its_class() {
             for status in [200, 400, 401, 403, 500, 503] {
                 // 5xx decides before the code, but where the profile names the status itself.
                 let named = (status, *code) == (503, "OVERLOAD_LIMIT");
-                let class = if status < 500 || named { class } else { Class::Transient };
+                let class = if status < 500 || named {
+                    class
+                } else {
+                    Class::Transient
+                };
                 check(&profile, status, code, "", class);
                 check(&profile, status, &code.to_lowercase(), "some words", class);
             }
         }
     }
-    check(&profile, 400, "never_heard_of", "some words", Class::Unknown);
+    check(
+        &profile,
+        400,
+        "never_heard_of",
+        "some words",
+        Class::Unknown,
+    );
 }
 
 #[test]
@@ -195,11 +278,31 @@ fn every_documented_code_of_x_has_its_class() {
     let profile = profile("x");
     let needs = Class::NeedsAuthorization;
     for (status, error, description, class) in [
-        (400, "invalid_request", "Value passed for the token was invalid.", needs),
-        (400, "invalid_request", "Value passed for the authorization code was invalid.", needs),
-        (400, "invalid_request", "Missing required parameter [client_id].", Class::ClientRejected),
+        (
+            400,
+            "invalid_request",
+            "Value passed for the token was invalid.",
+            needs,
+        ),
+        (
+            400,
+            "invalid_request",
+            "Value passed for the authorization code was invalid.",
+            needs,
+        ),
+        (
+            400,
+            "invalid_request",
+            "Missing required parameter [client_id].",
+            Class::ClientRejected,
+        ),
         (400, "invalid_request", "Something else.", Class::Unknown),
-        (401, "unauthorized_client", "Missing valid authorization header", Class::ClientRejected),
+        (
+            401,
+            "unauthorized_client",
+            "Missing valid authorization header",
+            Class::ClientRejected,
+        ),
         (401, "anything", "", Class::ClientRejected),
         (400, "invalid_client", "", Class::ClientRejected),
         (400, "invalid_grant", "", needs),
@@ -207,8 +310,14 @@ fn every_documented_code_of_x_has_its_class() {
     ] {
         check(&profile, status, error, description, class);
     }
-    let page =
-        TokenReply { status: 401, retry_after: None, now: Timestamp::default(), body: b"Unauthorized" };
-    let Verdict::Refused(refusal) = read(&page, &profile, &[]) else { panic!() };
+    let page = TokenReply {
+        status: 401,
+        retry_after: None,
+        now: Timestamp::default(),
+        body: b"Unauthorized",
+    };
+    let Verdict::Refused(refusal) = read(&page, &profile, &[]) else {
+        panic!()
+    };
     assert_eq!(refusal.problem.class, Class::ClientRejected);
 }

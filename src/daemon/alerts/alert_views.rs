@@ -110,8 +110,17 @@ impl IncidentView {
 #[must_use]
 pub fn open(shared: &Context) -> Vec<IncidentView> {
     let board = shared.post.board();
-    let mut open: Vec<_> = board.iter().filter(|incident| incident.is_open()).map(IncidentView::of).collect();
-    open.sort_by(|one, other| other.severity.cmp(&one.severity).then_with(|| one.since.cmp(&other.since)));
+    let mut open: Vec<_> = board
+        .iter()
+        .filter(|incident| incident.is_open())
+        .map(IncidentView::of)
+        .collect();
+    open.sort_by(|one, other| {
+        other
+            .severity
+            .cmp(&one.severity)
+            .then_with(|| one.since.cmp(&other.since))
+    });
     open
 }
 
@@ -136,7 +145,12 @@ pub async fn report(shared: &Context) -> Result<AlertsView, StateError> {
     };
     Ok(AlertsView {
         incidents: open(shared),
-        silences: silences.map(|(portal, until)| SilenceView { portal, until: until.to_string() }).collect(),
+        silences: silences
+            .map(|(portal, until)| SilenceView {
+                portal,
+                until: until.to_string(),
+            })
+            .collect(),
         channels: shared.config().channels.iter().map(channel).collect(),
     })
 }
@@ -169,7 +183,13 @@ pub async fn silence(
 /// Somebody takes on an incident, by its key, or those of a portal: how many that were.
 pub async fn acknowledge(shared: &Context, subject: &str) -> usize {
     let (answer, count) = oneshot::channel();
-    if shared.post.orders().send(AlertCommand::Acknowledge(subject.to_owned(), answer)).await.is_err() {
+    if shared
+        .post
+        .orders()
+        .send(AlertCommand::Acknowledge(subject.to_owned(), answer))
+        .await
+        .is_err()
+    {
         return 0;
     }
     count.await.unwrap_or_default()

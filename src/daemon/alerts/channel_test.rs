@@ -39,7 +39,9 @@ impl TestResult {
 /// The channels that are to be tested now, if the configuration wants that now and then: whether they work is known
 /// before they must.
 pub(super) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Vec<String> {
-    let Some(every) = config.alerts.self_test else { return Vec::new() };
+    let Some(every) = config.alerts.self_test else {
+        return Vec::new();
+    };
     match shared.state.marked(SELF_TEST).await {
         Ok(Some(last)) if last <= now && now.since(last) < every => return Vec::new(),
         Ok(_) => {}
@@ -71,28 +73,44 @@ pub async fn test(
     only: Option<&str>,
     now: Timestamp,
 ) -> Result<Vec<TestResult>, UnknownChannel> {
-    let chosen = channels.iter().filter(|channel| only.is_none_or(|only| channel.name == only));
+    let chosen = channels
+        .iter()
+        .filter(|channel| only.is_none_or(|only| channel.name == only));
     let chosen: Vec<_> = chosen.cloned().collect();
     if let (Some(name), true) = (only, chosen.is_empty()) {
-        return Err(UnknownChannel { name: name.to_owned(), suggestion: nearest(name, channels) });
+        return Err(UnknownChannel {
+            name: name.to_owned(),
+            suggestion: nearest(name, channels),
+        });
     }
-    let trials = chosen.into_iter().map(|channel| test_one(courier.clone(), channel, now));
+    let trials = chosen
+        .into_iter()
+        .map(|channel| test_one(courier.clone(), channel, now));
     Ok(stream::iter(trials).buffered(AT_ONCE).collect().await)
 }
 
 async fn test_one(courier: Notifier, channel: Channel, now: Timestamp) -> TestResult {
-    let delivery = courier.deliver(&channel, &Message::test(now, &channel.name), now).await;
+    let delivery = courier
+        .deliver(&channel, &Message::test(now, &channel.name), now)
+        .await;
     let (result, answer) = match delivery {
         Delivery::Delivered(answer) => ("delivered", answer),
         Delivery::Rejected(why) => ("rejected", why),
         Delivery::Failed { why, .. } => ("failed", why),
     };
     let (kind, channel) = (channel.kind.as_str().to_owned(), channel.name);
-    TestResult { channel, kind, result: result.to_owned(), answer }
+    TestResult {
+        channel,
+        kind,
+        result: result.to_owned(),
+        answer,
+    }
 }
 
 fn nearest(name: &str, channels: &[Channel]) -> Option<String> {
     let likeness = |channel: &Channel| strsim::jaro_winkler(name, &channel.name);
-    let nearest = channels.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    let nearest = channels
+        .iter()
+        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
     (likeness(nearest) > 0.8).then(|| nearest.name.clone())
 }

@@ -45,17 +45,27 @@ pub async fn collect(
         Ok(silences) => (silences, None),
         Err(error) => (BTreeMap::new(), Some(error)),
     };
-    let silences: BTreeMap<_, _> = silences.into_iter().filter(|(_, until)| *until > now).collect();
+    let silences: BTreeMap<_, _> = silences
+        .into_iter()
+        .filter(|(_, until)| *until > now)
+        .collect();
     let silent = |trouble: &Finding| {
-        let of_portal = trouble.portal.as_ref().is_some_and(|portal| silences.contains_key(portal));
+        let of_portal = trouble
+            .portal
+            .as_ref()
+            .is_some_and(|portal| silences.contains_key(portal));
         of_portal || silences.contains_key(EVERYTHING)
     };
     if failure.is_none() {
-        failure = portals(shared, config, now, &mut survey, &silent).await.err();
+        failure = portals(shared, config, now, &mut survey, &silent)
+            .await
+            .err();
     }
     match shared.state.open_disputes().await {
         Ok(newcomers) => {
-            for trouble in newcomers.iter().filter_map(|newcomer| of_newcomer(newcomer, &config.ladder, now))
+            for trouble in newcomers
+                .iter()
+                .filter_map(|newcomer| of_newcomer(newcomer, &config.ladder, now))
             {
                 let silent = silent(&trouble);
                 survey.add(trouble, silent);
@@ -80,7 +90,11 @@ pub async fn collect(
         }
     }
     let decision = survey.decide(terms, &endings);
-    Collected { decision, silent_until: silences.into_values().min(), failure }
+    Collected {
+        decision,
+        silent_until: silences.into_values().min(),
+        failure,
+    }
 }
 
 async fn portals(
@@ -91,11 +105,20 @@ async fn portals(
     silent: &(dyn Fn(&Finding) -> bool + Sync),
 ) -> Result<(), StateError> {
     let refused = shared.state.refused_apps().await?;
-    let circumstances = FindingContext { ladder: &config.ladder, refused: &refused, now };
+    let circumstances = FindingContext {
+        ladder: &config.ladder,
+        refused: &refused,
+        now,
+    };
     let mut after = None;
     loop {
         let page = shared.state.troubled(after, PAGE).await?;
-        let of_both = |portal| [of_portal(portal, circumstances), of_refresh_end(portal, circumstances)];
+        let of_both = |portal| {
+            [
+                of_portal(portal, circumstances),
+                of_refresh_end(portal, circumstances),
+            ]
+        };
         for trouble in page.iter().flat_map(of_both).flatten() {
             let silent = silent(&trouble);
             survey.add(trouble, silent);
@@ -115,13 +138,19 @@ fn channels(shared: &Context, config: &Config, now: Timestamp) -> Vec<Finding> {
         Some(Finding {
             key: format!("channel/{name}"),
             subject: MessageSubject::Channel(name.clone()),
-            reached: vec![ReachedStep { id: "broken".to_owned(), severity: Severity::Error, notify: None }],
+            reached: vec![ReachedStep {
+                id: "broken".to_owned(),
+                severity: Severity::Error,
+                notify: None,
+            }],
             reason: format!(
                 "this alert channel ({}) does not deliver: {}",
                 channel.kind.as_str(),
                 failing.why
             ),
-            action: format!("look at its address and its receiver, then: refreshd alert test {name}"),
+            action: format!(
+                "look at its address and its receiver, then: refreshd alert test {name}"
+            ),
             since: failing.since,
             ..blank(None, now)
         })
@@ -140,7 +169,9 @@ async fn ending(
     if let Some(reason) = shared.conditions.ending(key) {
         return Ok(Some(reason.to_owned()));
     }
-    let Some(incident) = incidents.get(key) else { return Ok(None) };
+    let Some(incident) = incidents.get(key) else {
+        return Ok(None);
+    };
     let reason = match (&incident.latest.subject, key.matches('/').count()) {
         _ if is_refresh_end(key) && survey.left(key) == 0 => {
             "the refresh token does not end soon any more".to_owned()
@@ -169,9 +200,17 @@ async fn ending(
 
 /// Why a portal's renewals are no incident any more.
 async fn of_renewals(shared: &Context, name: &str) -> Result<Option<String>, StateError> {
-    let unnamed = || Ok(Some("the configuration does not name it any more".to_owned()));
-    let Ok(name) = PortalName::parse(name) else { return unnamed() };
-    let Some(portal) = shared.state.portal(name).await? else { return unnamed() };
+    let unnamed = || {
+        Ok(Some(
+            "the configuration does not name it any more".to_owned(),
+        ))
+    };
+    let Ok(name) = PortalName::parse(name) else {
+        return unnamed();
+    };
+    let Some(portal) = shared.state.portal(name).await? else {
+        return unnamed();
+    };
     let reason = match portal.kind() {
         Kind::Fresh => "the token is fresh again",
         Kind::AwaitingAuthorization => "its grant was forgotten",

@@ -58,7 +58,9 @@ impl Condition<'_> {
     const fn portal(&self) -> Option<&PortalName> {
         match self {
             Self::State | Self::Displaced | Self::Unread | Self::Lost => None,
-            Self::Unsaved(portal) | Self::UnsavedButKept(portal) | Self::Unpublished(portal) => Some(portal),
+            Self::Unsaved(portal) | Self::UnsavedButKept(portal) | Self::Unpublished(portal) => {
+                Some(portal)
+            }
         }
     }
 
@@ -132,7 +134,13 @@ struct ActiveCondition {
 impl Conditions {
     /// It is wrong from now on.
     pub fn begin(&self, what: Condition<'_>, reason: String) {
-        say(what, what.word(), Severity::Critical, &reason, what.action());
+        say(
+            what,
+            what.word(),
+            Severity::Critical,
+            &reason,
+            what.action(),
+        );
         self.begin_unsaid(what, reason);
     }
 
@@ -164,8 +172,10 @@ impl Conditions {
         };
         match (was, is, read) {
             (false, true, Err(error)) => {
-                let reason =
-                    format!("the state cannot be read, though it may still be written: {}", chain(error));
+                let reason = format!(
+                    "the state cannot be read, though it may still be written: {}",
+                    chain(error)
+                );
                 self.begin(Condition::Unread, reason);
             }
             (true, false, _) => self.end(Condition::Unread, "the state is read again"),
@@ -180,7 +190,10 @@ impl Conditions {
 
     /// Why it is wrong now; `None` if it is not.
     pub fn reason(&self, what: Condition<'_>) -> Option<String> {
-        self.known().lasting.get(&what.key()).map(|lasting| lasting.reason.clone())
+        self.known()
+            .lasting
+            .get(&what.key())
+            .map(|lasting| lasting.reason.clone())
     }
 
     /// It is well again, if it was wrong.
@@ -211,7 +224,13 @@ impl Conditions {
     /// What is wrong, as troubles.
     pub fn findings(&self, ladder: &[Step], now: Timestamp) -> Vec<Finding> {
         let trouble = |(key, lasting): (&String, &mut ActiveCondition)| {
-            let ActiveCondition { word, portal, reason, action, since } = lasting;
+            let ActiveCondition {
+                word,
+                portal,
+                reason,
+                action,
+                since,
+            } = lasting;
             let since = *since.get_or_insert(now);
             Finding {
                 key: key.clone(),
@@ -245,5 +264,9 @@ fn say(what: Condition<'_>, step: &str, severity: Severity, reason: &str, action
         action: action.to_owned(),
         remaining: None,
     };
-    log_escalation(what.portal().map_or(EscalationSubject::Daemon, EscalationSubject::Portal), &announcement);
+    log_escalation(
+        what.portal()
+            .map_or(EscalationSubject::Daemon, EscalationSubject::Portal),
+        &announcement,
+    );
 }

@@ -51,7 +51,9 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
     let (mut resent, mut resend_after) = (shared.clock.tick(), RESEND_FIRST);
     while !stop.is_cancelled() {
         let config = shared.config();
-        let Some(channel) = channel_of(&config, name) else { return };
+        let Some(channel) = channel_of(&config, name) else {
+            return;
+        };
         if let ChannelConfig::Heartbeat { every, .. } = &channel.kind {
             heartbeat::beat(shared, channel, *every, stop).await;
             continue;
@@ -74,9 +76,14 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
             let queue = mailbox.queue();
             (!queue.is_empty()).then(|| queue.next_at(now))
         };
-        let wait = queue_at.map_or(MAX_SLEEP, |at| at.until(now)).max(Duration::from_millis(100));
-        let wait =
-            if resends { wait.min(resend_after.saturating_sub(shared.clock.elapsed(resent))) } else { wait };
+        let wait = queue_at
+            .map_or(MAX_SLEEP, |at| at.until(now))
+            .max(Duration::from_millis(100));
+        let wait = if resends {
+            wait.min(resend_after.saturating_sub(shared.clock.elapsed(resent)))
+        } else {
+            wait
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -94,14 +101,27 @@ pub(super) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Chann
 async fn deliver(shared: &Context, channel: &Channel, mailbox: &Outbox, letter: &QueuedAlert) {
     let name = &channel.name;
     let message = &letter.message;
-    let delivery =
-        limited(shared, channel, shared.courier().deliver(channel, message, shared.clock.now())).await;
+    let delivery = limited(
+        shared,
+        channel,
+        shared
+            .courier()
+            .deliver(channel, message, shared.clock.now()),
+    )
+    .await;
     let ended = mailbox.queue().ended(&delivery, shared.clock.now());
     count(shared, name, &delivery);
     let (key, event) = (message.key.as_str(), message.event.as_str());
     match &delivery {
         Delivery::Delivered(answer) => {
-            tracing::info!(channel = name, key, event, answer, "{name} was told: {}", message.title());
+            tracing::info!(
+                channel = name,
+                key,
+                event,
+                answer,
+                "{name} was told: {}",
+                message.title()
+            );
         }
         Delivery::Rejected(why) => {
             tracing::error!(
@@ -142,7 +162,12 @@ async fn resend(shared: &Context, channel: &Channel, mailbox: &Outbox) {
     if messages.is_empty() {
         return;
     }
-    let delivery = limited(shared, channel, shared.courier().resend(channel, &messages, now)).await;
+    let delivery = limited(
+        shared,
+        channel,
+        shared.courier().resend(channel, &messages, now),
+    )
+    .await;
     mailbox.queue().noted(&delivery, shared.clock.now());
     count(shared, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
@@ -160,7 +185,9 @@ fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
     incident.heard.contains(channel)
         && match incident.stage {
             Stage::Open | Stage::Acknowledged => incident.spoken,
-            Stage::Over { at } => incident.latest.event == Event::Resolved && now.since(at) < RESEND_RESOLVED,
+            Stage::Over { at } => {
+                incident.latest.event == Event::Resolved && now.since(at) < RESEND_RESOLVED
+            }
             // It has been told that this is over.
             Stage::Back { .. } => false,
         }
@@ -185,7 +212,10 @@ async fn drop_expired(shared: &Context, name: &str, letters: Vec<QueuedAlert>) {
 
 /// Takes letters out of the state; if it refuses, with what is kept next.
 async fn forget(shared: &Context, done: Vec<i64>) {
-    let keep = AlertChanges { done: done.clone(), ..AlertChanges::default() };
+    let keep = AlertChanges {
+        done: done.clone(),
+        ..AlertChanges::default()
+    };
     if shared.state.store_alerts(keep).await.is_err() {
         shared.post.done(done);
     }
@@ -199,10 +229,17 @@ pub(super) async fn limited(
 ) -> Delivery {
     let limit = channel.timeout + GRACE;
     let late = || Delivery::Failed {
-        why: format!("it took longer than {}", humantime::format_duration(channel.timeout)),
+        why: format!(
+            "it took longer than {}",
+            humantime::format_duration(channel.timeout)
+        ),
         retry_after: None,
     };
-    shared.clock.within(limit, delivery).await.unwrap_or_else(late)
+    shared
+        .clock
+        .within(limit, delivery)
+        .await
+        .unwrap_or_else(late)
 }
 
 pub(super) fn count(shared: &Context, channel: &str, delivery: &Delivery) {

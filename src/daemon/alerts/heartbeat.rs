@@ -26,7 +26,13 @@ pub async fn beat(shared: &Context, channel: &Channel, every: Duration, stop: &C
     let began = shared.clock.tick();
     loop {
         let left = every.saturating_sub(shared.clock.elapsed(began));
-        if left.is_zero() || !shared.config().channels.iter().any(|known| known.name == channel.name) {
+        if left.is_zero()
+            || !shared
+                .config()
+                .channels
+                .iter()
+                .any(|known| known.name == channel.name)
+        {
             return;
         }
         tokio::select! {
@@ -44,7 +50,11 @@ pub async fn beat(shared: &Context, channel: &Channel, every: Duration, stop: &C
 
 async fn send(shared: &Context, channel: &Channel, pulse: HeartbeatState) {
     let delivery = limited(shared, channel, shared.courier().beat(channel, pulse)).await;
-    shared.post.outbox(&channel.name).queue().noted(&delivery, shared.clock.now());
+    shared
+        .post
+        .outbox(&channel.name)
+        .queue()
+        .noted(&delivery, shared.clock.now());
     count(shared, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         let name = &channel.name;
@@ -69,13 +79,18 @@ fn loudest(shared: &Context) -> Option<String> {
     let board = shared.post.board();
     // A refresh token that ends in a month is no reason to be taken for dead until then.
     let is_ill = |incident: &&Incident| {
-        let least = if is_refresh_end(&incident.key) { Severity::Critical } else { Severity::Warning };
+        let least = if is_refresh_end(&incident.key) {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
         incident.is_open() && incident.severity() >= least
     };
     let open = board.iter().filter(is_ill);
-    open.max_by_key(|incident| incident.severity()).map(|incident| {
-        let mut message = incident.latest.clone();
-        message.severity = incident.severity();
-        message.title()
-    })
+    open.max_by_key(|incident| incident.severity())
+        .map(|incident| {
+            let mut message = incident.latest.clone();
+            message.severity = incident.severity();
+            message.title()
+        })
 }

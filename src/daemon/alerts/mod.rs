@@ -57,7 +57,9 @@ pub enum AlertCommand {
 
 /// Looks, decides and hands over, until `stop`.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
-    let Some(mut alerter) = Alerter::begin(shared, &stop).await else { return };
+    let Some(mut alerter) = Alerter::begin(shared, &stop).await else {
+        return;
+    };
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -94,7 +96,11 @@ impl Alerter {
                 () = shared.clock.sleep(RETRY_AFTER) => {}
             }
         };
-        let StoredAlerts { incidents, letters, unreadable } = kept;
+        let StoredAlerts {
+            incidents,
+            letters,
+            unreadable,
+        } = kept;
         if unreadable > 0 {
             tracing::warn!(
                 rows = unreadable,
@@ -103,11 +109,17 @@ impl Alerter {
         }
         let orders = shared.post.take_orders()?;
         let next_id = letters.last().map_or(0, |letter| letter.id) + 1;
-        let incidents: Incidents =
-            incidents.into_iter().map(|incident| (incident.key.clone(), incident)).collect();
+        let incidents: Incidents = incidents
+            .into_iter()
+            .map(|incident| (incident.key.clone(), incident))
+            .collect();
         for incident in incidents.values().filter(|incident| incident.is_open()) {
             if let message::MessageSubject::Channel(name) = &incident.latest.subject {
-                shared.post.outbox(name).queue().was_failing(incident.latest.since);
+                shared
+                    .post
+                    .outbox(name)
+                    .queue()
+                    .was_failing(incident.latest.since);
             }
         }
         let mut alerter = Self {
@@ -130,9 +142,14 @@ impl Alerter {
             self.serve_channels(stop);
             let began = shared.clock.tick();
             let looked = self.look().await;
-            shared.conditions.reads(ReadBy::Alerter, looked.as_ref().map(drop));
+            shared
+                .conditions
+                .reads(ReadBy::Alerter, looked.as_ref().map(drop));
             // Where a hundred thousand portals fail, looking at them must not cost what renewing them needs.
-            shared.clock.sleep((shared.clock.elapsed(began) * MIN_INTERVAL).min(MAX_INTERVAL)).await;
+            shared
+                .clock
+                .sleep((shared.clock.elapsed(began) * MIN_INTERVAL).min(MAX_INTERVAL))
+                .await;
             let wait = match looked {
                 Ok(next) => next.map_or(MAX_SLEEP, |next| next.until(shared.clock.now())),
                 Err(error) => {
@@ -180,7 +197,8 @@ impl Alerter {
         }
         for channel in &self.shared.config().channels {
             if self.served.insert(channel.name.clone()) {
-                let task = delivery::serve(Arc::clone(&self.shared), channel.name.clone(), stop.clone());
+                let task =
+                    delivery::serve(Arc::clone(&self.shared), channel.name.clone(), stop.clone());
                 self.channels.spawn(task);
             }
         }
@@ -195,9 +213,17 @@ impl Alerter {
             channels: receiving_channels(&config),
             now,
         };
-        let collect::Collected { decision, silent_until, failure } =
-            collect::collect(&shared, &config, &self.incidents, &terms).await;
-        let Reconciled { changed, forgotten, tellings, next } = decision;
+        let collect::Collected {
+            decision,
+            silent_until,
+            failure,
+        } = collect::collect(&shared, &config, &self.incidents, &terms).await;
+        let Reconciled {
+            changed,
+            forgotten,
+            tellings,
+            next,
+        } = decision;
         let due = channel_test::due(&shared, &config, now).await;
         let tests = due
             .into_iter()
@@ -225,24 +251,40 @@ impl Alerter {
             letters.extend(self.queue_all(telling));
         }
         for incident in &changed {
-            self.incidents.insert(incident.key.clone(), incident.clone());
+            self.incidents
+                .insert(incident.key.clone(), incident.clone());
         }
         for key in &forgotten {
             self.incidents.remove(key);
         }
         // The newest of each incident replaces what could not be kept before.
         let unkept = std::mem::take(&mut self.unkept);
-        let AlertChanges { incidents, forgotten: gone, letters: waiting, done } = unkept;
+        let AlertChanges {
+            incidents,
+            forgotten: gone,
+            letters: waiting,
+            done,
+        } = unkept;
         let post = &self.shared.post;
         let waits = |letter: &QueuedAlert| post.outbox(&letter.channel).queue().has(letter.id);
         let newer = |old: &Incident| changed.iter().all(|new| new.key != old.key);
         let mut keep = AlertChanges {
-            incidents: incidents.into_iter().filter(newer).chain(changed.iter().cloned()).collect(),
+            incidents: incidents
+                .into_iter()
+                .filter(newer)
+                .chain(changed.iter().cloned())
+                .collect(),
             forgotten: gone.into_iter().chain(forgotten).collect(),
-            letters: waiting.iter().filter(|letter| waits(letter)).chain(&letters).cloned().collect(),
+            letters: waiting
+                .iter()
+                .filter(|letter| waits(letter))
+                .chain(&letters)
+                .cloned()
+                .collect(),
             done,
         };
-        keep.incidents.retain(|incident| self.incidents.contains_key(&incident.key));
+        keep.incidents
+            .retain(|incident| self.incidents.contains_key(&incident.key));
         keep.done.extend(post.take_done());
         if !keep.is_empty() {
             match self.shared.state.store_alerts(keep.clone()).await {
@@ -280,7 +322,12 @@ impl Alerter {
     fn queue_one(&mut self, channel: String, first: bool, message: Message) -> QueuedAlert {
         let id = self.next_id;
         self.next_id += 1;
-        QueuedAlert { id, channel, first, message }
+        QueuedAlert {
+            id,
+            channel,
+            first,
+            message,
+        }
     }
 
     /// Gives letters to their channels; those of a channel that is not there any more are done with.
@@ -288,7 +335,11 @@ impl Alerter {
         let config = self.shared.config();
         let mut done = Vec::new();
         for letter in letters {
-            if config.channels.iter().any(|channel| channel.name == letter.channel) {
+            if config
+                .channels
+                .iter()
+                .any(|channel| channel.name == letter.channel)
+            {
                 self.shared.post.outbox(&letter.channel).put(letter);
             } else {
                 done.push(letter.id);
@@ -299,17 +350,23 @@ impl Alerter {
 
     /// Shows everybody what is open.
     fn show(&self) {
-        self.shared.post.show(self.incidents.values().cloned().collect());
+        self.shared
+            .post
+            .show(self.incidents.values().cloned().collect());
     }
 
     async fn carry_out(&mut self, order: AlertCommand) {
         let AlertCommand::Acknowledge(subject, answer) = order;
         let now = self.shared.clock.now();
         let of_portal = format!("portal/{subject}");
-        let meant =
-            |key: &str| key == subject || key == of_portal || key.starts_with(&format!("{of_portal}/"));
+        let meant = |key: &str| {
+            key == subject || key == of_portal || key.starts_with(&format!("{of_portal}/"))
+        };
         let (mut changed, mut tellings, mut count) = (Vec::new(), Vec::new(), 0);
-        for incident in self.incidents.values().filter(|incident| incident.is_open() && meant(&incident.key))
+        for incident in self
+            .incidents
+            .values()
+            .filter(|incident| incident.is_open() && meant(&incident.key))
         {
             let mut incident = incident.clone();
             count += 1;
@@ -324,15 +381,25 @@ impl Alerter {
 
 /// The channels that hear of incidents.
 fn receiving_channels(config: &Config) -> Vec<String> {
-    let hearing = config.channels.iter().filter(|channel| channel.kind.hears_incidents());
+    let hearing = config
+        .channels
+        .iter()
+        .filter(|channel| channel.kind.hears_incidents());
     hearing.map(|channel| channel.name.clone()).collect()
 }
 
 /// The log has heard of portals from whoever noticed; of channels it hears here.
 fn say(message: &Message) {
-    let message::MessageSubject::Channel(name) = &message.subject else { return };
+    let message::MessageSubject::Channel(name) = &message.subject else {
+        return;
+    };
     let announcement = EscalationNotice {
-        step: if message.is_over() { "resolved" } else { "channel" }.to_owned(),
+        step: if message.is_over() {
+            "resolved"
+        } else {
+            "channel"
+        }
+        .to_owned(),
         severity: message.severity,
         reason: message.reason.clone(),
         action: message.action.clone().unwrap_or_else(|| "none".to_owned()),

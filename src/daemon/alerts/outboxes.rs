@@ -24,7 +24,10 @@ pub struct Outboxes {
     /// Letters that are done with and still in the state.
     done: Mutex<Vec<i64>>,
     board: watch::Sender<AlertsSnapshot>,
-    orders: (mpsc::Sender<AlertCommand>, Mutex<Option<mpsc::Receiver<AlertCommand>>>),
+    orders: (
+        mpsc::Sender<AlertCommand>,
+        Mutex<Option<mpsc::Receiver<AlertCommand>>>,
+    ),
 }
 
 /// All incidents, those included that ended a while ago.
@@ -77,7 +80,12 @@ impl Outboxes {
 
     /// Every channel is tried at once, as after the configuration changed.
     pub fn hurry(&self) {
-        for mailbox in self.boxes.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for mailbox in self
+            .boxes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
             mailbox.queue().hurry();
             mailbox.filled.notify_one();
         }
@@ -88,7 +96,11 @@ impl Outboxes {
     #[must_use]
     pub fn next_break(&self, now: Timestamp) -> Option<Timestamp> {
         let boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
-        boxes.values().filter_map(|mailbox| mailbox.queue().breaks_at()).filter(|at| *at > now).min()
+        boxes
+            .values()
+            .filter_map(|mailbox| mailbox.queue().breaks_at())
+            .filter(|at| *at > now)
+            .min()
     }
 
     /// What waits for these channels: how many letters, and since when.
@@ -106,7 +118,10 @@ impl Outboxes {
 
     /// Notes letters that are done with.
     pub fn done(&self, ids: impl IntoIterator<Item = i64>) {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        self.done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(ids);
     }
 
     /// Takes what was noted.
@@ -137,7 +152,9 @@ impl Outboxes {
     pub fn by_severity(&self) -> Vec<(Severity, u64)> {
         let board = self.board();
         let count = |severity| {
-            let open = board.iter().filter(|incident| incident.is_open() && incident.severity() == severity);
+            let open = board
+                .iter()
+                .filter(|incident| incident.is_open() && incident.severity() == severity);
             (severity, open.count() as u64)
         };
         Severity::ALL.into_iter().map(count).collect()
@@ -151,6 +168,10 @@ impl Outboxes {
 
     /// The alerter's end of it; there is one alerter.
     pub(super) fn take_orders(&self) -> Option<mpsc::Receiver<AlertCommand>> {
-        self.orders.1.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.orders
+            .1
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }

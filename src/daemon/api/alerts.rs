@@ -27,12 +27,17 @@ pub(super) fn routes() -> Router<Control> {
         .route("/v1/alerts", get(show))
         .route("/v1/alerts/acknowledge", post(acknowledge))
         .route("/v1/alerts/test", post(test))
-        .route("/v1/portals/{portal}/silence", post(silence).delete(end_silence))
+        .route(
+            "/v1/portals/{portal}/silence",
+            post(silence).delete(end_silence),
+        )
         .route("/v1/silence", post(silence_all).delete(end_silence_of_all))
 }
 
 async fn show(Extract(control): Extract<Control>) -> Result<Response, ApiError> {
-    let report = alert_views::report(control.shared()).await.map_err(OperationError::from)?;
+    let report = alert_views::report(control.shared())
+        .await
+        .map_err(OperationError::from)?;
     Ok(Json(report).into_response())
 }
 
@@ -48,7 +53,8 @@ type Body = Result<String, StringRejection>;
 
 fn parse<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let body = body.map_err(|rejection| bad(rejection.body_text()))?;
-    serde_json::from_str(&body).map_err(|error| bad(format!("the body is not as expected: {error}")))
+    serde_json::from_str(&body)
+        .map_err(|error| bad(format!("the body is not as expected: {error}")))
 }
 
 fn bad(message: impl Into<String>) -> ApiError {
@@ -87,7 +93,13 @@ async fn silence_all(
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    change(&control, peer, alert_views::EVERYTHING.to_owned(), Some(span(body)?)).await
+    change(
+        &control,
+        peer,
+        alert_views::EVERYTHING.to_owned(),
+        Some(span(body)?),
+    )
+    .await
 }
 
 async fn end_silence_of_all(
@@ -128,9 +140,15 @@ async fn test(
     };
     let shared = control.shared();
     let (config, now) = (shared.config(), shared.clock.now());
-    let tests = channel_test::test(&shared.courier(), &config.channels, channel.as_deref(), now).await;
-    let tests = tests
-        .map_err(|unknown| ApiError::new(StatusCode::NOT_FOUND, "unknown-channel", unknown.to_string()))?;
+    let tests =
+        channel_test::test(&shared.courier(), &config.channels, channel.as_deref(), now).await;
+    let tests = tests.map_err(|unknown| {
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            "unknown-channel",
+            unknown.to_string(),
+        )
+    })?;
     Ok(Json(json!({ "tests": tests })).into_response())
 }
 
@@ -150,9 +168,14 @@ async fn acknowledge(
     let Acknowledge { incident } = parse(body)?;
     match alert_views::acknowledge(control.shared(), &incident).await {
         0 => {
-            let message =
-                format!("no incident is open that is named so, nor one of such a portal: {incident}");
-            Err(ApiError::new(StatusCode::NOT_FOUND, "unknown-incident", message))
+            let message = format!(
+                "no incident is open that is named so, nor one of such a portal: {incident}"
+            );
+            Err(ApiError::new(
+                StatusCode::NOT_FOUND,
+                "unknown-incident",
+                message,
+            ))
         }
         count => Ok(Json(json!({"incident": incident, "acknowledged": count})).into_response()),
     }

@@ -59,8 +59,13 @@ async fn begin(
     peer.may_change()?;
     let BeginRequest { redirect_uri } = parse(body)?;
     if redirect_uri.as_deref().is_some_and(|uri| !is_loopback(uri)) {
-        let message = "redirect_uri must be http on this machine; write any other into the configuration";
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message));
+        let message =
+            "redirect_uri must be http on this machine; write any other into the configuration";
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            message,
+        ));
     }
     let begun = authorize::begin(control.shared(), &portal, redirect_uri).await?;
     Ok(axum::Json(begun).into_response())
@@ -119,20 +124,24 @@ pub async fn authorized(
 }
 
 fn parse<T: DeserializeOwned>(body: Result<String, StringRejection>) -> Result<T, ApiError> {
-    let body =
-        body.map_err(|rejection| ApiError::new(rejection.status(), "bad-request", rejection.body_text()))?;
+    let body = body.map_err(|rejection| {
+        ApiError::new(rejection.status(), "bad-request", rejection.body_text())
+    })?;
     let body = if body.trim().is_empty() { "{}" } else { &body };
     // serde_json's own words may quote what was sent.
     serde_json::from_str(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let message =
-            format!("the body is not the JSON that is expected here (line {line}, column {column})");
+        let message = format!(
+            "the body is not the JSON that is expected here (line {line}, column {column})"
+        );
         ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
     })
 }
 
 fn is_loopback(uri: &str) -> bool {
-    let Ok(url) = url::Url::parse(uri) else { return false };
+    let Ok(url) = url::Url::parse(uri) else {
+        return false;
+    };
     let loopback = url.host_str().is_some_and(is_loopback_host);
     loopback && url.scheme() == "http" && url.username().is_empty()
 }

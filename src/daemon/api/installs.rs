@@ -36,7 +36,11 @@ type OfQuery = Result<Query<Of>, QueryRejection>;
 
 fn user(query: OfQuery) -> Result<Option<String>, ApiError> {
     let bad = |rejection: QueryRejection| {
-        ApiError::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            rejection.body_text(),
+        )
     };
     query.map(|Query(Of { user })| user).map_err(bad)
 }
@@ -55,10 +59,15 @@ async fn accept(
     peer.may_change()?;
     let user = user(query)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let accept = async move { Ok(disputes::accept(&shared, &name, user.as_deref(), Driver::Daemon).await?) };
+    let accept =
+        async move { Ok(disputes::accept(&shared, &name, user.as_deref(), Driver::Daemon).await?) };
     let imported = control.change(accept).await?;
     let (view, _) = operations::outcome(&control.shared, &portal).await?;
-    Ok((status_of(&imported), axum::Json(imported_json(&imported, &view))).into_response())
+    Ok((
+        status_of(&imported),
+        axum::Json(imported_json(&imported, &view)),
+    )
+        .into_response())
 }
 
 async fn refuse(

@@ -85,9 +85,18 @@ impl Control {
     /// For this daemon.
     #[must_use]
     pub fn new(shared: Arc<Context>, reloader: Arc<Reloader>) -> Self {
-        let (waiting, listing) = (Semaphore::new(places().open * 3 / 4), Semaphore::new(LISTING));
+        let (waiting, listing) = (
+            Semaphore::new(places().open * 3 / 4),
+            Semaphore::new(LISTING),
+        );
         let (waiting, listing) = (Arc::new(waiting), Arc::new(listing));
-        Self { shared, reloader, changes: Arc::default(), waiting, listing }
+        Self {
+            shared,
+            reloader,
+            changes: Arc::default(),
+            waiting,
+            listing,
+        }
     }
 
     pub(super) fn shared(&self) -> &Context {
@@ -99,7 +108,10 @@ impl Control {
         if peer.may_change().is_ok() {
             return Ok(None);
         }
-        self.waiting.try_acquire().map(Some).map_err(|_| ApiError::busy("its callers wait for renewals"))
+        self.waiting
+            .try_acquire()
+            .map(Some)
+            .map_err(|_| ApiError::busy("its callers wait for renewals"))
     }
 
     /// The right to be sent a listing, which holds memory until it is taken. Who may always, as for [`Self::wait`].
@@ -107,8 +119,14 @@ impl Control {
         if peer.may_change().is_ok() {
             return Ok(None);
         }
-        let turn = self.shared.clock.within(TURN, Arc::clone(&self.listing).acquire_owned()).await;
-        turn.and_then(Result::ok).map(Some).ok_or_else(|| ApiError::busy("other listings are under way"))
+        let turn = self
+            .shared
+            .clock
+            .within(TURN, Arc::clone(&self.listing).acquire_owned())
+            .await;
+        turn.and_then(Result::ok)
+            .map(Some)
+            .ok_or_else(|| ApiError::busy("other listings are under way"))
     }
 
     /// Carries a change out to its end, though whoever asked for it may go away meanwhile.
@@ -126,7 +144,11 @@ impl Control {
             });
         }
         let broken = || {
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", "the change ended by a bug; see the log")
+            ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "bug",
+                "the change ended by a bug; see the log",
+            )
         };
         wait.await.unwrap_or_else(|_| Err(broken()))
     }
@@ -166,18 +188,30 @@ pub enum BindError {
 /// # Errors
 /// [`BindError`].
 pub async fn bind(path: &Path, trust: &Trust) -> Result<UnixListener, BindError> {
-    let io = |source| BindError::Io { path: path.to_owned(), source };
+    let io = |source| BindError::Io {
+        path: path.to_owned(),
+        source,
+    };
     if UnixStream::connect(path).await.is_ok() {
-        return Err(BindError::InUse { path: path.to_owned() });
+        return Err(BindError::InUse {
+            path: path.to_owned(),
+        });
     }
-    let make = Make { mode: 0o755, above: 0o755 };
+    let make = Make {
+        mode: 0o755,
+        above: 0o755,
+    };
     let directory = match Directory::open_trusted(parent(path), trust, Some(make)) {
         Err(UntrustedDirectory::Io { source, .. }) => return Err(io(source)),
         opened => opened.map_err(BindError::Directory)?,
     };
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(io)?,
-        Ok(_) => return Err(BindError::NotASocket { path: path.to_owned() }),
+        Ok(_) => {
+            return Err(BindError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(error)),
     }
@@ -194,7 +228,9 @@ fn listen(path: &Path, directory: &Directory) -> std::io::Result<UnixListener> {
     rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     // A strict umask took away more than was asked for.
-    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidFilename)?;
+    let name = path
+        .file_name()
+        .ok_or(std::io::ErrorKind::InvalidFilename)?;
     directory.set_socket_mode(name, SOCKET_MODE)?;
     rustix::net::listen(&socket, BACKLOG)?;
     UnixListener::from_std(socket.into())
@@ -221,10 +257,16 @@ pub async fn run(control: Control, listener: UnixListener, stop: CancellationTok
         .merge(authorization::routes())
         .merge(replies::routes())
         .merge(installs::routes())
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here"))
+        .fallback(async || {
+            ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here")
+        })
         .method_not_allowed_fallback(async || {
             let message = "this is not done with that method";
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                message,
+            )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(control);
@@ -262,30 +304,51 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message);
-    let Query(ListQuery { limit, after }) = query.map_err(|rejection| bad(rejection.body_text()))?;
+    let Query(ListQuery { limit, after }) =
+        query.map_err(|rejection| bad(rejection.body_text()))?;
     let (usual, most) = LISTED;
     let limit = limit.unwrap_or(usual);
     if !(1..=most).contains(&limit) {
         return Err(bad(format!("limit is a number from 1 to {most}")));
     }
-    let after = match after.filter(|after| !after.is_empty()).map(|after| PortalName::parse(&after)) {
+    let after = match after
+        .filter(|after| !after.is_empty())
+        .map(|after| PortalName::parse(&after))
+    {
         None => None,
         Some(Ok(after)) => Some(after),
         Some(Err(error)) => return Err(bad(format!("after is no name of a portal: {error}"))),
     };
     let turn = control.turn(peer).await?;
-    let begin = PortalStream::At { shared: control.shared, after, left: limit, first: true };
+    let begin = PortalStream::At {
+        shared: control.shared,
+        after,
+        left: limit,
+        first: true,
+    };
     // The turn is over when the last piece has been taken.
     let pieces = stream::unfold((begin, turn), |(listing, turn)| async move {
         let (piece, rest) = next_piece(listing).await?;
         Some((piece, (rest, turn)))
     });
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(pieces),
+    )
+        .into_response())
 }
 
 /// A piece of a listing, and how it goes on.
 async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>, PortalStream)> {
-    let PortalStream::At { shared, after, left, first } = listing else { return None };
+    let PortalStream::At {
+        shared,
+        after,
+        left,
+        first,
+    } = listing
+    else {
+        return None;
+    };
     let size = left.min(PAGE);
     // One more than is sent tells whether there are more.
     let mut page = match shared.state.page(after, size + 1).await {
@@ -299,24 +362,42 @@ async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>
         Ok(views) => views,
         Err(error) => return Some((Err(error), PortalStream::Ended)),
     };
-    let mut text = if first { "{\"portals\":[".to_owned() } else { String::new() };
+    let mut text = if first {
+        "{\"portals\":[".to_owned()
+    } else {
+        String::new()
+    };
     for (index, view) in views.into_iter().enumerate() {
         text.push_str(if first && index == 0 { "\n" } else { ",\n" });
         text.push_str(&serde_json::to_string(&view).unwrap_or_default());
     }
     let last = page.pop().map(|portal| portal.name).filter(|_| more);
     Some(match last {
-        Some(last) if left > size => {
-            (Ok(text), PortalStream::At { shared, after: Some(last), left: left - size, first: false })
-        }
-        Some(last) => (Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))), PortalStream::Ended),
+        Some(last) if left > size => (
+            Ok(text),
+            PortalStream::At {
+                shared,
+                after: Some(last),
+                left: left - size,
+                first: false,
+            },
+        ),
+        Some(last) => (
+            Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))),
+            PortalStream::Ended,
+        ),
         None => (Ok(text + "\n]}\n"), PortalStream::Ended),
     })
 }
 
 /// How far a listing has come.
 enum PortalStream {
-    At { shared: Arc<Context>, after: Option<PortalName>, left: usize, first: bool },
+    At {
+        shared: Arc<Context>,
+        after: Option<PortalName>,
+        left: usize,
+        first: bool,
+    },
     Ended,
 }
 
@@ -346,15 +427,29 @@ async fn token(
     let min_valid = match query.min_valid.as_deref().map(humantime::parse_duration) {
         None => Duration::ZERO,
         Some(Ok(span)) => span,
-        Some(Err(error)) => return Err(bad(format!("min_valid is no duration such as 5m: {error}"))),
+        Some(Err(error)) => {
+            return Err(bad(format!("min_valid is no duration such as 5m: {error}")));
+        }
     };
     let format = query.format.as_deref().unwrap_or("json");
-    let format =
-        Format::parse(format).ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
+    let format = Format::parse(format)
+        .ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
     let _waiting = control.wait(peer)?;
-    let text = operations::token(&control.shared, &portal, min_valid, format, Driver::Daemon).await?;
-    let kind = if format == Format::Json { "application/json" } else { "text/plain; charset=utf-8" };
-    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
+    let text =
+        operations::token(&control.shared, &portal, min_valid, format, Driver::Daemon).await?;
+    let kind = if format == Format::Json {
+        "application/json"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    Ok((
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        text,
+    )
+        .into_response())
 }
 
 async fn renew(
@@ -367,7 +462,11 @@ async fn renew(
     let (view, reply) = operations::outcome(&control.shared, &portal).await?;
     let outcome = outcome_json(&renewal, &view, reply.as_ref());
     let failed = matches!(&renewal, RenewalResult::Ended(report) if report.failure.is_some());
-    let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if failed {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
     Ok((status, axum::Json(outcome)).into_response())
 }
 
@@ -375,9 +474,10 @@ async fn renew(
 #[must_use]
 pub fn outcome_json(renewal: &RenewalResult, view: &PortalView, reply: Option<&Value>) -> Value {
     let (outcome, detail) = match renewal {
-        RenewalResult::FreshAlready { not_before } => {
-            ("fresh-already", Some(format!("not again before {not_before}")))
-        }
+        RenewalResult::FreshAlready { not_before } => (
+            "fresh-already",
+            Some(format!("not again before {not_before}")),
+        ),
         RenewalResult::Ended(report) => match &report.failure {
             None if report.set_aside => ("set-aside", None),
             None => ("renewed", None),
@@ -396,21 +496,32 @@ async fn import(
 ) -> Result<Response, ApiError> {
     peer.may_change()?;
     let bad = |rejection: QueryRejection| {
-        ApiError::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            rejection.body_text(),
+        )
     };
     let Query(ImportQuery { replace, aside_of }) = query.map_err(bad)?;
-    let body =
-        body.map_err(|rejection| ApiError::new(rejection.status(), "not-a-grant", rejection.body_text()))?;
+    let body = body.map_err(|rejection| {
+        ApiError::new(rejection.status(), "not-a-grant", rejection.body_text())
+    })?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
     let import = async move {
         Ok(match aside_of {
-            Some(at) => operations::import_superseded(&shared, &name, &at, replace, Driver::Daemon).await?,
+            Some(at) => {
+                operations::import_superseded(&shared, &name, &at, replace, Driver::Daemon).await?
+            }
             None => operations::import(&shared, &name, &body, replace, Driver::Daemon).await?,
         })
     };
     let imported = control.change(import).await?;
     let (view, _) = operations::outcome(&control.shared, &portal).await?;
-    Ok((status_of(&imported), axum::Json(imported_json(&imported, &view))).into_response())
+    Ok((
+        status_of(&imported),
+        axum::Json(imported_json(&imported, &view)),
+    )
+        .into_response())
 }
 
 const fn status_of(imported: &ImportOutcome) -> StatusCode {
@@ -434,7 +545,11 @@ struct ImportQuery {
 /// What `import` says, in JSON: over the socket, and from `import --json` without a daemon.
 #[must_use]
 pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
-    let ImportOutcome { proof, generation, had_grant } = imported;
+    let ImportOutcome {
+        proof,
+        generation,
+        had_grant,
+    } = imported;
     let (outcome, detail, again_at) = match proof {
         ImportResult::TakenIn => ("renewed", None, None),
         ImportResult::Refused(why) => ("refused", Some(why), None),
@@ -456,7 +571,11 @@ async fn forget(
 ) -> Result<Response, ApiError> {
     peer.may_change()?;
     let bad = |rejection: QueryRejection| {
-        ApiError::new(StatusCode::BAD_REQUEST, "bad-request", rejection.body_text())
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            rejection.body_text(),
+        )
     };
     let Query(ForgetQuery { revoke }) = query.map_err(bad)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
@@ -487,7 +606,9 @@ async fn reload(
     let (shared, reloader) = (Arc::clone(&control.shared), Arc::clone(&control.reloader));
     let reload = async move {
         let done = reloader.reload(&shared).await;
-        done.map_err(|problems| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration", problems))
+        done.map_err(|problems| {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration", problems)
+        })
     };
     control.change(reload).await?;
     Ok(axum::Json(json!({"reloaded": true})).into_response())

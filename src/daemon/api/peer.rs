@@ -19,7 +19,9 @@ pub(super) struct Peer {
 
 impl Peer {
     fn of(stream: &UnixStream) -> Self {
-        Self { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+        Self {
+            uid: stream.peer_cred().ok().map(|credentials| credentials.uid()),
+        }
     }
 
     pub(super) fn peer_extensions(stream: &UnixStream) -> PeerExtensions {
@@ -40,13 +42,18 @@ impl Peer {
             return Ok(());
         }
         let message = "only root and refreshd's own user may do this; try it with sudo";
-        Err(ApiError::new(StatusCode::FORBIDDEN, "not-permitted", message))
+        Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "not-permitted",
+            message,
+        ))
     }
 }
 
 /// Told to whoever finds every place taken.
 pub(super) fn busy() -> Response {
-    let message = "the daemon is busy: every place of its control socket is taken; try again in a moment";
+    let message =
+        "the daemon is busy: every place of its control socket is taken; try again in a moment";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).into_response()
 }
 
@@ -59,7 +66,11 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
     }
 
     /// Too many do that now.
@@ -71,8 +82,16 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { status, code, message } = self;
-        (status, axum::Json(json!({"error": {"code": code, "message": message}}))).into_response()
+        let Self {
+            status,
+            code,
+            message,
+        } = self;
+        (
+            status,
+            axum::Json(json!({"error": {"code": code, "message": message}})),
+        )
+            .into_response()
     }
 }
 

@@ -40,7 +40,10 @@ async fn show(
 ) -> Result<Response, ApiError> {
     peer.may_change()?;
     let body = kept_replies::body(&control.shared, &portal, number).await?;
-    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     Ok((headers, body.expose().to_vec()).into_response())
 }
 
@@ -65,7 +68,9 @@ async fn discard(
 ) -> Result<Response, ApiError> {
     peer.may_change()?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let discarded = control.change(async move { Ok(kept_replies::discard(&shared, &name).await?) }).await?;
+    let discarded = control
+        .change(async move { Ok(kept_replies::discard(&shared, &name).await?) })
+        .await?;
     Ok(axum::Json(json!({"portal": portal, "discarded": discarded})).into_response())
 }
 
@@ -79,5 +84,7 @@ pub async fn recovered(
     generation: Generation,
 ) -> Result<Value, OperationError> {
     let view = operations::view(shared, portal).await?;
-    Ok(json!({"portal": portal, "outcome": "recovered", "generation": generation.0, "status": view}))
+    Ok(
+        json!({"portal": portal, "outcome": "recovered", "generation": generation.0, "status": view}),
+    )
 }

@@ -12,7 +12,8 @@ use crate::daemon::context::Context;
 use crate::daemon::kept_replies;
 use crate::daemon::operations::{self, OperationError, app_of};
 use crate::domain::authorization::{
-    AnswerError, AuthorizationFlow, NoCodes, PendingAuthorization, asks_again, device_codes, ends_a_device,
+    AnswerError, AuthorizationFlow, NoCodes, PendingAuthorization, asks_again, device_codes,
+    ends_a_device,
 };
 use crate::domain::import::from_granted;
 use crate::domain::kept_reply::ReplyTo;
@@ -32,17 +33,31 @@ pub enum Polled {
 }
 
 /// Asks for codes, and says what a person does with them.
-pub(super) async fn begin(shared: &Context, portal: &Portal, app: &App) -> Result<Begun, OperationError> {
+pub(super) async fn begin(
+    shared: &Context,
+    portal: &Portal,
+    app: &App,
+) -> Result<Begun, OperationError> {
     let now = shared.clock.now();
     let Some(url) = &app.profile.device_url else {
         let reason = "its provider has no `device_url`".to_owned();
-        return Err(OperationError::NoAuthorization { portal: portal.name.clone(), reason });
+        return Err(OperationError::NoAuthorization {
+            portal: portal.name.clone(),
+            reason,
+        });
     };
     let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
     let asker = app.asker(portal.settings.as_ref(), &fields, &random);
     let request = asker.request(url, RequestKind::DeviceCodes);
-    let not_now = |reason: String| OperationError::NotNow { portal: portal.name.clone(), reason };
-    let whole = match shared.server.exchange(&request, shared.config().renewal.timeout, now).await {
+    let not_now = |reason: String| OperationError::NotNow {
+        portal: portal.name.clone(),
+        reason,
+    };
+    let whole = match shared
+        .server
+        .exchange(&request, shared.config().renewal.timeout, now)
+        .await
+    {
         TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) | TokenResponse::Cut(_, why) => {
             return Err(not_now(why));
         }
@@ -50,11 +65,22 @@ pub(super) async fn begin(shared: &Context, portal: &Portal, app: &App) -> Resul
     };
     let codes = match device_codes(&whole.body) {
         Ok(codes) => codes,
-        Err(flaw @ (NoCodes::UserCode | NoCodes::Address)) => return Err(not_now(flaw.to_string())),
+        Err(flaw @ (NoCodes::UserCode | NoCodes::Address)) => {
+            return Err(not_now(flaw.to_string()));
+        }
         Err(NoCodes::Other) => {
-            let reply =
-                TokenReply { status: whole.status, retry_after: whole.retry_after, now, body: &whole.body };
-            return match read_in(&reply, &app.profile, &secrets(app, &[]), of_code(&request, &whole)) {
+            let reply = TokenReply {
+                status: whole.status,
+                retry_after: whole.retry_after,
+                now,
+                body: &whole.body,
+            };
+            return match read_in(
+                &reply,
+                &app.profile,
+                &secrets(app, &[]),
+                of_code(&request, &whole),
+            ) {
                 Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
                 Verdict::Granted(_) => Err(not_now(NoCodes::Other.to_string())),
             };
@@ -67,14 +93,20 @@ pub(super) async fn begin(shared: &Context, portal: &Portal, app: &App) -> Resul
         ends_at: now + codes.expires_in,
         last: None,
     };
-    let pending =
-        PendingAuthorization { portal: portal.name.clone(), state: state.clone(), begun_at: now, way };
+    let pending = PendingAuthorization {
+        portal: portal.name.clone(),
+        state: state.clone(),
+        begun_at: now,
+        way,
+    };
     shared.authorizations.add(pending);
     Ok(Begun {
         portal: portal.name.to_string(),
         state,
         expires_in: codes.expires_in.as_secs(),
-        url: codes.verification_uri_complete.unwrap_or(codes.verification_uri),
+        url: codes
+            .verification_uri_complete
+            .unwrap_or(codes.verification_uri),
         redirect_uri: None,
         user_code: Some(codes.user_code),
         interval: Some(codes.interval.as_secs()),
@@ -92,30 +124,60 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
     let now = shared.clock.now();
     let pending = shared.authorizations.take(&portal, Some(state), now);
     let Some(PendingAuthorization {
-        way: AuthorizationFlow::Device { code, interval, ends_at, last },
+        way:
+            AuthorizationFlow::Device {
+                code,
+                interval,
+                ends_at,
+                last,
+            },
         begun_at,
         ..
     }) = pending
     else {
-        return Err(OperationError::NotAnAnswer { portal: portal.name, source: AnswerError::OtherState });
+        return Err(OperationError::NotAnAnswer {
+            portal: portal.name,
+            source: AnswerError::OtherState,
+        });
     };
     let before = last.clone();
     let again = |interval: Duration, last: Option<String>| {
-        let way = AuthorizationFlow::Device { code: code.clone(), interval, ends_at, last };
-        let pending =
-            PendingAuthorization { portal: portal.name.clone(), state: state.to_owned(), begun_at, way };
+        let way = AuthorizationFlow::Device {
+            code: code.clone(),
+            interval,
+            ends_at,
+            last,
+        };
+        let pending = PendingAuthorization {
+            portal: portal.name.clone(),
+            state: state.to_owned(),
+            begun_at,
+            way,
+        };
         shared.authorizations.add(pending);
         Polled::Pending(interval)
     };
     if now >= ends_at {
-        let last = last.map(|last| format!(" (the last answer was: {last})")).unwrap_or_default();
+        let last = last
+            .map(|last| format!(" (the last answer was: {last})"))
+            .unwrap_or_default();
         let reason = format!("nobody typed the code in time{last}; begin again");
-        return Err(OperationError::CodeRefused { portal: portal.name, reason });
+        return Err(OperationError::CodeRefused {
+            portal: portal.name,
+            reason,
+        });
     }
     let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
     let asker = app.asker(portal.settings.as_ref(), &fields, &random);
-    let request = asker.request(&token_url(app, &portal, &BTreeMap::new()), RequestKind::DeviceToken(&code));
-    let (reply, cut) = match shared.server.exchange(&request, config.renewal.timeout, now).await {
+    let request = asker.request(
+        &token_url(app, &portal, &BTreeMap::new()),
+        RequestKind::DeviceToken(&code),
+    );
+    let (reply, cut) = match shared
+        .server
+        .exchange(&request, config.renewal.timeout, now)
+        .await
+    {
         // RFC 8628 section 3.5: slower, where the server does not answer.
         TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) => {
             return Ok(again(slower(interval), Some(why)));
@@ -124,21 +186,36 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         TokenResponse::Whole(reply) => (reply, false),
     };
     let secrets = secrets(app, &[code.expose()]);
-    let (verdict, unread) =
-        kept_replies::judge(&reply, &app.profile, &secrets, now, of_code(&request, &reply));
+    let (verdict, unread) = kept_replies::judge(
+        &reply,
+        &app.profile,
+        &secrets,
+        now,
+        of_code(&request, &reply),
+    );
     if unread {
-        kept_replies::keep(shared, &portal.name, kept_replies::of(reply, ReplyTo::Authorization, now, !cut))
-            .await;
+        kept_replies::keep(
+            shared,
+            &portal.name,
+            kept_replies::of(reply, ReplyTo::Authorization, now, !cut),
+        )
+        .await;
     }
     let is_kept = if unread {
-        format!("; its reply is kept: refreshd recover {} --show", portal.name)
+        format!(
+            "; its reply is kept: refreshd recover {} --show",
+            portal.name
+        )
     } else {
         String::new()
     };
     match verdict {
         Verdict::Granted(granted) => {
-            let intake = from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
-            take_in(shared, &portal, intake).await.map(Polled::Authorized)
+            let intake =
+                from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
+            take_in(shared, &portal, intake)
+                .await
+                .map(Polled::Authorized)
         }
         Verdict::Refused(refusal) => {
             let problem = refusal.problem;
@@ -154,9 +231,14 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
                     let before = before
                         .map(|before| format!(" (the answer before was: {before})"))
                         .unwrap_or_default();
-                    let reason =
-                        format!("{}{is_kept}{before}; begin again", problem.text().trim_end_matches('.'));
-                    Err(OperationError::CodeRefused { portal: portal.name, reason })
+                    let reason = format!(
+                        "{}{is_kept}{before}; begin again",
+                        problem.text().trim_end_matches('.')
+                    );
+                    Err(OperationError::CodeRefused {
+                        portal: portal.name,
+                        reason,
+                    })
                 }
                 // The page of a proxy, or an error that no device is told: it may be gone at the next poll.
                 _ => Ok(again(
@@ -170,8 +252,10 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
 
 /// Whether a refused poll is the end: by its code, or because the provider's table knows that it lasts.
 fn is_over(code: &str, class: Class) -> bool {
-    let lasts =
-        matches!(class, Class::ClientRejected | Class::Blocked | Class::NeedsAuthorization | Class::Gone);
+    let lasts = matches!(
+        class,
+        Class::ClientRejected | Class::Blocked | Class::NeedsAuthorization | Class::Gone
+    );
     lasts || ends_a_device(code)
 }
 

@@ -71,21 +71,34 @@ pub struct Begun {
 ///
 /// # Errors
 /// [`OperationError`].
-pub async fn begin(shared: &Context, name: &str, loopback: Option<String>) -> Result<Begun, OperationError> {
+pub async fn begin(
+    shared: &Context,
+    name: &str,
+    loopback: Option<String>,
+) -> Result<Begun, OperationError> {
     let portal = operations::find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
     let profile = &app.profile;
-    if let Some(why) = profile.issuer.as_ref().and_then(|issuer| shared.why_undiscovered(issuer)) {
+    if let Some(why) = profile
+        .issuer
+        .as_ref()
+        .and_then(|issuer| shared.why_undiscovered(issuer))
+    {
         let reason = format!("the metadata of its issuer is not known: {why}");
-        return Err(OperationError::NotNow { portal: portal.name, reason });
+        return Err(OperationError::NotNow {
+            portal: portal.name,
+            reason,
+        });
     }
     let no = |reason: &str| OperationError::NoAuthorization {
         portal: portal.name.clone(),
         reason: reason.to_owned(),
     };
     match profile.start {
-        GrantType::ClientCredentials => Err(no("its app needs nobody: the client's own credentials suffice")),
+        GrantType::ClientCredentials => Err(no(
+            "its app needs nobody: the client's own credentials suffice",
+        )),
         GrantType::Device => device::begin(shared, &portal, app).await,
         GrantType::AuthorizationCode => {
             let verifier = match profile.pkce {
@@ -97,27 +110,48 @@ pub async fn begin(shared: &Context, name: &str, loopback: Option<String>) -> Re
             let random = shared.clock.random_token();
             let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
             // Where the provider knows by itself, only the configuration can say where that is.
-            let sent =
-                profile.request.authorize_parameters.get("redirect_uri").is_none_or(|uri| !uri.is_empty());
+            let sent = profile
+                .request
+                .authorize_parameters
+                .get("redirect_uri")
+                .is_none_or(|uri| !uri.is_empty());
             asker.redirect_uri = asker.redirect_uri.or(loopback.as_deref().filter(|_| sent));
             // OpenID Connect Core 1.0, section 3.1.2.1; a profile may name one of its own.
             let own = profile.request.authorize_parameters.contains_key("nonce");
             let nonce = (is_openid(asker.scope) && !own).then(|| shared.clock.random_token());
-            let url =
-                asker.authorize_url(&state, verifier.as_ref(), nonce.as_deref()).ok_or_else(
-                    || match profile.authorize_url {
-                        Some(_) => no("its `domain` is not in the configuration, and people authorize there"),
-                        None => no("its provider has no `authorize_url`"),
-                    },
-                )?;
+            let url = asker
+                .authorize_url(&state, verifier.as_ref(), nonce.as_deref())
+                .ok_or_else(|| match profile.authorize_url {
+                    Some(_) => {
+                        no("its `domain` is not in the configuration, and people authorize there")
+                    }
+                    None => no("its provider has no `authorize_url`"),
+                })?;
             let redirect_uri = asker.redirect_uri.map(str::to_owned);
-            let way = AuthorizationFlow::Redirect { verifier, redirect_uri: redirect_uri.clone(), nonce };
+            let way = AuthorizationFlow::Redirect {
+                verifier,
+                redirect_uri: redirect_uri.clone(),
+                nonce,
+            };
             let begun_at = shared.clock.now();
             let portal = portal.name;
             let name = portal.to_string();
-            shared.authorizations.add(PendingAuthorization { portal, state: state.clone(), begun_at, way });
+            shared.authorizations.add(PendingAuthorization {
+                portal,
+                state: state.clone(),
+                begun_at,
+                way,
+            });
             let expires_in = FORGOTTEN_AFTER.as_secs();
-            Ok(Begun { portal: name, state, expires_in, url, redirect_uri, user_code: None, interval: None })
+            Ok(Begun {
+                portal: name,
+                state,
+                expires_in,
+                url,
+                redirect_uri,
+                user_code: None,
+                interval: None,
+            })
         }
     }
 }
@@ -126,25 +160,43 @@ pub async fn begin(shared: &Context, name: &str, loopback: Option<String>) -> Re
 ///
 /// # Errors
 /// [`OperationError`]. Only after [`OperationError::NotAnAnswer`] may the same authorization still be answered.
-pub async fn answer(shared: &Context, name: &str, text: &str) -> Result<Generation, OperationError> {
+pub async fn answer(
+    shared: &Context,
+    name: &str,
+    text: &str,
+) -> Result<Generation, OperationError> {
     let portal = operations::find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    let not_it = |source| OperationError::NotAnAnswer { portal: portal.name.clone(), source };
+    let not_it = |source| OperationError::NotAnAnswer {
+        portal: portal.name.clone(),
+        source,
+    };
     let redirected = parse(text).map_err(not_it)?;
     // Nothing of a redirect is believed, or told to anybody, before its `state` is known to be ours.
     let now = shared.clock.now();
-    if redirected.state.as_ref().is_some_and(|state| !shared.authorizations.has(&portal, state, now)) {
+    if redirected
+        .state
+        .as_ref()
+        .is_some_and(|state| !shared.authorizations.has(&portal, state, now))
+    {
         return Err(not_it(AnswerError::OtherState));
     }
     check_issuer(app, &portal, &redirected).map_err(not_it)?;
-    let Redirected { code, state, issuer: _, parameters } = redirected;
+    let Redirected {
+        code,
+        state,
+        issuer: _,
+        parameters,
+    } = redirected;
     let code = code.map_err(not_it)?;
     let pending = shared.authorizations.take(&portal, state.as_deref(), now);
     let (verifier, redirect_uri, nonce) = match pending.map(|pending| pending.way) {
-        Some(AuthorizationFlow::Redirect { verifier, redirect_uri, nonce }) => {
-            (verifier, redirect_uri, nonce)
-        }
+        Some(AuthorizationFlow::Redirect {
+            verifier,
+            redirect_uri,
+            nonce,
+        }) => (verifier, redirect_uri, nonce),
         Some(AuthorizationFlow::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
         None if state.is_some() => return Err(not_it(AnswerError::OtherState)),
         None if app.profile.pkce != Pkce::None => return Err(not_it(AnswerError::NoVerifier)),
@@ -153,7 +205,10 @@ pub async fn answer(shared: &Context, name: &str, text: &str) -> Result<Generati
     };
     let fields: BTreeMap<String, Value> = (app.profile.request.redirect_fields.iter())
         .filter_map(|field| {
-            Some((field.clone(), Value::from(clean(parameters.get(field)?, &[code.expose()]))))
+            Some((
+                field.clone(),
+                Value::from(clean(parameters.get(field)?, &[code.expose()])),
+            ))
         })
         .collect();
     let random = shared.clock.random_token();
@@ -163,9 +218,14 @@ pub async fn answer(shared: &Context, name: &str, text: &str) -> Result<Generati
     let request = asker.request(&url, RequestKind::Code(&code, verifier.as_ref()));
     let proof = verifier.as_ref().map_or("", |verifier| verifier.expose());
     let sent_at = shared.clock.now();
-    let verdict =
-        exchange(shared, &portal, app, (&request, &[code.expose(), proof], nonce.as_deref()), sent_at)
-            .await?;
+    let verdict = exchange(
+        shared,
+        &portal,
+        app,
+        (&request, &[code.expose(), proof], nonce.as_deref()),
+        sent_at,
+    )
+    .await?;
     match verdict {
         Ok(intake) => take_in(shared, &portal, with_fields(intake, app, fields)).await,
         Err(problem) => Err(refused(&portal, &problem)),
@@ -175,10 +235,20 @@ pub async fn answer(shared: &Context, name: &str, text: &str) -> Result<Generati
 /// RFC 9207 section 2.4. Where no issuer is configured, the host of the one that is named must be one of the provider's: a
 /// code of another server's must not be sent to this one.
 fn check_issuer(app: &App, portal: &Portal, redirected: &Redirected) -> Result<(), AnswerError> {
-    let domain = portal.settings.as_ref().and_then(|settings| settings.domain.as_deref());
+    let domain = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.domain.as_deref());
     let Some(issuer) = &app.profile.issuer else {
-        let own = redirected.issuer.as_ref().is_none_or(|named| app.profile.is_own_host(named, domain));
-        return if own { Ok(()) } else { Err(AnswerError::OtherIssuer) };
+        let own = redirected
+            .issuer
+            .as_ref()
+            .is_none_or(|named| app.profile.is_own_host(named, domain));
+        return if own {
+            Ok(())
+        } else {
+            Err(AnswerError::OtherIssuer)
+        };
     };
     match &redirected.issuer {
         Some(named) if named != issuer => Err(AnswerError::OtherIssuer),
@@ -192,12 +262,21 @@ fn check_issuer(app: &App, portal: &Portal, redirected: &Redirected) -> Result<(
 /// Where the code is exchanged: at the server that the redirect names, if it is one of the profile's own.
 fn token_url(app: &App, portal: &Portal, parameters: &BTreeMap<String, String>) -> String {
     let profile = &app.profile;
-    let domain = portal.settings.as_ref().and_then(|settings| settings.domain.as_deref());
-    let named = profile.request.redirect_server.as_ref().and_then(|name| parameters.get(name));
+    let domain = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.domain.as_deref());
+    let named = profile
+        .request
+        .redirect_server
+        .as_ref()
+        .and_then(|name| parameters.get(name));
     let own = |host: &str| {
         let host = host_of(host).unwrap_or(host);
         let urls = std::iter::once(&profile.token_url).chain(profile.token_url_by_region.values());
-        urls.into_iter().find(|url| host_of(url) == Some(host)).cloned()
+        urls.into_iter()
+            .find(|url| host_of(url) == Some(host))
+            .cloned()
     };
     let elsewhere = profile.refresh_url.is_some();
     named
@@ -215,17 +294,23 @@ async fn exchange(
     sent_at: Timestamp,
 ) -> Result<Result<ImportedGrant, Problem>, OperationError> {
     let timeout = shared.config().renewal.timeout;
-    let not_now = |reason| OperationError::NotNow { portal: portal.name.clone(), reason };
+    let not_now = |reason| OperationError::NotNow {
+        portal: portal.name.clone(),
+        reason,
+    };
     let (reply, cut) = match shared.server.exchange(request, timeout, sent_at).await {
         TokenResponse::NotSent(why) => return Err(not_now(why)),
         TokenResponse::InDoubt(why) => {
-            return Err(not_now(format!("{why}. The code may be spent; authorize again")));
+            return Err(not_now(format!(
+                "{why}. The code may be spent; authorize again"
+            )));
         }
         TokenResponse::Cut(reply, why) => (reply, Some(why)),
         TokenResponse::Whole(reply) => (reply, None),
     };
     let other = |nonce| {
-        token_object::open(&reply.body, &app.profile).is_some_and(|reply| is_of_another(&reply, nonce))
+        token_object::open(&reply.body, &app.profile)
+            .is_some_and(|reply| is_of_another(&reply, nonce))
     };
     if nonce.is_some_and(other) {
         return Err(OperationError::CodeRefused {
@@ -235,20 +320,32 @@ async fn exchange(
         });
     }
     let secrets = secrets(app, sent);
-    let (verdict, unread) =
-        kept_replies::judge(&reply, &app.profile, &secrets, sent_at, of_code(request, &reply));
+    let (verdict, unread) = kept_replies::judge(
+        &reply,
+        &app.profile,
+        &secrets,
+        sent_at,
+        of_code(request, &reply),
+    );
     if unread {
         let reply = kept_replies::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
         kept_replies::keep(shared, &portal.name, reply).await;
     }
     let kept = || {
-        if unread { format!(". The reply is kept: refreshd recover {}", portal.name) } else { String::new() }
+        if unread {
+            format!(". The reply is kept: refreshd recover {}", portal.name)
+        } else {
+            String::new()
+        }
     };
     match (verdict, cut) {
-        (Verdict::Granted(granted), _) => Ok(from_granted(*granted, sent_at).ok_or_else(no_refresh_token)),
-        (Verdict::Refused(_), Some(why)) => {
-            Err(not_now(format!("{why}{}. The code may be spent; authorize again", kept())))
+        (Verdict::Granted(granted), _) => {
+            Ok(from_granted(*granted, sent_at).ok_or_else(no_refresh_token))
         }
+        (Verdict::Refused(_), Some(why)) => Err(not_now(format!(
+            "{why}{}. The code may be spent; authorize again",
+            kept()
+        ))),
         (Verdict::Refused(Refusal { mut problem, .. }), None) => {
             problem.detail.push_str(&kept());
             Ok(Err(problem))
@@ -259,12 +356,20 @@ async fn exchange(
 /// What is known of a request with a code.
 fn of_code<'a>(request: &'a TokenRequest, whole: &'a HttpResponse) -> ErrorContext<'a> {
     let location = whole.location.as_deref();
-    ErrorContext { spent: PresentedCredential::Code, sent_to: &request.url, location, worked_before: false }
+    ErrorContext {
+        spent: PresentedCredential::Code,
+        sent_to: &request.url,
+        location,
+        worked_before: false,
+    }
 }
 
 /// What a server must not be let repeat.
 fn secrets<'a>(app: &'a App, more: &[&'a str]) -> Vec<&'a str> {
-    more.iter().copied().chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
+    more.iter()
+        .copied()
+        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
+        .collect()
 }
 
 fn no_refresh_token() -> Problem {
@@ -275,26 +380,45 @@ fn no_refresh_token() -> Problem {
 
 /// Whether the server is ill, rather than against it.
 const fn is_passing(problem: &Problem) -> bool {
-    matches!(problem.class, Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly)
+    matches!(
+        problem.class,
+        Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly
+    )
 }
 
 fn refused(portal: &Portal, problem: &Problem) -> OperationError {
     if is_passing(problem) {
-        let reason =
-            format!("{}. The code may be spent; authorize again", problem.text().trim_end_matches('.'));
-        return OperationError::NotNow { portal: portal.name.clone(), reason };
+        let reason = format!(
+            "{}. The code may be spent; authorize again",
+            problem.text().trim_end_matches('.')
+        );
+        return OperationError::NotNow {
+            portal: portal.name.clone(),
+            reason,
+        };
     }
     let reason = format!(
         "{}. A code works once, and for as little as 30 seconds; begin again and hand it over at once",
         problem.text().trim_end_matches('.')
     );
-    OperationError::CodeRefused { portal: portal.name.clone(), reason }
+    OperationError::CodeRefused {
+        portal: portal.name.clone(),
+        reason,
+    }
 }
 
 /// What only the redirect said is kept with the grant, and may say whose it is.
-fn with_fields(mut intake: ImportedGrant, app: &App, fields: BTreeMap<String, Value>) -> ImportedGrant {
-    let named =
-        app.profile.identity_field.as_ref().and_then(|field| fields.get(field)).and_then(Value::as_str);
+fn with_fields(
+    mut intake: ImportedGrant,
+    app: &App,
+    fields: BTreeMap<String, Value>,
+) -> ImportedGrant {
+    let named = app
+        .profile
+        .identity_field
+        .as_ref()
+        .and_then(|field| fields.get(field))
+        .and_then(Value::as_str);
     intake.identity = intake.identity.or_else(|| named.map(str::to_owned));
     intake.tokens.details.fields.extend(fields);
     intake
@@ -305,9 +429,16 @@ async fn take_in(
     portal: &Portal,
     intake: ImportedGrant,
 ) -> Result<Generation, OperationError> {
-    let expires_in = intake.tokens.access.as_ref().map(|access| human(access.lifetime()));
+    let expires_in = intake
+        .tokens
+        .access
+        .as_ref()
+        .map(|access| human(access.lifetime()));
     let generation = loop {
-        let take = StoreRequest { intake: intake.clone(), source: GrantSource::Authorization };
+        let take = StoreRequest {
+            intake: intake.clone(),
+            source: GrantSource::Authorization,
+        };
         match operations::store_grant(shared, &portal.name, take).await {
             // It could not be looked at where it belongs. The pair is nowhere else, so this is tried until it can.
             Err(OperationError::State(error)) => {
@@ -335,14 +466,22 @@ impl Authorizations {
     /// Whether this state is that of an authorization of the portal which is open.
     fn has(&self, portal: &Portal, state: &str, now: Timestamp) -> bool {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.iter().any(|pending| pending.is(&portal.name, state, now))
+        open.iter()
+            .any(|pending| pending.is(&portal.name, state, now))
     }
 
     /// Takes the authorization with this state, or a portal's newest; it can be finished once.
-    fn take(&self, portal: &Portal, state: Option<&str>, now: Timestamp) -> Option<PendingAuthorization> {
+    fn take(
+        &self,
+        portal: &Portal,
+        state: Option<&str>,
+        now: Timestamp,
+    ) -> Option<PendingAuthorization> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match state {
-            Some(state) => open.iter().position(|pending| pending.is(&portal.name, state, now))?,
+            Some(state) => open
+                .iter()
+                .position(|pending| pending.is(&portal.name, state, now))?,
             None => open.iter().rposition(|pending| {
                 pending.portal == portal.name
                     && pending.is_open(now)

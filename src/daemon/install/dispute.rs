@@ -37,8 +37,16 @@ impl Worker {
         found: &InstallOutcome,
     ) -> Option<EventResult> {
         let portal = match found {
-            InstallOutcome::OtherUser { portal, by_notice: true, .. }
-            | InstallOutcome::OtherInstallation { portal, is_disputed: true, .. } => portal,
+            InstallOutcome::OtherUser {
+                portal,
+                by_notice: true,
+                ..
+            }
+            | InstallOutcome::OtherInstallation {
+                portal,
+                is_disputed: true,
+                ..
+            } => portal,
             _ => return None,
         };
         // The portal may take its time, and others wait for the place.
@@ -55,9 +63,14 @@ impl Worker {
         if !concerns_a_person(install.occasion, is_admin, holder_is_admin) {
             return None;
         }
-        let noted = self.note(app, install, portal, (is_admin, holder_is_admin)).await?;
+        let noted = self
+            .note(app, install, portal, (is_admin, holder_is_admin))
+            .await?;
         let words = |why: &str| {
-            Some((Outcome::OtherUser, format!("user {} of {portal}: {why}", install.owner.user_id)))
+            Some((
+                Outcome::OtherUser,
+                format!("user {} of {portal}: {why}", install.owner.user_id),
+            ))
         };
         match noted {
             RecordedDispute::New(newcomer) => {
@@ -112,7 +125,10 @@ impl Worker {
             application_token: install.application_token.clone(),
             now,
         };
-        match self.until_durable(|| self.shared.state.record_dispute(newcomer.clone())).await {
+        match self
+            .until_durable(|| self.shared.state.record_dispute(newcomer.clone()))
+            .await
+        {
             Ok(noted) => Some(noted),
             Err(error) => {
                 tracing::error!(portal = %portal, error = %chain(&error), "{portal}: an install that a person should decide about cannot be kept");
@@ -123,9 +139,21 @@ impl Worker {
 
     /// Whether the user of the grant that is kept is an administrator, as far as its access token still works.
     async fn holder_is_admin(&self, place: Option<&str>, portal: &PortalName) -> Option<bool> {
-        let grant = self.shared.state.portal(portal.clone()).await.ok()??.grant?;
-        let access = grant.tokens.access.filter(|access| access.expires_at > self.shared.clock.now())?;
-        let who = (portal.to_string(), format!("generation {}", grant.generation.0));
+        let grant = self
+            .shared
+            .state
+            .portal(portal.clone())
+            .await
+            .ok()??
+            .grant?;
+        let access = grant
+            .tokens
+            .access
+            .filter(|access| access.expires_at > self.shared.clock.now())?;
+        let who = (
+            portal.to_string(),
+            format!("generation {}", grant.generation.0),
+        );
         self.is_admin(place, who, &access.token).await
     }
 
@@ -145,7 +173,9 @@ impl Worker {
             }
         }
         let answer = self.shared.server.whose(place, token, QUESTION).await;
-        let is_admin = answer.ok().and_then(|(status, body)| read_is_admin((status, &body)));
+        let is_admin = answer
+            .ok()
+            .and_then(|(status, body)| read_is_admin((status, &body)));
         let mut admins = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
         if admins.len() < MOST_ANSWERS {
             admins.insert(who, (clock.tick(), is_admin));

@@ -31,13 +31,22 @@ pub(super) struct FairQueue<T> {
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
-        Self { clean: Lanes::default(), suspected: Lanes::default(), suspects: HashSet::new(), turn: 0 }
+        Self {
+            clean: Lanes::default(),
+            suspected: Lanes::default(),
+            suspects: HashSet::new(),
+            turn: 0,
+        }
     }
 }
 
 impl<T> FairQueue<T> {
     pub(super) fn put(&mut self, sender: EventSender, waiting: T) {
-        let lanes = if self.is_suspect(&sender) { &mut self.suspected } else { &mut self.clean };
+        let lanes = if self.is_suspect(&sender) {
+            &mut self.suspected
+        } else {
+            &mut self.clean
+        };
         lanes.put(sender, waiting);
     }
 
@@ -49,12 +58,16 @@ impl<T> FairQueue<T> {
         } else {
             (&mut self.clean, &mut self.suspected)
         };
-        first.take(self.turn, &mut may).or_else(|| second.take(self.turn, &mut may))
+        first
+            .take(self.turn, &mut may)
+            .or_else(|| second.take(self.turn, &mut may))
     }
 
     /// A notice of this sender was refused, or was genuine.
     pub(super) fn judge(&mut self, sender: &EventSender, refused: bool) {
-        let EventSender::Known(number) = sender else { return };
+        let EventSender::Known(number) = sender else {
+            return;
+        };
         if !refused {
             self.suspects.remove(number);
         } else if self.suspects.len() < MAX_SUSPECTS && self.suspects.insert(*number) {
@@ -84,7 +97,12 @@ struct Lanes<T> {
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), fresh: VecDeque::new(), served: VecDeque::new(), len: 0 }
+        Self {
+            lanes: HashMap::new(),
+            fresh: VecDeque::new(),
+            served: VecDeque::new(),
+            len: 0,
+        }
     }
 }
 
@@ -113,9 +131,18 @@ impl<T> Lanes<T> {
         };
         let at = at.or_else(|| served.iter().position(&mut may).map(|at| (false, at)));
         let (is_fresh, at) = at.or_else(|| fresh.iter().position(&mut may).map(|at| (true, at)))?;
-        let sender = if is_fresh { &mut self.fresh } else { &mut self.served }.remove(at)?;
+        let sender = if is_fresh {
+            &mut self.fresh
+        } else {
+            &mut self.served
+        }
+        .remove(at)?;
         let lane = self.lanes.get_mut(&sender)?;
-        let taken = if newest { lane.pop_back() } else { lane.pop_front() }?;
+        let taken = if newest {
+            lane.pop_back()
+        } else {
+            lane.pop_front()
+        }?;
         self.len -= 1;
         if lane.is_empty() {
             self.lanes.remove(&sender);
@@ -148,7 +175,9 @@ mod tests {
 
     /// After how many others this one is taken.
     fn place_of(fair: &mut FairQueue<&str>, wanted: &str) -> usize {
-        (0..).find(|_| fair.take(|_, _| true) == Some(wanted)).unwrap()
+        (0..)
+            .find(|_| fair.take(|_, _| true) == Some(wanted))
+            .unwrap()
     }
 
     #[test]
@@ -163,7 +192,17 @@ mod tests {
         for same in [false, true] {
             let mut fair = FairQueue::default();
             (0..900).for_each(|n| {
-                fair.put(claimed(if same { "acme".to_owned() } else { format!("p{n}") }.as_str()), "forged");
+                fair.put(
+                    claimed(
+                        if same {
+                            "acme".to_owned()
+                        } else {
+                            format!("p{n}")
+                        }
+                        .as_str(),
+                    ),
+                    "forged",
+                );
             });
             fair.put(claimed("acme"), "genuine");
             assert!(place_of(&mut fair, "genuine") < 8, "{same}");

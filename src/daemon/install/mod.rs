@@ -63,13 +63,26 @@ impl EventSender {
     fn of(source: Option<std::net::IpAddr>, notice: &InstallEvent) -> Self {
         match (source, notice) {
             (Some(source), _) => EventSender::Known(receive::number(source)),
-            (None, InstallEvent::Opened(it) | InstallEvent::Installed(it) | InstallEvent::SystemUser(it)) => {
-                EventSender::Claimed(it.claims.host.clone().unwrap_or_else(|| it.claims.member_id.clone()))
+            (
+                None,
+                InstallEvent::Opened(it)
+                | InstallEvent::Installed(it)
+                | InstallEvent::SystemUser(it),
+            ) => EventSender::Claimed(
+                it.claims
+                    .host
+                    .clone()
+                    .unwrap_or_else(|| it.claims.member_id.clone()),
+            ),
+            (None, InstallEvent::Removed(removal)) => EventSender::Claimed(
+                removal
+                    .host
+                    .clone()
+                    .unwrap_or_else(|| removal.member_id.clone()),
+            ),
+            (None, InstallEvent::Incomplete(_) | InstallEvent::Other) => {
+                EventSender::Claimed(String::new())
             }
-            (None, InstallEvent::Removed(removal)) => {
-                EventSender::Claimed(removal.host.clone().unwrap_or_else(|| removal.member_id.clone()))
-            }
-            (None, InstallEvent::Incomplete(_) | InstallEvent::Other) => EventSender::Claimed(String::new()),
         }
     }
 }
@@ -79,7 +92,9 @@ impl EventSender {
 /// # Errors
 /// [`ListenError`].
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError::new("install", address, source))
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError::new("install", address, source))
 }
 
 /// Serves until `stop`, and then until what was taken in is worked off.
@@ -88,11 +103,18 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
     let shares = Arc::default();
     resume_stored_events(&shared, &queue, &shares).await;
     let working = process::run(Arc::clone(&shared), jobs, stop.clone());
-    tokio::join!(receive::serve_install_events(shared, listener, (queue, shares), stop), working);
+    tokio::join!(
+        receive::serve_install_events(shared, listener, (queue, shares), stop),
+        working
+    );
 }
 
 /// Takes up what an earlier process had taken in.
-async fn resume_stored_events(shared: &Context, queue: &mpsc::Sender<InstallJob>, shares: &Arc<QueueShares>) {
+async fn resume_stored_events(
+    shared: &Context,
+    queue: &mpsc::Sender<InstallJob>,
+    shares: &Arc<QueueShares>,
+) {
     let kept = match shared.state.waiting_events().await {
         Ok(kept) => kept,
         Err(error) => {
@@ -100,7 +122,14 @@ async fn resume_stored_events(shared: &Context, queue: &mpsc::Sender<InstallJob>
         }
     };
     let count = kept.len();
-    for StoredEvent { row, app, query, body, source } in kept {
+    for StoredEvent {
+        row,
+        app,
+        query,
+        body,
+        source,
+    } in kept
+    {
         let Ok(notice) = install_event::read(&query, &body) else {
             // Of another version, which understood it. Not removed now, it is at the next start.
             let _ = shared.state.event_done(row).await;
@@ -109,7 +138,13 @@ async fn resume_stored_events(shared: &Context, queue: &mpsc::Sender<InstallJob>
         let source = source.and_then(|source| source.parse().ok());
         let whose = whose(shared, &app, source, &notice, body.len()).await;
         // There are no more than the queue holds.
-        let _ = queue.try_send(InstallJob { row, app, notice, source, place: shares.take(whose) });
+        let _ = queue.try_send(InstallJob {
+            row,
+            app,
+            notice,
+            source,
+            place: shares.take(whose),
+        });
     }
     if count > 0 {
         tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were taken in before are worked off now");
@@ -159,18 +194,36 @@ impl LogContext<'_> {
     /// Of an event that should have brought a grant: other events that are left alone are common, and not worth a line.
     fn log_at_info(&self, shared: &Context) {
         self.log_result(shared);
-        let Self { app, outcome, host, source, reason } = *self;
+        let Self {
+            app,
+            outcome,
+            host,
+            source,
+            reason,
+        } = *self;
         let domain = host.map(|host| crate::domain::mask::mask(host, &[]));
         let (word, source) = (outcome.as_str(), source.map(tracing::field::display));
         tracing::warn!(target: "refreshd::install", app, outcome = word, domain, source, "an event of {app} was left alone: {reason}");
     }
 
     fn log_result(&self, shared: &Context) {
-        let Self { app, outcome, host, source, reason } = *self;
+        let Self {
+            app,
+            outcome,
+            host,
+            source,
+            reason,
+        } = *self;
         shared.metrics.install(app, outcome);
-        let is_refusal =
-            matches!(outcome, Outcome::Forged | Outcome::Replayed | Outcome::Unverified | Outcome::Malformed);
-        if is_refusal && !shared.refusals.has_line(shared.clock, (app, outcome, reason)) {
+        let is_refusal = matches!(
+            outcome,
+            Outcome::Forged | Outcome::Replayed | Outcome::Unverified | Outcome::Malformed
+        );
+        if is_refusal
+            && !shared
+                .refusals
+                .has_line(shared.clock, (app, outcome, reason))
+        {
             return;
         }
         let domain = host.map(|host| crate::domain::mask::mask(host, &[]));
@@ -199,7 +252,13 @@ impl LogContext<'_> {
 
 /// Says what was refused and had no line of its own.
 fn log_results(shared: &Context, all: bool) {
-    for refusals::FoldedRefusals { app, outcome, reason, count } in shared.refusals.due(shared.clock, all) {
+    for refusals::FoldedRefusals {
+        app,
+        outcome,
+        reason,
+        count,
+    } in shared.refusals.due(shared.clock, all)
+    {
         let word = outcome.as_str();
         tracing::warn!(target: "refreshd::install", app, outcome = word, count, "{count} more notices of {app} were refused ({word}): {reason}");
     }

@@ -28,7 +28,12 @@ fn document(sentence: &str, scripts: &Markup) -> Markup {
 
 /// The page of an app that was opened or is being installed at `host`, which may frame it.
 pub(super) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
-    let InstallFields { check: _, admin: _, script, run } = form;
+    let InstallFields {
+        check: _,
+        admin: _,
+        script,
+        run,
+    } = form;
     let scripts = html! {
         @if let Some(script) = script { script src=(script) {} }
         @if let Some(run) = run { script { (PreEscaped(run)) } }
@@ -37,7 +42,10 @@ pub(super) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
     let mut response = Html(page).into_response();
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, policy(script.as_deref(), run.as_deref(), host)),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            policy(script.as_deref(), run.as_deref(), host),
+        ),
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (header::REFERRER_POLICY, "no-referrer".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
@@ -54,11 +62,21 @@ fn policy(script: Option<&str>, run: Option<&str>, host: Option<&str>) -> String
     let from = script.and_then(origin_of).unwrap_or_default();
     let hash = run.map(|run| {
         let digest = digest::digest(&digest::SHA256, run.as_bytes());
-        format!("'sha256-{}'", base64::engine::general_purpose::STANDARD.encode(digest))
+        format!(
+            "'sha256-{}'",
+            base64::engine::general_purpose::STANDARD.encode(digest)
+        )
     });
     let allowed = format!("{from} {}", hash.unwrap_or_default());
-    let allowed = if allowed.trim().is_empty() { "'none'" } else { allowed.trim() };
-    let framed_by = host.map_or_else(|| "https:".to_owned(), |host| format!("https://{host} http://{host}"));
+    let allowed = if allowed.trim().is_empty() {
+        "'none'"
+    } else {
+        allowed.trim()
+    };
+    let framed_by = host.map_or_else(
+        || "https:".to_owned(),
+        |host| format!("https://{host} http://{host}"),
+    );
     format!(
         "default-src 'none'; script-src {allowed}; frame-ancestors {framed_by}; base-uri 'none'; form-action 'none'"
     )
@@ -71,12 +89,18 @@ mod tests {
     // The digest is openssl's.
     #[test]
     fn the_policy_names_the_script_and_the_portal() {
-        let policy = policy(Some("https://api.example/v1/"), Some("f();"), Some("acme.example"));
+        let policy = policy(
+            Some("https://api.example/v1/"),
+            Some("f();"),
+            Some("acme.example"),
+        );
         assert_eq!(
             policy,
             "default-src 'none'; script-src https://api.example 'sha256-9RATIFdqkCJTNwEc6+pNG0qjxmJA9pKWbaKmy3Jw3G0='; \
              frame-ancestors https://acme.example http://acme.example; base-uri 'none'; form-action 'none'"
         );
-        assert!(super::policy(None, None, None).contains("script-src 'none'; frame-ancestors https:;"));
+        assert!(
+            super::policy(None, None, None).contains("script-src 'none'; frame-ancestors https:;")
+        );
     }
 }

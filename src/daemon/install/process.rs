@@ -59,7 +59,11 @@ const QUESTION: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// Works off what comes until the queue ends.
-pub(super) async fn run(shared: Arc<Context>, jobs: mpsc::Receiver<InstallJob>, stop: CancellationToken) {
+pub(super) async fn run(
+    shared: Arc<Context>,
+    jobs: mpsc::Receiver<InstallJob>,
+    stop: CancellationToken,
+) {
     let (clock, enough) = (shared.clock, CancellationToken::new());
     let mut work = std::pin::pin!(process_one(shared, jobs, (stop.clone(), enough.clone())));
     let patience = async {
@@ -88,13 +92,22 @@ impl AppQueue {
         let permits = |count| Arc::new(Semaphore::new(count));
         let questions = Arc::new(Mutex::new(VerificationBudget::new(now)));
         let (first, again) = (permits(WORKERS), permits(WORKERS_AGAIN));
-        Self { waiting: FairQueue::default(), first, again, questions, held_said: None }
+        Self {
+            waiting: FairQueue::default(),
+            first,
+            again,
+            questions,
+            held_said: None,
+        }
     }
 
     /// The next one, of those about which may be asked now, with the questions that are counted for it already: so many as
     /// a refusal takes.
     fn take(&mut self, now: Timestamp) -> Option<(InstallJob, u32)> {
-        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut questions = self
+            .questions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let is_free = |job: &InstallJob| matches!(job.notice, InstallEvent::Removed(_));
         let may = |sender: &EventSender, job: &InstallJob| {
             is_free(job) || questions.may_ask(sender, job.is_known(), now)
@@ -107,7 +120,10 @@ impl AppQueue {
 
     /// Says now and then that notices wait.
     fn say_held(&mut self, app: &str, clock: Clock) {
-        if self.held_said.is_some_and(|said| clock.elapsed(said) < HELD_LINE) {
+        if self
+            .held_said
+            .is_some_and(|said| clock.elapsed(said) < HELD_LINE)
+        {
             return;
         }
         self.held_said = Some(clock.tick());
@@ -135,7 +151,9 @@ async fn process_one(
         let mut is_held = false;
         for (name, of_app) in &mut apps {
             while under_way.len() < UNDER_WAY && of_app.waiting.len() > 0 {
-                let Ok(place) = Arc::clone(&of_app.first).try_acquire_owned() else { break };
+                let Ok(place) = Arc::clone(&of_app.first).try_acquire_owned() else {
+                    break;
+                };
                 let Some((job, counted)) = of_app.take(shared.clock.now()) else {
                     of_app.say_held(name, shared.clock);
                     is_held = true;
@@ -193,7 +211,10 @@ async fn process_one(
         }
         log_results(&shared, false);
     }
-    left += apps.values().map(|of_app| of_app.waiting.len()).sum::<usize>();
+    left += apps
+        .values()
+        .map(|of_app| of_app.waiting.len())
+        .sum::<usize>();
     while jobs.try_recv().is_ok() {
         left += 1;
     }
@@ -219,7 +240,12 @@ pub(super) struct QueueTurn {
 impl QueueTurn {
     /// Lets others go first while this one waits.
     pub(super) fn leave(&self) {
-        drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.place
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.free.notify_one();
     }
 
@@ -290,12 +316,18 @@ impl Worker {
     async fn work(&self, job: InstallJob) -> (String, EventSender, Outcome) {
         let sender = job.sender();
         // Its place in the queue is free once it is done with.
-        let InstallJob { row, app: name, notice, source, place: _place } = job;
+        let InstallJob {
+            row,
+            app: name,
+            notice,
+            source,
+            place: _place,
+        } = job;
         let config = self.shared.config();
         let host = match &notice {
-            InstallEvent::Opened(it) | InstallEvent::Installed(it) | InstallEvent::SystemUser(it) => {
-                it.claims.host.clone()
-            }
+            InstallEvent::Opened(it)
+            | InstallEvent::Installed(it)
+            | InstallEvent::SystemUser(it) => it.claims.host.clone(),
             InstallEvent::Removed(removal) => removal.host.clone(),
             InstallEvent::Incomplete(it) => it.host.clone(),
             InstallEvent::Other => None,
@@ -315,14 +347,22 @@ impl Worker {
                 }
             },
         };
-        self.budget().give_back(&self.sender, self.counted.swap(0, Ordering::Relaxed));
+        self.budget()
+            .give_back(&self.sender, self.counted.swap(0, Ordering::Relaxed));
         // What was not verified because the daemon stops is worked off after the next start.
-        let is_left = self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
+        let is_left =
+            self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
         if is_left {
             return (name, sender, Outcome::Unverified);
         }
-        LogContext { app: &name, outcome, host: host.as_deref(), source, reason: &reason }
-            .log_result(&self.shared);
+        LogContext {
+            app: &name,
+            outcome,
+            host: host.as_deref(),
+            source,
+            reason: &reason,
+        }
+        .log_result(&self.shared);
         if let Err(error) = self.shared.state.event_done(row).await {
             tracing::warn!(error = %chain(&error), "a notice of {name} that is done with is still in the state; the next start looks at it again");
         }
@@ -337,7 +377,9 @@ impl Worker {
         let mut presented = presented;
         adopt(&mut presented, &by, token);
         self.say_skew(&app.name, presented.sent_at);
-        let Some(terms) = app.install_terms() else { return (Outcome::Ignored, String::new()) };
+        let Some(terms) = app.install_terms() else {
+            return (Outcome::Ignored, String::new());
+        };
         let now = self.shared.clock.now();
         let intake = match import::from_notice(&presented, &owner, &app.profile, now) {
             Ok(intake) => intake,
@@ -355,17 +397,32 @@ impl Worker {
             now,
         };
         match self.store(install.clone()).await {
-            Ok(InstallOutcome::Unproven { portal, token_url, may_live }) => {
-                let newcomer = NewInstallation { app, owner: &install.owner, intake: &install.intake };
+            Ok(InstallOutcome::Unproven {
+                portal,
+                token_url,
+                may_live,
+            }) => {
+                let newcomer = NewInstallation {
+                    app,
+                    owner: &install.owner,
+                    intake: &install.intake,
+                };
                 let intake = match self.verify(newcomer, &portal, &token_url).await {
                     Ok(intake) => intake,
                     // A server that does not answer says nothing of it, and the grant that is there does not work.
                     Err(Unverified::Unanswered(_)) if !may_live => {
                         let member_id = install.owner.member_id.clone();
-                        let kept = self.store(InstalledGrant { unprovable: true, ..install }).await;
+                        let kept = self
+                            .store(InstalledGrant {
+                                unprovable: true,
+                                ..install
+                            })
+                            .await;
                         return self.end(app, &member_id, kept).await;
                     }
-                    Err(Unverified::Refused(ended) | Unverified::Unanswered(ended)) => return ended,
+                    Err(Unverified::Refused(ended) | Unverified::Unanswered(ended)) => {
+                        return ended;
+                    }
                 };
                 let before = self.shared.state.portal(portal).await.ok().flatten();
                 let now = self.shared.clock.now();
@@ -386,7 +443,10 @@ impl Worker {
                 }
                 self.end(app, &member_id, kept).await
             }
-            Ok(found) => match self.open_dispute(app, &install, &presented.access, &by, &found).await {
+            Ok(found) => match self
+                .open_dispute(app, &install, &presented.access, &by, &found)
+                .await
+            {
                 Some(ended) => ended,
                 None => self.end(app, &install.owner.member_id, Ok(found)).await,
             },
@@ -395,38 +455,82 @@ impl Worker {
     }
 
     async fn store(&self, install: InstalledGrant) -> Result<InstallOutcome, StateError> {
-        self.until_durable(|| self.shared.state.install(install.clone())).await
+        self.until_durable(|| self.shared.state.install(install.clone()))
+            .await
     }
 
     /// What is told of a notice that was kept, or was not.
-    async fn end(&self, app: &App, member_id: &str, kept: Result<InstallOutcome, StateError>) -> EventResult {
+    async fn end(
+        &self,
+        app: &App,
+        member_id: &str,
+        kept: Result<InstallOutcome, StateError>,
+    ) -> EventResult {
         match kept {
-            Err(error) => (Outcome::NotStored, format!("the state does not take it: {}", chain(&error))),
-            Ok(InstallOutcome::Stored { portal, generation, resumed }) => {
+            Err(error) => (
+                Outcome::NotStored,
+                format!("the state does not take it: {}", chain(&error)),
+            ),
+            Ok(InstallOutcome::Stored {
+                portal,
+                generation,
+                resumed,
+            }) => {
                 self.publish(&portal).await;
                 self.forget_removals(app, member_id);
                 self.shared.due.notify_one();
-                let words = if resumed { "has a new grant" } else { "was taken in" };
+                let words = if resumed {
+                    "has a new grant"
+                } else {
+                    "was taken in"
+                };
                 let text = format!(
                     "{portal}: a portal of {} {words} by an install (generation {generation})",
                     app.name
                 );
-                (if resumed { Outcome::Resumed } else { Outcome::Stored }, text)
+                (
+                    if resumed {
+                        Outcome::Resumed
+                    } else {
+                        Outcome::Stored
+                    },
+                    text,
+                )
             }
-            Ok(InstallOutcome::FreshAlready(portal)) => {
-                (Outcome::FreshAlready, format!("the grant of {portal} lives"))
-            }
+            Ok(InstallOutcome::FreshAlready(portal)) => (
+                Outcome::FreshAlready,
+                format!("the grant of {portal} lives"),
+            ),
             Ok(InstallOutcome::Unproven { portal, .. }) => (
                 Outcome::NotStored,
                 format!("the grant of {portal} changed meanwhile; nothing was done to it"),
             ),
-            Ok(InstallOutcome::OtherUser { portal, kind, known, by_notice: _ }) => {
-                let whose = if known { "is another user's" } else { "may be another user's" };
-                (Outcome::OtherUser, format!("the grant of {portal} {whose}{}", process_queue(kind)))
+            Ok(InstallOutcome::OtherUser {
+                portal,
+                kind,
+                known,
+                by_notice: _,
+            }) => {
+                let whose = if known {
+                    "is another user's"
+                } else {
+                    "may be another user's"
+                };
+                (
+                    Outcome::OtherUser,
+                    format!("the grant of {portal} {whose}{}", process_queue(kind)),
+                )
             }
-            Ok(InstallOutcome::OtherInstallation { portal, kind, proof, is_disputed: _ }) => {
+            Ok(InstallOutcome::OtherInstallation {
+                portal,
+                kind,
+                proof,
+                is_disputed: _,
+            }) => {
                 let why = match proof {
-                    OwnershipProof::Unknown => "nothing proves yet that it is of the installation of",
+                    OwnershipProof::Unknown => {
+                        "nothing proves yet that it is of the installation of"
+                    }
                     OwnershipProof::Proven | OwnershipProof::Other => {
                         "its application token is not that of the installation of"
                     }
@@ -442,8 +546,7 @@ impl Worker {
                 "its refresh token came before, or the event is of another day".to_owned(),
             ),
             Ok(InstallOutcome::NoName) => {
-                let text =
-                    "every name that the portal could have is taken; change `name` in [apps.NAME.install]";
+                let text = "every name that the portal could have is taken; change `name` in [apps.NAME.install]";
                 (Outcome::NotStored, text.to_owned())
             }
         }
@@ -458,7 +561,10 @@ impl Worker {
     ) -> Result<(TokenOwner, PresentedToken, String), EventResult> {
         let urls = verification_urls(&app.profile, &presented.claims);
         if urls.is_empty() {
-            return Err((Outcome::Ignored, "the provider has no `install_check`".to_owned()));
+            return Err((
+                Outcome::Ignored,
+                "the provider has no `install_check`".to_owned(),
+            ));
         }
         let mut wait = FIRST_WAIT;
         let (mut refusals, mut refused, mut why, mut asked) = (0, None, String::new(), 0);
@@ -501,15 +607,17 @@ impl Worker {
         }
         match refused {
             Some(forgery) if refusals >= REFUSALS => Err((Outcome::Forged, forgery.to_string())),
-            Some(forgery) if why.is_empty() => {
-                Err(unverified(&format!("it was asked once only, and said: {forgery}")))
-            }
+            Some(forgery) if why.is_empty() => Err(unverified(&format!(
+                "it was asked once only, and said: {forgery}"
+            ))),
             _ => Err(unverified(&why)),
         }
     }
 
     fn budget(&self) -> MutexGuard<'_, VerificationBudget<EventSender>> {
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.questions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What one server says; `None` if nothing is waited for any more.
@@ -520,7 +628,8 @@ impl Worker {
         presented: &PresentedGrant,
     ) -> Option<Verification> {
         let secrets = secrets_of(app, presented);
-        self.verify_owner((url, &presented.access), app, &presented.claims, &secrets).await
+        self.verify_owner((url, &presented.access), app, &presented.claims, &secrets)
+            .await
     }
 
     /// The same of a token that the state has.
@@ -531,7 +640,8 @@ impl Worker {
         token: &AccessToken,
         claims: &ClaimedOwner,
     ) -> Option<Verification> {
-        self.verify_owner((url, token), app, claims, &secrets_with(app, token)).await
+        self.verify_owner((url, token), app, claims, &secrets_with(app, token))
+            .await
     }
 
     async fn verify_owner(
@@ -543,7 +653,9 @@ impl Worker {
     ) -> Option<Verification> {
         let is_counted = self
             .counted
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
             .is_ok();
         if !is_counted {
             self.budget().asked(&self.sender, self.shared.clock.now());
@@ -556,7 +668,13 @@ impl Worker {
             () = self.enough.cancelled() => return None,
         };
         Some(match answer {
-            Ok((status, body)) => verify((status, &body), &app.profile, &app.client_id, claims, secrets),
+            Ok((status, body)) => verify(
+                (status, &body),
+                &app.profile,
+                &app.client_id,
+                claims,
+                secrets,
+            ),
             Err(error) => Verification::Later(error),
         })
     }
@@ -565,8 +683,10 @@ impl Worker {
     pub(super) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
         let Some(sent_at) = sent_at else { return };
         let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
-        let before =
-            std::mem::replace(&mut *self.ahead.lock().unwrap_or_else(PoisonError::into_inner), ahead);
+        let before = std::mem::replace(
+            &mut *self.ahead.lock().unwrap_or_else(PoisonError::into_inner),
+            ahead,
+        );
         if !ahead.is_zero() && ahead.abs_diff(before) > SKEW_CHANGE {
             let span = human(ahead);
             tracing::warn!(

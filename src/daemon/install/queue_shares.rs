@@ -52,8 +52,16 @@ impl QueueShares {
         {
             let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let of_app = of_apps.entry(whose.app.clone()).or_default();
-            let share = Load { count: QUEUE, bytes: BYTES }.part(1, apps.max(1));
-            let of_sender = of_app.senders.get(&whose.sender).copied().unwrap_or_default();
+            let share = Load {
+                count: QUEUE,
+                bytes: BYTES,
+            }
+            .part(1, apps.max(1));
+            let of_sender = of_app
+                .senders
+                .get(&whose.sender)
+                .copied()
+                .unwrap_or_default();
             let fits = of_app.all.fits(whose.bytes, share)
                 && (whose.is_known || of_app.unknown.fits(whose.bytes, share.part(3, 4)))
                 && of_sender.fits(whose.bytes, share.part(1, 4));
@@ -67,12 +75,18 @@ impl QueueShares {
     /// A place, whatever is taken.
     pub(super) fn take(self: &Arc<Self>, whose: ShareOf) -> QueueSlot {
         let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        of_apps.entry(whose.app.clone()).or_default().change(&whose, |load| {
-            load.count += 1;
-            load.bytes += whose.bytes;
-        });
+        of_apps
+            .entry(whose.app.clone())
+            .or_default()
+            .change(&whose, |load| {
+                load.count += 1;
+                load.bytes += whose.bytes;
+            });
         drop(of_apps);
-        QueueSlot { shares: Arc::clone(self), whose }
+        QueueSlot {
+            shares: Arc::clone(self),
+            whose,
+        }
     }
 }
 
@@ -92,7 +106,10 @@ impl AppShare {
 
 impl Load {
     const fn part(self, part: usize, of: usize) -> Self {
-        Self { count: self.count * part / of, bytes: self.bytes * part / of }
+        Self {
+            count: self.count * part / of,
+            bytes: self.bytes * part / of,
+        }
     }
 
     const fn fits(self, bytes: usize, share: Self) -> bool {
@@ -127,11 +144,20 @@ mod tests {
     use super::*;
 
     fn whose(app: &str, sender: &str, is_known: bool, bytes: usize) -> ShareOf {
-        ShareOf { app: app.to_owned(), sender: EventSender::Claimed(sender.to_owned()), is_known, bytes }
+        ShareOf {
+            app: app.to_owned(),
+            sender: EventSender::Claimed(sender.to_owned()),
+            is_known,
+            bytes,
+        }
     }
 
     /// The places that are had of these, in turn, until one is refused.
-    fn places(shares: &Arc<QueueShares>, next: impl Fn(usize) -> ShareOf, apps: usize) -> Vec<QueueSlot> {
+    fn places(
+        shares: &Arc<QueueShares>,
+        next: impl Fn(usize) -> ShareOf,
+        apps: usize,
+    ) -> Vec<QueueSlot> {
         (0..).map_while(|n| shares.place(next(n), apps)).collect()
     }
 
@@ -142,7 +168,10 @@ mod tests {
         assert_eq!(one.len(), QUEUE / 4);
         let unknown = places(&shares, |n| whose("crm", &format!("p{n}"), false, 1), 1);
         assert_eq!(unknown.len(), QUEUE / 4 * 3);
-        assert!(shares.place(whose("crm", "globex", true, 1), 1).is_none(), "all of it is taken");
+        assert!(
+            shares.place(whose("crm", "globex", true, 1), 1).is_none(),
+            "all of it is taken"
+        );
         drop(one);
         assert!(shares.place(whose("crm", "new", false, 1), 1).is_none());
         assert!(shares.place(whose("crm", "globex", true, 1), 1).is_some());
@@ -157,7 +186,11 @@ mod tests {
             let shares = Arc::new(QueueShares::default());
             let flood = places(&shares, |n| whose("crm", &format!("p{n}"), true, bytes), 2);
             assert_eq!(flood.len(), (QUEUE / 2).min(BYTES / 2 / bytes));
-            assert!(shares.place(whose("shop", "acme", false, bytes), 2).is_some());
+            assert!(
+                shares
+                    .place(whose("shop", "acme", false, bytes), 2)
+                    .is_some()
+            );
         }
     }
 }

@@ -58,7 +58,13 @@ pub(super) async fn serve_install_events(
     let clock = shared.clock;
     let (rate, of_source) = rates(&shared.config());
     let throttle = Mutex::new(Throttle::new(rate, of_source, clock.now()));
-    let door = Arc::new(InstallHandler { shared, queue, shares, throttle, flood: Mutex::default() });
+    let door = Arc::new(InstallHandler {
+        shared,
+        queue,
+        shares,
+        throttle,
+        flood: Mutex::default(),
+    });
     let routes = Router::new().fallback(receive_event).with_state(door);
     let introduce = |_: &TcpStream| PeerExtensions::new();
     serve(
@@ -79,7 +85,10 @@ pub(super) async fn serve_install_events(
 
 /// Without the table nothing is listened to; a reload that takes it out has no effect before a restart.
 fn rates(config: &Config) -> (f64, f64) {
-    config.install.as_ref().map_or((1.0, 1.0), |install| (install.rate, install.source_rate))
+    config
+        .install
+        .as_ref()
+        .map_or((1.0, 1.0), |install| (install.rate, install.source_rate))
 }
 
 /// One notice.
@@ -96,12 +105,26 @@ async fn receive_event(
     };
     if method != Method::POST {
         let (status, allow) = (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]);
-        return (status, allow, page::plain("This address is for portals that install an app."))
+        return (
+            status,
+            allow,
+            page::plain("This address is for portals that install an app."),
+        )
             .into_response();
     }
-    let source = config.install.as_ref().and_then(|install| source(install, &headers));
+    let source = config
+        .install
+        .as_ref()
+        .and_then(|install| source(install, &headers));
     let refuse = |outcome, host, reason: &str| {
-        LogContext { app: &app.name, outcome, host, source, reason }.log_result(&door.shared);
+        LogContext {
+            app: &app.name,
+            outcome,
+            host,
+            source,
+            reason,
+        }
+        .log_result(&door.shared);
     };
     if let Err(wait) = door.admit(&config, source) {
         door.too_many(app, source, "more came than [install] rate allows");
@@ -135,7 +158,14 @@ async fn receive_event(
                  Open the app in the portal once: that brings a grant"
             );
             let (app, host, reason) = (&app.name, host.as_deref(), &reason);
-            LogContext { app, outcome: Outcome::Ignored, host, source, reason }.log_at_info(&door.shared);
+            LogContext {
+                app,
+                outcome: Outcome::Ignored,
+                host,
+                source,
+                reason,
+            }
+            .log_at_info(&door.shared);
             return format!("ignored: {missing} is missing\n").into_response();
         }
         InstallEvent::Other => {
@@ -143,9 +173,14 @@ async fn receive_event(
             return "ignored\n".into_response();
         }
     };
-    let apps = config.apps.values().filter(|app| app.install.is_some()).count();
+    let apps = config
+        .apps
+        .values()
+        .filter(|app| app.install.is_some())
+        .count();
     let whose = whose(&door.shared, &app.name, source, &notice, body.len()).await;
-    let (Some(share), Ok(queue)) = (door.shares.place(whose, apps), door.queue.try_reserve()) else {
+    let (Some(share), Ok(queue)) = (door.shares.place(whose, apps), door.queue.try_reserve())
+    else {
         door.too_many(app, source, "too many wait to be worked off");
         return retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY);
     };
@@ -159,7 +194,13 @@ async fn receive_event(
     };
     match door.shared.state.store_event(kept).await {
         Ok(Some(row)) => {
-            queue.send(InstallJob { row, app: app.name.clone(), notice, source, place: share });
+            queue.send(InstallJob {
+                row,
+                app: app.name.clone(),
+                notice,
+                source,
+                place: share,
+            });
             answer
         }
         Ok(None) => {
@@ -176,14 +217,20 @@ async fn receive_event(
 
 fn app_at<'c>(config: &'c Config, path: &str) -> Option<&'c App> {
     let path = path.trim_end_matches('/');
-    let is_there =
-        |app: &&App| app.install.as_ref().is_some_and(|install| install.path.trim_end_matches('/') == path);
+    let is_there = |app: &&App| {
+        app.install
+            .as_ref()
+            .is_some_and(|install| install.path.trim_end_matches('/') == path)
+    };
     config.apps.values().find(is_there)
 }
 
 /// Who the proxy in front says it is: the last address of the header is the one that the proxy itself has seen.
 fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
-    let value = headers.get_all(install.source_header.as_deref()?).iter().next_back()?;
+    let value = headers
+        .get_all(install.source_header.as_deref()?)
+        .iter()
+        .next_back()?;
     value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
 }
 
@@ -196,7 +243,10 @@ pub(super) fn number(source: IpAddr) -> u128 {
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
@@ -219,7 +269,10 @@ impl InstallHandler {
         let clock = self.shared.clock;
         let unsaid = {
             let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
-            if flood.said.is_some_and(|said| clock.elapsed(said) < FLOOD_LINE) {
+            if flood
+                .said
+                .is_some_and(|said| clock.elapsed(said) < FLOOD_LINE)
+            {
                 flood.unsaid += 1;
                 drop(flood);
                 return self.shared.metrics.install(&app.name, Outcome::TooMany);
@@ -231,7 +284,13 @@ impl InstallHandler {
             0 => reason.to_owned(),
             _ => format!("{reason}; {unsaid} more since this was said last"),
         };
-        LogContext { app: &app.name, outcome: Outcome::TooMany, host: None, source, reason: &reason }
-            .log_result(&self.shared);
+        LogContext {
+            app: &app.name,
+            outcome: Outcome::TooMany,
+            host: None,
+            source,
+            reason: &reason,
+        }
+        .log_result(&self.shared);
     }
 }

@@ -39,7 +39,11 @@ pub(super) struct FoldedRefusals {
 
 impl Refusals {
     /// Whether a refusal has a line of its own; if not, it is counted.
-    pub(super) fn has_line(&self, clock: Clock, (app, outcome, reason): (&str, Outcome, &str)) -> bool {
+    pub(super) fn has_line(
+        &self,
+        clock: Clock,
+        (app, outcome, reason): (&str, Outcome, &str),
+    ) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (app.to_owned(), reason.to_owned());
         if known.len() >= REASONS && !known.contains_key(&key) {
@@ -69,7 +73,12 @@ impl Refusals {
             }
             if said.unsaid > 0 {
                 let (app, reason) = (app.clone(), reason.clone());
-                due.push(FoldedRefusals { app, outcome: said.outcome, reason, count: said.unsaid });
+                due.push(FoldedRefusals {
+                    app,
+                    outcome: said.outcome,
+                    reason,
+                    count: said.unsaid,
+                });
             }
             // A flood that goes on has a line a minute.
             let goes_on = said.unsaid > 0;

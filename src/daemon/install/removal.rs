@@ -22,7 +22,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Worker {
     pub(super) async fn remove(&self, app: &App, removal: Removal) -> EventResult {
-        let Removal { member_id, host: _, application_token, sent_at } = removal;
+        let Removal {
+            member_id,
+            host: _,
+            application_token,
+            sent_at,
+        } = removal;
         let remedy = app
             .profile
             .errors
@@ -30,7 +35,10 @@ impl Worker {
             .find(|rule| rule.class == Class::Gone)
             .and_then(|rule| rule.remedy.clone());
         let detail = "the portal told that the app was removed from it".to_owned();
-        let problem = Problem { remedy, ..Problem::new(Class::Gone, detail) };
+        let problem = Problem {
+            remedy,
+            ..Problem::new(Class::Gone, detail)
+        };
         let now = self.shared.clock.now();
         let store = || {
             self.shared.state.uninstall(Uninstall {
@@ -45,10 +53,14 @@ impl Worker {
         };
         let unproven = match self.until_durable(store).await {
             Err(error) => {
-                return (Outcome::NotStored, format!("the state does not take it: {}", chain(&error)));
+                return (
+                    Outcome::NotStored,
+                    format!("the state does not take it: {}", chain(&error)),
+                );
             }
             Ok(Uninstalled::Replayed) => {
-                let text = "the removal came before, is older than the last install, or of another day";
+                let text =
+                    "the removal came before, is older than the last install, or of another day";
                 return (Outcome::Replayed, text.to_owned());
             }
             Ok(Uninstalled::Proven { gone }) => {
@@ -56,12 +68,17 @@ impl Worker {
                 for portal in &gone {
                     self.publish(portal).await;
                 }
-                let ended = gone.iter().map(|portal| format!("; {portal} did not work and is gone"));
+                let ended = gone
+                    .iter()
+                    .map(|portal| format!("; {portal} did not work and is gone"));
                 let ended: String = ended.collect();
                 let asked = self.ask_for(app, member_id, true).await;
                 return (
                     Outcome::Uninstalled,
-                    format!("a portal told that {} was removed from it{ended}{asked}", app.name),
+                    format!(
+                        "a portal told that {} was removed from it{ended}{asked}",
+                        app.name
+                    ),
                 );
             }
             Ok(Uninstalled::Unknown) => "no application token of such an installation is known",
@@ -69,9 +86,14 @@ impl Worker {
             Ok(Uninstalled::Disputed) => {
                 "two users say that the installation is theirs, so its application token proves nothing"
             }
-            Ok(Uninstalled::Bare) => "a removal without an application token and a time proves nothing",
+            Ok(Uninstalled::Bare) => {
+                "a removal without an application token and a time proves nothing"
+            }
         };
-        (Outcome::Forged, format!("{unproven}{}", self.ask_for(app, member_id, false).await))
+        (
+            Outcome::Forged,
+            format!("{unproven}{}", self.ask_for(app, member_id, false).await),
+        )
     }
 
     /// Whether the app was removed is decided by a renewal, once an hour at most, since anybody can tell of removals, and
@@ -89,21 +111,34 @@ impl Worker {
         match self.renew_of(app, &member_id, false).await {
             Ok(portals) if portals.is_empty() => String::new(),
             Ok(mut portals) => {
-                self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(of, clock.tick());
+                self.asked
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(of, clock.tick());
                 let waits = portals.iter().any(|(_, at)| *at > clock.now());
                 // Where the server denies the portal's token as well, the renewal is not left for later.
                 if is_proven && waits && self.is_denied(app, &member_id, &portals).await {
-                    portals = self.renew_of(app, &member_id, true).await.unwrap_or(portals);
+                    portals = self
+                        .renew_of(app, &member_id, true)
+                        .await
+                        .unwrap_or(portals);
                 }
                 self.shared.due.notify_one();
                 let words = portals.iter().map(|(portal, at)| {
                     let wait = at.until(clock.now());
-                    let when = if wait.is_zero() { "now".to_owned() } else { format!("in {}", human(wait)) };
+                    let when = if wait.is_zero() {
+                        "now".to_owned()
+                    } else {
+                        format!("in {}", human(wait))
+                    };
                     format!("; {portal} is renewed {when}, which tells whether it is true")
                 });
                 words.collect()
             }
-            Err(error) => format!("; it could not be seen whether it is true: {}", chain(&error)),
+            Err(error) => format!(
+                "; it could not be seen whether it is true: {}",
+                chain(&error)
+            ),
         }
     }
 
@@ -122,16 +157,33 @@ impl Worker {
 
     /// Whether the authorization server does not take an access token of one of these portals any more: then a renewal,
     /// which says the same of the grant, need not wait.
-    async fn is_denied(&self, app: &App, member_id: &str, portals: &[(PortalName, Timestamp)]) -> bool {
+    async fn is_denied(
+        &self,
+        app: &App,
+        member_id: &str,
+        portals: &[(PortalName, Timestamp)],
+    ) -> bool {
         for (portal, _) in portals {
-            let Ok(Some(found)) = self.shared.state.portal(portal.clone()).await else { continue };
+            let Ok(Some(found)) = self.shared.state.portal(portal.clone()).await else {
+                continue;
+            };
             let Some(grant) = found.grant else { continue };
-            let Some(access) = grant.tokens.access else { continue };
+            let Some(access) = grant.tokens.access else {
+                continue;
+            };
             let server = Some(grant.token_url);
-            let claims = ClaimedOwner { member_id: member_id.to_owned(), host: None, user_id: None, server };
-            let Some(place) = verification_urls(&app.profile, &claims).into_iter().next() else { continue };
+            let claims = ClaimedOwner {
+                member_id: member_id.to_owned(),
+                host: None,
+                user_id: None,
+                server,
+            };
+            let Some(place) = verification_urls(&app.profile, &claims).into_iter().next() else {
+                continue;
+            };
             if matches!(
-                self.verify_owner_of(&place, app, &access.token, &claims).await,
+                self.verify_owner_of(&place, app, &access.token, &claims)
+                    .await,
                 Some(Verification::Forged(_))
             ) {
                 return true;

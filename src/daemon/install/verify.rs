@@ -30,12 +30,17 @@ pub(super) struct NewInstallation<'a> {
 /// What a server must not be let repeat of what it was sent.
 pub(super) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec<&'a str> {
     let tokens = [presented.access.expose(), presented.refresh.expose()];
-    tokens.into_iter().chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
+    tokens
+        .into_iter()
+        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
+        .collect()
 }
 
 /// The same, where nothing but this token is sent.
 pub(super) fn secrets_with<'a>(app: &'a App, token: &'a AccessToken) -> Vec<&'a str> {
-    std::iter::once(token.expose()).chain(app.client_secret.as_ref().map(|secret| secret.expose())).collect()
+    std::iter::once(token.expose())
+        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
+        .collect()
 }
 
 /// Why a newcomer is not proved, and what is told of its notice.
@@ -64,7 +69,10 @@ impl Worker {
         loop {
             let (why, sent) = match self.exchange(newcomer, portal, token_url).await {
                 Exchanged::Granted(proven)
-                    if proven.identity.as_ref().is_some_and(|id| *id != owner.member_id) =>
+                    if proven
+                        .identity
+                        .as_ref()
+                        .is_some_and(|id| *id != owner.member_id) =>
                 {
                     return Err(Unverified::Refused((
                         Outcome::Forged,
@@ -110,20 +118,40 @@ impl Worker {
         let asker = app.asker(None, &intake.tokens.details.fields, &random);
         let request = asker.request(token_url, RequestKind::Renewal(&intake.tokens.credential));
         let timeout = self.shared.config().renewal.timeout;
-        let (reply, cut) = match self.shared.server.exchange(&request, timeout, sent_at).await {
+        let (reply, cut) = match self
+            .shared
+            .server
+            .exchange(&request, timeout, sent_at)
+            .await
+        {
             TokenResponse::NotSent(why) => return Exchanged::Later { why, sent: false },
             TokenResponse::InDoubt(why) => return Exchanged::Later { why, sent: true },
             TokenResponse::Cut(reply, why) => (reply, Some(why)),
             TokenResponse::Whole(reply) => (reply, None),
         };
-        let mut secrets: Vec<_> =
-            intake.tokens.credential.refresh().iter().map(|token| token.expose()).collect();
-        secrets.extend(intake.tokens.access.as_ref().map(|access| access.token.expose()));
+        let mut secrets: Vec<_> = intake
+            .tokens
+            .credential
+            .refresh()
+            .iter()
+            .map(|token| token.expose())
+            .collect();
+        secrets.extend(
+            intake
+                .tokens
+                .access
+                .as_ref()
+                .map(|access| access.token.expose()),
+        );
         secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
         let location = reply.location.clone();
-        let context =
-            ErrorContext { sent_to: token_url, location: location.as_deref(), ..ErrorContext::default() };
-        let (verdict, unread) = kept_replies::judge(&reply, &app.profile, &secrets, sent_at, context);
+        let context = ErrorContext {
+            sent_to: token_url,
+            location: location.as_deref(),
+            ..ErrorContext::default()
+        };
+        let (verdict, unread) =
+            kept_replies::judge(&reply, &app.profile, &secrets, sent_at, context);
         if unread {
             let reply = kept_replies::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
             kept_replies::keep(&self.shared, portal, reply).await;
@@ -142,7 +170,12 @@ impl Worker {
             Some(mut proven) => {
                 let known = &intake.tokens.details;
                 for (field, value) in &known.fields {
-                    proven.tokens.details.fields.entry(field.clone()).or_insert_with(|| value.clone());
+                    proven
+                        .tokens
+                        .details
+                        .fields
+                        .entry(field.clone())
+                        .or_insert_with(|| value.clone());
                 }
                 if proven.tokens.details.endpoint.is_none() {
                     proven.tokens.details.endpoint = Some(owner.endpoint.clone());
@@ -150,7 +183,10 @@ impl Worker {
                 proven.server = proven.server.or_else(|| intake.server.clone());
                 Exchanged::Granted(Box::new(proven))
             }
-            None => Exchanged::Later { why: "the reply has no refresh token".to_owned(), sent: true },
+            None => Exchanged::Later {
+                why: "the reply has no refresh token".to_owned(),
+                sent: true,
+            },
         }
     }
 }
@@ -169,10 +205,14 @@ enum Exchanged {
 impl Exchanged {
     fn of(problem: Problem) -> Self {
         match problem.class {
-            Class::NotSent | Class::Transient | Class::TooEarly => {
-                Self::Later { why: problem.text(), sent: false }
-            }
-            Class::InDoubt => Self::Later { why: problem.text(), sent: true },
+            Class::NotSent | Class::Transient | Class::TooEarly => Self::Later {
+                why: problem.text(),
+                sent: false,
+            },
+            Class::InDoubt => Self::Later {
+                why: problem.text(),
+                sent: true,
+            },
             Class::Unknown
             | Class::ClientRejected
             | Class::Blocked

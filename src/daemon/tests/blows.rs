@@ -16,7 +16,10 @@ impl Simulation {
         let Some(life) = &mut self.life else { return };
         let client_id = format!("local.{}", client_of(portal));
         let reply = self.world.sandbox.install(&self.hosts[portal], &client_id);
-        life.import(name_of(portal), serde_json::Value::Object(reply).to_string());
+        life.import(
+            name_of(portal),
+            serde_json::Value::Object(reply).to_string(),
+        );
         self.tally.granted_anew += 1;
         self.excuse([portal], 30 * MINUTE);
         self.tell(format!("{}: a new grant is brought", name_of(portal)));
@@ -30,14 +33,25 @@ impl Simulation {
     }
 
     pub(super) fn strike(&mut self, trouble: Trouble) {
-        let Trouble { stroke, lasts, after } = trouble;
+        let Trouble {
+            stroke,
+            lasts,
+            after,
+        } = trouble;
         self.tally.strokes += 1;
-        self.tell(format!("{stroke:?} for {}", humantime::format_duration(lasts)));
+        self.tell(format!(
+            "{stroke:?} for {}",
+            humantime::format_duration(lasts)
+        ));
         let everybody = 0..self.case.portals;
         let excused = lasts + after;
         match &stroke {
             Stroke::Portal { portal, fault, lie } => {
-                self.world.sandbox.fail(At::Portal(self.hosts[*portal].clone()), fault.clone(), u32::MAX);
+                self.world.sandbox.fail(
+                    At::Portal(self.hosts[*portal].clone()),
+                    fault.clone(),
+                    u32::MAX,
+                );
                 self.records[*portal].condemned |= lie;
                 self.excuse([*portal], excused);
             }
@@ -47,7 +61,11 @@ impl Simulation {
             }
             Stroke::Client { sales, fault } => {
                 let client = if *sales { "sales" } else { "crm" };
-                self.world.sandbox.fail(At::Client(format!("local.{client}")), fault.clone(), u32::MAX);
+                self.world.sandbox.fail(
+                    At::Client(format!("local.{client}")),
+                    fault.clone(),
+                    u32::MAX,
+                );
                 self.excuse(everybody, excused);
             }
             Stroke::Network(network) => {
@@ -63,7 +81,11 @@ impl Simulation {
                 self.world.fuse.set(*steps);
                 self.excuse(everybody, excused + 10 * MINUTE);
             }
-            Stroke::Restart { down, clock, backup } => {
+            Stroke::Restart {
+                down,
+                clock,
+                backup,
+            } => {
                 self.down = Some((*down, *clock));
                 self.backup = *backup;
                 self.excuse(everybody, excused + 2 * MINUTE);
@@ -94,7 +116,9 @@ impl Simulation {
             }
             Stroke::Storm { portals, times } => {
                 // Whoever asks for a dead grant's renewal gets one more try; see `operations::renew`.
-                let dead = |portal: &usize| self.records[*portal].condemned || self.records[*portal].cut_off;
+                let dead = |portal: &usize| {
+                    self.records[*portal].condemned || self.records[*portal].cut_off
+                };
                 let portals: Vec<_> = portals.iter().filter(|portal| !dead(portal)).collect();
                 let all = times * portals.len();
                 for portal in portals.into_iter().cycle().take(all) {
@@ -139,25 +163,37 @@ impl Simulation {
     pub(super) fn befall(&mut self, mishap: Mishap) -> Result<(), String> {
         self.tally.mishaps += 1;
         self.tell(format!("{mishap:?}"));
-        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(life) = &mut self.life else {
+            return Ok(());
+        };
         match mishap {
             Mishap::Word { portal, word } => life.import(name_of(portal), word.to_owned()),
             Mishap::MadeUp { portal, token } => life.import(name_of(portal), token),
             Mishap::Foreign { portal } => {
                 // Where nobody knows whose grant it has, anybody's would do.
                 let portals = promises::portals(&self.world)?;
-                let known = portals
-                    .get(&name_of(portal))
-                    .is_some_and(|found| found.grant.as_ref().is_some_and(|grant| grant.identity.is_some()));
+                let known = portals.get(&name_of(portal)).is_some_and(|found| {
+                    found
+                        .grant
+                        .as_ref()
+                        .is_some_and(|grant| grant.identity.is_some())
+                });
                 if known {
                     let client_id = format!("local.{}", client_of(portal));
                     let host = format!("stranger-{}.bitrix24.com", self.tally.mishaps);
                     let reply = self.world.sandbox.install(&host, &client_id);
-                    life.import(name_of(portal), serde_json::Value::Object(reply).to_string());
+                    life.import(
+                        name_of(portal),
+                        serde_json::Value::Object(reply).to_string(),
+                    );
                 }
             }
             Mishap::Wrapped { portal, wrap } => {
-                self.world.sandbox.fail(At::Portal(self.hosts[portal].clone()), Fault::Wrapped { wrap }, 1);
+                self.world.sandbox.fail(
+                    At::Portal(self.hosts[portal].clone()),
+                    Fault::Wrapped { wrap },
+                    1,
+                );
             }
             Mishap::Trouble(trouble) => self.strike(trouble),
         }
@@ -166,19 +202,31 @@ impl Simulation {
 
     pub(super) fn clear(&mut self, stroke: &Stroke) {
         match stroke {
-            Stroke::Portal { portal, fault: _, lie: _ } => {
-                self.world.sandbox.heal(At::Portal(self.hosts[*portal].clone()));
+            Stroke::Portal {
+                portal,
+                fault: _,
+                lie: _,
+            } => {
+                self.world
+                    .sandbox
+                    .heal(At::Portal(self.hosts[*portal].clone()));
             }
             // Heals what else there is; those strokes are forgotten by their own end.
             Stroke::Everybody { fault: _ } => self.world.sandbox.heal(At::All),
             Stroke::Client { sales, fault: _ } => {
                 let client = if *sales { "sales" } else { "crm" };
-                self.world.sandbox.heal(At::Client(format!("local.{client}")));
+                self.world
+                    .sandbox
+                    .heal(At::Client(format!("local.{client}")));
             }
             Stroke::Network(_) => self.world.set_network(Network::Fair),
             Stroke::Disk(_) => {
                 self.world.set_disk(DiskIs::Fair);
-                self.world.mail.lock().unwrap().disk_is_fair(self.world.truth.now());
+                self.world
+                    .mail
+                    .lock()
+                    .unwrap()
+                    .disk_is_fair(self.world.truth.now());
             }
             Stroke::Mail => {
                 let mut mail = self.world.mail.lock().unwrap();

@@ -40,7 +40,9 @@ impl Life {
         let config = read();
         let (shared, stop) = (Arc::new(Mutex::new(Weak::new())), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let courier = Notifier::new("machine", None).unwrap().through(Arc::new(Postman(Arc::clone(world))));
+        let courier = Notifier::new("machine", None)
+            .unwrap()
+            .through(Arc::new(Postman(Arc::clone(world))));
         let outside = crate::daemon::startup::Backends {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
@@ -68,7 +70,13 @@ impl Life {
             Ok(())
         });
         let reloader = Arc::new(Reloader::new(Arc::new(read), LogHandle::none()));
-        Self { tasks, errands: JoinSet::new(), shared, stop, reloader }
+        Self {
+            tasks,
+            errands: JoinSet::new(),
+            shared,
+            stop,
+            reloader,
+        }
     }
 
     /// Waits for the end that comes by itself.
@@ -109,7 +117,9 @@ impl Life {
 
     /// `refreshd renew`.
     pub fn renew(&mut self, portal: String) {
-        self.errand(|shared| async move { drop(operations::renew(&shared, &portal, Driver::Daemon).await) });
+        self.errand(|shared| async move {
+            drop(operations::renew(&shared, &portal, Driver::Daemon).await)
+        });
     }
 
     /// `refreshd import`.
@@ -121,7 +131,9 @@ impl Life {
 
     /// `refreshd forget`.
     pub fn forget(&mut self, portal: String) {
-        self.errand(|shared| async move { drop(operations::forget(&shared, &portal, false).await) });
+        self.errand(
+            |shared| async move { drop(operations::forget(&shared, &portal, false).await) },
+        );
     }
 
     /// Something that a command asks for over the control socket; nobody answers while the daemon starts.
@@ -130,7 +142,9 @@ impl Life {
         F: Future<Output = ()> + Send + 'static,
     {
         while self.errands.try_join_next().is_some() {}
-        let Some(shared) = self.shared.lock().unwrap().upgrade() else { return };
+        let Some(shared) = self.shared.lock().unwrap().upgrade() else {
+            return;
+        };
         self.errands.spawn(work(shared));
     }
 }

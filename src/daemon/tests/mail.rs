@@ -99,7 +99,8 @@ impl Mail {
     /// An old state was put back: it knows nothing of what was told since.
     pub fn forget(&mut self, now: Timestamp) {
         self.restored_at = now;
-        self.maybe.extend(std::mem::take(&mut self.newest).into_keys());
+        self.maybe
+            .extend(std::mem::take(&mut self.newest).into_keys());
         self.seen = self.told.len();
     }
 
@@ -125,7 +126,10 @@ impl Mail {
                 }
                 check(last, &told, clock_moved_at)?;
             } else if told.message.event == Event::Resolved && !self.maybe.contains(&key) {
-                return Err(format!("people heard of an end without a beginning: {}", told.message.title()));
+                return Err(format!(
+                    "people heard of an end without a beginning: {}",
+                    told.message.title()
+                ));
             }
             self.count += 1;
             self.newest.insert(key, told);
@@ -141,15 +145,28 @@ impl Mail {
         now: Timestamp,
         wall: Timestamp,
     ) -> Result<(), String> {
-        let person =
-            matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone | Kind::Blocked | Kind::OldState);
-        let since = portal.grant.as_ref().and_then(|grant| grant.standing.phase.since()).unwrap_or(wall);
+        let person = matches!(
+            portal.kind(),
+            Kind::NeedsAuthorization | Kind::Gone | Kind::Blocked | Kind::OldState
+        );
+        let since = portal
+            .grant
+            .as_ref()
+            .and_then(|grant| grant.standing.phase.since())
+            .unwrap_or(wall);
         if !person || self.away || now.since(self.fair_since) < SOON || wall.since(since) < SOON {
             return Ok(());
         }
         let known = |told: &Told| {
-            let Message { key, event, portals, count, .. } = &told.message;
-            let named = *key == format!("portal/{name}") || portals.iter().any(|portal| portal == name);
+            let Message {
+                key,
+                event,
+                portals,
+                count,
+                ..
+            } = &told.message;
+            let named =
+                *key == format!("portal/{name}") || portals.iter().any(|portal| portal == name);
             // Of many not all are named.
             *event != Event::Resolved && (named || *count > portals.len() as u64)
         };
@@ -157,12 +174,22 @@ impl Mail {
             return Ok(());
         }
         // What came back soon after people heard of its end is held for an hour at most.
-        let ended = self.newest.values().filter(|told| told.message.event == Event::Resolved);
-        let ended = ended.map(|told| told.at).max().unwrap_or_default().max(self.restored_at);
+        let ended = self
+            .newest
+            .values()
+            .filter(|told| told.message.event == Event::Resolved);
+        let ended = ended
+            .map(|told| told.at)
+            .max()
+            .unwrap_or_default()
+            .max(self.restored_at);
         if now.since(ended) < FLAPS && wall.since(since).min(now.since(self.named_since)) < HELD {
             return Ok(());
         }
-        Err(format!("{name}: it is {} since {since} and nobody was told", portal.kind().as_str()))
+        Err(format!(
+            "{name}: it is {} since {since} and nobody was told",
+            portal.kind().as_str()
+        ))
     }
 
     /// Where all is well, people know it.
@@ -170,7 +197,11 @@ impl Mail {
         if self.broken {
             return Err("others still believe that the channel is broken".to_owned());
         }
-        match self.newest.values().find(|told| told.message.event != Event::Resolved) {
+        match self
+            .newest
+            .values()
+            .find(|told| told.message.event != Event::Resolved)
+        {
             Some(told) => Err(format!("people still believe: {}", told.message.title())),
             None => Ok(()),
         }
@@ -208,7 +239,10 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
     let path = world.place.path().join("state.db");
     let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;
     let texts = |query: &str| -> rusqlite::Result<Vec<String>> {
-        connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
+        connection
+            .prepare(query)?
+            .query_map([], |row| row.get(0))?
+            .collect()
     };
     for body in texts("SELECT body FROM incident").map_err(|error| error.to_string())? {
         let incident: crate::domain::incidents::Incident =
@@ -218,14 +252,22 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
         }
     }
     let waiting = texts("SELECT body FROM outbox").map_err(|error| error.to_string())?;
-    if waiting.is_empty() { Ok(()) } else { Err(format!("letters wait at the end: {waiting:?}")) }
+    if waiting.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("letters wait at the end: {waiting:?}"))
+    }
 }
 
 /// The way to the receiver.
 pub struct Postman(pub Arc<World>);
 
 impl NotifierBackend for Postman {
-    fn carry(&self, channel: &str, message: Message) -> Pin<Box<dyn Future<Output = Delivery> + Send>> {
+    fn carry(
+        &self,
+        channel: &str,
+        message: Message,
+    ) -> Pin<Box<dyn Future<Output = Delivery> + Send>> {
         let world = Arc::clone(&self.0);
         let others = channel == OTHERS;
         Box::pin(async move {
@@ -236,7 +278,10 @@ impl NotifierBackend for Postman {
                 return Delivery::Delivered("200".to_owned());
             }
             if world.mail.lock().unwrap().away {
-                return Delivery::Failed { why: "connection refused".to_owned(), retry_after: None };
+                return Delivery::Failed {
+                    why: "connection refused".to_owned(),
+                    retry_after: None,
+                };
             }
             // A daemon that has ended sends nothing.
             if !world.fuse.is_burnt() {
@@ -244,7 +289,12 @@ impl NotifierBackend for Postman {
                 let mut mail = world.mail.lock().unwrap();
                 let life = mail.life;
                 let unkept = !world.is_disk_fair() || at.since(mail.disk_fair_since) < SOON;
-                mail.told.push(Told { at, life, message, unkept });
+                mail.told.push(Told {
+                    at,
+                    life,
+                    message,
+                    unkept,
+                });
             }
             world.fuse.step().await;
             Delivery::Delivered("200".to_owned())

@@ -105,10 +105,14 @@ impl Simulation {
         let rules = plan::rules(&mut rng);
         let world = World::new(case.seed, rules.clone());
         for client in ["crm", "sales"] {
-            world.sandbox.add_client(&format!("local.{client}"), "a secret of the client");
+            world
+                .sandbox
+                .add_client(&format!("local.{client}"), "a secret of the client");
         }
         let mishaps = fastrand::Rng::with_seed(case.seed.wrapping_mul(0x9e37_79b9).wrapping_add(7));
-        let hosts = (0..case.portals).map(|portal| format!("portal-{portal}.bitrix24.com")).collect();
+        let hosts = (0..case.portals)
+            .map(|portal| format!("portal-{portal}.bitrix24.com"))
+            .collect();
         Self {
             records: vec![Record::default(); case.portals],
             server: AuthorizationServer::new().unwrap(),
@@ -145,7 +149,8 @@ impl Simulation {
 
     fn at(&mut self, after: Duration, next: Next) {
         self.sequence += 1;
-        self.timeline.push(Reverse((self.now() + after, self.sequence, next)));
+        self.timeline
+            .push(Reverse((self.now() + after, self.sequence, next)));
     }
 
     fn configure(&self, every: u64) {
@@ -205,7 +210,11 @@ impl Simulation {
             life.ended().await?;
         }
         self.tally.requests = self.world.sandbox.total_requests();
-        self.tally.renewals = self.hosts.iter().map(|host| self.world.sandbox.renewals(host)).sum();
+        self.tally.renewals = self
+            .hosts
+            .iter()
+            .map(|host| self.world.sandbox.renewals(host))
+            .sum();
         self.tally.steps = self.world.fuse.steps();
         (self.tally.told, self.tally.broken_channels) = {
             let mail = self.world.mail.lock().unwrap();
@@ -216,7 +225,9 @@ impl Simulation {
         let portals = promises::portals(&self.world)?;
         for portal in 0..self.case.portals {
             let name = name_of(portal);
-            let found = portals.get(&name).ok_or_else(|| format!("{name} is not in the state at the end"))?;
+            let found = portals
+                .get(&name)
+                .ok_or_else(|| format!("{name} is not in the state at the end"))?;
             promises::all_is_well(&self.world, &name, found)?;
         }
         Ok(())
@@ -225,7 +236,10 @@ impl Simulation {
     /// Lives until then.
     async fn until(&mut self, end: Timestamp) -> Result<(), String> {
         loop {
-            let next = self.timeline.peek().map_or(end, |Reverse((at, ..))| (*at).min(end));
+            let next = self
+                .timeline
+                .peek()
+                .map_or(end, |Reverse((at, ..))| (*at).min(end));
             let world = Arc::clone(&self.world);
             let ended = async {
                 match &mut self.life {
@@ -294,21 +308,31 @@ impl Simulation {
         let first = self.rng.usize(..self.case.portals);
         for portal in 0..self.case.portals {
             let name = name_of(portal);
-            let Some(found) = portals.get(&name) else { continue };
+            let Some(found) = portals.get(&name) else {
+                continue;
+            };
             let turn = (portal + self.case.portals - first) % self.case.portals < READERS;
             if turn || self.records[portal].is_suspect() {
                 promises::reader(&self.world, &name, found, &mut self.records[portal])?;
             }
             let record = self.records[portal].clone();
-            let dead = promises::dead_for_a_reason(&self.world, &name, found, &record, self.rules.reuse)?;
+            let dead =
+                promises::dead_for_a_reason(&self.world, &name, found, &record, self.rules.reuse)?;
             let lives = || promises::is_alive(&self.world, found);
             if !dead && self.now() > record.excused_until && lives() {
                 self.records[portal].condemned = false;
                 self.records[portal].cut_off = false;
             }
-            let asked = self.timeline.iter().any(|Reverse((_, _, next))| *next == Next::Grant(portal));
+            let asked = self
+                .timeline
+                .iter()
+                .any(|Reverse((_, _, next))| *next == Next::Grant(portal));
             if dead && !asked && !record.left_out {
-                let patience = if self.ending { MINUTE } else { MINUTE * self.rng.u32(5..240) };
+                let patience = if self.ending {
+                    MINUTE
+                } else {
+                    MINUTE * self.rng.u32(5..240)
+                };
                 self.tell(format!("{name}: a person will bring a new grant"));
                 self.excuse([portal], patience + 30 * MINUTE);
                 self.at(patience, Next::Grant(portal));
@@ -322,7 +346,10 @@ impl Simulation {
         let now = self.now();
         let mut mail = self.world.mail.lock().unwrap();
         mail.look(self.clock_moved_at)?;
-        let disk = self.struck.values().any(|stroke| matches!(stroke, Stroke::Disk(_)));
+        let disk = self
+            .struck
+            .values()
+            .any(|stroke| matches!(stroke, Stroke::Disk(_)));
         if self.life.is_none() || disk {
             mail.disturb(now);
         }
@@ -342,14 +369,18 @@ impl Simulation {
             self.clear(&stroke);
         }
         self.world.sandbox.heal(At::All);
-        self.records.iter_mut().for_each(|record| record.left_out = false);
+        self.records
+            .iter_mut()
+            .for_each(|record| record.left_out = false);
         self.excuse(0..self.case.portals, 80 * MINUTE);
         self.reload();
     }
 
     /// The daemon has just been killed.
     async fn killed(&mut self) -> Result<(), String> {
-        let Some(life) = self.life.take() else { return Ok(()) };
+        let Some(life) = self.life.take() else {
+            return Ok(());
+        };
         self.tally.kills += 1;
         life.kill().await;
         let portals = promises::portals(&self.world)?;
@@ -366,7 +397,9 @@ impl Simulation {
     /// It ended by itself: told to, or because the disk did not let it start.
     async fn ended(&mut self, end: Result<(), String>) -> Result<(), String> {
         self.tell(format!("the daemon ended: {end:?}"));
-        let Some(life) = self.life.take() else { return Ok(()) };
+        let Some(life) = self.life.take() else {
+            return Ok(());
+        };
         life.kill().await;
         match end {
             Ok(()) => self.keep_backups()?,
@@ -390,7 +423,9 @@ impl Simulation {
     fn cut_off(&mut self) -> Result<(), String> {
         let portals = promises::portals(&self.world)?;
         for portal in 0..self.case.portals {
-            let claim = portals.get(&name_of(portal)).and_then(|found| found.grant.as_ref()?.claim);
+            let claim = portals
+                .get(&name_of(portal))
+                .and_then(|found| found.grant.as_ref()?.claim);
             if claim.is_some() {
                 self.records[portal].cut_off = true;
                 self.world.sandbox.allow_replay(&self.hosts[portal]);
@@ -406,10 +441,17 @@ fn name_of(portal: usize) -> String {
 }
 
 fn client_of(portal: usize) -> &'static str {
-    if portal.is_multiple_of(2) { "crm" } else { "sales" }
+    if portal.is_multiple_of(2) {
+        "crm"
+    } else {
+        "sales"
+    }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the simulation's own files, which nobody reads meanwhile")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the simulation's own files, which nobody reads meanwhile"
+)]
 fn write(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::write(path, text).unwrap();
@@ -418,13 +460,25 @@ fn write(path: &std::path::Path, text: &str) {
 
 /// Simulates a case; what went wrong, with the last of its story and how to see it again.
 fn simulate(case: &Case) -> Tally {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     let mut simulation = runtime.block_on(async { Simulation::new(case.clone()) });
     let done = runtime.block_on(simulation.run());
-    let Simulation { tally, story, rules, .. } = simulation;
+    let Simulation {
+        tally,
+        story,
+        rules,
+        ..
+    } = simulation;
     if let Err(why) = done {
-        let Case { seed, days, portals } = case;
+        let Case {
+            seed,
+            days,
+            portals,
+        } = case;
         let story = story.into_iter().collect::<Vec<_>>().join("\n");
         panic!(
             "{story}\n\nseed {seed}: {why}\n({rules:?})\nTo see it again:\n  REFRESHD_SIMULATE=\"seed={seed} days={days} \
@@ -438,7 +492,11 @@ fn simulate(case: &Case) -> Tally {
 const KEPT: [u64; 2] = [1, 4];
 
 fn small(seed: u64) -> Case {
-    Case { seed, days: 2, portals: 10 }
+    Case {
+        seed,
+        days: 2,
+        portals: 10,
+    }
 }
 
 /// By itself the kept seeds; what `REFRESHD_SIMULATE` asks for instead of them.
@@ -447,13 +505,26 @@ fn simulation() {
     let Ok(asked) = std::env::var("REFRESHD_SIMULATE") else {
         for seed in KEPT {
             let tally = simulate(&small(seed));
-            assert!(tally.renewals > 500 && tally.kills > 1 && tally.granted_anew > 10, "{tally:?}");
+            assert!(
+                tally.renewals > 500 && tally.kills > 1 && tally.granted_anew > 10,
+                "{tally:?}"
+            );
         }
         return;
     };
     let asked: BTreeMap<&str, u64> = (asked.split_whitespace())
-        .map(|pair| pair.split_once('=').unwrap_or_else(|| panic!("{pair} is not KEY=NUMBER")))
-        .map(|(key, value)| (key, value.parse().unwrap_or_else(|_| panic!("{key}={value} is no number"))))
+        .map(|pair| {
+            pair.split_once('=')
+                .unwrap_or_else(|| panic!("{pair} is not KEY=NUMBER"))
+        })
+        .map(|(key, value)| {
+            (
+                key,
+                value
+                    .parse()
+                    .unwrap_or_else(|_| panic!("{key}={value} is no number")),
+            )
+        })
         .collect();
     let of = |key, usual| asked.get(key).copied().unwrap_or(usual);
     if of("log", 0) > 0 {
@@ -462,13 +533,21 @@ fn simulation() {
     let first = of("seed", 1);
     for seed in first..first + of("seeds", 1) {
         let portals = usize::try_from(of("portals", 50)).unwrap();
-        let tally = simulate(&Case { seed, days: of("days", 30), portals });
+        let tally = simulate(&Case {
+            seed,
+            days: of("days", 30),
+            portals,
+        });
         println!("seed {seed}: {tally:?}");
     }
 }
 
 #[test]
 fn the_same_seed_takes_the_same_steps() {
-    let case = Case { seed: 5, days: 1, portals: 6 };
+    let case = Case {
+        seed: 5,
+        days: 1,
+        portals: 6,
+    };
     assert_eq!(simulate(&case), simulate(&case));
 }

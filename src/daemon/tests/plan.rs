@@ -135,15 +135,40 @@ const WORDS: [&str; 12] = [
 pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
     let portal = rng.usize(..portals);
     let trouble = |fault, lasts, after| {
-        Mishap::Trouble(Trouble { stroke: Stroke::Portal { portal, fault, lie: false }, lasts, after })
+        Mishap::Trouble(Trouble {
+            stroke: Stroke::Portal {
+                portal,
+                fault,
+                lie: false,
+            },
+            lasts,
+            after,
+        })
     };
     match rng.u8(..10) {
-        0..3 => Mishap::Word { portal, word: WORDS[rng.usize(..WORDS.len())] },
-        3 => Mishap::MadeUp { portal, token: format!("{:032x}", rng.u128(..)) },
+        0..3 => Mishap::Word {
+            portal,
+            word: WORDS[rng.usize(..WORDS.len())],
+        },
+        3 => Mishap::MadeUp {
+            portal,
+            token: format!("{:032x}", rng.u128(..)),
+        },
         4 => Mishap::Foreign { portal },
-        5..8 => Mishap::Wrapped { portal, wrap: Wrap::ALL[rng.usize(..Wrap::ALL.len())] },
-        8 => trouble(refuse(401, "invalid_client"), span(rng, 10 * MINUTE, 3 * HOUR), SLOW_BACK_OFF),
-        _ => trouble(refuse(500, "invalid_grant"), span(rng, MINUTE, HOUR), BACK_OFF),
+        5..8 => Mishap::Wrapped {
+            portal,
+            wrap: Wrap::ALL[rng.usize(..Wrap::ALL.len())],
+        },
+        8 => trouble(
+            refuse(401, "invalid_client"),
+            span(rng, 10 * MINUTE, 3 * HOUR),
+            SLOW_BACK_OFF,
+        ),
+        _ => trouble(
+            refuse(500, "invalid_grant"),
+            span(rng, MINUTE, HOUR),
+            BACK_OFF,
+        ),
     }
 }
 
@@ -154,7 +179,11 @@ pub fn rules(rng: &mut Rng) -> Rules {
         1 => Reuse::RevokeFamily,
         _ => Reuse::Grace(Duration::from_secs(100 * 365 * DAY)),
     };
-    Rules { reuse, old_access_dies: rng.bool(), ..Rules::default() }
+    Rules {
+        reuse,
+        old_access_dies: rng.bool(),
+        ..Rules::default()
+    }
 }
 
 /// The time until the next stroke.
@@ -168,36 +197,103 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
     let (stroke, lasts, after) = match rng.u32(..100) {
         0..34 => {
             let (fault, lie, after) = fault(rng);
-            (Stroke::Portal { portal, fault, lie }, span(rng, MINUTE, 2 * HOUR), after)
+            (
+                Stroke::Portal { portal, fault, lie },
+                span(rng, MINUTE, 2 * HOUR),
+                after,
+            )
         }
-        34..40 => (Stroke::Everybody { fault: outage(rng) }, span(rng, 10, 4 * HOUR), BACK_OFF),
+        34..40 => (
+            Stroke::Everybody { fault: outage(rng) },
+            span(rng, 10, 4 * HOUR),
+            BACK_OFF,
+        ),
         40..44 => {
             let fault = refuse(401, "invalid_client");
-            (Stroke::Client { sales: rng.bool(), fault }, span(rng, 10 * MINUTE, 3 * HOUR), SLOW_BACK_OFF)
+            (
+                Stroke::Client {
+                    sales: rng.bool(),
+                    fault,
+                },
+                span(rng, 10 * MINUTE, 3 * HOUR),
+                SLOW_BACK_OFF,
+            )
         }
-        44..50 => (Stroke::Network(Network::Refuses), span(rng, MINUTE, 6 * HOUR), BACK_OFF),
-        50..53 => (Stroke::Network(Network::Swallows), span(rng, MINUTE, 30 * MINUTE), BACK_OFF),
-        53..57 => (Stroke::Disk(DiskIs::Full), span(rng, 10, 2 * HOUR), BACK_OFF),
+        44..50 => (
+            Stroke::Network(Network::Refuses),
+            span(rng, MINUTE, 6 * HOUR),
+            BACK_OFF,
+        ),
+        50..53 => (
+            Stroke::Network(Network::Swallows),
+            span(rng, MINUTE, 30 * MINUTE),
+            BACK_OFF,
+        ),
+        53..57 => (
+            Stroke::Disk(DiskIs::Full),
+            span(rng, 10, 2 * HOUR),
+            BACK_OFF,
+        ),
         57..60 => (Stroke::Disk(DiskIs::Broken), span(rng, 10, HOUR), BACK_OFF),
-        60..62 => (Stroke::Disk(DiskIs::Slow), span(rng, MINUTE, 20 * MINUTE), BACK_OFF),
+        60..62 => (
+            Stroke::Disk(DiskIs::Slow),
+            span(rng, MINUTE, 20 * MINUTE),
+            BACK_OFF,
+        ),
         62..74 => {
             let (down, clock) = (down(rng), clock_while_down(rng));
-            (Stroke::CrashAt { steps: rng.u64(1..300), down, clock }, Duration::ZERO, down + BACK_OFF)
+            (
+                Stroke::CrashAt {
+                    steps: rng.u64(1..300),
+                    down,
+                    clock,
+                },
+                Duration::ZERO,
+                down + BACK_OFF,
+            )
         }
         74..78 => {
             let (down, clock) = (down(rng), clock_while_down(rng));
             let backup = [Backup::Nothing, Backup::Make, Backup::Restore][rng.usize(..3)];
-            (Stroke::Restart { down, clock, backup }, Duration::ZERO, down + BACK_OFF)
+            (
+                Stroke::Restart {
+                    down,
+                    clock,
+                    backup,
+                },
+                Duration::ZERO,
+                down + BACK_OFF,
+            )
         }
-        78..81 => (Stroke::Clock { millis: clock_step(rng) }, Duration::ZERO, BACK_OFF),
+        78..81 => (
+            Stroke::Clock {
+                millis: clock_step(rng),
+            },
+            Duration::ZERO,
+            BACK_OFF,
+        ),
         81..86 => {
             let without = (0..rng.usize(..4)).map(|_| rng.usize(..portals)).collect();
-            (Stroke::Reload { every: rng.u64(12..28), without }, Duration::ZERO, BACK_OFF)
+            (
+                Stroke::Reload {
+                    every: rng.u64(12..28),
+                    without,
+                },
+                Duration::ZERO,
+                BACK_OFF,
+            )
         }
         86 => (Stroke::BadReload, Duration::ZERO, Duration::ZERO),
         87..92 => {
             let portals = (0..rng.usize(1..8)).map(|_| rng.usize(..portals)).collect();
-            (Stroke::Storm { portals, times: rng.usize(1..20) }, Duration::ZERO, Duration::ZERO)
+            (
+                Stroke::Storm {
+                    portals,
+                    times: rng.usize(1..20),
+                },
+                Duration::ZERO,
+                Duration::ZERO,
+            )
         }
         92..94 => (Stroke::Import { portal }, Duration::ZERO, BACK_OFF),
         94 => (Stroke::Forget { portal }, Duration::ZERO, BACK_OFF),
@@ -207,12 +303,18 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
         98 => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
         _ => (Stroke::Mail, span(rng, MINUTE, 4 * HOUR), Duration::ZERO),
     };
-    Trouble { stroke, lasts, after }
+    Trouble {
+        stroke,
+        lasts,
+        after,
+    }
 }
 
 /// What one portal's server may do; whether that is a lie about the grant; how long the daemon may need afterwards.
 fn fault(rng: &mut Rng) -> (Fault, bool, Duration) {
-    let odd = |fields: Value| Fault::Odd { fields: fields.as_object().cloned().unwrap_or_else(Map::new) };
+    let odd = |fields: Value| Fault::Odd {
+        fields: fields.as_object().cloned().unwrap_or_else(Map::new),
+    };
     let quick = |fault| (fault, false, BACK_OFF);
     let slow = |fault| (fault, false, SLOW_BACK_OFF);
     match rng.u8(..28) {
@@ -231,18 +333,34 @@ fn fault(rng: &mut Rng) -> (Fault, bool, Duration) {
         12 => quick(Fault::Lost),
         13 => quick(Fault::LostBefore),
         14 => quick(Fault::Reset),
-        15 => quick(Fault::Truncated { after: rng.usize(..800) }),
-        16 => quick(Fault::CutJson { after: rng.usize(..800) }),
-        17 => quick(Fault::Slow { by: Duration::from_secs(rng.u64(1..60)) }),
+        15 => quick(Fault::Truncated {
+            after: rng.usize(..800),
+        }),
+        16 => quick(Fault::CutJson {
+            after: rng.usize(..800),
+        }),
+        17 => quick(Fault::Slow {
+            by: Duration::from_secs(rng.u64(1..60)),
+        }),
         18 => quick(Fault::Stall),
-        19 => quick(Fault::Drip { every: Duration::from_secs(1) }),
-        20 => quick(Fault::Huge { bytes: rng.u64(1..1 << 20) }),
-        21 => quick(Fault::Redirect { to: "https://elsewhere.example/oauth/token/".to_owned() }),
+        19 => quick(Fault::Drip {
+            every: Duration::from_secs(1),
+        }),
+        20 => quick(Fault::Huge {
+            bytes: rng.u64(1..1 << 20),
+        }),
+        21 => quick(Fault::Redirect {
+            to: "https://elsewhere.example/oauth/token/".to_owned(),
+        }),
         22 => (Fault::OtherMember, true, BACK_OFF),
         23 => quick(Fault::WithoutRefreshToken),
         24 => quick(odd(json!({ "expires_in": "3600" }))),
         25 => quick(odd(json!({ "expires_in": 3600.0, "token_type": "bearer" }))),
-        26 => quick(odd([json!({ "expires_in": 0 }), json!({ "expires_in": null })][rng.usize(..2)].clone())),
+        26 => quick(odd([
+            json!({ "expires_in": 0 }),
+            json!({ "expires_in": null }),
+        ][rng.usize(..2)]
+        .clone())),
         _ => slow(odd(json!({ "expires_in": 1e30 }))),
     }
 }
@@ -254,18 +372,29 @@ fn outage(rng: &mut Rng) -> Fault {
         1 => page(503, Some(rng.u64(1..300))),
         2 => page(200, None),
         3 => Fault::LostBefore,
-        4 => Fault::Slow { by: Duration::from_secs(rng.u64(1..60)) },
+        4 => Fault::Slow {
+            by: Duration::from_secs(rng.u64(1..60)),
+        },
         _ => Fault::Gateway { status: 504 },
     }
 }
 
 fn refuse(status: u16, error: &str) -> Fault {
-    Fault::Refuse { status, error: error.to_owned(), description: String::new() }
+    Fault::Refuse {
+        status,
+        error: error.to_owned(),
+        description: String::new(),
+    }
 }
 
 fn page(status: u16, retry_after: Option<u64>) -> Fault {
     let body = "<!DOCTYPE html><title>Sorry</title>".to_owned();
-    Fault::Body { status, content_type: "text/html".to_owned(), body, retry_after }
+    Fault::Body {
+        status,
+        content_type: "text/html".to_owned(),
+        body,
+        retry_after,
+    }
 }
 
 /// Short ones are likelier than long ones.
@@ -275,7 +404,11 @@ fn span(rng: &mut Rng, least: u64, most: u64) -> Duration {
 }
 
 fn down(rng: &mut Rng) -> Duration {
-    if rng.u8(..8) == 0 { span(rng, MINUTE, 5 * HOUR) } else { span(rng, 1, MINUTE) }
+    if rng.u8(..8) == 0 {
+        span(rng, MINUTE, 5 * HOUR)
+    } else {
+        span(rng, 1, MINUTE)
+    }
 }
 
 fn clock_step(rng: &mut Rng) -> i64 {

@@ -43,10 +43,15 @@ struct File {
 
 /// All portals, by the order in the configuration.
 pub fn portals(world: &World) -> Result<BTreeMap<String, Portal>, String> {
-    let view =
-        ReadConnection::open(&world.place.path().join("state.db")).map_err(|error| format!("{error:?}"))?;
-    let page = view.page(None, 10_000).map_err(|error| format!("{error:?}"))?;
-    Ok(page.into_iter().map(|portal| (portal.name.to_string(), portal)).collect())
+    let view = ReadConnection::open(&world.place.path().join("state.db"))
+        .map_err(|error| format!("{error:?}"))?;
+    let page = view
+        .page(None, 10_000)
+        .map_err(|error| format!("{error:?}"))?;
+    Ok(page
+        .into_iter()
+        .map(|portal| (portal.name.to_string(), portal))
+        .collect())
 }
 
 /// Two daemons, or one that forgot, would show here.
@@ -55,7 +60,9 @@ pub fn nothing_forbidden_was_sent(world: &World, clock_moved_at: Timestamp) -> R
     let moved = world.truth.now().since(clock_moved_at) < Duration::from_secs(12 * 60);
     let bad = |violation: &&String| !(moved && violation.contains("renewed twice"));
     match world.sandbox.take_violations().iter().find(bad) {
-        Some(violation) => Err(format!("the server saw what a correct client never sends: {violation}")),
+        Some(violation) => Err(format!(
+            "the server saw what a correct client never sends: {violation}"
+        )),
         None => Ok(()),
     }
 }
@@ -68,11 +75,22 @@ pub fn dead_for_a_reason(
     record: &Record,
     reuse: Reuse,
 ) -> Result<bool, String> {
-    let Some(grant) = &portal.grant else { return Ok(true) };
-    if !matches!(portal.kind(), Kind::NeedsAuthorization | Kind::Gone | Kind::OldState) {
+    let Some(grant) = &portal.grant else {
+        return Ok(true);
+    };
+    if !matches!(
+        portal.kind(),
+        Kind::NeedsAuthorization | Kind::Gone | Kind::OldState
+    ) {
         return Ok(false);
     }
-    let fate = world.sandbox.fate(grant.tokens.credential.refresh().map_or("", |token| token.expose()));
+    let fate = world.sandbox.fate(
+        grant
+            .tokens
+            .credential
+            .refresh()
+            .map_or("", |token| token.expose()),
+    );
     let grace = matches!(reuse, Reuse::Grace(_));
     let excused = match fate {
         Fate::SpentUnheard => !grace || record.condemned,
@@ -83,7 +101,10 @@ pub fn dead_for_a_reason(
         return Ok(true);
     }
     let phase: &Phase = &grant.standing.phase;
-    Err(format!("{name}: a grant was lost ({fate:?}, generation {}, {phase:?})", grant.generation.0))
+    Err(format!(
+        "{name}: a grant was lost ({fate:?}, generation {}, {phase:?})",
+        grant.generation.0
+    ))
 }
 
 /// A restored portal whose generations do not tell that it is old: it was forgotten and brought again since.
@@ -95,42 +116,71 @@ pub fn is_another_grant(before: Option<&Portal>, after: Option<&Portal>) -> bool
 
 /// The stored refresh token can be spent, so whatever condemned the grant is over.
 pub fn is_alive(world: &World, portal: &Portal) -> bool {
-    let refresh = portal
-        .grant
-        .as_ref()
-        .map(|grant| grant.tokens.credential.refresh().map_or("", |token| token.expose()));
+    let refresh = portal.grant.as_ref().map(|grant| {
+        grant
+            .tokens
+            .credential
+            .refresh()
+            .map_or("", |token| token.expose())
+    });
     refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == Fate::Good)
 }
 
 /// Nothing is published before it is durable. Best asked when the daemon has just been killed.
-pub fn nothing_is_ahead(world: &World, name: &str, portal: &Portal, record: &Record) -> Result<(), String> {
+pub fn nothing_is_ahead(
+    world: &World,
+    name: &str,
+    portal: &Portal,
+    record: &Record,
+) -> Result<(), String> {
     match read(world, name)? {
         Some(file) => published_is_durable(name, portal, &file, record),
         None => Ok(()),
     }
 }
 
-fn published_is_durable(name: &str, portal: &Portal, file: &File, record: &Record) -> Result<(), String> {
+fn published_is_durable(
+    name: &str,
+    portal: &Portal,
+    file: &File,
+    record: &Record,
+) -> Result<(), String> {
     // An old state may have been put back a moment ago, and nobody has looked at it yet.
-    let Some(grant) = portal.grant.as_ref().filter(|_| !record.condemned) else { return Ok(()) };
+    let Some(grant) = portal.grant.as_ref().filter(|_| !record.condemned) else {
+        return Ok(());
+    };
     let stored = grant.generation.0;
     if file.generation > stored {
-        return Err(format!("{name}: generation {} is published and {stored} is durable", file.generation));
+        return Err(format!(
+            "{name}: generation {} is published and {stored} is durable",
+            file.generation
+        ));
     }
     Ok(())
 }
 
 /// What a reader of the token file meets now.
-pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -> Result<(), String> {
+pub fn reader(
+    world: &World,
+    name: &str,
+    portal: &Portal,
+    record: &mut Record,
+) -> Result<(), String> {
     let now = world.truth.now();
     let Some(file) = read(world, name)? else {
         record.outdated_since = None;
         let owed = portal.kind() == Kind::Fresh && now > record.excused_until && !record.left_out;
-        return if owed { Err(format!("{name}: it is fresh and has no token file")) } else { Ok(()) };
+        return if owed {
+            Err(format!("{name}: it is fresh and has no token file"))
+        } else {
+            Ok(())
+        };
     };
     published_is_durable(name, portal, &file, record)?;
     let Some(known) = world.sandbox.knows_access(&file.token) else {
-        return Err(format!("{name}: the file holds a token that the server never issued"));
+        return Err(format!(
+            "{name}: the file holds a token that the server never issued"
+        ));
     };
     let dead = !matches!(
         portal.kind(),
@@ -140,7 +190,9 @@ pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -
         record.outdated_since = None;
     } else if known.expires_at <= now {
         let ago = humantime::format_duration(now.since(known.expires_at));
-        return Err(format!("{name}: a reader met a token that had expired {ago} ago"));
+        return Err(format!(
+            "{name}: a reader met a token that had expired {ago} ago"
+        ));
     } else if known.revoked {
         let since = *record.outdated_since.get_or_insert(now);
         if now.since(since) > ON_THE_WAY {
@@ -156,16 +208,35 @@ pub fn reader(world: &World, name: &str, portal: &Portal, record: &mut Record) -
 
 /// Where everything has been fair for long enough, every portal is fresh and its newest refresh token is stored.
 pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), String> {
-    let grant = portal.grant.as_ref().ok_or_else(|| format!("{name}: it has no grant at the end"))?;
+    let grant = portal
+        .grant
+        .as_ref()
+        .ok_or_else(|| format!("{name}: it has no grant at the end"))?;
     if portal.kind() != Kind::Fresh {
-        return Err(format!("{name}: at the end it is {:?}", grant.standing.phase));
+        return Err(format!(
+            "{name}: at the end it is {:?}",
+            grant.standing.phase
+        ));
     }
-    let fate = world.sandbox.fate(grant.tokens.credential.refresh().map_or("", |token| token.expose()));
+    let fate = world.sandbox.fate(
+        grant
+            .tokens
+            .credential
+            .refresh()
+            .map_or("", |token| token.expose()),
+    );
     if fate != Fate::Good {
-        return Err(format!("{name}: the refresh token in the state is {fate:?} at the server"));
+        return Err(format!(
+            "{name}: the refresh token in the state is {fate:?} at the server"
+        ));
     }
-    let file = read(world, name)?.ok_or_else(|| format!("{name}: it has no token file at the end"))?;
-    let stored = grant.tokens.access.as_ref().map(|access| access.token.expose().to_owned());
+    let file =
+        read(world, name)?.ok_or_else(|| format!("{name}: it has no token file at the end"))?;
+    let stored = grant
+        .tokens
+        .access
+        .as_ref()
+        .map(|access| access.token.expose().to_owned());
     if Some(&file.token) != stored.as_ref() || file.generation != grant.generation.0 {
         return Err(format!("{name}: the file and the state differ at the end"));
     }
@@ -174,10 +245,20 @@ pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), Str
 
 /// A file is whole or not there at all.
 fn read(world: &World, name: &str) -> Result<Option<File>, String> {
-    let path = world.place.path().join("tokens").join(name).join("token.json");
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(None) };
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| format!("{name}: token.json is torn: {error}"))?;
+    let path = world
+        .place
+        .path()
+        .join("tokens")
+        .join(name)
+        .join("token.json");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return Ok(None);
+    };
+    let json: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| format!("{name}: token.json is torn: {error}"))?;
     let token = json["access_token"].as_str().unwrap_or_default().to_owned();
-    Ok(Some(File { token, generation: json["generation"].as_u64().unwrap_or_default() }))
+    Ok(Some(File {
+        token,
+        generation: json["generation"].as_u64().unwrap_or_default(),
+    }))
 }

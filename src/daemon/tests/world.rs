@@ -13,7 +13,9 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-use crate::adapters::authorization_server::{HttpResponse, TokenResponse, Transport, TransportFuture};
+use crate::adapters::authorization_server::{
+    HttpResponse, TokenResponse, Transport, TransportFuture,
+};
 use crate::adapters::clock::{Clock, Tick, WallClock};
 use crate::adapters::state::{Disk, DiskFuture, StateError};
 use crate::domain::time::Timestamp;
@@ -36,7 +38,11 @@ impl Hands {
     /// Lives as long as the process: the clock is copied everywhere.
     fn new(seed: u64) -> &'static Self {
         let chance = Mutex::new(fastrand::Rng::with_seed(seed));
-        Box::leak(Box::new(Self { origin: Clock::system().tick(), ahead: AtomicI64::new(0), chance }))
+        Box::leak(Box::new(Self {
+            origin: Clock::system().tick(),
+            ahead: AtomicI64::new(0),
+            chance,
+        }))
     }
 }
 
@@ -99,7 +105,10 @@ impl Fuse {
 
     /// Ends everything at the `steps`th step from here.
     pub fn set(&self, steps: u64) {
-        self.ends_at.store(self.steps.load(Ordering::Relaxed) + steps, Ordering::Relaxed);
+        self.ends_at.store(
+            self.steps.load(Ordering::Relaxed) + steps,
+            Ordering::Relaxed,
+        );
     }
 
     /// Ends everything now.
@@ -142,18 +151,28 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, rules: Rules) -> Arc<Self> {
         let memory = PathBuf::from("/dev/shm");
-        let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let base = if memory.is_dir() {
+            memory
+        } else {
+            std::env::temp_dir()
+        };
         let truth = Clock::of(Hands::new(seed));
         let hands = Hands::new(seed.wrapping_add(1));
         Arc::new(Self {
-            place: tempfile::Builder::new().prefix("refreshd-simulation-").tempdir_in(base).unwrap(),
+            place: tempfile::Builder::new()
+                .prefix("refreshd-simulation-")
+                .tempdir_in(base)
+                .unwrap(),
             truth,
             wall: Clock::of(hands),
             sandbox: FakeServer::new(truth, rules),
             fuse: Fuse::default(),
             mail: Mutex::default(),
             hands,
-            weather: Mutex::new(Weather { network: Network::Fair, disk: DiskIs::Fair }),
+            weather: Mutex::new(Weather {
+                network: Network::Fair,
+                disk: DiskIs::Fair,
+            }),
             chance: Mutex::new(fastrand::Rng::with_seed(seed.wrapping_add(2))),
             under_way: Mutex::default(),
         })
@@ -173,7 +192,10 @@ impl World {
 
     /// Whether what is written stays written, however long it takes.
     pub fn is_disk_fair(&self) -> bool {
-        matches!(self.weather.lock().unwrap().disk, DiskIs::Fair | DiskIs::Slow)
+        matches!(
+            self.weather.lock().unwrap().disk,
+            DiskIs::Fair | DiskIs::Slow
+        )
     }
 
     fn network(&self) -> Network {
@@ -193,17 +215,27 @@ impl World {
     }
 
     /// Brings a request to the server and its answer back. Goes on when the client is gone, as a network does.
-    async fn travel(self: Arc<Self>, request: reqwest::Request, mut reply: oneshot::Sender<TokenResponse>) {
+    async fn travel(
+        self: Arc<Self>,
+        request: reqwest::Request,
+        mut reply: oneshot::Sender<TokenResponse>,
+    ) {
         self.pause(self.millis(1..200)).await;
         if self.network() == Network::Swallows {
             return reply.closed().await;
         }
-        let content_type = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+        let content_type = request
+            .headers()
+            .get("content-type")
+            .and_then(|value| value.to_str().ok());
         let answer = self.sandbox.token(&TokenRequest {
             method: request.method().as_str(),
             content_type,
             query: request.url().query().unwrap_or_default(),
-            body: request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default(),
+            body: request
+                .body()
+                .and_then(reqwest::Body::as_bytes)
+                .unwrap_or_default(),
         });
         let way_back = answer.delay + self.millis(1..200);
         let left = tokio::select! {
@@ -223,8 +255,13 @@ impl World {
         };
         if whole && left && !self.fuse.is_burnt() {
             self.sandbox.finish(answer.ticket, End::Written);
-            let crate::fake_server::ReplyContent { status, content_type: _, body, retry_after, location: _ } =
-                answer.reply;
+            let crate::fake_server::ReplyContent {
+                status,
+                content_type: _,
+                body,
+                retry_after,
+                location: _,
+            } = answer.reply;
             let retry_after = retry_after.map(Duration::from_secs);
             let date = Some(self.truth.now());
             let _ = reply.send(TokenResponse::Whole(HttpResponse {
@@ -255,7 +292,10 @@ impl Transport for Wire {
                 world.pause(world.millis(1..100)).await;
                 return TokenResponse::NotSent("cannot connect: connection refused".to_owned());
             }
-            let limit = request.timeout().copied().unwrap_or(Duration::from_secs(60));
+            let limit = request
+                .timeout()
+                .copied()
+                .unwrap_or(Duration::from_secs(60));
             let (reply, arrived) = oneshot::channel();
             {
                 let mut under_way = world.under_way.lock().unwrap();
@@ -279,8 +319,17 @@ impl Disk for World {
             self.fuse.step().await;
             let disk = self.weather.lock().unwrap().disk;
             let failed = |code, extended_code| {
-                let error = rusqlite::Error::SqliteFailure(ffi::Error { code, extended_code }, None);
-                Err(StateError::Sql { stage: "commit", source: error })
+                let error = rusqlite::Error::SqliteFailure(
+                    ffi::Error {
+                        code,
+                        extended_code,
+                    },
+                    None,
+                );
+                Err(StateError::Sql {
+                    stage: "commit",
+                    source: error,
+                })
             };
             match disk {
                 DiskIs::Fair => Ok(()),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::domain::dispute::Dispute;
 use crate::domain::escalation::{
-    Severity, Step, Trigger, action_now, needs_person, reached_at, reason, refresh_end_of, severity_of,
-    still_notified,
+    Severity, Step, Trigger, action_now, needs_person, reached_at, reason, refresh_end_of,
+    severity_of, still_notified,
 };
 use crate::domain::hint::HintContext;
 use crate::domain::message::MessageSubject;
@@ -93,7 +93,11 @@ pub struct FindingContext<'a> {
 /// What is wrong with a portal, of which something was told; `None` if nothing is.
 #[must_use]
 pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
-    let FindingContext { ladder, refused, now } = circumstances;
+    let FindingContext {
+        ladder,
+        refused,
+        now,
+    } = circumstances;
     let name = &portal.name;
     if let Some(column) = portal.unreadable {
         let reason = format!(
@@ -124,8 +128,8 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
     }
     // Of a grant that was handed over and not renewed yet, what was told of the one before is neither news nor over.
     let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
-    let person =
-        ladder.iter().any(|step| step.when == Trigger::NeedsPerson) && needs_person(&grant.standing.phase);
+    let person = ladder.iter().any(|step| step.when == Trigger::NeedsPerson)
+        && needs_person(&grant.standing.phase);
     let reached: Vec<_> = ladder
         .iter()
         .filter(|step| told(step) && is_so(step))
@@ -152,7 +156,10 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
             "its client or server changed in the configuration, and its grant is kept from the new one"
                 .to_owned()
         } else {
-            match portal.waits().filter(|_| !grant.standing.phase.needs_person()) {
+            match portal
+                .waits()
+                .filter(|_| !grant.standing.phase.needs_person())
+            {
                 Some(waits) => format!("{}; it {waits}", reason(grant, now)),
                 None => reason(grant, now),
             }
@@ -166,14 +173,27 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
             changed("PORTAL")
         } else {
             action_now(
-                HintContext { portal: &any, domain: None, ..HintContext::of(name, Some(settings)) },
+                HintContext {
+                    portal: &any,
+                    domain: None,
+                    ..HintContext::of(name, Some(settings))
+                },
                 grant,
                 now,
             )
         },
-        since: grant.standing.phase.since().or(grant.standing.renew_at).unwrap_or(now).min(now),
+        since: grant
+            .standing
+            .phase
+            .since()
+            .or(grant.standing.renew_at)
+            .unwrap_or(now)
+            .min(now),
         expires_at: access.map(|access| access.expires_at),
-        lifetime: access.map(Access::lifetime).filter(|life| !life.is_zero()).unwrap_or(DEFAULT_LIFETIME),
+        lifetime: access
+            .map(Access::lifetime)
+            .filter(|life| !life.is_zero())
+            .unwrap_or(DEFAULT_LIFETIME),
         portal: Some(name.to_string()),
     })
 }
@@ -181,20 +201,35 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
 /// What is coming for a portal whose refresh token ends of itself, as far as people were told of it; `None` if nothing is.
 #[must_use]
 pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
-    let FindingContext { ladder, refused: _, now } = circumstances;
+    let FindingContext {
+        ladder,
+        refused: _,
+        now,
+    } = circumstances;
     let name = &portal.name;
     let settings = portal.settings.as_ref()?;
-    let grant = portal.grant.as_ref().filter(|grant| portal.binding == Some(grant.bound_to))?;
+    let grant = portal
+        .grant
+        .as_ref()
+        .filter(|grant| portal.binding == Some(grant.bound_to))?;
     let end = refresh_end_of(grant)?;
     let still = still_notified(grant, now);
-    let first = STEPS.iter().find(|step| still.iter().any(|told| told == step.key))?;
+    let first = STEPS
+        .iter()
+        .find(|step| still.iter().any(|told| told == step.key))?;
     // What only a person can do is told where that is told.
-    let notify =
-        ladder.iter().find(|step| step.when == Trigger::NeedsPerson).and_then(|step| step.notify.clone());
+    let notify = ladder
+        .iter()
+        .find(|step| step.when == Trigger::NeedsPerson)
+        .and_then(|step| step.notify.clone());
     let reached = STEPS
         .iter()
         .filter(|step| still.iter().any(|told| told == step.key))
-        .map(|step| ReachedStep { id: step.key.to_owned(), severity: step.severity, notify: notify.clone() });
+        .map(|step| ReachedStep {
+            id: step.key.to_owned(),
+            severity: step.severity,
+            notify: notify.clone(),
+        });
     let app = &settings.app;
     let group = GroupKey {
         key: format!("app/{app}/{REFRESH_END}"),
@@ -218,7 +253,14 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
 /// An install of another user than the one whose grant is kept; `None` once a person has accepted it.
 #[must_use]
 pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
-    let Dispute { portal, app, user, since, is_accepted, .. } = newcomer;
+    let Dispute {
+        portal,
+        app,
+        user,
+        since,
+        is_accepted,
+        ..
+    } = newcomer;
     let group = GroupKey {
         key: format!("app/{app}/{INSTALL}"),
         subject: MessageSubject::App(app.clone()),
@@ -264,7 +306,11 @@ pub fn beyond(ladder: &[Step], what: &str) -> ReachedStep {
 /// What many portals have in common that is this machine's affair.
 #[must_use]
 pub fn daemon_group(what: &str) -> GroupKey {
-    GroupKey { key: format!("daemon/{what}"), subject: MessageSubject::Daemon, always: false }
+    GroupKey {
+        key: format!("daemon/{what}"),
+        subject: MessageSubject::Daemon,
+        always: false,
+    }
 }
 
 /// A trouble of a portal, or of the daemon itself, about which nothing is said yet.
@@ -272,7 +318,9 @@ pub fn daemon_group(what: &str) -> GroupKey {
 pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
     Finding {
         key: String::new(),
-        subject: portal.map_or(MessageSubject::Daemon, |portal| MessageSubject::Portal(portal.to_string())),
+        subject: portal.map_or(MessageSubject::Daemon, |portal| {
+            MessageSubject::Portal(portal.to_string())
+        }),
         group: None,
         reached: Vec::new(),
         reason: String::new(),
@@ -294,11 +342,20 @@ fn what(grant: &Grant) -> &'static str {
 }
 
 /// Whom it has its trouble in common with. A client right on a portal, or a refusal for one portal, is that portal's alone.
-fn group(grant: &Grant, kind: Kind, app: &str, refused: &BTreeMap<String, Timestamp>) -> Option<GroupKey> {
+fn group(
+    grant: &Grant,
+    kind: Kind,
+    app: &str,
+    refused: &BTreeMap<String, Timestamp>,
+) -> Option<GroupKey> {
     let of_app = |what: Option<&str>| {
         let key = what.map_or_else(|| format!("app/{app}"), |what| format!("app/{app}/{what}"));
         let subject = MessageSubject::App(app.to_owned());
-        (!app.starts_with(OWN_APP)).then_some(GroupKey { key, subject, always: what.is_none() })
+        (!app.starts_with(OWN_APP)).then_some(GroupKey {
+            key,
+            subject,
+            always: what.is_none(),
+        })
     };
     let phase = &grant.standing.phase;
     let class = phase.problem().map(|problem| problem.class);

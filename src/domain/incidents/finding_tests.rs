@@ -17,7 +17,11 @@ fn problem(class: Class) -> Problem {
 }
 
 fn retrying(class: Class) -> Phase {
-    Phase::Retrying { attempt: 3, since: at(20), problem: problem(class) }
+    Phase::Retrying {
+        attempt: 3,
+        since: at(20),
+        problem: problem(class),
+    }
 }
 
 fn dead() -> Phase {
@@ -43,7 +47,11 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: GrantStatus { phase, renew_at: Some(at(20)), next_attempt_at: Some(at(20)) },
+        standing: GrantStatus {
+            phase,
+            renew_at: Some(at(20)),
+            next_attempt_at: Some(at(20)),
+        },
         renewed_at: at(0),
         bound_to: binding("a", "b"),
         token_url: "https://oauth.example/token/".into(),
@@ -69,34 +77,79 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
 }
 
 fn look(portal: &Portal, refused: &[&str], minute: i64) -> Option<Finding> {
-    let refused = refused.iter().map(|app| ((*app).to_owned(), at(0))).collect();
+    let refused = refused
+        .iter()
+        .map(|app| ((*app).to_owned(), at(0)))
+        .collect();
     let ladder = default_ladder();
-    of_portal(portal, FindingContext { ladder: &ladder, refused: &refused, now: at(minute) })
+    of_portal(
+        portal,
+        FindingContext {
+            ladder: &ladder,
+            refused: &refused,
+            now: at(minute),
+        },
+    )
 }
 
 fn steps(trouble: &Finding) -> Vec<&str> {
-    trouble.reached.iter().map(|step| step.id.as_str()).collect()
+    trouble
+        .reached
+        .iter()
+        .map(|step| step.id.as_str())
+        .collect()
 }
 
 fn group_of(trouble: &Finding) -> (&str, bool) {
-    trouble.group.as_ref().map_or(("", false), |group| (group.key.as_str(), group.always))
+    trouble
+        .group
+        .as_ref()
+        .map_or(("", false), |group| (group.key.as_str(), group.always))
 }
 
 #[test]
 fn what_was_told_and_is_so_are_the_steps_that_count() {
-    let trouble = look(&portal("crm", retrying(Class::Transient), &["failed", "overdue"]), &[], 33).unwrap();
-    assert_eq!((trouble.key.as_str(), steps(&trouble)), ("portal/acme", vec!["failed", "overdue"]));
+    let trouble = look(
+        &portal("crm", retrying(Class::Transient), &["failed", "overdue"]),
+        &[],
+        33,
+    )
+    .unwrap();
+    assert_eq!(
+        (trouble.key.as_str(), steps(&trouble)),
+        ("portal/acme", vec!["failed", "overdue"])
+    );
     assert_eq!((trouble.since, trouble.expires_at), (at(20), Some(at(60))));
     assert_eq!(look(&portal("crm", Phase::Fresh, &[]), &[], 33), None);
-    assert_eq!(look(&portal("crm", Phase::Fresh, &["of another ladder"]), &[], 33), None);
+    assert_eq!(
+        look(
+            &portal("crm", Phase::Fresh, &["of another ladder"]),
+            &[],
+            33
+        ),
+        None
+    );
 }
 
 #[test]
 fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
-    let trouble = look(&portal("crm", dead(), &["failed", "person", "overdue", "expired"]), &[], 61).unwrap();
+    let trouble = look(
+        &portal("crm", dead(), &["failed", "person", "overdue", "expired"]),
+        &[],
+        61,
+    )
+    .unwrap();
     assert_eq!(steps(&trouble), ["person@needs-authorization"]);
-    assert!(trouble.action.contains("refreshd authorize acme"), "{}", trouble.action);
-    assert!(trouble.action_for_all.contains("refreshd authorize PORTAL"), "{}", trouble.action_for_all);
+    assert!(
+        trouble.action.contains("refreshd authorize acme"),
+        "{}",
+        trouble.action
+    );
+    assert!(
+        trouble.action_for_all.contains("refreshd authorize PORTAL"),
+        "{}",
+        trouble.action_for_all
+    );
 }
 
 /// Its end is told when it has been renewed; until then nothing new is wrong with it.
@@ -106,25 +159,51 @@ fn a_grant_that_was_handed_over_is_no_news_and_not_the_end() {
     let mut fresh = portal("crm", Phase::Fresh, &told);
     fresh.grant.as_mut().unwrap().standing.renew_at = Some(at(5));
     let trouble = look(&fresh, &[], 5).unwrap();
-    assert_eq!((trouble.key.as_str(), steps(&trouble)), ("portal/acme", Vec::new()));
+    assert_eq!(
+        (trouble.key.as_str(), steps(&trouble)),
+        ("portal/acme", Vec::new())
+    );
 }
 
 #[test]
 fn troubles_are_folded_with_those_that_have_their_cause() {
     let group = |phase, refused: &[&str]| {
-        let trouble = look(&portal("crm", phase, &["failed", "person", "overdue"]), refused, 40).unwrap();
+        let trouble = look(
+            &portal("crm", phase, &["failed", "person", "overdue"]),
+            refused,
+            40,
+        )
+        .unwrap();
         let (key, always) = group_of(&trouble);
         (key.to_owned(), always)
     };
-    let rejected =
-        || Phase::ClientRejected { attempt: 1, since: at(20), problem: problem(Class::ClientRejected) };
+    let rejected = || Phase::ClientRejected {
+        attempt: 1,
+        since: at(20),
+        problem: problem(Class::ClientRejected),
+    };
     let is = |key: &str, always| (key.to_owned(), always);
-    assert_eq!(group(retrying(Class::Transient), &[]), is("server/oauth.example", false));
+    assert_eq!(
+        group(retrying(Class::Transient), &[]),
+        is("server/oauth.example", false)
+    );
     assert_eq!(group(dead(), &[]), is("app/crm/needs-authorization", false));
     assert_eq!(group(rejected(), &["crm"]), is("app/crm", true));
-    assert_eq!(group(Phase::Fresh, &["crm"]), is("app/crm", true), "it waits for the app");
-    assert_eq!(group(dead(), &["crm"]), is("app/crm/needs-authorization", false), "that is its own");
-    assert_eq!(group(Phase::Fresh, &[]), is("daemon/overdue", false), "nobody has tried it");
+    assert_eq!(
+        group(Phase::Fresh, &["crm"]),
+        is("app/crm", true),
+        "it waits for the app"
+    );
+    assert_eq!(
+        group(dead(), &["crm"]),
+        is("app/crm/needs-authorization", false),
+        "that is its own"
+    );
+    assert_eq!(
+        group(Phase::Fresh, &[]),
+        is("daemon/overdue", false),
+        "nobody has tried it"
+    );
 }
 
 #[test]
@@ -139,7 +218,11 @@ fn a_changed_client_and_a_row_that_cannot_be_read_say_so() {
     let mut changed = portal("crm", Phase::Fresh, &["overdue"]);
     changed.binding = Some(binding("another", "b"));
     let trouble = look(&changed, &[], 40).unwrap();
-    assert!(trouble.reason.contains("changed in the configuration"), "{}", trouble.reason);
+    assert!(
+        trouble.reason.contains("changed in the configuration"),
+        "{}",
+        trouble.reason
+    );
     let mut unreadable = portal("crm", Phase::Fresh, &[]);
     unreadable.unreadable = Some("problem");
     let trouble = look(&unreadable, &[], 40).unwrap();

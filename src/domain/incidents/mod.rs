@@ -120,7 +120,9 @@ impl Incident {
     /// How loud it is, or was.
     #[must_use]
     pub fn severity(&self) -> Severity {
-        self.levels.last().map_or(Severity::Notice, |(severity, _)| *severity)
+        self.levels
+            .last()
+            .map_or(Severity::Notice, |(severity, _)| *severity)
     }
 
     /// The problem is there. What there is to say of it now, to those of `channels` that are to hear it.
@@ -136,7 +138,12 @@ impl Incident {
         if let Stage::Over { at } = self.stage {
             self.reopen(at, view, now);
         }
-        let new: Vec<_> = view.reached.iter().filter(|step| !self.told.contains(&step.id)).cloned().collect();
+        let new: Vec<_> = view
+            .reached
+            .iter()
+            .filter(|step| !self.told.contains(&step.id))
+            .cloned()
+            .collect();
         let loudest = new.iter().map(|step| step.severity).max();
         if let Stage::Back { hold_until } = self.stage {
             if now < hold_until && loudest.is_none_or(|loudest| loudest <= self.worst) {
@@ -146,7 +153,11 @@ impl Incident {
         }
         // What is not louder than it was is no news.
         if let Some(loudest) = loudest.filter(|loudest| *loudest >= self.severity()) {
-            let event = if self.spoken { Event::Raised } else { Event::Opened };
+            let event = if self.spoken {
+                Event::Raised
+            } else {
+                Event::Opened
+            };
             let to = recipients(&new, channels);
             self.merge(&new, loudest, now);
             if to.is_empty() {
@@ -177,8 +188,18 @@ impl Incident {
         if !std::mem::take(&mut self.spoken) {
             return None;
         }
-        let message = Message { reason: reason.to_owned(), ..self.latest.clone() };
-        self.address(Message { event: Event::Resolved, at: now, ..message }, self.heard.clone())
+        let message = Message {
+            reason: reason.to_owned(),
+            ..self.latest.clone()
+        };
+        self.address(
+            Message {
+                event: Event::Resolved,
+                at: now,
+                ..message
+            },
+            self.heard.clone(),
+        )
     }
 
     /// Somebody takes it on: no repetitions until it gets worse.
@@ -187,14 +208,19 @@ impl Incident {
             return None;
         }
         self.stage = Stage::Acknowledged;
-        let message = Message { event: Event::Acknowledged, at: now, ..self.latest.clone() };
+        let message = Message {
+            event: Event::Acknowledged,
+            at: now,
+            ..self.latest.clone()
+        };
         self.address(message, self.heard.clone())
     }
 
     /// From when on the few portals that are left are told of one by one: an outage that ends is over for them too by then.
     #[must_use]
     pub fn unfolds_at(&self) -> Option<Timestamp> {
-        self.few_since.map(|since| since + (self.lifetime / FLAP_HOLD).min(LONGEST_HOLD))
+        self.few_since
+            .map(|since| since + (self.lifetime / FLAP_HOLD).min(LONGEST_HOLD))
     }
 
     /// When there may be something to say of it though nothing changes.
@@ -223,9 +249,17 @@ impl Incident {
             return;
         }
         let hold = (self.lifetime / FLAP_HOLD).saturating_mul(1 << (flaps - 1).min(10));
-        let stage = Stage::Back { hold_until: now + hold.min(LONGEST_HOLD) };
+        let stage = Stage::Back {
+            hold_until: now + hold.min(LONGEST_HOLD),
+        };
         let (heard, number) = (std::mem::take(&mut self.heard), self.latest.number);
-        *self = Self { stage, heard, worst, flaps, ..Self::new(view, now) };
+        *self = Self {
+            stage,
+            heard,
+            worst,
+            flaps,
+            ..Self::new(view, now)
+        };
         self.latest.number = number;
     }
 
@@ -245,12 +279,18 @@ impl Incident {
 
     /// Only what somebody was told of is repeated.
     fn repeats_at(&self, count: u64) -> Option<Timestamp> {
-        if !matches!(self.stage, Stage::Open) || self.heard.is_empty() || self.severity() < Severity::Warning
+        if !matches!(self.stage, Stage::Open)
+            || self.heard.is_empty()
+            || self.severity() < Severity::Warning
         {
             return None;
         }
         // More portals than were told of: that is news, though no reason to hurry.
-        let repeats = if count > self.latest.count { 0 } else { self.repeats };
+        let repeats = if count > self.latest.count {
+            0
+        } else {
+            self.repeats
+        };
         Some(self.latest.at + REPEAT.0.saturating_mul(1 << repeats.min(10)).min(REPEAT.1))
     }
 
@@ -270,8 +310,14 @@ impl Incident {
         message.levels.clone_from(&self.levels);
         message.number = self.latest.number;
         if self.flaps > 0 {
-            let times = if self.flaps == 1 { "once".to_owned() } else { format!("{} times", self.flaps) };
-            message.reason.push_str(&format!(" (it has come back {times})"));
+            let times = if self.flaps == 1 {
+                "once".to_owned()
+            } else {
+                format!("{} times", self.flaps)
+            };
+            message
+                .reason
+                .push_str(&format!(" (it has come back {times})"));
         }
         message
     }
@@ -286,7 +332,10 @@ impl Incident {
         self.latest = message.clone();
         self.spoken |= message.event != Event::Resolved;
         self.worst = self.worst.max(message.severity);
-        let to: Vec<_> = to.into_iter().map(|name| (name.clone(), self.heard.insert(name))).collect();
+        let to: Vec<_> = to
+            .into_iter()
+            .map(|name| (name.clone(), self.heard.insert(name)))
+            .collect();
         Some(Notification { message, to })
     }
 
@@ -311,7 +360,11 @@ fn recipients(steps: &[ReachedStep], channels: &[String]) -> BTreeSet<String> {
         None if step.severity >= Severity::Warning => channels.to_vec(),
         None => Vec::new(),
     };
-    steps.iter().flat_map(to).filter(|name| channels.contains(name)).collect()
+    steps
+        .iter()
+        .flat_map(to)
+        .filter(|name| channels.contains(name))
+        .collect()
 }
 
 #[cfg(test)]

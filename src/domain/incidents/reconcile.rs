@@ -65,7 +65,14 @@ impl<'a> Reconciler<'a> {
     /// Nothing is known to be wrong yet.
     #[must_use]
     pub fn new(incidents: &'a Incidents, fold: usize, now: Timestamp) -> Self {
-        Self { incidents, fold, now, groups: BTreeMap::new(), alone: Vec::new(), seen: BTreeSet::new() }
+        Self {
+            incidents,
+            fold,
+            now,
+            groups: BTreeMap::new(),
+            alone: Vec::new(),
+            seen: BTreeSet::new(),
+        }
     }
 
     /// Something is wrong. Of what is silenced nothing is told, but it is not over.
@@ -78,9 +85,14 @@ impl<'a> Reconciler<'a> {
             self.seen.extend(group.map(|group| group.key));
             return;
         }
-        let Some(group) = &trouble.group else { return self.alone.push(trouble) };
+        let Some(group) = &trouble.group else {
+            return self.alone.push(trouble);
+        };
         let kept = NAMED.max(self.fold);
-        self.groups.entry(group.clone()).or_default().add(trouble, kept);
+        self.groups
+            .entry(group.clone())
+            .or_default()
+            .add(trouble, kept);
     }
 
     /// Open incidents whose trouble nobody has added: they are over, whatever ended them.
@@ -88,15 +100,25 @@ impl<'a> Reconciler<'a> {
     pub fn unseen(&self) -> Vec<String> {
         let views: BTreeSet<_> = self.views().into_iter().map(|view| view.key).collect();
         let gone = |incident: &&Incident| {
-            incident.is_open() && !self.seen.contains(&incident.key) && !views.contains(&incident.key)
+            incident.is_open()
+                && !self.seen.contains(&incident.key)
+                && !views.contains(&incident.key)
         };
-        self.incidents.values().filter(gone).map(|incident| incident.key.clone()).collect()
+        self.incidents
+            .values()
+            .filter(gone)
+            .map(|incident| incident.key.clone())
+            .collect()
     }
 
     /// How many troubles there are with the cause that this incident folds.
     #[must_use]
     pub fn left(&self, key: &str) -> u64 {
-        self.groups.iter().filter(|(group, _)| group.key == key).map(|(_, gathered)| gathered.count).sum()
+        self.groups
+            .iter()
+            .filter(|(group, _)| group.key == key)
+            .map(|(_, gathered)| gathered.count)
+            .sum()
     }
 
     /// What each incident comes to. `endings` says why those of [`Self::unseen`] are over; one that is not in there is
@@ -107,7 +129,11 @@ impl<'a> Reconciler<'a> {
         let mut decision = Reconciled::default();
         let mut next: Option<Timestamp> = None;
         let mut after = |at: Option<Timestamp>| next = [next, at].into_iter().flatten().min();
-        let views: BTreeMap<_, _> = self.views().into_iter().map(|view| (view.key.clone(), view)).collect();
+        let views: BTreeMap<_, _> = self
+            .views()
+            .into_iter()
+            .map(|view| (view.key.clone(), view))
+            .collect();
         for view in views.values() {
             let before = self.incidents.get(&view.key);
             if view.reached.is_empty() && !self.is_open(&view.key) {
@@ -118,7 +144,11 @@ impl<'a> Reconciler<'a> {
             let hear = match &view.subject {
                 // A channel that does not deliver is told of to the others.
                 MessageSubject::Channel(name) => {
-                    others = channels.iter().filter(|other| *other != name).cloned().collect();
+                    others = channels
+                        .iter()
+                        .filter(|other| *other != name)
+                        .cloned()
+                        .collect();
                     &others
                 }
                 _ => channels,
@@ -133,7 +163,10 @@ impl<'a> Reconciler<'a> {
             if views.contains_key(key) {
                 continue;
             }
-            if let (true, Some(reason)) = (before.is_open() && !self.seen.contains(key), endings.get(key)) {
+            if let (true, Some(reason)) = (
+                before.is_open() && !self.seen.contains(key),
+                endings.get(key),
+            ) {
                 let mut incident = before.clone();
                 decision.tellings.extend(incident.close(reason, *now));
                 decision.changed.push(incident);
@@ -155,7 +188,10 @@ impl<'a> Reconciler<'a> {
         if group.always || gathered.count >= self.fold as u64 {
             return true;
         }
-        let open = self.incidents.get(&group.key).filter(|incident| incident.is_open());
+        let open = self
+            .incidents
+            .get(&group.key)
+            .filter(|incident| incident.is_open());
         let lasts = |incident: &Incident| incident.unfolds_at().is_none_or(|at| at > self.now);
         open.is_some_and(|incident| !self.is_few(group, gathered) || lasts(incident))
     }
@@ -180,11 +216,18 @@ impl<'a> Reconciler<'a> {
 impl FindingGroup {
     fn add(&mut self, trouble: Finding, most: usize) {
         self.count += 1;
-        self.since = Some(self.since.map_or(trouble.since, |since| since.min(trouble.since)));
+        self.since = Some(
+            self.since
+                .map_or(trouble.since, |since| since.min(trouble.since)),
+        );
         for step in &trouble.reached {
-            self.reached.entry(step.id.clone()).or_insert_with(|| step.clone());
+            self.reached
+                .entry(step.id.clone())
+                .or_insert_with(|| step.clone());
         }
-        let at = self.kept.partition_point(|kept| urgency(kept) <= urgency(&trouble));
+        let at = self
+            .kept
+            .partition_point(|kept| urgency(kept) <= urgency(&trouble));
         if at < most {
             self.kept.insert(at, trouble);
             self.kept.truncate(most);
@@ -192,17 +235,31 @@ impl FindingGroup {
     }
 
     fn view(&self, group: &GroupKey, few: bool) -> Option<MessageContext> {
-        let worst =
-            self.kept.iter().max_by_key(|trouble| trouble.reached.iter().map(|step| step.severity).max())?;
-        let names = self.kept.iter().filter_map(|trouble| trouble.portal.clone()).take(NAMED);
+        let worst = self
+            .kept
+            .iter()
+            .max_by_key(|trouble| trouble.reached.iter().map(|step| step.severity).max())?;
+        let names = self
+            .kept
+            .iter()
+            .filter_map(|trouble| trouble.portal.clone())
+            .take(NAMED);
         Some(MessageContext {
             key: group.key.clone(),
             subject: group.subject.clone(),
             reached: self.reached.values().cloned().collect(),
             reason: worst.reason.clone(),
-            action: if self.count == 1 { worst.action.clone() } else { worst.action_for_all.clone() },
+            action: if self.count == 1 {
+                worst.action.clone()
+            } else {
+                worst.action_for_all.clone()
+            },
             since: self.since?,
-            expires_at: self.kept.iter().filter_map(|trouble| trouble.expires_at).min(),
+            expires_at: self
+                .kept
+                .iter()
+                .filter_map(|trouble| trouble.expires_at)
+                .min(),
             portals: names.collect(),
             count: self.count,
             few,

@@ -15,7 +15,11 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn reached(step: &str, severity: Severity) -> ReachedStep {
-    ReachedStep { id: step.into(), severity, notify: None }
+    ReachedStep {
+        id: step.into(),
+        severity,
+        notify: None,
+    }
 }
 
 /// The steps of the built-in ladder up to this one.
@@ -29,7 +33,10 @@ fn up_to(last: &str) -> Vec<ReachedStep> {
         ("expired", Critical),
     ];
     let end = ladder.iter().position(|(step, _)| *step == last).unwrap();
-    ladder[..=end].iter().map(|(step, severity)| reached(step, *severity)).collect()
+    ladder[..=end]
+        .iter()
+        .map(|(step, severity)| reached(step, *severity))
+        .collect()
 }
 
 fn dead() -> Vec<ReachedStep> {
@@ -69,19 +76,36 @@ impl Watch {
     fn look(&mut self, seconds: i64, troubles: impl IntoIterator<Item = Finding>) -> Vec<String> {
         let mut survey = Reconciler::new(&self.incidents, 10, at(seconds));
         for trouble in troubles {
-            let silenced = trouble.portal.as_ref().is_some_and(|portal| self.silenced.contains(portal));
+            let silenced = trouble
+                .portal
+                .as_ref()
+                .is_some_and(|portal| self.silenced.contains(portal));
             survey.add(trouble, silenced);
         }
-        let endings = survey.unseen().into_iter().map(|key| (key, "it is well again".to_owned()));
+        let endings = survey
+            .unseen()
+            .into_iter()
+            .map(|key| (key, "it is well again".to_owned()));
         let endings: BTreeMap<_, _> = endings.collect();
         let channels = vec!["ops".to_owned(), "pager".to_owned()];
-        let decision = survey.decide(&AlertRules { fold: 10, channels, now: at(seconds) }, &endings);
+        let decision = survey.decide(
+            &AlertRules {
+                fold: 10,
+                channels,
+                now: at(seconds),
+            },
+            &endings,
+        );
         // Through its stored form, as after a restart.
         for incident in decision.changed {
             let stored = serde_json::to_string(&incident).unwrap();
-            self.incidents.insert(incident.key.clone(), serde_json::from_str(&stored).unwrap());
+            self.incidents
+                .insert(incident.key.clone(), serde_json::from_str(&stored).unwrap());
         }
-        decision.forgotten.iter().for_each(|key| drop(self.incidents.remove(key)));
+        decision
+            .forgotten
+            .iter()
+            .for_each(|key| drop(self.incidents.remove(key)));
         self.next = decision.next;
         let line = |telling: &Notification| {
             let Notification { message, to } = telling;
@@ -99,13 +123,32 @@ const NOTHING: [&str; 0] = [];
 fn an_outage_of_one_portal_is_told_step_by_step_and_its_end_once() {
     let mut watch = Watch::default();
     let acme = |last| [trouble("acme", up_to(last), "server/oauth")];
-    assert_eq!(watch.look(0, acme("failed")), NOTHING, "a notice is for the log");
-    assert_eq!(watch.look(12 * MINUTE, acme("overdue")), ["opened warning acme -> ops pager"]);
+    assert_eq!(
+        watch.look(0, acme("failed")),
+        NOTHING,
+        "a notice is for the log"
+    );
+    assert_eq!(
+        watch.look(12 * MINUTE, acme("overdue")),
+        ["opened warning acme -> ops pager"]
+    );
     assert_eq!(watch.look(13 * MINUTE, acme("overdue")), NOTHING);
-    assert_eq!(watch.look(28 * MINUTE, acme("late")), ["raised error acme -> ops pager"]);
-    assert_eq!(watch.look(34 * MINUTE, acme("expiring")), ["raised critical acme -> ops pager"]);
-    assert_eq!(watch.look(40 * MINUTE, acme("expired")), ["raised critical acme -> ops pager"]);
-    assert_eq!(watch.look(45 * MINUTE, []), ["resolved critical acme -> ops pager"]);
+    assert_eq!(
+        watch.look(28 * MINUTE, acme("late")),
+        ["raised error acme -> ops pager"]
+    );
+    assert_eq!(
+        watch.look(34 * MINUTE, acme("expiring")),
+        ["raised critical acme -> ops pager"]
+    );
+    assert_eq!(
+        watch.look(40 * MINUTE, acme("expired")),
+        ["raised critical acme -> ops pager"]
+    );
+    assert_eq!(
+        watch.look(45 * MINUTE, []),
+        ["resolved critical acme -> ops pager"]
+    );
     assert_eq!(watch.look(46 * MINUTE, []), NOTHING);
 }
 
@@ -126,7 +169,11 @@ fn a_dead_grant_is_told_once_and_again_after_one_two_four_hours() {
             told.push(minute);
         }
     }
-    assert_eq!(told, [0, 60, 180, 420, 900, 1860], "at 0, 1, 3, 7, 15 and 31 hours");
+    assert_eq!(
+        told,
+        [0, 60, 180, 420, 900, 1860],
+        "at 0, 1, 3, 7, 15 and 31 hours"
+    );
     assert_eq!(watch.next, Some(at((1860 + 1440) * MINUTE)), "then daily");
 }
 
@@ -135,23 +182,40 @@ fn another_thing_to_do_is_news() {
     let mut watch = Watch::default();
     let blocked = vec![reached("person@blocked", Severity::Critical)];
     watch.look(0, [trouble("acme", blocked, "app/crm/blocked")]);
-    let told = watch.look(MINUTE, [trouble("acme", dead(), "app/crm/needs-authorization")]);
+    let told = watch.look(
+        MINUTE,
+        [trouble("acme", dead(), "app/crm/needs-authorization")],
+    );
     assert_eq!(told, ["raised critical acme -> ops pager"]);
 }
 
 #[test]
 fn two_hundred_portals_that_fail_together_are_one_message_a_step() {
     let mut watch = Watch::default();
-    let all = |last| (0..200).map(move |n| trouble(&format!("portal-{n:03}"), up_to(last), "server/oauth"));
-    assert_eq!(watch.look(0, all("overdue")), ["opened warning 200 portals at oauth -> ops pager"]);
+    let all = |last| {
+        (0..200).map(move |n| trouble(&format!("portal-{n:03}"), up_to(last), "server/oauth"))
+    };
+    assert_eq!(
+        watch.look(0, all("overdue")),
+        ["opened warning 200 portals at oauth -> ops pager"]
+    );
     let message = &watch.incidents["server/oauth"].latest;
     assert_eq!((message.portals.len(), message.count), (20, 200));
     assert_eq!(message.action.as_deref(), Some("refreshd renew PORTAL"));
     // One is late before the others; they are one incident all the same.
-    let one_late = all("overdue").skip(1).chain([trouble("portal-000", up_to("late"), "server/oauth")]);
-    assert_eq!(watch.look(60, one_late), ["raised error 200 portals at oauth -> ops pager"]);
+    let one_late =
+        all("overdue")
+            .skip(1)
+            .chain([trouble("portal-000", up_to("late"), "server/oauth")]);
+    assert_eq!(
+        watch.look(60, one_late),
+        ["raised error 200 portals at oauth -> ops pager"]
+    );
     assert_eq!(watch.look(120, all("late")), NOTHING);
-    assert_eq!(watch.look(180, []), ["resolved error 200 portals at oauth -> ops pager"]);
+    assert_eq!(
+        watch.look(180, []),
+        ["resolved error 200 portals at oauth -> ops pager"]
+    );
 }
 
 #[test]
@@ -163,17 +227,33 @@ fn those_that_were_told_of_by_themselves_are_not_told_of_again_when_many_follow(
             .collect::<Vec<_>>()
     };
     assert_eq!(watch.look(0, all(2, "overdue")).len(), 2);
-    assert_eq!(watch.look(60, all(12, "overdue")), ["opened warning 12 portals at oauth -> ops pager"]);
-    assert_eq!(watch.look(120, all(12, "late")), ["raised error 12 portals at oauth -> ops pager"]);
+    assert_eq!(
+        watch.look(60, all(12, "overdue")),
+        ["opened warning 12 portals at oauth -> ops pager"]
+    );
+    assert_eq!(
+        watch.look(120, all(12, "late")),
+        ["raised error 12 portals at oauth -> ops pager"]
+    );
     let over = watch.look(180, []);
-    assert_eq!(over.len(), 3, "whoever was told that it began is told that it ended: {over:?}");
+    assert_eq!(
+        over.len(),
+        3,
+        "whoever was told that it began is told that it ended: {over:?}"
+    );
 }
 
 #[test]
 fn when_few_are_left_they_are_told_of_by_themselves() {
     let mut watch = Watch::default();
     let all = |count: usize| {
-        (0..count).map(|n| trouble(&format!("portal-{n:02}"), dead(), "app/crm/needs-authorization"))
+        (0..count).map(|n| {
+            trouble(
+                &format!("portal-{n:02}"),
+                dead(),
+                "app/crm/needs-authorization",
+            )
+        })
     };
     assert_eq!(watch.look(0, all(12)).len(), 1);
     assert_eq!(watch.look(60, all(5)), NOTHING, "half of ten: still one");
@@ -196,9 +276,16 @@ fn an_outage_that_ends_for_one_portal_after_the_other_ends_once() {
     };
     assert_eq!(watch.look(0, left(200)).len(), 1);
     for (minute, count) in [(1, 90), (2, 30), (3, 4), (4, 3), (5, 1)] {
-        assert_eq!(watch.look(minute * MINUTE, left(count)), NOTHING, "{count} are left");
+        assert_eq!(
+            watch.look(minute * MINUTE, left(count)),
+            NOTHING,
+            "{count} are left"
+        );
     }
-    assert_eq!(watch.look(6 * MINUTE, []), ["resolved warning 200 portals at oauth -> ops pager"]);
+    assert_eq!(
+        watch.look(6 * MINUTE, []),
+        ["resolved warning 200 portals at oauth -> ops pager"]
+    );
 }
 
 #[test]
@@ -207,7 +294,10 @@ fn what_is_the_apps_fault_is_one_incident_from_the_first_portal_on() {
     let rejected = || vec![reached("person@client-rejected", Severity::Critical)];
     let mut first = trouble("acme", rejected(), "app/crm");
     first.group.as_mut().unwrap().subject = MessageSubject::App("crm".into());
-    assert_eq!(watch.look(0, [first.clone()]), ["opened critical app crm -> ops pager"]);
+    assert_eq!(
+        watch.look(0, [first.clone()]),
+        ["opened critical app crm -> ops pager"]
+    );
     let mut second = trouble("globex", up_to("overdue"), "app/crm");
     second.group.clone_from(&first.group);
     assert_eq!(watch.look(60, [first, second]), NOTHING);
@@ -232,11 +322,22 @@ fn what_comes_back_and_stays_is_told_again_after_a_while_and_says_how_often() {
     watch.look(0, acme());
     watch.look(60, []);
     assert_eq!(watch.look(120, acme()), NOTHING);
-    assert_eq!(watch.next, Some(at(120 + 600)), "a sixth of the token's hour");
+    assert_eq!(
+        watch.next,
+        Some(at(120 + 600)),
+        "a sixth of the token's hour"
+    );
     assert_eq!(watch.look(719, acme()), NOTHING);
-    assert_eq!(watch.look(720, acme()), ["opened critical acme -> ops pager"]);
+    assert_eq!(
+        watch.look(720, acme()),
+        ["opened critical acme -> ops pager"]
+    );
     let latest = &watch.incidents["portal/acme"].latest;
-    assert!(latest.reason.ends_with("(it has come back once)"), "{}", latest.reason);
+    assert!(
+        latest.reason.ends_with("(it has come back once)"),
+        "{}",
+        latest.reason
+    );
     assert_eq!(watch.look(800, []), ["resolved critical acme -> ops pager"]);
 }
 
@@ -245,8 +346,14 @@ fn what_comes_back_worse_is_told_at_once() {
     let mut watch = Watch::default();
     watch.look(0, [trouble("acme", up_to("overdue"), "server/oauth")]);
     watch.look(60, []);
-    assert_eq!(watch.look(120, [trouble("acme", up_to("overdue"), "server/oauth")]), NOTHING);
-    let told = watch.look(121, [trouble("acme", dead(), "app/crm/needs-authorization")]);
+    assert_eq!(
+        watch.look(120, [trouble("acme", up_to("overdue"), "server/oauth")]),
+        NOTHING
+    );
+    let told = watch.look(
+        121,
+        [trouble("acme", dead(), "app/crm/needs-authorization")],
+    );
     assert_eq!(told, ["opened critical acme -> ops pager"]);
 }
 
@@ -258,11 +365,22 @@ fn what_comes_back_is_as_loud_as_it_is_and_not_as_it_was() {
     watch.look(0, acme("expired"));
     assert_eq!(watch.look(60, []), ["resolved critical acme -> ops pager"]);
     assert_eq!(watch.look(120, acme("failed")), NOTHING);
-    assert_eq!(watch.look(1200, acme("failed")), NOTHING, "a notice is for the log");
-    assert_eq!(watch.look(1260, acme("overdue")), ["opened warning acme -> ops pager"]);
+    assert_eq!(
+        watch.look(1200, acme("failed")),
+        NOTHING,
+        "a notice is for the log"
+    );
+    assert_eq!(
+        watch.look(1260, acme("overdue")),
+        ["opened warning acme -> ops pager"]
+    );
     assert_eq!(watch.look(1320, []), ["resolved warning acme -> ops pager"]);
     assert_eq!(watch.look(1380, acme("failed")), NOTHING);
-    assert_eq!(watch.look(1440, []), NOTHING, "nobody heard that it was back");
+    assert_eq!(
+        watch.look(1440, []),
+        NOTHING,
+        "nobody heard that it was back"
+    );
 }
 
 #[test]
@@ -271,10 +389,16 @@ fn what_comes_back_hours_later_is_another_problem() {
     let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
     watch.look(0, acme());
     watch.look(60, []);
-    assert_eq!(watch.look(60 + 2 * HOUR, acme()), ["opened critical acme -> ops pager"]);
+    assert_eq!(
+        watch.look(60 + 2 * HOUR, acme()),
+        ["opened critical acme -> ops pager"]
+    );
     watch.look(3 * HOUR, []);
     watch.look(6 * HOUR, []);
-    assert!(watch.incidents.is_empty(), "and is forgotten some time after its end");
+    assert!(
+        watch.incidents.is_empty(),
+        "and is forgotten some time after its end"
+    );
 }
 
 #[test]
@@ -285,9 +409,15 @@ fn what_is_silenced_is_told_afterwards_if_it_lasts_and_its_end_all_the_same() {
     watch.silenced.insert("acme".into());
     assert_eq!(watch.look(2 * HOUR, acme("late")), NOTHING);
     watch.silenced.clear();
-    assert_eq!(watch.look(2 * HOUR + 1, acme("late")), ["raised error acme -> ops pager"]);
+    assert_eq!(
+        watch.look(2 * HOUR + 1, acme("late")),
+        ["raised error acme -> ops pager"]
+    );
     watch.silenced.insert("acme".into());
-    assert_eq!(watch.look(3 * HOUR, []), ["resolved error acme -> ops pager"]);
+    assert_eq!(
+        watch.look(3 * HOUR, []),
+        ["resolved error acme -> ops pager"]
+    );
     let globex = || [trouble("globex", dead(), "app/crm/needs-authorization")];
     watch.silenced.insert("globex".into());
     assert_eq!(watch.look(4 * HOUR, globex()), NOTHING);
@@ -301,19 +431,37 @@ fn what_somebody_has_taken_on_is_not_repeated_until_it_gets_worse() {
     watch.look(0, acme("overdue"));
     let incident = watch.incidents.get_mut("portal/acme").unwrap();
     let telling = incident.acknowledge(at(60)).unwrap();
-    assert_eq!((telling.message.event, telling.to.len()), (Event::Acknowledged, 2));
+    assert_eq!(
+        (telling.message.event, telling.to.len()),
+        (Event::Acknowledged, 2)
+    );
     assert_eq!(watch.look(9 * HOUR, acme("overdue")), NOTHING);
-    assert_eq!(watch.look(9 * HOUR + 1, acme("late")), ["raised error acme -> ops pager"]);
-    assert_eq!(watch.look(10 * HOUR + 1, acme("late")), ["repeated error acme -> ops pager"]);
+    assert_eq!(
+        watch.look(9 * HOUR + 1, acme("late")),
+        ["raised error acme -> ops pager"]
+    );
+    assert_eq!(
+        watch.look(10 * HOUR + 1, acme("late")),
+        ["repeated error acme -> ops pager"]
+    );
 }
 
 #[test]
 fn a_step_with_a_list_is_told_to_those_alone_and_the_end_to_all_who_were_told() {
     let mut watch = Watch::default();
     let to = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
-    let quiet = ReachedStep { notify: to(&[]), ..reached("overdue", Severity::Warning) };
-    let loud = ReachedStep { notify: to(&["pager", "gone"]), ..reached("late", Severity::Error) };
-    assert_eq!(watch.look(0, [trouble("acme", vec![quiet.clone()], "server/oauth")]), NOTHING);
+    let quiet = ReachedStep {
+        notify: to(&[]),
+        ..reached("overdue", Severity::Warning)
+    };
+    let loud = ReachedStep {
+        notify: to(&["pager", "gone"]),
+        ..reached("late", Severity::Error)
+    };
+    assert_eq!(
+        watch.look(0, [trouble("acme", vec![quiet.clone()], "server/oauth")]),
+        NOTHING
+    );
     let told = watch.look(60, [trouble("acme", vec![quiet, loud], "server/oauth")]);
     assert_eq!(told, ["opened error acme -> pager"]);
     assert_eq!(watch.look(120, []), ["resolved error acme -> pager"]);
@@ -329,7 +477,10 @@ fn a_broken_channel_is_told_to_the_others() {
         portal: None,
         ..trouble("acme", vec![reached("broken", Severity::Error)], "")
     };
-    assert_eq!(watch.look(0, [broken]), ["opened error channel ops -> pager"]);
+    assert_eq!(
+        watch.look(0, [broken]),
+        ["opened error channel ops -> pager"]
+    );
 }
 
 #[test]
@@ -338,7 +489,10 @@ fn a_clock_that_was_set_back_does_not_silence_what_lasts() {
     let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
     watch.look(1_000_000, acme());
     watch.look(0, acme());
-    assert_eq!(watch.look(HOUR, acme()), ["repeated critical acme -> ops pager"]);
+    assert_eq!(
+        watch.look(HOUR, acme()),
+        ["repeated critical acme -> ops pager"]
+    );
 }
 
 /// A simulated month found this one: an end of last night seemed to be of this moment, and a dead grant was held for one
@@ -360,5 +514,8 @@ fn each_message_of_an_incident_has_a_number_and_its_severities() {
     watch.look(120, []);
     let latest = &watch.incidents["portal/acme"].latest;
     assert_eq!((latest.number, latest.since), (3, at(0)));
-    assert_eq!(latest.levels, [(Severity::Warning, at(0)), (Severity::Error, at(60))]);
+    assert_eq!(
+        latest.levels,
+        [(Severity::Warning, at(0)), (Severity::Error, at(60))]
+    );
 }

@@ -18,9 +18,18 @@ const NEXT: &str = "#more.toml\n";
 const TOKEN: &str = "of a file";
 
 /// Keys whose values are names, hosts or paths, and may be shown.
-const SHOWN: [&str; 7] = ["provider", "app", "formats", "notify", "domain", "include", "body"];
+const SHOWN: [&str; 7] = [
+    "provider", "app", "formats", "notify", "domain", "include", "body",
+];
 /// Keys that hold a secret itself.
-const SECRETS: [&str; 6] = ["client_secret", "url", "bot_token", "routing_key", "password", "authorization"];
+const SECRETS: [&str; 6] = [
+    "client_secret",
+    "url",
+    "bot_token",
+    "routing_key",
+    "password",
+    "authorization",
+];
 
 /// What must hold.
 pub fn holds(data: &[u8]) {
@@ -30,19 +39,37 @@ pub fn holds(data: &[u8]) {
         return;
     }
     let folder = folder();
-    let path = file(folder.path(), "main.toml", if more.is_empty() { data } else { main.as_bytes() });
+    let path = file(
+        folder.path(),
+        "main.toml",
+        if more.is_empty() {
+            data
+        } else {
+            main.as_bytes()
+        },
+    );
     file(folder.path(), "more.toml", more.as_bytes());
     file(folder.path(), "a.secret", TOKEN.as_bytes());
     let credentials = folder.path().display().to_string();
-    let environment =
-        Environment::of([("SECRET", "s3cr3t"), ("CREDENTIALS_DIRECTORY", credentials.as_str())]);
+    let environment = Environment::of([
+        ("SECRET", "s3cr3t"),
+        ("CREDENTIALS_DIRECTORY", credentials.as_str()),
+    ]);
 
     let done = load(&path, &environment);
     let again = load(&path, &environment);
-    assert_eq!(format!("{done:?}"), format!("{again:?}"), "the same files, another meaning");
+    assert_eq!(
+        format!("{done:?}"),
+        format!("{again:?}"),
+        "the same files, another meaning"
+    );
     let places = [main, more].map(places);
     match done {
-        Ok(Loaded { config, warnings, damaged }) => {
+        Ok(Loaded {
+            config,
+            warnings,
+            damaged,
+        }) => {
             problems(&warnings, folder.path(), [main, more], &places);
             problems(&damaged, folder.path(), [main, more], &places);
             if places.iter().flatten().all(|place| *place == Place::Secret) {
@@ -59,7 +86,12 @@ pub fn holds(data: &[u8]) {
 fn problems(problems: &[ConfigError], folder: &Path, texts: [&str; 2], places: &[Vec<Place>; 2]) {
     let shown = places.iter().flatten().any(|place| *place == Place::Shown);
     for problem in problems {
-        let ConfigError { file, line, column, message } = problem;
+        let ConfigError {
+            file,
+            line,
+            column,
+            message,
+        } = problem;
         is_a_line(message);
         assert!(shown || !message.contains(SECRET), "shown: {problem}");
         assert!(!message.contains(TOKEN), "shown: {problem}");
@@ -71,17 +103,22 @@ fn problems(problems: &[ConfigError], folder: &Path, texts: [&str; 2], places: &
         };
         let found = text.split('\n').nth(line - 1);
         let width = found.map_or(0, |line| line.chars().count());
-        assert!(found.is_some() && (1..=width + 1).contains(column), "outside of the file: {problem}");
+        assert!(
+            found.is_some() && (1..=width + 1).contains(column),
+            "outside of the file: {problem}"
+        );
     }
 }
 
 /// Whether a file is included, or named for a secret, that is not in the folder: there are files that never end.
 fn leads_away(text: &str) -> bool {
     let (tree, _) = DeTable::parse_recoverable(text);
-    let away = |path: &str| path.starts_with('/') || path.contains("..") || path.matches('*').count() > 3;
+    let away =
+        |path: &str| path.starts_with('/') || path.contains("..") || path.matches('*').count() > 3;
     let mut leads = false;
     each(tree.get_ref(), &mut |key, value, _| {
-        leads |= (key == "include" || key.ends_with("_file") || key.ends_with("_credential")) && away(value);
+        leads |= (key == "include" || key.ends_with("_file") || key.ends_with("_credential"))
+            && away(value);
     });
     leads
 }
@@ -100,8 +137,13 @@ enum Place {
 /// Where the secret stands in the part of a file that is judged: all before the line of the first syntax error.
 fn places(text: &str) -> Vec<Place> {
     let (tree, errors) = DeTable::parse_recoverable(text);
-    let first = errors.iter().map(|error| error.span().map_or(0, |span| span.start)).min();
-    let judged = first.map_or(text.len(), |first| text[..first].rfind('\n').map_or(0, |at| at + 1));
+    let first = errors
+        .iter()
+        .map(|error| error.span().map_or(0, |span| span.start))
+        .min();
+    let judged = first.map_or(text.len(), |first| {
+        text[..first].rfind('\n').map_or(0, |at| at + 1)
+    });
     let mut places = Vec::new();
     each(tree.get_ref(), &mut |key, value, end| {
         if end <= judged && key.contains(SECRET) {
@@ -137,7 +179,9 @@ fn strings(key: &str, value: &toml::Spanned<DeValue<'_>>, seen: &mut dyn FnMut(&
         DeValue::String(text) => seen(key, text, value.span().end),
         DeValue::Array(values) => values.iter().for_each(|value| strings(key, value, seen)),
         // The address in here is for people.
-        DeValue::Table(table) if key == "alerts" => each(table, &mut |_, text, end| seen(key, text, end)),
+        DeValue::Table(table) if key == "alerts" => {
+            each(table, &mut |_, text, end| seen(key, text, end))
+        }
         DeValue::Table(table) => each(table, seen),
         _ => {}
     }

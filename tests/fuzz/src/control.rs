@@ -42,10 +42,14 @@ impl Daemon {
     /// Starts both. `acme` has a grant, `globex` none, `initech` one that the server does not know.
     #[must_use]
     pub fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
         let runtime = runtime.expect("a runtime starts");
-        let listener =
-            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port is free");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a port is free");
         let address = listener.local_addr().expect("it has an address");
         let sandbox = FakeServer::new(Clock::system(), Rules::default());
         sandbox.add_client("local.1", CLIENT_SECRET);
@@ -66,13 +70,28 @@ impl Daemon {
         let running = {
             let stop = stop.clone();
             async move {
-                let done =
-                    Box::pin(daemon::run(config, Arc::new(read), LogHandle::none(), stop.clone())).await;
-                assert!(done.is_ok() && stop.is_cancelled(), "the daemon ended: {done:?}");
+                let done = Box::pin(daemon::run(
+                    config,
+                    Arc::new(read),
+                    LogHandle::none(),
+                    stop.clone(),
+                ))
+                .await;
+                assert!(
+                    done.is_ok() && stop.is_cancelled(),
+                    "the daemon ended: {done:?}"
+                );
             }
         };
         let daemon = Some(runtime.spawn(running));
-        let started = Self { sandbox, socket, stop, daemon, runtime, _folder: folder };
+        let started = Self {
+            sandbox,
+            socket,
+            stop,
+            daemon,
+            runtime,
+            _folder: folder,
+        };
         let clock = Clock::system();
         let began = clock.tick();
         while UnixStream::connect(&started.socket).is_err() {
@@ -80,14 +99,21 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(5));
         }
         started.hand_over_acme();
-        started.request("POST /v1/portals/initech/grant", "", b"unknown-refresh-token", LONG);
+        started.request(
+            "POST /v1/portals/initech/grant",
+            "",
+            b"unknown-refresh-token",
+            LONG,
+        );
         started
     }
 
     /// What must hold.
     pub fn holds(&self, data: &[u8]) {
         if let [0, raw @ ..] = data {
-            let answer = self.send(raw, true, LONG).expect("a connection that has ended is closed");
+            let answer = self
+                .send(raw, true, LONG)
+                .expect("a connection that has ended is closed");
             self.is_in_order(&answer, "", "");
             return;
         }
@@ -95,11 +121,23 @@ impl Daemon {
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
         let (line, header) = head.split_once('\n').unwrap_or((head, ""));
         let waits = line.contains("renew") || line.contains("token");
-        let answer = self.request(line, header, body.as_bytes(), if waits { SHORT } else { LONG });
+        let answer = self.request(
+            line,
+            header,
+            body.as_bytes(),
+            if waits { SHORT } else { LONG },
+        );
         assert!(answer.is_some() || waits, "no answer to {head:?}");
         if let Some(answer) = answer {
-            assert!(answer.starts_with("HTTP/1.1 "), "no answer to {head:?}: {answer:?}");
-            self.is_in_order(&answer, line, if line.contains("grant") { body } else { "" });
+            assert!(
+                answer.starts_with("HTTP/1.1 "),
+                "no answer to {head:?}: {answer:?}"
+            );
+            self.is_in_order(
+                &answer,
+                line,
+                if line.contains("grant") { body } else { "" },
+            );
         }
         if line.contains("grant") {
             self.hand_over_acme();
@@ -109,7 +147,10 @@ impl Daemon {
     fn hand_over_acme(&self) {
         let grant = Value::Object(self.sandbox.install("acme.bitrix24.com", "local.1")).to_string();
         let answer = self.request("POST /v1/portals/acme/grant", "", grant.as_bytes(), LONG);
-        assert!(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200 ")), "acme's grant is refused");
+        assert!(
+            answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200 ")),
+            "acme's grant is refused"
+        );
     }
 
     /// Sends a whole request; `None` if no answer comes in time.
@@ -118,12 +159,29 @@ impl Daemon {
         let method: String = method.chars().filter(char::is_ascii_alphabetic).collect();
         let method = if method.is_empty() { "GET" } else { &method };
         let path: String = path.bytes().map(in_a_path).collect();
-        let header: String = header.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+        let header: String = header
+            .chars()
+            .filter(|c| c.is_ascii_graphic() || *c == ' ')
+            .collect();
         // Those that say where a request ends are this function's.
-        let name = header.split(':').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let unfit = ["content-length", "transfer-encoding", "connection", "expect", "upgrade"];
-        let header =
-            if name.is_empty() || unfit.contains(&name.as_str()) { "x: y".to_owned() } else { header };
+        let name = header
+            .split(':')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        let unfit = [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "expect",
+            "upgrade",
+        ];
+        let header = if name.is_empty() || unfit.contains(&name.as_str()) {
+            "x: y".to_owned()
+        } else {
+            header
+        };
         let length = body.len();
         let head = format!(
             "{method} /{} HTTP/1.1\r\nhost: refreshd\r\nconnection: close\r\ncontent-length: {length}\r\n{header}\r\n\r\n",
@@ -134,7 +192,9 @@ impl Daemon {
 
     fn send(&self, bytes: &[u8], ends: bool, patience: Duration) -> Option<String> {
         let mut stream = UnixStream::connect(&self.socket).expect("the daemon listens");
-        stream.set_read_timeout(Some(patience)).expect("a limit can be set");
+        stream
+            .set_read_timeout(Some(patience))
+            .expect("a limit can be set");
         // The other end may answer and close before it has read everything.
         let _ = stream.write_all(bytes);
         if ends {
@@ -142,34 +202,49 @@ impl Daemon {
         }
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                None
+            }
             _ => Some(String::from_utf8_lossy(&answer).into_owned()),
         }
     }
 
     /// `grant` is what was handed over, if anything was. A portal's name may be repeated, whatever it is.
     fn is_in_order(&self, answer: &str, line: &str, grant: &str) {
-        let refresh = self.sandbox.current_refresh("acme.bitrix24.com").unwrap_or_default();
+        let refresh = self
+            .sandbox
+            .current_refresh("acme.bitrix24.com")
+            .unwrap_or_default();
         is_silent_about(&[CLIENT_SECRET, &refresh], answer);
         let Some((head, body)) = answer.split_once("\r\n\r\n") else {
             assert!(answer.is_empty(), "half an answer: {answer:?}");
             return;
         };
         let said: Value = serde_json::from_str(grant).unwrap_or_default();
-        let handed_over = said.get("refresh_token").and_then(Value::as_str).unwrap_or(grant).trim();
+        let handed_over = said
+            .get("refresh_token")
+            .and_then(Value::as_str)
+            .unwrap_or(grant)
+            .trim();
         if handed_over.len() >= SHORTEST_TOKEN && !line.contains(handed_over) {
             is_silent_about(&[handed_over], body);
         }
         assert!(!head.starts_with("HTTP/1.1 500"), "a bug: {answer}");
         let has_reason = body.contains("\"code\":") || body.contains("\"outcome\":");
-        assert!(!head.starts_with("HTTP/1.1 5") || has_reason, "not for any reason: {answer}");
+        assert!(
+            !head.starts_with("HTTP/1.1 5") || has_reason,
+            "not for any reason: {answer}"
+        );
         if head.contains("application/json")
             && head.contains("content-length")
             && !head.contains("content-length: 0")
         {
             // HEAD is answered without a body, and only the first of several answers is looked at.
             let mut values = serde_json::Deserializer::from_str(body).into_iter::<Value>();
-            assert!(body.is_empty() || matches!(values.next(), Some(Ok(_))), "no JSON: {answer}");
+            assert!(
+                body.is_empty() || matches!(values.next(), Some(Ok(_))),
+                "no JSON: {answer}"
+            );
         }
     }
 }
@@ -186,5 +261,9 @@ impl Drop for Daemon {
 
 /// A byte as it may stand in a path.
 fn in_a_path(byte: u8) -> String {
-    if byte.is_ascii_graphic() { char::from(byte).to_string() } else { format!("%{byte:02x}") }
+    if byte.is_ascii_graphic() {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02x}")
+    }
 }

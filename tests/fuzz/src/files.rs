@@ -15,11 +15,18 @@ pub fn holds(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut parts = text.split('\x1f');
     let mut next = || parts.next().unwrap_or_default().to_owned();
-    let Some(token) = AccessToken::new(&next()) else { return };
+    let Some(token) = AccessToken::new(&next()) else {
+        return;
+    };
     let (token_type, endpoint, scope, provider) = (next(), next(), next(), next());
     let fields = serde_json::from_str(&next()).unwrap_or_default();
     let mut moment = || Timestamp::from_millis(next().parse().unwrap_or(1_795_194_000_000));
-    let access = Access { token, token_type, issued_at: moment(), expires_at: moment() };
+    let access = Access {
+        token,
+        token_type,
+        issued_at: moment(),
+        expires_at: moment(),
+    };
     let details = Details {
         scope: scope.split(' ').map(str::to_owned).collect(),
         endpoint: (!endpoint.is_empty()).then_some(endpoint),
@@ -37,15 +44,35 @@ pub fn holds(data: &[u8]) {
     assert_eq!(render(Format::Raw), access.token.expose());
     is_the_json(&render(Format::Json), &published);
     is_the_header(&render(Format::Header), &access);
-    is_the_environment(&render(Format::Env), &access, details.endpoint.as_deref().unwrap_or_default());
+    is_the_environment(
+        &render(Format::Env),
+        &access,
+        details.endpoint.as_deref().unwrap_or_default(),
+    );
 }
 
 fn is_the_json(file: &str, published: &Published<'_>) {
-    let Published { portal, provider, access, generation, details } = *published;
-    assert!(file.ends_with('\n') && file.lines().count() == 1, "{file:?}");
+    let Published {
+        portal,
+        provider,
+        access,
+        generation,
+        details,
+    } = *published;
+    assert!(
+        file.ends_with('\n') && file.lines().count() == 1,
+        "{file:?}"
+    );
     let mut read: Value = serde_json::from_str(file).expect("token.json is JSON");
-    let fields = read.as_object_mut().and_then(|read| read.remove("fields")).expect("there are fields");
-    assert!(same(&fields, &json!(details.fields)), "{fields} is not {}", json!(details.fields));
+    let fields = read
+        .as_object_mut()
+        .and_then(|read| read.remove("fields"))
+        .expect("there are fields");
+    assert!(
+        same(&fields, &json!(details.fields)),
+        "{fields} is not {}",
+        json!(details.fields)
+    );
     let mut wanted = json!({
         "version": 1,
         "portal": portal.as_str(),
@@ -72,10 +99,15 @@ pub(super) fn same(one: &Value, other: &Value) -> bool {
         }
         (Value::Object(one), Value::Object(other)) => {
             one.len() == other.len()
-                && one.iter().all(|(key, one)| other.get(key).is_some_and(|other| same(one, other)))
+                && one
+                    .iter()
+                    .all(|(key, one)| other.get(key).is_some_and(|other| same(one, other)))
         }
         (Value::Number(one), Value::Number(other)) if one.is_f64() && other.is_f64() => {
-            let (one, other) = (one.as_f64().unwrap_or(f64::NAN), other.as_f64().unwrap_or(f64::NAN));
+            let (one, other) = (
+                one.as_f64().unwrap_or(f64::NAN),
+                other.as_f64().unwrap_or(f64::NAN),
+            );
             one == other || (one - other).abs() <= other.abs() * 4.0 * f64::EPSILON
         }
         _ => one == other,
@@ -84,7 +116,10 @@ pub(super) fn same(one: &Value, other: &Value) -> bool {
 
 fn is_the_header(file: &str, access: &Access) {
     let line = file.strip_suffix('\n').expect("a line ends");
-    assert!(!line.contains(char::is_control), "more than a line: {file:?}");
+    assert!(
+        !line.contains(char::is_control),
+        "more than a line: {file:?}"
+    );
     let clean = |text: &str| text.replace(char::is_control, "");
     let (token_type, token) = (clean(&access.token_type), clean(access.token.expose()));
     assert_eq!(line, format!("Authorization: {token_type} {token}"));
@@ -100,7 +135,9 @@ fn is_the_environment(file: &str, access: &Access, endpoint: &str) {
     ];
     assert_eq!(file.matches('\n').count(), wanted.len(), "{file:?}");
     for (line, (name, value)) in file.split_terminator('\n').zip(wanted) {
-        let quoted = line.strip_prefix(&format!("REFRESHD_{name}=")).expect("the lines are in their order");
+        let quoted = line
+            .strip_prefix(&format!("REFRESHD_{name}="))
+            .expect("the lines are in their order");
         let value = value.replace(['\n', '\r', '\0'], "");
         assert_eq!(as_a_shell(quoted), value, "a shell reads {quoted}");
         assert_eq!(as_systemd(quoted), value, "systemd reads {quoted}");
@@ -114,7 +151,10 @@ fn as_a_shell(text: &str) -> String {
         match c {
             '\'' => word.extend(chars.by_ref().take_while(|c| *c != '\'')),
             '"' => word.extend(chars.by_ref().take_while(|c| *c != '"').inspect(|c| {
-                assert!(!"$`\\".contains(*c), "expanded within double quotes: {text}");
+                assert!(
+                    !"$`\\".contains(*c),
+                    "expanded within double quotes: {text}"
+                );
             })),
             '\\' => word.extend(chars.next()),
             _ => {

@@ -12,7 +12,9 @@ const NOW: Timestamp = Timestamp::from_secs(1_795_192_000);
 
 /// What must hold.
 pub fn holds(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     for profile in profiles() {
         match parse(text, profile, NOW) {
             Ok(intake) => is_a_grant(&intake, text),
@@ -22,21 +24,44 @@ pub fn holds(data: &[u8]) {
 }
 
 fn is_a_grant(intake: &ImportedGrant, text: &str) {
-    let ImportedGrant { tokens, identity, server, client_id: _, host: _ } = intake;
-    let refresh = tokens.credential.refresh().expect("a refresh token").expose();
+    let ImportedGrant {
+        tokens,
+        identity,
+        server,
+        client_id: _,
+        host: _,
+    } = intake;
+    let refresh = tokens
+        .credential
+        .refresh()
+        .expect("a refresh token")
+        .expose();
     assert!(!refresh.is_empty() && refresh == refresh.trim());
     if !text.contains(['\\', '%', '+']) {
         assert!(text.contains(refresh), "a refresh token from nowhere");
     }
     if let Some(access) = &tokens.access {
         assert!(!access.token.expose().is_empty());
-        assert!(access.expires_at > NOW, "an access token that has ended: {access:?}");
+        assert!(
+            access.expires_at > NOW,
+            "an access token that has ended: {access:?}"
+        );
         assert!(access.expires_at <= NOW + LIFETIME_RANGE.1, "{access:?}");
         let (least, most) = LIFETIME_RANGE;
         assert!((least..=most).contains(&access.lifetime()), "{access:?}");
     }
-    for text in [identity.as_ref(), server.as_ref(), tokens.details.endpoint.as_ref()].into_iter().flatten() {
-        assert!(!text.contains(char::is_control), "control characters: {text:?}");
+    for text in [
+        identity.as_ref(),
+        server.as_ref(),
+        tokens.details.endpoint.as_ref(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        assert!(
+            !text.contains(char::is_control),
+            "control characters: {text:?}"
+        );
     }
     can_be_read_again(&tokens.details);
     if refresh.len() >= SHORTEST_TOKEN {
@@ -59,13 +84,21 @@ fn does_not_quote(error: &ImportError, text: &str) {
         ImportError::TooLong => assert!(text.len() > MAX_LENGTH),
         ImportError::NotJson { line, column } => {
             let lines = text.trim_start_matches('\u{feff}').trim().lines().count();
-            assert!((1..=lines + 1).contains(line) && *column <= text.len() + 1, "{error}: {text:?}");
+            assert!(
+                (1..=lines + 1).contains(line) && *column <= text.len() + 1,
+                "{error}: {text:?}"
+            );
         }
         ImportError::ErrorReply(code) => {
             let body = text.trim_start_matches('\u{feff}').trim();
-            let body: Map<String, Value> = serde_json::from_str(body).expect("an error reply is JSON");
-            let secrets = SECRET_FIELDS.iter().filter_map(|field| body.get(*field)?.as_str());
-            let secrets: Vec<_> = secrets.filter(|text| text.len() >= 8 && !text.contains('…')).collect();
+            let body: Map<String, Value> =
+                serde_json::from_str(body).expect("an error reply is JSON");
+            let secrets = SECRET_FIELDS
+                .iter()
+                .filter_map(|field| body.get(*field)?.as_str());
+            let secrets: Vec<_> = secrets
+                .filter(|text| text.len() >= 8 && !text.contains('…'))
+                .collect();
             is_silent_about(&secrets, code);
         }
     }

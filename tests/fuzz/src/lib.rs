@@ -29,21 +29,33 @@ fn profiles() -> &'static [Arc<Profile>] {
                     [apps.x]\nprovider = 'x'\nclient_id = 'x'\nclient_secret = 's'\n";
         let folder = folder();
         let file = file(folder.path(), "main.toml", text.as_bytes());
-        let loaded = load(&file, &Environment::of([("", ""); 0])).expect("the profiles are in order");
-        loaded.config.apps.into_values().map(|app| app.profile).collect()
+        let loaded =
+            load(&file, &Environment::of([("", ""); 0])).expect("the profiles are in order");
+        loaded
+            .config
+            .apps
+            .into_values()
+            .map(|app| app.profile)
+            .collect()
     })
 }
 
 /// A folder of its own.
 fn folder() -> TempDir {
-    tempfile::Builder::new().prefix("refreshd-fuzz-").tempdir().expect("a folder can be made")
+    tempfile::Builder::new()
+        .prefix("refreshd-fuzz-")
+        .tempdir()
+        .expect("a folder can be made")
 }
 
 /// A shorter text is no token, and may stand anywhere.
 const SHORTEST_TOKEN: usize = 16;
 
 /// Writes a file that others cannot read.
-#[expect(clippy::disallowed_methods, reason = "a file that nobody reads meanwhile need not be written whole")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a file that nobody reads meanwhile need not be written whole"
+)]
 fn file(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, contents).expect("a file can be written");
@@ -72,7 +84,11 @@ fn words(details: &Details) -> String {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
-    let Details { scope, endpoint, fields } = details;
+    let Details {
+        scope,
+        endpoint,
+        fields,
+    } = details;
     let mut words: Vec<_> = scope.iter().chain(endpoint).cloned().collect();
     fields.values().for_each(|value| collect(value, &mut words));
     words.join("\n")
@@ -83,12 +99,22 @@ fn words(details: &Details) -> String {
 fn can_be_read_again(details: &Details) {
     let stored = serde_json::json!({ "fields": details.fields }).to_string();
     let read: Value = serde_json::from_str(&stored).expect("what was written can be read");
-    assert!(files::same(&read["fields"], &serde_json::json!(details.fields)), "{stored} is read as {read}");
+    assert!(
+        files::same(&read["fields"], &serde_json::json!(details.fields)),
+        "{stored} is read as {read}"
+    );
 }
 
 /// Panics unless a text fits into a line of a log.
 #[track_caller]
 fn is_a_line(shown: &str) {
-    assert!(!shown.contains(char::is_control), "control characters: {shown:?}");
-    assert!(shown.chars().count() <= 1200, "{} characters: {shown}", shown.chars().count());
+    assert!(
+        !shown.contains(char::is_control),
+        "control characters: {shown:?}"
+    );
+    assert!(
+        shown.chars().count() <= 1200,
+        "{} characters: {shown}",
+        shown.chars().count()
+    );
 }

@@ -9,11 +9,15 @@ use refreshd::domain::import_token::stands_for_none;
 use refreshd::domain::name::PortalName;
 use refreshd::domain::portal::{Grant, GrantStatus, Phase, Problem};
 use refreshd::domain::provider::{Class, Profile};
-use refreshd::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Renewed, Transition, apply_outcome};
+use refreshd::domain::renewal::{
+    Attempt, AttemptTimes, RenewalRules, Renewed, Transition, apply_outcome,
+};
 use refreshd::domain::reply::{GrantedTokens, Refusal, TokenReply, Verdict, read};
 use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
 use refreshd::domain::time::Timestamp;
-use refreshd::domain::token::{Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens, Validity};
+use refreshd::domain::token::{
+    Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens, Validity,
+};
 use serde_json::Value;
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
@@ -24,22 +28,35 @@ const REFRESH: &str = "Sp3ntRefreshTokenOfTheState";
 const ACCESS: &str = "Old4ccessTokenOfTheState";
 const CLIENT: &str = "Cl1ent secret of the app";
 
-const STATUS: [u16; 16] = [200, 400, 401, 403, 201, 204, 302, 404, 408, 429, 500, 502, 503, 504, 100, 999];
+const STATUS: [u16; 16] = [
+    200, 400, 401, 403, 201, 204, 302, 404, 408, 429, 500, 502, 503, 504, 100, 999,
+];
 const SENT_AT: Timestamp = Timestamp::from_secs(1_795_192_000);
 const NOW: Timestamp = Timestamp::from_secs(1_795_192_002);
 
 /// What must hold.
 pub fn holds(data: &[u8]) {
-    let [status, choice, body @ ..] = data else { return };
+    let [status, choice, body @ ..] = data else {
+        return;
+    };
     let status = STATUS[usize::from(*status) % STATUS.len()];
     let profile = &profiles()[usize::from(*choice) % 2];
     let retry_after = (choice & 16 != 0).then_some(Duration::MAX);
-    let reply = TokenReply { status, retry_after, now: NOW, body };
+    let reply = TokenReply {
+        status,
+        retry_after,
+        now: NOW,
+        body,
+    };
     let secrets = [REFRESH, ACCESS, CLIENT];
     let verdict = read(&reply, profile, &secrets);
     is_silent_about(&secrets, &format!("{verdict:?}"));
     let again = read(&reply, profile, &secrets);
-    assert_eq!(told(&verdict), told(&again), "the same reply, another verdict");
+    assert_eq!(
+        told(&verdict),
+        told(&again),
+        "the same reply, another verdict"
+    );
     match &verdict {
         Verdict::Granted(granted) => is_a_pair(granted, status, body),
         Verdict::Refused(refusal) => is_a_refusal(refusal, profile),
@@ -59,12 +76,32 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
     let notice = granted.lives.notice().unwrap_or_default();
     assert!(!notice.contains(char::is_control), "{notice:?}");
     assert!(granted.identity.as_deref() != Some(""));
-    let GrantedTokens { access: _, refresh, token_type, lives: _, identity, server, details } = granted;
+    let GrantedTokens {
+        access: _,
+        refresh,
+        token_type,
+        lives: _,
+        identity,
+        server,
+        details,
+    } = granted;
     can_be_read_again(details);
-    let Details { scope, endpoint, fields: _ } = details;
-    let texts = [Some(token_type), identity.as_ref(), server.as_ref(), endpoint.as_ref()];
+    let Details {
+        scope,
+        endpoint,
+        fields: _,
+    } = details;
+    let texts = [
+        Some(token_type),
+        identity.as_ref(),
+        server.as_ref(),
+        endpoint.as_ref(),
+    ];
     for text in texts.into_iter().flatten().chain(scope) {
-        assert!(!text.contains(char::is_control), "control characters: {text:?}");
+        assert!(
+            !text.contains(char::is_control),
+            "control characters: {text:?}"
+        );
     }
     comes_from_the_body(granted.access.expose(), "access_token", body);
     if let Some(refresh) = refresh.as_ref() {
@@ -74,20 +111,42 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
     if let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body)
         && said.contains_key("access_token")
     {
-        let once =
-            |name: &str| body.windows(name.len()).filter(|window| *window == name.as_bytes()).count() == 1;
+        let once = |name: &str| {
+            body.windows(name.len())
+                .filter(|window| *window == name.as_bytes())
+                .count()
+                == 1
+        };
         let escaped = body.contains(&b'\\');
-        let text = |name: &str| said.get(name).and_then(Value::as_str).unwrap_or_default().trim().to_owned();
-        if !escaped && once("access_token") && once("refresh_token") && said["access_token"].is_string() {
+        let text = |name: &str| {
+            said.get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        if !escaped
+            && once("access_token")
+            && once("refresh_token")
+            && said["access_token"].is_string()
+        {
             assert_eq!(granted.access.expose(), text("access_token"));
-            let plain = said.get("refresh_token").is_none_or(|token| token.is_string() || token.is_null());
+            let plain = said
+                .get("refresh_token")
+                .is_none_or(|token| token.is_string() || token.is_null());
             // A word for nothing is none, and then one under another name counts.
             if plain && !stands_for_none(&text("refresh_token")) {
-                assert_eq!(refresh.as_ref().map_or("", RefreshToken::expose), text("refresh_token"));
+                assert_eq!(
+                    refresh.as_ref().map_or("", RefreshToken::expose),
+                    text("refresh_token")
+                );
             }
         }
     }
-    if let Some(refresh) = refresh.as_ref().filter(|refresh| refresh.expose().len() >= SHORTEST_TOKEN) {
+    if let Some(refresh) = refresh
+        .as_ref()
+        .filter(|refresh| refresh.expose().len() >= SHORTEST_TOKEN)
+    {
         is_silent_about(&[refresh.expose()], &notice);
         is_silent_about(&[refresh.expose()], &words(details));
     }
@@ -96,13 +155,18 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
 /// A token is a whole value below its name, wherever that is: what is plain is followed by the end of a string, of a form's
 /// value or of a number.
 fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
-    let Ok(text) = std::str::from_utf8(body) else { return };
+    let Ok(text) = std::str::from_utf8(body) else {
+        return;
+    };
     // What is packed or escaped is not found as it is.
     if body.contains(&b'\\') || body.contains(&0) || body.contains(&b'%') || body.contains(&b'+') {
         return;
     }
     // Quotes that were escaped for a page.
-    if ["&quot;", "&#34;", "&#x22;"].iter().any(|quote| text.contains(quote)) {
+    if ["&quot;", "&#34;", "&#x22;"]
+        .iter()
+        .any(|quote| text.contains(quote))
+    {
         return;
     }
     if body.starts_with(&[0x1f, 0x8b]) || body.iter().any(|byte| !(b' '..=b'~').contains(byte)) {
@@ -119,18 +183,30 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
     // Names may be spelt in another way.
     let plain = |text: &str| text.replace(['_', '-', ' '], "").to_ascii_lowercase();
     assert!(plain(text).contains(&plain(name)), "{token} without {name}");
-    assert!(text.match_indices(token).any(|(at, _)| whole(at)), "{token} is not a whole value of {text}");
+    assert!(
+        text.match_indices(token).any(|(at, _)| whole(at)),
+        "{token} is not a whole value of {text}"
+    );
 }
 
 /// A wrapping takes nothing away from a pair, and makes none of a refusal.
 fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
-    let Ok(Value::Object(_)) = serde_json::from_slice::<Value>(body) else { return };
+    let Ok(Value::Object(_)) = serde_json::from_slice::<Value>(body) else {
+        return;
+    };
     let pair = |body: &[u8]| {
-        let reply = TokenReply { status: 200, retry_after: None, now: NOW, body };
+        let reply = TokenReply {
+            status: 200,
+            retry_after: None,
+            now: NOW,
+            body,
+        };
         told(&read(&reply, profile, &[])).1
     };
     let bare = pair(body);
-    let Ok(text) = std::str::from_utf8(body) else { return };
+    let Ok(text) = std::str::from_utf8(body) else {
+        return;
+    };
     for wrapped in [
         format!("\u{feff}{text}"),
         format!("{text}\0\n"),
@@ -145,18 +221,38 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
         let found = pair(wrapped.as_bytes());
         assert!(found == bare, "{text:?} in {wrapped:?}");
     }
-    let wide: Vec<u8> =
-        std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
-    assert!(pair(&wide) == bare || wide.len() > LARGEST, "in UTF-16: {text:?}");
+    let wide: Vec<u8> = std::iter::once(0xfeff)
+        .chain(text.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert!(
+        pair(&wide) == bare || wide.len() > LARGEST,
+        "in UTF-16: {text:?}"
+    );
 }
 
 fn is_a_refusal(refusal: &Refusal, profile: &Profile) {
     is_fit_for_a_log(&refusal.problem);
-    let dead = matches!(refusal.problem.class, Class::NeedsAuthorization | Class::Gone);
-    assert!(!dead || profile.errors.iter().any(|rule| rule.class == refusal.problem.class));
+    let dead = matches!(
+        refusal.problem.class,
+        Class::NeedsAuthorization | Class::Gone
+    );
+    assert!(
+        !dead
+            || profile
+                .errors
+                .iter()
+                .any(|rule| rule.class == refusal.problem.class)
+    );
     let said = refusal.problem.code.is_some() || refusal.problem.said.is_some();
-    assert!(!dead || said, "no grant dies without a word of the server's: {refusal:?}");
-    assert!(!refusal.assumed, "nothing is assumed of a request that is not known to have worked");
+    assert!(
+        !dead || said,
+        "no grant dies without a word of the server's: {refusal:?}"
+    );
+    assert!(
+        !refusal.assumed,
+        "nothing is assumed of a request that is not known to have worked"
+    );
 }
 
 fn is_fit_for_a_log(problem: &Problem) {
@@ -167,7 +263,10 @@ fn is_fit_for_a_log(problem: &Problem) {
 fn told(verdict: &Verdict) -> (String, Option<(String, Option<String>)>) {
     let tokens = match verdict {
         Verdict::Granted(granted) => {
-            let refresh = granted.refresh.as_ref().map(|refresh| refresh.expose().to_owned());
+            let refresh = granted
+                .refresh
+                .as_ref()
+                .map(|refresh| refresh.expose().to_owned());
             Some((granted.access.expose().to_owned(), refresh))
         }
         Verdict::Refused(_) => None,
@@ -177,19 +276,45 @@ fn told(verdict: &Verdict) -> (String, Option<(String, Option<String>)>) {
 
 fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, secrets: &[&str]) {
     let portal = PortalName::parse("acme").expect("a name");
-    let rules = RenewalRules { profile, every: profile.renew_every };
-    let times = AttemptTimes { sent_at: SENT_AT, now: NOW };
+    let rules = RenewalRules {
+        profile,
+        every: profile.renew_every,
+    };
+    let times = AttemptTimes {
+        sent_at: SENT_AT,
+        now: NOW,
+    };
     let brought = match &verdict {
-        Verdict::Granted(granted) => granted.refresh.as_ref().map(|refresh| refresh.expose().to_owned()),
+        Verdict::Granted(granted) => granted
+            .refresh
+            .as_ref()
+            .map(|refresh| refresh.expose().to_owned()),
         Verdict::Refused(_) => None,
     };
-    let settled = apply_outcome(&portal, grant, rules, Attempt::Answered(verdict), times, 0.5);
+    let settled = apply_outcome(
+        &portal,
+        grant,
+        rules,
+        Attempt::Answered(verdict),
+        times,
+        0.5,
+    );
     let once_more = apply_outcome(&portal, grant, rules, Attempt::Answered(again), times, 0.5);
-    assert_eq!(format!("{settled:?}"), format!("{once_more:?}"), "the same verdict, another decision");
+    assert_eq!(
+        format!("{settled:?}"),
+        format!("{once_more:?}"),
+        "the same verdict, another decision"
+    );
     is_silent_about(secrets, &format!("{settled:?}"));
     match settled {
         Transition::Renewed(renewed) => {
-            let Renewed { tokens, standing, identity: _, token_url, renamed_from: _ } = *renewed;
+            let Renewed {
+                tokens,
+                standing,
+                identity: _,
+                token_url,
+                renamed_from: _,
+            } = *renewed;
             let refresh = tokens.credential.refresh().expect("a refresh token");
             assert_eq!(refresh.expose(), brought.as_deref().unwrap_or(REFRESH));
             let access = tokens.access.expect("a renewal brings an access token");
@@ -200,9 +325,16 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
                 let same = access.token.expose() == ACCESS;
                 assert!((same || access.issued_at == SENT_AT) && access.issued_at <= SENT_AT);
                 assert!(access.expires_at > SENT_AT);
-                assert!(renew_at <= access.expires_at + Duration::from_secs(1), "{renew_at}");
+                assert!(
+                    renew_at <= access.expires_at + Duration::from_secs(1),
+                    "{renew_at}"
+                );
             } else {
-                assert!(matches!(standing.phase, Phase::Retrying { .. }), "{:?}", standing.phase);
+                assert!(
+                    matches!(standing.phase, Phase::Retrying { .. }),
+                    "{:?}",
+                    standing.phase
+                );
                 assert!(access.expires_at <= SENT_AT, "it had ended when it came");
                 stands(&standing);
             }
@@ -220,10 +352,19 @@ fn stands(standing: &GrantStatus) {
     if let Some(problem) = standing.phase.problem() {
         is_fit_for_a_log(problem);
     }
-    assert!(standing.next_attempt_at.is_none_or(|at| at >= NOW), "nothing is sent in the past: {standing:?}");
+    assert!(
+        standing.next_attempt_at.is_none_or(|at| at >= NOW),
+        "nothing is sent in the past: {standing:?}"
+    );
     // A dead grant is asked about again for some days.
-    let may_stop = matches!(standing.phase, Phase::NeedsAuthorization { .. } | Phase::Gone { .. });
-    assert!(standing.next_attempt_at.is_some() || may_stop, "{standing:?}");
+    let may_stop = matches!(
+        standing.phase,
+        Phase::NeedsAuthorization { .. } | Phase::Gone { .. }
+    );
+    assert!(
+        standing.next_attempt_at.is_some() || may_stop,
+        "{standing:?}"
+    );
     assert!(
         standing.next_attempt_at.is_none() || !matches!(standing.phase, Phase::Gone { .. }),
         "{standing:?}"
@@ -236,9 +377,21 @@ fn grant(choice: u8) -> Grant {
     let since = Timestamp::from_secs(1_795_191_000);
     let phase = match choice & 3 {
         0 => Phase::Fresh,
-        1 => Phase::Retrying { attempt: u32::MAX, since, problem },
-        2 => Phase::InDoubt { attempt: 1, since, problem },
-        _ => Phase::Blocked { attempt: 24, since, problem },
+        1 => Phase::Retrying {
+            attempt: u32::MAX,
+            since,
+            problem,
+        },
+        2 => Phase::InDoubt {
+            attempt: 1,
+            since,
+            problem,
+        },
+        _ => Phase::Blocked {
+            attempt: 24,
+            since,
+            problem,
+        },
     };
     let access = Access {
         token: AccessToken::new(ACCESS).expect("a token"),
@@ -255,7 +408,11 @@ fn grant(choice: u8) -> Grant {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: GrantStatus { phase, renew_at: Some(SENT_AT), next_attempt_at: Some(SENT_AT) },
+        standing: GrantStatus {
+            phase,
+            renew_at: Some(SENT_AT),
+            next_attempt_at: Some(SENT_AT),
+        },
         renewed_at: since,
         bound_to: Fingerprint::of(b"client"),
         token_url: "https://oauth.bitrix.info/oauth/token/".to_owned(),

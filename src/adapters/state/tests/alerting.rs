@@ -10,7 +10,11 @@ fn incident(key: &str, secs: i64) -> Incident {
     let view = MessageContext {
         key: key.to_owned(),
         subject: MessageSubject::Portal("acme".into()),
-        reached: vec![ReachedStep { id: "person@gone".into(), severity: Severity::Critical, notify: None }],
+        reached: vec![ReachedStep {
+            id: "person@gone".into(),
+            severity: Severity::Critical,
+            notify: None,
+        }],
         reason: "it is gone".into(),
         action: "look".into(),
         since: at(secs),
@@ -21,12 +25,19 @@ fn incident(key: &str, secs: i64) -> Incident {
         lifetime: crate::domain::incidents::finding::DEFAULT_LIFETIME,
     };
     let mut incident = Incident::new(&view, at(secs));
-    incident.update(&view, &["ops".to_owned()], at(secs)).unwrap();
+    incident
+        .update(&view, &["ops".to_owned()], at(secs))
+        .unwrap();
     incident
 }
 
 fn letter(id: i64) -> QueuedAlert {
-    QueuedAlert { id, channel: "ops".into(), first: id == 1, message: Message::test(at(id), "ops") }
+    QueuedAlert {
+        id,
+        channel: "ops".into(),
+        first: id == 1,
+        message: Message::test(at(id), "ops"),
+    }
 }
 
 #[tokio::test]
@@ -65,37 +76,64 @@ async fn a_row_that_cannot_be_understood_costs_no_other() {
     rig.state.store_alerts(keep).await.unwrap();
     rig.spoil("UPDATE incident SET body = 'gossip' WHERE key = 'portal/globex'; UPDATE outbox SET body = '{}' WHERE id = 1");
     let kept = rig.state.alerts().await.unwrap();
-    assert_eq!((kept.incidents.len(), kept.letters, kept.unreadable), (1, vec![letter(2)], 2));
+    assert_eq!(
+        (kept.incidents.len(), kept.letters, kept.unreadable),
+        (1, vec![letter(2)], 2)
+    );
 }
 
 #[tokio::test]
 async fn silences_end_by_time_or_by_word_and_move_with_the_clock() {
     let rig = Rig::with(&["acme"]).await;
-    rig.state.silence("acme".into(), Some(at(100)), at(0)).await.unwrap();
-    rig.state.silence("globex".into(), Some(at(200)), at(0)).await.unwrap();
+    rig.state
+        .silence("acme".into(), Some(at(100)), at(0))
+        .await
+        .unwrap();
+    rig.state
+        .silence("globex".into(), Some(at(200)), at(0))
+        .await
+        .unwrap();
     rig.state.shift_times(-1000).await.unwrap();
     let silences = rig.state.silences().await.unwrap();
     assert_eq!(
         silences.into_iter().collect::<Vec<_>>(),
         [("acme".into(), at(99)), ("globex".into(), at(199))]
     );
-    rig.state.silence("globex".into(), None, at(150)).await.unwrap();
-    assert!(rig.state.silences().await.unwrap().is_empty(), "one was ended, the other is past");
+    rig.state
+        .silence("globex".into(), None, at(150))
+        .await
+        .unwrap();
+    assert!(
+        rig.state.silences().await.unwrap().is_empty(),
+        "one was ended, the other is past"
+    );
 }
 
 #[tokio::test]
 async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named() {
     let rig = Rig::with(&["a", "b", "c", "well"]).await;
     for portal in ["a", "b", "c"] {
-        rig.spoil(&format!("UPDATE portal SET told = '[\"failed\"]' WHERE name = '{portal}'"));
+        rig.spoil(&format!(
+            "UPDATE portal SET told = '[\"failed\"]' WHERE name = '{portal}'"
+        ));
     }
     let page = rig.state.troubled(None, 2).await.unwrap();
     assert_eq!(names(&page), ["a", "b"]);
-    let page = rig.state.troubled(Some(page[1].name.clone()), 2).await.unwrap();
+    let page = rig
+        .state
+        .troubled(Some(page[1].name.clone()), 2)
+        .await
+        .unwrap();
     assert_eq!(names(&page), ["c"]);
-    rig.spoil(&format!("UPDATE app SET rejected_since = {}", at(7).millis()));
+    rig.spoil(&format!(
+        "UPDATE app SET rejected_since = {}",
+        at(7).millis()
+    ));
     let refused = rig.state.refused_apps().await.unwrap();
-    assert_eq!(refused.into_iter().collect::<Vec<_>>(), [("crm".to_owned(), at(7))]);
+    assert_eq!(
+        refused.into_iter().collect::<Vec<_>>(),
+        [("crm".to_owned(), at(7))]
+    );
 }
 
 #[tokio::test]

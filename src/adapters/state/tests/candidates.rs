@@ -4,9 +4,15 @@ use super::*;
 use crate::domain::candidate::{Origin, TokenPair};
 
 fn offer(portal: &str, refresh: &str) -> Offer {
-    let tokens = Tokens { access: None, ..grant(portal, refresh, HOUR).tokens };
+    let tokens = Tokens {
+        access: None,
+        ..grant(portal, refresh, HOUR).tokens
+    };
     Offer {
-        grant: NewGrant { tokens, ..grant(portal, refresh, HOUR) },
+        grant: NewGrant {
+            tokens,
+            ..grant(portal, refresh, HOUR)
+        },
         origin: Origin::Import,
         replaces: false,
     }
@@ -16,7 +22,12 @@ async fn claimed(rig: &Rig, secs: i64) -> Vec<Candidate> {
     rig.state.claim_candidates(at(secs), 100).await.unwrap()
 }
 
-async fn record(rig: &Rig, candidate: &Candidate, secs: i64, outcome: CandidateOutcome) -> CandidateRecorded {
+async fn record(
+    rig: &Rig,
+    candidate: &Candidate,
+    secs: i64,
+    outcome: CandidateOutcome,
+) -> CandidateRecorded {
     let portal = &candidate.portal;
     let record = RecordCandidate {
         portal: portal.name.clone(),
@@ -38,39 +49,75 @@ fn proved(refresh: &str, secs: i64) -> CandidateOutcome {
 fn waits(class: Class, secs: i64) -> CandidateOutcome {
     let problem = problem(class);
     let phase = match class {
-        Class::InDoubt => Phase::InDoubt { attempt: 1, since: at(0), problem },
-        _ => Phase::Retrying { attempt: 1, since: at(0), problem },
+        Class::InDoubt => Phase::InDoubt {
+            attempt: 1,
+            since: at(0),
+            problem,
+        },
+        _ => Phase::Retrying {
+            attempt: 1,
+            since: at(0),
+            problem,
+        },
     };
-    CandidateOutcome::Waits(GrantStatus { phase, renew_at: None, next_attempt_at: Some(at(secs)) })
+    CandidateOutcome::Waits(GrantStatus {
+        phase,
+        renew_at: None,
+        next_attempt_at: Some(at(secs)),
+    })
 }
 
 #[tokio::test]
 async fn the_grant_is_untouched_until_the_proof_is_recorded() {
     let rig = Rig::with(&["acme"]).await;
     let before = format!("{:?}", rig.grant("acme").await);
-    assert_eq!(rig.state.offer(offer("acme", "c1")).await.unwrap(), Offered::Stored);
-    assert_eq!(rig.state.offer(offer("acme", "c1")).await.unwrap(), Offered::Known);
+    assert_eq!(
+        rig.state.offer(offer("acme", "c1")).await.unwrap(),
+        Offered::Stored
+    );
+    assert_eq!(
+        rig.state.offer(offer("acme", "c1")).await.unwrap(),
+        Offered::Known
+    );
     let candidate = claimed(&rig, 0).await.remove(0);
     assert_eq!(refresh_of(candidate.portal.grant.as_ref().unwrap()), "c1");
     assert!(claimed(&rig, 0).await.is_empty(), "it is claimed once");
-    assert_eq!(rig.state.offer(offer("acme", "c2")).await.unwrap(), Offered::Busy);
+    assert_eq!(
+        rig.state.offer(offer("acme", "c2")).await.unwrap(),
+        Offered::Busy
+    );
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
     assert!(rig.portal("acme").await.candidate.is_some());
-    assert_eq!(record(&rig, &candidate, 1, waits(Class::Transient, 60)).await, CandidateRecorded::Kept);
+    assert_eq!(
+        record(&rig, &candidate, 1, waits(Class::Transient, 60)).await,
+        CandidateRecorded::Kept
+    );
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
     assert_eq!(rig.state.next_candidate().await.unwrap(), Some(at(60)));
     assert!(claimed(&rig, 59).await.is_empty());
     let candidate = claimed(&rig, 60).await.remove(0);
     let taken = record(&rig, &candidate, 61, proved("c1-next", 61)).await;
-    assert_eq!(taken, CandidateRecorded::TakenIn { generation: Generation(2), client_changed: false });
+    assert_eq!(
+        taken,
+        CandidateRecorded::TakenIn {
+            generation: Generation(2),
+            client_changed: false
+        }
+    );
     let grant = rig.grant("acme").await;
     assert_eq!(
         (refresh_of(&grant), grant.generation, &grant.standing.phase),
         ("c1-next", Generation(2), &Phase::Fresh)
     );
     assert!(rig.portal("acme").await.candidate.is_none());
-    assert_eq!(rig.state.offer(offer("acme", "c1")).await.unwrap(), Offered::Spent);
-    assert_eq!(rig.state.offer(offer("acme", "c1-next")).await.unwrap(), Offered::Same);
+    assert_eq!(
+        rig.state.offer(offer("acme", "c1")).await.unwrap(),
+        Offered::Spent
+    );
+    assert_eq!(
+        rig.state.offer(offer("acme", "c1-next")).await.unwrap(),
+        Offered::Same
+    );
 }
 
 #[tokio::test]
@@ -79,21 +126,35 @@ async fn a_refused_candidate_goes_and_is_remembered_for_files() {
     let before = format!("{:?}", rig.grant("acme").await);
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     let candidate = claimed(&rig, 0).await.remove(0);
-    assert_eq!(record(&rig, &candidate, 1, CandidateOutcome::Refused).await, CandidateRecorded::Kept);
+    assert_eq!(
+        record(&rig, &candidate, 1, CandidateOutcome::Refused).await,
+        CandidateRecorded::Kept
+    );
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
     assert!(rig.portal("acme").await.candidate.is_none() && rig.aside().is_empty());
     let fingerprint = RefreshToken::new("c1").unwrap().fingerprint();
-    assert!(rig.state.was_refused(name("acme"), fingerprint).await.unwrap());
+    assert!(
+        rig.state
+            .was_refused(name("acme"), fingerprint)
+            .await
+            .unwrap()
+    );
     assert_eq!(
         rig.state.offer(offer("acme", "c1")).await.unwrap(),
         Offered::Stored,
         "a person may try again"
     );
     let candidate = claimed(&rig, 2).await.remove(0);
-    let pair =
-        TokenPair { access: None, refresh: RefreshToken::new("others"), identity: Some("b1".to_owned()) };
+    let pair = TokenPair {
+        access: None,
+        refresh: RefreshToken::new("others"),
+        identity: Some("b1".to_owned()),
+    };
     record(&rig, &candidate, 3, CandidateOutcome::Another(pair)).await;
-    assert_eq!(rig.aside(), [("acme".to_owned(), "foreign".to_owned(), "others".to_owned())]);
+    assert_eq!(
+        rig.aside(),
+        [("acme".to_owned(), "foreign".to_owned(), "others".to_owned())]
+    );
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
 }
 
@@ -103,31 +164,60 @@ async fn what_is_newer_wins_and_a_late_pair_is_kept_aside() {
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     let candidate = claimed(&rig, 0).await.remove(0);
     rig.take("acme", "authorized", HOUR).await;
-    assert_eq!(record(&rig, &candidate, 1, proved("late", 1)).await, CandidateRecorded::SetAside);
+    assert_eq!(
+        record(&rig, &candidate, 1, proved("late", 1)).await,
+        CandidateRecorded::SetAside
+    );
     assert_eq!(refresh_of(&rig.grant("acme").await), "authorized");
-    assert_eq!(rig.aside(), [("acme".to_owned(), "late".to_owned(), "late".to_owned())]);
+    assert_eq!(
+        rig.aside(),
+        [("acme".to_owned(), "late".to_owned(), "late".to_owned())]
+    );
     // One in doubt is not thrown away by a newer one.
     rig.state.offer(offer("acme", "c2")).await.unwrap();
     let candidate = claimed(&rig, 2).await.remove(0);
     record(&rig, &candidate, 3, waits(Class::InDoubt, 60)).await;
-    assert_eq!(rig.state.offer(offer("acme", "c3")).await.unwrap(), Offered::Waiting(at(0)));
-    let other = Offer { replaces: true, ..offer("acme", "c3") };
+    assert_eq!(
+        rig.state.offer(offer("acme", "c3")).await.unwrap(),
+        Offered::Waiting(at(0))
+    );
+    let other = Offer {
+        replaces: true,
+        ..offer("acme", "c3")
+    };
     assert_eq!(rig.state.offer(other).await.unwrap(), Offered::Stored);
-    assert_eq!(rig.aside()[1], ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned()));
+    assert_eq!(
+        rig.aside()[1],
+        ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned())
+    );
     // `forget` takes one along, and its late pair is nobody's.
     let candidate = claimed(&rig, 4).await.remove(0);
     assert!(rig.state.forget(name("acme")).await.unwrap());
-    assert_eq!(record(&rig, &candidate, 5, proved("late", 5)).await, CandidateRecorded::SetAside);
-    assert!(rig.portal("acme").await.grant.is_none() && rig.portal("acme").await.candidate.is_none());
+    assert_eq!(
+        record(&rig, &candidate, 5, proved("late", 5)).await,
+        CandidateRecorded::SetAside
+    );
+    assert!(
+        rig.portal("acme").await.grant.is_none() && rig.portal("acme").await.candidate.is_none()
+    );
 }
 
 #[tokio::test]
 async fn one_token_is_no_candidate_of_two_portals() {
     let rig = Rig::with(&["acme", "copy"]).await;
     rig.state.offer(offer("acme", "c1")).await.unwrap();
-    assert_eq!(rig.state.offer(offer("copy", "c1")).await.unwrap(), Offered::HeldBy("acme".to_owned()));
-    assert_eq!(rig.take("copy", "c1", HOUR).await, StoreOutcome::HeldBy("acme".to_owned()));
-    assert_eq!(rig.state.offer(offer("copy", "acme")).await.unwrap(), Offered::HeldBy("acme".to_owned()));
+    assert_eq!(
+        rig.state.offer(offer("copy", "c1")).await.unwrap(),
+        Offered::HeldBy("acme".to_owned())
+    );
+    assert_eq!(
+        rig.take("copy", "c1", HOUR).await,
+        StoreOutcome::HeldBy("acme".to_owned())
+    );
+    assert_eq!(
+        rig.state.offer(offer("copy", "acme")).await.unwrap(),
+        Offered::HeldBy("acme".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -137,13 +227,20 @@ async fn a_claim_outlives_a_restart_and_times_follow_the_clock() {
     let candidate = claimed(&rig, 0).await.remove(0);
     rig.state.shift_times(-1000 * HOUR).await.unwrap();
     record(&rig, &candidate, 1, waits(Class::Transient, 60)).await;
-    assert_eq!(rig.state.next_candidate().await.unwrap(), Some(at(60 - HOUR)), "moved with the others");
+    assert_eq!(
+        rig.state.next_candidate().await.unwrap(),
+        Some(at(60 - HOUR)),
+        "moved with the others"
+    );
     let candidate = claimed(&rig, 60 - HOUR).await.remove(0);
     let rig = rig.reopen().await;
     let orphan = rig.state.orphan_candidates().await.unwrap().remove(0);
     let claim = |candidate: &Candidate| candidate.portal.grant.as_ref().unwrap().claim;
     assert_eq!(claim(&orphan), claim(&candidate));
-    assert!(claimed(&rig, HOUR).await.is_empty(), "nobody sends it before it was looked at");
+    assert!(
+        claimed(&rig, HOUR).await.is_empty(),
+        "nobody sends it before it was looked at"
+    );
 }
 
 #[tokio::test]
@@ -152,21 +249,55 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
     rig.configure(&["acme", "globex", "new"]).await;
     let spent = RefreshToken::new("leftover").unwrap().fingerprint();
     for portal in ["acme", "globex"] {
-        assert!(rig.state.quarantine_lost(name(portal), Generation(7), Some(spent)).await.unwrap());
+        assert!(
+            rig.state
+                .quarantine_lost(name(portal), Generation(7), Some(spent))
+                .await
+                .unwrap()
+        );
         assert_eq!(rig.portal(portal).await.kind(), Kind::OldState);
     }
     let census = rig.state.census(at(0)).await.unwrap();
     assert_eq!(
-        (census.of(Kind::OldState), census.of(Kind::AwaitingAuthorization), census.total()),
+        (
+            census.of(Kind::OldState),
+            census.of(Kind::AwaitingAuthorization),
+            census.total()
+        ),
         (2, 1, 3)
     );
     assert_eq!(rig.state.count_lost().await.unwrap(), 2);
-    assert!(rig.state.holder_of_refresh_token(spent).await.unwrap().is_some(), "its file brings nothing in");
-    assert_eq!(rig.take("acme", "a", HOUR).await, StoreOutcome::Stored(Generation(8)));
+    assert!(
+        rig.state
+            .holder_of_refresh_token(spent)
+            .await
+            .unwrap()
+            .is_some(),
+        "its file brings nothing in"
+    );
+    assert_eq!(
+        rig.take("acme", "a", HOUR).await,
+        StoreOutcome::Stored(Generation(8))
+    );
     assert!(rig.state.forget(name("globex")).await.unwrap());
-    assert_eq!(rig.portal("globex").await.kind(), Kind::AwaitingAuthorization);
-    assert!(!rig.state.quarantine_lost(name("globex"), Generation(7), None).await.unwrap(), "it is no news");
-    assert!(!rig.state.quarantine_lost(name("acme"), Generation(9), None).await.unwrap(), "it has a grant");
+    assert_eq!(
+        rig.portal("globex").await.kind(),
+        Kind::AwaitingAuthorization
+    );
+    assert!(
+        !rig.state
+            .quarantine_lost(name("globex"), Generation(7), None)
+            .await
+            .unwrap(),
+        "it is no news"
+    );
+    assert!(
+        !rig.state
+            .quarantine_lost(name("acme"), Generation(9), None)
+            .await
+            .unwrap(),
+        "it has a grant"
+    );
     assert_eq!(rig.state.count_lost().await.unwrap(), 0);
 }
 
@@ -175,11 +306,17 @@ async fn one_after_the_other_they_find_room_as_the_log_grows() {
     let rig = Rig::with(&["acme"]).await;
     for turn in 0..200 {
         let refresh = format!("c{turn}{}", "x".repeat(3000));
-        assert_eq!(rig.state.offer(offer("acme", &refresh)).await.unwrap(), Offered::Stored);
+        assert_eq!(
+            rig.state.offer(offer("acme", &refresh)).await.unwrap(),
+            Offered::Stored
+        );
         let candidate = if turn % 2 == 0 {
             rig.state.claim_candidates(at(0), 100).await.unwrap().pop()
         } else {
-            rig.state.claim_candidate(name("acme"), at(0)).await.unwrap()
+            rig.state
+                .claim_candidate(name("acme"), at(0))
+                .await
+                .unwrap()
         };
         record(&rig, &candidate.unwrap(), 0, CandidateOutcome::Refused).await;
     }

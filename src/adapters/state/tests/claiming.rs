@@ -9,13 +9,30 @@ async fn claims_are_exclusive_and_soonest_expiry_first() {
     rig.take("late", "l", 300).await;
     rig.take("soon", "s", 100).await;
     rig.take("middle", "m", 200).await;
-    let bare = Tokens { access: None, ..tokens("n", 0, 0) };
-    rig.state.store_grant(NewGrant { tokens: bare, ..grant("never", "n", 0) }).await.unwrap();
+    let bare = Tokens {
+        access: None,
+        ..tokens("n", 0, 0)
+    };
+    rig.state
+        .store_grant(NewGrant {
+            tokens: bare,
+            ..grant("never", "n", 0)
+        })
+        .await
+        .unwrap();
     let first = rig.claim(0, 3).await;
     assert_eq!(names(&first.portals), ["never", "soon", "middle"]);
-    let claims: Vec<_> =
-        first.portals.iter().map(|portal| portal.grant.as_ref().unwrap().claim.unwrap()).collect();
-    assert!(claims.iter().all(|(claim, since)| *claim == claims[0].0 && *since == at(0)), "{claims:?}");
+    let claims: Vec<_> = first
+        .portals
+        .iter()
+        .map(|portal| portal.grant.as_ref().unwrap().claim.unwrap())
+        .collect();
+    assert!(
+        claims
+            .iter()
+            .all(|(claim, since)| *claim == claims[0].0 && *since == at(0)),
+        "{claims:?}"
+    );
     assert_eq!(rig.claimed(0).await, ["late"]);
     assert_eq!(rig.claimed(9999).await, [""; 0]);
 }
@@ -25,14 +42,25 @@ async fn capacity_counts_for_each_token_endpoint() {
     let rig = Rig::with(&["a", "b"]).await;
     rig.configure(&["a", "b", "c", "d"]).await;
     for portal in ["c", "d"] {
-        let there = NewGrant { token_url: OTHER.to_owned(), ..grant(portal, portal, HOUR) };
+        let there = NewGrant {
+            token_url: OTHER.to_owned(),
+            ..grant(portal, portal, HOUR)
+        };
         rig.state.store_grant(there).await.unwrap();
     }
     let capacity = vec![(URL.to_owned(), 1), (OTHER.to_owned(), 5)];
     let taken = rig.state.claim_due(at(0), capacity).await.unwrap();
     assert_eq!(names(&taken.portals), ["a", "c", "d"]);
-    let taken = rig.state.claim_due(at(0), vec![(OTHER.to_owned(), 5)]).await.unwrap();
-    assert_eq!(names(&taken.portals), [""; 0], "an endpoint without capacity gets nothing");
+    let taken = rig
+        .state
+        .claim_due(at(0), vec![(OTHER.to_owned(), 5)])
+        .await
+        .unwrap();
+    assert_eq!(
+        names(&taken.portals),
+        [""; 0],
+        "an endpoint without capacity gets nothing"
+    );
     assert_eq!(rig.claimed(0).await, ["b"]);
 }
 
@@ -46,7 +74,10 @@ async fn nothing_is_claimed_before_its_time_and_the_next_is_said() {
     let claims = rig.claim(399, 9).await;
     assert_eq!((claims.portals.len(), claims.next), (0, Some(at(400))));
     let claims = rig.claim(400, 9).await;
-    assert_eq!((names(&claims.portals), claims.next), (vec!["b".to_owned()], Some(at(500))));
+    assert_eq!(
+        (names(&claims.portals), claims.next),
+        (vec!["b".to_owned()], Some(at(500)))
+    );
     let claims = rig.claim(600, 9).await;
     assert_eq!((claims.portals.len(), claims.next), (2, None));
 }
@@ -60,10 +91,24 @@ async fn a_claim_survives_the_process_and_can_be_ended_by_the_next() {
     let mut orphans = rig.state.orphans().await.unwrap();
     let orphan = orphans.remove(0);
     assert!(orphans.is_empty());
-    assert_eq!(orphan.grant.as_ref().unwrap().claim, claimed.grant.unwrap().claim);
-    let phase = Phase::InDoubt { attempt: 1, since: at(7), problem: problem(Class::InDoubt) };
-    let standing = GrantStatus { phase: phase.clone(), renew_at: None, next_attempt_at: Some(at(20)) };
-    assert_eq!(rig.record(&orphan, 10, RecordOutcome::Kept(standing)).await, generation(1));
+    assert_eq!(
+        orphan.grant.as_ref().unwrap().claim,
+        claimed.grant.unwrap().claim
+    );
+    let phase = Phase::InDoubt {
+        attempt: 1,
+        since: at(7),
+        problem: problem(Class::InDoubt),
+    };
+    let standing = GrantStatus {
+        phase: phase.clone(),
+        renew_at: None,
+        next_attempt_at: Some(at(20)),
+    };
+    assert_eq!(
+        rig.record(&orphan, 10, RecordOutcome::Kept(standing)).await,
+        generation(1)
+    );
     assert_eq!(names(&rig.state.orphans().await.unwrap()), [""; 0]);
     let again = rig.claim_only(20).await;
     assert_eq!(again.grant.unwrap().standing.phase, phase);
@@ -74,18 +119,42 @@ async fn one_portal_is_claimed_by_hand_whatever_its_time() {
     let rig = Rig::with(&["acme", "other"]).await;
     let portal = rig.claim_by_name("acme").await;
     rig.record(&portal, 1, renewed("r2", 1)).await;
-    let portal = rig.state.claim_one(name("acme"), at(2)).await.unwrap().unwrap();
-    assert_eq!(rig.state.claim_one(name("acme"), at(2)).await.unwrap().map(|_| ()), None, "claimed twice");
+    let portal = rig
+        .state
+        .claim_one(name("acme"), at(2))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        rig.state
+            .claim_one(name("acme"), at(2))
+            .await
+            .unwrap()
+            .map(|_| ()),
+        None,
+        "claimed twice"
+    );
     let stopped = Phase::NeedsAuthorization {
         since: at(2),
         problem: problem(Class::NeedsAuthorization),
         while_in_doubt: true,
     };
-    let standing = GrantStatus { phase: stopped.clone(), renew_at: None, next_attempt_at: None };
+    let standing = GrantStatus {
+        phase: stopped.clone(),
+        renew_at: None,
+        next_attempt_at: None,
+    };
     rig.record(&portal, 3, RecordOutcome::Kept(standing)).await;
     assert_eq!(rig.grant("acme").await.standing.phase, stopped);
     for nobody in ["acme", "unknown"] {
-        assert!(rig.state.claim_one(name(nobody), at(4)).await.unwrap().is_none(), "{nobody}");
+        assert!(
+            rig.state
+                .claim_one(name(nobody), at(4))
+                .await
+                .unwrap()
+                .is_none(),
+            "{nobody}"
+        );
     }
 }
 
@@ -93,7 +162,12 @@ async fn one_portal_is_claimed_by_hand_whatever_its_time() {
 async fn a_request_to_renew_says_what_becomes_of_it() {
     let rig = Rig::with(&["acme"]).await;
     rig.configure(&["acme", "new"]).await;
-    let ask = async |portal: &str, secs| rig.state.request_renewal(name(portal), at(secs)).await.unwrap();
+    let ask = async |portal: &str, secs| {
+        rig.state
+            .request_renewal(name(portal), at(secs))
+            .await
+            .unwrap()
+    };
     assert_eq!(ask("nobody", 0).await, RenewalRequest::Unknown);
     assert_eq!(ask("new", 0).await, RenewalRequest::NoGrant);
     let claimed = rig.claim_only(0).await;
@@ -105,12 +179,20 @@ async fn a_request_to_renew_says_what_becomes_of_it() {
     assert_eq!(ask("acme", 360).await, RenewalRequest::Due(at(360)));
     let claimed = rig.claim_only(360).await;
     rig.record(&claimed, 361, retrying(2000)).await;
-    assert_eq!(ask("acme", 362).await, RenewalRequest::Due(at(365)), "a failing one is not hammered");
+    assert_eq!(
+        ask("acme", 362).await,
+        RenewalRequest::Due(at(365)),
+        "a failing one is not hammered"
+    );
     assert_eq!(rig.claimed(362).await, [""; 0]);
     assert_eq!(rig.claimed(365).await, ["acme"]);
     rig.state.forget(name("acme")).await.unwrap();
     assert_eq!(ask("acme", 366).await, RenewalRequest::NoGrant);
     rig.take("acme", "r3", HOUR).await;
     rig.configure(&[]).await;
-    assert_eq!(ask("acme", 9999).await, RenewalRequest::NoGrant, "not configured any more");
+    assert_eq!(
+        ask("acme", 9999).await,
+        RenewalRequest::NoGrant,
+        "not configured any more"
+    );
 }

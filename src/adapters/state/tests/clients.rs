@@ -4,15 +4,23 @@ use super::*;
 use crate::domain::client::ClientDecision;
 
 fn refusal(secs: i64) -> GrantStatus {
-    let phase =
-        Phase::ClientRejected { attempt: 1, since: at(secs), problem: problem(Class::ClientRejected) };
-    GrantStatus { phase, renew_at: Some(at(0)), next_attempt_at: Some(at(secs + 300)) }
+    let phase = Phase::ClientRejected {
+        attempt: 1,
+        since: at(secs),
+        problem: problem(Class::ClientRejected),
+    };
+    GrantStatus {
+        phase,
+        renew_at: Some(at(0)),
+        next_attempt_at: Some(at(secs + 300)),
+    }
 }
 
 /// A refusal of the client by the claimed portal's renewal at `secs`; it may be tried again 300 s later.
 async fn refuse(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
     let rejection = ClientVerdict::Refused(at(secs + 300));
-    rig.record_client(portal, secs, RecordOutcome::Kept(refusal(secs)), rejection).await
+    rig.record_client(portal, secs, RecordOutcome::Kept(refusal(secs)), rejection)
+        .await
 }
 
 async fn accept(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
@@ -27,13 +35,25 @@ async fn accept(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
 
 fn ruled(recorded: &Recorded) -> (Option<ClientDecision>, bool) {
     match recorded {
-        Recorded::Done { ruling, client_changed, .. } => (*ruling, *client_changed),
+        Recorded::Done {
+            ruling,
+            client_changed,
+            ..
+        } => (*ruling, *client_changed),
         Recorded::SetAside => panic!("set aside"),
     }
 }
 
 fn works_for(portal: &Portal) -> Option<u64> {
-    portal.grant.as_ref().unwrap().standing.phase.problem().unwrap().works_for
+    portal
+        .grant
+        .as_ref()
+        .unwrap()
+        .standing
+        .phase
+        .problem()
+        .unwrap()
+        .works_for
 }
 
 /// Portals of one app: the first is due at 0, the others are fresh, and live from 0 for an hour.
@@ -46,20 +66,33 @@ async fn fresh(names_: &[&str]) -> Rig {
 }
 
 async fn claim(rig: &Rig, portal: &str, secs: i64) -> Portal {
-    rig.state.claim_one(name(portal), at(secs)).await.unwrap().unwrap()
+    rig.state
+        .claim_one(name(portal), at(secs))
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn one_portals_refusal_is_one_portals() {
     let rig = fresh(&["a", "b", "c"]).await;
     let a = claim(&rig, "a", 600).await;
-    assert_eq!(ruled(&refuse(&rig, &a, 600).await), (Some(ClientDecision::AskAnother), false));
+    assert_eq!(
+        ruled(&refuse(&rig, &a, 600).await),
+        (Some(ClientDecision::AskAnother), false)
+    );
     let witness = rig.claim_only(600).await;
-    assert_ne!(witness.name, a.name, "another portal is asked at once, though it is not due");
+    assert_ne!(
+        witness.name, a.name,
+        "another portal is asked at once, though it is not due"
+    );
     assert_eq!(ruled(&accept(&rig, &witness, 601).await), (None, false));
 
     assert_eq!(works_for(&rig.portal("a").await), Some(2));
-    assert!(rig.portal("b").await.client_refused.is_none(), "nobody waits");
+    assert!(
+        rig.portal("b").await.client_refused.is_none(),
+        "nobody waits"
+    );
     for secs in [900, 1800, 3500] {
         let again = claim(&rig, "a", secs).await;
         assert_eq!(
@@ -68,7 +101,10 @@ async fn one_portals_refusal_is_one_portals() {
             "{secs}"
         );
         assert_eq!(works_for(&rig.portal("a").await), Some(2));
-        assert!(!rig.claimed(secs).await.iter().any(|claimed| claimed == "a"), "it has its own time");
+        assert!(
+            !rig.claimed(secs).await.iter().any(|claimed| claimed == "a"),
+            "it has its own time"
+        );
     }
 }
 
@@ -77,15 +113,33 @@ async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait()
     let rig = fresh(&["a", "b", "c"]).await;
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
-    let portals = ["a", "b", "c"].into_iter().map(configured).chain([other]).collect();
-    rig.state.reconcile(portals, vec![app("crm", "1"), app("other", "1")], at(0)).await.unwrap();
+    let portals = ["a", "b", "c"]
+        .into_iter()
+        .map(configured)
+        .chain([other])
+        .collect();
+    rig.state
+        .reconcile(portals, vec![app("crm", "1"), app("other", "1")], at(0))
+        .await
+        .unwrap();
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let second = rig.claim_only(600).await;
-    assert_eq!(ruled(&refuse(&rig, &second, 601).await), (Some(ClientDecision::TheClient), true));
+    assert_eq!(
+        ruled(&refuse(&rig, &second, 601).await),
+        (Some(ClientDecision::TheClient), true)
+    );
     rig.take("z", "z", 2 * HOUR).await;
-    assert_eq!(rig.claimed(603).await, ["z"], "another app's portal goes on");
-    let third = if second.name.as_str() == "b" { "c" } else { "b" };
+    assert_eq!(
+        rig.claimed(603).await,
+        ["z"],
+        "another app's portal goes on"
+    );
+    let third = if second.name.as_str() == "b" {
+        "c"
+    } else {
+        "b"
+    };
     let waiting = rig.portal(third).await.client_refused.unwrap();
     assert_eq!(
         (waiting.since, waiting.probe.as_deref()),
@@ -94,12 +148,20 @@ async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait()
     );
 
     let probe = rig.claim_only(606).await;
-    assert_eq!(probe.name.as_str(), third, "not one that was refused already");
+    assert_eq!(
+        probe.name.as_str(),
+        third,
+        "not one that was refused already"
+    );
     assert_eq!(rig.claimed(607).await, [""; 0], "a second one tries");
     assert_eq!(ruled(&accept(&rig, &probe, 608).await), (None, true));
     let mut rest = rig.claimed(608).await;
     rest.sort();
-    assert_eq!(rest, ["a", second.name.as_str()], "those that were refused are tried at once");
+    assert_eq!(
+        rest,
+        ["a", second.name.as_str()],
+        "those that were refused are tried at once"
+    );
 }
 
 #[tokio::test]
@@ -119,7 +181,10 @@ async fn no_portal_tries_twice_in_a_row() {
         assert_ne!(next.name, last.name, "at {secs}");
         last = next;
     }
-    assert!(secs > 600 + 4 * 300, "a client that is refused for all is left in peace");
+    assert!(
+        secs > 600 + 4 * 300,
+        "a client that is refused for all is left in peace"
+    );
 }
 
 #[tokio::test]
@@ -132,10 +197,16 @@ async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
     assert_eq!(works_for(&rig.portal("a").await), Some(1));
     // Now the client is refused for the other one too.
     let b = claim(&rig, "b", 2000).await;
-    assert_eq!(ruled(&refuse(&rig, &b, 2000).await), (Some(ClientDecision::AskAnother), false));
+    assert_eq!(
+        ruled(&refuse(&rig, &b, 2000).await),
+        (Some(ClientDecision::AskAnother), false)
+    );
     let a = rig.claim_only(2000).await;
     assert_eq!(a.name.as_str(), "a");
-    assert_eq!(ruled(&refuse(&rig, &a, 2001).await), (Some(ClientDecision::TheClient), true));
+    assert_eq!(
+        ruled(&refuse(&rig, &a, 2001).await),
+        (Some(ClientDecision::TheClient), true)
+    );
     assert_eq!(works_for(&rig.portal("a").await), None);
 }
 
@@ -143,10 +214,17 @@ async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
 async fn a_client_of_one_portal_is_left_alone_until_its_time() {
     let rig = Rig::with(&["a"]).await;
     let first = rig.claim_only(0).await;
-    assert_eq!(ruled(&refuse(&rig, &first, 0).await), (Some(ClientDecision::TheClient), true));
+    assert_eq!(
+        ruled(&refuse(&rig, &first, 0).await),
+        (Some(ClientDecision::TheClient), true)
+    );
     assert_eq!(rig.claim(299, 9).await.next, Some(at(300)));
     let probe = rig.claim_only(300).await;
-    assert_eq!(rig.claim(301, 9).await.next, Some(at(420)), "should it never end");
+    assert_eq!(
+        rig.claim(301, 9).await.next,
+        Some(at(420)),
+        "should it never end"
+    );
     assert_eq!(
         ruled(&refuse(&rig, &probe, 302).await),
         (Some(ClientDecision::TheClient), false),
@@ -162,9 +240,23 @@ async fn a_client_of_one_portal_is_left_alone_until_its_time() {
 async fn acceptance_releases_a_grant_in_doubt_too() {
     let rig = Rig::with(&["a"]).await;
     let only = rig.claim_only(0).await;
-    let phase = Phase::InDoubt { attempt: 2, since: at(0), problem: problem(Class::ClientRejected) };
-    let standing = GrantStatus { phase, renew_at: Some(at(0)), next_attempt_at: Some(at(HOUR)) };
-    rig.record_client(&only, 0, RecordOutcome::Kept(standing), ClientVerdict::Refused(at(HOUR))).await;
+    let phase = Phase::InDoubt {
+        attempt: 2,
+        since: at(0),
+        problem: problem(Class::ClientRejected),
+    };
+    let standing = GrantStatus {
+        phase,
+        renew_at: Some(at(0)),
+        next_attempt_at: Some(at(HOUR)),
+    };
+    rig.record_client(
+        &only,
+        0,
+        RecordOutcome::Kept(standing),
+        ClientVerdict::Refused(at(HOUR)),
+    )
+    .await;
     assert_eq!(rig.claimed(5).await, [""; 0]);
     rig.configure(&["a", "b"]).await;
     rig.take("b", "b", HOUR).await;
@@ -182,10 +274,20 @@ async fn a_probe_keeps_nobody_waiting() {
     refuse(&rig, &first[1], 0).await;
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
-    rig.follow(["a", "b", "c"].into_iter().map(configured).chain([other]).collect()).await;
+    rig.follow(
+        ["a", "b", "c"]
+            .into_iter()
+            .map(configured)
+            .chain([other])
+            .collect(),
+    )
+    .await;
     rig.take("z", "z", 2 * HOUR).await;
     let claims = rig.claim(400, 2).await;
-    assert_eq!((names(&claims.portals), claims.next), (vec!["c".to_owned(), "z".to_owned()], Some(at(520))));
+    assert_eq!(
+        (names(&claims.portals), claims.next),
+        (vec!["c".to_owned(), "z".to_owned()], Some(at(520)))
+    );
 }
 
 #[tokio::test]
@@ -195,12 +297,22 @@ async fn a_changed_client_is_tried_at_once() {
         refuse(&rig, &portal, 0).await;
     }
     let portals = || vec![configured("a"), configured("b")];
-    rig.state.reconcile(portals(), vec![app("crm", "1")], at(1)).await.unwrap();
+    rig.state
+        .reconcile(portals(), vec![app("crm", "1")], at(1))
+        .await
+        .unwrap();
     assert_eq!(rig.claimed(1).await, [""; 0], "nothing has changed");
-    rig.state.reconcile(portals(), vec![app("crm", "2")], at(5)).await.unwrap();
+    rig.state
+        .reconcile(portals(), vec![app("crm", "2")], at(5))
+        .await
+        .unwrap();
     let probe = rig.claim_only(5).await;
     accept(&rig, &probe, 6).await;
-    assert_eq!(rig.claimed(6).await.len(), 1, "the refusal's wait is still kept");
+    assert_eq!(
+        rig.claimed(6).await.len(),
+        1,
+        "the refusal's wait is still kept"
+    );
 }
 
 /// Whatever they failed with may have been the client's.
@@ -211,7 +323,10 @@ async fn a_changed_client_ends_the_waits_of_its_portals() {
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
     rig.record(&portals[1], 0, retrying(900)).await;
     let both = vec![configured("fresh"), configured("retries")];
-    rig.state.reconcile(both, vec![app("crm", "2")], at(5)).await.unwrap();
+    rig.state
+        .reconcile(both, vec![app("crm", "2")], at(5))
+        .await
+        .unwrap();
     assert_eq!(rig.claimed(5).await, ["retries"]);
 }
 
@@ -223,8 +338,16 @@ async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_as
     let second = rig.claim_only(600).await;
     refuse(&rig, &second, 600).await;
     for portal in [&a.name, &second.name] {
-        let asked = rig.state.request_renewal(portal.clone(), at(602)).await.unwrap();
-        assert_eq!(asked, RenewalRequest::Due(at(605)), "a few seconds after the last try");
+        let asked = rig
+            .state
+            .request_renewal(portal.clone(), at(602))
+            .await
+            .unwrap();
+        assert_eq!(
+            asked,
+            RenewalRequest::Due(at(605)),
+            "a few seconds after the last try"
+        );
     }
     assert_eq!(rig.claimed(602).await, [""; 0]);
     let mut claimed = rig.claimed(605).await;

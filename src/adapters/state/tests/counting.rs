@@ -8,16 +8,30 @@ async fn the_census_counts_kinds_and_what_is_overdue() {
     rig.configure(&["late", "fresh", "new"]).await;
     let portals = rig.claim(0, 9).await.portals;
     for portal in &portals {
-        let outcome = if portal.name == name("fresh") { renewed("r2", 0) } else { retrying(9999) };
+        let outcome = if portal.name == name("fresh") {
+            renewed("r2", 0)
+        } else {
+            retrying(9999)
+        };
         rig.record(portal, 0, outcome).await;
     }
     let census = rig.state.census(at(0)).await.unwrap();
-    let kinds = [Kind::Fresh, Kind::Retrying, Kind::AwaitingAuthorization, Kind::Unconfigured, Kind::Gone];
+    let kinds = [
+        Kind::Fresh,
+        Kind::Retrying,
+        Kind::AwaitingAuthorization,
+        Kind::Unconfigured,
+        Kind::Gone,
+    ];
     assert_eq!(kinds.map(|kind| census.of(kind)), [1, 1, 1, 1, 0]);
     assert_eq!(census.total(), 4);
     // `late` was due at 0 and expires after an hour: 30 % of it are 1080 s. `fresh`: 1500 s + 30 % of 2100 s.
     for (secs, overdue) in [(1079, 0), (1080, 1), (2129, 1), (2130, 2)] {
-        assert_eq!(rig.state.census(at(secs)).await.unwrap().overdue, overdue, "at {secs}");
+        assert_eq!(
+            rig.state.census(at(secs)).await.unwrap().overdue,
+            overdue,
+            "at {secs}"
+        );
     }
 }
 
@@ -41,7 +55,9 @@ async fn pages_follow_the_names_and_both_ways_to_read_agree() {
 
 /// How SQLite would carry it out.
 fn plan(connection: &rusqlite::Connection, query: &str) -> String {
-    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+    let mut statement = connection
+        .prepare(&format!("EXPLAIN QUERY PLAN {query}"))
+        .unwrap();
     let mut rows = statement.raw_query();
     let mut plan = String::new();
     while let Some(row) = rows.next().unwrap() {
@@ -56,14 +72,38 @@ async fn what_runs_often_uses_an_index() {
     let rig = Rig::with(&["a"]).await;
     let connection = schema::open_reader(&rig.path()).unwrap();
     for (query, uses) in [
-        (claims::due_query(), "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>? AND act_at<?)"),
-        (claims::next_query(), "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>?)"),
-        (listing::KINDS.to_owned(), "SCAN portal USING INDEX portal_kind"),
-        (listing::PAST_DUE.to_owned(), "SEARCH portal USING INDEX portal_renew (renew_at<?)"),
-        (listing::page_query(), "SEARCH portal USING INDEX sqlite_autoindex_portal_1 (name>?)"),
-        (listing::troubled_query(), "SEARCH portal USING INDEX portal_told (name>?)"),
-        (listing::escalation_query(), "SEARCH portal USING INDEX portal_climb (climb_at<?)"),
-        (grant_store::HOLDER.to_owned(), "SEARCH portal USING INDEX portal_fingerprint (<expr>=?)"),
+        (
+            claims::due_query(),
+            "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>? AND act_at<?)",
+        ),
+        (
+            claims::next_query(),
+            "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>?)",
+        ),
+        (
+            listing::KINDS.to_owned(),
+            "SCAN portal USING INDEX portal_kind",
+        ),
+        (
+            listing::PAST_DUE.to_owned(),
+            "SEARCH portal USING INDEX portal_renew (renew_at<?)",
+        ),
+        (
+            listing::page_query(),
+            "SEARCH portal USING INDEX sqlite_autoindex_portal_1 (name>?)",
+        ),
+        (
+            listing::troubled_query(),
+            "SEARCH portal USING INDEX portal_told (name>?)",
+        ),
+        (
+            listing::escalation_query(),
+            "SEARCH portal USING INDEX portal_climb (climb_at<?)",
+        ),
+        (
+            grant_store::HOLDER.to_owned(),
+            "SEARCH portal USING INDEX portal_fingerprint (<expr>=?)",
+        ),
     ] {
         let plan = plan(&connection, &query);
         assert!(plan.contains(uses), "{query}\n{plan}");

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::domain::import::ImportedGrant;
-use crate::domain::install::{EventKind, InstallRule, InstallTerms, NameRule, OwnershipProof, Users};
+use crate::domain::install::{
+    EventKind, InstallRule, InstallTerms, NameRule, OwnershipProof, Users,
+};
 use crate::domain::provider::tests::profile;
 use crate::domain::secret::{ApplicationToken, RefreshToken};
 use crate::domain::token_owner::TokenOwner;
@@ -27,7 +29,13 @@ fn terms(rule: &str, users: Users) -> InstallTerms {
 }
 
 /// The member `m` of a host is the first label of it.
-fn install(occasion: EventKind, host: &str, user: &str, refresh: &str, secs: i64) -> InstalledGrant {
+fn install(
+    occasion: EventKind,
+    host: &str,
+    user: &str,
+    refresh: &str,
+    secs: i64,
+) -> InstalledGrant {
     InstalledGrant {
         terms: terms("{domain}", Users::Installer),
         occasion,
@@ -79,11 +87,17 @@ fn removal(member_id: &str, token: &str, sent: i64, now: i64) -> Uninstall {
 
 /// A removal that has its proof, and these grants, which did not work, gone.
 fn proven(gone: &[&str]) -> Uninstalled {
-    Uninstalled::Proven { gone: gone.iter().map(|portal| name(portal)).collect() }
+    Uninstalled::Proven {
+        gone: gone.iter().map(|portal| name(portal)).collect(),
+    }
 }
 
 fn stored(portal: &str, generation: u64, resumed: bool) -> InstallOutcome {
-    InstallOutcome::Stored { portal: name(portal), generation: Generation(generation), resumed }
+    InstallOutcome::Stored {
+        portal: name(portal),
+        generation: Generation(generation),
+        resumed,
+    }
 }
 
 impl Rig {
@@ -91,8 +105,19 @@ impl Rig {
     async fn keep(&self, install: InstalledGrant) -> InstallOutcome {
         match self.state.install(install.clone()).await.unwrap() {
             InstallOutcome::Unproven { .. } => {
-                let proven_by = install.intake.tokens.credential.refresh().map(RefreshToken::fingerprint);
-                self.state.install(InstalledGrant { proven_by, ..install }).await.unwrap()
+                let proven_by = install
+                    .intake
+                    .tokens
+                    .credential
+                    .refresh()
+                    .map(RefreshToken::fingerprint);
+                self.state
+                    .install(InstalledGrant {
+                        proven_by,
+                        ..install
+                    })
+                    .await
+                    .unwrap()
             }
             kept => kept,
         }
@@ -102,9 +127,19 @@ impl Rig {
     async fn make(&self, portal: &str, phase: impl FnOnce(Problem) -> Phase) {
         let phase = phase(problem(Class::NeedsAuthorization));
         let act_at = matches!(phase, Phase::Retrying { .. }).then(|| at(0));
-        let claimed = self.state.claim_one(name(portal), at(0)).await.unwrap().unwrap();
-        let standing = GrantStatus { phase, renew_at: None, next_attempt_at: act_at };
-        self.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
+        let claimed = self
+            .state
+            .claim_one(name(portal), at(0))
+            .await
+            .unwrap()
+            .unwrap();
+        let standing = GrantStatus {
+            phase,
+            renew_at: None,
+            next_attempt_at: act_at,
+        };
+        self.record(&claimed, 0, RecordOutcome::Kept(standing))
+            .await;
     }
 
     async fn end(&self, removal: Uninstall) -> Uninstalled {
@@ -112,9 +147,16 @@ impl Rig {
     }
 
     /// The configuration names these, and takes installs of `crm` in.
-    async fn follow_with_installs(&self, portals: &[&str], terms: Option<InstallTerms>) -> Reconciled {
+    async fn follow_with_installs(
+        &self,
+        portals: &[&str],
+        terms: Option<InstallTerms>,
+    ) -> Reconciled {
         let portals = portals.iter().map(|name| configured(name)).collect();
-        let apps = vec![AppFingerprint { install: terms, ..app("crm", "1") }];
+        let apps = vec![AppFingerprint {
+            install: terms,
+            ..app("crm", "1")
+        }];
         self.state.reconcile(portals, apps, at(0)).await.unwrap()
     }
 }
@@ -122,14 +164,23 @@ impl Rig {
 #[tokio::test]
 async fn an_install_makes_a_portal_that_is_due_at_once() {
     let rig = Rig::new();
-    assert_eq!(rig.keep(opened("acme.example", INSTALLER, "r1")).await, stored("acme.example", 1, false));
+    assert_eq!(
+        rig.keep(opened("acme.example", INSTALLER, "r1")).await,
+        stored("acme.example", 1, false)
+    );
     let portal = rig.portal("acme.example").await;
     assert_eq!(portal.kind(), Kind::Fresh);
     let settings = portal.settings.unwrap();
-    assert_eq!((settings.app.as_str(), settings.domain.as_deref()), ("crm", Some("acme.example")));
+    assert_eq!(
+        (settings.app.as_str(), settings.domain.as_deref()),
+        ("crm", Some("acme.example"))
+    );
     assert_eq!(settings.identity.as_deref(), Some("acme"));
     let grant = portal.grant.unwrap();
-    assert_eq!((grant.identity.as_deref(), grant.standing.next_attempt_at), (Some("acme"), Some(at(0))));
+    assert_eq!(
+        (grant.identity.as_deref(), grant.standing.next_attempt_at),
+        (Some("acme"), Some(at(0)))
+    );
     assert_eq!(grant.token_url, profile().token_url);
     assert_eq!(
         rig.keep(opened("acme.example", INSTALLER, "r2")).await,
@@ -150,22 +201,42 @@ async fn an_install_makes_a_portal_that_is_due_at_once() {
 #[tokio::test]
 async fn it_stays_through_a_restart_and_follows_its_apps_table() {
     let rig = Rig::new();
-    rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer))).await;
+    rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer)))
+        .await;
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
     let rig = rig.reopen().await;
-    let same = rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer))).await;
+    let same = rig
+        .follow_with_installs(&[], Some(terms("{domain}", Users::Installer)))
+        .await;
     assert_eq!(same, Reconciled::default());
     let mut other = terms("{domain}", Users::Installer);
     other.rule.formats = vec!["raw".to_owned()];
     other.rule.renew_every = Some(RenewSetting::AgeMillis(60_000));
     let changed = rig.follow_with_installs(&[], Some(other)).await;
-    assert_eq!(changed, Reconciled { changed: 1, ..Reconciled::default() });
-    assert_eq!(rig.portal("acme.example").await.settings.unwrap().formats, ["raw"]);
+    assert_eq!(
+        changed,
+        Reconciled {
+            changed: 1,
+            ..Reconciled::default()
+        }
+    );
+    assert_eq!(
+        rig.portal("acme.example").await.settings.unwrap().formats,
+        ["raw"]
+    );
     let dropped = rig.follow_with_installs(&[], None).await;
-    assert_eq!((dropped.dropped, rig.portal("acme.example").await.kind()), (1, Kind::Unconfigured));
-    rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer))).await;
+    assert_eq!(
+        (dropped.dropped, rig.portal("acme.example").await.kind()),
+        (1, Kind::Unconfigured)
+    );
+    rig.follow_with_installs(&[], Some(terms("{domain}", Users::Installer)))
+        .await;
     assert_eq!(rig.portal("acme.example").await.kind(), Kind::Fresh);
-    assert_eq!(rig.claimed(0).await, Vec::<String>::new(), "of another server");
+    assert_eq!(
+        rig.claimed(0).await,
+        Vec::<String>::new(),
+        "of another server"
+    );
 }
 
 #[tokio::test]
@@ -173,14 +244,24 @@ async fn a_name_that_the_configuration_takes_is_its_own_and_comes_back_when_it_l
     let rig = Rig::new();
     let installs = || Some(terms("{domain}", Users::Installer));
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
-    rig.follow_with_installs(&["acme.example"], installs()).await;
+    rig.follow_with_installs(&["acme.example"], installs())
+        .await;
     let portal = rig.portal("acme.example").await;
-    assert_eq!((portal.kind(), portal.settings), (Kind::Fresh, Some(configured("acme.example").settings)));
+    assert_eq!(
+        (portal.kind(), portal.settings),
+        (Kind::Fresh, Some(configured("acme.example").settings))
+    );
     rig.follow_with_installs(&[], installs()).await;
     assert_eq!(rig.portal("acme.example").await.kind(), Kind::Unconfigured);
-    assert_eq!(rig.keep(opened("acme.example", INSTALLER, "r2")).await, stored("acme.example", 2, true));
+    assert_eq!(
+        rig.keep(opened("acme.example", INSTALLER, "r2")).await,
+        stored("acme.example", 2, true)
+    );
     let strangers = InstalledGrant {
-        owner: TokenOwner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
+        owner: TokenOwner {
+            member_id: "other".to_owned(),
+            ..opened("acme.example", "1", "x").owner
+        },
         ..opened("acme.example", "1", "r3")
     };
     rig.follow_with_installs(&[], None).await;
@@ -194,7 +275,11 @@ async fn a_name_that_the_configuration_takes_is_its_own_and_comes_back_when_it_l
 
 #[tokio::test]
 async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_fresh() {
-    for (pinned, host) in [(Some("acme"), None), (None, Some("Acme.example")), (None, None)] {
+    for (pinned, host) in [
+        (Some("acme"), None),
+        (None, Some("Acme.example")),
+        (None, None),
+    ] {
         let rig = Rig::new();
         let mut listed = configured("news");
         listed.settings.identity = pinned.map(str::to_owned);
@@ -202,7 +287,10 @@ async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_
         rig.follow(vec![listed, configured("acme.example")]).await;
         if pinned.or(host).is_none() {
             rig.state
-                .store_grant(NewGrant { identity: Some("acme".to_owned()), ..grant("news", "r0", HOUR) })
+                .store_grant(NewGrant {
+                    identity: Some("acme".to_owned()),
+                    ..grant("news", "r0", HOUR)
+                })
                 .await
                 .unwrap();
             let claimed = rig.claim_by_name("news").await;
@@ -211,7 +299,11 @@ async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_
                 problem: problem(Class::NeedsAuthorization),
                 while_in_doubt: false,
             };
-            let standing = GrantStatus { phase: dead, renew_at: None, next_attempt_at: None };
+            let standing = GrantStatus {
+                phase: dead,
+                renew_at: None,
+                next_attempt_at: None,
+            };
             rig.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
         }
         let taken = rig.keep(opened("acme.example", INSTALLER, "r1")).await;
@@ -219,16 +311,26 @@ async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_while_
             matches!(&taken, InstallOutcome::Stored { portal, resumed: true, .. } if portal.as_str() == "news"),
             "{taken:?}"
         );
-        let again = rig.keep(event("acme.example", INSTALLER, "r2", "proof", 0)).await;
+        let again = rig
+            .keep(event("acme.example", INSTALLER, "r2", "proof", 0))
+            .await;
         assert_eq!(again, InstallOutcome::FreshAlready(name("news")));
         assert_eq!(
-            rig.portal("news").await.settings.unwrap().identity.as_deref(),
+            rig.portal("news")
+                .await
+                .settings
+                .unwrap()
+                .identity
+                .as_deref(),
             pinned,
             "its own settings stay"
         );
         // The name that the rule gives is the configuration's, and another portal's.
         let other = InstalledGrant {
-            owner: TokenOwner { member_id: "other".to_owned(), ..opened("acme.example", "1", "x").owner },
+            owner: TokenOwner {
+                member_id: "other".to_owned(),
+                ..opened("acme.example", "1", "x").owner
+            },
             ..opened("acme.example", "1", "r3")
         };
         assert_eq!(rig.keep(other).await, stored("other", 1, false));
@@ -249,14 +351,27 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
     };
     assert_eq!(rig.keep(unproven).await, other(OwnershipProof::Unknown));
     for (user, refresh, generation) in [(INSTALLER, "r1", 2), ("2", "r2", 3)] {
-        let kept = rig.keep(event("acme.example", user, refresh, "proof", 10)).await;
+        let kept = rig
+            .keep(event("acme.example", user, refresh, "proof", 10))
+            .await;
         assert_eq!(kept, stored("acme.example", generation, true));
     }
-    assert_eq!(rig.keep(event("acme.example", "2", "r2", "proof", 10)).await, InstallOutcome::Replayed);
-    assert_eq!(rig.keep(event("acme.example", "2", "r1", "proof", 10)).await, InstallOutcome::Replayed);
+    assert_eq!(
+        rig.keep(event("acme.example", "2", "r2", "proof", 10))
+            .await,
+        InstallOutcome::Replayed
+    );
+    assert_eq!(
+        rig.keep(event("acme.example", "2", "r1", "proof", 10))
+            .await,
+        InstallOutcome::Replayed
+    );
     let planted = event("acme.example", EMPLOYEE, "r3", "planted", 20);
     assert_eq!(rig.keep(planted).await, other(OwnershipProof::Other));
-    let old = InstalledGrant { now: at(200_000), ..event("acme.example", "2", "r4", "proof", 20) };
+    let old = InstalledGrant {
+        now: at(200_000),
+        ..event("acme.example", "2", "r4", "proof", 20)
+    };
     assert_eq!(rig.keep(old).await, InstallOutcome::Replayed);
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r2");
 }
@@ -264,34 +379,58 @@ async fn an_installation_event_replaces_and_its_replay_does_not() {
 #[tokio::test]
 async fn a_repeated_notice_leaves_a_request_under_way_its_claim() {
     let rig = Rig::new();
-    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+        .await;
     let claimed = rig.claim_by_name("acme.example").await;
-    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, InstallOutcome::Replayed);
-    assert_eq!(rig.record(&claimed, 1, renewed("r2", 1)).await, generation(2));
+    assert_eq!(
+        rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+            .await,
+        InstallOutcome::Replayed
+    );
+    assert_eq!(
+        rig.record(&claimed, 1, renewed("r2", 1)).await,
+        generation(2)
+    );
 }
 
 #[tokio::test]
 async fn a_removal_needs_its_proof_and_comes_once() {
     let rig = Rig::new();
-    assert_eq!(rig.end(removal("acme", "proof", 50, 50)).await, Uninstalled::Unknown);
+    assert_eq!(
+        rig.end(removal("acme", "proof", 50, 50)).await,
+        Uninstalled::Unknown
+    );
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
     assert_eq!(
         rig.end(removal("acme", "proof", 50, 50)).await,
         Uninstalled::Unknown,
         "a browser brings no proof"
     );
-    rig.keep(event("acme.example", INSTALLER, "r2", "proof", 10)).await;
-    assert_eq!(rig.end(removal("acme", "prooF", 50, 50)).await, Uninstalled::OtherToken);
+    rig.keep(event("acme.example", INSTALLER, "r2", "proof", 10))
+        .await;
+    assert_eq!(
+        rig.end(removal("acme", "prooF", 50, 50)).await,
+        Uninstalled::OtherToken
+    );
     assert_eq!(
         rig.end(removal("acme", "proof", 10, 50)).await,
         Uninstalled::Replayed,
         "older than the install"
     );
-    assert_eq!(rig.end(removal("acme", "proof", 50, 100_000)).await, Uninstalled::Replayed, "of another day");
+    assert_eq!(
+        rig.end(removal("acme", "proof", 50, 100_000)).await,
+        Uninstalled::Replayed,
+        "of another day"
+    );
     // Whoever was first may have chosen the proof: a grant that may live is renewed, and that tells.
     assert_eq!(rig.end(removal("acme", "proof", 50, 55)).await, proven(&[]));
     assert_eq!(rig.grant("acme.example").await.standing.phase, Phase::Fresh);
-    rig.make("acme.example", |problem| Phase::Retrying { attempt: 1, since: at(55), problem }).await;
+    rig.make("acme.example", |problem| Phase::Retrying {
+        attempt: 1,
+        since: at(55),
+        problem,
+    })
+    .await;
     assert_eq!(rig.end(removal("acme", "proof", 51, 55)).await, proven(&[]));
     rig.make("acme.example", |problem| Phase::NeedsAuthorization {
         since: at(55),
@@ -299,12 +438,25 @@ async fn a_removal_needs_its_proof_and_comes_once() {
         while_in_doubt: false,
     })
     .await;
-    assert_eq!(rig.end(removal("acme", "proof", 52, 55)).await, proven(&["acme.example"]));
-    let grant = rig.grant("acme.example").await;
-    assert_eq!(grant.standing.phase, Phase::Gone { since: at(55), problem: problem(Class::Gone) });
-    assert_eq!((grant.standing.next_attempt_at, refresh_of(&grant)), (None, "r2"));
     assert_eq!(
-        rig.keep(event("acme.example", "2", "r3", "proof", 60)).await,
+        rig.end(removal("acme", "proof", 52, 55)).await,
+        proven(&["acme.example"])
+    );
+    let grant = rig.grant("acme.example").await;
+    assert_eq!(
+        grant.standing.phase,
+        Phase::Gone {
+            since: at(55),
+            problem: problem(Class::Gone)
+        }
+    );
+    assert_eq!(
+        (grant.standing.next_attempt_at, refresh_of(&grant)),
+        (None, "r2")
+    );
+    assert_eq!(
+        rig.keep(event("acme.example", "2", "r3", "proof", 60))
+            .await,
         stored("acme.example", 3, true)
     );
     assert_eq!(
@@ -329,18 +481,37 @@ async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant_liv
         proof: OwnershipProof::Unknown,
         is_disputed: true,
     };
-    assert_eq!(rig.keep(event("acme.example", EMPLOYEE, "r2", "planted", 10)).await, disputed);
-    assert_eq!(rig.end(removal("acme", "planted", 20, 20)).await, Uninstalled::Unknown);
-    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r3", "proof", 10)).await, fresh);
+    assert_eq!(
+        rig.keep(event("acme.example", EMPLOYEE, "r2", "planted", 10))
+            .await,
+        disputed
+    );
+    assert_eq!(
+        rig.end(removal("acme", "planted", 20, 20)).await,
+        Uninstalled::Unknown
+    );
+    assert_eq!(
+        rig.keep(event("acme.example", INSTALLER, "r3", "proof", 10))
+            .await,
+        fresh
+    );
     assert_eq!(rig.end(removal("acme", "proof", 20, 20)).await, proven(&[]));
 }
 
 #[tokio::test]
 async fn what_is_gone_is_anybodys_who_installs_again() {
     let rig = Rig::new();
-    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
-    rig.make("acme.example", |problem| Phase::Gone { since: at(5), problem }).await;
-    assert_eq!(rig.keep(opened("acme.example", "2", "r2")).await, stored("acme.example", 2, true));
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+        .await;
+    rig.make("acme.example", |problem| Phase::Gone {
+        since: at(5),
+        problem,
+    })
+    .await;
+    assert_eq!(
+        rig.keep(opened("acme.example", "2", "r2")).await,
+        stored("acme.example", 2, true)
+    );
 }
 
 #[tokio::test]
@@ -351,8 +522,14 @@ async fn each_user_is_a_portal_where_the_rule_says_so() {
         ..opened("acme.example", user, refresh)
     };
     assert_eq!(rig.keep(each("1", "r1")).await, stored("acme.1", 1, false));
-    assert_eq!(rig.keep(each("67", "r67")).await, stored("acme.67", 1, false));
-    assert_eq!(rig.keep(each("67", "r68")).await, InstallOutcome::FreshAlready(name("acme.67")));
+    assert_eq!(
+        rig.keep(each("67", "r67")).await,
+        stored("acme.67", 1, false)
+    );
+    assert_eq!(
+        rig.keep(each("67", "r68")).await,
+        InstallOutcome::FreshAlready(name("acme.67"))
+    );
     let proof = InstalledGrant {
         terms: terms("{member_id}.{user_id}", Users::Each),
         ..event("acme.example", "1", "r2", "proof", 1)
@@ -366,25 +543,48 @@ async fn each_user_is_a_portal_where_the_rule_says_so() {
         true,
         at(5),
     );
-    assert_eq!(asked.await.unwrap(), [(name("acme.1"), at(5)), (name("acme.67"), at(5))]);
+    assert_eq!(
+        asked.await.unwrap(),
+        [(name("acme.1"), at(5)), (name("acme.67"), at(5))]
+    );
 }
 
 #[tokio::test]
 async fn a_forgotten_install_leaves_nothing() {
     let rig = Rig::new();
-    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+        .await;
     assert!(rig.state.forget(name("acme.example")).await.unwrap());
-    assert!(rig.state.portal(name("acme.example")).await.unwrap().is_none());
-    assert_eq!(rig.end(removal("acme", "proof", 5, 5)).await, Uninstalled::Unknown);
-    assert_eq!(rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await, InstallOutcome::Replayed);
+    assert!(
+        rig.state
+            .portal(name("acme.example"))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(
+        rig.end(removal("acme", "proof", 5, 5)).await,
+        Uninstalled::Unknown
+    );
+    assert_eq!(
+        rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+            .await,
+        InstallOutcome::Replayed
+    );
 }
 
 #[tokio::test]
 async fn an_import_makes_the_grant_nobodys_in_particular() {
     let rig = Rig::new();
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
-    let import = NewGrant { identity: Some("acme".to_owned()), ..grant("acme.example", "r2", HOUR) };
-    assert_eq!(rig.state.store_grant(import).await.unwrap(), StoreOutcome::Stored(Generation(2)));
+    let import = NewGrant {
+        identity: Some("acme".to_owned()),
+        ..grant("acme.example", "r2", HOUR)
+    };
+    assert_eq!(
+        rig.state.store_grant(import).await.unwrap(),
+        StoreOutcome::Stored(Generation(2))
+    );
     assert_eq!(
         rig.keep(opened("acme.example", EMPLOYEE, "r3")).await,
         InstallOutcome::FreshAlready(name("acme.example"))
@@ -395,10 +595,16 @@ async fn an_import_makes_the_grant_nobodys_in_particular() {
 async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let connection = rusqlite::Connection::open(path_in(&folder)).unwrap();
-    connection.execute_batch(include_str!("../../../../tests/fixtures/state-v5.sql")).unwrap();
+    connection
+        .execute_batch(include_str!("../../../../tests/fixtures/state-v5.sql"))
+        .unwrap();
     drop(connection);
     let rig = Rig::open(folder);
-    rig.follow_with_installs(&["acme", "doubtful"], Some(terms("{domain}", Users::Installer))).await;
+    rig.follow_with_installs(
+        &["acme", "doubtful"],
+        Some(terms("{domain}", Users::Installer)),
+    )
+    .await;
     assert_eq!(rig.portal("dropped").await.kind(), Kind::Fresh);
     let removal = removal("member of dropped", "proof", 10, 10);
     assert_eq!(rig.end(removal).await, proven(&[]));
@@ -407,21 +613,31 @@ async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
 #[tokio::test]
 async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as_brought_then() {
     let rig = Rig::new();
-    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+        .await;
     let newcomer = event("acme.example", INSTALLER, "r2", "proof", 10);
-    let InstallOutcome::Unproven { portal, token_url, may_live: _ } =
-        rig.state.install(newcomer.clone()).await.unwrap()
+    let InstallOutcome::Unproven {
+        portal,
+        token_url,
+        may_live: _,
+    } = rig.state.install(newcomer.clone()).await.unwrap()
     else {
         panic!("taken in unproven")
     };
-    assert_eq!((portal, token_url), (name("acme.example"), profile().token_url));
+    assert_eq!(
+        (portal, token_url),
+        (name("acme.example"), profile().token_url)
+    );
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
     let proven = InstalledGrant {
         intake: opened("acme.example", INSTALLER, "r3").intake,
         proven_by: RefreshToken::new("r2").map(|token| token.fingerprint()),
         ..newcomer.clone()
     };
-    assert_eq!(rig.state.install(proven).await.unwrap(), stored("acme.example", 2, true));
+    assert_eq!(
+        rig.state.install(proven).await.unwrap(),
+        stored("acme.example", 2, true)
+    );
     let grant = rig.grant("acme.example").await;
     assert_eq!(refresh_of(&grant), "r3");
     assert!(
@@ -429,36 +645,75 @@ async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as_bro
         "it was renewed by its proof: {:?}",
         grant.standing
     );
-    assert_eq!(rig.state.install(newcomer).await.unwrap(), InstallOutcome::Replayed);
+    assert_eq!(
+        rig.state.install(newcomer).await.unwrap(),
+        InstallOutcome::Replayed
+    );
 }
 
 #[tokio::test]
 async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed() {
     let rig = Rig::new();
-    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0)).await;
-    let bare = Uninstall { application_token: None, ..removal("acme", "proof", 50, 50) };
+    rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
+        .await;
+    let bare = Uninstall {
+        application_token: None,
+        ..removal("acme", "proof", 50, 50)
+    };
     assert_eq!(rig.end(bare).await, Uninstalled::Bare);
-    let timeless = Uninstall { sent_at: None, ..removal("acme", "proof", 50, 50) };
+    let timeless = Uninstall {
+        sent_at: None,
+        ..removal("acme", "proof", 50, 50)
+    };
     assert_eq!(rig.end(timeless).await, Uninstalled::Bare);
     let claimed = rig.claim_by_name("acme.example").await;
     rig.record(&claimed, 1, renewed("r2", 1)).await;
     let binding = binding("example", "client");
     let ask = |member: &str, secs| {
-        rig.state.request_renewal_of_member("crm".to_owned(), binding, member.to_owned(), false, at(secs))
+        rig.state.request_renewal_of_member(
+            "crm".to_owned(),
+            binding,
+            member.to_owned(),
+            false,
+            at(secs),
+        )
     };
     assert_eq!(ask("globex", 50).await.unwrap(), []);
     // Not within a tenth of its life after the last renewal.
     let asked = ask("acme", 50).await.unwrap();
-    let [(portal, when)] = asked.as_slice() else { panic!("{asked:?}") };
+    let [(portal, when)] = asked.as_slice() else {
+        panic!("{asked:?}")
+    };
     assert_eq!(portal, &name("acme.example"));
     assert!(*when > at(50) && *when <= at(HOUR / 10 + 1), "{when:?}");
-    assert_eq!(rig.grant("acme.example").await.standing.next_attempt_at, Some(*when));
-    assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [(name("acme.example"), at(HOUR / 2))]);
+    assert_eq!(
+        rig.grant("acme.example").await.standing.next_attempt_at,
+        Some(*when)
+    );
+    assert_eq!(
+        ask("acme", HOUR / 2).await.unwrap(),
+        [(name("acme.example"), at(HOUR / 2))]
+    );
     // What has its proof is looked into at once, whatever was done a moment ago; what is gone is not.
-    let at_once =
-        || rig.state.request_renewal_of_member("crm".to_owned(), binding, "acme".to_owned(), true, at(60));
+    let at_once = || {
+        rig.state.request_renewal_of_member(
+            "crm".to_owned(),
+            binding,
+            "acme".to_owned(),
+            true,
+            at(60),
+        )
+    };
     assert_eq!(at_once().await.unwrap(), [(name("acme.example"), at(60))]);
-    rig.make("acme.example", |problem| Phase::Gone { since: at(60), problem }).await;
-    assert_eq!(ask("acme", HOUR / 2).await.unwrap(), [], "what is gone is not asked for");
+    rig.make("acme.example", |problem| Phase::Gone {
+        since: at(60),
+        problem,
+    })
+    .await;
+    assert_eq!(
+        ask("acme", HOUR / 2).await.unwrap(),
+        [],
+        "what is gone is not asked for"
+    );
     assert_eq!(at_once().await.unwrap(), []);
 }

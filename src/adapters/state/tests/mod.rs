@@ -55,7 +55,10 @@ impl Rig {
         rig
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test has no daemon to spawn the workers")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has no daemon to spawn the workers"
+    )]
     fn open(folder: tempfile::TempDir) -> Self {
         let path = path_in(&folder);
         let (state, writer, reader) = State::open(&path, lock(&path).unwrap()).unwrap();
@@ -63,12 +66,20 @@ impl Rig {
             tokio::task::spawn_blocking(move || writer.run()),
             tokio::task::spawn_blocking(move || reader.run()),
         ];
-        Self { folder, state, workers }
+        Self {
+            folder,
+            state,
+            workers,
+        }
     }
 
     /// Ends the workers, as a stop does.
     async fn close(self) -> tempfile::TempDir {
-        let Self { folder, state, workers } = self;
+        let Self {
+            folder,
+            state,
+            workers,
+        } = self;
         drop(state);
         for worker in workers {
             worker.await.unwrap();
@@ -81,20 +92,30 @@ impl Rig {
     }
 
     async fn configure(&self, names: &[&str]) -> Reconciled {
-        self.follow(names.iter().map(|name| configured(name)).collect()).await
+        self.follow(names.iter().map(|name| configured(name)).collect())
+            .await
     }
 
     async fn follow(&self, portals: Vec<Configured>) -> Reconciled {
-        self.state.reconcile(portals, vec![app("crm", "1")], at(0)).await.unwrap()
+        self.state
+            .reconcile(portals, vec![app("crm", "1")], at(0))
+            .await
+            .unwrap()
     }
 
     /// Takes in a grant that is due at `at(0)` and expires at `at(expires)`.
     async fn take(&self, name: &str, refresh: &str, expires: i64) -> StoreOutcome {
-        self.state.store_grant(grant(name, refresh, expires)).await.unwrap()
+        self.state
+            .store_grant(grant(name, refresh, expires))
+            .await
+            .unwrap()
     }
 
     async fn claim(&self, secs: i64, limit: usize) -> Claims {
-        self.state.claim_due(at(secs), vec![(URL.to_owned(), limit)]).await.unwrap()
+        self.state
+            .claim_due(at(secs), vec![(URL.to_owned(), limit)])
+            .await
+            .unwrap()
     }
 
     /// Claims what is due, and says which.
@@ -109,11 +130,16 @@ impl Rig {
     }
 
     async fn claim_by_name(&self, portal: &str) -> Portal {
-        self.state.claim_one(name(portal), at(0)).await.unwrap().unwrap()
+        self.state
+            .claim_one(name(portal), at(0))
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     async fn record(&self, portal: &Portal, secs: i64, outcome: RecordOutcome) -> Recorded {
-        self.record_client(portal, secs, outcome, ClientVerdict::Unknown).await
+        self.record_client(portal, secs, outcome, ClientVerdict::Unknown)
+            .await
     }
 
     async fn record_client(
@@ -149,9 +175,12 @@ impl Rig {
     /// What was kept aside: portal, why, refresh token.
     fn aside(&self) -> Vec<(String, String, String)> {
         let connection = schema::open_reader(&self.path()).unwrap();
-        let mut statement =
-            connection.prepare("SELECT portal, why, refresh_token FROM aside ORDER BY id").unwrap();
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        let mut statement = connection
+            .prepare("SELECT portal, why, refresh_token FROM aside ORDER BY id")
+            .unwrap();
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap();
         rows.collect::<Result<_, _>>().unwrap()
     }
 
@@ -173,7 +202,10 @@ fn name(text: &str) -> PortalName {
 }
 
 fn names(portals: &[Portal]) -> Vec<String> {
-    portals.iter().map(|portal| portal.name.to_string()).collect()
+    portals
+        .iter()
+        .map(|portal| portal.name.to_string())
+        .collect()
 }
 
 fn configured(portal: &str) -> Configured {
@@ -197,7 +229,11 @@ fn configured(portal: &str) -> Configured {
 }
 
 fn app(name: &str, what: &str) -> AppFingerprint {
-    AppFingerprint { name: name.to_owned(), fingerprint: Fingerprint::of(what.as_bytes()), install: None }
+    AppFingerprint {
+        name: name.to_owned(),
+        fingerprint: Fingerprint::of(what.as_bytes()),
+        install: None,
+    }
 }
 
 fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {
@@ -209,7 +245,10 @@ fn tokens(refresh: &str, issued: i64, expires: i64) -> Tokens {
             expires_at: at(expires),
         }),
         credential: Credential::Refresh(RefreshToken::new(refresh).unwrap()),
-        details: Details { scope: vec!["crm".to_owned()], ..Details::default() },
+        details: Details {
+            scope: vec!["crm".to_owned()],
+            ..Details::default()
+        },
         validity: Validity::default(),
     }
 }
@@ -222,7 +261,11 @@ fn grant(portal: &str, refresh: &str, expires: i64) -> NewGrant {
         identity: Some(format!("member of {portal}")),
         bound_to: binding("example", "client"),
         token_url: URL.to_owned(),
-        standing: GrantStatus { phase: Phase::Fresh, renew_at: Some(at(0)), next_attempt_at: Some(at(0)) },
+        standing: GrantStatus {
+            phase: Phase::Fresh,
+            renew_at: Some(at(0)),
+            next_attempt_at: Some(at(0)),
+        },
         now: at(0),
     }
 }
@@ -232,7 +275,11 @@ fn renewed(refresh: &str, secs: i64) -> RecordOutcome {
     let due = Some(at(secs + 1500));
     RecordOutcome::Renewed(Box::new(Renewed {
         tokens: tokens(refresh, secs, secs + HOUR),
-        standing: GrantStatus { phase: Phase::Fresh, renew_at: due, next_attempt_at: due },
+        standing: GrantStatus {
+            phase: Phase::Fresh,
+            renew_at: due,
+            next_attempt_at: due,
+        },
         identity: None,
         token_url: None,
         renamed_from: None,
@@ -240,13 +287,24 @@ fn renewed(refresh: &str, secs: i64) -> RecordOutcome {
 }
 
 fn problem(class: Class) -> Problem {
-    Problem { code: Some("code".to_owned()), ..Problem::new(class, "words".to_owned()) }
+    Problem {
+        code: Some("code".to_owned()),
+        ..Problem::new(class, "words".to_owned())
+    }
 }
 
 /// A failure since `at(0)` that is tried again at `act`.
 fn retrying(act: i64) -> RecordOutcome {
-    let phase = Phase::Retrying { attempt: 1, since: at(0), problem: problem(Class::Transient) };
-    RecordOutcome::Kept(GrantStatus { phase, renew_at: Some(at(0)), next_attempt_at: Some(at(act)) })
+    let phase = Phase::Retrying {
+        attempt: 1,
+        since: at(0),
+        problem: problem(Class::Transient),
+    };
+    RecordOutcome::Kept(GrantStatus {
+        phase,
+        renew_at: Some(at(0)),
+        next_attempt_at: Some(at(act)),
+    })
 }
 
 fn refresh_of(grant: &Grant) -> &str {

@@ -53,7 +53,10 @@ async fn squatted() -> Rig {
         proven_by: None,
         now: at(0),
     };
-    assert!(matches!(rig.state.install(install).await.unwrap(), InstallOutcome::Stored { .. }));
+    assert!(matches!(
+        rig.state.install(install).await.unwrap(),
+        InstallOutcome::Stored { .. }
+    ));
     rig
 }
 
@@ -102,7 +105,10 @@ impl Rig {
         is_admin: Option<bool>,
         refresh: &str,
     ) -> RecordedDispute {
-        self.state.record_dispute(newcomer(user, occasion, is_admin, refresh)).await.unwrap()
+        self.state
+            .record_dispute(newcomer(user, occasion, is_admin, refresh))
+            .await
+            .unwrap()
     }
 
     /// Who waits, and with which refresh token.
@@ -123,18 +129,45 @@ async fn one_waits_and_only_a_better_claim_displaces_it() {
     assert!(
         matches!(rig.note("5", Installed, Some(false), "f1").await, RecordedDispute::New(new) if new.holder.as_deref() == Some(EMPLOYEE))
     );
-    assert_eq!(rig.note("6", Installed, Some(false), "g1").await, RecordedDispute::Outranked);
-    assert!(matches!(rig.note("1", Opened, Some(true), "a1").await, RecordedDispute::New(_)));
-    assert_eq!(rig.note("5", Installed, None, "f2").await, RecordedDispute::Outranked);
+    assert_eq!(
+        rig.note("6", Installed, Some(false), "g1").await,
+        RecordedDispute::Outranked
+    );
+    assert!(matches!(
+        rig.note("1", Opened, Some(true), "a1").await,
+        RecordedDispute::New(_)
+    ));
+    assert_eq!(
+        rig.note("5", Installed, None, "f2").await,
+        RecordedDispute::Outranked
+    );
     // His newest grant counts, and what his event said stays.
-    assert_eq!(rig.note("1", Installed, Some(true), "a2").await, RecordedDispute::Known);
-    assert_eq!(rig.note("1", Opened, None, "a3").await, RecordedDispute::Known);
+    assert_eq!(
+        rig.note("1", Installed, Some(true), "a2").await,
+        RecordedDispute::Known
+    );
+    assert_eq!(
+        rig.note("1", Opened, None, "a3").await,
+        RecordedDispute::Known
+    );
     assert_eq!(rig.waiting().await, of("1", "a3"));
     assert_eq!(rig.state.open_disputes().await.unwrap().len(), 1);
-    assert_eq!(rig.note(EMPLOYEE, Installed, None, "e2").await, RecordedDispute::Moot, "it is his grant");
-    assert_eq!(rig.note("2", Installed, Some(true), "e1").await, RecordedDispute::Moot, "it came before");
+    assert_eq!(
+        rig.note(EMPLOYEE, Installed, None, "e2").await,
+        RecordedDispute::Moot,
+        "it is his grant"
+    );
+    assert_eq!(
+        rig.note("2", Installed, Some(true), "e1").await,
+        RecordedDispute::Moot,
+        "it came before"
+    );
     let rig = rig.reopen().await;
-    assert_eq!(rig.waiting().await, of("1", "a3"), "it outlives the process");
+    assert_eq!(
+        rig.waiting().await,
+        of("1", "a3"),
+        "it outlives the process"
+    );
     assert!(rig.state.forget(name(PORTAL)).await.unwrap());
     assert_eq!(rig.state.open_disputes().await.unwrap(), []);
 }
@@ -143,20 +176,59 @@ async fn one_waits_and_only_a_better_claim_displaces_it() {
 async fn whoever_was_refused_is_not_told_of_again_and_his_grant_is_not_kept() {
     let rig = squatted().await;
     rig.note("1", EventKind::Installed, None, "a1").await;
-    assert_eq!(rig.state.uninstall(removal("planted", 5)).await.unwrap(), Uninstalled::Disputed);
-    assert!(!rig.state.refuse_claimant(name(PORTAL), "2".to_owned(), at(2)).await.unwrap());
-    assert!(rig.state.refuse_claimant(name(PORTAL), "1".to_owned(), at(2)).await.unwrap());
-    assert_eq!(rig.waiting().await, None);
-    assert_eq!(rig.note("1", EventKind::Installed, Some(true), "a2").await, RecordedDispute::Refused);
-    assert!(!rig.state.accept_claimant(name(PORTAL), "1".to_owned(), at(2)).await.unwrap());
-    assert!(matches!(rig.note("2", EventKind::Installed, None, "b1").await, RecordedDispute::New(_)));
-    for user in 3..60 {
-        rig.note(&user.to_string(), EventKind::Installed, Some(true), &format!("c{user}")).await;
-        rig.state.refuse_claimant(name(PORTAL), user.to_string(), at(user)).await.unwrap();
-    }
-    assert_eq!(rig.note("59", EventKind::Installed, None, "d").await, RecordedDispute::Refused);
+    assert_eq!(
+        rig.state.uninstall(removal("planted", 5)).await.unwrap(),
+        Uninstalled::Disputed
+    );
     assert!(
-        matches!(rig.note("3", EventKind::Installed, None, "d").await, RecordedDispute::New(_)),
+        !rig.state
+            .refuse_claimant(name(PORTAL), "2".to_owned(), at(2))
+            .await
+            .unwrap()
+    );
+    assert!(
+        rig.state
+            .refuse_claimant(name(PORTAL), "1".to_owned(), at(2))
+            .await
+            .unwrap()
+    );
+    assert_eq!(rig.waiting().await, None);
+    assert_eq!(
+        rig.note("1", EventKind::Installed, Some(true), "a2").await,
+        RecordedDispute::Refused
+    );
+    assert!(
+        !rig.state
+            .accept_claimant(name(PORTAL), "1".to_owned(), at(2))
+            .await
+            .unwrap()
+    );
+    assert!(matches!(
+        rig.note("2", EventKind::Installed, None, "b1").await,
+        RecordedDispute::New(_)
+    ));
+    for user in 3..60 {
+        rig.note(
+            &user.to_string(),
+            EventKind::Installed,
+            Some(true),
+            &format!("c{user}"),
+        )
+        .await;
+        rig.state
+            .refuse_claimant(name(PORTAL), user.to_string(), at(user))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        rig.note("59", EventKind::Installed, None, "d").await,
+        RecordedDispute::Refused
+    );
+    assert!(
+        matches!(
+            rig.note("3", EventKind::Installed, None, "d").await,
+            RecordedDispute::New(_)
+        ),
         "too long ago"
     );
 }
@@ -166,18 +238,45 @@ async fn the_proof_changes_with_the_grant_and_not_before() {
     for refused in [false, true] {
         let rig = squatted().await;
         rig.note("1", EventKind::Installed, Some(true), "a1").await;
-        assert!(rig.state.accept_claimant(name(PORTAL), "1".to_owned(), at(3)).await.unwrap());
+        assert!(
+            rig.state
+                .accept_claimant(name(PORTAL), "1".to_owned(), at(3))
+                .await
+                .unwrap()
+        );
         let is_accepted = async || rig.state.open_disputes().await.unwrap()[0].is_accepted;
         assert!(!is_accepted().await, "nothing is being proved yet");
-        let tokens = Tokens { access: None, ..tokens("a1", 0, HOUR) };
-        let grant = NewGrant { tokens, identity: Some("acme".to_owned()), ..grant(PORTAL, "a1", HOUR) };
-        let offer = Offer { grant, origin: Origin::Install, replaces: true };
+        let tokens = Tokens {
+            access: None,
+            ..tokens("a1", 0, HOUR)
+        };
+        let grant = NewGrant {
+            tokens,
+            identity: Some("acme".to_owned()),
+            ..grant(PORTAL, "a1", HOUR)
+        };
+        let offer = Offer {
+            grant,
+            origin: Origin::Install,
+            replaces: true,
+        };
         assert_eq!(rig.state.offer(offer).await.unwrap(), Offered::Stored);
         assert!(is_accepted().await);
-        assert_eq!(rig.note("2", EventKind::Installed, Some(true), "b1").await, RecordedDispute::Known);
-        assert_eq!(rig.state.uninstall(removal("proof of 1", 5)).await.unwrap(), Uninstalled::Disputed);
+        assert_eq!(
+            rig.note("2", EventKind::Installed, Some(true), "b1").await,
+            RecordedDispute::Known
+        );
+        assert_eq!(
+            rig.state.uninstall(removal("proof of 1", 5)).await.unwrap(),
+            Uninstalled::Disputed
+        );
         let rig = rig.reopen().await;
-        let candidate = rig.state.claim_candidates(at(6), 1).await.unwrap().remove(0);
+        let candidate = rig
+            .state
+            .claim_candidates(at(6), 1)
+            .await
+            .unwrap()
+            .remove(0);
         let outcome = match renewed("a2", 6) {
             RecordOutcome::Renewed(_) if refused => CandidateOutcome::Refused,
             RecordOutcome::Renewed(renewed) => CandidateOutcome::Proved(renewed),
@@ -192,11 +291,18 @@ async fn the_proof_changes_with_the_grant_and_not_before() {
         };
         rig.state.record_candidate(Arc::new(record)).await.unwrap();
         assert_eq!(rig.waiting().await, None);
-        let of_newcomer = rig.state.uninstall(removal("proof of 1", 10)).await.unwrap();
+        let of_newcomer = rig
+            .state
+            .uninstall(removal("proof of 1", 10))
+            .await
+            .unwrap();
         let of_first = rig.state.uninstall(removal("planted", 11)).await.unwrap();
         if refused {
             assert_eq!(refresh_of(&rig.grant(PORTAL).await), "e1");
-            assert_eq!((of_newcomer, of_first), (Uninstalled::Disputed, Uninstalled::Disputed));
+            assert_eq!(
+                (of_newcomer, of_first),
+                (Uninstalled::Disputed, Uninstalled::Disputed)
+            );
         } else {
             assert_eq!(refresh_of(&rig.grant(PORTAL).await), "a2");
             assert_eq!(of_newcomer, Uninstalled::Proven { gone: vec![] });

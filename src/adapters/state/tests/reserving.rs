@@ -5,7 +5,9 @@ use super::*;
 /// Where the log ends, in pages, and how long its file is.
 fn log(rig: &Rig) -> (i64, u64) {
     let connection = schema::open_reader(&rig.path()).unwrap();
-    let used = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1)).unwrap();
+    let used = connection
+        .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))
+        .unwrap();
     let file = rig.folder.path().join("state.db-wal");
     (used, std::fs::metadata(file).unwrap().len())
 }
@@ -25,9 +27,18 @@ async fn the_records_of_everything_claimed_fit_into_the_log_as_the_claim_left_it
         assert_eq!(claims.len(), 256);
         let (_, length) = log(&rig);
         for portal in &claims {
-            rig.record(portal, secs, renewed(&long(portal.name.as_str(), turn), secs)).await;
+            rig.record(
+                portal,
+                secs,
+                renewed(&long(portal.name.as_str(), turn), secs),
+            )
+            .await;
         }
-        assert_eq!(log(&rig).1, length, "the log had to grow for what was under way");
+        assert_eq!(
+            log(&rig).1,
+            length,
+            "the log had to grow for what was under way"
+        );
     }
 }
 
@@ -41,7 +52,11 @@ async fn there_is_room_before_the_claim_and_it_is_there_at_the_next_start() {
     rig.record(&portal, 0, renewed("r2", 0)).await;
     let folder = rig.close().await;
     let left = std::fs::read(folder.path().join("state.db-wal")).unwrap();
-    assert!(left.len() >= 1_000_000 && left.iter().all(|byte| *byte == 0), "{} bytes", left.len());
+    assert!(
+        left.len() >= 1_000_000 && left.iter().all(|byte| *byte == 0),
+        "{} bytes",
+        left.len()
+    );
     // What the log held is in the database: it alone is what is backed up.
     let other = tempfile::tempdir().unwrap();
     std::fs::copy(path_in(&folder), path_in(&other)).unwrap();

@@ -8,12 +8,16 @@ const ADD: &str = "INSERT INTO app (name, fingerprint) VALUES (?1, x'00')";
 
 fn add(connection: &Connection, app: &str) -> Result<(), StateError> {
     let added = connection.execute(ADD, [app]);
-    added.map(|_| ()).map_err(|source| StateError::sql("add an app", source))
+    added
+        .map(|_| ())
+        .map_err(|source| StateError::sql("add an app", source))
 }
 
 fn apps(path: &Path) -> Vec<String> {
     let connection = schema::open_reader(path).unwrap();
-    let mut statement = connection.prepare("SELECT name FROM app ORDER BY name").unwrap();
+    let mut statement = connection
+        .prepare("SELECT name FROM app ORDER BY name")
+        .unwrap();
     let names = statement.query_map([], |row| row.get(0)).unwrap();
     names.collect::<Result<_, _>>().unwrap()
 }
@@ -30,16 +34,27 @@ impl Batch {
         let folder = tempfile::tempdir().unwrap();
         let path = path_in(&folder);
         let (state, writer, _) = State::open(&path, lock(&path).unwrap()).unwrap();
-        Self { folder, state, writer }
+        Self {
+            folder,
+            state,
+            writer,
+        }
     }
 
     /// What each of three jobs heard; the middle one is given.
-    #[expect(clippy::disallowed_methods, reason = "a test has no daemon to spawn the worker")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has no daemon to spawn the worker"
+    )]
     async fn run(
         self,
         middle: impl Fn(&Connection) -> Result<(), StateError> + Send + 'static,
     ) -> (tempfile::TempDir, [Result<(), StateError>; 3]) {
-        let Self { folder, state, writer } = self;
+        let Self {
+            folder,
+            state,
+            writer,
+        } = self;
         let port = &state.write;
         let mut worker = None;
         let ((first, second, third), ()) = tokio::join!(
@@ -67,7 +82,20 @@ async fn a_job_that_fails_fails_alone() {
             add(connection, "first")
         })
         .await;
-    assert!(matches!(heard, [Ok(()), Err(StateError::Sql { stage: "add an app", .. }), Ok(())]), "{heard:?}");
+    assert!(
+        matches!(
+            heard,
+            [
+                Ok(()),
+                Err(StateError::Sql {
+                    stage: "add an app",
+                    ..
+                }),
+                Ok(())
+            ]
+        ),
+        "{heard:?}"
+    );
     assert_eq!(apps(&path_in(&folder)), ["first", "third"]);
 }
 
@@ -76,27 +104,48 @@ async fn a_job_that_fails_fails_alone() {
 async fn a_transaction_that_is_gone_fails_every_job_of_it() {
     let (folder, heard) = Batch::new()
         .run(|connection| {
-            connection.execute_batch("ROLLBACK").map_err(|source| StateError::sql("undo", source))?;
+            connection
+                .execute_batch("ROLLBACK")
+                .map_err(|source| StateError::sql("undo", source))?;
             Err(StateError::Unrepresentable)
         })
         .await;
-    assert!(heard.iter().all(|heard| matches!(heard, Err(StateError::Commit(_)))), "{heard:?}");
-    assert_eq!(apps(&path_in(&folder)), [""; 0], "somebody was told that it is not stored");
+    assert!(
+        heard
+            .iter()
+            .all(|heard| matches!(heard, Err(StateError::Commit(_)))),
+        "{heard:?}"
+    );
+    assert_eq!(
+        apps(&path_in(&folder)),
+        [""; 0],
+        "somebody was told that it is not stored"
+    );
 }
 
 #[tokio::test]
 async fn a_full_disk_is_told_to_every_job() {
     let batch = Batch::new();
-    batch.writer.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
+    batch
+        .writer
+        .connection
+        .execute_batch("PRAGMA max_page_count = 1")
+        .unwrap();
     let (folder, heard) = batch
         .run(|connection| {
             let filled = connection.execute(ADD, ["x".repeat(1 << 20)]);
-            filled.map(|_| ()).map_err(|source| StateError::sql("fill", source))
+            filled
+                .map(|_| ())
+                .map_err(|source| StateError::sql("fill", source))
         })
         .await;
     let stored = apps(&path_in(&folder));
     for (job, name) in [(0, "first"), (2, "third")] {
-        assert_eq!(heard[job].is_ok(), stored.contains(&name.to_owned()), "{heard:?}: {stored:?}");
+        assert_eq!(
+            heard[job].is_ok(),
+            stored.contains(&name.to_owned()),
+            "{heard:?}: {stored:?}"
+        );
     }
     assert!(heard[1].is_err());
 }
