@@ -26,6 +26,8 @@ pub struct Reloader {
     read: Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>,
     /// Held by whoever reads: one that hangs on its disk is not joined by others.
     reading: Arc<AtomicBool>,
+    /// Whether it reads on the thread of whoever asks.
+    inline: bool,
     log: LogHandle,
     one_at_a_time: tokio::sync::Mutex<()>,
 }
@@ -37,8 +39,18 @@ impl Reloader {
         Self {
             read,
             reading: Arc::default(),
+            inline: false,
             log,
             one_at_a_time: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// One that reads on the thread of whoever asks: of a simulation, in which no thread may be first by chance.
+    #[cfg(test)]
+    pub(super) fn inline(read: ReadConfig, log: LogHandle) -> Self {
+        Self {
+            inline: true,
+            ..Self::new(read, log)
         }
     }
 
@@ -124,6 +136,9 @@ impl Reloader {
 impl Reloader {
     /// Reads on a thread that may block: the files may lie on a disk that hangs.
     async fn read_files(&self, shared: &Context) -> Result<Loaded, String> {
+        if self.inline {
+            return (self.read)().map_err(|problems| problems.to_string());
+        }
         if self.reading.swap(true, Ordering::Relaxed) {
             return Err(
                 "its files are still being read since an earlier reload; does their disk hang?"

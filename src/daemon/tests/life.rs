@@ -69,7 +69,7 @@ impl Life {
             core.close().await;
             Ok(())
         });
-        let reloader = Arc::new(Reloader::new(Arc::new(read), LogHandle::none()));
+        let reloader = Arc::new(Reloader::inline(Arc::new(read), LogHandle::none()));
         Self {
             tasks,
             errands: JoinSet::new(),
