@@ -425,7 +425,7 @@ fn path(portal: &str, rest: &str) -> String {
     for byte in portal.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => {
-                url.push(char::from(byte))
+                url.push(char::from(byte));
             }
             other => url.push_str(&format!("%{other:02X}")),
         }

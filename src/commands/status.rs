@@ -179,9 +179,9 @@ impl StatusOutput for TableOutput {
             ];
             for line in said.into_iter().flatten().map(line) {
                 if self.actions.len() < MAX_ACTIONS {
-                    self.actions.push(line)
+                    self.actions.push(line);
                 } else {
-                    self.more += 1
+                    self.more += 1;
                 }
             }
         }

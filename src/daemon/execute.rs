@@ -782,7 +782,7 @@ where
 pub(super) fn announce_client(app: &str, said: Option<&EscalationNotice>, client: ClientVerdict) {
     match (client, said) {
         (ClientVerdict::Refused(_), Some(said)) => {
-            log_escalation(EscalationSubject::App(app), said)
+            log_escalation(EscalationSubject::App(app), said);
         }
         (ClientVerdict::Accepted, _) => {
             let announcement = EscalationNotice {

@@ -254,7 +254,7 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
     match shared.state.census(shared.clock.now()).await {
         Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),
         Ok(census) if census.overdue > 0 => {
-            problems.push(format!("{} portals are overdue", census.overdue))
+            problems.push(format!("{} portals are overdue", census.overdue));
         }
         Ok(_) => {}
         Err(_) if is_unread => {}

@@ -373,7 +373,7 @@ impl EnvelopeReader<'_> {
                     }
                 } else if levels > 0 {
                     (map.iter().filter(|(name, _)| !is_example(name))).for_each(|(_, value)| {
-                        self.search(value, Some(&around), levels - 1, search)
+                        self.search(value, Some(&around), levels - 1, search);
                     });
                 }
             }

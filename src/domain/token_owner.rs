@@ -349,7 +349,7 @@ mod tests {
             VerifyError::OtherMember
         );
         let elsewhere = |it: &mut Value| {
-            it["install"]["client_endpoint"] = "https://globex.bitrix24.com/rest/".into()
+            it["install"]["client_endpoint"] = "https://globex.bitrix24.com/rest/".into();
         };
         assert_eq!(refused(elsewhere, &claims()), VerifyError::OtherHost);
         let user = ClaimedOwner {

@@ -75,7 +75,7 @@ fn no_reader_ever_meets_a_torn_unknown_or_expired_token() {
         ] {
             PORTALS.iter().for_each(|portal| {
                 rig.sandbox
-                    .fail(At::Portal(domain(portal)), fault.clone(), 1)
+                    .fail(At::Portal(domain(portal)), fault.clone(), 1);
             });
         }
         reader.join().expect("no reader was disappointed")

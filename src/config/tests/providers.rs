@@ -291,7 +291,7 @@ fn each_provider_is_understood_as_it_documents() {
             let what = format!("{name}, {}", said.says);
             match (answer(said, &profile), &said.grants, said.class) {
                 (Verdict::Granted(granted), Some(grants), None) => {
-                    check_grant(&what, *granted, grants)
+                    check_grant(&what, *granted, grants);
                 }
                 (Verdict::Refused(refusal), None, Some(class)) => {
                     let problem = refusal.problem;

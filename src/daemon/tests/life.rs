@@ -118,7 +118,7 @@ impl Life {
     /// `refreshd renew`.
     pub fn renew(&mut self, portal: String) {
         self.errand(|shared| async move {
-            drop(operations::renew(&shared, &portal, Driver::Daemon).await)
+            drop(operations::renew(&shared, &portal, Driver::Daemon).await);
         });
     }
 

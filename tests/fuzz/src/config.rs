@@ -180,7 +180,7 @@ fn strings(key: &str, value: &toml::Spanned<DeValue<'_>>, seen: &mut dyn FnMut(&
         DeValue::Array(values) => values.iter().for_each(|value| strings(key, value, seen)),
         // The address in here is for people.
         DeValue::Table(table) if key == "alerts" => {
-            each(table, &mut |_, text, end| seen(key, text, end))
+            each(table, &mut |_, text, end| seen(key, text, end));
         }
         DeValue::Table(table) => each(table, seen),
         _ => {}
