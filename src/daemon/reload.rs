@@ -145,12 +145,11 @@ impl Reloader {
                     .to_owned(),
             );
         }
-        let (read, busy) = (Arc::clone(&self.read), Arc::clone(&self.reading));
+        let (read, busy) = (Arc::clone(&self.read), Busy(Arc::clone(&self.reading)));
         let mut reading = JoinSet::new();
         reading.spawn_blocking(move || {
-            let read = read();
-            busy.store(false, Ordering::Relaxed);
-            read
+            let _busy = busy;
+            read()
         });
         let began = shared.clock.tick();
         loop {
@@ -169,6 +168,15 @@ impl Reloader {
                 None => {}
             }
         }
+    }
+}
+
+/// Set while the files are read, however that ends.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
