@@ -5,12 +5,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::context::Context;
-use super::import::{has_no_living_grant, known_secret, store_candidate};
-use super::publisher::chain;
-use super::store_grant::{GrantSource, StoreRequest, store_grant};
 use crate::adapters::state::Offered;
 use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::import::{has_no_living_grant, known_secret, store_candidate};
+use crate::daemon::publisher::chain;
+use crate::daemon::store_grant::{GrantSource, StoreRequest, store_grant};
 use crate::domain::candidate::Origin;
 use crate::domain::import::{self, ImportedGrant};
 use crate::domain::name::PortalName;

@@ -20,11 +20,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::callback::{is_ahead_of_its_user, page};
-use super::host_header::only_this_machine;
-use super::http_server::{PeerExtensions, Server, busy, serve};
-use super::places::Places;
 use crate::adapters::clock::{Clock, Tick};
+use crate::daemon::callback::{is_ahead_of_its_user, page};
+use crate::daemon::host_header::only_this_machine;
+use crate::daemon::http_server::{PeerExtensions, Server, busy, serve};
+use crate::daemon::places::Places;
 
 /// A browser that takes longer to start finds nothing.
 const SHORT_LIFE: Duration = Duration::from_secs(120);

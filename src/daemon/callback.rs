@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
-use super::host_header::only_this_machine;
-use super::http_server::{PeerExtensions, Server, busy, serve};
-use super::places::Places;
 use crate::adapters::clock::Clock;
+use crate::daemon::host_header::only_this_machine;
+use crate::daemon::http_server::{PeerExtensions, Server, busy, serve};
+use crate::daemon::places::Places;
 
 /// Browsers ask for icons and more besides, and bring the same redirect more than once.
 const MAX_CONNECTIONS: usize = 64;
@@ -253,7 +253,7 @@ async fn redirected(
 }
 
 /// Whether a browser loads it ahead, in case its user goes there (`Sec-RequestKind`, and what came before it).
-pub(super) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
+pub(crate) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
         .iter()
         .any(|name| {
@@ -270,7 +270,7 @@ pub(super) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
         })
 }
 
-pub(super) fn page(status: StatusCode, title: &str, text: &str) -> Response {
+pub(crate) fn page(status: StatusCode, title: &str, text: &str) -> Response {
     let page: Markup = html! {
         (DOCTYPE)
         html lang="en" {

@@ -10,22 +10,22 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::bootstrap::log_file_spent;
-use super::carry::{Held, Slot};
-use super::client_secret;
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::execute::{
-    AttemptResult, ClaimedGrant, announce_client, send_renewal, until_durable, usable_app,
-};
-use super::kept_replies;
-use super::publisher::{KnownState, chain};
-use super::state_health;
 use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{
     Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError,
     Unsaved,
 };
+use crate::daemon::bootstrap::log_file_spent;
+use crate::daemon::carry::{Held, Slot};
+use crate::daemon::client_secret;
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::execute::{
+    AttemptResult, ClaimedGrant, announce_client, send_renewal, until_durable, usable_app,
+};
+use crate::daemon::kept_replies;
+use crate::daemon::publisher::{KnownState, chain};
+use crate::daemon::state_health;
 use crate::domain::candidate::{
     self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint,
 };
@@ -255,12 +255,12 @@ fn compared(
 }
 
 /// Which candidate has been exchanged.
-pub(super) struct FinishedCandidate {
-    pub(super) name: PortalName,
-    pub(super) app: String,
-    pub(super) claim: (ClaimId, Timestamp),
+pub(crate) struct FinishedCandidate {
+    pub(crate) name: PortalName,
+    pub(crate) app: String,
+    pub(crate) claim: (ClaimId, Timestamp),
     /// Of the refresh token that was handed over.
-    pub(super) fingerprint: Option<Fingerprint>,
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 impl FinishedCandidate {
@@ -287,7 +287,7 @@ impl FinishedCandidate {
 }
 
 /// Records, publishes and says what became of a candidate.
-pub(super) async fn finish(
+pub(crate) async fn finish(
     shared: &Context,
     FinishedCandidate {
         name,

@@ -9,12 +9,6 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::alerts::{Condition, Conditions};
-use super::candidates::{self, FinishedCandidate};
-use super::context::Context;
-use super::execute::{self, ClaimedGrant, until_durable};
-use super::kept_replies;
-use super::publisher::{KnownState, chain};
 use crate::adapters::clock::Clock;
 use crate::adapters::sealed;
 use crate::adapters::state::{
@@ -22,6 +16,12 @@ use crate::adapters::state::{
     Recorded, RecoverOutcome, RenewalRecord, StateError, Unsaved,
 };
 use crate::adapters::systemd::{self, Inherited, Keeps};
+use crate::daemon::alerts::{Condition, Conditions};
+use crate::daemon::candidates::{self, FinishedCandidate};
+use crate::daemon::context::Context;
+use crate::daemon::execute::{self, ClaimedGrant, until_durable};
+use crate::daemon::kept_replies;
+use crate::daemon::publisher::{KnownState, chain};
 use crate::domain::candidate::{CandidateVerdict, Origin, TokenPair};
 use crate::domain::carried::{Fate, fate};
 use crate::domain::kept_reply::SentToken;
@@ -35,7 +35,7 @@ const PREFIX: &str = "pair-";
 
 /// Where the service manager has a copy.
 #[derive(Debug, Default)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     /// It has none.
     #[default]
     Empty,
@@ -46,13 +46,13 @@ pub(super) enum Slot {
 }
 
 /// What is held until it is durable.
-pub(super) struct Held<'h> {
+pub(crate) struct Held<'h> {
     /// What it is, in a sentence.
-    pub(super) what: &'h str,
+    pub(crate) what: &'h str,
     /// The same for the next process.
-    pub(super) unsaved: Unsaved<'h>,
+    pub(crate) unsaved: Unsaved<'h>,
     /// Where the service manager has a copy.
-    pub(super) slot: Slot,
+    pub(crate) slot: Slot,
 }
 
 /// The copies that the service manager has.
@@ -64,7 +64,7 @@ pub struct Carry {
 }
 
 /// What was found and is not stored yet.
-pub(super) struct Found {
+pub(crate) struct Found {
     slot: Slot,
     carried: Carried,
     how: How,
@@ -104,12 +104,12 @@ impl Carry {
     }
 
     /// How many descriptors the service manager has handed over.
-    pub(super) const fn inherited(&self) -> usize {
+    pub(crate) const fn inherited(&self) -> usize {
         self.inherited
     }
 
     /// Gives a copy to the service manager, unless it has one. What cannot be given now may be later.
-    pub(super) fn keep(&self, held: &mut Held<'_>, portal: &PortalName, clock: Clock) {
+    pub(crate) fn keep(&self, held: &mut Held<'_>, portal: &PortalName, clock: Clock) {
         let Held {
             what: _,
             unsaved,
@@ -143,19 +143,19 @@ impl Carry {
     }
 
     /// The copy is not needed any more.
-    pub(super) fn release(&self, slot: Slot) {
+    pub(crate) fn release(&self, slot: Slot) {
         let Slot::At(name) = slot else { return };
         self.copies.fetch_sub(1, Ordering::Relaxed);
         remove(&name);
     }
 
     /// How many copies the service manager was given.
-    pub(super) fn copies(&self) -> usize {
+    pub(crate) fn copies(&self) -> usize {
         self.copies.load(Ordering::Relaxed)
     }
 
     /// Says that something is not on disk, and whether a restart loses it.
-    pub(super) fn announce(
+    pub(crate) fn announce(
         &self,
         held: &Held<'_>,
         portal: &PortalName,
@@ -184,7 +184,7 @@ impl Carry {
     }
 
     /// Whether a portal's claim is one whose pair is here: it has not lost its owner.
-    pub(super) fn has_claim(&self, portal: &PortalName, claim: ClaimId) -> bool {
+    pub(crate) fn has_claim(&self, portal: &PortalName, claim: ClaimId) -> bool {
         self.found
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -409,12 +409,12 @@ pub async fn store(shared: &Context) {
 }
 
 /// What is not stored yet: each is to be held until it is.
-pub(super) fn held(shared: &Context) -> Vec<Found> {
+pub(crate) fn held(shared: &Context) -> Vec<Found> {
     shared.carry.take()
 }
 
 /// Stores something, however long that takes. When its portal is due next.
-pub(super) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
+pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
     let Found { slot, carried, how } = found;
     match (carried, how) {
         (

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::context::{Context, app_fingerprint};
-use super::publisher::chain;
 use crate::config::Config;
+use crate::daemon::context::{Context, app_fingerprint};
+use crate::daemon::publisher::chain;
 use crate::domain::secret::ClientSecret;
 
 /// Looks whether the secrets of refused clients were replaced: their portals need not wait for the next try then.

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::alerts::{Conditions, Outboxes};
-use super::authorize::Authorizations;
-use super::carry::Carry;
-use super::install::Refusals;
-use super::publisher::Publisher;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{AppFingerprint, State};
 use crate::config::{App, Config};
+use crate::daemon::alerts::{Conditions, Outboxes};
+use crate::daemon::authorize::Authorizations;
+use crate::daemon::carry::Carry;
+use crate::daemon::install::Refusals;
+use crate::daemon::publisher::Publisher;
 use crate::domain::candidate::ImportResult;
 use crate::domain::name::PortalName;
 use crate::domain::provider::Class;

@@ -3,7 +3,7 @@
 //!
 //! Must not change the limit: the process raises it as far as it may when it begins.
 
-use super::places::Places;
+use crate::daemon::places::Places;
 use rustix::process::{Resource, getrlimit};
 
 /// For the state, the token files, the log, the sockets themselves, name resolution and the runtime.
@@ -12,12 +12,12 @@ const RESERVED: usize = 64;
 const UNLIMITED: usize = 1 << 20;
 
 /// Requests in flight over all authorization servers together, at least 1, where so many descriptors are in use for good.
-pub(super) fn for_requests(in_use: usize) -> usize {
+pub(crate) fn for_requests(in_use: usize) -> usize {
     requests(limit().saturating_sub(in_use))
 }
 
 /// Connections of a listener that would like so many, and so many spare ones; at least 4.
-pub(super) fn for_guests(open: usize, spare: usize) -> Places {
+pub(crate) fn for_guests(open: usize, spare: usize) -> Places {
     guests(limit(), open, spare)
 }
 

@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::context::Context;
-use super::import::{ImportOutcome, proof, store_candidate};
-use super::operations::{Driver, OperationError, find};
 use crate::adapters::state::OpenDispute;
+use crate::daemon::context::Context;
+use crate::daemon::import::{ImportOutcome, proof, store_candidate};
+use crate::daemon::operations::{Driver, OperationError, find};
 use crate::domain::candidate::Origin;
 use crate::domain::dispute::Dispute;
 use crate::domain::import::ImportedGrant;

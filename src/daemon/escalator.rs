@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::publisher::chain;
-use super::rollback::say_unreadable;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP};
 use crate::adapters::state::StateError;
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
+use crate::daemon::rollback::say_unreadable;
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
 use crate::domain::portal::Portal;

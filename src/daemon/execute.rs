@@ -7,20 +7,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::alerts::Condition;
-use super::carry::{Held, Slot};
-use super::client_secret;
-use super::context::{Context, RenewalReport};
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::kept_replies::{self, KeptPair};
-use super::publisher::{KnownState, chain};
-use super::state_health;
 use crate::adapters::authorization_server::TokenResponse;
 use crate::adapters::state::{
     CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, StateError,
     Unsaved,
 };
 use crate::config::{App, Config};
+use crate::daemon::alerts::Condition;
+use crate::daemon::carry::{Held, Slot};
+use crate::daemon::client_secret;
+use crate::daemon::context::{Context, RenewalReport};
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::kept_replies::{self, KeptPair};
+use crate::daemon::publisher::{KnownState, chain};
+use crate::daemon::state_health;
 use crate::domain::client::ClientDecision;
 use crate::domain::escalation::{
     EscalationNotice, Evaluation, Severity, evaluate, refresh_end_of, reset_notified, resolved,
@@ -50,14 +50,14 @@ const SKEW_LIMIT: f64 = 30.0;
 
 /// A portal under a claim.
 pub struct ClaimedGrant {
-    pub(super) name: PortalName,
-    pub(super) settings: Settings,
-    pub(super) grant: Grant,
-    pub(super) claim: (ClaimId, Timestamp),
+    pub(crate) name: PortalName,
+    pub(crate) settings: Settings,
+    pub(crate) grant: Grant,
+    pub(crate) claim: (ClaimId, Timestamp),
     /// The kind of the request that bought its pair.
     bought_by: Option<Fingerprint>,
     /// Whether its app's client is refused, for all portals or for this one.
-    pub(super) client_refused: bool,
+    pub(crate) client_refused: bool,
 }
 
 impl ClaimedGrant {
@@ -222,7 +222,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
 }
 
 /// Records the pair of a renewal that a process before could not store. When the portal is due next.
-pub(super) async fn carried(
+pub(crate) async fn carried(
     shared: &Context,
     claimed: ClaimedGrant,
     pair: CarriedPair,
@@ -262,7 +262,7 @@ pub(super) async fn carried(
 }
 
 /// The app, if it still is the one whose grant this is and its server is one of its own.
-pub(super) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Option<&'c App> {
+pub(crate) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Option<&'c App> {
     let app = config.apps.get(&claimed.settings.app)?;
     let domain = claimed.settings.domain.as_deref();
     let bound = app.binding(domain) == claimed.grant.bound_to;
@@ -274,19 +274,19 @@ pub(super) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Opti
 }
 
 /// What became of one request.
-pub(super) struct AttemptResult {
-    pub(super) attempt: Attempt,
+pub(crate) struct AttemptResult {
+    pub(crate) attempt: Attempt,
     /// What is to be kept of a reply that could not be read.
-    pub(super) unread: Option<Box<UnreadableReply>>,
-    pub(super) sent_at: Timestamp,
-    pub(super) now: Timestamp,
+    pub(crate) unread: Option<Box<UnreadableReply>>,
+    pub(crate) sent_at: Timestamp,
+    pub(crate) now: Timestamp,
     skew: Option<f64>,
     /// The kind of the request, should it have bought a pair.
     kind: Fingerprint,
 }
 
 /// Sends the request and reads what comes back.
-pub(super) async fn send_renewal(
+pub(crate) async fn send_renewal(
     shared: &Context,
     config: &Config,
     app: &App,
@@ -350,7 +350,7 @@ async fn send(
 }
 
 /// What a server must not be let repeat of what it may have been sent.
-pub(super) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
+pub(crate) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
     let mut secrets: Vec<_> = grant
         .tokens
         .credential
@@ -722,7 +722,7 @@ async fn record_until_durable(
 
 /// Tries to record until it is durable. What it `holds` lives here only meanwhile, and with the service manager if that
 /// keeps it; everybody hears of it.
-pub(super) async fn until_durable<T, F>(
+pub(crate) async fn until_durable<T, F>(
     shared: &Context,
     portal: &PortalName,
     mut holds: Option<Held<'_>>,
@@ -779,7 +779,7 @@ where
 }
 
 /// One incident for the app, not one for each of its portals.
-pub(super) fn announce_client(app: &str, said: Option<&EscalationNotice>, client: ClientVerdict) {
+pub(crate) fn announce_client(app: &str, said: Option<&EscalationNotice>, client: ClientVerdict) {
     match (client, said) {
         (ClientVerdict::Refused(_), Some(said)) => {
             log_escalation(EscalationSubject::App(app), said);

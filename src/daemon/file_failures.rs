@@ -8,11 +8,11 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::alerts::{Condition, Conditions};
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::publisher::chain;
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::token_files::FileError;
+use crate::daemon::alerts::{Condition, Conditions};
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::PortalName;
 
@@ -25,7 +25,7 @@ const CAUSES: usize = 8;
 const MANY_CAUSES: &str = "several causes";
 
 /// The portals whose files fail.
-pub(super) struct FileFailures {
+pub(crate) struct FileFailures {
     clock: Clock,
     conditions: Arc<Conditions>,
     failing: BTreeSet<PortalName>,
@@ -46,7 +46,7 @@ struct FailureCause {
 }
 
 impl FileFailures {
-    pub(super) fn new(clock: Clock, conditions: Arc<Conditions>) -> Self {
+    pub(crate) fn new(clock: Clock, conditions: Arc<Conditions>) -> Self {
         Self {
             clock,
             conditions,
@@ -59,12 +59,12 @@ impl FileFailures {
     }
 
     /// The portals whose files fail now.
-    pub(super) const fn failing(&self) -> &BTreeSet<PortalName> {
+    pub(crate) const fn failing(&self) -> &BTreeSet<PortalName> {
         &self.failing
     }
 
     /// Notes whether a portal's files could be written. Nothing is said before [`Self::say`].
-    pub(super) fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {
+    pub(crate) fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {
         match done {
             Ok(()) => {
                 if self.failing.remove(portal) {
@@ -102,7 +102,7 @@ impl FileFailures {
     }
 
     /// Says what is new, where the pause is over; and that it is over, if it is.
-    pub(super) fn say(&mut self) {
+    pub(crate) fn say(&mut self) {
         for (root, cause) in &mut self.causes {
             let pauses = cause
                 .said_at

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 
 /// Whether `host`, as the header has it, is an IP address, a name of the loopback, this machine's own name, or one of
 /// `names`. Compared without case, without the port.
-pub(super) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'n str>) -> bool {
+pub(crate) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'n str>) -> bool {
     let name = without_port(host.trim()).trim_end_matches('.');
     if name.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost") {
         return true;
@@ -24,7 +24,7 @@ pub(super) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'
 
 /// Answers only requests to this machine by an address or a name of its own: for listeners that nothing but a browser on it is
 /// to reach, and no web page whose name was made to point here (DNS rebinding).
-pub(super) async fn only_this_machine(request: Request, next: Next) -> Response {
+pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response {
     let host = request
         .headers()
         .get(header::HOST)

@@ -16,16 +16,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::alerts::Condition;
-use super::context::Context;
-use super::descriptors;
-use super::host_header::is_allowed_host;
-use super::http_server::{Kept, PeerExtensions, Server, busy, serve};
-use super::publisher::chain;
-use super::status_page;
 use crate::adapters::log;
 use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
 use crate::adapters::state::StateError;
+use crate::daemon::alerts::Condition;
+use crate::daemon::context::Context;
+use crate::daemon::descriptors;
+use crate::daemon::host_header::is_allowed_host;
+use crate::daemon::http_server::{Kept, PeerExtensions, Server, busy, serve};
+use crate::daemon::publisher::chain;
+use crate::daemon::status_page;
 use crate::domain::provider::host_of;
 
 /// Connections at a time.
@@ -59,7 +59,7 @@ pub struct ListenError {
 
 impl ListenError {
     /// Of the address that a table of the configuration names.
-    pub(super) const fn new(
+    pub(crate) const fn new(
         table: &'static str,
         address: SocketAddr,
         source: std::io::Error,

@@ -27,11 +27,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::places::{AGAIN, Admission, Guest, Guests, Places, Served};
 use crate::adapters::clock::Clock;
+use crate::daemon::places::{AGAIN, Admission, Guest, Guests, Places, Served};
 
 /// How long a request may take to arrive, a connection to stay idle, and an answer to make no progress.
-pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(10);
 /// After the daemon was told to stop, guests who are not being served have this long to take their answers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// The longest head of a request, in bytes and in lines.
@@ -40,7 +40,7 @@ const MAX_HEAD_BYTES: (usize, usize) = (16 * 1024, 64);
 const MAX_DISCARDED: usize = 1024 * 1024;
 
 /// Told to whoever finds every place taken.
-pub(super) fn busy() -> Response<Body> {
+pub(crate) fn busy() -> Response<Body> {
     let message =
         "refreshd is busy: every place of this listener is taken; try again in a moment\n";
     (
@@ -52,25 +52,25 @@ pub(super) fn busy() -> Response<Body> {
 }
 
 /// What a listener serves.
-pub(super) struct Server<I> {
+pub(crate) struct Server<I> {
     /// What answers.
-    pub(super) routes: Router,
+    pub(crate) routes: Router,
     /// The most connections at a time.
-    pub(super) places: Places,
+    pub(crate) places: Places,
     /// What the spare places are for.
-    pub(super) kept: Option<Kept<I>>,
+    pub(crate) kept: Option<Kept<I>>,
     /// The longest body that the routes get to see, in bytes; they are handed one byte more of a longer one.
-    pub(super) longest_body: usize,
+    pub(crate) longest_body: usize,
     /// What the routes are told of who is at the other end, as an extension of the request.
-    pub(super) introduce: fn(&I) -> PeerExtensions,
+    pub(crate) introduce: fn(&I) -> PeerExtensions,
     /// What is answered in a spare place to whoever it is not kept for.
-    pub(super) busy: fn() -> Response<Body>,
+    pub(crate) busy: fn() -> Response<Body>,
     /// For time limits.
-    pub(super) clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// What is served in a spare place.
-pub(super) enum Kept<I> {
+pub(crate) enum Kept<I> {
     /// Requests of these guests.
     Guests(fn(&I) -> bool),
     /// Requests for these paths, whoever makes them.
@@ -102,10 +102,10 @@ impl<I> Kept<I> {
 }
 
 /// Extensions that each request of a connection carries.
-pub(super) type PeerExtensions = axum::http::Extensions;
+pub(crate) type PeerExtensions = axum::http::Extensions;
 
 /// Serves until `stop`, then finishes the requests under way.
-pub(super) async fn serve<L: Listener>(
+pub(crate) async fn serve<L: Listener>(
     mut listener: L,
     house: Server<L::Io>,
     stop: CancellationToken,

@@ -10,16 +10,16 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::candidates;
-use super::context::{Context, RenewalReport};
-use super::operations::{self, Driver, OperationError, RenewalResult, app_of, find};
-use super::state_health;
-use super::store_grant::{
+use crate::adapters::state::{Offer, Offered, StateError};
+use crate::config::Config;
+use crate::daemon::candidates;
+use crate::daemon::context::{Context, RenewalReport};
+use crate::daemon::operations::{self, Driver, OperationError, RenewalResult, app_of, find};
+use crate::daemon::state_health;
+use crate::daemon::store_grant::{
     GrantSource, StoreRequest, check_identity, check_not_held, held_by_error, new_grant,
     spent_error, store_grant,
 };
-use crate::adapters::state::{Offer, Offered, StateError};
-use crate::config::Config;
 use crate::domain::candidate::{ImportResult, Origin, replace_hint};
 use crate::domain::identity::ExpectedIdentity;
 use crate::domain::import::{ImportError, ImportedGrant, parse};
@@ -157,7 +157,7 @@ pub async fn import_superseded(
 
 /// Whether there is no grant that an unproved one could harm: none at all, nor one that the state has lost, whose token files
 /// may work still.
-pub(super) fn has_no_living_grant(portal: &Portal) -> bool {
+pub(crate) fn has_no_living_grant(portal: &Portal) -> bool {
     portal
         .grant
         .as_ref()
@@ -174,7 +174,7 @@ fn not_a_grant_error(portal: &Portal, source: ImportError) -> OperationError {
 }
 
 /// What a refresh token is by what this machine knows, if it is something else.
-pub(super) fn known_secret(
+pub(crate) fn known_secret(
     config: &Config,
     portal: &Portal,
     intake: &ImportedGrant,
@@ -217,7 +217,7 @@ pub(super) fn known_secret(
 ///
 /// # Errors
 /// [`OperationError`]; nothing is stored then.
-pub(super) async fn store_candidate(
+pub(crate) async fn store_candidate(
     shared: &Context,
     portal: &Portal,
     intake: ImportedGrant,
@@ -297,7 +297,7 @@ pub(super) async fn store_candidate(
 }
 
 /// Has a stored candidate proved, and waits for it.
-pub(super) async fn proof(
+pub(crate) async fn proof(
     shared: &Context,
     portal: &Portal,
     fingerprint: Option<Fingerprint>,
@@ -441,7 +441,7 @@ async fn imported(
 }
 
 /// Claims a portal's candidate and carries its exchange out, in a task that nobody cancels; false if there is none.
-pub(super) async fn prove_manually(
+pub(crate) async fn prove_manually(
     shared: &Arc<Context>,
     portal: &PortalName,
     tasks: &mut JoinSet<()>,

@@ -2,11 +2,11 @@
 //!
 //! Must not give back what a renewal is about to replace: it waits for one that is under way.
 
-use super::context::Context;
-use super::execute::{ClaimedGrant, release, secrets_of};
-use super::operations::{self, OperationError, app_of};
 use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::execute::{ClaimedGrant, release, secrets_of};
+use crate::daemon::operations::{self, OperationError, app_of};
 use crate::domain::introspection::{self, Introspection};
 use crate::domain::portal::{Grant, Portal};
 use crate::domain::provider::at_domain;

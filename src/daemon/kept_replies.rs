@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::alerts::Condition;
-use super::carry::{Held, Slot};
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::operations::{OperationError, app_of, find};
-use super::portal_view::PortalView;
-use super::publisher::{KnownState, chain};
-use super::state_health;
 use crate::adapters::authorization_server::HttpResponse;
 use crate::adapters::state::{NewGrant, RecoverOutcome, StateError, StoreOutcome, Unsaved};
 use crate::config::App;
+use crate::daemon::alerts::Condition;
+use crate::daemon::carry::{Held, Slot};
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::operations::{OperationError, app_of, find};
+use crate::daemon::portal_view::PortalView;
+use crate::daemon::publisher::{KnownState, chain};
+use crate::daemon::state_health;
 use crate::domain::escalation::resolved;
 use crate::domain::import::from_granted;
 use crate::domain::kept_reply::{KeptReply, ReplyTo, SentToken, UnreadableReply};
@@ -37,11 +37,11 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 
 /// What a kept reply is called in a sentence.
-pub(super) const UNREADABLE_REPLY: &str = "a reply that could not be read";
+pub(crate) const UNREADABLE_REPLY: &str = "a reply that could not be read";
 /// What to do while the outcome is not known and its reply is kept.
-pub(super) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
+pub(crate) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
 /// What to do once the grant is dead and a reply is kept that may hold the pair which replaced it.
-pub(super) const HINT_DEAD: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
+pub(crate) const HINT_DEAD: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
      hand it over: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
 /// The wait before a reply that only we have is stored again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ pub struct KeptReplyView {
 }
 
 /// Judges what arrived of a reply; and whether it is to be kept.
-pub(super) fn judge(
+pub(crate) fn judge(
     reply: &HttpResponse,
     profile: &Profile,
     secrets: &[&str],
@@ -93,7 +93,7 @@ pub(super) fn judge(
 }
 
 /// What is kept of a reply.
-pub(super) fn of(
+pub(crate) fn of(
     reply: HttpResponse,
     answers: ReplyTo,
     at: Timestamp,
@@ -120,7 +120,7 @@ pub(super) fn of(
 }
 
 /// Keeps a reply to an authorization. It is nowhere else: while the disk refuses it, it is held and everybody hears of it.
-pub(super) async fn keep(shared: &Context, portal: &PortalName, reply: UnreadableReply) {
+pub(crate) async fn keep(shared: &Context, portal: &PortalName, reply: UnreadableReply) {
     let reply = Arc::new(reply);
     let mut held = Held {
         what: UNREADABLE_REPLY,
@@ -363,7 +363,7 @@ fn pair(
 }
 
 /// What the kept replies to a grant's token hold.
-pub(super) enum KeptPair {
+pub(crate) enum KeptPair {
     /// None is kept.
     Nothing,
     /// Replies that cannot be read.
@@ -373,7 +373,7 @@ pub(super) enum KeptPair {
 }
 
 /// What came for a grant's token that the server has refused since: it was spent for this.
-pub(super) async fn pair_of_kept_reply(
+pub(crate) async fn pair_of_kept_reply(
     shared: &Context,
     name: &PortalName,
     grant: &Grant,

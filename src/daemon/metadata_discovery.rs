@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::context::Context;
-use super::publisher::chain;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::state::State;
 use crate::config::Config;
+use crate::daemon::context::Context;
+use crate::daemon::publisher::chain;
 use crate::domain::metadata::{addresses, complete};
 use crate::domain::provider::Profile;
 
@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Asks again now and then, while something is not known; `asked` is when it was asked last.
-pub(super) async fn tend(shared: &Context, asked: &mut Tick) {
+pub(crate) async fn tend(shared: &Context, asked: &mut Tick) {
     if shared.has_undiscovered() && shared.clock.elapsed(*asked) >= AGAIN {
         again(shared).await;
         *asked = shared.clock.tick();
@@ -34,7 +34,7 @@ pub(super) async fn tend(shared: &Context, asked: &mut Tick) {
 }
 
 /// Completes every app whose profile names an issuer; the issuers whose metadata is not known, each with why.
-pub(super) async fn discover(
+pub(crate) async fn discover(
     config: &mut Config,
     state: &State,
     server: &AuthorizationServer,
@@ -65,7 +65,7 @@ pub(super) async fn discover(
 }
 
 /// Completes every app by what is kept of its issuer, without asking anybody: for whoever only looks.
-pub(super) async fn recall(config: &mut Config, state: &State) {
+pub(crate) async fn recall(config: &mut Config, state: &State) {
     for issuer in issuers(config).into_keys() {
         if let Ok(Some((body, _))) = state.metadata(issuer.clone()).await {
             // What does not fit leaves the profile as it is, as if nothing were kept.

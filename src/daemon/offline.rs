@@ -8,21 +8,21 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::RunError;
-use super::alerts::alert_views;
-use super::api::{authorized, imported_json, outcome_json, recovered};
-use super::authorize::{self, Begun, Polled};
-use super::context::Context;
-use super::disputes::{self, DisputeView};
-use super::execute::{ClaimedGrant, exchange};
-use super::import;
-use super::kept_replies::{self, KeptReplyView};
-use super::operations::{self, Driver, ManualDriver, OperationError};
-use super::portal_view::PortalView;
-use super::startup::{Backends, Core};
 use crate::adapters::state::Tenure;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
+use crate::daemon::RunError;
+use crate::daemon::alerts::alert_views;
+use crate::daemon::api::{authorized, imported_json, outcome_json, recovered};
+use crate::daemon::authorize::{self, Begun, Polled};
+use crate::daemon::context::Context;
+use crate::daemon::disputes::{self, DisputeView};
+use crate::daemon::execute::{ClaimedGrant, exchange};
+use crate::daemon::import;
+use crate::daemon::kept_replies::{self, KeptReplyView};
+use crate::daemon::operations::{self, Driver, ManualDriver, OperationError};
+use crate::daemon::portal_view::PortalView;
+use crate::daemon::startup::{Backends, Core};
 use crate::domain::name::PortalName;
 use crate::domain::quirks::GrantType;
 
@@ -39,7 +39,7 @@ impl Offline {
     /// [`RunError`].
     pub async fn open(config: Config) -> Result<Self, RunError> {
         let core = Core::start_as(Tenure::Brief, config, Backends::machine()?).await?;
-        super::bootstrap::read_files(&core.shared).await;
+        crate::daemon::bootstrap::read_files(&core.shared).await;
         Ok(Self {
             core,
             exchanges: Arc::default(),

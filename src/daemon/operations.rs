@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::context::{Context, RenewalReport};
-pub use super::import::{ImportOutcome, import, import_superseded};
-use super::portal_view::PortalView;
-pub use super::store_grant::{GrantSource, StoreRequest, forget, store_grant};
 use crate::adapters::state::{RenewalRequest, StateError};
 use crate::adapters::token_files::{Format, Published};
 use crate::adapters::token_reply::token_reply;
 use crate::config::App;
+use crate::daemon::context::{Context, RenewalReport};
+pub use crate::daemon::import::{ImportOutcome, import, import_superseded};
+use crate::daemon::portal_view::PortalView;
+pub use crate::daemon::store_grant::{GrantSource, StoreRequest, forget, store_grant};
 use crate::domain::authorization::AnswerError;
 use crate::domain::import::ImportError;
 use crate::domain::name::PortalName;
@@ -172,7 +172,7 @@ pub async fn view(shared: &Context, name: &str) -> Result<PortalView, OperationE
 }
 
 async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, OperationError> {
-    let view = super::kept_replies::views(shared, std::slice::from_ref(portal))
+    let view = crate::daemon::kept_replies::views(shared, std::slice::from_ref(portal))
         .await?
         .pop();
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
@@ -194,7 +194,10 @@ pub async fn page(
         .last()
         .map(|last| last.name.to_string())
         .filter(|_| more);
-    Ok((super::kept_replies::views(shared, &portals).await?, next))
+    Ok((
+        crate::daemon::kept_replies::views(shared, &portals).await?,
+        next,
+    ))
 }
 
 /// The status of every portal, or of one.
@@ -404,7 +407,7 @@ fn render(
     )
 }
 
-pub(super) fn app_of<'c>(
+pub(crate) fn app_of<'c>(
     config: &'c crate::config::Config,
     portal: &Portal,
 ) -> Result<&'c App, OperationError> {
@@ -415,11 +418,11 @@ pub(super) fn app_of<'c>(
     app.ok_or_else(|| no_grant(portal))
 }
 
-pub(super) fn no_grant(portal: &Portal) -> OperationError {
+pub(crate) fn no_grant(portal: &Portal) -> OperationError {
     let kind = portal.kind();
     OperationError::NoGrant {
         portal: portal.name.clone(),
         kind,
-        action: super::portal_view::action_for(portal),
+        action: crate::daemon::portal_view::action_for(portal),
     }
 }

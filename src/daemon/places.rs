@@ -14,19 +14,19 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// One that was not looked at, since it does not take its answer, after this time.
 const STALLED: Duration = Duration::from_secs(1);
 /// While nobody has been there for so long, it is looked again after this time.
-pub(super) const AGAIN: Duration = Duration::from_millis(5);
+pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 
 /// How many guests there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// For everybody.
-    pub(super) open: usize,
+    pub(crate) open: usize,
     /// Once those are taken: only what is kept for is served there, and anything else is told to come again.
-    pub(super) spare: usize,
+    pub(crate) spare: usize,
 }
 
 /// One connection.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     /// A request of it is being carried out.
     served: AtomicBool,
     gone: AtomicBool,
@@ -37,10 +37,10 @@ pub(super) struct Guest {
     came: Tick,
     clock: Clock,
     /// Places are kept for it.
-    pub(super) is_important: bool,
+    pub(crate) is_important: bool,
     /// It has a spare place.
-    pub(super) is_spare: bool,
-    pub(super) leave: CancellationToken,
+    pub(crate) is_spare: bool,
+    pub(crate) leave: CancellationToken,
 }
 
 impl Guest {
@@ -61,16 +61,16 @@ impl Guest {
         }
     }
 
-    pub(super) fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }
 
-    pub(super) fn hear(&self) {
+    pub(crate) fn hear(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
     }
 
     /// Its socket was looked at: whether it held nothing.
-    pub(super) fn wait(&self, waits: bool) {
+    pub(crate) fn wait(&self, waits: bool) {
         self.waits.store(waits, Ordering::Relaxed);
     }
 
@@ -80,7 +80,7 @@ impl Guest {
     }
 
     /// Its connection has ended.
-    pub(super) fn go(&self) {
+    pub(crate) fn go(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
 
@@ -91,10 +91,10 @@ impl Guest {
 }
 
 /// Marks a guest as being served for as long as it lives.
-pub(super) struct Served<'a>(&'a Guest);
+pub(crate) struct Served<'a>(&'a Guest);
 
 impl<'a> Served<'a> {
-    pub(super) fn begin(guest: &'a Guest) -> Self {
+    pub(crate) fn begin(guest: &'a Guest) -> Self {
         guest.served.store(true, Ordering::Relaxed);
         Self(guest)
     }
@@ -109,7 +109,7 @@ impl Drop for Served<'_> {
 }
 
 /// What is done with somebody who comes.
-pub(super) enum Admission {
+pub(crate) enum Admission {
     In(Arc<Guest>),
     /// Somebody has come only now, and may be shown out in a moment.
     Wait,
@@ -117,14 +117,14 @@ pub(super) enum Admission {
 }
 
 /// Who is there.
-pub(super) struct Guests {
+pub(crate) struct Guests {
     clock: Clock,
     places: Places,
     all: Vec<Arc<Guest>>,
 }
 
 impl Guests {
-    pub(super) const fn new(clock: Clock, places: Places) -> Self {
+    pub(crate) const fn new(clock: Clock, places: Places) -> Self {
         Self {
             clock,
             places,
@@ -134,7 +134,7 @@ impl Guests {
 
     /// Lets somebody in, in place of the one who has been silent longest if need be. An important one is shown out for
     /// another important one alone, and nobody who is being served is.
-    pub(super) fn admit(&mut self, is_important: bool) -> Admission {
+    pub(crate) fn admit(&mut self, is_important: bool) -> Admission {
         self.all.retain(|guest| !guest.gone.load(Ordering::Relaxed));
         let mut wait = false;
         for is_spare in [false, true] {

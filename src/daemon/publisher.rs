@@ -10,11 +10,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::alerts::{Conditions, ReadBy};
-use super::file_failures::FileFailures;
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
+use crate::daemon::alerts::{Conditions, ReadBy};
+use crate::daemon::file_failures::FileFailures;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Portal};
 use crate::domain::rollback::keeps_token_files;
@@ -54,7 +54,7 @@ pub enum KnownState {
 
 impl KnownState {
     /// The pair that has just been recorded; nothing of a portal without settings, which has no token files.
-    pub(super) fn pair(
+    pub(crate) fn pair(
         settings: Option<&Settings>,
         generation: Generation,
         tokens: &Tokens,
@@ -77,7 +77,7 @@ enum PublishCommand {
 
 impl Publisher {
     /// One that publishes nothing: of whoever only looks.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             orders: unbounded_channel().0,
         }

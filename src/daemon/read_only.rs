@@ -7,17 +7,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::RunError;
-use super::alerts::Conditions;
-use super::carry::Carry;
-use super::context::{Context, ContextParts, app_fingerprints, configured_portals};
-use super::introspect;
-use super::metadata_discovery::recall;
-use super::operations::{self, OperationError};
-use super::portal_view::PortalView;
-use super::publisher::Publisher;
-use super::recovery;
-use super::rollback;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
 use crate::adapters::clock::Clock;
@@ -26,6 +15,17 @@ use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{SnapshotOutcome, State, StateError, take_snapshot};
 use crate::adapters::token_files::{Format, TokenFiles};
 use crate::config::Config;
+use crate::daemon::RunError;
+use crate::daemon::alerts::Conditions;
+use crate::daemon::carry::Carry;
+use crate::daemon::context::{Context, ContextParts, app_fingerprints, configured_portals};
+use crate::daemon::introspect;
+use crate::daemon::metadata_discovery::recall;
+use crate::daemon::operations::{self, OperationError};
+use crate::daemon::portal_view::PortalView;
+use crate::daemon::publisher::Publisher;
+use crate::daemon::recovery;
+use crate::daemon::rollback;
 use crate::domain::introspection::Introspection;
 
 /// A state that changes is looked at again for so long.

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
 use crate::adapters::clock::CLOCK_STEP_MILLIS;
 use crate::adapters::state::{
     ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError,
 };
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
 use crate::domain::renewal::interrupted_status;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::bootstrap;
-use super::context::{Context, app_fingerprints, configured_portals};
-use super::metadata_discovery::discover;
-use super::publisher::chain;
 use crate::adapters::log::LogHandle;
 use crate::adapters::systemd;
 use crate::config::{Config, ConfigErrors, Loaded};
+use crate::daemon::bootstrap;
+use crate::daemon::context::{Context, app_fingerprints, configured_portals};
+use crate::daemon::metadata_discovery::discover;
+use crate::daemon::publisher::chain;
 use tokio::task::JoinSet;
 
 /// How long reading may take: a million portals take seconds.
@@ -47,7 +47,7 @@ impl Reloader {
 
     /// One that reads on the thread of whoever asks: of a simulation, in which no thread may be first by chance.
     #[cfg(test)]
-    pub(super) fn inline(read: ReadConfig, log: LogHandle) -> Self {
+    pub(crate) fn inline(read: ReadConfig, log: LogHandle) -> Self {
         Self {
             inline: true,
             ..Self::new(read, log)

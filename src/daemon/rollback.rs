@@ -5,16 +5,16 @@
 
 use std::path::Path;
 
-use super::alerts::{Condition, Conditions};
-use super::bootstrap::token_of;
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::publisher::chain;
 use crate::adapters::generations::{Generations, RecordedGenerations};
 use crate::adapters::published_token::published;
 use crate::adapters::state::{RESCUED, State, StateError, beside};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::{App, Config};
+use crate::daemon::alerts::{Condition, Conditions};
+use crate::daemon::bootstrap::token_of;
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
@@ -282,7 +282,7 @@ pub fn say_unreadable(portal: &Portal) {
             "what the state has of it cannot be understood ({}); it is left alone, the others go on",
             portal.unreadable.unwrap_or("row")
         ),
-        action: super::portal_view::action_for(portal),
+        action: crate::daemon::portal_view::action_for(portal),
         remaining: None,
     };
     log_escalation(EscalationSubject::Portal(&portal.name), &announcement);

@@ -10,16 +10,16 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::carry;
-use super::context::{Context, token_urls};
-use super::descriptors;
-use super::execute::{ClaimedGrant, exchange};
-use super::publisher::chain;
-use super::rollback::say_unreadable;
-use super::state_health;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP, Tick};
 use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
+use crate::daemon::carry;
+use crate::daemon::context::{Context, token_urls};
+use crate::daemon::descriptors;
+use crate::daemon::execute::{ClaimedGrant, exchange};
+use crate::daemon::publisher::chain;
+use crate::daemon::rollback::say_unreadable;
+use crate::daemon::state_health;
 use crate::domain::budget::{Budget, Limits, share_out};
 use crate::domain::time::Timestamp;
 

@@ -9,16 +9,6 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::RunError;
-use super::alerts::Conditions;
-use super::candidates;
-use super::carry::{self, Carry};
-use super::context::{Context, ContextParts, app_fingerprints, configured_portals};
-use super::file_failures::FileFailures;
-use super::metadata_discovery::discover;
-use super::publisher::{PublisherThread, publisher};
-use super::recovery;
-use super::rollback;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
 use crate::adapters::clock::Clock;
@@ -29,6 +19,16 @@ use crate::adapters::state::{
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
+use crate::daemon::RunError;
+use crate::daemon::alerts::Conditions;
+use crate::daemon::candidates;
+use crate::daemon::carry::{self, Carry};
+use crate::daemon::context::{Context, ContextParts, app_fingerprints, configured_portals};
+use crate::daemon::file_failures::FileFailures;
+use crate::daemon::metadata_discovery::discover;
+use crate::daemon::publisher::{PublisherThread, publisher};
+use crate::daemon::recovery;
+use crate::daemon::rollback;
 
 /// How long a command that holds the state is waited for: it may wait for a server's answer.
 const BRIEF_HOLDER: Duration = Duration::from_secs(15);
@@ -38,17 +38,17 @@ const UNKNOWN_HOLDER: Duration = Duration::from_millis(500);
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is outside: the machine's own, or a simulation's.
-pub(super) struct Backends {
-    pub(super) clock: Clock,
-    pub(super) server: AuthorizationServer,
+pub(crate) struct Backends {
+    pub(crate) clock: Clock,
+    pub(crate) server: AuthorizationServer,
     /// `None`: made as the configuration says.
-    pub(super) courier: Option<Notifier>,
-    pub(super) hands: Executor,
-    pub(super) carry: Carry,
+    pub(crate) courier: Option<Notifier>,
+    pub(crate) hands: Executor,
+    pub(crate) carry: Carry,
 }
 
 /// Who does what blocks: reading and writing the state and the token files.
-pub(super) enum Executor {
+pub(crate) enum Executor {
     /// A thread for each.
     Threads,
     /// Tasks, on a disk that is not the machine's: all of the daemon is one thread then, and takes the same steps in
@@ -59,7 +59,7 @@ pub(super) enum Executor {
 
 impl Backends {
     /// This machine.
-    pub(super) fn machine() -> Result<Self, RunError> {
+    pub(crate) fn machine() -> Result<Self, RunError> {
         // A limit of the file size is to be an error, as a full disk is, and not an end in the middle of a renewal.
         let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         drop(signal(file_size).map_err(RunError::Signals)?);
@@ -76,19 +76,19 @@ impl Backends {
 }
 
 /// The parts that run with a daemon and without: state, publisher, the way to servers.
-pub(super) struct Core {
-    pub(super) shared: Arc<Context>,
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Context>,
     workers: JoinSet<()>,
 }
 
 impl Core {
     /// Opens the state for as long as this process lives, and brings it in line with the configuration.
-    pub(super) async fn start(config: Config, world: Backends) -> Result<Self, RunError> {
+    pub(crate) async fn start(config: Config, world: Backends) -> Result<Self, RunError> {
         Self::start_as(Tenure::Lasting, config, world).await
     }
 
     /// The same for a while.
-    pub(super) async fn start_as(
+    pub(crate) async fn start_as(
         tenure: Tenure,
         mut config: Config,
         world: Backends,
@@ -168,7 +168,7 @@ impl Core {
     }
 
     /// Closes the state: what was asked of it is done first.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         let Self {
             shared,
             mut workers,

@@ -2,11 +2,11 @@
 //!
 //! Must not take a look for a write: only what was committed with something in it says that a disk is well.
 
-use super::alerts::Condition;
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::publisher::chain;
 use crate::adapters::state::{Displaced, StateError};
+use crate::daemon::alerts::Condition;
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 
 /// Something was written. Where no start would find it, that is no sign of health.

@@ -2,11 +2,11 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::alerts::alert_views::{IncidentView, open};
-use super::context::Context;
-use super::kept_replies;
-use super::portal_view::PortalView;
 use crate::adapters::state::{Census, StateError};
+use crate::daemon::alerts::alert_views::{IncidentView, open};
+use crate::daemon::context::Context;
+use crate::daemon::kept_replies;
+use crate::daemon::portal_view::PortalView;
 use crate::domain::escalation::Severity;
 use crate::domain::portal::Kind;
 use crate::domain::time::human;

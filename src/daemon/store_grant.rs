@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
-use super::carry::{Held, Slot};
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::execute::until_durable;
-use super::introspect;
-use super::operations::{OperationError, app_of, find};
-use super::publisher::KnownState;
 use crate::adapters::state::{NewGrant, StateError, StoreOutcome, Unsaved};
 use crate::config::App;
+use crate::daemon::carry::{Held, Slot};
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::execute::until_durable;
+use crate::daemon::introspect;
+use crate::daemon::operations::{OperationError, app_of, find};
+use crate::daemon::publisher::KnownState;
 use crate::domain::candidate::{TokenPair, superseded_hint};
 use crate::domain::escalation::resolved;
 use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, IdentityMismatch, compare};
@@ -160,7 +160,7 @@ pub async fn store_grant(
 }
 
 /// Refuses a refresh token that another portal has, or was given once.
-pub(super) async fn check_not_held(
+pub(crate) async fn check_not_held(
     shared: &Context,
     name: &PortalName,
     intake: &ImportedGrant,
@@ -179,7 +179,7 @@ pub(super) async fn check_not_held(
 }
 
 /// Refuses a grant that says that it is another portal's; `replace_hint` is what to do if it is meant.
-pub(super) fn check_identity(
+pub(crate) fn check_identity(
     portal: &Portal,
     known: ExpectedIdentity<'_>,
     intake: &ImportedGrant,
@@ -199,7 +199,7 @@ pub(super) fn check_identity(
 ///
 /// # Errors
 /// [`OperationError::Refused`]: it is another client's.
-pub(super) fn new_grant(
+pub(crate) fn new_grant(
     portal: &Portal,
     app: &App,
     intake: ImportedGrant,
@@ -252,7 +252,7 @@ pub(super) fn new_grant(
 }
 
 /// The refresh token is another portal's.
-pub(super) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
+pub(crate) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
     let reason = format!(
         "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
     );
@@ -263,7 +263,7 @@ pub(super) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
 }
 
 /// The refresh token was the portal's before.
-pub(super) fn spent_error(name: &PortalName) -> OperationError {
+pub(crate) fn spent_error(name: &PortalName) -> OperationError {
     let reason = format!(
         "this refresh token has been exchanged for a newer one, which stays in force; nothing was sent; \
          if you mean it all the same, first: refreshd forget {name}"

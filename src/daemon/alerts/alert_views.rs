@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::AlertCommand;
-pub use super::collect::EVERYTHING;
 use crate::adapters::state::StateError;
+use crate::daemon::alerts::AlertCommand;
+pub use crate::daemon::alerts::collect::EVERYTHING;
 use crate::daemon::context::Context;
 use crate::daemon::operations::{OperationError, find};
 use crate::domain::escalation::Severity;

@@ -38,7 +38,7 @@ impl TestResult {
 
 /// The channels that are to be tested now, if the configuration wants that now and then: whether they work is known
 /// before they must.
-pub(super) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Vec<String> {
+pub(crate) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Vec<String> {
     let Some(every) = config.alerts.self_test else {
         return Vec::new();
     };
@@ -52,7 +52,7 @@ pub(super) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Ve
         return Vec::new();
     }
     tracing::info!("testing every alert channel, as [alerts] self_test says");
-    super::receiving_channels(config)
+    crate::daemon::alerts::receiving_channels(config)
 }
 
 /// No channel has that name.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::heartbeat;
-use super::outboxes::Outbox;
 use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::metrics::Delivered;
 use crate::adapters::state::AlertChanges;
 use crate::config::Config;
+use crate::daemon::alerts::heartbeat;
+use crate::daemon::alerts::outboxes::Outbox;
 use crate::daemon::context::Context;
 use crate::domain::channel::{Channel, ChannelConfig, Delivery};
 use crate::domain::incidents::{Incident, Stage};
@@ -94,7 +94,7 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
 }
 
 /// The channel as the configuration in force has it.
-pub(super) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Channel> {
+pub(crate) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Channel> {
     config.channels.iter().find(|channel| channel.name == name)
 }
 
@@ -222,7 +222,7 @@ async fn forget(shared: &Context, done: Vec<i64>) {
 }
 
 /// A receiver that hangs must not hang its channel for good.
-pub(super) async fn limited(
+pub(crate) async fn limited(
     shared: &Context,
     channel: &Channel,
     delivery: impl Future<Output = Delivery>,
@@ -242,7 +242,7 @@ pub(super) async fn limited(
         .unwrap_or_else(late)
 }
 
-pub(super) fn count(shared: &Context, channel: &str, delivery: &Delivery) {
+pub(crate) fn count(shared: &Context, channel: &str, delivery: &Delivery) {
     let result = match delivery {
         Delivery::Delivered(_) => Delivered::Delivered,
         Delivery::Rejected(_) => Delivered::Rejected,

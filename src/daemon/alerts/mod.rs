@@ -24,12 +24,12 @@ use tokio_util::sync::CancellationToken;
 pub use conditions::{Condition, Conditions, ReadBy};
 pub use outboxes::{AlertsSnapshot, Outboxes};
 
-use super::context::Context;
-use super::escalation_log::{EscalationSubject, log_escalation};
-use super::publisher::chain;
 use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{AlertChanges, StateError, StoredAlerts};
 use crate::config::Config;
+use crate::daemon::context::Context;
+use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::publisher::chain;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::incidents::reconcile::Incidents;
 use crate::domain::incidents::{AlertRules, Incident, Notification, Reconciled};

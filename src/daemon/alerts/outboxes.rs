@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::AlertCommand;
+use crate::daemon::alerts::AlertCommand;
 use crate::domain::escalation::Severity;
 use crate::domain::incidents::Incident;
 use crate::domain::outbox::{AlertQueue, QueuedAlert};
@@ -167,7 +167,7 @@ impl Outboxes {
     }
 
     /// The alerter's end of it; there is one alerter.
-    pub(super) fn take_orders(&self) -> Option<mpsc::Receiver<AlertCommand>> {
+    pub(crate) fn take_orders(&self) -> Option<mpsc::Receiver<AlertCommand>> {
         self.orders
             .1
             .lock()

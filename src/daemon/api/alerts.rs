@@ -13,16 +13,16 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Control;
-use super::peer::{ApiError, Peer};
 use crate::daemon::alerts::{alert_views, channel_test};
+use crate::daemon::api::Control;
+use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::operations::OperationError;
 
 /// Nobody can mean to silence alerts for longer.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30 * 86_400);
 
 /// `GET /v1/alerts`, and what changes them.
-pub(super) fn routes() -> Router<Control> {
+pub(crate) fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/alerts", get(show))
         .route("/v1/alerts/acknowledge", post(acknowledge))

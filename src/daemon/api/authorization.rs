@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Control;
-use super::peer::{ApiError, Peer};
 use crate::config::is_loopback_host;
+use crate::daemon::api::Control;
+use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::authorize::{self, Polled};
 use crate::daemon::context::Context;
 use crate::daemon::operations;
@@ -43,7 +43,7 @@ struct PollRequest {
     state: String,
 }
 
-pub(super) fn routes() -> Router<Control> {
+pub(crate) fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/portals/{portal}/authorization", post(begin))
         .route("/v1/portals/{portal}/authorization/answer", post(answer))

@@ -13,12 +13,12 @@ use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::peer::{ApiError, Peer};
-use super::{Control, imported_json, status_of};
+use crate::daemon::api::peer::{ApiError, Peer};
+use crate::daemon::api::{Control, imported_json, status_of};
 use crate::daemon::disputes;
 use crate::daemon::operations::{self, Driver};
 
-pub(super) fn routes() -> Router<Control> {
+pub(crate) fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/installs", get(list))
         .route("/v1/portals/{portal}/install/accept", post(accept))

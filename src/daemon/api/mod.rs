@@ -34,19 +34,19 @@ pub use authorization::authorized;
 use peer::{ApiError, Peer, busy};
 pub use replies::recovered;
 
-use super::context::Context;
-use super::descriptors;
-use super::http_server::{Kept, Server, serve};
-use super::introspect;
-use super::kept_replies;
-use super::operations::{self, Driver, ImportOutcome, RenewalResult};
-use super::places::Places;
-use super::portal_view::PortalView;
-use super::reload::Reloader;
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 use crate::adapters::ownership::give_to_directory_owner;
 use crate::adapters::state::StateError;
 use crate::adapters::token_files::Format;
+use crate::daemon::context::Context;
+use crate::daemon::descriptors;
+use crate::daemon::http_server::{Kept, Server, serve};
+use crate::daemon::introspect;
+use crate::daemon::kept_replies;
+use crate::daemon::operations::{self, Driver, ImportOutcome, RenewalResult};
+use crate::daemon::places::Places;
+use crate::daemon::portal_view::PortalView;
+use crate::daemon::reload::Reloader;
 use crate::domain::candidate::ImportResult;
 use crate::domain::import;
 use crate::domain::name::PortalName;
@@ -99,7 +99,7 @@ impl Control {
         }
     }
 
-    pub(super) fn shared(&self) -> &Context {
+    pub(crate) fn shared(&self) -> &Context {
         &self.shared
     }
 

@@ -13,7 +13,7 @@ use crate::daemon::publisher::chain;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     uid: Option<u32>,
 }
 
@@ -24,19 +24,19 @@ impl Peer {
         }
     }
 
-    pub(super) fn peer_extensions(stream: &UnixStream) -> PeerExtensions {
+    pub(crate) fn peer_extensions(stream: &UnixStream) -> PeerExtensions {
         let mut introduction = PeerExtensions::new();
         introduction.insert(Self::of(stream));
         introduction
     }
 
     /// Places are kept for who may change something.
-    pub(super) fn is_important(stream: &UnixStream) -> bool {
+    pub(crate) fn is_important(stream: &UnixStream) -> bool {
         Self::of(stream).may_change().is_ok()
     }
 
     /// Root, or the user this daemon runs as.
-    pub(super) fn may_change(self) -> Result<(), ApiError> {
+    pub(crate) fn may_change(self) -> Result<(), ApiError> {
         let own = rustix::process::geteuid().as_raw();
         if self.uid.is_some_and(|uid| uid == 0 || uid == own) {
             return Ok(());
@@ -51,21 +51,21 @@ impl Peer {
 }
 
 /// Told to whoever finds every place taken.
-pub(super) fn busy() -> Response {
+pub(crate) fn busy() -> Response {
     let message =
         "the daemon is busy: every place of its control socket is taken; try again in a moment";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).into_response()
 }
 
 /// A refusal as JSON: `{"error": {"code": …, "message": …}}`.
-pub(super) struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
 }
 
 impl ApiError {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
             code,
@@ -74,7 +74,7 @@ impl ApiError {
     }
 
     /// Too many do that now.
-    pub(super) fn busy(what: &str) -> Self {
+    pub(crate) fn busy(what: &str) -> Self {
         let message = format!("the daemon is busy: {what}; try again in a moment");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     }

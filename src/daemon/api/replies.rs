@@ -11,14 +11,14 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::{Value, json};
 
-use super::Control;
-use super::peer::{ApiError, Peer};
+use crate::daemon::api::Control;
+use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::context::Context;
 use crate::daemon::kept_replies;
 use crate::daemon::operations::{self, OperationError};
 use crate::domain::token::Generation;
 
-pub(super) fn routes() -> Router<Control> {
+pub(crate) fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/portals/{portal}/replies", get(list).delete(discard))
         .route("/v1/portals/{portal}/replies/{number}", get(show))

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Begun, is_passing, no_refresh_token, of_code, refused, secrets, take_in, token_url};
 use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
+use crate::daemon::authorize::{
+    Begun, is_passing, no_refresh_token, of_code, refused, secrets, take_in, token_url,
+};
 use crate::daemon::context::Context;
 use crate::daemon::kept_replies;
 use crate::daemon::operations::{self, OperationError, app_of};
@@ -33,7 +35,7 @@ pub enum Polled {
 }
 
 /// Asks for codes, and says what a person does with them.
-pub(super) async fn begin(
+pub(crate) async fn begin(
     shared: &Context,
     portal: &Portal,
     app: &App,

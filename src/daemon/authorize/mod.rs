@@ -12,12 +12,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::context::Context;
-use super::kept_replies;
-use super::operations::{self, GrantSource, OperationError, StoreRequest, app_of};
-use super::publisher::chain;
 use crate::adapters::authorization_server::{HttpResponse, TokenResponse};
 use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::kept_replies;
+use crate::daemon::operations::{self, GrantSource, OperationError, StoreRequest, app_of};
+use crate::daemon::publisher::chain;
 use crate::domain::authorization::{
     AnswerError, AuthorizationFlow, FORGOTTEN_AFTER, PendingAuthorization, Redirected, parse,
 };

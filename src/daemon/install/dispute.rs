@@ -6,10 +6,10 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::process::{EventResult, Worker};
 use crate::adapters::state::{InstallOutcome, InstalledGrant, NewDispute, RecordedDispute};
 use crate::config::App;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::install::process::{EventResult, Worker};
 use crate::daemon::publisher::chain;
 use crate::domain::dispute::{Dispute, concerns_a_person};
 use crate::domain::escalation::{EscalationNotice, Severity};
@@ -28,7 +28,7 @@ const MOST_ANSWERS: usize = 1000;
 impl Worker {
     /// Has a person decide, where what was found is a matter for one. `by` is the authorization server that vouched for
     /// the newcomer's `token`. `None`: it is not, and is told of as what it is.
-    pub(super) async fn open_dispute(
+    pub(crate) async fn open_dispute(
         &self,
         app: &App,
         install: &InstalledGrant,

@@ -13,7 +13,7 @@ const TURN_OF_SUSPECTS: u32 = 8;
 
 /// Who sent it, as far as that can be told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum EventSender {
+pub(crate) enum EventSender {
     /// By the proxy in front.
     Known(u128),
     /// By what the notice claims: anybody can claim it, so nobody is punished for it.
@@ -22,7 +22,7 @@ pub(super) enum EventSender {
 
 /// The notices of one app that wait.
 #[derive(Debug)]
-pub(super) struct FairQueue<T> {
+pub(crate) struct FairQueue<T> {
     clean: Lanes<T>,
     suspected: Lanes<T>,
     suspects: HashSet<u128>,
@@ -41,7 +41,7 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    pub(super) fn put(&mut self, sender: EventSender, waiting: T) {
+    pub(crate) fn put(&mut self, sender: EventSender, waiting: T) {
         let lanes = if self.is_suspect(&sender) {
             &mut self.suspected
         } else {
@@ -51,7 +51,7 @@ impl<T> FairQueue<T> {
     }
 
     /// The next one of those that `may` be taken now.
-    pub(super) fn take(&mut self, mut may: impl FnMut(&EventSender, &T) -> bool) -> Option<T> {
+    pub(crate) fn take(&mut self, mut may: impl FnMut(&EventSender, &T) -> bool) -> Option<T> {
         self.turn = self.turn.wrapping_add(1);
         let (first, second) = if self.turn.is_multiple_of(TURN_OF_SUSPECTS) {
             (&mut self.suspected, &mut self.clean)
@@ -64,7 +64,7 @@ impl<T> FairQueue<T> {
     }
 
     /// A notice of this sender was refused, or was genuine.
-    pub(super) fn judge(&mut self, sender: &EventSender, refused: bool) {
+    pub(crate) fn judge(&mut self, sender: &EventSender, refused: bool) {
         let EventSender::Known(number) = sender else {
             return;
         };
@@ -77,7 +77,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.clean.len + self.suspected.len
     }
 

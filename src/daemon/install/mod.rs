@@ -21,10 +21,10 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::context::Context;
-use super::http::ListenError;
-use super::publisher::chain;
 use crate::adapters::state::StoredEvent;
+use crate::daemon::context::Context;
+use crate::daemon::http::ListenError;
+use crate::daemon::publisher::chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{self, InstallEvent};
 

@@ -12,7 +12,7 @@ use crate::domain::provider::origin_of;
 use crate::domain::quirks::InstallFields;
 
 /// A page without anything on it but a sentence.
-pub(super) fn plain(sentence: &str) -> Html<String> {
+pub(crate) fn plain(sentence: &str) -> Html<String> {
     Html(document(sentence, &html! {}).into_string())
 }
 
@@ -27,7 +27,7 @@ fn document(sentence: &str, scripts: &Markup) -> Markup {
 }
 
 /// The page of an app that was opened or is being installed at `host`, which may frame it.
-pub(super) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
+pub(crate) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
     let InstallFields {
         check: _,
         admin: _,

@@ -11,14 +11,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::fair_queue::{EventSender, FairQueue};
-use super::verify::{NewInstallation, Unverified, secrets_of, secrets_with};
-use super::{InstallJob, LogContext, QUEUE, log_results};
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::state::{InstallOutcome, InstalledGrant, StateError};
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::install::fair_queue::{EventSender, FairQueue};
+use crate::daemon::install::verify::{NewInstallation, Unverified, secrets_of, secrets_with};
+use crate::daemon::install::{InstallJob, LogContext, QUEUE, log_results};
 use crate::daemon::publisher::chain;
 use crate::domain::escalation::resolved;
 use crate::domain::import;
@@ -47,8 +47,8 @@ const BUDGET_AGAIN: Duration = Duration::from_millis(250);
 /// That notices wait for it is said so often.
 const HELD_LINE: Duration = Duration::from_secs(60);
 /// The authorization server is asked so often, and the state too, with the first wait doubled each time.
-pub(super) const TRIES: u32 = 5;
-pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const TRIES: u32 = 5;
+pub(crate) const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// So often every server must refuse a token before it is refused.
 const REFUSALS: u32 = 2;
 /// A clock that is ahead is said again when this changes.
@@ -59,7 +59,7 @@ const QUESTION: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// Works off what comes until the queue ends.
-pub(super) async fn run(
+pub(crate) async fn run(
     shared: Arc<Context>,
     jobs: mpsc::Receiver<InstallJob>,
     stop: CancellationToken,
@@ -231,7 +231,7 @@ async fn process_one(
 }
 
 /// The place of a notice among those that are asked about.
-pub(super) struct QueueTurn {
+pub(crate) struct QueueTurn {
     place: Mutex<Option<OwnedSemaphorePermit>>,
     again: Arc<Semaphore>,
     free: Arc<Notify>,
@@ -239,7 +239,7 @@ pub(super) struct QueueTurn {
 
 impl QueueTurn {
     /// Lets others go first while this one waits.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         drop(
             self.place
                 .lock()
@@ -257,16 +257,16 @@ impl QueueTurn {
 }
 
 /// By app, member, and whether the removal had its proof.
-pub(super) type Removals = HashMap<(String, String, bool), Tick>;
+pub(crate) type Removals = HashMap<(String, String, bool), Tick>;
 /// By portal and user.
-pub(super) type Admins = HashMap<(String, String), (Tick, Option<bool>)>;
+pub(crate) type Admins = HashMap<(String, String), (Tick, Option<bool>)>;
 
 /// What became of a notice, and the sentence that is told of it.
-pub(super) type EventResult = (Outcome, String);
+pub(crate) type EventResult = (Outcome, String);
 
 #[derive(Clone)]
-pub(super) struct Worker {
-    pub(super) shared: Arc<Context>,
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Context>,
     /// The daemon stops: what is not verified is left for the next start.
     stop: CancellationToken,
     /// Nothing is waited for any more.
@@ -274,15 +274,15 @@ pub(super) struct Worker {
     /// By how much the clock of whoever sends events was ahead when it was said last.
     ahead: Arc<Mutex<Duration>>,
     /// When a renewal was asked for because of a removal: of which app's member, and whether it had its proof.
-    pub(super) asked: Arc<Mutex<Removals>>,
+    pub(crate) asked: Arc<Mutex<Removals>>,
     /// What portals said of users: of which, when, and whether he is an administrator.
-    pub(super) admins: Arc<Mutex<Admins>>,
+    pub(crate) admins: Arc<Mutex<Admins>>,
     /// The app's budget of questions, and whose share of it is used.
     questions: Arc<Mutex<VerificationBudget<EventSender>>>,
     sender: EventSender,
     /// Questions that are counted and not asked yet.
     counted: Arc<AtomicU32>,
-    pub(super) turn: Arc<QueueTurn>,
+    pub(crate) turn: Arc<QueueTurn>,
 }
 
 /// What a person can do about a grant that does not work and is not replaced.
@@ -633,7 +633,7 @@ impl Worker {
     }
 
     /// The same of a token that the state has.
-    pub(super) async fn verify_owner_of(
+    pub(crate) async fn verify_owner_of(
         &self,
         url: &str,
         app: &App,
@@ -680,7 +680,7 @@ impl Worker {
     }
 
     /// Says once for each change of it that the clock of whoever sends events is ahead.
-    pub(super) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
+    pub(crate) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
         let Some(sent_at) = sent_at else { return };
         let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
         let before = std::mem::replace(
@@ -697,14 +697,14 @@ impl Worker {
         }
     }
 
-    pub(super) async fn publish(&self, portal: &PortalName) {
+    pub(crate) async fn publish(&self, portal: &PortalName) {
         let failing = self.shared.publisher.publish(portal).await;
         self.shared.health.unpublished(failing);
         self.shared.climb.notify_one();
     }
 
     /// Writes to the state, again and again within bounds.
-    pub(super) async fn until_durable<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
+    pub(crate) async fn until_durable<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
     where
         F: Future<Output = Result<T, StateError>>,
     {
@@ -719,7 +719,7 @@ impl Worker {
     }
 
     /// False if nothing is to be waited for any more.
-    pub(super) async fn pause(&self, wait: &mut Duration) -> bool {
+    pub(crate) async fn pause(&self, wait: &mut Duration) -> bool {
         let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
         *wait *= 2;
         self.turn.leave();

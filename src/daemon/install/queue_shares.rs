@@ -6,15 +6,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::QUEUE;
-use super::fair_queue::EventSender;
+use crate::daemon::install::QUEUE;
+use crate::daemon::install::fair_queue::EventSender;
 
 /// Bytes of forms that may wait; what the state keeps of them is bounded by as much.
 const BYTES: usize = 32 * 1024 * 1024;
 
 /// What waits, by app.
 #[derive(Debug, Default)]
-pub(super) struct QueueShares(Mutex<HashMap<String, AppShare>>);
+pub(crate) struct QueueShares(Mutex<HashMap<String, AppShare>>);
 
 #[derive(Debug, Default)]
 struct AppShare {
@@ -31,24 +31,24 @@ struct Load {
 
 /// Whose share it is.
 #[derive(Debug, Clone)]
-pub(super) struct ShareOf {
-    pub(super) app: String,
-    pub(super) sender: EventSender,
+pub(crate) struct ShareOf {
+    pub(crate) app: String,
+    pub(crate) sender: EventSender,
     /// It is of a portal that has the app.
-    pub(super) is_known: bool,
-    pub(super) bytes: usize,
+    pub(crate) is_known: bool,
+    pub(crate) bytes: usize,
 }
 
 /// A place in the queue, until it is dropped.
 #[derive(Debug)]
-pub(super) struct QueueSlot {
+pub(crate) struct QueueSlot {
     shares: Arc<QueueShares>,
     whose: ShareOf,
 }
 
 impl QueueShares {
     /// A place, where there are so many apps that take installs; `None` if a share is used up.
-    pub(super) fn place(self: &Arc<Self>, whose: ShareOf, apps: usize) -> Option<QueueSlot> {
+    pub(crate) fn place(self: &Arc<Self>, whose: ShareOf, apps: usize) -> Option<QueueSlot> {
         {
             let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let of_app = of_apps.entry(whose.app.clone()).or_default();
@@ -73,7 +73,7 @@ impl QueueShares {
     }
 
     /// A place, whatever is taken.
-    pub(super) fn take(self: &Arc<Self>, whose: ShareOf) -> QueueSlot {
+    pub(crate) fn take(self: &Arc<Self>, whose: ShareOf) -> QueueSlot {
         let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         of_apps
             .entry(whose.app.clone())
@@ -118,11 +118,11 @@ impl Load {
 }
 
 impl QueueSlot {
-    pub(super) const fn sender(&self) -> &EventSender {
+    pub(crate) const fn sender(&self) -> &EventSender {
         &self.whose.sender
     }
 
-    pub(super) const fn is_known(&self) -> bool {
+    pub(crate) const fn is_known(&self) -> bool {
         self.whose.is_known
     }
 }

@@ -13,14 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::queue_shares::QueueShares;
-use super::{InstallJob, LogContext, page, whose};
 use crate::adapters::clock::Tick;
 use crate::adapters::state::NewEvent;
 use crate::config::{App, Config, InstallListener};
 use crate::daemon::context::Context;
 use crate::daemon::descriptors;
 use crate::daemon::http_server::{PeerExtensions, Server, busy, serve};
+use crate::daemon::install::queue_shares::QueueShares;
+use crate::daemon::install::{InstallJob, LogContext, page, whose};
 use crate::daemon::publisher::chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{self, Incomplete, InstallEvent, MAX_LENGTH};
@@ -49,7 +49,7 @@ struct Flood {
 }
 
 /// Serves until `stop`; the queue ends with it.
-pub(super) async fn serve_install_events(
+pub(crate) async fn serve_install_events(
     shared: Arc<Context>,
     listener: TcpListener,
     (queue, shares): (mpsc::Sender<InstallJob>, Arc<QueueShares>),
@@ -235,7 +235,7 @@ fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
 }
 
 /// A sender as a number; who has one address of version 6 has 2^64 of them.
-pub(super) fn number(source: IpAddr) -> u128 {
+pub(crate) fn number(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(address) => address.to_ipv6_mapped().into(),
         IpAddr::V6(address) => u128::from(address) >> 64 << 64,

@@ -30,16 +30,16 @@ struct LoggedRefusal {
 
 /// A line that stands for many.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FoldedRefusals {
-    pub(super) app: String,
-    pub(super) outcome: Outcome,
-    pub(super) reason: String,
-    pub(super) count: u64,
+pub(crate) struct FoldedRefusals {
+    pub(crate) app: String,
+    pub(crate) outcome: Outcome,
+    pub(crate) reason: String,
+    pub(crate) count: u64,
 }
 
 impl Refusals {
     /// Whether a refusal has a line of its own; if not, it is counted.
-    pub(super) fn has_line(
+    pub(crate) fn has_line(
         &self,
         clock: Clock,
         (app, outcome, reason): (&str, Outcome, &str),
@@ -64,7 +64,7 @@ impl Refusals {
     }
 
     /// What was counted and is to be said now: of the minutes that are over, or of all.
-    pub(super) fn due(&self, clock: Clock, all: bool) -> Vec<FoldedRefusals> {
+    pub(crate) fn due(&self, clock: Clock, all: bool) -> Vec<FoldedRefusals> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
         known.retain(|(app, reason), said| {

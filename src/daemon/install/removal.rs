@@ -5,9 +5,9 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::process::{EventResult, Worker};
 use crate::adapters::state::{StateError, Uninstall, Uninstalled};
 use crate::config::App;
+use crate::daemon::install::process::{EventResult, Worker};
 use crate::daemon::publisher::chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{ClaimedOwner, Removal};
@@ -21,7 +21,7 @@ use crate::domain::token_owner::{Verification, verification_urls};
 const ASK_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Worker {
-    pub(super) async fn remove(&self, app: &App, removal: Removal) -> EventResult {
+    pub(crate) async fn remove(&self, app: &App, removal: Removal) -> EventResult {
         let Removal {
             member_id,
             host: _,
@@ -193,7 +193,7 @@ impl Worker {
     }
 
     /// A new grant: the next removal is looked into at once.
-    pub(super) fn forget_removals(&self, app: &App, member_id: &str) {
+    pub(crate) fn forget_removals(&self, app: &App, member_id: &str) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.retain(|(of, member, _), _| of != &app.name || member != member_id);
     }

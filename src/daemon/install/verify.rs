@@ -3,9 +3,9 @@
 //!
 //! Must not touch the grant that is there: whatever fails here, that one goes on.
 
-use super::process::{EventResult, FIRST_WAIT, TRIES, Worker};
 use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
+use crate::daemon::install::process::{EventResult, FIRST_WAIT, TRIES, Worker};
 use crate::daemon::kept_replies;
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::install::Outcome;
@@ -21,14 +21,14 @@ use crate::domain::token_owner::TokenOwner;
 
 /// A grant that an install brought, and whose it is by the authorization server.
 #[derive(Clone, Copy)]
-pub(super) struct NewInstallation<'a> {
-    pub(super) app: &'a App,
-    pub(super) owner: &'a TokenOwner,
-    pub(super) intake: &'a ImportedGrant,
+pub(crate) struct NewInstallation<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) owner: &'a TokenOwner,
+    pub(crate) intake: &'a ImportedGrant,
 }
 
 /// What a server must not be let repeat of what it was sent.
-pub(super) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec<&'a str> {
+pub(crate) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec<&'a str> {
     let tokens = [presented.access.expose(), presented.refresh.expose()];
     tokens
         .into_iter()
@@ -37,14 +37,14 @@ pub(super) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec
 }
 
 /// The same, where nothing but this token is sent.
-pub(super) fn secrets_with<'a>(app: &'a App, token: &'a AccessToken) -> Vec<&'a str> {
+pub(crate) fn secrets_with<'a>(app: &'a App, token: &'a AccessToken) -> Vec<&'a str> {
     std::iter::once(token.expose())
         .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
         .collect()
 }
 
 /// Why a newcomer is not proved, and what is told of its notice.
-pub(super) enum Unverified {
+pub(crate) enum Unverified {
     /// The server does not take it, or it is another portal's.
     Refused(EventResult),
     /// The server cannot be asked now.
@@ -56,7 +56,7 @@ impl Worker {
     ///
     /// # Errors
     /// What is told of the notice: refused, or not to be proved now.
-    pub(super) async fn verify(
+    pub(crate) async fn verify(
         &self,
         newcomer: NewInstallation<'_>,
         portal: &PortalName,

@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
-use super::plan::{Backup, Mishap, Stroke, Trouble};
-use super::promises;
-use super::world::{DiskIs, Network};
-use super::{MINUTE, Next, Simulation, client_of, name_of, write};
+use crate::daemon::tests::plan::{Backup, Mishap, Stroke, Trouble};
+use crate::daemon::tests::promises;
+use crate::daemon::tests::world::{DiskIs, Network};
+use crate::daemon::tests::{MINUTE, Next, Simulation, client_of, name_of, write};
 use crate::fake_server::{At, Fault};
 
 impl Simulation {
     /// A person authorizes anew and hands the grant over.
-    pub(super) fn grant(&mut self, portal: usize) {
+    pub(crate) fn grant(&mut self, portal: usize) {
         let Some(life) = &mut self.life else { return };
         let client_id = format!("local.{}", client_of(portal));
         let reply = self.world.sandbox.install(&self.hosts[portal], &client_id);
@@ -25,14 +25,14 @@ impl Simulation {
         self.tell(format!("{}: a new grant is brought", name_of(portal)));
     }
 
-    pub(super) fn reload(&mut self) {
+    pub(crate) fn reload(&mut self) {
         self.configure(self.every);
         if let Some(life) = &mut self.life {
             life.reload();
         }
     }
 
-    pub(super) fn strike(&mut self, trouble: Trouble) {
+    pub(crate) fn strike(&mut self, trouble: Trouble) {
         let Trouble {
             stroke,
             lasts,
@@ -160,7 +160,7 @@ impl Simulation {
     }
 
     /// Nobody is excused for a mishap, but a portal whose server is ill.
-    pub(super) fn befall(&mut self, mishap: Mishap) -> Result<(), String> {
+    pub(crate) fn befall(&mut self, mishap: Mishap) -> Result<(), String> {
         self.tally.mishaps += 1;
         self.tell(format!("{mishap:?}"));
         let Some(life) = &mut self.life else {
@@ -200,7 +200,7 @@ impl Simulation {
         Ok(())
     }
 
-    pub(super) fn clear(&mut self, stroke: &Stroke) {
+    pub(crate) fn clear(&mut self, stroke: &Stroke) {
         match stroke {
             Stroke::Portal {
                 portal,
@@ -250,7 +250,7 @@ impl Simulation {
         self.tell(format!("over: {stroke:?}"));
     }
 
-    pub(super) fn move_clock(&mut self, millis: i64) {
+    pub(crate) fn move_clock(&mut self, millis: i64) {
         if millis != 0 {
             self.world.step_clock(millis);
             self.clock_moved_at = self.now();
@@ -260,7 +260,7 @@ impl Simulation {
     }
 
     /// While it is stopped, its state may be copied, or an old copy put in its place.
-    pub(super) fn keep_backups(&mut self) -> Result<(), String> {
+    pub(crate) fn keep_backups(&mut self) -> Result<(), String> {
         let place = self.world.place.path();
         let (state, copy) = (place.join("state.db"), place.join("backup.db"));
         match std::mem::replace(&mut self.backup, Backup::Nothing) {

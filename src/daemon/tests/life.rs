@@ -8,8 +8,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::mail::Postman;
-use super::world::{Wire, World};
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
 use crate::adapters::log::LogHandle;
@@ -18,6 +16,8 @@ use crate::daemon::context::Context;
 use crate::daemon::operations::{self, Driver};
 use crate::daemon::reload::Reloader;
 use crate::daemon::startup::{Core, Executor};
+use crate::daemon::tests::mail::Postman;
+use crate::daemon::tests::world::{Wire, World};
 use crate::daemon::{STOP_GRACE, chain, drain, loops};
 
 /// The real one does this oftener, which costs more than it would show.

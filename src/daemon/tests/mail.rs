@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::world::World;
 use crate::adapters::channels::NotifierBackend;
+use crate::daemon::tests::world::World;
 use crate::domain::channel::Delivery;
 use crate::domain::incidents::Stage;
 use crate::domain::message::{Event, Message, MessageSubject};

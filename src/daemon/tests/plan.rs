@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
-use super::world::{DiskIs, Network};
+use crate::daemon::tests::world::{DiskIs, Network};
 use crate::fake_server::{Fault, Reuse, Rules, Wrap};
 
 const MINUTE: u64 = 60;

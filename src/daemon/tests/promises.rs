@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::world::World;
 use crate::adapters::state::ReadConnection;
+use crate::daemon::tests::world::World;
 use crate::domain::portal::{Kind, Phase, Portal};
 use crate::domain::time::Timestamp;
 use crate::fake_server::{Fate, Reuse};

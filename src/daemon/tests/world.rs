@@ -141,7 +141,7 @@ pub struct World {
     pub wall: Clock,
     pub sandbox: FakeServer,
     pub fuse: Fuse,
-    pub mail: super::mail::Shelf,
+    pub mail: crate::daemon::tests::mail::Shelf,
     hands: &'static Hands,
     weather: Mutex<Weather>,
     chance: Mutex<fastrand::Rng>,
