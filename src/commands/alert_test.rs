@@ -11,7 +11,7 @@ use crate::adapters::channels::Notifier;
 use crate::adapters::clock::Clock;
 use crate::adapters::log;
 use crate::daemon::alerts::channel_test::{TestResult, test};
-use crate::daemon::chain;
+use crate::domain::error_chain::error_chain;
 
 #[derive(Debug, Args)]
 #[command(
@@ -72,7 +72,7 @@ async fn without_daemon(
         Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
             CommandError::new(
                 Exit::Unavailable,
-                format!("cannot set up TLS: {}", chain(&error)),
+                format!("cannot set up TLS: {}", error_chain(&error)),
             )
         })?;
     let tested = test(&courier, &config.channels, only, Clock::system().now()).await;

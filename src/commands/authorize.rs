@@ -16,11 +16,10 @@ use super::connect::{Backend, connect, not_done};
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::adapters::clock::Clock;
-use crate::daemon::operations::OperationError;
-use crate::daemon::{
-    Begun, BrowserPage, Callback, CallbackRequest, CallbackResponse, chain, has_state,
-};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::{Begun, BrowserPage, Callback, CallbackRequest, CallbackResponse, has_state};
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
+use crate::domain::error_chain::error_chain;
 
 /// Lines that come within this time of each other were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -150,7 +149,7 @@ impl AuthorizationClient<'_> {
             Backend::Offline(offline) => match offline.answer(self.portal, answer).await {
                 Ok(authorized) => Ok(Answered::Authorized(authorized)),
                 Err(error @ OperationError::NotAnAnswer { .. }) => {
-                    Ok(Answered::NotIt(chain(&error)))
+                    Ok(Answered::NotIt(error_chain(&error)))
                 }
                 Err(error) => Err(not_done(&error)),
             },

@@ -13,7 +13,8 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, Header};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
-use crate::daemon::{ask_issuers, chain};
+use crate::daemon::ask_issuers;
+use crate::domain::error_chain::error_chain;
 use crate::domain::reply::leads_to;
 
 #[derive(Debug, Args)]
@@ -47,10 +48,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Ok(Header::Absent) => "not there yet".to_owned(),
         Ok(Header::Version(version)) => format!("schema version {version}"),
         Err(error @ (state::StateError::Newer { .. } | state::StateError::NotOurs { .. })) => {
-            return Err(CommandError::new(Exit::Configuration, chain(&error)));
+            return Err(CommandError::new(Exit::Configuration, error_chain(&error)));
         }
         // Whoever checks need not be who runs the daemon.
-        Err(error) => format!("could not be looked at ({})", chain(&error)),
+        Err(error) => format!("could not be looked at ({})", error_chain(&error)),
     };
     refuse_strangers(&config)?;
     for warning in directories(&config) {
@@ -89,7 +90,7 @@ fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
             Err(refused) => {
                 return Err(CommandError::new(
                     Exit::Configuration,
-                    format!("{what}: {}", chain(&refused)),
+                    format!("{what}: {}", error_chain(&refused)),
                 ));
             }
         }
@@ -130,7 +131,7 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
     let server = AuthorizationServer::new().map_err(|error| {
         CommandError::new(
             Exit::Unavailable,
-            format!("cannot set up TLS: {}", chain(&error)),
+            format!("cannot set up TLS: {}", error_chain(&error)),
         )
     })?;
     let mut exit = Exit::Done;

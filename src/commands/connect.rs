@@ -14,8 +14,9 @@ use crate::adapters::directory::{Trust, parent};
 use crate::adapters::log;
 use crate::adapters::state::StateError;
 use crate::config::{self, Config, Environment, Loaded, Paths};
-use crate::daemon::operations::OperationError;
-use crate::daemon::{BindError, Offline, ReadOnlyState, RunError, chain};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::{BindError, Offline, ReadOnlyState, RunError};
+use crate::domain::error_chain::error_chain;
 
 /// Whom to ask.
 pub(super) enum Backend {
@@ -222,7 +223,7 @@ pub(super) fn cannot_run(error: &RunError) -> CommandError {
         | RunError::TaskEnded(_)
         | RunError::StopTimedOut(_) => Exit::Unavailable,
     };
-    CommandError::new(exit, chain(error))
+    CommandError::new(exit, error_chain(error))
 }
 
 fn is_denied(error: &std::io::Error) -> bool {
@@ -243,5 +244,5 @@ pub(super) fn not_done(error: &OperationError) -> CommandError {
         }
         OperationError::State(_) => Exit::Unavailable,
     };
-    CommandError::new(exit, chain(error))
+    CommandError::new(exit, error_chain(error))
 }

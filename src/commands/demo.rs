@@ -22,6 +22,7 @@ use crate::adapters::log;
 use crate::adapters::token_files::write_whole;
 use crate::config::{self, Environment, Loaded};
 use crate::daemon;
+use crate::domain::error_chain::error_chain;
 use crate::fake_server::{At, FakeServer, Fault, Rules};
 
 /// The shipped configuration, so that what the demo shows is what the file says.
@@ -77,7 +78,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let secret: String = (0..32).map(|_| fastrand::alphanumeric()).collect();
     for (path, contents) in [(&file, &text), (&dir.join("client.secret"), &secret)] {
         write_whole(dir, path, contents.as_bytes(), 0o600)
-            .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))?;
+            .map_err(|error| CommandError::new(Exit::Unavailable, error_chain(&error)))?;
     }
 
     let rules = Rules {
@@ -94,7 +95,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let socket = config.paths.control_socket.clone();
     let handle = log::start_for_command("info")
-        .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))?;
+        .map_err(|error| CommandError::new(Exit::Unavailable, error_chain(&error)))?;
 
     banner(dir, &server_address, &http_address);
     let stop = CancellationToken::new();
@@ -148,7 +149,7 @@ fn empty(dir: &Path) -> Result<(), CommandError> {
         b"refreshd demo may empty this folder\n",
         0o600,
     )
-    .map_err(|error| CommandError::new(Exit::Unavailable, daemon::chain(&error)))
+    .map_err(|error| CommandError::new(Exit::Unavailable, error_chain(&error)))
 }
 
 /// The usual port, or any free one.

@@ -11,6 +11,7 @@ use super::exit::{CommandError, Exit};
 use crate::adapters::log;
 use crate::config::{self, ConfigErrors, Environment, Loaded, LogFormat};
 use crate::daemon;
+use crate::domain::error_chain::error_chain;
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -35,7 +36,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     } = elsewhere(read.clone())?
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(form(config.log.format), &config.log.level)
-        .map_err(|error| CommandError::new(Exit::Configuration, daemon::chain(&error)))?;
+        .map_err(|error| CommandError::new(Exit::Configuration, error_chain(&error)))?;
     std::thread::Builder::new()
         .name("log".to_owned())
         .spawn(|| writer.run())
@@ -56,7 +57,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
-            tracing::error!(error = %daemon::chain(&error), "refreshd ends");
+            tracing::error!(error = %error_chain(&error), "refreshd ends");
             Err(cannot_run(&error))
         }
     }

@@ -102,6 +102,16 @@ impl Config {
             .filter(|app| app.install.is_some())
             .map(|app| app.name.as_str())
     }
+
+    /// The channels that incidents are delivered to.
+    #[must_use]
+    pub fn incident_channels(&self) -> Vec<String> {
+        self.channels
+            .iter()
+            .filter(|channel| channel.kind.hears_incidents())
+            .map(|channel| channel.name.clone())
+            .collect()
+    }
 }
 
 /// Where things lie.

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use crate::adapters::state::Offered;
 use crate::config::App;
+use crate::daemon::candidates::log_file_spent;
 use crate::daemon::context::Context;
 use crate::daemon::import::{has_no_living_grant, known_secret, store_candidate};
-use crate::daemon::publisher::chain;
 use crate::daemon::store_grant::{GrantSource, StoreRequest, store_grant};
 use crate::domain::candidate::Origin;
+use crate::domain::error_chain::error_chain;
 use crate::domain::import::{self, ImportedGrant};
 use crate::domain::name::PortalName;
 use crate::domain::quirks::GrantType;
@@ -26,7 +27,7 @@ pub async fn read_files(shared: &Context) {
     let waiting = match shared.state.awaiting_files().await {
         Ok(waiting) => waiting,
         Err(error) => {
-            return tracing::error!(error = %chain(&error), "cannot look for portals without a grant");
+            return tracing::error!(error = %error_chain(&error), "cannot look for portals without a grant");
         }
     };
     for portal in waiting {
@@ -63,7 +64,7 @@ async fn bootstrap_client_credentials(shared: &Context) {
     let waiting = match shared.state.awaiting_clients(apps).await {
         Ok(waiting) => waiting,
         Err(error) => {
-            return tracing::error!(error = %chain(&error), "cannot look for portals without a grant");
+            return tracing::error!(error = %error_chain(&error), "cannot look for portals without a grant");
         }
     };
     for portal in waiting {
@@ -86,7 +87,7 @@ async fn bootstrap_client_credentials(shared: &Context) {
         };
         let name = &portal.name;
         if let Err(error) = store_grant(shared, name, take).await {
-            tracing::warn!(portal = %name, error = %chain(&error), "{name}: cannot be renewed by its client's credentials");
+            tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: cannot be renewed by its client's credentials");
         }
     }
 }
@@ -100,7 +101,7 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         .state
         .portal(portal.clone())
         .await
-        .map_err(|error| chain(&error))?
+        .map_err(|error| error_chain(&error))?
     else {
         return Ok(());
     };
@@ -125,7 +126,7 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         .state
         .holder_of_refresh_token(fingerprint)
         .await
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| error_chain(&error))?;
     if seen.is_some_and(|holder| holder == portal.as_str()) {
         return Ok(());
     }
@@ -144,7 +145,7 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         .state
         .was_refused(portal.clone(), fingerprint)
         .await
-        .map_err(|error| chain(&error))?
+        .map_err(|error| error_chain(&error))?
     {
         return Ok(());
     }
@@ -160,15 +161,6 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         | Offered::Unknown => {}
     }
     Ok(())
-}
-
-/// Says once that a file is of no use any more: what it holds works once.
-pub fn log_file_spent(portal: &PortalName, file: &Path) {
-    let file = file.display();
-    tracing::info!(
-        %portal, %file,
-        "{portal}: its refresh_token_file was taken in; delete {file}, since what is in it works once and is spent from now on"
-    );
 }
 
 /// Which refresh token a file holds, if it can be read.

@@ -4,6 +4,7 @@
 //! Must never cancel an exchange that has begun: not by a reload, not by SIGTERM. Must not touch a portal's grant before the
 //! proof is durable.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,20 +16,21 @@ use crate::adapters::state::{
     Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError,
     Unsaved,
 };
-use crate::daemon::bootstrap::log_file_spent;
 use crate::daemon::carry::{Held, Slot};
 use crate::daemon::client_secret;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::execute::{
-    AttemptResult, ClaimedGrant, announce_client, send_renewal, until_durable, usable_app,
+    AttemptResult, ClaimedGrant, announce_client, send_renewal, usable_app,
 };
-use crate::daemon::kept_replies;
-use crate::daemon::publisher::{KnownState, chain};
+use crate::daemon::persist::until_durable;
+use crate::daemon::publisher::KnownState;
 use crate::daemon::state_health;
+use crate::daemon::unreadable_reply;
 use crate::domain::candidate::{
     self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint,
 };
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity, resolved};
 use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
 use crate::domain::kept_reply::ReplyTo;
@@ -84,7 +86,7 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             // One that ends makes room, and wakes this.
             Ok(_) => now + MAX_SLEEP,
             Err(error) => {
-                tracing::error!(error = %chain(&error), "cannot look for candidates");
+                tracing::error!(error = %error_chain(&error), "cannot look for candidates");
                 now + STATE_AGAIN
             }
         };
@@ -195,7 +197,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         if let ReplyTo::Renewal(sent) = &mut unread.answers {
             sent.generation = Generation::default();
         }
-        kept_replies::keep(&shared, &claimed.name, *unread).await;
+        unreadable_reply::keep(&shared, &claimed.name, *unread).await;
     }
     let every = claimed
         .settings
@@ -333,11 +335,7 @@ pub(crate) async fn finish(
         outcome,
         now,
     });
-    let held = Unsaved::of_candidate(&record).map(|unsaved| Held {
-        what: "a new pair",
-        unsaved,
-        slot,
-    });
+    let held = Unsaved::of_candidate(&record).map(|unsaved| Held { unsaved, slot });
     let recorded = until_durable(shared, &name, held, || {
         shared.state.record_candidate(Arc::clone(&record))
     })
@@ -458,4 +456,13 @@ pub async fn recover(shared: &Context) -> Result<(), StateError> {
         shared.state.record_candidate(Arc::new(record)).await?;
     }
     Ok(())
+}
+
+/// Says once that a file is of no use any more: what it holds works once.
+pub fn log_file_spent(portal: &PortalName, file: &Path) {
+    let file = file.display();
+    tracing::info!(
+        %portal, %file,
+        "{portal}: its refresh_token_file was taken in; delete {file}, since what is in it works once and is spent from now on"
+    );
 }

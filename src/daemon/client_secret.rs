@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
-use crate::daemon::context::{Context, app_fingerprint};
-use crate::daemon::publisher::chain;
+use crate::daemon::configured::app_fingerprint;
+use crate::daemon::context::Context;
+use crate::domain::error_chain::error_chain;
 use crate::domain::secret::ClientSecret;
 
 /// Looks whether the secrets of refused clients were replaced: their portals need not wait for the next try then.
@@ -73,7 +74,7 @@ pub async fn newer(
         .client_changed(fingerprint, shared.clock.now())
         .await
     {
-        tracing::error!(app, error = %chain(&error), "app {app}: its portals go on waiting; the state cannot be told");
+        tracing::error!(app, error = %error_chain(&error), "app {app}: its portals go on waiting; the state cannot be told");
     }
     shared.due.notify_one();
     Some(config)

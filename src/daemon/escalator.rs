@@ -12,8 +12,8 @@ use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP};
 use crate::adapters::state::StateError;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::publisher::chain;
-use crate::daemon::rollback::say_unreadable;
+use crate::daemon::unreadable_state::say_unreadable;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
 use crate::domain::portal::Portal;
@@ -51,7 +51,7 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         let wait = match climb_all(&shared).await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::error!(error = %chain(&error), "cannot look for escalations; trying again");
+                tracing::error!(error = %error_chain(&error), "cannot look for escalations; trying again");
                 MAX_SLEEP
             }
         };

@@ -3,24 +3,22 @@
 //! Must never be cancelled once it runs: not by a reload, not by SIGTERM. A pair that the disk refuses is held here,
 //! tried again and shouted about until it is stored.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::authorization_server::TokenResponse;
 use crate::adapters::state::{
-    CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, StateError,
-    Unsaved,
+    CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, Unsaved,
 };
 use crate::config::{App, Config};
-use crate::daemon::alerts::Condition;
 use crate::daemon::carry::{Held, Slot};
 use crate::daemon::client_secret;
-use crate::daemon::context::{Context, RenewalReport};
+use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::kept_replies::{self, KeptPair};
-use crate::daemon::publisher::{KnownState, chain};
-use crate::daemon::state_health;
+use crate::daemon::persist::until_durable;
+use crate::daemon::publisher::KnownState;
+use crate::daemon::unreadable_reply::{self, KeptPair};
+use crate::daemon::waiters::RenewalReport;
 use crate::domain::client::ClientDecision;
 use crate::domain::escalation::{
     EscalationNotice, Evaluation, Severity, evaluate, refresh_end_of, reset_notified, resolved,
@@ -41,10 +39,6 @@ use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 
-/// A write that takes longer than this is held as if it had failed: a disk that hangs may take the process with it.
-const SLOW: Duration = Duration::from_secs(5);
-/// First and longest wait before a record is tried again.
-const RECORD_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// A server's clock may differ by this much.
 const SKEW_LIMIT: f64 = 30.0;
 
@@ -128,9 +122,11 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         kind,
     } = asked;
     if attempt.is_dead_grant() {
-        match kept_replies::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app).await {
+        match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
+            .await
+        {
             KeptPair::Nothing => {}
-            KeptPair::Unread => attempt.set_hint(kept_replies::HINT_DEAD),
+            KeptPair::Unread => attempt.set_hint(unreadable_reply::HINT_DEAD),
             KeptPair::Pair(granted, at) => {
                 tracing::warn!(
                     portal = %claimed.name,
@@ -143,7 +139,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
             }
         }
     } else if unread.is_some() {
-        attempt.set_hint(kept_replies::HINT_IN_DOUBT);
+        attempt.set_hint(unreadable_reply::HINT_IN_DOUBT);
     }
     let took = shared.clock.elapsed(started);
     let every = claimed
@@ -391,7 +387,8 @@ fn judge(
         location,
         worked_before,
     };
-    let (verdict, unread) = kept_replies::judge(&reply, &app.profile, &secrets, times.now, context);
+    let (verdict, unread) =
+        unreadable_reply::judge(&reply, &app.profile, &secrets, times.now, context);
     let attempt = match (verdict, cut) {
         // A whole token object is a reply, whatever became of the bytes after it.
         (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
@@ -400,7 +397,7 @@ fn judge(
     let whole = !matches!(attempt, Attempt::InDoubt(_));
     let unread = unread.then(|| {
         let answers = ReplyTo::Renewal(SentToken::of(grant));
-        Box::new(kept_replies::of(reply, answers, times.sent_at, whole))
+        Box::new(unreadable_reply::of(reply, answers, times.sent_at, whole))
     });
     (attempt, unread)
 }
@@ -700,82 +697,15 @@ async fn record_until_durable(
     slot: Slot,
 ) -> Recorded {
     let holds = match &record.outcome {
-        RecordOutcome::Renewed(renewed) => {
-            Some(("a new pair", Unsaved::Renewal(&record, renewed, sent)))
-        }
-        RecordOutcome::Unread(_, reply) => Some((
-            kept_replies::UNREADABLE_REPLY,
-            Unsaved::Reply(&record.portal, reply),
-        )),
+        RecordOutcome::Renewed(renewed) => Some(Unsaved::Renewal(&record, renewed, sent)),
+        RecordOutcome::Unread(_, reply) => Some(Unsaved::Reply(&record.portal, reply)),
         RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
     };
-    let holds = holds.map(|(what, unsaved)| Held {
-        what,
-        unsaved,
-        slot,
-    });
+    let holds = holds.map(|unsaved| Held { unsaved, slot });
     until_durable(shared, &record.portal, holds, || {
         shared.state.record(Arc::clone(&record))
     })
     .await
-}
-
-/// Tries to record until it is durable. What it `holds` lives here only meanwhile, and with the service manager if that
-/// keeps it; everybody hears of it.
-pub(crate) async fn until_durable<T, F>(
-    shared: &Context,
-    portal: &PortalName,
-    mut holds: Option<Held<'_>>,
-    mut write: impl FnMut() -> F,
-) -> T
-where
-    F: Future<Output = Result<T, StateError>>,
-{
-    let (mut wait, mut unsaved) = (RECORD_AGAIN.0, false);
-    loop {
-        let mut writing = pin!(write());
-        let written = match (shared.clock.within(SLOW, &mut writing).await, &mut holds) {
-            (Some(written), _) => written,
-            (None, holds) => {
-                if let Some(held) = holds {
-                    shared.carry.keep(held, portal, shared.clock);
-                }
-                writing.await
-            }
-        };
-        match written {
-            Ok(recorded) => {
-                if let Some(held) = holds {
-                    shared.carry.release(held.slot);
-                }
-                if unsaved {
-                    shared.metrics.unsaved_ends();
-                    shared
-                        .conditions
-                        .end(Condition::Unsaved(portal), "the new pair is on disk now");
-                }
-                state_health::write_succeeded(shared);
-                return recorded;
-            }
-            Err(error) => {
-                state_health::write_failed(shared, &error);
-                if let Some(held) = &mut holds {
-                    shared.carry.keep(held, portal, shared.clock);
-                }
-                if !unsaved && let Some(held) = &holds {
-                    unsaved = true;
-                    shared.metrics.unsaved_begins();
-                    shared
-                        .carry
-                        .announce(held, portal, &shared.conditions, &error);
-                } else {
-                    tracing::error!(%portal, error = %chain(&error), "{portal}: the outcome of a renewal is still not recorded; trying again");
-                }
-            }
-        }
-        shared.clock.sleep(wait).await;
-        wait = (wait * 2).min(RECORD_AGAIN.1);
-    }
 }
 
 /// One incident for the app, not one for each of its portals.

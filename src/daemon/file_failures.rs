@@ -12,7 +12,7 @@ use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::token_files::FileError;
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::publisher::chain;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::PortalName;
 
@@ -74,7 +74,7 @@ impl FileFailures {
             }
             Err(error) => {
                 if self.failing.insert(portal.clone()) {
-                    let why = format!("readers do not get the new token: {}", chain(&error));
+                    let why = format!("readers do not get the new token: {}", error_chain(&error));
                     self.conditions
                         .begin_unsaid(Condition::Unpublished(portal), why.clone());
                     self.count(portal, &error, why);

@@ -2,7 +2,6 @@
 //!
 //! Must not change renewal: everything here reads snapshots.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +23,8 @@ use crate::daemon::context::Context;
 use crate::daemon::descriptors;
 use crate::daemon::host_header::is_allowed_host;
 use crate::daemon::http_server::{Kept, PeerExtensions, Server, busy, serve};
-use crate::daemon::publisher::chain;
 use crate::daemon::status_page;
+use crate::domain::error_chain::error_chain;
 use crate::domain::provider::host_of;
 
 /// Connections at a time.
@@ -47,40 +46,6 @@ const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 ];
-
-/// Why the listener could not be made.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on [{table}] listen = \"{address}\"")]
-pub struct ListenError {
-    table: &'static str,
-    address: SocketAddr,
-    source: std::io::Error,
-}
-
-impl ListenError {
-    /// Of the address that a table of the configuration names.
-    pub(crate) const fn new(
-        table: &'static str,
-        address: SocketAddr,
-        source: std::io::Error,
-    ) -> Self {
-        Self {
-            table,
-            address,
-            source,
-        }
-    }
-}
-
-/// Binds the listener.
-///
-/// # Errors
-/// [`ListenError`].
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError::new("http", address, source))
-}
 
 /// Serves until `stop`.
 pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
@@ -150,7 +115,7 @@ async fn only_own_hosts(
 fn unavailable(error: &StateError) -> Response {
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        format!("the state cannot be read: {}\n", chain(error)),
+        format!("the state cannot be read: {}\n", error_chain(error)),
     )
         .into_response()
 }
@@ -258,7 +223,7 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
         }
         Ok(_) => {}
         Err(_) if is_unread => {}
-        Err(error) => problems.push(format!("the state cannot be read: {}", chain(&error))),
+        Err(error) => problems.push(format!("the state cannot be read: {}", error_chain(&error))),
     }
     problems
 }

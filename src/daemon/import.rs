@@ -13,13 +13,16 @@ use tokio::task::JoinSet;
 use crate::adapters::state::{Offer, Offered, StateError};
 use crate::config::Config;
 use crate::daemon::candidates;
-use crate::daemon::context::{Context, RenewalReport};
-use crate::daemon::operations::{self, Driver, OperationError, RenewalResult, app_of, find};
+use crate::daemon::context::Context;
+use crate::daemon::lookup::{app_of, find};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::operations::{self, Driver, RenewalResult};
 use crate::daemon::state_health;
 use crate::daemon::store_grant::{
     GrantSource, StoreRequest, check_identity, check_not_held, held_by_error, new_grant,
     spent_error, store_grant,
 };
+use crate::daemon::waiters::RenewalReport;
 use crate::domain::candidate::{ImportResult, Origin, replace_hint};
 use crate::domain::identity::ExpectedIdentity;
 use crate::domain::import::{ImportError, ImportedGrant, parse};

@@ -6,7 +6,8 @@ use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::execute::{ClaimedGrant, release, secrets_of};
-use crate::daemon::operations::{self, OperationError, app_of};
+use crate::daemon::lookup::{app_of, find, no_grant};
+use crate::daemon::operation_error::OperationError;
 use crate::domain::introspection::{self, Introspection};
 use crate::domain::portal::{Grant, Portal};
 use crate::domain::provider::at_domain;
@@ -18,7 +19,7 @@ use crate::domain::request::{RequestKind, Token};
 /// [`OperationError`].
 pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, OperationError> {
     let config = shared.config();
-    let mut portal = operations::find(shared, name).await?;
+    let mut portal = find(shared, name).await?;
     loop {
         let app = app_of(&config, &portal)?;
         let url = app.profile.introspect_url.as_deref();
@@ -29,7 +30,7 @@ pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, O
             )
         })?;
         let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
-        let access = access.ok_or_else(|| operations::no_grant(&portal))?;
+        let access = access.ok_or_else(|| no_grant(&portal))?;
         let (status, body) = ask(
             shared,
             app,
@@ -102,7 +103,7 @@ fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, Operation
         .as_ref()
         .and_then(|settings| settings.domain.as_deref());
     match &portal.grant {
-        Some(grant) if grant.bound_to != app.binding(domain) => Err(operations::no_grant(portal)),
+        Some(grant) if grant.bound_to != app.binding(domain) => Err(no_grant(portal)),
         grant => Ok(grant.as_ref()),
     }
 }
@@ -138,9 +139,9 @@ async fn settled(
     name: &str,
     timeout: std::time::Duration,
 ) -> Result<Portal, OperationError> {
-    let portal = operations::find(shared, name).await?;
+    let portal = find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
-    let portal = operations::find(shared, name).await?;
+    let portal = find(shared, name).await?;
     let is_claimed = |portal: &Portal| {
         portal
             .grant
@@ -151,7 +152,7 @@ async fn settled(
         return Ok(portal);
     }
     let _ = shared.clock.within(timeout, ended).await;
-    let portal = operations::find(shared, name).await?;
+    let portal = find(shared, name).await?;
     if is_claimed(&portal) {
         return Err(not_now(
             &portal,

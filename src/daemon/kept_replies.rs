@@ -3,48 +3,29 @@
 //!
 //! Must not take one in whose portal has moved on since, and must not show a byte of one but to who asks for just that.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::authorization_server::HttpResponse;
-use crate::adapters::state::{NewGrant, RecoverOutcome, StateError, StoreOutcome, Unsaved};
+use crate::adapters::state::{NewGrant, RecoverOutcome, StoreOutcome};
 use crate::config::App;
-use crate::daemon::alerts::Condition;
-use crate::daemon::carry::{Held, Slot};
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::operations::{OperationError, app_of, find};
-use crate::daemon::portal_view::PortalView;
-use crate::daemon::publisher::{KnownState, chain};
-use crate::daemon::state_health;
+use crate::daemon::lookup::{app_of, find};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::publisher::KnownState;
+use crate::daemon::unreadable_reply::pair;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::resolved;
 use crate::domain::import::from_granted;
 use crate::domain::kept_reply::{KeptReply, ReplyTo, SentToken, UnreadableReply};
-use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Portal};
-use crate::domain::provider::Profile;
 use crate::domain::renewal::{
     Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome, granted_status,
 };
-use crate::domain::reply::{
-    ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_in,
-};
+use crate::domain::reply::{GrantedTokens, Verdict};
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::ReplyBody;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
-
-/// What a kept reply is called in a sentence.
-pub(crate) const UNREADABLE_REPLY: &str = "a reply that could not be read";
-/// What to do while the outcome is not known and its reply is kept.
-pub(crate) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
-/// What to do once the grant is dead and a reply is kept that may hold the pair which replaced it.
-pub(crate) const HINT_DEAD: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
-     hand it over: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
-/// The wait before a reply that only we have is stored again.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A kept reply, without its body: as `GET /v1/portals/PORTAL/replies` shows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,109 +52,6 @@ pub struct KeptReplyView {
     pub current: bool,
     /// Whether a pair can be read out of it now.
     pub readable: bool,
-}
-
-/// Judges what arrived of a reply; and whether it is to be kept.
-pub(crate) fn judge(
-    reply: &HttpResponse,
-    profile: &Profile,
-    secrets: &[&str],
-    now: Timestamp,
-    context: ErrorContext<'_>,
-) -> (Verdict, bool) {
-    let whole = TokenReply {
-        status: reply.status,
-        retry_after: reply.retry_after,
-        now,
-        body: &reply.body,
-    };
-    let verdict = read_in(&whole, profile, secrets, context);
-    let unread = is_unread(&whole, &verdict, profile);
-    (verdict, unread)
-}
-
-/// What is kept of a reply.
-pub(crate) fn of(
-    reply: HttpResponse,
-    answers: ReplyTo,
-    at: Timestamp,
-    whole: bool,
-) -> UnreadableReply {
-    let HttpResponse {
-        status,
-        retry_after: _,
-        date: _,
-        content_type,
-        content_encoding,
-        location: _,
-        body,
-    } = reply;
-    UnreadableReply {
-        at,
-        answers,
-        status,
-        content_type,
-        content_encoding,
-        whole,
-        body: ReplyBody::new(body),
-    }
-}
-
-/// Keeps a reply to an authorization. It is nowhere else: while the disk refuses it, it is held and everybody hears of it.
-pub(crate) async fn keep(shared: &Context, portal: &PortalName, reply: UnreadableReply) {
-    let reply = Arc::new(reply);
-    let mut held = Held {
-        what: UNREADABLE_REPLY,
-        unsaved: Unsaved::Reply(portal, &reply),
-        slot: Slot::default(),
-    };
-    let mut unsaved = false;
-    while let Err(error) = shared
-        .state
-        .keep_reply(portal.clone(), Arc::clone(&reply))
-        .await
-    {
-        state_health::write_failed(shared, &error);
-        shared.carry.keep(&mut held, portal, shared.clock);
-        if !unsaved {
-            unsaved = true;
-            shared.metrics.unsaved_begins();
-            shared
-                .carry
-                .announce(&held, portal, &shared.conditions, &error);
-        }
-        shared.clock.sleep(STORE_AGAIN).await;
-    }
-    shared.carry.release(held.slot);
-    if unsaved {
-        shared.metrics.unsaved_ends();
-        shared
-            .conditions
-            .end(Condition::Unsaved(portal), "the reply is on disk now");
-    }
-    tracing::warn!(%portal, "{portal}: {UNREADABLE_REPLY} is kept; see: refreshd recover {portal}");
-}
-
-/// The statuses of these portals, whose names are in order.
-///
-/// # Errors
-/// If the state cannot be read.
-pub async fn views(shared: &Context, portals: &[Portal]) -> Result<Vec<PortalView>, StateError> {
-    let (Some(first), Some(last)) = (portals.first(), portals.last()) else {
-        return Ok(Vec::new());
-    };
-    let kept = shared
-        .state
-        .kept_counts(Some((first.name.clone(), last.name.clone())))
-        .await?;
-    let (config, now) = (shared.config(), shared.clock.now());
-    let view = |portal: &Portal| {
-        let file_problem = shared.file_problems.of(portal.name.as_str());
-        PortalView::of(portal, &config, now)
-            .with_kept(kept.get(portal.name.as_str()))
-            .with_file_problem(portal, file_problem.as_deref())
-    };
-    Ok(portals.iter().map(view).collect())
 }
 
 /// What is kept of a portal.
@@ -301,7 +179,7 @@ pub async fn read_again(shared: &Context) {
     let portals = match shared.state.kept_counts(None).await {
         Ok(portals) => portals,
         Err(error) => {
-            return tracing::error!(error = %chain(&error), "cannot look for kept replies");
+            return tracing::error!(error = %error_chain(&error), "cannot look for kept replies");
         }
     };
     for name in portals.into_keys() {
@@ -324,79 +202,10 @@ pub async fn read_again(shared: &Context) {
                 continue;
             };
             if let Err(error) = take(shared, &portal, app, kept, granted).await {
-                tracing::warn!(portal = %name, error = %chain(&error), "{name}: a kept reply can be read now, but is not taken in");
+                tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: a kept reply can be read now, but is not taken in");
             }
             break;
         }
-    }
-}
-
-/// The pair of a kept reply, if it can be read.
-fn pair(
-    reply: &UnreadableReply,
-    grant: Option<&Grant>,
-    app: &App,
-    now: Timestamp,
-) -> Option<Box<GrantedTokens>> {
-    let refresh = grant.and_then(|grant| grant.tokens.credential.refresh());
-    let secrets = [
-        refresh.map(|token| token.expose()),
-        app.client_secret.as_ref().map(|secret| secret.expose()),
-    ];
-    let secrets: Vec<_> = secrets.into_iter().flatten().collect();
-    // A pair with a status that is no success is taken once a person says so, or the token that was sent is refused.
-    let status = if reply.is_success() {
-        reply.status
-    } else {
-        200
-    };
-    let whole = TokenReply {
-        status,
-        retry_after: None,
-        now,
-        body: reply.body.expose(),
-    };
-    match read(&whole, &app.profile, &secrets) {
-        Verdict::Granted(granted) => Some(granted),
-        Verdict::Refused(_) => None,
-    }
-}
-
-/// What the kept replies to a grant's token hold.
-pub(crate) enum KeptPair {
-    /// None is kept.
-    Nothing,
-    /// Replies that cannot be read.
-    Unread,
-    /// A pair that came with a status that is no success, and when.
-    Pair(Box<GrantedTokens>, Timestamp),
-}
-
-/// What came for a grant's token that the server has refused since: it was spent for this.
-pub(crate) async fn pair_of_kept_reply(
-    shared: &Context,
-    name: &PortalName,
-    grant: &Grant,
-    app: &App,
-) -> KeptPair {
-    // A state that cannot be read now keeps the reply: `recover` takes it.
-    let kept = shared
-        .state
-        .kept_replies(name.clone())
-        .await
-        .unwrap_or_default();
-    let current: Vec<_> = kept
-        .iter()
-        .rev()
-        .filter(|kept| kept.sent == SentToken::of(grant))
-        .collect();
-    let now = shared.clock.now();
-    let found = (current.iter())
-        .find_map(|kept| Some((pair(&kept.reply, Some(grant), app, now)?, kept.reply.at)));
-    match found {
-        Some((granted, at)) => KeptPair::Pair(granted, at),
-        None if current.is_empty() => KeptPair::Nothing,
-        None => KeptPair::Unread,
     }
 }
 

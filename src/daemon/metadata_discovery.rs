@@ -14,7 +14,7 @@ use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::state::State;
 use crate::config::Config;
 use crate::daemon::context::Context;
-use crate::daemon::publisher::chain;
+use crate::domain::error_chain::error_chain;
 use crate::domain::metadata::{addresses, complete};
 use crate::domain::provider::Profile;
 
@@ -117,7 +117,7 @@ async fn again(shared: &Context) {
         .map(|app| (app.name.clone(), app.profile.renewal_url_for(None, None)))
         .collect();
     if let Err(error) = shared.state.complete_apps(known).await {
-        return tracing::error!(error = %chain(&error), "cannot follow the metadata of an authorization server");
+        return tracing::error!(error = %error_chain(&error), "cannot follow the metadata of an authorization server");
     }
     // A configuration that was put in force meanwhile has asked by itself.
     if shared.replace_config(&before, Arc::new(config)) {
@@ -173,7 +173,7 @@ async fn description(
     let kept = state
         .metadata(issuer.to_owned())
         .await
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| error_chain(&error))?;
     let kept = kept.filter(|(body, _)| fits(profiles, body).is_ok());
     let now = clock.now();
     if let Some((body, at)) = &kept
@@ -188,7 +188,7 @@ async fn description(
                 .keep_metadata(issuer.to_owned(), body.clone(), now)
                 .await
             {
-                tracing::warn!(issuer, error = %chain(&error), "the metadata of {issuer} is not kept; the next start asks for it again");
+                tracing::warn!(issuer, error = %error_chain(&error), "the metadata of {issuer} is not kept; the next start asks for it again");
             }
             Ok(body)
         }

@@ -12,23 +12,32 @@ mod callback;
 mod candidates;
 mod carry;
 mod client_secret;
+mod configured;
 mod context;
 mod descriptors;
 pub mod disputes;
+mod error;
 pub mod escalation_log;
 mod escalator;
 mod execute;
 mod file_failures;
+mod health;
 mod host_header;
 mod http;
 mod http_server;
 mod import;
+mod inherited;
 mod install;
 mod introspect;
 mod kept_replies;
+mod listen;
+mod lookup;
 mod metadata_discovery;
 mod offline;
+pub mod operation_error;
 pub mod operations;
+mod pending_authorizations;
+mod persist;
 mod places;
 pub mod portal_view;
 mod publisher;
@@ -41,6 +50,9 @@ mod startup;
 mod state_health;
 mod status_page;
 mod store_grant;
+mod unreadable_reply;
+mod unreadable_state;
+mod waiters;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,18 +65,17 @@ pub use api::BindError;
 pub use authorize::Begun;
 pub use browser_page::BrowserPage;
 pub use callback::{Callback, CallbackRequest, CallbackResponse, has_state};
-pub use context::RenewalReport;
-pub use http::ListenError;
+pub use error::RunError;
 pub use kept_replies::KeptReplyView;
+pub use listen::ListenError;
 pub use metadata_discovery::ask_issuers;
 pub use offline::Offline;
-pub use publisher::chain;
 pub use read_only::ReadOnlyState;
 pub use reload::ReadConfig;
+pub use waiters::RenewalReport;
 
 use self::startup::{Backends, Core};
-use crate::adapters::directory::{Trust, UntrustedDirectory};
-use crate::adapters::http::TlsError;
+use crate::adapters::directory::Trust;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
@@ -80,37 +91,6 @@ const STOP_GRACE: Duration = Duration::from_secs(50);
 const STOP_STEP: Duration = Duration::from_secs(1);
 /// Files that could not be written, and files with first tokens, are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-
-/// Why the daemon did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The state said no.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The token directory is somebody else's.
-    #[error("the token directory is not used")]
-    TokenDirectory(#[source] UntrustedDirectory),
-    /// TLS cannot be set up.
-    #[error(
-        "cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?"
-    )]
-    Tls(#[source] TlsError),
-    /// The control socket said no.
-    #[error(transparent)]
-    Control(#[from] BindError),
-    /// A listener said no.
-    #[error(transparent)]
-    Http(#[from] ListenError),
-    /// The kernel said no.
-    #[error("cannot listen for signals")]
-    Signals(#[source] std::io::Error),
-    /// A bug.
-    #[error("{0} ended unexpectedly; this is a bug, and a restart loses nothing")]
-    TaskEnded(&'static str),
-    /// SIGTERM, and a pair that no disk takes.
-    #[error("stopped after {} s with renewals still under way", .0.as_secs())]
-    StopTimedOut(Duration),
-}
 
 /// Runs until `stop`, SIGTERM or SIGINT. What was sent is finished first.
 ///
@@ -135,11 +115,11 @@ pub async fn run(
         let core = Core::start(config, world).await?;
         let socket = api::bind(&paths.control_socket, &trust).await?;
         let listener = match listen {
-            Some(address) => Some(http::bind(address).await?),
+            Some(address) => Some(listen::bind("http", address).await?),
             None => None,
         };
         let install_listener = match installs {
-            Some(address) => Some(install::bind(address).await?),
+            Some(address) => Some(listen::bind("install", address).await?),
             None => None,
         };
         Ok::<_, RunError>((core, socket, listener, install_listener))

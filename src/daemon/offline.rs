@@ -11,18 +11,20 @@ use tokio::task::JoinSet;
 use crate::adapters::state::Tenure;
 use crate::adapters::token_files::Format;
 use crate::config::Config;
-use crate::daemon::RunError;
 use crate::daemon::alerts::alert_views;
 use crate::daemon::api::{authorized, imported_json, outcome_json, recovered};
 use crate::daemon::authorize::{self, Begun, Polled};
 use crate::daemon::context::Context;
 use crate::daemon::disputes::{self, DisputeView};
+use crate::daemon::error::RunError;
 use crate::daemon::execute::{ClaimedGrant, exchange};
 use crate::daemon::import;
 use crate::daemon::kept_replies::{self, KeptReplyView};
-use crate::daemon::operations::{self, Driver, ManualDriver, OperationError};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::operations::{self, Driver, ManualDriver};
 use crate::daemon::portal_view::PortalView;
 use crate::daemon::startup::{Backends, Core};
+use crate::daemon::store_grant;
 use crate::domain::name::PortalName;
 use crate::domain::quirks::GrantType;
 
@@ -150,7 +152,7 @@ impl Offline {
         .await
     }
 
-    /// As [`operations::import`].
+    /// As [`import::import`].
     ///
     /// # Errors
     /// [`OperationError`].
@@ -162,8 +164,7 @@ impl Offline {
     ) -> Result<Value, OperationError> {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
-        let imported =
-            operations::import(shared, portal, text, replace, Driver::Inline(&hand)).await?;
+        let imported = import::import(shared, portal, text, replace, Driver::Inline(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
     }
@@ -181,8 +182,7 @@ impl Offline {
         let hand = |name| self.prove_by_hand(name);
         let shared = &self.core.shared;
         let imported =
-            operations::import_superseded(shared, portal, at, replace, Driver::Inline(&hand))
-                .await?;
+            import::import_superseded(shared, portal, at, replace, Driver::Inline(&hand)).await?;
         let (view, _) = operations::outcome(shared, portal).await?;
         Ok(imported_json(&imported, &view))
     }
@@ -258,12 +258,12 @@ impl Offline {
         kept_replies::discard(&self.core.shared, portal).await
     }
 
-    /// As [`operations::forget`].
+    /// As [`store_grant::forget`].
     ///
     /// # Errors
     /// [`OperationError`].
     pub async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, OperationError> {
-        operations::forget(&self.core.shared, portal, revoke).await
+        store_grant::forget(&self.core.shared, portal, revoke).await
     }
 
     /// As [`alert_views::silence`].

@@ -9,13 +9,11 @@ use serde_json::Value;
 use crate::adapters::state::{RenewalRequest, StateError};
 use crate::adapters::token_files::{Format, Published};
 use crate::adapters::token_reply::token_reply;
-use crate::config::App;
-use crate::daemon::context::{Context, RenewalReport};
-pub use crate::daemon::import::{ImportOutcome, import, import_superseded};
-use crate::daemon::portal_view::PortalView;
-pub use crate::daemon::store_grant::{GrantSource, StoreRequest, forget, store_grant};
-use crate::domain::authorization::AnswerError;
-use crate::domain::import::ImportError;
+use crate::daemon::context::Context;
+use crate::daemon::lookup::{app_of, find, no_grant};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::portal_view::{PortalView, views as views_of};
+use crate::daemon::waiters::RenewalReport;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::{Timestamp, human};
@@ -25,96 +23,6 @@ const RENEWAL_GRACE: Duration = Duration::from_secs(10);
 
 /// Portals listed at a time.
 const LISTED: usize = 1000;
-
-/// Why an operation was not done. `Display` is for an operator.
-#[derive(Debug, thiserror::Error)]
-pub enum OperationError {
-    /// The configuration does not name it.
-    #[error("no portal is named {name}{}", suggestion.as_ref().map(|other| format!("; did you mean {other}?")).unwrap_or_default())]
-    UnknownPortal {
-        /// What was asked for.
-        name: String,
-        /// The nearest name there is.
-        suggestion: Option<String>,
-    },
-    /// There is no grant to use.
-    #[error("{portal} has no usable grant ({}): {action}", kind.as_str())]
-    NoGrant {
-        /// The portal.
-        portal: PortalName,
-        /// What it has instead.
-        kind: Kind,
-        /// What to do.
-        action: String,
-    },
-    /// It did not work now; it may later.
-    #[error("{portal}: {reason}")]
-    NotNow {
-        /// The portal.
-        portal: PortalName,
-        /// Why not.
-        reason: String,
-    },
-    /// The grant was refused.
-    #[error("{portal}: not taken in: {reason}")]
-    Refused {
-        /// The portal.
-        portal: PortalName,
-        /// Why not.
-        reason: String,
-    },
-    /// Nobody can authorize it.
-    #[error("{portal} is not authorized in a browser: {reason}")]
-    NoAuthorization {
-        /// The portal.
-        portal: PortalName,
-        /// Why not.
-        reason: String,
-    },
-    /// Its provider does not do this.
-    #[error("{portal}: {reason}")]
-    NotThere {
-        /// The portal.
-        portal: PortalName,
-        /// What is missing.
-        reason: String,
-    },
-    /// What came back from the browser is no answer.
-    #[error("{portal}: not authorized")]
-    NotAnAnswer {
-        /// The portal.
-        portal: PortalName,
-        /// Why not.
-        source: AnswerError,
-    },
-    /// The authorization server refused.
-    #[error("{portal}: not authorized: {reason}")]
-    CodeRefused {
-        /// The portal.
-        portal: PortalName,
-        /// What it said.
-        reason: String,
-    },
-    /// The text was no grant.
-    #[error("{portal}: not taken in")]
-    NotAGrant {
-        /// The portal.
-        portal: PortalName,
-        /// Why not.
-        source: ImportError,
-    },
-    /// The state has no such reply.
-    #[error("{portal}: {what}")]
-    NothingKept {
-        /// The portal.
-        portal: PortalName,
-        /// What is not there.
-        what: String,
-    },
-    /// The state said no.
-    #[error("the state could not be used")]
-    State(#[from] StateError),
-}
 
 /// What `renew` did.
 #[derive(Debug)]
@@ -128,40 +36,6 @@ pub enum RenewalResult {
     },
 }
 
-/// A portal of the state, or the name that was probably meant.
-///
-/// # Errors
-/// [`OperationError::UnknownPortal`], [`OperationError::State`].
-pub async fn find(shared: &Context, name: &str) -> Result<Portal, OperationError> {
-    if let Ok(name) = PortalName::parse(name)
-        && let Some(portal) = shared.state.portal(name).await?
-    {
-        return Ok(portal);
-    }
-    Err(OperationError::UnknownPortal {
-        name: name.to_owned(),
-        suggestion: nearest(shared, name).await,
-    })
-}
-
-async fn nearest(shared: &Context, wanted: &str) -> Option<String> {
-    let mut best: Option<(f64, String)> = None;
-    let mut after = None;
-    loop {
-        let page = shared.state.page(after, 500).await.ok()?;
-        for portal in &page {
-            let likeness = strsim::jaro_winkler(wanted, portal.name.as_str());
-            if likeness > 0.8 && best.as_ref().is_none_or(|(score, _)| likeness > *score) {
-                best = Some((likeness, portal.name.as_str().to_owned()));
-            }
-        }
-        match page.last() {
-            Some(last) => after = Some(last.name.clone()),
-            None => return best.map(|(_, name)| name),
-        }
-    }
-}
-
 /// The status of one portal.
 ///
 /// # Errors
@@ -172,9 +46,7 @@ pub async fn view(shared: &Context, name: &str) -> Result<PortalView, OperationE
 }
 
 async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, OperationError> {
-    let view = crate::daemon::kept_replies::views(shared, std::slice::from_ref(portal))
-        .await?
-        .pop();
+    let view = views_of(shared, std::slice::from_ref(portal)).await?.pop();
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
@@ -194,10 +66,7 @@ pub async fn page(
         .last()
         .map(|last| last.name.to_string())
         .filter(|_| more);
-    Ok((
-        crate::daemon::kept_replies::views(shared, &portals).await?,
-        next,
-    ))
+    Ok((views_of(shared, &portals).await?, next))
 }
 
 /// The status of every portal, or of one.
@@ -405,24 +274,4 @@ fn render(
         }
         .render(format),
     )
-}
-
-pub(crate) fn app_of<'c>(
-    config: &'c crate::config::Config,
-    portal: &Portal,
-) -> Result<&'c App, OperationError> {
-    let app = portal
-        .settings
-        .as_ref()
-        .and_then(|settings| config.apps.get(&settings.app));
-    app.ok_or_else(|| no_grant(portal))
-}
-
-pub(crate) fn no_grant(portal: &Portal) -> OperationError {
-    let kind = portal.kind();
-    OperationError::NoGrant {
-        portal: portal.name.clone(),
-        kind,
-        action: crate::daemon::portal_view::action_for(portal),
-    }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::state::StateError;
 use crate::config::Config;
+use crate::daemon::context::Context;
 use crate::domain::candidate::PendingCandidate;
 use crate::domain::escalation::{
     OVERDUE_SHARE, action, action_now, overdue_at, refresh_end_of, still_notified,
@@ -364,4 +366,26 @@ pub fn action_for(portal: &Portal) -> String {
 fn about_of(portal: &Portal) -> HintContext<'_> {
     let about = HintContext::of(&portal.name, portal.settings.as_ref());
     portal.grant.as_ref().map_or(about, |grant| about.at(grant))
+}
+
+/// The views of these portals, whose names are in order.
+///
+/// # Errors
+/// If the state cannot be read.
+pub async fn views(shared: &Context, portals: &[Portal]) -> Result<Vec<PortalView>, StateError> {
+    let (Some(first), Some(last)) = (portals.first(), portals.last()) else {
+        return Ok(Vec::new());
+    };
+    let kept = shared
+        .state
+        .kept_counts(Some((first.name.clone(), last.name.clone())))
+        .await?;
+    let (config, now) = (shared.config(), shared.clock.now());
+    let view = |portal: &Portal| {
+        let file_problem = shared.file_problems.of(portal.name.as_str());
+        PortalView::of(portal, &config, now)
+            .with_kept(kept.get(portal.name.as_str()))
+            .with_file_problem(portal, file_problem.as_deref())
+    };
+    Ok(portals.iter().map(view).collect())
 }

@@ -15,6 +15,7 @@ use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
 use crate::daemon::alerts::{Conditions, ReadBy};
 use crate::daemon::file_failures::FileFailures;
+use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Portal};
 use crate::domain::rollback::keeps_token_files;
@@ -317,7 +318,7 @@ impl PublisherThread {
 
     fn sweep(&mut self, provider_of: ProviderOf<'_>) {
         if let Err(error) = self.files.prepare() {
-            tracing::error!(error = %chain(&error), "the token directory is not usable");
+            tracing::error!(error = %error_chain(&error), "the token directory is not usable");
         }
         self.swept = self.files.identity();
         let mut after = None;
@@ -397,7 +398,7 @@ impl PublisherThread {
         let noted = self.generations.record(portal, generation);
         let failed = noted.is_err();
         if let (Err(error), false) = (noted, self.unnoted) {
-            tracing::warn!(error = %chain(&error), "an old state may not be noticed: its generations are not noted");
+            tracing::warn!(error = %error_chain(&error), "an old state may not be noticed: its generations are not noted");
         }
         self.unnoted = failed;
     }
@@ -427,16 +428,4 @@ fn wanted(portal: &Portal) -> Option<(&Settings, &Grant, &Access)> {
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref()?;
     (portal.kind() != Kind::Gone).then_some((settings, grant, access))
-}
-
-/// An error and its sources, once each.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

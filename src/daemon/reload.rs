@@ -8,9 +8,10 @@ use crate::adapters::log::LogHandle;
 use crate::adapters::systemd;
 use crate::config::{Config, ConfigErrors, Loaded};
 use crate::daemon::bootstrap;
-use crate::daemon::context::{Context, app_fingerprints, configured_portals};
+use crate::daemon::configured::{app_fingerprints, configured_portals};
+use crate::daemon::context::Context;
 use crate::daemon::metadata_discovery::discover;
-use crate::daemon::publisher::chain;
+use crate::domain::error_chain::error_chain;
 use tokio::task::JoinSet;
 
 /// How long reading may take: a million portals take seconds.
@@ -99,7 +100,7 @@ impl Reloader {
             .state
             .reconcile(portals, apps, now)
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| error_chain(&error))?;
         let providers: Vec<_> = config
             .apps
             .values()
@@ -114,7 +115,7 @@ impl Reloader {
         shared.set_config(Arc::new(config));
         shared.set_undiscovered(undiscovered);
         if ladder_changed && let Err(error) = shared.state.reschedule_escalations(true).await {
-            tracing::error!(error = %chain(&error), "the new escalation steps hold from each portal's next renewal on");
+            tracing::error!(error = %error_chain(&error), "the new escalation steps hold from each portal's next renewal on");
         }
         let failing = shared.publisher.sweep().await;
         shared.health.unpublished(failing);

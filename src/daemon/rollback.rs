@@ -14,7 +14,8 @@ use crate::daemon::alerts::{Condition, Conditions};
 use crate::daemon::bootstrap::token_of;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::publisher::chain;
+use crate::daemon::unreadable_state::say_unreadable;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
@@ -80,7 +81,7 @@ pub async fn quarantine_rolled_back(
     if (noted != before || damage.is_some() || generations.is_cut_off())
         && let Err(error) = generations.replace(&noted)
     {
-        tracing::warn!(error = %chain(&error), "an old state will not be noticed: its generations are not noted");
+        tracing::warn!(error = %error_chain(&error), "an old state will not be noticed: its generations are not noted");
     }
     Ok(generations)
 }
@@ -271,19 +272,4 @@ fn say_old(state: &Path, old: &[PortalName]) {
         remaining: None,
     };
     log_escalation(EscalationSubject::Daemon, &announcement);
-}
-
-/// Says which portal it is, and what to do.
-pub fn say_unreadable(portal: &Portal) {
-    let announcement = EscalationNotice {
-        step: "unreadable".to_owned(),
-        severity: Severity::Critical,
-        reason: format!(
-            "what the state has of it cannot be understood ({}); it is left alone, the others go on",
-            portal.unreadable.unwrap_or("row")
-        ),
-        action: crate::daemon::portal_view::action_for(portal),
-        remaining: None,
-    };
-    log_escalation(EscalationSubject::Portal(&portal.name), &announcement);
 }

@@ -13,14 +13,15 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP, Tick};
 use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
-use crate::daemon::carry;
-use crate::daemon::context::{Context, token_urls};
+use crate::daemon::configured::token_urls;
+use crate::daemon::context::Context;
 use crate::daemon::descriptors;
 use crate::daemon::execute::{ClaimedGrant, exchange};
-use crate::daemon::publisher::chain;
-use crate::daemon::rollback::say_unreadable;
+use crate::daemon::inherited;
 use crate::daemon::state_health;
+use crate::daemon::unreadable_state::say_unreadable;
 use crate::domain::budget::{Budget, Limits, share_out};
+use crate::domain::error_chain::error_chain;
 use crate::domain::time::Timestamp;
 
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
@@ -47,10 +48,10 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         turn: 0,
         shared,
     };
-    for held in carry::held(&renewer.shared) {
+    for held in inherited::held(&renewer.shared) {
         renewer
             .exchanges
-            .spawn(carry::hold(Arc::clone(&renewer.shared), held));
+            .spawn(inherited::hold(Arc::clone(&renewer.shared), held));
     }
     renewer.serve(&stop).await;
     renewer.drain().await;
@@ -258,7 +259,7 @@ impl Scheduler {
                         Timestamp::from_millis(now.millis() - step),
                         self.shared.clock.tick(),
                     );
-                    tracing::error!(error = %chain(&error), "cannot move the stored times");
+                    tracing::error!(error = %error_chain(&error), "cannot move the stored times");
                 }
             }
         } else if step >= CLOCK_STEP_MILLIS {

@@ -19,12 +19,14 @@ use crate::adapters::state::{
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
-use crate::daemon::RunError;
 use crate::daemon::alerts::Conditions;
 use crate::daemon::candidates;
-use crate::daemon::carry::{self, Carry};
-use crate::daemon::context::{Context, ContextParts, app_fingerprints, configured_portals};
+use crate::daemon::carry::Carry;
+use crate::daemon::configured::{app_fingerprints, configured_portals};
+use crate::daemon::context::{Context, ContextParts};
+use crate::daemon::error::RunError;
 use crate::daemon::file_failures::FileFailures;
+use crate::daemon::inherited;
 use crate::daemon::metadata_discovery::discover;
 use crate::daemon::publisher::{PublisherThread, publisher};
 use crate::daemon::recovery;
@@ -159,10 +161,10 @@ impl Core {
         shared.set_undiscovered(undiscovered);
         hands.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
-        carry::take_back(&shared).await?;
+        inherited::take_back(&shared).await?;
         recovery::recover(&shared).await?;
         candidates::recover(&shared).await?;
-        carry::store(&shared).await;
+        inherited::store(&shared).await;
         shared.state.reschedule_escalations(false).await?;
         Ok(Self { shared, workers })
     }

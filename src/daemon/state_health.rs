@@ -6,7 +6,7 @@ use crate::adapters::state::{Displaced, StateError};
 use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::publisher::chain;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 
 /// Something was written. Where no start would find it, that is no sign of health.
@@ -29,7 +29,7 @@ pub fn write_failed(shared: &Context, error: &StateError) {
         None if first => {
             let reason = format!(
                 "the state cannot be written, so nothing is sent: {}",
-                chain(error)
+                error_chain(error)
             );
             shared.conditions.begin(Condition::State, reason);
         }

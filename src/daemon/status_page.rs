@@ -5,8 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::alert_views::{IncidentView, open};
 use crate::daemon::context::Context;
-use crate::daemon::kept_replies;
-use crate::daemon::portal_view::PortalView;
+use crate::daemon::portal_view::{self, PortalView};
 use crate::domain::escalation::Severity;
 use crate::domain::portal::Kind;
 use crate::domain::time::human;
@@ -33,7 +32,7 @@ pub async fn render(shared: &Context) -> Result<String, StateError> {
     let now = shared.clock.now();
     let census = shared.state.census(now).await?;
     let portals = shared.state.page(None, LISTED).await?;
-    let mut views = kept_replies::views(shared, &portals).await?;
+    let mut views = portal_view::views(shared, &portals).await?;
     views.sort_by_key(|view| (rank(view), view.portal.clone()));
     Ok(page(&census, &views, &open(shared), &now.to_string()).into_string())
 }

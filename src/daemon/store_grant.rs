@@ -9,9 +9,10 @@ use crate::config::App;
 use crate::daemon::carry::{Held, Slot};
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::execute::until_durable;
 use crate::daemon::introspect;
-use crate::daemon::operations::{OperationError, app_of, find};
+use crate::daemon::lookup::{app_of, find};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::persist::until_durable;
 use crate::daemon::publisher::KnownState;
 use crate::domain::candidate::{TokenPair, superseded_hint};
 use crate::domain::escalation::resolved;
@@ -110,7 +111,6 @@ pub async fn store_grant(
         };
         let unsaved = Unsaved::Aside(name, &pair, now);
         let held = Held {
-            what: "a new pair",
             unsaved,
             slot: Slot::default(),
         };
@@ -306,7 +306,6 @@ async fn store(
         return shared.state.store_grant(take).await;
     }
     let held = Held {
-        what: "a new pair",
         unsaved: Unsaved::Grant(&take, sent),
         slot: Slot::default(),
     };

@@ -14,6 +14,7 @@ pub mod channel;
 pub mod client;
 pub mod date;
 pub mod dispute;
+pub mod error_chain;
 mod error_reply;
 pub mod error_table;
 pub mod escalation;

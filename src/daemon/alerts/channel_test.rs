@@ -52,7 +52,7 @@ pub(crate) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Ve
         return Vec::new();
     }
     tracing::info!("testing every alert channel, as [alerts] self_test says");
-    crate::daemon::alerts::receiving_channels(config)
+    config.incident_channels()
 }
 
 /// No channel has that name.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::adapters::state::StateError;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::publisher::chain;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity, Step};
 use crate::domain::incidents::Finding;
 use crate::domain::incidents::finding::{beyond, blank, daemon_group};
@@ -174,7 +174,7 @@ impl Conditions {
             (false, true, Err(error)) => {
                 let reason = format!(
                     "the state cannot be read, though it may still be written: {}",
-                    chain(error)
+                    error_chain(error)
                 );
                 self.begin(Condition::Unread, reason);
             }

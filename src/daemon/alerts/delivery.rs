@@ -12,6 +12,7 @@ use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::metrics::Delivered;
 use crate::adapters::state::AlertChanges;
 use crate::config::Config;
+use crate::daemon::alerts::bounded_delivery::{count, limited};
 use crate::daemon::alerts::heartbeat;
 use crate::daemon::alerts::outboxes::Outbox;
 use crate::daemon::context::Context;
@@ -29,8 +30,6 @@ const RESEND_FIRST: Duration = Duration::from_secs(10);
 const RESEND_RESOLVED: Duration = Duration::from_secs(300);
 /// What is under way when the daemon stops may take so long.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
-/// A delivery that does not keep its own time limit is given up so much later.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves a channel until `stop`, or until the configuration does not name it any more. Returns its name.
 pub async fn serve(shared: Arc<Context>, name: String, stop: CancellationToken) -> String {
@@ -219,34 +218,4 @@ async fn forget(shared: &Context, done: Vec<i64>) {
     if shared.state.store_alerts(keep).await.is_err() {
         shared.post.done(done);
     }
-}
-
-/// A receiver that hangs must not hang its channel for good.
-pub(crate) async fn limited(
-    shared: &Context,
-    channel: &Channel,
-    delivery: impl Future<Output = Delivery>,
-) -> Delivery {
-    let limit = channel.timeout + GRACE;
-    let late = || Delivery::Failed {
-        why: format!(
-            "it took longer than {}",
-            humantime::format_duration(channel.timeout)
-        ),
-        retry_after: None,
-    };
-    shared
-        .clock
-        .within(limit, delivery)
-        .await
-        .unwrap_or_else(late)
-}
-
-pub(crate) fn count(shared: &Context, channel: &str, delivery: &Delivery) {
-    let result = match delivery {
-        Delivery::Delivered(_) => Delivered::Delivered,
-        Delivery::Rejected(_) => Delivered::Rejected,
-        Delivery::Failed { .. } => Delivered::Failed,
-    };
-    shared.metrics.delivery(channel, result);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::alerts::delivery::{count, limited};
+use crate::daemon::alerts::bounded_delivery::{count, limited};
 use crate::daemon::context::Context;
 use crate::domain::channel::{Channel, Delivery, HeartbeatState};
 use crate::domain::escalation::Severity;

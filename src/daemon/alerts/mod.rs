@@ -6,6 +6,7 @@
 //! told all the same, from memory. Must not touch renewals, nor make one wait.
 
 pub mod alert_views;
+mod bounded_delivery;
 pub mod channel_test;
 mod collect;
 pub mod conditions;
@@ -17,19 +18,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use conditions::{Condition, Conditions, ReadBy};
-pub use outboxes::{AlertsSnapshot, Outboxes};
+pub use outboxes::{AlertCommand, AlertsSnapshot, Outboxes};
 
 use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{AlertChanges, StateError, StoredAlerts};
-use crate::config::Config;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::publisher::chain;
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::incidents::reconcile::Incidents;
 use crate::domain::incidents::{AlertRules, Incident, Notification, Reconciled};
@@ -47,13 +47,6 @@ const MIN_INTERVAL: u32 = 9;
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two looks.
 const MIN_WAIT: Duration = Duration::from_millis(500);
-
-/// What somebody asks of the alerter.
-#[derive(Debug)]
-pub enum AlertCommand {
-    /// This incident, or the incidents of this portal, are taken on: how many there were.
-    Acknowledge(String, oneshot::Sender<usize>),
-}
 
 /// Looks, decides and hands over, until `stop`.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
@@ -87,7 +80,7 @@ impl Alerter {
             match shared.state.alerts().await {
                 Ok(kept) => break kept,
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), "cannot read what people were told; trying again");
+                    tracing::error!(error = %error_chain(&error), "cannot read what people were told; trying again");
                 }
             }
             tokio::select! {
@@ -153,7 +146,7 @@ impl Alerter {
             let wait = match looked {
                 Ok(next) => next.map_or(MAX_SLEEP, |next| next.until(shared.clock.now())),
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), "cannot look for incidents; trying again");
+                    tracing::error!(error = %error_chain(&error), "cannot look for incidents; trying again");
                     RETRY_AFTER
                 }
             };
@@ -210,7 +203,7 @@ impl Alerter {
         let (config, now) = (shared.config(), shared.clock.now());
         let terms = AlertRules {
             fold: usize::try_from(config.alerts.fold).unwrap_or(usize::MAX),
-            channels: receiving_channels(&config),
+            channels: config.incident_channels(),
             now,
         };
         let collect::Collected {
@@ -296,7 +289,7 @@ impl Alerter {
                 Err(error) => {
                     // People must hear of it all the same, of a full disk above all; after a crash they may hear it twice.
                     if !letters.is_empty() {
-                        tracing::warn!(error = %chain(&error), "what people are told now is not on disk");
+                        tracing::warn!(error = %error_chain(&error), "what people are told now is not on disk");
                     }
                     self.unkept = keep;
                 }
@@ -377,15 +370,6 @@ impl Alerter {
         // Whoever asked may have gone.
         let _ = answer.send(count);
     }
-}
-
-/// The channels that hear of incidents.
-fn receiving_channels(config: &Config) -> Vec<String> {
-    let hearing = config
-        .channels
-        .iter()
-        .filter(|channel| channel.kind.hears_incidents());
-    hearing.map(|channel| channel.name.clone()).collect()
 }
 
 /// The log has heard of portals from whoever noticed; of channels it hears here.

@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::daemon::alerts::AlertCommand;
 use crate::domain::escalation::Severity;
 use crate::domain::incidents::Incident;
 use crate::domain::outbox::{AlertQueue, QueuedAlert};
@@ -15,6 +14,13 @@ use crate::domain::time::Timestamp;
 
 /// Orders that may wait.
 const ORDERS: usize = 64;
+
+/// What somebody asks of the alerter.
+#[derive(Debug)]
+pub enum AlertCommand {
+    /// This incident, or the incidents of this portal, are taken on: how many there were.
+    Acknowledge(String, oneshot::Sender<usize>),
+}
 
 /// The boxes, the board, and the way to the alerter.
 pub struct Outboxes {

@@ -19,6 +19,7 @@ use crate::daemon::api::Control;
 use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::authorize::{self, Polled};
 use crate::daemon::context::Context;
+use crate::daemon::operation_error::OperationError;
 use crate::daemon::operations;
 use crate::domain::token::Generation;
 
@@ -111,12 +112,12 @@ async fn poll(
 /// What an authorization comes to, in JSON: over the socket, and from `authorize --json`.
 ///
 /// # Errors
-/// As [`operations::find`].
+/// As `find`.
 pub async fn authorized(
     shared: &Context,
     portal: &str,
     generation: Generation,
-) -> Result<Value, operations::OperationError> {
+) -> Result<Value, OperationError> {
     let (view, reply) = operations::outcome(shared, portal).await?;
     Ok(json!({
         "portal": portal, "outcome": "authorized", "generation": generation.0, "reply": reply, "status": view,

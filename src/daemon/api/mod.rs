@@ -41,12 +41,13 @@ use crate::adapters::token_files::Format;
 use crate::daemon::context::Context;
 use crate::daemon::descriptors;
 use crate::daemon::http_server::{Kept, Server, serve};
+use crate::daemon::import::{self as grant_import, ImportOutcome};
 use crate::daemon::introspect;
-use crate::daemon::kept_replies;
-use crate::daemon::operations::{self, Driver, ImportOutcome, RenewalResult};
+use crate::daemon::operations::{self, Driver, RenewalResult};
 use crate::daemon::places::Places;
-use crate::daemon::portal_view::PortalView;
+use crate::daemon::portal_view::{self, PortalView};
 use crate::daemon::reload::Reloader;
+use crate::daemon::store_grant;
 use crate::domain::candidate::ImportResult;
 use crate::domain::import;
 use crate::domain::name::PortalName;
@@ -358,7 +359,7 @@ async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>
     };
     let more = page.len() > size;
     page.truncate(size);
-    let views = match kept_replies::views(&shared, &page).await {
+    let views = match portal_view::views(&shared, &page).await {
         Ok(views) => views,
         Err(error) => return Some((Err(error), PortalStream::Ended)),
     };
@@ -510,9 +511,10 @@ async fn import(
     let import = async move {
         Ok(match aside_of {
             Some(at) => {
-                operations::import_superseded(&shared, &name, &at, replace, Driver::Daemon).await?
+                grant_import::import_superseded(&shared, &name, &at, replace, Driver::Daemon)
+                    .await?
             }
-            None => operations::import(&shared, &name, &body, replace, Driver::Daemon).await?,
+            None => grant_import::import(&shared, &name, &body, replace, Driver::Daemon).await?,
         })
     };
     let imported = control.change(import).await?;
@@ -579,7 +581,7 @@ async fn forget(
     };
     let Query(ForgetQuery { revoke }) = query.map_err(bad)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let forget = async move { Ok(operations::forget(&shared, &name, revoke).await?) };
+    let forget = async move { Ok(store_grant::forget(&shared, &name, revoke).await?) };
     let forgotten = control.change(forget).await?;
     Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::daemon::http_server::PeerExtensions;
-use crate::daemon::operations::OperationError;
-use crate::daemon::publisher::chain;
+use crate::daemon::operation_error::OperationError;
+use crate::domain::error_chain::error_chain;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,6 @@ impl From<OperationError> for ApiError {
             OperationError::NothingKept { .. } => (StatusCode::NOT_FOUND, "nothing-kept"),
             OperationError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state"),
         };
-        Self::new(status, code, chain(&error))
+        Self::new(status, code, error_chain(&error))
     }
 }

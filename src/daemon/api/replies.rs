@@ -15,7 +15,8 @@ use crate::daemon::api::Control;
 use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::context::Context;
 use crate::daemon::kept_replies;
-use crate::daemon::operations::{self, OperationError};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::operations;
 use crate::domain::token::Generation;
 
 pub(crate) fn routes() -> Router<Control> {
@@ -77,7 +78,7 @@ async fn discard(
 /// What a recovery comes to, in JSON: over the socket, and from `recover --json`.
 ///
 /// # Errors
-/// As [`operations::find`].
+/// As `find`.
 pub async fn recovered(
     shared: &Context,
     portal: &str,

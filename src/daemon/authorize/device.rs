@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
-use crate::daemon::authorize::{
+use crate::daemon::authorize::outcome::{
     Begun, is_passing, no_refresh_token, of_code, refused, secrets, take_in, token_url,
 };
 use crate::daemon::context::Context;
-use crate::daemon::kept_replies;
-use crate::daemon::operations::{self, OperationError, app_of};
+use crate::daemon::lookup::{app_of, find};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::unreadable_reply;
 use crate::domain::authorization::{
     AnswerError, AuthorizationFlow, NoCodes, PendingAuthorization, asks_again, device_codes,
     ends_a_device,
@@ -120,7 +121,7 @@ pub(crate) async fn begin(
 /// # Errors
 /// [`OperationError`]; the authorization is over then.
 pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, OperationError> {
-    let portal = operations::find(shared, name).await?;
+    let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
     let now = shared.clock.now();
@@ -188,7 +189,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         TokenResponse::Whole(reply) => (reply, false),
     };
     let secrets = secrets(app, &[code.expose()]);
-    let (verdict, unread) = kept_replies::judge(
+    let (verdict, unread) = unreadable_reply::judge(
         &reply,
         &app.profile,
         &secrets,
@@ -196,10 +197,10 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         of_code(&request, &reply),
     );
     if unread {
-        kept_replies::keep(
+        unreadable_reply::keep(
             shared,
             &portal.name,
-            kept_replies::of(reply, ReplyTo::Authorization, now, !cut),
+            unreadable_reply::of(reply, ReplyTo::Authorization, now, !cut),
         )
         .await;
     }

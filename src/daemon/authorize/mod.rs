@@ -4,20 +4,18 @@
 //! hears of it. Must not take in a grant of another portal than the one that is asked for.
 
 mod device;
+mod outcome;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::adapters::authorization_server::{HttpResponse, TokenResponse};
+use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::context::Context;
-use crate::daemon::kept_replies;
-use crate::daemon::operations::{self, GrantSource, OperationError, StoreRequest, app_of};
-use crate::daemon::publisher::chain;
+use crate::daemon::lookup::{app_of, find};
+use crate::daemon::operation_error::OperationError;
+use crate::daemon::unreadable_reply;
 use crate::domain::authorization::{
     AnswerError, AuthorizationFlow, FORGOTTEN_AFTER, PendingAuthorization, Redirected, parse,
 };
@@ -26,46 +24,16 @@ use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::mask::clean;
 use crate::domain::portal::{Portal, Problem};
-use crate::domain::provider::{Class, at_domain, host_of};
 use crate::domain::quirks::{GrantType, Pkce};
-use crate::domain::reply::{ErrorContext, PresentedCredential, Refusal, Verdict};
+use crate::domain::reply::{Refusal, Verdict};
 use crate::domain::request::{RequestKind, TokenRequest};
 use crate::domain::secret::CodeVerifier;
-use crate::domain::time::{Timestamp, human};
+use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use crate::domain::token_object;
 pub use device::{Polled, poll};
-
-/// The wait before the state is looked at again for a pair that only we have.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Authorizations that can be open at a time, of all portals: the oldest goes.
-const MOST: usize = 1000;
-
-/// Authorizations that were begun and not finished. They do not outlive the process.
-#[derive(Default)]
-pub struct Authorizations(Mutex<Vec<PendingAuthorization>>);
-
-/// What a person is shown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Begun {
-    /// For which portal.
-    pub portal: String,
-    /// Names this authorization.
-    pub state: String,
-    /// For how many seconds it can be finished.
-    pub expires_in: u64,
-    /// What is opened in a browser: on this machine or, with `user_code`, on any.
-    pub url: String,
-    /// Where the browser is sent afterwards; absent where the provider knows by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redirect_uri: Option<String>,
-    /// What is typed there: a device's authorization.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user_code: Option<String>,
-    /// How many seconds lie between two polls of a device.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<u64>,
-}
+pub use outcome::Begun;
+use outcome::{no_refresh_token, of_code, refused, secrets, take_in, token_url};
 
 /// Begins an authorization. `loopback` is where the caller listens, used where the configuration has no `redirect_uri`.
 ///
@@ -76,7 +44,7 @@ pub async fn begin(
     name: &str,
     loopback: Option<String>,
 ) -> Result<Begun, OperationError> {
-    let portal = operations::find(shared, name).await?;
+    let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
     let profile = &app.profile;
@@ -165,7 +133,7 @@ pub async fn answer(
     name: &str,
     text: &str,
 ) -> Result<Generation, OperationError> {
-    let portal = operations::find(shared, name).await?;
+    let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
     let not_it = |source| OperationError::NotAnAnswer {
@@ -259,32 +227,6 @@ fn check_issuer(app: &App, portal: &Portal, redirected: &Redirected) -> Result<(
     }
 }
 
-/// Where the code is exchanged: at the server that the redirect names, if it is one of the profile's own.
-fn token_url(app: &App, portal: &Portal, parameters: &BTreeMap<String, String>) -> String {
-    let profile = &app.profile;
-    let domain = portal
-        .settings
-        .as_ref()
-        .and_then(|settings| settings.domain.as_deref());
-    let named = profile
-        .request
-        .redirect_server
-        .as_ref()
-        .and_then(|name| parameters.get(name));
-    let own = |host: &str| {
-        let host = host_of(host).unwrap_or(host);
-        let urls = std::iter::once(&profile.token_url).chain(profile.token_url_by_region.values());
-        urls.into_iter()
-            .find(|url| host_of(url) == Some(host))
-            .cloned()
-    };
-    let elsewhere = profile.refresh_url.is_some();
-    named
-        .and_then(|host| own(host))
-        .or_else(|| portal.config_url.clone().filter(|_| !elsewhere))
-        .unwrap_or_else(|| at_domain(&profile.token_url, domain))
-}
-
 /// Sends a code. It is never sent twice: a server may take that for theft (RFC 6749 section 4.1.2).
 async fn exchange(
     shared: &Context,
@@ -320,7 +262,7 @@ async fn exchange(
         });
     }
     let secrets = secrets(app, sent);
-    let (verdict, unread) = kept_replies::judge(
+    let (verdict, unread) = unreadable_reply::judge(
         &reply,
         &app.profile,
         &secrets,
@@ -328,8 +270,8 @@ async fn exchange(
         of_code(request, &reply),
     );
     if unread {
-        let reply = kept_replies::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
-        kept_replies::keep(shared, &portal.name, reply).await;
+        let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
+        unreadable_reply::keep(shared, &portal.name, reply).await;
     }
     let kept = || {
         if unread {
@@ -353,60 +295,6 @@ async fn exchange(
     }
 }
 
-/// What is known of a request with a code.
-fn of_code<'a>(request: &'a TokenRequest, whole: &'a HttpResponse) -> ErrorContext<'a> {
-    let location = whole.location.as_deref();
-    ErrorContext {
-        spent: PresentedCredential::Code,
-        sent_to: &request.url,
-        location,
-        worked_before: false,
-    }
-}
-
-/// What a server must not be let repeat.
-fn secrets<'a>(app: &'a App, more: &[&'a str]) -> Vec<&'a str> {
-    more.iter()
-        .copied()
-        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
-        .collect()
-}
-
-fn no_refresh_token() -> Problem {
-    let detail = "the reply has no refresh_token, and without one there is nothing to renew with; many providers give one \
-                  only for a scope (offline.access, offline_access) or a parameter (access_type=offline)";
-    Problem::new(Class::Unknown, detail.to_owned())
-}
-
-/// Whether the server is ill, rather than against it.
-const fn is_passing(problem: &Problem) -> bool {
-    matches!(
-        problem.class,
-        Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly
-    )
-}
-
-fn refused(portal: &Portal, problem: &Problem) -> OperationError {
-    if is_passing(problem) {
-        let reason = format!(
-            "{}. The code may be spent; authorize again",
-            problem.text().trim_end_matches('.')
-        );
-        return OperationError::NotNow {
-            portal: portal.name.clone(),
-            reason,
-        };
-    }
-    let reason = format!(
-        "{}. A code works once, and for as little as 30 seconds; begin again and hand it over at once",
-        problem.text().trim_end_matches('.')
-    );
-    OperationError::CodeRefused {
-        portal: portal.name.clone(),
-        reason,
-    }
-}
-
 /// What only the redirect said is kept with the grant, and may say whose it is.
 fn with_fields(
     mut intake: ImportedGrant,
@@ -422,72 +310,4 @@ fn with_fields(
     intake.identity = intake.identity.or_else(|| named.map(str::to_owned));
     intake.tokens.details.fields.extend(fields);
     intake
-}
-
-async fn take_in(
-    shared: &Context,
-    portal: &Portal,
-    intake: ImportedGrant,
-) -> Result<Generation, OperationError> {
-    let expires_in = intake
-        .tokens
-        .access
-        .as_ref()
-        .map(|access| human(access.lifetime()));
-    let generation = loop {
-        let take = StoreRequest {
-            intake: intake.clone(),
-            source: GrantSource::Authorization,
-        };
-        match operations::store_grant(shared, &portal.name, take).await {
-            // It could not be looked at where it belongs. The pair is nowhere else, so this is tried until it can.
-            Err(OperationError::State(error)) => {
-                tracing::error!(portal = %portal.name, error = %chain(&error), "a new pair is held in memory");
-                shared.clock.sleep(LOOK_AGAIN).await;
-            }
-            taken => break taken?,
-        }
-    };
-    let name = &portal.name;
-    tracing::info!(portal = %name, generation = generation.0, expires_in, "{name}: authorized");
-    Ok(generation)
-}
-
-impl Authorizations {
-    fn add(&self, pending: PendingAuthorization) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|other| other.is_open(pending.begun_at));
-        if open.len() >= MOST {
-            open.remove(0);
-        }
-        open.push(pending);
-    }
-
-    /// Whether this state is that of an authorization of the portal which is open.
-    fn has(&self, portal: &Portal, state: &str, now: Timestamp) -> bool {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.iter()
-            .any(|pending| pending.is(&portal.name, state, now))
-    }
-
-    /// Takes the authorization with this state, or a portal's newest; it can be finished once.
-    fn take(
-        &self,
-        portal: &Portal,
-        state: Option<&str>,
-        now: Timestamp,
-    ) -> Option<PendingAuthorization> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = match state {
-            Some(state) => open
-                .iter()
-                .position(|pending| pending.is(&portal.name, state, now))?,
-            None => open.iter().rposition(|pending| {
-                pending.portal == portal.name
-                    && pending.is_open(now)
-                    && matches!(pending.way, AuthorizationFlow::Redirect { .. })
-            })?,
-        };
-        Some(open.remove(index))
-    }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::adapters::state::{InstallOutcome, InstalledGrant, NewDispute, RecordedDispute};
 use crate::config::App;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::install::process::{EventResult, Worker};
-use crate::daemon::publisher::chain;
+use crate::daemon::install::worker::{EventResult, Worker};
 use crate::domain::dispute::{Dispute, concerns_a_person};
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::install::{EventKind, Outcome};
 use crate::domain::name::PortalName;
@@ -131,7 +131,7 @@ impl Worker {
         {
             Ok(noted) => Some(noted),
             Err(error) => {
-                tracing::error!(portal = %portal, error = %chain(&error), "{portal}: an install that a person should decide about cannot be kept");
+                tracing::error!(portal = %portal, error = %error_chain(&error), "{portal}: an install that a person should decide about cannot be kept");
                 None
             }
         }

@@ -2,12 +2,12 @@
 //!
 //! Must not send a token anywhere but to an authorization server of the profile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -17,20 +17,21 @@ use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::install::fair_queue::{EventSender, FairQueue};
-use crate::daemon::install::verify::{NewInstallation, Unverified, secrets_of, secrets_with};
-use crate::daemon::install::{InstallJob, LogContext, QUEUE, log_results};
-use crate::daemon::publisher::chain;
+use crate::daemon::install::job::InstallJob;
+use crate::daemon::install::queue_shares::QUEUE;
+use crate::daemon::install::result_log::{LogContext, log_results};
+use crate::daemon::install::verify::{NewInstallation, Unverified};
+use crate::daemon::install::worker::{EventResult, FIRST_WAIT, QueueTurn, TRIES, Worker};
+use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::resolved;
 use crate::domain::import;
-use crate::domain::install::{EventKind, Outcome, OwnershipProof, ahead};
-use crate::domain::install_event::{ClaimedOwner, InstallEvent, PresentedGrant};
-use crate::domain::name::PortalName;
+use crate::domain::install::{EventKind, Outcome, OwnershipProof};
+use crate::domain::install_event::{InstallEvent, PresentedGrant};
 
 use crate::domain::portal::Kind;
-use crate::domain::secret::AccessToken;
-use crate::domain::time::{Timestamp, human};
+use crate::domain::time::Timestamp;
 use crate::domain::token_owner::{
-    PresentedToken, TokenOwner, Verification, VerifyError, verification_urls, verify,
+    PresentedToken, TokenOwner, Verification, VerifyError, verification_urls,
 };
 use crate::domain::verification_budget::{APP_BUDGET, VerificationBudget};
 
@@ -46,15 +47,8 @@ const SUMMARY: Duration = Duration::from_secs(10);
 const BUDGET_AGAIN: Duration = Duration::from_millis(250);
 /// That notices wait for it is said so often.
 const HELD_LINE: Duration = Duration::from_secs(60);
-/// The authorization server is asked so often, and the state too, with the first wait doubled each time.
-pub(crate) const TRIES: u32 = 5;
-pub(crate) const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// So often every server must refuse a token before it is refused.
 const REFUSALS: u32 = 2;
-/// A clock that is ahead is said again when this changes.
-const SKEW_CHANGE: Duration = Duration::from_secs(30);
-/// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(10);
 /// After the daemon was told to stop, servers have this long to answer for what was taken in.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
@@ -230,61 +224,6 @@ async fn process_one(
     }
 }
 
-/// The place of a notice among those that are asked about.
-pub(crate) struct QueueTurn {
-    place: Mutex<Option<OwnedSemaphorePermit>>,
-    again: Arc<Semaphore>,
-    free: Arc<Notify>,
-}
-
-impl QueueTurn {
-    /// Lets others go first while this one waits.
-    pub(crate) fn leave(&self) {
-        drop(
-            self.place
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        self.free.notify_one();
-    }
-
-    async fn come_back(&self) {
-        // The semaphore is never closed.
-        let place = Arc::clone(&self.again).acquire_owned().await.ok();
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
-    }
-}
-
-/// By app, member, and whether the removal had its proof.
-pub(crate) type Removals = HashMap<(String, String, bool), Tick>;
-/// By portal and user.
-pub(crate) type Admins = HashMap<(String, String), (Tick, Option<bool>)>;
-
-/// What became of a notice, and the sentence that is told of it.
-pub(crate) type EventResult = (Outcome, String);
-
-#[derive(Clone)]
-pub(crate) struct Worker {
-    pub(crate) shared: Arc<Context>,
-    /// The daemon stops: what is not verified is left for the next start.
-    stop: CancellationToken,
-    /// Nothing is waited for any more.
-    enough: CancellationToken,
-    /// By how much the clock of whoever sends events was ahead when it was said last.
-    ahead: Arc<Mutex<Duration>>,
-    /// When a renewal was asked for because of a removal: of which app's member, and whether it had its proof.
-    pub(crate) asked: Arc<Mutex<Removals>>,
-    /// What portals said of users: of which, when, and whether he is an administrator.
-    pub(crate) admins: Arc<Mutex<Admins>>,
-    /// The app's budget of questions, and whose share of it is used.
-    questions: Arc<Mutex<VerificationBudget<EventSender>>>,
-    sender: EventSender,
-    /// Questions that are counted and not asked yet.
-    counted: Arc<AtomicU32>,
-    pub(crate) turn: Arc<QueueTurn>,
-}
-
 /// What a person can do about a grant that does not work and is not replaced.
 fn process_queue(kind: Kind) -> String {
     match kind {
@@ -364,7 +303,7 @@ impl Worker {
         }
         .log_result(&self.shared);
         if let Err(error) = self.shared.state.event_done(row).await {
-            tracing::warn!(error = %chain(&error), "a notice of {name} that is done with is still in the state; the next start looks at it again");
+            tracing::warn!(error = %error_chain(&error), "a notice of {name} that is done with is still in the state; the next start looks at it again");
         }
         (name, sender, outcome)
     }
@@ -469,7 +408,7 @@ impl Worker {
         match kept {
             Err(error) => (
                 Outcome::NotStored,
-                format!("the state does not take it: {}", chain(&error)),
+                format!("the state does not take it: {}", error_chain(&error)),
             ),
             Ok(InstallOutcome::Stored {
                 portal,
@@ -611,125 +550,6 @@ impl Worker {
                 "it was asked once only, and said: {forgery}"
             ))),
             _ => Err(unverified(&why)),
-        }
-    }
-
-    fn budget(&self) -> MutexGuard<'_, VerificationBudget<EventSender>> {
-        self.questions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What one server says; `None` if nothing is waited for any more.
-    async fn verify_owner_at(
-        &self,
-        url: &str,
-        app: &App,
-        presented: &PresentedGrant,
-    ) -> Option<Verification> {
-        let secrets = secrets_of(app, presented);
-        self.verify_owner((url, &presented.access), app, &presented.claims, &secrets)
-            .await
-    }
-
-    /// The same of a token that the state has.
-    pub(crate) async fn verify_owner_of(
-        &self,
-        url: &str,
-        app: &App,
-        token: &AccessToken,
-        claims: &ClaimedOwner,
-    ) -> Option<Verification> {
-        self.verify_owner((url, token), app, claims, &secrets_with(app, token))
-            .await
-    }
-
-    async fn verify_owner(
-        &self,
-        (url, token): (&str, &AccessToken),
-        app: &App,
-        claims: &ClaimedOwner,
-        secrets: &[&str],
-    ) -> Option<Verification> {
-        let is_counted = self
-            .counted
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            })
-            .is_ok();
-        if !is_counted {
-            self.budget().asked(&self.sender, self.shared.clock.now());
-        }
-        self.shared.metrics.install_question(&app.name);
-        let question = self.shared.server.whose(url, token, QUESTION);
-        let answer = tokio::select! {
-            biased;
-            answer = question => answer,
-            () = self.enough.cancelled() => return None,
-        };
-        Some(match answer {
-            Ok((status, body)) => verify(
-                (status, &body),
-                &app.profile,
-                &app.client_id,
-                claims,
-                secrets,
-            ),
-            Err(error) => Verification::Later(error),
-        })
-    }
-
-    /// Says once for each change of it that the clock of whoever sends events is ahead.
-    pub(crate) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
-        let Some(sent_at) = sent_at else { return };
-        let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
-        let before = std::mem::replace(
-            &mut *self.ahead.lock().unwrap_or_else(PoisonError::into_inner),
-            ahead,
-        );
-        if !ahead.is_zero() && ahead.abs_diff(before) > SKEW_CHANGE {
-            let span = human(ahead);
-            tracing::warn!(
-                target: "refreshd::install", app, skew_seconds = ahead.as_secs(),
-                "the clock of whoever sends the events of {app} is {span} ahead of this machine's: they are taken as of now. \
-                 Compare this machine's clock (timedatectl)"
-            );
-        }
-    }
-
-    pub(crate) async fn publish(&self, portal: &PortalName) {
-        let failing = self.shared.publisher.publish(portal).await;
-        self.shared.health.unpublished(failing);
-        self.shared.climb.notify_one();
-    }
-
-    /// Writes to the state, again and again within bounds.
-    pub(crate) async fn until_durable<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
-    where
-        F: Future<Output = Result<T, StateError>>,
-    {
-        let mut wait = FIRST_WAIT;
-        let mut attempt = 1;
-        loop {
-            match write().await {
-                Err(_) if attempt < TRIES && self.pause(&mut wait).await => attempt += 1,
-                done => return done,
-            }
-        }
-    }
-
-    /// False if nothing is to be waited for any more.
-    pub(crate) async fn pause(&self, wait: &mut Duration) -> bool {
-        let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
-        *wait *= 2;
-        self.turn.leave();
-        tokio::select! {
-            biased;
-            () = self.enough.cancelled() => false,
-            () = async {
-                self.shared.clock.sleep(span).await;
-                self.turn.come_back().await;
-            } => true,
         }
     }
 }

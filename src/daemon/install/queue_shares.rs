@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::daemon::install::QUEUE;
 use crate::daemon::install::fair_queue::EventSender;
 
+/// Notices that may wait to be worked off; one takes about a thousand bytes.
+pub(crate) const QUEUE: usize = 4096;
 /// Bytes of forms that may wait; what the state keeps of them is bounded by as much.
 const BYTES: usize = 32 * 1024 * 1024;
 

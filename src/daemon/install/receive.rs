@@ -19,9 +19,11 @@ use crate::config::{App, Config, InstallListener};
 use crate::daemon::context::Context;
 use crate::daemon::descriptors;
 use crate::daemon::http_server::{PeerExtensions, Server, busy, serve};
+use crate::daemon::install::job::{InstallJob, number, whose};
+use crate::daemon::install::page;
 use crate::daemon::install::queue_shares::QueueShares;
-use crate::daemon::install::{InstallJob, LogContext, page, whose};
-use crate::daemon::publisher::chain;
+use crate::daemon::install::result_log::LogContext;
+use crate::domain::error_chain::error_chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{self, Incomplete, InstallEvent, MAX_LENGTH};
 use crate::domain::throttle::Throttle;
@@ -208,7 +210,7 @@ async fn receive_event(
             retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY)
         }
         Err(error) => {
-            let reason = format!("the state does not take it: {}", chain(&error));
+            let reason = format!("the state does not take it: {}", error_chain(&error));
             door.too_many(app, source, &reason);
             retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY)
         }
@@ -232,14 +234,6 @@ fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
         .iter()
         .next_back()?;
     value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
-}
-
-/// A sender as a number; who has one address of version 6 has 2^64 of them.
-pub(crate) fn number(source: IpAddr) -> u128 {
-    match source {
-        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
-        IpAddr::V6(address) => u128::from(address) >> 64 << 64,
-    }
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::adapters::state::{StateError, Uninstall, Uninstalled};
 use crate::config::App;
-use crate::daemon::install::process::{EventResult, Worker};
-use crate::daemon::publisher::chain;
+use crate::daemon::install::worker::{EventResult, Worker};
+use crate::domain::error_chain::error_chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{ClaimedOwner, Removal};
 use crate::domain::name::PortalName;
@@ -55,7 +55,7 @@ impl Worker {
             Err(error) => {
                 return (
                     Outcome::NotStored,
-                    format!("the state does not take it: {}", chain(&error)),
+                    format!("the state does not take it: {}", error_chain(&error)),
                 );
             }
             Ok(Uninstalled::Replayed) => {
@@ -137,7 +137,7 @@ impl Worker {
             }
             Err(error) => format!(
                 "; it could not be seen whether it is true: {}",
-                chain(&error)
+                error_chain(&error)
             ),
         }
     }

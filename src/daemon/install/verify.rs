@@ -5,18 +5,16 @@
 
 use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
-use crate::daemon::install::process::{EventResult, FIRST_WAIT, TRIES, Worker};
-use crate::daemon::kept_replies;
+use crate::daemon::install::worker::{EventResult, FIRST_WAIT, TRIES, Worker};
+use crate::daemon::unreadable_reply;
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::install::Outcome;
-use crate::domain::install_event::PresentedGrant;
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Problem;
 use crate::domain::provider::Class;
 use crate::domain::reply::{ErrorContext, Verdict};
 use crate::domain::request::RequestKind;
-use crate::domain::secret::AccessToken;
 use crate::domain::token_owner::TokenOwner;
 
 /// A grant that an install brought, and whose it is by the authorization server.
@@ -25,22 +23,6 @@ pub(crate) struct NewInstallation<'a> {
     pub(crate) app: &'a App,
     pub(crate) owner: &'a TokenOwner,
     pub(crate) intake: &'a ImportedGrant,
-}
-
-/// What a server must not be let repeat of what it was sent.
-pub(crate) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec<&'a str> {
-    let tokens = [presented.access.expose(), presented.refresh.expose()];
-    tokens
-        .into_iter()
-        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
-        .collect()
-}
-
-/// The same, where nothing but this token is sent.
-pub(crate) fn secrets_with<'a>(app: &'a App, token: &'a AccessToken) -> Vec<&'a str> {
-    std::iter::once(token.expose())
-        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
-        .collect()
 }
 
 /// Why a newcomer is not proved, and what is told of its notice.
@@ -151,10 +133,10 @@ impl Worker {
             ..ErrorContext::default()
         };
         let (verdict, unread) =
-            kept_replies::judge(&reply, &app.profile, &secrets, sent_at, context);
+            unreadable_reply::judge(&reply, &app.profile, &secrets, sent_at, context);
         if unread {
-            let reply = kept_replies::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
-            kept_replies::keep(&self.shared, portal, reply).await;
+            let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
+            unreadable_reply::keep(&self.shared, portal, reply).await;
         }
         let granted = match (verdict, cut) {
             (Verdict::Granted(granted), _) => granted,

@@ -13,12 +13,15 @@ use crate::adapters::channels::Notifier;
 use crate::adapters::log::LogHandle;
 use crate::config::{self, Environment};
 use crate::daemon::context::Context;
+use crate::daemon::import;
 use crate::daemon::operations::{self, Driver};
 use crate::daemon::reload::Reloader;
 use crate::daemon::startup::{Core, Executor};
+use crate::daemon::store_grant;
 use crate::daemon::tests::mail::Postman;
 use crate::daemon::tests::world::{Wire, World};
-use crate::daemon::{STOP_GRACE, chain, drain, loops};
+use crate::daemon::{STOP_GRACE, drain, loops};
+use crate::domain::error_chain::error_chain;
 
 /// The real one does this oftener, which costs more than it would show.
 const HOUSEKEEPING: Duration = Duration::from_secs(20);
@@ -54,7 +57,7 @@ impl Life {
         tasks.spawn(async move {
             let config = config.map_err(|problems| problems.to_string())?.config;
             let limit = config.renewal.timeout + STOP_GRACE;
-            let core = Core::start(config, outside).await.map_err(|error| chain(&error))?;
+            let core = Core::start(config, outside).await.map_err(|error| error_chain(&error))?;
             *place.lock().unwrap() = Arc::downgrade(&core.shared);
             let mut tasks = loops(&core.shared, &end, HOUSEKEEPING).await;
             tokio::select! {
@@ -125,14 +128,14 @@ impl Life {
     /// `refreshd import`.
     pub fn import(&mut self, portal: String, text: String) {
         self.errand(|shared| async move {
-            drop(operations::import(&shared, &portal, &text, false, Driver::Daemon).await);
+            drop(import::import(&shared, &portal, &text, false, Driver::Daemon).await);
         });
     }
 
     /// `refreshd forget`.
     pub fn forget(&mut self, portal: String) {
         self.errand(
-            |shared| async move { drop(operations::forget(&shared, &portal, false).await) },
+            |shared| async move { drop(store_grant::forget(&shared, &portal, false).await) },
         );
     }
 

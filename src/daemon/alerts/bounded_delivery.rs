@@ -1,0 +1,41 @@
+//! One delivery: within its time limit, and counted.
+
+use std::time::Duration;
+
+use crate::adapters::metrics::Delivered;
+use crate::daemon::context::Context;
+use crate::domain::channel::{Channel, Delivery};
+
+/// A delivery that does not keep its own time limit is given up so much later.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A receiver that hangs must not hang its channel for good.
+pub async fn limited(
+    shared: &Context,
+    channel: &Channel,
+    delivery: impl Future<Output = Delivery>,
+) -> Delivery {
+    let limit = channel.timeout + GRACE;
+    let late = || Delivery::Failed {
+        why: format!(
+            "it took longer than {}",
+            humantime::format_duration(channel.timeout)
+        ),
+        retry_after: None,
+    };
+    shared
+        .clock
+        .within(limit, delivery)
+        .await
+        .unwrap_or_else(late)
+}
+
+/// Counts how a delivery ended.
+pub fn count(shared: &Context, channel: &str, delivery: &Delivery) {
+    let result = match delivery {
+        Delivery::Delivered(_) => Delivered::Delivered,
+        Delivery::Rejected(_) => Delivered::Rejected,
+        Delivery::Failed { .. } => Delivered::Failed,
+    };
+    shared.metrics.delivery(channel, result);
+}

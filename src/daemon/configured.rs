@@ -1,0 +1,67 @@
+//! A configuration in the state's words: its portals, its clients, and where it may send.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::adapters::state::AppFingerprint;
+use crate::config::{App, Config};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::Fingerprint;
+use crate::domain::settings::Configured;
+
+/// The portals of a configuration in the state's words, taken out of it: memory does not keep them.
+#[must_use]
+pub fn configured_portals(config: &mut Config) -> Vec<Configured> {
+    let mut urls: HashMap<&str, Arc<[String]>> = HashMap::new();
+    for app in config.apps.values() {
+        urls.insert(&app.name, app.renewal_urls().into_iter().collect());
+    }
+    let portals = std::mem::take(&mut config.portals);
+    portals
+        .into_iter()
+        .filter_map(|portal| {
+            let app = config.apps.get(&portal.settings.app)?;
+            let every = portal
+                .settings
+                .renew_every
+                .map_or(app.profile.renew_every, RenewEvery::from);
+            Some(Configured {
+                every: every.into(),
+                token_url: portal.renewal_url(app),
+                allowed_urls: urls.get(app.name.as_str()).cloned().unwrap_or_default(),
+                binding: app.binding(portal.settings.domain.as_deref()),
+                name: portal.name,
+                settings: portal.settings,
+            })
+        })
+        .collect()
+}
+
+/// What each client is, so that a change of it is noticed.
+#[must_use]
+pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
+    config.apps.values().map(app_fingerprint).collect()
+}
+
+/// What a client is.
+#[must_use]
+pub fn app_fingerprint(app: &App) -> AppFingerprint {
+    let secret = app
+        .client_secret
+        .as_ref()
+        .map(|secret| Fingerprint::of(secret.expose().as_bytes()));
+    let secret = secret.map(|secret| *secret.bytes()).unwrap_or_default();
+    let mut what = format!("{}\n{}\n", app.client_id, app.profile.token_url).into_bytes();
+    what.extend_from_slice(&secret);
+    AppFingerprint {
+        name: app.name.clone(),
+        fingerprint: Fingerprint::of(&what),
+        install: app.install_terms(),
+    }
+}
+
+/// Every token endpoint that the configuration may send to.
+#[must_use]
+pub fn token_urls(config: &Config) -> BTreeSet<String> {
+    config.apps.values().flat_map(App::renewal_urls).collect()
+}

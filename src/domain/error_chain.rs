@@ -1,0 +1,14 @@
+//! One line for an error and everything that caused it.
+
+/// The error's message and those of its sources, outermost first, joined by `": "`.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
