@@ -16,8 +16,13 @@ use super::connect::{Backend, connect, not_done};
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::adapters::clock::Clock;
-use crate::daemon::operation_error::OperationError;
-use crate::daemon::{Begun, BrowserPage, Callback, CallbackRequest, CallbackResponse, has_state};
+use crate::daemon::Begun;
+use crate::daemon::BrowserPage;
+use crate::daemon::Callback;
+use crate::daemon::CallbackRequest;
+use crate::daemon::CallbackResponse;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::has_state;
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
 use crate::domain::error_chain::error_chain;
 

@@ -13,8 +13,8 @@ use crate::daemon::Begun;
 use crate::daemon::KeptReplyView;
 use crate::daemon::alerts::alert_views::AlertsView;
 use crate::daemon::alerts::channel_test::TestResult;
-use crate::daemon::disputes::DisputeView;
-use crate::daemon::portal_view::PortalView;
+use crate::daemon::grants::disputes::DisputeView;
+use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.

@@ -14,8 +14,11 @@ use crate::adapters::directory::{Trust, parent};
 use crate::adapters::log;
 use crate::adapters::state::StateError;
 use crate::config::{self, Config, Environment, Loaded, Paths};
-use crate::daemon::operation_error::OperationError;
-use crate::daemon::{BindError, Offline, ReadOnlyState, RunError};
+use crate::daemon::BindError;
+use crate::daemon::Offline;
+use crate::daemon::ReadOnlyState;
+use crate::daemon::RunError;
+use crate::daemon::grants::error::OperationError;
 use crate::domain::error_chain::error_chain;
 
 /// Whom to ask.

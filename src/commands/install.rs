@@ -7,7 +7,7 @@ use super::connect::{Backend, connect_to_state, not_done};
 use super::exit::{CommandError, Exit};
 use super::import::{print, said};
 use super::{Common, terminal};
-use crate::daemon::disputes::DisputeView;
+use crate::daemon::grants::disputes::DisputeView;
 
 pub(super) const HELP: &str = "\
 The first notice of an installation may have been a stranger's. Where another user of the portal says that he installed

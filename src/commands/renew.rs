@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::connect::{Backend, ReadBackend, connect_to_grants, connect_to_read, not_done};
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
-use crate::daemon::portal_view::PortalView;
+use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::portal::{Kind, Problem};
 
 /// Renewals asked for at once; the daemon's own budget holds besides.

@@ -9,7 +9,7 @@ use super::connect::{self, ReadBackend, not_done};
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
 use crate::adapters::clock::Clock;
-use crate::daemon::portal_view::{CandidateView, PortalView, UnreadReplies};
+use crate::daemon::grants::portal_view::{CandidateView, PortalView, UnreadReplies};
 use crate::domain::portal::{Kind, Problem};
 use crate::domain::time::human;
 

@@ -6,7 +6,7 @@ use crate::adapters::directory::UntrustedDirectory;
 use crate::adapters::http::TlsError;
 use crate::adapters::state::StateError;
 use crate::daemon::api::BindError;
-use crate::daemon::listen::ListenError;
+use crate::daemon::http::listen::ListenError;
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]

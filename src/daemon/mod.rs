@@ -5,53 +5,15 @@
 
 pub mod alerts;
 mod api;
-mod authorize;
-mod bootstrap;
-mod browser_page;
-mod callback;
-mod candidates;
-mod carry;
-mod client_secret;
 mod configured;
 mod context;
-mod descriptors;
-pub mod disputes;
 mod error;
-pub mod escalation_log;
-mod escalator;
-mod execute;
-mod file_failures;
+pub mod grants;
 mod health;
-mod host_header;
 mod http;
-mod http_server;
-mod import;
-mod inherited;
 mod install;
-mod introspect;
-mod kept_replies;
-mod listen;
-mod lookup;
-mod metadata_discovery;
-mod offline;
-pub mod operation_error;
-pub mod operations;
-mod pending_authorizations;
-mod persist;
-mod places;
-pub mod portal_view;
-mod publisher;
-mod read_only;
-mod recovery;
-mod reload;
-mod rollback;
-mod scheduler;
+mod renewal;
 mod startup;
-mod state_health;
-mod status_page;
-mod store_grant;
-mod unreadable_reply;
-mod unreadable_state;
 mod waiters;
 
 use std::sync::Arc;
@@ -62,19 +24,18 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use api::BindError;
-pub use authorize::Begun;
-pub use browser_page::BrowserPage;
-pub use callback::{Callback, CallbackRequest, CallbackResponse, has_state};
 pub use error::RunError;
-pub use kept_replies::KeptReplyView;
-pub use listen::ListenError;
-pub use metadata_discovery::ask_issuers;
-pub use offline::Offline;
-pub use read_only::ReadOnlyState;
-pub use reload::ReadConfig;
+pub use grants::authorize::Begun;
+pub use grants::kept_replies::KeptReplyView;
+pub use http::browser_page::BrowserPage;
+pub use http::callback::{Callback, CallbackRequest, CallbackResponse, has_state};
+pub use http::listen::ListenError;
+pub use startup::metadata_discovery::ask_issuers;
+pub use startup::offline::Offline;
+pub use startup::read_only::ReadOnlyState;
+pub use startup::reload::ReadConfig;
 pub use waiters::RenewalReport;
 
-use self::startup::{Backends, Core};
 use crate::adapters::directory::Trust;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::StateError;
@@ -83,7 +44,12 @@ use crate::config::Config;
 use crate::domain::portal::Kind;
 use api::Control;
 use context::Context;
-use reload::Reloader;
+use grants::kept_replies;
+use http::{listen, status_listener};
+use renewal::{candidates, client_secret, escalator, scheduler, state_health};
+use startup::core::{Backends, Core};
+use startup::reload::Reloader;
+use startup::{bootstrap, metadata_discovery, rollback};
 
 /// What SIGTERM may take, besides the time limit of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
@@ -166,7 +132,7 @@ pub async fn run(
     if let Some(listener) = listener {
         watched.spawn(named(
             "the metrics listener",
-            http::run(Arc::clone(&shared), listener, end.clone()),
+            status_listener::run(Arc::clone(&shared), listener, end.clone()),
         ));
     }
     let summary = summary(&shared).await?;

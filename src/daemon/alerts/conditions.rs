@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::adapters::state::StateError;
-use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity, Step};
 use crate::domain::incidents::Finding;

@@ -10,7 +10,9 @@ mod bounded_delivery;
 pub mod channel_test;
 mod collect;
 pub mod conditions;
+
 mod delivery;
+pub mod escalation_log;
 mod heartbeat;
 mod outboxes;
 
@@ -27,8 +29,8 @@ pub use outboxes::{AlertCommand, AlertsSnapshot, Outboxes};
 
 use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{AlertChanges, StateError, StoredAlerts};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
-use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::incidents::reconcile::Incidents;

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::daemon::alerts::{alert_views, channel_test};
 use crate::daemon::api::Control;
 use crate::daemon::api::peer::{ApiError, Peer};
-use crate::daemon::operation_error::OperationError;
+use crate::daemon::grants::error::OperationError;
 
 /// Nobody can mean to silence alerts for longer.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30 * 86_400);

@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use crate::config::is_loopback_host;
 use crate::daemon::api::Control;
 use crate::daemon::api::peer::{ApiError, Peer};
-use crate::daemon::authorize::{self, Polled};
 use crate::daemon::context::Context;
-use crate::daemon::operation_error::OperationError;
-use crate::daemon::operations;
+use crate::daemon::grants::authorize::{self, Polled};
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::operations;
 use crate::domain::token::Generation;
 
 /// What a caller says who begins.

@@ -15,8 +15,8 @@ use serde_json::json;
 
 use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::api::{Control, imported_json, status_of};
-use crate::daemon::disputes;
-use crate::daemon::operations::{self, Driver};
+use crate::daemon::grants::disputes;
+use crate::daemon::grants::operations::{self, Driver};
 
 pub(crate) fn routes() -> Router<Control> {
     Router::new()

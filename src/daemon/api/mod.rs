@@ -39,15 +39,15 @@ use crate::adapters::ownership::give_to_directory_owner;
 use crate::adapters::state::StateError;
 use crate::adapters::token_files::Format;
 use crate::daemon::context::Context;
-use crate::daemon::descriptors;
-use crate::daemon::http_server::{Kept, Server, serve};
-use crate::daemon::import::{self as grant_import, ImportOutcome};
-use crate::daemon::introspect;
-use crate::daemon::operations::{self, Driver, RenewalResult};
-use crate::daemon::places::Places;
-use crate::daemon::portal_view::{self, PortalView};
-use crate::daemon::reload::Reloader;
-use crate::daemon::store_grant;
+use crate::daemon::grants::import::{self as grant_import, ImportOutcome};
+use crate::daemon::grants::introspect;
+use crate::daemon::grants::operations::{self, Driver, RenewalResult};
+use crate::daemon::grants::portal_view::{self, PortalView};
+use crate::daemon::grants::store;
+use crate::daemon::http::connection_limits::Places;
+use crate::daemon::http::descriptors;
+use crate::daemon::http::server::{Kept, Server, serve};
+use crate::daemon::startup::reload::Reloader;
 use crate::domain::candidate::ImportResult;
 use crate::domain::import;
 use crate::domain::name::PortalName;
@@ -581,7 +581,7 @@ async fn forget(
     };
     let Query(ForgetQuery { revoke }) = query.map_err(bad)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
-    let forget = async move { Ok(store_grant::forget(&shared, &name, revoke).await?) };
+    let forget = async move { Ok(store::forget(&shared, &name, revoke).await?) };
     let forgotten = control.change(forget).await?;
     Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
 }

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use crate::daemon::http_server::PeerExtensions;
-use crate::daemon::operation_error::OperationError;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::http::server::PeerExtensions;
 use crate::domain::error_chain::error_chain;
 
 /// Who is at the other end.

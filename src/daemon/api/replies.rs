@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::daemon::api::Control;
 use crate::daemon::api::peer::{ApiError, Peer};
 use crate::daemon::context::Context;
-use crate::daemon::kept_replies;
-use crate::daemon::operation_error::OperationError;
-use crate::daemon::operations;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::kept_replies;
+use crate::daemon::grants::operations;
 use crate::domain::token::Generation;
 
 pub(crate) fn routes() -> Router<Control> {

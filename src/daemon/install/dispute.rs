@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::adapters::state::{InstallOutcome, InstalledGrant, NewDispute, RecordedDispute};
 use crate::config::App;
-use crate::daemon::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::install::worker::{EventResult, Worker};
 use crate::domain::dispute::{Dispute, concerns_a_person};
 use crate::domain::error_chain::error_chain;

@@ -6,7 +6,7 @@
 use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::install::worker::{EventResult, FIRST_WAIT, TRIES, Worker};
-use crate::daemon::unreadable_reply;
+use crate::daemon::renewal::unreadable_reply;
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::install::Outcome;
 use crate::domain::kept_reply::ReplyTo;

@@ -12,15 +12,17 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
 use crate::adapters::log::LogHandle;
 use crate::config::{self, Environment};
+use crate::daemon::STOP_GRACE;
 use crate::daemon::context::Context;
-use crate::daemon::import;
-use crate::daemon::operations::{self, Driver};
-use crate::daemon::reload::Reloader;
-use crate::daemon::startup::{Core, Executor};
-use crate::daemon::store_grant;
+use crate::daemon::drain;
+use crate::daemon::grants::import;
+use crate::daemon::grants::operations::{self, Driver};
+use crate::daemon::grants::store;
+use crate::daemon::loops;
+use crate::daemon::startup::core::{Core, Executor};
+use crate::daemon::startup::reload::Reloader;
 use crate::daemon::tests::mail::Postman;
 use crate::daemon::tests::world::{Wire, World};
-use crate::daemon::{STOP_GRACE, drain, loops};
 use crate::domain::error_chain::error_chain;
 
 /// The real one does this oftener, which costs more than it would show.
@@ -46,12 +48,12 @@ impl Life {
         let courier = Notifier::new("machine", None)
             .unwrap()
             .through(Arc::new(Postman(Arc::clone(world))));
-        let outside = crate::daemon::startup::Backends {
+        let outside = crate::daemon::startup::core::Backends {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
             courier: Some(courier),
             hands: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
-            carry: crate::daemon::carry::Carry::nowhere(),
+            carry: crate::daemon::renewal::carry::Carry::nowhere(),
         };
         let (place, end) = (Arc::clone(&shared), stop.clone());
         tasks.spawn(async move {
@@ -134,9 +136,7 @@ impl Life {
 
     /// `refreshd forget`.
     pub fn forget(&mut self, portal: String) {
-        self.errand(
-            |shared| async move { drop(store_grant::forget(&shared, &portal, false).await) },
-        );
+        self.errand(|shared| async move { drop(store::forget(&shared, &portal, false).await) });
     }
 
     /// Something that a command asks for over the control socket; nobody answers while the daemon starts.

@@ -1,0 +1,161 @@
+//! What every authorization has in common, whether a redirect or a device's: where its token request goes, what its refusals
+//! mean, and the grant that it brings.
+//!
+//! Must not take in a grant of another portal than the one that is asked for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::adapters::authorization_server::HttpResponse;
+use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
+use crate::domain::error_chain::error_chain;
+use crate::domain::import::ImportedGrant;
+use crate::domain::portal::{Portal, Problem};
+use crate::domain::provider::{Class, at_domain, host_of};
+use crate::domain::reply::{ErrorContext, PresentedCredential};
+use crate::domain::request::TokenRequest;
+use crate::domain::time::human;
+use crate::domain::token::Generation;
+
+/// The wait before the state is looked at again for a pair that only we have.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a person is shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begun {
+    /// For which portal.
+    pub portal: String,
+    /// Names this authorization.
+    pub state: String,
+    /// For how many seconds it can be finished.
+    pub expires_in: u64,
+    /// What is opened in a browser: on this machine or, with `user_code`, on any.
+    pub url: String,
+    /// Where the browser is sent afterwards; absent where the provider knows by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_uri: Option<String>,
+    /// What is typed there: a device's authorization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_code: Option<String>,
+    /// How many seconds lie between two polls of a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u64>,
+}
+
+/// Where the code is exchanged: at the server that the redirect names, if it is one of the profile's own.
+pub(crate) fn token_url(
+    app: &App,
+    portal: &Portal,
+    parameters: &BTreeMap<String, String>,
+) -> String {
+    let profile = &app.profile;
+    let domain = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.domain.as_deref());
+    let named = profile
+        .request
+        .redirect_server
+        .as_ref()
+        .and_then(|name| parameters.get(name));
+    let own = |host: &str| {
+        let host = host_of(host).unwrap_or(host);
+        let urls = std::iter::once(&profile.token_url).chain(profile.token_url_by_region.values());
+        urls.into_iter()
+            .find(|url| host_of(url) == Some(host))
+            .cloned()
+    };
+    let elsewhere = profile.refresh_url.is_some();
+    named
+        .and_then(|host| own(host))
+        .or_else(|| portal.config_url.clone().filter(|_| !elsewhere))
+        .unwrap_or_else(|| at_domain(&profile.token_url, domain))
+}
+
+/// What is known of a request with a code.
+pub(crate) fn of_code<'a>(request: &'a TokenRequest, whole: &'a HttpResponse) -> ErrorContext<'a> {
+    let location = whole.location.as_deref();
+    ErrorContext {
+        spent: PresentedCredential::Code,
+        sent_to: &request.url,
+        location,
+        worked_before: false,
+    }
+}
+
+/// What a server must not be let repeat.
+pub(crate) fn secrets<'a>(app: &'a App, more: &[&'a str]) -> Vec<&'a str> {
+    more.iter()
+        .copied()
+        .chain(app.client_secret.as_ref().map(|secret| secret.expose()))
+        .collect()
+}
+
+pub(crate) fn no_refresh_token() -> Problem {
+    let detail = "the reply has no refresh_token, and without one there is nothing to renew with; many providers give one \
+                  only for a scope (offline.access, offline_access) or a parameter (access_type=offline)";
+    Problem::new(Class::Unknown, detail.to_owned())
+}
+
+/// Whether the server is ill, rather than against it.
+pub(crate) const fn is_passing(problem: &Problem) -> bool {
+    matches!(
+        problem.class,
+        Class::Transient | Class::InDoubt | Class::NotSent | Class::TooEarly
+    )
+}
+
+pub(crate) fn refused(portal: &Portal, problem: &Problem) -> OperationError {
+    if is_passing(problem) {
+        let reason = format!(
+            "{}. The code may be spent; authorize again",
+            problem.text().trim_end_matches('.')
+        );
+        return OperationError::NotNow {
+            portal: portal.name.clone(),
+            reason,
+        };
+    }
+    let reason = format!(
+        "{}. A code works once, and for as little as 30 seconds; begin again and hand it over at once",
+        problem.text().trim_end_matches('.')
+    );
+    OperationError::CodeRefused {
+        portal: portal.name.clone(),
+        reason,
+    }
+}
+
+pub(crate) async fn take_in(
+    shared: &Context,
+    portal: &Portal,
+    intake: ImportedGrant,
+) -> Result<Generation, OperationError> {
+    let expires_in = intake
+        .tokens
+        .access
+        .as_ref()
+        .map(|access| human(access.lifetime()));
+    let generation = loop {
+        let take = StoreRequest {
+            intake: intake.clone(),
+            source: GrantSource::Authorization,
+        };
+        match store_grant(shared, &portal.name, take).await {
+            // It could not be looked at where it belongs. The pair is nowhere else, so this is tried until it can.
+            Err(OperationError::State(error)) => {
+                tracing::error!(portal = %portal.name, error = %error_chain(&error), "a new pair is held in memory");
+                shared.clock.sleep(LOOK_AGAIN).await;
+            }
+            taken => break taken?,
+        }
+    };
+    let name = &portal.name;
+    tracing::info!(portal = %name, generation = generation.0, expires_in, "{name}: authorized");
+    Ok(generation)
+}

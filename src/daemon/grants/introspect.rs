@@ -1,0 +1,204 @@
+//! Asks an authorization server what a portal's token is worth (RFC 7662), and gives grants back (RFC 7009).
+//!
+//! Must not give back what a renewal is about to replace: it waits for one that is under way.
+
+use crate::adapters::authorization_server::TokenResponse;
+use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::lookup::{app_of, find, no_grant};
+use crate::daemon::renewal::execute::{ClaimedGrant, release, secrets_of};
+use crate::domain::introspection::{self, Introspection};
+use crate::domain::portal::{Grant, Portal};
+use crate::domain::provider::at_domain;
+use crate::domain::request::{RequestKind, Token};
+
+/// What the server says of a portal's access token.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, OperationError> {
+    let config = shared.config();
+    let mut portal = find(shared, name).await?;
+    loop {
+        let app = app_of(&config, &portal)?;
+        let url = app.profile.introspect_url.as_deref();
+        let url = url.ok_or_else(|| {
+            nowhere(
+                &portal,
+                "does not say what a token is worth (no `introspect_url`)",
+            )
+        })?;
+        let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
+        let access = access.ok_or_else(|| no_grant(&portal))?;
+        let (status, body) = ask(
+            shared,
+            app,
+            &portal,
+            url,
+            RequestKind::Introspection(&access.token),
+        )
+        .await?;
+        let said = introspection::read(status, &body, &secrets(&portal, app));
+        let said = said.map_err(|reason| not_now(&portal, reason))?;
+        if said.active {
+            return Ok(said);
+        }
+        // At some providers a token dies the moment a renewal brings the next: that is the one to ask about then.
+        let now = settled(shared, name, config.renewal.timeout).await?;
+        let generation = |portal: &Portal| portal.grant.as_ref().map(|grant| grant.generation);
+        if generation(&now) == generation(&portal) {
+            return Ok(said);
+        }
+        portal = now;
+    }
+}
+
+/// Gives a portal's grant back to the server; false if there is none.
+///
+/// # Errors
+/// [`OperationError`]; the grant is as it was then, as far as the server says.
+pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError> {
+    let config = shared.config();
+    let portal = settled(shared, name, config.renewal.timeout).await?;
+    let app = app_of(&config, &portal)?;
+    let url = app.profile.revoke_url.as_deref();
+    let url = url.ok_or_else(|| nowhere(&portal, "takes nothing back (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
+    let Some(token) = own(&portal, app)?.and_then(token) else {
+        return Ok(false);
+    };
+    // A renewal would bring a pair that nobody gives back. What may not be renewed cannot be claimed, and is not.
+    let claimed = shared
+        .state
+        .claim_one(portal.name.clone(), shared.clock.now())
+        .await?;
+    let given_back = match ask(shared, app, &portal, url, RequestKind::Revocation(token)).await {
+        Ok((status, body)) => {
+            let taken = introspection::revoked(status, &body, &secrets(&portal, app));
+            taken.map_err(|reason| not_now(&portal, reason))
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = given_back {
+        if let Some(claimed) = claimed.and_then(ClaimedGrant::from) {
+            release(
+                shared,
+                &config,
+                claimed,
+                "it was to be given back, and was not",
+            )
+            .await;
+            shared.due.notify_one();
+        }
+        return Err(error);
+    }
+    tracing::info!(portal = %portal.name, "{}: the grant was given back to the authorization server", portal.name);
+    Ok(true)
+}
+
+/// The grant, if it is of the client and server that the configuration names: no other may see its tokens.
+fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, OperationError> {
+    let domain = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.domain.as_deref());
+    match &portal.grant {
+        Some(grant) if grant.bound_to != app.binding(domain) => Err(no_grant(portal)),
+        grant => Ok(grant.as_ref()),
+    }
+}
+
+/// What the server must not be let repeat.
+fn secrets<'a>(portal: &'a Portal, app: &'a App) -> Vec<&'a str> {
+    portal
+        .grant
+        .as_ref()
+        .map(|grant| secrets_of(grant, app))
+        .unwrap_or_default()
+}
+
+fn token(grant: &Grant) -> Option<Token<'_>> {
+    let access = || {
+        grant
+            .tokens
+            .access
+            .as_ref()
+            .map(|access| Token::Access(&access.token))
+    };
+    grant
+        .tokens
+        .credential
+        .refresh()
+        .map(Token::Refresh)
+        .or_else(access)
+}
+
+/// The portal once no renewal of it is under way.
+async fn settled(
+    shared: &Context,
+    name: &str,
+    timeout: std::time::Duration,
+) -> Result<Portal, OperationError> {
+    let portal = find(shared, name).await?;
+    let ended = shared.waiters.wait_for(&portal.name);
+    let portal = find(shared, name).await?;
+    let is_claimed = |portal: &Portal| {
+        portal
+            .grant
+            .as_ref()
+            .is_some_and(|grant| grant.claim.is_some())
+    };
+    if !is_claimed(&portal) {
+        return Ok(portal);
+    }
+    let _ = shared.clock.within(timeout, ended).await;
+    let portal = find(shared, name).await?;
+    if is_claimed(&portal) {
+        return Err(not_now(
+            &portal,
+            "a renewal of it is still under way; try again".to_owned(),
+        ));
+    }
+    Ok(portal)
+}
+
+async fn ask(
+    shared: &Context,
+    app: &App,
+    portal: &Portal,
+    url: &str,
+    purpose: RequestKind<'_>,
+) -> Result<(u16, Vec<u8>), OperationError> {
+    let fields = std::collections::BTreeMap::new();
+    let asker = app.asker(portal.settings.as_ref(), &fields, "");
+    let request = asker.request(&at_domain(url, asker.domain), purpose);
+    match shared
+        .server
+        .exchange(
+            &request,
+            shared.config().renewal.timeout,
+            shared.clock.now(),
+        )
+        .await
+    {
+        TokenResponse::Whole(whole) => Ok((whole.status, whole.body)),
+        TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) | TokenResponse::Cut(_, why) => {
+            Err(not_now(portal, why))
+        }
+    }
+}
+
+fn nowhere(portal: &Portal, what: &str) -> OperationError {
+    let reason = format!("its provider {what}");
+    OperationError::NotThere {
+        portal: portal.name.clone(),
+        reason,
+    }
+}
+
+fn not_now(portal: &Portal, reason: String) -> OperationError {
+    OperationError::NotNow {
+        portal: portal.name.clone(),
+        reason,
+    }
+}

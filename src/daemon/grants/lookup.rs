@@ -1,0 +1,59 @@
+//! Finds what a command names: the portal, or the name that was probably meant, and the portal's app.
+
+use crate::config::{App, Config};
+use crate::daemon::context::Context;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::portal_view::action_for;
+use crate::domain::name::PortalName;
+use crate::domain::portal::Portal;
+
+/// A portal of the state, or the name that was probably meant.
+///
+/// # Errors
+/// [`OperationError::UnknownPortal`], [`OperationError::State`].
+pub async fn find(shared: &Context, name: &str) -> Result<Portal, OperationError> {
+    if let Ok(name) = PortalName::parse(name)
+        && let Some(portal) = shared.state.portal(name).await?
+    {
+        return Ok(portal);
+    }
+    Err(OperationError::UnknownPortal {
+        name: name.to_owned(),
+        suggestion: nearest(shared, name).await,
+    })
+}
+
+async fn nearest(shared: &Context, wanted: &str) -> Option<String> {
+    let mut best: Option<(f64, String)> = None;
+    let mut after = None;
+    loop {
+        let page = shared.state.page(after, 500).await.ok()?;
+        for portal in &page {
+            let likeness = strsim::jaro_winkler(wanted, portal.name.as_str());
+            if likeness > 0.8 && best.as_ref().is_none_or(|(score, _)| likeness > *score) {
+                best = Some((likeness, portal.name.as_str().to_owned()));
+            }
+        }
+        match page.last() {
+            Some(last) => after = Some(last.name.clone()),
+            None => return best.map(|(_, name)| name),
+        }
+    }
+}
+
+pub(crate) fn app_of<'c>(config: &'c Config, portal: &Portal) -> Result<&'c App, OperationError> {
+    let app = portal
+        .settings
+        .as_ref()
+        .and_then(|settings| config.apps.get(&settings.app));
+    app.ok_or_else(|| no_grant(portal))
+}
+
+pub(crate) fn no_grant(portal: &Portal) -> OperationError {
+    let kind = portal.kind();
+    OperationError::NoGrant {
+        portal: portal.name.clone(),
+        kind,
+        action: action_for(portal),
+    }
+}

@@ -1,0 +1,277 @@
+//! What commands ask for, with or without a running daemon: the same code behind the control socket and the CLI.
+//!
+//! Must not print, and must not know HTTP or exit codes: an [`OperationError`] says what is wrong in its own words.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::adapters::state::{RenewalRequest, StateError};
+use crate::adapters::token_files::{Format, Published};
+use crate::adapters::token_reply::token_reply;
+use crate::daemon::context::Context;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::lookup::{app_of, find, no_grant};
+use crate::daemon::grants::portal_view::{PortalView, views as views_of};
+use crate::daemon::waiters::RenewalReport;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Kind, Portal};
+use crate::domain::time::{Timestamp, human};
+
+/// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
+const RENEWAL_GRACE: Duration = Duration::from_secs(10);
+
+/// Portals listed at a time.
+const LISTED: usize = 1000;
+
+/// What `renew` did.
+#[derive(Debug)]
+pub enum RenewalResult {
+    /// A request was sent and this is how it ended.
+    Ended(RenewalReport),
+    /// Nothing was sent: it was renewed a moment ago.
+    FreshAlready {
+        /// From then on it may be renewed again.
+        not_before: Timestamp,
+    },
+}
+
+/// The status of one portal.
+///
+/// # Errors
+/// As [`find`].
+pub async fn view(shared: &Context, name: &str) -> Result<PortalView, OperationError> {
+    let portal = find(shared, name).await?;
+    one_view(shared, &portal).await
+}
+
+async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, OperationError> {
+    let view = views_of(shared, std::slice::from_ref(portal)).await?.pop();
+    Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
+}
+
+/// The statuses of the portals after this one, some at a time; and the last of them, if there are more.
+///
+/// # Errors
+/// [`OperationError::State`].
+pub async fn page(
+    shared: &Context,
+    after: Option<&str>,
+) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
+    let after = after.and_then(|after| PortalName::parse(after).ok());
+    let mut portals = shared.state.page(after, LISTED + 1).await?;
+    let more = portals.len() > LISTED;
+    portals.truncate(LISTED);
+    let next = portals
+        .last()
+        .map(|last| last.name.to_string())
+        .filter(|_| more);
+    Ok((views_of(shared, &portals).await?, next))
+}
+
+/// The status of every portal, or of one.
+///
+/// # Errors
+/// As [`find`].
+pub async fn views(
+    shared: &Context,
+    name: Option<&str>,
+) -> Result<Vec<PortalView>, OperationError> {
+    if let Some(name) = name {
+        return Ok(vec![view(shared, name).await?]);
+    }
+    let (mut portals, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = page(shared, after.as_deref()).await?;
+        portals.extend(page);
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(portals),
+        }
+    }
+}
+
+/// A portal's status, and its grant as the server's own reply if a token of it works.
+///
+/// # Errors
+/// As [`find`].
+pub async fn outcome(
+    shared: &Context,
+    name: &str,
+) -> Result<(PortalView, Option<Value>), OperationError> {
+    let portal = find(shared, name).await?;
+    let (config, now) = (shared.config(), shared.clock.now());
+    let reply = portal.grant.as_ref().and_then(|grant| {
+        let access = grant
+            .tokens
+            .access
+            .as_ref()
+            .filter(|access| access.expires_at > now)?;
+        let app = app_of(&config, &portal).ok()?;
+        Some(token_reply(
+            access,
+            &grant.tokens.details,
+            &app.profile,
+            now,
+        ))
+    });
+    Ok((one_view(shared, &portal).await?, reply))
+}
+
+/// Asks for a renewal and waits for its end. `by` carries it out: the loop of a running daemon, or this process.
+///
+/// # Errors
+/// [`OperationError`].
+pub async fn renew(
+    shared: &Context,
+    name: &str,
+    by: Driver<'_>,
+) -> Result<RenewalResult, OperationError> {
+    let portal = find(shared, name).await?;
+    let ended = shared.waiters.wait_for(&portal.name);
+    let now = shared.clock.now();
+    let mut from = now;
+    match shared
+        .state
+        .request_renewal(portal.name.clone(), now)
+        .await?
+    {
+        RenewalRequest::Due(at) => from = at,
+        RenewalRequest::UnderWay => {}
+        RenewalRequest::NotBefore(not_before) => {
+            return Ok(RenewalResult::FreshAlready { not_before });
+        }
+        RenewalRequest::NoGrant | RenewalRequest::Unknown => return Err(no_grant(&portal)),
+    }
+    match by {
+        Driver::Daemon => shared.due.notify_one(),
+        Driver::Inline(hand) => {
+            shared.clock.sleep_until(from).await;
+            hand(portal.name.clone()).await?;
+        }
+    }
+    let limit = from.until(now) + shared.config().renewal.timeout + RENEWAL_GRACE;
+    match shared.clock.within(limit, ended).await {
+        Some(Ok(report)) => Ok(RenewalResult::Ended(report)),
+        Some(Err(_)) | None => Err(OperationError::NotNow {
+            portal: portal.name,
+            reason: format!(
+                "the renewal has not ended after {}; it goes on by itself",
+                human(limit)
+            ),
+        }),
+    }
+}
+
+/// Who carries a renewal out.
+pub enum Driver<'a> {
+    /// The renewer of this daemon.
+    Daemon,
+    /// Whoever calls, without a daemon.
+    Inline(&'a (dyn Fn(PortalName) -> ManualDriver<'a> + Send + Sync)),
+}
+
+/// A renewal carried out by hand.
+pub type ManualDriver<'a> =
+    std::pin::Pin<Box<dyn Future<Output = Result<(), StateError>> + Send + 'a>>;
+
+/// The access token in one form, with at least `min_valid` left; renews first if need be.
+///
+/// # Errors
+/// [`OperationError`]; [`OperationError::NotNow`] if the token cannot be had with that much left.
+pub async fn token(
+    shared: &Context,
+    name: &str,
+    min_valid: Duration,
+    format: Format,
+    by: Driver<'_>,
+) -> Result<String, OperationError> {
+    let portal = find(shared, name).await?;
+    if let Some(text) = render(shared, &portal, min_valid, format) {
+        return Ok(text);
+    }
+    // What a person must mend is not sent again for a reader's sake.
+    if matches!(
+        portal.kind(),
+        Kind::NeedsAuthorization | Kind::Gone | Kind::OldState
+    ) {
+        return Err(no_grant(&portal));
+    }
+    let ended = renew(shared, name, by).await?;
+    let portal = find(shared, name).await?;
+    // More than the whole life cannot be had; what was renewed this moment is as fresh as it gets.
+    let min_valid = match &ended {
+        RenewalResult::Ended(RenewalReport { failure: None, .. })
+        | RenewalResult::FreshAlready { .. } => {
+            let lifetime = portal
+                .grant
+                .as_ref()
+                .and_then(|grant| grant.tokens.access.as_ref())
+                .map(|a| a.lifetime());
+            lifetime.map_or(min_valid, |lifetime| min_valid.min(lifetime.mul_f64(0.5)))
+        }
+        RenewalResult::Ended(_) => min_valid,
+    };
+    render(shared, &portal, min_valid, format).ok_or_else(|| {
+        let reason = match ended {
+            RenewalResult::Ended(RenewalReport {
+                failure: Some((class, detail)),
+                ..
+            }) => {
+                format!("the renewal failed ({}): {detail}", class.as_str())
+            }
+            RenewalResult::Ended(_) | RenewalResult::FreshAlready { .. } => {
+                "the token has less time left than asked for".to_owned()
+            }
+        };
+        OperationError::NotNow {
+            portal: portal.name.clone(),
+            reason,
+        }
+    })
+}
+
+/// The access token in one form if it has at least `min_valid` left; nothing is renewed for it.
+///
+/// # Errors
+/// As [`find`].
+pub async fn token_if_valid(
+    shared: &Context,
+    name: &str,
+    min_valid: Duration,
+    format: Format,
+) -> Result<Option<String>, OperationError> {
+    let portal = find(shared, name).await?;
+    Ok(render(shared, &portal, min_valid, format))
+}
+
+fn render(
+    shared: &Context,
+    portal: &Portal,
+    min_valid: Duration,
+    format: Format,
+) -> Option<String> {
+    let settings = portal.settings.as_ref()?;
+    let grant = portal.grant.as_ref()?;
+    let access = grant.tokens.access.as_ref()?;
+    if access.expires_at.until(shared.clock.now()) < min_valid.max(Duration::from_millis(1)) {
+        return None;
+    }
+    let config = shared.config();
+    let provider = config
+        .apps
+        .get(&settings.app)
+        .map_or("", |app| app.profile.name.as_str());
+    let details = &grant.tokens.details;
+    let generation = grant.generation;
+    Some(
+        Published {
+            portal: &portal.name,
+            provider,
+            access,
+            generation,
+            details,
+        }
+        .render(format),
+    )
+}

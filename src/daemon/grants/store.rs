@@ -1,0 +1,314 @@
+//! Grants that come in and go: imported, authorized, forgotten. With or without a running daemon.
+//!
+//! Must not publish what is not durable, nor lose what an authorization server has just handed out.
+
+use std::sync::Arc;
+
+use crate::adapters::state::{NewGrant, StateError, StoreOutcome, Unsaved};
+use crate::config::App;
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::context::Context;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::introspect;
+use crate::daemon::grants::lookup::{app_of, find};
+use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::persist::until_durable;
+use crate::daemon::renewal::publisher::KnownState;
+use crate::domain::candidate::{TokenPair, superseded_hint};
+use crate::domain::escalation::resolved;
+use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, IdentityMismatch, compare};
+use crate::domain::import::ImportedGrant;
+use crate::domain::kept_reply::SentToken;
+use crate::domain::name::PortalName;
+use crate::domain::portal::Portal;
+use crate::domain::renewal::{granted_status, imported_status};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+
+/// Where a grant came from, for the log.
+#[derive(Debug, Clone, Copy)]
+pub enum GrantSource {
+    /// `refreshd import`.
+    Import,
+    /// `refresh_token_file`.
+    File,
+    /// `refreshd authorize`.
+    Authorization,
+    /// The client's own credentials.
+    Client,
+}
+
+/// A grant, and where it came from.
+pub struct StoreRequest {
+    /// The grant.
+    pub intake: ImportedGrant,
+    /// How it came.
+    pub source: GrantSource,
+}
+
+/// Stores a grant in the portal's place, publishes what it brought, and makes it due at once. For a grant that the
+/// authorization server itself has just given out, and for portals that have none to lose: see `import` for others.
+///
+/// # Errors
+/// [`OperationError`]; nothing is stored then.
+pub async fn store_grant(
+    shared: &Context,
+    name: &PortalName,
+    StoreRequest { intake, source }: StoreRequest,
+) -> Result<Generation, OperationError> {
+    let portal = find(shared, name.as_str()).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    // A grant that we had a moment ago from the server itself need not be proved.
+    let proven = matches!(source, GrantSource::Authorization);
+    let known = ExpectedIdentity::of(&portal, &app.profile);
+    // A person who authorizes says who it is, where nobody else does.
+    let known = if proven {
+        ExpectedIdentity {
+            host: None,
+            ..known
+        }
+    } else {
+        known
+    };
+    check_not_held(shared, name, &intake).await?;
+    let own = check_identity(&portal, known, &intake, &|another| {
+        let advice = match another {
+            IdentityMismatch::ThanLiving { .. } if !proven => {
+                format!("; if you mean it, first: refreshd forget {name}")
+            }
+            IdentityMismatch::ThanLiving { .. } | IdentityMismatch::ThanPinned { .. } => String::new(),
+            IdentityMismatch::ThanHost { .. } => {
+                "; if it is meant, write whose grant it is (`member_id`), or another `domain`, into the \
+                 configuration"
+                    .to_owned()
+            }
+        };
+        // A code works once: what it bought is all there is of that grant.
+        if proven {
+            format!("{advice}; {}", superseded_hint(name.as_str()))
+        } else {
+            advice
+        }
+    });
+    if let (Err(_), true) = (&own, proven) {
+        let ImportedGrant {
+            tokens, identity, ..
+        } = &intake;
+        let access = tokens.access.as_ref().map(|access| access.token.clone());
+        let refresh = tokens.credential.refresh().cloned();
+        let pair = Arc::new(TokenPair {
+            access,
+            refresh,
+            identity: identity.clone(),
+        });
+        let now = shared.clock.now();
+        let put_aside = || {
+            shared
+                .state
+                .put_pair_aside(name.clone(), Arc::clone(&pair), "foreign", now)
+        };
+        let unsaved = Unsaved::Aside(name, &pair, now);
+        let held = Held {
+            unsaved,
+            slot: Slot::default(),
+        };
+        until_durable(shared, name, Some(held), put_aside).await;
+    }
+    own?;
+    let now = shared.clock.now();
+    let before = portal
+        .grant
+        .as_ref()
+        .map(|grant| (grant.told.clone(), grant.standing.phase.since()));
+    let take = new_grant(&portal, app, intake, proven, now)?;
+    let tokens = take.tokens.clone();
+    let sent = portal.grant.as_ref().map_or(
+        SentToken {
+            generation: Generation(0),
+            token: None,
+        },
+        SentToken::of,
+    );
+    match store(shared, take, sent).await? {
+        StoreOutcome::Stored(generation) => {
+            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
+            if let Some(notice) = &tokens.validity.notice {
+                tracing::warn!(portal = %name, notice, "{name}: {notice}");
+            }
+            let newest = KnownState::pair(portal.settings.as_ref(), generation, &tokens);
+            let failing = shared.publisher.publish_knowing(name, newest).await;
+            shared.health.unpublished(failing);
+            if let Some((told, since)) = before.filter(|_| proven)
+                && let Some(good) = resolved(&told, since, now)
+            {
+                log_escalation(EscalationSubject::Portal(name), &good);
+                shared.post.wake.notify_one();
+            }
+            shared.due.notify_one();
+            shared.climb.notify_one();
+            Ok(generation)
+        }
+        StoreOutcome::HeldBy(other) => Err(held_by_error(name, &other)),
+        StoreOutcome::Spent => Err(spent_error(name)),
+        StoreOutcome::Unknown => Err(OperationError::UnknownPortal {
+            name: name.to_string(),
+            suggestion: None,
+        }),
+    }
+}
+
+/// Refuses a refresh token that another portal has, or was given once.
+pub(crate) async fn check_not_held(
+    shared: &Context,
+    name: &PortalName,
+    intake: &ImportedGrant,
+) -> Result<(), OperationError> {
+    let Some(token) = intake.tokens.credential.refresh() else {
+        return Ok(());
+    };
+    match shared
+        .state
+        .holder_of_refresh_token(token.fingerprint())
+        .await?
+    {
+        Some(holder) if holder != name.as_str() => Err(held_by_error(name, &holder)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses a grant that says that it is another portal's; `replace_hint` is what to do if it is meant.
+pub(crate) fn check_identity(
+    portal: &Portal,
+    known: ExpectedIdentity<'_>,
+    intake: &ImportedGrant,
+    way_past: &dyn Fn(&IdentityMismatch) -> String,
+) -> Result<(), OperationError> {
+    let said = ClaimedIdentity {
+        identity: intake.identity.as_deref(),
+        host: intake.host.as_deref(),
+    };
+    compare(portal.name.as_str(), known, said).map_err(|another| OperationError::Refused {
+        portal: portal.name.clone(),
+        reason: format!("{another}{}", way_past(&another)),
+    })
+}
+
+/// A grant as the state takes it.
+///
+/// # Errors
+/// [`OperationError::Refused`]: it is another client's.
+pub(crate) fn new_grant(
+    portal: &Portal,
+    app: &App,
+    intake: ImportedGrant,
+    proven: bool,
+    now: Timestamp,
+) -> Result<NewGrant, OperationError> {
+    let name = &portal.name;
+    let settings = portal.settings.as_ref();
+    let ImportedGrant {
+        tokens,
+        identity,
+        server,
+        client_id,
+        host: _,
+    } = intake;
+    if client_id.is_some_and(|client_id| client_id != app.client_id) {
+        let reason = "it says that it belongs to another client than the app's; its refresh token would be refused";
+        return Err(OperationError::Refused {
+            portal: name.clone(),
+            reason: reason.to_owned(),
+        });
+    }
+    let pinned = settings.and_then(|settings| settings.identity.clone());
+    let domain = settings.and_then(|settings| settings.domain.as_deref());
+    let every = settings
+        .and_then(|settings| settings.renew_every)
+        .map_or(app.profile.renew_every, RenewEvery::from);
+    let token_url = server
+        .and_then(|server| {
+            app.profile
+                .renewal_url_on_host_of(&server)
+                .map(str::to_owned)
+        })
+        .or_else(|| portal.config_url.clone())
+        .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
+    let standing = match &tokens.access {
+        Some(_) if proven => granted_status(name, &tokens, every, now),
+        access => imported_status(name, access.as_ref(), every, now),
+    };
+    Ok(NewGrant {
+        portal: name.clone(),
+        identity: identity.or(pinned),
+        bound_to: app.binding(domain),
+        token_url,
+        standing,
+        tokens,
+        proven: proven.then(|| app.name.clone()),
+        now,
+    })
+}
+
+/// The refresh token is another portal's.
+pub(crate) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
+    let reason = format!(
+        "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
+    );
+    OperationError::Refused {
+        portal: name.clone(),
+        reason,
+    }
+}
+
+/// The refresh token was the portal's before.
+pub(crate) fn spent_error(name: &PortalName) -> OperationError {
+    let reason = format!(
+        "this refresh token has been exchanged for a newer one, which stays in force; nothing was sent; \
+         if you mean it all the same, first: refreshd forget {name}"
+    );
+    OperationError::Refused {
+        portal: name.clone(),
+        reason,
+    }
+}
+
+/// Forgets a grant and removes its token files; false if there was none. With `revoke` it is given back to the
+/// authorization server first.
+///
+/// # Errors
+/// [`OperationError`]; nothing is forgotten then.
+pub async fn forget(shared: &Context, name: &str, revoke: bool) -> Result<bool, OperationError> {
+    if revoke {
+        introspect::revoke(shared, name).await?;
+    }
+    let portal = find(shared, name).await?;
+    let forgotten = shared.state.forget(portal.name.clone()).await?;
+    let failing = shared
+        .publisher
+        .publish_knowing(&portal.name, KnownState::NoGrant)
+        .await;
+    shared.health.unpublished(failing);
+    if forgotten {
+        tracing::info!(portal = %portal.name, "{}: the grant was forgotten and its token files removed", portal.name);
+    }
+    Ok(forgotten)
+}
+
+/// Stores a grant. One that was proven is nowhere else: while the disk refuses it, it is held and everybody hears of it.
+async fn store(
+    shared: &Context,
+    take: NewGrant,
+    sent: SentToken,
+) -> Result<StoreOutcome, StateError> {
+    if take.proven.is_none() {
+        return shared.state.store_grant(take).await;
+    }
+    let held = Held {
+        unsaved: Unsaved::Grant(&take, sent),
+        slot: Slot::default(),
+    };
+    let write = || shared.state.store_grant(take.clone());
+    Ok(until_durable(shared, &take.portal, Some(held), write).await)
+}

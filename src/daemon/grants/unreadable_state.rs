@@ -1,0 +1,21 @@
+//! Says which portals the state has in a form that cannot be understood.
+
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::grants::portal_view::action_for;
+use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::portal::Portal;
+
+/// Says which portal it is, and what to do.
+pub fn say_unreadable(portal: &Portal) {
+    let announcement = EscalationNotice {
+        step: "unreadable".to_owned(),
+        severity: Severity::Critical,
+        reason: format!(
+            "what the state has of it cannot be understood ({}); it is left alone, the others go on",
+            portal.unreadable.unwrap_or("row")
+        ),
+        action: action_for(portal),
+        remaining: None,
+    };
+    log_escalation(EscalationSubject::Portal(&portal.name), &announcement);
+}

@@ -1,0 +1,11 @@
+//! The TCP listeners: the server that they share, metrics, health and status page, and the callbacks of `authorize`.
+
+pub mod browser_page;
+pub mod callback;
+pub mod connection_limits;
+pub mod descriptors;
+pub mod host_header;
+pub mod listen;
+pub mod server;
+pub mod status_listener;
+pub mod status_page;

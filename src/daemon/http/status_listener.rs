@@ -1,0 +1,229 @@
+//! `[http] listen`: metrics, health and the status page. Read-only, and nothing secret.
+//!
+//! Must not change renewal: everything here reads snapshots.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State as Extract};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::log;
+use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
+use crate::adapters::state::StateError;
+use crate::daemon::alerts::Condition;
+use crate::daemon::context::Context;
+use crate::daemon::http::descriptors;
+use crate::daemon::http::host_header::is_allowed_host;
+use crate::daemon::http::server::{Kept, PeerExtensions, Server, busy, serve};
+use crate::daemon::http::status_page;
+use crate::domain::error_chain::error_chain;
+use crate::domain::provider::host_of;
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 64;
+/// Besides these, for health.
+const SPARE: usize = 16;
+/// Answers that read much of the state, at a time.
+const RENDERED: usize = 4;
+/// How long one of them waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+
+/// The page has no script, and is nobody's frame.
+const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
+    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+];
+
+/// Serves until `stop`.
+pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
+    let clock = shared.clock;
+    let rendered = Arc::new(Semaphore::new(RENDERED));
+    let in_turn = middleware::from_fn(move |request: Request, next: Next| {
+        let rendered = Arc::clone(&rendered);
+        async move {
+            let Some(Ok(_turn)) = clock.within(TURN, rendered.acquire()).await else {
+                return busy();
+            };
+            next.run(request).await
+        }
+    });
+    let routes = Router::new()
+        .route("/", get(status_page))
+        .route("/metrics", get(metrics))
+        .layer(in_turn)
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            only_own_hosts,
+        ))
+        .with_state(shared);
+    let introduce = |_: &TcpStream| PeerExtensions::new();
+    serve(
+        listener,
+        Server {
+            routes,
+            places: descriptors::for_guests(MAX_CONNECTIONS, SPARE),
+            kept: Some(Kept::Paths(&["/livez", "/readyz"])),
+            longest_body: 0,
+            introduce,
+            busy,
+            clock,
+        },
+        stop,
+    )
+    .await;
+}
+
+/// Answers only requests to a host name that is this machine's: a web page whose name was made to point here (DNS
+/// rebinding) reads nothing.
+async fn only_own_hosts(
+    Extract(shared): Extract<Arc<Context>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let config = shared.config();
+    let named = config
+        .http
+        .iter()
+        .flat_map(|http| http.hosts.iter().map(String::as_str));
+    let linked = config.alerts.url.as_deref().and_then(host_of);
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .map(|host| host.to_str().unwrap_or_default());
+    if host.is_none_or(|host| is_allowed_host(host, named.chain(linked))) {
+        return next.run(request).await;
+    }
+    let message = "this host name is not refreshd's; name it in `hosts` of [http] if it is right\n";
+    (StatusCode::MISDIRECTED_REQUEST, message).into_response()
+}
+
+fn unavailable(error: &StateError) -> Response {
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("the state cannot be read: {}\n", error_chain(error)),
+    )
+        .into_response()
+}
+
+async fn status_page(Extract(shared): Extract<Arc<Context>>) -> Response {
+    match status_page::render(&shared).await {
+        Ok(html) => (PAGE_HEADERS, html).into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+async fn metrics(Extract(shared): Extract<Arc<Context>>) -> Response {
+    match render_metrics(&shared).await {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(error) => unavailable(&error),
+    }
+}
+
+async fn render_metrics(shared: &Context) -> Result<String, StateError> {
+    let config = shared.config();
+    let census = shared.state.census(shared.clock.now()).await?;
+    let series = config.http.as_ref().map_or(0, |http| http.portal_series);
+    let portals = if census.total() <= series as u64 {
+        shared.state.page(None, series).await?
+    } else {
+        Vec::new()
+    };
+    let incidents = shared.post.by_severity();
+    let outbox = shared
+        .post
+        .waiting(config.channels.iter().map(|channel| channel.name.as_str()));
+    let now = shared.clock.now();
+    let silences = shared
+        .state
+        .silences()
+        .await?
+        .into_values()
+        .filter(|until| *until > now)
+        .count();
+    let snapshot = Snapshot {
+        census: &census,
+        portals: &portals,
+        incidents: &incidents,
+        outbox: &outbox,
+        silences,
+        writable: shared.health.is_state_writable(),
+        files_failing: shared.health.count_unpublished(),
+        log_lines_dropped: log::dropped(),
+    };
+    Ok(shared.metrics.render(&snapshot))
+}
+
+async fn live(Extract(shared): Extract<Arc<Context>>) -> Response {
+    if shared.health.is_live() {
+        "live\n".into_response()
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the scheduler made no progress in the last minute\n",
+        )
+            .into_response()
+    }
+}
+
+async fn ready(Extract(shared): Extract<Arc<Context>>) -> Response {
+    let problems = readiness_problems(&shared).await;
+    if problems.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
+}
+
+async fn readiness_problems(shared: &Context) -> Vec<String> {
+    let mut problems = Vec::new();
+    if shared.health.is_stopping() {
+        problems.push("refreshd is stopping".to_owned());
+    }
+    if let Some(displaced) = shared.conditions.reason(Condition::Displaced) {
+        problems.push(displaced);
+    } else if !shared.health.is_state_writable() {
+        problems.push("the state cannot be written".to_owned());
+    }
+    let is_unread = shared.conditions.is_active(Condition::Unread);
+    if is_unread {
+        problems.push("the state cannot be read".to_owned());
+    }
+    let unsaved = shared.metrics.unsaved();
+    if unsaved > 0 {
+        problems.push(match unsaved {
+            1 => "1 new pair is not on disk".to_owned(),
+            _ => format!("{unsaved} new pairs are not on disk"),
+        });
+    }
+    let unpublished = shared.health.count_unpublished();
+    if unpublished > 0 {
+        problems.push(match unpublished {
+            1 => "the token files of 1 portal cannot be written".to_owned(),
+            _ => format!("the token files of {unpublished} portals cannot be written"),
+        });
+    }
+    match shared.state.census(shared.clock.now()).await {
+        Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),
+        Ok(census) if census.overdue > 0 => {
+            problems.push(format!("{} portals are overdue", census.overdue));
+        }
+        Ok(_) => {}
+        Err(_) if is_unread => {}
+        Err(error) => problems.push(format!("the state cannot be read: {}", error_chain(&error))),
+    }
+    problems
+}

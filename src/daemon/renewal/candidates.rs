@@ -1,0 +1,468 @@
+//! Proves candidates: claims those that are due, exchanges each with its authorization server, and puts it in the portal's
+//! place or takes it away.
+//!
+//! Must never cancel an exchange that has begun: not by a reload, not by SIGTERM. Must not touch a portal's grant before the
+//! proof is durable.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::clock::MAX_SLEEP;
+use crate::adapters::state::{
+    Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError,
+    Unsaved,
+};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::context::Context;
+use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::client_secret;
+use crate::daemon::renewal::execute::{
+    AttemptResult, ClaimedGrant, announce_client, send_renewal, usable_app,
+};
+use crate::daemon::renewal::persist::until_durable;
+use crate::daemon::renewal::publisher::KnownState;
+use crate::daemon::renewal::state_health;
+use crate::daemon::renewal::unreadable_reply;
+use crate::domain::candidate::{
+    self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint,
+};
+use crate::domain::error_chain::error_chain;
+use crate::domain::escalation::{EscalationNotice, Severity, resolved};
+use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
+use crate::domain::kept_reply::ReplyTo;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal, Problem};
+use crate::domain::provider::{Class, Profile, host_of};
+use crate::domain::renewal::{
+    AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
+};
+use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::{Fingerprint, RefreshToken};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+
+/// Candidates exchanged at a time.
+const AT_ONCE: usize = 8;
+/// While the state cannot be written, it is tried this often.
+const STATE_AGAIN: Duration = Duration::from_secs(2);
+/// The wait where the configuration keeps a candidate from being sent.
+const UNUSABLE_AGAIN: Duration = Duration::from_secs(300);
+
+/// Proves candidates until `stop`, then waits for what was sent.
+pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
+    let mut exchanges = JoinSet::new();
+    loop {
+        while let Some(done) = exchanges.try_join_next() {
+            end(done);
+        }
+        let now = shared.clock.now();
+        let free = AT_ONCE.saturating_sub(exchanges.len());
+        // Looked at first: where nothing is due nothing is written.
+        let wake_at = match shared.state.next_candidate().await {
+            Ok(Some(at)) if at <= now && free > 0 => {
+                match shared.state.claim_candidates(now, free).await {
+                    Ok(claimed) => {
+                        let wait = if claimed.is_empty() {
+                            STATE_AGAIN
+                        } else {
+                            Duration::ZERO
+                        };
+                        for candidate in claimed {
+                            exchanges.spawn(prove(Arc::clone(&shared), candidate));
+                        }
+                        now + wait
+                    }
+                    Err(error) => {
+                        state_health::write_failed(&shared, &error);
+                        now + STATE_AGAIN
+                    }
+                }
+            }
+            Ok(Some(at)) if at > now => at,
+            // One that ends makes room, and wakes this.
+            Ok(_) => now + MAX_SLEEP,
+            Err(error) => {
+                tracing::error!(error = %error_chain(&error), "cannot look for candidates");
+                now + STATE_AGAIN
+            }
+        };
+        let sleep = wake_at.until(shared.clock.now()).min(MAX_SLEEP);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = shared.candidates.notified() => {}
+            Some(done) = exchanges.join_next(), if !exchanges.is_empty() => end(done),
+            () = shared.clock.sleep(sleep) => {}
+        }
+    }
+    while let Some(done) = exchanges.join_next().await {
+        end(done);
+    }
+}
+
+fn end(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
+        // Its claim stays: it is in doubt, and the next start sends it again.
+        tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
+    }
+}
+
+/// Carries out a claimed candidate's exchange, and tells whoever waits what became of it.
+pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
+    let Candidate {
+        mut portal,
+        origin,
+        replaces,
+    } = candidate;
+    let config = shared.config();
+    // The living grant as it is now: whose it is cannot change while the candidate is there.
+    let living = shared
+        .state
+        .portal(portal.name.clone())
+        .await
+        .ok()
+        .flatten();
+    let fallback = portal.config_url.take();
+    // What is known of the living grant's requests holds for the candidate's: they are of one kind.
+    if let (Some(of), Some(candidate)) = (&living, &mut portal.grant) {
+        portal.bought_by = of.bought_by;
+        candidate.generation = of
+            .grant
+            .as_ref()
+            .map(|grant| grant.generation)
+            .unwrap_or_default();
+    }
+    let Some(mut claimed) = ClaimedGrant::from(portal) else {
+        return;
+    };
+    if usable_app(&config, &claimed).is_none()
+        && let Some(url) = fallback
+    {
+        // Its server is not one of the profile's any more.
+        claimed.grant.token_url = url;
+    }
+    let now = shared.clock.now();
+    let (Some(app), Some(living)) = (usable_app(&config, &claimed), living) else {
+        let problem = Problem::new(
+            Class::NotSent,
+            "its client or server changed in the configuration".to_owned(),
+        );
+        let phase = Phase::Retrying {
+            attempt: 1,
+            since: now,
+            problem,
+        };
+        let standing = GrantStatus {
+            phase,
+            renew_at: None,
+            next_attempt_at: Some(now + UNUSABLE_AGAIN),
+        };
+        return finish(
+            &shared,
+            FinishedCandidate::of(claimed),
+            origin,
+            None,
+            CandidateVerdict::Waits(standing),
+            (now, Duration::ZERO),
+            Slot::default(),
+        )
+        .await;
+    };
+    let started = shared.clock.tick();
+    let profile = Arc::clone(&app.profile);
+    let mut asked = send_renewal(&shared, &config, app, &claimed).await;
+    // A client that is refused has spent nothing. Its secret may have been replaced.
+    if asked.attempt.client_let_in() == Some(false)
+        && let Some(newer) =
+            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(changed) = usable_app(&newer, &claimed)
+    {
+        asked = send_renewal(&shared, &newer, changed, &claimed).await;
+    }
+    let AttemptResult {
+        attempt,
+        unread,
+        sent_at,
+        now,
+        ..
+    } = asked;
+    let took = shared.clock.elapsed(started);
+    // What came and cannot be read is kept before anything else: it may be the pair.
+    if let Some(mut unread) = unread {
+        // No generation of the portal's: its renewals say nothing of this token.
+        if let ReplyTo::Renewal(sent) = &mut unread.answers {
+            sent.generation = Generation::default();
+        }
+        unreadable_reply::keep(&shared, &claimed.name, *unread).await;
+    }
+    let every = claimed
+        .settings
+        .renew_every
+        .map_or(profile.renew_every, RenewEvery::from);
+    let rules = RenewalRules {
+        profile: &profile,
+        every,
+    };
+    let times = AttemptTimes { sent_at, now };
+    let settled = apply_outcome(
+        &claimed.name,
+        &claimed.grant,
+        rules,
+        attempt,
+        times,
+        shared.clock.chance(),
+    );
+    let judged = match candidate::judge(settled) {
+        CandidateVerdict::Proved(renewed) => compared(&living, &profile, replaces, renewed),
+        judged => judged,
+    };
+    let slot = Slot::default();
+    finish(
+        &shared,
+        FinishedCandidate::of(claimed),
+        origin,
+        Some(&living),
+        judged,
+        (now, took),
+        slot,
+    )
+    .await;
+}
+
+/// Sees that the pair is the portal's own before it takes its place.
+fn compared(
+    living: &Portal,
+    profile: &Profile,
+    replaces: bool,
+    renewed: Box<Renewed>,
+) -> CandidateVerdict {
+    let known = ExpectedIdentity::of(living, profile);
+    let known = if replaces { known.pinned_only() } else { known };
+    let host = renewed.tokens.details.endpoint.as_deref().and_then(host_of);
+    let said = ClaimedIdentity {
+        identity: renewed.identity.as_deref(),
+        host,
+    };
+    match compare(living.name.as_str(), known, said) {
+        Ok(()) => CandidateVerdict::Proved(renewed),
+        Err(another) => CandidateVerdict::Another {
+            why: another.to_string(),
+            pair: TokenPair::from(*renewed),
+        },
+    }
+}
+
+/// Which candidate has been exchanged.
+pub(crate) struct FinishedCandidate {
+    pub(crate) name: PortalName,
+    pub(crate) app: String,
+    pub(crate) claim: (ClaimId, Timestamp),
+    /// Of the refresh token that was handed over.
+    pub(crate) fingerprint: Option<Fingerprint>,
+}
+
+impl FinishedCandidate {
+    fn of(claimed: ClaimedGrant) -> Self {
+        let ClaimedGrant {
+            name,
+            settings,
+            grant,
+            claim,
+            ..
+        } = claimed;
+        let fingerprint = grant
+            .tokens
+            .credential
+            .refresh()
+            .map(RefreshToken::fingerprint);
+        Self {
+            name,
+            app: settings.app,
+            claim,
+            fingerprint,
+        }
+    }
+}
+
+/// Records, publishes and says what became of a candidate.
+pub(crate) async fn finish(
+    shared: &Context,
+    FinishedCandidate {
+        name,
+        app,
+        claim,
+        fingerprint,
+    }: FinishedCandidate,
+    origin: Origin,
+    living: Option<&Portal>,
+    judged: CandidateVerdict,
+    (now, took): (Timestamp, Duration),
+    slot: Slot,
+) {
+    let (outcome, proof) = match judged {
+        CandidateVerdict::Proved(renewed) => {
+            (CandidateOutcome::Proved(renewed), ImportResult::TakenIn)
+        }
+        CandidateVerdict::Refused(problem) => {
+            let why = format!("the authorization server refuses it: {}", problem.text());
+            (CandidateOutcome::Refused, ImportResult::Refused(why))
+        }
+        CandidateVerdict::Another { why, pair } => {
+            let why = format!("{why}; {}", superseded_hint(name.as_str()));
+            (CandidateOutcome::Another(pair), ImportResult::Refused(why))
+        }
+        CandidateVerdict::Waits(standing) => {
+            let problem = standing
+                .phase
+                .problem()
+                .map(Problem::text)
+                .unwrap_or_default();
+            let proof = ImportResult::Waits {
+                problem,
+                act_at: standing.next_attempt_at,
+            };
+            (CandidateOutcome::Waits(standing), proof)
+        }
+    };
+    let record = Arc::new(RecordCandidate {
+        portal: name.clone(),
+        app: app.clone(),
+        claim,
+        outcome,
+        now,
+    });
+    let held = Unsaved::of_candidate(&record).map(|unsaved| Held { unsaved, slot });
+    let recorded = until_durable(shared, &name, held, || {
+        shared.state.record_candidate(Arc::clone(&record))
+    })
+    .await;
+    let proof = match recorded {
+        CandidateRecorded::SetAside => ImportResult::SetAside,
+        CandidateRecorded::Kept | CandidateRecorded::TakenIn { .. } => proof,
+    };
+    match (&recorded, &proof) {
+        (
+            CandidateRecorded::TakenIn {
+                generation,
+                client_changed,
+            },
+            _,
+        ) => {
+            let newest = match (&record.outcome, living) {
+                (CandidateOutcome::Proved(renewed), Some(living)) => {
+                    KnownState::pair(living.settings.as_ref(), *generation, &renewed.tokens)
+                }
+                _ => KnownState::Nothing,
+            };
+            let failing = shared.publisher.publish_knowing(&name, newest).await;
+            shared.health.unpublished(failing);
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(
+                portal = %name, generation = generation.0, outcome = "renewed", took_ms, origin = origin.as_str(),
+                "{name}: renewed: a grant that was handed over has proved itself and takes the place of the one before"
+            );
+            if *client_changed {
+                announce_client(&app, None, ClientVerdict::Accepted);
+            }
+            let before = living.and_then(|living| living.grant.as_ref());
+            if let Some(good) =
+                before.and_then(|grant| resolved(&grant.told, grant.standing.phase.since(), now))
+            {
+                log_escalation(EscalationSubject::Portal(&name), &good);
+            }
+            let file =
+                living.and_then(|living| living.settings.as_ref()?.refresh_token_file.as_deref());
+            if let Some(file) = file.filter(|_| origin == Origin::File) {
+                log_file_spent(&name, file);
+            }
+            shared.due.notify_one();
+            shared.climb.notify_one();
+            shared.post.wake.notify_one();
+        }
+        (_, ImportResult::Refused(why)) => {
+            log_escalation(EscalationSubject::Portal(&name), &refused(origin, why));
+        }
+        (_, ImportResult::Waits { problem, act_at }) => {
+            let next = act_at.map(tracing::field::display);
+            tracing::warn!(
+                portal = %name, origin = origin.as_str(), next,
+                "{name}: a grant that was handed over cannot be proved now, the one before goes on: {problem}"
+            );
+        }
+        (CandidateRecorded::SetAside, _) => {
+            tracing::warn!(
+                portal = %name,
+                "{name}: a late reply was set aside: the candidate was replaced or forgotten while its request was under way"
+            );
+        }
+        (CandidateRecorded::Kept, _) => {}
+    }
+    shared.candidates.notify_one();
+    shared.proofs.tell(&(name, fingerprint), &proof);
+}
+
+fn refused(origin: Origin, why: &str) -> EscalationNotice {
+    EscalationNotice {
+        step: "candidate-refused".to_owned(),
+        severity: Severity::Warning,
+        reason: format!(
+            "a grant that was handed over ({}) is not taken, and the one before stays as it is: {why}",
+            origin.as_str()
+        ),
+        action: "none".to_owned(),
+        remaining: None,
+    }
+}
+
+/// Candidates of a process that is gone have no known outcome: they are sent again.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn recover(shared: &Context) -> Result<(), StateError> {
+    let config = shared.config();
+    let now = shared.clock.now();
+    for candidate in shared.state.orphan_candidates().await? {
+        let Portal {
+            name,
+            settings,
+            grant,
+            ..
+        } = candidate.portal;
+        let Some(grant) = grant else { continue };
+        let Some(claim) = grant.claim else { continue };
+        if shared.carry.has_claim(&name, claim.0) {
+            continue;
+        }
+        let app = settings.map(|settings| settings.app).unwrap_or_default();
+        let profile = config.apps.get(&app).map(|app| &*app.profile);
+        let standing = interrupted_status(&grant, profile, claim.1, now);
+        let again_at = standing.next_attempt_at.map(tracing::field::display);
+        tracing::warn!(
+            portal = %name, again_at,
+            "{name}: a grant that was handed over was being proved when refreshd ended; it is sent again"
+        );
+        let outcome = CandidateOutcome::Waits(standing);
+        let record = RecordCandidate {
+            portal: name.clone(),
+            app,
+            claim,
+            outcome,
+            now,
+        };
+        shared.state.record_candidate(Arc::new(record)).await?;
+    }
+    Ok(())
+}
+
+/// Says once that a file is of no use any more: what it holds works once.
+pub fn log_file_spent(portal: &PortalName, file: &Path) {
+    let file = file.display();
+    tracing::info!(
+        %portal, %file,
+        "{portal}: its refresh_token_file was taken in; delete {file}, since what is in it works once and is spent from now on"
+    );
+}

@@ -1,0 +1,765 @@
+//! One claimed renewal from sending to publishing: send, settle, record, publish, then tell. In this order only.
+//!
+//! Must never be cancelled once it runs: not by a reload, not by SIGTERM. A pair that the disk refuses is held here,
+//! tried again and shouted about until it is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapters::authorization_server::TokenResponse;
+use crate::adapters::state::{
+    CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, Unsaved,
+};
+use crate::config::{App, Config};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::context::Context;
+use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::client_secret;
+use crate::daemon::renewal::persist::until_durable;
+use crate::daemon::renewal::publisher::KnownState;
+use crate::daemon::renewal::unreadable_reply::{self, KeptPair};
+use crate::daemon::waiters::RenewalReport;
+use crate::domain::client::ClientDecision;
+use crate::domain::escalation::{
+    EscalationNotice, Evaluation, Severity, evaluate, refresh_end_of, reset_notified, resolved,
+    still_notified,
+};
+use crate::domain::hint::HintContext;
+use crate::domain::identity::{self, ClaimedIdentity, compare};
+use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
+use crate::domain::name::PortalName;
+use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal, Problem};
+use crate::domain::provider::{Class, Profile, at_domain, host_of};
+use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome};
+use crate::domain::reply::{ErrorContext, PresentedCredential, Verdict};
+use crate::domain::request::RequestKind;
+use crate::domain::schedule::RenewEvery;
+use crate::domain::secret::Fingerprint;
+use crate::domain::settings::Settings;
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+
+/// A server's clock may differ by this much.
+const SKEW_LIMIT: f64 = 30.0;
+
+/// A portal under a claim.
+pub struct ClaimedGrant {
+    pub(crate) name: PortalName,
+    pub(crate) settings: Settings,
+    pub(crate) grant: Grant,
+    pub(crate) claim: (ClaimId, Timestamp),
+    /// The kind of the request that bought its pair.
+    bought_by: Option<Fingerprint>,
+    /// Whether its app's client is refused, for all portals or for this one.
+    pub(crate) client_refused: bool,
+}
+
+impl ClaimedGrant {
+    /// Takes a claimed portal apart; `None` if it has no claim.
+    #[must_use]
+    pub fn from(portal: Portal) -> Option<Self> {
+        let Portal {
+            name,
+            settings,
+            grant,
+            bought_by,
+            client_refused,
+            ..
+        } = portal;
+        let grant = grant?;
+        let claim = grant.claim?;
+        let problem = grant.standing.phase.problem();
+        let client_refused = client_refused.is_some()
+            || problem.is_some_and(|problem| problem.class == Class::ClientRejected);
+        Some(Self {
+            name,
+            settings: settings?,
+            grant,
+            claim,
+            bought_by,
+            client_refused,
+        })
+    }
+
+    /// The token endpoint it goes to.
+    #[must_use]
+    pub fn token_url(&self) -> &str {
+        &self.grant.token_url
+    }
+}
+
+/// Carries out a claimed renewal. When the portal is due next.
+pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Timestamp> {
+    let mut config = shared.config();
+    if claimed.client_refused
+        && let Some(app) = config.apps.get(&claimed.settings.app)
+        && let Some(newer) =
+            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+    {
+        config = newer;
+    }
+    let started = shared.clock.tick();
+    let Some(app) = usable_app(&config, &claimed) else {
+        let why = "its client or server changed in the configuration";
+        return release(&shared, &config, claimed, why).await;
+    };
+    let profile = Arc::clone(&app.profile);
+    let mut asked = send_renewal(&shared, &config, app, &claimed).await;
+    // A client that is refused has spent nothing. Its secret may have been replaced.
+    if asked.attempt.client_let_in() == Some(false)
+        && let Some(newer) =
+            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(changed) = usable_app(&newer, &claimed)
+    {
+        asked = send_renewal(&shared, &newer, changed, &claimed).await;
+    }
+    let AttemptResult {
+        mut attempt,
+        mut unread,
+        mut sent_at,
+        now,
+        skew,
+        kind,
+    } = asked;
+    if attempt.is_dead_grant() {
+        match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
+            .await
+        {
+            KeptPair::Nothing => {}
+            KeptPair::Unread => attempt.set_hint(unreadable_reply::HINT_DEAD),
+            KeptPair::Pair(granted, at) => {
+                tracing::warn!(
+                    portal = %claimed.name,
+                    "{}: the server refused the token that was sent again; the pair that it sent before, with a status \
+                     that is no success, is used",
+                    claimed.name
+                );
+                (attempt, unread, sent_at) =
+                    (Attempt::Answered(Verdict::Granted(granted)), None, at);
+            }
+        }
+    } else if unread.is_some() {
+        attempt.set_hint(unreadable_reply::HINT_IN_DOUBT);
+    }
+    let took = shared.clock.elapsed(started);
+    let every = claimed
+        .settings
+        .renew_every
+        .map_or(profile.renew_every, RenewEvery::from);
+    let rules = RenewalRules {
+        profile: &profile,
+        every,
+    };
+    let (failure, let_in) = (attempt.failure(), attempt.client_let_in());
+    let settled = match (foreign_host(&claimed, &profile, &attempt), attempt) {
+        (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
+            let problem = Problem::new(Class::NeedsAuthorization, detail);
+            let phase = Phase::NeedsAuthorization {
+                since: now,
+                problem,
+                while_in_doubt: false,
+            };
+            let renew_at = claimed.grant.standing.renew_at;
+            Transition::Foreign {
+                standing: GrantStatus {
+                    phase,
+                    renew_at,
+                    next_attempt_at: None,
+                },
+                granted,
+            }
+        }
+        (_, attempt) => {
+            let times = AttemptTimes { sent_at, now };
+            apply_outcome(
+                &claimed.name,
+                &claimed.grant,
+                rules,
+                attempt,
+                times,
+                shared.clock.chance(),
+            )
+        }
+    };
+    let planned = claimed.grant.standing.renew_at;
+    let known = RecordContext {
+        now,
+        let_in,
+        bought_by: Some(kind),
+        slot: Slot::default(),
+    };
+    let mut ended = finish(&shared, &config, claimed, (settled, unread), known).await;
+    // Where a grant stands may be unmoved by how the request ended: what was too early, and a grant that is dead already.
+    if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
+        let stays = class == Class::TooEarly || ended.class == Some(Class::NeedsAuthorization);
+        if stays && !ended.report.set_aside {
+            (ended.class, ended.detail) = (Some(class), Some(detail.clone()));
+            ended.report.failure = Some((class, detail));
+        }
+    }
+    shared.metrics.renewal(&profile.name, ended.class, took);
+    if let (None, Some(planned), false) = (ended.class, planned, ended.report.set_aside) {
+        shared.metrics.lateness(shared.clock.now().since(planned));
+    }
+    if let Some((server, seconds)) = host_of(ended.url.as_str()).zip(skew) {
+        let before = shared.metrics.skew(server, seconds);
+        // Once for each change of it, not at every renewal.
+        if seconds.abs() > SKEW_LIMIT && (seconds - before).abs() > SKEW_LIMIT {
+            tracing::warn!(
+                server,
+                skew_seconds = seconds,
+                "the authorization server's clock differs from this machine's"
+            );
+        }
+    }
+    ended.log(took);
+    shared.waiters.tell(&ended.portal, &ended.report);
+    ended.next
+}
+
+/// Records the pair of a renewal that a process before could not store. When the portal is due next.
+pub(crate) async fn carried(
+    shared: &Context,
+    claimed: ClaimedGrant,
+    pair: CarriedPair,
+    slot: Slot,
+) -> Option<Timestamp> {
+    let CarriedPair {
+        app: _,
+        claim,
+        renewed,
+        bought_by,
+        now,
+    } = pair;
+    let (config, took) = (shared.config(), shared.clock.now().since(now));
+    // The times of the pair are of the clock that its own claim is of.
+    let claimed = ClaimedGrant { claim, ..claimed };
+    let known = RecordContext {
+        now,
+        let_in: Some(true),
+        bought_by,
+        slot,
+    };
+    let ended = finish(
+        shared,
+        &config,
+        claimed,
+        (Transition::Renewed(renewed), None),
+        known,
+    )
+    .await;
+    let portal = &ended.portal;
+    if !ended.report.set_aside {
+        tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
+    }
+    ended.log(took);
+    shared.waiters.tell(portal, &ended.report);
+    ended.next
+}
+
+/// The app, if it still is the one whose grant this is and its server is one of its own.
+pub(crate) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Option<&'c App> {
+    let app = config.apps.get(&claimed.settings.app)?;
+    let domain = claimed.settings.domain.as_deref();
+    let bound = app.binding(domain) == claimed.grant.bound_to;
+    let listed = app
+        .profile
+        .renewal_urls()
+        .any(|url| at_domain(url, domain) == claimed.grant.token_url);
+    (bound && listed).then_some(app)
+}
+
+/// What became of one request.
+pub(crate) struct AttemptResult {
+    pub(crate) attempt: Attempt,
+    /// What is to be kept of a reply that could not be read.
+    pub(crate) unread: Option<Box<UnreadableReply>>,
+    pub(crate) sent_at: Timestamp,
+    pub(crate) now: Timestamp,
+    skew: Option<f64>,
+    /// The kind of the request, should it have bought a pair.
+    kind: Fingerprint,
+}
+
+/// Sends the request and reads what comes back.
+pub(crate) async fn send_renewal(
+    shared: &Context,
+    config: &Config,
+    app: &App,
+    claimed: &ClaimedGrant,
+) -> AttemptResult {
+    let sent_at = shared.clock.now();
+    let started = shared.clock.tick();
+    let answer = send(shared, config, app, claimed, sent_at).await;
+    let took = shared.clock.elapsed(started);
+    let skew = skew_of(&answer, shared.clock.now());
+    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RenewalRecord::claim`.
+    let now = shared.clock.now().max(sent_at + took);
+    let Grant {
+        tokens,
+        token_url,
+        generation,
+        ..
+    } = &claimed.grant;
+    let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, "");
+    let kind = |buys| asker.kind_of_renewal(token_url, &tokens.credential, buys);
+    let worked_before = claimed.bought_by == Some(kind(*generation));
+    let (attempt, unread) = judge(
+        answer,
+        app,
+        &claimed.grant,
+        worked_before,
+        AttemptTimes { sent_at, now },
+    );
+    AttemptResult {
+        attempt,
+        unread,
+        sent_at,
+        now,
+        skew,
+        kind: kind(Generation(generation.0.saturating_add(1))),
+    }
+}
+
+async fn send(
+    shared: &Context,
+    config: &Config,
+    app: &App,
+    claimed: &ClaimedGrant,
+    now: Timestamp,
+) -> TokenResponse {
+    let Grant {
+        tokens, token_url, ..
+    } = &claimed.grant;
+    let chance = app.profile.request.renewal_needs_random();
+    let random = if chance {
+        shared.clock.random_token()
+    } else {
+        String::new()
+    };
+    let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, &random);
+    let request = asker.request(token_url, RequestKind::Renewal(&tokens.credential));
+    shared
+        .server
+        .exchange(&request, config.renewal.timeout, now)
+        .await
+}
+
+/// What a server must not be let repeat of what it may have been sent.
+pub(crate) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
+    let mut secrets: Vec<_> = grant
+        .tokens
+        .credential
+        .refresh()
+        .iter()
+        .map(|token| token.expose())
+        .collect();
+    secrets.extend(
+        grant
+            .tokens
+            .access
+            .as_ref()
+            .map(|access| access.token.expose()),
+    );
+    secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
+    secrets
+}
+
+/// What became of the request, and what is to be kept of its reply where no pair could be read.
+fn judge(
+    answer: TokenResponse,
+    app: &App,
+    grant: &Grant,
+    worked_before: bool,
+    times: AttemptTimes,
+) -> (Attempt, Option<Box<UnreadableReply>>) {
+    let (reply, cut) = match answer {
+        TokenResponse::NotSent(why) => return (Attempt::NotSent(why), None),
+        TokenResponse::InDoubt(why) => return (Attempt::InDoubt(why), None),
+        TokenResponse::Cut(reply, why) => (reply, Some(why)),
+        TokenResponse::Whole(reply) => (reply, None),
+    };
+    let secrets = secrets_of(grant, app);
+    let location = reply.location.as_deref();
+    let context = ErrorContext {
+        spent: PresentedCredential::Renewal,
+        sent_to: &grant.token_url,
+        location,
+        worked_before,
+    };
+    let (verdict, unread) =
+        unreadable_reply::judge(&reply, &app.profile, &secrets, times.now, context);
+    let attempt = match (verdict, cut) {
+        // A whole token object is a reply, whatever became of the bytes after it.
+        (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
+        (Verdict::Refused(_), Some(why)) => Attempt::InDoubt(why),
+    };
+    let whole = !matches!(attempt, Attempt::InDoubt(_));
+    let unread = unread.then(|| {
+        let answers = ReplyTo::Renewal(SentToken::of(grant));
+        Box::new(unreadable_reply::of(reply, answers, times.sent_at, whole))
+    });
+    (attempt, unread)
+}
+
+/// The first reply says whose a grant is that nobody knew of: one of another host than the configured one is another
+/// portal's, unless the grant was known to be there. What is wrong then.
+fn foreign_host(claimed: &ClaimedGrant, profile: &Profile, attempt: &Attempt) -> Option<String> {
+    let ClaimedGrant {
+        name,
+        settings,
+        grant,
+        ..
+    } = claimed;
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else {
+        return None;
+    };
+    let comparable = profile.endpoint_field.is_some() && !profile.is_at_domain();
+    let domain = settings.domain.as_deref().filter(|_| comparable);
+    let known = identity::ExpectedIdentity {
+        domain,
+        ..identity::ExpectedIdentity::default()
+    };
+    let before = grant.tokens.details.endpoint.as_deref().and_then(host_of);
+    let was_there = compare(
+        name.as_str(),
+        known,
+        ClaimedIdentity {
+            host: before,
+            identity: None,
+        },
+    )
+    .is_err();
+    if grant.identity.is_some() || was_there {
+        return None;
+    }
+    let host = granted.details.endpoint.as_deref().and_then(host_of);
+    let said = ClaimedIdentity {
+        identity: granted.identity.as_deref(),
+        host,
+    };
+    let another = compare(name.as_str(), known, said).err()?;
+    Some(format!(
+        "the server answered for another portal: {another}; if that is meant, write whose grant it is (`member_id`), or \
+         another `domain`, into the configuration"
+    ))
+}
+
+fn skew_of(answer: &TokenResponse, now: Timestamp) -> Option<f64> {
+    match answer {
+        TokenResponse::Whole(reply) | TokenResponse::Cut(reply, _) => {
+            reply.date.map(|date| (date.secs() - now.secs()) as f64)
+        }
+        TokenResponse::NotSent(_) | TokenResponse::InDoubt(_) => None,
+    }
+}
+
+/// A renewal that is over.
+struct FinishedRenewal {
+    portal: PortalName,
+    url: String,
+    class: Option<Class>,
+    detail: Option<String>,
+    expires_at: Option<Timestamp>,
+    next: Option<Timestamp>,
+    report: RenewalReport,
+}
+
+impl FinishedRenewal {
+    /// One event a renewal, with the fields of the contract (4.6).
+    fn log(&self, took: Duration) {
+        let Self {
+            portal,
+            url: _,
+            class,
+            detail,
+            expires_at,
+            next,
+            report,
+        } = self;
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let outcome = class.map_or("renewed", Class::as_str);
+        let (expires_at, next) = (
+            expires_at.map(tracing::field::display),
+            next.map(tracing::field::display),
+        );
+        if report.set_aside {
+            tracing::warn!(
+                %portal, outcome, took_ms,
+                "{portal}: a late reply was set aside: the grant was replaced or forgotten while the request was under way"
+            );
+        } else {
+            let generation = report.generation.0;
+            // The journal shows the message alone.
+            let said = detail
+                .as_ref()
+                .map(|detail| format!(", {detail}"))
+                .unwrap_or_default();
+            tracing::info!(
+                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail,
+                "{portal}: {outcome}{said}"
+            );
+        }
+    }
+}
+
+/// What is known of an outcome besides where the grant stands then.
+struct RecordContext {
+    now: Timestamp,
+    /// Whether the server let the client in, as far as it said so.
+    let_in: Option<bool>,
+    bought_by: Option<Fingerprint>,
+    /// Where the service manager has the pair already.
+    slot: Slot,
+}
+
+/// Records, publishes and announces what became of a claimed renewal.
+async fn finish(
+    shared: &Context,
+    config: &Config,
+    claimed: ClaimedGrant,
+    (settled, unread): (Transition, Option<Box<UnreadableReply>>),
+    known: RecordContext,
+) -> FinishedRenewal {
+    let RecordContext {
+        now,
+        let_in,
+        bought_by,
+        slot,
+    } = known;
+    let ClaimedGrant {
+        name,
+        settings,
+        mut grant,
+        claim,
+        bought_by: _,
+        client_refused: _,
+    } = claimed;
+    let sent = SentToken::of(&grant);
+    let before = grant.standing.phase.clone();
+    let noticed_before = grant.tokens.validity.notice.clone();
+    let end_before = refresh_end_of(&grant).map(|end| end.at);
+    let mut told_meanwhile = KeepNotified::All;
+    let url = grant.token_url.clone();
+    let (outcome, renamed) = match settled {
+        Transition::Renewed(renewed) => {
+            grant.tokens = renewed.tokens.clone();
+            grant.standing = renewed.standing.clone();
+            // A token that had ended when it came mends nothing; nor does a renewal move every end.
+            if matches!(grant.standing.phase, Phase::Fresh) {
+                grant.told = still_notified(&grant, now);
+                let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
+                told_meanwhile = if is_unmoved {
+                    KeepNotified::RefreshEnd
+                } else {
+                    KeepNotified::None
+                };
+            }
+            let renamed = renewed.renamed_from.clone();
+            (RecordOutcome::Renewed(renewed), renamed)
+        }
+        Transition::Kept(standing) => {
+            grant.standing = standing.clone();
+            let outcome = match unread {
+                Some(reply) => RecordOutcome::Unread(standing, reply),
+                None => RecordOutcome::Kept(standing),
+            };
+            (outcome, None)
+        }
+        Transition::Foreign { standing, granted } => {
+            grant.standing = standing.clone();
+            (RecordOutcome::Foreign(standing, granted), None)
+        }
+    };
+    let renewed = matches!(outcome, RecordOutcome::Renewed(_));
+    let problem = grant.standing.phase.problem().cloned();
+    let client = match let_in {
+        None => ClientVerdict::Unknown,
+        Some(true) => ClientVerdict::Accepted,
+        Some(false) => ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now)),
+    };
+    let anew = reset_notified(
+        &mut grant.told,
+        &config.ladder,
+        &before,
+        &grant.standing.phase,
+    );
+    let about = HintContext::of(&name, Some(&settings));
+    let climbed = evaluate(&config.ladder, about, &grant, now);
+    let Evaluation {
+        announce: said,
+        mut told,
+        next: mut climb_at,
+    } = climbed;
+    // Whose the refusal of a client is, is known only when it is recorded, or when another portal has been asked: the
+    // escalator says it then.
+    let put_off = let_in == Some(false) && anew.is_empty();
+    if put_off {
+        told.clone_from(&grant.told);
+        climb_at = Some(now);
+    }
+    let app = settings.app.clone();
+    let portal = name.clone();
+    let record = RenewalRecord {
+        portal,
+        app,
+        claim,
+        outcome,
+        told,
+        told_meanwhile,
+        climb_at,
+        now,
+        client,
+        bought_by,
+    };
+    let recorded = record_until_durable(shared, Arc::new(record), sent, slot).await;
+    let set_aside = recorded == Recorded::SetAside;
+    let generation = match recorded {
+        Recorded::Done {
+            generation,
+            client_changed,
+            ruling,
+            told_before,
+        } => {
+            if ruling == Some(ClientDecision::AskAnother) {
+                shared.due.notify_one();
+            }
+            if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
+                let newest = if renewed {
+                    KnownState::pair(Some(&settings), generation, &grant.tokens)
+                } else {
+                    KnownState::NoGrant
+                };
+                let failing = shared.publisher.publish_knowing(&name, newest).await;
+                shared.health.unpublished(failing);
+            }
+            // What is as it was is looked at now and then.
+            let is_news = said.is_some() && !put_off
+                || client_changed
+                || before.kind() != grant.standing.phase.kind();
+            if client_changed {
+                announce_client(&settings.app, said.as_ref(), client);
+            }
+            let about_client = client_changed && matches!(client, ClientVerdict::Refused(_));
+            // The escalator may have come first while the request was under way.
+            let is_told = |step: &String| told_before.contains(step) && !anew.contains(step);
+            if let Some(said) =
+                said.filter(|said| !put_off && !about_client && !is_told(&said.step))
+            {
+                log_escalation(EscalationSubject::Portal(&name), &said);
+            }
+            let mended = renewed && problem.is_none();
+            if mended && let Some(good) = resolved(&told_before, before.since(), now) {
+                log_escalation(EscalationSubject::Portal(&name), &good);
+            }
+            let notice = grant.tokens.validity.notice.as_ref().filter(|_| renewed);
+            if let Some(notice) = notice.filter(|notice| noticed_before.as_ref() != Some(notice)) {
+                tracing::warn!(portal = %name, notice, "{name}: {notice}");
+            }
+            if let Some(old) = renamed {
+                tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
+            }
+            shared.climb.notify_one();
+            if is_news || mended && !told_before.is_empty() {
+                shared.post.wake.notify_one();
+            }
+            generation
+        }
+        Recorded::SetAside => grant.generation,
+    };
+    let GrantStatus {
+        phase: _,
+        renew_at: _,
+        next_attempt_at: act_at,
+    } = grant.standing;
+    let failure = problem.map(|problem| (problem.class, problem.text()));
+    FinishedRenewal {
+        portal: name,
+        url,
+        class: failure.as_ref().map(|(class, _)| *class),
+        detail: failure.as_ref().map(|(_, detail)| detail.clone()),
+        expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
+        next: act_at,
+        report: RenewalReport {
+            failure,
+            generation,
+            sent: grant.generation,
+            set_aside,
+        },
+    }
+}
+
+/// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
+async fn record_until_durable(
+    shared: &Context,
+    record: Arc<RenewalRecord>,
+    sent: SentToken,
+    slot: Slot,
+) -> Recorded {
+    let holds = match &record.outcome {
+        RecordOutcome::Renewed(renewed) => Some(Unsaved::Renewal(&record, renewed, sent)),
+        RecordOutcome::Unread(_, reply) => Some(Unsaved::Reply(&record.portal, reply)),
+        RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
+    };
+    let holds = holds.map(|unsaved| Held { unsaved, slot });
+    until_durable(shared, &record.portal, holds, || {
+        shared.state.record(Arc::clone(&record))
+    })
+    .await
+}
+
+/// One incident for the app, not one for each of its portals.
+pub(crate) fn announce_client(app: &str, said: Option<&EscalationNotice>, client: ClientVerdict) {
+    match (client, said) {
+        (ClientVerdict::Refused(_), Some(said)) => {
+            log_escalation(EscalationSubject::App(app), said);
+        }
+        (ClientVerdict::Accepted, _) => {
+            let announcement = EscalationNotice {
+                step: "resolved".to_owned(),
+                severity: Severity::Notice,
+                reason: "the authorization server accepts the app's client again".to_owned(),
+                action: "none".to_owned(),
+                remaining: None,
+            };
+            log_escalation(EscalationSubject::App(app), &announcement);
+        }
+        (ClientVerdict::Refused(_) | ClientVerdict::Unknown, _) => {}
+    }
+}
+
+/// Ends a claim without a renewal, for this reason; what was due is due again a second later.
+pub async fn release(
+    shared: &Context,
+    config: &Config,
+    claimed: ClaimedGrant,
+    why: &str,
+) -> Option<Timestamp> {
+    let portal = claimed.name.clone();
+    tracing::info!(%portal, "{portal}: not renewed: {why}");
+    let standing = claimed.grant.standing.clone();
+    let now = shared.clock.now();
+    let act_at = standing
+        .next_attempt_at
+        .map(|at| at.max(now + Duration::from_secs(1)));
+    let held = GrantStatus {
+        next_attempt_at: act_at,
+        ..standing
+    };
+    let known = RecordContext {
+        now,
+        let_in: None,
+        bought_by: None,
+        slot: Slot::default(),
+    };
+    let ended = finish(
+        shared,
+        config,
+        claimed,
+        (Transition::Kept(held), None),
+        known,
+    )
+    .await;
+    shared.waiters.tell(&ended.portal, &ended.report);
+    ended.next
+}

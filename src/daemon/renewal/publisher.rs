@@ -1,0 +1,431 @@
+//! Brings the token files in line with the state, on a thread of its own.
+//!
+//! Level-triggered: a message names a portal, the newest durable pair is read when its turn comes, so an older pair
+//! never overwrites a newer one. What cannot be written is kept in mind, tried again, and said once. Must not decide
+//! about renewals: they go on while a directory cannot be written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::adapters::generations::Generations;
+use crate::adapters::state::{Disk, ReadConnection, StateError};
+use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
+use crate::daemon::alerts::{Conditions, ReadBy};
+use crate::daemon::renewal::file_failures::FileFailures;
+use crate::domain::error_chain::error_chain;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{Grant, Kind, Portal};
+use crate::domain::rollback::keeps_token_files;
+use crate::domain::settings::Settings;
+use crate::domain::token::{Access, Details, Generation, Tokens};
+
+/// Portals read at a time in a sweep.
+const PAGE: usize = 500;
+
+/// Sends portals to the publisher. Cheap to clone; the thread ends when every handle is gone.
+#[derive(Clone)]
+pub struct Publisher {
+    orders: UnboundedSender<PublishCommand>,
+}
+
+/// A pair that was recorded a moment ago.
+#[derive(Clone, Debug)]
+pub struct KnownPair {
+    /// Of which settings.
+    pub settings: Settings,
+    /// Which pair.
+    pub generation: Generation,
+    /// The pair.
+    pub tokens: Tokens,
+}
+
+/// What whoever asks knows of a portal: it is published where the state cannot be read back.
+#[derive(Clone, Debug)]
+pub enum KnownState {
+    /// Nothing.
+    Nothing,
+    /// This pair is its newest.
+    Pair(Box<KnownPair>),
+    /// It has no grant any more.
+    NoGrant,
+}
+
+impl KnownState {
+    /// The pair that has just been recorded; nothing of a portal without settings, which has no token files.
+    pub(crate) fn pair(
+        settings: Option<&Settings>,
+        generation: Generation,
+        tokens: &Tokens,
+    ) -> Self {
+        settings.map_or(Self::Nothing, |settings| {
+            Self::Pair(Box::new(KnownPair {
+                settings: settings.clone(),
+                generation,
+                tokens: tokens.clone(),
+            }))
+        })
+    }
+}
+
+enum PublishCommand {
+    Portal(PortalName, KnownState, oneshot::Sender<u64>),
+    Sweep(oneshot::Sender<u64>),
+    Tend(oneshot::Sender<u64>),
+}
+
+impl Publisher {
+    /// One that publishes nothing: of whoever only looks.
+    pub(crate) fn none() -> Self {
+        Self {
+            orders: unbounded_channel().0,
+        }
+    }
+
+    /// Publishes a portal's newest durable pair, or removes its files. Returns how many portals' files fail now.
+    pub async fn publish(&self, portal: &PortalName) -> u64 {
+        self.publish_knowing(portal, KnownState::Nothing).await
+    }
+
+    /// The same, with what is known of it should the state not be readable.
+    pub async fn publish_knowing(&self, portal: &PortalName, newest: KnownState) -> u64 {
+        self.order(|done| PublishCommand::Portal(portal.clone(), newest, done))
+            .await
+    }
+
+    /// Does so for every portal.
+    pub async fn sweep(&self) -> u64 {
+        self.order(PublishCommand::Sweep).await
+    }
+
+    /// Does so for those that failed before; for every portal, if somebody took the directory away.
+    pub async fn tend(&self) -> u64 {
+        self.order(PublishCommand::Tend).await
+    }
+
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> PublishCommand) -> u64 {
+        let (done, wait) = oneshot::channel();
+        if self.orders.send(order(done)).is_err() {
+            return 0;
+        }
+        wait.await.unwrap_or_default()
+    }
+}
+
+/// The thread's part.
+pub struct PublisherThread {
+    orders: UnboundedReceiver<PublishCommand>,
+    view: ReadConnection,
+    files: TokenFiles,
+    /// The directory whose files were all looked at.
+    swept: Option<(u64, u64)>,
+    generations: Generations,
+    unnoted: bool,
+    unpublished: FileFailures,
+    unread: UnreadPortals,
+    conditions: Arc<Conditions>,
+}
+
+/// What could not be read of the state.
+#[derive(Default)]
+struct UnreadPortals {
+    portals: BTreeSet<PortalName>,
+    /// A sweep did not get to its end.
+    is_sweep_due: bool,
+    /// The newest pairs that were published without it.
+    published: BTreeMap<PortalName, Generation>,
+}
+
+/// Names the provider of an app.
+pub type ProviderOf<'a> = &'a (dyn Fn(&str) -> String + Send + Sync);
+
+/// A way to write a portal's files.
+type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>;
+
+/// Makes both parts.
+#[must_use]
+pub fn publisher(
+    view: ReadConnection,
+    files: TokenFiles,
+    generations: Generations,
+    unpublished: FileFailures,
+    conditions: Arc<Conditions>,
+) -> (Publisher, PublisherThread) {
+    let (sender, orders) = unbounded_channel();
+    (
+        Publisher { orders: sender },
+        PublisherThread {
+            orders,
+            view,
+            files,
+            swept: None,
+            generations,
+            unnoted: false,
+            unpublished,
+            unread: UnreadPortals::default(),
+            conditions,
+        },
+    )
+}
+
+impl PublisherThread {
+    /// Serves until every handle is gone.
+    pub fn run(mut self, provider_of: ProviderOf<'_>) {
+        while let Some(order) = self.orders.blocking_recv() {
+            let done = self.carry_out(order, provider_of);
+            // Whoever asked may have gone; the files are written all the same.
+            let _ = done.send(self.unpublished.failing().len() as u64);
+        }
+    }
+
+    /// As [`Self::run`] in a task, on a disk that is not the machine's.
+    pub async fn serve(mut self, provider_of: ProviderOf<'_>, disk: Arc<dyn Disk>) {
+        while let Some(order) = self.orders.recv().await {
+            disk.around_files().await;
+            let done = self.carry_out(order, provider_of);
+            disk.around_files().await;
+            let _ = done.send(self.unpublished.failing().len() as u64);
+        }
+    }
+
+    /// Does it, and gives back whom to tell.
+    fn carry_out(
+        &mut self,
+        order: PublishCommand,
+        provider_of: ProviderOf<'_>,
+    ) -> oneshot::Sender<u64> {
+        let done = match order {
+            PublishCommand::Portal(name, newest, done) => {
+                self.publish_by_name(&name, newest, provider_of, TokenFiles::replace);
+                done
+            }
+            PublishCommand::Sweep(done) => {
+                self.sweep(provider_of);
+                done
+            }
+            PublishCommand::Tend(done) => {
+                self.tend(provider_of);
+                done
+            }
+        };
+        self.unpublished.say();
+        done
+    }
+
+    fn publish_by_name(
+        &mut self,
+        name: &PortalName,
+        newest: KnownState,
+        provider_of: ProviderOf<'_>,
+        write: Write,
+    ) {
+        let read = self.view.portal(name);
+        if read.is_ok() {
+            self.readable(name);
+        }
+        match read {
+            Ok(Some(portal)) => {
+                self.publish(&portal, provider_of, write);
+                let is_lost = portal.grant.is_none() && portal.lost.is_some();
+                if portal.unreadable.is_none() && !is_lost {
+                    self.note_generation(name, portal.grant.as_ref().map(|grant| grant.generation));
+                }
+            }
+            Ok(None) => {
+                self.note_generation(name, None);
+                let removed = self.files.remove(name);
+                self.unpublished.note(name, removed);
+            }
+            Err(error) => {
+                self.unread.portals.insert(name.clone());
+                self.unreadable(&error);
+                self.publish_known(name, newest, provider_of, write);
+            }
+        }
+    }
+
+    /// Publishes what is known of a portal that cannot be read.
+    fn publish_known(
+        &mut self,
+        name: &PortalName,
+        newest: KnownState,
+        provider_of: ProviderOf<'_>,
+        write: Write,
+    ) {
+        match newest {
+            KnownState::Nothing => {}
+            KnownState::NoGrant => {
+                self.unread.published.remove(name);
+                let removed = self.files.remove(name);
+                self.unpublished.note(name, removed);
+            }
+            KnownState::Pair(recent) => {
+                let KnownPair {
+                    settings,
+                    generation,
+                    tokens,
+                } = *recent;
+                // Orders of one portal may overtake each other.
+                let is_newest = self
+                    .unread
+                    .published
+                    .get(name)
+                    .is_none_or(|published| *published <= generation);
+                let Some(access) = tokens.access.as_ref().filter(|_| is_newest) else {
+                    return;
+                };
+                self.unread.published.insert(name.clone(), generation);
+                self.write(
+                    name,
+                    &settings,
+                    generation,
+                    (access, &tokens.details),
+                    provider_of,
+                    write,
+                );
+                self.note_generation(name, Some(generation));
+            }
+        }
+    }
+
+    fn tend(&mut self, provider_of: ProviderOf<'_>) {
+        if self.swept.is_none() || self.files.identity() == self.swept {
+            for name in self
+                .unpublished
+                .failing()
+                .union(&self.unread.portals)
+                .cloned()
+                .collect::<Vec<_>>()
+            {
+                self.publish_by_name(&name, KnownState::Nothing, provider_of, TokenFiles::publish);
+            }
+            if self.unread.is_sweep_due {
+                self.sweep(provider_of);
+            }
+            // Without a directory all of them had failed.
+            if self.unpublished.failing().is_empty() {
+                self.swept = self.files.identity();
+            }
+        } else {
+            tracing::warn!(
+                "the token directory was removed or replaced by somebody; every file is written again"
+            );
+            self.sweep(provider_of);
+        }
+    }
+
+    fn sweep(&mut self, provider_of: ProviderOf<'_>) {
+        if let Err(error) = self.files.prepare() {
+            tracing::error!(error = %error_chain(&error), "the token directory is not usable");
+        }
+        self.swept = self.files.identity();
+        let mut after = None;
+        loop {
+            let page = match self.view.page(after.as_ref(), PAGE) {
+                Ok(page) => page,
+                Err(error) => {
+                    self.unread.is_sweep_due = true;
+                    return self.unreadable(&error);
+                }
+            };
+            for portal in &page {
+                self.publish(portal, provider_of, TokenFiles::publish);
+            }
+            match page.last() {
+                Some(last) => after = Some(last.name.clone()),
+                None => {
+                    self.unread.is_sweep_due = false;
+                    return self.all_readable();
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
+        if portal.unreadable.is_some() || keeps_token_files(portal) {
+            return;
+        }
+        let done = match wanted(portal) {
+            Some((settings, grant, access)) => {
+                let of_pair = (access, &grant.tokens.details);
+                return self.write(
+                    &portal.name,
+                    settings,
+                    grant.generation,
+                    of_pair,
+                    provider_of,
+                    write,
+                );
+            }
+            None => self.files.remove(&portal.name),
+        };
+        self.unpublished.note(&portal.name, done);
+    }
+
+    fn write(
+        &mut self,
+        portal: &PortalName,
+        settings: &Settings,
+        generation: Generation,
+        (access, details): (&Access, &Details),
+        provider_of: ProviderOf<'_>,
+        write: Write,
+    ) {
+        let provider = &provider_of(&settings.app);
+        let formats: Vec<_> = settings
+            .formats
+            .iter()
+            .filter_map(|name| Format::parse(name))
+            .collect();
+        let done = write(
+            &self.files,
+            &Published {
+                portal,
+                provider,
+                access,
+                generation,
+                details,
+            },
+            &formats,
+        );
+        self.unpublished.note(portal, done);
+    }
+
+    /// Outside the state, for the day on which an old one is restored.
+    fn note_generation(&mut self, portal: &PortalName, generation: Option<Generation>) {
+        let noted = self.generations.record(portal, generation);
+        let failed = noted.is_err();
+        if let (Err(error), false) = (noted, self.unnoted) {
+            tracing::warn!(error = %error_chain(&error), "an old state may not be noticed: its generations are not noted");
+        }
+        self.unnoted = failed;
+    }
+
+    /// Told once, from memory.
+    fn unreadable(&self, error: &StateError) {
+        self.conditions.reads(ReadBy::Publisher, Err(error));
+    }
+
+    fn readable(&mut self, portal: &PortalName) {
+        self.unread.published.remove(portal);
+        if self.unread.portals.remove(portal) {
+            self.all_readable();
+        }
+    }
+
+    fn all_readable(&self) {
+        if self.unread.portals.is_empty() && !self.unread.is_sweep_due {
+            self.conditions.reads(ReadBy::Publisher, Ok(()));
+        }
+    }
+}
+
+/// What is to be published of a portal, if anything: files go when a grant is gone or not configured any more.
+fn wanted(portal: &Portal) -> Option<(&Settings, &Grant, &Access)> {
+    let settings = portal.settings.as_ref()?;
+    let grant = portal.grant.as_ref()?;
+    let access = grant.tokens.access.as_ref()?;
+    (portal.kind() != Kind::Gone).then_some((settings, grant, access))
+}

@@ -1,0 +1,285 @@
+//! The renewal loop: asks the store what is due, claims it, and lets each claim run to its end.
+//!
+//! Must not cancel an exchange that has begun. Memory holds what is in flight and nothing else. The loop itself feeds
+//! the watchdog, so a loop that hangs is restarted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP, Tick};
+use crate::adapters::state::{Claims, StateError};
+use crate::adapters::systemd;
+use crate::daemon::configured::token_urls;
+use crate::daemon::context::Context;
+use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::http::descriptors;
+use crate::daemon::renewal::execute::{ClaimedGrant, exchange};
+use crate::daemon::renewal::inherited;
+use crate::daemon::renewal::state_health;
+use crate::domain::budget::{Budget, Limits, share_out};
+use crate::domain::error_chain::error_chain;
+use crate::domain::time::Timestamp;
+
+/// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
+const CLAIM_SHARE: usize = 4;
+/// Waits for the rate's budget are at least this long, for the same reason.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// systemd is told that all is well no more often than this: a burst would fill its socket, and a full one blocks.
+const MIN_CLAIM_INTERVAL: Duration = Duration::from_secs(1);
+/// While the state cannot be written, it is tried this often.
+const STATE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Renews until `stop`, then waits for what was sent.
+pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
+    let mut renewer = Scheduler {
+        budgets: BTreeMap::new(),
+        limits: shared.config().renewal.limits,
+        exchanges: JoinSet::new(),
+        in_flight: BTreeMap::new(),
+        backlog: false,
+        wake_at: shared.clock.now(),
+        told_alive: None,
+        clock_before: (shared.clock.now(), shared.clock.tick()),
+        most_connections: descriptors::for_requests(shared.carry.inherited()),
+        turn: 0,
+        shared,
+    };
+    for held in inherited::held(&renewer.shared) {
+        renewer
+            .exchanges
+            .spawn(inherited::hold(Arc::clone(&renewer.shared), held));
+    }
+    renewer.serve(&stop).await;
+    renewer.drain().await;
+}
+
+struct Scheduler {
+    shared: Arc<Context>,
+    budgets: BTreeMap<String, Budget>,
+    limits: Limits,
+    exchanges: JoinSet<Option<Timestamp>>,
+    in_flight: BTreeMap<Id, String>,
+    backlog: bool,
+    wake_at: Timestamp,
+    told_alive: Option<Tick>,
+    clock_before: (Timestamp, Tick),
+    /// Requests in flight over all servers together, by what the process may have open.
+    most_connections: usize,
+    /// With which server the sharing begins.
+    turn: usize,
+}
+
+impl Scheduler {
+    async fn serve(&mut self, stop: &CancellationToken) {
+        let ping =
+            systemd::watchdog_interval().map_or(MAX_SLEEP, |interval| interval.min(MAX_SLEEP));
+        loop {
+            self.shared.health.progress();
+            self.tell_alive();
+            self.watch_clock().await;
+            self.claim().await;
+            let sleep = self.wake_at.until(self.shared.clock.now()).min(ping);
+            let enough = self.enough_to_claim();
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = shared.due.notified() => {}
+                () = self.finished(enough), if !self.exchanges.is_empty() => {}
+                () = shared.clock.sleep(sleep) => {}
+            }
+        }
+    }
+
+    fn tell_alive(&mut self) {
+        let clock = self.shared.clock;
+        if self
+            .told_alive
+            .is_none_or(|told| clock.elapsed(told) >= MIN_CLAIM_INTERVAL)
+        {
+            systemd::alive();
+            self.told_alive = Some(clock.tick());
+        }
+    }
+
+    /// Returns when enough exchanges have ended to make another claim worth its fsync, or when one of them is to be tried
+    /// again before the loop would look: others may hang until their time limit.
+    async fn finished(&mut self, enough: usize) {
+        let (mut ended, wake_at) = (0, self.wake_at);
+        while ended < enough
+            && (self.backlog || self.wake_at == wake_at)
+            && let Some(done) = self.exchanges.join_next_with_id().await
+        {
+            self.end(done);
+            ended += 1;
+        }
+    }
+
+    fn enough_to_claim(&self) -> usize {
+        if self.backlog {
+            (self.limits.concurrency / CLAIM_SHARE).max(1)
+        } else {
+            usize::MAX
+        }
+    }
+
+    fn end(&mut self, done: Result<(Id, Option<Timestamp>), JoinError>) {
+        let id = match done {
+            Ok((id, next)) => {
+                self.wake_at = next.map_or(self.wake_at, |next| next.min(self.wake_at));
+                id
+            }
+            Err(error) => {
+                // The claim stays: it is in doubt, and the next start replays it.
+                tracing::error!(%error, "a renewal ended by a bug; its grant is in doubt until refreshd restarts");
+                error.id()
+            }
+        };
+        if let Some(budget) = self
+            .in_flight
+            .remove(&id)
+            .and_then(|url| self.budgets.get_mut(&url))
+        {
+            budget.finish();
+        }
+    }
+
+    async fn claim(&mut self) {
+        while let Some(done) = self.exchanges.try_join_next_with_id() {
+            self.end(done);
+        }
+        let now = self.shared.clock.now();
+        self.follow_limits(now);
+        let mut capacity = Vec::new();
+        for (url, budget) in &mut self.budgets {
+            let free = budget.available(now);
+            if free > 0 {
+                capacity.push((url.clone(), free));
+            }
+        }
+        let wanted: usize = capacity.iter().map(|(_, free)| free).sum();
+        let connections = self.most_connections.saturating_sub(self.in_flight.len());
+        self.turn = self.turn.wrapping_add(1);
+        share_out(&mut capacity, connections, self.turn);
+        self.wake_at = now + MAX_SLEEP;
+        let claims = match self.claim_due(now, capacity.clone()).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                self.wake_at = now + STATE_AGAIN;
+                return state_health::write_failed(&self.shared, &error);
+            }
+        };
+        claims.unreadable.iter().for_each(say_unreadable);
+        let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+        for claimed in claims.portals.into_iter().filter_map(ClaimedGrant::from) {
+            let url = claimed.token_url().to_owned();
+            *taken.entry(url.clone()).or_default() += 1;
+            let task = self
+                .exchanges
+                .spawn(exchange(Arc::clone(&self.shared), claimed));
+            self.in_flight.insert(task.id(), url);
+        }
+        for (url, count) in &taken {
+            if let Some(budget) = self.budgets.get_mut(url) {
+                budget.start(*count);
+            }
+        }
+        let full = |(url, free): &(String, usize)| taken.get(url) == Some(free);
+        self.backlog = wanted > connections
+            || capacity.iter().any(full)
+            || self.budgets.len() > capacity.len();
+        if let Some(next) = claims.next {
+            self.wake_at = self.wake_at.min(next);
+        }
+        if self.backlog {
+            let refill = self.budgets.values().filter_map(Budget::refill_in).min();
+            if let Some(refill) = refill {
+                self.wake_at = self.wake_at.min(now + refill.max(SHORTEST_WAIT));
+            }
+        }
+    }
+
+    /// Where nothing is due nothing is written, and the disk may have to be tried.
+    async fn claim_due(
+        &self,
+        now: Timestamp,
+        capacity: Vec<(String, usize)>,
+    ) -> Result<Claims, StateError> {
+        let claims = self.shared.state.claim_due(now, capacity).await?;
+        if claims.portals.is_empty() && claims.unreadable.is_empty() {
+            state_health::probe_if_stale(&self.shared).await?;
+        } else {
+            state_health::write_succeeded(&self.shared);
+        }
+        Ok(claims)
+    }
+
+    /// One budget for each authorization server of the configuration in force.
+    fn follow_limits(&mut self, now: Timestamp) {
+        let config = self.shared.config();
+        let limits = config.renewal.limits;
+        let urls = token_urls(&config);
+        if limits != self.limits {
+            self.limits = limits;
+            self.budgets
+                .values_mut()
+                .for_each(|budget| budget.set_limits(limits));
+        }
+        self.budgets
+            .retain(|url, _| urls.contains(url) || self.in_flight.values().any(|busy| busy == url));
+        for url in urls {
+            self.budgets
+                .entry(url)
+                .or_insert_with(|| Budget::new(limits, now));
+        }
+    }
+
+    /// A step back of the wall clock must not make a token look younger than it is.
+    async fn watch_clock(&mut self) {
+        let step = self.shared.clock.step_since(self.clock_before);
+        let now = self.shared.clock.now();
+        self.clock_before = (now, self.shared.clock.tick());
+        if step <= -CLOCK_STEP_MILLIS {
+            tracing::warn!(
+                step_seconds = step / 1000,
+                "the wall clock was set back; every stored time is moved with it"
+            );
+            match self.shared.state.shift_times(step).await {
+                Ok(()) => self
+                    .shared
+                    .health
+                    .unpublished(self.shared.publisher.sweep().await),
+                Err(error) => {
+                    // Tried again at once: the clock looks unset until this went well.
+                    self.clock_before = (
+                        Timestamp::from_millis(now.millis() - step),
+                        self.shared.clock.tick(),
+                    );
+                    tracing::error!(error = %error_chain(&error), "cannot move the stored times");
+                }
+            }
+        } else if step >= CLOCK_STEP_MILLIS {
+            tracing::warn!(
+                step_seconds = step / 1000,
+                "the wall clock jumped ahead, or this machine slept"
+            );
+        }
+    }
+
+    /// What has been sent is finished, however long its time limit is.
+    async fn drain(&mut self) {
+        if !self.exchanges.is_empty() {
+            tracing::info!(
+                in_flight = self.exchanges.len(),
+                "finishing the renewals under way"
+            );
+        }
+        while let Some(done) = self.exchanges.join_next_with_id().await {
+            self.end(done);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Whether the state takes what is written: noted at every write, tried where there is none, told when it changes.
+//!
+//! Must not take a look for a write: only what was committed with something in it says that a disk is well.
+
+use crate::adapters::state::{Displaced, StateError};
+use crate::daemon::alerts::Condition;
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::context::Context;
+use crate::domain::error_chain::error_chain;
+use crate::domain::escalation::{EscalationNotice, Severity};
+
+/// Something was written. Where no start would find it, that is no sign of health.
+pub fn write_succeeded(shared: &Context) {
+    if shared.state.displaced().is_none() && shared.health.state_writable(true) {
+        shared
+            .conditions
+            .end_any(Condition::State, "the state is written again");
+        shared
+            .conditions
+            .end_any(Condition::Displaced, "the state is in its place again");
+    }
+}
+
+/// Something could not be written.
+pub fn write_failed(shared: &Context, error: &StateError) {
+    let first = shared.health.state_writable(false);
+    match shared.state.displaced() {
+        Some(displaced) => tell(shared, &displaced),
+        None if first => {
+            let reason = format!(
+                "the state cannot be written, so nothing is sent: {}",
+                error_chain(error)
+            );
+            shared.conditions.begin(Condition::State, reason);
+        }
+        None => {}
+    }
+}
+
+/// Looks whether the state's files are where a start would find them; what was removed is written back.
+pub async fn watch(shared: &Context) {
+    if let Some(displaced) = shared.state.stand().await {
+        shared.health.state_writable(false);
+        tell(shared, &displaced);
+    } else if shared.conditions.is_active(Condition::Displaced)
+        && let Err(error) = probe_if_stale(shared).await
+    {
+        write_failed(shared, &error);
+    }
+    if shared.state.was_written_back() {
+        let announcement = EscalationNotice {
+            step: "state-written-back".to_owned(),
+            severity: Severity::Warning,
+            reason: format!(
+                "the state {} was removed while refreshd ran, and was written back from what refreshd had open; nothing is lost",
+                shared.config().paths.state.display()
+            ),
+            action: "find out who removes files there; a backup or a clean-up must leave state.db and state.db-wal alone".to_owned(),
+            remaining: None,
+        };
+        log_escalation(EscalationSubject::Daemon, &announcement);
+    }
+}
+
+fn tell(shared: &Context, displaced: &Displaced) {
+    let reason = format!("{displaced}; nothing is renewed meanwhile");
+    if shared.conditions.reason(Condition::Displaced).as_deref() != Some(&reason) {
+        shared.conditions.begin(Condition::Displaced, reason);
+    }
+}
+
+/// Writes something, if nothing was written for a while or the last time failed.
+///
+/// # Errors
+/// [`StateError`]: nothing can be claimed now.
+pub async fn probe_if_stale(shared: &Context) -> Result<(), StateError> {
+    if shared.health.is_state_unproven() {
+        shared.state.try_writing().await?;
+        write_succeeded(shared);
+    }
+    Ok(())
+}

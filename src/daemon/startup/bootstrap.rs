@@ -1,0 +1,200 @@
+//! First grants that need nobody: of clients whose own credentials suffice, and from `refresh_token_file` of portals
+//! without a grant, or whose grant is dead (then it is a candidate). Must not use a token twice: one that
+//! came in before, for this or another portal, is never taken again.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::adapters::state::Offered;
+use crate::config::App;
+use crate::daemon::context::Context;
+use crate::daemon::grants::import::{has_no_living_grant, known_secret, store_candidate};
+use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
+use crate::daemon::renewal::candidates::log_file_spent;
+use crate::domain::candidate::Origin;
+use crate::domain::error_chain::error_chain;
+use crate::domain::import::{self, ImportedGrant};
+use crate::domain::name::PortalName;
+use crate::domain::quirks::GrantType;
+use crate::domain::secret::{Fingerprint, RefreshToken};
+use crate::domain::time::Timestamp;
+use crate::domain::token::{Credential, Details, Tokens, Validity};
+
+/// Gives a grant to every portal that needs nobody for it, and looks at those that wait for their file. Problems are
+/// logged, not returned: the others go on.
+pub async fn read_files(shared: &Context) {
+    bootstrap_client_credentials(shared).await;
+    let waiting = match shared.state.awaiting_files().await {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            return tracing::error!(error = %error_chain(&error), "cannot look for portals without a grant");
+        }
+    };
+    for portal in waiting {
+        let Some(file) = portal
+            .settings
+            .and_then(|settings| settings.refresh_token_file)
+        else {
+            continue;
+        };
+        let why = read_file(shared, &portal.name, &file).await.err();
+        if shared
+            .file_problems
+            .is_new(portal.name.as_str(), why.as_deref())
+            && let Some(why) = why
+        {
+            let name = &portal.name;
+            tracing::warn!(portal = %name, file = %file.display(), "{name}: refresh_token_file is not used: {why}");
+        }
+    }
+}
+
+/// Where the client's own credentials suffice, a portal has its grant by being in the configuration.
+async fn bootstrap_client_credentials(shared: &Context) {
+    let config = shared.config();
+    let apps: Vec<_> = (config.apps.values())
+        .filter(|app| {
+            app.profile.start == GrantType::ClientCredentials && !app.profile.token_url.is_empty()
+        })
+        .map(|app| app.name.clone())
+        .collect();
+    if apps.is_empty() {
+        return;
+    }
+    let waiting = match shared.state.awaiting_clients(apps).await {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            return tracing::error!(error = %error_chain(&error), "cannot look for portals without a grant");
+        }
+    };
+    for portal in waiting {
+        let tokens = Tokens {
+            access: None,
+            credential: Credential::Client,
+            details: Details::default(),
+            validity: Validity::default(),
+        };
+        let intake = ImportedGrant {
+            tokens,
+            identity: None,
+            server: None,
+            client_id: None,
+            host: None,
+        };
+        let take = StoreRequest {
+            intake,
+            source: GrantSource::Client,
+        };
+        let name = &portal.name;
+        if let Err(error) = store_grant(shared, name, take).await {
+            tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: cannot be renewed by its client's credentials");
+        }
+    }
+}
+
+async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result<(), String> {
+    let Some(text) = read_private(file)? else {
+        return Ok(());
+    };
+    let config = shared.config();
+    let Some(stored) = shared
+        .state
+        .portal(portal.clone())
+        .await
+        .map_err(|error| error_chain(&error))?
+    else {
+        return Ok(());
+    };
+    let app = stored
+        .settings
+        .as_ref()
+        .and_then(|settings| config.apps.get(&settings.app));
+    // Between the look and now the grant may have been found lost, or renewed.
+    let Some(app) = app.filter(|_| stored.lost.is_none()) else {
+        return Ok(());
+    };
+    let intake = import::parse(&text, &app.profile, shared.clock.now())
+        .map_err(|error| error.to_string())?;
+    if let Some(what) = known_secret(&config, &stored, &intake) {
+        return Err(what.to_owned());
+    }
+    let Some(token) = intake.tokens.credential.refresh() else {
+        return Ok(());
+    };
+    let fingerprint = token.fingerprint();
+    let seen = shared
+        .state
+        .holder_of_refresh_token(fingerprint)
+        .await
+        .map_err(|error| error_chain(&error))?;
+    if seen.is_some_and(|holder| holder == portal.as_str()) {
+        return Ok(());
+    }
+    if has_no_living_grant(&stored) {
+        let take = StoreRequest {
+            intake,
+            source: GrantSource::File,
+        };
+        store_grant(shared, portal, take)
+            .await
+            .map_err(|error| error.to_string())?;
+        log_file_spent(portal, file);
+        return Ok(());
+    }
+    if shared
+        .state
+        .was_refused(portal.clone(), fingerprint)
+        .await
+        .map_err(|error| error_chain(&error))?
+    {
+        return Ok(());
+    }
+    let offered = store_candidate(shared, &stored, intake, Origin::File, false).await;
+    match offered.map_err(|error| error.to_string())? {
+        Offered::Stored => shared.candidates.notify_one(),
+        Offered::Known | Offered::Same => {}
+        // These are errors of `offer`.
+        Offered::Busy
+        | Offered::Waiting(_)
+        | Offered::HeldBy(_)
+        | Offered::Spent
+        | Offered::Unknown => {}
+    }
+    Ok(())
+}
+
+/// Which refresh token a file holds, if it can be read.
+pub fn token_of(file: &Path, app: &App, now: Timestamp) -> Option<Fingerprint> {
+    let text = read_private(file).ok()??;
+    let intake = import::parse(&text, &app.profile, now).ok()?;
+    intake
+        .tokens
+        .credential
+        .refresh()
+        .map(RefreshToken::fingerprint)
+}
+
+/// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.
+fn read_private(file: &Path) -> Result<Option<String>, String> {
+    let metadata = match std::fs::metadata(file) {
+        Ok(metadata) if metadata.len() == 0 => return Ok(None),
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if metadata.permissions().mode() & 0o007 != 0 {
+        return Err(format!(
+            "others may read it; chmod o-rwx {}",
+            file.display()
+        ));
+    }
+    if metadata.len() > import::MAX_LENGTH as u64 {
+        return Err(import::ImportError::TooLong.to_string());
+    }
+    std::fs::read_to_string(file)
+        .map(Some)
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,257 @@
+//! What runs with a daemon and without: the state, the publisher, the way to servers. Opened here, in this order.
+//!
+//! Must not renew anything: the loop, or a command, does.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::adapters::authorization_server::AuthorizationServer;
+use crate::adapters::channels::Notifier;
+use crate::adapters::clock::Clock;
+use crate::adapters::directory::Trust;
+use crate::adapters::metrics::Metrics;
+use crate::adapters::state::{
+    Disk, Lock, ReadConnection, ReaderThread, State, StateError, Tenure, WriterThread, lock_as,
+};
+use crate::adapters::token_files::TokenFiles;
+use crate::config::Config;
+use crate::daemon::alerts::Conditions;
+use crate::daemon::configured::{app_fingerprints, configured_portals};
+use crate::daemon::context::{Context, ContextParts};
+use crate::daemon::error::RunError;
+use crate::daemon::renewal::candidates;
+use crate::daemon::renewal::carry::Carry;
+use crate::daemon::renewal::file_failures::FileFailures;
+use crate::daemon::renewal::inherited;
+use crate::daemon::renewal::publisher::{PublisherThread, publisher};
+use crate::daemon::startup::metadata_discovery::discover;
+use crate::daemon::startup::recovery;
+use crate::daemon::startup::rollback;
+
+/// How long a command that holds the state is waited for: it may wait for a server's answer.
+const BRIEF_HOLDER: Duration = Duration::from_secs(15);
+/// How long any other holder is waited for.
+const UNKNOWN_HOLDER: Duration = Duration::from_millis(500);
+/// The wait before the lock is tried again.
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What is outside: the machine's own, or a simulation's.
+pub(crate) struct Backends {
+    pub(crate) clock: Clock,
+    pub(crate) server: AuthorizationServer,
+    /// `None`: made as the configuration says.
+    pub(crate) courier: Option<Notifier>,
+    pub(crate) hands: Executor,
+    pub(crate) carry: Carry,
+}
+
+/// Who does what blocks: reading and writing the state and the token files.
+pub(crate) enum Executor {
+    /// A thread for each.
+    Threads,
+    /// Tasks, on a disk that is not the machine's: all of the daemon is one thread then, and takes the same steps in
+    /// the same order every time.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the simulation's"))]
+    Tasks(Arc<dyn Disk>),
+}
+
+impl Backends {
+    /// This machine.
+    pub(crate) fn machine() -> Result<Self, RunError> {
+        // A limit of the file size is to be an error, as a full disk is, and not an end in the middle of a renewal.
+        let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        drop(signal(file_size).map_err(RunError::Signals)?);
+        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
+        let carry = Carry::of_process();
+        Ok(Self {
+            clock: Clock::system(),
+            server,
+            courier: None,
+            hands: Executor::Threads,
+            carry,
+        })
+    }
+}
+
+/// The parts that run with a daemon and without: state, publisher, the way to servers.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Context>,
+    workers: JoinSet<()>,
+}
+
+impl Core {
+    /// Opens the state for as long as this process lives, and brings it in line with the configuration.
+    pub(crate) async fn start(config: Config, world: Backends) -> Result<Self, RunError> {
+        Self::start_as(Tenure::Lasting, config, world).await
+    }
+
+    /// The same for a while.
+    pub(crate) async fn start_as(
+        tenure: Tenure,
+        mut config: Config,
+        world: Backends,
+    ) -> Result<Self, RunError> {
+        let Backends {
+            clock,
+            server,
+            courier,
+            hands,
+            carry,
+        } = world;
+        // A command that works without a daemon is not what a service manager starts again.
+        let carry = if tenure == Tenure::Lasting {
+            carry
+        } else {
+            Carry::nowhere()
+        };
+        let courier = match courier {
+            Some(courier) => courier,
+            None => Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
+                .map_err(RunError::Tls)?,
+        };
+        let trust = trusted(&config, tenure);
+        let files = TokenFiles::new(&config.paths.token_dir, trust.clone());
+        files.check().map_err(RunError::TokenDirectory)?;
+        let lock = wait_for_lock(&config.paths.state, tenure, &trust, clock).await?;
+        let (state, writer, reader) = State::open(&config.paths.state, lock)?;
+        let view = ReadConnection::open(&config.paths.state)?.of(&state);
+        let mut workers = JoinSet::new();
+        hands.keep_state(&mut workers, writer, reader);
+        let undiscovered = discover(&mut config, &state, &server, clock).await;
+        let portals = configured_portals(&mut config);
+        state
+            .reconcile(portals, app_fingerprints(&config), clock.now())
+            .await?;
+        let conditions = Arc::new(Conditions::default());
+        let generations =
+            rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
+                .await?;
+        let (publisher, publishing) = {
+            let unpublished = FileFailures::new(clock, Arc::clone(&conditions));
+            publisher(
+                view,
+                files,
+                generations,
+                unpublished,
+                Arc::clone(&conditions),
+            )
+        };
+        let providers: Vec<_> = config
+            .apps
+            .values()
+            .map(|app| app.profile.name.clone())
+            .collect();
+        let metrics = Metrics::new(&providers);
+        metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        metrics.know_installs(config.installing());
+        let parts = ContextParts {
+            clock,
+            state,
+            server,
+            courier,
+            publisher,
+            carry,
+            conditions,
+        };
+        let shared = Arc::new(Context::new(parts, metrics, Arc::new(config)));
+        shared.set_undiscovered(undiscovered);
+        hands.publish(&mut workers, publishing, provider_names(&shared));
+        recovery::follow_clock(&shared).await?;
+        inherited::take_back(&shared).await?;
+        recovery::recover(&shared).await?;
+        candidates::recover(&shared).await?;
+        inherited::store(&shared).await;
+        shared.state.reschedule_escalations(false).await?;
+        Ok(Self { shared, workers })
+    }
+
+    /// Closes the state: what was asked of it is done first.
+    pub(crate) async fn close(self) {
+        let Self {
+            shared,
+            mut workers,
+        } = self;
+        drop(shared);
+        while workers.join_next().await.is_some() {}
+    }
+}
+
+/// Whose directories are used.
+fn trusted(config: &Config, tenure: Tenure) -> Trust {
+    let trust = Trust::by_configuration(&config.source);
+    match tenure {
+        Tenure::Brief if rustix::process::geteuid().is_root() => {
+            trust.and_owner_of(&config.paths.state)
+        }
+        Tenure::Brief | Tenure::Lasting => trust,
+    }
+}
+
+/// Takes the state's lock. A command that has it is done in a moment, and is waited for. So is, for much less, whoever has
+/// not said yet who it is, or only looks whether it is free.
+async fn wait_for_lock(
+    path: &Path,
+    tenure: Tenure,
+    trust: &Trust,
+    clock: Clock,
+) -> Result<Lock, StateError> {
+    let began = clock.tick();
+    loop {
+        let patience = match lock_as(path, tenure, trust) {
+            Err(StateError::Locked { is_brief: true, .. }) => BRIEF_HOLDER,
+            Err(StateError::Locked {
+                is_brief: false, ..
+            }) => UNKNOWN_HOLDER,
+            taken => return taken,
+        };
+        if clock.elapsed(began) >= patience {
+            return lock_as(path, tenure, trust);
+        }
+        clock.sleep(LOCK_AGAIN).await;
+    }
+}
+
+impl Executor {
+    fn keep_state(&self, workers: &mut JoinSet<()>, writer: WriterThread, reader: ReaderThread) {
+        match self {
+            Self::Threads => {
+                workers.spawn_blocking(move || writer.run());
+                workers.spawn_blocking(move || reader.run());
+            }
+            Self::Tasks(disk) => {
+                workers.spawn(writer.serve(Arc::clone(disk)));
+                workers.spawn(reader.serve());
+            }
+        }
+    }
+
+    fn publish(
+        self,
+        workers: &mut JoinSet<()>,
+        publishing: PublisherThread,
+        provider_of: impl Fn(&str) -> String + Send + Sync + 'static,
+    ) {
+        match self {
+            Self::Threads => {
+                workers.spawn_blocking(move || publishing.run(&provider_of));
+            }
+            Self::Tasks(disk) => {
+                workers.spawn(async move { publishing.serve(&provider_of, disk).await });
+            }
+        }
+    }
+}
+
+/// Names the provider of an app by the configuration in force. Holds nothing that keeps the daemon's parts alive.
+fn provider_names(shared: &Arc<Context>) -> impl Fn(&str) -> String + Send + Sync + 'static {
+    let shared = Arc::downgrade(shared);
+    move |app| {
+        let config = shared.upgrade().map(|shared| shared.config());
+        let app = config.as_ref().and_then(|config| config.apps.get(app));
+        app.map(|app| app.profile.name.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,10 @@
+//! From a configuration and a state to a daemon that may renew, and the same for commands without a daemon.
+
+pub mod bootstrap;
+pub mod core;
+pub mod metadata_discovery;
+pub mod offline;
+pub mod read_only;
+pub mod recovery;
+pub mod reload;
+pub mod rollback;

@@ -1,0 +1,94 @@
+//! What a start makes good: a clock that was set back meanwhile, and claims of a process that is gone.
+//!
+//! Must not send anything: what it makes due is the renewer's.
+
+use std::sync::Arc;
+
+use crate::adapters::clock::CLOCK_STEP_MILLIS;
+use crate::adapters::state::{
+    ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError,
+};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::context::Context;
+use crate::domain::escalation::evaluate;
+use crate::domain::hint::HintContext;
+use crate::domain::renewal::interrupted_status;
+
+/// The clock may have been set back while nobody watched it.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn follow_clock(shared: &Context) -> Result<(), StateError> {
+    if let Some(step) = shared
+        .state
+        .adjust_clock(shared.clock.now(), CLOCK_STEP_MILLIS)
+        .await?
+    {
+        tracing::warn!(
+            step_seconds = step / 1000,
+            "the wall clock was set back while refreshd did not run; stored times are moved, every token is renewed"
+        );
+    }
+    Ok(())
+}
+
+/// Claims of a process that is gone have no known outcome: they are replayed, and everybody may know.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn recover(shared: &Context) -> Result<(), StateError> {
+    settle_orphans(shared, true).await
+}
+
+/// The same, for whoever only looks: nothing is told, since nothing is done about it.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn recover_in_silence(shared: &Context) -> Result<(), StateError> {
+    settle_orphans(shared, false).await
+}
+
+async fn settle_orphans(shared: &Context, aloud: bool) -> Result<(), StateError> {
+    let config = shared.config();
+    let now = shared.clock.now();
+    for portal in shared.state.orphans().await? {
+        let (name, settings) = (portal.name.clone(), portal.settings.clone());
+        let about = HintContext::of(&name, portal.settings.as_ref());
+        let Some(mut grant) = portal.grant else {
+            continue;
+        };
+        let Some(claim) = grant.claim else { continue };
+        let (id, claimed_at) = claim;
+        if shared.carry.has_claim(&name, id) {
+            continue;
+        }
+        let app = settings.map(|settings| settings.app).unwrap_or_default();
+        let profile = config.apps.get(&app).map(|app| &*app.profile);
+        grant.standing = interrupted_status(&grant, profile, claimed_at, now);
+        let ladder = evaluate(&config.ladder, about, &grant, now);
+        let record = RenewalRecord {
+            portal: name.clone(),
+            app,
+            claim,
+            outcome: RecordOutcome::Kept(grant.standing.clone()),
+            told: ladder.told,
+            told_meanwhile: KeepNotified::All,
+            climb_at: ladder.next,
+            now,
+            client: ClientVerdict::Unknown,
+            bought_by: None,
+        };
+        shared.state.record(Arc::new(record)).await?;
+        if !aloud {
+            continue;
+        }
+        tracing::warn!(
+            portal = %name, generation = grant.generation.0, %claimed_at,
+            "{name}: a renewal was under way when refreshd ended; the same refresh token is sent again"
+        );
+        if let Some(said) = ladder.announce {
+            log_escalation(EscalationSubject::Portal(&name), &said);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! Puts a new configuration in force, or keeps the old one and says so. Must not touch a renewal under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::adapters::log::LogHandle;
+use crate::adapters::systemd;
+use crate::config::{Config, ConfigErrors, Loaded};
+use crate::daemon::configured::{app_fingerprints, configured_portals};
+use crate::daemon::context::Context;
+use crate::daemon::startup::bootstrap;
+use crate::daemon::startup::metadata_discovery::discover;
+use crate::domain::error_chain::error_chain;
+use tokio::task::JoinSet;
+
+/// How long reading may take: a million portals take seconds.
+const READING: Duration = Duration::from_secs(60);
+/// Meanwhile it is looked this often whether the daemon is to stop.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Reads the configuration again.
+pub type ReadConfig = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+
+/// Knows how to read the configuration again.
+pub struct Reloader {
+    read: Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>,
+    /// Held by whoever reads: one that hangs on its disk is not joined by others.
+    reading: Arc<AtomicBool>,
+    /// Whether it reads on the thread of whoever asks.
+    inline: bool,
+    log: LogHandle,
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+impl Reloader {
+    /// From the same files as before.
+    #[must_use]
+    pub fn new(read: ReadConfig, log: LogHandle) -> Self {
+        Self {
+            read,
+            reading: Arc::default(),
+            inline: false,
+            log,
+            one_at_a_time: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// One that reads on the thread of whoever asks: of a simulation, in which no thread may be first by chance.
+    #[cfg(test)]
+    pub(crate) fn inline(read: ReadConfig, log: LogHandle) -> Self {
+        Self {
+            inline: true,
+            ..Self::new(read, log)
+        }
+    }
+
+    /// Reads, checks and puts in force. The old configuration stays if anything is wrong with the new one.
+    ///
+    /// # Errors
+    /// Every problem, a line each, as it was logged.
+    pub async fn reload(&self, shared: &Context) -> Result<(), String> {
+        let _turn = self.one_at_a_time.lock().await;
+        systemd::reloading();
+        let done = self.try_reload(shared).await;
+        shared.metrics.reloaded(done.is_ok());
+        match &done {
+            Ok(()) => systemd::ready("reloaded"),
+            Err(problems) => {
+                tracing::error!(%problems, "the configuration was not reloaded; the old one stays in force");
+                systemd::ready(
+                    "the last reload failed, the old configuration is in force; see the log",
+                );
+            }
+        }
+        done
+    }
+
+    async fn try_reload(&self, shared: &Context) -> Result<(), String> {
+        let Loaded {
+            mut config,
+            warnings,
+            damaged,
+        } = self.read_files(shared).await?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        for damaged in damaged {
+            tracing::error!("{damaged}");
+        }
+        let before = shared.config();
+        keep_what_needs_a_restart(&before, &mut config);
+        let ladder_changed = before.ladder != config.ladder;
+        let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
+        let portals = configured_portals(&mut config);
+        let apps = app_fingerprints(&config);
+        let count = portals.len();
+        let now = shared.clock.now();
+        let done = shared
+            .state
+            .reconcile(portals, apps, now)
+            .await
+            .map_err(|error| error_chain(&error))?;
+        let providers: Vec<_> = config
+            .apps
+            .values()
+            .map(|app| app.profile.name.clone())
+            .collect();
+        shared.metrics.know_providers(&providers);
+        shared
+            .metrics
+            .know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        shared.metrics.know_installs(config.installing());
+        self.log.set_level(&config.log.level);
+        shared.set_config(Arc::new(config));
+        shared.set_undiscovered(undiscovered);
+        if ladder_changed && let Err(error) = shared.state.reschedule_escalations(true).await {
+            tracing::error!(error = %error_chain(&error), "the new escalation steps hold from each portal's next renewal on");
+        }
+        let failing = shared.publisher.sweep().await;
+        shared.health.unpublished(failing);
+        bootstrap::read_files(shared).await;
+        shared.due.notify_one();
+        shared.climb.notify_one();
+        shared.post.hurry();
+        tracing::info!(
+            portals = count,
+            added = done.added,
+            changed = done.changed,
+            dropped = done.dropped,
+            "the configuration was reloaded"
+        );
+        Ok(())
+    }
+}
+
+impl Reloader {
+    /// Reads on a thread that may block: the files may lie on a disk that hangs.
+    async fn read_files(&self, shared: &Context) -> Result<Loaded, String> {
+        if self.inline {
+            return (self.read)().map_err(|problems| problems.to_string());
+        }
+        if self.reading.swap(true, Ordering::Relaxed) {
+            return Err(
+                "its files are still being read since an earlier reload; does their disk hang?"
+                    .to_owned(),
+            );
+        }
+        let (read, busy) = (Arc::clone(&self.read), Busy(Arc::clone(&self.reading)));
+        let mut reading = JoinSet::new();
+        reading.spawn_blocking(move || {
+            let _busy = busy;
+            read()
+        });
+        let began = shared.clock.tick();
+        loop {
+            match shared.clock.within(LOOK, reading.join_next()).await {
+                Some(Some(Ok(read))) => return read.map_err(|problems| problems.to_string()),
+                Some(_) => return Err("it could not be read, by a bug; see the log".to_owned()),
+                None if shared.health.is_stopping() => {
+                    return Err("refreshd is stopping".to_owned());
+                }
+                None if shared.clock.elapsed(began) >= READING => {
+                    let seconds = READING.as_secs();
+                    return Err(format!(
+                        "its files were not read within {seconds} s; does their disk hang?"
+                    ));
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// Set while the files are read, however that ends.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Paths and listeners are opened once; a change of them is said, not half done.
+fn keep_what_needs_a_restart(before: &Config, new: &mut Config) {
+    if before.paths != new.paths {
+        tracing::warn!(
+            "state, token_dir and control_socket change only with a restart; the old ones stay in force"
+        );
+        new.paths = before.paths.clone();
+    }
+    let listen = |config: &Config| config.http.as_ref().map(|http| http.listen);
+    if listen(before) != listen(new) {
+        tracing::warn!("[http] listen changes only with a restart; the old one stays in force");
+        new.http = before.http.clone();
+    }
+    let listen = |config: &Config| config.install.as_ref().map(|install| install.listen);
+    if listen(before) != listen(new) {
+        tracing::warn!("[install] listen changes only with a restart; the old one stays in force");
+        new.install = before.install.clone();
+    }
+    if before.log.format != new.log.format {
+        tracing::warn!("[log] format changes only with a restart");
+    }
+}

@@ -1,0 +1,275 @@
+//! What a start looks for before anything is sent: grants that are older than their traces or gone though there are
+//! traces, and rows that cannot be understood. All are held, and said.
+//!
+//! Must not send, and must not keep the daemon from starting: the other portals go on.
+
+use std::path::Path;
+
+use crate::adapters::generations::{Generations, RecordedGenerations};
+use crate::adapters::published_token::published;
+use crate::adapters::state::{RESCUED, State, StateError, beside};
+use crate::adapters::token_files::TokenFiles;
+use crate::config::{App, Config};
+use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::alerts::{Condition, Conditions};
+use crate::daemon::context::Context;
+use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::startup::bootstrap::token_of;
+use crate::domain::error_chain::error_chain;
+use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::name::PortalName;
+use crate::domain::portal::Portal;
+use crate::domain::quirks::GrantType;
+use crate::domain::rollback::{Trace, newest, quarantined};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
+
+/// Portals read at a time.
+const PAGE: usize = 500;
+/// Portals named in one message.
+const NAMED: usize = 5;
+
+/// Holds what must not be sent, and returns the record of generations, in line with the state.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn quarantine_rolled_back(
+    state: &State,
+    files: &TokenFiles,
+    config: &Config,
+    conditions: &Conditions,
+    now: Timestamp,
+) -> Result<Generations, StateError> {
+    for row in state.quarantine_unnamed().await? {
+        tracing::error!(
+            row,
+            "a row of the state has no portal's name; it is left alone"
+        );
+    }
+    let path = &config.paths.state;
+    let rescued = beside(path, RESCUED);
+    if rescued.exists() {
+        tracing::warn!(
+            "{} holds what an earlier refreshd had when somebody put another file in place of its state; if this state is the \
+             right one, delete it: it holds grants",
+            rescued.display()
+        );
+    }
+    let mut generations = Generations::beside(path);
+    let before = generations.read();
+    let damage = generations.damage();
+    if let Some(damage) = &damage {
+        tracing::warn!(
+            "{}.generations is damaged ({damage}): if the state was restored from an old backup, that is not noticed for \
+             every portal. It is written anew from the state",
+            path.display()
+        );
+    }
+    let Quarantined {
+        noted,
+        old,
+        lost,
+        unreadable,
+    } = quarantine_all(state, files, config, &before, now).await?;
+    unreadable.iter().for_each(say_unreadable);
+    if !old.is_empty() {
+        say_old(path, &old);
+    }
+    if !lost.is_empty() {
+        conditions.begin(Condition::Lost, reason_lost(path, &lost));
+    }
+    if (noted != before || damage.is_some() || generations.is_cut_off())
+        && let Err(error) = generations.replace(&noted)
+    {
+        tracing::warn!(error = %error_chain(&error), "an old state will not be noticed: its generations are not noted");
+    }
+    Ok(generations)
+}
+
+/// Holds the same in a copy of the state, for whoever only looks: nothing is told or written.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn quarantine_in_snapshot(
+    state: &State,
+    files: &TokenFiles,
+    config: &Config,
+    now: Timestamp,
+) -> Result<(), StateError> {
+    state.quarantine_unnamed().await?;
+    quarantine_all(
+        state,
+        files,
+        config,
+        &Generations::beside(&config.paths.state).read(),
+        now,
+    )
+    .await
+    .map(|_| ())
+}
+
+/// What is held.
+struct Quarantined {
+    /// The newest generation of each portal.
+    noted: RecordedGenerations,
+    /// Older than their traces.
+    old: Vec<PortalName>,
+    /// Without a grant though there are traces of one.
+    lost: Vec<PortalName>,
+    unreadable: Vec<Portal>,
+}
+
+async fn quarantine_all(
+    state: &State,
+    files: &TokenFiles,
+    config: &Config,
+    before: &RecordedGenerations,
+    now: Timestamp,
+) -> Result<Quarantined, StateError> {
+    let mut all = Quarantined {
+        noted: RecordedGenerations::new(),
+        old: Vec::new(),
+        lost: Vec::new(),
+        unreadable: Vec::new(),
+    };
+    let Quarantined {
+        noted,
+        old,
+        lost,
+        unreadable: not_understood,
+    } = &mut all;
+    let mut after = None;
+    loop {
+        let page = state.page(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.name.clone());
+        for portal in page {
+            if portal.unreadable.is_some() {
+                state.quarantine_unreadable(portal.name.clone()).await?;
+                not_understood.push(portal.clone());
+            }
+            let known = before.get(&portal.name).copied();
+            if portal.unreadable.is_none() && portal.grant.is_none() {
+                if let Some(newest) =
+                    quarantine_lost(state, files, config, &portal, known, now).await?
+                {
+                    noted.insert(portal.name.clone(), newest);
+                    lost.push(portal.name);
+                }
+                continue;
+            }
+            let Portal {
+                name,
+                grant,
+                unreadable,
+                ..
+            } = portal;
+            let Some(grant) = grant else {
+                // A row that is not understood must not lose the trace of what it was.
+                noted.extend(unreadable.and(known).map(|known| (name, known)));
+                continue;
+            };
+            let trace = Trace {
+                noted: known,
+                published: published(files, &name),
+            };
+            let mut generation = grant.generation;
+            if let Some(held) = quarantined(&grant, trace, now) {
+                generation = held.generation;
+                state
+                    .quarantine_rolled_back(name.clone(), grant.generation, held)
+                    .await?;
+                old.push(name.clone());
+            }
+            noted.insert(name, generation);
+        }
+    }
+    Ok(all)
+}
+
+/// Holds a portal without a grant of which there are traces outside the state; the newest generation then. What the
+/// client's own credentials buy cannot be spent.
+async fn quarantine_lost(
+    state: &State,
+    files: &TokenFiles,
+    config: &Config,
+    portal: &Portal,
+    noted: Option<Generation>,
+    now: Timestamp,
+) -> Result<Option<Generation>, StateError> {
+    let Some(settings) = &portal.settings else {
+        return Ok(None);
+    };
+    let by_client = |app: &App| app.profile.start == GrantType::ClientCredentials;
+    if config.apps.get(&settings.app).is_some_and(by_client) {
+        return Ok(None);
+    }
+    let trace = Trace {
+        noted,
+        published: published(files, &portal.name),
+    };
+    // Which generation the other files are of, they do not say.
+    let unnumbered = || files.has_files(&portal.name).then_some(Generation(1));
+    let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
+    let app = config.apps.get(&settings.app);
+    let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));
+    let held = portal.lost.is_some()
+        || state
+            .quarantine_lost(portal.name.clone(), newest, spent)
+            .await?;
+    Ok(held.then_some(newest))
+}
+
+/// Ends the word about lost grants once none is left: each was authorized, imported or forgotten.
+pub async fn tend(shared: &Context) {
+    if shared.conditions.is_active(Condition::Lost)
+        && shared.state.count_lost().await.is_ok_and(|lost| lost == 0)
+    {
+        shared.conditions.end(
+            Condition::Lost,
+            "no portal is left whose grant the state has lost",
+        );
+    }
+}
+
+fn reason_lost(state: &Path, lost: &[PortalName]) -> String {
+    format!(
+        "the state {} has no grant for {} of its portals, though there were grants of them before, as when its volume is \
+         not mounted; nothing is sent for them, their files stay as they are: {}",
+        state.display(),
+        lost.len(),
+        some(lost).join(", ")
+    )
+}
+
+/// The first few.
+fn some(names: &[PortalName]) -> Vec<&str> {
+    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
+    if names.len() > NAMED {
+        some.push("…");
+    }
+    some
+}
+
+/// Once for all; what each portal needs is said by the ladder.
+fn say_old(state: &Path, old: &[PortalName]) {
+    let names = some(old);
+    let state = state.display();
+    let announcement = EscalationNotice {
+        step: "old-state".to_owned(),
+        severity: Severity::Critical,
+        reason: format!(
+            "the state {state} is older than what it published, as after a restored backup; nothing is sent for {} of \
+             its portals, whose refresh tokens are probably spent: {}",
+            old.len(),
+            names.join(", ")
+        ),
+        action: "if there is a newer state, stop refreshd and put that back; if not, refreshd status says what each portal needs"
+            .to_owned(),
+        remaining: None,
+    };
+    log_escalation(EscalationSubject::Daemon, &announcement);
+}
