@@ -16,6 +16,18 @@
 //! | [`commands`] | is the command line | one file per command; the only module that prints |
 //! | [`fake_server`] | imitates | the authorization server of `refreshd demo`, `refreshd sandbox` and the tests; it checks each request |
 //!
+//! [`daemon`] has a folder for each of its subjects:
+//!
+//! | folder | contents |
+//! |---|---|
+//! | `startup` | opens the state, settles the claims of the process before, detects a rollback, reads files of first tokens, discovers metadata, reloads |
+//! | `renewal` | the scheduler, the execution of a claimed renewal, candidates, the publisher, the escalator, writes that are retried until they are durable |
+//! | `grants` | what commands ask for: list, renew, import, authorize, introspect, revoke, recover, forget |
+//! | `install` | install events of Bitrix24: received, queued, verified with the authorization server, stored |
+//! | `alerts` | findings, incidents, delivery |
+//! | `api` | every route of the API, over the control socket or in the process of a command |
+//! | `http` | the server that the listeners share, its limits, the status page, metrics and health, callbacks |
+//!
 //! Dependencies: `main` → commands → daemon, config; config → domain; adapters → domain; daemon → domain, adapters, config;
 //! domain → nothing. Commands call adapters where nothing is decided in between (the format of a token, the header of a
 //! state). `tests/tidy.rs` checks the edges.
@@ -28,13 +40,13 @@
 //!                                └─ no known outcome: in doubt ─► replay the same token ─► record
 //! ```
 //!
-//! - The scheduler ([`daemon`]'s `scheduler`) asks the state for portals that are due, as many as the budget of each authorization
+//! - The scheduler (`daemon::renewal::scheduler`) asks the state for portals that are due, as many as the budget of each authorization
 //!   server ([`domain::budget`]) allows. `claim_due` is one durable transaction for the batch. A claim is the write-ahead
 //!   intent, the single-flight lock and the lease.
 //! - Each claim becomes one task (`execute`). It sends the request, [`domain::reply`] classifies the reply by the provider's table,
 //!   [`domain::renewal::apply_outcome`] returns the new status of the grant, and the task records, publishes and logs it. The
 //!   task is never cancelled. A pair that the disk refuses is kept in memory, retried and reported as critical.
-//! - What the state refuses is also given to the service manager ([`daemon`]'s `carry`). The next process takes it back:
+//! - What the state refuses is also given to the service manager (`daemon::renewal::carry`). The next process takes it back:
 //!   [`domain::carried::fate`] decides whether it is still valid, and it is recorded under its own claim, which lives until then.
 //! - `record` is a compare-and-swap on the claim. If an import, an authorization or `forget` came first, the late pair is kept
 //!   in the table of superseded pairs and not used.
@@ -45,13 +57,13 @@
 //! - The alerter ([`daemon::alerts`]) is level-triggered too: it collects findings (portals, conditions of this machine, failing
 //!   channels), [`domain::incidents`] groups them into incidents and decides whom to notify, and incidents and queued alerts are
 //!   stored in one transaction before anything is sent. One task per channel delivers its queue in order ([`domain::outbox`]).
-//! - An install event ([`daemon`]'s `install`) is answered at once, verified with the authorization server
+//! - An install event (`daemon::install`) is answered at once, verified with the authorization server
 //!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. What was not verified is not stored.
-//! - Every grant is stored by one function, `store_grant`: durable first, then published. Its callers are `authorize` (a person,
+//! - Every grant is stored by one function, `daemon::grants::store::store_grant`: durable first, then published. Its callers are `authorize` (a person,
 //!   with fresh state and PKCE), `import` ([`domain::import`]), `bootstrap` (client credentials and `refresh_token_file`), and
 //!   `install`. Every request to an authorization server is built by [`domain::request`] from the profile; the metadata of an
 //!   issuer completes a profile before it is used (`metadata_discovery`).
-//! - Where a grant is alive, an imported one is a candidate ([`domain::candidate`], [`daemon`]'s `candidates`): stored beside it,
+//! - Where a grant is alive, an imported one is a candidate ([`domain::candidate`], `daemon::renewal::candidates`): stored beside it,
 //!   claimed and exchanged like a renewal, and put in its place in the transaction that records the success. Its owner is
 //!   compared before and after ([`domain::identity`]).
 //! - After a crash, claims without an outcome are in doubt. The next start finds and replays them.
@@ -92,7 +104,7 @@
 //! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
 //! 10. Nothing of an unverified install event is connected to, stored or published. (`domain::token_owner`;
 //!     `tests/outside/install_forged.rs`)
-//! 11. A connection to a listener uses a bounded share of memory, time and descriptors. ([`daemon`]'s `http_server`)
+//! 11. A connection to a listener uses a bounded share of memory, time and descriptors. (`daemon::http::server`)
 
 pub mod adapters;
 pub mod commands;

@@ -80,19 +80,20 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/disputes.rs",
     "src/adapters/state/record.rs",
     "src/adapters/state/unread.rs",
-    "src/adapters/verify_token_owner.rs", // asks whose it is
-    "src/adapters/token_files.rs",        // the access token, for readers
-    "src/adapters/token_reply.rs",        // the same, as a server's reply
-    "src/commands/import.rs",             // hands a dump's grant over
-    "src/daemon/carry.rs",                // gives it to the service manager
-    "src/daemon/authorize/*.rs",          // to take them out of what the server says
-    "src/daemon/execute.rs",              // to take them out of what the server says
-    "src/daemon/import.rs",               // is it another secret that is known?
-    "src/daemon/install/verify.rs",       // the same
-    "src/daemon/kept_replies.rs",         // reads kept replies again
-    "src/daemon/api/replies.rs",          // hands one over to who asks for it
-    "src/daemon/offline.rs",              // the same
-    "src/daemon/context.rs",              // a fingerprint
+    "src/adapters/verify_token_owner.rs",     // asks whose it is
+    "src/adapters/token_files.rs",            // the access token, for readers
+    "src/adapters/token_reply.rs",            // the same, as a server's reply
+    "src/commands/import.rs",                 // hands a dump's grant over
+    "src/daemon/renewal/carry.rs",            // gives it to the service manager
+    "src/daemon/grants/authorize/*.rs",       // to take them out of what the server says
+    "src/daemon/renewal/execute.rs",          // to take them out of what the server says
+    "src/daemon/grants/import.rs",            // is it another secret that is known?
+    "src/daemon/install/verify.rs",           // the same
+    "src/daemon/renewal/inherited.rs",        // reads what the service manager has kept
+    "src/daemon/install/worker.rs",           // the same
+    "src/daemon/renewal/unreadable_reply.rs", // reads kept replies again
+    "src/daemon/api/replies.rs",              // hands one over to who asks for it
+    "src/daemon/configured.rs",               // a fingerprint
 ];
 
 /// The one door to the clocks.

@@ -5,7 +5,7 @@ use clap::Args;
 use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
-use super::{Common, client::ControlClient};
+use super::{Common, client::Client};
 use crate::daemon::alerts::alert_views::{AlertsView, ChannelView, IncidentView};
 use crate::domain::escalation::Severity;
 
@@ -61,7 +61,7 @@ pub(super) async fn acknowledge(
 }
 
 /// Incidents live in a running daemon.
-async fn daemon(common: &Common) -> Result<ControlClient, CommandError> {
+async fn daemon(common: &Common) -> Result<Client, CommandError> {
     if let Some(client) = connect::daemon(common).await? {
         return Ok(client);
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use url::{Host, Url};
 
-use super::client::ControlClient;
-use super::connect::{Backend, connect, not_done};
+use super::client::Client;
+use super::connect::connect;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::adapters::clock::Clock;
@@ -21,10 +21,8 @@ use crate::daemon::BrowserPage;
 use crate::daemon::Callback;
 use crate::daemon::CallbackRequest;
 use crate::daemon::CallbackResponse;
-use crate::daemon::grants::error::OperationError;
 use crate::daemon::has_state;
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
-use crate::domain::error_chain::error_chain;
 
 /// Lines that come within this time of each other were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -60,7 +58,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let asker = AuthorizationClient {
-        reach: connect(common).await?,
+        client: connect(common).await?,
         portal: &arguments.portal,
     };
     let authorized = match arguments
@@ -75,13 +73,12 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         },
         None => asker.ask(arguments).await,
     };
-    if let Backend::Offline(offline) = asker.reach {
-        offline.close().await;
-        if authorized.is_ok() {
-            terminal::eprintln(
-                "no daemon runs; the grant is in the state and is renewed when one starts",
-            );
-        }
+    let is_daemon = asker.client.is_daemon();
+    asker.client.close().await;
+    if !is_daemon && authorized.is_ok() {
+        terminal::eprintln(
+            "no daemon runs; the grant is in the state and is renewed when one starts",
+        );
     }
     let authorized = authorized?;
     if arguments.json {
@@ -129,46 +126,22 @@ enum Answered {
 
 /// Who asks for an authorization of which portal.
 struct AuthorizationClient<'a> {
-    reach: Backend,
+    client: Client,
     portal: &'a str,
 }
 
 impl AuthorizationClient<'_> {
     async fn begin(&self, loopback: Option<String>) -> Result<Begun, CommandError> {
-        match &self.reach {
-            Backend::Daemon(client) => client.begin(self.portal, loopback).await,
-            Backend::Offline(offline) => offline
-                .begin(self.portal, loopback)
-                .await
-                .map_err(|error| not_done(&error)),
-        }
+        self.client.begin(self.portal, loopback).await
     }
 
     async fn answer(&self, answer: &str) -> Result<Answered, CommandError> {
-        match &self.reach {
-            Backend::Daemon(client) => {
-                let answered: Result<Result<Value, String>, CommandError> =
-                    ControlClient::answer(client, self.portal, answer).await;
-                answered.map(|answered| answered.map_or_else(Answered::NotIt, Answered::Authorized))
-            }
-            Backend::Offline(offline) => match offline.answer(self.portal, answer).await {
-                Ok(authorized) => Ok(Answered::Authorized(authorized)),
-                Err(error @ OperationError::NotAnAnswer { .. }) => {
-                    Ok(Answered::NotIt(error_chain(&error)))
-                }
-                Err(error) => Err(not_done(&error)),
-            },
-        }
+        let answered = self.client.answer(self.portal, answer).await?;
+        Ok(answered.map_or_else(Answered::NotIt, Answered::Authorized))
     }
 
     async fn poll(&self, state: &str) -> Result<Result<Value, Duration>, CommandError> {
-        match &self.reach {
-            Backend::Daemon(client) => client.poll(self.portal, state).await,
-            Backend::Offline(offline) => offline
-                .poll(self.portal, state)
-                .await
-                .map_err(|error| not_done(&error)),
-        }
+        self.client.poll(self.portal, state).await
     }
 
     /// Shows the address and waits, at most for the given time.

@@ -1,4 +1,5 @@
-//! Talks to a running daemon over its control socket. Must not know anything about HTTP that curl would not.
+//! Talks to the API: of a running daemon over its control socket, or of this process where none runs. Must not know anything
+//! about HTTP that curl would not.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,8 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::exit::{CommandError, Exit};
-use super::import::ImportInput;
 use crate::daemon::Begun;
+use crate::daemon::ErrorCode;
+use crate::daemon::InProcess;
 use crate::daemon::KeptReplyView;
 use crate::daemon::alerts::alert_views::AlertsView;
 use crate::daemon::alerts::channel_test::TestResult;
@@ -20,10 +22,24 @@ use crate::domain::introspection::Introspection;
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
 const LIMIT: Duration = Duration::from_secs(360);
 
-/// A daemon.
-#[derive(Clone)]
-pub(super) struct ControlClient {
-    http: reqwest::Client,
+/// What is to be taken in.
+pub(super) enum ImportInput {
+    /// A grant in any form.
+    Text(String),
+    /// The pair that was put aside last at this portal.
+    AsideOf(String),
+}
+
+/// The API of a daemon, or of this process.
+pub(super) struct Client {
+    transport: Transport,
+}
+
+enum Transport {
+    /// The control socket of a running daemon.
+    Socket(reqwest::Client),
+    /// What this process has opened, where no daemon runs.
+    InProcess(Box<InProcess>),
 }
 
 #[derive(Deserialize)]
@@ -55,11 +71,11 @@ struct ErrorBody {
 
 #[derive(Deserialize)]
 struct RefusalError {
-    code: String,
+    code: ErrorCode,
     message: String,
 }
 
-impl ControlClient {
+impl Client {
     pub(super) fn new(socket: &Path) -> Result<Self, CommandError> {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
@@ -72,7 +88,29 @@ impl ControlClient {
                 "cannot set up a client for the control socket",
             )
         })?;
-        Ok(Self { http })
+        Ok(Self {
+            transport: Transport::Socket(http),
+        })
+    }
+
+    /// The API of this process.
+    pub(super) fn in_process(api: InProcess) -> Self {
+        Self {
+            transport: Transport::InProcess(Box::new(api)),
+        }
+    }
+
+    /// Whether a daemon answers.
+    pub(super) const fn is_daemon(&self) -> bool {
+        matches!(self.transport, Transport::Socket(_))
+    }
+
+    /// Finishes what was sent, and closes what this process has opened.
+    pub(super) async fn close(self) {
+        match self.transport {
+            Transport::Socket(_) => {}
+            Transport::InProcess(api) => api.close().await,
+        }
     }
 
     /// Every portal, or one.
@@ -121,6 +159,19 @@ impl ControlClient {
             path(portal, "/token")
         );
         self.ask(Method::GET, &path, None).await
+    }
+
+    /// The same of a copy of the state; `None`: it must be renewed first.
+    pub(super) async fn token_if_valid(
+        &self,
+        portal: &str,
+        min_valid: Duration,
+        format: &str,
+    ) -> Result<Option<String>, CommandError> {
+        match self.token(portal, min_valid, format).await {
+            Err(error) if error.code() == Some(ErrorCode::NeedsRenewal) => Ok(None),
+            token => token.map(Some),
+        }
     }
 
     /// Renews a portal. A renewal that failed is an answer, not a failure to ask.
@@ -184,9 +235,10 @@ impl ControlClient {
         if status.is_success() {
             return parse(&body).map(Ok);
         }
-        match serde_json::from_str::<ErrorBody>(&body) {
-            Ok(ErrorBody { error }) if error.code == "not-an-answer" => Ok(Err(error.message)),
-            _ => Err(refusal(status, &body)),
+        let refused = refusal(status, &body);
+        match refused.code() {
+            Some(ErrorCode::NotAnAnswer) => Ok(Err(refused.message().to_owned())),
+            _ => Err(refused),
         }
     }
 
@@ -409,13 +461,19 @@ impl ControlClient {
                 "the daemon broke the connection; is it stopping?",
             )
         };
-        let request = self
-            .http
-            .request(method, format!("http://refreshd{path}"))
-            .body(body.unwrap_or_default());
-        let response = request.send().await.map_err(gone)?;
-        let status = response.status();
-        Ok((status, response.bytes().await.map_err(gone)?.to_vec()))
+        let body = body.unwrap_or_default();
+        match &self.transport {
+            Transport::Socket(http) => {
+                let request = http.request(method, format!("http://refreshd{path}"));
+                let response = request.body(body).send().await.map_err(gone)?;
+                let status = response.status();
+                Ok((status, response.bytes().await.map_err(gone)?.to_vec()))
+            }
+            Transport::InProcess(api) => {
+                let answered = api.request(method, path, body).await;
+                answered.map_err(|why| CommandError::new(Exit::Unavailable, why))
+            }
+        }
     }
 }
 
@@ -455,14 +513,5 @@ fn refusal(status: StatusCode, body: &str) -> CommandError {
             format!("the daemon answered with status {status}"),
         );
     };
-    let exit = match error.code.as_str() {
-        "unknown-portal" | "unknown-incident" | "unknown-channel" | "nothing-kept" => Exit::NoInput,
-        "no-grant" | "not-now" | "busy" => Exit::TryAgain,
-        "refused" | "not-a-grant" | "not-an-answer" | "code-refused" => Exit::Data,
-        "no-authorization" | "not-there" => Exit::Configuration,
-        "not-permitted" => Exit::NoPermission,
-        "bad-request" => Exit::Usage,
-        _ => Exit::Unavailable,
-    };
-    CommandError::new(exit, error.message)
+    CommandError::of_api(error.code, error.message)
 }

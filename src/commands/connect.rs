@@ -1,4 +1,4 @@
-//! Finds whom to ask: the running daemon over its socket, or the state itself where no daemon runs.
+//! Finds whom to ask: the running daemon over its socket, or this process where no daemon runs.
 //!
 //! Must not start a daemon, nor fall back to the state when a daemon is there but refuses.
 
@@ -7,47 +7,49 @@ use std::path::Path;
 
 use tokio::net::UnixStream;
 
-use super::client::ControlClient;
+use super::client::Client;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::adapters::directory::{Trust, parent};
 use crate::adapters::log;
 use crate::adapters::state::StateError;
 use crate::config::{self, Config, Environment, Loaded, Paths};
-use crate::daemon::BindError;
-use crate::daemon::Offline;
-use crate::daemon::ReadOnlyState;
-use crate::daemon::RunError;
-use crate::daemon::grants::error::OperationError;
+use crate::daemon::{BindError, InProcess, RunError, has_first_grants};
 use crate::domain::error_chain::error_chain;
 
-/// Whom to ask.
-pub(super) enum Backend {
-    /// The running daemon.
-    Daemon(ControlClient),
-    /// This process, under the state's lock.
-    Offline(Box<Offline>),
-}
-
 /// Reaches the daemon, or opens the state.
-pub(super) async fn connect(common: &Common) -> Result<Backend, CommandError> {
-    if let Some(client) = daemon(common).await? {
-        return Ok(Backend::Daemon(client));
+pub(super) async fn connect(common: &Common) -> Result<Client, CommandError> {
+    match daemon_or_configuration(common).await? {
+        Reached::Daemon(client) => Ok(client),
+        Reached::Configuration(config) => open(*config).await,
     }
-    if let Some(socket) = &common.socket {
-        return Err(no_listener(socket));
-    }
-    open(load(common)?).await
 }
 
 /// As [`connect`], for what needs a state that is there already: none is made.
-pub(super) async fn connect_to_state(common: &Common) -> Result<Backend, CommandError> {
+pub(super) async fn connect_to_state(common: &Common) -> Result<Client, CommandError> {
     connect_if(common, Exit::NoInput, |_| false).await
 }
 
 /// As [`connect`], for what needs a grant: no state is made where the configuration brings none.
-pub(super) async fn connect_to_grants(common: &Common) -> Result<Backend, CommandError> {
-    connect_if(common, Exit::TryAgain, Offline::has_first_grants).await
+pub(super) async fn connect_to_grants(common: &Common) -> Result<Client, CommandError> {
+    connect_if(common, Exit::TryAgain, has_first_grants).await
+}
+
+/// Reaches the daemon, or looks at the state as it lies there: nothing of it is locked, made or changed.
+pub(super) async fn connect_to_read(common: &Common) -> Result<Client, CommandError> {
+    let config = match daemon_or_configuration(common).await? {
+        Reached::Daemon(client) => return Ok(client),
+        Reached::Configuration(config) => config,
+    };
+    let _ = log::start_for_command("warn");
+    match InProcess::look(*config).await {
+        Ok(api) => Ok(Client::in_process(api)),
+        // It was about to start when it was asked for.
+        Err(error) => match daemon(common).await? {
+            Some(client) => Ok(client),
+            None => Err(cannot_run(&error)),
+        },
+    }
 }
 
 /// As [`connect`], but a state is made only if the configuration is such.
@@ -55,14 +57,11 @@ async fn connect_if(
     common: &Common,
     without: Exit,
     is_made: impl FnOnce(&Config) -> bool,
-) -> Result<Backend, CommandError> {
-    if let Some(client) = daemon(common).await? {
-        return Ok(Backend::Daemon(client));
-    }
-    if let Some(socket) = &common.socket {
-        return Err(no_listener(socket));
-    }
-    let config = load(common)?;
+) -> Result<Client, CommandError> {
+    let config = match daemon_or_configuration(common).await? {
+        Reached::Daemon(client) => return Ok(client),
+        Reached::Configuration(config) => config,
+    };
     let state = &config.paths.state;
     if !state.exists() && !is_made(&config) {
         let what = format!(
@@ -72,45 +71,34 @@ async fn connect_if(
         );
         return Err(CommandError::new(without, what));
     }
-    open(config).await
+    open(*config).await
 }
 
-async fn open(config: Config) -> Result<Backend, CommandError> {
-    // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
-    let _ = log::start_for_command("warn");
-    let offline = Offline::open(config)
-        .await
-        .map_err(|error| cannot_run(&error))?;
-    Ok(Backend::Offline(Box::new(offline)))
-}
-
-/// Whom to ask what only looks.
-pub(super) enum ReadBackend {
+/// Whom to ask.
+enum Reached {
     /// The running daemon.
-    Daemon(ControlClient),
-    /// The state as it lies there, of which nothing is locked, made or changed.
-    State(Box<ReadOnlyState>),
+    Daemon(Client),
+    /// This process, by this configuration.
+    Configuration(Box<Config>),
 }
 
-/// Reaches the daemon, or looks at the state.
-pub(super) async fn connect_to_read(common: &Common) -> Result<ReadBackend, CommandError> {
+async fn daemon_or_configuration(common: &Common) -> Result<Reached, CommandError> {
     if let Some(client) = daemon(common).await? {
-        return Ok(ReadBackend::Daemon(client));
+        return Ok(Reached::Daemon(client));
     }
     if let Some(socket) = &common.socket {
         return Err(no_listener(socket));
     }
-    let config = load(common)?;
+    Ok(Reached::Configuration(Box::new(load(common)?)))
+}
+
+async fn open(config: Config) -> Result<Client, CommandError> {
+    // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
     let _ = log::start_for_command("warn");
-    let glance = match ReadOnlyState::at(config).await {
-        Ok(glance) => glance,
-        // It was about to start when it was asked for.
-        Err(error) => match daemon(common).await? {
-            Some(client) => return Ok(ReadBackend::Daemon(client)),
-            None => return Err(cannot_run(&error)),
-        },
-    };
-    Ok(ReadBackend::State(Box::new(glance)))
+    let api = InProcess::open(config)
+        .await
+        .map_err(|error| cannot_run(&error))?;
+    Ok(Client::in_process(api))
 }
 
 fn no_listener(socket: &Path) -> CommandError {
@@ -121,7 +109,7 @@ fn no_listener(socket: &Path) -> CommandError {
 }
 
 /// The running daemon, if there is one.
-pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, CommandError> {
+pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, CommandError> {
     let paths = config::load_paths(&common.config);
     let Some(socket) = common
         .socket
@@ -133,7 +121,7 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<ControlClient>, Com
     match UnixStream::connect(socket).await {
         Ok(connection) => {
             trust(common, paths.as_ref(), socket, &connection)?;
-            ControlClient::new(socket).map(Some)
+            Client::new(socket).map(Some)
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             let message = format!(
@@ -231,21 +219,4 @@ pub(super) fn cannot_run(error: &RunError) -> CommandError {
 
 fn is_denied(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::PermissionDenied
-}
-
-/// An operation that was not done, without a daemon.
-pub(super) fn not_done(error: &OperationError) -> CommandError {
-    let exit = match error {
-        OperationError::UnknownPortal { .. } | OperationError::NothingKept { .. } => Exit::NoInput,
-        OperationError::NoGrant { .. } | OperationError::NotNow { .. } => Exit::TryAgain,
-        OperationError::Refused { .. }
-        | OperationError::NotAGrant { .. }
-        | OperationError::NotAnAnswer { .. }
-        | OperationError::CodeRefused { .. } => Exit::Data,
-        OperationError::NoAuthorization { .. } | OperationError::NotThere { .. } => {
-            Exit::Configuration
-        }
-        OperationError::State(_) => Exit::Unavailable,
-    };
-    CommandError::new(exit, error_chain(error))
 }

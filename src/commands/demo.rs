@@ -12,10 +12,10 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::client::ControlClient;
+use super::client::Client;
+use super::client::ImportInput;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
-use super::import::ImportInput;
 use super::terminal;
 use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::log;
@@ -237,11 +237,11 @@ impl DemoScript<'_> {
     }
 
     /// The daemon's socket, once it is there.
-    async fn client(&self) -> Result<ControlClient, CommandError> {
+    async fn client(&self) -> Result<Client, CommandError> {
         while tokio::net::UnixStream::connect(self.socket).await.is_err() {
             self.clock.sleep(Duration::from_millis(50)).await;
         }
-        ControlClient::new(self.socket)
+        Client::new(self.socket)
     }
 
     async fn wait_until(&self, second: u64) {

@@ -3,6 +3,7 @@
 use std::process::{ExitCode, Termination};
 
 use super::terminal;
+use crate::daemon::ErrorCode;
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,33 @@ impl Exit {
     }
 }
 
+impl From<ErrorCode> for Exit {
+    fn from(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::BadRequest => Self::Usage,
+            ErrorCode::NotPermitted => Self::NoPermission,
+            ErrorCode::UnknownPortal
+            | ErrorCode::UnknownIncident
+            | ErrorCode::UnknownChannel
+            | ErrorCode::NothingKept => Self::NoInput,
+            ErrorCode::NoGrant | ErrorCode::NeedsRenewal | ErrorCode::NotNow | ErrorCode::Busy => {
+                Self::TryAgain
+            }
+            ErrorCode::Refused
+            | ErrorCode::NotAGrant
+            | ErrorCode::NotAnAnswer
+            | ErrorCode::CodeRefused => Self::Data,
+            ErrorCode::NoAuthorization | ErrorCode::NotThere => Self::Configuration,
+            ErrorCode::NotFound
+            | ErrorCode::MethodNotAllowed
+            | ErrorCode::Configuration
+            | ErrorCode::State
+            | ErrorCode::Bug
+            | ErrorCode::Unknown => Self::Unavailable,
+        }
+    }
+}
+
 impl Termination for Exit {
     fn report(self) -> ExitCode {
         ExitCode::from(self.code())
@@ -55,6 +83,8 @@ impl Termination for Exit {
 #[derive(Debug)]
 pub(super) struct CommandError {
     exit: Exit,
+    /// What the API calls it.
+    code: Option<ErrorCode>,
     message: String,
 }
 
@@ -62,8 +92,23 @@ impl CommandError {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
+            code: None,
             message: message.into(),
         }
+    }
+
+    /// What the API has refused.
+    pub(super) fn of_api(code: ErrorCode, message: String) -> Self {
+        Self {
+            exit: code.into(),
+            code: Some(code),
+            message,
+        }
+    }
+
+    /// What the API calls it, if the API has refused it.
+    pub(super) const fn code(&self) -> Option<ErrorCode> {
+        self.code
     }
 
     /// What the command ends with.

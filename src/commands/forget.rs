@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::connect::{Backend, connect_to_state, not_done};
+use super::client::Client;
+use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 
@@ -23,35 +24,10 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let reach = connect_to_state(common).await?;
-    // Nobody is asked about a portal that is not there.
-    let known = match &reach {
-        Backend::Daemon(client) => client.list(Some(portal)).await,
-        Backend::Offline(offline) => offline
-            .list(Some(portal))
-            .await
-            .map_err(|error| not_done(&error)),
-    };
-    known?;
-    let question =
-        format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
-    if !arguments.yes && !terminal::confirm(&question) {
-        return Err(CommandError::new(
-            Exit::Usage,
-            format!("{portal} was not forgotten; say --yes to mean it"),
-        ));
-    }
-    let forgotten = match reach {
-        Backend::Daemon(client) => client.forget(portal, arguments.revoke).await?,
-        Backend::Offline(offline) => {
-            let forgotten = offline
-                .forget(portal, arguments.revoke)
-                .await
-                .map_err(|error| not_done(&error));
-            offline.close().await;
-            forgotten?
-        }
-    };
+    let client = connect_to_state(common).await?;
+    let forgotten = forget(&client, arguments).await;
+    client.close().await;
+    let forgotten = forgotten?;
     terminal::eprintln(&match forgotten {
         true if arguments.revoke => {
             format!("{portal}: the grant is given back and forgotten, its token files are gone")
@@ -60,4 +36,20 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         false => format!("{portal}: there was no grant to forget"),
     });
     Ok(Exit::Done)
+}
+
+/// Forgets the grant, if that is meant; false if there was none.
+async fn forget(client: &Client, arguments: &Arguments) -> Result<bool, CommandError> {
+    let portal = &arguments.portal;
+    // Nobody is asked about a portal that is not there.
+    client.list(Some(portal)).await?;
+    let question =
+        format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
+    if !arguments.yes && !terminal::confirm(&question) {
+        return Err(CommandError::new(
+            Exit::Usage,
+            format!("{portal} was not forgotten; say --yes to mean it"),
+        ));
+    }
+    client.forget(portal, arguments.revoke).await
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::connect::{Backend, connect, not_done};
+use super::client::ImportInput;
+use super::connect::connect;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::domain::body_decoding;
@@ -40,14 +41,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// What is to be taken in.
-pub(super) enum ImportInput {
-    /// A grant in any form.
-    Text(String),
-    /// The pair that was put aside last at this portal.
-    AsideOf(String),
-}
-
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
     let question = format!("Replace the grant of {portal} even if this one is another portal's?");
@@ -61,19 +54,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Some(at) => ImportInput::AsideOf(at.clone()),
         None => ImportInput::Text(read(arguments)?),
     };
-    let imported = match connect(common).await? {
-        Backend::Daemon(client) => client.import(portal, grant, arguments.replace).await,
-        Backend::Offline(offline) => {
-            let imported = match &grant {
-                ImportInput::Text(text) => offline.import(portal, text, arguments.replace).await,
-                ImportInput::AsideOf(at) => {
-                    offline.import_aside(portal, at, arguments.replace).await
-                }
-            };
-            offline.close().await;
-            imported.map_err(|error| not_done(&error))
-        }
-    };
+    let client = connect(common).await?;
+    let imported = client.import(portal, grant, arguments.replace).await;
+    client.close().await;
     let imported = match imported {
         Err(failure) if arguments.json => {
             let outcome =

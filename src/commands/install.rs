@@ -3,11 +3,11 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::connect::{Backend, connect_to_state, not_done};
+use super::client::Client;
+use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
 use super::import::{print, said};
 use super::{Common, terminal};
-use crate::daemon::grants::disputes::DisputeView;
 
 pub(super) const HELP: &str = "\
 The first notice of an installation may have been a stranger's. Where another user of the portal says that he installed
@@ -62,27 +62,18 @@ pub(super) struct DecideArguments {
 }
 
 pub(super) async fn run(common: &Common, install: &InstallCommand) -> Result<Exit, CommandError> {
-    let reach = connect_to_state(common).await?;
+    let client = connect_to_state(common).await?;
     let done = match install {
-        InstallCommand::List(arguments) => list(&reach, arguments).await,
-        InstallCommand::Accept(arguments) => accept(&reach, arguments).await,
-        InstallCommand::Refuse(arguments) => refuse(&reach, arguments).await,
+        InstallCommand::List(arguments) => list(&client, arguments).await,
+        InstallCommand::Accept(arguments) => accept(&client, arguments).await,
+        InstallCommand::Refuse(arguments) => refuse(&client, arguments).await,
     };
-    if let Backend::Offline(offline) = reach {
-        offline.close().await;
-    }
+    client.close().await;
     done
 }
 
-async fn waiting(reach: &Backend) -> Result<Vec<DisputeView>, CommandError> {
-    match reach {
-        Backend::Daemon(client) => client.installs().await,
-        Backend::Offline(offline) => offline.installs().await.map_err(|error| not_done(&error)),
-    }
-}
-
-async fn list(reach: &Backend, arguments: &ListArguments) -> Result<Exit, CommandError> {
-    let waiting = waiting(reach).await?;
+async fn list(client: &Client, arguments: &ListArguments) -> Result<Exit, CommandError> {
+    let waiting = client.installs().await?;
     if arguments.json {
         terminal::print(&format!("{:#}\n", json!({ "waiting": waiting })));
     } else if waiting.is_empty() {
@@ -102,7 +93,7 @@ async fn list(reach: &Backend, arguments: &ListArguments) -> Result<Exit, Comman
 
 /// The user to decide about: the one who is named, or the one who waits and whom a person was shown.
 async fn meant(
-    reach: &Backend,
+    client: &Client,
     arguments: &DecideArguments,
     what: &str,
 ) -> Result<Option<String>, CommandError> {
@@ -115,7 +106,8 @@ async fn meant(
     if *yes {
         return Ok(user.clone());
     }
-    let found = waiting(reach)
+    let found = client
+        .installs()
         .await?
         .into_iter()
         .find(|it| it.portal == *portal);
@@ -133,17 +125,11 @@ async fn meant(
     Ok(Some(user.clone().unwrap_or(found.user)))
 }
 
-async fn accept(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, CommandError> {
+async fn accept(client: &Client, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let user = meant(reach, arguments, "Accept").await?;
+    let user = meant(client, arguments, "Accept").await?;
     let user = user.as_deref();
-    let accepted: Value = match reach {
-        Backend::Daemon(client) => client.accept_install(portal, user).await?,
-        Backend::Offline(offline) => offline
-            .accept_install(portal, user)
-            .await
-            .map_err(|error| not_done(&error))?,
-    };
+    let accepted: Value = client.accept_install(portal, user).await?;
     if arguments.json {
         print(&accepted);
     }
@@ -158,17 +144,11 @@ async fn accept(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, Co
     }
 }
 
-async fn refuse(reach: &Backend, arguments: &DecideArguments) -> Result<Exit, CommandError> {
+async fn refuse(client: &Client, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let user = meant(reach, arguments, "Refuse").await?;
+    let user = meant(client, arguments, "Refuse").await?;
     let user = user.as_deref();
-    let refused = match reach {
-        Backend::Daemon(client) => client.refuse_install(portal, user).await?,
-        Backend::Offline(offline) => offline
-            .refuse_install(portal, user)
-            .await
-            .map_err(|error| not_done(&error))?,
-    };
+    let refused = client.refuse_install(portal, user).await?;
     if arguments.json {
         let outcome = json!({"portal": portal, "outcome": "refused", "user": refused.user, "holder": refused.holder});
         terminal::print(&format!("{outcome:#}\n"));

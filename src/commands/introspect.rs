@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::connect::{ReadBackend, connect_to_read, not_done};
+use super::connect::connect_to_read;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::domain::introspection::Introspection;
@@ -22,17 +22,10 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let said = match connect_to_read(common).await? {
-        ReadBackend::Daemon(client) => client.introspect(portal).await?,
-        ReadBackend::State(glance) => {
-            let said = glance
-                .introspect(portal)
-                .await
-                .map_err(|error| not_done(&error));
-            glance.close().await;
-            said?
-        }
-    };
+    let client = connect_to_read(common).await?;
+    let said = client.introspect(portal).await;
+    client.close().await;
+    let said = said?;
     if arguments.json {
         terminal::print(&(serde_json::to_string_pretty(&said).unwrap_or_default() + "\n"));
     } else {

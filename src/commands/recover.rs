@@ -5,7 +5,8 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::connect::{Backend, connect_to_state, not_done};
+use super::client::Client;
+use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::daemon::KeptReplyView;
@@ -33,11 +34,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let reach = connect_to_state(common).await?;
-    let done = work(&reach, arguments).await;
-    if let Backend::Offline(offline) = reach {
-        offline.close().await;
-    }
+    let client = connect_to_state(common).await?;
+    let done = work(&client, arguments).await;
+    client.close().await;
     let done = done?;
     match done {
         RecoverResult::Body(bytes) => terminal::print_bytes(&bytes),
@@ -62,7 +61,7 @@ enum RecoverResult {
     Discarded(usize),
 }
 
-async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, CommandError> {
+async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, CommandError> {
     let Arguments {
         portal,
         show,
@@ -70,26 +69,14 @@ async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, C
         yes,
         json,
     } = arguments;
-    let kept = match reach {
-        Backend::Daemon(client) => client.kept(portal).await?,
-        Backend::Offline(offline) => offline
-            .kept(portal)
-            .await
-            .map_err(|error| not_done(&error))?,
-    };
+    let kept = client.kept(portal).await?;
     if let Some(number) = show {
         let question = format!("Print reply {number} of {portal}? It may hold tokens that work.");
         if terminal::is_terminal() && !yes && !terminal::confirm(&question) {
             let message = "not printed on a terminal; say --yes to mean it, or send it to a file";
             return Err(CommandError::new(Exit::Usage, message));
         }
-        let body = match reach {
-            Backend::Daemon(client) => client.kept_body(portal, *number).await,
-            Backend::Offline(offline) => offline
-                .kept_body(portal, *number)
-                .await
-                .map_err(|error| not_done(&error)),
-        };
+        let body = client.kept_body(portal, *number).await;
         return body.map(RecoverResult::Body);
     }
     if *discard {
@@ -103,13 +90,7 @@ async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, C
                 "nothing was removed; say --yes to mean it",
             ));
         }
-        let discarded = match reach {
-            Backend::Daemon(client) => client.discard(portal).await?,
-            Backend::Offline(offline) => offline
-                .discard(portal)
-                .await
-                .map_err(|error| not_done(&error))?,
-        };
+        let discarded = client.discard(portal).await?;
         let outcome = json!({"portal": portal, "outcome": "discarded", "discarded": discarded});
         return Ok(if *json {
             RecoverResult::Json(outcome)
@@ -117,13 +98,7 @@ async fn work(reach: &Backend, arguments: &Arguments) -> Result<RecoverResult, C
             RecoverResult::Discarded(discarded)
         });
     }
-    let recovered = match reach {
-        Backend::Daemon(client) => client.recover(portal).await,
-        Backend::Offline(offline) => offline
-            .recover(portal)
-            .await
-            .map_err(|error| not_done(&error)),
-    };
+    let recovered = client.recover(portal).await;
     if !json {
         kept.iter()
             .for_each(|reply| terminal::eprintln(&line(portal, reply)));

@@ -4,7 +4,8 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
-use super::connect::{Backend, ReadBackend, connect_to_grants, connect_to_read, not_done};
+use super::client::Client;
+use super::connect::{connect_to_grants, connect_to_read};
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::daemon::grants::portal_view::PortalView;
@@ -32,8 +33,8 @@ pub(super) struct Arguments {
 const NONE_RENEWABLE: &str = "no portal has a grant that could be renewed; see refreshd status";
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let reach = match connect_to_grants(common).await {
-        Ok(reach) => reach,
+    let client = match connect_to_grants(common).await {
+        Ok(client) => client,
         // Without a state nothing can be renewed, and each portal is named.
         Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
             terminal::eprintln(NONE_RENEWABLE);
@@ -47,32 +48,14 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Err(failure) => return Err(failure),
     };
     let (names, left) = if arguments.all {
-        parted(all(&reach).await?)
+        parted(client.list(None).await?)
     } else {
         (arguments.portals.clone(), Vec::new())
     };
     if names.is_empty() {
         terminal::eprintln(NONE_RENEWABLE);
     }
-    let outcomes = match &reach {
-        Backend::Daemon(client) => {
-            let asked = names
-                .iter()
-                .map(|name| async move { (name, client.renew(name).await) });
-            stream::iter(asked)
-                .buffered(AT_ONCE)
-                .collect::<Vec<_>>()
-                .await
-        }
-        Backend::Offline(offline) => {
-            let mut outcomes = Vec::new();
-            for name in &names {
-                let renewed = offline.renew(name).await.map_err(|error| not_done(&error));
-                outcomes.push((name, renewed));
-            }
-            outcomes
-        }
-    };
+    let outcomes = renew_each(&client, &names).await;
     let mut exit = Exit::Done;
     let mut answers = Vec::new();
     for (name, outcome) in outcomes {
@@ -92,9 +75,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             }
         }
     }
-    if let Backend::Offline(offline) = reach {
-        offline.close().await;
-    }
+    client.close().await;
     Ok(told(arguments, &left, answers, exit))
 }
 
@@ -125,23 +106,24 @@ fn told(
     exit
 }
 
-async fn all(reach: &Backend) -> Result<Vec<PortalView>, CommandError> {
-    match reach {
-        Backend::Daemon(client) => client.list(None).await,
-        Backend::Offline(offline) => offline.list(None).await.map_err(|error| not_done(&error)),
-    }
+/// Renews them, some at a time where a daemon bounds the requests.
+async fn renew_each<'n>(
+    client: &Client,
+    names: &'n [String],
+) -> Vec<(&'n String, Result<Value, CommandError>)> {
+    let at_once = if client.is_daemon() { AT_ONCE } else { 1 };
+    let asked = names
+        .iter()
+        .map(|name| async move { (name, client.renew(name).await) });
+    stream::iter(asked).buffered(at_once).collect().await
 }
 
 /// The portals of the configuration, where there is no state.
 async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
-    match connect_to_read(common).await? {
-        ReadBackend::Daemon(client) => client.list(None).await,
-        ReadBackend::State(glance) => {
-            let portals = glance.list(None).await.map_err(|error| not_done(&error));
-            glance.close().await;
-            portals
-        }
-    }
+    let client = connect_to_read(common).await?;
+    let portals = client.list(None).await;
+    client.close().await;
+    portals
 }
 
 /// The portals that can be renewed, and the others of the configuration.

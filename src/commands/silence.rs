@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::connect::{Backend, connect, connect_to_state, not_done};
+use super::connect::{connect, connect_to_state};
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
-use crate::daemon::alerts::alert_views::EVERYTHING;
 
 #[derive(Debug, Args)]
 #[command(
@@ -61,22 +60,17 @@ impl Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let Meant { portal, span } = arguments.meant()?;
-    let spoken = span.as_deref().map(parse).transpose()?;
+    span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
     // What was never silenced needs no state to end.
-    let reached = if span.is_some() {
+    let client = if span.is_some() {
         connect(common).await?
     } else {
         connect_to_state(common).await?
     };
-    let until = match reached {
-        Backend::Daemon(client) => client.silence(subject, span.as_deref()).await?,
-        Backend::Offline(offline) => {
-            let until = offline.silence(subject.unwrap_or(EVERYTHING), spoken).await;
-            offline.close().await;
-            until.map_err(|error| not_done(&error))?
-        }
-    };
+    let until = client.silence(subject, span.as_deref()).await;
+    client.close().await;
+    let until = until?;
     let whom = subject.unwrap_or("everything");
     terminal::eprintln(&match until {
         Some(until) => {

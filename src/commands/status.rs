@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Common;
-use super::connect::{self, ReadBackend, not_done};
+use super::client::Client;
+use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
 use crate::adapters::clock::Clock;
@@ -35,14 +36,12 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     loop {
-        let sight = connect::connect_to_read(common).await?;
-        if matches!(sight, ReadBackend::State(_)) {
+        let client = connect::connect_to_read(common).await?;
+        if !client.is_daemon() {
             terminal::eprintln("no daemon runs; this is what the state says");
         }
-        let shown = show(&sight, arguments).await;
-        if let ReadBackend::State(glance) = sight {
-            glance.close().await;
-        }
+        let shown = show(&client, arguments).await;
+        client.close().await;
         let fresh = shown?;
         if !arguments.watch {
             return Ok(if fresh { Exit::Done } else { Exit::NotFresh });
@@ -52,7 +51,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// Shows one portal, or all of them page by page, so that memory does not grow with their number. Whether all are fresh.
-async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, CommandError> {
+async fn show(client: &Client, arguments: &Arguments) -> Result<bool, CommandError> {
     let mut out: Box<dyn StatusOutput> = if arguments.json {
         Box::new(JsonOutput { begun: false })
     } else {
@@ -65,13 +64,7 @@ async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, Comman
         }
     };
     if let Some(portal) = &arguments.portal {
-        let portals = match sight {
-            ReadBackend::Daemon(client) => client.list(Some(portal)).await?,
-            ReadBackend::State(glance) => glance
-                .list(Some(portal))
-                .await
-                .map_err(|error| not_done(&error))?,
-        };
+        let portals = client.list(Some(portal)).await?;
         clear();
         match portals.as_slice() {
             [portal] if !arguments.json => terminal::print(&one(portal)),
@@ -84,13 +77,7 @@ async fn show(sight: &ReadBackend, arguments: &Arguments) -> Result<bool, Comman
     }
     let (mut fresh, mut after) = (true, None::<String>);
     loop {
-        let (portals, next) = match sight {
-            ReadBackend::Daemon(client) => client.page(after.as_deref()).await?,
-            ReadBackend::State(glance) => glance
-                .page(after.as_deref())
-                .await
-                .map_err(|error| not_done(&error))?,
-        };
+        let (portals, next) = client.page(after.as_deref()).await?;
         if after.is_none() {
             clear();
         }

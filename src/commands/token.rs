@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::connect::{Backend, ReadBackend, connect_to_grants, connect_to_read, not_done};
+use super::connect::{connect_to_grants, connect_to_read};
 use super::exit::{CommandError, Exit};
 use super::{Common, terminal};
 use crate::adapters::token_files::Format;
@@ -48,19 +48,14 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         OutputFormat::Header => Format::Header,
         OutputFormat::Env => Format::Env,
     };
-    let text = match connect_to_read(common).await? {
-        ReadBackend::Daemon(client) => client.token(portal, *min_valid, format.as_str()).await?,
-        ReadBackend::State(glance) => {
-            let token = glance
-                .token(portal, *min_valid, format)
-                .await
-                .map_err(|error| not_done(&error));
-            glance.close().await;
-            match token? {
-                Some(token) => token,
-                None => renewed(common, portal, *min_valid, format).await?,
-            }
-        }
+    let client = connect_to_read(common).await?;
+    let token = client
+        .token_if_valid(portal, *min_valid, format.as_str())
+        .await;
+    client.close().await;
+    let text = match token? {
+        Some(token) => token,
+        None => renewed(common, portal, *min_valid, format).await?,
     };
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     terminal::print(&format!("{text}{newline}"));
@@ -74,15 +69,8 @@ async fn renewed(
     min_valid: Duration,
     format: Format,
 ) -> Result<String, CommandError> {
-    match connect_to_grants(common).await? {
-        Backend::Daemon(client) => client.token(portal, min_valid, format.as_str()).await,
-        Backend::Offline(offline) => {
-            let token = offline
-                .token(portal, min_valid, format)
-                .await
-                .map_err(|error| not_done(&error));
-            offline.close().await;
-            token
-        }
-    }
+    let client = connect_to_grants(common).await?;
+    let token = client.token(portal, min_valid, format.as_str()).await;
+    client.close().await;
+    token
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::adapters::directory::UntrustedDirectory;
 use crate::adapters::http::TlsError;
 use crate::adapters::state::StateError;
-use crate::daemon::api::BindError;
+use crate::daemon::api::socket::BindError;
 use crate::daemon::http::listen::ListenError;
 
 /// Why the daemon did not start, or ended.

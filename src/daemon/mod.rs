@@ -23,16 +23,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use api::BindError;
+pub use api::error::ErrorCode;
+pub use api::in_process::InProcess;
+pub use api::socket::BindError;
 pub use error::RunError;
 pub use grants::authorize::Begun;
 pub use grants::kept_replies::KeptReplyView;
 pub use http::browser_page::BrowserPage;
 pub use http::callback::{Callback, CallbackRequest, CallbackResponse, has_state};
 pub use http::listen::ListenError;
+pub use startup::bootstrap::has_first_grants;
 pub use startup::metadata_discovery::ask_issuers;
-pub use startup::offline::Offline;
-pub use startup::read_only::ReadOnlyState;
 pub use startup::reload::ReadConfig;
 pub use waiters::RenewalReport;
 
@@ -42,7 +43,7 @@ use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::config::Config;
 use crate::domain::portal::Kind;
-use api::Control;
+use api::socket;
 use context::Context;
 use grants::kept_replies;
 use http::{listen, status_listener};
@@ -79,7 +80,7 @@ pub async fn run(
     let trust = Trust::by_configuration(&config.source);
     starting.spawn(async move {
         let core = Core::start(config, world).await?;
-        let socket = api::bind(&paths.control_socket, &trust).await?;
+        let socket = socket::bind(&paths.control_socket, &trust).await?;
         let listener = match listen {
             Some(address) => Some(listen::bind("http", address).await?),
             None => None,
@@ -119,10 +120,14 @@ pub async fn run(
         };
         begun.ok_or(RunError::StopTimedOut(limit))?
     };
-    let control = Control::new(Arc::clone(&shared), Arc::clone(&reloader));
     tasks.spawn(named(
         "the control socket",
-        api::run(control, socket, stop.clone()),
+        socket::run(
+            Arc::clone(&shared),
+            Arc::clone(&reloader),
+            socket,
+            stop.clone(),
+        ),
     ));
     if let Some(listener) = install_listener {
         let run = install::run(Arc::clone(&shared), listener, stop.clone());

@@ -87,11 +87,17 @@ impl ReplyBody {
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
+
+    /// The length in bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.expose().len()
+    }
 }
 
 impl fmt::Debug for ReplyBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReplyBody({} bytes)", self.expose().len())
+        write!(f, "ReplyBody({} bytes)", self.length())
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::extract::rejection::StringRejection;
 use axum::extract::{Path as UrlPath, State as Extract};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -14,8 +13,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::daemon::alerts::{alert_views, channel_test};
-use crate::daemon::api::Control;
-use crate::daemon::api::peer::{ApiError, Peer};
+use crate::daemon::api::control::Control;
+use crate::daemon::api::error::{ApiError, ErrorCode};
+use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::error::OperationError;
 
 /// Nobody can mean to silence alerts for longer.
@@ -52,21 +52,20 @@ struct Silence {
 type Body = Result<String, StringRejection>;
 
 fn parse<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
-    let body = body.map_err(|rejection| bad(rejection.body_text()))?;
+    let body = body.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     serde_json::from_str(&body)
-        .map_err(|error| bad(format!("the body is not as expected: {error}")))
-}
-
-fn bad(message: impl Into<String>) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
+        .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))
 }
 
 fn span(body: Body) -> Result<Duration, ApiError> {
     let Silence { r#for: text } = parse(body)?;
-    let span = humantime::parse_duration(text.trim())
-        .map_err(|error| bad(format!("`for` is no duration such as 2h: {error}")))?;
+    let span = humantime::parse_duration(text.trim()).map_err(|error| {
+        ApiError::bad_request(format!("`for` is no duration such as 2h: {error}"))
+    })?;
     if span.is_zero() || span > LONGEST_SILENCE {
-        return Err(bad("`for` must be more than nothing and at most 30 days"));
+        return Err(ApiError::bad_request(
+            "`for` must be more than nothing and at most 30 days",
+        ));
     }
     Ok(span)
 }
@@ -115,7 +114,7 @@ async fn change(
     portal: String,
     span: Option<Duration>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let until = alert_views::silence(control.shared(), &portal, span).await?;
     Ok(Json(json!({"portal": portal, "until": until})).into_response())
 }
@@ -133,7 +132,7 @@ async fn test(
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let Test { channel } = match body {
         Ok(empty) if empty.trim().is_empty() => Test::default(),
         body => parse(body)?,
@@ -142,13 +141,8 @@ async fn test(
     let (config, now) = (shared.config(), shared.clock.now());
     let tests =
         channel_test::test(&shared.courier(), &config.channels, channel.as_deref(), now).await;
-    let tests = tests.map_err(|unknown| {
-        ApiError::new(
-            StatusCode::NOT_FOUND,
-            "unknown-channel",
-            unknown.to_string(),
-        )
-    })?;
+    let tests =
+        tests.map_err(|unknown| ApiError::new(ErrorCode::UnknownChannel, unknown.to_string()))?;
     Ok(Json(json!({ "tests": tests })).into_response())
 }
 
@@ -164,18 +158,14 @@ async fn acknowledge(
     Extension(peer): Extension<Peer>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let Acknowledge { incident } = parse(body)?;
     match alert_views::acknowledge(control.shared(), &incident).await {
         0 => {
             let message = format!(
                 "no incident is open that is named so, nor one of such a portal: {incident}"
             );
-            Err(ApiError::new(
-                StatusCode::NOT_FOUND,
-                "unknown-incident",
-                message,
-            ))
+            Err(ApiError::new(ErrorCode::UnknownIncident, message))
         }
         count => Ok(Json(json!({"incident": incident, "acknowledged": count})).into_response()),
     }

@@ -6,22 +6,19 @@ use std::sync::Arc;
 
 use axum::extract::rejection::StringRejection;
 use axum::extract::{Path as UrlPath, State as Extract};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::config::is_loopback_host;
-use crate::daemon::api::Control;
-use crate::daemon::api::peer::{ApiError, Peer};
-use crate::daemon::context::Context;
+use crate::daemon::api::control::Control;
+use crate::daemon::api::error::{ApiError, ErrorCode};
+use crate::daemon::api::outcomes::authorized;
+use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::authorize::{self, Polled};
-use crate::daemon::grants::error::OperationError;
-use crate::daemon::grants::operations;
-use crate::domain::token::Generation;
 
 /// What a caller says who begins.
 #[derive(Deserialize, Default)]
@@ -57,16 +54,12 @@ async fn begin(
     UrlPath(portal): UrlPath<String>,
     body: Result<String, StringRejection>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let BeginRequest { redirect_uri } = parse(body)?;
     if redirect_uri.as_deref().is_some_and(|uri| !is_loopback(uri)) {
         let message =
             "redirect_uri must be http on this machine; write any other into the configuration";
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "bad-request",
-            message,
-        ));
+        return Err(ApiError::bad_request(message));
     }
     let begun = authorize::begin(control.shared(), &portal, redirect_uri).await?;
     Ok(axum::Json(begun).into_response())
@@ -78,7 +71,7 @@ async fn answer(
     UrlPath(portal): UrlPath<String>,
     body: Result<String, StringRejection>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let AnswerRequest { answer } = parse(body)?;
     let shared = Arc::clone(&control.shared);
     // The code is spent once it has left: nobody who goes away may stop this.
@@ -95,7 +88,7 @@ async fn poll(
     UrlPath(portal): UrlPath<String>,
     body: Result<String, StringRejection>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let PollRequest { state } = parse(body)?;
     let shared = Arc::clone(&control.shared);
     let change = async move {
@@ -109,25 +102,8 @@ async fn poll(
     Ok(axum::Json(control.change(change).await?).into_response())
 }
 
-/// What an authorization comes to, in JSON: over the socket, and from `authorize --json`.
-///
-/// # Errors
-/// As `find`.
-pub async fn authorized(
-    shared: &Context,
-    portal: &str,
-    generation: Generation,
-) -> Result<Value, OperationError> {
-    let (view, reply) = operations::outcome(shared, portal).await?;
-    Ok(json!({
-        "portal": portal, "outcome": "authorized", "generation": generation.0, "reply": reply, "status": view,
-    }))
-}
-
 fn parse<T: DeserializeOwned>(body: Result<String, StringRejection>) -> Result<T, ApiError> {
-    let body = body.map_err(|rejection| {
-        ApiError::new(rejection.status(), "bad-request", rejection.body_text())
-    })?;
+    let body = body.map_err(|rejection| ApiError::of_body(ErrorCode::BadRequest, &rejection))?;
     let body = if body.trim().is_empty() { "{}" } else { &body };
     // serde_json's own words may quote what was sent.
     serde_json::from_str(body).map_err(|error| {
@@ -135,7 +111,7 @@ fn parse<T: DeserializeOwned>(body: Result<String, StringRejection>) -> Result<T
         let message = format!(
             "the body is not the JSON that is expected here (line {line}, column {column})"
         );
-        ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
+        ApiError::bad_request(message)
     })
 }
 

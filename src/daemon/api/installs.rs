@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path as UrlPath, Query, State as Extract};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::daemon::api::peer::{ApiError, Peer};
-use crate::daemon::api::{Control, imported_json, status_of};
+use crate::daemon::api::control::Control;
+use crate::daemon::api::error::ApiError;
+use crate::daemon::api::outcomes::{imported_json, status_of};
+use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::disputes;
-use crate::daemon::grants::operations::{self, Driver};
+use crate::daemon::grants::operations;
 
 pub(crate) fn routes() -> Router<Control> {
     Router::new()
@@ -35,14 +36,8 @@ struct Of {
 type OfQuery = Result<Query<Of>, QueryRejection>;
 
 fn user(query: OfQuery) -> Result<Option<String>, ApiError> {
-    let bad = |rejection: QueryRejection| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "bad-request",
-            rejection.body_text(),
-        )
-    };
-    query.map(|Query(Of { user })| user).map_err(bad)
+    let Query(Of { user }) = query?;
+    Ok(user)
 }
 
 async fn list(Extract(control): Extract<Control>) -> Result<Response, ApiError> {
@@ -56,11 +51,12 @@ async fn accept(
     UrlPath(portal): UrlPath<String>,
     query: OfQuery,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let user = user(query)?;
-    let (shared, name) = (Arc::clone(&control.shared), portal.clone());
+    let (shared, driver) = (Arc::clone(&control.shared), control.driver.clone());
+    let name = portal.clone();
     let accept =
-        async move { Ok(disputes::accept(&shared, &name, user.as_deref(), Driver::Daemon).await?) };
+        async move { Ok(disputes::accept(&shared, &name, user.as_deref(), &driver).await?) };
     let imported = control.change(accept).await?;
     let (view, _) = operations::outcome(&control.shared, &portal).await?;
     Ok((
@@ -76,7 +72,7 @@ async fn refuse(
     UrlPath(portal): UrlPath<String>,
     query: OfQuery,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let user = user(query)?;
     let shared = Arc::clone(&control.shared);
     let refuse = async move { Ok(disputes::refuse(&shared, &portal, user.as_deref()).await?) };

@@ -9,15 +9,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::daemon::api::Control;
-use crate::daemon::api::peer::{ApiError, Peer};
-use crate::daemon::context::Context;
-use crate::daemon::grants::error::OperationError;
+use crate::daemon::api::control::Control;
+use crate::daemon::api::error::ApiError;
+use crate::daemon::api::outcomes::recovered;
+use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::kept_replies;
-use crate::daemon::grants::operations;
-use crate::domain::token::Generation;
 
 pub(crate) fn routes() -> Router<Control> {
     Router::new()
@@ -39,7 +37,7 @@ async fn show(
     Extension(peer): Extension<Peer>,
     UrlPath((portal, number)): UrlPath<(String, usize)>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let body = kept_replies::body(&control.shared, &portal, number).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
@@ -53,7 +51,7 @@ async fn recover(
     Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let shared = Arc::clone(&control.shared);
     let change = async move {
         let generation = kept_replies::recover(&shared, &portal).await?;
@@ -67,25 +65,10 @@ async fn discard(
     Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, ApiError> {
-    peer.may_change()?;
+    control.may_change(peer)?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
     let discarded = control
         .change(async move { Ok(kept_replies::discard(&shared, &name).await?) })
         .await?;
     Ok(axum::Json(json!({"portal": portal, "discarded": discarded})).into_response())
-}
-
-/// What a recovery comes to, in JSON: over the socket, and from `recover --json`.
-///
-/// # Errors
-/// As `find`.
-pub async fn recovered(
-    shared: &Context,
-    portal: &str,
-    generation: Generation,
-) -> Result<Value, OperationError> {
-    let view = operations::view(shared, portal).await?;
-    Ok(
-        json!({"portal": portal, "outcome": "recovered", "generation": generation.0, "status": view}),
-    )
 }

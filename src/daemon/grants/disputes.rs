@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapters::state::OpenDispute;
 use crate::daemon::context::Context;
+use crate::daemon::grants::driver::Driver;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::import::{ImportOutcome, proof, store_candidate};
 use crate::daemon::grants::lookup::find;
-use crate::daemon::grants::operations::Driver;
 use crate::domain::candidate::Origin;
 use crate::domain::dispute::Dispute;
 use crate::domain::import::ImportedGrant;
@@ -115,7 +115,7 @@ pub async fn accept(
     shared: &Context,
     name: &str,
     user: Option<&str>,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
     let OpenDispute {

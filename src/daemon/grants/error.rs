@@ -27,6 +27,12 @@ pub enum OperationError {
         /// What to do.
         action: String,
     },
+    /// Its token must be renewed first, and this is a copy of the state.
+    #[error("{portal}: its token must be renewed first")]
+    NeedsRenewal {
+        /// The portal.
+        portal: PortalName,
+    },
     /// It did not work now; it may later.
     #[error("{portal}: {reason}")]
     NotNow {

@@ -3,24 +3,22 @@
 //!
 //! Must not send what cannot be a refresh token, nor touch a living grant: `candidates` does, once the proof is there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
-use crate::adapters::state::{Offer, Offered, StateError};
+use crate::adapters::state::{Offer, Offered};
 use crate::config::Config;
 use crate::daemon::context::Context;
+use crate::daemon::grants::driver::Driver;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
-use crate::daemon::grants::operations::{self, Driver, RenewalResult};
+use crate::daemon::grants::operations::{self, RenewalResult};
 use crate::daemon::grants::store::{
     GrantSource, StoreRequest, check_identity, check_not_held, held_by_error, new_grant,
     spent_error, store_grant,
 };
-use crate::daemon::renewal::candidates;
 use crate::daemon::renewal::state_health;
 use crate::daemon::waiters::RenewalReport;
 use crate::domain::candidate::{ImportResult, Origin, replace_hint};
@@ -59,7 +57,7 @@ pub async fn import(
     name: &str,
     text: &str,
     replace: bool,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
     let config = shared.config();
@@ -119,7 +117,7 @@ pub async fn import_superseded(
     name: &str,
     at: &str,
     replace: bool,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
     let holder = find(shared, at).await?;
@@ -304,7 +302,7 @@ pub(crate) async fn proof(
     shared: &Context,
     portal: &Portal,
     fingerprint: Option<Fingerprint>,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let ended = shared.proofs.wait_for(&(portal.name.clone(), fingerprint));
     carry_out(portal, by, &shared.candidates).await?;
@@ -321,7 +319,7 @@ async fn import_first(
     shared: &Context,
     portal: &Portal,
     intake: ImportedGrant,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let name = &portal.name;
     let mut ended = shared.waiters.wait_for(name);
@@ -374,7 +372,7 @@ async fn import_first(
 async fn import_same(
     shared: &Context,
     portal: &Portal,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let proof = match operations::renew(shared, portal.name.as_str(), by).await? {
         RenewalResult::FreshAlready { .. } => ImportResult::TakenIn,
@@ -383,10 +381,15 @@ async fn import_same(
     imported(shared, portal, proof).await
 }
 
-async fn carry_out(portal: &Portal, by: Driver<'_>, wake: &Notify) -> Result<(), OperationError> {
+async fn carry_out(portal: &Portal, by: &Driver, wake: &Notify) -> Result<(), OperationError> {
     match by {
         Driver::Daemon => wake.notify_one(),
-        Driver::Inline(hand) => hand(portal.name.clone()).await?,
+        Driver::Inline(driver) => driver.prove(&portal.name).await?,
+        Driver::ReadOnly => {
+            return Err(OperationError::NeedsRenewal {
+                portal: portal.name.clone(),
+            });
+        }
     }
     Ok(())
 }
@@ -441,21 +444,4 @@ async fn imported(
         generation,
         had_grant: !has_no_living_grant(before),
     })
-}
-
-/// Claims a portal's candidate and carries its exchange out, in a task that nobody cancels; false if there is none.
-pub(crate) async fn prove_manually(
-    shared: &Arc<Context>,
-    portal: &PortalName,
-    tasks: &mut JoinSet<()>,
-) -> Result<bool, StateError> {
-    let claimed = shared
-        .state
-        .claim_candidate(portal.clone(), shared.clock.now())
-        .await?;
-    let found = claimed.is_some();
-    if let Some(candidate) = claimed {
-        tasks.spawn(candidates::prove(Arc::clone(shared), candidate));
-    }
-    Ok(found)
 }

@@ -88,7 +88,7 @@ pub async fn list(shared: &Context, name: &str) -> Result<Vec<KeptReplyView>, Op
             content_type,
             content_encoding,
             whole,
-            bytes: body.expose().len(),
+            bytes: body.length(),
             current: is_current(&portal, kept.sent),
             readable,
         }

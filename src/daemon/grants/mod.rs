@@ -5,6 +5,7 @@
 
 pub mod authorize;
 pub mod disputes;
+pub mod driver;
 pub mod error;
 pub mod import;
 pub mod introspect;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::adapters::state::{RenewalRequest, StateError};
+use crate::adapters::state::RenewalRequest;
 use crate::adapters::token_files::{Format, Published};
 use crate::adapters::token_reply::token_reply;
 use crate::daemon::context::Context;
+use crate::daemon::grants::driver::Driver;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find, no_grant};
 use crate::daemon::grants::portal_view::{PortalView, views as views_of};
@@ -125,7 +126,7 @@ pub async fn outcome(
 pub async fn renew(
     shared: &Context,
     name: &str,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<RenewalResult, OperationError> {
     let portal = find(shared, name).await?;
     let ended = shared.waiters.wait_for(&portal.name);
@@ -145,9 +146,14 @@ pub async fn renew(
     }
     match by {
         Driver::Daemon => shared.due.notify_one(),
-        Driver::Inline(hand) => {
+        Driver::Inline(driver) => {
             shared.clock.sleep_until(from).await;
-            hand(portal.name.clone()).await?;
+            driver.renew(&portal.name).await?;
+        }
+        Driver::ReadOnly => {
+            return Err(OperationError::NeedsRenewal {
+                portal: portal.name,
+            });
         }
     }
     let limit = from.until(now) + shared.config().renewal.timeout + RENEWAL_GRACE;
@@ -163,18 +169,6 @@ pub async fn renew(
     }
 }
 
-/// Who carries a renewal out.
-pub enum Driver<'a> {
-    /// The renewer of this daemon.
-    Daemon,
-    /// Whoever calls, without a daemon.
-    Inline(&'a (dyn Fn(PortalName) -> ManualDriver<'a> + Send + Sync)),
-}
-
-/// A renewal carried out by hand.
-pub type ManualDriver<'a> =
-    std::pin::Pin<Box<dyn Future<Output = Result<(), StateError>> + Send + 'a>>;
-
 /// The access token in one form, with at least `min_valid` left; renews first if need be.
 ///
 /// # Errors
@@ -184,11 +178,16 @@ pub async fn token(
     name: &str,
     min_valid: Duration,
     format: Format,
-    by: Driver<'_>,
+    by: &Driver,
 ) -> Result<String, OperationError> {
     let portal = find(shared, name).await?;
     if let Some(text) = render(shared, &portal, min_valid, format) {
         return Ok(text);
+    }
+    if matches!(by, Driver::ReadOnly) {
+        return Err(OperationError::NeedsRenewal {
+            portal: portal.name,
+        });
     }
     // What a person must mend is not sent again for a reader's sake.
     if matches!(
@@ -229,20 +228,6 @@ pub async fn token(
             reason,
         }
     })
-}
-
-/// The access token in one form if it has at least `min_valid` left; nothing is renewed for it.
-///
-/// # Errors
-/// As [`find`].
-pub async fn token_if_valid(
-    shared: &Context,
-    name: &str,
-    min_valid: Duration,
-    format: Format,
-) -> Result<Option<String>, OperationError> {
-    let portal = find(shared, name).await?;
-    Ok(render(shared, &portal, min_valid, format))
 }
 
 fn render(

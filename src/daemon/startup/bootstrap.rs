@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::adapters::state::Offered;
-use crate::config::App;
+use crate::config::{App, Config};
 use crate::daemon::context::Context;
 use crate::daemon::grants::import::{has_no_living_grant, known_secret, store_candidate};
 use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
@@ -197,4 +197,15 @@ fn read_private(file: &Path) -> Result<Option<String>, String> {
     std::fs::read_to_string(file)
         .map(Some)
         .map_err(|error| error.to_string())
+}
+
+/// Whether a configuration brings grants of its own, without a state.
+#[must_use]
+pub fn has_first_grants(config: &Config) -> bool {
+    let has_file = config
+        .portals
+        .iter()
+        .any(|portal| portal.settings.refresh_token_file.is_some());
+    let mut apps = config.apps.values();
+    has_file || apps.any(|app| app.profile.start == GrantType::ClientCredentials)
 }

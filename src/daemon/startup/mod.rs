@@ -3,7 +3,6 @@
 pub mod bootstrap;
 pub mod core;
 pub mod metadata_discovery;
-pub mod offline;
 pub mod read_only;
 pub mod recovery;
 pub mod reload;

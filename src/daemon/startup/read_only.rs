@@ -13,22 +13,17 @@ use crate::adapters::clock::Clock;
 use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{SnapshotOutcome, State, StateError, take_snapshot};
-use crate::adapters::token_files::{Format, TokenFiles};
+use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
 use crate::daemon::alerts::Conditions;
 use crate::daemon::configured::{app_fingerprints, configured_portals};
 use crate::daemon::context::{Context, ContextParts};
 use crate::daemon::error::RunError;
-use crate::daemon::grants::error::OperationError;
-use crate::daemon::grants::introspect;
-use crate::daemon::grants::operations;
-use crate::daemon::grants::portal_view::PortalView;
 use crate::daemon::renewal::carry::Carry;
 use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::startup::metadata_discovery::recall;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
-use crate::domain::introspection::Introspection;
 
 /// A state that changes is looked at again for so long.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);
@@ -87,44 +82,10 @@ impl ReadOnlyState {
         Ok(Self { shared, worker })
     }
 
-    /// Every portal, or one.
-    ///
-    /// # Errors
-    /// [`OperationError`].
-    pub async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, OperationError> {
-        operations::views(&self.shared, portal).await
-    }
-
-    /// The portals after this one, some at a time; and the last of them, if there are more.
-    ///
-    /// # Errors
-    /// [`OperationError`].
-    pub async fn page(
-        &self,
-        after: Option<&str>,
-    ) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
-        operations::page(&self.shared, after).await
-    }
-
-    /// The access token in one form if it has at least `min_valid` left; `None`: it must be renewed first.
-    ///
-    /// # Errors
-    /// [`OperationError`].
-    pub async fn token(
-        &self,
-        portal: &str,
-        min_valid: Duration,
-        format: Format,
-    ) -> Result<Option<String>, OperationError> {
-        operations::token_if_valid(&self.shared, portal, min_valid, format).await
-    }
-
-    /// As `introspect::introspect`.
-    ///
-    /// # Errors
-    /// [`OperationError`].
-    pub async fn introspect(&self, portal: &str) -> Result<Introspection, OperationError> {
-        introspect::introspect(&self.shared, portal).await
+    /// What reads the copy.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Context> {
+        &self.shared
     }
 
     /// Lets go of the copy.

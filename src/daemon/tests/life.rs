@@ -15,8 +15,9 @@ use crate::config::{self, Environment};
 use crate::daemon::STOP_GRACE;
 use crate::daemon::context::Context;
 use crate::daemon::drain;
+use crate::daemon::grants::driver::Driver;
 use crate::daemon::grants::import;
-use crate::daemon::grants::operations::{self, Driver};
+use crate::daemon::grants::operations;
 use crate::daemon::grants::store;
 use crate::daemon::loops;
 use crate::daemon::startup::core::{Core, Executor};
@@ -123,14 +124,14 @@ impl Life {
     /// `refreshd renew`.
     pub fn renew(&mut self, portal: String) {
         self.errand(|shared| async move {
-            drop(operations::renew(&shared, &portal, Driver::Daemon).await);
+            drop(operations::renew(&shared, &portal, &Driver::Daemon).await);
         });
     }
 
     /// `refreshd import`.
     pub fn import(&mut self, portal: String, text: String) {
         self.errand(|shared| async move {
-            drop(import::import(&shared, &portal, &text, false, Driver::Daemon).await);
+            drop(import::import(&shared, &portal, &text, false, &Driver::Daemon).await);
         });
     }
 

@@ -178,7 +178,9 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
         let quoted = before.ends_with('"') && after.starts_with('"');
         let plain = before.ends_with([':', '='])
             && (after.is_empty() || after.starts_with([',', '}', '&', ';', '|', '/']));
-        quoted || plain
+        // The last value of a form that is a JSON string.
+        let ends_form = before.ends_with('=') && after.starts_with('"');
+        quoted || plain || ends_form
     };
     // Names may be spelt in another way.
     let plain = |text: &str| text.replace(['_', '-', ' '], "").to_ascii_lowercase();

@@ -1,0 +1,164 @@
+//! How a caller is told that something was not done: `{"error": {"code": …, "message": …}}`.
+//!
+//! [`ErrorCode`] is the one table: the HTTP status is read off it here, the exit code of a command in `commands::exit`.
+
+use axum::extract::rejection::{QueryRejection, StringRejection};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::daemon::grants::error::OperationError;
+use crate::domain::error_chain::error_chain;
+
+/// What went wrong, as a script can tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request is not understood.
+    BadRequest,
+    /// There is no such path.
+    NotFound,
+    /// The path does not have that method.
+    MethodNotAllowed,
+    /// The caller may not do that.
+    NotPermitted,
+    /// Too many callers do that now.
+    Busy,
+    /// The configuration names no such portal.
+    UnknownPortal,
+    /// No such incident is open.
+    UnknownIncident,
+    /// No such channel is configured.
+    UnknownChannel,
+    /// Nothing of that kind is stored.
+    NothingKept,
+    /// The portal has no usable grant.
+    NoGrant,
+    /// The token must be renewed, and this is a copy of the state.
+    NeedsRenewal,
+    /// It did not work now; it may later.
+    NotNow,
+    /// The grant was refused.
+    Refused,
+    /// The text is no grant.
+    NotAGrant,
+    /// Nobody authorizes this portal in a browser.
+    NoAuthorization,
+    /// The provider does not do this.
+    NotThere,
+    /// What came back from the browser is no answer.
+    NotAnAnswer,
+    /// The authorization server refused the code.
+    CodeRefused,
+    /// The configuration has problems.
+    Configuration,
+    /// The state could not be used.
+    State,
+    /// A bug.
+    Bug,
+    /// A code of another version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest | Self::NotAGrant | Self::NotAnAnswer => StatusCode::BAD_REQUEST,
+            Self::NotFound
+            | Self::UnknownPortal
+            | Self::UnknownIncident
+            | Self::UnknownChannel
+            | Self::NothingKept => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotPermitted => StatusCode::FORBIDDEN,
+            Self::NoGrant
+            | Self::NeedsRenewal
+            | Self::Refused
+            | Self::NoAuthorization
+            | Self::NotThere
+            | Self::CodeRefused => StatusCode::CONFLICT,
+            Self::Configuration => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Busy | Self::NotNow | Self::State => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Bug | Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// Why something was not done.
+pub(crate) struct ApiError {
+    code: ErrorCode,
+    status: StatusCode,
+    message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            status: code.status(),
+            message: message.into(),
+        }
+    }
+
+    /// The request is not understood.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+
+    /// Too many do that now.
+    pub(crate) fn busy(what: &str) -> Self {
+        let message = format!("the daemon is busy: {what}; try again in a moment");
+        Self::new(ErrorCode::Busy, message)
+    }
+
+    /// A body that could not be taken: too long, or no text.
+    pub(crate) fn of_body(code: ErrorCode, rejection: &StringRejection) -> Self {
+        Self {
+            code,
+            status: rejection.status(),
+            message: rejection.body_text(),
+        }
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(rejection.body_text())
+    }
+}
+
+impl From<OperationError> for ApiError {
+    fn from(error: OperationError) -> Self {
+        let code = match &error {
+            OperationError::UnknownPortal { .. } => ErrorCode::UnknownPortal,
+            OperationError::NoGrant { .. } => ErrorCode::NoGrant,
+            OperationError::NeedsRenewal { .. } => ErrorCode::NeedsRenewal,
+            OperationError::NotNow { .. } => ErrorCode::NotNow,
+            OperationError::Refused { .. } => ErrorCode::Refused,
+            OperationError::NotAGrant { .. } => ErrorCode::NotAGrant,
+            OperationError::NoAuthorization { .. } => ErrorCode::NoAuthorization,
+            OperationError::NotThere { .. } => ErrorCode::NotThere,
+            OperationError::NotAnAnswer { .. } => ErrorCode::NotAnAnswer,
+            OperationError::CodeRefused { .. } => ErrorCode::CodeRefused,
+            OperationError::NothingKept { .. } => ErrorCode::NothingKept,
+            OperationError::State(_) => ErrorCode::State,
+        };
+        Self::new(code, error_chain(&error))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self {
+            code,
+            status,
+            message,
+        } = self;
+        let body = json!({"error": {"code": code, "message": message}});
+        (status, axum::Json(body)).into_response()
+    }
+}

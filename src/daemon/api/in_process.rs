@@ -1,0 +1,116 @@
+//! The API without a daemon: a command's own process takes the state's lock, or looks at a copy, and answers itself.
+//!
+//! Must not run the loops: a command touches the portal it names and no other.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use tower_service::Service as _;
+
+use crate::adapters::state::Tenure;
+use crate::config::Config;
+use crate::daemon::api::control::Control;
+use crate::daemon::api::peer::Peer;
+use crate::daemon::api::routes::routes;
+use crate::daemon::error::RunError;
+use crate::daemon::grants::driver::{Driver, InlineDriver};
+use crate::daemon::startup::bootstrap;
+use crate::daemon::startup::core::{Backends, Core};
+use crate::daemon::startup::read_only::ReadOnlyState;
+use crate::domain::error_chain::error_chain;
+
+/// The API over what this process has opened.
+pub struct InProcess {
+    control: Control,
+    routes: Router,
+    opened: Opened,
+}
+
+/// What is behind it.
+enum Opened {
+    /// The state, under its lock.
+    State(Core, Arc<InlineDriver>),
+    /// A copy of the state, of which nothing was locked, made or changed.
+    Copy(ReadOnlyState),
+}
+
+impl InProcess {
+    /// Opens the state. A daemon that runs is an error that names it.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn open(config: Config) -> Result<Self, RunError> {
+        let core = Core::start_as(Tenure::Brief, config, Backends::machine()?).await?;
+        bootstrap::read_files(&core.shared).await;
+        let driver = Arc::new(InlineDriver::new(Arc::clone(&core.shared)));
+        let control = Control::without_daemon(
+            Arc::clone(&core.shared),
+            Driver::Inline(Arc::clone(&driver)),
+        );
+        Ok(Self {
+            routes: routes(control.clone()),
+            control,
+            opened: Opened::State(core, driver),
+        })
+    }
+
+    /// Looks at the state. A daemon that has it is an error that names it.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn look(config: Config) -> Result<Self, RunError> {
+        let copy = ReadOnlyState::at(config).await?;
+        let control = Control::without_daemon(Arc::clone(copy.shared()), Driver::ReadOnly);
+        Ok(Self {
+            routes: routes(control.clone()),
+            control,
+            opened: Opened::Copy(copy),
+        })
+    }
+
+    /// Answers a request, as a daemon would.
+    ///
+    /// # Errors
+    /// In words, where the answer breaks off.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        let mut request = Request::new(Body::from(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path
+            .parse()
+            .map_err(|_| "its name cannot be asked for".to_owned())?;
+        request.extensions_mut().insert(Peer::own());
+        let Ok(response) = self.routes.clone().call(request).await;
+        let status = response.status();
+        match response.into_body().collect().await {
+            Ok(body) => Ok((status, body.to_bytes().to_vec())),
+            Err(error) => Err(error_chain(&error)),
+        }
+    }
+
+    /// Finishes what was sent and closes what was opened.
+    pub async fn close(self) {
+        let Self {
+            control,
+            routes,
+            opened,
+        } = self;
+        control.finish_changes().await;
+        drop((control, routes));
+        match opened {
+            Opened::State(core, driver) => {
+                driver.finish().await;
+                drop(driver);
+                core.close().await;
+            }
+            Opened::Copy(copy) => copy.close().await,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What operations came to, in JSON: over the socket, and from `--json` of the commands.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::daemon::context::Context;
+use crate::daemon::grants::error::OperationError;
+use crate::daemon::grants::import::ImportOutcome;
+use crate::daemon::grants::operations::{self, RenewalResult};
+use crate::daemon::grants::portal_view::PortalView;
+use crate::domain::candidate::ImportResult;
+use crate::domain::token::Generation;
+
+/// What `renew` says, in JSON: over the socket, and from `renew --json` without a daemon.
+#[must_use]
+pub fn outcome_json(renewal: &RenewalResult, view: &PortalView, reply: Option<&Value>) -> Value {
+    let (outcome, detail) = match renewal {
+        RenewalResult::FreshAlready { not_before } => (
+            "fresh-already",
+            Some(format!("not again before {not_before}")),
+        ),
+        RenewalResult::Ended(report) => match &report.failure {
+            None if report.set_aside => ("set-aside", None),
+            None => ("renewed", None),
+            Some((class, detail)) => (class.as_str(), Some(detail.clone())),
+        },
+    };
+    json!({"portal": view.portal, "outcome": outcome, "detail": detail, "reply": reply, "status": view})
+}
+
+pub(crate) const fn status_of(imported: &ImportOutcome) -> StatusCode {
+    match imported.proof {
+        ImportResult::TakenIn | ImportResult::SetAside => StatusCode::OK,
+        ImportResult::Refused(_) => StatusCode::CONFLICT,
+        ImportResult::Waits { .. } => StatusCode::ACCEPTED,
+    }
+}
+
+/// What `import` says, in JSON: over the socket, and from `import --json` without a daemon.
+#[must_use]
+pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
+    let ImportOutcome {
+        proof,
+        generation,
+        had_grant,
+    } = imported;
+    let (outcome, detail, again_at) = match proof {
+        ImportResult::TakenIn => ("renewed", None, None),
+        ImportResult::Refused(why) => ("refused", Some(why), None),
+        ImportResult::Waits { problem, act_at } => ("pending", Some(problem), *act_at),
+        ImportResult::SetAside => ("superseded", None, None),
+    };
+    json!({
+        "portal": view.portal, "outcome": outcome, "generation": generation.0, "detail": detail,
+        "again_at": again_at.map(|at| at.to_string()), "kept": *had_grant && !matches!(proof, ImportResult::TakenIn),
+        "identity": view.identity, "endpoint": view.endpoint, "status": view,
+    })
+}
+
+/// What an authorization comes to, in JSON: over the socket, and from `authorize --json`.
+///
+/// # Errors
+/// As `find`.
+pub async fn authorized(
+    shared: &Context,
+    portal: &str,
+    generation: Generation,
+) -> Result<Value, OperationError> {
+    let (view, reply) = operations::outcome(shared, portal).await?;
+    Ok(json!({
+        "portal": portal, "outcome": "authorized", "generation": generation.0, "reply": reply, "status": view,
+    }))
+}
+
+/// What a recovery comes to, in JSON: over the socket, and from `recover --json`.
+///
+/// # Errors
+/// As `find`.
+pub async fn recovered(
+    shared: &Context,
+    portal: &str,
+    generation: Generation,
+) -> Result<Value, OperationError> {
+    let view = operations::view(shared, portal).await?;
+    Ok(
+        json!({"portal": portal, "outcome": "recovered", "generation": generation.0, "status": view}),
+    )
+}

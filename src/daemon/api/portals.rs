@@ -1,0 +1,313 @@
+//! Portals over the API: listed, shown, renewed, imported, forgotten; and the configuration reloaded.
+//!
+//! Must not decide: `grants` does. Whoever can open the socket may look, take a token and ask for a renewal; only root and the
+//! daemon's own user may hand over or forget a grant, or reload.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::{QueryRejection, StringRejection};
+use axum::extract::{Path as UrlPath, Query, State as Extract};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::adapters::state::StateError;
+use crate::adapters::token_files::Format;
+use crate::daemon::api::control::Control;
+use crate::daemon::api::error::{ApiError, ErrorCode};
+use crate::daemon::api::outcomes::{imported_json, outcome_json, status_of};
+use crate::daemon::api::peer::Peer;
+use crate::daemon::context::Context;
+use crate::daemon::grants::import as grant_import;
+use crate::daemon::grants::introspect as introspection;
+use crate::daemon::grants::operations::{self, RenewalResult};
+use crate::daemon::grants::portal_view;
+use crate::daemon::grants::store;
+use crate::domain::name::PortalName;
+
+/// Portals read at a time.
+const PAGE: usize = 100;
+/// Portals in one reply, unless asked for fewer or more; and the most that may be asked for.
+pub const LISTED: (usize, usize) = (1000, 10_000);
+
+pub(crate) fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/portals", get(list))
+        .route("/v1/portals/{portal}", get(show))
+        .route("/v1/portals/{portal}/token", get(token))
+        .route("/v1/portals/{portal}/renew", post(renew))
+        .route("/v1/portals/{portal}/grant", post(import).delete(forget))
+        .route("/v1/portals/{portal}/introspect", post(introspect))
+        .route("/v1/reload", post(reload))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+/// Portals in the order of their names, those after `after`, at most `limit`; `next` is there if there are more. Sent piece
+/// by piece: memory grows neither with their number nor with `limit`.
+async fn list(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let bad = |message: String| ApiError::bad_request(message);
+    let Query(ListQuery { limit, after }) = query?;
+    let (usual, most) = LISTED;
+    let limit = limit.unwrap_or(usual);
+    if !(1..=most).contains(&limit) {
+        return Err(bad(format!("limit is a number from 1 to {most}")));
+    }
+    let after = match after
+        .filter(|after| !after.is_empty())
+        .map(|after| PortalName::parse(&after))
+    {
+        None => None,
+        Some(Ok(after)) => Some(after),
+        Some(Err(error)) => return Err(bad(format!("after is no name of a portal: {error}"))),
+    };
+    let turn = control.turn(peer).await?;
+    let begin = PortalStream::At {
+        shared: control.shared,
+        after,
+        left: limit,
+        first: true,
+    };
+    // The turn is over when the last piece has been taken.
+    let pieces = stream::unfold((begin, turn), |(listing, turn)| async move {
+        let (piece, rest) = next_piece(listing).await?;
+        Some((piece, (rest, turn)))
+    });
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(pieces),
+    )
+        .into_response())
+}
+
+/// A piece of a listing, and how it goes on.
+async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>, PortalStream)> {
+    let PortalStream::At {
+        shared,
+        after,
+        left,
+        first,
+    } = listing
+    else {
+        return None;
+    };
+    let size = left.min(PAGE);
+    // One more than is sent tells whether there are more.
+    let mut page = match shared.state.page(after, size + 1).await {
+        Ok(page) => page,
+        // A reply that breaks off is no JSON, and that is the truth.
+        Err(error) => return Some((Err(error), PortalStream::Ended)),
+    };
+    let more = page.len() > size;
+    page.truncate(size);
+    let views = match portal_view::views(&shared, &page).await {
+        Ok(views) => views,
+        Err(error) => return Some((Err(error), PortalStream::Ended)),
+    };
+    let mut text = if first {
+        "{\"portals\":[".to_owned()
+    } else {
+        String::new()
+    };
+    for (index, view) in views.into_iter().enumerate() {
+        text.push_str(if first && index == 0 { "\n" } else { ",\n" });
+        text.push_str(&serde_json::to_string(&view).unwrap_or_default());
+    }
+    let last = page.pop().map(|portal| portal.name).filter(|_| more);
+    Some(match last {
+        Some(last) if left > size => (
+            Ok(text),
+            PortalStream::At {
+                shared,
+                after: Some(last),
+                left: left - size,
+                first: false,
+            },
+        ),
+        Some(last) => (
+            Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))),
+            PortalStream::Ended,
+        ),
+        None => (Ok(text + "\n]}\n"), PortalStream::Ended),
+    })
+}
+
+/// How far a listing has come.
+enum PortalStream {
+    At {
+        shared: Arc<Context>,
+        after: Option<PortalName>,
+        left: usize,
+        first: bool,
+    },
+    Ended,
+}
+
+async fn show(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, ApiError> {
+    let view = operations::view(&control.shared, &portal).await?;
+    Ok(axum::Json(view).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenQuery {
+    min_valid: Option<String>,
+    format: Option<String>,
+}
+
+async fn token(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    query: Result<Query<TokenQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let bad = |message: String| ApiError::bad_request(message);
+    let Query(query) = query?;
+    let min_valid = match query.min_valid.as_deref().map(humantime::parse_duration) {
+        None => Duration::ZERO,
+        Some(Ok(span)) => span,
+        Some(Err(error)) => {
+            return Err(bad(format!("min_valid is no duration such as 5m: {error}")));
+        }
+    };
+    let format = query.format.as_deref().unwrap_or("json");
+    let format = Format::parse(format)
+        .ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
+    let _waiting = control.wait(peer)?;
+    let text =
+        operations::token(&control.shared, &portal, min_valid, format, &control.driver).await?;
+    let kind = if format == Format::Json {
+        "application/json"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    Ok((
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        text,
+    )
+        .into_response())
+}
+
+async fn renew(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, ApiError> {
+    let _waiting = control.wait(peer)?;
+    let renewal = operations::renew(&control.shared, &portal, &control.driver).await?;
+    let (view, reply) = operations::outcome(&control.shared, &portal).await?;
+    let outcome = outcome_json(&renewal, &view, reply.as_ref());
+    let failed = matches!(&renewal, RenewalResult::Ended(report) if report.failure.is_some());
+    let status = if failed {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, axum::Json(outcome)).into_response())
+}
+
+async fn import(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    query: Result<Query<ImportQuery>, QueryRejection>,
+    body: Result<String, StringRejection>,
+) -> Result<Response, ApiError> {
+    control.may_change(peer)?;
+    let Query(ImportQuery { replace, aside_of }) = query?;
+    let body = body.map_err(|rejection| ApiError::of_body(ErrorCode::NotAGrant, &rejection))?;
+    let (shared, driver) = (Arc::clone(&control.shared), control.driver.clone());
+    let name = portal.clone();
+    let import = async move {
+        Ok(match aside_of {
+            Some(at) => {
+                grant_import::import_superseded(&shared, &name, &at, replace, &driver).await?
+            }
+            None => grant_import::import(&shared, &name, &body, replace, &driver).await?,
+        })
+    };
+    let imported = control.change(import).await?;
+    let (view, _) = operations::outcome(&control.shared, &portal).await?;
+    Ok((
+        status_of(&imported),
+        axum::Json(imported_json(&imported, &view)),
+    )
+        .into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportQuery {
+    /// Whether the grant may be another owner's than the present one.
+    #[serde(default)]
+    replace: bool,
+    /// The portal at which the pair was put aside that is to be taken in, instead of what the body holds.
+    aside_of: Option<String>,
+}
+
+async fn forget(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(portal): UrlPath<String>,
+    query: Result<Query<ForgetQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    control.may_change(peer)?;
+    let Query(ForgetQuery { revoke }) = query?;
+    let (shared, name) = (Arc::clone(&control.shared), portal.clone());
+    let forget = async move { Ok(store::forget(&shared, &name, revoke).await?) };
+    let forgotten = control.change(forget).await?;
+    Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForgetQuery {
+    #[serde(default)]
+    revoke: bool,
+}
+
+async fn introspect(
+    Extract(control): Extract<Control>,
+    UrlPath(portal): UrlPath<String>,
+) -> Result<Response, ApiError> {
+    Ok(axum::Json(introspection::introspect(&control.shared, &portal).await?).into_response())
+}
+
+async fn reload(
+    Extract(control): Extract<Control>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Response, ApiError> {
+    control.may_change(peer)?;
+    let Some(reloader) = control.reloader.clone() else {
+        return Err(ApiError::new(ErrorCode::NotNow, "no daemon runs"));
+    };
+    let shared = Arc::clone(&control.shared);
+    let reload = async move {
+        let done = reloader.reload(&shared).await;
+        done.map_err(|problems| ApiError::new(ErrorCode::Configuration, problems))
+    };
+    control.change(reload).await?;
+    Ok(axum::Json(json!({"reloaded": true})).into_response())
+}

@@ -1,0 +1,144 @@
+//! The control socket: HTTP/1.1 with JSON for commands and scripts. Access by file mode and peer credentials.
+
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::response::{IntoResponse as _, Response};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
+use crate::adapters::ownership::give_to_directory_owner;
+use crate::daemon::api::control::Control;
+use crate::daemon::api::error::ApiError;
+use crate::daemon::api::peer::Peer;
+use crate::daemon::api::routes::{MAX_BODY_BYTES, routes};
+use crate::daemon::context::Context;
+use crate::daemon::http::connection_limits::Places;
+use crate::daemon::http::descriptors;
+use crate::daemon::http::server::{Kept, Server, serve};
+use crate::daemon::startup::reload::Reloader;
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 128;
+/// Besides these, for root and the daemon's own user: `refreshd renew --all` has 32.
+const SPARE: usize = 40;
+/// What waits for the daemon to accept it.
+const BACKLOG: i32 = 1024;
+/// The owner and the group of the socket may connect.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error("another process listens on the control socket {}", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else lies there, which is not for a daemon to remove.
+    #[error("control_socket = \"{}\" is there and is no socket; it was left as it is", path.display())]
+    NotASocket {
+        /// What lies there.
+        path: PathBuf,
+    },
+    /// Its directory is somebody else's.
+    #[error("the directory of the control socket is not used")]
+    Directory(#[source] UntrustedDirectory),
+    /// The file system said no.
+    #[error("cannot make the control socket {}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Makes the socket, in place of one that a dead process left. Who has its directory could listen in its place: that must
+/// be somebody who is trusted.
+///
+/// # Errors
+/// [`BindError`].
+pub async fn bind(path: &Path, trust: &Trust) -> Result<UnixListener, BindError> {
+    let io = |source| BindError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(BindError::InUse {
+            path: path.to_owned(),
+        });
+    }
+    let make = Make {
+        mode: 0o755,
+        above: 0o755,
+    };
+    let directory = match Directory::open_trusted(parent(path), trust, Some(make)) {
+        Err(UntrustedDirectory::Io { source, .. }) => return Err(io(source)),
+        opened => opened.map_err(BindError::Directory)?,
+    };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(io)?,
+        Ok(_) => {
+            return Err(BindError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    let listener = listen(path, &directory).map_err(io)?;
+    give_to_directory_owner(path);
+    Ok(listener)
+}
+
+/// Binds and listens. A socket is made with the mode of its descriptor, so nobody whom the mode keeps out can connect at
+/// any moment, whatever the umask.
+fn listen(path: &Path, directory: &Directory) -> std::io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // A strict umask took away more than was asked for.
+    let name = path
+        .file_name()
+        .ok_or(std::io::ErrorKind::InvalidFilename)?;
+    directory.set_socket_mode(name, SOCKET_MODE)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
+
+fn places() -> Places {
+    descriptors::for_guests(MAX_CONNECTIONS, SPARE)
+}
+
+/// Told to whoever finds every place taken.
+fn busy() -> Response {
+    ApiError::busy("every place of its control socket is taken").into_response()
+}
+
+/// Serves until `stop`.
+pub async fn run(
+    shared: Arc<Context>,
+    reloader: Arc<Reloader>,
+    listener: UnixListener,
+    stop: CancellationToken,
+) {
+    let clock = shared.clock;
+    let control = Control::of_daemon(shared, reloader, places().open);
+    let server = Server {
+        routes: routes(control.clone()),
+        places: places(),
+        kept: Some(Kept::Guests(Peer::is_important)),
+        longest_body: MAX_BODY_BYTES,
+        introduce: Peer::peer_extensions,
+        busy,
+        clock,
+    };
+    serve(listener, server, stop).await;
+    control.finish_changes().await;
+}
