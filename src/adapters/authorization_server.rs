@@ -19,8 +19,9 @@ use reqwest::header::{
 
 use super::clock::{Clock, RunningLimit};
 use super::http::{
-    self, CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls, token_client,
+    self, TlsError, cause, client, innermost, parse_date, retry_after, tls, token_client,
 };
+use super::recording::CONNECT;
 use super::recording::{Recorder, RecordingConnector};
 use crate::domain::body_decoding::LARGEST;
 use crate::domain::mask::line;

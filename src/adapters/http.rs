@@ -15,15 +15,13 @@ use reqwest::{Client, redirect, retry};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 
-use super::recording::RecordingConnector;
+use super::recording::{CONNECT, RecordingConnector};
 
 use crate::domain::mask::short;
 use crate::domain::time::Timestamp;
 
 /// An idle connection is given up before any server would, so that a request never meets one that is closing.
 const IDLE: Duration = Duration::from_secs(4);
-/// Longest wait for a connection; a request's own limit may be shorter.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// Most header lines of an answer. hyper's own limit of 100 would throw away a token reply behind a proxy that adds many.
 const HEADERS: usize = 512;

@@ -18,9 +18,10 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::clock::Clock;
-use super::http::CONNECT;
 use crate::domain::body_decoding::LARGEST;
 
+/// Longest wait for a connection; a request's own limit may be shorter.
+pub(super) const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Most bytes that are recorded of one answer: its head and its body.
 const MAX_RECORDED_BYTES: usize = LARGEST + (256 << 10);
 /// Most bytes of one read.

@@ -2,10 +2,11 @@
 
 use clap::Args;
 
+use super::client::Client;
+use super::common::Common;
 use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
-use super::{Common, client::Client};
 use crate::daemon::alerts::alert_views::{AlertsView, ChannelView, IncidentView};
 use crate::domain::escalation::Severity;
 

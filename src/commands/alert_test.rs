@@ -4,9 +4,10 @@
 
 use clap::Args;
 
+use super::common::Common;
 use super::connect::{daemon, load};
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::adapters::channels::Notifier;
 use crate::adapters::clock::Clock;
 use crate::adapters::log;

@@ -12,9 +12,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use url::{Host, Url};
 
 use super::client::Client;
+use super::common::Common;
 use super::connect::connect;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::adapters::clock::Clock;
 use crate::daemon::Begun;
 use crate::daemon::BrowserPage;

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
+use super::common::Common;
 use super::connect::in_configuration;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, Header};

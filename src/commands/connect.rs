@@ -8,8 +8,9 @@ use std::path::Path;
 use tokio::net::UnixStream;
 
 use super::client::Client;
+use super::common::Common;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::adapters::directory::{Trust, parent};
 use crate::adapters::log;
 use crate::adapters::state::StateError;

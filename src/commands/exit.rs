@@ -123,6 +123,7 @@ impl CommandError {
 
     /// Says it and returns the code to end with.
     pub(super) fn say(&self) -> Exit {
-        terminal::fail(self.exit, &self.message)
+        terminal::fail(&self.message);
+        self.exit
     }
 }

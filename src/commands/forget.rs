@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::client::Client;
+use super::common::Common;
 use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(

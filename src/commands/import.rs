@@ -8,9 +8,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::ImportInput;
+use super::common::Common;
 use super::connect::connect;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::domain::body_decoding;
 use crate::domain::import::MAX_LENGTH;
 use crate::domain::pizauth::{self, Account};

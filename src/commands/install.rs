@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::common::Common;
 use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
 use super::import::{print, said};
-use super::{Common, terminal};
+use super::terminal;
 
 pub(super) const HELP: &str = "\
 The first notice of an installation may have been a stranger's. Where another user of the portal says that he installed

@@ -3,9 +3,10 @@
 
 use clap::Args;
 
+use super::common::Common;
 use super::connect::connect_to_read;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::domain::introspection::Introspection;
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod alert_test;
 mod authorize;
 mod check;
 mod client;
+mod common;
 mod completions;
 mod connect;
 mod demo;
@@ -27,12 +28,14 @@ mod status;
 mod terminal;
 mod token;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+use exit::CommandError;
 pub use exit::Exit;
+
+use common::Common;
 
 use crate::adapters::log;
 
@@ -58,17 +61,6 @@ Examples:
 
 Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server
 unavailable, 75 try again later, 77 no permission, 78 configuration.";
-
-/// What every command knows.
-#[derive(Debug, Clone, Args)]
-struct Common {
-    /// The configuration file.
-    #[arg(long, short, global = true, value_name = "FILE", default_value = crate::config::DEFAULT_PATH, env = "REFRESHD_CONFIG")]
-    config: PathBuf,
-    /// The control socket of the daemon to talk to, instead of the configuration's.
-    #[arg(long, global = true, value_name = "PATH", env = "REFRESHD_SOCKET")]
-    socket: Option<PathBuf>,
-}
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -179,7 +171,7 @@ pub fn main() -> Exit {
     };
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
-        Err(why) => return terminal::fail(Exit::Unavailable, &why),
+        Err(why) => return CommandError::new(Exit::Unavailable, why).say(),
     };
     let done = runtime.block_on(async {
         match cli.command {

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::common::Common;
+use super::connect;
 use super::exit::{CommandError, Exit};
+use super::terminal;
 use super::terminal::TableStyle;
-use super::{Common, connect, terminal};
 use crate::config::{self, Config};
 use crate::domain::provider::Profile;
 

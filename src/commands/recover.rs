@@ -6,9 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::common::Common;
 use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::daemon::KeptReplyView;
 
 #[derive(Debug, Args)]

@@ -5,9 +5,10 @@ use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::common::Common;
 use super::connect::{connect_to_grants, connect_to_read};
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::portal::{Kind, Problem};
 

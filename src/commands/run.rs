@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Common;
+use super::common::Common;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
 use crate::adapters::log;

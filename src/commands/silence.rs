@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::common::Common;
 use super::connect::{connect, connect_to_state};
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(

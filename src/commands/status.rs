@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Common;
 use super::client::Client;
+use super::common::Common;
 use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};

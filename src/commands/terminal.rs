@@ -7,7 +7,6 @@ use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
-use super::Exit;
 use crate::domain::mask::line;
 
 /// Prints a result. A closed pipe is the reader's choice, not a failure.
@@ -35,9 +34,8 @@ fn printed(text: &str) -> String {
 }
 
 /// Says why a command was not done.
-pub(super) fn fail(exit: Exit, message: &str) -> Exit {
+pub(super) fn fail(message: &str) {
     eprintln(&format!("refreshd: {message}"));
-    exit
 }
 
 /// Whether a person looks at standard output, and wants colours.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::common::Common;
 use super::connect::{connect_to_grants, connect_to_read};
 use super::exit::{CommandError, Exit};
-use super::{Common, terminal};
+use super::terminal;
 use crate::adapters::token_files::Format;
 
 #[derive(Debug, Args)]

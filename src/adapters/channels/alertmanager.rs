@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::http_sender::{ChannelRequest, HttpSender, address, below};
-use super::{HOLDS, Senders};
+use super::sender::{HOLDS, Sender};
 use crate::domain::channel::Delivery;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message};
@@ -22,7 +22,7 @@ pub(super) async fn send(
     url: &ChannelSecret,
     authorization: Option<&ChannelSecret>,
     messages: &[Message],
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let alerts: Vec<_> = messages
         .iter()
@@ -56,7 +56,7 @@ pub(super) async fn send(
 pub(super) fn labels(
     message: &Message,
     severity: Severity,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Map<String, Value> {
     let mut labels = Map::new();
     let mut label = |name: &str, value: &str| labels.insert(name.to_owned(), value.into());
@@ -71,7 +71,7 @@ pub(super) fn labels(
 }
 
 /// What is said of an incident.
-pub(super) fn annotations(message: &Message, sender: Senders<'_>) -> Map<String, Value> {
+pub(super) fn annotations(message: &Message, sender: Sender<'_>) -> Map<String, Value> {
     let mut annotations = Map::new();
     let mut annotation =
         |name: &str, value: String| annotations.insert(name.to_owned(), value.into());
@@ -92,7 +92,7 @@ pub(super) fn annotations(message: &Message, sender: Senders<'_>) -> Map<String,
 }
 
 /// The alert of the severity in force, and the ends of those before it.
-fn alerts(message: &Message, sender: Senders<'_>) -> Vec<Value> {
+fn alerts(message: &Message, sender: Sender<'_>) -> Vec<Value> {
     let now = sender.now;
     let over = message.event == Event::Resolved;
     let since = message
@@ -125,7 +125,7 @@ fn alert(
     message: &Message,
     severity: Severity,
     (since, ends): (Timestamp, Timestamp),
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Value {
     let mut alert = json!({
         "labels": labels(message, severity, sender),
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(Value::from(alerts(&opened, SENDER)), expected);
         let bare = alerts(
             &opened,
-            Senders {
+            Sender {
                 url: None,
                 ..SENDER
             },
@@ -238,7 +238,7 @@ mod tests {
             ]
         );
         // The clock went back.
-        let before = Senders {
+        let before = Sender {
             now: at(-60),
             ..SENDER
         };

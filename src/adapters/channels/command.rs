@@ -16,8 +16,8 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
-use super::Senders;
 use super::http_sender::failed;
+use super::sender::Sender;
 use super::text_limits::{details, fit, line, utf16};
 use crate::adapters::clock::Clock;
 use crate::domain::channel::Delivery;
@@ -44,7 +44,7 @@ pub(super) async fn send(
     command: &[String],
     directory: &Path,
     message: &Message,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let Some((program, arguments)) = command.split_first() else {
         return failed("the channel's command is empty");
@@ -191,7 +191,7 @@ async fn read_output(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     }
 }
 
-fn environment(message: &Message, sender: Senders<'_>) -> Vec<(&'static str, String)> {
+fn environment(message: &Message, sender: Sender<'_>) -> Vec<(&'static str, String)> {
     let path = std::env::var("PATH").unwrap_or_else(|_| USUAL_PATH.to_owned());
     let mut variables = vec![("PATH", path), ("LANG", "C.UTF-8".to_owned())];
     let mut set = |name, value: &str| variables.push((name, fit(&line(value), VARIABLE, utf16)));

@@ -11,8 +11,8 @@ use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 
-use super::Senders;
 use super::http_sender::failed;
+use super::sender::Sender;
 use super::text_limits::{fit, line, utf16};
 use crate::domain::channel::{Delivery, MailConfig, MailTls};
 use crate::domain::mask::mask;
@@ -28,7 +28,7 @@ const LOGIN: [u16; 4] = [530, 534, 535, 538];
 /// Codes that say that an address is wrong (RFC 5321).
 const ADDRESS: [u16; 2] = [551, 553];
 
-pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Senders<'_>) -> Delivery {
+pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Sender<'_>) -> Delivery {
     let letter = match mail_message(mail, message, sender) {
         Ok(letter) => letter,
         Err(why) => return Delivery::Rejected(format!("no mail can be made of it: {why}")),
@@ -88,7 +88,7 @@ fn innermost(error: &lettre::transport::smtp::Error) -> String {
 
 fn transport(
     mail: &MailConfig,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Result<AsyncSmtpTransport<Tokio1Executor>, lettre::transport::smtp::Error> {
     let parameters = || TlsParameters::builder(mail.host.clone()).build_rustls();
     let tls = match mail.tls {
@@ -124,7 +124,7 @@ fn transport(
 fn mail_message(
     mail: &MailConfig,
     message: &Message,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Result<lettre::Message, String> {
     let from: Mailbox = mail
         .from
@@ -174,7 +174,7 @@ fn raw(name: &str, value: &str) -> Result<HeaderValue, String> {
     Ok(HeaderValue::new(name, value.to_owned()))
 }
 
-fn text(message: &Message, sender: Senders<'_>) -> String {
+fn text(message: &Message, sender: Sender<'_>) -> String {
     let mut text = fit(&message.text(sender.now), TEXT, utf16);
     text.push_str(&format!("\n\n-- \nrefreshd on {}\n", sender.instance));
     if let Some(url) = sender.url {

@@ -10,6 +10,7 @@ mod email;
 mod heartbeat;
 mod http_sender;
 mod pagerduty;
+mod sender;
 mod slack;
 mod telegram;
 mod text_limits;
@@ -20,14 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::http_sender::HttpSender;
+pub use self::sender::HOLDS;
+use self::sender::Sender;
 use super::clock::Clock;
 use super::http::TlsError;
 use crate::domain::channel::{Channel, ChannelConfig, Delivery, HeartbeatState};
 use crate::domain::message::{Event, Message};
 use crate::domain::time::{Timestamp, human};
-
-/// How long an alert of Alertmanager holds unless it is sent again, and for how long its end is sent again.
-pub const HOLDS: Duration = Duration::from_secs(300);
 
 /// Brings messages to channels. Cheap to clone.
 #[derive(Clone)]
@@ -56,17 +56,6 @@ pub trait NotifierBackend: Send + Sync {
 
 /// A message under way.
 pub type SendFuture = Pin<Box<dyn Future<Output = Delivery> + Send>>;
-
-/// Who writes, and when.
-#[derive(Clone, Copy, Debug)]
-struct Senders<'a> {
-    /// This refreshd among others.
-    instance: &'a str,
-    /// Where people can open the status page.
-    url: Option<&'a str>,
-    /// Now.
-    now: Timestamp,
-}
 
 impl Notifier {
     /// A courier that names this refreshd so, and links to that page. Trusts the system's certificate authorities, or
@@ -153,8 +142,8 @@ impl Notifier {
         .await
     }
 
-    fn sender(&self, now: Timestamp) -> Senders<'_> {
-        Senders {
+    fn sender(&self, now: Timestamp) -> Sender<'_> {
+        Sender {
             instance: &self.instance,
             url: self.url.as_deref(),
             now,
@@ -162,7 +151,7 @@ impl Notifier {
     }
 
     /// Each kind's future is of its own size, and some are large.
-    async fn send(&self, channel: &Channel, message: &Message, sender: Senders<'_>) -> Delivery {
+    async fn send(&self, channel: &Channel, message: &Message, sender: Sender<'_>) -> Delivery {
         let wire = &self.wire;
         match &channel.kind {
             ChannelConfig::Webhook {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Senders;
 use super::http_sender::{ChannelResponse, HttpSender, address};
+use super::sender::Sender;
 use super::text_limits::{details, fit, utf16};
 use crate::domain::channel::Delivery;
 use crate::domain::escalation::Severity;
@@ -22,7 +22,7 @@ pub(super) async fn send(
     url: &ChannelSecret,
     routing_key: &ChannelSecret,
     message: &Message,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let mut delivery = Delivery::Rejected("there is nothing to say".to_owned());
     for event in events(message, routing_key, sender) {
@@ -55,7 +55,7 @@ fn judge(answer: ChannelResponse) -> Delivery {
 }
 
 /// One, or for a test two: its trigger and its end, so that nobody is left with it.
-fn events(message: &Message, routing_key: &ChannelSecret, sender: Senders<'_>) -> Vec<Value> {
+fn events(message: &Message, routing_key: &ChannelSecret, sender: Sender<'_>) -> Vec<Value> {
     let key = message.dedup_key(sender.instance);
     let plain = |action: &str| json!({ "routing_key": routing_key.expose(), "event_action": action, "dedup_key": key });
     match message.event {
@@ -71,7 +71,7 @@ fn events(message: &Message, routing_key: &ChannelSecret, sender: Senders<'_>) -
     }
 }
 
-fn trigger(message: &Message, plain: &Value, sender: Senders<'_>) -> Value {
+fn trigger(message: &Message, plain: &Value, sender: Sender<'_>) -> Value {
     let mut shown = message.portals.len();
     loop {
         let event = with_portals(message, plain.clone(), shown, sender);
@@ -82,7 +82,7 @@ fn trigger(message: &Message, plain: &Value, sender: Senders<'_>) -> Value {
     }
 }
 
-fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Senders<'_>) -> Value {
+fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Sender<'_>) -> Value {
     let portals = message.portals.iter().take(shown).cloned().collect();
     let short = |text: &str| fit(text, DETAIL, utf16);
     let message = Message {

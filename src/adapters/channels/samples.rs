@@ -1,7 +1,7 @@
 //! Messages for the tests of each kind.
 #![cfg(test)]
 
-use super::Senders;
+use super::sender::Sender;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message, MessageSubject};
 use crate::domain::time::Timestamp;
@@ -10,7 +10,7 @@ pub(super) fn at(minutes: i64) -> Timestamp {
     Timestamp::from_secs(1_795_190_400 + minutes * 60)
 }
 
-pub(super) const SENDER: Senders<'static> = Senders {
+pub(super) const SENDER: Sender<'static> = Sender {
     instance: "host-1",
     url: Some("https://refreshd.example.org/?a=1&b=2"),
     now: Timestamp::from_secs(1_795_190_460),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Senders;
 use super::http_sender::{ChannelResponse, HttpSender, address};
+use super::sender::Sender;
 use super::text_limits::{escape, escaped, fit};
 use crate::domain::channel::Delivery;
 use crate::domain::message::Message;
@@ -24,7 +24,7 @@ pub(super) async fn send(
     wire: &HttpSender,
     url: &ChannelSecret,
     message: &Message,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let url = match address(url) {
         Ok(url) => url,
@@ -46,7 +46,7 @@ fn judge(answer: ChannelResponse) -> Delivery {
     }
 }
 
-fn body(message: &Message, sender: Senders<'_>) -> Value {
+fn body(message: &Message, sender: Sender<'_>) -> Value {
     let fitted = |text: &str, limit| escape(&fit(text, limit, escaped));
     let title = message.title();
     let lines = message.lines(sender.now).join("\n");
@@ -77,7 +77,7 @@ fn body(message: &Message, sender: Senders<'_>) -> Value {
     json!({ "text": format!("{}\n{from}", fitted(&text, SECTION)), "blocks": blocks })
 }
 
-fn from(sender: Senders<'_>) -> String {
+fn from(sender: Sender<'_>) -> String {
     let instance = escape(sender.instance);
     match sender.url {
         None => format!("refreshd on {instance}"),
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(body(&message(), SENDER), expected);
         let test = body(
             &Message::test(SENDER.now, "ops"),
-            Senders {
+            Sender {
                 url: None,
                 ..SENDER
             },

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Senders;
 use super::http_sender::{ChannelResponse, HttpSender, address, below};
+use super::sender::Sender;
 use super::text_limits::{escape, escaped, fit};
 use crate::domain::channel::Delivery;
 use crate::domain::message::Message;
@@ -45,7 +45,7 @@ pub(super) async fn send(
     bot_token: &ChannelSecret,
     chat_id: &str,
     message: &Message,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let url = match address(url) {
         Ok(url) => below(url, &format!("/bot{}/sendMessage", bot_token.expose())),
@@ -88,7 +88,7 @@ fn judge(mut answer: ChannelResponse) -> Delivery {
     }
 }
 
-fn body(chat_id: &str, message: &Message, sender: Senders<'_>) -> Value {
+fn body(chat_id: &str, message: &Message, sender: Sender<'_>) -> Value {
     let fitted = |text: &str, limit| escape(&fit(text, limit, escaped));
     let mut text = format!("<b>{}</b>", fitted(&message.title(), TITLE));
     let lines = message.lines(sender.now).join("\n");

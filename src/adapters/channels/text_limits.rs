@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Senders;
+use super::sender::Sender;
 use crate::domain::message::Message;
 
 /// Characters as most receivers count them.
@@ -49,7 +49,7 @@ pub(super) fn line(text: &str) -> String {
 }
 
 /// All that a message says, for programs.
-pub(super) fn details(message: &Message, sender: Senders<'_>) -> Map<String, Value> {
+pub(super) fn details(message: &Message, sender: Sender<'_>) -> Map<String, Value> {
     let (subject, name) = message.subject.label().unwrap_or(("daemon", ""));
     let details = json!({
         "instance": sender.instance,

@@ -6,9 +6,9 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::Senders;
 use super::alertmanager::{annotations, labels};
 use super::http_sender::{ChannelRequest, HttpSender, address};
+use super::sender::Sender;
 use crate::domain::channel::Delivery;
 use crate::domain::message::{Event, Message};
 use crate::domain::secret::{ChannelSecret, Fingerprint};
@@ -29,7 +29,7 @@ pub(super) async fn send(
     to: To<'_>,
     template: Option<&Template>,
     message: &Message,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let Some(template) = template else {
         let said = post(
@@ -60,7 +60,7 @@ async fn post(
     to: &To<'_>,
     content_type: &str,
     body: String,
-    sender: Senders<'_>,
+    sender: Sender<'_>,
 ) -> Delivery {
     let url = match address(to.url) {
         Ok(url) => url,
@@ -87,7 +87,7 @@ async fn post(
 }
 
 /// The body of version 4. A test fires first and is over then; of others `fires` is what they are.
-fn body(channel: &str, message: &Message, fires: bool, sender: Senders<'_>) -> Value {
+fn body(channel: &str, message: &Message, fires: bool, sender: Sender<'_>) -> Value {
     let firing = message.event != Event::Resolved && fires;
     let status = if firing { "firing" } else { "resolved" };
     let labels = labels(message, message.severity, sender);

@@ -9,8 +9,8 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
+use super::importance::{importance, is_critical};
 use super::queue::LogQueue;
-use super::{importance, is_critical};
 use crate::domain::mask::line;
 
 /// The longest value of a field, in bytes. A datagram must fit into the socket's send buffer of some 200 KB.

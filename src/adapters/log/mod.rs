@@ -4,6 +4,7 @@
 //! anything else. Must not know what is logged. Escalations of severity critical carry the event name [`CRITICAL`], since
 //! tracing has no level above ERROR and the journal does.
 
+mod importance;
 mod journal;
 mod queue;
 mod sinks;
@@ -13,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing::field::Field;
-use tracing::{Level, Metadata};
+use tracing::Metadata;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -22,14 +23,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
 use crate::domain::mask::{line, seen};
+pub use importance::{CRITICAL, ESCALATION};
+use importance::importance as importance_of;
 use journal::JournalLayer;
 use queue::{Importance, LogQueue, Sink};
 use sinks::{Journal, StandardError};
-
-/// The target of every escalation.
-pub const ESCALATION: &str = "refreshd::escalation";
-/// The name of an escalation event of severity critical: PRIORITY=2 in the journal.
-pub const CRITICAL: &str = "critical escalation";
 
 /// A form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +180,7 @@ impl<'a> MakeWriter<'a> for QueuedWriter {
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
         LineWriter {
             queue: &self.0,
-            importance: importance(metadata),
+            importance: importance_of(metadata),
         }
     }
 }
@@ -201,15 +199,6 @@ impl io::Write for LineWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Escalations, and the report of dropped lines, are not dropped with the others.
-fn importance(metadata: &Metadata<'_>) -> Importance {
-    if metadata.target() == ESCALATION {
-        Importance::Reserved
-    } else {
-        Importance::Normal
     }
 }
 
@@ -268,8 +257,4 @@ fn filter(level: &str) -> EnvFilter {
     .iter()
     .filter_map(|directive| directive.parse().ok())
     .fold(ours, EnvFilter::add_directive)
-}
-
-fn is_critical(metadata: &Metadata<'_>) -> bool {
-    metadata.name() == CRITICAL && *metadata.level() == Level::ERROR
 }
