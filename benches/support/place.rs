@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use refreshd::adapters::clock::Clock;
-use refreshd::adapters::token_files::{Format, write_whole};
+use refreshd::adapters::token_files::write_whole;
 use refreshd::domain::name::PortalName;
+use refreshd::domain::token_format::TokenFormat;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -80,7 +81,7 @@ impl Place {
             let file =
                 |format: Format| self.tokens().join(portal.as_str()).join(format.file_name());
             let token = loop {
-                let json: Value = serde_json::from_slice(&std::fs::read(file(Format::Json))?)?;
+                let json: Value = serde_json::from_slice(&std::fs::read(file(TokenFormat::Json))?)?;
                 if json["generation"] == 2 {
                     break json["access_token"].clone();
                 }
@@ -90,15 +91,15 @@ impl Place {
                 );
                 std::thread::sleep(Duration::from_millis(20));
             };
-            while token != *std::fs::read_to_string(file(Format::Raw))? {
+            while token != *std::fs::read_to_string(file(TokenFormat::Raw))? {
                 ensure!(
                     clock.elapsed(started) < PATIENCE,
                     "{portal} is not published whole"
                 );
             }
             last = last
-                .max(changed(&file(Format::Json))?)
-                .max(changed(&file(Format::Raw))?);
+                .max(changed(&file(TokenFormat::Json))?)
+                .max(changed(&file(TokenFormat::Raw))?);
         }
         Ok(last)
     }
@@ -107,7 +108,7 @@ impl Place {
     pub fn count_published(&self) -> Result<usize> {
         let portals = std::fs::read_dir(self.tokens())?.filter_map(Result::ok);
         Ok(portals
-            .filter(|portal| portal.path().join(Format::Raw.file_name()).exists())
+            .filter(|portal| portal.path().join(TokenFormat::Raw.file_name()).exists())
             .count())
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::directory::{Directory, Make, TEMPORARY, Trust, UntrustedDirectory};
 use crate::domain::name::PortalName;
 use crate::domain::token::{Access, Details, Generation};
+use crate::domain::token_format::TokenFormat;
 
 /// Owner writes, the consumers' group reads.
 const FILE_MODE: u32 = 0o640;
@@ -28,52 +29,6 @@ const ABOVE_MODE: u32 = 0o755;
 const LEFTOVERS: [&str; 2] = [TEMPORARY, ".probe-"];
 /// More than any token file has.
 const MAX_READ_BYTES: u64 = 64 * 1024;
-
-/// One form of a token file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// `token.json`.
-    Json,
-    /// `token`: the access token alone.
-    Raw,
-    /// `header`: `Authorization: Bearer …`, for `curl -H @header`.
-    Header,
-    /// `env`: for `EnvironmentFile=` and shells.
-    Env,
-}
-
-impl Format {
-    /// Every form.
-    pub const ALL: [Self; 4] = [Self::Json, Self::Raw, Self::Header, Self::Env];
-
-    /// As the configuration and `refreshd token --format` name it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Raw => "raw",
-            Self::Header => "header",
-            Self::Env => "env",
-        }
-    }
-
-    /// The form of that name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.as_str() == text)
-    }
-
-    /// Its file's name.
-    #[must_use]
-    pub const fn file_name(self) -> &'static str {
-        match self {
-            Self::Json => "token.json",
-            Self::Raw => "token",
-            Self::Header => "header",
-            Self::Env => "env",
-        }
-    }
-}
 
 /// What the token files of a portal say.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +66,7 @@ struct TokenJson<'a> {
 impl Published<'_> {
     /// The contents of one form.
     #[must_use]
-    pub fn render(&self, format: Format) -> String {
+    pub fn render(&self, format: TokenFormat) -> String {
         let Self {
             portal,
             provider,
@@ -121,15 +76,15 @@ impl Published<'_> {
         } = *self;
         let token = access.token.expose();
         match format {
-            Format::Raw => token.to_owned(),
-            Format::Header => {
+            TokenFormat::Raw => token.to_owned(),
+            TokenFormat::Header => {
                 format!(
                     "Authorization: {} {}\n",
                     one_line(&access.token_type),
                     one_line(token)
                 )
             }
-            Format::Json => {
+            TokenFormat::Json => {
                 let json = serde_json::to_string(&TokenJson {
                     version: 1,
                     portal: portal.as_str(),
@@ -146,7 +101,7 @@ impl Published<'_> {
                 });
                 json.unwrap_or_default() + "\n"
             }
-            Format::Env => {
+            TokenFormat::Env => {
                 let line = |name: &str, value: &str| format!("REFRESHD_{name}={}\n", quoted(value));
                 [
                     line("PORTAL", portal.as_str()),
@@ -234,7 +189,11 @@ impl TokenFiles {
     ///
     /// # Errors
     /// [`FileError`]; files that were there stay as they are, or are already new: each is whole.
-    pub fn replace(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
+    pub fn replace(
+        &self,
+        published: &Published<'_>,
+        formats: &[TokenFormat],
+    ) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
         for format in formats {
             self.write(&directory, published, *format, &published.render(*format))?;
@@ -247,7 +206,11 @@ impl TokenFiles {
     ///
     /// # Errors
     /// As [`Self::replace`].
-    pub fn publish(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
+    pub fn publish(
+        &self,
+        published: &Published<'_>,
+        formats: &[TokenFormat],
+    ) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
         for format in formats {
             let contents = published.render(*format);
@@ -255,7 +218,7 @@ impl TokenFiles {
                 self.write(&directory, published, *format, &contents)?;
             }
         }
-        for unwanted in Format::ALL
+        for unwanted in TokenFormat::ALL
             .into_iter()
             .filter(|format| !formats.contains(format))
         {
@@ -278,7 +241,7 @@ impl TokenFiles {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             found => found.map_err(FileError::at("use", &of_portal))?,
         };
-        for format in Format::ALL {
+        for format in TokenFormat::ALL {
             self.remove_form(&directory, portal, format)?;
         }
         let is_setgid = directory.mode() & 0o2000 != 0;
@@ -294,7 +257,7 @@ impl TokenFiles {
     pub(super) fn read_json(&self, portal: &PortalName) -> Option<Vec<u8>> {
         let directory = self.top().ok()?.below(portal.as_str()).ok()?;
         directory
-            .read(Format::Json.file_name(), MAX_READ_BYTES)
+            .read(TokenFormat::Json.file_name(), MAX_READ_BYTES)
             .ok()
     }
 
@@ -306,7 +269,7 @@ impl TokenFiles {
             .ok()
             .and_then(|top| top.below(portal.as_str()).ok());
         directory.is_some_and(|directory| {
-            Format::ALL.iter().any(|format| {
+            TokenFormat::ALL.iter().any(|format| {
                 directory
                     .read(format.file_name(), MAX_READ_BYTES)
                     .is_ok_and(|text| !text.is_empty())
@@ -372,7 +335,7 @@ impl TokenFiles {
         &self,
         directory: &Directory,
         published: &Published<'_>,
-        format: Format,
+        format: TokenFormat,
         contents: &str,
     ) -> Result<(), FileError> {
         let written = directory.write_whole(
@@ -392,7 +355,7 @@ impl TokenFiles {
         &self,
         directory: &Directory,
         portal: &PortalName,
-        format: Format,
+        format: TokenFormat,
     ) -> Result<(), FileError> {
         let removed = directory.remove(OsStr::new(format.file_name()));
         removed.map_err(FileError::at(
@@ -452,7 +415,7 @@ pub fn write_whole(
         .map_err(|(stage, error)| FileError::at(stage, path)(error))
 }
 
-fn says(directory: &Directory, format: Format, contents: &str) -> bool {
+fn says(directory: &Directory, format: TokenFormat, contents: &str) -> bool {
     let is_same = |found: &std::fs::Metadata| {
         found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == FILE_MODE
     };

@@ -5,6 +5,7 @@ use std::fs::Permissions;
 use super::*;
 use crate::domain::secret::AccessToken;
 use crate::domain::time::Timestamp;
+use crate::domain::token_format::TokenFormat;
 
 fn access(token: &str) -> Access {
     Access {
@@ -15,7 +16,7 @@ fn access(token: &str) -> Access {
     }
 }
 
-fn publish(files: &TokenFiles, token: &str, formats: &[Format]) -> Result<(), FileError> {
+fn publish(files: &TokenFiles, token: &str, formats: &[TokenFormat]) -> Result<(), FileError> {
     let details = Details {
         scope: vec!["crm".into(), "task".into()],
         endpoint: Some("https://acme.bitrix24.com/rest/".into()),
@@ -40,7 +41,7 @@ fn publish(files: &TokenFiles, token: &str, formats: &[Format]) -> Result<(), Fi
 fn the_files_are_the_contracts() {
     let directory = tempfile::tempdir().unwrap();
     let files = TokenFiles::new(&directory.path().join("tokens"), Trust::default());
-    publish(&files, "s3cret'token", &Format::ALL).unwrap();
+    publish(&files, "s3cret'token", &TokenFormat::ALL).unwrap();
     let acme = directory.path().join("tokens/acme");
     let read = |name: &str| std::fs::read_to_string(acme.join(name)).unwrap();
     assert_eq!(
@@ -90,18 +91,18 @@ fn a_header_is_one_line_whatever_the_server_said() {
         details: &Details::default(),
     };
     assert_eq!(
-        published.render(Format::Header),
+        published.render(TokenFormat::Header),
         "Authorization: BearerX-Evil: 1 s3crettoken\n"
     );
-    assert_eq!(published.render(Format::Raw), "s3cret\ntoken");
+    assert_eq!(published.render(TokenFormat::Raw), "s3cret\ntoken");
 }
 
 #[test]
 fn a_form_no_longer_wanted_goes_and_so_does_a_portal() {
     let directory = tempfile::tempdir().unwrap();
     let files = TokenFiles::new(directory.path(), Trust::default());
-    publish(&files, "one", &Format::ALL).unwrap();
-    publish(&files, "two", &[Format::Raw]).unwrap();
+    publish(&files, "one", &TokenFormat::ALL).unwrap();
+    publish(&files, "two", &[TokenFormat::Raw]).unwrap();
     let acme = directory.path().join("acme");
     assert_eq!(std::fs::read_dir(&acme).unwrap().count(), 1);
     files.remove(&PortalName::parse("acme").unwrap()).unwrap();
@@ -116,7 +117,7 @@ fn a_consumers_directory_stays_when_its_token_goes() {
     std::fs::create_dir(&acme).unwrap();
     std::fs::set_permissions(&acme, Permissions::from_mode(0o2750)).unwrap();
     let files = TokenFiles::new(directory.path(), Trust::default());
-    publish(&files, "one", &[Format::Raw]).unwrap();
+    publish(&files, "one", &[TokenFormat::Raw]).unwrap();
     files.remove(&PortalName::parse("acme").unwrap()).unwrap();
     assert!(acme.is_dir() && std::fs::read_dir(&acme).unwrap().next().is_none());
 }
@@ -129,7 +130,7 @@ fn a_directory_that_cannot_be_written_is_named() {
     let error = publish(
         &TokenFiles::new(&blocked, Trust::default()),
         "one",
-        &[Format::Raw],
+        &[TokenFormat::Raw],
     )
     .unwrap_err();
     assert!(error.to_string().contains("tokens"), "{error}");
@@ -139,7 +140,7 @@ fn a_directory_that_cannot_be_written_is_named() {
 fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
     let directory = tempfile::tempdir().unwrap();
     let files = TokenFiles::new(directory.path(), Trust::default());
-    publish(&files, "one", &[Format::Raw, Format::Header]).unwrap();
+    publish(&files, "one", &[TokenFormat::Raw, TokenFormat::Header]).unwrap();
     let (portal, access, details) = (
         PortalName::parse("acme").unwrap(),
         access("two"),
@@ -152,7 +153,7 @@ fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
         generation: Generation(43),
         details: &details,
     };
-    files.replace(&renewed, &[Format::Raw]).unwrap();
+    files.replace(&renewed, &[TokenFormat::Raw]).unwrap();
     let read =
         |name: &str| std::fs::read_to_string(directory.path().join("acme").join(name)).unwrap();
     assert_eq!(read("token"), "two");

@@ -1,5 +1,6 @@
 //! `refreshd token`: prints the access token, renewed first if too little of it is left. Exit 75 if it cannot be had.
 
+use crate::domain::token_format::TokenFormat;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,7 +9,6 @@ use super::common::Common;
 use super::connect::{connect_to_grants, connect_to_read};
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::adapters::token_files::Format;
 
 #[derive(Debug, Args)]
 #[command(
@@ -44,10 +44,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         format,
     } = arguments;
     let format = match format {
-        OutputFormat::Raw => Format::Raw,
-        OutputFormat::Json => Format::Json,
-        OutputFormat::Header => Format::Header,
-        OutputFormat::Env => Format::Env,
+        OutputFormat::Raw => TokenFormat::Raw,
+        OutputFormat::Json => TokenFormat::Json,
+        OutputFormat::Header => TokenFormat::Header,
+        OutputFormat::Env => TokenFormat::Env,
     };
     let client = connect_to_read(common).await?;
     let token = client
@@ -68,7 +68,7 @@ async fn renewed(
     common: &Common,
     portal: &str,
     min_valid: Duration,
-    format: Format,
+    format: TokenFormat,
 ) -> Result<String, CommandError> {
     let client = connect_to_grants(common).await?;
     let token = client.token(portal, min_valid, format.as_str()).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::AlertsConfig;
+use super::configuration::AlertsConfig;
 use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, duration};

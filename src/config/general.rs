@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::configuration::{HttpConfig, LogConfig, LogFormat, Paths, RenewalConfig};
 use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{choice, duration, one_of, path};
-use super::{HttpConfig, LogConfig, LogFormat, Paths, RenewalConfig};
 use crate::domain::budget::Limits;
 
 const LEVELS: [(&str, ()); 6] = [

@@ -6,16 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use axum::http::HeaderName;
 
-use super::portals::formats;
+use super::configuration::{App, InstallListener};
 use super::problem::did_you_mean;
-use super::provider::check_age;
 use super::source::{Diagnostics, SourceLocation};
 use super::table::{Table, TextValue};
-use super::values::{choice, renew_every, url};
-use super::{App, InstallListener};
+use super::values::{check_age, choice, formats, renew_every, url_path};
 use crate::domain::install::{InstallRule, NameRule, NameTemplateError, PLACEHOLDERS, Users};
 use crate::domain::provider::Profile;
-use crate::domain::quirks::InstallFields;
 use crate::domain::settings::RenewSetting;
 
 /// The keys of `[install]`.
@@ -27,40 +24,6 @@ pub(super) const KEYS: [&str; 5] = ["name", "users", "formats", "renew_every", "
 const NAME: &str = "{domain}";
 /// The same where each user is a portal.
 const NAME_OF_EACH: &str = "{domain}-{user_id}";
-
-/// Reads the keys of a profile that say how its portals install apps.
-pub(super) fn form(table: Table<'_>, form: &mut InstallFields, report: &mut Diagnostics) {
-    if let Some(text) = table.text(report, "install_check")
-        && let Some(check) = path("install_check", text, report)
-    {
-        form.check = Some(check);
-    }
-    if let Some(text) = table.text(report, "install_admin") {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if !text.value.is_empty() && text.value.chars().all(plain) {
-            form.admin = Some(text.value.to_owned());
-        } else {
-            report.problem(
-                text.place,
-                "`install_admin` must hold letters, digits and . _ - only",
-            );
-        }
-    }
-    if let Some(text) = table.text(report, "install_script")
-        && let Some(script) = url(report, "install_script", text, false)
-    {
-        form.script = Some(script);
-    }
-    if let Some(text) = table.text(report, "install_run") {
-        if text.value.contains("</") {
-            report.problem(
-                text.place,
-                "`install_run` must not hold </, which would end it",
-            );
-        }
-        form.run = Some(text.value.to_owned());
-    }
-}
 
 /// Reads `[install]`.
 pub(super) fn listener(root: Table<'_>, report: &mut Diagnostics) -> Option<InstallListener> {
@@ -140,7 +103,7 @@ pub(super) fn rule(
         check_age(table, every, profile.assumed_lifetime, report);
     }
     let path = match table.text(report, "path") {
-        Some(text) => path("path", text, report),
+        Some(text) => url_path("path", text, report),
         None => Some(format!("/install/{}", app.name().value)),
     };
     let formats = formats(table, report);
@@ -175,17 +138,6 @@ fn naming(text: TextValue<'_>, users: Users, report: &mut Diagnostics) -> Option
         Err(flaw) => report.problem(text.place, format!("`name` {flaw} (there are {gaps})")),
     }
     None
-}
-
-fn path(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Option<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
-    let fits = text.value.starts_with('/') && text.value.chars().all(plain);
-    if !fits {
-        let message =
-            format!("`{key}` must begin with / and hold letters, digits and / . _ ~ - only");
-        report.problem(text.place, message);
-    }
-    fits.then(|| text.value.to_owned())
 }
 
 /// Sees that every app has a path and names of its own, and that nothing is written in vain.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::environment::Environment;
 use super::problem::{ConfigError, ConfigErrors};
 use super::source::{ConfigSource, Diagnostics};
+use super::table::Table;
 use crate::domain::provider::Profile;
 
 use super::{
@@ -35,7 +36,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let mut report = Diagnostics::default();
     let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
     let main_tree = main.parse(&mut report);
-    let sources = include::read(main.root(&main_tree), &mut report);
+    let sources = include::read(Table::root(&main, &main_tree), &mut report);
     let trees: Vec<_> = sources
         .iter()
         .map(|source| source.parse(&mut report))
@@ -43,8 +44,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let included = sources
         .iter()
         .zip(&trees)
-        .map(|(source, tree)| source.root(tree));
-    let root = main.root(&main_tree);
+        .map(|(source, tree)| Table::root(source, tree));
+    let root = Table::root(&main, &main_tree);
     let roots: Vec<_> = std::iter::once(root).chain(included).collect();
 
     include::check_keys(&roots, &mut report);
@@ -121,5 +122,5 @@ pub fn load_paths(path: &Path) -> Option<Paths> {
     };
     let mut ignored = Diagnostics::default();
     let tree = source.parse(&mut ignored);
-    general::paths(source.root(&tree), &mut ignored)
+    general::paths(Table::root(&source, &tree), &mut ignored)
 }

@@ -5,15 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::configuration::{App, PortalConfig};
 use super::environment::Environment;
 use super::install;
 use super::problem::{did_you_mean, shown};
-use super::provider::{self, Profiles, apply, check_age};
+use super::provider::{self, Profiles, apply};
 use super::secrets::{CLIENT_SECRET, FoundSecret, first_token_file};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::Table;
-use super::values::{host, plain_name, renew_every, url};
-use super::{App, PortalConfig};
+use super::values::{check_age, formats, host, plain_name, renew_every, url};
 use crate::domain::name::PortalName;
 use crate::domain::provider::{ClientAuthentication, Profile};
 use crate::domain::secret::ClientSecret;
@@ -36,7 +36,6 @@ const PORTAL_KEYS: [&str; 9] = [
     "redirect_uri",
 ];
 /// The token files there are.
-const FORMATS: [&str; 4] = ["json", "raw", "header", "env"];
 
 /// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
 struct Apps<'d>(
@@ -366,30 +365,4 @@ fn person(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<St
         redirect_uri,
         scope.iter().map(|text| text.value.to_owned()).collect(),
     )
-}
-
-pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<String> {
-    let Some(given) = table.texts(report, "formats", false) else {
-        return vec!["json".to_owned(), "raw".to_owned()];
-    };
-    if let (true, Some(place)) = (given.is_empty(), table.place_of("formats")) {
-        report.problem(place, "`formats` is empty: no reader would get a token");
-    }
-    let mut formats: Vec<String> = Vec::with_capacity(given.len());
-    for text in given {
-        if !FORMATS.contains(&text.value) {
-            let hint = did_you_mean(text.value, FORMATS);
-            let known = FORMATS.join(", ");
-            report.problem(
-                text.place,
-                format!(
-                    "unknown format {}{hint} (there are {known})",
-                    shown(text.value)
-                ),
-            );
-        } else if !formats.iter().any(|format| format == text.value) {
-            formats.push(text.value.to_owned());
-        }
-    }
-    formats
 }

@@ -14,7 +14,6 @@ use toml::de::DeTable;
 
 use super::problem::{ConfigError, ConfigErrors};
 use super::regular_file;
-use super::table::Table;
 
 /// A million portals take half of it.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -86,11 +85,6 @@ impl ConfigSource {
             report.broken = true;
         }
         tree.into_inner()
-    }
-
-    /// The root of its tree.
-    pub(super) fn root<'d>(&'d self, tree: &'d DeTable<'d>) -> Table<'d> {
-        Table::new(self.place(0, 0), "", None, tree)
     }
 
     pub(super) const fn place(&self, start: usize, end: usize) -> SourceLocation<'_> {

@@ -29,6 +29,11 @@ pub(super) struct TextValue<'d> {
 }
 
 impl<'d> Table<'d> {
+    /// The root of a file's tree.
+    pub(super) fn root(source: &'d ConfigSource, tree: &'d DeTable<'d>) -> Self {
+        Self::new(source.place(0, 0), "", None, tree)
+    }
+
     pub(super) const fn new(
         place: SourceLocation<'d>,
         section: &'static str,

@@ -12,6 +12,7 @@ use super::problem::{did_you_mean, shown};
 use super::source::Diagnostics;
 use super::table::{Table, TextValue};
 use crate::domain::schedule::RenewEvery;
+use crate::domain::token_format::TokenFormat;
 
 const RENEW_EVERY: &str = "a duration such as \"25m\" or a share of the lifetime such as \"67%\"";
 
@@ -238,4 +239,75 @@ pub(super) fn host(report: &mut Diagnostics, key: &str, text: TextValue<'_>) -> 
         format!("`{key}` must be a bare host name {advice}"),
     );
     None
+}
+
+/// The forms of a portal's token files.
+pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<TokenFormat> {
+    let Some(given) = table.texts(report, "formats", false) else {
+        return vec![TokenFormat::Json, TokenFormat::Raw];
+    };
+    if let (true, Some(place)) = (given.is_empty(), table.place_of("formats")) {
+        report.problem(place, "`formats` is empty: no reader would get a token");
+    }
+    let known = TokenFormat::ALL.map(TokenFormat::as_str);
+    let mut formats = Vec::with_capacity(given.len());
+    for text in given {
+        match TokenFormat::parse(text.value) {
+            Some(format) if formats.contains(&format) => {}
+            Some(format) => formats.push(format),
+            None => {
+                let hint = did_you_mean(text.value, known);
+                let message = format!(
+                    "unknown format {}{hint} (there are {})",
+                    shown(text.value),
+                    known.join(", ")
+                );
+                report.problem(text.place, message);
+            }
+        }
+    }
+    formats
+}
+
+/// Reports a renewal age that leaves less than a tenth of the life.
+pub(super) fn check_age(
+    table: Table<'_>,
+    every: RenewEvery,
+    lifetime: Duration,
+    report: &mut Diagnostics,
+) {
+    if !every.fits(lifetime) {
+        let place = table
+            .place_of("renew_every")
+            .or_else(|| table.place_of("assumed_lifetime"));
+        let life = humantime::format_duration(lifetime);
+        let age = match every {
+            RenewEvery::Age(age) => humantime::format_duration(age).to_string(),
+            RenewEvery::Share(share) => format!("{}%", (share * 100.0).round()),
+            RenewEvery::Expiry => "expiry".to_owned(),
+        };
+        let message = format!(
+            "`renew_every` of {age} is beyond 90 % of the lifetime, {life} (`assumed_lifetime`)"
+        );
+        report.problem(place.unwrap_or(table.place), message);
+    }
+}
+
+/// Takes what was read in place of what is there.
+pub(super) fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// A path of a URL, of plain characters.
+pub(super) fn url_path(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
+    let fits = text.value.starts_with('/') && text.value.chars().all(plain);
+    if !fits {
+        let message =
+            format!("`{key}` must begin with / and hold letters, digits and / . _ ~ - only");
+        report.problem(text.place, message);
+    }
+    fits.then(|| text.value.to_owned())
 }

@@ -12,6 +12,7 @@ use super::schedule::RenewEvery;
 use super::secret::Fingerprint;
 use super::settings::{Configured, RenewSetting, Settings, region_of};
 use super::time::Timestamp;
+use super::token_format::TokenFormat;
 use super::token_owner::TokenOwner;
 
 /// The names that a naming rule may leave open, in braces.
@@ -31,7 +32,7 @@ pub struct InstallRule {
     /// How many grants of a portal are kept.
     pub users: Users,
     /// The token files to write.
-    pub formats: Vec<String>,
+    pub formats: Vec<TokenFormat>,
     /// Renew at this age instead of the profile's.
     pub renew_every: Option<RenewSetting>,
 }

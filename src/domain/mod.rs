@@ -57,6 +57,7 @@ pub mod template;
 pub mod throttle;
 pub mod time;
 pub mod token;
+pub mod token_format;
 pub mod token_life;
 pub mod token_object;
 pub mod token_owner;

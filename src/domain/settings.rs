@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::name::PortalName;
 use super::schedule::RenewEvery;
 use super::secret::Fingerprint;
+use super::token_format::TokenFormat;
 
 /// What the name of a client that is a portal's own begins with: the portal's name follows. No written name has a space.
 pub const OWN_APP: &str = "portal ";
@@ -25,7 +26,7 @@ pub struct Settings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renew_every: Option<RenewSetting>,
     /// The token files to write, besides none: `json`, `raw`, `header`, `env`.
-    pub formats: Vec<String>,
+    pub formats: Vec<TokenFormat>,
     /// Names whose grant it must be, if the operator pinned it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,

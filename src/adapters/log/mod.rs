@@ -13,8 +13,8 @@ use std::io::{self, IsTerminal as _};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tracing::field::Field;
 use tracing::Metadata;
+use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -23,8 +23,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
 use crate::domain::mask::{line, seen};
-pub use importance::{CRITICAL, ESCALATION};
 use importance::importance as importance_of;
+pub use importance::{CRITICAL, ESCALATION};
 use journal::JournalLayer;
 use queue::{Importance, LogQueue, Sink};
 use sinks::{Journal, StandardError};

@@ -1,11 +1,11 @@
 //! The keys of a profile but those of `wire_format`.
 
-use std::time::Duration;
-
 use super::super::source::Diagnostics;
 use super::super::table::{Table, TextValue};
+use super::super::values::{check_age, set};
 use super::super::values::{choice, duration, host, renew_every, url};
 use super::error_rules::rows;
+use super::install_fields;
 use super::wire_format;
 use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
 use crate::domain::quirks::{GrantType, NotBefore, Pkce, Rotation};
@@ -83,7 +83,7 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
         }
         profile.fields = fields.iter().map(|field| field.value.to_owned()).collect();
     }
-    super::super::install::form(table, &mut profile.install, report);
+    install_fields::read(table, &mut profile.install, report);
     if table.has("errors") {
         let mut errors = rows(table, report);
         errors.append(&mut profile.errors);
@@ -208,34 +208,4 @@ fn issuer(report: &mut Diagnostics, text: TextValue<'_>) -> Option<String> {
         return None;
     }
     Some(text.value.to_owned())
-}
-
-/// Reports a renewal age that leaves less than a tenth of the life.
-pub(in crate::config) fn check_age(
-    table: Table<'_>,
-    every: RenewEvery,
-    lifetime: Duration,
-    report: &mut Diagnostics,
-) {
-    if !every.fits(lifetime) {
-        let place = table
-            .place_of("renew_every")
-            .or_else(|| table.place_of("assumed_lifetime"));
-        let life = humantime::format_duration(lifetime);
-        let age = match every {
-            RenewEvery::Age(age) => humantime::format_duration(age).to_string(),
-            RenewEvery::Share(share) => format!("{}%", (share * 100.0).round()),
-            RenewEvery::Expiry => "expiry".to_owned(),
-        };
-        let message = format!(
-            "`renew_every` of {age} is beyond 90 % of the lifetime, {life} (`assumed_lifetime`)"
-        );
-        report.problem(place.unwrap_or(table.place), message);
-    }
-}
-
-pub(super) fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
-    }
 }

@@ -4,6 +4,7 @@
 //! not know a provider by name: the built-in profiles are TOML with the keys of `[providers.NAME]`.
 
 mod error_rules;
+mod install_fields;
 mod keys;
 mod to_toml;
 mod wire_format;
@@ -18,7 +19,7 @@ use super::table::Table;
 use super::values::plain_name;
 use crate::domain::provider::Profile;
 use error_rules::rows;
-pub(super) use keys::{apply, check_age};
+pub(super) use keys::apply;
 pub(super) use to_toml::written;
 
 /// The keys of a profile, and of its overrides on an app.
@@ -192,7 +193,7 @@ fn with_embedded<T>(
 ) -> T {
     let source = ConfigSource::embedded(Path::new(&format!("config/providers/{name}.toml")), text);
     let tree = source.parse(report);
-    read(source.root(&tree), report)
+    read(Table::root(&source, &tree), report)
 }
 
 /// A whole profile: one that says where its tokens are.

@@ -10,7 +10,7 @@ use super::super::problem::{did_you_mean, shown};
 use super::super::source::Diagnostics;
 use super::super::table::Table;
 use super::super::values::choice;
-use super::keys::set;
+use super::super::values::set;
 use crate::domain::provider::Profile;
 use crate::domain::quirks::{BasicEncoding, BodyEncoding, JsonPath};
 use crate::domain::reply::SECRET_FIELDS;

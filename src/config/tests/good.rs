@@ -1,5 +1,6 @@
 //! What good configurations mean.
 
+use crate::domain::token_format::TokenFormat;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,7 +31,10 @@ fn a_small_file_gets_the_defaults() {
         (Duration::from_secs(30), true)
     );
     let portal = &config.portals[0];
-    assert_eq!(portal.settings.formats, ["json", "raw"]);
+    assert_eq!(
+        portal.settings.formats,
+        [TokenFormat::Json, TokenFormat::Raw]
+    );
     assert_eq!(portal.renewal_url(&config.apps["crm"]), INFO);
     assert_eq!(
         config.apps["crm"].client_secret.as_ref().unwrap().expose(),

@@ -1,5 +1,6 @@
 //! `[install]` and `[apps.NAME.install]`: what they mean, and what is wrong with them.
 
+use crate::domain::token_format::TokenFormat;
 use std::time::Duration;
 
 use super::{Rig, loaded, problems};
@@ -63,7 +64,7 @@ fn every_key_is_read() {
     let rule = config.apps["crm"].install.clone().unwrap();
     assert_eq!(
         (rule.path.as_str(), rule.formats),
-        ("/b24", vec!["env".to_owned()])
+        ("/b24", vec![TokenFormat::Env])
     );
     assert_eq!(rule.renew_every, Some(RenewSetting::AgeMillis(600_000)));
     assert_eq!(rule.names.of_app("crm"), "crm-{domain}");

@@ -19,7 +19,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::adapters::state::StateError;
-use crate::adapters::token_files::Format;
 use crate::daemon::api::control::Control;
 use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::api::outcomes::{imported_json, outcome_json, status_of};
@@ -31,6 +30,7 @@ use crate::daemon::grants::operations::{self, RenewalResult};
 use crate::daemon::grants::portal_view;
 use crate::daemon::grants::store;
 use crate::domain::name::PortalName;
+use crate::domain::token_format::TokenFormat;
 
 /// Portals read at a time.
 const PAGE: usize = 100;
@@ -190,12 +190,12 @@ async fn token(
         }
     };
     let format = query.format.as_deref().unwrap_or("json");
-    let format = Format::parse(format)
+    let format = TokenFormat::parse(format)
         .ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
     let _waiting = control.wait(peer)?;
     let text =
         operations::token(&control.shared, &portal, min_valid, format, &control.driver).await?;
-    let kind = if format == Format::Json {
+    let kind = if format == TokenFormat::Json {
         "application/json"
     } else {
         "text/plain; charset=utf-8"

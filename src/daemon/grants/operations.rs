@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::adapters::state::RenewalRequest;
-use crate::adapters::token_files::{Format, Published};
+use crate::adapters::token_files::Published;
 use crate::adapters::token_reply::token_reply;
 use crate::daemon::context::Context;
 use crate::daemon::grants::driver::Driver;
@@ -18,6 +18,7 @@ use crate::daemon::waiters::RenewalReport;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::time::{Timestamp, human};
+use crate::domain::token_format::TokenFormat;
 
 /// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
@@ -177,7 +178,7 @@ pub async fn token(
     shared: &Context,
     name: &str,
     min_valid: Duration,
-    format: Format,
+    format: TokenFormat,
     by: &Driver,
 ) -> Result<String, OperationError> {
     let portal = find(shared, name).await?;
@@ -234,7 +235,7 @@ fn render(
     shared: &Context,
     portal: &Portal,
     min_valid: Duration,
-    format: Format,
+    format: TokenFormat,
 ) -> Option<String> {
     let settings = portal.settings.as_ref()?;
     let grant = portal.grant.as_ref()?;

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, ReadConnection, StateError};
-use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
+use crate::adapters::token_files::{FileError, Published, TokenFiles};
 use crate::daemon::alerts::{Conditions, ReadBy};
 use crate::daemon::renewal::file_failures::FileFailures;
 use crate::domain::error_chain::error_chain;
@@ -21,6 +21,7 @@ use crate::domain::portal::{Grant, Kind, Portal};
 use crate::domain::rollback::keeps_token_files;
 use crate::domain::settings::Settings;
 use crate::domain::token::{Access, Details, Generation, Tokens};
+use crate::domain::token_format::TokenFormat;
 
 /// Portals read at a time in a sweep.
 const PAGE: usize = 500;
@@ -142,7 +143,7 @@ struct UnreadPortals {
 pub type ProviderOf<'a> = &'a (dyn Fn(&str) -> String + Send + Sync);
 
 /// A way to write a portal's files.
-type Write = fn(&TokenFiles, &Published<'_>, &[Format]) -> Result<(), FileError>;
+type Write = fn(&TokenFiles, &Published<'_>, &[TokenFormat]) -> Result<(), FileError>;
 
 /// Makes both parts.
 #[must_use]
@@ -374,11 +375,6 @@ impl PublisherThread {
         write: Write,
     ) {
         let provider = &provider_of(&settings.app);
-        let formats: Vec<_> = settings
-            .formats
-            .iter()
-            .filter_map(|name| Format::parse(name))
-            .collect();
         let done = write(
             &self.files,
             &Published {
@@ -388,7 +384,7 @@ impl PublisherThread {
                 generation,
                 details,
             },
-            &formats,
+            &settings.formats,
         );
         self.unpublished.note(portal, done);
     }

@@ -3,11 +3,12 @@
 //! An input is a text of parts between unit separators: token, type, endpoint, scope, provider, fields in JSON, begin
 //! and end in milliseconds.
 
-use refreshd::adapters::token_files::{Format, Published};
+use refreshd::adapters::token_files::Published;
 use refreshd::domain::name::PortalName;
 use refreshd::domain::secret::AccessToken;
 use refreshd::domain::time::Timestamp;
 use refreshd::domain::token::{Access, Details, Generation};
+use refreshd::domain::token_format::TokenFormat;
 use serde_json::{Value, json};
 
 /// What must hold.
@@ -41,11 +42,11 @@ pub fn holds(data: &[u8]) {
         details: &details,
     };
     let render = |format| published.render(format);
-    assert_eq!(render(Format::Raw), access.token.expose());
-    is_the_json(&render(Format::Json), &published);
-    is_the_header(&render(Format::Header), &access);
+    assert_eq!(render(TokenFormat::Raw), access.token.expose());
+    is_the_json(&render(TokenFormat::Json), &published);
+    is_the_header(&render(TokenFormat::Header), &access);
     is_the_environment(
-        &render(Format::Env),
+        &render(TokenFormat::Env),
         &access,
         details.endpoint.as_deref().unwrap_or_default(),
     );

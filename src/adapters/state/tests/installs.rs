@@ -7,6 +7,7 @@ use crate::domain::install::{
 };
 use crate::domain::provider::tests::profile;
 use crate::domain::secret::{ApplicationToken, RefreshToken};
+use crate::domain::token_format::TokenFormat;
 use crate::domain::token_owner::TokenOwner;
 
 const INSTALLER: &str = "1";
@@ -17,7 +18,7 @@ fn terms(rule: &str, users: Users) -> InstallTerms {
         path: "/install/crm".to_owned(),
         names: NameRule::parse(rule).unwrap(),
         users,
-        formats: vec!["json".to_owned()],
+        formats: vec![TokenFormat::Json],
         renew_every: None,
     };
     InstallTerms {
@@ -210,7 +211,7 @@ async fn it_stays_through_a_restart_and_follows_its_apps_table() {
         .await;
     assert_eq!(same, Reconciled::default());
     let mut other = terms("{domain}", Users::Installer);
-    other.rule.formats = vec!["raw".to_owned()];
+    other.rule.formats = vec![TokenFormat::Raw];
     other.rule.renew_every = Some(RenewSetting::AgeMillis(60_000));
     let changed = rig.follow_with_installs(&[], Some(other)).await;
     assert_eq!(
@@ -222,7 +223,7 @@ async fn it_stays_through_a_restart_and_follows_its_apps_table() {
     );
     assert_eq!(
         rig.portal("acme.example").await.settings.unwrap().formats,
-        ["raw"]
+        [TokenFormat::Raw]
     );
     let dropped = rig.follow_with_installs(&[], None).await;
     assert_eq!(

@@ -28,6 +28,7 @@ use crate::domain::renewal::Renewed;
 use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::{RenewSetting, Settings};
 use crate::domain::token::{Access, Credential, Details, Tokens, Validity};
+use crate::domain::token_format::TokenFormat;
 
 const URL: &str = "https://oauth.example/token";
 const OTHER: &str = "https://other.example/token";
@@ -215,7 +216,7 @@ fn configured(portal: &str) -> Configured {
             app: "crm".to_owned(),
             domain: None,
             renew_every: None,
-            formats: vec!["json".to_owned()],
+            formats: vec![TokenFormat::Json],
             identity: None,
             redirect_uri: None,
             scope: Vec::new(),

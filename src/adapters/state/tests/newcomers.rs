@@ -7,6 +7,7 @@ use crate::domain::import::ImportedGrant;
 use crate::domain::install::{EventKind, InstallRule, InstallTerms, NameRule, Users};
 use crate::domain::provider::tests::profile;
 use crate::domain::secret::{ApplicationToken, RefreshToken};
+use crate::domain::token_format::TokenFormat;
 use crate::domain::token_owner::TokenOwner;
 
 const PORTAL: &str = "acme.example";
@@ -19,7 +20,7 @@ async fn squatted() -> Rig {
         path: "/install/crm".to_owned(),
         names: NameRule::parse("{domain}").unwrap(),
         users: Users::Installer,
-        formats: vec!["json".to_owned()],
+        formats: vec![TokenFormat::Json],
         renew_every: None,
     };
     let terms = InstallTerms {
