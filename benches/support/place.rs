@@ -79,7 +79,7 @@ impl Place {
         let mut last = 0;
         for portal in portals.iter().rev() {
             let file =
-                |format: Format| self.tokens().join(portal.as_str()).join(format.file_name());
+                |format: TokenFormat| self.tokens().join(portal.as_str()).join(format.file_name());
             let token = loop {
                 let json: Value = serde_json::from_slice(&std::fs::read(file(TokenFormat::Json))?)?;
                 if json["generation"] == 2 {
