@@ -79,6 +79,8 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/grant_store.rs",
     "src/adapters/state/disputes.rs",
     "src/adapters/state/record.rs",
+    "src/adapters/state/rows.rs",
+    "src/adapters/state/superseded.rs",
     "src/adapters/state/unread.rs",
     "src/adapters/verify_token_owner.rs",     // asks whose it is
     "src/adapters/token_files.rs",            // the access token, for readers

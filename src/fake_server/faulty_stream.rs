@@ -14,8 +14,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::handle::FakeServer;
 use super::response::{DeliveryFault, End, Ticket};
-use super::{FakeServer, server};
+use crate::adapters::clock::Clock;
 
 /// White space is streamed in pieces of this size.
 const FILLER: &[u8; 16 * 1024] = &[b' '; 16 * 1024];
@@ -189,7 +190,7 @@ impl Body for ReplyBody {
                     let span = *every;
                     let waiting = pause.get_or_insert_with(|| {
                         let clock = sandbox.clock;
-                        Box::pin(async move { server::pause(clock, span).await })
+                        Box::pin(async move { wait_for(clock, span).await })
                     });
                     ready!(waiting.as_mut().poll(cx));
                     *pause = None;
@@ -300,6 +301,18 @@ impl AsyncWrite for FaultyStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Sleeps the whole span; the clock's own sleep is capped.
+pub(super) async fn wait_for(clock: Clock, span: Duration) {
+    let began = clock.tick();
+    loop {
+        let left = span.saturating_sub(clock.elapsed(began));
+        if left.is_zero() {
+            return;
+        }
+        clock.sleep(left).await;
     }
 }
 

@@ -17,19 +17,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::FakeServer;
 use super::checks::TOKEN_PATH;
-use super::faulty_stream::{ConnectionState, Cut, FaultyStream, PendingReply, ReplyBody};
+use super::faulty_stream::{ConnectionState, Cut, FaultyStream, PendingReply, ReplyBody, wait_for};
 use super::form::TokenRequest;
+use super::handle::FakeServer;
 use super::installs::{APP_INFO_PATH, USER_ADMIN_PATH};
 use super::pages::AUTHORIZE_PATH;
 use super::response::{DeliveryFault, FakeResponse, ReplyContent};
-use crate::adapters::clock::Clock;
 
 /// Longest request body read, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;
 /// The wait after a connection could not be accepted (no descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+impl FakeServer {
+    /// Serves until stopped, then cuts every connection. One server may serve several listeners, one after another
+    /// or at once; `server_endpoint` names the last.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        serve(self, listener, stop).await;
+    }
+}
 
 /// Serves until stopped, then cuts every connection.
 pub(super) async fn serve(sandbox: FakeServer, listener: TcpListener, stop: CancellationToken) {
@@ -50,18 +57,6 @@ pub(super) async fn serve(sandbox: FakeServer, listener: TcpListener, stop: Canc
         }
     }
     connections.shutdown().await;
-}
-
-/// Sleeps the whole span; the clock's own sleep is capped.
-pub(super) async fn pause(clock: Clock, span: Duration) {
-    let began = clock.tick();
-    loop {
-        let left = span.saturating_sub(clock.elapsed(began));
-        if left.is_zero() {
-            return;
-        }
-        clock.sleep(left).await;
-    }
 }
 
 async fn connection(sandbox: FakeServer, stream: TcpStream) {
@@ -92,7 +87,7 @@ async fn answer(
                 let reply = authority.app_info(head.method.as_str(), query, &body.to_bytes(), now);
                 (reply, authority.question_delay)
             };
-            pause(sandbox.clock, delay).await;
+            wait_for(sandbox.clock, delay).await;
             reply
         }
         (&Method::POST, USER_ADMIN_PATH) => {
@@ -152,7 +147,7 @@ async fn token(
         ticket,
     } = sandbox.lock().token(&request, now);
     let pending = PendingReply::new(sandbox.clone(), line.clone(), ticket);
-    pause(sandbox.clock, delay).await;
+    wait_for(sandbox.clock, delay).await;
     match delivery {
         DeliveryFault::Closed => return Err(Cut),
         DeliveryFault::Reset => {

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::error::StateError;
+use super::handle::State;
 use super::listing;
 use super::rows::to_json;
-use super::{State, StateError};
 use crate::domain::incidents::Incident;
 use crate::domain::name::PortalName;
 use crate::domain::outbox::QueuedAlert;

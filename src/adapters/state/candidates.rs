@@ -7,19 +7,23 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::candidate_rows::{drop_candidate, remove};
 use super::claims::new_claim;
 use super::clients;
 use super::disputes;
-use super::grant_store::{NewGrant, holder, is_spent, put};
-use super::record::{SupersededPair, store_superseded, stored};
+use super::error::StateError;
+use super::grant_store::{NewGrant, put};
+use super::handle::State;
+use super::holders::{holder, is_spent};
+use super::rows::stored;
 use super::rows::{CANDIDATE_COLUMNS, millis, phase_columns, portal as read_portal, to_json};
-use super::{State, StateError};
+use super::superseded::{SupersededPair, store_superseded};
 use crate::domain::candidate::{Origin, TokenPair};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, GrantStatus, Kind, Portal};
+use crate::domain::portal::{ClaimId, GrantStatus, Portal};
 use crate::domain::refresh_end::RefreshEnd;
 use crate::domain::renewal::Renewed;
-use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::secret::{AccessToken, Fingerprint};
 use crate::domain::time::Timestamp;
 use crate::domain::token::{Access, Generation, Tokens, Validity};
 
@@ -587,49 +591,4 @@ fn moved_tokens(tokens: &Tokens, by: i64) -> Tokens {
         },
         ..tokens.clone()
     }
-}
-
-fn remove(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {
-    let removed = connection.execute("DELETE FROM candidate WHERE portal = ?1", [portal.as_str()]);
-    removed.map(|rows| rows > 0).map_err(sql)
-}
-
-/// Gives up a portal's candidate for something newer. One whose request has no outcome is kept aside. Whether there was one.
-pub(super) fn drop_candidate(
-    connection: &Connection,
-    portal: &PortalName,
-    now: Timestamp,
-) -> Result<bool, StateError> {
-    let in_doubt: Option<String> = connection
-        .query_row(
-            "SELECT refresh_token FROM candidate WHERE portal = ?1 AND phase = ?2",
-            [portal.as_str(), Kind::InDoubt.as_str()],
-            |row| row.get(0),
-        )
-        .optional()
-        .map_err(sql)?;
-    if let Some(refresh) = in_doubt.as_deref().and_then(RefreshToken::new) {
-        let aside = SupersededPair {
-            why: "candidate",
-            access: None,
-            refresh: Some(&refresh),
-            identity: None,
-        };
-        store_superseded(connection, portal, now, &aside)?;
-    }
-    remove(connection, portal)
-}
-
-/// Forgets a portal's candidate, and which of its refresh tokens were refused. Whether there was a candidate.
-pub(super) fn forget_candidate(
-    connection: &Connection,
-    portal: &PortalName,
-) -> Result<bool, StateError> {
-    connection
-        .execute(
-            "DELETE FROM refused_candidate WHERE portal = ?1",
-            [portal.as_str()],
-        )
-        .map_err(sql)?;
-    remove(connection, portal)
 }

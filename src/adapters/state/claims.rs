@@ -3,14 +3,17 @@
 //! Must not claim a grant twice, nor for a client that the configuration does not name any more.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::StateError;
 use super::clients::{request_probe, try_refused};
+use super::error::StateError;
+use super::handle::State;
 use super::quarantine;
 use super::rows::{COLUMNS, portal};
+use super::wal_reservation::RETRY_AFTER;
 use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
@@ -45,6 +48,97 @@ pub enum RenewalRequest {
 /// The newest claim of this process. A grant that is replaced while it is claimed loses its claim; the next one must
 /// differ even in the same millisecond, or after the clock was set back, or the late reply would end it.
 static NEWEST: AtomicI64 = AtomicI64::new(0);
+
+impl State {
+    /// Claims the due portals whose tokens end soonest, as many per token endpoint as `capacity` says and as the disk
+    /// has room for the outcomes of. When it returns, the intent to send is durable.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_due(
+        &self,
+        now: Timestamp,
+        capacity: Vec<(String, usize)>,
+    ) -> Result<Claims, StateError> {
+        let (room, asked) = (Arc::clone(&self.room), capacity.clone());
+        let claimed = self.write.run(move |connection| {
+            let claims = claim_due(connection, now, &asked)?;
+            room.require(claims.portals.len()).map(|()| claims)
+        });
+        let refused = match claimed.await {
+            Err(StateError::NoRoom { .. }) => Arc::clone(&self.room),
+            other => return other,
+        };
+        // Room was made meanwhile. If it was not enough, as many as fit.
+        self.write
+            .run(move |connection| {
+                let fitting = refused.distribute(&capacity)?;
+                let mut claims = claim_due(connection, now, &fitting)?;
+                refused.require(claims.portals.len())?;
+                if fitting != capacity {
+                    claims.next = Some(
+                        claims
+                            .next
+                            .map_or(now + RETRY_AFTER, |next| next.min(now + RETRY_AFTER)),
+                    );
+                }
+                Ok(claims)
+            })
+            .await
+    }
+
+    /// Claims one portal whatever its time; `None` if it may not be renewed.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing is claimed and nothing may be sent.
+    pub async fn claim_one(
+        &self,
+        portal: PortalName,
+        now: Timestamp,
+    ) -> Result<Option<Portal>, StateError> {
+        self.with_room(move |connection, room| {
+            let claimed = claim_one(connection, &portal, now)?;
+            room.require(usize::from(claimed.is_some()))
+                .map(|()| claimed)
+        })
+        .await
+    }
+
+    /// Claims that a process which is gone left behind.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn orphans(&self) -> Result<Vec<Portal>, StateError> {
+        self.read.run(orphans).await
+    }
+
+    /// Gives a portal's grant the claim again that it had when its request was sent.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn claim_again(
+        &self,
+        portal: PortalName,
+        claim: (ClaimId, Timestamp),
+    ) -> Result<(), StateError> {
+        self.write
+            .run(move |connection| claim_again(connection, &portal, claim))
+            .await
+    }
+
+    /// Makes a portal due now, if it may be renewed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn request_renewal(
+        &self,
+        portal: PortalName,
+        now: Timestamp,
+    ) -> Result<RenewalRequest, StateError> {
+        self.change(move |connection| request_renewal(connection, &portal, now))
+            .await
+    }
+}
 
 /// A claim unlike every other of this process and of the state.
 pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimId> {

@@ -5,8 +5,9 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::error::StateError;
+use super::handle::State;
 use super::rows::to_json;
-use super::{State, StateError};
 use crate::domain::dispute::Dispute;
 use crate::domain::install::EventKind;
 use crate::domain::name::PortalName;
@@ -227,7 +228,7 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
     let Some(holder) = holder.filter(|holder| holder.as_ref() != Some(user)) else {
         return Ok(RecordedDispute::Moot);
     };
-    if super::grant_store::holder_of_refresh_token(connection, &refresh.fingerprint())?.is_some() {
+    if super::holders::holder_of_refresh_token(connection, &refresh.fingerprint())?.is_some() {
         return Ok(RecordedDispute::Moot);
     }
     let of_before = "DELETE FROM install_newcomer WHERE portal = ?1 AND holder IS NOT ?2";

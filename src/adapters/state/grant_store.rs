@@ -3,12 +3,15 @@
 //! Must not take in one grant for two portals: the loser of the next rotation would be dead.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use std::sync::Arc;
 
-use super::StateError;
-use super::candidates::{drop_candidate, forget_candidate};
+use super::candidate_rows::{drop_candidate, forget_candidate};
 use super::clients;
 use super::disputes;
-use super::record::stored;
+use super::error::StateError;
+use super::handle::State;
+use super::holders::{holder, is_spent};
+use super::rows::stored;
 use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_columns};
 use super::unread;
 use crate::domain::name::PortalName;
@@ -49,6 +52,49 @@ pub enum StoreOutcome {
     Spent,
     /// The configuration does not name this portal.
     Unknown,
+}
+
+impl State {
+    /// Takes a grant in. It wins over a renewal in flight.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn store_grant(&self, grant: NewGrant) -> Result<StoreOutcome, StateError> {
+        self.keep(move |connection| store_grant(connection, &grant))
+            .await
+    }
+
+    /// Forgets a grant, so that its tokens are in no file of the state's any more; false if there was none. A portal that the configuration does not name goes altogether, be it
+    /// that an install made it.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn forget(&self, portal: PortalName) -> Result<bool, StateError> {
+        let room = Arc::clone(&self.room);
+        self.keep(move |connection| {
+            room.forget();
+            forget(connection, &portal)
+        })
+        .await
+    }
+
+    /// Portals that wait for a first refresh token, or for a better one, from their file.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn awaiting_files(&self) -> Result<Vec<Portal>, StateError> {
+        self.read.run(awaiting_files).await
+    }
+
+    /// Portals of these apps that have no grant of their client yet.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn awaiting_clients(&self, apps: Vec<String>) -> Result<Vec<Portal>, StateError> {
+        self.read
+            .run(move |connection| awaiting_clients(connection, &apps))
+            .await
+    }
 }
 
 pub(super) fn store_grant(
@@ -149,63 +195,6 @@ pub(super) fn put(
         .optional()
         .map_err(sql)?;
     Ok(generation.map(|generation| Generation(u64::try_from(generation).unwrap_or_default())))
-}
-
-/// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
-pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
-    AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
-    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 \
-    UNION ALL SELECT portal FROM candidate WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
-
-/// Another portal that holds this refresh token, or was given it once.
-pub(super) fn holder(
-    connection: &Connection,
-    fingerprint: &Fingerprint,
-    portal: &PortalName,
-) -> rusqlite::Result<Option<String>> {
-    connection
-        .prepare_cached(HOLDER)?
-        .query_row(params![fingerprint.bytes(), portal.as_str()], |row| {
-            row.get(0)
-        })
-        .optional()
-}
-
-/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one. Known are those that
-/// came from outside, and the last 32 that were exchanged.
-pub(super) fn is_spent(
-    connection: &Connection,
-    fingerprint: &Fingerprint,
-    portal: &PortalName,
-) -> rusqlite::Result<bool> {
-    let found: Option<(bool, Option<Vec<u8>>)> = connection
-        .query_row(
-            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1), spent \
-             FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
-            params![fingerprint.bytes(), portal.as_str()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    Ok(found.is_some_and(|(seen, spent)| {
-        seen || spent
-            .unwrap_or_default()
-            .chunks(4)
-            .any(|start| fingerprint.bytes().starts_with(start))
-    }))
-}
-
-pub(super) fn holder_of_refresh_token(
-    connection: &Connection,
-    fingerprint: &Fingerprint,
-) -> Result<Option<String>, StateError> {
-    connection
-        .prepare_cached(HOLDER)
-        .and_then(|mut statement| {
-            statement
-                .query_row(params![fingerprint.bytes(), None::<&str>], |row| row.get(0))
-                .optional()
-        })
-        .map_err(|source| StateError::sql("look for a refresh token", source))
 }
 
 pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<bool, StateError> {

@@ -4,7 +4,8 @@
 
 use rusqlite::{Connection, params};
 
-use super::{State, StateError};
+use super::error::StateError;
+use super::handle::State;
 use crate::domain::time::Timestamp;
 
 /// Notices that are kept at a time.

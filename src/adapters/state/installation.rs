@@ -4,16 +4,20 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::StateError;
-use super::installs::{InstalledGrant, found};
+use super::error::StateError;
 use super::listing;
 use super::rows::phase_columns;
+use super::rows::{COLUMNS, portal as read_portal};
+use crate::domain::import::ImportedGrant;
 use crate::domain::install::is_stale;
+use crate::domain::install::{EventKind, InstallTerms};
 use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
+use crate::domain::portal::Portal;
 use crate::domain::portal::{Phase, Problem};
 use crate::domain::secret::{ApplicationToken, Fingerprint};
 use crate::domain::time::Timestamp;
+use crate::domain::token_owner::TokenOwner;
 
 /// A removal, as an event told of it.
 #[derive(Debug)]
@@ -256,4 +260,75 @@ pub(super) fn request_renewal(
         }
     }
     Ok(asked)
+}
+
+/// A grant that a verified notice brought.
+#[derive(Clone, Debug)]
+pub struct InstalledGrant {
+    /// The app, and what becomes of its installs.
+    pub terms: InstallTerms,
+    /// What brought it.
+    pub occasion: EventKind,
+    /// Whose it is, by the authorization server.
+    pub owner: TokenOwner,
+    /// The grant.
+    pub intake: ImportedGrant,
+    /// What later events of this installation will show; of events only.
+    pub application_token: Option<ApplicationToken>,
+    /// When the notice was sent, if it says so.
+    pub sent_at: Option<Timestamp>,
+    /// It could not be proved, since the server cannot be asked now: good enough where no living grant is replaced.
+    pub unprovable: bool,
+    /// The refresh token that the notice brought, if the grant is what the authorization server has given for it.
+    pub proven_by: Option<Fingerprint>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A portal's row, and the user of its grant.
+pub(super) struct FoundPortal {
+    pub(super) portal: Portal,
+    pub(super) user: Option<String>,
+}
+
+/// The rows of a condition on `?1`, the value, and `?2`, the app.
+pub(super) fn found(
+    connection: &Connection,
+    condition: &str,
+    value: &str,
+    app: &str,
+) -> Result<Vec<FoundPortal>, StateError> {
+    let sql = |source| StateError::sql("look for an installed portal", source);
+    let query = format!("SELECT {COLUMNS}, user_id FROM portal WHERE {condition} ORDER BY id");
+    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let (portal, user) = (read_portal(row)?, row.get("user_id")?);
+        let of_grant = |portal: &Portal| {
+            user_of(
+                portal
+                    .grant
+                    .as_ref()?
+                    .tokens
+                    .details
+                    .fields
+                    .get("user_id")?,
+            )
+        };
+        Ok(FoundPortal {
+            user: Option::or_else(user, || of_grant(&portal)),
+            portal,
+        })
+    };
+    let rows = statement
+        .query_map([value, app], read)
+        .and_then(Iterator::collect);
+    rows.map_err(sql)
+}
+
+/// An id is a number in some replies and a text in others.
+fn user_of(value: &serde_json::Value) -> Option<String> {
+    value
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| value.as_u64().map(|id| id.to_string()))
 }

@@ -6,47 +6,28 @@
 use rusqlite::{Connection, params};
 
 use super::disputes;
+use super::error::StateError;
 use super::grant_store::{self, NewGrant, StoreOutcome};
-use super::installation::{Uninstall, Uninstalled, installation, note, remove, request_renewal};
+use super::handle::State;
+use super::holders::holder_of_refresh_token;
+use super::installation::{
+    FoundPortal, InstalledGrant, Uninstall, Uninstalled, found, installation, note, remove,
+    request_renewal,
+};
 use super::reconcile::reconcile_portal;
-use super::rows::{COLUMNS, portal as read_portal};
-use super::{State, StateError};
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
     CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide,
     is_stale, may_live,
 };
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Grant, Kind, Phase, Portal};
+use crate::domain::portal::{Grant, Kind, Phase};
 use crate::domain::renewal::{granted_status, imported_status};
-use crate::domain::secret::{ApplicationToken, Fingerprint};
+use crate::domain::secret::Fingerprint;
 use crate::domain::settings::{RenewSetting, region_of};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use crate::domain::token_owner::TokenOwner;
-
-/// A grant that a verified notice brought.
-#[derive(Clone, Debug)]
-pub struct InstalledGrant {
-    /// The app, and what becomes of its installs.
-    pub terms: InstallTerms,
-    /// What brought it.
-    pub occasion: EventKind,
-    /// Whose it is, by the authorization server.
-    pub owner: TokenOwner,
-    /// The grant.
-    pub intake: ImportedGrant,
-    /// What later events of this installation will show; of events only.
-    pub application_token: Option<ApplicationToken>,
-    /// When the notice was sent, if it says so.
-    pub sent_at: Option<Timestamp>,
-    /// It could not be proved, since the server cannot be asked now: good enough where no living grant is replaced.
-    pub unprovable: bool,
-    /// The refresh token that the notice brought, if the grant is what the authorization server has given for it.
-    pub proven_by: Option<Fingerprint>,
-    /// Now.
-    pub now: Timestamp,
-}
 
 /// What became of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -205,54 +186,6 @@ fn listed(
         .collect())
 }
 
-/// A portal's row, and the user of its grant.
-pub(super) struct FoundPortal {
-    pub(super) portal: Portal,
-    user: Option<String>,
-}
-
-/// The rows of a condition on `?1`, the value, and `?2`, the app.
-pub(super) fn found(
-    connection: &Connection,
-    condition: &str,
-    value: &str,
-    app: &str,
-) -> Result<Vec<FoundPortal>, StateError> {
-    let sql = |source| StateError::sql("look for an installed portal", source);
-    let query = format!("SELECT {COLUMNS}, user_id FROM portal WHERE {condition} ORDER BY id");
-    let mut statement = connection.prepare_cached(&query).map_err(sql)?;
-    let read = |row: &rusqlite::Row<'_>| {
-        let (portal, user) = (read_portal(row)?, row.get("user_id")?);
-        let of_grant = |portal: &Portal| {
-            user_of(
-                portal
-                    .grant
-                    .as_ref()?
-                    .tokens
-                    .details
-                    .fields
-                    .get("user_id")?,
-            )
-        };
-        Ok(FoundPortal {
-            user: Option::or_else(user, || of_grant(&portal)),
-            portal,
-        })
-    };
-    let rows = statement
-        .query_map([value, app], read)
-        .and_then(Iterator::collect);
-    rows.map_err(sql)
-}
-
-/// An id is a number in some replies and a text in others.
-fn user_of(value: &serde_json::Value) -> Option<String> {
-    value
-        .as_str()
-        .map(str::to_owned)
-        .or_else(|| value.as_u64().map(|id| id.to_string()))
-}
-
 fn keep(
     connection: &Connection,
     install: &InstalledGrant,
@@ -350,7 +283,7 @@ fn keep(
         .map(|refresh| refresh.fingerprint());
     let seen = proven_by
         .or(refresh)
-        .map(|presented| grant_store::holder_of_refresh_token(connection, &presented))
+        .map(|presented| holder_of_refresh_token(connection, &presented))
         .transpose()?;
     if seen.flatten().is_some() {
         return Ok(InstallOutcome::Replayed);

@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::StateError;
+use super::error::StateError;
+use super::handle::State;
 use super::rows::{COLUMNS, portal as read_portal, portals, window};
 use crate::domain::escalation::OVERDUE_SHARE;
 #[cfg(doc)]
@@ -41,6 +42,64 @@ impl Census {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.kinds.iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl State {
+    /// Grants whose next escalation step has come.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn escalations_due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Portal>, StateError> {
+        self.read
+            .run(move |connection| escalations_due(connection, now, limit))
+            .await
+    }
+
+    /// When the next escalation step comes.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn next_escalation(&self) -> Result<Option<Timestamp>, StateError> {
+        self.read.run(next_escalation).await
+    }
+
+    /// One portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn portal(&self, name: PortalName) -> Result<Option<Portal>, StateError> {
+        self.read
+            .run(move |connection| portal(connection, &name))
+            .await
+    }
+
+    /// The portals after `after` in the order of their names, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn page(
+        &self,
+        after: Option<PortalName>,
+        limit: usize,
+    ) -> Result<Vec<Portal>, StateError> {
+        self.read
+            .run(move |connection| page(connection, after.as_ref(), limit))
+            .await
+    }
+
+    /// How many portals there are of each kind, and how many are overdue.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn census(&self, now: Timestamp) -> Result<Census, StateError> {
+        self.read
+            .run(move |connection| census(connection, now))
+            .await
     }
 }
 

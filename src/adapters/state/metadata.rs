@@ -4,7 +4,8 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{State, StateError};
+use super::error::StateError;
+use super::handle::State;
 use crate::domain::time::Timestamp;
 
 impl State {

@@ -14,100 +14,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Mode, OFlags};
 
-use super::schema::beside;
-use super::worker::WriterThread;
-use super::{State, StateError, schema};
+use super::displaced::Displaced;
+use super::error::StateError;
+use super::file_names::{RESCUED, beside};
+use super::schema;
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
-
-/// What the copy of an open state is called whose path somebody else's file has.
-pub const RESCUED: &str = ".rescued";
-
-/// What became of the state's files.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Displaced {
-    /// They were removed. Known once; by the next look they are written back.
-    #[error("the state {} was removed while refreshd runs: within seconds it is written back from what refreshd has open", path.display())]
-    Removed {
-        /// The state.
-        path: PathBuf,
-    },
-    /// They were removed, and cannot be written back.
-    #[error(
-        "the state {} was removed while refreshd runs, and cannot be written back yet ({why}); do not stop refreshd: {}", path.display(),
-        by_hand(path, *open)
-    )]
-    Lost {
-        /// The state.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-        /// The descriptors of the database and its log.
-        open: (i32, i32),
-    },
-    /// It has another name.
-    #[error("the state {} was moved while refreshd runs, and is {} now: move it back", path.display(), now.display())]
-    Moved {
-        /// The state.
-        path: PathBuf,
-        /// Where it is.
-        now: PathBuf,
-    },
-    /// Something else is in its place.
-    #[error(
-        "the state {} was replaced by {by} while refreshd runs, and what refreshd has is kept in {}: to go on with that, remove \
-         what was put in its place, and refreshd writes its own back; to go on with what was put there, restart refreshd",
-        path.display(), kept.display()
-    )]
-    Replaced {
-        /// The state.
-        path: PathBuf,
-        /// What is there.
-        by: &'static str,
-        /// Where the true one is.
-        kept: PathBuf,
-    },
-    /// Something else is in its place, and no copy could be made.
-    #[error(
-        "the state {} was replaced by {by} while refreshd runs, and no copy of what refreshd has can be kept beside it ({why}); do \
-         not stop refreshd: remove what was put in its place, and refreshd writes its own back, or {}", path.display(),
-        by_hand(path, *open)
-    )]
-    Unkept {
-        /// The state.
-        path: PathBuf,
-        /// What is there.
-        by: &'static str,
-        /// Why there is no copy.
-        why: String,
-        /// The descriptors of the database and its log.
-        open: (i32, i32),
-    },
-}
-
-fn by_hand(path: &Path, (database, log): (i32, i32)) -> String {
-    let (pid, copy) = (std::process::id(), beside(path, RESCUED));
-    let copy = copy.display();
-    format!(
-        "save it with cp /proc/{pid}/fd/{database} {copy} and cp /proc/{pid}/fd/{log} {copy}-wal"
-    )
-}
 
 /// What the writer knows of the place, for those who ask.
 #[derive(Debug, Default)]
 pub(super) struct Place {
-    path: PathBuf,
-    displaced: Mutex<Option<Displaced>>,
+    pub(super) path: PathBuf,
+    pub(super) displaced: Mutex<Option<Displaced>>,
     /// Whoever keeps house has seen that it was removed.
-    seen_removed: AtomicBool,
+    pub(super) seen_removed: AtomicBool,
     /// And now wants it back.
-    wanted_back: AtomicBool,
-    was_written_back: AtomicBool,
+    pub(super) wanted_back: AtomicBool,
+    pub(super) was_written_back: AtomicBool,
     /// Goes up when the files become others, and whoever has them open must open them again.
-    edition: AtomicU64,
+    pub(super) edition: AtomicU64,
 }
 
 impl Place {
@@ -124,14 +51,14 @@ impl Place {
             .map_or(Ok(()), |displaced| Err(StateError::Displaced(displaced)))
     }
 
-    fn displaced(&self) -> Option<Displaced> {
+    pub(super) fn displaced(&self) -> Option<Displaced> {
         self.displaced
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    fn set(&self, displaced: Option<Displaced>) {
+    pub(super) fn set(&self, displaced: Option<Displaced>) {
         *self
             .displaced
             .lock()
@@ -152,18 +79,18 @@ impl Place {
 
 /// The writer's own eyes.
 pub(super) struct Watch {
-    place: Arc<Place>,
-    trust: Trust,
+    pub(super) place: Arc<Place>,
+    pub(super) trust: Trust,
     /// The database, by a descriptor that keeps its number from being used again. SQLite's locks are not touched by it.
-    database: File,
+    pub(super) database: File,
     /// A copy that was put in place and could not be opened.
-    put: Option<(u64, u64)>,
+    pub(super) put: Option<(u64, u64)>,
     /// Changes of the connection that the copy beside has.
-    kept: Option<u64>,
+    pub(super) kept: Option<u64>,
 }
 
 /// What a name stands for.
-enum Spot {
+pub(super) enum Spot {
     /// What is open.
     Here,
     Nothing,
@@ -171,7 +98,7 @@ enum Spot {
     Other(&'static str),
 }
 
-enum Seen {
+pub(super) enum Seen {
     InPlace,
     Removed,
     Moved(PathBuf),
@@ -192,7 +119,7 @@ impl Watch {
         })
     }
 
-    fn see(&self, log: &File) -> Seen {
+    pub(super) fn see(&self, log: &File) -> Seen {
         let path = &self.place.path;
         let (database, log) = (
             self.spot(path, &self.database),
@@ -209,7 +136,7 @@ impl Watch {
         }
     }
 
-    fn spot(&self, path: &Path, open: &File) -> Spot {
+    pub(super) fn spot(&self, path: &Path, open: &File) -> Spot {
         match symlink_metadata(path) {
             Ok(found) if open.metadata().is_ok_and(|open| is_same(&open, &found)) => Spot::Here,
             Ok(found) if self.put == Some((found.dev(), found.ino())) => Spot::Nothing,
@@ -227,7 +154,7 @@ impl Watch {
     }
 
     /// Where the open database is, if it has a name.
-    fn moved(&self) -> Option<PathBuf> {
+    pub(super) fn moved(&self) -> Option<PathBuf> {
         let linked = self
             .database
             .metadata()
@@ -238,7 +165,7 @@ impl Watch {
     }
 
     /// Writes what is open into a file beside, whole and durable.
-    fn copy(&self, from: &Connection) -> Result<(Directory, PathBuf), StateError> {
+    pub(super) fn copy(&self, from: &Connection) -> Result<(Directory, PathBuf), StateError> {
         let path = &self.place.path;
         let make = Make {
             mode: 0o700,
@@ -275,175 +202,6 @@ impl Watch {
     }
 }
 
-impl WriterThread {
-    /// Before a transaction: sees whether the files are in their place, and does what can be done about it.
-    pub(super) fn stand(&mut self) {
-        let place = Arc::clone(&self.watch.place);
-        match self.watch.see(self.reserve.log()) {
-            Seen::InPlace if place.displaced().is_none() => {}
-            Seen::InPlace => {
-                self.drop_copy();
-                place.set(None);
-            }
-            Seen::Removed if place.wanted_back.swap(false, Ordering::Relaxed) => self.write_back(),
-            Seen::Removed => {
-                // Not at once: whoever restores a backup removes the file first, and then writes over whatever is there.
-                if !matches!(place.displaced(), Some(Displaced::Lost { .. })) {
-                    place.set(Some(Displaced::Removed {
-                        path: place.path.clone(),
-                    }));
-                }
-            }
-            Seen::Moved(now) => place.set(Some(Displaced::Moved {
-                path: place.path.clone(),
-                now,
-            })),
-            Seen::Replaced(by) => self.keep_beside(by),
-        }
-    }
-
-    /// At the end: what no start would find is put where one does, or beside.
-    pub(super) fn stand_at_the_end(&mut self) {
-        self.watch.place.wanted_back.store(true, Ordering::Relaxed);
-        self.stand();
-    }
-
-    fn keep_beside(&mut self, by: &'static str) {
-        let path = self.watch.place.path.clone();
-        let kept = match self.watch.moved() {
-            Some(now) => Ok(now),
-            None if self.watch.kept == Some(self.connection.total_changes()) => {
-                Ok(beside(&path, RESCUED))
-            }
-            None => self.watch.copy(&self.connection).map(|(_, copy)| {
-                self.watch.kept = Some(self.connection.total_changes());
-                copy
-            }),
-        };
-        // Its log must not be taken for that of the file which is there now.
-        let _ = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        let open = self.open_files();
-        self.watch.place.set(Some(match kept {
-            Ok(kept) => Displaced::Replaced { path, by, kept },
-            Err(error) => Displaced::Unkept {
-                path,
-                by,
-                why: words(&error),
-                open,
-            },
-        }));
-    }
-
-    fn drop_copy(&mut self) {
-        if self.watch.kept.take().is_some() {
-            let copy = beside(&self.watch.place.path, RESCUED);
-            // It holds what the state holds, which is in its place.
-            let _ = std::fs::remove_file(copy);
-        }
-    }
-
-    /// Puts a copy of what is open in its place, and goes on with that.
-    fn write_back(&mut self) {
-        let place = Arc::clone(&self.watch.place);
-        let path = place.path.clone();
-        match self.try_writing_back(&path) {
-            Ok(()) => {
-                place.edition.fetch_add(1, Ordering::Release);
-                place.was_written_back.store(true, Ordering::Relaxed);
-                place.set(None);
-            }
-            Err(error) => {
-                let open = self.open_files();
-                place.set(Some(Displaced::Lost {
-                    path,
-                    why: words(&error),
-                    open,
-                }));
-            }
-        }
-    }
-
-    fn try_writing_back(&mut self, path: &Path) -> Result<(), StateError> {
-        let (directory, copy) = self.watch.copy(&self.connection)?;
-        let io = |source| StateError::file("put the state's copy at", path, source);
-        let (Some(name), Some(copy)) = (path.file_name(), copy.file_name()) else {
-            return Err(io(ErrorKind::InvalidFilename.into()));
-        };
-        // Everything of the log is in the copy.
-        if let Some(log) = beside(path, "-wal").file_name() {
-            directory.remove(log).map_err(io)?;
-        }
-        match self.watch.spot(path, &self.watch.database) {
-            Spot::Here => directory.rename(copy, name).map_err(io)?,
-            Spot::Nothing | Spot::Empty => {
-                directory.remove(name).map_err(io)?;
-                // Never over what somebody put there meanwhile.
-                directory.rename_to_nothing(copy, name).map_err(io)?;
-            }
-            Spot::Other(_) => return Err(io(ErrorKind::AlreadyExists.into())),
-        }
-        directory.sync().map_err(io)?;
-        self.watch.put = symlink_metadata(path)
-            .ok()
-            .map(|found| (found.dev(), found.ino()));
-        // When the old one is closed, the new one's log is not its own.
-        let _ = self
-            .connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-        let connection = schema::open(path)?;
-        let watch = Watch::open(Arc::clone(&self.watch.place), self.watch.trust.clone())?;
-        self.reserve.follow(path)?;
-        (self.connection, self.watch) = (connection, watch);
-        Ok(())
-    }
-
-    fn open_files(&self) -> (i32, i32) {
-        (
-            self.watch.database.as_raw_fd(),
-            self.reserve.log().as_raw_fd(),
-        )
-    }
-}
-
-impl State {
-    pub(super) fn place(&self) -> Arc<Place> {
-        Arc::clone(self.room.place())
-    }
-
-    /// What became of the state's files, as the last transaction found them; `None`: they are in their place.
-    #[must_use]
-    pub fn displaced(&self) -> Option<Displaced> {
-        self.room.place().displaced()
-    }
-
-    /// Looks now. A state that the last call found removed is written back.
-    pub async fn stand(&self) -> Option<Displaced> {
-        let place = self.room.place();
-        let seen = place.seen_removed.load(Ordering::Relaxed);
-        place.wanted_back.store(seen, Ordering::Relaxed);
-        // Whatever becomes of the transaction: the look comes before.
-        let _ = self.write.run(|_| Ok(())).await;
-        let displaced = place.displaced();
-        let removed = matches!(
-            displaced,
-            Some(Displaced::Removed { .. } | Displaced::Lost { .. })
-        );
-        place.seen_removed.store(removed, Ordering::Relaxed);
-        displaced
-    }
-
-    /// Whether the state was written back since the last call.
-    #[must_use]
-    pub fn was_written_back(&self) -> bool {
-        self.room
-            .place()
-            .was_written_back
-            .swap(false, Ordering::Relaxed)
-    }
-}
-
 fn handle(path: &Path) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
@@ -463,14 +221,4 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
         )
     };
     number(one) == number(other) || one.nlink() > 0 && stamp(one) == stamp(other)
-}
-
-fn words(error: &StateError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }

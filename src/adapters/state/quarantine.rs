@@ -4,8 +4,9 @@
 
 use rusqlite::{Connection, params};
 
+use super::error::StateError;
+use super::handle::State;
 use super::rows::{millis, phase_columns, to_json};
-use super::{State, StateError};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::rollback::RollbackCheck;

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::error::StateError;
+use super::handle::State;
+use super::listing;
 use super::place::Place;
-use super::{State, StateError, listing, schema};
+use super::schema;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
 

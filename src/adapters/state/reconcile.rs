@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::StateError;
 use super::clients;
+use super::error::StateError;
+use super::handle::State;
 use super::rows::{COLUMNS, portal, to_json};
 use crate::domain::install::InstallTerms;
 use crate::domain::name::PortalName;
@@ -35,6 +36,74 @@ pub struct Reconciled {
     pub changed: usize,
     /// Portals the configuration does not name any more.
     pub dropped: usize,
+}
+
+impl State {
+    /// Makes the state name exactly these portals; grants of others stay, unconfigured.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the configuration before stays in force.
+    pub async fn reconcile(
+        &self,
+        portals: Vec<Configured>,
+        apps: Vec<AppFingerprint>,
+        now: Timestamp,
+    ) -> Result<Reconciled, StateError> {
+        self.write
+            .run(move |connection| reconcile(connection, &portals, &apps, now))
+            .await
+    }
+
+    /// The client of an app is another than before: it is tried at once.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn client_changed(
+        &self,
+        app: AppFingerprint,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        self.write
+            .run(move |connection| {
+                reconcile_app(connection, &app, now)
+                    .map_err(|source| StateError::sql("follow a changed client", source))
+            })
+            .await
+    }
+
+    /// Asks for the escalations to be looked at again: of troubled grants, or of all.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn reschedule_escalations(&self, all: bool) -> Result<(), StateError> {
+        self.write
+            .run(move |connection| reschedule_escalations(connection, all))
+            .await
+    }
+
+    /// Moves every stored time by as much as the wall clock stepped.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn shift_times(&self, millis: i64) -> Result<(), StateError> {
+        self.write
+            .run(move |connection| shift_times(connection, millis))
+            .await
+    }
+
+    /// After a start: as [`Self::shift_times`] if the clock was set back by more than `tolerance` ms; by how much.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn adjust_clock(
+        &self,
+        now: Timestamp,
+        tolerance: i64,
+    ) -> Result<Option<i64>, StateError> {
+        self.write
+            .run(move |connection| adjust_clock(connection, now, tolerance))
+            .await
+    }
 }
 
 pub(super) fn reconcile(

@@ -3,10 +3,14 @@
 //! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use std::sync::Arc;
 
-use super::StateError;
 use super::clients;
+use super::error::StateError;
+use super::handle::State;
+use super::rows::stored;
 use super::rows::{millis, phase_columns, to_json, validity_columns};
+use super::superseded::{SupersededPair, store_superseded};
 use super::unread;
 use crate::domain::client::ClientDecision;
 use crate::domain::kept_reply::UnreadableReply;
@@ -15,9 +19,9 @@ use crate::domain::portal::{ClaimId, GrantStatus, Phase};
 use crate::domain::refresh_end;
 use crate::domain::renewal::Renewed;
 use crate::domain::reply::GrantedTokens;
-use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::secret::Fingerprint;
 use crate::domain::time::Timestamp;
-use crate::domain::token::{Credential, Generation, Tokens};
+use crate::domain::token::{Generation, Tokens};
 
 /// What to record of a claimed renewal.
 #[derive(Debug)]
@@ -106,6 +110,44 @@ pub enum Recorded {
     },
     /// An import, authorization or `forget` came first: the reply is kept aside and not used.
     SetAside,
+}
+
+impl State {
+    /// Records what became of a claimed renewal, if the claim is still the grant's.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
+    pub async fn record(&self, renewal: Arc<RenewalRecord>) -> Result<Recorded, StateError> {
+        self.write
+            .run(move |connection| record(connection, &renewal))
+            .await
+    }
+
+    /// Remembers what was told of a grant, unless it has moved on since, or somebody else told of it; false then. `seen` and
+    /// `before` are where it stood and what had been told.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing may be announced.
+    pub async fn set_notified(
+        &self,
+        portal: PortalName,
+        generation: Generation,
+        (seen, before): (GrantStatus, Vec<String>),
+        told: Vec<String>,
+        next: Option<Timestamp>,
+    ) -> Result<bool, StateError> {
+        let tell = move |connection: &_| {
+            set_notified(
+                connection,
+                &portal,
+                generation,
+                (&seen, &before),
+                &told,
+                next,
+            )
+        };
+        self.change(tell).await
+    }
 }
 
 pub(super) fn record(
@@ -249,14 +291,6 @@ fn record_standing(
         .map_err(|source| StateError::sql("record a renewal", source))
 }
 
-/// How a credential is stored, and how it is recognised: the client's own is a text that no refresh token is.
-pub(super) fn stored(credential: &Credential) -> (&str, Option<Fingerprint>) {
-    match credential {
-        Credential::Refresh(token) => (token.expose(), Some(token.fingerprint())),
-        Credential::Client => ("", None),
-    }
-}
-
 /// Ends the claim with a new pair; the new generation.
 fn record_pair(
     connection: &Connection,
@@ -326,40 +360,6 @@ fn record_pair(
             statement.query_row(columns, |row| row.get(0))
         })
         .map_err(|source| StateError::sql("record a new pair", source))
-}
-
-/// A pair that is not used and not lost.
-pub(super) struct SupersededPair<'a> {
-    pub(super) why: &'static str,
-    pub(super) access: Option<&'a AccessToken>,
-    pub(super) refresh: Option<&'a RefreshToken>,
-    pub(super) identity: Option<&'a str>,
-}
-
-pub(super) fn store_superseded(
-    connection: &Connection,
-    portal: &PortalName,
-    now: Timestamp,
-    aside: &SupersededPair<'_>,
-) -> Result<(), StateError> {
-    let SupersededPair {
-        why,
-        access,
-        refresh,
-        identity,
-    } = aside;
-    let columns = params![
-        portal.as_str(),
-        now.millis(),
-        why,
-        access.map(|access| access.expose()),
-        refresh.map(|refresh| refresh.expose()),
-        identity
-    ];
-    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let kept = connection.execute(insert, columns);
-    kept.map(|_| ())
-        .map_err(|source| StateError::sql("keep a pair aside", source))
 }
 
 pub(super) fn set_notified(

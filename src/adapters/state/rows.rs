@@ -5,7 +5,7 @@
 use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 
-use super::StateError;
+use super::error::StateError;
 use crate::domain::candidate::{Origin, PendingCandidate};
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
@@ -367,4 +367,12 @@ fn conversion(
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}
+
+/// How a credential is stored, and how it is recognised: the client's own is a text that no refresh token is.
+pub(super) fn stored(credential: &Credential) -> (&str, Option<Fingerprint>) {
+    match credential {
+        Credential::Refresh(token) => (token.expose(), Some(token.fingerprint())),
+        Credential::Client => ("", None),
+    }
 }

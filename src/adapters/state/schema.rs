@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::StateError;
+use super::error::StateError;
+use super::file_names::beside;
 use super::migrations::MIGRATIONS;
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 
@@ -173,14 +174,6 @@ fn open_or_make(directory: &Directory, path: &Path) -> std::io::Result<File> {
 
 fn lock_path(state: &Path) -> PathBuf {
     beside(state, ".lock")
-}
-
-/// A file beside the state, by what is added to its name.
-#[must_use]
-pub fn beside(state: &Path, suffix: &str) -> PathBuf {
-    let mut path = state.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// Opens a file for reading. A link is not followed, and a pipe not waited for.

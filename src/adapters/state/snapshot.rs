@@ -12,8 +12,9 @@ use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::StateError;
-use super::schema::{Header, beside, found, inspect, is_free, migrate, recognise, unreadable};
+use super::error::StateError;
+use super::file_names::beside;
+use super::schema::{Header, found, inspect, is_free, migrate, recognise, unreadable};
 
 /// A state's copy in memory, its schema brought up to date.
 pub struct Snapshot(pub(super) Connection);

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::record::{SupersededPair, store_superseded};
-use super::{State, StateError};
+use super::error::StateError;
+use super::handle::State;
 use crate::domain::candidate::TokenPair;
 use crate::domain::name::PortalName;
+use crate::domain::secret::AccessToken;
 use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
+use rusqlite::Connection;
 
 /// A pair that was put aside.
 #[derive(Debug)]
@@ -96,4 +98,38 @@ impl State {
         })
         .await
     }
+}
+
+/// A pair that is not used and not lost.
+pub(super) struct SupersededPair<'a> {
+    pub(super) why: &'static str,
+    pub(super) access: Option<&'a AccessToken>,
+    pub(super) refresh: Option<&'a RefreshToken>,
+    pub(super) identity: Option<&'a str>,
+}
+
+pub(super) fn store_superseded(
+    connection: &Connection,
+    portal: &PortalName,
+    now: Timestamp,
+    aside: &SupersededPair<'_>,
+) -> Result<(), StateError> {
+    let SupersededPair {
+        why,
+        access,
+        refresh,
+        identity,
+    } = aside;
+    let columns = params![
+        portal.as_str(),
+        now.millis(),
+        why,
+        access.map(|access| access.expose()),
+        refresh.map(|refresh| refresh.expose()),
+        identity
+    ];
+    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let kept = connection.execute(insert, columns);
+    kept.map(|_| ())
+        .map_err(|source| StateError::sql("keep a pair aside", source))
 }

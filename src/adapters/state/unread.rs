@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::grant_store::{NewGrant, StoreOutcome, store_grant};
-use super::{State, StateError};
+use super::error::StateError;
+use super::handle::State;
 use crate::domain::kept_reply::{KeptCount, KeptReply, ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
 use crate::domain::secret::{Fingerprint, ReplyBody};
@@ -16,19 +16,6 @@ use crate::domain::token::Generation;
 
 /// Kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
 const MAX_KEPT: usize = 3;
-
-/// What became of a grant that was read out of a kept reply.
-#[derive(Debug, PartialEq, Eq)]
-pub enum RecoverOutcome {
-    /// It is stored.
-    Stored(Generation),
-    /// A renewal is under way, which may bring a newer one.
-    UnderWay,
-    /// The portal's grant is another one by now.
-    MovedOn,
-    /// It was refused as any grant may be.
-    Refused(StoreOutcome),
-}
 
 impl State {
     /// Keeps a reply to an authorization.
@@ -65,21 +52,6 @@ impl State {
     ) -> Result<BTreeMap<String, KeptCount>, StateError> {
         self.read
             .run(move |connection| counts(connection, range.as_ref()))
-            .await
-    }
-
-    /// Takes in the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
-    ///
-    /// # Errors
-    /// [`StateError`]; then nothing has changed.
-    pub async fn recover(
-        &self,
-        grant: NewGrant,
-        sent: SentToken,
-        renewal: bool,
-    ) -> Result<RecoverOutcome, StateError> {
-        self.write
-            .run(move |connection| recover(connection, &grant, sent, renewal))
             .await
     }
 
@@ -176,7 +148,10 @@ pub(super) fn keep(
 }
 
 /// The grant that a portal has now, or that it has none; `None` for no such portal.
-fn sent_now(connection: &Connection, portal: &PortalName) -> rusqlite::Result<Option<SentToken>> {
+pub(super) fn sent_now(
+    connection: &Connection,
+    portal: &PortalName,
+) -> rusqlite::Result<Option<SentToken>> {
     connection
         .query_row(
             "SELECT CASE WHEN refresh_token IS NULL THEN 0 ELSE generation END, fingerprint FROM portal WHERE name = ?1",
@@ -253,40 +228,6 @@ fn counts(
         })
         .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)
-}
-
-fn recover(
-    connection: &Connection,
-    grant: &NewGrant,
-    sent: SentToken,
-    renewal: bool,
-) -> Result<RecoverOutcome, StateError> {
-    let sql = |source| StateError::sql("take in the grant of a kept reply", source);
-    let portal = &grant.portal;
-    if sent_now(connection, portal).map_err(sql)? != Some(sent) {
-        return Ok(RecoverOutcome::MovedOn);
-    }
-    let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
-    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    let (claimed, user): (bool, Option<String>) = connection
-        .query_row(columns, [portal.as_str()], read)
-        .map_err(sql)?;
-    if claimed {
-        return Ok(RecoverOutcome::UnderWay);
-    }
-    let generation = match store_grant(connection, grant)? {
-        StoreOutcome::Stored(generation) => generation,
-        other => return Ok(RecoverOutcome::Refused(other)),
-    };
-    if renewal {
-        // It is the grant of the user whose it was.
-        let update = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
-        connection
-            .execute(update, params![portal.as_str(), user])
-            .map_err(sql)?;
-    }
-    discard(connection, portal)?;
-    Ok(RecoverOutcome::Stored(generation))
 }
 
 pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<usize, StateError> {

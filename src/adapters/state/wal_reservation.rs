@@ -19,13 +19,9 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rustix::fs::{FallocateFlags, IFlags, fallocate, ioctl_getflags, ioctl_setflags};
 
-use super::claims::{self, Claims};
+use super::error::StateError;
+use super::file_names::beside;
 use super::place::Place;
-use super::schema::beside;
-use super::{State, StateError};
-use crate::domain::name::PortalName;
-use crate::domain::portal::Portal;
-use crate::domain::time::Timestamp;
 
 /// Pages for the record of one pair: measured are 12 on average with tokens of 4 KB, each in a transaction of its own.
 const RECORD: u64 = 16;
@@ -39,7 +35,7 @@ const STEP: u64 = 256;
 const FRAME: u64 = 4096 + 24;
 const HEADER: u64 = 32;
 /// What did not fit is tried again after this time.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How much room there is: written by the writer's thread before a transaction, asked in it.
 #[derive(Debug, Default)]
@@ -102,7 +98,7 @@ impl WalReservation {
     }
 
     /// Whether what can wait may be written: not with the room of renewals under way.
-    fn allow_deferrable(&self) -> Result<(), StateError> {
+    pub(super) fn allow_deferrable(&self) -> Result<(), StateError> {
         let under_way = self.claims.load(Ordering::Relaxed) > 0;
         let whole = self.free.load(Ordering::Relaxed) >= self.needed(0);
         if under_way && !whole {
@@ -113,7 +109,10 @@ impl WalReservation {
     }
 
     /// As much of the capacity as fits; an error if nothing does and nothing under way will make room.
-    fn distribute(&self, capacity: &[(String, usize)]) -> Result<Vec<(String, usize)>, StateError> {
+    pub(super) fn distribute(
+        &self,
+        capacity: &[(String, usize)],
+    ) -> Result<Vec<(String, usize)>, StateError> {
         let mut left = usize::try_from(self.capacity()).unwrap_or(usize::MAX);
         if left == 0 && self.claims.load(Ordering::Relaxed) == 0 {
             return Err(self.none());
@@ -297,130 +296,9 @@ fn open_log(path: &Path) -> Result<File, StateError> {
     Ok(log)
 }
 
-/// What is changed back in the same transaction is still written: SQLite does not compare.
-fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
-    let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
-                      DELETE FROM aside WHERE id = last_insert_rowid()";
-    connection
-        .execute_batch(statements)
-        .map_err(|source| StateError::sql("write to the state", source))
-}
-
 /// Asks Btrfs not to copy what is written over. It listens only while the file is empty; others do not know the word.
 fn write_in_place(log: &File) {
     if let Ok(flags) = ioctl_getflags(log) {
         let _ = ioctl_setflags(log, flags | IFlags::NOCOW);
-    }
-}
-
-impl State {
-    /// Claims the due portals whose tokens end soonest, as many per token endpoint as `capacity` says and as the disk
-    /// has room for the outcomes of. When it returns, the intent to send is durable.
-    ///
-    /// # Errors
-    /// [`StateError`]; then nothing is claimed and nothing may be sent.
-    pub async fn claim_due(
-        &self,
-        now: Timestamp,
-        capacity: Vec<(String, usize)>,
-    ) -> Result<Claims, StateError> {
-        let (room, asked) = (Arc::clone(&self.room), capacity.clone());
-        let claimed = self.write.run(move |connection| {
-            let claims = claims::claim_due(connection, now, &asked)?;
-            room.require(claims.portals.len()).map(|()| claims)
-        });
-        let refused = match claimed.await {
-            Err(StateError::NoRoom { .. }) => Arc::clone(&self.room),
-            other => return other,
-        };
-        // Room was made meanwhile. If it was not enough, as many as fit.
-        self.write
-            .run(move |connection| {
-                let fitting = refused.distribute(&capacity)?;
-                let mut claims = claims::claim_due(connection, now, &fitting)?;
-                refused.require(claims.portals.len())?;
-                if fitting != capacity {
-                    claims.next = Some(
-                        claims
-                            .next
-                            .map_or(now + RETRY_AFTER, |next| next.min(now + RETRY_AFTER)),
-                    );
-                }
-                Ok(claims)
-            })
-            .await
-    }
-
-    /// Claims one portal whatever its time; `None` if it may not be renewed.
-    ///
-    /// # Errors
-    /// [`StateError`]; then nothing is claimed and nothing may be sent.
-    pub async fn claim_one(
-        &self,
-        portal: PortalName,
-        now: Timestamp,
-    ) -> Result<Option<Portal>, StateError> {
-        self.with_room(move |connection, room| {
-            let claimed = claims::claim_one(connection, &portal, now)?;
-            room.require(usize::from(claimed.is_some()))
-                .map(|()| claimed)
-        })
-        .await
-    }
-
-    /// Writes something that leaves no trace, and sees that one more claim would find room.
-    ///
-    /// # Errors
-    /// [`StateError`]; then nothing can be claimed.
-    pub async fn try_writing(&self) -> Result<(), StateError> {
-        self.with_room(|connection, room| {
-            room.require(1)
-                .and_then(|()| write_and_take_back(connection))
-        })
-        .await
-    }
-
-    /// Does what needs room; once more where there is none, since the writer makes room before each transaction.
-    pub(super) async fn with_room<T, F>(&self, work: F) -> Result<T, StateError>
-    where
-        T: Send + 'static,
-        F: Fn(&Connection, &WalReservation) -> Result<T, StateError> + Send + Sync + 'static,
-    {
-        let work = Arc::new(work);
-        let run = || {
-            let (room, work) = (Arc::clone(&self.room), Arc::clone(&work));
-            self.write.run(move |connection| work(connection, &room))
-        };
-        match run().await {
-            Err(StateError::NoRoom { .. }) => run().await,
-            other => other,
-        }
-    }
-
-    /// As [`Self::change`], for what whoever asked relies on from then on: it must be where the next start finds it.
-    pub(super) async fn keep<T, F>(&self, work: F) -> Result<T, StateError>
-    where
-        T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
-    {
-        let keep = move |connection: &Connection, room: &WalReservation| {
-            room.place
-                .check()
-                .and_then(|()| room.allow_deferrable())
-                .and_then(|()| work(connection))
-        };
-        self.with_room(keep).await
-    }
-
-    /// Does what can wait, and must not take the room of renewals under way.
-    pub(super) async fn change<T, F>(&self, work: F) -> Result<T, StateError>
-    where
-        T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
-    {
-        self.with_room(move |connection, room| {
-            room.allow_deferrable().and_then(|()| work(connection))
-        })
-        .await
     }
 }

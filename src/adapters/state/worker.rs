@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::StateError;
+use super::error::StateError;
 use super::place::Place;
 
 /// Most jobs in one transaction.

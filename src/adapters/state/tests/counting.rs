@@ -101,7 +101,7 @@ async fn what_runs_often_uses_an_index() {
             "SEARCH portal USING INDEX portal_climb (climb_at<?)",
         ),
         (
-            grant_store::HOLDER.to_owned(),
+            holders::HOLDER.to_owned(),
             "SEARCH portal USING INDEX portal_fingerprint (<expr>=?)",
         ),
     ] {

@@ -21,12 +21,20 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use std::path::Path;
+
 use super::*;
+use crate::domain::name::PortalName;
+use crate::domain::portal::{GrantStatus, Portal};
 use crate::domain::portal::{Grant, Kind, Phase, Problem, binding};
 use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
+use crate::domain::secret::Fingerprint;
 use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::settings::Configured;
 use crate::domain::settings::{RenewSetting, Settings};
+use crate::domain::time::Timestamp;
+use crate::domain::token::Generation;
 use crate::domain::token::{Access, Credential, Details, Tokens, Validity};
 use crate::domain::token_format::TokenFormat;
 

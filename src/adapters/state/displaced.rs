@@ -1,0 +1,75 @@
+//! What became of the state's files while they are open.
+
+use std::path::{Path, PathBuf};
+
+use super::file_names::{RESCUED, beside};
+
+/// What became of the state's files.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Displaced {
+    /// They were removed. Known once; by the next look they are written back.
+    #[error("the state {} was removed while refreshd runs: within seconds it is written back from what refreshd has open", path.display())]
+    Removed {
+        /// The state.
+        path: PathBuf,
+    },
+    /// They were removed, and cannot be written back.
+    #[error(
+        "the state {} was removed while refreshd runs, and cannot be written back yet ({why}); do not stop refreshd: {}", path.display(),
+        by_hand(path, *open)
+    )]
+    Lost {
+        /// The state.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+        /// The descriptors of the database and its log.
+        open: (i32, i32),
+    },
+    /// It has another name.
+    #[error("the state {} was moved while refreshd runs, and is {} now: move it back", path.display(), now.display())]
+    Moved {
+        /// The state.
+        path: PathBuf,
+        /// Where it is.
+        now: PathBuf,
+    },
+    /// Something else is in its place.
+    #[error(
+        "the state {} was replaced by {by} while refreshd runs, and what refreshd has is kept in {}: to go on with that, remove \
+         what was put in its place, and refreshd writes its own back; to go on with what was put there, restart refreshd",
+        path.display(), kept.display()
+    )]
+    Replaced {
+        /// The state.
+        path: PathBuf,
+        /// What is there.
+        by: &'static str,
+        /// Where the true one is.
+        kept: PathBuf,
+    },
+    /// Something else is in its place, and no copy could be made.
+    #[error(
+        "the state {} was replaced by {by} while refreshd runs, and no copy of what refreshd has can be kept beside it ({why}); do \
+         not stop refreshd: remove what was put in its place, and refreshd writes its own back, or {}", path.display(),
+        by_hand(path, *open)
+    )]
+    Unkept {
+        /// The state.
+        path: PathBuf,
+        /// What is there.
+        by: &'static str,
+        /// Why there is no copy.
+        why: String,
+        /// The descriptors of the database and its log.
+        open: (i32, i32),
+    },
+}
+
+fn by_hand(path: &Path, (database, log): (i32, i32)) -> String {
+    let (pid, copy) = (std::process::id(), beside(path, RESCUED));
+    let copy = copy.display();
+    format!(
+        "save it with cp /proc/{pid}/fd/{database} {copy} and cp /proc/{pid}/fd/{log} {copy}-wal"
+    )
+}

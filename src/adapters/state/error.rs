@@ -1,0 +1,123 @@
+//! What can go wrong with the state.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::displaced::Displaced;
+use crate::adapters::directory::UntrustedDirectory;
+
+/// What can go wrong with the state. Names the stage; never a stored value.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process has it.
+    #[error(
+        "the state {} is in use by another refreshd{}; stop that one first, or talk to it with the other commands",
+        path.display(), holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked {
+        /// The state.
+        path: PathBuf,
+        /// The other process, if it wrote its id.
+        holder: Option<u32>,
+        /// It is a command that will be done in a moment.
+        is_brief: bool,
+    },
+    /// It changed while it was looked at.
+    #[error("the state {} is being changed by another refreshd; try again in a moment", path.display())]
+    Changing {
+        /// The state.
+        path: PathBuf,
+    },
+    /// Written by a newer refreshd.
+    #[error(
+        "the state {} has schema version {found}, this refreshd knows up to {known}; it was left untouched: \
+         install the newer refreshd again", path.display()
+    )]
+    Newer {
+        /// The state.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// Not a state at all.
+    #[error("{} is not a refreshd state; it was left untouched", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its directory is somebody else's.
+    #[error("the state's directory is not used")]
+    Directory(#[source] UntrustedDirectory),
+    /// A file beside it is somebody else's.
+    #[error(
+        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: remove it", path.display()
+    )]
+    Trap {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite finds it damaged.
+    #[error("the state {} is damaged ({detail}); it was left untouched: restore it from a backup", path.display())]
+    Damaged {
+        /// The state.
+        path: PathBuf,
+        /// SQLite's word.
+        detail: String,
+    },
+    /// The file system said no.
+    #[error("cannot {stage} {}", path.display())]
+    File {
+        /// What was tried.
+        stage: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Its files were removed, moved or replaced while they are open.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
+    /// SQLite said no.
+    #[error("cannot {stage}")]
+    Sql {
+        /// What was tried.
+        stage: &'static str,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// The transaction this belonged to did not become durable.
+    #[error("not written to the state")]
+    Commit(#[source] Arc<StateError>),
+    /// A value that JSON cannot hold; cannot happen with the types stored.
+    #[error("a value cannot be stored")]
+    Unrepresentable,
+    /// The disk has no room for what would come back.
+    #[error("the disk has no room for new pairs: {kilobytes} KB cannot be had for {}", path.display())]
+    NoRoom {
+        /// What would grow.
+        path: PathBuf,
+        /// How much is needed.
+        kilobytes: u64,
+        /// Why not.
+        source: Option<Arc<std::io::Error>>,
+    },
+    /// The store's threads have ended.
+    #[error("the state is closed")]
+    Stopped,
+}
+
+impl StateError {
+    pub(super) fn file(stage: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File {
+            stage,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(super) fn sql(stage: &'static str, source: rusqlite::Error) -> Self {
+        Self::Sql { stage, source }
+    }
+}

@@ -1,0 +1,127 @@
+//! The handle to the state: how work gets to the threads that own its connections.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::error::StateError;
+use super::place::Watch;
+use super::schema::{self, Lock};
+use super::snapshot::Snapshot;
+use super::wal_reservation::{WalReservation, WalReserve};
+use super::worker::{DbHandle, ReaderThread, WriterThread};
+
+/// A handle to the state. Cheap to clone; the work is done by [`WriterThread`] and [`ReaderThread`].
+#[derive(Clone)]
+pub struct State {
+    pub(super) write: DbHandle,
+    pub(super) read: DbHandle,
+    pub(super) room: Arc<WalReservation>,
+}
+
+impl State {
+    /// Opens the state under its lock. Run the two workers on threads of their own; they end when every handle is gone.
+    ///
+    /// # Errors
+    /// [`StateError`]: locked, newer, not ours, damaged, or no access. Nothing is changed then.
+    pub fn open(path: &Path, lock: Lock) -> Result<(Self, WriterThread, ReaderThread), StateError> {
+        let connection = schema::open(path)?;
+        let reader = schema::open_reader(path)?;
+        let (write, write_jobs) = DbHandle::new();
+        let (read, read_jobs) = DbHandle::new();
+        let reserve = WalReserve::open(path)?;
+        let room = reserve.room();
+        let reader = ReaderThread::new(reader, read_jobs, Arc::clone(room.place()));
+        let watch = Watch::open(Arc::clone(room.place()), lock.trust().clone())?;
+        let writer = WriterThread {
+            connection,
+            jobs: write_jobs,
+            reserve,
+            watch,
+            _lock: lock,
+        };
+        Ok((Self { write, read, room }, writer, reader))
+    }
+
+    /// A copy that lies in memory, as `look` makes it: what is changed in it is nowhere else. Run the worker.
+    #[must_use]
+    pub fn of_copy(copy: Snapshot) -> (Self, ReaderThread) {
+        let (port, jobs) = DbHandle::new();
+        let room: Arc<WalReservation> = Arc::default();
+        let reader = ReaderThread::new(copy.0, jobs, Arc::clone(room.place()));
+        (
+            Self {
+                write: port.clone(),
+                read: port,
+                room,
+            },
+            reader,
+        )
+    }
+
+    /// Writes something that leaves no trace, and sees that one more claim would find room.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing can be claimed.
+    pub async fn try_writing(&self) -> Result<(), StateError> {
+        self.with_room(|connection, room| {
+            room.require(1)
+                .and_then(|()| write_and_take_back(connection))
+        })
+        .await
+    }
+
+    /// Does what needs room; once more where there is none, since the writer makes room before each transaction.
+    pub(super) async fn with_room<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, &WalReservation) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let run = || {
+            let (room, work) = (Arc::clone(&self.room), Arc::clone(&work));
+            self.write.run(move |connection| work(connection, &room))
+        };
+        match run().await {
+            Err(StateError::NoRoom { .. }) => run().await,
+            other => other,
+        }
+    }
+
+    /// As [`Self::change`], for what whoever asked relies on from then on: it must be where the next start finds it.
+    pub(super) async fn keep<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        let keep = move |connection: &Connection, room: &WalReservation| {
+            room.place()
+                .check()
+                .and_then(|()| room.allow_deferrable())
+                .and_then(|()| work(connection))
+        };
+        self.with_room(keep).await
+    }
+
+    /// Does what can wait, and must not take the room of renewals under way.
+    pub(super) async fn change<T, F>(&self, work: F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, StateError> + Send + Sync + 'static,
+    {
+        self.with_room(move |connection, room| {
+            room.allow_deferrable().and_then(|()| work(connection))
+        })
+        .await
+    }
+}
+
+/// What is changed back in the same transaction is still written: SQLite does not compare.
+fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
+    let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
+                      DELETE FROM aside WHERE id = last_insert_rowid()";
+    connection
+        .execute_batch(statements)
+        .map_err(|source| StateError::sql("write to the state", source))
+}

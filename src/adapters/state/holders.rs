@@ -1,0 +1,80 @@
+//! Which portal a refresh token is known for.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::error::StateError;
+use super::handle::State;
+use crate::domain::name::PortalName;
+use crate::domain::secret::Fingerprint;
+
+impl State {
+    /// Whether this refresh token came from outside before, and for which portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn holder_of_refresh_token(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<String>, StateError> {
+        self.read
+            .run(move |connection| holder_of_refresh_token(connection, &fingerprint))
+            .await
+    }
+}
+
+/// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
+pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
+    AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
+    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 \
+    UNION ALL SELECT portal FROM candidate WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
+
+/// Another portal that holds this refresh token, or was given it once.
+pub(super) fn holder(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached(HOLDER)?
+        .query_row(params![fingerprint.bytes(), portal.as_str()], |row| {
+            row.get(0)
+        })
+        .optional()
+}
+
+/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one. Known are those that
+/// came from outside, and the last 32 that were exchanged.
+pub(super) fn is_spent(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> rusqlite::Result<bool> {
+    let found: Option<(bool, Option<Vec<u8>>)> = connection
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1), spent \
+             FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
+            params![fingerprint.bytes(), portal.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    Ok(found.is_some_and(|(seen, spent)| {
+        seen || spent
+            .unwrap_or_default()
+            .chunks(4)
+            .any(|start| fingerprint.bytes().starts_with(start))
+    }))
+}
+
+pub(super) fn holder_of_refresh_token(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+) -> Result<Option<String>, StateError> {
+    connection
+        .prepare_cached(HOLDER)
+        .and_then(|mut statement| {
+            statement
+                .query_row(params![fingerprint.bytes(), None::<&str>], |row| row.get(0))
+                .optional()
+        })
+        .map_err(|source| StateError::sql("look for a refresh token", source))
+}

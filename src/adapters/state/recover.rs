@@ -1,0 +1,74 @@
+//! Takes in the grant of a reply that could not be read when it came. Must not replace a grant that has moved on since.
+
+use rusqlite::{Connection, Row, params};
+
+use super::error::StateError;
+use super::grant_store::{NewGrant, StoreOutcome, store_grant};
+use super::handle::State;
+use super::unread::{discard, sent_now};
+use crate::domain::kept_reply::SentToken;
+use crate::domain::token::Generation;
+
+/// What became of a grant that was read out of a kept reply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RecoverOutcome {
+    /// It is stored.
+    Stored(Generation),
+    /// A renewal is under way, which may bring a newer one.
+    UnderWay,
+    /// The portal's grant is another one by now.
+    MovedOn,
+    /// It was refused as any grant may be.
+    Refused(StoreOutcome),
+}
+
+impl State {
+    /// Takes in the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing has changed.
+    pub async fn recover(
+        &self,
+        grant: NewGrant,
+        sent: SentToken,
+        renewal: bool,
+    ) -> Result<RecoverOutcome, StateError> {
+        self.write
+            .run(move |connection| recover(connection, &grant, sent, renewal))
+            .await
+    }
+}
+
+fn recover(
+    connection: &Connection,
+    grant: &NewGrant,
+    sent: SentToken,
+    renewal: bool,
+) -> Result<RecoverOutcome, StateError> {
+    let sql = |source| StateError::sql("take in the grant of a kept reply", source);
+    let portal = &grant.portal;
+    if sent_now(connection, portal).map_err(sql)? != Some(sent) {
+        return Ok(RecoverOutcome::MovedOn);
+    }
+    let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let (claimed, user): (bool, Option<String>) = connection
+        .query_row(columns, [portal.as_str()], read)
+        .map_err(sql)?;
+    if claimed {
+        return Ok(RecoverOutcome::UnderWay);
+    }
+    let generation = match store_grant(connection, grant)? {
+        StoreOutcome::Stored(generation) => generation,
+        other => return Ok(RecoverOutcome::Refused(other)),
+    };
+    if renewal {
+        // It is the grant of the user whose it was.
+        let update = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
+        connection
+            .execute(update, params![portal.as_str(), user])
+            .map_err(sql)?;
+    }
+    discard(connection, portal)?;
+    Ok(RecoverOutcome::Stored(generation))
+}
