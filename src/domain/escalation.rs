@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 
 use super::hint::{HintContext, hint};
 use super::portal::{Grant, Phase};
 use super::provider::Class;
 use super::refresh_end::{self, STEPS};
+pub use super::severity::Severity;
 use super::time::{Timestamp, human, share_of};
 
 /// A grant that has never had an access token, or whose new token had ended when it came, counts as expired this long
@@ -25,44 +25,6 @@ const MIN_RETRY_DELAY: Duration = Duration::from_secs(60);
 /// Overdue means, wherever it is counted or said without a ladder of one's own: this share of the window between due and
 /// the deadline has passed.
 pub const OVERDUE_SHARE: f64 = 0.3;
-
-/// How loud a step is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// For the log only.
-    Notice,
-    /// Somebody should look within the hour.
-    Warning,
-    /// Soon a reader will meet an expired token.
-    Error,
-    /// Readers are, or are about to be, without a token; or only a person can mend it.
-    Critical,
-}
-
-impl Severity {
-    /// Every severity, lowest first.
-    pub const ALL: [Self; 4] = [Self::Notice, Self::Warning, Self::Error, Self::Critical];
-
-    /// As written in configurations, logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Notice => "notice",
-            Self::Warning => "warning",
-            Self::Error => "error",
-            Self::Critical => "critical",
-        }
-    }
-
-    /// The severity of that name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|severity| severity.as_str() == text)
-    }
-}
 
 /// A part of a token's life.
 #[derive(Clone, Copy, Debug, PartialEq)]

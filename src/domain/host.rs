@@ -4,8 +4,6 @@
 
 use url::Host;
 
-use super::settings::region_of;
-
 /// Longest host, in bytes (RFC 1035 section 2.3.4), with a port.
 const LONGEST: usize = 260;
 /// What stands in no host, and would be another directive or header where a host is written.
@@ -91,6 +89,21 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         }
         Some(_) => None,
     }
+}
+
+/// The region of a cloud portal is the last label of its host: `acme.bitrix24.ru`.
+#[must_use]
+pub fn region_of(domain: &str) -> Option<&str> {
+    let host = domain.split(':').next()?;
+    host.contains(".bitrix24.")
+        .then(|| host.rsplit('.').next())?
+}
+
+/// Whether two texts name one host: without regard to case, the usual ports, and how an international name is written.
+#[must_use]
+pub fn same_host(one: &str, other: &str) -> bool {
+    let normal = |host: &str| plain_host(host).unwrap_or_else(|| host.to_lowercase());
+    normal(one) == normal(other)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Must not decide what becomes of a mismatch, nor quote a token.
 
-use super::host::plain_host;
+use super::host::same_host;
 use super::mask::short;
 use super::portal::Portal;
 use super::provider::{Profile, host_of};
@@ -156,13 +156,6 @@ fn named(identity: &str, host: Option<&str>) -> String {
         || short(identity),
         |host| format!("{} ({})", short(identity), short(host)),
     )
-}
-
-/// Whether two texts name one host: without regard to case, the usual ports, and how an international name is written.
-#[must_use]
-pub fn same_host(one: &str, other: &str) -> bool {
-    let normal = |host: &str| plain_host(host).unwrap_or_else(|| host.to_lowercase());
-    normal(one) == normal(other)
 }
 
 #[cfg(test)]

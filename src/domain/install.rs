@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::host::region_of;
 use super::name::PortalName;
 use super::portal::Phase;
 use super::provider::Profile;
 use super::schedule::RenewEvery;
 use super::secret::Fingerprint;
-use super::settings::{Configured, RenewSetting, Settings, region_of};
+use super::settings::{Configured, RenewSetting, Settings};
 use super::time::Timestamp;
 use super::token_format::TokenFormat;
 use super::token_owner::TokenOwner;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::escalation::Severity;
+use super::severity::Severity;
 use super::time::{Timestamp, human};
 
 /// What an incident is about.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::host::is_this_machine;
-use super::identity::same_host;
+use super::host::same_host;
 use super::provider::{ClientAuthentication, DOMAIN, Profile};
 
 /// What is read of a description.

@@ -4,7 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::candidate::PendingCandidate;
 use super::name::PortalName;
 use super::provider::Class;
 use super::secret::Fingerprint;
@@ -441,4 +440,49 @@ impl Portal {
 #[must_use]
 pub fn binding(authority: &str, client_id: &str) -> Fingerprint {
     Fingerprint::of(format!("{authority}\n{client_id}").as_bytes())
+}
+/// Where a candidate came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// `refreshd import`.
+    Import,
+    /// The portal's `refresh_token_file`.
+    File,
+    /// An install notice.
+    Install,
+}
+
+impl Origin {
+    /// As stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::File => "refresh_token_file",
+            Self::Install => "install",
+        }
+    }
+
+    /// The origin of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Import, Self::File, Self::Install]
+            .into_iter()
+            .find(|origin| origin.as_str() == text)
+    }
+}
+
+/// What may be seen of a candidate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingCandidate {
+    /// Where it came from.
+    pub origin: Origin,
+    /// When it came.
+    pub since: Timestamp,
+    /// Where its proof stands: fresh until it was tried.
+    pub kind: Kind,
+    /// Why it is not proved yet; `None` until it was tried.
+    pub problem: Option<Problem>,
+    /// When it is tried next.
+    pub act_at: Option<Timestamp>,
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use super::error_table::{Class, ErrorRule};
-use super::identity::same_host;
+use super::host::same_host;
 use super::mask::endpoint;
 use super::quirks::{
     GrantType, InstallFields, NotBefore, Pkce, ReplyFields, RequestQuirks, Rotation,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::escalation::Severity;
+use super::severity::Severity;
 use super::time::{Timestamp, human};
 use super::token_life::TokenLife;
 

@@ -91,11 +91,3 @@ pub struct Configured {
     /// The client and authority that may spend its grant.
     pub binding: Fingerprint,
 }
-
-/// The region of a cloud portal is the last label of its host: `acme.bitrix24.ru`.
-#[must_use]
-pub fn region_of(domain: &str) -> Option<&str> {
-    let host = domain.split(':').next()?;
-    host.contains(".bitrix24.")
-        .then(|| host.rsplit('.').next())?
-}

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 
-use super::escalation::Severity;
 use super::message::{Event, Message, MessageSubject};
+use super::severity::Severity;
 use super::time::Timestamp;
 
 /// No body is longer, in bytes.

@@ -5,13 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::lifetime::{LIFETIME_RANGE, believable};
 use super::refresh_end::RefreshEnd;
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
-
-/// Shortest and longest life believed of a token, whatever `expires_in` says: one second to 400 days.
-pub const LIFETIME_RANGE: (Duration, Duration) =
-    (Duration::from_secs(1), Duration::from_secs(400 * 86_400));
 
 /// Counts the pairs of a portal: one up with each renewal or import, never back.
 #[derive(
@@ -128,10 +125,4 @@ pub struct Validity {
     pub refresh: Option<RefreshEnd>,
     /// What the newest reply said of lives and could not be read, in words for people.
     pub notice: Option<String>,
-}
-
-/// Holds a lifetime within [`LIFETIME_RANGE`].
-#[must_use]
-pub fn believable(lifetime: Duration) -> Duration {
-    lifetime.clamp(LIFETIME_RANGE.0, LIFETIME_RANGE.1)
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::date::instant;
+use super::lifetime::{LIFETIME_RANGE, believable};
 use super::mask::mask;
 use super::quirks::{JsonPath, ReplyFields, first};
 use super::time::{Timestamp, human};
-use super::token::{LIFETIME_RANGE, believable};
 
 /// An access token may live so long; a larger number of seconds is another thing, such as an instant.
 const MAX_LIFE: Duration = LIFETIME_RANGE.1;

@@ -5,13 +5,13 @@
 use serde_json::Value;
 
 use super::date::instant;
+use super::host::region_of;
 use super::host::{is_another_portal, is_this_machine, plain_host};
 use super::identity::is_same;
 use super::install_event::{ClaimedOwner, is_id};
 use super::mask::{clean, endpoint, mask};
 use super::provider::{Class, Profile, origin_of};
 use super::reply::error_of;
-use super::settings::region_of;
 use super::time::Timestamp;
 
 /// Whose a token is, by its authorization server.

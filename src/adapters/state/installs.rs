@@ -15,6 +15,7 @@ use super::installation::{
     request_renewal,
 };
 use super::reconcile::reconcile_portal;
+use crate::domain::host::region_of;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
     CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide,
@@ -24,7 +25,7 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase};
 use crate::domain::renewal::{granted_status, imported_status};
 use crate::domain::secret::Fingerprint;
-use crate::domain::settings::{RenewSetting, region_of};
+use crate::domain::settings::RenewSetting;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 use crate::domain::token_owner::TokenOwner;

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::escalation::Severity;
 use super::message::{Event, Message};
+use super::severity::Severity;
 use super::time::Timestamp;
 pub use finding::{Finding, GroupKey, ReachedStep};
 pub use message_context::MessageContext;
