@@ -32,24 +32,24 @@ const SHOWN_STRANGERS: u32 = 3;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Shows an address to open in a browser, and waits for the first of: the browser's way back to this machine\n(where redirect_uri is on loopback), the address it was sent to, pasted here, or --code. The portal is kept\nfresh from then on, without a restart. A code lives 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal,\n69 daemon unavailable, 75 nobody answered in time, or the server cannot be reached, 77 no permission,\n78 configuration."
+    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 nobody answered in time, or the server cannot be reached, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// Which portal of the configuration.
+    /// The portal.
     portal: String,
     /// The code from the browser's address bar.
     #[arg(long, value_name = "CODE", conflicts_with = "redirected_url")]
     code: Option<String>,
-    /// The whole address that the browser was sent to.
+    /// The complete URL that the browser was redirected to.
     #[arg(long, value_name = "URL")]
     redirected_url: Option<String>,
-    /// Where to listen for the browser, instead of at redirect_uri.
+    /// The address to listen on for the redirect, instead of that of redirect_uri.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["code", "redirected_url"])]
     listen: Option<SocketAddr>,
     /// Do not open a browser.
     #[arg(long)]
     no_browser: bool,
-    /// How long to wait.
+    /// The time to wait.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Print the grant as the server's own reply has it, but for the refresh token, in JSON.

@@ -23,7 +23,7 @@ use crate::domain::reply::leads_to;
     after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// Also see whether every authorization server answers.
+    /// Also check that every authorization server answers.
     #[arg(long)]
     online: bool,
 }

@@ -11,7 +11,7 @@ use super::terminal;
     after_help = "Examples:\n  refreshd completions bash > /usr/share/bash-completion/completions/refreshd\n  refreshd completions zsh > /usr/share/zsh/site-functions/_refreshd\n\nExit codes: 0 printed, 64 usage."
 )]
 pub(super) struct Arguments {
-    /// For which shell.
+    /// The shell.
     shell: Shell,
 }
 

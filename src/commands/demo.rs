@@ -40,13 +40,13 @@ const MARKER: &str = ".refreshd-demo";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd demo\n  refreshd demo --keep        go on until Ctrl-C\n  cat refreshd-demo/tokens/acme/token.json     while it runs\n\nExit codes: 0 the story went as told, 64 usage, or the folder is somebody else's, 69 it did not."
+    after_help = "Examples:\n  refreshd demo\n  refreshd demo --keep        keep running until Ctrl-C\n  cat refreshd-demo/tokens/acme/token.json     while it runs\n\nExit codes: 0 done, 64 usage, or the directory belongs to another user, 69 failed."
 )]
 pub(super) struct Arguments {
-    /// The demo's own folder.
+    /// The demo's own directory.
     #[arg(long, value_name = "DIR", default_value = "refreshd-demo")]
     dir: PathBuf,
-    /// Go on after the story, until Ctrl-C.
+    /// Keep running after the demo, until Ctrl-C.
     #[arg(long)]
     keep: bool,
 }

@@ -10,15 +10,15 @@ use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n  refreshd forget acme --revoke              give it back to the authorization server first (RFC 7009)\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not meant, 66 unknown portal,\n69 daemon unavailable, 75 not given back, and not forgotten, 77 no permission, 78 configuration, or the\nprovider takes nothing back."
+    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n  refreshd forget acme --revoke              revoke it first (RFC 7009)\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not confirmed, 66 unknown portal, 69 daemon unavailable, 75 not revoked, and not forgotten, 77 no permission, 78 configuration, or the provider has no revocation endpoint."
 )]
 pub(super) struct Arguments {
-    /// Whose grant.
+    /// The portal.
     portal: String,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// Give the grant back to the authorization server first.
+    /// Revoke the grant at the authorization server first.
     #[arg(long)]
     revoke: bool,
 }

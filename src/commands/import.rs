@@ -18,23 +18,23 @@ use crate::domain::pizauth::{self, Account};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Takes a token reply in JSON (what `oint bitrix24 GetToken` prints), an install event or the form of an\ninstallation saved whole, a CRest settings.json, the stores of Bitrix24's PHP, Python and JavaScript SDKs, a bare\nrefresh token, or what `pizauth dump` writes: of it the account of the portal's name, or the only one. Whoever held\nit before must not use it any more: a refresh token works once.\n\nThe grant is renewed at once. Where the portal has a grant, that one stays until the new one has proved itself.\n\nExamples:\n  oint bitrix24 GetToken … | refreshd import acme\n  refreshd import acme /srv/www/app/settings.json\n  pizauth dump | refreshd import acme --account work\n\nExit codes: 0 taken in and renewed, 64 usage, or not meant, 65 not a grant, another portal's, or refused by the\nauthorization server, 66 unknown portal or file, 69 daemon unavailable, 75 stored, and cannot be proved now, 77 no\npermission, 78 configuration."
+    after_help = "Reads a token response in JSON (the output of `oint bitrix24 GetToken`), a saved install event or installation form, a CRest settings.json, the token stores of Bitrix24's PHP, Python and JavaScript SDKs, a bare refresh token, or the output of `pizauth dump` (the account with the portal's name, or the only account). Stop the program that used the grant before: a refresh token works once.\n\nThe grant is renewed at once. If the portal already has a grant, that grant stays in force until the new one has been renewed successfully.\n\nExamples:\n  oint bitrix24 GetToken … | refreshd import acme\n  refreshd import acme /srv/www/app/settings.json\n  pizauth dump | refreshd import acme --account work\n\nExit codes: 0 imported and renewed, 64 usage, or not confirmed, 65 not a grant, another portal's, or refused by the authorization server, 66 unknown portal or file, 69 daemon unavailable, 75 stored, and cannot be verified now, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// For which portal of the configuration.
+    /// The portal.
     portal: String,
-    /// The file; `-` or nothing is standard input.
+    /// The file; standard input if it is `-` or omitted.
     file: Option<PathBuf>,
-    /// Which account of a dump of pizauth.
+    /// The account of a pizauth dump.
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
-    /// Take in the pair that was put aside last at that portal, because it is another portal's.
+    /// Import the pair that was superseded last at that portal, because it belongs to this one.
     #[arg(long, value_name = "PORTAL", conflicts_with_all = ["file", "account"])]
     aside_of: Option<String>,
-    /// Take it though it is another owner's than the portal's present grant.
+    /// Import it even if it belongs to another owner than the portal's present grant.
     #[arg(long)]
     replace: bool,
-    /// Do not ask whether `--replace` is meant.
+    /// Do not ask for confirmation of `--replace`.
     #[arg(long, requires = "replace")]
     yes: bool,
     /// Print JSON.

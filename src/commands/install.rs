@@ -11,32 +11,28 @@ use super::import::{print, said};
 use super::terminal;
 
 pub(super) const HELP: &str = "\
-The first notice of an installation may have been a stranger's. Where another user of the portal says that he installed
-the app, with another application token, or an administrator opens it, his grant is kept aside until a person decides;
-the alert says so.
+The first install event of an installation may be forged by another user of the portal. If another user reports an installation with a different application token, or an administrator opens the app, that user's grant is stored as a dispute until a person decides. An alert reports it.
 
 Examples:
-  refreshd install list                      see what waits for a decision
-  refreshd install accept acme               the newcomer's grant takes the place of the one that is there
-  refreshd install refuse acme               the grant stays as it is
+  refreshd install list                      list the open disputes
+  refreshd install accept acme               replace the present grant
+  refreshd install refuse acme               keep the present grant
 
-Exit codes: 0 done, 64 usage, or not meant, 65 refused by the authorization server, 66 unknown portal, or nothing
-waits, 69 daemon unavailable, 75 another user waits now, or it cannot be proved now, 77 no permission, 78
-configuration.";
+Exit codes: 0 done, 64 usage, or not confirmed, 65 refused by the authorization server, 66 unknown portal, or no open dispute, 69 daemon unavailable, 75 the dispute is about another user, or the grant cannot be verified now, 77 no permission, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum InstallCommand {
-    /// Show the installs that wait for a decision.
+    /// List the open disputes.
     List(ListArguments),
-    /// Take the newcomer's grant, and the proof of its installation, in the place of those that are there.
+    /// Replace the present grant and its installation by the disputed ones.
     Accept(DecideArguments),
-    /// Drop the newcomer's grant; that user is not told of again.
+    /// Drop the disputed grant; later installs of that user are not reported.
     Refuse(DecideArguments),
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd install list\n  refreshd install list --json | jq -r '.waiting[].portal'\n\nExit codes: 0 nothing waits, 1 something does, 64 usage, 66 no state, 69 daemon unavailable, 77 no permission,\n78 configuration."
+    after_help = "Examples:\n  refreshd install list\n  refreshd install list --json | jq -r '.waiting[].portal'\n\nExit codes: 0 no open dispute, 1 at least one, 64 usage, 66 no state, 69 daemon unavailable, 77 no permission, 78 configuration."
 )]
 pub(super) struct ListArguments {
     /// Print JSON.
@@ -46,15 +42,15 @@ pub(super) struct ListArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd install accept acme\n  refreshd install accept acme --user 1 --yes --json\n  refreshd install refuse acme --yes\n\nAn accepted grant is exchanged with the authorization server first; the one that is there goes on until that has\nworked, also over a restart.\n\nExit codes: 0 done, 64 usage, or not meant, 65 refused by the authorization server, 66 unknown portal, or nothing\nwaits, 69 daemon unavailable, 75 another user waits now, or it cannot be proved now, 77 no permission, 78\nconfiguration."
+    after_help = "Examples:\n  refreshd install accept acme\n  refreshd install accept acme --user 1 --yes --json\n  refreshd install refuse acme --yes\n\nAn accepted grant is renewed first. The present grant stays in force until that has succeeded, across restarts as well.\n\nExit codes: 0 done, 64 usage, or not confirmed, 65 refused by the authorization server, 66 unknown portal, or no open dispute, 69 daemon unavailable, 75 the dispute is about another user, or the grant cannot be verified now, 77 no permission, 78 configuration."
 )]
 pub(super) struct DecideArguments {
-    /// At which portal.
+    /// The portal.
     portal: String,
-    /// Only if it is this user who waits.
+    /// Only if the dispute is about this user.
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
     /// Print JSON.

@@ -11,10 +11,10 @@ use crate::domain::introspection::Introspection;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd introspect wiki\n  refreshd introspect wiki --json\n\nExit codes: 0 the token works, 1 it does not, 64 usage, 66 unknown portal, 69 daemon unavailable,\n75 no token, or the server does not say, 77 no permission, 78 configuration, or the provider says nothing of tokens."
+    after_help = "Examples:\n  refreshd introspect wiki\n  refreshd introspect wiki --json\n\nExit codes: 0 the token is active, 1 it is not, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 no token, or the server does not answer, 77 no permission, 78 configuration, or the provider has no introspection endpoint."
 )]
 pub(super) struct Arguments {
-    /// Which portal.
+    /// The portal.
     portal: String,
     /// Print JSON.
     #[arg(long)]

@@ -39,7 +39,7 @@ use common::Common;
 
 use crate::adapters::log;
 
-/// Keeps OAuth 2.0 access tokens fresh, and writes them where other processes read them.
+/// Keeps OAuth 2.0 access tokens fresh and writes them to files for other processes.
 #[derive(Debug, Parser)]
 #[command(name = "refreshd", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -51,16 +51,15 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  refreshd demo                              see renewal, escalation and recovery in two minutes
+  refreshd demo                              renewal, escalation and recovery in two minutes
   refreshd check --config refreshd.toml      find every mistake in a configuration
   refreshd authorize acme                    get a portal's first grant, in a browser
-  refreshd import acme < reply.json          or hand one over
-  refreshd run                               the daemon, as systemd starts it
-  refreshd status --watch                    look at it
+  refreshd import acme < reply.json          or import an existing grant
+  refreshd run                               run the daemon, as systemd does
+  refreshd status --watch                    watch the portals
   curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile
 
-Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server
-unavailable, 75 try again later, 77 no permission, 78 configuration.";
+Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server unavailable, 75 try again later, 77 no permission, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -71,74 +70,73 @@ enum Command {
     Check(check::Arguments),
     /// Show the portals: phase, time left, next renewal, what is wrong.
     Status(status::Arguments),
-    /// Print a portal's access token, renewed first if need be.
+    /// Print a portal's access token; renew it first if needed.
     Token(token::Arguments),
     /// Renew portals now.
     Renew(renew::Arguments),
-    /// Authorize a portal in a browser: its first grant, or its next.
+    /// Authorize a portal in a browser.
     Authorize(authorize::Arguments),
-    /// Take in a grant: a token reply, settings.json, a refresh token, a dump of pizauth.
+    /// Import an existing grant: a token response, settings.json, a refresh token, a pizauth dump.
     Import(import::Arguments),
-    /// Installs of another user than the grant's: list, accept, refuse.
+    /// Decide disputed installs: list, accept, refuse.
     #[command(subcommand, after_help = install::HELP)]
     Install(install::InstallCommand),
-    /// Replies that could not be read: take in what can be read by now, show or discard them.
+    /// Recover token pairs from stored responses that could not be parsed; show or discard them.
     Recover(recover::Arguments),
-    /// Ask the authorization server what a portal's token is worth.
+    /// Introspect a portal's access token at the authorization server (RFC 7662).
     Introspect(introspect::Arguments),
-    /// Remove a portal's grant and its token files.
+    /// Delete a portal's grant and token files; optionally revoke the grant (RFC 7009).
     Forget(forget::Arguments),
-    /// Leave people in peace about a portal, or everything, for a while.
+    /// Suppress notifications for a portal, or for everything, for a time.
     Silence(silence::Arguments),
-    /// Alerts: what is open, who takes it on, and whether they arrive.
+    /// List and acknowledge incidents; test the alert channels.
     #[command(subcommand, after_help = ALERT_HELP)]
     Alert(Alert),
-    /// Providers: which there are, and a profile as it is in force.
+    /// List the providers; print a profile.
     #[command(subcommand, after_help = PROVIDER_HELP)]
     Provider(Provider),
-    /// See it work: a stand-in authorization server, three portals, a failure and a recovery.
+    /// Run a demo: a fake authorization server, three portals, a failure and a recovery.
     Demo(demo::Arguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
     /// Print the manual page.
     #[command(after_help = completions::MANUAL_HELP)]
     Man,
-    /// Run the stand-in authorization server alone, for tests.
+    /// Run the fake authorization server alone, for tests.
     #[command(hide = true)]
     Sandbox(sandbox::Arguments),
 }
 
 const ALERT_HELP: &str = "\
 Examples:
-  refreshd alert test                        see whether alerts arrive
-  refreshd alert list                        see what is open
-  refreshd alert acknowledge acme            take it on
+  refreshd alert test                        send a test notification
+  refreshd alert list                        list open incidents
+  refreshd alert acknowledge acme            acknowledge acme's incidents
 
-Exit codes: 0 done, 1 something is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver
-did not take it, 77 no permission, 78 configuration.";
+Exit codes: 0 done, 1 at least one incident is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver rejected the test, 77 no permission, 78 configuration.";
 
 const PROVIDER_HELP: &str = "\
 Examples:
-  refreshd provider list                     see which there are
-  refreshd provider show bitrix24            see one
+  refreshd provider list                     list the providers
+  refreshd provider show bitrix24            print one profile
 
 Exit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Provider {
-    /// Show which providers there are.
+    /// List the providers.
     List(provider::ListArguments),
-    /// Print a profile as it is in force, as TOML.
+    /// Print the effective profile of a provider or app as TOML.
     Show(provider::ShowArguments),
 }
 
 #[derive(Debug, Subcommand)]
 enum Alert {
-    /// Show open incidents, silences, and how the channels are.
+    /// List open incidents and silences, and the state of the channels.
     List(alert_list::ListArguments),
-    /// Send a test through every channel, or one, and show what the receiver answers.
+    /// Send a test notification to every channel, or to one, and show the answers.
     Test(alert_test::Arguments),
-    /// Take an incident on: it is not repeated until it gets worse.
+    /// Acknowledge an incident: it is not notified again until it gets worse.
     Acknowledge(alert_list::AcknowledgeArguments),
 }
 

@@ -16,7 +16,7 @@ use crate::domain::provider::Profile;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd provider show bitrix24\n  refreshd provider show crm                 with what the app of that name overrides\n  refreshd provider show google > intranet.toml\n\nExit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration."
+    after_help = "Examples:\n  refreshd provider show bitrix24\n  refreshd provider show crm                 with the overrides of the app of that name\n  refreshd provider show google > intranet.toml\n\nExit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration."
 )]
 pub(super) struct ShowArguments {
     /// A provider, or an app of the configuration.

@@ -14,18 +14,18 @@ use crate::daemon::KeptReplyView;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A reply of a success in which no token could be read may hold the new pair, and the old refresh token is spent then.\nSuch replies are kept in the state until a renewal goes well; `status` says where there are some. They are\nread again at every start of the daemon, and by this command.\n\nExamples:\n  refreshd recover acme                      read again, and take in the pair that can be read\n  refreshd recover acme --show > reply.bin   the bytes as they came: a secret\n  refreshd recover acme --show=2 | less      those of the second one\n  refreshd recover acme --discard\n\nWhat a person finds in one: refreshd import acme\n\nExit codes: 0 done, 64 usage, or not meant, 65 none can be read, or the portal has another grant by now,\n66 unknown portal, or nothing is kept, 69 daemon unavailable, 75 a renewal is under way, 77 no permission,\n78 configuration."
+    after_help = "A successful response that could not be parsed may contain the new token pair, while the old refresh token is spent. Such responses are stored until the next successful renewal; `status` shows which portals have one. The daemon parses them again at every start, and so does this command.\n\nExamples:\n  refreshd recover acme                      parse again, and store the token pair\n  refreshd recover acme --show > reply.bin   the bytes as received: they may contain tokens\n  refreshd recover acme --show=2 | less      the second one\n  refreshd recover acme --discard\n\nTo store a token pair that you find in one: refreshd import acme\n\nExit codes: 0 done, 64 usage, or not confirmed, 65 none can be parsed, or the portal has another grant by now, 66 unknown portal, or none is stored, 69 daemon unavailable, 75 a renewal is under way, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// Of which portal.
+    /// The portal.
     portal: String,
-    /// Write the bytes of a kept reply to standard output; the first one unless a number is given.
+    /// Write the bytes of a stored response to standard output; the first one unless a number is given.
     #[arg(long, value_name = "NUMBER", num_args = 0..=1, require_equals = true, default_missing_value = "1", conflicts_with_all = ["discard", "json"])]
     show: Option<usize>,
-    /// Remove what is kept.
+    /// Delete the stored responses.
     #[arg(long)]
     discard: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
     /// Print JSON.

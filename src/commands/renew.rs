@@ -17,13 +17,13 @@ const AT_ONCE: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a portal was not renewed, 64 usage, 66 unknown portal,\n69 daemon unavailable, 75 no grant to renew, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a portal was not renewed, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 no grant to renew, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// Which portals.
+    /// The portals.
     #[arg(required_unless_present = "all")]
     portals: Vec<String>,
-    /// Every portal of the configuration; those for which nothing can be sent are named.
+    /// Every portal of the configuration; portals that cannot be renewed are listed.
     #[arg(long, conflicts_with = "portals")]
     all: bool,
     /// Print JSON.

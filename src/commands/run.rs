@@ -18,10 +18,9 @@ Examples:
   refreshd run
   refreshd run --config refreshd.toml
 
-SIGHUP reads the configuration again; SIGTERM finishes what was sent and ends.
+SIGHUP reloads the configuration. SIGTERM finishes the requests that were sent, and stops.
 
-Exit codes: 0 stopped, 64 usage, 69 the state is in use or cannot be opened, 77 no permission,
-78 configuration.";
+Exit codes: 0 stopped, 64 usage, 69 the state is in use or cannot be opened, 77 no permission, 78 configuration.";
 
 pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     let read = {

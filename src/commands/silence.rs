@@ -11,13 +11,13 @@ use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd silence acme 2h        while acme's portal is rebuilt\n  refreshd silence acme --end     no longer\n  refreshd silence --all 30m      nothing at all\n  refreshd alert list             what is silenced, and what is open\n\nWhat is still wrong when the silence ends is told then. Renewals go on, and so does the log.\n\nExit codes: 0 done, 64 usage, 66 unknown portal, 69 daemon unavailable, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd silence acme 2h        during maintenance of acme\n  refreshd silence acme --end     end it\n  refreshd silence --all 30m      suppress every notification\n  refreshd alert list             show silences and open incidents\n\nIncidents that are still open when the silence ends are notified then. Renewals and the log are not affected.\n\nExit codes: 0 done, 64 usage, 66 unknown portal, 69 daemon unavailable, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// Of which portal, and for how long: `acme 2h`. With --all, how long alone.
+    /// The portal and the time, such as `acme 2h`; with --all the time alone.
     #[arg(required = true, num_args = 1..=2, value_names = ["PORTAL", "SPAN"])]
     what: Vec<String>,
-    /// Of every portal, and of everything else.
+    /// Every portal, and every other incident.
     #[arg(long)]
     all: bool,
     /// End the silence.

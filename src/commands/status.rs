@@ -21,7 +21,7 @@ const MAX_ACTIONS: usize = 1000;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd status\n  refreshd status acme\n  refreshd status --watch\n  refreshd status --json | jq '.portals[] | select(.fresh | not)'\n\nExit codes: 0 every portal is fresh, 1 one is not, 64 usage, 66 unknown portal,\n69 daemon unavailable, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd status\n  refreshd status acme\n  refreshd status --watch\n  refreshd status --json | jq '.portals[] | select(.fresh | not)'\n\nExit codes: 0 every portal is fresh, 1 at least one is not, 64 usage, 66 unknown portal, 69 daemon unavailable, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Show this portal only, in full.
@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Look again every second until interrupted.
+    /// Refresh every second until interrupted.
     #[arg(long)]
     watch: bool,
 }

@@ -12,15 +12,15 @@ use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  TOKEN=$(refreshd token acme)\n  refreshd token acme --min-valid 10m --format json\n  curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile\n  eval \"$(refreshd token acme --format env)\"\n\nExit codes: 0 printed, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 not to be had now,\n77 no permission, 78 configuration."
+    after_help = "Examples:\n  TOKEN=$(refreshd token acme)\n  refreshd token acme --min-valid 10m --format json\n  curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile\n  eval \"$(refreshd token acme --format env)\"\n\nExit codes: 0 printed, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 not available now, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
-    /// Whose token.
+    /// The portal.
     portal: String,
     /// Renew first if less than this is left.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     min_valid: Duration,
-    /// In which form.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = OutputFormat::Raw)]
     format: OutputFormat,
 }

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-
 use super::hint::{HintContext, hint};
 use super::portal::{Grant, Phase};
 use super::provider::Class;
