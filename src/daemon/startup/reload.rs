@@ -140,13 +140,13 @@ impl Reloader {
         if self.inline {
             return (self.read)().map_err(|problems| problems.to_string());
         }
-        if self.reading.swap(true, Ordering::Relaxed) {
+        let Some(busy) = Busy::begin(&self.reading) else {
             return Err(
                 "its files are still being read since an earlier reload; does their disk hang?"
                     .to_owned(),
             );
-        }
-        let (read, busy) = (Arc::clone(&self.read), Busy(Arc::clone(&self.reading)));
+        };
+        let read = Arc::clone(&self.read);
         let mut reading = JoinSet::new();
         reading.spawn_blocking(move || {
             let _busy = busy;
@@ -175,6 +175,14 @@ impl Reloader {
 /// Set while the files are read, however that ends.
 struct Busy(Arc<AtomicBool>);
 
+impl Busy {
+    /// `None` if somebody else reads.
+    fn begin(reading: &Arc<AtomicBool>) -> Option<Self> {
+        let was_free = !reading.swap(true, Ordering::Relaxed);
+        was_free.then(|| Self(Arc::clone(reading)))
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
@@ -201,5 +209,25 @@ fn keep_what_needs_a_restart(before: &Config, new: &mut Config) {
     }
     if before.log.format != new.log.format {
         tracing::warn!("[log] format changes only with a restart");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reads_at_a_time_and_however_it_ends_another_may_read() {
+        let reading = Arc::default();
+        let first = Busy::begin(&reading);
+        assert!(first.is_some() && Busy::begin(&reading).is_none());
+        drop(first);
+        let busy = Busy::begin(&reading);
+        let reader = std::panic::AssertUnwindSafe(move || {
+            let _busy = busy;
+            panic!("the reader has a bug");
+        });
+        assert!(std::panic::catch_unwind(reader).is_err());
+        assert!(Busy::begin(&reading).is_some());
     }
 }
