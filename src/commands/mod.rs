@@ -76,12 +76,12 @@ enum Command {
     Renew(renew::Arguments),
     /// Authorize a portal in a browser.
     Authorize(authorize::Arguments),
-    /// Import an existing grant: a token response, settings.json, a refresh token, a pizauth dump.
+    /// Import an existing grant: a token response, settings.json or a refresh token.
     Import(import::Arguments),
     /// Decide disputed installs: list, accept, refuse.
     #[command(subcommand, after_help = install::HELP)]
     Install(install::InstallCommand),
-    /// Recover token pairs from stored responses that could not be parsed; show or discard them.
+    /// Recover token pairs from stored responses that could not be parsed.
     Recover(recover::Arguments),
     /// Introspect a portal's access token at the authorization server (RFC 7662).
     Introspect(introspect::Arguments),
