@@ -1,7 +1,7 @@
 //! **refreshd** keeps OAuth 2.0 access tokens fresh and writes them where other processes read them.
 //!
 //! This page is the architecture document: the modules, the flow of a renewal, and the invariants with what enforces each.
-//! What an operator sees is in `README.md`.
+//! What an operator sees is in `README.md`; the words are in `docs/glossary.md`, the decisions and their reasons in `docs/adr`.
 //!
 //! # Modules
 //!
@@ -30,7 +30,7 @@
 //!
 //! Dependencies: `main` → commands → daemon, config; config → domain; adapters → domain; daemon → domain, adapters, config;
 //! domain → nothing. Commands call adapters where nothing is decided in between (the format of a token, the header of a
-//! state). `tests/tidy.rs` checks the edges.
+//! state). `tests/tidy.rs` checks the edges, and that no file imports one that imports it.
 //!
 //! # Flow of a renewal
 //!

@@ -3,6 +3,9 @@
 //! A rule that is in the way is changed here, in the open, or not at all. Code in `#[cfg(test)]` modules and in files
 //! of tests (`tests.rs`, `*_tests.rs`, `tests/`) is bound by the rules of form only.
 
+#[path = "tidy/modules.rs"]
+mod modules;
+
 use std::fs;
 use std::path::Path;
 
@@ -415,6 +418,12 @@ fn nothing_is_left_for_later() {
 #[test]
 fn every_module_stays_on_its_floor() {
     hold(stays_on_its_floor);
+}
+
+#[test]
+fn no_file_imports_one_that_imports_it() {
+    let circle = modules::ModuleGraph::of(&house()).circle();
+    assert_eq!(circle, None, "move what both need into a file of its own");
 }
 
 #[test]

@@ -1,0 +1,43 @@
+# The recipes that people type; .ci/run runs the same commands. `just --list` shows them.
+
+# What a change needs before it is committed.
+check: fmt lint test
+
+# Format the code.
+fmt:
+    cargo fmt
+
+# Lint with warnings denied, and check the documentation.
+lint:
+    cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+# Every test that needs only Rust and a C compiler.
+test *ARGUMENTS:
+    cargo test {{ARGUMENTS}}
+
+# The tests against outside parts: one of tests/rigs, on the debug build.
+system RIG: build
+    tests/rigs/{{RIG}} target/debug/refreshd
+
+# The whole daemon in simulated time, and the mutants.
+simulate SEEDS="8":
+    tests/rigs/simulation {{SEEDS}}
+
+# Fuzz a target for some seconds: reply, intake, notice, files, config, control.
+fuzz TARGET SECONDS="60":
+    tests/rigs/fuzz {{SECONDS}} {{TARGET}}
+
+# The shipped configurations, unit and alerting rules.
+shipped: build
+    config/check target/debug/refreshd
+    deploy/check target/debug/refreshd
+    deploy/prometheus/check target/debug/refreshd
+
+# All that CI runs for a change; `just ci --full` before a release.
+ci *ARGUMENTS:
+    .ci/run {{ARGUMENTS}}
+
+[private]
+build:
+    cargo build --locked
