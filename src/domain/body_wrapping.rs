@@ -94,6 +94,24 @@ pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
         .unwrap_or(text)
 }
 
+/// What follows a bracket, or the name of a function and a bracket, that a text begins with.
+pub(super) fn opened(text: &[u8]) -> Option<&[u8]> {
+    let rest = match text {
+        [b'[', rest @ ..] => rest,
+        _ => {
+            let open = text.iter().take(256).position(|byte| *byte == b'(')?;
+            let name = std::str::from_utf8(&text[..open]).ok()?.trim();
+            (name.is_empty() || is_function(name)).then(|| &text[open + 1..])?
+        }
+    };
+    Some(trimmed(rest))
+}
+
+fn is_function(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.' | '[' | ']');
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(is_part)
+}
+
 /// The argument of a text that is one call of a function: JSONP.
 pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
     let open = text.iter().position(|byte| *byte == b'(')?;
@@ -108,11 +126,7 @@ pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
         .filter(|name| name.len() < 256)?;
     // `typeof name === 'function' && name(…)`
     let name = name.rsplit("&&").next().unwrap_or(name).trim();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.' | '[' | ']');
-    (!name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(is_name))
-    .then_some(inside)
+    is_function(name).then_some(inside)
 }
 
 /// A text that is nothing but a form (`application/x-www-form-urlencoded`), also with another sign than `&` between its

@@ -10,8 +10,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::body_decoding::{LARGEST, decode, raw_deflate, unpack};
-use super::body_wrapping::{call, form, is_end, trimmed, without_prefix};
+use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
+use super::body_wrapping::{call, form, is_end, opened, trimmed, without_prefix};
 use super::import_token::stands_for_none;
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
@@ -30,28 +30,35 @@ const MAX_OBJECTS: usize = 5000;
 const MAX_RENAMED: usize = 100;
 
 /// The object of a reply: the token object, if there is exactly one; else the outermost object, which may be a refusal.
-/// `None`: there is no such object, or there are several.
+/// `None`: there is no such object, or there are several. `whole` says whether the body is all there: a form is read only then.
 #[must_use]
-pub fn open(body: &[u8], profile: &Profile) -> Option<Map<String, Value>> {
+pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
     let reader = EnvelopeReader {
         profile,
         exact: exact(profile),
     };
+    let whole = whole && body.len() <= LARGEST;
     let body = &body[..body.len().min(LARGEST)];
-    let mut unpacked = Cow::Borrowed(body);
+    let (mut unpacked, mut ended) = (Cow::Borrowed(body), whole);
     for _ in 0..LAYERS {
         let Some(inside) = unpack(&unpacked) else {
             break;
         };
-        unpacked = Cow::Owned(inside);
+        ended = inside.ended;
+        unpacked = Cow::Owned(inside.bytes);
     }
-    let found = reader.text(&decode(&unpacked));
+    let found = reader.text(&decode(&unpacked), ended);
     // Deflate without a header is recognised by nothing but its contents.
     let binary = || {
         body.iter()
             .any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
     };
-    found.or_else(|| binary().then(|| reader.text(&decode(&raw_deflate(body))))?)
+    found.or_else(|| {
+        binary().then(|| {
+            let Unpacked { bytes, ended } = raw_deflate(body);
+            reader.text(&decode(&bytes), ended)
+        })?
+    })
 }
 
 /// Whether there is nothing in a body that anybody could read.
@@ -178,8 +185,9 @@ fn is_example(name: &str) -> bool {
 }
 
 impl EnvelopeReader<'_> {
-    fn text(&self, text: &[u8]) -> Option<Map<String, Value>> {
-        match self.document(text, LAYERS) {
+    fn text(&self, text: &[u8], whole: bool) -> Option<Map<String, Value>> {
+        let document = self.document(text, LAYERS, whole);
+        match document.or_else(|| self.unclosed(text)) {
             Some((value, shortened)) => match self.inside(value, shortened) {
                 FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
                 FoundToken::Nothing => None,
@@ -188,6 +196,35 @@ impl EnvelopeReader<'_> {
                 .embedded(without_prefix(trimmed(text)))
                 .or_else(|| self.escaped(text)),
         }
+    }
+
+    /// The whole object in a wrapping that is not closed, or in brackets alone: `[R`, `cb(R`, `(R)`, a JSON string that was cut.
+    fn unclosed(&self, text: &[u8]) -> Option<(Value, bool)> {
+        let text = without_prefix(trimmed(text));
+        if text.starts_with(b"\"") {
+            let closed = [text, b"\""].concat();
+            let parsed = parse(&closed, &self.exact).ok()?;
+            return match parsed.value {
+                Value::String(inner) if parsed.end == closed.len() => {
+                    self.document(inner.as_bytes(), LAYERS - 1, false)
+                }
+                _ => None,
+            };
+        }
+        let mut inside = text;
+        for _ in 0..=LAYERS {
+            let Some(rest) = opened(inside) else { break };
+            inside = rest;
+        }
+        if inside.len() == text.len() || !inside.starts_with(b"{") {
+            return None;
+        }
+        let parsed = parse(inside, &self.exact).ok()?;
+        let closes = |byte: &u8| is_blank(*byte) || b")];".contains(byte);
+        let rest = &inside[parsed.end..];
+        rest.iter()
+            .all(closes)
+            .then_some((parsed.value, parsed.shortened))
     }
 
     /// A whole reply that was escaped for a page of HTML.
@@ -206,15 +243,16 @@ impl EnvelopeReader<'_> {
             .replace("&lt;", "<")
             .replace("&gt;", ">")
             .replace("&amp;", "&");
-        let (value, shortened) = self.document(plain.as_bytes(), 0)?;
+        let (value, shortened) = self.document(plain.as_bytes(), 0, false)?;
         match self.inside(value, shortened) {
             FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
             FoundToken::Nothing => None,
         }
     }
 
-    /// The value that a text is as a whole, and whether parts of it were left out.
-    fn document(&self, text: &[u8], layers: usize) -> Option<(Value, bool)> {
+    /// The value that a text is as a whole, and whether parts of it were left out. `whole` says whether nothing of the text is
+    /// missing, which a form does not show.
+    fn document(&self, text: &[u8], layers: usize, whole: bool) -> Option<(Value, bool)> {
         let text = without_prefix(trimmed(text));
         let (value, shortened) = match text.first()? {
             b'{' | b'[' | b'"' => {
@@ -222,12 +260,12 @@ impl EnvelopeReader<'_> {
                 is_end(&text[parsed.end..]).then_some((parsed.value, parsed.shortened))?
             }
             _ => match call(text).filter(|_| layers > 0) {
-                Some(argument) => self.document(argument, layers - 1)?,
-                None => (Value::Object(form(text)?), false),
+                Some(argument) => self.document(argument, layers - 1, true)?,
+                None => (Value::Object(form(text).filter(|_| whole)?), false),
             },
         };
         match value {
-            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1),
+            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1, true),
             Value::String(_) => None,
             value => Some((value, shortened)),
         }
@@ -385,7 +423,7 @@ impl EnvelopeReader<'_> {
                 if levels > 0
                     && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
             {
-                if let Some((value, shortened)) = self.document(text.as_bytes(), 0) {
+                if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
                     search.spoilt |= shortened;
                     self.search(&value, outer, levels - 1, search);
                 }

@@ -19,6 +19,7 @@ const R: &str = r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"
 fn verdict(body: &[u8]) -> Verdict {
     read(
         &TokenReply {
+            whole: true,
             status: 200,
             retry_after: None,
             now: Timestamp::default(),
@@ -32,6 +33,24 @@ fn verdict(body: &[u8]) -> Verdict {
 /// The tokens of a pair; `None` for anything else.
 fn pair(body: &[u8]) -> Option<(String, Option<String>)> {
     match verdict(body) {
+        Verdict::Granted(granted) => {
+            let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
+            Some((granted.access.expose().to_owned(), refresh))
+        }
+        Verdict::Refused(_) => None,
+    }
+}
+
+/// As [`pair`], of a body that broke off.
+fn pair_of_cut(body: &[u8]) -> Option<(String, Option<String>)> {
+    let reply = TokenReply {
+        whole: false,
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body,
+    };
+    match read(&reply, &profile(), &[]) {
         Verdict::Granted(granted) => {
             let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
             Some((granted.access.expose().to_owned(), refresh))
@@ -376,6 +395,82 @@ fn what_arrived_of_a_packed_reply_counts() {
 }
 
 #[test]
+fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
+    const FORM: &str = "expires_in=60&access_token=a2&refresh_token=r2";
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let flushed = |text: &str, rest: &[u8]| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(text.as_bytes()).unwrap();
+        packed.flush().unwrap();
+        [packed.get_ref().as_slice(), rest].concat()
+    };
+    let wide = utf16(FORM, true, u16::to_le_bytes);
+    let padded = format!("pad={}&{FORM}", "x".repeat(LARGEST - FORM.len() - 3));
+    // The transport says nothing of it, the packing does; and one byte too much for what is read.
+    for cut in [
+        flushed(FORM, b""),
+        flushed(FORM, b"\xff\xff\xff\xff\xff"),
+        gzip(FORM.as_bytes())[..gzip(FORM.as_bytes()).len() - 8].to_vec(),
+        zlib(FORM.as_bytes())[..zlib(FORM.as_bytes()).len() - 7].to_vec(),
+        deflate(FORM.as_bytes())[..deflate(FORM.as_bytes()).len() - 3].to_vec(),
+        gzip(padded.as_bytes()),
+        padded.into_bytes(),
+    ] {
+        assert_eq!(pair(&cut), None, "{}", shown(&cut));
+    }
+    for cut in [
+        FORM.as_bytes(),
+        b"access_token=a2&refresh_token=r2&sco",
+        &wide,
+        &wide[..wide.len() - 4],
+        FORM.replace('&', ";").as_bytes(),
+        format!("\"{FORM}").as_bytes(),
+        format!("{{\"body\":\"{FORM}").as_bytes(),
+    ] {
+        assert_eq!(pair_of_cut(cut), None, "{}", shown(cut));
+    }
+    // What ends by its own signs does not need the end of what is around it.
+    let string = Value::from(R).to_string();
+    for whole in [
+        format!("cb({R}"),
+        format!("[{R}"),
+        format!("[[ {R} ]"),
+        format!("({R})"),
+        format!("/**/ cb([{R}]"),
+        string[..string.len() - 1].to_owned(),
+        format!("\"{FORM}\""),
+        format!("{R}<!-- 0."),
+    ] {
+        assert_eq!(pair_of_cut(whole.as_bytes()), both, "{whole}");
+        assert_eq!(pair(whole.as_bytes()), both, "{whole}");
+    }
+    for packed in [
+        gzip(R.as_bytes()),
+        zlib(R.as_bytes()),
+        deflate(R.as_bytes()),
+    ] {
+        assert_eq!(pair_of_cut(&packed), both);
+    }
+    for packed in [
+        gzip(FORM.as_bytes()),
+        [gzip(FORM.as_bytes()), b"\0\0trailing".to_vec()].concat(),
+        [gzip(&FORM.as_bytes()[..9]), gzip(&FORM.as_bytes()[9..])].concat(),
+        zlib(FORM.as_bytes()),
+        deflate(FORM.as_bytes()),
+    ] {
+        assert_eq!(pair(&packed), both);
+    }
+    for doubtful in [
+        format!("[{R},"),
+        format!("cb({R}, 7"),
+        format!("{{\"data\":{R}"),
+        format!("cb({}", &R[..R.len() - 1]),
+    ] {
+        assert_eq!(pair_of_cut(doubtful.as_bytes()), None, "{doubtful}");
+    }
+}
+
+#[test]
 fn a_profile_says_what_success_is() {
     let mut profile = profile();
     profile.reply.success = vec![(
@@ -385,6 +480,7 @@ fn a_profile_says_what_success_is() {
     let verdict = |body: &str| {
         read(
             &TokenReply {
+                whole: true,
                 status: 200,
                 retry_after: None,
                 now: Timestamp::default(),
@@ -511,6 +607,7 @@ proptest! {
 /// Whether a success is of unknown outcome, and its body is kept.
 fn is_kept_in_doubt(body: &str) -> bool {
     let reply = TokenReply {
+        whole: true,
         status: 200,
         retry_after: None,
         now: Timestamp::default(),

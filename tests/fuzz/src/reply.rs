@@ -43,6 +43,7 @@ pub fn holds(data: &[u8]) {
     let profile = &profiles()[usize::from(*choice) % 2];
     let retry_after = (choice & 16 != 0).then_some(Duration::MAX);
     let reply = TokenReply {
+        whole: true,
         status,
         retry_after,
         now: NOW,
@@ -198,6 +199,7 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
     };
     let pair = |body: &[u8]| {
         let reply = TokenReply {
+            whole: true,
             status: 200,
             retry_after: None,
             now: NOW,
