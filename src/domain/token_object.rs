@@ -33,21 +33,14 @@ const MAX_RENAMED: usize = 100;
 /// `None`: there is no such object, or there are several. `whole` says whether the body is all there: a form is read only then.
 #[must_use]
 pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
-    let reader = EnvelopeReader {
-        profile,
-        exact: exact(profile),
-    };
     let whole = whole && body.len() <= LARGEST;
     let body = &body[..body.len().min(LARGEST)];
-    let (mut unpacked, mut ended) = (Cow::Borrowed(body), whole);
-    for _ in 0..LAYERS {
-        let Some(inside) = unpack(&unpacked) else {
-            break;
-        };
-        ended = inside.ended;
-        unpacked = Cow::Owned(inside.bytes);
-    }
-    let found = reader.text(&decode(&unpacked), ended);
+    let plain = plain_text(body);
+    let plain = Plain {
+        whole: plain.whole && (whole || plain.unpacked),
+        ..plain
+    };
+    let found = open_plain(&plain, profile);
     // Deflate without a header is recognised by nothing but its contents.
     let binary = || {
         body.iter()
@@ -56,9 +49,55 @@ pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, V
     found.or_else(|| {
         binary().then(|| {
             let Unpacked { bytes, ended } = raw_deflate(body);
-            reader.text(&decode(&bytes), ended)
+            open_plain(
+                &Plain {
+                    text: decode(&bytes),
+                    whole: ended,
+                    unpacked: true,
+                },
+                profile,
+            )
         })?
     })
+}
+
+/// A body without its packing, in UTF-8 as far as it can be told.
+pub(super) struct Plain<'a> {
+    pub(super) text: Cow<'a, [u8]>,
+    /// Whether nothing is missing at its end, by what the packing says.
+    whole: bool,
+    unpacked: bool,
+}
+
+/// Takes the packing and the encoding off.
+pub(super) fn plain_text(body: &[u8]) -> Plain<'_> {
+    let mut unpacked: Option<Unpacked> = None;
+    for _ in 0..LAYERS {
+        let outer = unpacked.as_ref().map_or(body, |outer| &outer.bytes);
+        let Some(inside) = unpack(outer) else { break };
+        unpacked = Some(inside);
+    }
+    match unpacked {
+        None => Plain {
+            text: decode(body),
+            whole: true,
+            unpacked: false,
+        },
+        Some(Unpacked { bytes, ended }) => Plain {
+            text: Cow::Owned(decode(&bytes).into_owned()),
+            whole: ended,
+            unpacked: true,
+        },
+    }
+}
+
+/// As [`open`], of a body without its packing.
+pub(super) fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Value>> {
+    let reader = EnvelopeReader {
+        profile,
+        exact: exact(profile),
+    };
+    reader.text(&plain.text, plain.whole)
 }
 
 /// Whether there is nothing in a body that anybody could read.
@@ -255,7 +294,7 @@ impl EnvelopeReader<'_> {
     fn document(&self, text: &[u8], layers: usize, whole: bool) -> Option<(Value, bool)> {
         let text = without_prefix(trimmed(text));
         let (value, shortened) = match text.first()? {
-            b'{' | b'[' | b'"' => {
+            b'{' | b'[' | b'"' | b'\'' => {
                 let parsed = parse(text, &self.exact).ok()?;
                 is_end(&text[parsed.end..]).then_some((parsed.value, parsed.shortened))?
             }

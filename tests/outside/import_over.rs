@@ -1,9 +1,12 @@
 //! `refreshd import` where a grant lives: nothing takes its place before it has proved itself.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use refreshd::fake_server::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
@@ -585,6 +588,51 @@ fn what_people_have_is_taken_in() {
         contains(&ran.stderr, &[why]);
     }
     daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn what_a_server_wrapped_is_taken_in_as_bytes_with_a_daemon_and_without() {
+    let names = ["notice", "jsonp", "packed", "wide", "long", "broken"];
+    let rig = calm(names);
+    let replies: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let reply = rig.install(name);
+            let bytes = match *name {
+                "notice" => format!(
+                    "<br />\n<b>Notice</b>: x in <b>/srv/a.php</b> on line <b>3</b><br />\n{reply}"
+                )
+                .into_bytes(),
+                "jsonp" => format!("cb({reply});").into_bytes(),
+                "packed" => {
+                    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+                    packed.write_all(reply.as_bytes()).unwrap();
+                    packed.finish().unwrap()
+                }
+                "wide" => reply.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+                "long" => reply
+                    .replacen('{', &format!("{{\"x\":\"{}\",", "y".repeat(900_000)), 1)
+                    .into_bytes(),
+                _ => [
+                    reply.trim_end().trim_end_matches('}').as_bytes(),
+                    b",\"name\":\"M\xfcller\x01\"}\0",
+                ]
+                .concat(),
+            };
+            (*name, bytes)
+        })
+        .collect();
+    let import = |(name, bytes): &(&str, Vec<u8>)| {
+        rig.secret_bytes("reply", bytes);
+        let ran = rig.run(["import", name, rig.path("reply").to_str().unwrap()]);
+        assert_eq!(ran.code, Some(0), "{name}: {ran:?}");
+    };
+    let (with, without) = replies.split_at(3);
+    let daemon = rig.start();
+    with.iter().for_each(import);
+    daemon.stop();
+    without.iter().for_each(import);
     rig.no_violations();
 }
 
