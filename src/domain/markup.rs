@@ -28,7 +28,7 @@ const NOTICES: [&str; 7] = [
     "debug",
 ];
 /// A page with such words speaks about replies.
-const CODE_ELEMENTS: [&str; 15] = [
+const CODE_ELEMENTS: [&str; 18] = [
     "should be",
     "should look",
     "should have",
@@ -44,6 +44,9 @@ const CODE_ELEMENTS: [&str; 15] = [
     "access_token",
     "refresh_token",
     "access token",
+    "answers",
+    "responds",
+    "returns",
 ];
 /// Elements that may be open, values of a page, and characters of a line that count: what is beyond bounds the work.
 const MAX_OPEN: usize = 200;
@@ -121,7 +124,9 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     let is_notice =
         |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
     let mut lines = words.lines().filter(|line| !is_notice(line));
-    let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
+    let teaches = lines.any(|line| {
+        CODE_ELEMENTS.iter().any(|word| line.contains(word)) || speaks_of_failure(line)
+    });
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
         alone: piece.alone && !teaches && (depth == 0 || silent),
@@ -131,6 +136,31 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
         pieces: pieces.into_iter().map(fit).collect(),
         bare,
     })
+}
+
+/// Whether a line says that a token or a client was not taken: what follows may be what was sent.
+fn speaks_of_failure(line: &str) -> bool {
+    const WHAT: [&str; 6] = [
+        "token",
+        "grant",
+        "credential",
+        "client",
+        "session",
+        "permission",
+    ];
+    const HOW: [&str; 8] = [
+        "invalid",
+        "expired",
+        "revoked",
+        "denied",
+        "refused",
+        "rejected",
+        "not valid",
+        "unknown",
+    ];
+    const ALONE: [&str; 4] = ["unauthorized", "unauthorised", "access denied", "forbidden"];
+    let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
+    has(&ALONE) || (has(&WHAT) && has(&HOW))
 }
 
 /// Whether nothing follows on the line but markup.

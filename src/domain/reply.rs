@@ -203,12 +203,14 @@ fn granted(
     secrets: &[&str],
 ) -> Option<GrantedTokens> {
     let form = &profile.reply;
-    let access =
-        AccessToken::new(&first_token(&form.access_token, body).and_then(token_object::token)?)?;
+    let access = AccessToken::new(&token_object::token(
+        first_token(&form.access_token, body)?,
+        profile,
+    )?)?;
     let refresh = match first_token(&form.refresh_token, body) {
         None => None,
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
-        Some(value) => Some(RefreshToken::new(&token_object::token(value)?)?),
+        Some(value) => Some(RefreshToken::new(&token_object::token(value, profile)?)?),
     };
     let new = [
         Some(access.expose()),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
 use super::body_wrapping::{call, form, is_end, opened, trimmed, without_prefix};
-use super::import_token::stands_for_none;
+use super::import_token::{is_error_word, is_shortened, stands_for_none};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
@@ -107,14 +107,29 @@ pub fn is_empty(body: &[u8]) -> bool {
 }
 
 /// A token as it can stand in a reply; `None` for a value that cannot be one.
-pub(super) fn token(value: &Value) -> Option<Cow<'_, str>> {
+///
+/// Words for a failure and sentences are none: readers would get what no API takes, in place of a token that works.
+pub(super) fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
     let text = match value {
         Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
         Value::Number(number) => Cow::Owned(number.to_string()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
-    (!stands_for_none(&text) && !text.contains(damaged) && !is_wrapped(&text)).then_some(text)
+    let is_code = || {
+        let mut codes = profile.errors.iter().flat_map(|rule| &rule.error);
+        let is_word = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+        is_word && codes.any(|code| code.eq_ignore_ascii_case(&text))
+    };
+    let is_none = stands_for_none(&text)
+        || text.contains(damaged)
+        || is_wrapped(&text)
+        || text.contains(char::is_whitespace)
+        || text.starts_with('<')
+        || is_shortened(&text)
+        || is_error_word(&text)
+        || is_code();
+    (!is_none).then_some(text)
 }
 
 /// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
@@ -198,11 +213,12 @@ enum FoundToken {
     Nothing,
 }
 
-/// Whether a member speaks about a request or an example, and so holds no reply.
+/// Whether a member speaks about a request, an example or what was before, and so holds no reply.
 fn is_example(name: &str) -> bool {
-    const EXAMPLES: [&str; 18] = [
-        "example",
-        "examples",
+    const BEGINNINGS: [&str; 9] = [
+        "old", "prev", "former", "expired", "revoked", "deleted", "invalid", "stale", "example",
+    ];
+    const EXAMPLES: [&str; 11] = [
         "sample",
         "expected",
         "got",
@@ -213,14 +229,10 @@ fn is_example(name: &str) -> bool {
         "received",
         "sent",
         "history",
-        "previous",
-        "old_token",
-        "old_tokens",
-        "former",
-        "revoked",
-        "deleted",
+        "superseded",
     ];
-    EXAMPLES.iter().any(|word| word.eq_ignore_ascii_case(name))
+    let name = name.trim_start_matches('_').to_ascii_lowercase();
+    EXAMPLES.contains(&name.as_str()) || BEGINNINGS.iter().any(|word| name.starts_with(word))
 }
 
 impl EnvelopeReader<'_> {
@@ -528,20 +540,23 @@ impl EnvelopeReader<'_> {
 
     fn holds_token(&self, map: &Map<String, Value>) -> bool {
         first_token(&self.profile.reply.access_token, map)
-            .and_then(token)
+            .and_then(|value| token(value, self.profile))
             .is_some()
     }
 
     /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
     fn fails(&self, map: &Map<String, Value>, beside: bool) -> bool {
-        const ERRORS: [&str; 9] = [
+        const ERRORS: [&str; 12] = [
             "error",
+            "errno",
+            "errorno",
             "errors",
             "errorcode",
             "errcode",
             "err",
             "errordescription",
             "errormessage",
+            "errmsg",
             "fault",
             "exception",
         ];
@@ -594,6 +609,18 @@ impl EnvelopeReader<'_> {
             ]
             .contains(&word.as_str())
         };
+        let is_yes = |value: &Value| match value {
+            Value::Bool(yes) => *yes,
+            Value::Number(number) => number.as_f64() == Some(1.0),
+            Value::String(text) => ["true", "1", "yes"]
+                .iter()
+                .any(|yes| yes.eq_ignore_ascii_case(text.trim())),
+            _ => false,
+        };
+        let has_code = map.keys().any(|name| {
+            let name = plain(name);
+            ["error", "err", "errno", "errorno", "errorcode", "errcode"].contains(&name.as_str())
+        });
         error_of(map, self.profile).is_some()
             || map.iter().any(|(name, value)| {
                 let name: String = name
@@ -617,8 +644,11 @@ impl EnvelopeReader<'_> {
                     "status" | "statuscode" | "code" | "outcome" | "state" => {
                         is_status(value) || failed()
                     }
-                    "errordescription" | "errormessage" if beside => false,
-                    "errormessage" | "errordescription" | "errors" | "error" | "err"
+                    // What is wrong is said by a code. Without one the sentence alone has to be believed.
+                    "errordescription" | "errormessage" | "errmsg" if beside && has_code => false,
+                    "revoked" | "expired" | "inactive" | "invalid" | "disabled" | "isrevoked"
+                    | "isexpired" | "isinvalid" => is_yes(value),
+                    "errmsg" | "errormessage" | "errordescription" | "errors" | "error" | "err"
                         if succeeds(value) =>
                     {
                         false

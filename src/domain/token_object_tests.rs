@@ -1,13 +1,13 @@
 //! Every wrapping gives the same object, and nothing else gives one.
 
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::import_token::stands_for_none;
 use super::super::provider::Class;
 use super::super::provider::tests::profile;
 use super::super::reply::{TokenReply, Verdict, is_unread, read};
@@ -350,7 +350,7 @@ fn what_is_no_reply_gives_no_pair() {
         // Two of them.
         format!("{R}{}", R.replace("a2", "a3")),
         format!("[{R},{}]", R.replace("r2", "r3")),
-        format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1")),
+        format!(r#"{{"first":{},"second":{R}}}"#, R.replace("a2", "a1")),
         // Refusals around it.
         format!(r#"{{"error":"invalid_grant","data":{R}}}"#),
         format!(
@@ -540,9 +540,12 @@ fn no_body_costs_much() {
     assert_eq!(pair(&gzip(&vec![b'['; 100 << 20])), None);
 }
 
-fn token() -> impl Strategy<Value = String> {
+static PROFILE: LazyLock<Profile> = LazyLock::new(profile);
+
+fn a_token() -> impl Strategy<Value = String> {
     "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
-        !says_nothing(&Value::from(text.as_str())) && !stands_for_none(text)
+        token(&Value::from(text.as_str()), &PROFILE).is_some()
+            && !says_nothing(&Value::from(text.as_str()))
     })
 }
 
@@ -561,7 +564,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_reply_in_any_wrapping_is_the_same_pair(access in token(), refresh in token(), more in fields()) {
+    fn any_reply_in_any_wrapping_is_the_same_pair(access in a_token(), refresh in a_token(), more in fields()) {
         let mut reply = json!({"access_token": access, "refresh_token": refresh, "expires_in": 60});
         reply.as_object_mut().unwrap().extend(more);
         for body in wrapped(&reply.to_string()) {
@@ -570,7 +573,7 @@ proptest! {
     }
 
     #[test]
-    fn no_refusal_in_any_wrapping_is_a_pair(access in token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
+    fn no_refusal_in_any_wrapping_is_a_pair(access in a_token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
         prop_assume!(!says_nothing(&Value::from(error.as_str())));
         let mut reply = json!({"access_token": access, "error": error});
         reply.as_object_mut().unwrap().extend(more);
@@ -581,7 +584,7 @@ proptest! {
 
     /// What is cut anywhere is no pair, unless only white space or what stands behind the reply is missing.
     #[test]
-    fn no_cut_reply_is_another_pair(access in token(), refresh in token(), share in 0.0..1.0_f64) {
+    fn no_cut_reply_is_another_pair(access in a_token(), refresh in a_token(), share in 0.0..1.0_f64) {
         let reply = json!({"access_token": access, "refresh_token": refresh}).to_string();
         for body in wrapped(&reply) {
             let length = (body.len() as f64 * share) as usize;
@@ -632,10 +635,14 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         r#""hasError":true"#,
         r#""status":"revoked""#,
         r#""active":false"#,
-        r#""error":200"#,
         r#""error":true"#,
         r#""error":"deprecated_endpoint","error_description":"use v2""#,
-        r#""error":{"code":200,"message":"OK"}"#,
+        r#""error":201"#,
+        r#""errno":111,"errmsg":"Access token invalid""#,
+        r#""errmsg":"Access token invalid""#,
+        r#""error_description":"bad""#,
+        r#""revoked":true"#,
+        r#""expired":"true""#,
     ] {
         assert!(is_kept_in_doubt(&with(more)), "{more}");
     }
@@ -649,6 +656,14 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         format!(r#"{{"message":"unknown grant","received":{R}}}"#),
         format!(r#"{{"message":"no such token","old_token":{R}}}"#),
         format!(r#"{{"history":[{R}]}}"#),
+        format!(r#"{{"old":{R}}}"#),
+        format!(r#"{{"previous_token":{R}}}"#),
+        format!(r#"{{"expiredToken":{R}}}"#),
+        format!("invalid refresh token\n{R}"),
+        format!("401 Unauthorized\n{R}"),
+        format!("<p>The grant was revoked.</p>\n{R}"),
+        format!("The server answers with\n\n{R}\n\nand so on"),
+        format!("error_description=bad&access_token=a2&refresh_token=r2"),
     ] {
         assert!(is_kept_in_doubt(&around), "{around}");
     }
@@ -659,6 +674,8 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         "\"n/a\"",
         "\"succeeded\"",
         "\"-\"",
+        "200",
+        "\"200\"",
     ] {
         assert_eq!(
             pair(with(&format!("\"error\":{nothing}")).as_bytes()),
@@ -666,6 +683,21 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
             "{nothing}"
         );
     }
+    // What says that all is well, or speaks of something else.
+    for more in [
+        r#""errno":0,"errmsg":"token refreshed""#,
+        r#""errno":0,"errmsg":"""#,
+        r#""errcode":"0","errmsg":"ok""#,
+        r#""errmsg":"success""#,
+        r#""revoked":false,"expired":0"#,
+        r#""old_token":{"access_token":"a1","refresh_token":"r1"}"#,
+        r#""error":"success","error_description":"all is well""#,
+    ] {
+        let body = with(more);
+        assert_eq!(pair(body.as_bytes()), pair(R.as_bytes()), "{more}");
+    }
+    let newer = format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1"));
+    assert_eq!(pair(newer.as_bytes()), pair(R.as_bytes()));
     // A code that the table knows is a refusal, whatever stands beside it.
     let refused = with(r#""error":"invalid_grant""#);
     assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
@@ -696,7 +728,7 @@ fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
     let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
     assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
     for doubtful in [
-        r#"{"access_token":"a2","old":{"refresh_token":"r1"},"new":{"refresh_token":"r2"}}"#,
+        r#"{"access_token":"a2","one":{"refresh_token":"r1"},"two":{"refresh_token":"r2"}}"#,
         "access_token=a2%26refresh_token=r2",
     ] {
         assert!(is_kept_in_doubt(doubtful), "{doubtful}");
@@ -733,6 +765,57 @@ fn a_word_for_nothing_is_no_token() {
         assert!(
             pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread),
             "{unread}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_a_token_is_not_published_as_one() {
+    for word in [
+        "error",
+        "expired",
+        "invalid_grant",
+        "INVALID_TOKEN",
+        "The refresh token is invalid.",
+        "<html>",
+        "<redacted>",
+        "[FILTERED]",
+        "***",
+        "eyJhbGciOi...",
+        "eyJhbGciOi…",
+        "abcd***wxyz",
+        "unauthorized_client",
+    ] {
+        let word = Value::from(word);
+        let body = format!(r#"{{"access_token":{word},"expires_in":3600}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    // The old refresh token is spent, whatever this one is.
+    for word in ["two words", "expired", "invalid_grant", "r2...", "<b>"] {
+        let body = format!(r#"{{"access_token":"a2","refresh_token":"{word}"}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    for token in [
+        "1//0gabcDEF-ghi_jkl",
+        "a/b+c==",
+        "0.AXoA~5bad.AgABAAEAAAD",
+        "M.C507_BAY.0.U.-Cq!x***yZ0123456789abcdefghijklmnop$$",
+        "12|SanctumToken",
+        "eyJhbGciOiJkaXIifQ..aXY.Y3Q.dGFn",
+        "invalid_grant_9f86d081",
+        "errorless",
+    ] {
+        let body = json!({"access_token": token, "refresh_token": token}).to_string();
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some((token.to_owned(), Some(token.to_owned()))),
+            "{token}"
         );
     }
 }
