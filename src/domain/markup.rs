@@ -12,6 +12,10 @@ const RAW: [&str; 10] = [
     "script", "style", "textarea", "title", "template", "noscript", "iframe", "xmp", "noembed",
     "noframes",
 ];
+/// It may stand anywhere in a text that was put together.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What ends text of XML that is written as it is.
+const CDATA_END: &[u8] = b"]]>";
 /// Elements that nothing ends.
 const VOID: [&str; 13] = [
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
@@ -84,10 +88,17 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
         ticks: 0,
         tags: false,
     };
+    let is_xml = is_xml(text);
     let mut pieces: Vec<(Piece, usize)> = Vec::new();
     let mut patience = text.len().saturating_mul(MAX_STEPS);
     while let Some(byte) = text.get(scan.at).copied() {
         if byte == b'<' && scan.tag() {
+            continue;
+        }
+        let unseen: [&[u8]; 2] = [BYTE_ORDER_MARK, CDATA_END];
+        let unseen = &unseen[..if is_xml { 2 } else { 1 }];
+        if let Some(mark) = unseen.iter().find(|mark| text[scan.at..].starts_with(mark)) {
+            scan.at += mark.len();
             continue;
         }
         if matches!(byte, b'{' | b'[') {
@@ -138,6 +149,10 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     })
 }
 
+fn is_xml(text: &[u8]) -> bool {
+    text.trim_ascii_start().starts_with(b"<?xml")
+}
+
 /// Whether a line says that a token or a client was not taken: what follows may be what was sent.
 fn speaks_of_failure(line: &str) -> bool {
     const WHAT: [&str; 6] = [
@@ -167,8 +182,35 @@ fn speaks_of_failure(line: &str) -> bool {
 fn ends_line(rest: &[u8]) -> bool {
     match rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
         None => true,
-        Some(byte) => is_blank(*byte) || matches!(byte, b'<' | b';'),
+        Some(byte) => {
+            let after = rest.trim_ascii_start();
+            is_blank(*byte) || matches!(byte, b'<' | b';') || after.starts_with(CDATA_END)
+        }
     }
+}
+
+/// A page with the quotes of its text, but of no tag, as they were before they were escaped.
+pub(super) fn with_quotes(page: &[u8]) -> Vec<u8> {
+    const QUOTE: &[u8] = b"&quot;";
+    let (mut plain, mut at) = (Vec::with_capacity(page.len()), 0);
+    while let Some(byte) = page.get(at) {
+        let length = match page[at + 1..].first() {
+            Some(next)
+                if *byte == b'<' && (next.is_ascii_alphabetic() || b"/!?".contains(next)) =>
+            {
+                1 + attributes(&page[at + 1..])
+            }
+            _ if page[at..].starts_with(QUOTE) => {
+                plain.push(b'"');
+                at += QUOTE.len();
+                continue;
+            }
+            _ => 1,
+        };
+        plain.extend_from_slice(&page[at..at + length]);
+        at += length;
+    }
+    plain
 }
 
 /// What stands on a line before a value.
@@ -270,6 +312,11 @@ impl Scan<'_> {
                 .position(|window| window == mark);
             found.map_or(rest.len(), |at| from + at + mark.len())
         };
+        // A comment to HTML, text to XML.
+        if rest.starts_with(b"![CDATA[") && is_xml(self.text) {
+            self.line.last = None;
+            return self.go(b"![CDATA[".len());
+        }
         let (closes, name) = match rest {
             [b'!', b'-', b'-', ..] => return self.go(end(3, b"-->")),
             [b'!' | b'?', ..] => return self.go(end(1, b">")),

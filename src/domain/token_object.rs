@@ -11,7 +11,9 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
-use super::body_wrapping::{call, form, is_end, opened, trimmed, without_prefix};
+use super::body_wrapping::{
+    assigned, call, event_data, form, is_end, opened, trimmed, without_prefix, without_warnings,
+};
 use super::import_token::{is_error_word, is_shortened, stands_for_none};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
@@ -113,6 +115,9 @@ pub(super) fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, s
     let text = match value {
         Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
         Value::Number(number) => Cow::Owned(number.to_string()),
+        Value::Array(list) if matches!(list.as_slice(), [Value::String(_)]) => {
+            return token(list.first()?, profile);
+        }
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
@@ -237,6 +242,8 @@ fn is_example(name: &str) -> bool {
 
 impl EnvelopeReader<'_> {
     fn text(&self, text: &[u8], whole: bool) -> Option<Map<String, Value>> {
+        let data = event_data(trimmed(text));
+        let text = data.as_deref().unwrap_or(text);
         let document = self.document(text, LAYERS, whole);
         match document.or_else(|| self.unclosed(text)) {
             Some((value, shortened)) => match self.inside(value, shortened) {
@@ -244,8 +251,9 @@ impl EnvelopeReader<'_> {
                 FoundToken::Nothing => None,
             },
             None => self
-                .embedded(without_prefix(trimmed(text)))
-                .or_else(|| self.escaped(text)),
+                .embedded(without_warnings(without_prefix(trimmed(text))))
+                .or_else(|| self.escaped(text))
+                .or_else(|| self.escaped_page(text)),
         }
     }
 
@@ -301,6 +309,17 @@ impl EnvelopeReader<'_> {
         }
     }
 
+    /// A reply whose quotes were escaped in a page of HTML or XML. Nothing else of it may have been escaped: what that was is not
+    /// known for sure.
+    fn escaped_page(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = trimmed(text);
+        let has = |sign: &[u8]| text.windows(sign.len()).any(|part| part == sign);
+        if !text.starts_with(b"<") || !has(b"&quot;") || has(b"&amp;") || has(b"&lt;") {
+            return None;
+        }
+        self.embedded(&markup::with_quotes(text))
+    }
+
     /// The value that a text is as a whole, and whether parts of it were left out. `whole` says whether nothing of the text is
     /// missing, which a form does not show.
     fn document(&self, text: &[u8], layers: usize, whole: bool) -> Option<(Value, bool)> {
@@ -310,7 +329,7 @@ impl EnvelopeReader<'_> {
                 let parsed = parse(text, &self.exact).ok()?;
                 is_end(&text[parsed.end..]).then_some((parsed.value, parsed.shortened))?
             }
-            _ => match call(text).filter(|_| layers > 0) {
+            _ => match call(text).or_else(|| assigned(text)).filter(|_| layers > 0) {
                 Some(argument) => self.document(argument, layers - 1, true)?,
                 None => (Value::Object(form(text).filter(|_| whole)?), false),
             },
@@ -451,7 +470,8 @@ impl EnvelopeReader<'_> {
             Value::Object(map) => {
                 let renamed = self.renamed(map);
                 let map = renamed.as_ref().unwrap_or(map);
-                search.spoilt = search.left == 0 || self.fails(map, false);
+                search.spoilt =
+                    search.left == 0 || self.fails(map, false) || self.has_bad_token(map);
                 search.left = search.left.saturating_sub(1);
                 let around = OuterFields { map, outer };
                 if self.holds_token(map) {
@@ -542,6 +562,14 @@ impl EnvelopeReader<'_> {
         first_token(&self.profile.reply.access_token, map)
             .and_then(|value| token(value, self.profile))
             .is_some()
+    }
+
+    /// Whether an object has a text that is no token where its access token belongs: what is below is none of its own.
+    fn has_bad_token(&self, map: &Map<String, Value>) -> bool {
+        first_token(&self.profile.reply.access_token, map).is_some_and(|value| {
+            let text = value.as_str().filter(|text| !is_wrapped(text));
+            text.is_some() && token(value, self.profile).is_none()
+        })
     }
 
     /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.

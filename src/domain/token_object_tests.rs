@@ -186,6 +186,25 @@ fn wrapped(reply: &str) -> Vec<Vec<u8>> {
         text(format!("{reply}\n{reply}")),
         text(format!("{reply}{reply}")),
         text(format!("data: {reply}\n\n")),
+        text(format!(": hello\nevent: token\nid: 7\ndata: {reply}\n\n")),
+        text(format!("OK {reply}")),
+        text(format!("var token = {reply};\n")),
+        text(format!("window.token={reply}")),
+        text(format!("throw 1; < don't be evil' >{reply}")),
+        text(format!("\u{2028}\u{c}{reply}")),
+        text(format!(
+            "PHP Deprecated:  x in /a.php on line 3\n\u{feff}{reply}"
+        )),
+        text(format!(
+            "\u{feff}PHP Notice:  x in /a.php on line 3 \u{feff}{reply}"
+        )),
+        text(format!(
+            "\nWarning: a(): b in /srv/a.php on line 3\n\nNotice: c in /srv/a.php on line 4\n{reply}"
+        )),
+        text(format!(
+            "/usr/lib/x.py:3: DeprecationWarning: use y\n  warnings.warn(\n{reply}"
+        )),
+        text(format!("<?xml version=\"1.0\"?><r><![CDATA[{reply}]]></r>")),
         utf32(reply, u32::to_le_bytes),
         utf32(&bom, u32::to_be_bytes),
         text(format!(
@@ -221,6 +240,39 @@ fn names_in_another_spelling_and_quotes_of_html_are_read() {
         r#"{"message":"send {&quot;access_token&quot;:&quot;a2&quot;}"}"#,
     ] {
         assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn what_other_languages_and_forms_make_of_a_reply_is_read() {
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let html = R.replace('"', "&quot;");
+    for body in [
+        "{'access_token': 'a2', 'refresh_token': 'r2', 'ok': True, 'error': None}".to_owned(),
+        R.replace('"', "'"),
+        R.replace('}', ",}"),
+        format!(
+            "<html><head></head><body><pre style=\"word-wrap: break-word;\">{html}</pre></body></html>"
+        ),
+        format!("<?xml version=\"1.0\"?><string xmlns=\"http://tempuri.org/\">{html}</string>"),
+        r#"{"access_token":["a2"],"refresh_token":["r2"]}"#.to_owned(),
+        "token[access_token]=a2&token[refresh_token]=r2&token[expires_in]=3600".to_owned(),
+        "token%5Baccess_token%5D=a2&token%5Brefresh_token%5D=r2".to_owned(),
+        "access_token%3Da2%26refresh_token%3Dr2%26expires_in%3D3600".to_owned(),
+        "?access_token=a2&refresh_token=r2".to_owned(),
+        "#access_token=a2&refresh_token=r2".to_owned(),
+        "access_token=a2\r\nrefresh_token=r2\r\n".to_owned(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), both, "{body}");
+    }
+    for refusal in [
+        "{'error': 'invalid_grant', 'access_token': 'a2'}",
+        "error%3Dinvalid_grant%26access_token%3Da2",
+        "token[error]=invalid_grant&token[access_token]=a2",
+        "error=invalid_grant\naccess_token=a2",
+        "OK {\"error\":\"invalid_grant\"}",
+    ] {
+        assert_eq!(pair(refusal.as_bytes()), None, "{refusal}");
     }
 }
 
@@ -337,7 +389,9 @@ fn what_is_no_reply_gives_no_pair() {
         format!("Warning: the answer should be\n{R}"),
         format!("Notice: send this instead of a form:\n\n{R}\n"),
         // Scripts.
-        format!("var reply = {R};"),
+        format!("var reply = {R}; send(reply);"),
+        format!("var a = 1; var reply = {R};"),
+        format!("The token = {R}"),
         format!("const f = () => {{ return\n{R}\n}}"),
         format!("login({R}, 7);"),
         format!("send it to f({R})"),
@@ -373,7 +427,15 @@ fn what_is_no_reply_gives_no_pair() {
         // Tokens that are none.
         r#"{"access_token":{"value":"a2"},"refresh_token":"r2"}"#.to_owned(),
         r#"{"access_token":true,"refresh_token":"r2"}"#.to_owned(),
-        r#"{"access_token":"a2","refresh_token":["r2"]}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":["r2","r3"]}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":[["r2"]]}"#.to_owned(),
+        // Escaped in what is no text of the page.
+        format!("<p data-x=\"{}\">x</p>", R.replace('"', "&quot;")),
+        format!("<script>{}</script>", R.replace('"', "&quot;")),
+        format!("<p>For example</p><pre>{}</pre>", R.replace('"', "&quot;")),
+        format!("<html><body><![CDATA[{R}]]></body></html>"),
+        format!("data: {R}\n\ndata: {}\n", R.replace("a2", "a3")),
+        "The token\naccess_token=a2\nrefresh_token=r2".to_owned(),
         r#"{"access_token":"a2","refresh_token":"r\u0000"}"#.to_owned(),
         r#"{"access_token":"a2","refresh_token":"r\ud800"}"#.to_owned(),
         r#"{"access_token":"  "}"#.to_owned(),
@@ -793,6 +855,8 @@ fn what_cannot_be_a_token_is_not_published_as_one() {
             "{body}"
         );
     }
+    let below = r#"{"access_token":"expired","data":{"accessToken":"a2"}}"#;
+    assert!(pair(below.as_bytes()).is_none() && is_kept_in_doubt(below));
     // The old refresh token is spent, whatever this one is.
     for word in ["two words", "expired", "invalid_grant", "r2...", "<b>"] {
         let body = format!(r#"{{"access_token":"a2","refresh_token":"{word}"}}"#);

@@ -39,10 +39,14 @@ fn is_a_grant(intake: &ImportedGrant, text: &str) {
     assert!(!refresh.is_empty() && refresh == refresh.trim());
     // What is packed, in wide letters or escaped is not found as it is.
     let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    // An object in Base64 begins so.
+    let encoded = ["ey", "ew"]
+        .iter()
+        .any(|start| text.trim().starts_with(start));
     let escaped = ["&quot;", "&#34;", "&#x22;", "&amp;"]
         .iter()
         .any(|sign| text.contains(sign));
-    if !text.contains(['\\', '%', '+']) && !escaped && text.chars().all(is_plain) {
+    if !text.contains(['\\', '%', '+']) && !escaped && !encoded && text.chars().all(is_plain) {
         assert!(text.contains(refresh), "a refresh token from nowhere");
     }
     if let Some(access) = &tokens.access {
@@ -96,11 +100,15 @@ fn does_not_quote(error: &ImportError, text: &str) {
         }
         ImportError::ErrorReply(code) => {
             let body = text.trim_start_matches('\u{feff}').trim();
-            let body: Map<String, Value> =
-                serde_json::from_str(body).expect("an error reply is JSON");
+            let object: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
+            let fields = body.split(['&', '?', '#']).filter_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                SECRET_FIELDS.contains(&name).then_some(value)
+            });
             let secrets = SECRET_FIELDS
                 .iter()
-                .filter_map(|field| body.get(*field)?.as_str());
+                .filter_map(|field| object.get(*field)?.as_str())
+                .chain(fields);
             let secrets: Vec<_> = secrets
                 .filter(|text| text.len() >= 8 && !text.contains('…'))
                 .collect();

@@ -64,6 +64,7 @@ pub fn holds(data: &[u8]) {
     }
     if body.len() < 4096 {
         keeps_in_wrappings(body, profile);
+        holds_no_more_when_cut(body, profile);
     }
     settles(&grant(choice >> 1), profile, verdict, again, &secrets);
 }
@@ -131,7 +132,10 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
             && once("refresh_token")
             && said["access_token"].is_string()
         {
-            assert_eq!(granted.access.expose(), text("access_token"));
+            // A word for nothing is none, and then one in another place counts.
+            if !stands_for_none(&text("access_token")) {
+                assert_eq!(granted.access.expose(), text("access_token"));
+            }
             let plain = said
                 .get("refresh_token")
                 .is_none_or(|token| token.is_string() || token.is_null());
@@ -176,7 +180,10 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
     let whole = |at: usize| {
         let before = text[..at].trim_end();
         let after = text[at + token.len()..].trim_start();
-        let quoted = before.ends_with('"') && after.starts_with('"');
+        // Python prints single quotes.
+        let quoted = ['"', '\'']
+            .iter()
+            .any(|quote| before.ends_with(*quote) && after.starts_with(*quote));
         let plain = before.ends_with([':', '='])
             && (after.is_empty() || after.starts_with([',', '}', '&', ';', '|', '/']));
         // The last value of a form that is a JSON string.
@@ -189,6 +196,30 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
     assert!(
         text.match_indices(token).any(|(at, _)| whole(at)),
         "{token} is not a whole value of {text}"
+    );
+}
+
+/// What broke off is no other pair than what is whole, and a form is none at all: its last value may be cut.
+fn holds_no_more_when_cut(body: &[u8], profile: &Profile) {
+    let pair = |whole: bool| {
+        let reply = TokenReply {
+            whole,
+            status: 200,
+            retry_after: None,
+            now: NOW,
+            body,
+        };
+        told(&read(&reply, profile, &[])).1
+    };
+    let Some(cut) = pair(false) else { return };
+    assert_eq!(Some(&cut), pair(true).as_ref(), "{body:?} when it is cut");
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    // A string of JSON ends by itself, and so does what is packed.
+    assert!(
+        body.iter().any(|byte| b"{\"'".contains(byte))
+            || !body.iter().all(is_plain)
+            || body[0] == b'x',
+        "a form that is cut: {body:?}"
     );
 }
 
