@@ -725,7 +725,7 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         format!("401 Unauthorized\n{R}"),
         format!("<p>The grant was revoked.</p>\n{R}"),
         format!("The server answers with\n\n{R}\n\nand so on"),
-        format!("error_description=bad&access_token=a2&refresh_token=r2"),
+        "error_description=bad&access_token=a2&refresh_token=r2".to_owned(),
     ] {
         assert!(is_kept_in_doubt(&around), "{around}");
     }

@@ -124,7 +124,7 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
             said.get(name)
                 .and_then(Value::as_str)
                 .unwrap_or_default()
-                .trim()
+                .trim_matches(is_unseen)
                 .to_owned()
         };
         if !escaped
@@ -155,6 +155,11 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
         is_silent_about(&[refresh.expose()], &notice);
         is_silent_about(&[refresh.expose()], &words(details));
     }
+}
+
+/// What nobody sees at the ends of a text.
+fn is_unseen(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
 /// A token is a whole value below its name, wherever that is: what is plain is followed by the end of a string, of a form's
