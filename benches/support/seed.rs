@@ -126,7 +126,7 @@ async fn store(
     for grants in grants.chunks(TOGETHER) {
         let mut together = JoinSet::new();
         for (portal, text) in grants {
-            let intake = import::parse(text, &app.profile, now)?;
+            let intake = import::parse(text.as_bytes(), &app.profile, now)?;
             together.spawn(take_in(
                 state.clone(),
                 (*portal).clone(),

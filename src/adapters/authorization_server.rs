@@ -21,13 +21,12 @@ use super::clock::{Clock, RunningLimit};
 use super::http::{
     self, TlsError, cause, client, innermost, parse_date, retry_after, tls, token_client,
 };
-use super::recording::CONNECT;
-use super::recording::{Recorder, RecordingConnector};
+use super::recording::{CONNECT, ReadOn, Recorder, RecordingConnector};
 use crate::domain::body_decoding::LARGEST;
 use crate::domain::mask::line;
 use crate::domain::provider::{Method, host_of};
 use crate::domain::quirks::BodyEncoding;
-use crate::domain::raw_http::{self, RawHttpResponse};
+use crate::domain::raw_http::{self, BodyEnd, RawHttpResponse};
 use crate::domain::request::TokenRequest;
 use crate::domain::time::Timestamp;
 
@@ -83,6 +82,8 @@ pub struct HttpResponse {
     pub location: Option<String>,
     /// The body, up to 1 MiB.
     pub body: Vec<u8>,
+    /// Whether that is known to be all of it. An answer that broke off may have its whole body all the same.
+    pub whole: bool,
 }
 
 impl AuthorizationServer {
@@ -167,8 +168,8 @@ impl AuthorizationServer {
         let Some(recorder) = recorder else {
             return TokenResponse::InDoubt(why);
         };
-        read_on(&recorder, &mut limit).await;
-        answer_of(raw_http::read(&recorder.received()), why, now)
+        let closed = read_on(&recorder, &mut limit).await;
+        answer_of(raw_http::read(&recorder.received()), closed, why, now)
     }
 
     /// Asks a server for anything at all, to see that it is there: `check --online`. The status, and where it redirects.
@@ -319,33 +320,40 @@ async fn read_answer(
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     if let (101, Some(recorder)) = (status, &recorder) {
         // Nobody asked to switch protocols: the answer comes after this.
-        read_on(recorder, limit).await;
+        let closed = read_on(recorder, limit).await;
         return answer_of(
             raw_http::read(&recorder.received()),
+            closed,
             "switched protocols unasked".to_owned(),
             now,
         );
     }
     let (mut body, mut problem) = arrived(response, Some(limit)).await;
+    let mut all_came = problem.is_none();
     if let Some(recorder) = recorder {
         let is_success = (200..300).contains(&status);
         let whole = problem.is_none();
         if body.len() < LARGEST_BODY && (!whole || may_go_on(&body, is_success, &recorder)) {
-            read_on(&recorder, limit).await;
-            let mut all = raw_http::read(&recorder.received()).body;
+            let closed = read_on(&recorder, limit).await;
+            let RawHttpResponse {
+                body: mut all, end, ..
+            } = raw_http::read(&recorder.received());
+            let ended = is_all(end, closed) && all.len() <= LARGEST_BODY;
+            all_came |= ended;
             if whole {
                 all.truncate(raw_http::without_next_answer(&all, body.len()).len());
             }
             if all.len() > body.len() {
                 body = all;
                 body.truncate(LARGEST_BODY);
+                all_came = ended;
                 problem.get_or_insert("its body is longer than its head says".to_owned());
             }
         } else {
             recorder.is_read();
         }
     }
-    let reply = reply(status, &headers, body, now);
+    let reply = reply(status, &headers, (body, all_came), now);
     match problem {
         None => TokenResponse::Whole(reply),
         Some(problem) => TokenResponse::Cut(reply, format!("status {status}, but {problem}")),
@@ -363,27 +371,49 @@ fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
         || ((is_success || body.is_empty()) && recorder.with_received(goes_on))
 }
 
-/// Takes the connection and reads until the server closes it or says nothing for [`QUIET`].
-async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) {
+/// Whether a body is all there, where the HTTP library did not see to it.
+fn is_all(end: BodyEnd, closed: bool) -> bool {
+    match end {
+        BodyEnd::Reached => true,
+        BodyEnd::Missing => false,
+        BodyEnd::Unsaid => closed,
+    }
+}
+
+/// Takes the connection and reads until the server closes it or says nothing for [`QUIET`]; whether it was closed in order.
+async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) -> bool {
     recorder.take();
     let more = || async {
         let mut quiet = Clock::system().running_limit(QUIET);
         quiet.wait(recorder.more()).await
     };
-    while let Some(Some(true)) = limit.wait(more()).await {}
+    loop {
+        match limit.wait(more()).await.flatten() {
+            Some(ReadOn::More) => {}
+            Some(ReadOn::Closed) => return true,
+            Some(ReadOn::Broken) | None => return false,
+        }
+    }
 }
 
 /// An answer that the HTTP library could not read, and why.
-fn answer_of(received: RawHttpResponse, why: String, now: Timestamp) -> TokenResponse {
+fn answer_of(
+    received: RawHttpResponse,
+    closed: bool,
+    why: String,
+    now: Timestamp,
+) -> TokenResponse {
     let RawHttpResponse {
         status,
         headers,
         head: _,
         mut body,
+        end,
     } = received;
     if body.is_empty() {
         return TokenResponse::InDoubt(why);
     }
+    let whole = is_all(end, closed) && body.len() <= LARGEST_BODY;
     body.truncate(LARGEST_BODY);
     let headers = headers.into_iter().filter_map(|(name, value)| {
         Some((
@@ -397,12 +427,22 @@ fn answer_of(received: RawHttpResponse, why: String, now: Timestamp) -> TokenRes
     };
     // Without a status, nothing speaks against what the body says.
     TokenResponse::Cut(
-        reply(status.unwrap_or(200), &headers.collect(), body, now),
+        reply(
+            status.unwrap_or(200),
+            &headers.collect(),
+            (body, whole),
+            now,
+        ),
         why,
     )
 }
 
-fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> HttpResponse {
+fn reply(
+    status: u16,
+    headers: &HeaderMap,
+    (body, whole): (Vec<u8>, bool),
+    now: Timestamp,
+) -> HttpResponse {
     HttpResponse {
         status,
         retry_after: retry_after(headers, now),
@@ -411,6 +451,7 @@ fn reply(status: u16, headers: &HeaderMap, body: Vec<u8>, now: Timestamp) -> Htt
         content_encoding: named(headers, &CONTENT_ENCODING),
         location: location(headers),
         body,
+        whole,
     }
 }
 

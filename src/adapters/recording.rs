@@ -71,8 +71,21 @@ struct RecordedBytes {
     awaited: bool,
     /// Whether the recorder reads by itself, and the HTTP library no longer.
     taken: bool,
+    /// Whether reading failed: what came before is not all that was sent, whatever a later read says.
+    broken: bool,
     /// Who of the HTTP library waits for something to read.
     reader: Option<Waker>,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadOn {
+    /// Bytes.
+    More,
+    /// The end: the server closed the connection in order.
+    Closed,
+    /// No more, and perhaps not all: the connection broke, or [`MAX_RECORDED_BYTES`] is reached.
+    Broken,
 }
 
 impl Recorder {
@@ -83,6 +96,7 @@ impl Recorder {
             answered: false,
             awaited: false,
             taken: false,
+            broken: false,
             reader: None,
         };
         Self(Arc::new(Mutex::new(recorded)))
@@ -118,12 +132,12 @@ impl Recorder {
         }
     }
 
-    /// Reads more of the answer; `false` once there is no more: the server closed, or [`MAX_RECORDED_BYTES`] is reached.
-    pub(super) async fn more(&self) -> bool {
+    /// Reads more of the answer.
+    pub(super) async fn more(&self) -> ReadOn {
         poll_fn(|context| {
             let recorded = &mut *self.lock();
             if recorded.received.len() >= MAX_RECORDED_BYTES {
-                return Poll::Ready(false);
+                return Poll::Ready(ReadOn::Broken);
             }
             let mut piece = [0; PIECE];
             let mut buffer = ReadBuf::new(&mut piece);
@@ -131,7 +145,12 @@ impl Recorder {
                 .poll_read(context, buffer.unfilled())
                 .map(|read| {
                     recorded.received.extend_from_slice(buffer.filled());
-                    read.is_ok() && !buffer.filled().is_empty()
+                    recorded.broken |= read.is_err();
+                    match buffer.filled() {
+                        _ if recorded.broken => ReadOn::Broken,
+                        [] => ReadOn::Closed,
+                        _ => ReadOn::More,
+                    }
                 })
         })
         .await
@@ -173,7 +192,8 @@ impl Read for RecordingStream {
         let read = recorded.stream()?.poll_read(context, buffer.unfilled());
         match &read {
             Poll::Pending => recorded.reader = Some(context.waker().clone()),
-            Poll::Ready(_) => {
+            Poll::Ready(outcome) => {
+                recorded.broken |= outcome.is_err();
                 let new = buffer.filled();
                 let left = MAX_RECORDED_BYTES.saturating_sub(recorded.received.len());
                 recorded

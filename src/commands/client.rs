@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(360);
 /// What is to be taken in.
 pub(super) enum ImportInput {
     /// A grant in any form.
-    Text(String),
+    Grant(Vec<u8>),
     /// The pair that was put aside last at this portal.
     AsideOf(String),
 }
@@ -195,14 +195,15 @@ impl Client {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("replace", if replace { "true" } else { "false" });
         let body = match grant {
-            ImportInput::Text(text) => text,
+            ImportInput::Grant(grant) => grant,
             ImportInput::AsideOf(at) => {
                 query.append_pair("aside_of", &at);
-                String::new()
+                Vec::new()
             }
         };
         let path = path(portal, &format!("/grant?{}", query.finish()));
-        let (status, body) = self.send(Method::POST, &path, Some(body)).await?;
+        let (status, body) = self.bytes(Method::POST, &path, body).await?;
+        let body = String::from_utf8_lossy(&body).into_owned();
         match serde_json::from_str::<Value>(&body) {
             Ok(outcome) if outcome.get("outcome").is_some() => Ok(outcome),
             _ => Err(refusal(status, &body)),
@@ -330,7 +331,7 @@ impl Client {
             .bytes(
                 Method::GET,
                 &path(portal, &format!("/replies/{number}")),
-                None,
+                Vec::new(),
             )
             .await?;
         if status.is_success() {
@@ -445,6 +446,7 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<(StatusCode, String), CommandError> {
+        let body = body.unwrap_or_default().into_bytes();
         let (status, body) = self.bytes(method, path, body).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
@@ -453,7 +455,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<String>,
+        body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>), CommandError> {
         let gone = |_| {
             CommandError::new(
@@ -461,7 +463,6 @@ impl Client {
                 "the daemon broke the connection; is it stopping?",
             )
         };
-        let body = body.unwrap_or_default();
         match &self.transport {
             Transport::Socket(http) => {
                 let request = http.request(method, format!("http://refreshd{path}"));

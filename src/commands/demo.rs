@@ -192,7 +192,7 @@ impl DemoScript<'_> {
             client
                 .import(
                     portal,
-                    ImportInput::Text(serde_json::Value::Object(grant).to_string()),
+                    ImportInput::Grant(serde_json::Value::Object(grant).to_string().into_bytes()),
                     false,
                 )
                 .await?;

@@ -13,8 +13,8 @@ use super::connect::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::domain::body_decoding;
-use crate::domain::import::MAX_LENGTH;
-use crate::domain::pizauth::{self, Account};
+use crate::domain::import::{MAX_LENGTH, may_be_a_reply};
+use crate::domain::pizauth::{self, Account, DumpError};
 
 #[derive(Debug, Args)]
 #[command(
@@ -53,7 +53,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     }
     let grant = match &arguments.aside_of {
         Some(at) => ImportInput::AsideOf(at.clone()),
-        None => ImportInput::Text(read(arguments)?),
+        None => ImportInput::Grant(read(arguments)?),
     };
     let client = connect(common).await?;
     let imported = client.import(portal, grant, arguments.replace).await;
@@ -157,7 +157,7 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
     }
 }
 
-fn read(arguments: &Arguments) -> Result<String, CommandError> {
+fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     let mut bytes = Vec::new();
     let limit = MAX_LENGTH as u64 + 1;
     let read = match arguments
@@ -186,29 +186,36 @@ fn read(arguments: &Arguments) -> Result<String, CommandError> {
         )
     };
     let account = arguments.account.as_deref();
-    // Windows writes UTF-16.
-    let text = match body_decoding::decode(&bytes) {
-        Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
-        _ => bytes,
-    };
-    match String::from_utf8(text) {
-        Ok(_) if account.is_some() => Err(not_taken(
-            "--account chooses from a dump of pizauth, and this is none".to_owned(),
-        )),
-        Ok(text) => match of_this_machine(&text) {
+    if bytes.len() > MAX_LENGTH {
+        return Err(not_taken(format!("it is longer than {MAX_LENGTH} bytes")));
+    }
+    if let Some(text) = as_text(&bytes) {
+        return match of_this_machine(&text) {
+            _ if account.is_some() => Err(not_taken(
+                "--account chooses from a dump of pizauth, and this is none".to_owned(),
+            )),
             Some(what) => Err(not_taken(what.to_owned())),
-            None => Ok(text),
-        },
-        Err(error) => {
-            let bytes = error.as_bytes();
-            if bytes.len() > MAX_LENGTH {
-                return Err(not_taken(format!("it is longer than {MAX_LENGTH} bytes")));
-            }
-            let accounts = pizauth::open(bytes).map_err(|error| not_taken(error.to_string()))?;
+            None => Ok(bytes),
+        };
+    }
+    match pizauth::open(&bytes) {
+        Err(DumpError::NotADump) if account.is_none() && may_be_a_reply(&bytes) => Ok(bytes),
+        Err(error) => Err(not_taken(error.to_string())),
+        Ok(accounts) => {
             let chosen = pizauth::choose(accounts, account, &arguments.portal);
-            grant(chosen.map_err(|error| not_taken(error.to_string()))?).map_err(not_taken)
+            let account = chosen.map_err(|error| not_taken(error.to_string()))?;
+            grant(account).map(String::into_bytes).map_err(not_taken)
         }
     }
+}
+
+/// The text that bytes are. Windows writes UTF-16.
+fn as_text(bytes: &[u8]) -> Option<String> {
+    let text = match body_decoding::decode(bytes) {
+        Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
+        _ => bytes.to_vec(),
+    };
+    String::from_utf8(text).ok()
 }
 
 /// What a word is by what is on this machine, if it is no token: its name, or the name of a file.
@@ -234,7 +241,7 @@ fn of_this_machine(text: &str) -> Option<&'static str> {
     }
 }
 
-/// The control socket takes text: an account's grant as a token reply.
+/// An account's grant as a token reply.
 fn grant(
     Account {
         name,

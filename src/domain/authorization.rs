@@ -279,7 +279,7 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
 /// The first object with this member, however the body is packed or what stands before it.
 fn object_with(body: &[u8], name: &str) -> Option<Value> {
     let unpacked = unpack(body);
-    let text = decode(unpacked.as_deref().unwrap_or(body));
+    let text = decode(unpacked.as_ref().map_or(body, |unpacked| &unpacked.bytes));
     let starts = text
         .iter()
         .enumerate()

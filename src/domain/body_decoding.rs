@@ -4,47 +4,101 @@
 use std::borrow::Cow;
 use std::io::Read;
 
-use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::GzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 
 use super::lenient::DAMAGE;
 
 /// Longest body that is read, packed or not, in bytes.
 pub const LARGEST: usize = 1 << 20;
+/// What came out of packed bytes.
+pub(super) struct Unpacked {
+    pub(super) bytes: Vec<u8>,
+    /// Whether the packing said that this is the end. After a fault, or beyond [`LARGEST`], there may have been more.
+    pub(super) ended: bool,
+}
+
 /// What is packed with a header that says so; `None` if nothing is, or nothing comes of it.
-pub(super) fn unpack(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn unpack(bytes: &[u8]) -> Option<Unpacked> {
     let bytes = bytes
         .strip_prefix(b"\xef\xbb\xbf")
         .filter(|rest| rest.starts_with(&[0x1f, 0x8b]))
         .unwrap_or(bytes);
     let inside = match bytes {
-        [0x1f, 0x8b, 8, ..] => inflated(MultiGzDecoder::new(bytes)),
+        [0x1f, 0x8b, 8, ..] => gunzipped(bytes),
         // RFC 1950 section 2.2: deflate, with a check of the first two bytes.
         [method, flags, ..]
             if method & 0xf == 8 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0 =>
         {
-            inflated(ZlibDecoder::new(bytes))
+            inflated(bytes, Decompress::new(true))
         }
         _ => return None,
     };
-    (!inside.is_empty()).then_some(inside)
+    (!inside.bytes.is_empty()).then_some(inside)
 }
 
 /// What comes out of deflate without a header (RFC 1951), as far as it can be read.
-pub(super) fn raw_deflate(bytes: &[u8]) -> Vec<u8> {
-    inflated(DeflateDecoder::new(bytes))
+pub(super) fn raw_deflate(bytes: &[u8]) -> Unpacked {
+    inflated(bytes, Decompress::new(false))
+}
+
+/// What comes out of the members of a gzip file (RFC 1952 section 2.2), up to [`LARGEST`] bytes. Bytes after the last one
+/// are none of it.
+fn gunzipped(mut bytes: &[u8]) -> Unpacked {
+    let (mut out, mut piece) = (Vec::new(), [0; 4096]);
+    while bytes.starts_with(&[0x1f, 0x8b, 8]) {
+        let mut member = GzDecoder::new(bytes);
+        loop {
+            match member.read(&mut piece) {
+                Ok(0) => break,
+                Ok(length) if out.len() + length <= LARGEST => {
+                    out.extend_from_slice(&piece[..length]);
+                }
+                Ok(length) => {
+                    out.extend_from_slice(&piece[..length]);
+                    out.truncate(LARGEST);
+                    return Unpacked {
+                        bytes: out,
+                        ended: false,
+                    };
+                }
+                Err(_) => {
+                    return Unpacked {
+                        bytes: out,
+                        ended: false,
+                    };
+                }
+            }
+        }
+        bytes = member.into_inner();
+    }
+    Unpacked {
+        bytes: out,
+        ended: true,
+    }
 }
 
 /// What comes out before the end or a fault, up to [`LARGEST`] bytes.
-fn inflated(mut packed: impl Read) -> Vec<u8> {
+fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
     let (mut out, mut piece) = (Vec::new(), [0; 4096]);
-    while let Ok(length @ 1..) = packed.read(&mut piece) {
+    let count = |total: u64| usize::try_from(total).unwrap_or(usize::MAX);
+    loop {
+        let (read, written) = (count(inflater.total_in()), count(inflater.total_out()));
+        let rest = packed.get(read..).unwrap_or_default();
+        let status = inflater.decompress(rest, &mut piece, FlushDecompress::None);
+        let length = count(inflater.total_out()) - written;
         out.extend_from_slice(&piece[..length]);
-        if out.len() >= LARGEST {
+        let ended = matches!(status, Ok(Status::StreamEnd)) && out.len() <= LARGEST;
+        let stuck = length == 0 && count(inflater.total_in()) == read;
+        if status.is_err()
+            || matches!(status, Ok(Status::StreamEnd))
+            || stuck
+            || out.len() > LARGEST
+        {
             out.truncate(LARGEST);
-            break;
+            return Unpacked { bytes: out, ended };
         }
     }
-    out
 }
 
 /// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is

@@ -8,7 +8,8 @@ use super::quirks::says_nothing;
 use super::token_object::is_wrapped;
 
 /// What some servers put before a reply so that no page can include it as a script; without white space, longest first.
-const PREFIXES: [&str; 11] = [
+const PREFIXES: [&str; 12] = [
+    "throw1;<don'tbeevil'>",
     "throw1;<dontbeevil>",
     "&&&START&&&",
     "/*-secure-",
@@ -24,12 +25,14 @@ const PREFIXES: [&str; 11] = [
 
 /// What nobody sees at the ends of a text, in UTF-8: the byte order mark, once more as Latin-1 that was encoded again, spaces
 /// without a width or a break.
-const MARKS: [&[u8]; 5] = [
+const MARKS: [&[u8]; 7] = [
     b"\xef\xbb\xbf",
     b"\xc3\xaf\xc2\xbb\xc2\xbf",
     b"\xe2\x80\x8b",
     b"\xe2\x81\xa0",
     b"\xc2\xa0",
+    b"\xe2\x80\xa8",
+    b"\xe2\x80\xa9",
 ];
 
 /// A text without the white space, NUL and marks at its ends.
@@ -94,6 +97,82 @@ pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
         .unwrap_or(text)
 }
 
+/// The data of a text that is one event stream (HTML, "Server-sent events") of one event.
+pub(super) fn event_data(text: &[u8]) -> Option<Vec<u8>> {
+    const OTHERS: [&[u8]; 4] = [b":", b"event:", b"id:", b"retry:"];
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let mut data: Option<Vec<u8>> = None;
+    for line in lines.filter(|line| !line.is_empty()) {
+        if let Some(part) = line.strip_prefix(b"data:") {
+            let data = data.get_or_insert_default();
+            data.extend_from_slice(part);
+            data.push(b'\n');
+        } else if !OTHERS.iter().any(|other| line.starts_with(other)) {
+            return None;
+        }
+    }
+    data
+}
+
+/// The value of a text that is one assignment: `var token = R;`, `token=R`; or that follows the word `OK`.
+pub(super) fn assigned(text: &[u8]) -> Option<&[u8]> {
+    let open = text.iter().take(256).position(|byte| *byte == b'{')?;
+    let (before, value) = text.split_at(open);
+    let before = std::str::from_utf8(before).ok()?.trim();
+    if before.eq_ignore_ascii_case("ok") {
+        return Some(value);
+    }
+    let name = before.strip_suffix('=')?.trim();
+    let name = ["var ", "let ", "const "]
+        .iter()
+        .find_map(|word| name.strip_prefix(word))
+        .unwrap_or(name);
+    is_function(name.trim()).then_some(value)
+}
+
+/// Without what Python writes of a warning before a reply: the line that names it, and the line of its source.
+pub(super) fn without_warnings(text: &[u8]) -> &[u8] {
+    let mut rest = text;
+    loop {
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            return rest;
+        };
+        let line = String::from_utf8_lossy(&rest[..end]);
+        let is_warning = line.split_once("Warning: ").is_some_and(|(before, _)| {
+            let words: Vec<_> = before.split_whitespace().collect();
+            matches!(words[..], [place, kind] if place.ends_with(':') && place.matches(':').count() == 2
+                && kind.bytes().all(|byte| byte.is_ascii_alphabetic()))
+        });
+        if !is_warning {
+            return rest;
+        }
+        rest = &rest[end + 1..];
+        if rest.starts_with(b"  ")
+            && let Some(end) = rest.iter().position(|byte| *byte == b'\n')
+        {
+            rest = &rest[end + 1..];
+        }
+    }
+}
+
+/// What follows a bracket, or the name of a function and a bracket, that a text begins with.
+pub(super) fn opened(text: &[u8]) -> Option<&[u8]> {
+    let rest = match text {
+        [b'[', rest @ ..] => rest,
+        _ => {
+            let open = text.iter().take(256).position(|byte| *byte == b'(')?;
+            let name = std::str::from_utf8(&text[..open]).ok()?.trim();
+            (name.is_empty() || is_function(name)).then(|| &text[open + 1..])?
+        }
+    };
+    Some(trimmed(rest))
+}
+
+fn is_function(name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.' | '[' | ']');
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(is_part)
+}
+
 /// The argument of a text that is one call of a function: JSONP.
 pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
     let open = text.iter().position(|byte| *byte == b'(')?;
@@ -108,11 +187,7 @@ pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
         .filter(|name| name.len() < 256)?;
     // `typeof name === 'function' && name(…)`
     let name = name.rsplit("&&").next().unwrap_or(name).trim();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.' | '[' | ']');
-    (!name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(is_name))
-    .then_some(inside)
+    is_function(name).then_some(inside)
 }
 
 /// A text that is nothing but a form (`application/x-www-form-urlencoded`), also with another sign than `&` between its
@@ -120,10 +195,38 @@ pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
 pub(super) fn form(text: &[u8]) -> Option<Map<String, Value>> {
     let is_part =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"=&%+-_.~*!,:;/@$'()[]|".contains(byte);
+    let text = match text {
+        [b'?' | b'#', rest @ ..] => rest,
+        _ => text,
+    };
+    // A field on each line.
+    let lines: Vec<_> = text
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty())
+        .collect();
+    if lines.len() > 1
+        && lines
+            .iter()
+            .all(|line| line.contains(&b'=') && !line.contains(&b'&'))
+    {
+        return form(&lines.join(&b'&'));
+    }
     if !text.iter().all(is_part) {
         return None;
     }
     let text = std::str::from_utf8(text).ok()?.replace("&amp;", "&");
+    // Encoded as a whole.
+    if !text.contains(['=', '&']) && text.to_ascii_lowercase().contains("%3d") {
+        let decoded: String = form_urlencoded::parse(text.as_bytes())
+            .next()?
+            .0
+            .into_owned();
+        return decoded
+            .contains('=')
+            .then(|| form(decoded.as_bytes()))
+            .flatten();
+    }
     let is_whole = |map: &Map<String, Value>| {
         !map.values()
             .any(|value| value.as_str().is_some_and(is_wrapped))
@@ -148,8 +251,24 @@ fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
         if name.is_empty() {
             return None;
         }
-        if !map.contains_key(&*name) || !says_nothing(&value) {
-            map.insert(name.into_owned(), value);
+        // `token[access_token]`, as PHP names what is in a list.
+        let nested = name
+            .strip_suffix(']')
+            .and_then(|name| name.split_once('['))
+            .filter(|(outer, inner)| {
+                !outer.is_empty() && !inner.is_empty() && !inner.contains('[')
+            });
+        let (map, name) = match nested {
+            None => (&mut map, &*name),
+            Some((outer, inner)) => {
+                let object = map
+                    .entry(outer)
+                    .or_insert_with(|| Value::Object(Map::new()));
+                (object.as_object_mut()?, inner)
+            }
+        };
+        if !map.contains_key(name) || !says_nothing(&value) {
+            map.insert(name.to_owned(), value);
         }
     }
     (!map.is_empty()).then_some(map)

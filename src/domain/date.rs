@@ -36,6 +36,8 @@ pub fn instant(text: &str) -> Option<Timestamp> {
 
 /// `2026-11-28T20:00:00Z`, also with a blank for the T, a fraction, an offset.
 fn iso(text: &str) -> Option<Timestamp> {
+    let extended = extended(text);
+    let text = extended.as_deref().unwrap_or(text);
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
     let mut parts = date.split('-');
     let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
@@ -50,6 +52,27 @@ fn iso(text: &str) -> Option<Timestamp> {
         time,
         offset(zone.trim_start())?,
     )
+}
+
+/// The basic format of ISO 8601, `20261128T200000Z`, in its extended one.
+fn extended(text: &str) -> Option<String> {
+    let part = |from: usize, to: usize| {
+        let part = text.get(from..to)?;
+        part.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then_some(part)
+    };
+    let separator = text.get(8..9).filter(|sign| matches!(*sign, "T" | "t"))?;
+    Some(format!(
+        "{}-{}-{}{separator}{}:{}:{}{}",
+        part(0, 4)?,
+        part(4, 6)?,
+        part(6, 8)?,
+        part(9, 11)?,
+        part(11, 13)?,
+        part(13, 15)?,
+        text.get(15..)?
+    ))
 }
 
 /// `Sat, 28 Nov 2026 20:00:00 GMT`, the two obsolete forms of RFC 9110, and what JavaScript prints.
@@ -189,6 +212,8 @@ mod tests {
         for text in [
             "2026-11-28T20:00:00Z",
             "2026-11-28t20:00:00z",
+            "20261128T200000Z",
+            "20261128T230000+0300",
             "2026-11-28T20:00:00.123456Z",
             "2026-11-28T20:00Z",
             "2026-11-28 20:00:00 UTC",
@@ -219,6 +244,8 @@ mod tests {
     fn what_may_be_one_of_several_instants_is_none() {
         for text in [
             "2026-11-28T20:00:00",
+            "20261128T200000",
+            "20261128T2000Z",
             "2026-11-28",
             "28 Nov 2026",
             "28 Nov 2026 20:00:00",

@@ -10,6 +10,7 @@ use super::*;
 fn refusal(status: u16, body: &str, context: ErrorContext<'_>) -> Refusal {
     let retry_after = Some(Duration::from_secs(7));
     let reply = TokenReply {
+        whole: true,
         status,
         retry_after,
         now: Timestamp::default(),
@@ -99,6 +100,7 @@ fn the_servers_own_words_stand_beside_our_meaning() {
         let mut profile = profile();
         profile.errors[1].meaning = Some("our meaning".into());
         let reply = TokenReply {
+            whole: true,
             status: 400,
             retry_after: None,
             now: Timestamp::default(),
@@ -259,6 +261,7 @@ fn a_refused_code_is_not_called_a_refresh_token() {
     let mut profile = profile();
     profile.errors[1].meaning = Some("the refresh token has expired or was revoked".into());
     let reply = TokenReply {
+        whole: true,
         status: 400,
         retry_after: None,
         now: Timestamp::default(),

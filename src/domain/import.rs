@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value};
 
+use super::body_decoding::LARGEST;
 use super::import_token;
 use super::imported::{self, ImportedFields};
 use super::install_event::PresentedGrant;
@@ -15,10 +16,13 @@ use super::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
 use super::secret::RefreshToken;
 use super::time::Timestamp;
 use super::token::{Access, Credential, Details, Tokens, Validity, believable};
+use super::token_object::{self, Plain};
 use super::token_owner::TokenOwner;
 
-/// Largest text read as a grant, in bytes.
-pub const MAX_LENGTH: usize = 64 * 1024;
+/// Longest text read as a grant, in bytes: a whole reply, as it may be kept.
+pub const MAX_LENGTH: usize = LARGEST;
+/// Longest word that is taken for a refresh token by itself.
+const MAX_WORD: usize = 64 * 1024;
 /// An end that is larger than this, in seconds, is in milliseconds: JavaScript counts so.
 const MILLISECONDS_FROM: f64 = 1e11;
 
@@ -86,20 +90,37 @@ pub enum ImportError {
 ///
 /// # Errors
 /// [`ImportError`] says what it is instead.
-pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<ImportedGrant, ImportError> {
-    if text.len() > MAX_LENGTH {
+pub fn parse(
+    grant: &[u8],
+    profile: &Profile,
+    now: Timestamp,
+) -> Result<ImportedGrant, ImportError> {
+    if grant.len() > MAX_LENGTH {
         return Err(ImportError::TooLong);
     }
+    let plain = token_object::plain_text(grant);
+    let text = String::from_utf8_lossy(&plain.text);
     let text = text.trim_start_matches('\u{feff}').trim();
     if text.is_empty() {
         return Err(ImportError::Empty);
     }
-    if let Some(ImportedFields { body, host }) = imported::read(text, profile)? {
+    let fields = match imported::read(text, profile) {
+        Ok(None) => wrapped(&plain, profile),
+        // What cannot be read by itself may be a reply as a server wraps it.
+        Err(error) => Some(wrapped(&plain, profile).ok_or(error)?),
+        found => found?,
+    };
+    if let Some(ImportedFields { body, host }) = fields {
         let intake = from_json(&body, profile, now)?;
         return Ok(ImportedGrant {
             host: intake.host.or(host),
             ..intake
         });
+    }
+    if text.len() > MAX_WORD {
+        return Err(ImportError::NotAToken(
+            "it is longer than a refresh token ever is",
+        ));
     }
     let refresh = import_token::refresh_token(text).map_err(ImportError::NotAToken)?;
     Ok(ImportedGrant {
@@ -114,6 +135,24 @@ pub fn parse(text: &str, profile: &Profile, now: Timestamp) -> Result<ImportedGr
         client_id: None,
         host: None,
     })
+}
+
+/// A token reply in a wrapping, as `reply` reads it. A form alone is none here: it is read as people write it.
+fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
+    if !plain.text.contains(&b'{') {
+        return None;
+    }
+    let object = token_object::open_plain(plain, profile)?;
+    imported::of_object(&object, profile).ok()
+}
+
+/// Whether bytes that are no text may be a token reply all the same: packed, or with damage in it.
+#[must_use]
+pub fn may_be_a_reply(bytes: &[u8]) -> bool {
+    const NAME: &[u8] = b"refresh";
+    let plain = token_object::plain_text(bytes);
+    let mut words = plain.text.windows(NAME.len());
+    words.any(|word| word.eq_ignore_ascii_case(NAME))
 }
 
 fn from_json(
@@ -376,11 +415,22 @@ fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::super::provider::tests::profile;
     use super::*;
 
     fn taken(text: &str) -> Result<ImportedGrant, ImportError> {
-        parse(text, &profile(), Timestamp::from_secs(1_728_455_000))
+        parse(
+            text.as_bytes(),
+            &profile(),
+            Timestamp::from_secs(1_728_455_000),
+        )
     }
 
     #[test]
@@ -494,8 +544,9 @@ mod tests {
                 ["tweet.read", "offline.access"]
             );
         }
-        let mixed = r#"{'refresh_token': "TmttM1"}"#;
-        assert!(matches!(taken(mixed), Err(ImportError::NotJson { .. })));
+        // Python quotes so what has an apostrophe in it.
+        let mixed = r#"{'name': "O'Neill", 'refresh_token': 'TmttM1', 'ok': True, 'x': None}"#;
+        assert_eq!(summary(mixed).0, "TmttM1");
     }
 
     /// Refresh token, identity, host, and the end of the access token in seconds from now.
@@ -530,8 +581,12 @@ mod tests {
             "BITRIX_CLIENT_ID=\"local.1\"\nBITRIX_REFRESH_TOKEN=\"5bad2d\"\n",
             "CLIENT_ID=local.1\nREFRESH_TOKEN=5bad2d # of acme\n",
         ] {
-            let taken = parse(text, &profile(), Timestamp::from_secs(1_728_454_747))
-                .unwrap_or_else(|error| panic!("{text}: {error}"));
+            let taken = parse(
+                text.as_bytes(),
+                &profile(),
+                Timestamp::from_secs(1_728_454_747),
+            )
+            .unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
                 taken.tokens.credential.refresh().unwrap().expose(),
                 "5bad2d",
@@ -543,6 +598,103 @@ mod tests {
             matches!(refused, Err(ImportError::ErrorReply(_))),
             "{refused:?}"
         );
+    }
+
+    #[test]
+    fn a_reply_that_was_saved_is_read_as_its_server_wrapped_it() {
+        const R: &str = r#"{"access_token":"6b2e06","refresh_token":"5bad2d","expires_in":3600}"#;
+        let with = |more: &str| format!("{},{more}}}", R.strip_suffix('}').unwrap());
+        let gzip = |text: &str| {
+            let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+            packed.write_all(text.as_bytes()).unwrap();
+            packed.finish().unwrap()
+        };
+        let wide =
+            |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+        let long = "x".repeat(300_000);
+        for reply in [
+            format!(
+                "<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/a.php</b> on line <b>3</b><br />\n{R}"
+            )
+            .into_bytes(),
+            format!("{R}<!-- 0.02 s -->").into_bytes(),
+            format!("cb({R});").into_bytes(),
+            format!(")]}}',\n{R}").into_bytes(),
+            format!("{R}\0").into_bytes(),
+            format!("\u{feff}{R}").into_bytes(),
+            [with(r#""name":"M"#).trim_end_matches('}').as_bytes(), b"\xfcller\"}"].concat(),
+            with("\"name\":\"a\tb\u{1}\"").into_bytes(),
+            with(&format!(r#""x":{}{}"#, "[".repeat(200), "]".repeat(200))).into_bytes(),
+            with(r#""x":1e999"#).into_bytes(),
+            with(r#""x":NaN"#).into_bytes(),
+            with(&format!(r#""id_token":"{long}""#)).into_bytes(),
+            wide(R),
+            wide(&format!("\u{feff}{R}")),
+            gzip(R),
+            gzip(&format!("\u{feff}{R}")),
+            format!("* Connected to x\n> POST /token HTTP/1.1\n>\n< HTTP/1.1 200 OK\n< Server: x\n<\n{R}")
+                .into_bytes(),
+            br#"{"headers":{"x":"y"},"body":"AUTH_ID=6b2e06&REFRESH_ID=5bad2d&member_id=00168f"}"#
+                .to_vec(),
+            format!("{R}\n{R}\n").into_bytes(),
+            format!("<?php exit; ?>\n{R}").into_bytes(),
+            R.replace('"', "&quot;").into_bytes(),
+            R.replace('}', ",}").into_bytes(),
+            wide("5bad2d\r\n"),
+        ] {
+            let shown: String = String::from_utf8_lossy(&reply).chars().take(200).collect();
+            let now = Timestamp::from_secs(1_728_455_000);
+            let taken =
+                parse(&reply, &profile(), now).unwrap_or_else(|error| panic!("{shown}: {error}"));
+            let refresh = taken.tokens.credential;
+            assert_eq!(refresh.refresh().unwrap().expose(), "5bad2d", "{shown}");
+        }
+        // Nothing of prose, of a refusal, or of what is cut or ambiguous.
+        for none in [
+            format!("For example {R} is a reply."),
+            format!("<p>A reply looks like</p><pre>{R}</pre>"),
+            format!("<script>var x = {R}</script>"),
+            format!("{R}{}", R.replace("5bad2d", "6bad2d")),
+            R[..R.len() - 1].to_owned(),
+            with(r#""error":"invalid_grant""#),
+            format!("<br />{}", with(r#""error":"invalid_grant""#)),
+        ] {
+            assert!(taken(&none).is_err(), "{none}");
+        }
+        assert_eq!(
+            taken(&"a1".repeat(MAX_LENGTH / 2 + 1)).unwrap_err(),
+            ImportError::TooLong
+        );
+        assert!(taken(&"a1".repeat(MAX_WORD)).is_err());
+    }
+
+    #[test]
+    fn what_programs_print_and_other_stores_keep_is_read() {
+        let base64 = STANDARD.encode(r#"{"access_token":"6b2e06","refresh_token":"5bad2d"}"#);
+        for text in [
+            "a:2:{s:12:\"access_token\";s:6:\"6b2e06\";s:13:\"refresh_token\";s:6:\"5bad2d\";}",
+            "a:2:{s:13:\"refresh_token\";s:6:\"5bad2d\";s:7:\"expires\";i:3600;}",
+            "array(2) {\n  [\"access_token\"]=>\n  string(6) \"6b2e06\"\n  [\"refresh_token\"]=>\n  string(6) \"5bad2d\"\n}\n",
+            "```json\n{\"access_token\":\"6b2e06\",\"refresh_token\":\"5bad2d\"}\n```",
+            "```\nrefresh_token=5bad2d&access_token=6b2e06\n```\n",
+            "[drive]\ntype = drive\ntoken = {\"access_token\":\"6b2e06\",\"refresh_token\":\"5bad2d\"}\n",
+            "https://app.example/install?DOMAIN=acme.bitrix24.com&AUTH_ID=6b2e06&REFRESH_ID=5bad2d",
+            "https://app.example/cb#access_token=6b2e06&refresh_token=5bad2d&token_type=bearer",
+            r#"{"access":"6b2e06","refresh":"5bad2d"}"#,
+            r#"{"tokens":{"at":"6b2e06","rt":"5bad2d"}}"#,
+            r#"{"AccessToken":{"k":{"secret":"6b2e06","credential_type":"AccessToken"}},"RefreshToken":{"k2":{"secret":"5bad2d","credential_type":"RefreshToken"}}}"#,
+            &base64,
+        ] {
+            assert_eq!(summary(text).0, "5bad2d", "{text}");
+        }
+        for none in [
+            r#"{"refresh":"5bad2d"}"#,
+            r#"{"access":true,"refresh":"5bad2d"}"#,
+            "a:1:{s:13:\"refresh_token\";i:7;s:1:\"x\";}",
+            "https://app.example/cb?code=5bad2d&state=1",
+        ] {
+            assert!(taken(none).is_err(), "{none}");
+        }
     }
 
     #[test]

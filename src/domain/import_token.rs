@@ -34,9 +34,13 @@ const NOTHING: &[&str] = &[
     "object",
     "unset",
     "redacted",
+    "filtered",
     "hidden",
     "masked",
     "removed",
+    "omitted",
+    "scrubbed",
+    "censored",
     "\"\"",
     "''",
     "0",
@@ -119,9 +123,17 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if let Some(what) = elsewhere(word) {
         return Some(what);
     }
-    if is_path(word) {
+    if is_path(word) || word.starts_with('@') {
         return Some(
             "it looks like the name of a file, not like what is in one; give the file itself: refreshd import PORTAL FILE",
+        );
+    }
+    if is_file_head(word) {
+        return Some("it is the beginning of a file of another kind, and no refresh token");
+    }
+    if is_dump(word) {
+        return Some(
+            "it is what a program prints for a value, with brackets or a type around it; hand over the value alone",
         );
     }
     if let Some(what) = scalar(word) {
@@ -131,7 +143,10 @@ pub fn instead(word: &str) -> Option<&'static str> {
     {
         return Some("it is a piece of an address, and no refresh token");
     }
-    if word.contains("...") || word.contains("***") {
+    if is_relative_path(word) {
+        return Some("it is the name of a file, and no refresh token");
+    }
+    if is_shortened(word) {
         return Some(
             "it was shortened or masked by whatever printed it; hand over the whole refresh token",
         );
@@ -139,7 +154,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if is_reference(word) {
         return Some("it names a place where a secret is kept; hand over what is kept there");
     }
-    if word.ends_with([',', ';', '&']) {
+    if word.ends_with([',', ';', '&']) || is_ended_sentence(word) {
         return Some(
             "there is a sign behind it that separates it from what came next; hand over the refresh token alone",
         );
@@ -153,7 +168,8 @@ pub fn instead(word: &str) -> Option<&'static str> {
         );
     }
     let body = word.trim_end_matches('=');
-    if body.contains('=') || is_labelled(body) {
+    let is_key = body.len() < word.len() && KEYS.contains(&plain(body).as_str());
+    if body.contains('=') || is_labelled(body) || is_key {
         return Some("it is NAME=value; hand over the value alone, without the name");
     }
     if has_escapes(body) {
@@ -172,7 +188,8 @@ pub fn instead(word: &str) -> Option<&'static str> {
     another_jwt(body)
 }
 
-/// Whether a word is another secret, most of it, or Base64 with it inside (the header of a client's password).
+/// Whether a word is another secret, most of it, the same in hexadecimal or in other capitals, or Base64 with it inside (the header
+/// of a client's password).
 #[must_use]
 pub fn is_made_of(word: &str, secret: &str) -> bool {
     const ENOUGH: usize = 12;
@@ -186,7 +203,16 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
         let secret = secret.as_bytes();
         secret.len() >= ENOUGH && decoded.windows(secret.len()).any(|part| part == secret)
     };
-    word == secret || within(word, secret) || within(secret, word) || inside()
+    let in_hex = || {
+        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        word.eq_ignore_ascii_case(&hex)
+    };
+    let long = secret.len() >= ENOUGH;
+    word == secret
+        || within(word, secret)
+        || within(secret, word)
+        || inside()
+        || long && (word.eq_ignore_ascii_case(secret) || in_hex())
 }
 
 /// What was put where a refresh token belongs, of what no server hands out even though its characters could be.
@@ -201,6 +227,15 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
     };
     if word.contains('&') && word.split('&').all(is_form) {
         return Some("it is a form; hand over the value of its refresh token alone");
+    }
+    if word.len() > 1 && word.starts_with(QUOTES) && word.ends_with(QUOTES) {
+        return Some("it has quotes of its own inside the quotes; hand it over without them");
+    }
+    let is_assignment = word
+        .split_once('=')
+        .is_some_and(|(name, _)| KEYS.contains(&plain(name).as_str()));
+    if is_assignment {
+        return Some("it is NAME=value; hand over the value alone, without the name");
     }
     // Base64 may begin with a slash, and has capitals and digits.
     let plain = |byte: u8| byte.is_ascii_lowercase() || b"/._-~".contains(&byte);
@@ -232,6 +267,56 @@ pub fn stands_for_none(word: &str) -> bool {
         || NOTHING.contains(&plain(word).as_str())
         || NOTHING.contains(&bare.as_str())
         || bare == "object object"
+}
+
+/// Whether whoever printed a token left some of it out. Microsoft's long ones have asterisks of their own.
+#[must_use]
+pub fn is_shortened(word: &str) -> bool {
+    const LONGEST_MASKED: usize = 40;
+    let masked = word.contains("***") && word.len() < LONGEST_MASKED;
+    masked || word.contains("...") || word.contains('…')
+}
+
+/// Whether a word says that something went wrong, where a token should be: an error code, or such a word alone.
+#[must_use]
+pub fn is_error_word(word: &str) -> bool {
+    const WORDS: [&str; 31] = [
+        "error",
+        "errors",
+        "fail",
+        "failed",
+        "failure",
+        "expired",
+        "invalid",
+        "revoked",
+        "denied",
+        "refused",
+        "rejected",
+        "unauthorized",
+        "forbidden",
+        "unavailable",
+        "notfound",
+        "badrequest",
+        "accessdenied",
+        "invalidgrant",
+        "invalidtoken",
+        "invalidclient",
+        "invalidrequest",
+        "invalidscope",
+        "invalidrefreshtoken",
+        "expiredtoken",
+        "tokenexpired",
+        "tokeninvalid",
+        "tokenrevoked",
+        "servererror",
+        "internalservererror",
+        "temporarilyunavailable",
+        "wrongtoken",
+    ];
+    ERROR_CODES
+        .iter()
+        .any(|code| code.eq_ignore_ascii_case(word))
+        || WORDS.contains(&plain(word).as_str())
 }
 
 fn plain(word: &str) -> String {
@@ -319,11 +404,38 @@ fn is_path(word: &str) -> bool {
             .any(|start| word.starts_with(start))
 }
 
+/// `a/b/c`, of small letters alone: Base64 has capitals. Google's tokens begin with `1//`.
+fn is_relative_path(word: &str) -> bool {
+    const LONGEST: usize = 64;
+    let small =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"/._~-".contains(&byte);
+    word.contains('/') && !word.contains("//") && word.len() < LONGEST && word.bytes().all(small)
+}
+
+/// What files of other kinds begin with.
+fn is_file_head(word: &str) -> bool {
+    const HEADS: [&str; 3] = ["%PDF-", "#!/", "{\\rtf"];
+    HEADS.iter().any(|head| word.starts_with(head)) || ["GIF87a", "GIF89a"].contains(&word)
+}
+
+/// `(5bad)`, `bool(false)`, `string(4)`.
+fn is_dump(word: &str) -> bool {
+    const TYPES: [&str; 6] = ["", "bool", "int", "float", "string", "resource"];
+    word.split_once('(')
+        .is_some_and(|(kind, rest)| TYPES.contains(&kind) && rest.ends_with(')'))
+}
+
+/// Whether a full stop was copied along. A JWT without a signature ends with one of its own.
+fn is_ended_sentence(word: &str) -> bool {
+    word.ends_with('.') && word.matches('.').count() != 2
+}
+
 /// Names of files, hosts and people, addresses and dates, which are often beside a token.
 fn elsewhere(word: &str) -> Option<&'static str> {
-    const ENDINGS: [&str; 22] = [
+    const ENDINGS: [&str; 25] = [
         ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv",
         ".log", ".php", ".js", ".py", ".sh", ".db", ".pem", ".key", ".crt", ".bak", ".token",
+        ".rt", ".refresh", ".secret",
     ];
     let lower = word.to_ascii_lowercase();
     if ENDINGS.iter().any(|ending| lower.ends_with(ending)) && word.len() < 64 {
@@ -465,12 +577,30 @@ fn another_jwt(word: &str) -> Option<&'static str> {
             .as_ref()
             .is_some_and(|payload| payload.get(name).is_some())
     };
-    match (
-        text(&header, "typ").as_deref(),
-        text(&payload, "typ").as_deref(),
-    ) {
-        (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer")) => Some(ACCESS),
+    // What kind it is, in the words of Keycloak, of Amazon Cognito and of others.
+    let kind = ["typ", "token_use", "token_type"]
+        .iter()
+        .find_map(|name| text(&payload, name));
+    let about_a_person = || {
+        [
+            "email",
+            "name",
+            "preferred_username",
+            "given_name",
+            "picture",
+            "auth_time",
+        ]
+        .iter()
+        .any(|claim| has(claim))
+    };
+    match (text(&header, "typ").as_deref(), kind.as_deref()) {
+        (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer" | "access")) => Some(ACCESS),
         (_, Some("id")) => Some("it is an ID token (a JWT that says so), and no refresh token"),
+        // Microsoft's, Okta's and Auth0's; their refresh tokens are no JWT.
+        (_, None) if has("scp") || has("scope") && has("azp") => Some(ACCESS),
+        (_, None) if has("iss") && has("aud") && has("exp") && about_a_person() => {
+            Some("it is an ID token (a JWT about a person), and no refresh token")
+        }
         _ if has("at_hash") || has("nonce") && has("aud") && !has("typ") => {
             Some("it is an ID token (a JWT that says so), and no refresh token")
         }
@@ -547,7 +677,7 @@ mod tests {
             ("invalid_grant", "small letters"),
             ("--help", "small letters"),
             ("-r", "small letters"),
-            ("acme.refresh", "small letters"),
+            ("acme.refresh", "name of a file"),
             (
                 "arn:aws:secretsmanager:eu-1:1:secret:x-1",
                 "a place where a secret is kept",
@@ -568,6 +698,37 @@ mod tests {
             (
                 "eyJhbGciOiJub25lIn0.eyJpc3MiOiJjcm0iLCJzdWIiOiJjcm0ifQ.x",
                 "the assertion of a client",
+            ),
+            ("refresh_token=", "NAME=value"),
+            ("REFRESH_TOKEN=", "NAME=value"),
+            ("foo/bar", "name of a file"),
+            ("a/b/c", "name of a file"),
+            ("@/etc/refreshd/x", "name of a file"),
+            ("@file", "name of a file"),
+            ("p1.rt", "name of a file"),
+            ("(5bad2d67006e0001)", "what a program prints"),
+            ("bool(false)", "what a program prints"),
+            ("5bad2d67006e0001.", "a sign behind it"),
+            ("%PDF-1.4", "a file of another kind"),
+            ("GIF89a", "a file of another kind"),
+            ("#!/bin/sh", "a file of another kind"),
+            // {"scp":"a b"}, {"scope":"a","azp":"c"}, {"token_use":"access"}
+            (
+                "eyJhbGciOiJub25lIn0.eyJzY3AiOiJhIGIifQ.x",
+                "an access token",
+            ),
+            (
+                "eyJhbGciOiJub25lIn0.eyJzY29wZSI6ImEiLCJhenAiOiJjIn0.x",
+                "an access token",
+            ),
+            (
+                "eyJhbGciOiJub25lIn0.eyJ0b2tlbl91c2UiOiJhY2Nlc3MifQ.x",
+                "an access token",
+            ),
+            // {"iss":"x","aud":"c","exp":1,"email":"a"}
+            (
+                "eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4IiwiYXVkIjoiYyIsImV4cCI6MSwiZW1haWwiOiJhIn0.x",
+                "an ID token",
             ),
             ("-", "stands where a value is missing"),
             ("n/a", "stands where a value is missing"),
@@ -610,6 +771,10 @@ mod tests {
             &format!("{secret}="),
             &header,
             &format!("{header}=="),
+            &secret.to_uppercase(),
+            "733363726574533363726574303132333435363738 39"
+                .replace(' ', "")
+                .as_str(),
         ] {
             assert!(is_made_of(word, secret), "{word}");
         }
@@ -629,6 +794,9 @@ mod tests {
             ("https://acme.example/", "an address"),
             ("a=b&c=d", "a form"),
             ("/etc/hostname", "name of a file"),
+            ("\"5bad2d67\"", "quotes of its own"),
+            ("REFRESH_TOKEN=x", "NAME=value"),
+            ("refresh_token=5bad2d67", "NAME=value"),
         ] {
             assert!(
                 misplaced(word).is_some_and(|what| what.contains(expected)),
@@ -639,6 +807,7 @@ mod tests {
             "/8Kd0q+Zz3A==",
             "1//0gabcDEF-ghi_jkl",
             "a&b",
+            "YWJjZGVmZw==",
             "AQBdoij3-4f(x)!$*,;:@?",
         ] {
             assert_eq!(misplaced(word), None, "{word}");
@@ -664,6 +833,14 @@ mod tests {
             "6f1a5c1e-7c1d-4f5a-9d2b-000000000000",
             "quite-long-without-digits-abcd",
             "1000.8cb99dxxxx.9be93xxxxfa",
+            "M.C507_BAY.0.U.-Cq!x***yZ0123456789abcdefghijklmnop$$",
+            "0.AX4A.B/c+d",
+            "rt.1.5bad2d67",
+            "v1.abcdef0123",
+            "ab/Cd/ef0123456789",
+            // {"typ":"Refresh","scope":"a","azp":"c"}, {"iss":"x","aud":"c","exp":1,"sub":"1"}
+            "eyJhbGciOiJub25lIn0.eyJ0eXAiOiJSZWZyZXNoIiwic2NvcGUiOiJhIiwiYXpwIjoiYyJ9.x",
+            "eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4IiwiYXVkIjoiYyIsImV4cCI6MSwic3ViIjoiMSJ9.x",
             "2026-11-28T-abcdef0123",
         ] {
             assert_eq!(instead(word), None, "{word}");

@@ -3,6 +3,8 @@
 //!
 //! Must not decide whether a grant is good, and must not quote a value.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::host::plain_host;
@@ -52,6 +54,7 @@ pub struct ImportedFields {
 /// # Errors
 /// [`ImportError`]: it is one of the two, and no grant.
 pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, ImportError> {
+    let text = without_fence(text);
     let unquoted = text
         .strip_prefix('\'')
         .and_then(|text| text.strip_suffix('\''))
@@ -74,6 +77,14 @@ pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, Imp
     if let Some(body) = after_headers(text) {
         return read(body, profile);
     }
+    let encoded = || {
+        address_query(text)
+            .or_else(|| serialized(text))
+            .or_else(|| in_base64(text))
+    };
+    if let Some(body) = encoded() {
+        return of_object(&body, profile).map(Some);
+    }
     match form(text) {
         Some(body) if known_keys(&body, "", 0).next().is_some() => {
             of_object(&body, profile).map(Some)
@@ -82,6 +93,63 @@ pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, Imp
             .map(|body| of_object(&body, profile))
             .transpose(),
     }
+}
+
+/// What stands between the marks of a block of code in Markdown.
+fn without_fence(text: &str) -> &str {
+    let inside = || {
+        let (mark, rest) = text.strip_prefix("```")?.split_once('\n')?;
+        let is_language = mark.trim().bytes().all(|byte| byte.is_ascii_alphanumeric());
+        rest.trim_end().strip_suffix("```").filter(|_| is_language)
+    };
+    inside().map_or(text, str::trim)
+}
+
+/// The parameters of an address with a grant in it: a Bitrix24 portal opens an app so.
+fn address_query(text: &str) -> Option<Map<String, Value>> {
+    let is_address = text.contains("://") && !text.contains(char::is_whitespace);
+    let (_, query) = text.split_once(['?', '#']).filter(|_| is_address)?;
+    form(query).filter(|body| known_keys(body, "", 0).next().is_some())
+}
+
+/// The texts of an array as PHP's `serialize()` writes it, with a refresh token among them.
+fn serialized(text: &str) -> Option<Map<String, Value>> {
+    let mut rest = text.strip_prefix("a:")?.split_once(":{")?.1;
+    let mut body = Map::new();
+    while let Some(at) = rest.find("s:") {
+        let Some((name, after)) = take_serialized(&rest[at..]) else {
+            // No text begins here.
+            rest = &rest[at + 2..];
+            continue;
+        };
+        rest = after;
+        // What follows may be a number or a list as well.
+        if meaning(name).is_some()
+            && let Some((value, after)) = take_serialized(rest)
+        {
+            body.insert(name.to_owned(), Value::from(value));
+            rest = after;
+        }
+    }
+    refresh_of(&body).is_some().then_some(body)
+}
+
+/// Takes `s:LENGTH:"TEXT";` off the front: the text, and the rest.
+fn take_serialized(rest: &str) -> Option<(&str, &str)> {
+    let (length, after) = rest.strip_prefix("s:")?.split_once(":\"")?;
+    let (inside, after) = after.split_at_checked(length.parse().ok()?)?;
+    Some((inside, after.strip_prefix("\";")?))
+}
+
+/// An object with a refresh token in it, in Base64.
+fn in_base64(text: &str) -> Option<Map<String, Value>> {
+    let word = text.trim_end_matches('=');
+    let bytes = STANDARD_NO_PAD
+        .decode(word)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(word))
+        .ok()?;
+    let body: Map<_, _> = serde_json::from_slice(&bytes).ok()?;
+    refresh_of(&body).is_some().then_some(body)
 }
 
 /// The body of a reply that was saved with its headers (`curl -i`).
@@ -97,7 +165,8 @@ fn after_headers(text: &str) -> Option<&str> {
 fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
     let around: &[char] = &[' ', '\t', ',', ';', '&', '\'', '"', '[', ']'];
     let mut body = Map::new();
-    for line in text.lines() {
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
         let line = line.trim().trim_start_matches("export ");
         let Some((name, value)) = line
             .split_once("=>")
@@ -108,6 +177,13 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
         };
         // A comment, as in files of environment variables.
         let value = value.split_once(" #").map_or(value, |(value, _)| value);
+        // PHP's `var_dump` has the value on the next line, with its type.
+        let below = value.trim().is_empty() && line.ends_with("=>");
+        let value = if below {
+            lines.next().map_or("", text_of_dump)
+        } else {
+            value
+        };
         let (name, value) = (name.trim_matches(around), value.trim_matches(around));
         // `BITRIX_REFRESH_TOKEN`
         let name = if meaning(name).is_none() && plain(name).ends_with("refreshtoken") {
@@ -124,7 +200,23 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
         }
     }
     // One line is a value with its name before it, which is said otherwise.
-    Ok((body.len() > 1 && refresh_of(&body).is_some()).then_some(body))
+    let holds = body.len() > 1 && refresh_of(&body).is_some();
+    // As `rclone.conf` has it: JSON after a name.
+    let in_value = || {
+        texts(&body)
+            .iter()
+            .any(|(_, inner)| refresh_of(inner).is_some())
+    };
+    Ok((holds || in_value()).then_some(body))
+}
+
+/// `string(4) "5bad"`; nothing of another type.
+fn text_of_dump(line: &str) -> &str {
+    let inside = || {
+        let (_, text) = line.trim().strip_prefix("string(")?.split_once(") \"")?;
+        text.strip_suffix('"')
+    };
+    inside().unwrap_or_default()
 }
 
 /// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.
@@ -184,7 +276,14 @@ fn of_value(value: &Value, profile: &Profile) -> Result<ImportedFields, ImportEr
     }
 }
 
-fn of_object(body: &Map<String, Value>, profile: &Profile) -> Result<ImportedFields, ImportError> {
+/// The grant of an object.
+///
+/// # Errors
+/// [`ImportError`]: there is none, or several.
+pub fn of_object(
+    body: &Map<String, Value>,
+    profile: &Profile,
+) -> Result<ImportedFields, ImportError> {
     is_no_error(body)?;
     // Where the profile says that it stands.
     if first(&profile.reply.refresh_token, body).is_some_and(is_there) {
@@ -202,19 +301,56 @@ fn of_object(body: &Map<String, Value>, profile: &Profile) -> Result<ImportedFie
     }
     let mut found = Vec::new();
     search(body, &mut Vec::new(), &mut found);
-    // Some stores keep an object as a text.
+    // Some stores keep an object as a text, and what logs a request keeps a form so.
     let texts = texts(body);
     for (_, inner) in &texts {
         search(inner, &mut vec![body], &mut found);
     }
     let Some((grant, around)) = found.first() else {
-        return Err(missing(body, &texts));
+        return match in_usual_names(body, DEEPEST) {
+            Some(usual) => of_object(&usual, profile),
+            None => Err(missing(body, &texts)),
+        };
     };
     let token = refresh_of(grant);
     if found.iter().any(|(other, _)| refresh_of(other) != token) {
         return Err(ImportError::Several);
     }
     Ok(imported_fields(grant, around, profile))
+}
+
+/// An object in which a store's own names for a pair are those of a token reply: the pairs `access` and `refresh`, `at` and `rt`,
+/// and the entries of MSAL's cache. `None` if there are none.
+fn in_usual_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String, Value>> {
+    const PAIRS: [(&str, &str); 2] = [("access", "refresh"), ("at", "rt")];
+    let text = |name: &str| {
+        body.get(name)
+            .filter(|value| value.is_string() && is_there(value))
+    };
+    let pair = PAIRS
+        .into_iter()
+        .find_map(|(access, refresh)| Some((text(access), text(refresh)?)))
+        .filter(|(access, _)| access.is_some());
+    let is_entry = text("credential_type")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("RefreshToken"));
+    let entry = || Some((None, text("secret").filter(|_| is_entry)?));
+    if let Some((access, refresh)) = pair.or_else(entry) {
+        let mut usual = body.clone();
+        usual.insert(REFRESH.to_owned(), refresh.clone());
+        access.map(|access| usual.insert(ACCESS.to_owned(), access.clone()));
+        return Some(usual);
+    }
+    let mut usual = body.clone();
+    let mut found = false;
+    for inner in usual.values_mut().filter_map(Value::as_object_mut) {
+        let levels = levels.checked_sub(1)?;
+        if let Some(renamed) = in_usual_names(inner, levels) {
+            *inner = renamed;
+            found = true;
+        }
+    }
+    found.then_some(usual)
 }
 
 type Around<'b> = Vec<&'b Map<String, Value>>;
@@ -249,11 +385,11 @@ fn search<'b>(
 
 fn texts(body: &Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
     let parse = |(key, value): (&String, &Value)| {
-        let text = value
-            .as_str()
-            .filter(|text| text.trim_start().starts_with('{'))?;
-        let Ok(Value::Object(inner)) = serde_json::from_str(text) else {
-            return None;
+        let text = value.as_str()?.trim();
+        let inner = if text.starts_with('{') {
+            serde_json::from_str(text).ok()?
+        } else {
+            form(text)?
         };
         Some((key.clone(), inner))
     };

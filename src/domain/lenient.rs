@@ -1,7 +1,7 @@
 //! JSON as servers send it: a reader that forgives damage where it does not matter.
 //!
 //! What it forgives: invalid UTF-8, control characters and unknown escapes in strings, numbers that no type holds, trailing
-//! commas, any depth and any number of values. Must not accept a value that is not closed, and must not grow without bound.
+//! commas, any depth and any number of values; and the single quotes and words of what Python prints for a dictionary. Must not accept a value that is not closed, and must not grow without bound.
 
 use serde_json::{Map, Number, Value};
 
@@ -83,7 +83,7 @@ impl Parser<'_> {
             }
             b'{' => self.object(level).map(Value::Object),
             b'[' => self.array(level).map(Value::Array),
-            b'"' => self.string().map(Value::String),
+            b'"' | b'\'' => self.string().map(Value::String),
             _ => self.word().or_else(|| self.number(exact)),
         }
     }
@@ -96,7 +96,7 @@ impl Parser<'_> {
                 self.at += 1;
                 return Some(map);
             }
-            if self.next()? != b'"' {
+            if !matches!(self.next()?, b'"' | b'\'') {
                 return None;
             }
             let name = self.string()?;
@@ -145,7 +145,7 @@ impl Parser<'_> {
             match self.next()? {
                 b'{' => open.push(b'}'),
                 b'[' => open.push(b']'),
-                b'"' => {
+                b'"' | b'\'' => {
                     self.skip_string()?;
                     continue;
                 }
@@ -160,10 +160,11 @@ impl Parser<'_> {
     }
 
     fn skip_string(&mut self) -> Option<()> {
+        let quote = self.peek()?;
         self.at += 1;
         loop {
             match self.peek()? {
-                b'"' => break,
+                byte if byte == quote => break,
                 b'\\' => self.at += 2,
                 _ => self.at += 1,
             }
@@ -184,10 +185,13 @@ impl Parser<'_> {
     }
 
     fn word(&mut self) -> Option<Value> {
-        const WORDS: [(&str, Value); 7] = [
+        const WORDS: [(&str, Value); 10] = [
             ("true", Value::Bool(true)),
             ("false", Value::Bool(false)),
             ("null", Value::Null),
+            ("True", Value::Bool(true)),
+            ("False", Value::Bool(false)),
+            ("None", Value::Null),
             ("undefined", Value::Null),
             ("NaN", Value::Null),
             ("Infinity", Value::Null),
@@ -245,7 +249,7 @@ fn unescaped(inside: &[u8]) -> String {
         let escape = inside.get(at).copied().unwrap_or_default();
         at += 1;
         let c = match escape {
-            b'"' | b'\\' | b'/' => char::from(escape),
+            b'"' | b'\'' | b'\\' | b'/' => char::from(escape),
             b'b' => '\u{8}',
             b'f' => '\u{c}',
             b'n' => '\n',

@@ -12,6 +12,10 @@ const RAW: [&str; 10] = [
     "script", "style", "textarea", "title", "template", "noscript", "iframe", "xmp", "noembed",
     "noframes",
 ];
+/// It may stand anywhere in a text that was put together.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What ends text of XML that is written as it is.
+const CDATA_END: &[u8] = b"]]>";
 /// Elements that nothing ends.
 const VOID: [&str; 13] = [
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
@@ -28,7 +32,7 @@ const NOTICES: [&str; 7] = [
     "debug",
 ];
 /// A page with such words speaks about replies.
-const CODE_ELEMENTS: [&str; 15] = [
+const CODE_ELEMENTS: [&str; 18] = [
     "should be",
     "should look",
     "should have",
@@ -44,6 +48,9 @@ const CODE_ELEMENTS: [&str; 15] = [
     "access_token",
     "refresh_token",
     "access token",
+    "answers",
+    "responds",
+    "returns",
 ];
 /// Elements that may be open, values of a page, and characters of a line that count: what is beyond bounds the work.
 const MAX_OPEN: usize = 200;
@@ -81,10 +88,17 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
         ticks: 0,
         tags: false,
     };
+    let is_xml = is_xml(text);
     let mut pieces: Vec<(Piece, usize)> = Vec::new();
     let mut patience = text.len().saturating_mul(MAX_STEPS);
     while let Some(byte) = text.get(scan.at).copied() {
         if byte == b'<' && scan.tag() {
+            continue;
+        }
+        let unseen: [&[u8]; 2] = [BYTE_ORDER_MARK, CDATA_END];
+        let unseen = &unseen[..if is_xml { 2 } else { 1 }];
+        if let Some(mark) = unseen.iter().find(|mark| text[scan.at..].starts_with(mark)) {
+            scan.at += mark.len();
             continue;
         }
         if matches!(byte, b'{' | b'[') {
@@ -121,7 +135,9 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     let is_notice =
         |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
     let mut lines = words.lines().filter(|line| !is_notice(line));
-    let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
+    let teaches = lines.any(|line| {
+        CODE_ELEMENTS.iter().any(|word| line.contains(word)) || speaks_of_failure(line)
+    });
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
         alone: piece.alone && !teaches && (depth == 0 || silent),
@@ -133,12 +149,68 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     })
 }
 
+fn is_xml(text: &[u8]) -> bool {
+    text.trim_ascii_start().starts_with(b"<?xml")
+}
+
+/// Whether a line says that a token or a client was not taken: what follows may be what was sent.
+fn speaks_of_failure(line: &str) -> bool {
+    const WHAT: [&str; 6] = [
+        "token",
+        "grant",
+        "credential",
+        "client",
+        "session",
+        "permission",
+    ];
+    const HOW: [&str; 8] = [
+        "invalid",
+        "expired",
+        "revoked",
+        "denied",
+        "refused",
+        "rejected",
+        "not valid",
+        "unknown",
+    ];
+    const ALONE: [&str; 4] = ["unauthorized", "unauthorised", "access denied", "forbidden"];
+    let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
+    has(&ALONE) || (has(&WHAT) && has(&HOW))
+}
+
 /// Whether nothing follows on the line but markup.
 fn ends_line(rest: &[u8]) -> bool {
     match rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
         None => true,
-        Some(byte) => is_blank(*byte) || matches!(byte, b'<' | b';'),
+        Some(byte) => {
+            let after = rest.trim_ascii_start();
+            is_blank(*byte) || matches!(byte, b'<' | b';') || after.starts_with(CDATA_END)
+        }
     }
+}
+
+/// A page with the quotes of its text, but of no tag, as they were before they were escaped.
+pub(super) fn with_quotes(page: &[u8]) -> Vec<u8> {
+    const QUOTE: &[u8] = b"&quot;";
+    let (mut plain, mut at) = (Vec::with_capacity(page.len()), 0);
+    while let Some(byte) = page.get(at) {
+        let length = match page[at + 1..].first() {
+            Some(next)
+                if *byte == b'<' && (next.is_ascii_alphabetic() || b"/!?".contains(next)) =>
+            {
+                1 + attributes(&page[at + 1..])
+            }
+            _ if page[at..].starts_with(QUOTE) => {
+                plain.push(b'"');
+                at += QUOTE.len();
+                continue;
+            }
+            _ => 1,
+        };
+        plain.extend_from_slice(&page[at..at + length]);
+        at += length;
+    }
+    plain
 }
 
 /// What stands on a line before a value.
@@ -240,6 +312,11 @@ impl Scan<'_> {
                 .position(|window| window == mark);
             found.map_or(rest.len(), |at| from + at + mark.len())
         };
+        // A comment to HTML, text to XML.
+        if rest.starts_with(b"![CDATA[") && is_xml(self.text) {
+            self.line.last = None;
+            return self.go(b"![CDATA[".len());
+        }
         let (closes, name) = match rest {
             [b'!', b'-', b'-', ..] => return self.go(end(3, b"-->")),
             [b'!' | b'?', ..] => return self.go(end(1, b">")),

@@ -3,6 +3,9 @@
 //!
 //! Must not be used on what a browser sends by itself: that is exact, and read as it is.
 
+use serde_json::Value;
+use url::form_urlencoded::byte_serialize;
+
 /// Read at most, in bytes.
 const MAX_LENGTH: usize = 16 * 1024;
 /// What an answer has.
@@ -16,6 +19,26 @@ const UNSEEN: [char; 14] = [
     '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
     '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{61c}',
 ];
+
+/// Parameters of an answer (RFC 6749 section 4.1.2, OpenID Connect, and what providers add), as people copy them a line each.
+const NAMES: [&str; 14] = [
+    "code",
+    "state",
+    "scope",
+    "error",
+    "error_description",
+    "error_uri",
+    "iss",
+    "session_state",
+    "authuser",
+    "prompt",
+    "hd",
+    "domain",
+    "member_id",
+    "server_domain",
+];
+/// How often an address may have been encoded on its way through others.
+const MAX_ENCODED: usize = 3;
 
 /// What was pasted.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,26 +59,40 @@ pub(super) enum Pasted {
 /// Whether a text has the beginning of an answer in it, so that what is pasted next may be its rest.
 #[must_use]
 pub fn begins_an_answer(text: &str) -> bool {
+    let labelled = || {
+        text.lines()
+            .any(|line| labelled(line.trim()).is_some_and(|(name, _)| name == "code"))
+    };
     SIGNS
         .iter()
         .chain(&ENCODED_SIGNS)
         .any(|sign| text.contains(sign))
+        || labelled()
 }
 
 /// Finds it; `None` if there is nothing like it.
 pub(super) fn find(text: &str) -> Option<Pasted> {
     let text = plain(text)?;
+    if let Some(query) = in_json(&text).or_else(|| in_lines(&text)) {
+        return Some(Pasted::Parameters {
+            query,
+            of_address: false,
+        });
+    }
     let mut piece = piece(&text)?;
-    for _ in 0..2 {
-        if !SIGNS.iter().any(|sign| piece.contains(sign)) && begins_an_answer(&piece) {
+    let has_sign = |piece: &str| SIGNS.iter().any(|sign| piece.contains(sign));
+    for _ in 0..MAX_ENCODED {
+        let is_address = piece.get(..4).is_some_and(|start| start == "http");
+        if !has_sign(&piece) && (begins_an_answer(&piece) || (is_address && piece.contains('%'))) {
             piece = decoded(&piece)?;
         }
     }
-    if !begins_an_answer(&piece) {
-        return Some(if piece.contains("://") {
+    if !has_sign(&piece) {
+        let word = decoded_to_the_end(&piece);
+        return Some(if word.contains("://") {
             Pasted::Address
         } else {
-            Pasted::Word(decoded_to_the_end(&piece))
+            Pasted::Word(without_what_follows(&word).to_owned())
         });
     }
     let (address, fragment) = piece.split_once('#').unwrap_or((&piece, ""));
@@ -64,7 +101,6 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
             .map_or(part, |(_, query)| query)
             .to_owned()
     };
-    let has_sign = |part: &str| SIGNS.iter().any(|sign| part.contains(sign));
     // After the number sign as well (OAuth 2.0 Multiple Response Types, section 2.1).
     let part = if has_sign(address) { address } else { fragment };
     let of_address = piece.contains("://") || piece.contains('?') || part == fragment;
@@ -72,6 +108,95 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
         query: parameters(part),
         of_address,
     })
+}
+
+/// `code: X` or `code=X`, with a known name.
+fn labelled(line: &str) -> Option<(&'static str, &str)> {
+    let line = line.trim_start_matches(['-', '*', ' ']);
+    let (name, value) = line.split_once(": ").or_else(|| line.split_once('='))?;
+    let name = name.trim().trim_matches(['"', '\'']);
+    let known = NAMES
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(name))?;
+    let value = value.trim().trim_end_matches([',', '&']);
+    Some((known, value.trim_matches(['"', '\''])))
+}
+
+/// Parameters that stand on a line each, the code among them.
+fn in_lines(text: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let fields: Vec<_> = lines.map(labelled).collect::<Option<_>>()?;
+    let alone = fields.len() == 1 && !text.contains(": ");
+    let has_code = fields
+        .iter()
+        .any(|(name, value)| *name == "code" && !value.is_empty());
+    if alone || !has_code || fields.iter().any(|(_, value)| value.contains('&')) {
+        return None;
+    }
+    Some(query_of(fields.into_iter()))
+}
+
+/// A query of values that are as they are meant, or percent-encoded already.
+fn query_of<'t>(fields: impl Iterator<Item = (&'t str, &'t str)>) -> String {
+    let field = |(name, value): (&str, &str)| {
+        let encoded = decoded(value).is_some_and(|decoded| decoded != value);
+        let value = if encoded {
+            value.to_owned()
+        } else {
+            byte_serialize(value.as_bytes()).collect()
+        };
+        format!("{name}={value}")
+    };
+    fields.map(field).collect::<Vec<_>>().join("&")
+}
+
+/// The parameters as a program writes them: `{"code":"…","state":"…"}`.
+fn in_json(text: &str) -> Option<String> {
+    let Value::Object(object) = serde_json::from_str(text).ok()? else {
+        return None;
+    };
+    object.get("code")?.as_str()?;
+    let texts = object.iter().filter_map(|(name, value)| {
+        let name = NAMES.into_iter().find(|known| known == name)?;
+        Some((name, value.as_str()?))
+    });
+    Some(query_of(texts))
+}
+
+/// A code without the parameters or the fragment that were copied behind it.
+fn without_what_follows(word: &str) -> &str {
+    let word = word.strip_suffix("#_=_").unwrap_or(word);
+    let end = word.match_indices('&').find(|(at, _)| {
+        let rest = &word[at + 1..];
+        NAMES.iter().any(|name| {
+            rest.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('='))
+        })
+    });
+    end.map_or(word, |(at, _)| &word[..at])
+}
+
+/// Without the mark that mail programs put before each line of what they quote.
+fn without_quoting(text: &str) -> Option<String> {
+    let lines = || text.lines().filter(|line| !line.trim().is_empty());
+    let quoted = lines().count() > 0 && lines().all(|line| line.trim_start().starts_with('>'));
+    quoted.then(|| {
+        let bare = lines().map(|line| line.trim_start().trim_start_matches(['>', ' ']));
+        bare.collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// What mail wrote as quoted-printable (RFC 2045 section 6.7), where it is that beyond doubt.
+fn unquoted_printable(text: &str) -> Option<String> {
+    SIGNS
+        .iter()
+        .any(|sign| text.contains(&format!("{sign}3D")))
+        .then(|| {
+            text.replace("=\r\n", "")
+                .replace("=\n", "")
+                .replace("=26", "&")
+                .replace("=3D", "=")
+        })
 }
 
 /// Without what is not seen, and with `&` and `=` as they were before a page or a shell quoted them.
@@ -86,8 +211,12 @@ fn plain(text: &str) -> Option<String> {
     if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         return None;
     }
-    let mut plain = text;
+    let text = without_quoting(&text).unwrap_or(text);
+    let text = unquoted_printable(&text).unwrap_or(text);
+    let mut plain = text.replace("\\\r\n", "").replace("\\\n", "");
     for (quoted, meant) in [
+        // Quoted twice.
+        ("&amp;amp;", "&"),
         ("&amp;", "&"),
         ("&#38;", "&"),
         ("&#x26;", "&"),
@@ -213,6 +342,11 @@ mod tests {
             "https://app.example/cb#code=c1&state=s1&x=1",
             "https://app.example/cb#/route?code=c1&state=s1&x=1",
             "https://app.example/cb?code=c1&state=s1&x=1#_=_",
+            "https%253A%252F%252Fapp.example%252Fcb%253Fcode%253Dc1%2526state%253Ds1%2526x%253D1",
+            "https://app.example/cb?code=c1&amp;amp;state=s1&amp;amp;x=1",
+            "https://app.example/cb?code=3Dc1&sta=\nte=3Ds1&x=3D1",
+            "> https://app.example/cb?code=c1&sta\n> te=s1&x=1\n",
+            "https://app.example/cb?code=c1&sta\\\nte=s1&x=1",
         ] {
             let expected = Pasted::Parameters {
                 query: QUERY.to_owned(),
@@ -234,6 +368,34 @@ mod tests {
     }
 
     #[test]
+    fn parameters_on_lines_of_their_own_are_not_run_together() {
+        for text in [
+            "code=4/0Axyz\nstate=s1",
+            "code=4%2F0Axyz\nstate=s1\n",
+            "code=4/0Axyz&\nstate=s1&\n",
+            "code: 4/0Axyz\nstate: s1",
+            "- code: 4/0Axyz\n- state: s1",
+            r#"{"code":"4/0Axyz","state":"s1"}"#,
+            "{\n  \"code\": \"4/0Axyz\",\n  \"state\": \"s1\"\n}\n",
+        ] {
+            let expected = Pasted::Parameters {
+                query: "code=4%2F0Axyz&state=s1".to_owned(),
+                of_address: false,
+            };
+            assert_eq!(find(text), Some(expected), "{text}");
+        }
+        let expected = Pasted::Parameters {
+            query: "code=4%2F0Axyz".to_owned(),
+            of_address: false,
+        };
+        assert_eq!(find("code: 4/0Axyz"), Some(expected));
+        let kept = "code=c1\nstate=Y\nscope=a b";
+        assert!(
+            matches!(find(kept), Some(Pasted::Parameters { query, .. }) if query == "code=c1&state=Y&scope=a+b")
+        );
+    }
+
+    #[test]
     fn a_code_is_found_however_it_was_copied() {
         for text in [
             "4/0Axyz",
@@ -251,6 +413,18 @@ mod tests {
                 "{text}"
             );
         }
+        for text in [
+            "4/0Axyz&state=abc",
+            "4/0Axyz#_=_",
+            "4%2F0Axyz&scope=a&authuser=0",
+        ] {
+            assert_eq!(
+                find(text),
+                Some(Pasted::Word("4/0Axyz".to_owned())),
+                "{text}"
+            );
+        }
+        assert_eq!(find("a&b=c"), Some(Pasted::Word("a&b=c".to_owned())));
         assert_eq!(find("a+b%zz%4"), Some(Pasted::Word("a+b%zz%4".to_owned())));
         assert_eq!(
             find("https://app.example/cb?state=s1"),

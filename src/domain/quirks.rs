@@ -282,11 +282,12 @@ pub fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(yes) => !yes,
-        Value::Number(number) => number.as_f64() == Some(0.0),
+        // 200 is the status of a success.
+        Value::Number(number) => matches!(number.as_f64(), Some(0.0 | 200.0)),
         Value::String(text) => {
             let text = text.trim();
             let zeros = !text.is_empty() && text.bytes().all(|byte| byte == b'0');
-            zeros || NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
+            zeros || text == "200" || NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
         }
         Value::Array(values) => values.iter().all(says_nothing),
         Value::Object(map) => match map.get("code") {
@@ -313,6 +314,9 @@ mod tests {
             r#""Success""#,
             r#""none""#,
             r#""no error""#,
+            "200",
+            r#""200""#,
+            r#"{"code":200,"message":"OK"}"#,
             "[]",
             "{}",
             r#"[null,""]"#,
@@ -329,11 +333,11 @@ mod tests {
             "true",
             "1",
             "-1",
-            "200",
+            "201",
             r#""invalid_grant""#,
             r#""failed""#,
             r#"["invalid_grant"]"#,
-            r#"{"code":200}"#,
+            r#"{"code":500}"#,
             r#"{"code":0,"message":"The token is wrong"}"#,
             r#"{"type":"OAuthException"}"#,
             r#"{"message":"denied"}"#,

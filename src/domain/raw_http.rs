@@ -14,6 +14,19 @@ pub struct RawHttpResponse {
     pub head: usize,
     /// The body, out of its chunks where it has any.
     pub body: Vec<u8>,
+    /// What its framing says of its end.
+    pub end: BodyEnd,
+}
+
+/// What the framing of a body says of its end (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// It came: the last chunk, or as many bytes as were announced.
+    Reached,
+    /// More was announced than came.
+    Missing,
+    /// Nothing that can be believed: the body ends where the server closes the connection.
+    Unsaid,
 }
 
 /// Most header lines that are read.
@@ -55,6 +68,7 @@ fn read_one(received: &[u8]) -> RawHttpResponse {
             headers: Vec::new(),
             head: 0,
             body: received.to_vec(),
+            end: BodyEnd::Unsaid,
         };
     }
     let mut lines = HeaderLines {
@@ -86,12 +100,39 @@ fn read_one(received: &[u8]) -> RawHttpResponse {
                 .windows(7)
                 .any(|part| part == b"chunked")
     });
-    let body = if chunked { unchunked(rest) } else { None };
+    let chunks = if chunked { unchunked(rest) } else { None };
+    let (body, end) = match chunks {
+        Some((body, true)) => (body, BodyEnd::Reached),
+        Some((body, false)) => (body, BodyEnd::Missing),
+        None => (rest.to_vec(), end_by_length(&headers, rest.len())),
+    };
     RawHttpResponse {
         status,
         headers,
         head,
-        body: body.unwrap_or_else(|| rest.to_vec()),
+        body,
+        end,
+    }
+}
+
+/// What the announced lengths say of a body of this one. One that is smaller is wrong, and says nothing.
+fn end_by_length(headers: &[(String, Vec<u8>)], length: usize) -> BodyEnd {
+    let announced = || {
+        let lengths = headers
+            .iter()
+            .filter(|(name, _)| name == "content-length")
+            .flat_map(|(_, value)| value.split(|&byte| byte == b','));
+        lengths.filter_map(|value| {
+            let text = std::str::from_utf8(value.trim_ascii()).ok()?;
+            text.parse::<usize>().ok()
+        })
+    };
+    if announced().any(|announced| announced == length) {
+        BodyEnd::Reached
+    } else if announced().any(|announced| announced > length) {
+        BodyEnd::Missing
+    } else {
+        BodyEnd::Unsaid
     }
 }
 
@@ -136,8 +177,9 @@ fn status_of(line: &[u8]) -> Option<u16> {
         .filter(|status| (100..600).contains(status))
 }
 
-/// A body out of its chunks, whose lines may end with LF alone; as much as there is. `None`: it has none.
-fn unchunked(rest: &[u8]) -> Option<Vec<u8>> {
+/// A body out of its chunks, whose lines may end with LF alone; as much as there is, and whether the last chunk is. `None`: it
+/// has none.
+fn unchunked(rest: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut body = Vec::new();
     let mut lines = HeaderLines {
         bytes: rest,
@@ -160,14 +202,14 @@ fn unchunked(rest: &[u8]) -> Option<Vec<u8>> {
         };
         first = false;
         if size == 0 {
-            return Some(body);
+            return Some((body, true));
         }
         let data = &rest[lines.at..];
         let data = &data[..size.min(data.len())];
         body.extend_from_slice(data);
         lines.at += data.len();
     }
-    (!first).then_some(body)
+    (!first).then_some((body, false))
 }
 
 fn size_of(text: &[u8]) -> Option<usize> {

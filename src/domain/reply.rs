@@ -20,7 +20,7 @@ use super::token::Details;
 use super::token_life::TokenLives;
 use super::token_object::{self, first_token};
 
-/// A reply whose bytes arrived whole.
+/// A reply, as far as it arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenReply<'a> {
     /// The HTTP status.
@@ -31,6 +31,9 @@ pub struct TokenReply<'a> {
     pub now: Timestamp,
     /// The body.
     pub body: &'a [u8],
+    /// Whether that is all of it. Of one that broke off only what ends by its own signs is read: an object, but no form, whose
+    /// last value may be cut.
+    pub whole: bool,
 }
 
 /// A new pair, as the server gave it.
@@ -93,7 +96,7 @@ pub fn read_in(
             assumed: false,
         })
     };
-    let Some(body) = token_object::open(reply.body, profile) else {
+    let Some(body) = token_object::open(reply.body, reply.whole, profile) else {
         return Verdict::Refused(without_code(reply, profile, None, secrets, context));
     };
     if let Some((code, description)) = error_of(&body, profile) {
@@ -130,7 +133,7 @@ pub fn read_in(
 /// As [`read_taken`], of a text however it is wrapped.
 #[must_use]
 pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option<GrantedTokens> {
-    token_object::open(text, profile).and_then(|body| read_taken(&body, profile, now))
+    token_object::open(text, true, profile).and_then(|body| read_taken(&body, profile, now))
 }
 
 /// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
@@ -155,7 +158,7 @@ pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -
         return false;
     };
     let is_pair = || {
-        let body = token_object::open(reply.body, profile);
+        let body = token_object::open(reply.body, reply.whole, profile);
         body.is_some_and(|body| granted(&body, profile, reply.now, &[]).is_some())
     };
     problem.class == Class::InDoubt
@@ -200,12 +203,14 @@ fn granted(
     secrets: &[&str],
 ) -> Option<GrantedTokens> {
     let form = &profile.reply;
-    let access =
-        AccessToken::new(&first_token(&form.access_token, body).and_then(token_object::token)?)?;
+    let access = AccessToken::new(&token_object::token(
+        first_token(&form.access_token, body)?,
+        profile,
+    )?)?;
     let refresh = match first_token(&form.refresh_token, body) {
         None => None,
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
-        Some(value) => Some(RefreshToken::new(&token_object::token(value)?)?),
+        Some(value) => Some(RefreshToken::new(&token_object::token(value, profile)?)?),
     };
     let new = [
         Some(access.expose()),

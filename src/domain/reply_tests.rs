@@ -8,6 +8,7 @@ use super::*;
 fn verdict(status: u16, body: &str) -> Verdict {
     read(
         &TokenReply {
+            whole: true,
             status,
             retry_after: None,
             now: Timestamp::default(),
@@ -158,6 +159,7 @@ fn a_server_that_repeats_refresh_tokens_publishes_none() {
         "client_endpoint":"https://acme.bitrix24.com/{old}/\n","status":{{"nested":["{new}","{old}","s3cret-value"]}}}}"#
     );
     let reply = TokenReply {
+        whole: true,
         status: 200,
         retry_after: None,
         now: Timestamp::default(),
@@ -214,6 +216,7 @@ fn a_profile_says_where_the_parts_of_a_reply_stand() {
     let read = |body: &str| {
         read(
             &TokenReply {
+                whole: true,
                 status: 200,
                 retry_after: None,
                 now,
@@ -264,6 +267,7 @@ fn a_row_may_ask_for_more_than_the_code() {
     profile.errors.insert(0, row);
     let class = |body: &str| match read(
         &TokenReply {
+            whole: true,
             status: 400,
             retry_after: None,
             now: Timestamp::default(),
@@ -308,6 +312,7 @@ fn an_endpoint_that_holds_a_new_token_or_is_no_address_is_left_out() {
         let body = serde_json::json!({"access_token": access, "refresh_token": "r", "client_endpoint": endpoint});
         let body = body.to_string();
         let reply = TokenReply {
+            whole: true,
             status: 200,
             retry_after: None,
             now: Timestamp::default(),

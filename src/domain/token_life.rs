@@ -197,7 +197,7 @@ impl LifeParser<'_> {
         match value {
             Value::Number(number) => self.number(number.as_f64()?),
             Value::String(text) => {
-                let text = text.trim();
+                let text = bare(text);
                 if text.is_empty() {
                     return Some(ParsedLife::Nothing);
                 }
@@ -206,13 +206,10 @@ impl LifeParser<'_> {
                     Some(number) => self.number(number),
                     None => duration(text)
                         .map(ParsedLife::Span)
-                        .or_else(|| instant(text).map(ParsedLife::End)),
+                        .or_else(|| instant_of(text).map(ParsedLife::End)),
                 }
             }
-            Value::Array(values) => match values.as_slice() {
-                [value] if !value.is_array() => self.span(value),
-                _ => None,
-            },
+            Value::Array(values) => self.span(only(values)?),
             Value::Object(parts) => parts_of(parts).map(ParsedLife::Span),
             Value::Null | Value::Bool(_) => None,
         }
@@ -233,19 +230,16 @@ impl LifeParser<'_> {
         match value {
             Value::Number(number) => self.epoch(number.as_f64()?, Timestamp::default()),
             Value::String(text) => {
-                let text = text.trim();
+                let text = bare(text);
                 if text.is_empty() {
                     return Some(ParsedLife::Nothing);
                 }
                 match text.parse::<f64>() {
                     Ok(number) => self.epoch(number, Timestamp::default()),
-                    Err(_) => instant(text).map(ParsedLife::End),
+                    Err(_) => instant_of(text).map(ParsedLife::End),
                 }
             }
-            Value::Array(values) => match values.as_slice() {
-                [value] if !value.is_array() => self.end(value),
-                _ => None,
-            },
+            Value::Array(values) => self.end(only(values)?),
             Value::Object(_) | Value::Null | Value::Bool(_) => None,
         }
     }
@@ -265,8 +259,46 @@ impl LifeParser<'_> {
     }
 }
 
-/// An object of named parts: `{"seconds": 20}`.
+/// The one value of a list, be it there more than once.
+fn only(values: &[Value]) -> Option<&Value> {
+    let (first, rest) = values.split_first()?;
+    (!first.is_array() && rest.iter().all(|other| other == first)).then_some(first)
+}
+
+/// A text out of quotes of its own, and without a sign behind it.
+fn bare(text: &str) -> &str {
+    let text = text.trim().trim_end_matches([';', ',']);
+    ['"', '\'']
+        .iter()
+        .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
+        .unwrap_or(text)
+        .trim()
+}
+
+/// An instant as a text; Microsoft's JSON writes `/Date(MILLISECONDS)/`.
+fn instant_of(text: &str) -> Option<Timestamp> {
+    let milliseconds = || {
+        let digits = text.strip_prefix("/Date(")?.strip_suffix(")/")?;
+        // With an offset, which is for showing it only.
+        let end = digits.find(['+', '-']).unwrap_or(digits.len());
+        digits[..end].parse().ok().map(Timestamp::from_millis)
+    };
+    instant(text).or_else(milliseconds)
+}
+
+/// An object of named parts: `{"seconds": 20}`, `{"value": 20, "unit": "seconds"}`.
 fn parts_of(parts: &Map<String, Value>) -> Option<f64> {
+    if let (Some(value), Some(Value::String(name)), 2) =
+        (parts.get("value"), parts.get("unit"), parts.len())
+    {
+        let number = match value {
+            Value::Number(number) => number.as_f64()?,
+            Value::String(text) => text.trim().parse().ok()?,
+            _ => return None,
+        };
+        return Some(number * unit(&name.trim().to_ascii_lowercase())?)
+            .filter(|secs| secs.is_finite());
+    }
     let part = |(name, value): (&String, &Value)| {
         let number = match value {
             Value::Number(number) => number.as_f64()?,
@@ -302,12 +334,20 @@ fn unit(name: &str) -> Option<f64> {
 
 /// Seconds of a text that says a time with its unit: `20s`, `1 hour 30 minutes`, `PT20S`, `00:00:20`.
 fn duration(text: &str) -> Option<f64> {
+    let text = text
+        .get(..3)
+        .filter(|start| start.eq_ignore_ascii_case("in "))
+        .map_or(text, |start| text[start.len()..].trim_start());
     let (negative, text) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     let secs = if text.starts_with(['P', 'p']) {
         iso(&text[1..])
+    } else if let Some((days, time)) = text.split_once(", ").filter(|(_, time)| time.contains(':'))
+    {
+        // Python's `str(timedelta)`: `1 day, 0:00:00`.
+        Some(words(days).filter(|_| days.contains("day"))? + clock(time)?)
     } else if text.contains(':') {
         clock(text)
     } else {

@@ -80,6 +80,16 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"2026-11-28T20:00:20Z\"", secs(20)),
         ("\"2026-11-28T23:00:20.5+03:00\"", secs(20)),
         ("\"Sat, 28 Nov 2026 20:00:20 GMT\"", secs(20)),
+        ("\"20261128T200020Z\"", secs(20)),
+        ("\"in 20 seconds\"", secs(20)),
+        ("\"\\\"20\\\"\"", secs(20)),
+        ("\"'20'\"", secs(20)),
+        ("\"20;\"", secs(20)),
+        ("\"1 day, 0:00:20\"", secs(DAY + 20)),
+        ("\"/Date(1795896020000)/\"", secs(20)),
+        ("\"/Date(1795896020000+0300)/\"", secs(20)),
+        ("{\"value\":20,\"unit\":\"seconds\"}", secs(20)),
+        ("[20,20]", secs(20)),
     ] {
         assert_eq!(access(value), life, "{value}");
     }

@@ -10,9 +10,11 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::body_decoding::{LARGEST, decode, raw_deflate, unpack};
-use super::body_wrapping::{call, form, is_end, trimmed, without_prefix};
-use super::import_token::stands_for_none;
+use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
+use super::body_wrapping::{
+    assigned, call, event_data, form, is_end, opened, trimmed, without_prefix, without_warnings,
+};
+use super::import_token::{is_error_word, is_shortened, stands_for_none};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
@@ -30,28 +32,74 @@ const MAX_OBJECTS: usize = 5000;
 const MAX_RENAMED: usize = 100;
 
 /// The object of a reply: the token object, if there is exactly one; else the outermost object, which may be a refusal.
-/// `None`: there is no such object, or there are several.
+/// `None`: there is no such object, or there are several. `whole` says whether the body is all there: a form is read only then.
 #[must_use]
-pub fn open(body: &[u8], profile: &Profile) -> Option<Map<String, Value>> {
-    let reader = EnvelopeReader {
-        profile,
-        exact: exact(profile),
-    };
+pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
+    let whole = whole && body.len() <= LARGEST;
     let body = &body[..body.len().min(LARGEST)];
-    let mut unpacked = Cow::Borrowed(body);
-    for _ in 0..LAYERS {
-        let Some(inside) = unpack(&unpacked) else {
-            break;
-        };
-        unpacked = Cow::Owned(inside);
-    }
-    let found = reader.text(&decode(&unpacked));
+    let plain = plain_text(body);
+    let plain = Plain {
+        whole: plain.whole && (whole || plain.unpacked),
+        ..plain
+    };
+    let found = open_plain(&plain, profile);
     // Deflate without a header is recognised by nothing but its contents.
     let binary = || {
         body.iter()
             .any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
     };
-    found.or_else(|| binary().then(|| reader.text(&decode(&raw_deflate(body))))?)
+    found.or_else(|| {
+        binary().then(|| {
+            let Unpacked { bytes, ended } = raw_deflate(body);
+            open_plain(
+                &Plain {
+                    text: decode(&bytes),
+                    whole: ended,
+                    unpacked: true,
+                },
+                profile,
+            )
+        })?
+    })
+}
+
+/// A body without its packing, in UTF-8 as far as it can be told.
+pub(super) struct Plain<'a> {
+    pub(super) text: Cow<'a, [u8]>,
+    /// Whether nothing is missing at its end, by what the packing says.
+    whole: bool,
+    unpacked: bool,
+}
+
+/// Takes the packing and the encoding off.
+pub(super) fn plain_text(body: &[u8]) -> Plain<'_> {
+    let mut unpacked: Option<Unpacked> = None;
+    for _ in 0..LAYERS {
+        let outer = unpacked.as_ref().map_or(body, |outer| &outer.bytes);
+        let Some(inside) = unpack(outer) else { break };
+        unpacked = Some(inside);
+    }
+    match unpacked {
+        None => Plain {
+            text: decode(body),
+            whole: true,
+            unpacked: false,
+        },
+        Some(Unpacked { bytes, ended }) => Plain {
+            text: Cow::Owned(decode(&bytes).into_owned()),
+            whole: ended,
+            unpacked: true,
+        },
+    }
+}
+
+/// As [`open`], of a body without its packing.
+pub(super) fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Value>> {
+    let reader = EnvelopeReader {
+        profile,
+        exact: exact(profile),
+    };
+    reader.text(&plain.text, plain.whole)
 }
 
 /// Whether there is nothing in a body that anybody could read.
@@ -61,14 +109,32 @@ pub fn is_empty(body: &[u8]) -> bool {
 }
 
 /// A token as it can stand in a reply; `None` for a value that cannot be one.
-pub(super) fn token(value: &Value) -> Option<Cow<'_, str>> {
+///
+/// Words for a failure and sentences are none: readers would get what no API takes, in place of a token that works.
+pub(super) fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
     let text = match value {
         Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
         Value::Number(number) => Cow::Owned(number.to_string()),
+        Value::Array(list) if matches!(list.as_slice(), [Value::String(_)]) => {
+            return token(list.first()?, profile);
+        }
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
-    (!stands_for_none(&text) && !text.contains(damaged) && !is_wrapped(&text)).then_some(text)
+    let is_code = || {
+        let mut codes = profile.errors.iter().flat_map(|rule| &rule.error);
+        let is_word = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+        is_word && codes.any(|code| code.eq_ignore_ascii_case(&text))
+    };
+    let is_none = stands_for_none(&text)
+        || text.contains(damaged)
+        || is_wrapped(&text)
+        || text.contains(char::is_whitespace)
+        || text.starts_with('<')
+        || is_shortened(&text)
+        || is_error_word(&text)
+        || is_code();
+    (!is_none).then_some(text)
 }
 
 /// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
@@ -152,11 +218,12 @@ enum FoundToken {
     Nothing,
 }
 
-/// Whether a member speaks about a request or an example, and so holds no reply.
+/// Whether a member speaks about a request, an example or what was before, and so holds no reply.
 fn is_example(name: &str) -> bool {
-    const EXAMPLES: [&str; 18] = [
-        "example",
-        "examples",
+    const BEGINNINGS: [&str; 9] = [
+        "old", "prev", "former", "expired", "revoked", "deleted", "invalid", "stale", "example",
+    ];
+    const EXAMPLES: [&str; 11] = [
         "sample",
         "expected",
         "got",
@@ -167,27 +234,56 @@ fn is_example(name: &str) -> bool {
         "received",
         "sent",
         "history",
-        "previous",
-        "old_token",
-        "old_tokens",
-        "former",
-        "revoked",
-        "deleted",
+        "superseded",
     ];
-    EXAMPLES.iter().any(|word| word.eq_ignore_ascii_case(name))
+    let name = name.trim_start_matches('_').to_ascii_lowercase();
+    EXAMPLES.contains(&name.as_str()) || BEGINNINGS.iter().any(|word| name.starts_with(word))
 }
 
 impl EnvelopeReader<'_> {
-    fn text(&self, text: &[u8]) -> Option<Map<String, Value>> {
-        match self.document(text, LAYERS) {
+    fn text(&self, text: &[u8], whole: bool) -> Option<Map<String, Value>> {
+        let data = event_data(trimmed(text));
+        let text = data.as_deref().unwrap_or(text);
+        let document = self.document(text, LAYERS, whole);
+        match document.or_else(|| self.unclosed(text)) {
             Some((value, shortened)) => match self.inside(value, shortened) {
                 FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
                 FoundToken::Nothing => None,
             },
             None => self
-                .embedded(without_prefix(trimmed(text)))
-                .or_else(|| self.escaped(text)),
+                .embedded(without_warnings(without_prefix(trimmed(text))))
+                .or_else(|| self.escaped(text))
+                .or_else(|| self.escaped_page(text)),
         }
+    }
+
+    /// The whole object in a wrapping that is not closed, or in brackets alone: `[R`, `cb(R`, `(R)`, a JSON string that was cut.
+    fn unclosed(&self, text: &[u8]) -> Option<(Value, bool)> {
+        let text = without_prefix(trimmed(text));
+        if text.starts_with(b"\"") {
+            let closed = [text, b"\""].concat();
+            let parsed = parse(&closed, &self.exact).ok()?;
+            return match parsed.value {
+                Value::String(inner) if parsed.end == closed.len() => {
+                    self.document(inner.as_bytes(), LAYERS - 1, false)
+                }
+                _ => None,
+            };
+        }
+        let mut inside = text;
+        for _ in 0..=LAYERS {
+            let Some(rest) = opened(inside) else { break };
+            inside = rest;
+        }
+        if inside.len() == text.len() || !inside.starts_with(b"{") {
+            return None;
+        }
+        let parsed = parse(inside, &self.exact).ok()?;
+        let closes = |byte: &u8| is_blank(*byte) || b")];".contains(byte);
+        let rest = &inside[parsed.end..];
+        rest.iter()
+            .all(closes)
+            .then_some((parsed.value, parsed.shortened))
     }
 
     /// A whole reply that was escaped for a page of HTML.
@@ -206,28 +302,40 @@ impl EnvelopeReader<'_> {
             .replace("&lt;", "<")
             .replace("&gt;", ">")
             .replace("&amp;", "&");
-        let (value, shortened) = self.document(plain.as_bytes(), 0)?;
+        let (value, shortened) = self.document(plain.as_bytes(), 0, false)?;
         match self.inside(value, shortened) {
             FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
             FoundToken::Nothing => None,
         }
     }
 
-    /// The value that a text is as a whole, and whether parts of it were left out.
-    fn document(&self, text: &[u8], layers: usize) -> Option<(Value, bool)> {
+    /// A reply whose quotes were escaped in a page of HTML or XML. Nothing else of it may have been escaped: what that was is not
+    /// known for sure.
+    fn escaped_page(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = trimmed(text);
+        let has = |sign: &[u8]| text.windows(sign.len()).any(|part| part == sign);
+        if !text.starts_with(b"<") || !has(b"&quot;") || has(b"&amp;") || has(b"&lt;") {
+            return None;
+        }
+        self.embedded(&markup::with_quotes(text))
+    }
+
+    /// The value that a text is as a whole, and whether parts of it were left out. `whole` says whether nothing of the text is
+    /// missing, which a form does not show.
+    fn document(&self, text: &[u8], layers: usize, whole: bool) -> Option<(Value, bool)> {
         let text = without_prefix(trimmed(text));
         let (value, shortened) = match text.first()? {
-            b'{' | b'[' | b'"' => {
+            b'{' | b'[' | b'"' | b'\'' => {
                 let parsed = parse(text, &self.exact).ok()?;
                 is_end(&text[parsed.end..]).then_some((parsed.value, parsed.shortened))?
             }
-            _ => match call(text).filter(|_| layers > 0) {
-                Some(argument) => self.document(argument, layers - 1)?,
-                None => (Value::Object(form(text)?), false),
+            _ => match call(text).or_else(|| assigned(text)).filter(|_| layers > 0) {
+                Some(argument) => self.document(argument, layers - 1, true)?,
+                None => (Value::Object(form(text).filter(|_| whole)?), false),
             },
         };
         match value {
-            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1),
+            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1, true),
             Value::String(_) => None,
             value => Some((value, shortened)),
         }
@@ -362,7 +470,8 @@ impl EnvelopeReader<'_> {
             Value::Object(map) => {
                 let renamed = self.renamed(map);
                 let map = renamed.as_ref().unwrap_or(map);
-                search.spoilt = search.left == 0 || self.fails(map, false);
+                search.spoilt =
+                    search.left == 0 || self.fails(map, false) || self.has_bad_token(map);
                 search.left = search.left.saturating_sub(1);
                 let around = OuterFields { map, outer };
                 if self.holds_token(map) {
@@ -385,7 +494,7 @@ impl EnvelopeReader<'_> {
                 if levels > 0
                     && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
             {
-                if let Some((value, shortened)) = self.document(text.as_bytes(), 0) {
+                if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
                     search.spoilt |= shortened;
                     self.search(&value, outer, levels - 1, search);
                 }
@@ -451,20 +560,31 @@ impl EnvelopeReader<'_> {
 
     fn holds_token(&self, map: &Map<String, Value>) -> bool {
         first_token(&self.profile.reply.access_token, map)
-            .and_then(token)
+            .and_then(|value| token(value, self.profile))
             .is_some()
+    }
+
+    /// Whether an object has a text that is no token where its access token belongs: what is below is none of its own.
+    fn has_bad_token(&self, map: &Map<String, Value>) -> bool {
+        first_token(&self.profile.reply.access_token, map).is_some_and(|value| {
+            let text = value.as_str().filter(|text| !is_wrapped(text));
+            text.is_some() && token(value, self.profile).is_none()
+        })
     }
 
     /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
     fn fails(&self, map: &Map<String, Value>, beside: bool) -> bool {
-        const ERRORS: [&str; 9] = [
+        const ERRORS: [&str; 12] = [
             "error",
+            "errno",
+            "errorno",
             "errors",
             "errorcode",
             "errcode",
             "err",
             "errordescription",
             "errormessage",
+            "errmsg",
             "fault",
             "exception",
         ];
@@ -517,6 +637,18 @@ impl EnvelopeReader<'_> {
             ]
             .contains(&word.as_str())
         };
+        let is_yes = |value: &Value| match value {
+            Value::Bool(yes) => *yes,
+            Value::Number(number) => number.as_f64() == Some(1.0),
+            Value::String(text) => ["true", "1", "yes"]
+                .iter()
+                .any(|yes| yes.eq_ignore_ascii_case(text.trim())),
+            _ => false,
+        };
+        let has_code = map.keys().any(|name| {
+            let name = plain(name);
+            ["error", "err", "errno", "errorno", "errorcode", "errcode"].contains(&name.as_str())
+        });
         error_of(map, self.profile).is_some()
             || map.iter().any(|(name, value)| {
                 let name: String = name
@@ -540,8 +672,11 @@ impl EnvelopeReader<'_> {
                     "status" | "statuscode" | "code" | "outcome" | "state" => {
                         is_status(value) || failed()
                     }
-                    "errordescription" | "errormessage" if beside => false,
-                    "errormessage" | "errordescription" | "errors" | "error" | "err"
+                    // What is wrong is said by a code. Without one the sentence alone has to be believed.
+                    "errordescription" | "errormessage" | "errmsg" if beside && has_code => false,
+                    "revoked" | "expired" | "inactive" | "invalid" | "disabled" | "isrevoked"
+                    | "isexpired" | "isinvalid" => is_yes(value),
+                    "errmsg" | "errormessage" | "errordescription" | "errors" | "error" | "err"
                         if succeeds(value) =>
                     {
                         false

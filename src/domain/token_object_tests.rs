@@ -1,13 +1,13 @@
 //! Every wrapping gives the same object, and nothing else gives one.
 
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::import_token::stands_for_none;
 use super::super::provider::Class;
 use super::super::provider::tests::profile;
 use super::super::reply::{TokenReply, Verdict, is_unread, read};
@@ -19,6 +19,7 @@ const R: &str = r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"
 fn verdict(body: &[u8]) -> Verdict {
     read(
         &TokenReply {
+            whole: true,
             status: 200,
             retry_after: None,
             now: Timestamp::default(),
@@ -32,6 +33,24 @@ fn verdict(body: &[u8]) -> Verdict {
 /// The tokens of a pair; `None` for anything else.
 fn pair(body: &[u8]) -> Option<(String, Option<String>)> {
     match verdict(body) {
+        Verdict::Granted(granted) => {
+            let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
+            Some((granted.access.expose().to_owned(), refresh))
+        }
+        Verdict::Refused(_) => None,
+    }
+}
+
+/// As [`pair`], of a body that broke off.
+fn pair_of_cut(body: &[u8]) -> Option<(String, Option<String>)> {
+    let reply = TokenReply {
+        whole: false,
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body,
+    };
+    match read(&reply, &profile(), &[]) {
         Verdict::Granted(granted) => {
             let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
             Some((granted.access.expose().to_owned(), refresh))
@@ -167,6 +186,25 @@ fn wrapped(reply: &str) -> Vec<Vec<u8>> {
         text(format!("{reply}\n{reply}")),
         text(format!("{reply}{reply}")),
         text(format!("data: {reply}\n\n")),
+        text(format!(": hello\nevent: token\nid: 7\ndata: {reply}\n\n")),
+        text(format!("OK {reply}")),
+        text(format!("var token = {reply};\n")),
+        text(format!("window.token={reply}")),
+        text(format!("throw 1; < don't be evil' >{reply}")),
+        text(format!("\u{2028}\u{c}{reply}")),
+        text(format!(
+            "PHP Deprecated:  x in /a.php on line 3\n\u{feff}{reply}"
+        )),
+        text(format!(
+            "\u{feff}PHP Notice:  x in /a.php on line 3 \u{feff}{reply}"
+        )),
+        text(format!(
+            "\nWarning: a(): b in /srv/a.php on line 3\n\nNotice: c in /srv/a.php on line 4\n{reply}"
+        )),
+        text(format!(
+            "/usr/lib/x.py:3: DeprecationWarning: use y\n  warnings.warn(\n{reply}"
+        )),
+        text(format!("<?xml version=\"1.0\"?><r><![CDATA[{reply}]]></r>")),
         utf32(reply, u32::to_le_bytes),
         utf32(&bom, u32::to_be_bytes),
         text(format!(
@@ -202,6 +240,39 @@ fn names_in_another_spelling_and_quotes_of_html_are_read() {
         r#"{"message":"send {&quot;access_token&quot;:&quot;a2&quot;}"}"#,
     ] {
         assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn what_other_languages_and_forms_make_of_a_reply_is_read() {
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let html = R.replace('"', "&quot;");
+    for body in [
+        "{'access_token': 'a2', 'refresh_token': 'r2', 'ok': True, 'error': None}".to_owned(),
+        R.replace('"', "'"),
+        R.replace('}', ",}"),
+        format!(
+            "<html><head></head><body><pre style=\"word-wrap: break-word;\">{html}</pre></body></html>"
+        ),
+        format!("<?xml version=\"1.0\"?><string xmlns=\"http://tempuri.org/\">{html}</string>"),
+        r#"{"access_token":["a2"],"refresh_token":["r2"]}"#.to_owned(),
+        "token[access_token]=a2&token[refresh_token]=r2&token[expires_in]=3600".to_owned(),
+        "token%5Baccess_token%5D=a2&token%5Brefresh_token%5D=r2".to_owned(),
+        "access_token%3Da2%26refresh_token%3Dr2%26expires_in%3D3600".to_owned(),
+        "?access_token=a2&refresh_token=r2".to_owned(),
+        "#access_token=a2&refresh_token=r2".to_owned(),
+        "access_token=a2\r\nrefresh_token=r2\r\n".to_owned(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), both, "{body}");
+    }
+    for refusal in [
+        "{'error': 'invalid_grant', 'access_token': 'a2'}",
+        "error%3Dinvalid_grant%26access_token%3Da2",
+        "token[error]=invalid_grant&token[access_token]=a2",
+        "error=invalid_grant\naccess_token=a2",
+        "OK {\"error\":\"invalid_grant\"}",
+    ] {
+        assert_eq!(pair(refusal.as_bytes()), None, "{refusal}");
     }
 }
 
@@ -318,7 +389,9 @@ fn what_is_no_reply_gives_no_pair() {
         format!("Warning: the answer should be\n{R}"),
         format!("Notice: send this instead of a form:\n\n{R}\n"),
         // Scripts.
-        format!("var reply = {R};"),
+        format!("var reply = {R}; send(reply);"),
+        format!("var a = 1; var reply = {R};"),
+        format!("The token = {R}"),
         format!("const f = () => {{ return\n{R}\n}}"),
         format!("login({R}, 7);"),
         format!("send it to f({R})"),
@@ -331,7 +404,7 @@ fn what_is_no_reply_gives_no_pair() {
         // Two of them.
         format!("{R}{}", R.replace("a2", "a3")),
         format!("[{R},{}]", R.replace("r2", "r3")),
-        format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1")),
+        format!(r#"{{"first":{},"second":{R}}}"#, R.replace("a2", "a1")),
         // Refusals around it.
         format!(r#"{{"error":"invalid_grant","data":{R}}}"#),
         format!(
@@ -354,7 +427,15 @@ fn what_is_no_reply_gives_no_pair() {
         // Tokens that are none.
         r#"{"access_token":{"value":"a2"},"refresh_token":"r2"}"#.to_owned(),
         r#"{"access_token":true,"refresh_token":"r2"}"#.to_owned(),
-        r#"{"access_token":"a2","refresh_token":["r2"]}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":["r2","r3"]}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":[["r2"]]}"#.to_owned(),
+        // Escaped in what is no text of the page.
+        format!("<p data-x=\"{}\">x</p>", R.replace('"', "&quot;")),
+        format!("<script>{}</script>", R.replace('"', "&quot;")),
+        format!("<p>For example</p><pre>{}</pre>", R.replace('"', "&quot;")),
+        format!("<html><body><![CDATA[{R}]]></body></html>"),
+        format!("data: {R}\n\ndata: {}\n", R.replace("a2", "a3")),
+        "The token\naccess_token=a2\nrefresh_token=r2".to_owned(),
         r#"{"access_token":"a2","refresh_token":"r\u0000"}"#.to_owned(),
         r#"{"access_token":"a2","refresh_token":"r\ud800"}"#.to_owned(),
         r#"{"access_token":"  "}"#.to_owned(),
@@ -376,6 +457,82 @@ fn what_arrived_of_a_packed_reply_counts() {
 }
 
 #[test]
+fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
+    const FORM: &str = "expires_in=60&access_token=a2&refresh_token=r2";
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let flushed = |text: &str, rest: &[u8]| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(text.as_bytes()).unwrap();
+        packed.flush().unwrap();
+        [packed.get_ref().as_slice(), rest].concat()
+    };
+    let wide = utf16(FORM, true, u16::to_le_bytes);
+    let padded = format!("pad={}&{FORM}", "x".repeat(LARGEST - FORM.len() - 3));
+    // The transport says nothing of it, the packing does; and one byte too much for what is read.
+    for cut in [
+        flushed(FORM, b""),
+        flushed(FORM, b"\xff\xff\xff\xff\xff"),
+        gzip(FORM.as_bytes())[..gzip(FORM.as_bytes()).len() - 8].to_vec(),
+        zlib(FORM.as_bytes())[..zlib(FORM.as_bytes()).len() - 7].to_vec(),
+        deflate(FORM.as_bytes())[..deflate(FORM.as_bytes()).len() - 3].to_vec(),
+        gzip(padded.as_bytes()),
+        padded.into_bytes(),
+    ] {
+        assert_eq!(pair(&cut), None, "{}", shown(&cut));
+    }
+    for cut in [
+        FORM.as_bytes(),
+        b"access_token=a2&refresh_token=r2&sco",
+        &wide,
+        &wide[..wide.len() - 4],
+        FORM.replace('&', ";").as_bytes(),
+        format!("\"{FORM}").as_bytes(),
+        format!("{{\"body\":\"{FORM}").as_bytes(),
+    ] {
+        assert_eq!(pair_of_cut(cut), None, "{}", shown(cut));
+    }
+    // What ends by its own signs does not need the end of what is around it.
+    let string = Value::from(R).to_string();
+    for whole in [
+        format!("cb({R}"),
+        format!("[{R}"),
+        format!("[[ {R} ]"),
+        format!("({R})"),
+        format!("/**/ cb([{R}]"),
+        string[..string.len() - 1].to_owned(),
+        format!("\"{FORM}\""),
+        format!("{R}<!-- 0."),
+    ] {
+        assert_eq!(pair_of_cut(whole.as_bytes()), both, "{whole}");
+        assert_eq!(pair(whole.as_bytes()), both, "{whole}");
+    }
+    for packed in [
+        gzip(R.as_bytes()),
+        zlib(R.as_bytes()),
+        deflate(R.as_bytes()),
+    ] {
+        assert_eq!(pair_of_cut(&packed), both);
+    }
+    for packed in [
+        gzip(FORM.as_bytes()),
+        [gzip(FORM.as_bytes()), b"\0\0trailing".to_vec()].concat(),
+        [gzip(&FORM.as_bytes()[..9]), gzip(&FORM.as_bytes()[9..])].concat(),
+        zlib(FORM.as_bytes()),
+        deflate(FORM.as_bytes()),
+    ] {
+        assert_eq!(pair(&packed), both);
+    }
+    for doubtful in [
+        format!("[{R},"),
+        format!("cb({R}, 7"),
+        format!("{{\"data\":{R}"),
+        format!("cb({}", &R[..R.len() - 1]),
+    ] {
+        assert_eq!(pair_of_cut(doubtful.as_bytes()), None, "{doubtful}");
+    }
+}
+
+#[test]
 fn a_profile_says_what_success_is() {
     let mut profile = profile();
     profile.reply.success = vec![(
@@ -385,6 +542,7 @@ fn a_profile_says_what_success_is() {
     let verdict = |body: &str| {
         read(
             &TokenReply {
+                whole: true,
                 status: 200,
                 retry_after: None,
                 now: Timestamp::default(),
@@ -444,9 +602,12 @@ fn no_body_costs_much() {
     assert_eq!(pair(&gzip(&vec![b'['; 100 << 20])), None);
 }
 
-fn token() -> impl Strategy<Value = String> {
+static PROFILE: LazyLock<Profile> = LazyLock::new(profile);
+
+fn a_token() -> impl Strategy<Value = String> {
     "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
-        !says_nothing(&Value::from(text.as_str())) && !stands_for_none(text)
+        token(&Value::from(text.as_str()), &PROFILE).is_some()
+            && !says_nothing(&Value::from(text.as_str()))
     })
 }
 
@@ -465,7 +626,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_reply_in_any_wrapping_is_the_same_pair(access in token(), refresh in token(), more in fields()) {
+    fn any_reply_in_any_wrapping_is_the_same_pair(access in a_token(), refresh in a_token(), more in fields()) {
         let mut reply = json!({"access_token": access, "refresh_token": refresh, "expires_in": 60});
         reply.as_object_mut().unwrap().extend(more);
         for body in wrapped(&reply.to_string()) {
@@ -474,7 +635,7 @@ proptest! {
     }
 
     #[test]
-    fn no_refusal_in_any_wrapping_is_a_pair(access in token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
+    fn no_refusal_in_any_wrapping_is_a_pair(access in a_token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
         prop_assume!(!says_nothing(&Value::from(error.as_str())));
         let mut reply = json!({"access_token": access, "error": error});
         reply.as_object_mut().unwrap().extend(more);
@@ -485,7 +646,7 @@ proptest! {
 
     /// What is cut anywhere is no pair, unless only white space or what stands behind the reply is missing.
     #[test]
-    fn no_cut_reply_is_another_pair(access in token(), refresh in token(), share in 0.0..1.0_f64) {
+    fn no_cut_reply_is_another_pair(access in a_token(), refresh in a_token(), share in 0.0..1.0_f64) {
         let reply = json!({"access_token": access, "refresh_token": refresh}).to_string();
         for body in wrapped(&reply) {
             let length = (body.len() as f64 * share) as usize;
@@ -511,6 +672,7 @@ proptest! {
 /// Whether a success is of unknown outcome, and its body is kept.
 fn is_kept_in_doubt(body: &str) -> bool {
     let reply = TokenReply {
+        whole: true,
         status: 200,
         retry_after: None,
         now: Timestamp::default(),
@@ -535,10 +697,14 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         r#""hasError":true"#,
         r#""status":"revoked""#,
         r#""active":false"#,
-        r#""error":200"#,
         r#""error":true"#,
         r#""error":"deprecated_endpoint","error_description":"use v2""#,
-        r#""error":{"code":200,"message":"OK"}"#,
+        r#""error":201"#,
+        r#""errno":111,"errmsg":"Access token invalid""#,
+        r#""errmsg":"Access token invalid""#,
+        r#""error_description":"bad""#,
+        r#""revoked":true"#,
+        r#""expired":"true""#,
     ] {
         assert!(is_kept_in_doubt(&with(more)), "{more}");
     }
@@ -552,6 +718,14 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         format!(r#"{{"message":"unknown grant","received":{R}}}"#),
         format!(r#"{{"message":"no such token","old_token":{R}}}"#),
         format!(r#"{{"history":[{R}]}}"#),
+        format!(r#"{{"old":{R}}}"#),
+        format!(r#"{{"previous_token":{R}}}"#),
+        format!(r#"{{"expiredToken":{R}}}"#),
+        format!("invalid refresh token\n{R}"),
+        format!("401 Unauthorized\n{R}"),
+        format!("<p>The grant was revoked.</p>\n{R}"),
+        format!("The server answers with\n\n{R}\n\nand so on"),
+        "error_description=bad&access_token=a2&refresh_token=r2".to_owned(),
     ] {
         assert!(is_kept_in_doubt(&around), "{around}");
     }
@@ -562,6 +736,8 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
         "\"n/a\"",
         "\"succeeded\"",
         "\"-\"",
+        "200",
+        "\"200\"",
     ] {
         assert_eq!(
             pair(with(&format!("\"error\":{nothing}")).as_bytes()),
@@ -569,6 +745,21 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
             "{nothing}"
         );
     }
+    // What says that all is well, or speaks of something else.
+    for more in [
+        r#""errno":0,"errmsg":"token refreshed""#,
+        r#""errno":0,"errmsg":"""#,
+        r#""errcode":"0","errmsg":"ok""#,
+        r#""errmsg":"success""#,
+        r#""revoked":false,"expired":0"#,
+        r#""old_token":{"access_token":"a1","refresh_token":"r1"}"#,
+        r#""error":"success","error_description":"all is well""#,
+    ] {
+        let body = with(more);
+        assert_eq!(pair(body.as_bytes()), pair(R.as_bytes()), "{more}");
+    }
+    let newer = format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1"));
+    assert_eq!(pair(newer.as_bytes()), pair(R.as_bytes()));
     // A code that the table knows is a refusal, whatever stands beside it.
     let refused = with(r#""error":"invalid_grant""#);
     assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
@@ -599,7 +790,7 @@ fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
     let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
     assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
     for doubtful in [
-        r#"{"access_token":"a2","old":{"refresh_token":"r1"},"new":{"refresh_token":"r2"}}"#,
+        r#"{"access_token":"a2","one":{"refresh_token":"r1"},"two":{"refresh_token":"r2"}}"#,
         "access_token=a2%26refresh_token=r2",
     ] {
         assert!(is_kept_in_doubt(doubtful), "{doubtful}");
@@ -636,6 +827,59 @@ fn a_word_for_nothing_is_no_token() {
         assert!(
             pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread),
             "{unread}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_a_token_is_not_published_as_one() {
+    for word in [
+        "error",
+        "expired",
+        "invalid_grant",
+        "INVALID_TOKEN",
+        "The refresh token is invalid.",
+        "<html>",
+        "<redacted>",
+        "[FILTERED]",
+        "***",
+        "eyJhbGciOi...",
+        "eyJhbGciOi…",
+        "abcd***wxyz",
+        "unauthorized_client",
+    ] {
+        let word = Value::from(word);
+        let body = format!(r#"{{"access_token":{word},"expires_in":3600}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    let below = r#"{"access_token":"expired","data":{"accessToken":"a2"}}"#;
+    assert!(pair(below.as_bytes()).is_none() && is_kept_in_doubt(below));
+    // The old refresh token is spent, whatever this one is.
+    for word in ["two words", "expired", "invalid_grant", "r2...", "<b>"] {
+        let body = format!(r#"{{"access_token":"a2","refresh_token":"{word}"}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    for token in [
+        "1//0gabcDEF-ghi_jkl",
+        "a/b+c==",
+        "0.AXoA~5bad.AgABAAEAAAD",
+        "M.C507_BAY.0.U.-Cq!x***yZ0123456789abcdefghijklmnop$$",
+        "12|SanctumToken",
+        "eyJhbGciOiJkaXIifQ..aXY.Y3Q.dGFn",
+        "invalid_grant_9f86d081",
+        "errorless",
+    ] {
+        let body = json!({"access_token": token, "refresh_token": token}).to_string();
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some((token.to_owned(), Some(token.to_owned()))),
+            "{token}"
         );
     }
 }

@@ -139,6 +139,26 @@ const WRAPPED: &[(&str, Wrap)] = &[
             .into_bytes(),
         )
     }),
+    ("jsonp-cut", |r| {
+        let body = format!("cb({r}");
+        Play::Close(
+            format!(
+                "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{body}",
+                body.len() + 2
+            )
+            .into_bytes(),
+        )
+    }),
+    ("list-cut", |r| {
+        let body = format!("[{r}");
+        Play::Close(
+            format!(
+                "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{body}",
+                body.len() + 1
+            )
+            .into_bytes(),
+        )
+    }),
     ("closed-then-reset", |r| {
         Play::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())
     }),
@@ -784,6 +804,81 @@ fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
     );
     let ran = rig.run(["recover", "acme"]);
     assert!(ran.stderr.contains(", cut;"), "{ran:?}");
+}
+
+#[test]
+fn a_form_that_is_cut_is_kept_and_no_token_of_it_is_used() {
+    let form = |next: &str, order: [&str; 3]| {
+        let next: Value = serde_json::from_str(next).expect("as the test made it");
+        let field = |name: &&str| match &next[name] {
+            Value::String(text) => format!("{name}={text}"),
+            other => format!("{name}={other}"),
+        };
+        order.iter().map(field).collect::<Vec<_>>().join("&")
+    };
+    const REFRESH_LAST: [&str; 3] = ["expires_in", "access_token", "refresh_token"];
+    const ACCESS_LAST: [&str; 3] = ["expires_in", "refresh_token", "access_token"];
+    let names = [
+        "length",
+        "chunked",
+        "reset",
+        "access",
+        "no-refresh",
+        "packed",
+    ];
+    let hostile = strict(move |name, next| {
+        let (last, access) = (form(next, REFRESH_LAST), form(next, ACCESS_LAST));
+        let cut = &last[..last.len() - 1];
+        let short = |body: &[u8]| {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n",
+                body.len() + 40
+            );
+            Play::Close([head.as_bytes(), body].concat())
+        };
+        match name {
+            "length" => short(cut.as_bytes()),
+            "chunked" => Play::Close(
+                format!(
+                    "HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{cut}",
+                    last.len()
+                )
+                .into_bytes(),
+            ),
+            "reset" => Play::Reset(format!("HTTP/1.1 200 OK\r\n{CLOSE}\r\n{cut}").into_bytes()),
+            "access" => short(&access.as_bytes()[..access.len() - 1]),
+            "no-refresh" => short(&last.as_bytes()[..last.find("&refresh").expect("there")]),
+            _ => {
+                let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+                packed
+                    .write_all(cut.as_bytes())
+                    .expect("as the test made it");
+                packed.flush().expect("as the test made it");
+                sent(packed.get_ref())
+            }
+        }
+    });
+    let rig = rig(&hostile, &names);
+    let daemon = rig.start();
+    for name in names {
+        daemon.wait_for_outcome(name, "needs-authorization");
+        assert_eq!(
+            daemon.outcomes(name),
+            ["in-doubt", "needs-authorization"],
+            "{name}"
+        );
+        assert!(rig.token_json(name).is_none(), "{name}");
+        let ran = rig.run(["recover", name]);
+        assert!(
+            ran.code == Some(65) && ran.stderr.contains("; cannot be read"),
+            "{name}: {ran:?}"
+        );
+        assert_eq!(
+            ran.stderr.contains(", cut;"),
+            name != "packed",
+            "{name}: {ran:?}"
+        );
+    }
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn garbage_and_what_is_too_large_is_refused() {
     }
     // An answer that is still heard: the sender of a grant that is too long gets to know it.
     assert_eq!(
-        rig.control("POST", "/v1/portals/acme/grant", &long[..900_000])
+        rig.control("POST", "/v1/portals/acme/grant", &long[..1_500_000])
             .0,
         413
     );

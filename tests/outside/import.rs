@@ -85,7 +85,7 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
 #[test]
 fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
     let rig = calm(["acme"]);
-    let long = "a".repeat(70_000);
+    let long = "a".repeat((1 << 20) + 1);
     let check = |daemon: bool| {
         for (text, why) in [
             (
@@ -107,7 +107,7 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
             (r#"{"name":"acme"}"#, "it has no refresh_token"),
             ("", "there is nothing in it"),
             ("  \n\t", "there is nothing in it"),
-            (&long, "it is longer than 65536 bytes"),
+            (&long, "it is longer than 1048576 bytes"),
         ] {
             let ran = rig.import("acme", text);
             assert_eq!(ran.code, Some(65), "{why}, daemon {daemon}: {ran:?}");

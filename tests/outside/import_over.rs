@@ -1,9 +1,12 @@
 //! `refreshd import` where a grant lives: nothing takes its place before it has proved itself.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use refreshd::fake_server::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
@@ -125,6 +128,15 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
         &authorize,
         "1%2F%2F0gabcdefgh12345",
         "several words of prose",
+        "refresh_token=",
+        "foo/bar",
+        "@/etc/refreshd/token",
+        "bool(false)",
+        "%PDF-1.4",
+        "#!/bin/sh",
+        r#"{"refresh_token":"\"5bad2d67006e9f06\""}"#,
+        r#"{"refresh_token":"REFRESH_TOKEN=5bad2d67006e9f06"}"#,
+        &CLIENT_SECRET.to_uppercase(),
         &machine,
         CLIENT_ID,
         CLIENT_SECRET,
@@ -585,6 +597,51 @@ fn what_people_have_is_taken_in() {
         contains(&ran.stderr, &[why]);
     }
     daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn what_a_server_wrapped_is_taken_in_as_bytes_with_a_daemon_and_without() {
+    let names = ["notice", "jsonp", "packed", "wide", "long", "broken"];
+    let rig = calm(names);
+    let replies: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let reply = rig.install(name);
+            let bytes = match *name {
+                "notice" => format!(
+                    "<br />\n<b>Notice</b>: x in <b>/srv/a.php</b> on line <b>3</b><br />\n{reply}"
+                )
+                .into_bytes(),
+                "jsonp" => format!("cb({reply});").into_bytes(),
+                "packed" => {
+                    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+                    packed.write_all(reply.as_bytes()).unwrap();
+                    packed.finish().unwrap()
+                }
+                "wide" => reply.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+                "long" => reply
+                    .replacen('{', &format!("{{\"x\":\"{}\",", "y".repeat(900_000)), 1)
+                    .into_bytes(),
+                _ => [
+                    reply.trim_end().trim_end_matches('}').as_bytes(),
+                    b",\"name\":\"M\xfcller\x01\"}\0",
+                ]
+                .concat(),
+            };
+            (*name, bytes)
+        })
+        .collect();
+    let import = |(name, bytes): &(&str, Vec<u8>)| {
+        rig.secret_bytes("reply", bytes);
+        let ran = rig.run(["import", name, rig.path("reply").to_str().unwrap()]);
+        assert_eq!(ran.code, Some(0), "{name}: {ran:?}");
+    };
+    let (with, without) = replies.split_at(3);
+    let daemon = rig.start();
+    with.iter().for_each(import);
+    daemon.stop();
+    without.iter().for_each(import);
     rig.no_violations();
 }
 

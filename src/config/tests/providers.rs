@@ -129,6 +129,7 @@ fn answer(said: &Said, profile: &Profile) -> Verdict {
     let (now, body) = (Timestamp::default(), said.body.as_bytes());
     read(
         &TokenReply {
+            whole: true,
             status: said.status,
             retry_after: None,
             now,

@@ -125,6 +125,7 @@ fn profile(provider: &str) -> Arc<Profile> {
 fn check(profile: &Profile, status: u16, error: &str, description: &str, class: Class) {
     let body = serde_json::json!({ "error": error, "error_description": description }).to_string();
     let reply = TokenReply {
+        whole: true,
         status,
         retry_after: None,
         now: Timestamp::default(),
@@ -311,6 +312,7 @@ fn every_documented_code_of_x_has_its_class() {
         check(&profile, status, error, description, class);
     }
     let page = TokenReply {
+        whole: true,
         status: 401,
         retry_after: None,
         now: Timestamp::default(),

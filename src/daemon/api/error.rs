@@ -2,7 +2,7 @@
 //!
 //! [`ErrorCode`] is the one table: the HTTP status is read off it here, the exit code of a command in `commands::exit`.
 
-use axum::extract::rejection::{QueryRejection, StringRejection};
+use axum::extract::rejection::{BytesRejection, QueryRejection, StringRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,16 @@ impl ApiError {
         Self::new(ErrorCode::Busy, message)
     }
 
-    /// A body that could not be taken: too long, or no text.
+    /// A body that could not be taken: too long, or not all there.
+    pub(crate) fn of_bytes(code: ErrorCode, rejection: &BytesRejection) -> Self {
+        Self {
+            code,
+            status: rejection.status(),
+            message: rejection.body_text(),
+        }
+    }
+
+    /// The same where it has to be text.
     pub(crate) fn of_body(code: ErrorCode, rejection: &StringRejection) -> Self {
         Self {
             code,

@@ -79,7 +79,7 @@ impl InProcess {
         &self,
         method: Method,
         path: &str,
-        body: String,
+        body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>), String> {
         let mut request = Request::new(Body::from(body));
         *request.method_mut() = method;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::Router;
-use axum::body::Body;
-use axum::extract::rejection::{QueryRejection, StringRejection};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path as UrlPath, Query, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -233,11 +233,11 @@ async fn import(
     Extension(peer): Extension<Peer>,
     UrlPath(portal): UrlPath<String>,
     query: Result<Query<ImportQuery>, QueryRejection>,
-    body: Result<String, StringRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     control.may_change(peer)?;
     let Query(ImportQuery { replace, aside_of }) = query?;
-    let body = body.map_err(|rejection| ApiError::of_body(ErrorCode::NotAGrant, &rejection))?;
+    let body = body.map_err(|rejection| ApiError::of_bytes(ErrorCode::NotAGrant, &rejection))?;
     let (shared, driver) = (Arc::clone(&control.shared), control.driver.clone());
     let name = portal.clone();
     let import = async move {

@@ -8,8 +8,11 @@ use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::api::{alerts, authorization, installs, portals, replies};
 use crate::domain::import;
 
-/// One more than a grant may have, so that it is the reader of grants who says that one is too long.
-pub(crate) const MAX_BODY_BYTES: usize = import::MAX_LENGTH + 1;
+/// The longest body of a request.
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The same where a grant is handed over: one more than one may have, so that it is the reader of grants who says that one is
+/// too long.
+pub(crate) const MAX_GRANT_BYTES: usize = import::MAX_LENGTH + 1;
 
 /// All of them, for whoever calls.
 pub(crate) fn routes(control: Control) -> Router {
@@ -26,6 +29,6 @@ pub(crate) fn routes(control: Control) -> Router {
                 "this is not done with that method",
             )
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_GRANT_BYTES))
         .with_state(control)
 }

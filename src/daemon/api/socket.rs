@@ -4,6 +4,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
@@ -14,7 +15,7 @@ use crate::adapters::ownership::give_to_directory_owner;
 use crate::daemon::api::control::Control;
 use crate::daemon::api::error::ApiError;
 use crate::daemon::api::peer::Peer;
-use crate::daemon::api::routes::{MAX_BODY_BYTES, routes};
+use crate::daemon::api::routes::{MAX_BODY_BYTES, MAX_GRANT_BYTES, routes};
 use crate::daemon::context::Context;
 use crate::daemon::http::connection_limits::Places;
 use crate::daemon::http::descriptors;
@@ -117,6 +118,19 @@ fn places() -> Places {
 }
 
 /// Told to whoever finds every place taken.
+/// A grant may be as long as a reply. Who may not hand one over cannot have so much memory used for it.
+fn longest_body(head: &Parts) -> usize {
+    let may_change = || {
+        let peer = head.extensions.get::<Peer>();
+        peer.is_some_and(|peer| peer.may_change().is_ok())
+    };
+    if head.uri.path().ends_with("/grant") && may_change() {
+        MAX_GRANT_BYTES
+    } else {
+        MAX_BODY_BYTES
+    }
+}
+
 fn busy() -> Response {
     ApiError::busy("every place of its control socket is taken").into_response()
 }
@@ -134,7 +148,7 @@ pub async fn run(
         routes: routes(control.clone()),
         places: places(),
         kept: Some(Kept::Guests(Peer::is_important)),
-        longest_body: MAX_BODY_BYTES,
+        longest_body,
         introduce: Peer::peer_extensions,
         busy,
         clock,

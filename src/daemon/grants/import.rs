@@ -48,21 +48,21 @@ pub struct ImportOutcome {
     pub had_grant: bool,
 }
 
-/// Takes a grant in from its text and waits for what becomes of it. `replace` is the way past another owner's grant.
+/// Takes a grant in from its bytes and waits for what becomes of it. `replace` is the way past another owner's grant.
 ///
 /// # Errors
 /// [`OperationError`]: it is no grant, another portal's, or known; nothing was sent or changed then.
 pub async fn import(
     shared: &Context,
     name: &str,
-    text: &str,
+    grant: &[u8],
     replace: bool,
     by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    let intake = parse(text, &app.profile, shared.clock.now())
+    let intake = parse(grant, &app.profile, shared.clock.now())
         .map_err(|source| not_a_grant_error(&portal, source))?;
     if let Some(what) = known_secret(&config, &portal, &intake) {
         return Err(not_a_grant_error(
@@ -94,7 +94,7 @@ pub async fn import(
         .map(RefreshToken::fingerprint);
     match store_candidate(shared, &portal, intake, Origin::Import, replace).await? {
         Offered::Same if portal.kind() == Kind::ClientChanged => {
-            let parsed = parse(text, &app.profile, shared.clock.now());
+            let parsed = parse(grant, &app.profile, shared.clock.now());
             import_first(
                 shared,
                 &portal,
@@ -139,7 +139,7 @@ pub async fn import_superseded(
     let imported = import(
         shared,
         name,
-        &text,
+        text.as_bytes(),
         replace || portal.name == holder.name,
         by,
     )

@@ -79,7 +79,7 @@ impl BrowserPage {
             routes,
             places: MAX_CONNECTIONS,
             kept: None,
-            longest_body: 0,
+            longest_body: |_| 0,
             introduce,
             busy,
             clock,

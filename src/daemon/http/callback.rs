@@ -145,7 +145,7 @@ impl Callback {
                     spare: 0,
                 },
                 kept: None,
-                longest_body: 0,
+                longest_body: |_| 0,
                 introduce,
                 busy,
                 clock: Clock::system(),

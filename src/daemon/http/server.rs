@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::serve::Listener;
@@ -59,8 +60,8 @@ pub(crate) struct Server<I> {
     pub(crate) places: Places,
     /// What the spare places are for.
     pub(crate) kept: Option<Kept<I>>,
-    /// The longest body that the routes get to see, in bytes; they are handed one byte more of a longer one.
-    pub(crate) longest_body: usize,
+    /// The longest body of a request that the routes get to see, in bytes; they are handed one byte more of a longer one.
+    pub(crate) longest_body: fn(&Parts) -> usize,
     /// What the routes are told of who is at the other end, as an extension of the request.
     pub(crate) introduce: fn(&I) -> PeerExtensions,
     /// What is answered in a spare place to whoever it is not kept for.
@@ -216,15 +217,12 @@ async fn carry_out<I>(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    let Some(Ok(body)) = house
-        .clock
-        .within(IO_TIMEOUT, read(body, house.longest_body))
-        .await
-    else {
+    head.extensions.extend(introduction);
+    let longest = (house.longest_body)(&head);
+    let Some(Ok(body)) = house.clock.within(IO_TIMEOUT, read(body, longest)).await else {
         let message = "the body of the request did not arrive in time\n";
         return (StatusCode::REQUEST_TIMEOUT, message).into_response();
     };
-    head.extensions.extend(introduction);
     let served = Served::begin(guest);
     let routes = TowerToHyperService::new(house.routes.clone());
     let Ok(answer) = routes

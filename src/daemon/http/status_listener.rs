@@ -78,7 +78,7 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
             routes,
             places: descriptors::for_guests(MAX_CONNECTIONS, SPARE),
             kept: Some(Kept::Paths(&["/livez", "/readyz"])),
-            longest_body: 0,
+            longest_body: |_| 0,
             introduce,
             busy,
             clock,

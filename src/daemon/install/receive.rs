@@ -75,7 +75,7 @@ pub(crate) async fn serve_install_events(
             routes,
             places: descriptors::for_guests(MAX_CONNECTIONS, 0),
             kept: None,
-            longest_body: MAX_LENGTH,
+            longest_body: |_| MAX_LENGTH,
             introduce,
             busy,
             clock,

@@ -135,7 +135,7 @@ impl Worker {
         let (verdict, unread) =
             unreadable_reply::judge(&reply, &app.profile, &secrets, sent_at, context);
         if unread {
-            let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
+            let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at);
             unreadable_reply::keep(&self.shared, portal, reply).await;
         }
         let granted = match (verdict, cut) {

@@ -394,10 +394,9 @@ fn judge(
         (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
         (Verdict::Refused(_), Some(why)) => Attempt::InDoubt(why),
     };
-    let whole = !matches!(attempt, Attempt::InDoubt(_));
     let unread = unread.then(|| {
         let answers = ReplyTo::Renewal(SentToken::of(grant));
-        Box::new(unreadable_reply::of(reply, answers, times.sent_at, whole))
+        Box::new(unreadable_reply::of(reply, answers, times.sent_at))
     });
     (attempt, unread)
 }

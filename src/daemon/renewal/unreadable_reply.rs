@@ -40,6 +40,7 @@ pub(crate) fn judge(
         retry_after: reply.retry_after,
         now,
         body: &reply.body,
+        whole: reply.whole,
     };
     let verdict = read_in(&whole, profile, secrets, context);
     let unread = is_unread(&whole, &verdict, profile);
@@ -47,12 +48,7 @@ pub(crate) fn judge(
 }
 
 /// What is kept of a reply.
-pub(crate) fn of(
-    reply: HttpResponse,
-    answers: ReplyTo,
-    at: Timestamp,
-    whole: bool,
-) -> UnreadableReply {
+pub(crate) fn of(reply: HttpResponse, answers: ReplyTo, at: Timestamp) -> UnreadableReply {
     let HttpResponse {
         status,
         retry_after: _,
@@ -61,6 +57,7 @@ pub(crate) fn of(
         content_encoding,
         location: _,
         body,
+        whole,
     } = reply;
     UnreadableReply {
         at,
@@ -111,6 +108,7 @@ pub(crate) fn pair(
         retry_after: None,
         now,
         body: reply.body.expose(),
+        whole: reply.whole,
     };
     match read(&whole, &app.profile, &secrets) {
         Verdict::Granted(granted) => Some(granted),

@@ -175,7 +175,7 @@ pub fn token_of(file: &Path, app: &App, now: Timestamp) -> Option<Fingerprint> {
 }
 
 /// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.
-fn read_private(file: &Path) -> Result<Option<String>, String> {
+fn read_private(file: &Path) -> Result<Option<Vec<u8>>, String> {
     let metadata = match std::fs::metadata(file) {
         Ok(metadata) if metadata.len() == 0 => return Ok(None),
         Ok(metadata) => metadata,
@@ -194,7 +194,7 @@ fn read_private(file: &Path) -> Result<Option<String>, String> {
     if metadata.len() > import::MAX_LENGTH as u64 {
         return Err(import::ImportError::TooLong.to_string());
     }
-    std::fs::read_to_string(file)
+    std::fs::read(file)
         .map(Some)
         .map_err(|error| error.to_string())
 }

@@ -131,7 +131,7 @@ impl Life {
     /// `refreshd import`.
     pub fn import(&mut self, portal: String, text: String) {
         self.errand(|shared| async move {
-            drop(import::import(&shared, &portal, &text, false, &Driver::Daemon).await);
+            drop(import::import(&shared, &portal, text.as_bytes(), false, &Driver::Daemon).await);
         });
     }
 

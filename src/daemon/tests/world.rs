@@ -272,6 +272,7 @@ impl World {
                 content_encoding: None,
                 location: None,
                 body,
+                whole: true,
             }));
         } else {
             self.sandbox.finish(answer.ticket, End::Gone);

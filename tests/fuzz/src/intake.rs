@@ -16,7 +16,7 @@ pub fn holds(data: &[u8]) {
         return;
     };
     for profile in profiles() {
-        match parse(text, profile, NOW) {
+        match parse(data, profile, NOW) {
             Ok(intake) => is_a_grant(&intake, text),
             Err(error) => does_not_quote(&error, text),
         }
@@ -37,7 +37,16 @@ fn is_a_grant(intake: &ImportedGrant, text: &str) {
         .expect("a refresh token")
         .expose();
     assert!(!refresh.is_empty() && refresh == refresh.trim());
-    if !text.contains(['\\', '%', '+']) {
+    // What is packed, in wide letters or escaped is not found as it is.
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    // An object in Base64 begins so.
+    let encoded = ["ey", "ew"]
+        .iter()
+        .any(|start| text.trim().starts_with(start));
+    let escaped = ["&quot;", "&#34;", "&#x22;", "&amp;"]
+        .iter()
+        .any(|sign| text.contains(sign));
+    if !text.contains(['\\', '%', '+']) && !escaped && !encoded && text.chars().all(is_plain) {
         assert!(text.contains(refresh), "a refresh token from nowhere");
     }
     if let Some(access) = &tokens.access {
@@ -91,11 +100,15 @@ fn does_not_quote(error: &ImportError, text: &str) {
         }
         ImportError::ErrorReply(code) => {
             let body = text.trim_start_matches('\u{feff}').trim();
-            let body: Map<String, Value> =
-                serde_json::from_str(body).expect("an error reply is JSON");
+            let object: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
+            let fields = body.split(['&', '?', '#']).filter_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                SECRET_FIELDS.contains(&name).then_some(value)
+            });
             let secrets = SECRET_FIELDS
                 .iter()
-                .filter_map(|field| body.get(*field)?.as_str());
+                .filter_map(|field| object.get(*field)?.as_str())
+                .chain(fields);
             let secrets: Vec<_> = secrets
                 .filter(|text| text.len() >= 8 && !text.contains('…'))
                 .collect();

@@ -43,6 +43,7 @@ pub fn holds(data: &[u8]) {
     let profile = &profiles()[usize::from(*choice) % 2];
     let retry_after = (choice & 16 != 0).then_some(Duration::MAX);
     let reply = TokenReply {
+        whole: true,
         status,
         retry_after,
         now: NOW,
@@ -63,6 +64,7 @@ pub fn holds(data: &[u8]) {
     }
     if body.len() < 4096 {
         keeps_in_wrappings(body, profile);
+        holds_no_more_when_cut(body, profile);
     }
     settles(&grant(choice >> 1), profile, verdict, again, &secrets);
 }
@@ -122,7 +124,7 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
             said.get(name)
                 .and_then(Value::as_str)
                 .unwrap_or_default()
-                .trim()
+                .trim_matches(is_unseen)
                 .to_owned()
         };
         if !escaped
@@ -130,7 +132,10 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
             && once("refresh_token")
             && said["access_token"].is_string()
         {
-            assert_eq!(granted.access.expose(), text("access_token"));
+            // A word for nothing is none, and then one in another place counts.
+            if !stands_for_none(&text("access_token")) {
+                assert_eq!(granted.access.expose(), text("access_token"));
+            }
             let plain = said
                 .get("refresh_token")
                 .is_none_or(|token| token.is_string() || token.is_null());
@@ -150,6 +155,11 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
         is_silent_about(&[refresh.expose()], &notice);
         is_silent_about(&[refresh.expose()], &words(details));
     }
+}
+
+/// What nobody sees at the ends of a text.
+fn is_unseen(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
 /// A token is a whole value below its name, wherever that is: what is plain is followed by the end of a string, of a form's
@@ -175,7 +185,10 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
     let whole = |at: usize| {
         let before = text[..at].trim_end();
         let after = text[at + token.len()..].trim_start();
-        let quoted = before.ends_with('"') && after.starts_with('"');
+        // Python prints single quotes.
+        let quoted = ['"', '\'']
+            .iter()
+            .any(|quote| before.ends_with(*quote) && after.starts_with(*quote));
         let plain = before.ends_with([':', '='])
             && (after.is_empty() || after.starts_with([',', '}', '&', ';', '|', '/']));
         // The last value of a form that is a JSON string.
@@ -191,6 +204,30 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
     );
 }
 
+/// What broke off is no other pair than what is whole, and a form is none at all: its last value may be cut.
+fn holds_no_more_when_cut(body: &[u8], profile: &Profile) {
+    let pair = |whole: bool| {
+        let reply = TokenReply {
+            whole,
+            status: 200,
+            retry_after: None,
+            now: NOW,
+            body,
+        };
+        told(&read(&reply, profile, &[])).1
+    };
+    let Some(cut) = pair(false) else { return };
+    assert_eq!(Some(&cut), pair(true).as_ref(), "{body:?} when it is cut");
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    // A string of JSON ends by itself, and so does what is packed.
+    assert!(
+        body.iter().any(|byte| b"{\"'".contains(byte))
+            || !body.iter().all(is_plain)
+            || body[0] == b'x',
+        "a form that is cut: {body:?}"
+    );
+}
+
 /// A wrapping takes nothing away from a pair, and makes none of a refusal.
 fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
     let Ok(Value::Object(_)) = serde_json::from_slice::<Value>(body) else {
@@ -198,6 +235,7 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
     };
     let pair = |body: &[u8]| {
         let reply = TokenReply {
+            whole: true,
             status: 200,
             retry_after: None,
             now: NOW,

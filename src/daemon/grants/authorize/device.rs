@@ -77,6 +77,7 @@ pub(crate) async fn begin(
                 retry_after: whole.retry_after,
                 now,
                 body: &whole.body,
+                whole: whole.whole,
             };
             return match read_in(
                 &reply,
@@ -200,7 +201,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         unreadable_reply::keep(
             shared,
             &portal.name,
-            unreadable_reply::of(reply, ReplyTo::Authorization, now, !cut),
+            unreadable_reply::of(reply, ReplyTo::Authorization, now),
         )
         .await;
     }

@@ -251,7 +251,7 @@ async fn exchange(
         TokenResponse::Whole(reply) => (reply, None),
     };
     let other = |nonce| {
-        token_object::open(&reply.body, &app.profile)
+        token_object::open(&reply.body, reply.whole, &app.profile)
             .is_some_and(|reply| is_of_another(&reply, nonce))
     };
     if nonce.is_some_and(other) {
@@ -270,7 +270,7 @@ async fn exchange(
         of_code(request, &reply),
     );
     if unread {
-        let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at, cut.is_none());
+        let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at);
         unreadable_reply::keep(shared, &portal.name, reply).await;
     }
     let kept = || {
