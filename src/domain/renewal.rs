@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_at_least};
+use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_after_unknown, wait_at_least};
 use super::identity::is_same;
 use super::mask::short;
 use super::name::PortalName;
@@ -14,7 +14,8 @@ use super::quirks::NotBefore;
 use super::refresh_end::{self, RenewalTimes};
 use super::reply::{GrantedTokens, Refusal, Verdict};
 use super::schedule::{
-    RenewEvery, ask_again_at, before_end, planned, renew_at, spacing, wait_for_a_life,
+    RenewEvery, ask_again_at, before_an_end, before_end, planned, renew_at, spacing,
+    wait_for_a_life,
 };
 use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
@@ -375,6 +376,7 @@ fn accept(
     let asked = RenewalTimes {
         before_at: grant.renewed_at,
         sent_at: times.sent_at,
+        soonest: before_an_end(lives.span()),
     };
     let end = grant.tokens.validity.refresh;
     let validity = Validity {
@@ -575,7 +577,10 @@ fn after_refusal(
     let access = grant.tokens.access.as_ref();
     let expires_at = access.map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
-    let back_off = wait(attempt, lifetime, expired, jitter);
+    let back_off = match class {
+        Class::Unknown => wait_after_unknown(attempt, lifetime, expired, jitter),
+        _ => wait(attempt, lifetime, expired, jitter),
+    };
     problem.asked_to_wait =
         asked_beyond(grant, retry_after, back_off, now).filter(|_| class != Class::TooEarly);
     let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
