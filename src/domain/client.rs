@@ -8,13 +8,24 @@ use std::time::Duration;
 use super::backoff::FLOOR;
 use super::time::Timestamp;
 
+/// What an answer says of the client that asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAnswer {
+    /// It was let in: there is a new pair.
+    Works,
+    /// The refusal is about the grant. Most servers look at the client first, not all do: no proof that the client works.
+    GrantRefused,
+    /// It was refused.
+    Refused,
+}
+
 /// What is known of a client when it is refused for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientEvidence {
     /// When the refusals of this portal began.
     pub since: Timestamp,
     /// When the client was last let in for a portal that had been asked since some refusal; `None`: never, or nobody was
-    /// refused before.
+    /// refused before, or it works for none of the others any more.
     pub let_in: Option<Timestamp>,
     /// Other portals that are refused, and whose refusals began after the client was let in last.
     pub refused_too: u64,

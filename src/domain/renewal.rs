@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_after_unknown, wait_at_least};
+use super::client::ClientAnswer;
 use super::identity::is_same;
 use super::mask::short;
 use super::name::PortalName;
@@ -77,21 +78,28 @@ impl Attempt {
         }
     }
 
-    /// What it says of the app's client: whether the server let it in.
+    /// What it says of the app's client.
     #[must_use]
-    pub const fn client_let_in(&self) -> Option<bool> {
+    pub const fn client_answer(&self) -> Option<ClientAnswer> {
         match self {
             Self::NotSent(_) | Self::InDoubt(_) => None,
-            Self::Answered(Verdict::Granted(_)) => Some(true),
+            Self::Answered(Verdict::Granted(_)) => Some(ClientAnswer::Works),
             Self::Answered(Verdict::Refused(Refusal {
                 problem, assumed, ..
             })) => match problem.class {
-                Class::ClientRejected => Some(false),
-                // A word about the grant itself means that the client was let in.
-                Class::NeedsAuthorization | Class::Blocked | Class::Gone if !*assumed => Some(true),
+                Class::ClientRejected => Some(ClientAnswer::Refused),
+                Class::NeedsAuthorization | Class::Blocked | Class::Gone if !*assumed => {
+                    Some(ClientAnswer::GrantRefused)
+                }
                 _ => None,
             },
         }
+    }
+
+    /// Whether the server refused the app's client.
+    #[must_use]
+    pub fn is_client_refused(&self) -> bool {
+        self.client_answer() == Some(ClientAnswer::Refused)
     }
 
     /// Whether the server said that the grant is dead.

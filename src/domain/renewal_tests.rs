@@ -828,17 +828,23 @@ fn what_an_answer_says_of_the_client() {
             retry_after: None,
             assumed,
         }))
-        .client_let_in()
+        .client_answer()
     };
-    assert_eq!(word(Class::ClientRejected, false), Some(false));
-    assert_eq!(word(Class::NeedsAuthorization, false), Some(true));
+    assert_eq!(
+        word(Class::ClientRejected, false),
+        Some(ClientAnswer::Refused)
+    );
+    assert_eq!(
+        word(Class::NeedsAuthorization, false),
+        Some(ClientAnswer::GrantRefused)
+    );
     assert_eq!(
         word(Class::NeedsAuthorization, true),
         None,
         "the server did not say it"
     );
     assert_eq!(word(Class::Transient, false), None);
-    assert_eq!(Attempt::InDoubt(String::new()).client_let_in(), None);
+    assert_eq!(Attempt::InDoubt(String::new()).client_answer(), None);
 }
 
 fn lives(access: TokenLife) -> TokenLives {

@@ -73,6 +73,8 @@ pub enum ClientVerdict {
     Unknown,
     /// It was accepted.
     Accepted,
+    /// The grant was refused: whether the client would have been, only another portal can say.
+    GrantRefused,
     /// It was refused; try one portal again then.
     Refused(Timestamp),
 }
@@ -157,6 +159,10 @@ pub(super) fn record(
         ClientVerdict::Unknown => (false, None),
         ClientVerdict::Accepted => (
             clients::client_accepted(connection, app, portal, at).map_err(sql)?,
+            None,
+        ),
+        ClientVerdict::GrantRefused => (
+            clients::grant_refused(connection, app, portal, at).map_err(sql)?,
             None,
         ),
         ClientVerdict::Refused(retry_at) => {

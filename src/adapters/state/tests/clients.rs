@@ -355,3 +355,60 @@ async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_as
     assert_eq!(claimed.len(), 2);
     assert!(rig.claimed(605).await.len() <= 1, "once each");
 }
+
+fn dead_grant(secs: i64) -> RecordOutcome {
+    RecordOutcome::Kept(GrantStatus {
+        phase: Phase::NeedsAuthorization {
+            since: at(secs),
+            problem: problem(Class::NeedsAuthorization),
+            while_in_doubt: false,
+        },
+        renew_at: Some(at(0)),
+        next_attempt_at: None,
+    })
+}
+
+async fn dies(rig: &Rig, portal: &Portal, secs: i64) -> (Option<ClientDecision>, bool) {
+    let recorded = rig
+        .record_client(portal, secs, dead_grant(secs), ClientVerdict::GrantRefused)
+        .await;
+    ruled(&recorded)
+}
+
+#[tokio::test]
+async fn a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works() {
+    let rig = fresh(&["a", "b"]).await;
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let b = rig.claim_only(600).await;
+    assert_eq!(dies(&rig, &b, 601).await, (None, true), "nobody is left");
+    assert_eq!(works_for(&rig.portal("a").await), None);
+    assert!(rig.portal("a").await.client_refused.is_some());
+    let b = rig.portal("b").await;
+    assert_eq!(b.waits(), None, "it waits for a person");
+    let again = rig.claim_only(900).await;
+    assert_eq!(again.name.as_str(), "a", "it is tried again at its time");
+    assert_eq!(ruled(&accept(&rig, &again, 901).await), (None, true));
+}
+
+#[tokio::test]
+async fn after_a_dead_grant_a_third_portal_is_asked() {
+    let rig = fresh(&["a", "b", "c"]).await;
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let second = rig.claim_only(600).await;
+    assert_eq!(dies(&rig, &second, 601).await, (None, false));
+    let third = rig.claim_only(601).await;
+    assert_ne!(third.name, a.name);
+    accept(&rig, &third, 602).await;
+    assert_eq!(works_for(&rig.portal("a").await), Some(1));
+    // And when that one dies too, the client works for nobody.
+    let third = claim(&rig, third.name.as_str(), 2000).await;
+    dies(&rig, &third, 2000).await;
+    let a = claim(&rig, "a", 2001).await;
+    assert_eq!(
+        ruled(&refuse(&rig, &a, 2001).await),
+        (Some(ClientDecision::TheClient), true)
+    );
+    assert_eq!(works_for(&rig.portal("a").await), None);
+}
