@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::connect::connect_to_state;
+use super::connect::{connect_to_read_state, connect_to_state};
 use super::exit::{CommandError, Exit};
 use super::import::{print, said};
 use super::{Common, terminal};
@@ -62,7 +62,10 @@ pub(super) struct DecideArguments {
 }
 
 pub(super) async fn run(common: &Common, install: &InstallCommand) -> Result<Exit, CommandError> {
-    let client = connect_to_state(common).await?;
+    let client = match install {
+        InstallCommand::List(_) => connect_to_read_state(common).await?,
+        InstallCommand::Accept(_) | InstallCommand::Refuse(_) => connect_to_state(common).await?,
+    };
     let done = match install {
         InstallCommand::List(arguments) => list(&client, arguments).await,
         InstallCommand::Accept(arguments) => accept(&client, arguments).await,
