@@ -48,7 +48,7 @@ use crate::domain::settings::Settings;
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{ConfigError, ConfigErrors};
-pub use self::secrets::SecretSource;
+pub use self::secrets::{SecretReadAgain, SecretSource};
 pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.

@@ -273,6 +273,21 @@ fn a_secret_that_was_replaced_in_its_file_is_used_before_anybody_is_told() {
 }
 
 #[test]
+fn a_secret_that_was_damaged_as_it_was_replaced_is_named() {
+    let (rig, daemon) = renewed(["acme"], short());
+    rig.secret("crm.secret", "\u{feff}rotated-secret-0123456789");
+    rig.sandbox
+        .add_client(CLIENT_ID, "rotated-secret-0123456789");
+    daemon.wait_for("the damage", |event| {
+        says(event, "looks damaged") && says(event, "byte order mark") && event["app"] == "crm"
+    });
+    assert!(!daemon.stderr().contains("rotated-secret"), "not shown");
+    rig.secret("crm.secret", "rotated-secret-0123456789");
+    rig.wait_for_renewals("acme", 1);
+    rig.no_violations();
+}
+
+#[test]
 fn a_secret_that_is_replaced_after_the_refusal_is_used_within_seconds() {
     let (rig, daemon) = renewed(["acme"], long());
     rig.sandbox

@@ -80,7 +80,7 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
-    let base = crate::common::now_millis();
+    let base = now_millis();
     rig.post(
         "",
         &with(

@@ -114,20 +114,25 @@ fn no_address_of_a_notice_is_ever_connected_to() {
     let grant = rig.grant_of("acme", 1);
     let server = format!("http://{address}/rest/");
     let form = with(form_of(&grant), "SERVER_ENDPOINT", &server);
-    rig.post(&format!("?DOMAIN={address}"), &form);
+    let unknown = "0".repeat(70);
+    rig.post(
+        &format!("?DOMAIN={address}"),
+        &with(form.clone(), "AUTH_ID", &unknown),
+    );
     rig.wait_for_installs("forged", 1.0);
     let event = with(
         event_of("ONAPPINSTALL", "auth", &grant),
         "auth[server_endpoint]",
         &server,
     );
-    rig.post("", &with(event.clone(), "auth[client_endpoint]", &server));
-    rig.wait_for_installs("forged", 2.0);
-    // With nothing else wrong, the profile's own server is asked, and its word is taken.
-    rig.post("", &event);
+    // The profile's own server is asked, and its word is taken: of the notice's addresses nothing is kept.
+    rig.post("", &with(event, "auth[client_endpoint]", &server));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
-    assert_eq!(rig.sandbox.questions(), 3);
+    let view = rig.get_json(&format!("/v1/portals/{ACME}"));
+    assert!(!view.to_string().contains(&address), "{view}");
+    rig.post(&format!("?DOMAIN={address}"), &form);
+    rig.wait_for_installs("fresh-already", 1.0);
     match trap.accept() {
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
         Ok((mut stream, _)) => {
@@ -214,7 +219,7 @@ fn what_is_no_notice_is_refused_at_the_door() {
         rig.post_raw(
             "/install/crm",
             FORM,
-            "AUTH_ID=%00%ff&member_id=..%2f".to_owned()
+            "AUTH_ID=%00%ff&REFRESH_ID=x&member_id=..%2f".to_owned()
         )
         .0,
         400

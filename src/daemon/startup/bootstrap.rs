@@ -11,6 +11,7 @@ use crate::daemon::context::Context;
 use crate::daemon::grants::import::{has_no_living_grant, known_secret, store_candidate};
 use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
 use crate::daemon::renewal::candidates::log_file_spent;
+use crate::domain::body_decoding::text_of_file;
 use crate::domain::candidate::Origin;
 use crate::domain::error_chain::error_chain;
 use crate::domain::import::{self, ImportedGrant};
@@ -147,7 +148,10 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         .await
         .map_err(|error| error_chain(&error))?
     {
-        return Ok(());
+        return Err(format!(
+            "the authorization server has refused the token in it, or it is another portal's; it is not sent again. Write a \
+             newer one there, or: refreshd authorize {portal}"
+        ));
     }
     let offered = store_candidate(shared, &stored, intake, Origin::File, false).await;
     match offered.map_err(|error| error.to_string())? {
@@ -194,9 +198,10 @@ fn read_private(file: &Path) -> Result<Option<String>, String> {
     if metadata.len() > import::MAX_LENGTH as u64 {
         return Err(import::ImportError::TooLong.to_string());
     }
-    std::fs::read_to_string(file)
+    let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
+    text_of_file(bytes)
         .map(Some)
-        .map_err(|error| error.to_string())
+        .map_err(|why| format!("it {why}; save it as plain text (UTF-8)"))
 }
 
 /// Whether a configuration brings grants of its own, without a state.
