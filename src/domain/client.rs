@@ -46,6 +46,9 @@ pub enum ClientDecision {
     TheClient,
 }
 
+/// So many other portals must be refused before the client is, as long as there is one more to ask.
+const ASKED: u64 = 4;
+
 /// Decides whose a refusal is.
 #[must_use]
 pub fn decide(seen: ClientEvidence) -> ClientDecision {
@@ -61,8 +64,8 @@ pub fn decide(seen: ClientEvidence) -> ClientDecision {
         // Nobody is left to ask, and those who were asked since are refused as well.
         (true, _, 0) if in_question => ClientDecision::TheClient,
         (true, ..) => ClientDecision::ThisPortal,
-        (false, 1.., _) | (false, 0, 0) => ClientDecision::TheClient,
-        (false, 0, 1..) => ClientDecision::AskAnother,
+        (false, ASKED.., _) | (false, _, 0) => ClientDecision::TheClient,
+        (false, _, 1..) => ClientDecision::AskAnother,
     }
 }
 
@@ -116,14 +119,18 @@ mod tests {
             }),
             ClientDecision::AskAnother
         );
-        assert_eq!(
-            decide(ClientEvidence {
-                unasked: 1,
-                refused_too: 1,
+        for (refused_too, unasked, decision) in [
+            (3, 1, ClientDecision::AskAnother),
+            (3, 0, ClientDecision::TheClient),
+            (4, 100, ClientDecision::TheClient),
+        ] {
+            let seen = ClientEvidence {
+                unasked,
+                refused_too,
                 ..ALONE
-            }),
-            ClientDecision::TheClient
-        );
+            };
+            assert_eq!(decide(seen), decision, "{refused_too} {unasked}");
+        }
         let before = Some(Timestamp::from_secs(99));
         assert_eq!(
             decide(ClientEvidence {

@@ -178,9 +178,13 @@ pub fn after(
         // An end that was counted down to nothing has come: that is neither a new end, nor none.
         TokenLife::Ended | TokenLife::Endless
             if before.as_ref().is_some_and(has_come)
-                && before.is_some_and(|end| end.motion == Motion::Fixed) =>
+                && before
+                    .is_some_and(|end| matches!(end.motion, Motion::Fixed | Motion::Unknown)) =>
         {
-            return before;
+            return before.map(|end| RefreshEnd {
+                motion: Motion::Fixed,
+                ..end
+            });
         }
         TokenLife::Said(span) => sent_at + *span,
         TokenLife::Ended => sent_at,
@@ -412,14 +416,15 @@ mod tests {
     #[test]
     fn an_end_that_was_counted_down_to_zero_has_come_and_is_not_forgotten() {
         for last in [TokenLife::Endless, TokenLife::Ended] {
-            let counted = known(&[(0, 20), (10, 10), (19, 1)]);
-            let asked = RenewalTimes {
-                before_at: at(19),
-                sent_at: at(20),
-                soonest: Duration::from_secs(1),
-            };
-            let end = after(counted, &last, true, asked).expect("an end");
-            assert_eq!((end.motion, end.at), (Motion::Fixed, at(20)), "{last:?}");
+            for counted in [known(&[(0, 20), (10, 10), (19, 1)]), known(&[(0, 20)])] {
+                let asked = RenewalTimes {
+                    before_at: at(19),
+                    sent_at: at(20),
+                    soonest: Duration::from_secs(1),
+                };
+                let end = after(counted, &last, true, asked).expect("an end");
+                assert_eq!((end.motion, end.at), (Motion::Fixed, at(20)), "{last:?}");
+            }
         }
     }
 }

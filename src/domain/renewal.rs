@@ -533,13 +533,19 @@ fn asked_beyond(
     })
 }
 
-/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
-fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+/// The moment shortly before the token's end, unless it has passed.
+fn before_the_end(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
     let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
-    if planned > now + FLOOR {
+    (planned > now + FLOOR).then_some(planned)
+}
+
+/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
+fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+    if let Some(planned) = before_the_end(grant, now) {
         return Some(planned);
     }
+    let access = grant.tokens.access.as_ref()?;
     let made = grant
         .standing
         .phase
@@ -712,6 +718,11 @@ fn after_refusal(
                 .is_some_and(|problem| problem.class == class);
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
+            // Where it is refused for this portal only, nobody else's try helps it: one more before readers are without.
+            let wait = match before_the_end(grant, now).filter(|_| class == Class::ClientRejected) {
+                Some(at) if now + wait >= at => at.until(now),
+                _ => wait,
+            };
             if class == Class::Blocked {
                 again(
                     Phase::Blocked {
