@@ -194,7 +194,6 @@ fn is_filler_of_a_template(secret: &str) -> bool {
 /// What stands for a secret that something else must fetch or decrypt.
 fn names_a_vault(secret: &str) -> bool {
     let lower = secret.to_ascii_lowercase();
-    let is = |start: &&str| lower.starts_with(*start);
     [
         "enc[",
         "vault:",
@@ -205,7 +204,7 @@ fn names_a_vault(secret: &str) -> bool {
         "$ansible_vault",
     ]
     .iter()
-    .any(|start| is(&start))
+    .any(|start| lower.starts_with(start))
 }
 
 /// An address, or the path of a file; base64 may begin with a slash and hold more of them.

@@ -619,7 +619,7 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
         known() == sent
     });
     let view = rig.status("acme");
-    crate::contains(
+    contains(
         view["notice"].as_str().expect("a notice"),
         &[
             "acme.refresh is not used: the authorization server has refused the token in it",
