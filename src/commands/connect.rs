@@ -38,10 +38,22 @@ pub(super) async fn connect_to_grants(common: &Common) -> Result<Client, Command
 
 /// Reaches the daemon, or looks at the state as it lies there: nothing of it is locked, made or changed.
 pub(super) async fn connect_to_read(common: &Common) -> Result<Client, CommandError> {
-    let config = match daemon_or_configuration(common).await? {
-        Reached::Daemon(client) => return Ok(client),
-        Reached::Configuration(config) => config,
-    };
+    match daemon_or_configuration(common).await? {
+        Reached::Daemon(client) => Ok(client),
+        Reached::Configuration(config) => look(common, config).await,
+    }
+}
+
+/// As [`connect_to_read`], for what is only in a state.
+pub(super) async fn connect_to_read_state(common: &Common) -> Result<Client, CommandError> {
+    match daemon_or_configuration(common).await? {
+        Reached::Daemon(client) => Ok(client),
+        Reached::Configuration(config) if config.paths.state.exists() => look(common, config).await,
+        Reached::Configuration(config) => Err(no_state(&config, Exit::NoInput)),
+    }
+}
+
+async fn look(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
     let _ = log::start_for_command("warn");
     match InProcess::look(*config).await {
         Ok(api) => Ok(Client::in_process(api)),
@@ -63,16 +75,19 @@ async fn connect_if(
         Reached::Daemon(client) => return Ok(client),
         Reached::Configuration(config) => config,
     };
-    let state = &config.paths.state;
-    if !state.exists() && !is_made(&config) {
-        let what = format!(
-            "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in; for the first \
-             grant: refreshd authorize PORTAL, or refreshd import PORTAL",
-            state.display()
-        );
-        return Err(CommandError::new(without, what));
+    if !config.paths.state.exists() && !is_made(&config) {
+        return Err(no_state(&config, without));
     }
     open(*config).await
+}
+
+fn no_state(config: &Config, exit: Exit) -> CommandError {
+    let what = format!(
+        "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in; for the first \
+         grant: refreshd authorize PORTAL, or refreshd import PORTAL",
+        config.paths.state.display()
+    );
+    CommandError::new(exit, what)
 }
 
 /// Whom to ask.

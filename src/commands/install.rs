@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::common::Common;
-use super::connect::connect_to_state;
+use super::connect::{connect_to_read_state, connect_to_state};
 use super::exit::{CommandError, Exit};
 use super::import::{print, said};
 use super::terminal;
@@ -59,7 +59,10 @@ pub(super) struct DecideArguments {
 }
 
 pub(super) async fn run(common: &Common, install: &InstallCommand) -> Result<Exit, CommandError> {
-    let client = connect_to_state(common).await?;
+    let client = match install {
+        InstallCommand::List(_) => connect_to_read_state(common).await?,
+        InstallCommand::Accept(_) | InstallCommand::Refuse(_) => connect_to_state(common).await?,
+    };
     let done = match install {
         InstallCommand::List(arguments) => list(&client, arguments).await,
         InstallCommand::Accept(arguments) => accept(&client, arguments).await,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::common::Common;
-use super::connect::connect_to_state;
+use super::connect::{connect_to_read_state, connect_to_state};
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::daemon::KeptReplyView;
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let client = connect_to_state(common).await?;
+    let client = connect(common, arguments).await?;
     let done = work(&client, arguments).await;
     client.close().await;
     let done = done?;
@@ -52,6 +52,22 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
     }
     Ok(Exit::Done)
+}
+
+/// Without a daemon the state is opened only where something of it will change.
+async fn connect(common: &Common, arguments: &Arguments) -> Result<Client, CommandError> {
+    let looking = connect_to_read_state(common).await?;
+    if looking.is_daemon() || arguments.show.is_some() {
+        return Ok(looking);
+    }
+    let will_change = |reply: &KeptReplyView| arguments.discard || reply.current && reply.readable;
+    match looking.kept(&arguments.portal).await {
+        Ok(kept) if kept.iter().any(will_change) => {
+            looking.close().await;
+            connect_to_state(common).await
+        }
+        Ok(_) | Err(_) => Ok(looking),
+    }
 }
 
 /// What was done.
@@ -91,7 +107,11 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
                 "nothing was removed; say --yes to mean it",
             ));
         }
-        let discarded = client.discard(portal).await?;
+        let discarded = if kept.is_empty() {
+            0
+        } else {
+            client.discard(portal).await?
+        };
         let outcome = json!({"portal": portal, "outcome": "discarded", "discarded": discarded});
         return Ok(if *json {
             RecoverResult::Json(outcome)

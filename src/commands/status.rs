@@ -317,6 +317,7 @@ fn refresh_end(portal: &PortalView) -> String {
     let motion = match portal.refresh_end.as_deref() {
         Some("moves") => ", each renewal moves that",
         Some("fixed") => ", no renewal moves that",
+        Some("short") => ", sooner than a renewal may come",
         _ => "",
     };
     with_time(ends, portal.refresh_expires_at.as_deref()) + motion

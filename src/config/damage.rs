@@ -7,7 +7,10 @@ use crate::domain::import_token::is_nothing;
 /// What may be in a secret besides printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alphabet {
-    /// Nothing (RFC 6749 appendix A.2, without the space, which no server puts into one).
+    /// Nothing (RFC 6749 appendix A.2, without the space, which no server puts into one), and it is no address of a
+    /// secret either.
+    Client,
+    /// Nothing.
     Graphic,
     /// Spaces and other scripts: passwords.
     Any,
@@ -85,7 +88,10 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     if is_json(secret) {
         return found("is JSON: write the secret alone, not the file that it came in");
     }
-    if is_placeholder(secret) || (alphabet == Alphabet::Graphic && is_nothing(secret)) {
+    let is_graphic = matches!(alphabet, Alphabet::Client | Alphabet::Graphic);
+    if is_placeholder(secret)
+        || is_graphic && (is_nothing(secret) || is_filler_of_a_template(secret))
+    {
         return found(
             "is a placeholder (such as ${NAME} or changeme), in whose place nothing was put: nothing is filled in here",
         );
@@ -95,10 +101,41 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     }) {
         return found("stands in quotes, which would be sent with it: take them away");
     }
+    if is_graphic && names_a_vault(secret) {
+        return found(
+            "is what stands for a secret in a vault or is encrypted (sops, vault:, op://): nothing is looked up or decrypted here",
+        );
+    }
+    if alphabet == Alphabet::Client && is_address(secret) {
+        return found(
+            "is the name of a file or an address: write what is in it, or name the file with `client_secret_file`",
+        );
+    }
+    if is_graphic {
+        if QUOTES
+            .iter()
+            .any(|(open, close)| secret.starts_with(*open) || secret.ends_with(*close))
+        {
+            return found("has a quote at one end, which would be sent with it: take it away");
+        }
+        if secret.len() > 1 && secret.ends_with([',', ';']) {
+            return found(
+                "ends with a comma or a semicolon, as copied out of a list: take it away",
+            );
+        }
+        if ["\\n", "\\r", "\\t"]
+            .iter()
+            .any(|escape| secret.contains(escape))
+        {
+            return found(
+                "has a backslash with a letter in it (\\n), which is two characters here, not the end of a line: take it away",
+            );
+        }
+    }
     if is_assignment(secret) {
         return found("begins with a name and an equals sign (NAME=value): write the value alone");
     }
-    if alphabet == Alphabet::Graphic {
+    if is_graphic {
         if secret.contains(char::is_whitespace) {
             return found("has white space in it: was it copied with what stood beside it?");
         }
@@ -136,6 +173,68 @@ fn is_placeholder(secret: &str) -> bool {
         || secret.strip_prefix('$').is_some_and(is_name)
         || within('%', '%').is_some_and(is_name)
         || within('<', '>').is_some()
+}
+
+/// A name between the signs by which other templates know their gaps: `__CLIENT_SECRET__`, `@secret@`.
+fn is_filler_of_a_template(secret: &str) -> bool {
+    let within = |sign: &str| {
+        secret
+            .strip_prefix(sign)
+            .and_then(|rest| rest.strip_suffix(sign))
+            .is_some_and(|name| {
+                !name.is_empty()
+                    && name
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+            })
+    };
+    within("__") || within("@") || within("@@")
+}
+
+/// What stands for a secret that something else must fetch or decrypt.
+fn names_a_vault(secret: &str) -> bool {
+    let lower = secret.to_ascii_lowercase();
+    [
+        "enc[",
+        "vault:",
+        "op://",
+        "arn:aws:",
+        "bw://",
+        "awssm://",
+        "$ansible_vault",
+    ]
+    .iter()
+    .any(|start| lower.starts_with(start))
+}
+
+/// An address, or the path of a file; base64 may begin with a slash and hold more of them.
+fn is_address(secret: &str) -> bool {
+    const ROOTS: [&str; 17] = [
+        "/app/",
+        "/etc/",
+        "/home/",
+        "/mnt/",
+        "/opt/",
+        "/private/",
+        "/root/",
+        "/run/",
+        "/secrets/",
+        "/srv/",
+        "/tmp/",
+        "/usr/",
+        "/users/",
+        "/var/",
+        "./",
+        "../",
+        "~/",
+    ];
+    let lower = secret.to_ascii_lowercase();
+    lower.contains("://")
+        || ROOTS.iter().any(|root| lower.starts_with(root))
+        || [".txt", ".secret", ".json", ".toml", ".env"]
+            .iter()
+            .any(|end| lower.ends_with(end))
+        || lower.starts_with("c:\\")
 }
 
 fn is_assignment(secret: &str) -> bool {
@@ -191,11 +290,27 @@ mod tests {
             ("********", "placeholder"),
             ("s3 cret", "white space"),
             ("s3\tcret", "white space"),
+            ("\"s3cret", "quote at one end"),
+            ("s3cret\"", "quote at one end"),
+            ("s3cret'", "quote at one end"),
+            ("s3cret,", "comma"),
+            ("s3cret;", "comma"),
+            ("s3cret\\n", "backslash"),
+            ("s3cr\\net", "backslash"),
+            ("ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]", "vault"),
+            ("vault:secret/data/crm#secret", "vault"),
+            ("op://vault/crm/secret", "vault"),
+            ("/etc/refreshd/crm.secret", "file or an address"),
+            ("./crm.secret", "file or an address"),
+            ("crm-secret.txt", "file or an address"),
+            ("https://vault.example/v1/secret", "file or an address"),
+            ("__CLIENT_SECRET__", "placeholder"),
+            ("@client.secret@", "placeholder"),
             ("s3cr\u{435}t", "not ASCII"),
             ("s3\u{2010}cret", "not ASCII"),
         ] {
             let damage =
-                damage(text, Alphabet::Graphic).unwrap_or_else(|| panic!("{text:?} passes"));
+                damage(text, Alphabet::Client).unwrap_or_else(|| panic!("{text:?} passes"));
             assert!(
                 damage.what.contains(what) && !damage.hopeless,
                 "{text:?}: {}",
@@ -223,6 +338,11 @@ mod tests {
             "123456:ABC-DEF_ghi",
             "https://hooks.example/T0/B0?token=x&y={z}",
             "GOCSPX-a$b%c",
+            "/9j4AAQ/SkZJRg+AB==",
+            "a@b__c",
+            "Abc8Q~d_E.f-G",
+            "p@ss=w0rd!~x",
+            "encodedSecret",
             "a{b}c",
             "\"quoted at one end",
         ] {
@@ -232,6 +352,9 @@ mod tests {
                 Alphabet::Graphic
             };
             assert_eq!(damage(text, alphabet), None, "{text}");
+            if alphabet == Alphabet::Graphic && !text.contains("://") {
+                assert_eq!(damage(text, Alphabet::Client), None, "{text}");
+            }
         }
         for text in [
             "abcd efgh ijkl mnop",

@@ -38,7 +38,7 @@ pub use self::configuration::{
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{ConfigError, ConfigErrors};
-pub use self::secrets::SecretSource;
+pub use self::secrets::{SecretReadAgain, SecretSource};
 pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::configuration::{App, PortalConfig};
+use super::damage::{Alphabet, damage};
 use super::environment::Environment;
 use super::install;
 use super::problem::{did_you_mean, shown};
@@ -143,14 +144,29 @@ fn client(
         CLIENT_SECRET.require(table, environment, report)
     };
     let id = client_id.as_ref().map(|id| id.value);
-    if let FoundSecret::Secret(secret) = &secret
-        && id == Some(secrecy::ExposeSecret::expose_secret(secret))
-    {
-        let (key, place) = CLIENT_SECRET.given(table);
-        report.damaged(
-            place,
-            format!("`{key}`: the secret is the client_id once more"),
-        );
+    if let (FoundSecret::Secret(secret), Some(id)) = (&secret, id) {
+        let secret: &str = secrecy::ExposeSecret::expose_secret(secret);
+        let what = match secret.trim().strip_prefix(id) {
+            Some("") => Some("is the client_id once more"),
+            Some(rest) if rest.starts_with(':') => Some(
+                "begins with the client_id and a colon: write what stands behind the colon alone",
+            ),
+            _ => None,
+        };
+        if let Some(what) = what {
+            let (key, place) = CLIENT_SECRET.given(table);
+            report.damaged(place, format!("`{key}`: the secret {what}"));
+        }
+    }
+    if let Some(id) = &client_id {
+        let what = if id.value.trim() == id.value {
+            damage(id.value, Alphabet::Any).map(|found| found.what.replace("secret", "client_id"))
+        } else {
+            Some("has white space around it, which would be sent with it".to_owned())
+        };
+        if let Some(what) = what {
+            report.damaged(id.place, format!("`client_id` {what}"));
+        }
     }
     let client_secret = match secret {
         FoundSecret::Secret(secret) => Some(ClientSecret::new(

@@ -15,6 +15,7 @@ use super::problem::{shown, shown_path};
 use super::regular_file::{self, Unreadable};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::{Table, TextValue};
+use crate::domain::body_decoding::text_of_file;
 use crate::domain::secret::{ChannelSecret, ClientSecret};
 
 /// No secret is larger.
@@ -49,7 +50,7 @@ macro_rules! secret_keys {
     };
 }
 
-secret_keys!(CLIENT_SECRET, "client_secret", Graphic);
+secret_keys!(CLIENT_SECRET, "client_secret", Client);
 secret_keys!(URL, "url", Graphic);
 secret_keys!(BOT_TOKEN, "bot_token", Graphic);
 secret_keys!(ROUTING_KEY, "routing_key", Graphic);
@@ -225,18 +226,33 @@ impl SecretSource {
     ///
     /// # Errors
     /// Why it cannot be used, without the path, which may be a secret put under the wrong key.
-    pub fn read(&self) -> Result<ClientSecret, String> {
+    pub fn read(&self) -> Result<SecretReadAgain, String> {
         let secret = read_file(&self.path, self.guarded)
             .map_err(|unusable| format!("its file {unusable}"))?;
-        match damage(secret.expose_secret(), CLIENT_SECRET.alphabet) {
-            Some(Damage {
-                what,
-                hopeless: true,
-            }) => Err(format!("the secret in its file {what}")),
-            _ => ClientSecret::new(secret.expose_secret())
-                .ok_or_else(|| "its file is empty".to_owned()),
+        let damage = damage(secret.expose_secret(), CLIENT_SECRET.alphabet);
+        if let Some(Damage {
+            what,
+            hopeless: true,
+        }) = damage
+        {
+            return Err(format!("the secret in its file {what}"));
         }
+        let secret = ClientSecret::new(secret.expose_secret())
+            .ok_or_else(|| "its file is empty".to_owned())?;
+        Ok(SecretReadAgain {
+            secret,
+            damage: damage.map(|damage| damage.what),
+        })
     }
+}
+
+/// A client secret that was read again.
+#[derive(Debug)]
+pub struct SecretReadAgain {
+    /// The secret.
+    pub secret: ClientSecret,
+    /// How it is visibly damaged, after the word "the secret".
+    pub damage: Option<&'static str>,
 }
 
 impl fmt::Debug for SecretSource {
@@ -275,9 +291,17 @@ pub(super) fn first_token_file(
                 return None;
             }
         }
-        Err(unusable) => {
+        // One that others can read must be closed before anything is done with it.
+        Err(unusable @ UnusableSecret::Open(_)) => {
             report.problem(text.place, format!("`{key}`: {name} {unusable}"));
             return None;
+        }
+        // Any other is this portal's affair: the others go on, and `status` says why it is not used.
+        Err(unusable) => {
+            report.damaged(text.place, format!("`{key}`: {name} {unusable}"));
+            if named.may_be_secret {
+                return None;
+            }
         }
     }
     Some(named.path)
@@ -356,6 +380,9 @@ enum UnusableSecret {
     /// It is there, and nothing is in it.
     #[error("is empty")]
     Empty,
+    /// Others can get at it.
+    #[error("{0}")]
+    Open(String),
     /// Anything else.
     #[error("{0}")]
     Faulty(String),
@@ -387,12 +414,11 @@ fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret>
     let mode = about.permissions().mode();
     if guarded && mode & 0o007 != 0 {
         let mode = mode & 0o7777;
-        return Err(UnusableSecret::Faulty(format!(
+        return Err(UnusableSecret::Open(format!(
             "can be accessed by every user (mode {mode:04o}): chmod o-rwx it"
         )));
     }
-    let text =
-        String::from_utf8(bytes).map_err(|_| UnusableSecret::Faulty("is not UTF-8".to_owned()))?;
+    let text = text_of_file(bytes).map_err(|why| UnusableSecret::Faulty(why.to_owned()))?;
     let secret = SecretString::from(text);
     if secret.expose_secret().trim().is_empty() {
         return Err(UnusableSecret::Empty);

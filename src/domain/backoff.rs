@@ -31,6 +31,23 @@ pub fn wait(attempt: u32, lifetime: Duration, expired: bool, jitter: f64) -> Dur
     ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(FLOOR)
 }
 
+/// The wait after a refusal that nobody knows: the same request is most likely refused again, so the ceiling is a quarter
+/// of the life from the beginning, and no wait is shorter than half of it.
+#[must_use]
+pub fn wait_after_unknown(
+    attempt: u32,
+    lifetime: Duration,
+    expired: bool,
+    jitter: f64,
+) -> Duration {
+    let cap = if expired { CAP_EXPIRED } else { CAP }.min(lifetime / 4);
+    let doublings = attempt.saturating_sub(1).min(16);
+    let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
+    ceiling
+        .mul_f64(jitter.clamp(0.0, 1.0).midpoint(1.0))
+        .max(FLOOR)
+}
+
 /// [`wait`], or what the server asked for in `Retry-After` if that is longer.
 #[must_use]
 pub fn wait_at_least(own: Duration, asked: Option<Duration>) -> Duration {
@@ -55,6 +72,18 @@ mod tests {
             [7, 8, 9, 99].map(|n| ceiling(n, true)),
             [320, 640, 900, 900]
         );
+    }
+
+    #[test]
+    fn a_refusal_that_nobody_knows_is_not_repeated_every_other_second() {
+        let short = Duration::from_secs(40);
+        for attempt in 2..40 {
+            for expired in [false, true] {
+                let wait = wait_after_unknown(attempt, short, expired, 0.0).as_secs_f64();
+                assert!(wait >= 5.0, "{attempt} {expired}: {wait}");
+            }
+        }
+        assert_eq!(wait_after_unknown(9, HOUR, false, 1.0).as_secs(), 300);
     }
 
     #[test]

@@ -101,6 +101,31 @@ fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
     }
 }
 
+/// The text of a file that a person saved: UTF-8, or UTF-16 with its mark, as Windows' Notepad and PowerShell write it.
+///
+/// # Errors
+/// In words, where it is neither.
+pub fn text_of_file(bytes: Vec<u8>) -> Result<String, &'static str> {
+    const NEITHER: &str = "is not UTF-8";
+    let is_marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    if !is_marked || bytes.len() == 2 {
+        return String::from_utf8(bytes).map_err(|_| NEITHER);
+    }
+    let is_little = bytes[0] == 0xff;
+    let (pairs, rest) = bytes[2..].as_chunks::<2>();
+    let units = pairs.iter().map(|pair| {
+        if is_little {
+            u16::from_le_bytes(*pair)
+        } else {
+            u16::from_be_bytes(*pair)
+        }
+    });
+    let text: Result<String, _> = char::decode_utf16(units).collect();
+    text.ok()
+        .filter(|_| rest.is_empty())
+        .ok_or("is neither UTF-8 nor whole UTF-16")
+}
+
 /// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is
 /// zero; UTF-32 since three of four are.
 #[must_use]

@@ -8,13 +8,24 @@ use std::time::Duration;
 use super::backoff::FLOOR;
 use super::time::Timestamp;
 
+/// What an answer says of the client that asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAnswer {
+    /// It was let in: there is a new pair.
+    Works,
+    /// The refusal is about the grant. Most servers look at the client first, not all do: no proof that the client works.
+    GrantRefused,
+    /// It was refused.
+    Refused,
+}
+
 /// What is known of a client when it is refused for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientEvidence {
     /// When the refusals of this portal began.
     pub since: Timestamp,
     /// When the client was last let in for a portal that had been asked since some refusal; `None`: never, or nobody was
-    /// refused before.
+    /// refused before, or it works for none of the others any more.
     pub let_in: Option<Timestamp>,
     /// Other portals that are refused, and whose refusals began after the client was let in last.
     pub refused_too: u64,
@@ -35,6 +46,9 @@ pub enum ClientDecision {
     TheClient,
 }
 
+/// So many other portals must be refused before the client is, as long as there is one more to ask.
+const ASKED: u64 = 4;
+
 /// Decides whose a refusal is.
 #[must_use]
 pub fn decide(seen: ClientEvidence) -> ClientDecision {
@@ -50,8 +64,8 @@ pub fn decide(seen: ClientEvidence) -> ClientDecision {
         // Nobody is left to ask, and those who were asked since are refused as well.
         (true, _, 0) if in_question => ClientDecision::TheClient,
         (true, ..) => ClientDecision::ThisPortal,
-        (false, 1.., _) | (false, 0, 0) => ClientDecision::TheClient,
-        (false, 0, 1..) => ClientDecision::AskAnother,
+        (false, ASKED.., _) | (false, _, 0) => ClientDecision::TheClient,
+        (false, _, 1..) => ClientDecision::AskAnother,
     }
 }
 
@@ -105,14 +119,18 @@ mod tests {
             }),
             ClientDecision::AskAnother
         );
-        assert_eq!(
-            decide(ClientEvidence {
-                unasked: 1,
-                refused_too: 1,
+        for (refused_too, unasked, decision) in [
+            (3, 1, ClientDecision::AskAnother),
+            (3, 0, ClientDecision::TheClient),
+            (4, 100, ClientDecision::TheClient),
+        ] {
+            let seen = ClientEvidence {
+                unasked,
+                refused_too,
                 ..ALONE
-            }),
-            ClientDecision::TheClient
-        );
+            };
+            assert_eq!(decide(seen), decision, "{refused_too} {unasked}");
+        }
         let before = Some(Timestamp::from_secs(99));
         assert_eq!(
             decide(ClientEvidence {

@@ -82,10 +82,15 @@ pub(super) fn with_code(
     context: ErrorContext<'_>,
 ) -> Refusal {
     let words = words(body, description);
-    let rule = profile
-        .errors
-        .iter()
-        .find(|rule| rule.matches(reply.status, code, description, Some(body)));
+    let row = |code: &str| {
+        let matches = |rule: &&ErrorRule| rule.matches(reply.status, code, description, Some(body));
+        profile.errors.iter().find(matches)
+    };
+    let spelt = spelt_as_usual(code);
+    let (rule, code) = match (row(code), row(&spelt)) {
+        (None, Some(rule)) => (Some(rule), spelt.as_str()),
+        (rule, _) => (rule, code),
+    };
     let believed = rule.filter(|rule| is_believed(rule, reply.status));
     let shown = server_text(&words, secrets);
     let mut problem = match (believed, rule) {
@@ -103,10 +108,10 @@ pub(super) fn with_code(
     let assumed = general
         && context.worked_before
         && may_be_dead(problem.class, reply.status)
-        && code.eq_ignore_ascii_case("invalid_request")
+        && is_said_of_dead_grants(&spelt)
         && !is_of_something_else(&words);
     if assumed {
-        problem = dead("said invalid_request");
+        problem = dead(&format!("said {}", mask(&spelt, secrets)), reply.status);
     }
     let is_known = rule.is_some_and(|rule| {
         rule.error
@@ -149,8 +154,16 @@ pub(super) fn without_code(
         );
         return with_words(problem).into_refusal(reply, false);
     }
-    if context.worked_before && status == 400 && is_blank(reply.body) {
-        return dead("answered 400 with nothing else").into_refusal(reply, true);
+    if context.worked_before && matches!(status, 400 | 401) {
+        if is_blank(reply.body) {
+            let what = format!("answered {status} with nothing else");
+            return dead(&what, status).into_refusal(reply, true);
+        }
+        let said = body.map(|body| words(body, "")).unwrap_or_default();
+        if is_of_a_dead_token(&said) && !is_of_something_else(&said) {
+            let what = format!("answered {status} with a sentence about the token");
+            return with_words(dead(&what, status)).into_refusal(reply, true);
+        }
     }
     let start = reply
         .body
@@ -263,17 +276,55 @@ impl Problem {
 }
 
 /// Some servers say of a dead grant only that the request is not valid. The same kind of request bought the pair before.
-fn dead(what: &str) -> Problem {
+fn dead(what: &str, status: u16) -> Problem {
     let detail = format!(
         "the server {what} to the same kind of request that worked before; assumed: the grant is dead"
     );
-    Problem::new(Class::NeedsAuthorization, detail)
+    // The one other thing that a server means by this status is the client.
+    let remedy = "authorize the app {app} again: refreshd authorize {portal}; if its client_secret was changed at the provider, \
+                  correct that in the configuration first, then: systemctl reload refreshd";
+    Problem {
+        remedy: (status == 401).then(|| remedy.to_owned()),
+        ..Problem::new(Class::NeedsAuthorization, detail)
+    }
+}
+
+/// A code as RFC 6749 spells codes: `Invalid Grant`, `invalid-grant`.
+fn spelt_as_usual(code: &str) -> String {
+    code.trim().to_ascii_lowercase().replace([' ', '-'], "_")
+}
+
+/// Codes by which servers say of a dead grant that it is one, besides `invalid_grant`: Spring's `invalid_token`, fosite's
+/// `token_inactive`, and the many that name the token and what has become of it.
+fn is_said_of_dead_grants(code: &str) -> bool {
+    matches!(code, "invalid_request" | "access_denied") || is_of_a_dead_token(code)
+}
+
+/// Whether a code or a sentence names a token and says that it is good for nothing any more.
+fn is_of_a_dead_token(text: &str) -> bool {
+    const DEAD: [&str; 13] = [
+        "expired",
+        "revoked",
+        "inactive",
+        "not active",
+        "not_active",
+        "invalid",
+        "not valid",
+        "not_valid",
+        "not found",
+        "not_found",
+        "unknown",
+        "already used",
+        "already_used",
+    ];
+    let text = text.to_lowercase();
+    text.contains("token") && DEAD.iter().any(|dead| text.contains(dead))
 }
 
 /// Whether a refusal says so little that it may be of a dead grant.
 const fn may_be_dead(class: Class, status: u16) -> bool {
     matches!(class, Class::ClientRejected | Class::Unknown)
-        && matches!(status, 200..=299 | 400 | 401 | 403)
+        && matches!(status, 200..=299 | 400 | 401 | 403 | 404 | 410 | 422)
 }
 
 /// A sentence that RFC 6749 section 5.2 gives for every `invalid_request`: many servers repeat it whatever is wrong.

@@ -231,6 +231,63 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked() {
             "{words}: it is about something else"
         );
     }
+    for (status, code) in [
+        (401, "invalid_token"),
+        (400, "invalid_token"),
+        (400, "expired_token"),
+        (400, "token_expired"),
+        (401, "token_inactive"),
+        (403, "access_denied"),
+        (400, "Refresh Token Revoked"),
+        (422, "invalid_refresh_token"),
+        (404, "token_not_found"),
+    ] {
+        let body = serde_json::json!({"error": code}).to_string();
+        let dead = refusal(status, &body, worked);
+        assert!(
+            dead.assumed && dead.problem.class == Class::NeedsAuthorization,
+            "{status} {code}: {dead:?}"
+        );
+        assert_eq!(
+            refusal(status, &body, ErrorContext::default())
+                .problem
+                .class,
+            Class::Unknown,
+            "{code}: it never worked before"
+        );
+        for ill in [429, 500, 502, 503, 504] {
+            assert!(!refusal(ill, &body, worked).assumed, "{ill} {code}");
+        }
+    }
+    for (status, code) in [
+        (400, "token_limit_reached"),
+        (401, "unauthorized"),
+        (405, "invalid_token"),
+    ] {
+        let body = serde_json::json!({"error": code}).to_string();
+        assert!(!refusal(status, &body, worked).assumed, "{status} {code}");
+    }
+    for words in ["Refresh token expired", "The token has been revoked."] {
+        let body = serde_json::json!({"message": words}).to_string();
+        assert!(refusal(400, &body, worked).assumed, "{words}");
+        assert!(refusal(401, &body, worked).assumed, "{words}");
+        assert!(!refusal(403, &body, worked).assumed, "{words}");
+        assert!(!refusal(400, &body, ErrorContext::default()).assumed);
+    }
+    assert!(!refusal(401, r#"{"message":"Authentication required"}"#, worked).assumed);
+    let empty = refusal(401, "", worked);
+    assert!(empty.assumed && empty.problem.class == Class::NeedsAuthorization);
+    assert!(
+        empty
+            .problem
+            .remedy
+            .is_some_and(|remedy| remedy.contains("client_secret")),
+        "what else it may be"
+    );
+    assert_eq!(
+        refusal(401, "", ErrorContext::default()).problem.class,
+        Class::Unknown
+    );
     for body in ["", " \r\n", "{}", "null", "\u{feff}"] {
         let dead = refusal(400, body, worked);
         assert!(
@@ -254,6 +311,44 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked() {
         "not the server's own answer"
     );
     assert!(!refusal(400, r#"{"error":"invalid_scope"}"#, worked).assumed);
+}
+
+#[test]
+fn a_code_is_read_where_and_as_servers_write_it() {
+    for body in [
+        r#"{"errors":[{"code":"invalid_grant"}]}"#,
+        r#"{"errors":[{"code":"invalid_grant","detail":"no"},{"code":"other"}]}"#,
+        r#"{"errors":["invalid_grant"]}"#,
+        r#"{"errors":{"code":"invalid_grant"}}"#,
+        r#"{"Error":"invalid_grant"}"#,
+        r#"{"ERROR":"invalid_grant","Error_Description":"no"}"#,
+        r#"{"error":"invalid grant"}"#,
+        r#"{"error":"Invalid Grant"}"#,
+        r#"{"error":"invalid-grant"}"#,
+    ] {
+        let refused = problem(400, body);
+        assert_eq!(
+            (
+                refused.class,
+                refused.code.as_deref().map(str::to_lowercase)
+            ),
+            (Class::NeedsAuthorization, Some("invalid_grant".to_owned())),
+            "{body}"
+        );
+        assert_eq!(problem(500, body).class, Class::Transient, "{body}");
+    }
+    // A token is not lost to a list of warnings beside it.
+    let reply = TokenReply {
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body: br#"{"access_token":"a1b2c3d4e5","errors":[],"Error":""}"#,
+        whole: true,
+    };
+    assert!(matches!(
+        read_in(&reply, &profile(), &[], ErrorContext::default()),
+        Verdict::Granted(_)
+    ));
 }
 
 #[test]

@@ -41,18 +41,6 @@ pub fn is_hostile(text: &str) -> bool {
         .contains(|c: char| c.is_control() || c.is_whitespace() || FOREIGN.contains(c))
 }
 
-/// Whether somebody who names the host `claimed` speaks of another portal than the one at `known`; both are
-/// [`plain_host`]s. A machine may have many names and addresses, so most of what differs is an alias. Two hosts of the
-/// provider's cloud are two portals, though, and nobody else's portal is on this machine.
-#[must_use]
-pub fn is_another_portal(claimed: &str, known: &str) -> bool {
-    let [claimed, known] = [claimed, known].map(without_port);
-    if claimed == known {
-        return false;
-    }
-    is_this_machine(claimed) || (region_of(claimed).is_some() && region_of(known).is_some())
-}
-
 /// Whether a [`plain_host`] is one that always means the machine that uses it.
 pub(super) fn is_this_machine(host: &str) -> bool {
     match Host::parse(without_port(host)) {
@@ -163,29 +151,20 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_is_not_another_portal() {
-        let another = |claimed: &str, known: &str| {
-            is_another_portal(&plain_host(claimed).unwrap(), &plain_host(known).unwrap())
-        };
-        for (claimed, known) in [
-            ("acme.bitrix24.com:8443", "acme.bitrix24.com"),
-            ("портал.рф", "xn--80awhdgm.xn--p1ai"),
-            ("crm.company.com", "company.bitrix24.com"),
-            ("192.168.1.10", "b24.company.local"),
-            ("127.0.0.1:1", "127.0.0.1:2"),
+    fn this_machine_is_known_by_every_name() {
+        for host in [
+            "127.0.0.1",
+            "127.1.2.3:80",
+            "0.0.0.0",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "x.localhost",
+            "localhost:9470",
         ] {
-            assert!(!another(claimed, known), "{claimed} {known}");
+            assert!(is_this_machine(&plain_host(host).unwrap()), "{host}");
         }
-        for (claimed, known) in [
-            ("globex.bitrix24.com", "acme.bitrix24.com"),
-            ("127.0.0.1", "acme.bitrix24.com"),
-            ("127.1.2.3:80", "b24.company.local"),
-            ("0.0.0.0", "b24.company.local"),
-            ("[::1]", "b24.company.local"),
-            ("[::ffff:127.0.0.1]", "b24.company.local"),
-            ("x.localhost", "b24.company.local"),
-        ] {
-            assert!(another(claimed, known), "{claimed} {known}");
+        for host in ["acme.bitrix24.com", "192.168.1.10", "localhost.example"] {
+            assert!(!is_this_machine(&plain_host(host).unwrap()), "{host}");
         }
     }
 }

@@ -13,6 +13,7 @@ use super::provider::{Profile, host_of};
 use super::quirks::{JsonPath, first, says_nothing};
 use super::refresh_end::{self, RenewalTimes};
 use super::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
+use super::schedule::before_an_end;
 use super::secret::RefreshToken;
 use super::time::Timestamp;
 use super::token::{Access, Credential, Details, Tokens, Validity, believable};
@@ -372,6 +373,7 @@ pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<Import
     let asked = RenewalTimes {
         before_at: sent_at,
         sent_at,
+        soonest: before_an_end(lives.span()),
     };
     let validity = Validity {
         refresh: refresh_end::after(None, &lives.refresh, true, asked),

@@ -3,12 +3,13 @@
 //! Anybody can send these, so nothing in here is true before it was verified; see `domain::whose`. Must not be quoted
 //! in a log or an error: the forms hold tokens.
 
+use super::date::instant;
 use super::host::{is_hostile, plain_host};
 use super::secret::{AccessToken, ApplicationToken, RefreshToken};
 use super::time::Timestamp;
 
 /// Longest form read, in bytes; one has about two thousand.
-pub const MAX_LENGTH: usize = 64 * 1024;
+pub const MAX_LENGTH: usize = 128 * 1024;
 /// Longest token, in bytes.
 const MAX_TOKEN: usize = 4096;
 /// A time that is larger than this, in seconds, is in milliseconds.
@@ -112,36 +113,64 @@ pub enum InstallEventError {
 /// [`InstallEventError`] names the field.
 pub fn read(query: &str, body: &[u8]) -> Result<InstallEvent, InstallEventError> {
     let body = EventForm(body);
-    if body.get("AUTH_ID")?.is_some() {
-        return opened(&body, &EventForm(query.as_bytes()));
+    if body.has("AUTH_ID") || body.has("REFRESH_ID") {
+        let query = EventForm(query.as_bytes());
+        return match body.first_missing(["AUTH_ID", "REFRESH_ID", "member_id"])? {
+            Some(missing) => {
+                let host = body.domain()?;
+                Ok(InstallEvent::Incomplete(Incomplete {
+                    missing,
+                    host: if host.is_some() {
+                        host
+                    } else {
+                        query.domain()?
+                    },
+                }))
+            }
+            None => opened(&body, &query),
+        };
     }
     let event = body.get("event")?.ok_or(InstallEventError::Neither)?;
     match event.to_ascii_uppercase().as_str() {
         "ONAPPINSTALL" => {
-            match body.first_missing(["auth[access_token]", "auth[refresh_token]"])? {
+            match body.first_missing([
+                "auth[access_token]",
+                "auth[refresh_token]",
+                "auth[member_id]",
+            ])? {
                 Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
                     missing,
-                    host: body.host("auth[client_endpoint]")?,
+                    host: body.host("auth[client_endpoint]"),
                 })),
                 None => installed(&body).map(InstallEvent::Installed),
             }
         }
         "ONAPPUSERREADY" => {
-            match body.first_missing(["data[access_token]", "data[refresh_token]"])? {
+            match body.first_missing([
+                "data[access_token]",
+                "data[refresh_token]",
+                "data[member_id]",
+            ])? {
                 Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
                     missing,
-                    host: body.host("data[client_endpoint]")?,
+                    host: body.host("data[client_endpoint]"),
                 })),
                 None => system_user(&body).map(InstallEvent::SystemUser),
             }
         }
-        "ONAPPUNINSTALL" => removed(&body).map(InstallEvent::Removed),
+        "ONAPPUNINSTALL" => match body.first_missing(["auth[member_id]"])? {
+            Some(missing) => Ok(InstallEvent::Incomplete(Incomplete {
+                missing,
+                host: body.host("auth[client_endpoint]"),
+            })),
+            None => removed(&body).map(InstallEvent::Removed),
+        },
         _ => Ok(InstallEvent::Other),
     }
 }
 
 fn opened(body: &EventForm<'_>, query: &EventForm<'_>) -> Result<InstallEvent, InstallEventError> {
-    let domain = body.host("DOMAIN")?;
+    let domain = body.domain()?;
     Ok(InstallEvent::Opened(PresentedGrant {
         access: AccessToken::new(&body.token("AUTH_ID")?)
             .ok_or(InstallEventError::Missing("AUTH_ID"))?,
@@ -154,7 +183,7 @@ fn opened(body: &EventForm<'_>, query: &EventForm<'_>) -> Result<InstallEvent, I
             host: if domain.is_some() {
                 domain
             } else {
-                query.host("DOMAIN")?
+                query.domain()?
             },
             user_id: None,
             server: body.hint("SERVER_ENDPOINT", MAX_FIELD),
@@ -176,12 +205,12 @@ fn installed(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError> 
             member_id: body
                 .id("auth[member_id]")?
                 .ok_or(InstallEventError::Missing("auth[member_id]"))?,
-            host: body.host("auth[client_endpoint]")?,
+            host: body.host("auth[client_endpoint]"),
             user_id: body.id("auth[user_id]")?,
             server: body.hint("auth[server_endpoint]", MAX_FIELD),
         },
         application_token: body.application_token()?,
-        sent_at: body.sent_at()?,
+        sent_at: body.sent_at(),
         expires: body.hint("auth[expires]", MAX_FIELD),
         scope: body.hint("auth[scope]", MAX_SCOPE),
     })
@@ -204,12 +233,12 @@ fn system_user(body: &EventForm<'_>) -> Result<PresentedGrant, InstallEventError
             .ok_or(InstallEventError::Missing("data[refresh_token]"))?,
         claims: ClaimedOwner {
             member_id,
-            host: body.host("data[client_endpoint]")?,
+            host: body.host("data[client_endpoint]"),
             user_id: body.id("data[user_id]")?,
             server: body.hint("data[server_endpoint]", MAX_FIELD),
         },
         application_token: body.application_token()?,
-        sent_at: body.sent_at()?,
+        sent_at: body.sent_at(),
         expires: body.hint("data[expires]", MAX_FIELD),
         scope: body.hint("data[scope]", MAX_SCOPE),
     })
@@ -220,9 +249,9 @@ fn removed(body: &EventForm<'_>) -> Result<Removal, InstallEventError> {
         member_id: body
             .id("auth[member_id]")?
             .ok_or(InstallEventError::Missing("auth[member_id]"))?,
-        host: body.host("auth[client_endpoint]")?,
+        host: body.host("auth[client_endpoint]"),
         application_token: body.application_token()?,
-        sent_at: body.sent_at()?,
+        sent_at: body.sent_at(),
     })
 }
 
@@ -230,17 +259,26 @@ fn removed(body: &EventForm<'_>) -> Result<Removal, InstallEventError> {
 struct EventForm<'f>(&'f [u8]);
 
 impl EventForm<'_> {
-    /// A value without white space around it; an empty one counts as absent.
+    /// A value without white space around it; an empty one counts as absent. The same value twice is one.
     fn get(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
-        let mut found = url::form_urlencoded::parse(self.0).filter(|(field, _)| field == name);
-        let Some((_, value)) = found.next() else {
+        let mut values = self.values(name);
+        let Some(value) = values.next() else {
             return Ok(None);
         };
-        if found.next().is_some() {
+        if values.any(|other| other != value) {
             return Err(InstallEventError::Twice(name));
         }
-        let value = value.trim();
-        Ok((!value.is_empty()).then(|| value.to_owned()))
+        Ok((!value.is_empty()).then_some(value))
+    }
+
+    fn values(&self, name: &'static str) -> impl Iterator<Item = String> {
+        url::form_urlencoded::parse(self.0)
+            .filter(move |(field, _)| field == name)
+            .map(|(_, value)| value.trim().to_owned())
+    }
+
+    fn has(&self, name: &'static str) -> bool {
+        self.values(name).next().is_some()
     }
 
     fn graphic(
@@ -292,12 +330,17 @@ impl EventForm<'_> {
         }
     }
 
-    /// A hint: one that cannot be read is none. What could only harm is refused all the same.
-    fn host(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
-        match self.get(name)? {
-            Some(text) if is_hostile(&text) => Err(InstallEventError::Unfit(name)),
-            text => Ok(text.as_deref().and_then(plain_host)),
+    /// A hint: the first that can be read, however often it is given.
+    fn host(&self, name: &'static str) -> Option<String> {
+        self.values(name).find_map(|text| plain_host(&text))
+    }
+
+    /// The same of the address that a browser came with: anybody can write a link, so what could only harm is refused.
+    fn domain(&self) -> Result<Option<String>, InstallEventError> {
+        if self.values("DOMAIN").any(|text| is_hostile(&text)) {
+            return Err(InstallEventError::Unfit("DOMAIN"));
         }
+        Ok(self.host("DOMAIN"))
     }
 
     fn application_token(&self) -> Result<Option<ApplicationToken>, InstallEventError> {
@@ -305,17 +348,18 @@ impl EventForm<'_> {
         Ok(token.as_deref().and_then(ApplicationToken::new))
     }
 
-    fn sent_at(&self) -> Result<Option<Timestamp>, InstallEventError> {
-        let Some(text) = self.get("ts")? else {
-            return Ok(None);
-        };
-        let number: i64 = text.parse().map_err(|_| InstallEventError::Unfit("ts"))?;
-        // JavaScript counts milliseconds.
-        Ok(Some(if number > MILLISECONDS_FROM {
-            Timestamp::from_millis(number)
-        } else {
-            Timestamp::from_secs(number)
-        }))
+    /// One that cannot be read is none: an event need not say when it was sent.
+    fn sent_at(&self) -> Option<Timestamp> {
+        let text = self.values("ts").next().filter(|text| !text.is_empty())?;
+        let whole = text
+            .split_once('.')
+            .map_or(text.as_str(), |(whole, _)| whole);
+        match whole.parse::<i64>() {
+            // JavaScript counts milliseconds.
+            Ok(number) if number > MILLISECONDS_FROM => Some(Timestamp::from_millis(number)),
+            Ok(number) => Some(Timestamp::from_secs(number)),
+            Err(_) => instant(&text),
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub mod imported;
 pub mod incidents;
 pub mod install;
 pub mod install_event;
+pub mod install_form;
 pub mod introspection;
 pub mod kept_reply;
 mod lenient;

@@ -411,10 +411,17 @@ impl Portal {
             .settings
             .as_ref()
             .map(|settings| settings.app.as_str())?;
+        // What a dead grant waits for is a person.
+        let is_dead = |phase: &Phase| {
+            matches!(
+                phase,
+                Phase::NeedsAuthorization { .. } | Phase::Gone { .. } | Phase::OldState { .. }
+            )
+        };
         let act_at = self
             .grant
             .as_ref()
-            .filter(|grant| grant.claim.is_none())?
+            .filter(|grant| grant.claim.is_none() && !is_dead(&grant.standing.phase))?
             .standing
             .next_attempt_at?;
         if act_at > refused.retry_at {

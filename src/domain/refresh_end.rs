@@ -11,6 +11,8 @@ use super::token_life::TokenLife;
 
 /// A server that counts in whole seconds may say an end that differs by one from the same end before.
 const ROUNDING: Duration = Duration::from_millis(500);
+/// A server that counts an end down says nothing, or zero, from its last second on.
+const COUNTED_DOWN: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The end of a refresh token, as its server says it.
@@ -33,6 +35,8 @@ pub enum Motion {
     Moves,
     /// The last one left it where it was.
     Fixed,
+    /// It is said to end before the next renewal may come, or to have ended when it came.
+    Short,
 }
 
 impl Motion {
@@ -43,13 +47,14 @@ impl Motion {
             Self::Unknown => "unknown",
             Self::Moves => "moves",
             Self::Fixed => "fixed",
+            Self::Short => "short",
         }
     }
 
     /// The one of that name; a name that is none says nothing.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        [Self::Moves, Self::Fixed]
+        [Self::Moves, Self::Fixed, Self::Short]
             .into_iter()
             .find(|motion| motion.as_str() == text)
             .unwrap_or(Self::Unknown)
@@ -103,6 +108,8 @@ impl RefreshEnd {
     pub fn reached_at(&self, step: &RefreshEndStep) -> Option<Timestamp> {
         match self.motion {
             Motion::Unknown | Motion::Moves => None,
+            // Nothing is ahead of an end that has come: it is told once, as the mildest of them.
+            Motion::Short => (step.key == STEPS[0].key).then_some(self.since),
             Motion::Fixed => Some(self.at - step.ahead.min(self.at.since(self.since) / step.part)),
         }
     }
@@ -111,6 +118,11 @@ impl RefreshEnd {
     #[must_use]
     pub fn reason(&self, now: Timestamp) -> String {
         let at = self.at;
+        if self.motion == Motion::Short {
+            return format!(
+                "the server says that its refresh token ends at {at}, before the next renewal may come; it is renewed as soon as may be"
+            );
+        }
         if at <= now {
             return format!("its refresh token ended at {at}, and renewals did not move that end");
         }
@@ -123,6 +135,12 @@ impl RefreshEnd {
     /// What people must do; `PORTAL` may stand for the name.
     #[must_use]
     pub fn action(&self, portal: &str) -> String {
+        if self.motion == Motion::Short {
+            return format!(
+                "see which life of refresh tokens the server is set to, and whether the reply's field means that: `reply` of the \
+                 provider names another; should the grant end: refreshd authorize {portal}"
+            );
+        }
         format!(
             "authorize again before {}: refreshd authorize {portal}",
             self.at
@@ -137,6 +155,8 @@ pub struct RenewalTimes {
     pub before_at: Timestamp,
     /// The request of this one left then.
     pub sent_at: Timestamp,
+    /// The least time from then until the next: an end before that cannot be kept ahead of.
+    pub soonest: Duration,
 }
 
 /// What is known of the end after a reply that says `life` of the refresh token. `rotated`: it brought a new one, of
@@ -148,23 +168,54 @@ pub fn after(
     rotated: bool,
     asked: RenewalTimes,
 ) -> Option<RefreshEnd> {
-    let RenewalTimes { before_at, sent_at } = asked;
+    let RenewalTimes {
+        before_at,
+        sent_at,
+        soonest,
+    } = asked;
+    let has_come = |end: &RefreshEnd| end.at <= sent_at + COUNTED_DOWN;
     let at = match life {
+        // An end that was counted down to nothing has come: that is neither a new end, nor none.
+        TokenLife::Ended | TokenLife::Endless
+            if before.as_ref().is_some_and(has_come)
+                && before
+                    .is_some_and(|end| matches!(end.motion, Motion::Fixed | Motion::Unknown)) =>
+        {
+            return before.map(|end| RefreshEnd {
+                motion: Motion::Fixed,
+                ..end
+            });
+        }
         TokenLife::Said(span) => sent_at + *span,
         TokenLife::Ended => sent_at,
         TokenLife::Endless => return None,
         TokenLife::Absent | TokenLife::Unreadable(_) => return before.filter(|_| !rotated),
     };
+    let is_short = at <= sent_at + soonest;
     let Some(before) = before else {
         return Some(RefreshEnd {
             at,
             since: sent_at,
-            motion: Motion::Unknown,
+            motion: if is_short {
+                Motion::Short
+            } else {
+                Motion::Unknown
+            },
         });
     };
     // One that moves moves by the time between; one that is counted down does not.
     let moved = at.since(before.at) > sent_at.since(before_at) / 2 + ROUNDING;
-    Some(if moved {
+    Some(if is_short && (moved || before.motion == Motion::Short) {
+        let since = match before.motion {
+            Motion::Short => before.since,
+            Motion::Unknown | Motion::Moves | Motion::Fixed => sent_at,
+        };
+        RefreshEnd {
+            at,
+            since,
+            motion: Motion::Short,
+        }
+    } else if moved {
         RefreshEnd {
             at,
             since: sent_at,
@@ -203,6 +254,7 @@ mod tests {
                 RenewalTimes {
                     before_at,
                     sent_at: at(*sent),
+                    soonest: Duration::ZERO,
                 },
             );
             before_at = at(*sent);
@@ -260,7 +312,16 @@ mod tests {
         for tenth in 0..40 {
             let sent_at = at(0) + Duration::from_millis(1300 * tenth);
             let left = (60_000 - 1300 * tenth) / 1000;
-            end = after(end, &said(left), false, RenewalTimes { before_at, sent_at });
+            end = after(
+                end,
+                &said(left),
+                false,
+                RenewalTimes {
+                    before_at,
+                    sent_at,
+                    soonest: Duration::ZERO,
+                },
+            );
             before_at = sent_at;
             assert_ne!(end.unwrap().motion, Motion::Moves, "after {tenth} renewals");
         }
@@ -278,6 +339,7 @@ mod tests {
             RenewalTimes {
                 before_at: at(2700),
                 sent_at: at(2800),
+                soonest: Duration::ZERO,
             },
         )
         .unwrap();
@@ -289,6 +351,7 @@ mod tests {
         let asked = RenewalTimes {
             before_at: at(0),
             sent_at: at(10),
+            soonest: Duration::ZERO,
         };
         let known = known(&[(0, 100)]);
         assert_eq!(after(known, &TokenLife::Absent, false, asked), known);
@@ -306,5 +369,62 @@ mod tests {
             after(None, &TokenLife::Ended, true, asked).unwrap().at,
             at(10)
         );
+    }
+
+    /// The motion after replies of these times and lives, where a renewal is allowed every four seconds.
+    fn motion_of(lives: &[TokenLife]) -> Motion {
+        let mut end = None;
+        for (number, life) in (0_i64..).zip(lives) {
+            let asked = RenewalTimes {
+                before_at: at((number - 1).max(0) * 4),
+                sent_at: at(number * 4),
+                soonest: Duration::from_secs(4),
+            };
+            end = after(end, life, true, asked);
+        }
+        end.map_or(Motion::Unknown, |end| end.motion)
+    }
+
+    #[test]
+    fn an_end_that_no_renewal_can_keep_ahead_of_is_told_once() {
+        let ended = TokenLife::Ended;
+        for lives in [
+            vec![said(1)],
+            vec![said(1), said(1)],
+            vec![ended.clone()],
+            vec![ended.clone(), ended],
+            vec![said(40), said(1)],
+        ] {
+            let motion = if lives == [said(40), said(1)] {
+                Motion::Fixed
+            } else {
+                Motion::Short
+            };
+            assert_eq!(motion_of(&lives), motion, "{lives:?}");
+        }
+        assert_eq!(motion_of(&[said(1), said(40)]), Motion::Moves, "mended");
+        let short = RefreshEnd {
+            at: at(1),
+            since: at(0),
+            motion: Motion::Short,
+        };
+        let reached = STEPS.map(|step| short.reached_at(&step));
+        assert_eq!(reached, [Some(at(0)), None, None]);
+        assert_eq!(Motion::parse(Motion::Short.as_str()), Motion::Short);
+    }
+
+    #[test]
+    fn an_end_that_was_counted_down_to_zero_has_come_and_is_not_forgotten() {
+        for last in [TokenLife::Endless, TokenLife::Ended] {
+            for counted in [known(&[(0, 20), (10, 10), (19, 1)]), known(&[(0, 20)])] {
+                let asked = RenewalTimes {
+                    before_at: at(19),
+                    sent_at: at(20),
+                    soonest: Duration::from_secs(1),
+                };
+                let end = after(counted, &last, true, asked).expect("an end");
+                assert_eq!((end.motion, end.at), (Motion::Fixed, at(20)), "{last:?}");
+            }
+        }
     }
 }

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_at_least};
+use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_after_unknown, wait_at_least};
+use super::client::ClientAnswer;
 use super::identity::is_same;
 use super::mask::short;
 use super::name::PortalName;
@@ -14,7 +15,8 @@ use super::quirks::NotBefore;
 use super::refresh_end::{self, RenewalTimes};
 use super::reply::{GrantedTokens, Refusal, Verdict};
 use super::schedule::{
-    RenewEvery, ask_again_at, before_end, planned, renew_at, spacing, wait_for_a_life,
+    RenewEvery, ask_again_at, before_an_end, before_end, planned, renew_at, spacing,
+    wait_for_a_life,
 };
 use super::secret::RefreshToken;
 use super::time::{Timestamp, share_of};
@@ -76,21 +78,28 @@ impl Attempt {
         }
     }
 
-    /// What it says of the app's client: whether the server let it in.
+    /// What it says of the app's client.
     #[must_use]
-    pub const fn client_let_in(&self) -> Option<bool> {
+    pub const fn client_answer(&self) -> Option<ClientAnswer> {
         match self {
             Self::NotSent(_) | Self::InDoubt(_) => None,
-            Self::Answered(Verdict::Granted(_)) => Some(true),
+            Self::Answered(Verdict::Granted(_)) => Some(ClientAnswer::Works),
             Self::Answered(Verdict::Refused(Refusal {
                 problem, assumed, ..
             })) => match problem.class {
-                Class::ClientRejected => Some(false),
-                // A word about the grant itself means that the client was let in.
-                Class::NeedsAuthorization | Class::Blocked | Class::Gone if !*assumed => Some(true),
+                Class::ClientRejected => Some(ClientAnswer::Refused),
+                Class::NeedsAuthorization | Class::Blocked | Class::Gone if !*assumed => {
+                    Some(ClientAnswer::GrantRefused)
+                }
                 _ => None,
             },
         }
+    }
+
+    /// Whether the server refused the app's client.
+    #[must_use]
+    pub fn is_client_refused(&self) -> bool {
+        self.client_answer() == Some(ClientAnswer::Refused)
     }
 
     /// Whether the server said that the grant is dead.
@@ -375,6 +384,7 @@ fn accept(
     let asked = RenewalTimes {
         before_at: grant.renewed_at,
         sent_at: times.sent_at,
+        soonest: before_an_end(lives.span()),
     };
     let end = grant.tokens.validity.refresh;
     let validity = Validity {
@@ -523,13 +533,19 @@ fn asked_beyond(
     })
 }
 
-/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
-fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+/// The moment shortly before the token's end, unless it has passed.
+fn before_the_end(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
     let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
-    if planned > now + FLOOR {
+    (planned > now + FLOOR).then_some(planned)
+}
+
+/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
+fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+    if let Some(planned) = before_the_end(grant, now) {
         return Some(planned);
     }
+    let access = grant.tokens.access.as_ref()?;
     let made = grant
         .standing
         .phase
@@ -575,7 +591,10 @@ fn after_refusal(
     let access = grant.tokens.access.as_ref();
     let expires_at = access.map(|access| access.expires_at);
     let expired = expires_at.is_some_and(|at| at <= now);
-    let back_off = wait(attempt, lifetime, expired, jitter);
+    let back_off = match class {
+        Class::Unknown => wait_after_unknown(attempt, lifetime, expired, jitter),
+        _ => wait(attempt, lifetime, expired, jitter),
+    };
     problem.asked_to_wait =
         asked_beyond(grant, retry_after, back_off, now).filter(|_| class != Class::TooEarly);
     let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
@@ -699,6 +718,11 @@ fn after_refusal(
                 .is_some_and(|problem| problem.class == class);
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
+            // Where it is refused for this portal only, nobody else's try helps it: one more before readers are without.
+            let wait = match before_the_end(grant, now).filter(|_| class == Class::ClientRejected) {
+                Some(at) if now + wait >= at => at.until(now),
+                _ => wait,
+            };
             if class == Class::Blocked {
                 again(
                     Phase::Blocked {

@@ -719,6 +719,25 @@ fn where_reuse_revokes_and_where_the_token_is_spent_a_dead_grant_is_left_alone()
 }
 
 #[test]
+fn a_refused_client_is_tried_once_more_before_readers_are_without_a_token() {
+    let mut standing = kept(&grant(Phase::Fresh), Class::ClientRejected, at(1500));
+    let mut tries = Vec::new();
+    while tries.last().is_none_or(|last| *last < at(3600)) {
+        let next = standing.next_attempt_at.unwrap();
+        tries.push(next);
+        let before = Grant {
+            standing: standing.clone(),
+            ..grant(Phase::Fresh)
+        };
+        standing = kept(&before, Class::ClientRejected, next);
+    }
+    // After 5, 10 and 20 minutes, and shortly before the end.
+    let times = [1800, 2400, 3312, 4512];
+    assert_eq!(tries[..3], times.map(at)[..3], "{tries:?}");
+    assert!(tries[3] > at(3600), "and not again and again: {tries:?}");
+}
+
+#[test]
 fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
     for class in [
         Class::Transient,
@@ -828,17 +847,23 @@ fn what_an_answer_says_of_the_client() {
             retry_after: None,
             assumed,
         }))
-        .client_let_in()
+        .client_answer()
     };
-    assert_eq!(word(Class::ClientRejected, false), Some(false));
-    assert_eq!(word(Class::NeedsAuthorization, false), Some(true));
+    assert_eq!(
+        word(Class::ClientRejected, false),
+        Some(ClientAnswer::Refused)
+    );
+    assert_eq!(
+        word(Class::NeedsAuthorization, false),
+        Some(ClientAnswer::GrantRefused)
+    );
     assert_eq!(
         word(Class::NeedsAuthorization, true),
         None,
         "the server did not say it"
     );
     assert_eq!(word(Class::Transient, false), None);
-    assert_eq!(Attempt::InDoubt(String::new()).client_let_in(), None);
+    assert_eq!(Attempt::InDoubt(String::new()).client_answer(), None);
 }
 
 fn lives(access: TokenLife) -> TokenLives {

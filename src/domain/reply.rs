@@ -126,8 +126,48 @@ pub fn read_in(
             let detail = format!("the server sent a token with status {}{next}", reply.status);
             refuse(Problem::new(Class::InDoubt, detail))
         }
-        None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
+        None => match error_elsewhere(&body) {
+            Some((code, words)) => {
+                let said = (code.as_str(), words.as_str());
+                Verdict::Refused(with_code(reply, profile, &body, said, secrets, context))
+            }
+            None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
+        },
     }
+}
+
+/// The error code of a reply without a token, where its place is not the profile's: `Error` in another case, or the first of
+/// a list `errors`. Beside a token such a list may hold warnings.
+fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
+    let word = |value: &Value| match value {
+        Value::String(text) if !says_nothing(value) => Some(text.clone()),
+        _ => None,
+    };
+    let named = |wanted: &str| {
+        let mut found = body
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.find_map(|(_, value)| word(value))
+    };
+    if let Some(code) = named("error") {
+        return Some((code, named("error_description").unwrap_or_default()));
+    }
+    let errors = body
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("errors"))?
+        .1;
+    let first = match errors {
+        Value::Array(errors) => errors.first()?,
+        other => other,
+    };
+    let code = match first {
+        Value::Object(error) => ["code", "error"]
+            .iter()
+            .find_map(|name| error.get(*name).and_then(word)),
+        other => word(other),
+    }?;
+    // A sentence is no code.
+    (code.len() <= 64 && !code.trim().contains(' ')).then(|| (code, String::new()))
 }
 
 /// As [`read_taken`], of a text however it is wrapped.

@@ -14,6 +14,8 @@ const LATEST_SHARE: f64 = 0.9;
 const SPACING_SHARE: f64 = 0.1;
 /// Nor more than one in this time, however short a life the server claims.
 const SHORTEST_SPACING: Duration = Duration::from_secs(1);
+/// A refresh token that ends sooner is not run after.
+const SHORTEST_BEFORE_AN_END: Duration = Duration::from_secs(60);
 /// Portals spread over this share of the age, earlier.
 const SPREAD_SHARE: f64 = 0.1;
 
@@ -110,14 +112,23 @@ pub fn before_end(
     } else {
         every
     };
-    let latest = renew_at(every, portal, asked_at, left);
+    let latest = renew_at(every, portal, asked_at, left).max(asked_at + before_an_end(lifetime));
     // An end that no renewal moves is not run after: one renewal shortly before it is worth it, and no more.
     let in_vain = end.motion == Motion::Fixed && latest < asked_at + spacing(lifetime);
-    if left.is_zero() || in_vain {
+    if end.motion == Motion::Short {
+        usual.min(asked_at + spacing(lifetime))
+    } else if left.is_zero() || in_vain {
         usual
     } else {
         usual.min(latest)
     }
+}
+
+/// The least time between two renewals where a refresh token ends sooner than a tenth of the access token's life:
+/// session servers give half an hour beside an access token of a day, and a grant must not end of our patience.
+#[must_use]
+pub fn before_an_end(lifetime: Duration) -> Duration {
+    spacing(lifetime).min(SHORTEST_BEFORE_AN_END)
 }
 
 /// When to ask again a server that has answered with the token that was there already, which ends at `expires_at` as
@@ -198,6 +209,33 @@ mod tests {
                 "{name}: {at:?}"
             );
         }
+    }
+
+    #[test]
+    fn no_end_of_a_refresh_token_makes_a_spin() {
+        let acme = PortalName::parse("acme").unwrap();
+        let asked = Timestamp::default();
+        let next = |life: u64, left: u64, motion| {
+            let life = Duration::from_secs(life);
+            let end = RefreshEnd {
+                at: asked + Duration::from_secs(left),
+                since: asked,
+                motion,
+            };
+            let usual = renew_at(BITRIX24, &acme, asked, life);
+            before_end(usual, BITRIX24, &acme, &end, (asked, life))
+                .since(asked)
+                .as_secs()
+        };
+        // An end of a second, or of days that were written as seconds.
+        assert_eq!(next(40, 1, Motion::Short), 4);
+        assert_eq!(next(3600, 1, Motion::Short), 360);
+        assert_eq!(next(3600, 30, Motion::Short), 360);
+        assert_eq!(next(3600, 0, Motion::Short), 360);
+        // A session of half an hour beside a token of a day is kept alive.
+        let day = next(86_400, 1800, Motion::Moves);
+        assert!((1300..1700).contains(&day), "{day}");
+        assert_eq!(next(86_400, 61, Motion::Unknown), 60);
     }
 
     proptest! {

@@ -278,7 +278,13 @@ fn a_refresh_tokens_end_is_read_under_each_of_its_names() {
             "{name}"
         );
     }
-    for name in ["refresh_expires_at", "refresh_token_expires_at"] {
+    for name in [
+        "refresh_expires_at",
+        "refresh_token_expires_at",
+        "refresh_token_expires_on",
+        "refresh_token_expires",
+        "refresh_token_expiry",
+    ] {
         assert_eq!(
             refresh(&format!("{{\"{name}\":\"2026-11-28T20:00:20Z\"}}")),
             secs(20),

@@ -121,6 +121,48 @@ fn a_client_that_is_refused_for_one_portal_only_goes_on_for_the_others() {
 }
 
 #[test]
+fn a_client_that_no_portal_succeeds_with_is_the_apps_incident_though_a_grant_is_dead() {
+    one_dead_the_others_refused(["acme", "globex"]);
+    one_dead_the_others_refused(["acme", "globex", "hooli"]);
+}
+
+#[track_caller]
+fn one_dead_the_others_refused<const N: usize>(portals: [&str; N]) {
+    let (rig, daemon) = renewed(portals, short());
+    rig.fail("acme", refuse(400, "invalid_grant", ""), u32::MAX);
+    for portal in &portals[1..] {
+        rig.fail(portal, refuse(400, "invalid_client", ""), u32::MAX);
+    }
+    daemon.wait_after(0, SOON + LIFE, "the incident of the app", |event| {
+        is_step(event, "person") && event["app"] == "crm"
+    });
+    rig.wait_for_phase("acme", "needs-authorization");
+    let open = || {
+        let alerts = rig.get_json("/v1/alerts");
+        let incidents = alerts["incidents"].as_array().cloned().unwrap_or_default();
+        let keys = incidents.iter().map(|one| text(one, "key").to_owned());
+        keys.collect::<Vec<_>>()
+    };
+    eventually(
+        "one incident of the app, one of the dead grant",
+        SOON,
+        || open() == ["app/crm", "portal/acme"],
+    );
+    for portal in &portals[1..] {
+        let shown = rig.wait_for_phase(portal, "client-rejected");
+        assert!(shown["last_error"]["works_for"].is_null(), "{shown}");
+    }
+    let dead = view(&rig, "acme");
+    assert!(dead["waits"].is_null(), "it waits for a person: {dead}");
+    assert!(
+        !daemon.stderr().contains("for this portal only"),
+        "nothing says so"
+    );
+    rig.no_violations();
+    daemon.stop();
+}
+
+#[test]
 fn a_client_that_is_refused_for_all_is_one_incident_whose_waiting_portals_say_so() {
     let names = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8"];
     let (rig, daemon) = renewed(names, short());
@@ -227,6 +269,21 @@ fn a_secret_that_was_replaced_in_its_file_is_used_before_anybody_is_told() {
         !daemon.stderr().contains("rotated secret"),
         "no secret is logged"
     );
+    rig.no_violations();
+}
+
+#[test]
+fn a_secret_that_was_damaged_as_it_was_replaced_is_named() {
+    let (rig, daemon) = renewed(["acme"], short());
+    rig.secret("crm.secret", "\u{feff}rotated-secret-0123456789");
+    rig.sandbox
+        .add_client(CLIENT_ID, "rotated-secret-0123456789");
+    daemon.wait_for("the damage", |event| {
+        says(event, "looks damaged") && says(event, "byte order mark") && event["app"] == "crm"
+    });
+    assert!(!daemon.stderr().contains("rotated-secret"), "not shown");
+    rig.secret("crm.secret", "rotated-secret-0123456789");
+    rig.wait_for_renewals("acme", 1);
     rig.no_violations();
 }
 

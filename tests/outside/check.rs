@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use crate::common::hostile::{Hostile, Play};
-use crate::common::{Ran, Rig, SOON, eventually};
+use crate::common::{CLIENT_ID, Ran, Rig, SOON, domain, eventually};
 use crate::{calm, contains};
 
 fn check(rig: &Rig, arguments: &[&str]) -> Ran {
@@ -171,6 +171,18 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
         ("${CLIENT_SECRET}", "placeholder"),
         ("c1ient\u{200b}Secret0", "not seen"),
         ("c1ientSecret\0", "NUL"),
+        ("\"c1ientSecret0OfTheTests0123456789", "quote at one end"),
+        ("c1ientSecret0OfTheTests0123456789,", "a comma"),
+        ("c1ientSecret0OfTheTests0123456789\\n", "backslash"),
+        ("ENC[AES256_GCM,data:c1ient,tag:z]", "vault"),
+        ("op://c1ient/crm/secret", "vault"),
+        ("/etc/refreshd/c1ient.secret", "name of a file"),
+        ("https://c1ient.example/secret", "an address"),
+        ("__CLIENT_SECRET__", "placeholder"),
+        (
+            &format!("{CLIENT_ID}:c1ientSecret0OfTheTests"),
+            "begins with the client_id",
+        ),
     ] {
         rig.secret("crm.secret", secret);
         let ran = check(&rig, &[]);
@@ -191,6 +203,14 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
         );
         assert!(!ran.stderr.contains("c1ient"), "a secret is shown: {ran:?}");
     }
+    // Notepad's UTF-16 is read.
+    let wide = "c1ientSecret0OfTheTests0123456789\r\n".encode_utf16();
+    let wide: Vec<u8> = std::iter::once(0xfeff)
+        .chain(wide)
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    rig.secret_bytes("crm.secret", &wide);
+    assert_eq!(check(&rig, &[]).code, Some(0));
     // As it is after a CRLF editor it is none.
     rig.secret("crm.secret", "c1ientSecret0OfTheTests0123456789\r\n");
     assert_eq!(check(&rig, &[]).code, Some(0));
@@ -257,4 +277,64 @@ fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
         ],
     );
     assert!(!rig.path("state.db").exists());
+}
+
+#[test]
+fn a_damaged_client_id_is_named() {
+    let rig = calm(["acme"]);
+    let config = rig.config.to_string();
+    for (id, what) in [
+        ("\\\"local.1\\\"", "stands in quotes"),
+        ("local.1\\n", "white space around it"),
+        ("local\\u200b.1", "not seen"),
+        ("${CLIENT_ID}", "placeholder"),
+        ("CLIENT_ID=local.1", "NAME=value"),
+        ("local.1\\nlocal.2", "more than one line"),
+    ] {
+        let text = config.replace(
+            &format!("client_id = \"{CLIENT_ID}\""),
+            &format!("client_id = \"{id}\""),
+        );
+        rig.secret("refreshd.toml", &text);
+        let ran = rig.run(["check"]);
+        assert_eq!(ran.code, Some(78), "{id}: {ran:?}");
+        contains(&ran.stderr, &["1 problem", "`client_id` ", what]);
+    }
+}
+
+#[test]
+fn one_portals_file_that_cannot_be_read_stops_no_other() {
+    let mut rig = calm(["acme", "globex", "hooli"]);
+    for portal in ["acme", "globex", "hooli"] {
+        rig.grant(portal);
+    }
+    let token = rig
+        .sandbox
+        .current_refresh(&domain("acme"))
+        .expect("a refresh token");
+    let wide: Vec<u8> = std::iter::once(0xfeff)
+        .chain(format!("{token}\r\n").encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    rig.secret_bytes("acme.refresh", &wide);
+    rig.secret_bytes("globex.refresh", b"\xff\x00\xc3\x28");
+    rig.write_config();
+    let ran = rig.run(["check"]);
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "1 problem",
+            "`refresh_token_file`",
+            "globex.refresh is not UTF-8",
+        ],
+    );
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    rig.wait_for_generation("hooli", 2);
+    let view = rig.status("globex");
+    assert_eq!(view["phase"], "awaiting-authorization", "{view}");
+    let notice = view["notice"].as_str().expect("a notice");
+    contains(notice, &["globex.refresh is not used: it is not UTF-8"]);
+    daemon.stop();
 }

@@ -675,6 +675,14 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
     always("it is not sent again", Duration::from_secs(8), || {
         known() == sent
     });
+    let view = rig.status("acme");
+    contains(
+        view["notice"].as_str().expect("a notice"),
+        &[
+            "acme.refresh is not used: the authorization server has refused the token in it",
+            "refreshd authorize acme",
+        ],
+    );
     rig.heal("acme");
     let before = daemon.mark();
     rig.grant("acme");

@@ -1,7 +1,9 @@
 //! Events of installations: what they begin, what they replace, and what they end.
 
-use crate::common::installs::{PROOF, event_of, removal_of, with};
-use crate::common::{Rig, SOON, domain, eventually};
+use refreshd::domain::time::Timestamp;
+
+use crate::common::installs::{Form, PROOF, encoded, event_of, form_of, removal_of, with};
+use crate::common::{Rig, SOON, domain, eventually, now_millis};
 use crate::install::{ACME, installing};
 
 fn user_of(rig: &Rig) -> String {
@@ -78,7 +80,7 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
-    let base = crate::common::now_millis();
+    let base = now_millis();
     rig.post(
         "",
         &with(
@@ -160,4 +162,124 @@ fn other_events_are_ignored_and_counted() {
     rig.wait_for_installs("ignored", 1.0);
     assert_eq!(rig.sandbox.questions(), 0);
     daemon.stop();
+}
+
+#[test]
+fn a_notice_that_the_server_can_verify_is_taken_in_whatever_it_is_dressed_in() {
+    let rig = installing("");
+    let daemon = rig.start();
+    let form = "application/x-www-form-urlencoded";
+    let names = [
+        "float",
+        "iso",
+        "garbage",
+        "endpoint",
+        "scope",
+        "json",
+        "multipart",
+        "text",
+        "bom",
+    ];
+    for name in names {
+        let event = event_of("ONAPPINSTALL", "auth", &rig.grant_of(name, 1));
+        let plain = encoded(&event);
+        let (kind, body) = match name {
+            "float" => (
+                form,
+                encoded(&with(event, "ts", &format!("{}.25", at(now_millis(), 0)))),
+            ),
+            "iso" => (
+                form,
+                encoded(&with(
+                    event,
+                    "ts",
+                    &Timestamp::from_millis(now_millis()).to_string(),
+                )),
+            ),
+            "garbage" => (form, encoded(&with(event, "ts", "soon"))),
+            "endpoint" => (
+                form,
+                encoded(&with(event, "auth[client_endpoint]", "not a url")),
+            ),
+            "scope" => (
+                form,
+                encoded(&with(event, "auth[scope]", &"crm,".repeat(20_000))),
+            ),
+            "json" => ("application/json", json_of(&event)),
+            "multipart" => ("multipart/form-data; boundary=XX", multipart_of(&event)),
+            "text" => ("text/plain", plain),
+            _ => (form, format!("\u{feff}{plain}")),
+        };
+        let answer = rig.post_raw("/install/crm", kind, body);
+        assert_eq!(answer.0, 200, "{name}: {answer:?}");
+        rig.wait_for_generation(&domain(name), 2);
+    }
+    // An event that says of no portal that it is its own is answered, and not an error.
+    let event = event_of("ONAPPINSTALL", "auth", &rig.grant_of("none", 1));
+    let answer = rig.post("", &with(event, "auth[member_id]", ""));
+    assert_eq!(
+        (answer.0, answer.2.as_str()),
+        (200, "ignored: auth[member_id] is missing\n")
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn the_server_names_a_portal_whatever_host_its_notice_names() {
+    let rig = installing("");
+    let daemon = rig.start();
+    for (at, host) in [
+        "www.p0.bitrix24.com",
+        "old-name.bitrix24.com",
+        "127.0.0.1",
+        "localhost",
+        "p4.bitrix24.com&DOMAIN=p4.bitrix24.com",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("p{at}");
+        let query = format!("?DOMAIN={host}");
+        assert_eq!(rig.post(&query, &form_of(&rig.grant_of(&name, 1))).0, 200);
+        rig.wait_for_generation(&domain(&name), 2);
+        let view = rig.get_json(&format!("/v1/portals/{}", domain(&name)));
+        assert_eq!(
+            view["endpoint"],
+            format!("https://{}/rest/", domain(&name)),
+            "{view}"
+        );
+    }
+    assert_eq!(
+        rig.get_json("/v1/portals")["portals"]
+            .as_array()
+            .map(Vec::len),
+        Some(5)
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
+/// A form as somebody's proxy sends it on.
+fn json_of(form: &Form) -> String {
+    let mut body = serde_json::Map::new();
+    for (name, value) in form {
+        match name.split_once('[') {
+            Some((outer, inner)) => {
+                let part = body.entry(outer).or_insert_with(|| serde_json::json!({}));
+                part[inner.trim_end_matches(']')] = value.as_str().into();
+            }
+            None => {
+                body.insert(name.clone(), value.as_str().into());
+            }
+        }
+    }
+    serde_json::Value::from(body).to_string()
+}
+
+fn multipart_of(form: &Form) -> String {
+    let part = |(name, value): &(String, String)| {
+        format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    form.iter().map(part).collect::<String>() + "--XX--\r\n"
 }

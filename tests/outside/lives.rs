@@ -289,6 +289,45 @@ fn a_refresh_token_that_ends_before_the_access_token_is_renewed_before_its_end()
 }
 
 #[test]
+fn a_refresh_token_that_is_said_to_end_at_once_makes_no_spin_and_is_told() {
+    for ends in [
+        json!({"expires_in": 40, "refresh_expires_in": 1}),
+        json!({"expires_in": 40, "refresh_token_expires_at": now() - 100}),
+        json!({"expires_in": 40, "refresh_token_expires_on": now() - 100}),
+    ] {
+        let server = Strict::listen();
+        let rig = rig(&server, "");
+        for number in 1..=40 {
+            server.say("/token", 200, pair(number, &ends));
+        }
+        let daemon = start(&rig);
+        let told = daemon.wait_for_step("news", "refresh-month");
+        assert_eq!(told["severity"], "warning", "{told}");
+        contains(
+            told["reason"].as_str().expect("a reason"),
+            &["before the next renewal may come"],
+        );
+        always("at most one in a tenth of its life", LIFE / 2, || {
+            server.asked("/token").len() <= 3
+        });
+        eventually("as soon as may be", SOON, || {
+            server.asked("/token").len() >= 3
+        });
+        let view = rig.status("news");
+        assert_eq!(
+            (&view["refresh_end"], &view["phase"]),
+            (&json!("short"), &json!("fresh")),
+            "{view}"
+        );
+        contains(
+            &rig.run(["status", "news"]).stdout,
+            &["sooner than a renewal may come", "refreshd authorize news"],
+        );
+        daemon.stop();
+    }
+}
+
+#[test]
 fn a_refresh_token_that_no_renewal_prolongs_is_told_ahead_until_somebody_authorizes_again() {
     let server = Strict::listen();
     let rig = rig(&server, "renew_every = '2s'");

@@ -40,6 +40,9 @@ fn look(rig: &Rig, fresh: bool) {
         (&["status", "--json"], of_state),
         (&["check"], Some(0)),
         (&["alert", "list"], Some(69)),
+        (&["install", "list"], Some(if fresh { 0 } else { 66 })),
+        (&["recover", "acme"], Some(66)),
+        (&["recover", "acme", "--show"], Some(66)),
     ] {
         let ran = rig.run(command.iter().copied());
         assert_eq!(ran.code, code, "{command:?}: {ran:?}");

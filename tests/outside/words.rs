@@ -492,3 +492,60 @@ fn nothing_that_a_notice_claims_is_published_before_the_server_has_answered() {
     );
     daemon.stop();
 }
+
+#[test]
+fn a_dead_grant_is_told_at_once_in_whatever_words_its_server_says_it() {
+    let cases = [
+        (401, json!({"error": "invalid_token"})),
+        (400, json!({"error": "expired_token"})),
+        (401, json!({"error": "token_inactive"})),
+        (400, json!({"error": "token_expired"})),
+        (403, json!({"error": "access_denied"})),
+        (401, Value::Null),
+        (400, json!({"message": "Refresh token expired"})),
+        (400, json!({"errors": [{"code": "invalid_grant"}]})),
+        (400, json!({"Error": "invalid_grant"})),
+        (400, json!({"error": "invalid grant"})),
+    ];
+    let server = Strict::listen();
+    let mut rig = rig(&server, "");
+    for (at, (status, refusal)) in cases.iter().enumerate() {
+        rig.secret(&format!("p{at}.refresh"), &format!("refresh-of-{at}"));
+        rig.config.more.push_str(&format!(
+            "\n[portals.p{at}]\nprovider = 'own{at}'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n\
+             refresh_token_file = 'p{at}.refresh'\n[providers.own{at}]\ntoken_url = '{}/p{at}'\n",
+            server.origin
+        ));
+        let path = format!("/p{at}");
+        let good = json!({"access_token": format!("a{at}"), "refresh_token": format!("r{at}"), "expires_in": 6});
+        server.say(&path, 200, good);
+        for _ in 0..9 {
+            server.say(&path, *status, refusal.clone());
+        }
+    }
+    let daemon = rig.start();
+    for (at, (status, refusal)) in cases.iter().enumerate() {
+        let portal = format!("p{at}");
+        let said = format!("{status} {refusal}");
+        eventually(&said, SOON, || {
+            server.asked(&format!("/{portal}")).len() >= 2
+        });
+        let told = daemon.wait_for_step(&portal, "person");
+        let assumed = !refusal.to_string().contains("grant");
+        contains(
+            told["action"].as_str().expect("an action"),
+            &[&format!("refreshd authorize {portal}")],
+        );
+        let reason = told["reason"].as_str().expect("a reason");
+        assert_eq!(
+            reason.contains("assumed: the grant is dead"),
+            assumed,
+            "{said}: {told}"
+        );
+        let view = rig.get_json(&format!("/v1/portals/{portal}"));
+        assert_eq!(view["phase"], "needs-authorization", "{said}: {view}");
+        let asked = server.asked(&format!("/{portal}")).len();
+        assert_eq!(asked, 2, "{said}: it is asked again after half a minute");
+    }
+    daemon.stop();
+}

@@ -17,6 +17,12 @@ const TRY_AGAIN: i64 = 5_000;
 /// So long a probe waits at most for a portal other than the last one, in milliseconds.
 const MAX_WAIT: i64 = 300_000;
 
+/// The next try of a refused client comes so long after one that met a word about a grant, in milliseconds.
+const AFTER_A_WORD: i64 = 1_000;
+
+/// A portal for which the client works, as far as is known.
+const WORKS: &str = "refused_since IS NULL AND phase <> 'client-rejected'";
+
 /// A portal that could be sent for now or later: the terms of the index `portal_due` but the endpoint.
 const USABLE: &str = "act_at IS NOT NULL AND configured = 1 AND bound_to = binding \
     AND phase IN ('fresh', 'retrying', 'client-rejected')";
@@ -54,7 +60,8 @@ pub(super) fn client_accepted(
          asked = NULL WHERE name = ?1",
         params![app, now.millis()],
     )?;
-    let works_for = count(connection, app, "", "refused_since IS NULL", 0)?;
+    // At least for the one that has just succeeded, wherever its grant stood before.
+    let works_for = count(connection, app, "", WORKS, 0)?.max(1);
     connection.execute(
         "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2), climb_at = ?3 \
          WHERE app = ?1 AND refused_since IS NOT NULL AND problem ->> 'class' = 'client-rejected'",
@@ -106,9 +113,10 @@ pub(super) fn client_refused(
         let counted = count(connection, app, name, what, moment)?;
         Ok::<_, rusqlite::Error>(u64::try_from(counted).unwrap_or_default())
     };
+    let works_for = counted(WORKS, 0)?;
     let seen = ClientEvidence {
         since: Timestamp::from_millis(since),
-        let_in: let_in.map(Timestamp::from_millis),
+        let_in: let_in.filter(|_| works_for > 0).map(Timestamp::from_millis),
         refused_too: counted("refused_since > ?3", let_in.unwrap_or(i64::MIN))?,
         unasked: counted("(refused_since IS NULL OR claimed_at < ?3)", asked_since)?,
         in_question: question.is_some(),
@@ -124,10 +132,9 @@ pub(super) fn client_refused(
     )?;
     match ruling {
         ClientDecision::ThisPortal => {
-            let works_for = count(connection, app, name, "refused_since IS NULL", 0)?;
             connection.execute(
                 "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2) WHERE name = ?1",
-                params![name, works_for],
+                params![name, i64::try_from(works_for).unwrap_or(i64::MAX)],
             )?;
             Ok((ruling, false))
         }
@@ -178,6 +185,66 @@ pub(super) fn client_refused(
             Ok((ruling, rejected.is_none()))
         }
     }
+}
+
+/// A portal's grant was refused, which says little of the client: where it is in question, another portal is asked, and
+/// where none is left that could succeed, the client is refused for all. Whether it is newly so.
+pub(super) fn grant_refused(
+    connection: &Connection,
+    app: &str,
+    portal: &PortalName,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let name = portal.as_str();
+    connection
+        .prepare_cached(
+            "UPDATE portal SET refused_since = NULL WHERE name = ?1 AND refused_since IS NOT NULL",
+        )?
+        .execute([name])?;
+    let open: Option<(Option<i64>, Option<i64>)> = connection
+        .prepare_cached(
+            "SELECT question_since, rejected_since FROM app WHERE name = ?1 \
+             AND (rejected_since IS NOT NULL OR question_since IS NOT NULL)",
+        )?
+        .query_row([app], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((question, rejected)) = open else {
+        return Ok(false);
+    };
+    if rejected.is_some() {
+        // It was this portal's turn to try: another one's answer says more.
+        connection.execute(
+            "UPDATE app SET retry_at = min(coalesce(retry_at, ?2), ?2) WHERE name = ?1",
+            params![app, now.millis() + AFTER_A_WORD],
+        )?;
+        return Ok(false);
+    }
+    let asked_since = question.unwrap_or(now.millis());
+    let unasked = "(refused_since IS NULL OR claimed_at < ?3)";
+    if count(connection, app, name, unasked, asked_since)? > 0 {
+        probe_another(connection, app, name, now)?;
+        return Ok(false);
+    }
+    let retry_at: Option<i64> = connection.query_row(
+        &format!(
+            "SELECT min(act_at) FROM portal WHERE app = ?1 AND name <> ?2 AND refused_since IS NOT NULL AND {USABLE}"
+        ),
+        params![app, name],
+        |row| row.get(0),
+    )?;
+    let Some(retry_at) = retry_at else {
+        return Ok(false);
+    };
+    connection.execute(
+        "UPDATE app SET rejected_since = ?2, retry_at = ?3, probe = NULL WHERE name = ?1",
+        params![app, now.millis(), retry_at],
+    )?;
+    connection.execute(
+        "UPDATE portal SET climb_at = ?2, problem = json_remove(problem, '$.works_for') \
+         WHERE app = ?1 AND refused_since IS NOT NULL AND problem IS NOT NULL",
+        params![app, now.millis()],
+    )?;
+    Ok(true)
 }
 
 /// Other usable portals of an app of which this is true; `?3` is a moment.

@@ -77,6 +77,8 @@ pub enum ClientVerdict {
     Unknown,
     /// It was accepted.
     Accepted,
+    /// The grant was refused: whether the client would have been, only another portal can say.
+    GrantRefused,
     /// It was refused; try one portal again then.
     Refused(Timestamp),
 }
@@ -199,6 +201,10 @@ pub(super) fn record(
         ClientVerdict::Unknown => (false, None),
         ClientVerdict::Accepted => (
             clients::client_accepted(connection, app, portal, at).map_err(sql)?,
+            None,
+        ),
+        ClientVerdict::GrantRefused => (
+            clients::grant_refused(connection, app, portal, at).map_err(sql)?,
             None,
         ),
         ClientVerdict::Refused(retry_at) => {

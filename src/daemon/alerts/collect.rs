@@ -172,6 +172,11 @@ async fn ending(
     let Some(incident) = incidents.get(key) else {
         return Ok(None);
     };
+    if let Some(other) = survey.moved_to(key) {
+        return Ok(Some(format!(
+            "the app's client is refused, not for this portal only: see the incident {other}"
+        )));
+    }
     let reason = match (&incident.latest.subject, key.matches('/').count()) {
         _ if is_refresh_end(key) && survey.left(key) == 0 => {
             "the refresh token does not end soon any more".to_owned()

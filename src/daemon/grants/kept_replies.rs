@@ -140,6 +140,20 @@ pub async fn discard(shared: &Context, name: &str) -> Result<usize, OperationErr
 /// # Errors
 /// [`OperationError`]: nothing is kept, none can be read, or the portal's grant is another one by now.
 pub async fn recover(shared: &Context, name: &str) -> Result<Generation, OperationError> {
+    let (portal, kept, granted) = recoverable(shared, name).await?;
+    let config = shared.config();
+    let app = app_of(&config, &portal)?;
+    take(shared, &portal, app, &kept, granted).await
+}
+
+/// The newest kept reply of a portal that can be read, and what it holds.
+///
+/// # Errors
+/// [`OperationError`]: nothing is kept, none can be read, or the portal's grant is another one by now.
+pub async fn recoverable(
+    shared: &Context,
+    name: &str,
+) -> Result<(Portal, KeptReply, Box<GrantedTokens>), OperationError> {
     let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
@@ -163,9 +177,9 @@ pub async fn recover(shared: &Context, name: &str) -> Result<Generation, Operati
              refreshd recover {name} --discard"
         ));
     }
-    for kept in current.iter().rev() {
+    for kept in current.into_iter().rev() {
         if let Some(granted) = pair(&kept.reply, portal.grant.as_ref(), app, shared.clock.now()) {
-            return take(shared, &portal, app, kept, granted).await;
+            return Ok((portal, kept, granted));
         }
     }
     refuse(format!(

@@ -190,8 +190,10 @@ impl PortalView {
             .client_refused
             .as_ref()
             .map(|refused| refused.retry_at);
+        // A dead grant waits for a person, and is asked about again by itself only once its client may try.
+        let is_held = waits.is_some() || kind == Kind::NeedsAuthorization;
         let act_at = act_at.map(|at| {
-            if waits.is_some() {
+            if is_held {
                 retry_at.map_or(at, |retry| at.max(retry))
             } else {
                 at

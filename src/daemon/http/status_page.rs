@@ -140,6 +140,9 @@ fn refresh_end(view: &PortalView) -> String {
     };
     match view.refresh_expires_in {
         None => String::new(),
+        Some(_) if view.refresh_end.as_deref() == Some("short") => {
+            "ends sooner than a renewal may come".to_owned()
+        }
         Some(0) => "ended".to_owned(),
         Some(left) => human(std::time::Duration::from_secs(left)) + fixed,
     }

@@ -26,6 +26,7 @@ use crate::daemon::install::result_log::LogContext;
 use crate::domain::error_chain::error_chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{self, Incomplete, InstallEvent, MAX_LENGTH};
+use crate::domain::install_form::as_form;
 use crate::domain::throttle::Throttle;
 
 /// Connections at a time; a proxy keeps a few open.
@@ -136,10 +137,10 @@ async fn receive_event(
         refuse(Outcome::Malformed, None, "it is too long");
         return (StatusCode::PAYLOAD_TOO_LARGE, "the form is too long\n").into_response();
     }
-    if !is_form(&headers) {
+    let Some(body) = as_form(content_type(&headers), &body) else {
         refuse(Outcome::Malformed, None, "it is no form");
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "a form is expected\n").into_response();
-    }
+    };
     let notice = match install_event::read(uri.query().unwrap_or_default(), &body) {
         Ok(notice) => notice,
         Err(error) => {
@@ -155,8 +156,13 @@ async fn receive_event(
             "taken\n".into_response()
         }
         InstallEvent::Incomplete(Incomplete { missing, host }) => {
+            let what = if missing.ends_with("member_id]") || *missing == "member_id" {
+                "does not say which portal's it is"
+            } else {
+                "brings no grant"
+            };
             let reason = format!(
-                "it brings no grant ({missing} is missing), and nothing of it is kept, its application token neither. \
+                "it {what} ({missing} is missing), and nothing of it is kept, its application token neither. \
                  Open the app in the portal once: that brings a grant"
             );
             let (app, host, reason) = (&app.name, host.as_deref(), &reason);
@@ -180,7 +186,8 @@ async fn receive_event(
         .values()
         .filter(|app| app.install.is_some())
         .count();
-    let whose = whose(&door.shared, &app.name, source, &notice, body.len()).await;
+    let length = body.len();
+    let whose = whose(&door.shared, &app.name, source, &notice, length).await;
     let (Some(share), Ok(queue)) = (door.shares.place(whose, apps), door.queue.try_reserve())
     else {
         door.too_many(app, source, "too many wait to be worked off");
@@ -190,7 +197,7 @@ async fn receive_event(
     let kept = NewEvent {
         app: app.name.clone(),
         query: uri.query().unwrap_or_default().to_owned(),
-        body: body.to_vec(),
+        body,
         source: source.map(|source| source.to_string()),
         now: door.shared.clock.now(),
     };
@@ -236,13 +243,11 @@ fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
     value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers
+fn content_type(headers: &HeaderMap) -> &str {
+    headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        .unwrap_or_default()
 }
 
 fn retry_later(status: StatusCode, wait: Duration) -> Response {

@@ -176,7 +176,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     let profile = Arc::clone(&app.profile);
     let mut asked = send_renewal(&shared, &config, app, &claimed).await;
     // A client that is refused has spent nothing. Its secret may have been replaced.
-    if asked.attempt.client_let_in() == Some(false)
+    if asked.attempt.is_client_refused()
         && let Some(newer) =
             client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
         && let Some(changed) = usable_app(&newer, &claimed)

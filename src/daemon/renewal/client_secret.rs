@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{Config, SecretReadAgain};
 use crate::daemon::configured::app_fingerprint;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
@@ -48,7 +48,10 @@ pub async fn newer(
     let is_news = shared
         .secret_problems
         .is_new(app, read.as_ref().err().map(String::as_str));
-    let read = match read {
+    let SecretReadAgain {
+        secret: read,
+        damage,
+    } = match read {
         Ok(read) => read,
         Err(why) => {
             if is_news {
@@ -68,6 +71,12 @@ pub async fn newer(
         app,
         "app {app}: the server refuses the client; its secret was read again and is another one now, which is in force"
     );
+    if let Some(damage) = damage {
+        tracing::error!(
+            app,
+            "app {app}: the secret that was read again looks damaged, and the server will hardly take it: it {damage}"
+        );
+    }
     let fingerprint = config.apps.get(app).map(app_fingerprint)?;
     if let Err(error) = shared
         .state

@@ -19,7 +19,7 @@ use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
 use crate::daemon::renewal::unreadable_reply::{self, KeptPair};
 use crate::daemon::waiters::RenewalReport;
-use crate::domain::client::ClientDecision;
+use crate::domain::client::{ClientAnswer, ClientDecision};
 use crate::domain::escalation::{
     EscalationNotice, Evaluation, Severity, evaluate, refresh_end_of, reset_notified, resolved,
     still_notified,
@@ -106,7 +106,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
     let profile = Arc::clone(&app.profile);
     let mut asked = send_renewal(&shared, &config, app, &claimed).await;
     // A client that is refused has spent nothing. Its secret may have been replaced.
-    if asked.attempt.client_let_in() == Some(false)
+    if asked.attempt.is_client_refused()
         && let Some(newer) =
             client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
         && let Some(changed) = usable_app(&newer, &claimed)
@@ -150,7 +150,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         profile: &profile,
         every,
     };
-    let (failure, let_in) = (attempt.failure(), attempt.client_let_in());
+    let (failure, let_in) = (attempt.failure(), attempt.client_answer());
     let settled = match (foreign_host(&claimed, &profile, &attempt), attempt) {
         (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
             let problem = Problem::new(Class::NeedsAuthorization, detail);
@@ -236,7 +236,7 @@ pub(crate) async fn carried(
     let claimed = ClaimedGrant { claim, ..claimed };
     let known = RecordContext {
         now,
-        let_in: Some(true),
+        let_in: Some(ClientAnswer::Works),
         bought_by,
         slot,
     };
@@ -506,7 +506,7 @@ impl FinishedRenewal {
 struct RecordContext {
     now: Timestamp,
     /// Whether the server let the client in, as far as it said so.
-    let_in: Option<bool>,
+    let_in: Option<ClientAnswer>,
     bought_by: Option<Fingerprint>,
     /// Where the service manager has the pair already.
     slot: Slot,
@@ -574,8 +574,11 @@ async fn finish(
     let problem = grant.standing.phase.problem().cloned();
     let client = match let_in {
         None => ClientVerdict::Unknown,
-        Some(true) => ClientVerdict::Accepted,
-        Some(false) => ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now)),
+        Some(ClientAnswer::Works) => ClientVerdict::Accepted,
+        Some(ClientAnswer::GrantRefused) => ClientVerdict::GrantRefused,
+        Some(ClientAnswer::Refused) => {
+            ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now))
+        }
     };
     let anew = reset_notified(
         &mut grant.told,
@@ -592,7 +595,7 @@ async fn finish(
     } = climbed;
     // Whose the refusal of a client is, is known only when it is recorded, or when another portal has been asked: the
     // escalator says it then.
-    let put_off = let_in == Some(false) && anew.is_empty();
+    let put_off = let_in == Some(ClientAnswer::Refused) && anew.is_empty();
     if put_off {
         told.clone_from(&grant.told);
         climb_at = Some(now);
@@ -620,7 +623,8 @@ async fn finish(
             ruling,
             told_before,
         } => {
-            if ruling == Some(ClientDecision::AskAnother) {
+            let asks_another = client == ClientVerdict::GrantRefused;
+            if ruling == Some(ClientDecision::AskAnother) || asks_another {
                 shared.due.notify_one();
             }
             if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
@@ -719,6 +723,20 @@ pub(crate) fn announce_client(app: &str, said: Option<&EscalationNotice>, client
                 severity: Severity::Notice,
                 reason: "the authorization server accepts the app's client again".to_owned(),
                 action: "none".to_owned(),
+                remaining: None,
+            };
+            log_escalation(EscalationSubject::App(app), &announcement);
+        }
+        (ClientVerdict::GrantRefused, _) => {
+            let announcement = EscalationNotice {
+                step: "person".to_owned(),
+                severity: Severity::Critical,
+                reason: "the authorization server refuses the app's client, and no other portal of the app succeeds"
+                    .to_owned(),
+                action: format!(
+                    "compare client_id and client_secret of the app {app} with its settings at the provider; the portals' own \
+                     words: refreshd status"
+                ),
                 remaining: None,
             };
             log_escalation(EscalationSubject::App(app), &announcement);

@@ -147,7 +147,10 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         .await
         .map_err(|error| error_chain(&error))?
     {
-        return Ok(());
+        return Err(format!(
+            "the authorization server has refused the token in it, or it is another portal's; it is not sent again. Write a \
+             newer one there, or: refreshd authorize {portal}"
+        ));
     }
     let offered = store_candidate(shared, &stored, intake, Origin::File, false).await;
     match offered.map_err(|error| error.to_string())? {

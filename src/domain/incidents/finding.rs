@@ -54,6 +54,8 @@ pub struct Finding {
     pub lifetime: Duration,
     /// The portal concerned, if it is one's.
     pub portal: Option<String>,
+    /// Folded, it is no incident of its own any more: what that said of the portal alone is not so.
+    pub is_of_group: bool,
 }
 
 /// What troubles have in common.
@@ -195,6 +197,16 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
             .filter(|life| !life.is_zero())
             .unwrap_or(DEFAULT_LIFETIME),
         portal: Some(name.to_string()),
+        is_of_group: is_of_the_client(grant, app, refused),
+    })
+}
+
+/// Whether a portal's refusal is the app's client's: it is refused for all, or no other portal has succeeded since.
+fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
+    let problem = grant.standing.phase.problem();
+    problem.is_some_and(|problem| {
+        problem.class == Class::ClientRejected
+            && (refused.contains_key(app) || problem.works_for.is_none())
     })
 }
 
@@ -330,6 +342,7 @@ pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
         expires_at: None,
         lifetime: DEFAULT_LIFETIME,
         portal: portal.map(ToString::to_string),
+        is_of_group: false,
     }
 }
 
@@ -363,8 +376,8 @@ fn group(
     let waits = refused.contains_key(app) && !phase.needs_person();
     match class {
         _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
-        Some(Class::ClientRejected) if refused.contains_key(app) => of_app(None),
-        // The client works for other portals, or nobody knows yet: the refusal is the portal's own.
+        _ if is_of_the_client(grant, app, refused) => of_app(None),
+        // The client works for other portals: the refusal is the portal's own.
         Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
         _ if waits => of_app(None),
         _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),

@@ -183,6 +183,24 @@ fn troubles_are_folded_with_those_that_have_their_cause() {
         problem: problem(Class::ClientRejected),
     };
     let is = |key: &str, always| (key.to_owned(), always);
+    let own = Phase::ClientRejected {
+        attempt: 1,
+        since: at(20),
+        problem: Problem {
+            works_for: Some(1),
+            ..problem(Class::ClientRejected)
+        },
+    };
+    assert_eq!(
+        group(own, &[]),
+        is("app/crm/client-rejected", false),
+        "another portal succeeds"
+    );
+    assert_eq!(
+        group(rejected(), &[]),
+        is("app/crm", true),
+        "none does, as far as is known"
+    );
     assert_eq!(
         group(retrying(Class::Transient), &[]),
         is("server/oauth.example", false)

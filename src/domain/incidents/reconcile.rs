@@ -36,6 +36,8 @@ pub struct Reconciler<'a> {
     alone: Vec<Finding>,
     /// Open incidents whose trouble is still there, though they may have nothing to say of it.
     seen: BTreeSet<String>,
+    /// Open incidents whose trouble is another one's now, by its key.
+    moved: BTreeMap<String, String>,
 }
 
 /// Troubles with one cause.
@@ -72,13 +74,25 @@ impl<'a> Reconciler<'a> {
             groups: BTreeMap::new(),
             alone: Vec::new(),
             seen: BTreeSet::new(),
+            moved: BTreeMap::new(),
         }
     }
 
     /// Something is wrong. Of what is silenced nothing is told, but it is not over.
     pub fn add(&mut self, trouble: Finding, silenced: bool) {
         if self.is_open(&trouble.key) {
-            self.seen.insert(trouble.key.clone());
+            let of_group = trouble
+                .group
+                .as_ref()
+                .filter(|group| group.always && trouble.is_of_group && !silenced);
+            match of_group {
+                Some(group) => {
+                    self.moved.insert(trouble.key.clone(), group.key.clone());
+                }
+                None => {
+                    self.seen.insert(trouble.key.clone());
+                }
+            }
         }
         if silenced {
             let group = trouble.group.filter(|group| self.is_open(&group.key));
@@ -109,6 +123,12 @@ impl<'a> Reconciler<'a> {
             .filter(gone)
             .map(|incident| incident.key.clone())
             .collect()
+    }
+
+    /// The incident that has taken this one's trouble over.
+    #[must_use]
+    pub fn moved_to(&self, key: &str) -> Option<&str> {
+        self.moved.get(key).map(String::as_str)
     }
 
     /// How many troubles there are with the cause that this incident folds.

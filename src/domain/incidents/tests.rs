@@ -60,6 +60,7 @@ fn trouble(portal: &str, reached: Vec<ReachedStep>, group: &str) -> Finding {
         expires_at: Some(at(HOUR)),
         lifetime: DEFAULT_LIFETIME,
         portal: Some(portal.into()),
+        is_of_group: group == "app/crm",
     }
 }
 
@@ -517,5 +518,26 @@ fn each_message_of_an_incident_has_a_number_and_its_severities() {
     assert_eq!(
         latest.levels,
         [(Severity::Warning, at(0)), (Severity::Error, at(60))]
+    );
+}
+
+#[test]
+fn a_refusal_that_turns_out_to_be_the_clients_ends_the_portals_own_incident() {
+    let mut watch = Watch::default();
+    let own = || trouble("acme", dead(), "app/crm/client-rejected");
+    assert_eq!(
+        watch.look(0, [own()]),
+        ["opened critical acme -> ops pager"]
+    );
+    let told = watch.look(60, [trouble("acme", dead(), "app/crm")]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told.iter()
+            .any(|told| told.starts_with("resolved critical acme")),
+        "{told:?}"
+    );
+    assert!(
+        told.iter().any(|told| told.starts_with("opened critical")),
+        "{told:?}"
     );
 }

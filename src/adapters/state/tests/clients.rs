@@ -109,11 +109,11 @@ async fn one_portals_refusal_is_one_portals() {
 }
 
 #[tokio::test]
-async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait() {
-    let rig = fresh(&["a", "b", "c"]).await;
+async fn a_client_that_five_portals_are_refused_with_is_refused_and_others_wait() {
+    let rig = fresh(&["a", "b", "c", "d", "e", "f"]).await;
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
-    let portals = ["a", "b", "c"]
+    let portals = ["a", "b", "c", "d", "e", "f"]
         .into_iter()
         .map(configured)
         .chain([other])
@@ -124,9 +124,17 @@ async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait()
         .unwrap();
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
-    let second = rig.claim_only(600).await;
+    for _ in 0..3 {
+        let next = rig.claim_only(601).await;
+        assert_eq!(
+            ruled(&refuse(&rig, &next, 601).await),
+            (Some(ClientDecision::AskAnother), false),
+            "one that is well may be among those that are left"
+        );
+    }
+    let fifth = rig.claim_only(601).await;
     assert_eq!(
-        ruled(&refuse(&rig, &second, 601).await),
+        ruled(&refuse(&rig, &fifth, 601).await),
         (Some(ClientDecision::TheClient), true)
     );
     rig.take("z", "z", 2 * HOUR).await;
@@ -135,32 +143,22 @@ async fn a_client_that_two_portals_are_refused_with_is_refused_and_others_wait()
         ["z"],
         "another app's portal goes on"
     );
-    let third = if second.name.as_str() == "b" {
-        "c"
-    } else {
-        "b"
-    };
-    let waiting = rig.portal(third).await.client_refused.unwrap();
-    assert_eq!(
-        (waiting.since, waiting.probe.as_deref()),
-        (at(601), Some(third)),
-        "and it is known who tries next"
-    );
+    let waiting = rig.portal("a").await.client_refused.unwrap();
+    let last = waiting.probe.unwrap();
+    assert_eq!(waiting.since, at(601), "and it is known who tries next");
 
-    let probe = rig.claim_only(606).await;
+    let probe = rig.claim_only(641).await;
     assert_eq!(
         probe.name.as_str(),
-        third,
+        last,
         "not one that was refused already"
     );
-    assert_eq!(rig.claimed(607).await, [""; 0], "a second one tries");
-    assert_eq!(ruled(&accept(&rig, &probe, 608).await), (None, true));
-    let mut rest = rig.claimed(608).await;
-    rest.sort();
-    assert_eq!(
-        rest,
-        ["a", second.name.as_str()],
-        "those that were refused are tried at once"
+    assert_eq!(rig.claimed(642).await, [""; 0], "a second one tries");
+    assert_eq!(ruled(&accept(&rig, &probe, 643).await), (None, true));
+    let rest = rig.claimed(643).await;
+    assert!(
+        rest.len() == 5 && !rest.contains(&last),
+        "those that were refused are tried at once: {rest:?}"
     );
 }
 
@@ -269,9 +267,9 @@ async fn acceptance_releases_a_grant_in_doubt_too() {
 #[tokio::test]
 async fn a_probe_keeps_nobody_waiting() {
     let rig = Rig::with(&["a", "b", "c"]).await;
-    let first = rig.claim(0, 2).await.portals;
-    refuse(&rig, &first[0], 0).await;
-    refuse(&rig, &first[1], 0).await;
+    for portal in rig.claim(0, 3).await.portals {
+        refuse(&rig, &portal, 0).await;
+    }
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
     rig.follow(
@@ -286,7 +284,7 @@ async fn a_probe_keeps_nobody_waiting() {
     let claims = rig.claim(400, 2).await;
     assert_eq!(
         (names(&claims.portals), claims.next),
-        (vec!["c".to_owned(), "z".to_owned()], Some(at(520)))
+        (vec!["a".to_owned(), "z".to_owned()], Some(at(520)))
     );
 }
 
@@ -337,6 +335,8 @@ async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_as
     refuse(&rig, &a, 600).await;
     let second = rig.claim_only(600).await;
     refuse(&rig, &second, 600).await;
+    let third = rig.claim_only(600).await;
+    refuse(&rig, &third, 600).await;
     for portal in [&a.name, &second.name] {
         let asked = rig
             .state
@@ -354,4 +354,85 @@ async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_as
     claimed.retain(|claimed| *claimed == a.name.as_str() || *claimed == second.name.as_str());
     assert_eq!(claimed.len(), 2);
     assert!(rig.claimed(605).await.len() <= 1, "once each");
+}
+
+fn dead_grant(secs: i64) -> RecordOutcome {
+    RecordOutcome::Kept(GrantStatus {
+        phase: Phase::NeedsAuthorization {
+            since: at(secs),
+            problem: problem(Class::NeedsAuthorization),
+            while_in_doubt: false,
+        },
+        renew_at: Some(at(0)),
+        next_attempt_at: None,
+    })
+}
+
+async fn dies(rig: &Rig, portal: &Portal, secs: i64) -> (Option<ClientDecision>, bool) {
+    let recorded = rig
+        .record_client(portal, secs, dead_grant(secs), ClientVerdict::GrantRefused)
+        .await;
+    ruled(&recorded)
+}
+
+#[tokio::test]
+async fn a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works() {
+    let rig = fresh(&["a", "b"]).await;
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let b = rig.claim_only(600).await;
+    assert_eq!(dies(&rig, &b, 601).await, (None, true), "nobody is left");
+    assert_eq!(works_for(&rig.portal("a").await), None);
+    assert!(rig.portal("a").await.client_refused.is_some());
+    let b = rig.portal("b").await;
+    assert_eq!(b.waits(), None, "it waits for a person");
+    let again = rig.claim_only(900).await;
+    assert_eq!(again.name.as_str(), "a", "it is tried again at its time");
+    assert_eq!(ruled(&accept(&rig, &again, 901).await), (None, true));
+}
+
+#[tokio::test]
+async fn after_a_dead_grant_a_third_portal_is_asked() {
+    let rig = fresh(&["a", "b", "c"]).await;
+    let a = claim(&rig, "a", 600).await;
+    refuse(&rig, &a, 600).await;
+    let second = rig.claim_only(600).await;
+    assert_eq!(dies(&rig, &second, 601).await, (None, false));
+    let third = rig.claim_only(601).await;
+    assert_ne!(third.name, a.name);
+    accept(&rig, &third, 602).await;
+    assert_eq!(works_for(&rig.portal("a").await), Some(1));
+    // And when that one dies too, the client works for nobody.
+    let third = claim(&rig, third.name.as_str(), 2000).await;
+    dies(&rig, &third, 2000).await;
+    let a = claim(&rig, "a", 2001).await;
+    assert_eq!(
+        ruled(&refuse(&rig, &a, 2001).await),
+        (Some(ClientDecision::TheClient), true)
+    );
+    assert_eq!(works_for(&rig.portal("a").await), None);
+}
+
+#[tokio::test]
+async fn a_client_that_works_for_the_last_portal_that_is_asked_is_never_called_refused() {
+    let rig = fresh(&["a", "b", "c", "d"]).await;
+    let mut asked = claim(&rig, "a", 600).await;
+    for _ in 0..3 {
+        assert_eq!(
+            ruled(&refuse(&rig, &asked, 600).await),
+            (Some(ClientDecision::AskAnother), false)
+        );
+        asked = rig.claim_only(600).await;
+    }
+    assert_eq!(ruled(&accept(&rig, &asked, 601).await), (None, false));
+    for portal in ["a", "b", "c", "d"] {
+        let portal = rig.portal(portal).await;
+        assert!(portal.client_refused.is_none());
+        let is_own = portal.name != asked.name;
+        let problem = portal.grant.as_ref().unwrap().standing.phase.problem();
+        assert_eq!(
+            problem.and_then(|problem| problem.works_for),
+            is_own.then_some(1)
+        );
+    }
 }
