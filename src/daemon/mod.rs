@@ -352,6 +352,7 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         rollback::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
+        systemd::say_again();
         if systemd::listens()
             && let Ok(summary) = summary(&shared).await
         {
