@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use crate::domain::budget::Limits;
 use crate::domain::channel::Channel;
+use crate::domain::completeness::Included;
 use crate::domain::escalation::Step;
 use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
@@ -70,6 +71,8 @@ pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";
 pub struct Config {
     /// The main file.
     pub source: PathBuf,
+    /// The patterns of `include`, and what they found.
+    pub includes: Vec<Included>,
     /// Where things lie.
     pub paths: Paths,
     /// What is logged, and how.
@@ -101,6 +104,12 @@ impl Config {
             .values()
             .filter(|app| app.install.is_some())
             .map(|app| app.name.as_str())
+    }
+
+    /// Whether it names a portal, or an app whose installs make some. To be asked before the portals are moved.
+    #[must_use]
+    pub fn names_portals(&self) -> bool {
+        !self.portals.is_empty() || self.installing().next().is_some()
     }
 
     /// The channels that incidents are delivered to.

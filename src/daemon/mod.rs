@@ -50,7 +50,7 @@ use http::{listen, status_listener};
 use renewal::{candidates, client_secret, escalator, scheduler, state_health};
 use startup::core::{Backends, Core};
 use startup::reload::Reloader;
-use startup::{bootstrap, metadata_discovery, rollback};
+use startup::{bootstrap, incomplete, metadata_discovery, rollback};
 
 /// What SIGTERM may take, besides the time limit of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
@@ -350,6 +350,7 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         bootstrap::read_files(&shared).await;
         client_secret::tend(&shared).await;
         rollback::tend(&shared).await;
+        incomplete::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
         systemd::say_again();

@@ -11,6 +11,7 @@ mod claims;
 mod clients;
 mod disputes;
 mod grant_store;
+mod incomplete;
 mod install_events;
 mod installation;
 mod installs;
@@ -47,7 +48,7 @@ pub use installs::{InstallOutcome, InstalledGrant};
 pub use listing::Census;
 pub use place::{Displaced, RESCUED};
 pub use read_connection::ReadConnection;
-pub use reconcile::{AppFingerprint, Reconciled};
+pub use reconcile::{AppFingerprint, Reconciled, Unnamed};
 pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, beside, inspect, lock, lock_as};
 pub use snapshot::{SnapshotOutcome, take_snapshot};
@@ -132,6 +133,12 @@ pub enum StateError {
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// A configuration that may not be all there does not name portals whose grants are alive.
+    #[error("{} portals whose grants are alive are not named any more", living.len())]
+    Unnamed {
+        /// The portals.
+        living: Vec<PortalName>,
     },
     /// Its files were removed, moved or replaced while they are open.
     #[error(transparent)]
@@ -336,8 +343,22 @@ impl State {
         apps: Vec<AppFingerprint>,
         now: Timestamp,
     ) -> Result<Reconciled, StateError> {
+        self.reconcile_with(portals, apps, Unnamed::Go, now).await
+    }
+
+    /// The same, with a word on what becomes of grants that are not named any more.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the configuration before stays in force.
+    pub async fn reconcile_with(
+        &self,
+        portals: Vec<Configured>,
+        apps: Vec<AppFingerprint>,
+        unnamed: Unnamed,
+        now: Timestamp,
+    ) -> Result<Reconciled, StateError> {
         self.write
-            .run(move |connection| reconcile::reconcile(connection, &portals, &apps, now))
+            .run(move |connection| reconcile::reconcile(connection, &portals, &apps, unnamed, now))
             .await
     }
 

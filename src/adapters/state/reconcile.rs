@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::StateError;
 use super::clients;
+use super::incomplete;
 use super::rows::{COLUMNS, portal, to_json};
 use crate::domain::install::InstallTerms;
 use crate::domain::name::PortalName;
@@ -37,10 +38,22 @@ pub struct Reconciled {
     pub dropped: usize,
 }
 
+/// What becomes of living grants that a configuration does not name any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unnamed {
+    /// They are not configured: their token files go.
+    Go,
+    /// The configuration may not be all there: the same, but their token files are kept.
+    Kept,
+    /// The configuration may not be all there: it is not followed.
+    Refused,
+}
+
 pub(super) fn reconcile(
     connection: &Connection,
     portals: &[Configured],
     apps: &[AppFingerprint],
+    unnamed: Unnamed,
     now: Timestamp,
 ) -> Result<Reconciled, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
@@ -76,6 +89,18 @@ pub(super) fn reconcile(
         })
         .collect::<Result<_, _>>()
         .map_err(sql)?;
+    match unnamed {
+        Unnamed::Go => incomplete::keep_none(connection)?,
+        Unnamed::Kept => {
+            incomplete::keep(connection, &incomplete::living(connection, &gone)?, now)?
+        }
+        Unnamed::Refused => {
+            let living = incomplete::living(connection, &gone)?;
+            if !living.is_empty() {
+                return Err(StateError::Unnamed { living });
+            }
+        }
+    }
     for name in &gone {
         connection
             .execute("UPDATE portal SET configured = 0 WHERE name = ?1", [name])

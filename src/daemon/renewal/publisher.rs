@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Format, Published, TokenFiles};
-use crate::daemon::alerts::{Conditions, ReadBy};
+use crate::daemon::alerts::{Condition, Conditions, ReadBy};
 use crate::daemon::renewal::file_failures::FileFailures;
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
@@ -344,7 +344,9 @@ impl PublisherThread {
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
-        if portal.unreadable.is_some() || keeps_token_files(portal) {
+        let may_be_meant =
+            portal.settings.is_none() && self.conditions.is_active(Condition::Incomplete);
+        if portal.unreadable.is_some() || keeps_token_files(portal) || may_be_meant {
             return;
         }
         let done = match wanted(portal) {

@@ -17,7 +17,7 @@ use crate::daemon::grants::unreadable_state::say_unreadable;
 use crate::daemon::startup::bootstrap::token_of;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
-use crate::domain::name::PortalName;
+use crate::domain::name::{PortalName, some};
 use crate::domain::portal::Portal;
 use crate::domain::quirks::GrantType;
 use crate::domain::rollback::{Trace, newest, quarantined};
@@ -26,8 +26,6 @@ use crate::domain::token::Generation;
 
 /// Portals read at a time.
 const PAGE: usize = 500;
-/// Portals named in one message.
-const NAMED: usize = 5;
 
 /// Holds what must not be sent, and returns the record of generations, in line with the state.
 ///
@@ -243,15 +241,6 @@ fn reason_lost(state: &Path, lost: &[PortalName]) -> String {
         lost.len(),
         some(lost).join(", ")
     )
-}
-
-/// The first few.
-fn some(names: &[PortalName]) -> Vec<&str> {
-    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
-    if names.len() > NAMED {
-        some.push("…");
-    }
-    some
 }
 
 /// Once for all; what each portal needs is said by the ladder.
