@@ -60,6 +60,8 @@ impl Generations {
     #[must_use]
     pub fn damage(&self) -> Option<String> {
         match self.text() {
+            // One that was never filled is not there.
+            Ok(text) if text.is_empty() => Some("it is empty".to_owned()),
             Ok(text) => match parse(&text).1 {
                 0 => None,
                 1 => Some("a line of it cannot be read".to_owned()),

@@ -298,20 +298,23 @@ impl TokenFiles {
             .ok()
     }
 
-    /// Whether a portal has files of readers that this program wrote, of any form.
+    /// Whether there is something where files of readers of a portal are, of any form: what is there and cannot be read may
+    /// have been written by this program. What readers made themselves says nothing.
     #[must_use]
-    pub fn has_files(&self, portal: &PortalName) -> bool {
-        let directory = self
-            .top()
-            .ok()
-            .and_then(|top| top.below(portal.as_str()).ok());
-        directory.is_some_and(|directory| {
-            Format::ALL.iter().any(|format| {
+    pub fn has_traces(&self, portal: &PortalName) -> bool {
+        let is_there = |error: &io::Error| error.kind() != ErrorKind::NotFound;
+        let directory = match self.top().map_err(UntrustedDirectory::into_io) {
+            Ok(top) => top.below(portal.as_str()),
+            Err(error) => Err(error),
+        };
+        match directory {
+            Ok(directory) => Format::ALL.iter().any(|format| {
                 directory
-                    .read(format.file_name(), MAX_READ_BYTES)
-                    .is_ok_and(|text| !text.is_empty())
-            })
-        })
+                    .has_own(OsStr::new(format.file_name()))
+                    .unwrap_or_else(|error| is_there(&error))
+            }),
+            Err(error) => is_there(&error),
+        }
     }
 
     /// Sees that the directory of all portals is there and can be written to.
