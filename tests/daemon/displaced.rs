@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step};
+use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step, says};
 
 /// Two portals that have been renewed.
 fn renewed() -> (Rig, Daemon) {
@@ -103,6 +103,56 @@ fn a_log_of_the_state_that_is_removed_is_told_and_written_back() {
 #[test]
 fn a_state_that_is_removed_with_all_beside_it_is_told_and_written_back() {
     is_written_back(&["state.db", "state.db-wal", "state.db.generations"]);
+}
+
+/// Does this to the record of generations: it is told, and the record is whole again though nothing is renewed.
+#[track_caller]
+fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
+    let (rig, daemon) = renewed();
+    spoil(&rig);
+    daemon.wait_for("it is told", |event| {
+        event["level"] == "WARN" && says(event, &format!("was {what} by somebody"))
+    });
+    let text = fs::read_to_string(rig.path("state.db.generations")).unwrap();
+    for portal in ["acme", "globex"] {
+        let newest = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(portal)?.trim().parse::<u64>().ok())
+            .next_back();
+        assert!(newest.is_some_and(|newest| newest >= 2), "{text}");
+    }
+    // What comes next is noted where a start finds it.
+    let before = rig.generation("acme");
+    rig.wait_for_generation("acme", before + 1);
+    let next = format!("acme {}", before + 1);
+    eventually("the next one is noted", SOON, || {
+        fs::read_to_string(rig.path("state.db.generations"))
+            .is_ok_and(|text| text.lines().any(|line| line == next))
+    });
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn a_record_of_generations_that_is_removed_is_written_anew() {
+    record_comes_back("removed", |rig| remove(rig, &["state.db.generations"]));
+}
+
+#[test]
+fn a_record_of_generations_that_is_replaced_is_written_anew() {
+    record_comes_back("replaced", |rig| {
+        rig.secret("state.db.generations", "acme 1\n")
+    });
+}
+
+#[test]
+fn a_record_of_generations_that_is_cut_off_is_written_anew() {
+    record_comes_back("cut off", |rig| {
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(rig.path("state.db.generations"))
+            .unwrap();
+    });
 }
 
 #[test]
