@@ -125,4 +125,9 @@ impl CommandError {
     pub(super) fn say(&self) -> Exit {
         terminal::fail(self.exit, &self.message)
     }
+
+    /// The same, though nobody may be listening.
+    pub(super) fn say_unheard(&self) -> Exit {
+        terminal::fail_unheard(self.exit, &self.message)
+    }
 }

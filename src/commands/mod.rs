@@ -170,6 +170,7 @@ pub fn main() -> Exit {
     };
     let common = cli.common;
     runtime::protect_memory();
+    let is_daemon = matches!(cli.command, Command::Run);
     let threads = match cli.command {
         Command::Run => {
             runtime::raise_descriptor_limit();
@@ -179,6 +180,7 @@ pub fn main() -> Exit {
     };
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
+        Err(why) if is_daemon => return terminal::fail_unheard(Exit::Unavailable, &why),
         Err(why) => return terminal::fail(Exit::Unavailable, &why),
     };
     let done = runtime.block_on(async {
@@ -213,5 +215,11 @@ pub fn main() -> Exit {
     // Reading standard input blocks a thread that nobody needs any more.
     runtime.shutdown_background();
     log::flush(HELP_FOOTER);
-    done.unwrap_or_else(|failure| failure.say())
+    done.unwrap_or_else(|failure| {
+        if is_daemon {
+            failure.say_unheard()
+        } else {
+            failure.say()
+        }
+    })
 }

@@ -4,11 +4,17 @@
 //! `NO_COLOR` is respected.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::mpsc;
+use std::thread::Builder;
+use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use super::Exit;
 use crate::domain::mask::line;
+
+/// How long the reader of a daemon's last word is waited for.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Prints a result. A closed pipe is the reader's choice, not a failure.
 pub(super) fn print(text: &str) {
@@ -38,6 +44,24 @@ fn printed(text: &str) -> String {
 pub(super) fn fail(exit: Exit, message: &str) -> Exit {
     eprintln(&format!("refreshd: {message}"));
     exit
+}
+
+/// The same for whoever nobody may be listening to: a daemon that does not start must end, be its log full or not.
+pub(super) fn fail_unheard(exit: Exit, message: &str) -> Exit {
+    let (said, heard) = mpsc::channel();
+    let text = format!("refreshd: {message}");
+    let speaker = Builder::new().name("last word".to_owned()).spawn(move || {
+        eprintln(&text);
+        // Whoever waited may have gone.
+        let _ = said.send(());
+    });
+    match speaker {
+        Ok(_) => {
+            let _ = heard.recv_timeout(LAST_WORD);
+            exit
+        }
+        Err(_) => fail(exit, message),
+    }
 }
 
 /// Whether a person looks at standard output, and wants colours.
