@@ -43,7 +43,7 @@ use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::config::Config;
 use crate::domain::portal::Kind;
-use api::socket;
+use api::socket::{self, ControlSocket};
 use context::Context;
 use grants::kept_replies;
 use http::{listen, status_listener};
@@ -80,7 +80,7 @@ pub async fn run(
     let trust = Trust::by_configuration(&config.source);
     starting.spawn(async move {
         let core = Core::start(config, world).await?;
-        let socket = socket::bind(&paths.control_socket, &trust).await?;
+        let socket = ControlSocket::bind(&paths.control_socket, &trust).await?;
         let listener = match listen {
             Some(address) => Some(listen::bind("http", address).await?),
             None => None,
@@ -174,7 +174,7 @@ pub async fn run(
         .await;
     watched.shutdown().await;
     // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
-    let _ = std::fs::remove_file(&places.control_socket);
+    socket::remove(&places.control_socket);
     drop(reloader);
     drop(shared);
     if drained {
