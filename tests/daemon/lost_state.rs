@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use refreshd::fake_server::{Reuse, Rules};
 
-use crate::common::{EVERY, Rig, always, is_step};
+use crate::common::{EVERY, Rig, SOON, always, eventually, is_step};
 
 const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
 
@@ -130,6 +130,35 @@ fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
     });
     assert_eq!(rig.get_json("/v1/portals/acme")["phase"], "old-state");
     daemon.stop();
+}
+
+#[test]
+fn it_is_not_ready_once_the_tokens_of_readers_have_expired() {
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: Duration::from_secs(12),
+            ..Rules::default()
+        },
+    );
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    daemon.stop();
+    without_state(&rig);
+    let daemon = rig.start();
+    assert!(rig.has_working_token("acme"));
+    assert_eq!(rig.http("/readyz").0, 200, "readers have a good token");
+    assert!(rig.metric("refreshd_portals_overdue") < 0.5);
+    eventually("it is not ready", SOON, || {
+        let (code, why) = rig.http("/readyz");
+        code == 503 && why.contains("1 portal is overdue")
+    });
+    assert!((rig.metric("refreshd_portals_overdue") - 1.0).abs() < 0.1);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
+    daemon.stop();
+    rig.no_violations();
 }
 
 #[test]

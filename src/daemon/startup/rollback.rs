@@ -223,6 +223,10 @@ async fn quarantine_lost(
         noted,
         published: published(files, &portal.name),
     };
+    let until = trace
+        .published
+        .as_ref()
+        .map(|published| published.access.expires_at);
     // Evidence that is there and cannot be read is evidence: which generation it is of, it does not say. What the record says of
     // others matters only where a first token would be sent.
     let is_unread = || is_damaged && settings.refresh_token_file.is_some();
@@ -235,7 +239,7 @@ async fn quarantine_lost(
     let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));
     let held = portal.lost.is_some()
         || state
-            .quarantine_lost(portal.name.clone(), newest, spent)
+            .quarantine_lost(portal.name.clone(), newest, spent, until)
             .await?;
     Ok(held.then_some(newest))
 }
