@@ -236,10 +236,11 @@ impl TokenFiles {
     /// [`FileError`]; files that were there stay as they are, or are already new: each is whole.
     pub fn replace(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
-        for format in formats {
-            self.write(&directory, published, *format, &published.render(*format))?;
-        }
-        Ok(())
+        // One that cannot be written keeps no reader of another from its token.
+        let written = formats
+            .iter()
+            .map(|format| self.write(&directory, published, *format, &published.render(*format)));
+        written.fold(Ok(()), Result::and)
     }
 
     /// Makes the files be these, whole, and removes the forms not asked for. Those that say the same already are left
@@ -249,12 +250,15 @@ impl TokenFiles {
     /// As [`Self::replace`].
     pub fn publish(&self, published: &Published<'_>, formats: &[Format]) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
-        for format in formats {
+        let written = formats.iter().map(|format| {
             let contents = published.render(*format);
-            if !says(&directory, *format, &contents) {
-                self.write(&directory, published, *format, &contents)?;
+            if says(&directory, *format, &contents) {
+                Ok(())
+            } else {
+                self.write(&directory, published, *format, &contents)
             }
-        }
+        });
+        written.fold(Ok(()), Result::and)?;
         for unwanted in Format::ALL
             .into_iter()
             .filter(|format| !formats.contains(format))

@@ -113,7 +113,7 @@ fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
     daemon.wait_for("it is told", |event| {
         event["level"] == "WARN" && says(event, &format!("was {what} by somebody"))
     });
-    let text = fs::read_to_string(rig.path("state.db.generations")).unwrap();
+    let text = fs::read_to_string(rig.path("state.db.generations")).expect("the record");
     for portal in ["acme", "globex"] {
         let newest = text
             .lines()
@@ -140,7 +140,7 @@ fn a_record_of_generations_that_is_removed_is_written_anew() {
 #[test]
 fn a_record_of_generations_that_is_replaced_is_written_anew() {
     record_comes_back("replaced", |rig| {
-        rig.secret("state.db.generations", "acme 1\n")
+        rig.secret("state.db.generations", "acme 1\n");
     });
 }
 

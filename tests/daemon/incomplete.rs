@@ -29,7 +29,7 @@ fn included() -> (Rig, Daemon) {
 
 /// Writes the portals' files.
 fn put_back(rig: &Rig) {
-    fs::create_dir_all(rig.path("portals.d")).unwrap();
+    fs::create_dir_all(rig.path("portals.d")).expect("a directory");
     for name in PORTALS {
         let portal = format!(
             "[portals.{name}]\napp = \"crm\"\ndomain = \"{name}.bitrix24.com\"\nrefresh_token_file = \"{}\"\n",

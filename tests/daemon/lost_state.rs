@@ -198,7 +198,7 @@ fn a_token_file_of_any_form_is_a_trace() {
 fn nothing_is_sent_without_the_record(spoil: impl FnOnce(&Rig)) {
     let rig = renewed();
     without_state(&rig);
-    fs::remove_dir_all(rig.path("tokens")).unwrap();
+    fs::remove_dir_all(rig.path("tokens")).expect("token files");
     spoil(&rig);
     let sent = rig.sandbox.total_requests();
     let daemon = rig.start();

@@ -112,8 +112,8 @@ fn a_bad_reload_is_over_for_systemd_too() {
 
 /// Fills the queue of a socket that nobody reads.
 fn fill(path: &std::path::Path) {
-    let filler = UnixDatagram::unbound().unwrap();
-    filler.set_nonblocking(true).unwrap();
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("a socket");
     while filler.send_to(b"STATUS=filler", path).is_ok() {}
 }
 

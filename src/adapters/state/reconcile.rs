@@ -92,7 +92,7 @@ pub(super) fn reconcile(
     match unnamed {
         Unnamed::Go => incomplete::keep_none(connection)?,
         Unnamed::Kept => {
-            incomplete::keep(connection, &incomplete::living(connection, &gone)?, now)?
+            incomplete::keep(connection, &incomplete::living(connection, &gone)?, now)?;
         }
         Unnamed::Refused => {
             let living = incomplete::living(connection, &gone)?;
