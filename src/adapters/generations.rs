@@ -36,6 +36,8 @@ pub struct Generations {
     file: Option<File>,
     /// How long it is at least.
     length: u64,
+    /// It was shorter than that once, and has been written on.
+    was_cut_off: bool,
     lines: usize,
     portals: usize,
 }
@@ -50,6 +52,7 @@ impl Generations {
             path: path.into(),
             file: None,
             length: 0,
+            was_cut_off: false,
             lines: 0,
             portals: 0,
         }
@@ -95,6 +98,7 @@ impl Generations {
         }
         write_whole(parent(&self.path), &self.path, text.as_bytes(), MODE)?;
         (self.file, self.lines, self.portals) = (None, noted.len(), noted.len());
+        (self.length, self.was_cut_off) = (0, false);
         self.hold();
         Ok(())
     }
@@ -115,7 +119,7 @@ impl Generations {
         let open = self.file.as_ref()?.metadata().ok()?;
         match std::fs::symlink_metadata(&self.path) {
             Ok(found) if (found.dev(), found.ino()) != (open.dev(), open.ino()) => Some("replaced"),
-            Ok(_) => (open.len() < self.length).then_some("cut off"),
+            Ok(_) => (self.was_cut_off || open.len() < self.length).then_some("cut off"),
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
@@ -166,6 +170,7 @@ impl Generations {
             }
         };
         self.lines += 1;
+        self.was_cut_off |= file.metadata().is_ok_and(|found| found.len() < self.length);
         file.write_all(line(portal, generation).as_bytes())
             .map_err(FileError::at("write", &self.path))?;
         self.length = file.stream_position().unwrap_or_default();

@@ -306,7 +306,11 @@ impl TokenFiles {
     /// have been written by this program. What readers made themselves says nothing.
     #[must_use]
     pub fn has_traces(&self, portal: &PortalName) -> bool {
-        let is_there = |error: &io::Error| error.kind() != ErrorKind::NotFound;
+        // What the kernel does not let this process see may be there. What lies in the way of a directory was never refreshd's.
+        let is_there = |error: &io::Error| {
+            error.raw_os_error().is_some()
+                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        };
         let directory = match self.top().map_err(UntrustedDirectory::into_io) {
             Ok(top) => top.below(portal.as_str()),
             Err(error) => Err(error),

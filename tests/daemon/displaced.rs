@@ -225,6 +225,30 @@ fn an_older_state_in_its_place_is_never_written_over() {
 }
 
 #[test]
+fn a_missing_state_that_comes_back_is_gone_on_with_after_a_restart() {
+    let (rig, daemon) = renewed();
+    daemon.stop();
+    let missing = fs::read(rig.path("state.db")).expect("a state");
+    remove(&rig, &["state.db"]);
+    let daemon = rig.start();
+    step(&daemon, "old-state");
+    rig.secret_bytes("missing", &missing);
+    rename(rig.path("missing"), rig.path("state.db"));
+    let told = step(&daemon, "state-displaced");
+    assert!(
+        told["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("remove nothing and restart refreshd")),
+        "{told}"
+    );
+    daemon.stop();
+    assert_eq!(fs::read(rig.path("state.db")).expect("a state"), missing);
+    remove(&rig, &["state.db.rescued"]);
+    let daemon = rig.start();
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
 fn what_the_daemon_has_outlives_it_beside_an_older_state() {
     let (rig, daemon) = renewed();
     daemon.stop();

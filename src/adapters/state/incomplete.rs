@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{State, StateError};
+use super::{AppFingerprint, State, StateError};
 use crate::domain::name::PortalName;
 use crate::domain::time::Timestamp;
 
@@ -90,15 +90,26 @@ impl State {
     }
 }
 
-/// Those of these portals whose grant is alive.
+/// Those of these portals whose grant is alive. Where an app is named that does not take in installs any more, the portals
+/// that its installs made are left out by somebody who means it.
 pub(super) fn living(
     connection: &Connection,
     portals: &[String],
+    apps: &[AppFingerprint],
 ) -> Result<Vec<PortalName>, StateError> {
+    let alive = "SELECT installed_by FROM portal WHERE name = ?1 AND refresh_token IS NOT NULL AND phase <> 'gone'";
+    let sql = |source| StateError::sql("look for portals that are not named", source);
+    let mut select = connection.prepare_cached(alive).map_err(sql)?;
     let mut living = Vec::new();
     for name in portals {
-        let alive = "SELECT name FROM portal WHERE name = ?1 AND refresh_token IS NOT NULL AND phase <> 'gone'";
-        living.extend(names(connection, alive, [name])?);
+        let maker: Option<Option<String>> = select
+            .query_row([name], |row| row.get(0))
+            .optional()
+            .map_err(sql)?;
+        let is_named = |maker: &String| apps.iter().any(|app| app.name == *maker);
+        if maker.is_some_and(|maker| !maker.as_ref().is_some_and(is_named)) {
+            living.extend(PortalName::parse(name));
+        }
     }
     Ok(living)
 }

@@ -110,7 +110,8 @@ pub enum StateError {
     Directory(#[source] UntrustedDirectory),
     /// A file beside it is somebody else's.
     #[error(
-        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: remove it", path.display()
+        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: if you restored it, \
+         give it to refreshd's user (chown); if it is none of refreshd's, move it away", path.display()
     )]
     Trap {
         /// The file.

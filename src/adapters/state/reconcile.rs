@@ -92,10 +92,14 @@ pub(super) fn reconcile(
     match unnamed {
         Unnamed::Go => incomplete::keep_none(connection)?,
         Unnamed::Kept => {
-            incomplete::keep(connection, &incomplete::living(connection, &gone)?, now)?;
+            incomplete::keep(
+                connection,
+                &incomplete::living(connection, &gone, apps)?,
+                now,
+            )?;
         }
         Unnamed::Refused => {
-            let living = incomplete::living(connection, &gone)?;
+            let living = incomplete::living(connection, &gone, apps)?;
             if !living.is_empty() {
                 return Err(StateError::Unnamed { living });
             }

@@ -3,11 +3,14 @@
 //!
 //! Must not keep the daemon from starting: what it does name is renewed.
 
+use std::collections::BTreeSet;
+
 use crate::adapters::state::{State, StateError};
 use crate::config::Config;
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::daemon::context::Context;
 use crate::domain::completeness::{Included, Missing, missing};
+use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
 use crate::domain::time::Timestamp;
 
@@ -28,7 +31,7 @@ pub async fn missing_in(config: &Config, state: &State) -> Result<Option<Missing
 /// included.
 ///
 /// # Errors
-/// [`StateError`].
+/// [`StateError`]: it cannot be read. What cannot be written is logged: on a full disk everything else goes on.
 pub async fn settle(
     state: &State,
     conditions: &Conditions,
@@ -42,11 +45,16 @@ pub async fn settle(
             return Ok(());
         }
     }
-    let found = includes
+    let found: BTreeSet<String> = includes
         .iter()
         .filter(|include| include.has_files)
-        .map(|include| include.pattern.clone());
-    state.note_included(found.collect(), now).await?;
+        .map(|include| include.pattern.clone())
+        .collect();
+    if state.included().await?.as_ref() != Some(&found)
+        && let Err(error) = state.note_included(found, now).await
+    {
+        tracing::warn!(error = %error_chain(&error), "a configuration that is not all there may not be noticed: what is included cannot be noted");
+    }
     conditions.end_any(
         Condition::Incomplete,
         "the configuration names what it named before, or what it leaves out is meant to go",
