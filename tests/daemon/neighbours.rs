@@ -298,7 +298,8 @@ fn a_huge_record_of_generations_is_not_read() {
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
     daemon.stop();
-    File::create(rig.path("state.db.generations"))
+    fs::remove_file(rig.path("state.db.generations")).expect("a record");
+    File::create_new(rig.path("state.db.generations"))
         .and_then(|file| file.set_len(5 << 30))
         .expect("sparse");
     let daemon = rig.start();
