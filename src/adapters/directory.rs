@@ -410,6 +410,15 @@ impl Directory {
         Ok(file)
     }
 
+    /// Whether there is an entry of an owner who may write here anyway, whatever it is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn has_own(&self, name: &OsStr) -> io::Result<bool> {
+        let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(self.is_owner(found.st_uid))
+    }
+
     /// Whether an entry is a regular file of an owner who may write here anyway.
     ///
     /// # Errors

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::directory::{Directory, parent};
@@ -31,7 +32,12 @@ pub type RecordedGenerations = BTreeMap<PortalName, Generation>;
 #[derive(Debug)]
 pub struct Generations {
     path: PathBuf,
+    /// Kept open: what is removed can still be read.
     file: Option<File>,
+    /// How long it is at least.
+    length: u64,
+    /// It was shorter than that once, and has been written on.
+    was_cut_off: bool,
     lines: usize,
     portals: usize,
 }
@@ -45,6 +51,8 @@ impl Generations {
         Self {
             path: path.into(),
             file: None,
+            length: 0,
+            was_cut_off: false,
             lines: 0,
             portals: 0,
         }
@@ -60,12 +68,14 @@ impl Generations {
     #[must_use]
     pub fn damage(&self) -> Option<String> {
         match self.text() {
+            // One that was never filled is not there.
+            Ok(text) if text.is_empty() => Some("it is empty".to_owned()),
             Ok(text) => match parse(&text).1 {
                 0 => None,
                 1 => Some("a line of it cannot be read".to_owned()),
                 lines => Some(format!("{lines} lines of it cannot be read")),
             },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => Some(format!("it cannot be read: {error}")),
         }
     }
@@ -88,7 +98,51 @@ impl Generations {
         }
         write_whole(parent(&self.path), &self.path, text.as_bytes(), MODE)?;
         (self.file, self.lines, self.portals) = (None, noted.len(), noted.len());
+        (self.length, self.was_cut_off) = (0, false);
+        self.hold();
         Ok(())
+    }
+
+    /// Opens the file that is there, to notice when it is another one. Without it that is not noticed.
+    pub fn hold(&mut self) {
+        if self.path.is_file()
+            && let Ok(file) = self.append()
+        {
+            self.length = file.metadata().map_or(0, |found| found.len());
+            self.file = Some(file);
+        }
+    }
+
+    /// What became of the file since it was opened; `None` if it is in its place.
+    #[must_use]
+    pub fn displaced(&self) -> Option<&'static str> {
+        let open = self.file.as_ref()?.metadata().ok()?;
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) != (open.dev(), open.ino()) => Some("replaced"),
+            Ok(_) => (self.was_cut_off || open.len() < self.length).then_some("cut off"),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Some("removed")
+            }
+            // A disk that fails says nothing about what is where.
+            Err(_) => None,
+        }
+    }
+
+    /// What the open file says, be it still in its place or not.
+    #[must_use]
+    pub fn held(&mut self) -> RecordedGenerations {
+        let mut text = Vec::new();
+        let read = self.file.as_mut().map(|file| {
+            file.rewind()?;
+            file.take(LARGEST).read_to_end(&mut text)?;
+            file.seek(SeekFrom::End(0))
+        });
+        match read {
+            Some(Ok(_)) => parse(&text).0,
+            Some(Err(_)) | None => RecordedGenerations::new(),
+        }
     }
 
     /// Notes the generation that a portal's newest durable pair has, or that its grant is gone.
@@ -116,8 +170,11 @@ impl Generations {
             }
         };
         self.lines += 1;
+        self.was_cut_off |= file.metadata().is_ok_and(|found| found.len() < self.length);
         file.write_all(line(portal, generation).as_bytes())
-            .map_err(FileError::at("write", &self.path))
+            .map_err(FileError::at("write", &self.path))?;
+        self.length = file.stream_position().unwrap_or_default();
+        Ok(())
     }
 
     fn append(&self) -> std::io::Result<File> {
@@ -133,7 +190,7 @@ impl Generations {
     fn name(&self) -> std::io::Result<&OsStr> {
         self.path
             .file_name()
-            .ok_or_else(|| std::io::ErrorKind::InvalidFilename.into())
+            .ok_or_else(|| ErrorKind::InvalidFilename.into())
     }
 }
 

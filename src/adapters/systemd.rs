@@ -1,7 +1,8 @@
 //! What systemd is told: ready, reloading, stopping, a status line, and that the loop makes progress; and the file
 //! descriptors that it keeps for the next process of the unit (`FileDescriptorStoreMax=`).
 //!
-//! Must not fail: without systemd every call does nothing. Must not keep time: `alive` is called by the loop itself.
+//! Must not fail: without systemd every call does nothing. Must not keep time: `alive` is called by the loop itself. Must not
+//! wait: whoever listens may have stopped reading, and what is told is less than what is done meanwhile.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -20,9 +22,13 @@ use sd_notify::NotifyState;
 /// The longest name that systemd accepts of a stored descriptor, in bytes.
 const LONGEST_NAME: usize = 255;
 
+/// What must be heard in the end, in this order, and was refused so far: a service manager that never hears of `READY=1` stops
+/// the unit.
+static UNHEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 /// Says that the daemon serves (`Type=notify`).
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    insist(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Says that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
@@ -32,11 +38,14 @@ pub fn reloading() {
     let states: Vec<_> = std::iter::once(NotifyState::Reloading)
         .chain(stamp)
         .collect();
-    tell(&states);
+    // An earlier word is not news any more; the end of this reload says how it is.
+    forget_unheard();
+    insist(&states);
 }
 
 /// Says that the daemon is about to end.
 pub fn stopping(status: &str) {
+    forget_unheard();
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
@@ -207,9 +216,39 @@ pub fn has_journal() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
+/// Says once more what was refused before and must be heard.
+pub fn say_again() {
+    let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+    let heard = unheard
+        .iter()
+        .take_while(|message| send(message, &[]).is_ok())
+        .count();
+    unheard.drain(..heard);
+}
+
+fn forget_unheard() {
+    UNHEARD
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clear();
+}
+
+fn insist(states: &[NotifyState<'_>]) {
+    UNHEARD
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(message(states));
+    say_again();
+}
+
 fn tell(states: &[NotifyState<'_>]) {
-    // Nobody listening, or a full socket: the watchdog is what notices if it matters.
-    let _ = sd_notify::notify(states);
+    say_again();
+    // Nobody listening, or a full socket: the next one may be heard, and the watchdog notices if it matters.
+    let _ = send(&message(states), &[]);
+}
+
+fn message(states: &[NotifyState<'_>]) -> String {
+    states.iter().map(|state| format!("{state}\n")).collect()
 }
 
 #[cfg(test)]

@@ -195,10 +195,11 @@ impl TokenFiles {
         formats: &[TokenFormat],
     ) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
-        for format in formats {
-            self.write(&directory, published, *format, &published.render(*format))?;
-        }
-        Ok(())
+        // One that cannot be written keeps no reader of another from its token.
+        let written = formats
+            .iter()
+            .map(|format| self.write(&directory, published, *format, &published.render(*format)));
+        written.fold(Ok(()), Result::and)
     }
 
     /// Makes the files be these, whole, and removes the forms not asked for. Those that say the same already are left
@@ -212,12 +213,15 @@ impl TokenFiles {
         formats: &[TokenFormat],
     ) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
-        for format in formats {
+        let written = formats.iter().map(|format| {
             let contents = published.render(*format);
-            if !says(&directory, *format, &contents) {
-                self.write(&directory, published, *format, &contents)?;
+            if says(&directory, *format, &contents) {
+                Ok(())
+            } else {
+                self.write(&directory, published, *format, &contents)
             }
-        }
+        });
+        written.fold(Ok(()), Result::and)?;
         for unwanted in TokenFormat::ALL
             .into_iter()
             .filter(|format| !formats.contains(format))
@@ -261,20 +265,27 @@ impl TokenFiles {
             .ok()
     }
 
-    /// Whether a portal has files of readers that this program wrote, of any form.
+    /// Whether there is something where files of readers of a portal are, of any form: what is there and cannot be read may
+    /// have been written by this program. What readers made themselves says nothing.
     #[must_use]
-    pub fn has_files(&self, portal: &PortalName) -> bool {
-        let directory = self
-            .top()
-            .ok()
-            .and_then(|top| top.below(portal.as_str()).ok());
-        directory.is_some_and(|directory| {
-            TokenFormat::ALL.iter().any(|format| {
+    pub fn has_traces(&self, portal: &PortalName) -> bool {
+        // What the kernel does not let this process see may be there. What lies in the way of a directory was never refreshd's.
+        let is_there = |error: &io::Error| {
+            error.raw_os_error().is_some()
+                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        };
+        let directory = match self.top().map_err(UntrustedDirectory::into_io) {
+            Ok(top) => top.below(portal.as_str()),
+            Err(error) => Err(error),
+        };
+        match directory {
+            Ok(directory) => TokenFormat::ALL.iter().any(|format| {
                 directory
-                    .read(format.file_name(), MAX_READ_BYTES)
-                    .is_ok_and(|text| !text.is_empty())
-            })
-        })
+                    .has_own(OsStr::new(format.file_name()))
+                    .unwrap_or_else(|error| is_there(&error))
+            }),
+            Err(error) => is_there(&error),
+        }
     }
 
     /// Sees that the directory of all portals is there and can be written to.

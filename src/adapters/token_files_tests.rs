@@ -166,3 +166,14 @@ fn a_renewal_replaces_the_files_and_leaves_other_forms_alone() {
         .count();
     assert_eq!(names, 2, "nothing is left beside the files");
 }
+
+#[test]
+fn a_form_that_cannot_be_written_keeps_no_other_from_its_readers() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = TokenFiles::new(&directory.path().join("tokens"), Trust::default());
+    let acme = directory.path().join("tokens/acme");
+    std::fs::create_dir_all(acme.join("token.json/in-the-way")).unwrap();
+    let error = publish(&files, "new", &[TokenFormat::Json, TokenFormat::Raw]).unwrap_err();
+    assert!(error.to_string().contains("token.json"), "{error}");
+    assert_eq!(std::fs::read_to_string(acme.join("token")).unwrap(), "new");
+}

@@ -55,12 +55,13 @@ pub(super) async fn connect_to_read_state(common: &Common) -> Result<Client, Com
 
 async fn look(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
     let _ = log::start_for_command("warn");
+    let socket = config.paths.control_socket.clone();
     match InProcess::look(*config).await {
         Ok(api) => Ok(Client::in_process(api)),
         // It was about to start when it was asked for.
         Err(error) => match daemon(common).await? {
             Some(client) => Ok(client),
-            None => Err(cannot_run(&error)),
+            None => Err(cannot_open(&error, &socket)),
         },
     }
 }
@@ -111,9 +112,10 @@ async fn daemon_or_configuration(common: &Common) -> Result<Reached, CommandErro
 async fn open(config: Config) -> Result<Client, CommandError> {
     // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
     let _ = log::start_for_command("warn");
+    let socket = config.paths.control_socket.clone();
     let api = InProcess::open(config)
         .await
-        .map_err(|error| cannot_run(&error))?;
+        .map_err(|error| cannot_open(&error, &socket))?;
     Ok(Client::in_process(api))
 }
 
@@ -231,6 +233,27 @@ pub(super) fn cannot_run(error: &RunError) -> CommandError {
         | RunError::StopTimedOut(_) => Exit::Unavailable,
     };
     CommandError::new(exit, error_chain(error))
+}
+
+/// The same, for whoever found nobody at the control socket.
+fn cannot_open(error: &RunError, socket: &Path) -> CommandError {
+    match error {
+        RunError::State(StateError::Locked {
+            path,
+            holder: Some(pid),
+            is_brief: false,
+        }) => {
+            let message = format!(
+                "the state {} is in use by another refreshd (process {pid}), but nobody answers on the control socket {}: it is \
+                 starting or stopping, its configuration names another socket, or the socket was removed, and is made anew \
+                 within seconds; try again in a moment",
+                path.display(),
+                socket.display()
+            );
+            CommandError::new(Exit::Unavailable, message)
+        }
+        _ => cannot_run(error),
+    }
 }
 
 fn is_denied(error: &std::io::Error) -> bool {

@@ -126,4 +126,10 @@ impl CommandError {
         terminal::fail(&self.message);
         self.exit
     }
+
+    /// The same, though nobody may be listening.
+    pub(super) fn say_unheard(&self) -> Exit {
+        terminal::fail_unheard(&self.message);
+        self.exit
+    }
 }

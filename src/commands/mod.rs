@@ -160,6 +160,7 @@ pub fn main() -> Exit {
     };
     let common = cli.common;
     runtime::protect_memory();
+    let is_daemon = matches!(cli.command, Command::Run);
     let threads = match cli.command {
         Command::Run => {
             runtime::raise_descriptor_limit();
@@ -169,6 +170,9 @@ pub fn main() -> Exit {
     };
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
+        Err(why) if is_daemon => {
+            return CommandError::new(Exit::Unavailable, why).say_unheard();
+        }
         Err(why) => return CommandError::new(Exit::Unavailable, why).say(),
     };
     let done = runtime.block_on(async {
@@ -203,5 +207,11 @@ pub fn main() -> Exit {
     // Reading standard input blocks a thread that nobody needs any more.
     runtime.shutdown_background();
     log::flush(HELP_FOOTER);
-    done.unwrap_or_else(|failure| failure.say())
+    done.unwrap_or_else(|failure| {
+        if is_daemon {
+            failure.say_unheard()
+        } else {
+            failure.say()
+        }
+    })
 }

@@ -4,10 +4,16 @@
 //! `NO_COLOR` is respected.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::mpsc;
+use std::thread::Builder;
+use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use crate::domain::mask::line;
+
+/// How long the reader of a daemon's last word is waited for.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Prints a result. A closed pipe is the reader's choice, not a failure.
 pub(super) fn print(text: &str) {
@@ -36,6 +42,23 @@ fn printed(text: &str) -> String {
 /// Says why a command was not done.
 pub(super) fn fail(message: &str) {
     eprintln(&format!("refreshd: {message}"));
+}
+
+/// The same for whoever nobody may be listening to: a daemon that does not start must end, be its log full or not.
+pub(super) fn fail_unheard(message: &str) {
+    let (said, heard) = mpsc::channel();
+    let text = format!("refreshd: {message}");
+    let speaker = Builder::new().name("last word".to_owned()).spawn(move || {
+        eprintln(&text);
+        // Whoever waited may have gone.
+        let _ = said.send(());
+    });
+    match speaker {
+        Ok(_) => {
+            let _ = heard.recv_timeout(LAST_WORD);
+        }
+        Err(_) => fail(message),
+    }
 }
 
 /// Whether a person looks at standard output, and wants colours.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::secrets::SecretSource;
 use crate::domain::budget::Limits;
 use crate::domain::channel::Channel;
+use crate::domain::completeness::Included;
 use crate::domain::escalation::Step;
 use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
@@ -23,6 +24,8 @@ use crate::domain::settings::Settings;
 pub struct Config {
     /// The main file.
     pub source: PathBuf,
+    /// The patterns of `include`, and what they found.
+    pub includes: Vec<Included>,
     /// Where things lie.
     pub paths: Paths,
     /// What is logged, and how.
@@ -54,6 +57,12 @@ impl Config {
             .values()
             .filter(|app| app.install.is_some())
             .map(|app| app.name.as_str())
+    }
+
+    /// Whether it names a portal, or an app whose installs make some. To be asked before the portals are moved.
+    #[must_use]
+    pub fn names_portals(&self) -> bool {
+        !self.portals.is_empty() || self.installing().next().is_some()
     }
 
     /// The channels that incidents are delivered to.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
+use crate::domain::completeness::Included;
+
 use super::problem::{ConfigError, os_reason, shown};
 use super::source::{ConfigSource, Diagnostics};
 use super::table::{Table, TextValue};
@@ -28,6 +30,9 @@ pub(super) const SETTINGS: [&str; 9] = [
     "alerts",
 ];
 
+/// What makes a name a pattern.
+const WILDCARDS: [char; 3] = ['*', '?', '['];
+
 /// Leaves out hidden files: editors put their locks and copies there.
 const MATCHING: MatchOptions = MatchOptions {
     case_sensitive: true,
@@ -35,12 +40,16 @@ const MATCHING: MatchOptions = MatchOptions {
     require_literal_leading_dot: true,
 };
 
-/// Reads the files that the main file includes, each once, in the order of the patterns and their names.
-pub(super) fn read(main: Table<'_>, report: &mut Diagnostics) -> Vec<ConfigSource> {
+/// Reads the files that the main file includes, each once, in the order of the patterns and their names; and says what the
+/// patterns found.
+pub(super) fn read(
+    main: Table<'_>,
+    report: &mut Diagnostics,
+) -> (Vec<ConfigSource>, Vec<Included>) {
     let mut known: HashSet<PathBuf> = fs::canonicalize(main.source().path()).into_iter().collect();
-    let mut sources = Vec::new();
+    let (mut sources, mut includes) = (Vec::new(), Vec::new());
     for pattern in main.texts(report, "include", false).unwrap_or_default() {
-        for path in matching(pattern, report) {
+        for path in matching(pattern, report, &mut includes) {
             let canonical = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
             if !known.insert(canonical) {
                 continue;
@@ -51,10 +60,14 @@ pub(super) fn read(main: Table<'_>, report: &mut Diagnostics) -> Vec<ConfigSourc
             }
         }
     }
-    sources
+    (sources, includes)
 }
 
-fn matching(pattern: TextValue<'_>, report: &mut Diagnostics) -> Vec<PathBuf> {
+fn matching(
+    pattern: TextValue<'_>,
+    report: &mut Diagnostics,
+    includes: &mut Vec<Included>,
+) -> Vec<PathBuf> {
     let directory = pattern.place.source.directory();
     let full = match directory.to_str() {
         _ if Path::new(pattern.value).is_absolute() => pattern.value.to_owned(),
@@ -88,10 +101,32 @@ fn matching(pattern: TextValue<'_>, report: &mut Diagnostics) -> Vec<PathBuf> {
             }
         }
     }
-    if paths.is_empty() && !pattern.value.contains(['*', '?', '[']) {
+    if pattern.value.contains(WILDCARDS) {
+        includes.push(Included {
+            has_files: !paths.is_empty(),
+            has_directory: has_directory(directory, pattern.value),
+            pattern: full,
+        });
+    } else if paths.is_empty() {
         report.problem(pattern.place, "`include` names a file that does not exist");
     }
     paths
+}
+
+/// Whether the directory is there in which a pattern begins to look.
+fn has_directory(directory: &Path, pattern: &str) -> bool {
+    let plain = pattern
+        .split('/')
+        .take_while(|part| !part.contains(WILDCARDS))
+        .collect::<Vec<_>>()
+        .join("/");
+    let plain = if pattern.starts_with('/') && plain.is_empty() {
+        "/"
+    } else {
+        &plain
+    };
+    let full = directory.join(plain);
+    full.as_os_str().is_empty() || full.is_dir()
 }
 
 /// Reports settings in included files, and unknown keys of every file.

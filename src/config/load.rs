@@ -36,7 +36,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let mut report = Diagnostics::default();
     let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
     let main_tree = main.parse(&mut report);
-    let sources = include::read(Table::root(&main, &main_tree), &mut report);
+    let (sources, includes) = include::read(Table::root(&main, &main_tree), &mut report);
     let trees: Vec<_> = sources
         .iter()
         .map(|source| source.parse(&mut report))
@@ -84,6 +84,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
         .collect();
     let config = Config {
         source,
+        includes,
         paths,
         log,
         http,

@@ -43,14 +43,14 @@ use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::config::Config;
 use crate::domain::portal::Kind;
-use api::socket;
+use api::socket::{self, ControlSocket};
 use context::Context;
 use grants::kept_replies;
 use http::{listen, status_listener};
 use renewal::{candidates, client_secret, escalator, scheduler, state_health};
 use startup::core::{Backends, Core};
 use startup::reload::Reloader;
-use startup::{bootstrap, metadata_discovery, rollback};
+use startup::{bootstrap, incomplete, metadata_discovery, rollback};
 
 /// What SIGTERM may take, besides the time limit of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
@@ -80,7 +80,7 @@ pub async fn run(
     let trust = Trust::by_configuration(&config.source);
     starting.spawn(async move {
         let core = Core::start(config, world).await?;
-        let socket = socket::bind(&paths.control_socket, &trust).await?;
+        let socket = ControlSocket::bind(&paths.control_socket, &trust).await?;
         let listener = match listen {
             Some(address) => Some(listen::bind("http", address).await?),
             None => None,
@@ -174,7 +174,7 @@ pub async fn run(
         .await;
     watched.shutdown().await;
     // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
-    let _ = std::fs::remove_file(&places.control_socket);
+    socket::remove(&places.control_socket);
     drop(reloader);
     drop(shared);
     if drained {
@@ -350,8 +350,10 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         bootstrap::read_files(&shared).await;
         client_secret::tend(&shared).await;
         rollback::tend(&shared).await;
+        incomplete::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
+        systemd::say_again();
         if systemd::listens()
             && let Ok(summary) = summary(&shared).await
         {

@@ -12,6 +12,7 @@ pub mod candidate;
 pub mod carried;
 pub mod channel;
 pub mod client;
+pub mod completeness;
 pub mod date;
 pub mod dispute;
 pub mod error_chain;

@@ -65,6 +65,19 @@ impl fmt::Debug for PortalName {
     }
 }
 
+/// Names in one message.
+const NAMED: usize = 5;
+
+/// The first few of many, for a message.
+#[must_use]
+pub fn some(names: &[PortalName]) -> Vec<&str> {
+    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
+    if names.len() > NAMED {
+        some.push("…");
+    }
+    some
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -245,11 +245,8 @@ fn units(text: &str) -> Vec<Unit> {
 /// The letters and digits, in lower case.
 fn normal(form: &[Unit]) -> Vec<Unit> {
     let kept = form.iter().filter(|unit| unit.c.is_alphanumeric());
-    kept.map(|unit| Unit {
-        c: unit.c.to_ascii_lowercase(),
-        ..*unit
-    })
-    .collect()
+    kept.flat_map(|unit| unit.c.to_lowercase().map(|c| Unit { c, ..*unit }))
+        .collect()
 }
 
 /// All characters; a plus sign stands for a blank in forms.
@@ -276,7 +273,7 @@ fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
         let mut rest = form.as_slice();
         while let Some(first) = rest.first() {
             let read = match first.c {
-                '%' => octets(rest, '%'),
+                '%' => percent_u(rest).or_else(|| octets(rest, '%')),
                 '\\' => backslash(rest),
                 '&' => entity(rest),
                 _ => None,
@@ -348,19 +345,55 @@ fn octets(form: &[Unit], sign: char) -> Read<'_> {
     (!units.is_empty()).then_some((units, rest))
 }
 
+/// `%uXXXX`, as JavaScript's `escape` and IIS write it.
+fn percent_u(form: &[Unit]) -> Read<'_> {
+    let (first, kind) = (form.first()?, form.get(1)?);
+    if !matches!(kind.c, 'u' | 'U') {
+        return None;
+    }
+    let value = hex(form.get(2..6)?)?;
+    let c = char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER);
+    Some((
+        vec![Unit {
+            c,
+            start: first.start,
+            end: form.get(5)?.end,
+        }],
+        &form[6..],
+    ))
+}
+
+/// A number in hex; `None` if a character is no digit.
+fn hex(digits: &[Unit]) -> Option<u32> {
+    digits
+        .iter()
+        .try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))
+}
+
+/// `{XX}` of an escape `\u{XX}`: its value, and how many characters it takes.
+fn braced(form: &[Unit]) -> Option<(u32, usize)> {
+    const LONGEST: usize = 6;
+    let [open, inner @ ..] = form else {
+        return None;
+    };
+    if open.c != '{' {
+        return None;
+    }
+    let digits = inner
+        .iter()
+        .take(LONGEST + 1)
+        .position(|unit| unit.c == '}')
+        .filter(|digits| *digits > 0)?;
+    Some((hex(&inner[..digits])?, digits + 2))
+}
+
 /// An escape of JSON, or of languages that are like it.
 fn backslash(form: &[Unit]) -> Read<'_> {
     let (first, kind) = (form.first()?, form.get(1)?);
     let after = &form[2..];
-    let number = |digits: usize| {
-        let value = after
-            .get(..digits)?
-            .iter()
-            .try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))?;
-        Some((value, digits))
-    };
+    let number = |digits: usize| Some((hex(after.get(..digits)?)?, digits));
     let of_number = match kind.c {
-        'u' => number(4),
+        'u' => number(4).or_else(|| braced(after)),
         'x' => number(2),
         _ => None,
     };
@@ -408,6 +441,31 @@ fn entity(form: &[Unit]) -> Read<'_> {
             "bsol" => '\\',
             "num" => '#',
             "equals" => '=',
+            "lt" | "LT" => '<',
+            "gt" | "GT" => '>',
+            "quot" | "QUOT" => '"',
+            "apos" => '\'',
+            "plus" => '+',
+            "sol" => '/',
+            "colon" => ':',
+            "semi" => ';',
+            "comma" => ',',
+            "period" => '.',
+            "excl" => '!',
+            "quest" => '?',
+            "dollar" => '$',
+            "ast" => '*',
+            "lpar" => '(',
+            "rpar" => ')',
+            "commat" => '@',
+            "lsqb" | "lbrack" => '[',
+            "rsqb" | "rbrack" => ']',
+            "lcub" | "lbrace" => '{',
+            "rcub" | "rbrace" => '}',
+            "verbar" | "vert" => '|',
+            "lowbar" => '_',
+            "Hat" => '^',
+            "grave" => '`',
             _ if form.get(1 + length).is_some_and(|unit| unit.c == ';') => ' ',
             // A parameter's name after an ampersand.
             _ => return None,
@@ -448,6 +506,11 @@ mod tests {
             .bytes()
             .map(|byte| format!("\\u{byte:04x}"))
             .collect();
+        let all_percent_u: String = SECRET.bytes().map(|byte| format!("%u{byte:04X}")).collect();
+        let all_braced: String = SECRET
+            .bytes()
+            .map(|byte| format!("\\u{{{byte:x}}}"))
+            .collect();
         let all_html: String = SECRET.bytes().map(|byte| format!("&#{byte};")).collect();
         let all_html_hex: String = SECRET.bytes().map(|byte| format!("&#x{byte:X};")).collect();
         for text in [
@@ -475,6 +538,9 @@ mod tests {
             &format!("Basic/{}", STANDARD.encode(format!("cid:{SECRET}"))),
             &STANDARD.encode(SECRET).replace('=', "%3D"),
             "rt/a Bc De-Fg1",
+            &all_percent_u,
+            &all_braced,
+            "rt%u002FaBcDeFg1%u002bhIjKlMn2%u003DoPq",
             "…eFg1+hIjK…",
         ] {
             assert!(holds(text), "{text}");
@@ -506,6 +572,23 @@ mod tests {
             assert!(!needles.find(text).is_empty(), "{text}");
         }
         assert!(needles.find("qwer1").is_empty());
+    }
+
+    #[test]
+    fn a_secret_of_symbols_is_found_in_html() {
+        let needles = Needles::of(["<\">(/+:;=)'"].into_iter(), |_| PART);
+        for text in [
+            "no &lt;&quot;&gt;(/+:;=)' here",
+            "&lt;&#34;&gt;&lpar;&sol;&plus;&colon;&semi;&equals;&rpar;&apos;",
+        ] {
+            assert!(!needles.find(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn letters_of_any_script_are_compared_without_case() {
+        let needles = Needles::of(["пароль-длинный"].into_iter(), |_| PART);
+        assert!(!needles.find("ПАРОЛЬ-ДЛИННЫЙ").is_empty());
     }
 
     #[test]

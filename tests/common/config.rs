@@ -8,6 +8,8 @@ use super::{EVERY, domain};
 /// What [`super::Rig`] writes to `refreshd.toml`.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `include`.
+    pub include: Vec<String>,
     /// The metrics listener.
     pub http: String,
     /// `[http] hosts`.
@@ -54,6 +56,7 @@ impl Config {
     pub fn new(http: String, app: App) -> Self {
         let (apps, timeout) = (vec![app], Duration::from_secs(30));
         Self {
+            include: Vec::new(),
             http,
             http_hosts: Vec::new(),
             level: "info",
@@ -112,6 +115,7 @@ impl Portal {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            include,
             http,
             http_hosts,
             level,
@@ -125,6 +129,9 @@ impl fmt::Display for Config {
             f,
             "state = \"state.db\"\ntoken_dir = \"tokens\"\ncontrol_socket = \"control.sock\""
         )?;
+        if !include.is_empty() {
+            writeln!(f, "include = {include:?}")?;
+        }
         writeln!(
             f,
             "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"\nhosts = {http_hosts:?}"

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step};
+use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step, says};
 
 /// Two portals that have been renewed.
 fn renewed() -> (Rig, Daemon) {
@@ -105,6 +105,56 @@ fn a_state_that_is_removed_with_all_beside_it_is_told_and_written_back() {
     is_written_back(&["state.db", "state.db-wal", "state.db.generations"]);
 }
 
+/// Does this to the record of generations: it is told, and the record is whole again though nothing is renewed.
+#[track_caller]
+fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
+    let (rig, daemon) = renewed();
+    spoil(&rig);
+    daemon.wait_for("it is told", |event| {
+        event["level"] == "WARN" && says(event, &format!("was {what} by somebody"))
+    });
+    let text = fs::read_to_string(rig.path("state.db.generations")).expect("the record");
+    for portal in ["acme", "globex"] {
+        let newest = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(portal)?.trim().parse::<u64>().ok())
+            .next_back();
+        assert!(newest.is_some_and(|newest| newest >= 2), "{text}");
+    }
+    // What comes next is noted where a start finds it.
+    let before = rig.generation("acme");
+    rig.wait_for_generation("acme", before + 1);
+    let next = format!("acme {}", before + 1);
+    eventually("the next one is noted", SOON, || {
+        fs::read_to_string(rig.path("state.db.generations"))
+            .is_ok_and(|text| text.lines().any(|line| line == next))
+    });
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn a_record_of_generations_that_is_removed_is_written_anew() {
+    record_comes_back("removed", |rig| remove(rig, &["state.db.generations"]));
+}
+
+#[test]
+fn a_record_of_generations_that_is_replaced_is_written_anew() {
+    record_comes_back("replaced", |rig| {
+        rig.secret("state.db.generations", "acme 1\n");
+    });
+}
+
+#[test]
+fn a_record_of_generations_that_is_cut_off_is_written_anew() {
+    record_comes_back("cut off", |rig| {
+        fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(rig.path("state.db.generations"))
+            .unwrap();
+    });
+}
+
 #[test]
 fn an_empty_file_in_place_of_the_state_is_no_state() {
     let (rig, daemon) = renewed();
@@ -171,6 +221,30 @@ fn an_older_state_in_its_place_is_never_written_over() {
     // What was put there is taken away again.
     remove(&rig, &["state.db"]);
     step(&daemon, "state-written-back");
+    nothing_is_lost(&rig, daemon);
+}
+
+#[test]
+fn a_missing_state_that_comes_back_is_gone_on_with_after_a_restart() {
+    let (rig, daemon) = renewed();
+    daemon.stop();
+    let missing = fs::read(rig.path("state.db")).expect("a state");
+    remove(&rig, &["state.db"]);
+    let daemon = rig.start();
+    step(&daemon, "old-state");
+    rig.secret_bytes("missing", &missing);
+    rename(rig.path("missing"), rig.path("state.db"));
+    let told = step(&daemon, "state-displaced");
+    assert!(
+        told["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("remove nothing and restart refreshd")),
+        "{told}"
+    );
+    daemon.stop();
+    assert_eq!(fs::read(rig.path("state.db")).expect("a state"), missing);
+    remove(&rig, &["state.db.rescued"]);
+    let daemon = rig.start();
     nothing_is_lost(&rig, daemon);
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -61,6 +62,39 @@ fn a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(ended.code(), Some(0), "SIGTERM is obeyed");
     assert!(rig.has_working_token("acme"));
     rig.no_violations();
+}
+
+/// A pipe that is full and that nobody reads: its ends.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, PIPE).expect("a small pipe");
+    let written = rustix::io::write(&writer, &vec![b'x'; size]).expect("it takes so much");
+    assert_eq!(written, size);
+    (reader, writer)
+}
+
+#[test]
+fn a_start_that_fails_ends_though_nobody_reads_its_log() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let _first = rig.start();
+    let ends = |rig: &Rig, code: i32, what: &str| {
+        let (_reader, writer) = full_pipe();
+        let mut command = rig.command(["run"]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .spawn()
+            .expect("it starts");
+        drop(command);
+        let ended = eventually(what, SOON, || child.try_wait().expect("a child"));
+        assert_eq!(ended.code(), Some(code), "{what}");
+    };
+    ends(&rig, 69, "the end of a second daemon");
+    rig.config.more = "nonsense".to_owned();
+    rig.write_config();
+    ends(&rig, 78, "the end of one with a bad configuration");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use refreshd::fake_server::{Reuse, Rules};
 
-use crate::common::{EVERY, Rig, always, is_step};
+use crate::common::{EVERY, Rig, SOON, always, eventually, is_step};
 
 const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
 
@@ -133,6 +133,35 @@ fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
 }
 
 #[test]
+fn it_is_not_ready_once_the_tokens_of_readers_have_expired() {
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: Duration::from_secs(12),
+            ..Rules::default()
+        },
+    );
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    daemon.stop();
+    without_state(&rig);
+    let daemon = rig.start();
+    assert!(rig.has_working_token("acme"));
+    assert_eq!(rig.http("/readyz").0, 200, "readers have a good token");
+    assert!(rig.metric("refreshd_portals_overdue") < 0.5);
+    eventually("it is not ready", SOON, || {
+        let (code, why) = rig.http("/readyz");
+        code == 503 && why.contains("1 portal is overdue")
+    });
+    assert!((rig.metric("refreshd_portals_overdue") - 1.0).abs() < 0.1);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+    eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
 fn a_token_file_of_any_form_is_a_trace() {
     let mut rig = renewed();
     without_state(&rig);
@@ -160,6 +189,133 @@ fn a_token_file_of_any_form_is_a_trace() {
         "awaiting-authorization",
         "it never had one"
     );
+    daemon.stop();
+    rig.no_violations();
+}
+
+/// The record is there and says nothing, and there is no other trace.
+#[track_caller]
+fn nothing_is_sent_without_the_record(spoil: impl FnOnce(&Rig)) {
+    let rig = renewed();
+    without_state(&rig);
+    fs::remove_dir_all(rig.path("tokens")).expect("token files");
+    spoil(&rig);
+    let sent = rig.sandbox.total_requests();
+    let daemon = rig.start();
+    let said = daemon.wait_for("it is told", |event| is_step(event, "old-state"));
+    let reason = said["reason"].as_str().unwrap_or_default();
+    assert!(
+        said["severity"] == "critical"
+            && reason.contains("2 of its portals")
+            && reason.contains("state.db.generations is damaged"),
+        "{said}"
+    );
+    always("nothing is sent", Duration::from_secs(6), || {
+        rig.sandbox.total_requests() == sent
+    });
+    for portal in ["acme", "globex"] {
+        assert_eq!(
+            rig.get_json(&format!("/v1/portals/{portal}"))["phase"],
+            "old-state"
+        );
+    }
+    assert_eq!(
+        rig.get_json("/v1/portals/hooli")["phase"],
+        "awaiting-authorization",
+        "it has no first token"
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
+const RECORD: &str = "state.db.generations";
+
+#[test]
+fn a_record_of_garbage_is_a_trace() {
+    nothing_is_sent_without_the_record(|rig| {
+        rig.secret_bytes(RECORD, b"\x00\xffgarbage\n");
+    });
+}
+
+#[test]
+fn a_record_that_is_empty_is_a_trace() {
+    nothing_is_sent_without_the_record(|rig| rig.secret(RECORD, ""));
+}
+
+#[test]
+fn a_pipe_in_place_of_the_record_is_a_trace() {
+    nothing_is_sent_without_the_record(|rig| {
+        fs::remove_file(rig.path(RECORD)).unwrap();
+        let made = std::process::Command::new("mkfifo")
+            .arg(rig.path(RECORD))
+            .status();
+        assert!(made.unwrap().success());
+    });
+}
+
+#[test]
+fn a_directory_in_place_of_the_record_is_a_trace() {
+    nothing_is_sent_without_the_record(|rig| {
+        fs::remove_file(rig.path(RECORD)).unwrap();
+        fs::create_dir(rig.path(RECORD)).unwrap();
+    });
+}
+
+#[test]
+fn a_link_in_place_of_the_record_is_a_trace() {
+    nothing_is_sent_without_the_record(|rig| {
+        let text = fs::read(rig.path(RECORD)).unwrap();
+        fs::remove_file(rig.path(RECORD)).unwrap();
+        rig.secret_bytes("elsewhere", &text);
+        std::os::unix::fs::symlink("elsewhere", rig.path(RECORD)).unwrap();
+    });
+}
+
+#[test]
+fn token_files_that_cannot_be_read_are_traces() {
+    let rig = renewed();
+    without_state(&rig);
+    fs::remove_file(rig.path(RECORD)).unwrap();
+    for portal in ["acme", "globex"] {
+        fs::remove_file(rig.token_path(portal, "token")).unwrap();
+        fs::remove_file(rig.token_path(portal, "token.json")).unwrap();
+    }
+    rig.secret("tokens/acme/token.json", "");
+    let made = std::process::Command::new("mkfifo")
+        .arg(rig.token_path("globex", "token.json"))
+        .status();
+    assert!(made.unwrap().success());
+    let sent = rig.sandbox.total_requests();
+    let daemon = rig.start();
+    always("nothing is sent", Duration::from_secs(4), || {
+        rig.sandbox.total_requests() == sent
+    });
+    for portal in ["acme", "globex"] {
+        assert_eq!(
+            rig.get_json(&format!("/v1/portals/{portal}"))["phase"],
+            "old-state"
+        );
+    }
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_portal_that_the_configuration_does_not_name_for_a_while_keeps_its_trace() {
+    let mut rig = renewed();
+    without_state(&rig);
+    fs::remove_dir_all(rig.path("tokens")).unwrap();
+    let globex = rig.config.portal("globex").clone();
+    rig.config.remove("globex");
+    rig.start().stop();
+    rig.config.portals.push(globex);
+    without_state(&rig);
+    let sent = rig.sandbox.total_requests();
+    let daemon = rig.start();
+    always("nothing is sent", Duration::from_secs(4), || {
+        rig.sandbox.total_requests() == sent
+    });
+    assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "old-state");
     daemon.stop();
     rig.no_violations();
 }

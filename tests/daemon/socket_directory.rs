@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 
-use crate::common::{Daemon, Ran, Rig, mode, says};
+use crate::common::{Daemon, Ran, Rig, SOON, eventually, mode, says};
 
 /// A user that no machine has.
 const STRANGER: u32 = 61_001;
@@ -109,4 +109,62 @@ fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
     );
     let ran = rig.run(["status"]);
     assert_eq!(ran.code, Some(77), "{ran:?}");
+}
+
+#[test]
+fn a_socket_that_is_taken_away_is_made_anew() {
+    let rig = rig();
+    let mut daemon = Daemon::spawn(rig.command(["run"]));
+    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    let socket = rig.path("run/control.sock");
+    let answers = || rig.run(["status"]).code.is_some_and(|code| code < 2);
+    let ways: [(&str, &dyn Fn()); 3] = [
+        ("its file", &|| fs::remove_file(&socket).unwrap()),
+        ("its directory", &|| {
+            fs::remove_dir_all(rig.path("run")).unwrap();
+        }),
+        ("another's in its place", &|| {
+            fs::remove_file(&socket).unwrap();
+            drop(UnixListener::bind(&socket).unwrap());
+        }),
+    ];
+    for (what, take_away) in ways {
+        eventually("a daemon that answers", SOON, answers);
+        let mark = daemon.mark();
+        take_away();
+        daemon.wait_after(mark, SOON, what, |event| {
+            event["level"] == "WARN" && says(event, "is made anew; no command reached refreshd")
+        });
+        eventually(what, SOON, answers);
+        assert_eq!(mode(&socket), 0o660, "{what}");
+    }
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn what_lies_in_place_of_the_socket_is_left_and_commands_say_so() {
+    let rig = rig();
+    let mut daemon = Daemon::spawn(rig.command(["run"]));
+    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    let socket = rig.path("run/control.sock");
+    fs::remove_file(&socket).unwrap();
+    rig.secret("run/control.sock", "mine");
+    let warn = |event: &serde_json::Value| says(event, "cannot be made anew yet");
+    daemon.wait_for("it is told", warn);
+    for command in [&["status"][..], &["renew", "acme"]] {
+        let ran = rig.run(command.iter().copied());
+        assert!(
+            ran.code == Some(69)
+                && ran.stderr.contains(&format!("(process {})", daemon.pid()))
+                && ran.stderr.contains("nobody answers on the control socket"),
+            "{ran:?}"
+        );
+    }
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
+    assert_eq!(daemon.events(warn).len(), 1, "it is told once");
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
 }

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::common::{Rig, SOON, eventually};
+use crate::common::{Rig, SOON, eventually, says};
 
 /// The messages so far. The thread ends when nothing has come for as long as a test may wait.
 fn listen(socket: UnixDatagram) -> impl Fn() -> Vec<String> {
@@ -108,4 +108,57 @@ fn a_bad_reload_is_over_for_systemd_too() {
             .iter()
             .any(|message| has(message, "READY=1") && message.contains("failed"))
     });
+}
+
+/// Fills the queue of a socket that nobody reads.
+fn fill(path: &std::path::Path) {
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("a socket");
+    while filler.send_to(b"STATUS=filler", path).is_ok() {}
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_stops_nothing_and_hears_ready_later() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let path = rig.path("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    fill(&path);
+    let mut daemon = rig.launch([
+        ("NOTIFY_SOCKET", path.as_os_str()),
+        ("WATCHDOG_USEC", "1000000".as_ref()),
+    ]);
+    daemon.wait_for("it is ready", |event| says(event, "is ready"));
+    rig.wait_for_renewals("acme", 2);
+    assert_eq!(rig.http("/livez").0, 200);
+    assert!(rig.has_working_token("acme"));
+
+    let heard = listen(manager.try_clone().unwrap());
+    eventually("READY=1, late", SOON, || {
+        heard().iter().any(|message| has(message, "READY=1"))
+    });
+    let ready = heard()
+        .iter()
+        .filter(|message| has(message, "READY=1"))
+        .count();
+    assert_eq!(ready, 1, "once: {:?}", heard());
+    rig.no_violations();
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(SOON), 0);
+}
+
+#[test]
+fn a_service_manager_that_stops_reading_does_not_hold_up_the_end() {
+    let rig = Rig::new([]);
+    let path = rig.path("notify.sock");
+    let _manager = UnixDatagram::bind(&path).unwrap();
+    let mut daemon = rig.launch([("NOTIFY_SOCKET", path.as_os_str())]);
+    daemon.wait_for("it is ready", |event| says(event, "is ready"));
+    fill(&path);
+    daemon.sighup();
+    daemon.wait_for("a reload", |event| {
+        says(event, "the configuration was reloaded")
+    });
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(SOON), 0);
 }

@@ -54,7 +54,8 @@ impl WriterThread {
 
     fn keep_beside(&mut self, by: &'static str) {
         let path = self.watch.place.path.clone();
-        let kept = match self.watch.moved() {
+        // What a volume was mounted over still has the name that nobody finds it by.
+        let kept = match self.watch.moved().filter(|now| *now != path) {
             Some(now) => Ok(now),
             None if self.watch.kept == Some(self.connection.total_changes()) => {
                 Ok(beside(&path, RESCUED))

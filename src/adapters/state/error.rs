@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::displaced::Displaced;
 use crate::adapters::directory::UntrustedDirectory;
+use crate::domain::name::PortalName;
 
 /// What can go wrong with the state. Names the stage; never a stored value.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +53,8 @@ pub enum StateError {
     Directory(#[source] UntrustedDirectory),
     /// A file beside it is somebody else's.
     #[error(
-        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: remove it", path.display()
+        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: if you restored it, \
+         give it to refreshd's user (chown); if it is none of refreshd's, move it away", path.display()
     )]
     Trap {
         /// The file.
@@ -75,6 +77,12 @@ pub enum StateError {
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// A configuration that may not be all there does not name portals whose grants are alive.
+    #[error("{} portals whose grants are alive are not named any more", living.len())]
+    Unnamed {
+        /// The portals.
+        living: Vec<PortalName>,
     },
     /// Its files were removed, moved or replaced while they are open.
     #[error(transparent)]

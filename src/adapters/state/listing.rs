@@ -24,7 +24,7 @@ pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refre
 pub struct Census {
     /// Each kind that occurs.
     pub kinds: Vec<(Kind, u64)>,
-    /// Configured portals whose token is overdue, as [`Window::overdue_at`] has it.
+    /// Configured portals whose token is overdue, as [`Window::overdue_at`] has it, or expired where the grant is lost.
     pub overdue: u64,
 }
 
@@ -188,6 +188,18 @@ pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
         .map_err(|source| StateError::sql("count portals", source))
 }
 
+/// Those of them whose readers have no token that is known to be good.
+fn count_lost_and_expired(connection: &Connection, now: Timestamp) -> Result<u64, StateError> {
+    let count = "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL \
+        AND coalesce(expires_at, 0) <= ?1";
+    let count = connection
+        .prepare_cached(count)
+        .and_then(|mut count| count.query_row([now.millis()], |row| row.get::<_, i64>(0)));
+    count
+        .map(|count| u64::try_from(count).unwrap_or_default())
+        .map_err(|source| StateError::sql("count portals", source))
+}
+
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
     // Fresh is what is left: there is no index of the many, only of the few that are something else.
@@ -238,6 +250,9 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
         // A row that cannot be understood is counted as that.
         let window = window(row).ok().flatten();
         overdue += u64::from(window.is_some_and(|window| window.overdue_at(OVERDUE_SHARE) <= now));
+    }
+    if lost > 0 {
+        overdue += count_lost_and_expired(connection, now)?;
     }
     Ok(Census { kinds, overdue })
 }

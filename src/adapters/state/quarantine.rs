@@ -11,6 +11,7 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::rollback::RollbackCheck;
 use crate::domain::secret::Fingerprint;
+use crate::domain::time::Timestamp;
 use crate::domain::token::Generation;
 
 impl State {
@@ -31,7 +32,8 @@ impl State {
 
     /// Notes that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent
     /// for it until a person hands over a new one. `spent` is the refresh token of its file: no file brings it in any
-    /// more, whatever becomes of the portal. False if the state has a grant, or had one as new.
+    /// more, whatever becomes of the portal. `until` is when the token that readers have ends, as far as that is known. False
+    /// if the state has a grant, or had one as new.
     ///
     /// # Errors
     /// [`StateError`]; then a spent token may be sent for it.
@@ -40,9 +42,12 @@ impl State {
         portal: PortalName,
         newest: Generation,
         spent: Option<Fingerprint>,
+        until: Option<Timestamp>,
     ) -> Result<bool, StateError> {
         self.write
-            .run(move |connection| quarantine_lost(connection, &portal, newest, spent.as_ref()))
+            .run(move |connection| {
+                quarantine_lost(connection, &portal, newest, spent.as_ref(), until)
+            })
             .await
     }
 
@@ -80,12 +85,14 @@ fn quarantine_lost(
     portal: &PortalName,
     newest: Generation,
     spent: Option<&Fingerprint>,
+    until: Option<Timestamp>,
 ) -> Result<bool, StateError> {
     let sql = |source| StateError::sql("hold a portal whose grant was lost", source);
     let number = i64::try_from(newest.0).unwrap_or(i64::MAX);
-    let hold = "UPDATE portal SET lost = ?2, generation = ?2 WHERE name = ?1 AND refresh_token IS NULL AND generation < ?2";
+    let hold = "UPDATE portal SET lost = ?2, generation = ?2, expires_at = ?3 \
+        WHERE name = ?1 AND refresh_token IS NULL AND generation < ?2";
     let held = connection
-        .execute(hold, params![portal.as_str(), number])
+        .execute(hold, params![portal.as_str(), number, millis(until)])
         .map_err(sql)?
         > 0;
     if let Some(spent) = spent.filter(|_| held) {

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::clients;
 use super::error::StateError;
 use super::handle::State;
+use super::incomplete;
 use super::rows::{COLUMNS, portal, to_json};
 use crate::domain::install::InstallTerms;
 use crate::domain::name::PortalName;
@@ -38,6 +39,17 @@ pub struct Reconciled {
     pub dropped: usize,
 }
 
+/// What becomes of living grants that a configuration does not name any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unnamed {
+    /// They are not configured: their token files go.
+    Go,
+    /// The configuration may not be all there: the same, but their token files are kept.
+    Kept,
+    /// The configuration may not be all there: it is not followed.
+    Refused,
+}
+
 impl State {
     /// Makes the state name exactly these portals; grants of others stay, unconfigured.
     ///
@@ -49,8 +61,22 @@ impl State {
         apps: Vec<AppFingerprint>,
         now: Timestamp,
     ) -> Result<Reconciled, StateError> {
+        self.reconcile_with(portals, apps, Unnamed::Go, now).await
+    }
+
+    /// The same, with a word on what becomes of grants that are not named any more.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the configuration before stays in force.
+    pub async fn reconcile_with(
+        &self,
+        portals: Vec<Configured>,
+        apps: Vec<AppFingerprint>,
+        unnamed: Unnamed,
+        now: Timestamp,
+    ) -> Result<Reconciled, StateError> {
         self.write
-            .run(move |connection| reconcile(connection, &portals, &apps, now))
+            .run(move |connection| reconcile(connection, &portals, &apps, unnamed, now))
             .await
     }
 
@@ -110,6 +136,7 @@ pub(super) fn reconcile(
     connection: &Connection,
     portals: &[Configured],
     apps: &[AppFingerprint],
+    unnamed: Unnamed,
     now: Timestamp,
 ) -> Result<Reconciled, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
@@ -145,6 +172,22 @@ pub(super) fn reconcile(
         })
         .collect::<Result<_, _>>()
         .map_err(sql)?;
+    match unnamed {
+        Unnamed::Go => incomplete::keep_none(connection)?,
+        Unnamed::Kept => {
+            incomplete::keep(
+                connection,
+                &incomplete::living(connection, &gone, apps)?,
+                now,
+            )?;
+        }
+        Unnamed::Refused => {
+            let living = incomplete::living(connection, &gone, apps)?;
+            if !living.is_empty() {
+                return Err(StateError::Unnamed { living });
+            }
+        }
+    }
     for name in &gone {
         connection
             .execute("UPDATE portal SET configured = 0 WHERE name = ?1", [name])

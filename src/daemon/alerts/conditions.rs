@@ -31,6 +31,8 @@ pub enum Condition<'a> {
     Unread,
     /// The state has no grant for portals of which there were grants.
     Lost,
+    /// The configuration may not be all there, and token files of what it leaves out are kept.
+    Incomplete,
     /// A portal's new pair is not on disk.
     Unsaved(&'a PortalName),
     /// The same, and the service manager has a copy of it.
@@ -50,6 +52,7 @@ impl Condition<'_> {
             Self::Displaced => "state-displaced",
             Self::Unread => "state-unread",
             Self::Lost => "old-state",
+            Self::Incomplete => "configuration-incomplete",
             Self::Unsaved(_) | Self::UnsavedButKept(_) => "unsaved",
             Self::Unpublished(_) => "unpublished",
         }
@@ -57,7 +60,7 @@ impl Condition<'_> {
 
     const fn portal(&self) -> Option<&PortalName> {
         match self {
-            Self::State | Self::Displaced | Self::Unread | Self::Lost => None,
+            Self::State | Self::Displaced | Self::Unread | Self::Lost | Self::Incomplete => None,
             Self::Unsaved(portal) | Self::UnsavedButKept(portal) | Self::Unpublished(portal) => {
                 Some(portal)
             }
@@ -77,6 +80,10 @@ impl Condition<'_> {
             Self::Lost => {
                 "is the state's volume mounted? Stop refreshd, put the right state back, and start it again; if there is none: \
                  refreshd status, then authorize or import each portal"
+            }
+            Self::Incomplete => {
+                "is the volume of the configuration mounted, are its files whole? Put them back and reload refreshd; if the portals \
+                 are to go: refreshd forget each, or take the pattern out of `include`, then reload"
             }
             Self::State => "free space or repair the disk of the state; it is retried by itself",
             Self::Displaced => "do what the reason says, and do not kill refreshd meanwhile",

@@ -1,15 +1,19 @@
 //! The control socket: HTTP/1.1 with JSON for commands and scripts. Access by file mode and peer credentials.
 
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
+use axum::serve::Listener;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 use crate::adapters::ownership::give_to_directory_owner;
 use crate::daemon::api::control::Control;
@@ -21,6 +25,7 @@ use crate::daemon::http::connection_limits::Places;
 use crate::daemon::http::descriptors;
 use crate::daemon::http::server::{Kept, Server, serve};
 use crate::daemon::startup::reload::Reloader;
+use crate::domain::error_chain::error_chain;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 128;
@@ -28,6 +33,8 @@ const MAX_CONNECTIONS: usize = 128;
 const SPARE: usize = 40;
 /// What waits for the daemon to accept it.
 const BACKLOG: i32 = 1024;
+/// It is looked this often whether it still is where commands look for it.
+const LOOK: Duration = Duration::from_secs(2);
 /// The owner and the group of the socket may connect.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -59,12 +66,114 @@ pub enum BindError {
     },
 }
 
-/// Makes the socket, in place of one that a dead process left. Who has its directory could listen in its place: that must
-/// be somebody who is trusted.
-///
-/// # Errors
-/// [`BindError`].
-pub async fn bind(path: &Path, trust: &Trust) -> Result<UnixListener, BindError> {
+/// A socket, and where it must stay.
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    trust: Trust,
+    /// Of its file: device and inode.
+    identity: Option<(u64, u64)>,
+}
+
+impl ControlSocket {
+    /// Makes the socket, in place of one that a dead process left. Who has its directory could listen in its place: that must
+    /// be somebody who is trusted.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(path: &Path, trust: &Trust) -> Result<Self, BindError> {
+        Ok(Self {
+            listener: bind(path, trust).await?,
+            path: path.to_owned(),
+            trust: trust.clone(),
+            identity: identity(path),
+        })
+    }
+
+    /// Whether no command finds it any more.
+    fn is_displaced(&self) -> bool {
+        self.identity.is_some() && identity(&self.path) != self.identity
+    }
+}
+
+/// Removes the file of a socket; what else may lie there is somebody else's.
+pub fn remove(path: &Path) {
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        // One that is left only costs the next command a moment.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// `None` if nothing is there.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// A socket that is made anew where somebody took its file away.
+struct WatchedSocket {
+    socket: ControlSocket,
+    clock: Clock,
+    looked: Tick,
+    /// Why it could not be made anew, as it was told.
+    told: Option<String>,
+}
+
+impl WatchedSocket {
+    /// In a place that fails nothing is known, and nothing is told.
+    async fn look(&mut self) {
+        self.looked = self.clock.tick();
+        if !self.socket.is_displaced() {
+            return;
+        }
+        let path = self.socket.path.display();
+        match ControlSocket::bind(&self.socket.path, &self.socket.trust).await {
+            Ok(socket) => {
+                tracing::warn!(
+                    "the control socket {path} was removed or replaced by somebody, and is made anew; no command reached refreshd \
+                     meanwhile: find out who removes files there"
+                );
+                (self.socket, self.told) = (socket, None);
+            }
+            Err(error) => {
+                let why = error_chain(&error);
+                if self.told.as_ref() != Some(&why) {
+                    tracing::warn!(
+                        "the control socket {path} was removed or replaced by somebody, and cannot be made anew yet, so no command \
+                         reaches refreshd: {why}"
+                    );
+                    self.told = Some(why);
+                }
+            }
+        }
+    }
+}
+
+impl Listener for WatchedSocket {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            // Whoever asks may stop waiting and ask again: that must not put it off.
+            let left = LOOK.saturating_sub(self.clock.elapsed(self.looked));
+            if left.is_zero() {
+                self.look().await;
+                continue;
+            }
+            tokio::select! {
+                arrived = Listener::accept(&mut self.socket.listener) => return arrived,
+                () = self.clock.sleep(left) => {}
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.socket.listener.local_addr()
+    }
+}
+
+async fn bind(path: &Path, trust: &Trust) -> Result<UnixListener, BindError> {
     let io = |source| BindError::Io {
         path: path.to_owned(),
         source,
@@ -139,10 +248,16 @@ fn busy() -> Response {
 pub async fn run(
     shared: Arc<Context>,
     reloader: Arc<Reloader>,
-    listener: UnixListener,
+    socket: ControlSocket,
     stop: CancellationToken,
 ) {
     let clock = shared.clock;
+    let listener = WatchedSocket {
+        socket,
+        clock,
+        looked: clock.tick(),
+        told: None,
+    };
     let control = Control::of_daemon(shared, reloader, places().open);
     let server = Server {
         routes: routes(control.clone()),

@@ -202,6 +202,7 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
     if is_unread {
         problems.push("the state cannot be read".to_owned());
     }
+    problems.extend(shared.conditions.reason(Condition::Incomplete));
     let unsaved = shared.metrics.unsaved();
     if unsaved > 0 {
         problems.push(match unsaved {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
-use crate::daemon::alerts::{Conditions, ReadBy};
+use crate::daemon::alerts::{Condition, Conditions, ReadBy};
 use crate::daemon::renewal::file_failures::FileFailures;
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
@@ -291,7 +291,50 @@ impl PublisherThread {
         }
     }
 
+    /// Writes the record of generations anew where somebody took it away: it is what tells a lost state from a new one.
+    fn keep_generations(&mut self) {
+        let Some(what) = self.generations.displaced() else {
+            return;
+        };
+        let mut noted = self.generations.held();
+        let mut after = None;
+        // What cannot be read of the state is as it was noted.
+        while let Ok(page) = self.view.page(after.as_ref(), PAGE)
+            && let Some(last) = page.last()
+        {
+            after = Some(last.name.clone());
+            for portal in &page {
+                let newest = portal
+                    .grant
+                    .as_ref()
+                    .map(|grant| grant.generation)
+                    .or(portal.lost);
+                match newest {
+                    Some(newest) => drop(noted.insert(portal.name.clone(), newest)),
+                    None if portal.unreadable.is_some() => {}
+                    None => drop(noted.remove(&portal.name)),
+                }
+            }
+        }
+        let written = self.generations.replace(&noted);
+        let failed = written.is_err();
+        match written {
+            Ok(()) => tracing::warn!(
+                "the record of generations beside the state was {what} by somebody, and is written anew; by it a lost state is \
+                 noticed: find out who removes files there"
+            ),
+            Err(error) if !self.unnoted => tracing::warn!(
+                error = %error_chain(&error),
+                "the record of generations beside the state was {what} by somebody, and cannot be written anew: an old state may \
+                 not be noticed"
+            ),
+            Err(_) => {}
+        }
+        self.unnoted = failed;
+    }
+
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
+        self.keep_generations();
         if self.swept.is_none() || self.files.identity() == self.swept {
             for name in self
                 .unpublished
@@ -345,7 +388,9 @@ impl PublisherThread {
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {
-        if portal.unreadable.is_some() || keeps_token_files(portal) {
+        let may_be_meant =
+            portal.settings.is_none() && self.conditions.is_active(Condition::Incomplete);
+        if portal.unreadable.is_some() || keeps_token_files(portal) || may_be_meant {
             return;
         }
         let done = match wanted(portal) {

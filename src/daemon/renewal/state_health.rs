@@ -63,7 +63,13 @@ pub async fn watch(shared: &Context) {
 }
 
 fn tell(shared: &Context, displaced: &Displaced) {
-    let reason = format!("{displaced}; nothing is renewed meanwhile");
+    let mut reason = format!("{displaced}; nothing is renewed meanwhile");
+    if shared.conditions.is_active(Condition::Lost) {
+        reason.push_str(
+            ". What refreshd has lacks grants that there were before: if what was put there is the state that was missing, remove \
+             nothing and restart refreshd, which goes on with it",
+        );
+    }
     if shared.conditions.reason(Condition::Displaced).as_deref() != Some(&reason) {
         shared.conditions.begin(Condition::Displaced, reason);
     }

@@ -15,7 +15,8 @@ use crate::adapters::clock::Clock;
 use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{
-    Disk, Lock, ReadConnection, ReaderThread, State, StateError, Tenure, WriterThread, lock_as,
+    Disk, Lock, ReadConnection, ReaderThread, State, StateError, Tenure, Unnamed, WriterThread,
+    lock_as,
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
@@ -28,6 +29,7 @@ use crate::daemon::renewal::carry::Carry;
 use crate::daemon::renewal::file_failures::FileFailures;
 use crate::daemon::renewal::inherited;
 use crate::daemon::renewal::publisher::{PublisherThread, publisher};
+use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
@@ -122,11 +124,18 @@ impl Core {
         let mut workers = JoinSet::new();
         hands.keep_state(&mut workers, writer, reader);
         let undiscovered = discover(&mut config, &state, &server, clock).await;
+        let missing = incomplete::missing_in(&config, &state).await?;
         let portals = configured_portals(&mut config);
+        let unnamed = match &missing {
+            Some(_) => Unnamed::Kept,
+            None => Unnamed::Go,
+        };
         state
-            .reconcile(portals, app_fingerprints(&config), clock.now())
+            .reconcile_with(portals, app_fingerprints(&config), unnamed, clock.now())
             .await?;
         let conditions = Arc::new(Conditions::default());
+        let found = (missing.as_ref(), config.includes.as_slice());
+        incomplete::settle(&state, &conditions, found, clock.now()).await?;
         let generations =
             rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
                 .await?;

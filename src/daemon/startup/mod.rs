@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 pub mod core;
+pub mod incomplete;
 pub mod metadata_discovery;
 pub mod read_only;
 pub mod recovery;

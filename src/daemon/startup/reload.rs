@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::adapters::log::LogHandle;
+use crate::adapters::state::{StateError, Unnamed};
 use crate::adapters::systemd;
 use crate::config::{Config, ConfigErrors, Loaded};
 use crate::daemon::configured::{app_fingerprints, configured_portals};
 use crate::daemon::context::Context;
 use crate::daemon::startup::bootstrap;
+use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::domain::error_chain::error_chain;
 use tokio::task::JoinSet;
@@ -92,15 +94,32 @@ impl Reloader {
         keep_what_needs_a_restart(&before, &mut config);
         let ladder_changed = before.ladder != config.ladder;
         let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
+        let missing = incomplete::missing_in(&config, &shared.state)
+            .await
+            .map_err(|error| error_chain(&error))?;
         let portals = configured_portals(&mut config);
         let apps = app_fingerprints(&config);
         let count = portals.len();
         let now = shared.clock.now();
+        let unnamed = match &missing {
+            Some(_) => Unnamed::Refused,
+            None => Unnamed::Go,
+        };
         let done = shared
             .state
-            .reconcile(portals, apps, now)
+            .reconcile_with(portals, apps, unnamed, now)
             .await
-            .map_err(|error| error_chain(&error))?;
+            .map_err(|error| match (&error, &missing) {
+                (StateError::Unnamed { living }, Some(missing)) => {
+                    incomplete::refusal(missing, living)
+                }
+                _ => error_chain(&error),
+            })?;
+        let found = (missing.as_ref(), config.includes.as_slice());
+        if let Err(error) = incomplete::settle(&shared.state, &shared.conditions, found, now).await
+        {
+            tracing::error!(error = %error_chain(&error), "what was included is not noted");
+        }
         let providers: Vec<_> = config
             .apps
             .values()

@@ -17,7 +17,7 @@ use crate::daemon::grants::unreadable_state::say_unreadable;
 use crate::daemon::startup::bootstrap::token_of;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
-use crate::domain::name::PortalName;
+use crate::domain::name::{PortalName, some};
 use crate::domain::portal::Portal;
 use crate::domain::quirks::GrantType;
 use crate::domain::rollback::{Trace, newest, quarantined};
@@ -26,8 +26,6 @@ use crate::domain::token::Generation;
 
 /// Portals read at a time.
 const PAGE: usize = 500;
-/// Portals named in one message.
-const NAMED: usize = 5;
 
 /// Holds what must not be sent, and returns the record of generations, in line with the state.
 ///
@@ -56,9 +54,8 @@ pub async fn quarantine_rolled_back(
         );
     }
     let mut generations = Generations::beside(path);
-    let before = generations.read();
-    let damage = generations.damage();
-    if let Some(damage) = &damage {
+    let evidence = Evidence::of(&generations);
+    if let Some(damage) = &evidence.damage {
         tracing::warn!(
             "{}.generations is damaged ({damage}): if the state was restored from an old backup, that is not noticed for \
              every portal. It is written anew from the state",
@@ -70,19 +67,23 @@ pub async fn quarantine_rolled_back(
         old,
         lost,
         unreadable,
-    } = quarantine_all(state, files, config, &before, now).await?;
+    } = quarantine_all(state, files, config, &evidence, now).await?;
     unreadable.iter().for_each(say_unreadable);
     if !old.is_empty() {
         say_old(path, &old);
     }
     if !lost.is_empty() {
-        conditions.begin(Condition::Lost, reason_lost(path, &lost));
+        conditions.begin(
+            Condition::Lost,
+            reason_lost(path, &lost, evidence.damage.as_deref()),
+        );
     }
-    if (noted != before || damage.is_some() || generations.is_cut_off())
+    if (noted != evidence.noted || evidence.damage.is_some() || generations.is_cut_off())
         && let Err(error) = generations.replace(&noted)
     {
         tracing::warn!(error = %error_chain(&error), "an old state will not be noticed: its generations are not noted");
     }
+    generations.hold();
     Ok(generations)
 }
 
@@ -97,15 +98,26 @@ pub async fn quarantine_in_snapshot(
     now: Timestamp,
 ) -> Result<(), StateError> {
     state.quarantine_unnamed().await?;
-    quarantine_all(
-        state,
-        files,
-        config,
-        &Generations::beside(&config.paths.state).read(),
-        now,
-    )
-    .await
-    .map(|_| ())
+    let evidence = Evidence::of(&Generations::beside(&config.paths.state));
+    quarantine_all(state, files, config, &evidence, now)
+        .await
+        .map(|_| ())
+}
+
+/// What the record of generations says.
+struct Evidence {
+    noted: RecordedGenerations,
+    /// Why it does not say all that it said.
+    damage: Option<String>,
+}
+
+impl Evidence {
+    fn of(generations: &Generations) -> Self {
+        Self {
+            noted: generations.read(),
+            damage: generations.damage(),
+        }
+    }
 }
 
 /// What is held.
@@ -123,11 +135,12 @@ async fn quarantine_all(
     state: &State,
     files: &TokenFiles,
     config: &Config,
-    before: &RecordedGenerations,
+    evidence: &Evidence,
     now: Timestamp,
 ) -> Result<Quarantined, StateError> {
     let mut all = Quarantined {
-        noted: RecordedGenerations::new(),
+        // A portal that the state does not know had its grant in a state that was lost: its trace stays until it is known again.
+        noted: evidence.noted.clone(),
         old: Vec::new(),
         lost: Vec::new(),
         unreadable: Vec::new(),
@@ -148,10 +161,12 @@ async fn quarantine_all(
                 state.quarantine_unreadable(portal.name.clone()).await?;
                 not_understood.push(portal.clone());
             }
-            let known = before.get(&portal.name).copied();
+            let known = noted.remove(&portal.name);
             if portal.unreadable.is_none() && portal.grant.is_none() {
+                let damaged = evidence.damage.is_some();
+                let traces = (known, damaged);
                 if let Some(newest) =
-                    quarantine_lost(state, files, config, &portal, known, now).await?
+                    quarantine_lost(state, files, config, &portal, traces, now).await?
                 {
                     noted.insert(portal.name.clone(), newest);
                     lost.push(portal.name);
@@ -194,7 +209,7 @@ async fn quarantine_lost(
     files: &TokenFiles,
     config: &Config,
     portal: &Portal,
-    noted: Option<Generation>,
+    (noted, is_damaged): (Option<Generation>, bool),
     now: Timestamp,
 ) -> Result<Option<Generation>, StateError> {
     let Some(settings) = &portal.settings else {
@@ -208,8 +223,14 @@ async fn quarantine_lost(
         noted,
         published: published(files, &portal.name),
     };
-    // Which generation the other files are of, they do not say.
-    let unnumbered = || files.has_files(&portal.name).then_some(Generation(1));
+    let until = trace
+        .published
+        .as_ref()
+        .map(|published| published.access.expires_at);
+    // Evidence that is there and cannot be read is evidence: which generation it is of, it does not say. What the record says of
+    // others matters only where a first token would be sent.
+    let is_unread = || is_damaged && settings.refresh_token_file.is_some();
+    let unnumbered = || (is_unread() || files.has_traces(&portal.name)).then_some(Generation(1));
     let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
     let Some(newest) = newest else {
         return Ok(None);
@@ -218,7 +239,7 @@ async fn quarantine_lost(
     let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));
     let held = portal.lost.is_some()
         || state
-            .quarantine_lost(portal.name.clone(), newest, spent)
+            .quarantine_lost(portal.name.clone(), newest, spent, until)
             .await?;
     Ok(held.then_some(newest))
 }
@@ -235,23 +256,20 @@ pub async fn tend(shared: &Context) {
     }
 }
 
-fn reason_lost(state: &Path, lost: &[PortalName]) -> String {
+fn reason_lost(state: &Path, lost: &[PortalName], damage: Option<&str>) -> String {
+    let damage = damage.map_or_else(String::new, |damage| {
+        format!(
+            " (or may have been: {}.generations is damaged, {damage})",
+            state.display()
+        )
+    });
     format!(
-        "the state {} has no grant for {} of its portals, though there were grants of them before, as when its volume is \
-         not mounted; nothing is sent for them, their files stay as they are: {}",
+        "the state {} has no grant for {} of its portals, though there were grants of them before{damage}, as when its volume \
+         is not mounted; nothing is sent for them, their files stay as they are: {}",
         state.display(),
         lost.len(),
         some(lost).join(", ")
     )
-}
-
-/// The first few.
-fn some(names: &[PortalName]) -> Vec<&str> {
-    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
-    if names.len() > NAMED {
-        some.push("…");
-    }
-    some
 }
 
 /// Once for all; what each portal needs is said by the ladder.

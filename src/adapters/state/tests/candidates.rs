@@ -251,7 +251,7 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
     for portal in ["acme", "globex"] {
         assert!(
             rig.state
-                .quarantine_lost(name(portal), Generation(7), Some(spent))
+                .quarantine_lost(name(portal), Generation(7), Some(spent), None)
                 .await
                 .unwrap()
         );
@@ -286,14 +286,14 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
     );
     assert!(
         !rig.state
-            .quarantine_lost(name("globex"), Generation(7), None)
+            .quarantine_lost(name("globex"), Generation(7), None, None)
             .await
             .unwrap(),
         "it is no news"
     );
     assert!(
         !rig.state
-            .quarantine_lost(name("acme"), Generation(9), None)
+            .quarantine_lost(name("acme"), Generation(9), None, None)
             .await
             .unwrap(),
         "it has a grant"

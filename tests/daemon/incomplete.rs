@@ -1,0 +1,220 @@
+//! A configuration that is not all there, as when its volume is not mounted: no living token file goes for it. What a person
+//! takes out of a file that is there goes.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::common::{Daemon, Rig, SOON, always, eventually, is_step, says};
+
+const PORTALS: [&str; 2] = ["acme", "globex"];
+const STEP: &str = "configuration-incomplete";
+const KEPT: &str = "the configuration was not reloaded";
+const DONE: &str = "the configuration was reloaded";
+
+/// Two portals that have been renewed, each in a file of its own.
+fn included() -> (Rig, Daemon) {
+    let mut rig = Rig::new(PORTALS);
+    for portal in PORTALS {
+        rig.grant(portal);
+    }
+    rig.config.include = vec!["portals.d/*.toml".to_owned()];
+    put_back(&rig);
+    rig.config.portals.clear();
+    let daemon = rig.start();
+    for portal in PORTALS {
+        rig.wait_for_generation(portal, 2);
+    }
+    (rig, daemon)
+}
+
+/// Writes the portals' files.
+fn put_back(rig: &Rig) {
+    fs::create_dir_all(rig.path("portals.d")).expect("a directory");
+    for name in PORTALS {
+        let portal = format!(
+            "[portals.{name}]\napp = \"crm\"\ndomain = \"{name}.bitrix24.com\"\nrefresh_token_file = \"{}\"\n",
+            rig.path(format!("{name}.refresh")).display()
+        );
+        rig.secret(&format!("portals.d/{name}.toml"), &portal);
+    }
+}
+
+#[track_caller]
+fn reload(daemon: &Daemon, word: &str) -> serde_json::Value {
+    let mark = daemon.mark();
+    daemon.sighup();
+    daemon.wait_after(mark, SOON, word, |event| says(event, word))
+}
+
+fn have_tokens(rig: &Rig) -> bool {
+    PORTALS
+        .iter()
+        .all(|portal| rig.token_json(portal).is_some())
+}
+
+#[track_caller]
+fn goes_on(rig: &Rig) {
+    for portal in PORTALS {
+        rig.wait_for_renewals(portal, 1);
+    }
+    assert!(PORTALS.iter().all(|portal| rig.has_working_token(portal)));
+}
+
+/// Starts on it: it is told, and nothing goes.
+#[track_caller]
+fn is_kept_at_a_start(rig: &Rig, why: &str) {
+    let daemon = rig.start();
+    let told = daemon.wait_for(STEP, |event| is_step(event, STEP));
+    assert_eq!(told["severity"], "critical", "{told}");
+    let reason = told["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains(why) && reason.contains("2 portals") && reason.contains("acme, globex"),
+        "{reason}"
+    );
+    assert!(
+        told["action"]
+            .as_str()
+            .is_some_and(|action| action.contains("refreshd forget")),
+        "{told}"
+    );
+    let (code, ready) = rig.http("/readyz");
+    assert!(code == 503 && ready.contains(why), "{code} {ready}");
+    always("nothing goes", Duration::from_secs(6), || have_tokens(rig));
+    daemon.stop();
+    assert!(have_tokens(rig));
+}
+
+#[test]
+fn an_empty_configuration_is_not_reloaded() {
+    let mut rig = Rig::new(PORTALS);
+    for portal in PORTALS {
+        rig.grant(portal);
+    }
+    let daemon = rig.start();
+    for portal in PORTALS {
+        rig.wait_for_generation(portal, 2);
+    }
+    rig.secret("refreshd.toml", "");
+    let refused = reload(&daemon, KEPT);
+    let problems = refused["problems"].as_str().unwrap_or_default();
+    assert!(
+        problems.contains("it names no portal at all") && problems.contains("acme, globex"),
+        "{problems}"
+    );
+    goes_on(&rig);
+    // One that is taken out of a file that is there is meant to go.
+    rig.config.remove("globex");
+    rig.write_config();
+    reload(&daemon, DONE);
+    eventually("its files go", SOON, || rig.token_json("globex").is_none());
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_start_on_a_configuration_without_portals_removes_nothing() {
+    let mut rig = Rig::new(PORTALS);
+    for portal in PORTALS {
+        rig.grant(portal);
+    }
+    let daemon = rig.start();
+    for portal in PORTALS {
+        rig.wait_for_generation(portal, 2);
+    }
+    daemon.stop();
+    let whole = std::mem::take(&mut rig.config.portals);
+    is_kept_at_a_start(&rig, "it names no portal at all");
+    // Once more: what it does not name now was named before.
+    is_kept_at_a_start(&rig, "it names no portal at all");
+    let daemon = rig.start();
+    rig.config.portals = whole;
+    rig.write_config();
+    reload(&daemon, DONE);
+    daemon.wait_for("it is over", |event| is_step(event, "resolved"));
+    goes_on(&rig);
+    assert_eq!(rig.http("/readyz").0, 200);
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn who_is_forgotten_does_not_come_back_to_mind() {
+    let mut rig = Rig::new(PORTALS);
+    for portal in PORTALS {
+        rig.grant(portal);
+    }
+    let daemon = rig.start();
+    for portal in PORTALS {
+        rig.wait_for_generation(portal, 2);
+    }
+    daemon.stop();
+    rig.config.portals.clear();
+    let daemon = rig.start();
+    for portal in PORTALS {
+        assert_eq!(rig.run(["forget", portal, "--yes"]).code, Some(0));
+        assert_eq!(rig.token_json(portal), None);
+    }
+    daemon.wait_for("it is over", |event| is_step(event, "resolved"));
+    daemon.stop();
+    let daemon = rig.start();
+    assert!(daemon.events(|event| is_step(event, STEP)).is_empty());
+    assert_eq!(rig.http("/readyz").0, 200);
+    daemon.stop();
+}
+
+#[test]
+fn a_directory_of_portals_that_is_not_mounted_takes_nothing_away() {
+    let (mut rig, daemon) = included();
+    fs::remove_dir_all(rig.path("portals.d")).unwrap();
+    let refused = reload(&daemon, KEPT);
+    assert!(
+        refused["problems"]
+            .as_str()
+            .is_some_and(|problems| problems.contains("portals.d/*.toml")),
+        "{refused}"
+    );
+    goes_on(&rig);
+    daemon.stop();
+    is_kept_at_a_start(&rig, "no file is there for include");
+    // A mount point is an empty directory.
+    fs::create_dir_all(rig.path("portals.d")).unwrap();
+    is_kept_at_a_start(&rig, "no file is there for include");
+    put_back(&rig);
+    let daemon = rig.start();
+    goes_on(&rig);
+    assert!(daemon.events(|event| is_step(event, STEP)).is_empty());
+    // All of them on purpose: with the pattern, and another portal is left.
+    fs::remove_dir_all(rig.path("portals.d")).unwrap();
+    rig.config.include.clear();
+    rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];
+    rig.write_config();
+    reload(&daemon, DONE);
+    eventually("their files go", SOON, || {
+        PORTALS
+            .iter()
+            .all(|portal| rig.token_json(portal).is_none())
+    });
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_pattern_that_never_found_a_file_keeps_nobody_from_going() {
+    let mut rig = Rig::new(PORTALS);
+    rig.config.include = vec!["portals.d/*.toml".to_owned()];
+    for portal in PORTALS {
+        rig.grant(portal);
+    }
+    let daemon = rig.start();
+    for portal in PORTALS {
+        rig.wait_for_generation(portal, 2);
+    }
+    rig.config.remove("globex");
+    rig.write_config();
+    reload(&daemon, DONE);
+    eventually("its files go", SOON, || rig.token_json("globex").is_none());
+    daemon.stop();
+    let daemon = rig.start();
+    assert!(daemon.events(|event| is_step(event, STEP)).is_empty());
+    daemon.stop();
+}
