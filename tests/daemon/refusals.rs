@@ -1,6 +1,7 @@
 //! Refusals that are one portal's own, clients whose secret was replaced, servers that are ill, and what is shown of the
 //! server's own words.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use refreshd::fake_server::{At, Fault, Rules};
@@ -141,12 +142,12 @@ fn one_dead_the_others_refused<const N: usize>(portals: [&str; N]) {
         let alerts = rig.get_json("/v1/alerts");
         let incidents = alerts["incidents"].as_array().cloned().unwrap_or_default();
         let keys = incidents.iter().map(|one| text(one, "key").to_owned());
-        keys.collect::<Vec<_>>()
+        keys.collect::<BTreeSet<_>>()
     };
     eventually(
         "one incident of the app, one of the dead grant",
         SOON,
-        || open() == ["app/crm", "portal/acme"],
+        || open() == ["app/crm", "portal/acme"].map(str::to_owned).into(),
     );
     for portal in &portals[1..] {
         let shown = rig.wait_for_phase(portal, "client-rejected");
