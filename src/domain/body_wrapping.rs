@@ -5,7 +5,6 @@ use url::form_urlencoded;
 
 use super::lenient::is_blank;
 use super::quirks::says_nothing;
-use super::token_object::is_wrapped;
 
 /// What some servers put before a reply so that no page can include it as a script; without white space, longest first.
 const PREFIXES: [&str; 12] = [
@@ -272,4 +271,27 @@ fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
         }
     }
     (!map.is_empty()).then_some(map)
+}
+
+/// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
+/// files must not get the refresh token.
+pub(super) fn is_wrapped(text: &str) -> bool {
+    const NAMES: [&str; 4] = [
+        "access_token",
+        "refresh_token",
+        "accesstoken",
+        "refreshtoken",
+    ];
+    let text = text.to_ascii_lowercase();
+    let is_name = |rest: &str| {
+        let rest = rest.trim_start_matches(['"', '\'', '\\', ' ']);
+        rest.starts_with(['=', ':'])
+            || rest.starts_with("%3d")
+            || rest.starts_with("%3a")
+            || rest.starts_with("%22")
+    };
+    NAMES.iter().any(|name| {
+        text.match_indices(name)
+            .any(|(at, _)| is_name(&text[at + name.len()..]))
+    })
 }

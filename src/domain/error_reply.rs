@@ -10,7 +10,7 @@ use super::mask::{link, mask, server_text};
 use super::portal::Problem;
 use super::provider::{Class, ErrorRule, Profile};
 use super::quirks::JsonPath;
-use super::reply::{Refusal, TokenReply};
+use super::verdict::{Refusal, TokenReply};
 
 /// What a request spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::host::plain_host;
-use super::import::{ImportError, is_no_error};
+use super::import_error::{ImportError, is_no_error};
 use super::import_token;
 use super::mask::mask;
 use super::provider::Profile;

@@ -4,7 +4,6 @@
 //! `error` in a 200; `token_object` finds the object however it is wrapped. Must not keep or show any part of a body that the profile does not name.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -13,67 +12,14 @@ use super::error_reply::{with_code, without_code};
 use super::mask::Cleaner;
 use super::portal::Problem;
 use super::provider::{Class, Profile};
-use super::quirks::{JsonPath, first, is_value, says_nothing};
+use super::quirks::{JsonPath, first, says_nothing};
+use super::reply_error::error_of;
 use super::secret::{AccessToken, RefreshToken};
 use super::time::Timestamp;
 use super::token::Details;
 use super::token_life::TokenLives;
 use super::token_object::{self, first_token};
-
-/// A reply, as far as it arrived.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenReply<'a> {
-    /// The HTTP status.
-    pub status: u16,
-    /// `Retry-After`, if it could be read.
-    pub retry_after: Option<Duration>,
-    /// When it came: an end that is an instant is a life from here.
-    pub now: Timestamp,
-    /// The body.
-    pub body: &'a [u8],
-    /// Whether that is all of it. Of one that broke off only what ends by its own signs is read: an object, but no form, whose
-    /// last value may be cut.
-    pub whole: bool,
-}
-
-/// A new pair, as the server gave it.
-#[derive(Clone, Debug)]
-pub struct GrantedTokens {
-    /// The new access token.
-    pub access: AccessToken,
-    /// The new refresh token; `None` means that the old one stays in force (RFC 6749 section 6).
-    pub refresh: Option<RefreshToken>,
-    /// `Bearer` unless the server says something else.
-    pub token_type: String,
-    /// What the reply says of how long its tokens live.
-    pub lives: TokenLives,
-    /// Whose grant it is, if the profile has a field for it.
-    pub identity: Option<String>,
-    /// The authorization server for the next renewal, as the reply named it. Not yet checked against the allow-list.
-    pub server: Option<String>,
-    /// What readers need besides.
-    pub details: Details,
-}
-
-/// A refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What it means, in words.
-    pub problem: Problem,
-    /// When the server wants to be asked again.
-    pub retry_after: Option<Duration>,
-    /// Whether its class is assumed: the server did not say in so many words that the grant is dead.
-    pub assumed: bool,
-}
-
-/// What a whole reply says.
-#[derive(Clone, Debug)]
-pub enum Verdict {
-    /// A success whose body has an access token and no error.
-    Granted(Box<GrantedTokens>),
-    /// Anything else.
-    Refused(Refusal),
-}
+pub use super::verdict::{GrantedTokens, Refusal, TokenReply, Verdict};
 
 /// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
 #[must_use]
@@ -205,34 +151,6 @@ pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -
         && problem.code.is_none()
         && !token_object::is_empty(reply.body)
         && (is_success(reply.status) || is_pair())
-}
-
-/// The error code of a reply and the server's words for it. Bitrix24 and others send `error` as a word, REST v3 as an
-/// object `{code, message}`; many send it with a value that says that there is none.
-pub(super) fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
-    let form = &profile.reply;
-    let text = |value: Option<&Value>| match value {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => String::new(),
-    };
-    let description = || text(first(&form.error_description, body));
-    let said = |(place, good): &(JsonPath, Vec<String>)| {
-        let value = place.find(body).filter(|value| !value.is_null())?;
-        Some((value, good.iter().any(|good| is_value(value, good))))
-    };
-    let mut said = form.success.iter().filter_map(said).peekable();
-    let error = if said.peek().is_some() {
-        said.find(|(_, good)| !good).map(|(value, _)| value)
-    } else {
-        let places = form.error.iter().filter_map(|place| place.find(body));
-        places.into_iter().find(|value| !says_nothing(value))
-    };
-    match error? {
-        Value::String(code) => Some((code.clone(), description())),
-        Value::Object(error) => Some((text(error.get("code")), text(error.get("message")))),
-        other => Some((other.to_string(), description())),
-    }
 }
 
 /// What a server repeats of a secret, the new tokens included, is taken out of all that readers and logs get.

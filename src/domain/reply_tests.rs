@@ -3,6 +3,8 @@
 use super::super::provider::ErrorRule;
 use super::super::provider::tests::profile;
 use super::super::quirks::ReplyFields;
+use std::time::Duration;
+
 use super::*;
 
 fn verdict(status: u16, body: &str) -> Verdict {

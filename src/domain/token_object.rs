@@ -12,14 +12,15 @@ use serde_json::{Map, Value};
 
 use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
 use super::body_wrapping::{
-    assigned, call, event_data, form, is_end, opened, trimmed, without_prefix, without_warnings,
+    assigned, call, event_data, form, is_end, is_wrapped, opened, trimmed, without_prefix,
+    without_warnings,
 };
 use super::import_token::{is_error_word, is_shortened, stands_for_none};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
 use super::quirks::{JsonPath, says_nothing};
-use super::reply::error_of;
+use super::reply_error::error_of;
 
 /// How many wrappings of one sort may lie around a reply.
 const LAYERS: usize = 3;
@@ -162,29 +163,6 @@ pub(super) fn first_token<'v>(
 /// White space, and the characters without a width that editors and templates leave at the ends of a text.
 fn is_unseen(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
-}
-
-/// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
-/// files must not get the refresh token.
-pub(super) fn is_wrapped(text: &str) -> bool {
-    const NAMES: [&str; 4] = [
-        "access_token",
-        "refresh_token",
-        "accesstoken",
-        "refreshtoken",
-    ];
-    let text = text.to_ascii_lowercase();
-    let is_name = |rest: &str| {
-        let rest = rest.trim_start_matches(['"', '\'', '\\', ' ']);
-        rest.starts_with(['=', ':'])
-            || rest.starts_with("%3d")
-            || rest.starts_with("%3a")
-            || rest.starts_with("%22")
-    };
-    NAMES.iter().any(|name| {
-        text.match_indices(name)
-            .any(|(at, _)| is_name(&text[at + name.len()..]))
-    })
 }
 
 /// A name without its signs and capitals.

@@ -11,7 +11,7 @@ use super::identity::is_same;
 use super::install_event::{ClaimedOwner, is_id};
 use super::mask::{clean, endpoint, mask};
 use super::provider::{Class, Profile, origin_of};
-use super::reply::error_of;
+use super::reply_error::error_of;
 use super::time::Timestamp;
 
 /// Whose a token is, by its authorization server.

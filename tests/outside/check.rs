@@ -335,6 +335,9 @@ fn one_portals_file_that_cannot_be_read_stops_no_other() {
     let view = rig.status("globex");
     assert_eq!(view["phase"], "awaiting-authorization", "{view}");
     let notice = view["notice"].as_str().expect("a notice");
-    contains(notice, &["globex.refresh is not used: it is not UTF-8"]);
+    contains(
+        notice,
+        &["globex.refresh is not used: it has characters that no refresh token has"],
+    );
     daemon.stop();
 }

@@ -225,6 +225,16 @@ fn a_grant_is_handed_over_renewed_and_forgotten() {
             "/v1/portals/globex/grant",
             &"a".repeat(100_000),
         ),
+        400,
+        "not-a-grant",
+    );
+    refused(
+        &ask(
+            &rig,
+            "POST",
+            "/v1/portals/globex/grant",
+            &"a".repeat(1_500_000),
+        ),
         413,
         "not-a-grant",
     );

@@ -183,11 +183,11 @@ fn inline_paths(module: &Path, code: &str) -> Vec<Path> {
             .chars()
             .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
             .collect();
-        found.extend(absolute(
-            module,
-            path.trim_end_matches(':'),
-            &BTreeSet::new(),
-        ));
+        // A group of a `use` is expanded elsewhere.
+        if !code[at + path.len()..].starts_with('{') {
+            let path = path.trim_end_matches(':');
+            found.extend(absolute(module, path, &BTreeSet::new()));
+        }
     }
     found
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{AppFingerprint, State, StateError};
+use super::app_fingerprint::AppFingerprint;
+use super::error::StateError;
+use super::handle::State;
 use crate::domain::name::PortalName;
 use crate::domain::time::Timestamp;
 

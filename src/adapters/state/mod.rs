@@ -5,6 +5,7 @@
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod alerts;
+mod app_fingerprint;
 mod candidate_rows;
 mod candidates;
 mod carried;
@@ -40,6 +41,7 @@ mod wal_reservation;
 mod worker;
 
 pub use alerts::{AlertChanges, StoredAlerts};
+pub use app_fingerprint::AppFingerprint;
 pub use candidates::{
     Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate,
 };
@@ -56,7 +58,7 @@ pub use installation::{InstalledGrant, Uninstall, Uninstalled};
 pub use installs::InstallOutcome;
 pub use listing::Census;
 pub use read_connection::ReadConnection;
-pub use reconcile::{AppFingerprint, Reconciled, Unnamed};
+pub use reconcile::{Reconciled, Unnamed};
 pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 pub use recover::RecoverOutcome;
 pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, inspect, lock, lock_as};

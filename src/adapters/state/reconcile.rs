@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::app_fingerprint::AppFingerprint;
 use super::clients;
 use super::error::StateError;
 use super::handle::State;
@@ -13,20 +14,8 @@ use crate::domain::install::InstallTerms;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::schedule::planned;
-use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Configured;
 use crate::domain::time::Timestamp;
-
-/// What a client is, without its secret: a change of it ends a refusal.
-#[derive(Debug, Clone)]
-pub struct AppFingerprint {
-    /// The app's name.
-    pub name: String,
-    /// Of its id, secret and token endpoint.
-    pub fingerprint: Fingerprint,
-    /// What becomes of its installs, if they are taken in.
-    pub install: Option<InstallTerms>,
-}
 
 /// What following the configuration did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
