@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::displaced::Displaced;
-use crate::adapters::directory::UntrustedDirectory;
+use crate::adapters::directory::{NotOwnFile, UntrustedDirectory};
 
 /// What can go wrong with the state. Names the stage; never a stored value.
 #[derive(Debug, thiserror::Error)]
@@ -50,13 +50,23 @@ pub enum StateError {
     /// Its directory is somebody else's.
     #[error("the state's directory is not used")]
     Directory(#[source] UntrustedDirectory),
-    /// A file beside it is somebody else's.
-    #[error(
-        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: remove it", path.display()
-    )]
+    /// It, or a file beside it, is none that refreshd made.
+    #[error("{} {why}", path.display())]
     Trap {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        why: NotOwnFile,
+    },
+    /// It, or a file beside it, is another user's, and this one may not open it.
+    #[error(
+        "cannot open {}, which belongs to {owner}: if this user is refreshd's, give it the file (chown), else run this as root", path.display()
+    )]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// Name and number.
+        owner: String,
     },
     /// SQLite finds it damaged.
     #[error("the state {} is damaged ({detail}); it was left untouched: restore it from a backup", path.display())]

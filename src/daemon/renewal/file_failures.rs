@@ -74,9 +74,9 @@ impl FileFailures {
         if count > NAMED {
             names.push("…");
         }
+        let of = if count == 1 { "portal" } else { "portals" };
         tracing::error!(
-            "the token files of {count} portals are not written ({}); their new tokens are in the state, and the next start \
-             writes them",
+            "the token files of {count} {of} are not written ({}); the state has the tokens, and the next start writes them",
             names.join(", ")
         );
     }

@@ -178,7 +178,11 @@ impl GenerationNotesThread {
     /// Serves until nobody asks any more.
     pub(crate) fn run(mut self) {
         while let Ok(notes) = self.notes.recv() {
-            if self.done.send(record(&mut self.generations, notes)).is_err() {
+            if self
+                .done
+                .send(record(&mut self.generations, notes))
+                .is_err()
+            {
                 return;
             }
         }

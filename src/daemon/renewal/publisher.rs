@@ -327,10 +327,7 @@ impl PublisherThread {
     }
 
     fn sweep(&mut self, provider_of: ProviderOf<'_>) {
-        if let Err(error) = self
-            .files
-            .run(None, |files| files.prepare().map(|()| None))
-        {
+        if let Err(error) = self.files.run(None, |files| files.prepare().map(|()| None)) {
             tracing::error!(error = %error_chain(&error), "the token directory is not usable");
         }
         self.swept = self.identity().unwrap_or_default();

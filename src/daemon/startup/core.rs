@@ -16,7 +16,8 @@ use crate::adapters::directory::Trust;
 use crate::adapters::generations::Generations;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{
-    Disk, Lock, ReadConnection, ReaderThread, State, StateError, Tenure, WriterThread, lock_as,
+    Disk, Lock, ReadConnection, ReaderThread, State, StateError, Tenure, WriterThread,
+    close_to_others, lock_as,
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
@@ -122,6 +123,12 @@ impl Core {
         let files = TokenFiles::new(&config.paths.token_dir, trust.clone());
         files.check().map_err(RunError::TokenDirectory)?;
         let lock = wait_for_lock(&config.paths.state, tenure, &trust, clock).await?;
+        for (file, mode) in close_to_others(&config.paths.state, &lock) {
+            tracing::warn!(
+                "{} was open to other users (mode {mode:04o}), who may have copied refresh tokens; now it is its owner's alone",
+                file.display()
+            );
+        }
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = ReadConnection::open(&config.paths.state)?.of(&state);
         let mut workers = JoinSet::new();

@@ -3,6 +3,7 @@
 //!
 //! Must not send, and must not keep the daemon from starting: the other portals go on.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::adapters::generations::{Generations, RecordedGenerations};
@@ -138,7 +139,7 @@ async fn quarantine_all(
         lost,
         unreadable: not_understood,
     } = &mut all;
-    let mut after = None;
+    let (mut after, mut seen) = (None, BTreeSet::new());
     loop {
         let page = state.page(after, PAGE).await?;
         let Some(last) = page.last() else { break };
@@ -149,12 +150,15 @@ async fn quarantine_all(
                 not_understood.push(portal.clone());
             }
             let known = before.get(&portal.name).copied();
+            seen.insert(portal.name.clone());
             if portal.unreadable.is_none() && portal.grant.is_none() {
                 if let Some(newest) =
                     quarantine_lost(state, files, config, &portal, known, now).await?
                 {
                     noted.insert(portal.name.clone(), newest);
                     lost.push(portal.name);
+                } else if portal.settings.is_none() {
+                    noted.extend(known.map(|known| (portal.name, known)));
                 }
                 continue;
             }
@@ -184,6 +188,9 @@ async fn quarantine_all(
             noted.insert(name, generation);
         }
     }
+    // Of portals that neither this state nor the configuration knows: both may come back. What was forgotten has no line.
+    let absent = before.iter().filter(|(name, _)| !seen.contains(*name));
+    noted.extend(absent.map(|(name, generation)| (name.clone(), *generation)));
     Ok(all)
 }
 

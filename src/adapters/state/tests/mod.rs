@@ -25,8 +25,8 @@ use std::path::Path;
 
 use super::*;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{GrantStatus, Portal};
 use crate::domain::portal::{Grant, Kind, Phase, Problem, binding};
+use crate::domain::portal::{GrantStatus, Portal};
 use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
 use crate::domain::secret::Fingerprint;
