@@ -14,6 +14,7 @@ mod environment;
 mod escalation;
 mod faults;
 mod hostile;
+mod hung;
 mod lifecycle;
 mod lost_state;
 mod neighbours;
