@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn words(answer: &Answer) -> String {
-        crate::domain::error_chain::error_chain(answer.as_ref().unwrap_err()).to_string()
+        crate::domain::error_chain::error_chain(answer.as_ref().unwrap_err())
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl GenerationNotes {
     fn settle(&mut self, noted: Result<(), FileError>) {
         match noted {
             Ok(()) => self.is_said = false,
-            Err(error) => self.say(&error_chain(&error).to_string()),
+            Err(error) => self.say(&error_chain(&error)),
         }
     }
 
@@ -191,9 +191,12 @@ impl GenerationNotesThread {
 
 /// Notes each; the last failure, if one failed.
 fn record(generations: &mut Generations, notes: Notes) -> Result<(), FileError> {
-    notes.into_iter().fold(Ok(()), |done, (name, generation)| {
-        generations.record(&name, generation).and(done)
-    })
+    let mut done = Ok(());
+    for (name, generation) in notes {
+        // One that fails does not keep the others from it.
+        done = generations.record(&name, generation).and(done);
+    }
+    done
 }
 
 #[cfg(test)]
