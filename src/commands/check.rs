@@ -22,7 +22,7 @@ use crate::domain::reply::leads_to;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 78 configuration."
+    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Also see whether every authorization server answers.
