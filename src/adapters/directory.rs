@@ -111,6 +111,25 @@ impl UntrustedDirectory {
     }
 }
 
+/// Why a file is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotOwnFile {
+    /// A link.
+    #[error(
+        "is a symbolic link, and none is followed here; it was left untouched: put the file itself in its place"
+    )]
+    Link,
+    /// A directory, a pipe, a device.
+    #[error("is no regular file; it was left untouched: move it away")]
+    Kind,
+    /// Another user's.
+    #[error(
+        "belongs to {0}, who is neither root nor refreshd's user; it was left untouched: if it is the right one, as after a restore, give \
+         it to refreshd's user (chown)"
+    )]
+    Owner(String),
+}
+
 /// What is made where there is nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Make {
@@ -333,7 +352,13 @@ impl Directory {
         }
         // A handle has no permissions to set but by this name.
         let by_handle = format!("/proc/self/fd/{}", found.handle.as_raw_fd());
-        Ok(fs::chmod(by_handle, Mode::from_raw_mode(mode))?)
+        match fs::chmod(by_handle, Mode::from_raw_mode(mode)) {
+            Err(Errno::NOENT) => Err(io::Error::new(
+                ErrorKind::Unsupported,
+                "its mode cannot be set without /proc: mount it",
+            )),
+            done => Ok(done?),
+        }
     }
 
     /// Removes a file; none is as good.
@@ -419,16 +444,32 @@ impl Directory {
         Ok(self.is_owner(found.st_uid))
     }
 
-    /// Whether an entry is a regular file of an owner who may write here anyway.
+    /// Whether an entry is a regular file of an owner who may write here anyway; if not, what it is.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn is_own_file(&self, name: &OsStr) -> io::Result<bool> {
+    pub fn judge_file(&self, name: &OsStr) -> io::Result<Result<(), NotOwnFile>> {
         let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(
-            FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
-                && self.is_owner(found.st_uid),
-        )
+        Ok(match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile if self.is_owner(found.st_uid) => Ok(()),
+            FileType::RegularFile => Err(NotOwnFile::Owner(named(found.st_uid))),
+            FileType::Symlink => Err(NotOwnFile::Link),
+            _ => Err(NotOwnFile::Kind),
+        })
+    }
+
+    /// Takes a file's access from all but its owner, by its handle. The mode that it had, if others had any.
+    ///
+    /// # Errors
+    /// As [`Self::read_only`], or the kernel's.
+    pub fn close_to_others(&self, name: &OsStr) -> io::Result<Option<u32>> {
+        let file = self.read_only(name)?;
+        let mode = file.metadata()?.mode() & 0o7777;
+        if mode & 0o077 == 0 {
+            return Ok(None);
+        }
+        fs::fchmod(&file, Mode::from_raw_mode(mode & 0o700))?;
+        Ok(Some(mode))
     }
 
     /// Opens a file for reading and writing, or makes it with this mode. A link is not followed, a pipe not waited for.
@@ -610,7 +651,7 @@ fn is_unmapped(uid: u32) -> bool {
 }
 
 /// A user's name, if the machine's own list has it, and the number.
-fn named(uid: u32) -> String {
+pub(super) fn named(uid: u32) -> String {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = users.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -204,7 +204,10 @@ fn only_small_regular_files_are_read_and_nothing_is_waited_for() {
             directory.read("small", 5).is_err(),
             "it is not refreshd's own"
         );
-        assert!(!directory.is_own_file(OsStr::new("small")).unwrap());
+        assert_eq!(
+            directory.judge_file(OsStr::new("small")).unwrap(),
+            Err(NotOwnFile::Owner(format!("user {STRANGER}")))
+        );
     }
 }
 

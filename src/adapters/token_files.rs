@@ -307,6 +307,12 @@ impl TokenFiles {
         self.top().ok().map(|top| top.identity())
     }
 
+    /// Where a portal's files lie, or all of them, for messages.
+    #[must_use]
+    pub fn path(&self, portal: Option<&PortalName>) -> PathBuf {
+        portal.map_or_else(|| self.directory.clone(), |portal| self.path_of(portal))
+    }
+
     /// Where a portal's files lie, for messages.
     fn path_of(&self, portal: &PortalName) -> PathBuf {
         self.directory.join(portal.as_str())

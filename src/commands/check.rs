@@ -3,24 +3,26 @@
 //! Must not change anything: it looks at files and directories, and asks servers only with `--online`.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use clap::Args;
 
 use super::common::Common;
-use super::connect::in_configuration;
+use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
-use crate::adapters::state::{self, Header};
+use crate::adapters::state::{self, Header, StateError};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
-use crate::daemon::ask_issuers;
+use crate::daemon::{RunError, ask_issuers};
 use crate::domain::error_chain::error_chain;
 use crate::domain::reply::leads_to;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 78 configuration."
+    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Also check that every authorization server answers.
@@ -45,21 +47,24 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             in_configuration(&problems),
         ));
     }
-    let version = match state::inspect(&config.paths.state) {
-        Ok(Header::Absent) => "not there yet".to_owned(),
-        Ok(Header::Version(version)) => format!("schema version {version}"),
-        Err(error @ (state::StateError::Newer { .. } | state::StateError::NotOurs { .. })) => {
-            return Err(CommandError::new(Exit::Configuration, error_chain(&error)));
+    let path = &config.paths.state;
+    let version = match state::check_files(path).and_then(|()| state::inspect(path)) {
+        Ok(Header::Absent) => "is not there yet".to_owned(),
+        Ok(Header::Version(version)) => format!("is schema version {version}"),
+        Err(error) if stops_the_daemon(path, &error) => {
+            return Err(cannot_run(&RunError::State(error)));
         }
-        // Whoever checks need not be who runs the daemon.
         Err(error) => format!("could not be looked at ({})", error_chain(&error)),
     };
     refuse_strangers(&config)?;
-    for warning in directories(&config) {
+    for warning in directories(&config)
+        .into_iter()
+        .chain(state::oddities(path))
+    {
         terminal::eprintln(&format!("{warning} (warning)"));
     }
     terminal::eprintln(&format!(
-        "{}: no problems; {}, {}; the state {} is {version}",
+        "{}: no problems; {}, {}; the state {} {version}",
         common.config.display(),
         count(config.portals.len(), "portal"),
         count(config.apps.len(), "app"),
@@ -75,6 +80,20 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{plural}")
+}
+
+/// Whether the daemon would not start for the same reason. Whoever checks need not be who runs it: what may not be opened stops
+/// it only if this user is the one who has the state's directory.
+fn stops_the_daemon(state: &Path, error: &StateError) -> bool {
+    let is_own = || {
+        std::fs::metadata(parent(state))
+            .is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())
+    };
+    match error {
+        StateError::Newer { .. } | StateError::NotOurs { .. } | StateError::Trap { .. } => true,
+        StateError::Denied { .. } | StateError::File { .. } => is_own(),
+        _ => false,
+    }
 }
 
 /// Directories of somebody else's, with which the daemon would not start. Whoever checks need not be who runs the daemon:

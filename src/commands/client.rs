@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::exit::{CommandError, Exit};
+use super::terminal;
+use crate::adapters::clock::Clock;
 use crate::daemon::Begun;
 use crate::daemon::ErrorCode;
 use crate::daemon::InProcess;
@@ -21,6 +23,12 @@ use crate::domain::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
 const LIMIT: Duration = Duration::from_secs(360);
+/// Who only looks waits as long as the daemon lets a listing wait for its turn.
+const LOOK: Duration = Duration::from_secs(10);
+/// After this, whoever waits for more asks whether the daemon answers at all.
+const STEP: Duration = Duration::from_secs(5);
+/// What every daemon answers at once: that there is nothing.
+const ANYTHING: &str = "/v1";
 
 /// What is to be taken in.
 pub(super) enum ImportInput {
@@ -37,7 +45,11 @@ pub(super) struct Client {
 
 enum Transport {
     /// The control socket of a running daemon.
-    Socket(reqwest::Client),
+    Socket {
+        http: reqwest::Client,
+        /// The daemon's.
+        pid: Option<i32>,
+    },
     /// What this process has opened, where no daemon runs.
     InProcess(Box<InProcess>),
 }
@@ -76,7 +88,7 @@ struct RefusalError {
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path) -> Result<Self, CommandError> {
+    pub(super) fn new(socket: &Path, pid: Option<i32>) -> Result<Self, CommandError> {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
             .no_proxy()
@@ -89,7 +101,7 @@ impl Client {
             )
         })?;
         Ok(Self {
-            transport: Transport::Socket(http),
+            transport: Transport::Socket { http, pid },
         })
     }
 
@@ -102,13 +114,13 @@ impl Client {
 
     /// Whether a daemon answers.
     pub(super) const fn is_daemon(&self) -> bool {
-        matches!(self.transport, Transport::Socket(_))
+        matches!(self.transport, Transport::Socket { .. })
     }
 
     /// Finishes what was sent, and closes what this process has opened.
     pub(super) async fn close(self) {
         match self.transport {
-            Transport::Socket(_) => {}
+            Transport::Socket { .. } => {}
             Transport::InProcess(api) => api.close().await,
         }
     }
@@ -457,18 +469,30 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>), CommandError> {
-        let gone = |_| {
-            CommandError::new(
-                Exit::Unavailable,
-                "the daemon broke the connection; is it stopping?",
-            )
-        };
         match &self.transport {
-            Transport::Socket(http) => {
-                let request = http.request(method, format!("http://refreshd{path}"));
-                let response = request.body(body).send().await.map_err(gone)?;
-                let status = response.status();
-                Ok((status, response.bytes().await.map_err(gone)?.to_vec()))
+            Transport::Socket { http, pid } => {
+                // A token may have to be renewed first.
+                let looks = method == Method::GET && !path.contains("/token?");
+                let request = http.request(method, address(path)).body(body);
+                let answered = async move {
+                    let response = request.send().await?;
+                    let status = response.status();
+                    Ok((status, response.bytes().await?.to_vec()))
+                };
+                let answered = if looks {
+                    Clock::system().running_limit(LOOK).wait(answered).await
+                } else {
+                    wait(http, *pid, answered).await
+                };
+                match answered {
+                    Some(answer) => answer.map_err(|_: reqwest::Error| {
+                        CommandError::new(
+                            Exit::Unavailable,
+                            "the daemon broke the connection; is it stopping?",
+                        )
+                    }),
+                    None => Err(silent(*pid, looks)),
+                }
             }
             Transport::InProcess(api) => {
                 let answered = api.request(method, path, body).await;
@@ -476,6 +500,61 @@ impl Client {
             }
         }
     }
+}
+
+fn address(path: &str) -> String {
+    format!("http://refreshd{path}")
+}
+
+/// Waits for an answer for as long as the daemon answers anything; `None` if it does not.
+async fn wait<T>(
+    http: &reqwest::Client,
+    pid: Option<i32>,
+    answered: impl Future<Output = T>,
+) -> Option<T> {
+    let clock = Clock::system();
+    let mut answered = std::pin::pin!(answered);
+    let mut is_said = false;
+    loop {
+        if let Some(answer) = clock.running_limit(STEP).wait(&mut answered).await {
+            return Some(answer);
+        }
+        let mut patience = clock.running_limit(STEP);
+        let probe = patience.wait(http.get(address(ANYTHING)).send());
+        // Its answer may come meanwhile.
+        tokio::select! {
+            biased;
+            answer = &mut answered => return Some(answer),
+            // One that stops takes nobody in any more, and still answers whom it has.
+            probed = probe => drop(probed?),
+        }
+        if !std::mem::replace(&mut is_said, true) && terminal::is_watched() {
+            terminal::eprintln(&format!(
+                "waiting for {}, which is there: an answer of an authorization server may take minutes",
+                daemon(pid)
+            ));
+        }
+    }
+}
+
+fn daemon(pid: Option<i32>) -> String {
+    pid.map_or_else(
+        || "the daemon".to_owned(),
+        |pid| format!("the daemon (process {pid})"),
+    )
+}
+
+fn silent(pid: Option<i32>, looks: bool) -> CommandError {
+    let left = if looks {
+        ""
+    } else {
+        "; what was asked of it may still be done when it goes on"
+    };
+    let message = format!(
+        "{} does not answer: is it stopped (SIGSTOP, a frozen cgroup), or out of processor or disk?{left}",
+        daemon(pid)
+    );
+    CommandError::new(Exit::Unavailable, message)
 }
 
 /// A portal's path; a name that is none becomes one the daemon does not know.

@@ -139,7 +139,8 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, CommandErr
     match UnixStream::connect(socket).await {
         Ok(connection) => {
             trust(common, paths.as_ref(), socket, &connection)?;
-            Client::new(socket).map(Some)
+            let pid = connection.peer_cred().ok().and_then(|peer| peer.pid());
+            Client::new(socket, pid).map(Some)
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             let message = format!(
@@ -223,6 +224,7 @@ pub(super) fn cannot_run(error: &RunError) -> CommandError {
         )
         | RunError::TokenDirectory(_)
         | RunError::Control(BindError::Directory(_)) => Exit::Configuration,
+        RunError::State(StateError::Denied { .. }) => Exit::NoPermission,
         RunError::State(StateError::File { source, .. }) if is_denied(source) => Exit::NoPermission,
         RunError::State(_)
         | RunError::Tls(_)

@@ -241,7 +241,7 @@ impl DemoScript<'_> {
         while tokio::net::UnixStream::connect(self.socket).await.is_err() {
             self.clock.sleep(Duration::from_millis(50)).await;
         }
-        Client::new(self.socket)
+        Client::new(self.socket, None)
     }
 
     async fn wait_until(&self, second: u64) {

@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 pub(super) struct Threads {
     /// That run tasks, at most; never more than the machine has processors.
     workers: usize,
-    /// That may block: the state's two, the publisher's, name resolution, standard input.
+    /// That may block: the state's two, the publisher's, the five whose files may hang, name resolution, standard input.
     blocking: usize,
     /// Whether the blocking ones are made at the start and kept. Otherwise they are made when first needed.
     permanent: bool,

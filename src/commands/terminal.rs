@@ -72,6 +72,11 @@ pub(super) fn is_desktop() -> bool {
     std::io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
 }
 
+/// Whether a person looks at what is said.
+pub(super) fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 /// Whether a person looks at standard output.
 pub(super) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()

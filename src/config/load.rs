@@ -41,6 +41,9 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
         .iter()
         .map(|source| source.parse(&mut report))
         .collect();
+    for source in std::iter::once(&main).chain(&sources) {
+        source.warn_if_writable(&mut report);
+    }
     let included = sources
         .iter()
         .zip(&trees)

@@ -37,8 +37,6 @@ const PORTAL_KEYS: [&str; 9] = [
     "member_id",
     "redirect_uri",
 ];
-/// The token files there are.
-
 /// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
 struct Apps<'d>(
     BTreeMap<String, Option<App>>,

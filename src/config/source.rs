@@ -111,6 +111,17 @@ impl ConfigSource {
             .map(|mode| mode & 0o7777)
     }
 
+    /// Warns if every user can write it: who writes it decides where tokens are sent, and what is started as refreshd's user.
+    pub(super) fn warn_if_writable(&self, report: &mut Diagnostics) {
+        if let Some(mode) = self.open_to_others().filter(|mode| mode & 0o002 != 0) {
+            let message = format!(
+                "every user can write this file (mode {mode:04o}), and so send tokens elsewhere and start programs as refreshd's user: \
+                 chmod o-w it"
+            );
+            report.warning(self.place(0, 0), message);
+        }
+    }
+
     fn is_broken(&self) -> bool {
         self.sound_until.get() != usize::MAX
     }

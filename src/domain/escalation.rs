@@ -529,7 +529,7 @@ pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Stri
 #[must_use]
 pub fn action(about: HintContext<'_>, phase: &Phase) -> String {
     match phase {
-        Phase::Fresh => "look at the daemon's load and its log".to_owned(),
+        Phase::Fresh => "look at refreshd's log, and at what this machine is short of: processor, disk, file descriptors".to_owned(),
         Phase::Retrying { problem, .. }
         | Phase::InDoubt { problem, .. }
         | Phase::ClientRejected { problem, .. }

@@ -446,3 +446,69 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     daemon.stop();
     rig.no_violations();
 }
+
+#[test]
+fn commands_end_before_long_where_the_daemon_stands_still() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    signal("STOP", daemon.pid());
+    let clock = refreshd::adapters::clock::Clock::system();
+    let began = clock.tick();
+    let commands: [&[&str]; 4] = [
+        &["status"],
+        &["alert", "list"],
+        &["renew", "acme"],
+        &["token", "acme"],
+    ];
+    for command in commands {
+        let ran = rig.run(command.iter().copied());
+        let silent = format!("process {}) does not answer", daemon.pid());
+        assert!(
+            ran.code == Some(69) && ran.stderr.contains(&silent),
+            "{command:?}: {ran:?}"
+        );
+    }
+    let took = clock.elapsed(began);
+    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+    signal("CONT", daemon.pid());
+    eventually("it goes on", SOON, || rig.run(["status"]).code == Some(0));
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_renewal_that_takes_long_is_waited_for() {
+    let mut rig = Rig::new(["acme"]);
+    let slow = Fault::Slow {
+        by: std::time::Duration::from_secs(13),
+    };
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    rig.fail("acme", slow, 1);
+    let ran = rig.run(["renew", "acme"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    daemon.stop();
+}
+
+#[test]
+fn few_descriptors_are_told_at_the_start() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    let run = rig.command(["run"]);
+    let mut limited = Command::new("/bin/sh");
+    limited
+        .env_clear()
+        .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
+    limited.arg(run.get_program()).args(run.get_args());
+    let daemon = crate::common::Daemon::spawn(limited);
+    let told = daemon.wait_for("a warning", |event| {
+        crate::common::says(event, "only 64 file descriptors")
+    });
+    assert!(crate::common::says(&told, "LimitNOFILE="), "{told}");
+    rig.wait_for_generation("acme", 2);
+    daemon.stop();
+}

@@ -385,3 +385,74 @@ fn without_a_daemon_nothing_is_sent_either() {
     assert!(rig.has_working_token("acme"));
     rig.no_violations();
 }
+
+#[test]
+fn the_record_keeps_a_portal_that_neither_state_nor_configuration_knows_for_a_while() {
+    let mut rig = renewed();
+    let daemon = rig.start();
+    let old: Vec<_> = FILES
+        .iter()
+        .filter_map(|file| Some((*file, fs::read(rig.path(file)).ok()?)))
+        .collect();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_renewals(portal, 2);
+    }
+    daemon.stop();
+    // The state is lost, and at that start the portal is not configured.
+    without_state(&rig);
+    let portal = rig.config.portal("globex").clone();
+    rig.config.remove("globex");
+    rig.start().stop();
+    // An old backup comes back, and the portal; the files of readers are gone.
+    without_state(&rig);
+    for (file, bytes) in old {
+        rig.secret_bytes(file, &bytes);
+    }
+    fs::remove_dir_all(rig.path("tokens")).unwrap();
+    rig.config.portals.push(portal);
+    let sent = rig.sandbox.total_requests();
+    let daemon = rig.start();
+    always("nothing is sent", Duration::from_secs(4), || {
+        rig.sandbox.total_requests() == sent
+    });
+    assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "old-state");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_right_state_that_comes_back_under_the_daemon_is_not_to_be_removed() {
+    let rig = renewed();
+    let state = without_state(&rig);
+    let daemon = rig.start();
+    daemon.wait_for("the word", |event| is_step(event, "old-state"));
+    for (file, bytes) in &state {
+        rig.secret_bytes(file, bytes);
+    }
+    let told = daemon.wait_for("that it is another", |event| {
+        is_step(event, "state-displaced")
+    });
+    let reason = told["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("the right state seems to be back")
+            && reason.contains("Restart refreshd")
+            && !reason.contains("remove what"),
+        "{reason}"
+    );
+    eventually("not ready, and why", SOON, || {
+        let (code, text) = rig.http("/readyz");
+        code == 503 && text.contains("seems to be back")
+    });
+    daemon.stop();
+    assert!(
+        !rig.path("state.db.rescued").exists(),
+        "there is nothing to rescue"
+    );
+    let daemon = rig.start();
+    for portal in ["acme", "globex"] {
+        rig.wait_for_renewals(portal, 1);
+        rig.wait_for_phase(portal, "fresh");
+    }
+    daemon.stop();
+    rig.no_violations();
+}

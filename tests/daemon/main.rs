@@ -14,6 +14,7 @@ mod environment;
 mod escalation;
 mod faults;
 mod hostile;
+mod hung;
 mod incomplete;
 mod lifecycle;
 mod lost_state;

@@ -380,3 +380,77 @@ fn a_state_directory_of_another_user_is_refused() {
     daemon.wait_for("a daemon", |event| says(event, "is ready"));
     daemon.stop();
 }
+
+/// `run` and `check` end like this, with these words.
+#[track_caller]
+fn neither_runs_nor_checks(rig: &Rig, code: i32, words: &[&str]) {
+    for command in ["run", "check"] {
+        let ran = rig.run([command]);
+        assert_eq!(ran.code, Some(code), "{command}: {ran:?}");
+        for word in words {
+            assert!(ran.stderr.contains(word), "{command}, {word}: {ran:?}");
+        }
+        assert!(!ran.stderr.contains("remove"), "{command}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_good_state_of_another_owner_is_not_to_be_removed_and_check_says_what_run_says() {
+    if !is_root() {
+        return;
+    }
+    let rig = with_tokens(0o751);
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    daemon.stop();
+    chown(rig.path("state.db"), Some(STRANGER), None).expect("root");
+    neither_runs_nor_checks(&rig, 78, &["state.db belongs to user 61001", "chown"]);
+    chown(rig.path("state.db"), Some(0), None).expect("root");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 3);
+    daemon.stop();
+}
+
+#[test]
+fn what_is_no_file_beside_the_state_is_named_by_run_and_check() {
+    for name in ["state.db.lock", "state.db-shm"] {
+        let rig = with_tokens(0o751);
+        fs::create_dir(rig.path(name)).expect("a directory");
+        neither_runs_nor_checks(&rig, 78, &[name, "is no regular file"]);
+    }
+}
+
+#[test]
+fn a_state_that_others_can_read_is_closed_and_told() {
+    let rig = with_tokens(0o751);
+    rig.start().stop();
+    chmod(&rig.path("state.db"), 0o644);
+    let ran = rig.run(["check"]);
+    assert!(
+        ran.code == Some(0)
+            && ran
+                .stderr
+                .contains("state.db is open to others (mode 0644)"),
+        "{ran:?}"
+    );
+    let daemon = rig.start();
+    daemon.wait_for("a warning", |event| {
+        says(event, "state.db was open to other users (mode 0644)")
+    });
+    assert_eq!(crate::common::mode(&rig.path("state.db")), 0o600);
+    daemon.stop();
+    let ran = rig.run(["check"]);
+    assert!(!ran.stderr.contains("open to others"), "{ran:?}");
+}
+
+#[test]
+fn a_configuration_that_everybody_can_write_is_named_by_run_and_check() {
+    let rig = with_tokens(0o751);
+    chmod(&rig.path("refreshd.toml"), 0o666);
+    let words = "every user can write this file (mode 0666)";
+    let ran = rig.run(["check"]);
+    assert!(ran.code == Some(0) && ran.stderr.contains(words), "{ran:?}");
+    let daemon = crate::common::Daemon::spawn(rig.command(["run"]));
+    daemon.wait_for("a warning", |event| says(event, words));
+    daemon.stop();
+}

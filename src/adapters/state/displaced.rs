@@ -48,6 +48,19 @@ pub enum Displaced {
         /// Where the true one is.
         kept: PathBuf,
     },
+    /// Something else is in its place, and what is open holds nothing to keep: the right one came back, as when its volume was
+    /// mounted after the start.
+    #[error(
+        "the state {} was replaced by {by} while refreshd runs, and the one that refreshd began with holds no grant: the right state \
+         seems to be back, as when its volume is mounted now. Restart refreshd, which then goes on with it; remove nothing",
+        path.display()
+    )]
+    Returned {
+        /// The state.
+        path: PathBuf,
+        /// What is there.
+        by: &'static str,
+    },
     /// Something else is in its place, and no copy could be made.
     #[error(
         "the state {} was replaced by {by} while refreshd runs, and no copy of what refreshd has can be kept beside it ({why}); do \

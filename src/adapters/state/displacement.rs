@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::displaced::Displaced;
@@ -54,6 +55,11 @@ impl WriterThread {
 
     fn keep_beside(&mut self, by: &'static str) {
         let path = self.watch.place.path.clone();
+        if !holds_anything(&self.connection) {
+            self.leave_log_empty();
+            let back = Displaced::Returned { path, by };
+            return self.watch.place.set(Some(back));
+        }
         // What a volume was mounted over still has the name that nobody finds it by.
         let kept = match self.watch.moved().filter(|now| *now != path) {
             Some(now) => Ok(now),
@@ -65,10 +71,7 @@ impl WriterThread {
                 copy
             }),
         };
-        // Its log must not be taken for that of the file which is there now.
-        let _ = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.leave_log_empty();
         let open = self.open_files();
         self.watch.place.set(Some(match kept {
             Ok(kept) => Displaced::Replaced { path, by, kept },
@@ -79,6 +82,13 @@ impl WriterThread {
                 open,
             },
         }));
+    }
+
+    /// The log must not be taken for that of the file which is there now.
+    fn leave_log_empty(&self) {
+        let _ = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
     fn drop_copy(&mut self) {
@@ -187,6 +197,16 @@ impl State {
             .was_written_back
             .swap(false, Ordering::Relaxed)
     }
+}
+
+/// Whether it has a grant, or what may become one. Where that cannot be read, it may.
+fn holds_anything(connection: &Connection) -> bool {
+    let any = "SELECT EXISTS (SELECT 1 FROM portal WHERE refresh_token IS NOT NULL OR access_token IS NOT NULL) \
+               OR EXISTS (SELECT 1 FROM candidate) OR EXISTS (SELECT 1 FROM aside) OR EXISTS (SELECT 1 FROM unread_reply) \
+               OR EXISTS (SELECT 1 FROM install_notice) OR EXISTS (SELECT 1 FROM install_newcomer)";
+    connection
+        .query_row(any, [], |row| row.get(0))
+        .unwrap_or(true)
 }
 
 fn words(error: &StateError) -> String {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::displaced::Displaced;
-use crate::adapters::directory::UntrustedDirectory;
+use crate::adapters::directory::{NotOwnFile, UntrustedDirectory};
 use crate::domain::name::PortalName;
 
 /// What can go wrong with the state. Names the stage; never a stored value.
@@ -51,14 +51,23 @@ pub enum StateError {
     /// Its directory is somebody else's.
     #[error("the state's directory is not used")]
     Directory(#[source] UntrustedDirectory),
-    /// A file beside it is somebody else's.
-    #[error(
-        "{} is a symbolic link, no regular file, or not refreshd's own; it was left untouched: if you restored it, \
-         give it to refreshd's user (chown); if it is none of refreshd's, move it away", path.display()
-    )]
+    /// It, or a file beside it, is none that refreshd made.
+    #[error("{} {why}", path.display())]
     Trap {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        why: NotOwnFile,
+    },
+    /// It, or a file beside it, is another user's, and this one may not open it.
+    #[error(
+        "cannot open {}, which belongs to {owner}: if this user is refreshd's, give it the file (chown), else run this as root", path.display()
+    )]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// Name and number.
+        owner: String,
     },
     /// SQLite finds it damaged.
     #[error("the state {} is damaged ({detail}); it was left untouched: restore it from a backup", path.display())]

@@ -61,7 +61,10 @@ pub use read_connection::ReadConnection;
 pub use reconcile::{Reconciled, Unnamed};
 pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 pub use recover::RecoverOutcome;
-pub use schema::{Header, Lock, SCHEMA_VERSION, Tenure, inspect, lock, lock_as};
+pub use schema::{
+    Header, Lock, SCHEMA_VERSION, Tenure, check_files, close_to_others, inspect, lock, lock_as,
+    oddities,
+};
 pub use snapshot::{SnapshotOutcome, take_snapshot};
 pub use worker::{Disk, DiskFuture, ReaderThread, WriterThread};
 

@@ -161,7 +161,11 @@ impl Watch {
             .is_ok_and(|found| found.nlink() > 0);
         let now =
             std::fs::read_link(format!("/proc/self/fd/{}", self.database.as_raw_fd())).ok()?;
-        (linked && !now.as_os_str().as_encoded_bytes().ends_with(b" (deleted)")).then_some(now)
+        // Below a mount its name is still this one, and nobody gets at it there.
+        let is_hidden = now == self.place.path
+            || std::path::absolute(&self.place.path).is_ok_and(|path| path == now);
+        let is_deleted = now.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
+        (linked && !is_deleted && !is_hidden).then_some(now)
     }
 
     /// Writes what is open into a file beside, whole and durable.

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
@@ -14,7 +14,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::error::StateError;
 use super::file_names::beside;
 use super::migrations::MIGRATIONS;
-use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
+use crate::adapters::directory::{
+    Directory, Make, NotOwnFile, Trust, UntrustedDirectory, named, parent,
+};
 
 /// "rfsd": says that a database is a refreshd state.
 const APPLICATION_ID: i32 = 0x7266_7364;
@@ -85,7 +87,7 @@ pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, Stat
         check_file(&directory, &beside(state, suffix))?;
     }
     let mut file = open_or_make(&directory, &path)
-        .map_err(|source| StateError::file("open the lock", &path, source))?;
+        .map_err(|source| cannot_open("open the lock", &path, source))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(is_locked(state, &mut file)),
@@ -154,13 +156,82 @@ fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
             path: path.to_owned(),
         });
     };
-    match directory.is_own_file(name) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(StateError::Trap {
+    match directory.judge_file(name) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => Err(StateError::Trap {
             path: path.to_owned(),
+            why,
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(StateError::file("look at", path, source)),
+    }
+}
+
+/// Sees that the files of a state are refreshd's own, as a start does, and makes nothing.
+///
+/// # Errors
+/// [`StateError::Trap`], or [`StateError::File`].
+pub fn check_files(state: &Path) -> Result<(), StateError> {
+    let directory = match Directory::open(parent(state)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(|source| StateError::file("open", parent(state), source))?,
+    };
+    FILES
+        .iter()
+        .try_for_each(|suffix| check_file(&directory, &beside(state, suffix)))
+}
+
+/// Takes the files of a state from all but their owner: those that others could read, each with the mode that it had. The
+/// caller holds the [`Lock`], and has nothing of it open: SQLite's locks end with any descriptor.
+#[must_use]
+pub fn close_to_others(state: &Path, _: &Lock) -> Vec<(PathBuf, u32)> {
+    let Ok(directory) = Directory::open(parent(state)) else {
+        return Vec::new();
+    };
+    let closed = |suffix: &&str| {
+        let path = beside(state, suffix);
+        // What may not be changed is as it was: that is no reason not to renew.
+        let mode = directory.close_to_others(path.file_name()?).ok()??;
+        Some((path, mode))
+    };
+    FILES.iter().filter_map(closed).collect()
+}
+
+/// What is odd about the files of a state, though a start by their owner takes them: for whoever checks.
+#[must_use]
+pub fn oddities(state: &Path) -> Vec<String> {
+    let owner = std::fs::metadata(parent(state)).map(|found| found.uid());
+    let odd = |suffix: &&str| {
+        let path = beside(state, suffix);
+        let found = std::fs::symlink_metadata(&path).ok()?;
+        let mode = found.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            let path = path.display();
+            return Some(format!(
+                "state: {path} is open to others (mode {mode:04o}): chmod 600 it, or the next start does"
+            ));
+        }
+        // As after a restore by the superuser: who has the directory cannot open the file.
+        let is_roots = found.uid() == 0 && owner.as_ref().is_ok_and(|owner| *owner != 0);
+        is_roots.then(|| {
+            let path = path.display();
+            format!("state: {path} belongs to root, and its directory does not: give it to refreshd's user (chown)")
+        })
+    };
+    FILES.iter().filter_map(odd).collect()
+}
+
+/// A file that could not be opened; whose it is, where that is why.
+fn cannot_open(stage: &'static str, path: &Path, source: std::io::Error) -> StateError {
+    let is_denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if is_denied && found.uid() != rustix::process::geteuid().as_raw() => {
+            StateError::Denied {
+                path: path.to_owned(),
+                owner: named(found.uid()),
+            }
+        }
+        _ => StateError::file(stage, path, source),
     }
 }
 
@@ -193,6 +264,7 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
         Ok(file) if file.metadata().is_ok_and(|found| !found.is_file()) => {
             return Err(StateError::Trap {
                 path: path.to_owned(),
+                why: NotOwnFile::Kind,
             });
         }
         Ok(file) => {
@@ -200,7 +272,7 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
             read.map_err(|source| StateError::file("read", path, source))?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Header::Absent),
-        Err(source) => return Err(StateError::file("open", path, source)),
+        Err(source) => return Err(cannot_open("open", path, source)),
     }
     if header.is_empty() {
         return Ok(Header::Absent);
@@ -251,7 +323,7 @@ pub fn open(path: &Path) -> Result<Connection, StateError> {
     inspect(path)?;
     let created =
         Directory::open(parent(path)).and_then(|directory| open_or_make(&directory, path));
-    created.map_err(|source| StateError::file("open", path, source))?;
+    created.map_err(|source| cannot_open("open", path, source))?;
     let sql = |stage: &'static str| move |source| StateError::sql(stage, source);
     let mut connection =
         connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql("open the state"))?;

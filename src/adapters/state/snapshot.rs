@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::error::StateError;
 use super::file_names::beside;
 use super::schema::{Header, found, inspect, is_free, migrate, recognise, unreadable};
+use crate::adapters::directory::NotOwnFile;
 
 /// A state's copy in memory, its schema brought up to date.
 pub struct Snapshot(pub(super) Connection);
@@ -66,8 +67,15 @@ fn empty() -> Result<Connection, StateError> {
 fn copy(path: &Path) -> Result<Connection, StateError> {
     // SQLite opens by name, and would wait for whoever writes to a pipe.
     for file in ["", "-wal", "-journal"].map(|suffix| beside(path, suffix)) {
-        if file.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-            return Err(StateError::Trap { path: file });
+        if let Ok(found) = file.symlink_metadata()
+            && !found.is_file()
+        {
+            let why = if found.is_symlink() {
+                NotOwnFile::Link
+            } else {
+                NotOwnFile::Kind
+            };
+            return Err(StateError::Trap { path: file, why });
         }
     }
     let sql = |source| StateError::sql("look at the state", source);

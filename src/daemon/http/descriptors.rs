@@ -8,6 +8,10 @@ use rustix::process::{Resource, getrlimit};
 
 /// For the state, the token files, the log, the sockets themselves, name resolution and the runtime.
 const RESERVED: usize = 64;
+/// Fewer requests at a time than this are told.
+const FEW: usize = 16;
+/// With so many descriptors nobody waits who has fewer than a hundred portals.
+const ENOUGH: usize = 256;
 /// Where a limit is not known to be one.
 const UNLIMITED: usize = 1 << 20;
 
@@ -19,6 +23,17 @@ pub(crate) fn for_requests(in_use: usize) -> usize {
 /// Connections of a listener that would like so many, and so many spare ones; at least 4.
 pub(crate) fn for_guests(open: usize, spare: usize) -> Places {
     guests(limit(), open, spare)
+}
+
+/// Says at a start if there are so few that renewals wait for each other.
+pub(crate) fn say_if_few(in_use: usize) {
+    let (limit, requests) = (limit(), for_requests(in_use));
+    if requests < FEW {
+        tracing::warn!(
+            "this process may have only {limit} file descriptors open, so {requests} token requests at a time: many portals are renewed late. \
+             Raise LimitNOFILE= of the unit, or ulimit -n, to {ENOUGH} or more"
+        );
+    }
 }
 
 fn limit() -> usize {

@@ -63,6 +63,24 @@ impl FileFailures {
         &self.failing
     }
 
+    /// At the end: says whose files are not as they should be.
+    pub(crate) fn say_left(&self) {
+        if self.failing.is_empty() {
+            return;
+        }
+        let mut names: Vec<_> = self.failing.iter().map(PortalName::as_str).collect();
+        let count = names.len();
+        names.truncate(NAMED);
+        if count > NAMED {
+            names.push("…");
+        }
+        let of = if count == 1 { "portal" } else { "portals" };
+        tracing::error!(
+            "the token files of {count} {of} are not written ({}); the state has the tokens, and the next start writes them",
+            names.join(", ")
+        );
+    }
+
     /// Notes whether a portal's files could be written. Nothing is said before [`Self::say`].
     pub(crate) fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {
         match done {

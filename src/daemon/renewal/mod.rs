@@ -7,6 +7,8 @@ pub mod client_secret;
 pub mod escalator;
 pub mod execute;
 pub mod file_failures;
+pub mod file_writers;
+pub mod generation_notes;
 pub mod inherited;
 pub mod persist;
 pub mod publisher;

@@ -1,8 +1,9 @@
 //! Brings the token files in line with the state, on a thread of its own.
 //!
 //! Level-triggered: a message names a portal, the newest durable pair is read when its turn comes, so an older pair
-//! never overwrites a newer one. What cannot be written is kept in mind, tried again, and said once. Must not decide
-//! about renewals: they go on while a directory cannot be written.
+//! never overwrites a newer one. What cannot be written is kept in mind, tried again, and said once. Files are touched by
+//! other threads ([`FileWriters`]), whose calls may hang. Must not decide about renewals: they go on while a directory cannot
+//! be written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,11 +11,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::adapters::generations::Generations;
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
 use crate::daemon::alerts::{Condition, Conditions, ReadBy};
 use crate::daemon::renewal::file_failures::FileFailures;
+use crate::daemon::renewal::file_writers::FileWriters;
+use crate::daemon::renewal::generation_notes::GenerationNotes;
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Portal};
@@ -119,11 +121,10 @@ impl Publisher {
 pub struct PublisherThread {
     orders: UnboundedReceiver<PublishCommand>,
     view: ReadConnection,
-    files: TokenFiles,
+    files: FileWriters,
     /// The directory whose files were all looked at.
     swept: Option<(u64, u64)>,
-    generations: Generations,
-    unnoted: bool,
+    generations: GenerationNotes,
     unpublished: FileFailures,
     unread: UnreadPortals,
     conditions: Arc<Conditions>,
@@ -149,8 +150,8 @@ type Write = fn(&TokenFiles, &Published<'_>, &[TokenFormat]) -> Result<(), FileE
 #[must_use]
 pub fn publisher(
     view: ReadConnection,
-    files: TokenFiles,
-    generations: Generations,
+    files: FileWriters,
+    generations: GenerationNotes,
     unpublished: FileFailures,
     conditions: Arc<Conditions>,
 ) -> (Publisher, PublisherThread) {
@@ -163,7 +164,6 @@ pub fn publisher(
             files,
             swept: None,
             generations,
-            unnoted: false,
             unpublished,
             unread: UnreadPortals::default(),
             conditions,
@@ -179,6 +179,8 @@ impl PublisherThread {
             // Whoever asked may have gone; the files are written all the same.
             let _ = done.send(self.unpublished.failing().len() as u64);
         }
+        self.generations.finish();
+        self.unpublished.say_left();
     }
 
     /// As [`Self::run`] in a task, on a disk that is not the machine's.
@@ -211,6 +213,7 @@ impl PublisherThread {
                 done
             }
         };
+        self.generations.tend();
         self.unpublished.say();
         done
     }
@@ -231,13 +234,13 @@ impl PublisherThread {
                 self.publish(&portal, provider_of, write);
                 let is_lost = portal.grant.is_none() && portal.lost.is_some();
                 if portal.unreadable.is_none() && !is_lost {
-                    self.note_generation(name, portal.grant.as_ref().map(|grant| grant.generation));
+                    let newest = portal.grant.as_ref().map(|grant| grant.generation);
+                    self.generations.note(name, newest);
                 }
             }
             Ok(None) => {
-                self.note_generation(name, None);
-                let removed = self.files.remove(name);
-                self.unpublished.note(name, removed);
+                self.remove(name);
+                self.generations.note(name, None);
             }
             Err(error) => {
                 self.unread.portals.insert(name.clone());
@@ -259,8 +262,7 @@ impl PublisherThread {
             KnownState::Nothing => {}
             KnownState::NoGrant => {
                 self.unread.published.remove(name);
-                let removed = self.files.remove(name);
-                self.unpublished.note(name, removed);
+                self.remove(name);
             }
             KnownState::Pair(recent) => {
                 let KnownPair {
@@ -286,17 +288,18 @@ impl PublisherThread {
                     provider_of,
                     write,
                 );
-                self.note_generation(name, Some(generation));
+                self.generations.note(name, Some(generation));
             }
         }
     }
 
-    /// Writes the record of generations anew where somebody took it away: it is what tells a lost state from a new one.
+    /// Has the record of generations written anew where somebody took it away: it is what tells a lost state from a new one.
     fn keep_generations(&mut self) {
-        let Some(what) = self.generations.displaced() else {
+        self.generations.check();
+        if !self.generations.is_displaced() {
             return;
-        };
-        let mut noted = self.generations.held();
+        }
+        let mut all = BTreeMap::new();
         let mut after = None;
         // What cannot be read of the state is as it was noted.
         while let Ok(page) = self.view.page(after.as_ref(), PAGE)
@@ -309,33 +312,22 @@ impl PublisherThread {
                     .as_ref()
                     .map(|grant| grant.generation)
                     .or(portal.lost);
-                match newest {
-                    Some(newest) => drop(noted.insert(portal.name.clone(), newest)),
-                    None if portal.unreadable.is_some() => {}
-                    None => drop(noted.remove(&portal.name)),
+                if newest.is_some() || portal.unreadable.is_none() {
+                    all.insert(portal.name.clone(), newest);
                 }
             }
         }
-        let written = self.generations.replace(&noted);
-        let failed = written.is_err();
-        match written {
-            Ok(()) => tracing::warn!(
-                "the record of generations beside the state was {what} by somebody, and is written anew; by it a lost state is \
-                 noticed: find out who removes files there"
-            ),
-            Err(error) if !self.unnoted => tracing::warn!(
-                error = %error_chain(&error),
-                "the record of generations beside the state was {what} by somebody, and cannot be written anew: an old state may \
-                 not be noticed"
-            ),
-            Err(_) => {}
-        }
-        self.unnoted = failed;
+        self.generations.rewrite(all);
     }
 
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
         self.keep_generations();
-        if self.swept.is_none() || self.files.identity() == self.swept {
+        // Of a directory that hangs nobody knows that it is another.
+        let same = self.swept.is_none()
+            || self
+                .identity()
+                .map_or(true, |identity| identity == self.swept);
+        if same {
             for name in self
                 .unpublished
                 .failing()
@@ -349,8 +341,10 @@ impl PublisherThread {
                 self.sweep(provider_of);
             }
             // Without a directory all of them had failed.
-            if self.unpublished.failing().is_empty() {
-                self.swept = self.files.identity();
+            if self.unpublished.failing().is_empty()
+                && let Ok(identity) = self.identity()
+            {
+                self.swept = identity;
             }
         } else {
             tracing::warn!(
@@ -361,10 +355,10 @@ impl PublisherThread {
     }
 
     fn sweep(&mut self, provider_of: ProviderOf<'_>) {
-        if let Err(error) = self.files.prepare() {
+        if let Err(error) = self.files.run(None, |files| files.prepare().map(|()| None)) {
             tracing::error!(error = %error_chain(&error), "the token directory is not usable");
         }
-        self.swept = self.files.identity();
+        self.swept = self.identity().unwrap_or_default();
         let mut after = None;
         loop {
             let page = match self.view.page(after.as_ref(), PAGE) {
@@ -393,21 +387,17 @@ impl PublisherThread {
         if portal.unreadable.is_some() || keeps_token_files(portal) || may_be_meant {
             return;
         }
-        let done = match wanted(portal) {
-            Some((settings, grant, access)) => {
-                let of_pair = (access, &grant.tokens.details);
-                return self.write(
-                    &portal.name,
-                    settings,
-                    grant.generation,
-                    of_pair,
-                    provider_of,
-                    write,
-                );
-            }
-            None => self.files.remove(&portal.name),
-        };
-        self.unpublished.note(&portal.name, done);
+        match wanted(portal) {
+            Some((settings, grant, access)) => self.write(
+                &portal.name,
+                settings,
+                grant.generation,
+                (access, &grant.tokens.details),
+                provider_of,
+                write,
+            ),
+            None => self.remove(&portal.name),
+        }
     }
 
     fn write(
@@ -419,29 +409,33 @@ impl PublisherThread {
         provider_of: ProviderOf<'_>,
         write: Write,
     ) {
-        let provider = &provider_of(&settings.app);
-        let done = write(
-            &self.files,
-            &Published {
-                portal,
-                provider,
-                access,
+        let (name, provider) = (portal.clone(), provider_of(&settings.app));
+        let (access, details) = (access.clone(), details.clone());
+        let formats = settings.formats.clone();
+        let done = self.files.run(Some(portal), move |files| {
+            let published = Published {
+                portal: &name,
+                provider: &provider,
+                access: &access,
                 generation,
-                details,
-            },
-            &settings.formats,
-        );
-        self.unpublished.note(portal, done);
+                details: &details,
+            };
+            write(files, &published, &formats).map(|()| None)
+        });
+        self.unpublished.note(portal, done.map(drop));
     }
 
-    /// Outside the state, for the day on which an old one is restored.
-    fn note_generation(&mut self, portal: &PortalName, generation: Option<Generation>) {
-        let noted = self.generations.record(portal, generation);
-        let failed = noted.is_err();
-        if let (Err(error), false) = (noted, self.unnoted) {
-            tracing::warn!(error = %error_chain(&error), "an old state may not be noticed: its generations are not noted");
-        }
-        self.unnoted = failed;
+    fn remove(&mut self, portal: &PortalName) {
+        let name = portal.clone();
+        let removed = self.files.run(Some(portal), move |files| {
+            files.remove(&name).map(|()| None)
+        });
+        self.unpublished.note(portal, removed.map(drop));
+    }
+
+    /// Which directory there is now.
+    fn identity(&mut self) -> Result<Option<(u64, u64)>, FileError> {
+        self.files.run(None, |files| Ok(files.identity()))
     }
 
     /// Told once, from memory.

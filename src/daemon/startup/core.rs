@@ -13,10 +13,11 @@ use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
 use crate::adapters::clock::Clock;
 use crate::adapters::directory::Trust;
+use crate::adapters::generations::Generations;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{
     Disk, Lock, ReadConnection, ReaderThread, State, StateError, Tenure, Unnamed, WriterThread,
-    lock_as,
+    close_to_others, lock_as,
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
@@ -27,6 +28,8 @@ use crate::daemon::error::RunError;
 use crate::daemon::renewal::candidates;
 use crate::daemon::renewal::carry::Carry;
 use crate::daemon::renewal::file_failures::FileFailures;
+use crate::daemon::renewal::file_writers::FileWriters;
+use crate::daemon::renewal::generation_notes::GenerationNotes;
 use crate::daemon::renewal::inherited;
 use crate::daemon::renewal::publisher::{PublisherThread, publisher};
 use crate::daemon::startup::incomplete;
@@ -83,6 +86,8 @@ impl Backends {
 pub(crate) struct Core {
     pub(crate) shared: Arc<Context>,
     workers: JoinSet<()>,
+    /// Threads whose calls may hang: not waited for at the end.
+    _hands: JoinSet<()>,
 }
 
 impl Core {
@@ -119,6 +124,12 @@ impl Core {
         let files = TokenFiles::new(&config.paths.token_dir, trust.clone());
         files.check().map_err(RunError::TokenDirectory)?;
         let lock = wait_for_lock(&config.paths.state, tenure, &trust, clock).await?;
+        for (file, mode) in close_to_others(&config.paths.state, &lock) {
+            tracing::warn!(
+                "{} was open to other users (mode {mode:04o}), who may have copied refresh tokens; now it is its owner's alone",
+                file.display()
+            );
+        }
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = ReadConnection::open(&config.paths.state)?.of(&state);
         let mut workers = JoinSet::new();
@@ -139,6 +150,9 @@ impl Core {
         let generations =
             rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
                 .await?;
+        let mut hands_of_publisher = JoinSet::new();
+        let (files, generations) =
+            hands.touch_files(&mut hands_of_publisher, files, generations, clock);
         let (publisher, publishing) = {
             let unpublished = FileFailures::new(clock, Arc::clone(&conditions));
             publisher(
@@ -175,7 +189,11 @@ impl Core {
         candidates::recover(&shared).await?;
         inherited::store(&shared).await;
         shared.state.reschedule_escalations(false).await?;
-        Ok(Self { shared, workers })
+        Ok(Self {
+            shared,
+            workers,
+            _hands: hands_of_publisher,
+        })
     }
 
     /// Closes the state: what was asked of it is done first.
@@ -183,6 +201,7 @@ impl Core {
         let Self {
             shared,
             mut workers,
+            _hands,
         } = self;
         drop(shared);
         while workers.join_next().await.is_some() {}
@@ -235,6 +254,31 @@ impl Executor {
                 workers.spawn(writer.serve(Arc::clone(disk)));
                 workers.spawn(reader.serve());
             }
+        }
+    }
+
+    /// Whoever touches the token files and the record of generations.
+    fn touch_files(
+        &self,
+        hands: &mut JoinSet<()>,
+        files: TokenFiles,
+        generations: Generations,
+        clock: Clock,
+    ) -> (FileWriters, GenerationNotes) {
+        match self {
+            Self::Threads => {
+                let (files, writers) = FileWriters::with_threads(files);
+                for writer in writers {
+                    hands.spawn_blocking(move || writer.run());
+                }
+                let (notes, thread) = GenerationNotes::with_thread(generations, clock);
+                hands.spawn_blocking(move || thread.run());
+                (files, notes)
+            }
+            Self::Tasks(_) => (
+                FileWriters::in_place(files),
+                GenerationNotes::in_place(generations, clock),
+            ),
         }
     }
 

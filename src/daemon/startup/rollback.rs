@@ -170,6 +170,8 @@ async fn quarantine_all(
                 {
                     noted.insert(portal.name.clone(), newest);
                     lost.push(portal.name);
+                } else if portal.settings.is_none() {
+                    noted.extend(known.map(|known| (portal.name, known)));
                 }
                 continue;
             }
