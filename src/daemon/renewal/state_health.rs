@@ -64,7 +64,8 @@ pub async fn watch(shared: &Context) {
 
 fn tell(shared: &Context, displaced: &Displaced) {
     let mut reason = format!("{displaced}; nothing is renewed meanwhile");
-    if shared.conditions.is_active(Condition::Lost) {
+    let says_so = matches!(displaced, Displaced::Returned { .. });
+    if !says_so && shared.conditions.is_active(Condition::Lost) {
         reason.push_str(
             ". What refreshd has lacks grants that there were before: if what was put there is the state that was missing, remove \
              nothing and restart refreshd, which goes on with it",
