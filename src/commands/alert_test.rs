@@ -69,13 +69,13 @@ async fn without_daemon(
     let config = load(common)?;
     // What a program says is worth a line here too. Without a log the test is made all the same.
     let _ = log::start_for_command("info");
-    let courier =
+    let notifier =
         Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
             CommandError::new(
                 Exit::Unavailable,
                 format!("cannot set up TLS: {}", error_chain(&error)),
             )
         })?;
-    let tested = test(&courier, &config.channels, only, Clock::system().now()).await;
+    let tested = test(&notifier, &config.channels, only, Clock::system().now()).await;
     tested.map_err(|unknown| CommandError::new(Exit::NoInput, unknown.to_string()))
 }

@@ -34,13 +34,13 @@ pub struct Context {
     pub server: AuthorizationServer,
     /// The token files.
     pub publisher: Publisher,
-    courier: Notifier,
+    notifier: Notifier,
     /// What the service manager keeps for the next process.
     pub carry: Carry,
     /// What is wrong with this machine.
     pub conditions: Arc<Conditions>,
     /// What people are told.
-    pub post: Outboxes,
+    pub outboxes: Outboxes,
     /// What only the daemon can count.
     pub metrics: Metrics,
     /// Whether it is well.
@@ -76,7 +76,7 @@ pub struct ContextParts {
     /// The way to authorization servers.
     pub server: AuthorizationServer,
     /// The way to people.
-    pub courier: Notifier,
+    pub notifier: Notifier,
     /// The token files.
     pub publisher: Publisher,
     /// What the service manager keeps for the next process.
@@ -93,7 +93,7 @@ impl Context {
             clock,
             state,
             server,
-            courier,
+            notifier,
             publisher,
             carry,
             conditions,
@@ -103,10 +103,10 @@ impl Context {
             state,
             server,
             publisher,
-            courier,
+            notifier,
             carry,
             conditions,
-            post: Outboxes::default(),
+            outboxes: Outboxes::default(),
             metrics,
             health: Health::new(clock),
             waiters: Waiters::default(),
@@ -131,9 +131,9 @@ impl Context {
 
     /// The way to people, under the name that the configuration in force gives.
     #[must_use]
-    pub fn courier(&self) -> Notifier {
+    pub fn notifier(&self) -> Notifier {
         let alerts = &self.config().alerts;
-        self.courier.named(&alerts.instance, alerts.url.as_deref())
+        self.notifier.named(&alerts.instance, alerts.url.as_deref())
     }
 
     /// Notes the issuers whose metadata is not known, each with why.

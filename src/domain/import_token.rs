@@ -330,7 +330,7 @@ fn stands_for_nothing(word: &str) -> bool {
     let lower = plain(word);
     let between =
         |start: &str, end: &str| word.len() > 2 && word.starts_with(start) && word.ends_with(end);
-    let letters = |text: &str| {
+    let queued_alerts = |text: &str| {
         !text.is_empty()
             && text
                 .bytes()
@@ -348,8 +348,8 @@ fn stands_for_nothing(word: &str) -> bool {
         || between("${", "}")
         || between("$(", ")")
         || between("{{", "}}")
-        || between("%", "%") && letters(word.trim_matches('%'))
-        || word.strip_prefix('$').is_some_and(letters)
+        || between("%", "%") && queued_alerts(word.trim_matches('%'))
+        || word.strip_prefix('$').is_some_and(queued_alerts)
         || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
         || (shouted && (word.contains('_') || word.len() < 16))
 }

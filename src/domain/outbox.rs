@@ -21,7 +21,7 @@ const RESOLVED_MAX_AGE: Duration = Duration::from_secs(900);
 /// A message on its way to a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueuedAlert {
-    /// Its number; later letters have higher ones.
+    /// Its number; later alerts have higher ones.
     pub id: i64,
     /// The channel.
     pub channel: String,
@@ -34,7 +34,7 @@ pub struct QueuedAlert {
 /// What waits for one channel.
 #[derive(Debug, Default)]
 pub struct AlertQueue {
-    letters: VecDeque<QueuedAlert>,
+    queued_alerts: VecDeque<QueuedAlert>,
     failures: u32,
     failing: Option<Failing>,
     next_at: Timestamp,
@@ -53,48 +53,59 @@ pub struct Failing {
 /// What a queue comes to after a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub enum DeliveryEnd {
-    /// The letter of this number is done with, delivered or not: forget it.
+    /// The alert of this number is done with, delivered or not: forget it.
     Done(i64),
     /// It is tried again then.
     Again(Timestamp),
 }
 
 impl AlertQueue {
-    /// Puts a letter in line. One that was in line before, as after a reload, is not doubled.
-    pub fn push(&mut self, letter: QueuedAlert) {
-        if self.letters.back().is_none_or(|last| last.id < letter.id) {
-            self.letters.push_back(letter);
+    /// Puts an alert in line. One that was in line before, as after a reload, is not doubled.
+    pub fn push(&mut self, queued_alert: QueuedAlert) {
+        if self
+            .queued_alerts
+            .back()
+            .is_none_or(|last| last.id < queued_alert.id)
+        {
+            self.queued_alerts.push_back(queued_alert);
         }
     }
 
-    /// Whether this letter waits, or is under way.
+    /// Whether this alert waits, or is under way.
     #[must_use]
     pub fn has(&self, id: i64) -> bool {
-        self.letters.iter().any(|letter| letter.id == id)
+        self.queued_alerts
+            .iter()
+            .any(|queued_alert| queued_alert.id == id)
     }
 
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.letters.len()
+        self.queued_alerts.len()
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.queued_alerts.is_empty()
     }
 
     /// When the oldest was written.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
-        self.letters.iter().map(|letter| letter.message.at).min()
+        self.queued_alerts
+            .iter()
+            .map(|queued_alert| queued_alert.message.at)
+            .min()
     }
 
     /// What is to be delivered now, if it is time.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<&QueuedAlert> {
-        self.letters.front().filter(|_| self.next_at(now) <= now)
+        self.queued_alerts
+            .front()
+            .filter(|_| self.next_at(now) <= now)
     }
 
     /// When the next delivery may be tried.
@@ -111,11 +122,11 @@ impl AlertQueue {
     /// Takes out what is out of date.
     pub fn tidy(&mut self, now: Timestamp) -> Vec<QueuedAlert> {
         let mut stories: BTreeMap<String, Vec<&QueuedAlert>> = BTreeMap::new();
-        for letter in &self.letters {
+        for queued_alert in &self.queued_alerts {
             stories
-                .entry(letter.message.key.clone())
+                .entry(queued_alert.message.key.clone())
                 .or_default()
-                .push(letter);
+                .push(queued_alert);
         }
         let stale: HashSet<i64> = stories
             .values()
@@ -124,17 +135,17 @@ impl AlertQueue {
         if stale.is_empty() {
             return Vec::new();
         }
-        let (out, letters) = std::mem::take(&mut self.letters)
+        let (out, queued_alerts) = std::mem::take(&mut self.queued_alerts)
             .into_iter()
-            .partition(|letter| stale.contains(&letter.id));
-        self.letters = letters;
+            .partition(|queued_alert| stale.contains(&queued_alert.id));
+        self.queued_alerts = queued_alerts;
         let out: VecDeque<QueuedAlert> = out;
         // Whoever has not heard the beginning begins with what is left.
-        for begun in out.iter().filter(|letter| letter.first) {
+        for begun in out.iter().filter(|queued_alert| queued_alert.first) {
             let next = self
-                .letters
+                .queued_alerts
                 .iter_mut()
-                .find(|letter| letter.message.key == begun.message.key);
+                .find(|queued_alert| queued_alert.message.key == begun.message.key);
             if let Some(next) = next.filter(|next| next.message.event != Event::Resolved) {
                 next.first = true;
             }
@@ -142,18 +153,18 @@ impl AlertQueue {
         out.into()
     }
 
-    /// Notes what became of the first letter.
+    /// Notes what became of the first alert.
     pub fn ended(&mut self, delivery: &Delivery, now: Timestamp) -> Option<DeliveryEnd> {
         self.noted(delivery, now);
         if let Delivery::Failed { .. } = delivery {
             return (!self.is_empty()).then_some(DeliveryEnd::Again(self.next_at));
         }
-        self.letters
+        self.queued_alerts
             .pop_front()
-            .map(|letter| DeliveryEnd::Done(letter.id))
+            .map(|queued_alert| DeliveryEnd::Done(queued_alert.id))
     }
 
-    /// Notes how the receiver is, without a letter: a repetition of what it was told, or a ping.
+    /// Notes how the receiver is, without an alert: a repetition of what it was told, or a ping.
     pub fn noted(&mut self, delivery: &Delivery, now: Timestamp) {
         self.tried_at = now;
         match delivery {
@@ -214,12 +225,14 @@ impl AlertQueue {
     }
 }
 
-/// What of an incident's letters is out of date. An incident that is over is told as a whole or not at all: nobody must
+/// What of an incident's alerts is out of date. An incident that is over is told as a whole or not at all: nobody must
 /// hear that something began and never that it ended.
 fn stale(story: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
-    let age = |letter: &QueuedAlert| now.since(letter.message.at);
+    let age = |queued_alert: &QueuedAlert| now.since(queued_alert.message.at);
     let mut out = Vec::new();
-    for episode in story.split_inclusive(|letter| letter.message.event == Event::Resolved) {
+    for episode in
+        story.split_inclusive(|queued_alert| queued_alert.message.event == Event::Resolved)
+    {
         let [first, ..] = episode else { continue };
         let over = episode
             .last()
@@ -229,17 +242,19 @@ fn stale(story: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
             && first.message.event != Event::Resolved
             && age(first) >= RESOLVED_MAX_AGE
         {
-            out.extend(episode.iter().map(|letter| letter.id));
+            out.extend(episode.iter().map(|queued_alert| queued_alert.id));
             continue;
         }
         let oldest = if over { RESOLVED_MAX_AGE } else { MAX_AGE };
-        for (at, letter) in episode.iter().enumerate() {
+        for (at, queued_alert) in episode.iter().enumerate() {
             // A repetition says nothing that what comes after it does not say.
-            let overtaken = letter.message.event == Event::Repeated && at + 1 < episode.len();
+            let overtaken = queued_alert.message.event == Event::Repeated && at + 1 < episode.len();
             let heard_of = !(over && first.first);
-            let old = letter.message.event != Event::Resolved && heard_of && age(letter) >= oldest;
+            let old = queued_alert.message.event != Event::Resolved
+                && heard_of
+                && age(queued_alert) >= oldest;
             if overtaken || old {
-                out.push(letter.id);
+                out.push(queued_alert.id);
             }
         }
     }

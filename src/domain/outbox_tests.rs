@@ -8,7 +8,7 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_secs(1_795_000_000 + seconds)
 }
 
-fn letter(id: i64, key: &str, event: Event, seconds: i64) -> QueuedAlert {
+fn queued_alert(id: i64, key: &str, event: Event, seconds: i64) -> QueuedAlert {
     let message = Message {
         key: key.into(),
         event,
@@ -25,12 +25,12 @@ fn letter(id: i64, key: &str, event: Event, seconds: i64) -> QueuedAlert {
     }
 }
 
-fn queue(letters: &[QueuedAlert]) -> AlertQueue {
+fn queue(queued_alerts: &[QueuedAlert]) -> AlertQueue {
     let mut queue = AlertQueue::default();
-    letters
+    queued_alerts
         .iter()
         .cloned()
-        .for_each(|letter| queue.push(letter));
+        .for_each(|queued_alert| queue.push(queued_alert));
     queue
 }
 
@@ -45,17 +45,20 @@ fn delivered() -> Delivery {
     Delivery::Delivered("200".into())
 }
 
-fn ids(letters: &[QueuedAlert]) -> Vec<i64> {
-    letters.iter().map(|letter| letter.id).collect()
+fn ids(queued_alerts: &[QueuedAlert]) -> Vec<i64> {
+    queued_alerts
+        .iter()
+        .map(|queued_alert| queued_alert.id)
+        .collect()
 }
 
 #[test]
 fn letters_leave_in_order_and_each_once() {
     let mut queue = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "b", Event::Opened, 0),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "b", Event::Opened, 0),
     ]);
-    queue.push(letter(2, "b", Event::Opened, 0));
+    queue.push(queued_alert(2, "b", Event::Opened, 0));
     let mut left = Vec::new();
     while let Some(next) = queue.next(at(0)).cloned() {
         assert_eq!(
@@ -70,8 +73,8 @@ fn letters_leave_in_order_and_each_once() {
 #[test]
 fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
     let mut queue = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "a", Event::Raised, 0),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "a", Event::Raised, 0),
     ]);
     let (mut now, mut gaps) = (0, Vec::new());
     for _ in 0..9 {
@@ -81,12 +84,15 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
         assert_eq!(queue.next(at(now)), None, "not at once");
         gaps.push(again.since(at(now)).as_secs());
         now = again.secs() - at(0).secs();
-        assert_eq!(queue.next(at(now)).map(|letter| letter.id), Some(1));
+        assert_eq!(
+            queue.next(at(now)).map(|queued_alert| queued_alert.id),
+            Some(1)
+        );
     }
     assert_eq!(gaps, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
     queue.ended(&delivered(), at(now));
     assert_eq!(
-        queue.next(at(now)).map(|letter| letter.id),
+        queue.next(at(now)).map(|queued_alert| queued_alert.id),
         Some(2),
         "the next one at once"
     );
@@ -94,7 +100,7 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
 
 #[test]
 fn a_receiver_that_asks_for_time_is_given_it() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
+    let mut queue = queue(&[queued_alert(1, "a", Event::Opened, 0)]);
     assert_eq!(
         queue.ended(&failed(Some(60)), at(0)),
         Some(DeliveryEnd::Again(at(60)))
@@ -104,20 +110,23 @@ fn a_receiver_that_asks_for_time_is_given_it() {
 #[test]
 fn what_is_refused_does_not_block_what_comes_after() {
     let mut queue = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "b", Event::Opened, 0),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "b", Event::Opened, 0),
     ]);
     assert!(matches!(
         queue.ended(&Delivery::Rejected("400".into()), at(0)),
         Some(DeliveryEnd::Done(_))
     ));
-    assert_eq!(queue.next(at(0)).map(|letter| letter.id), Some(2));
+    assert_eq!(
+        queue.next(at(0)).map(|queued_alert| queued_alert.id),
+        Some(2)
+    );
     assert_eq!(queue.broken(at(1000)), None, "somebody is there");
 }
 
 #[test]
 fn a_channel_is_broken_after_two_minutes_without_a_delivery() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
+    let mut queue = queue(&[queued_alert(1, "a", Event::Opened, 0)]);
     queue.ended(&failed(None), at(0));
     queue.ended(&failed(None), at(100));
     assert_eq!(
@@ -132,9 +141,9 @@ fn a_channel_is_broken_after_two_minutes_without_a_delivery() {
 #[test]
 fn what_was_down_for_a_while_hears_all_of_it_in_order() {
     let mut queue = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "a", Event::Raised, 100),
-        letter(3, "a", Event::Resolved, 200),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "a", Event::Raised, 100),
+        queued_alert(3, "a", Event::Resolved, 200),
     ]);
     assert_eq!(queue.tidy(at(800)), []);
     assert_eq!(queue.len(), 3);
@@ -143,35 +152,38 @@ fn what_was_down_for_a_while_hears_all_of_it_in_order() {
 #[test]
 fn nobody_is_woken_for_what_is_long_over() {
     let mut unheard = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "b", Event::Opened, 0),
-        letter(3, "a", Event::Raised, 100),
-        letter(4, "a", Event::Resolved, 200),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "b", Event::Opened, 0),
+        queued_alert(3, "a", Event::Raised, 100),
+        queued_alert(4, "a", Event::Resolved, 200),
     ]);
     assert_eq!(ids(&unheard.tidy(at(1200))), [1, 3, 4]);
     assert_eq!(
-        unheard.next(at(1200)).map(|letter| letter.id),
+        unheard.next(at(1200)).map(|queued_alert| queued_alert.id),
         Some(2),
         "that one is not over"
     );
     // Whoever heard the beginning hears the end, however late.
     let mut heard = queue(&[
-        letter(3, "a", Event::Raised, 100),
-        letter(4, "a", Event::Resolved, 200),
+        queued_alert(3, "a", Event::Raised, 100),
+        queued_alert(4, "a", Event::Resolved, 200),
     ]);
     assert_eq!(ids(&heard.tidy(at(90_000))), [3]);
-    assert_eq!(heard.next(at(90_000)).map(|letter| letter.id), Some(4));
+    assert_eq!(
+        heard.next(at(90_000)).map(|queued_alert| queued_alert.id),
+        Some(4)
+    );
 }
 
 /// A simulated month found this one: the end had gone, the beginning was delivered a minute later.
 #[test]
 fn nobody_hears_of_a_beginning_without_its_end() {
-    let letters = [
-        letter(1, "a", Event::Opened, 600),
-        letter(2, "a", Event::Resolved, 700),
+    let queued_alerts = [
+        queued_alert(1, "a", Event::Opened, 600),
+        queued_alert(2, "a", Event::Resolved, 700),
     ];
     for now in (700..3000).step_by(10) {
-        let mut queue = queue(&letters);
+        let mut queue = queue(&queued_alerts);
         queue.tidy(at(now));
         assert!([0, 2].contains(&queue.len()), "at {now}: {queue:?}");
     }
@@ -180,8 +192,8 @@ fn nobody_hears_of_a_beginning_without_its_end() {
 #[test]
 fn what_is_left_of_a_story_begins_anew() {
     let mut queue = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "a", Event::Raised, 3600),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "a", Event::Raised, 3600),
     ]);
     assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
     assert!(queue.next(at(86_400)).unwrap().first);
@@ -190,9 +202,9 @@ fn what_is_left_of_a_story_begins_anew() {
 #[test]
 fn repetitions_that_were_overtaken_and_what_is_a_day_old_go() {
     let mut queue = queue(&[
-        letter(1, "a", Event::Opened, 0),
-        letter(2, "a", Event::Repeated, 3600),
-        letter(3, "a", Event::Repeated, 10_800),
+        queued_alert(1, "a", Event::Opened, 0),
+        queued_alert(2, "a", Event::Repeated, 3600),
+        queued_alert(3, "a", Event::Repeated, 10_800),
     ]);
     assert_eq!(ids(&queue.tidy(at(11_000))), [2]);
     assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
@@ -200,7 +212,10 @@ fn repetitions_that_were_overtaken_and_what_is_a_day_old_go() {
 
 #[test]
 fn a_clock_that_was_set_back_does_not_stop_a_channel() {
-    let mut queue = queue(&[letter(1, "a", Event::Opened, 0)]);
+    let mut queue = queue(&[queued_alert(1, "a", Event::Opened, 0)]);
     queue.ended(&failed(None), at(1_000_000));
-    assert_eq!(queue.next(at(0)).map(|letter| letter.id), Some(1));
+    assert_eq!(
+        queue.next(at(0)).map(|queued_alert| queued_alert.id),
+        Some(1)
+    );
 }

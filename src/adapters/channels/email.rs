@@ -29,15 +29,15 @@ const LOGIN: [u16; 4] = [530, 534, 535, 538];
 const ADDRESS: [u16; 2] = [551, 553];
 
 pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Sender<'_>) -> Delivery {
-    let letter = match mail_message(mail, message, sender) {
-        Ok(letter) => letter,
+    let queued_alert = match mail_message(mail, message, sender) {
+        Ok(queued_alert) => queued_alert,
         Err(why) => return Delivery::Rejected(format!("no mail can be made of it: {why}")),
     };
     let transport = match transport(mail, sender) {
         Ok(transport) => transport,
         Err(error) => return failed(format!("cannot set up TLS: {}", innermost(&error))),
     };
-    match transport.send(letter).await {
+    match transport.send(queued_alert).await {
         Ok(response) => {
             let words = response.message().collect::<Vec<_>>().join(" ");
             Delivery::Delivered(shown(mail, &format!("{} {words}", response.code())))

@@ -58,7 +58,7 @@ pub trait NotifierBackend: Send + Sync {
 pub type SendFuture = Pin<Box<dyn Future<Output = Delivery> + Send>>;
 
 impl Notifier {
-    /// A courier that names this refreshd so, and links to that page. Trusts the system's certificate authorities, or
+    /// A notifier that names this refreshd so, and links to that page. Trusts the system's certificate authorities, or
     /// those of `SSL_CERT_FILE`.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub struct StoredAlerts {
     /// All incidents, also those that are over and may come back.
     pub incidents: Vec<Incident>,
     /// What waits, in order.
-    pub letters: Vec<QueuedAlert>,
+    pub queued_alerts: Vec<QueuedAlert>,
     /// Rows that could not be understood.
     pub unreadable: usize,
 }
@@ -35,8 +35,8 @@ pub struct AlertChanges {
     /// Incidents that are long over, by their keys.
     pub forgotten: Vec<String>,
     /// What waits from now on.
-    pub letters: Vec<QueuedAlert>,
-    /// Letters that are done with.
+    pub queued_alerts: Vec<QueuedAlert>,
+    /// Alerts that are done with.
     pub done: Vec<i64>,
 }
 
@@ -47,10 +47,10 @@ impl AlertChanges {
         let Self {
             incidents,
             forgotten,
-            letters,
+            queued_alerts,
             done,
         } = self;
-        incidents.is_empty() && forgotten.is_empty() && letters.is_empty() && done.is_empty()
+        incidents.is_empty() && forgotten.is_empty() && queued_alerts.is_empty() && done.is_empty()
     }
 }
 
@@ -63,7 +63,7 @@ impl State {
         self.read.run(kept).await
     }
 
-    /// Keeps what changed. When it returns, a letter may be sent.
+    /// Keeps what changed. When it returns, an alert may be sent.
     ///
     /// # Errors
     /// [`StateError`]; then nothing of it is kept.
@@ -206,7 +206,7 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
     let mut statement = connection
         .prepare("SELECT id, channel, first, body FROM outbox ORDER BY id")
         .map_err(sql)?;
-    let letter = |row: &rusqlite::Row<'_>| {
+    let queued_alert = |row: &rusqlite::Row<'_>| {
         Ok((
             row.get(0)?,
             row.get(1)?,
@@ -214,10 +214,10 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
             row.get::<_, String>(3)?,
         ))
     };
-    for row in statement.query_map([], letter).map_err(sql)? {
+    for row in statement.query_map([], queued_alert).map_err(sql)? {
         let (id, channel, first, body) = row.map_err(sql)?;
         match serde_json::from_str(&body) {
-            Ok(message) => kept.letters.push(QueuedAlert {
+            Ok(message) => kept.queued_alerts.push(QueuedAlert {
                 id,
                 channel,
                 first,
@@ -234,7 +234,7 @@ fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError>
     let AlertChanges {
         incidents,
         forgotten,
-        letters,
+        queued_alerts,
         done,
     } = keep;
     for incident in incidents {
@@ -255,7 +255,7 @@ fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError>
         channel,
         first,
         message,
-    } in letters
+    } in queued_alerts
     {
         let row = params![id, channel, first, to_json(message)?];
         let insert =

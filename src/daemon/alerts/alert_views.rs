@@ -110,7 +110,7 @@ impl IncidentView {
 /// What is open now.
 #[must_use]
 pub fn open(shared: &Context) -> Vec<IncidentView> {
-    let board = shared.post.board();
+    let board = shared.outboxes.board();
     let mut open: Vec<_> = board
         .iter()
         .filter(|incident| incident.is_open())
@@ -134,8 +134,8 @@ pub async fn report(shared: &Context) -> Result<AlertsView, StateError> {
     let silences = shared.state.silences().await?;
     let silences = silences.into_iter().filter(|(_, until)| *until > now);
     let channel = |channel: &crate::domain::channel::Channel| {
-        let mailbox = shared.post.outbox(&channel.name);
-        let queue = mailbox.queue();
+        let outbox = shared.outboxes.outbox(&channel.name);
+        let queue = outbox.queue();
         ChannelView {
             channel: channel.name.clone(),
             kind: channel.kind.as_str().to_owned(),
@@ -177,7 +177,7 @@ pub async fn silence(
         Some(until) => tracing::info!(subject, %until, "alerts are silenced"),
         None => tracing::info!(subject, "alerts are not silenced any more"),
     }
-    shared.post.wake.notify_one();
+    shared.outboxes.wake.notify_one();
     Ok(until.map(|until| until.to_string()))
 }
 
@@ -185,7 +185,7 @@ pub async fn silence(
 pub async fn acknowledge(shared: &Context, subject: &str) -> usize {
     let (answer, count) = oneshot::channel();
     if shared
-        .post
+        .outboxes
         .orders()
         .send(AlertCommand::Acknowledge(subject.to_owned(), answer))
         .await

@@ -68,7 +68,7 @@ pub struct UnknownChannel {
 /// # Errors
 /// [`UnknownChannel`].
 pub async fn test(
-    courier: &Notifier,
+    notifier: &Notifier,
     channels: &[Channel],
     only: Option<&str>,
     now: Timestamp,
@@ -85,12 +85,12 @@ pub async fn test(
     }
     let trials = chosen
         .into_iter()
-        .map(|channel| test_one(courier.clone(), channel, now));
+        .map(|channel| test_one(notifier.clone(), channel, now));
     Ok(stream::iter(trials).buffered(AT_ONCE).collect().await)
 }
 
-async fn test_one(courier: Notifier, channel: Channel, now: Timestamp) -> TestResult {
-    let delivery = courier
+async fn test_one(notifier: Notifier, channel: Channel, now: Timestamp) -> TestResult {
+    let delivery = notifier
         .deliver(&channel, &Message::test(now, &channel.name), now)
         .await;
     let (result, answer) = match delivery {

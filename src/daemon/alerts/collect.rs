@@ -134,7 +134,7 @@ async fn portals(
 fn channels(shared: &Context, config: &Config, now: Timestamp) -> Vec<Finding> {
     let broken = |channel: &crate::domain::channel::Channel| {
         let name = &channel.name;
-        let failing = shared.post.outbox(name).queue().broken(now)?.clone();
+        let failing = shared.outboxes.outbox(name).queue().broken(now)?.clone();
         Some(Finding {
             key: format!("channel/{name}"),
             subject: MessageSubject::Channel(name.clone()),

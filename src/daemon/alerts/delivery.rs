@@ -1,6 +1,6 @@
-//! One channel: takes the letters out of its box, one after the other, until each is delivered or out of date.
+//! One channel: takes the alerts out of its outbox, one after the other, until each is delivered or out of date.
 //!
-//! At least once: a letter leaves the outbox when the receiver has it, so one that was under way in a crash is delivered
+//! At least once: an alert leaves the outbox when the receiver has it, so one that was under way in a crash is delivered
 //! again. Must not decide what is said.
 
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub async fn serve(shared: Arc<Context>, name: String, stop: CancellationToken) 
 }
 
 async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
-    let mailbox = shared.post.outbox(name);
+    let outbox = shared.outboxes.outbox(name);
     let (mut resent, mut resend_after) = (shared.clock.tick(), RESEND_FIRST);
     while !stop.is_cancelled() {
         let config = shared.config();
@@ -58,21 +58,21 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
             continue;
         }
         let now = shared.clock.now();
-        let out = mailbox.queue().tidy(now);
+        let out = outbox.queue().tidy(now);
         drop_expired(shared, name, out).await;
-        let next = mailbox.queue().next(now).cloned();
-        if let Some(letter) = next {
-            deliver(shared, channel, &mailbox, &letter).await;
+        let next = outbox.queue().next(now).cloned();
+        if let Some(queued_alert) = next {
+            deliver(shared, channel, &outbox, &queued_alert).await;
             continue;
         }
         let resends = matches!(channel.kind, ChannelConfig::Alertmanager { .. });
         if resends && shared.clock.elapsed(resent) >= resend_after {
             (resent, resend_after) = (shared.clock.tick(), RESEND);
-            resend(shared, channel, &mailbox).await;
+            resend(shared, channel, &outbox).await;
             continue;
         }
         let queue_at = {
-            let queue = mailbox.queue();
+            let queue = outbox.queue();
             (!queue.is_empty()).then(|| queue.next_at(now))
         };
         let wait = queue_at
@@ -86,7 +86,7 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = mailbox.filled.notified() => {}
+            () = outbox.filled.notified() => {}
             () = shared.clock.sleep(wait) => {}
         }
     }
@@ -97,18 +97,18 @@ pub(crate) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Chann
     config.channels.iter().find(|channel| channel.name == name)
 }
 
-async fn deliver(shared: &Context, channel: &Channel, mailbox: &Outbox, letter: &QueuedAlert) {
+async fn deliver(shared: &Context, channel: &Channel, outbox: &Outbox, queued_alert: &QueuedAlert) {
     let name = &channel.name;
-    let message = &letter.message;
+    let message = &queued_alert.message;
     let delivery = limited(
         shared,
         channel,
         shared
-            .courier()
+            .notifier()
             .deliver(channel, message, shared.clock.now()),
     )
     .await;
-    let ended = mailbox.queue().ended(&delivery, shared.clock.now());
+    let ended = outbox.queue().ended(&delivery, shared.clock.now());
     count(shared, name, &delivery);
     let (key, event) = (message.key.as_str(), message.event.as_str());
     match &delivery {
@@ -146,13 +146,13 @@ async fn deliver(shared: &Context, channel: &Channel, mailbox: &Outbox, letter: 
         Some(DeliveryEnd::Again(_)) | None => {}
     }
     // It may be broken, or well again.
-    shared.post.wake.notify_one();
+    shared.outboxes.wake.notify_one();
 }
 
 /// Sends Alertmanager again what is firing, and what is over since a few minutes.
-async fn resend(shared: &Context, channel: &Channel, mailbox: &Outbox) {
+async fn resend(shared: &Context, channel: &Channel, outbox: &Outbox) {
     let now = shared.clock.now();
-    let board = shared.post.board();
+    let board = shared.outboxes.board();
     let messages: Vec<Message> = board
         .iter()
         .filter(|incident| is_resent(incident, &channel.name, now))
@@ -164,10 +164,10 @@ async fn resend(shared: &Context, channel: &Channel, mailbox: &Outbox) {
     let delivery = limited(
         shared,
         channel,
-        shared.courier().resend(channel, &messages, now),
+        shared.notifier().resend(channel, &messages, now),
     )
     .await;
-    mailbox.queue().noted(&delivery, shared.clock.now());
+    outbox.queue().noted(&delivery, shared.clock.now());
     count(shared, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         tracing::warn!(
@@ -176,7 +176,7 @@ async fn resend(shared: &Context, channel: &Channel, mailbox: &Outbox) {
             "{} could not be told again what is firing: {why}",
             channel.name
         );
-        shared.post.wake.notify_one();
+        shared.outboxes.wake.notify_one();
     }
 }
 
@@ -192,30 +192,40 @@ fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
         }
 }
 
-async fn drop_expired(shared: &Context, name: &str, letters: Vec<QueuedAlert>) {
-    for letter in &letters {
-        let (key, event) = (letter.message.key.as_str(), letter.message.event.as_str());
+async fn drop_expired(shared: &Context, name: &str, queued_alerts: Vec<QueuedAlert>) {
+    for queued_alert in &queued_alerts {
+        let (key, event) = (
+            queued_alert.message.key.as_str(),
+            queued_alert.message.event.as_str(),
+        );
         shared.metrics.delivery(name, Delivered::Expired);
         tracing::warn!(
             channel = name,
             key,
             event,
             "{name} was not told in time, and is not told any more: {}",
-            letter.message.title()
+            queued_alert.message.title()
         );
     }
-    if !letters.is_empty() {
-        forget(shared, letters.iter().map(|letter| letter.id).collect()).await;
+    if !queued_alerts.is_empty() {
+        forget(
+            shared,
+            queued_alerts
+                .iter()
+                .map(|queued_alert| queued_alert.id)
+                .collect(),
+        )
+        .await;
     }
 }
 
-/// Takes letters out of the state; if it refuses, with what is kept next.
+/// Takes alerts out of the state; if it refuses, with what is kept next.
 async fn forget(shared: &Context, done: Vec<i64>) {
     let keep = AlertChanges {
         done: done.clone(),
         ..AlertChanges::default()
     };
     if shared.state.store_alerts(keep).await.is_err() {
-        shared.post.done(done);
+        shared.outboxes.done(done);
     }
 }

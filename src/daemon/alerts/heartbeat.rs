@@ -22,7 +22,7 @@ pub async fn beat(shared: &Context, channel: &Channel, every: Duration, stop: &C
     if let Some(pulse) = pulse {
         send(shared, channel, pulse).await;
     }
-    let mut board = shared.post.watch();
+    let mut board = shared.outboxes.watch();
     let began = shared.clock.tick();
     loop {
         let left = every.saturating_sub(shared.clock.elapsed(began));
@@ -49,9 +49,9 @@ pub async fn beat(shared: &Context, channel: &Channel, every: Duration, stop: &C
 }
 
 async fn send(shared: &Context, channel: &Channel, pulse: HeartbeatState) {
-    let delivery = limited(shared, channel, shared.courier().beat(channel, pulse)).await;
+    let delivery = limited(shared, channel, shared.notifier().beat(channel, pulse)).await;
     shared
-        .post
+        .outboxes
         .outbox(&channel.name)
         .queue()
         .noted(&delivery, shared.clock.now());
@@ -59,7 +59,7 @@ async fn send(shared: &Context, channel: &Channel, pulse: HeartbeatState) {
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         let name = &channel.name;
         tracing::warn!(channel = name, why, "{name} could not be pinged: {why}");
-        shared.post.wake.notify_one();
+        shared.outboxes.wake.notify_one();
     }
 }
 
@@ -76,7 +76,7 @@ async fn heartbeat_state(shared: &Context) -> Option<HeartbeatState> {
 
 /// The loudest open incident that somebody should look at.
 fn loudest(shared: &Context) -> Option<String> {
-    let board = shared.post.board();
+    let board = shared.outboxes.board();
     // A refresh token that ends in a month is no reason to be taken for dead until then.
     let is_ill = |incident: &&Incident| {
         let least = if is_refresh_end(&incident.key) {

@@ -93,7 +93,7 @@ impl Alerter {
         };
         let StoredAlerts {
             incidents,
-            letters,
+            queued_alerts,
             unreadable,
         } = kept;
         if unreadable > 0 {
@@ -102,8 +102,11 @@ impl Alerter {
                 "some of what people were told cannot be understood; they may be told again"
             );
         }
-        let orders = shared.post.take_orders()?;
-        let next_id = letters.last().map_or(0, |letter| letter.id) + 1;
+        let orders = shared.outboxes.take_orders()?;
+        let next_id = queued_alerts
+            .last()
+            .map_or(0, |queued_alert| queued_alert.id)
+            + 1;
         let incidents: Incidents = incidents
             .into_iter()
             .map(|incident| (incident.key.clone(), incident))
@@ -111,7 +114,7 @@ impl Alerter {
         for incident in incidents.values().filter(|incident| incident.is_open()) {
             if let message::MessageSubject::Channel(name) = &incident.latest.subject {
                 shared
-                    .post
+                    .outboxes
                     .outbox(name)
                     .queue()
                     .was_failing(incident.latest.since);
@@ -126,7 +129,7 @@ impl Alerter {
             channels: JoinSet::new(),
             served: BTreeSet::new(),
         };
-        alerter.store_and_queue(letters).await;
+        alerter.store_and_queue(queued_alerts).await;
         alerter.show();
         Some(alerter)
     }
@@ -158,7 +161,7 @@ impl Alerter {
                     Some(order) => self.carry_out(order).await,
                     None => return,
                 },
-                () = shared.post.wake.notified() => self.collect_findings().await,
+                () = shared.outboxes.wake.notified() => self.collect_findings().await,
                 () = shared.conditions.changed.notified() => self.collect_findings().await,
                 () = shared.clock.sleep(wait.max(MIN_WAIT)) => {}
             }
@@ -172,7 +175,7 @@ impl Alerter {
         while shared.clock.elapsed(began) < COALESCE.1 {
             tokio::select! {
                 biased;
-                () = shared.post.wake.notified() => {}
+                () = shared.outboxes.wake.notified() => {}
                 () = shared.conditions.changed.notified() => {}
                 () = shared.clock.sleep(COALESCE.0) => return,
             }
@@ -228,7 +231,7 @@ impl Alerter {
         if let Some(error) = failure {
             return Err(error);
         }
-        let breaks = shared.post.next_break(now);
+        let breaks = shared.outboxes.next_break(now);
         Ok([next, silent_until, breaks].into_iter().flatten().min())
     }
 
@@ -240,10 +243,10 @@ impl Alerter {
         tellings: Vec<Notification>,
         tests: Vec<QueuedAlert>,
     ) {
-        let mut letters = tests;
+        let mut queued_alerts = tests;
         for telling in tellings {
             say(&telling.message);
-            letters.extend(self.queue_all(telling));
+            queued_alerts.extend(self.queue_all(telling));
         }
         for incident in &changed {
             self.incidents
@@ -257,11 +260,16 @@ impl Alerter {
         let AlertChanges {
             incidents,
             forgotten: gone,
-            letters: waiting,
+            queued_alerts: waiting,
             done,
         } = unkept;
-        let post = &self.shared.post;
-        let waits = |letter: &QueuedAlert| post.outbox(&letter.channel).queue().has(letter.id);
+        let outboxes = &self.shared.outboxes;
+        let waits = |queued_alert: &QueuedAlert| {
+            outboxes
+                .outbox(&queued_alert.channel)
+                .queue()
+                .has(queued_alert.id)
+        };
         let newer = |old: &Incident| changed.iter().all(|new| new.key != old.key);
         let mut keep = AlertChanges {
             incidents: incidents
@@ -270,34 +278,34 @@ impl Alerter {
                 .chain(changed.iter().cloned())
                 .collect(),
             forgotten: gone.into_iter().chain(forgotten).collect(),
-            letters: waiting
+            queued_alerts: waiting
                 .iter()
-                .filter(|letter| waits(letter))
-                .chain(&letters)
+                .filter(|queued_alert| waits(queued_alert))
+                .chain(&queued_alerts)
                 .cloned()
                 .collect(),
             done,
         };
         keep.incidents
             .retain(|incident| self.incidents.contains_key(&incident.key));
-        keep.done.extend(post.take_done());
+        keep.done.extend(outboxes.take_done());
         if !keep.is_empty() {
             match self.shared.state.store_alerts(keep.clone()).await {
                 // What was delivered while it was written must not be there after a restart.
                 Ok(()) => {
-                    let late = waiting.iter().filter(|letter| !waits(letter));
-                    post.done(late.map(|letter| letter.id));
+                    let late = waiting.iter().filter(|queued_alert| !waits(queued_alert));
+                    outboxes.done(late.map(|queued_alert| queued_alert.id));
                 }
                 Err(error) => {
                     // People must hear of it all the same, of a full disk above all; after a crash they may hear it twice.
-                    if !letters.is_empty() {
+                    if !queued_alerts.is_empty() {
                         tracing::warn!(error = %error_chain(&error), "what people are told now is not on disk");
                     }
                     self.unkept = keep;
                 }
             }
         }
-        self.store_and_queue(letters).await;
+        self.store_and_queue(queued_alerts).await;
         if !changed.is_empty() || !self.unkept.is_empty() {
             self.show();
         }
@@ -307,11 +315,11 @@ impl Alerter {
         let Notification { message, to } = telling;
         let config = self.shared.config();
         let known = |name: &str| config.channels.iter().any(|channel| channel.name == name);
-        let mut letters = Vec::new();
+        let mut queued_alerts = Vec::new();
         for (channel, first) in to.into_iter().filter(|(name, _)| known(name)) {
-            letters.push(self.queue_one(channel, first, message.clone()));
+            queued_alerts.push(self.queue_one(channel, first, message.clone()));
         }
-        letters
+        queued_alerts
     }
 
     fn queue_one(&mut self, channel: String, first: bool, message: Message) -> QueuedAlert {
@@ -325,28 +333,31 @@ impl Alerter {
         }
     }
 
-    /// Gives letters to their channels; those of a channel that is not there any more are done with.
-    async fn store_and_queue(&mut self, letters: Vec<QueuedAlert>) {
+    /// Gives alerts to their channels; those of a channel that is not there any more are done with.
+    async fn store_and_queue(&mut self, queued_alerts: Vec<QueuedAlert>) {
         let config = self.shared.config();
         let mut done = Vec::new();
-        for letter in letters {
+        for queued_alert in queued_alerts {
             if config
                 .channels
                 .iter()
-                .any(|channel| channel.name == letter.channel)
+                .any(|channel| channel.name == queued_alert.channel)
             {
-                self.shared.post.outbox(&letter.channel).put(letter);
+                self.shared
+                    .outboxes
+                    .outbox(&queued_alert.channel)
+                    .put(queued_alert);
             } else {
-                done.push(letter.id);
+                done.push(queued_alert.id);
             }
         }
-        self.shared.post.done(done);
+        self.shared.outboxes.done(done);
     }
 
     /// Shows everybody what is open.
     fn show(&self) {
         self.shared
-            .post
+            .outboxes
             .show(self.incidents.values().cloned().collect());
     }
 

@@ -27,7 +27,7 @@ pub struct Outboxes {
     /// Wakes the alerter: something may be wrong, or over.
     pub wake: Notify,
     boxes: Mutex<BTreeMap<String, Arc<Outbox>>>,
-    /// Letters that are done with and still in the state.
+    /// Alerts that are done with and still in the state.
     done: Mutex<Vec<i64>>,
     board: watch::Sender<AlertsSnapshot>,
     orders: (
@@ -53,9 +53,9 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a letter in.
-    pub fn put(&self, letter: QueuedAlert) {
-        self.queue().push(letter);
+    /// Puts an alert in.
+    pub fn put(&self, queued_alert: QueuedAlert) {
+        self.queue().push(queued_alert);
         self.filled.notify_one();
     }
 }
@@ -86,14 +86,14 @@ impl Outboxes {
 
     /// Every channel is tried at once, as after the configuration changed.
     pub fn hurry(&self) {
-        for mailbox in self
+        for outbox in self
             .boxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .values()
         {
-            mailbox.queue().hurry();
-            mailbox.filled.notify_one();
+            outbox.queue().hurry();
+            outbox.filled.notify_one();
         }
         self.wake.notify_one();
     }
@@ -104,25 +104,25 @@ impl Outboxes {
         let boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
         boxes
             .values()
-            .filter_map(|mailbox| mailbox.queue().breaks_at())
+            .filter_map(|outbox| outbox.queue().breaks_at())
             .filter(|at| *at > now)
             .min()
     }
 
-    /// What waits for these channels: how many letters, and since when.
+    /// What waits for these channels: how many alerts, and since when.
     pub fn waiting<'a>(
         &self,
         channels: impl IntoIterator<Item = &'a str>,
     ) -> Vec<(String, usize, Option<Timestamp>)> {
         let of = |name: &str| {
-            let mailbox = self.outbox(name);
-            let queue = mailbox.queue();
+            let outbox = self.outbox(name);
+            let queue = outbox.queue();
             (name.to_owned(), queue.len(), queue.oldest())
         };
         channels.into_iter().map(of).collect()
     }
 
-    /// Notes letters that are done with.
+    /// Notes alerts that are done with.
     pub fn done(&self, ids: impl IntoIterator<Item = i64>) {
         self.done
             .lock()

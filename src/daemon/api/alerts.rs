@@ -139,8 +139,13 @@ async fn test(
     };
     let shared = control.shared();
     let (config, now) = (shared.config(), shared.clock.now());
-    let tests =
-        channel_test::test(&shared.courier(), &config.channels, channel.as_deref(), now).await;
+    let tests = channel_test::test(
+        &shared.notifier(),
+        &config.channels,
+        channel.as_deref(),
+        now,
+    )
+    .await;
     let tests =
         tests.map_err(|unknown| ApiError::new(ErrorCode::UnknownChannel, unknown.to_string()))?;
     Ok(Json(json!({ "tests": tests })).into_response())

@@ -21,7 +21,7 @@ use crate::daemon::api::error::ApiError;
 use crate::daemon::api::peer::Peer;
 use crate::daemon::api::routes::{MAX_BODY_BYTES, MAX_GRANT_BYTES, routes};
 use crate::daemon::context::Context;
-use crate::daemon::http::connection_limits::Places;
+use crate::daemon::http::connection_limits::ConnectionLimits;
 use crate::daemon::http::descriptors;
 use crate::daemon::http::server::{Kept, Server, serve};
 use crate::daemon::startup::reload::Reloader;
@@ -222,8 +222,8 @@ fn listen(path: &Path, directory: &Directory) -> std::io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-fn places() -> Places {
-    descriptors::for_guests(MAX_CONNECTIONS, SPARE)
+fn places() -> ConnectionLimits {
+    descriptors::for_clients(MAX_CONNECTIONS, SPARE)
 }
 
 /// Told to whoever finds every place taken.
@@ -262,9 +262,9 @@ pub async fn run(
     let server = Server {
         routes: routes(control.clone()),
         places: places(),
-        kept: Some(Kept::Guests(Peer::is_important)),
+        kept: Some(Kept::ClientConnections(Peer::is_important)),
         longest_body,
-        introduce: Peer::peer_extensions,
+        peer_extensions_of: Peer::peer_extensions,
         busy,
         clock,
     };

@@ -292,7 +292,7 @@ async fn take(
     {
         log_escalation(EscalationSubject::Portal(name), &good);
     }
-    shared.post.wake.notify_one();
+    shared.outboxes.wake.notify_one();
     shared.due.notify_one();
     shared.climb.notify_one();
     Ok(generation)

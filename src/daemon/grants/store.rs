@@ -144,7 +144,7 @@ pub async fn store_grant(
                 && let Some(good) = resolved(&told, since, now)
             {
                 log_escalation(EscalationSubject::Portal(name), &good);
-                shared.post.wake.notify_one();
+                shared.outboxes.wake.notify_one();
             }
             shared.due.notify_one();
             shared.climb.notify_one();

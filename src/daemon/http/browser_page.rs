@@ -2,7 +2,7 @@
 //!
 //! Every user of a machine can read the arguments of a browser that is started, and whoever knows an authorization's `state` can
 //! answer it with a grant of his own. So the browser is given this page's address instead. Must not show the other address to
-//! a second guest: who comes second, or first, may be somebody else, and whoever waits is told.
+//! a second client: who comes second, or first, may be somebody else, and whoever waits is told.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -22,14 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::clock::{Clock, Tick};
 use crate::daemon::http::callback::{is_ahead_of_its_user, page};
-use crate::daemon::http::connection_limits::Places;
+use crate::daemon::http::connection_limits::ConnectionLimits;
 use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
 
 /// A browser that takes longer to start finds nothing.
 const SHORT_LIFE: Duration = Duration::from_secs(120);
 /// Connections at a time.
-const MAX_CONNECTIONS: Places = Places { open: 16, spare: 0 };
+const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits { open: 16, spare: 0 };
 
 /// A page that leads on once.
 pub struct BrowserPage {
@@ -74,13 +74,13 @@ impl BrowserPage {
             .fallback(lead_on)
             .layer(middleware::from_fn(only_this_machine))
             .with_state(Arc::clone(&way));
-        let introduce = |_: &TcpStream| PeerExtensions::new();
+        let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
         let house = Server {
             routes,
             places: MAX_CONNECTIONS,
             kept: None,
             longest_body: |_| 0,
-            introduce,
+            peer_extensions_of,
             busy,
             clock,
         };

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
 use crate::adapters::clock::Clock;
-use crate::daemon::http::connection_limits::Places;
+use crate::daemon::http::connection_limits::ConnectionLimits;
 use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
 
@@ -137,16 +137,16 @@ impl Callback {
                 .fallback(redirected)
                 .layer(middleware::from_fn(only_this_machine))
                 .with_state(Arc::clone(&door));
-            let introduce = |_: &TcpStream| PeerExtensions::new();
+            let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
             let house = Server {
                 routes,
-                places: Places {
+                places: ConnectionLimits {
                     open: MAX_CONNECTIONS,
                     spare: 0,
                 },
                 kept: None,
                 longest_body: |_| 0,
-                introduce,
+                peer_extensions_of,
                 busy,
                 clock: Clock::system(),
             };

@@ -1,5 +1,5 @@
-//! The places of a listener: who is let in, and who is shown out for those who come. Some are spare, for what must be
-//! answered while guests have taken all the others. Must not know what is served.
+//! The limit on connections of a listener: which client is accepted, and which is disconnected in its favour. Some places are
+//! spare, for requests that must be answered while clients have taken all the others. Must not know what is served.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::clock::{Clock, Tick};
 
-/// A guest may be shown out after this time, if its socket was looked at and held nothing: whoever connects is about to ask.
+/// A client may be disconnected after this time, if its socket was looked at and held nothing: whoever connects is about to ask.
 const SETTLED: Duration = Duration::from_millis(50);
 /// One that was not looked at, since it does not take its answer, after this time.
 const STALLED: Duration = Duration::from_secs(1);
 /// While nobody has been there for so long, it is looked again after this time.
-pub(crate) const AGAIN: Duration = Duration::from_millis(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(5);
 
-/// How many guests there may be.
+/// How many clients there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Places {
+pub(crate) struct ConnectionLimits {
     /// For everybody.
     pub(crate) open: usize,
     /// Once those are taken: only what is kept for is served there, and anything else is told to come again.
@@ -26,7 +26,7 @@ pub(crate) struct Places {
 }
 
 /// One connection.
-pub(crate) struct Guest {
+pub(crate) struct ClientConnection {
     /// A request of it is being carried out.
     served: AtomicBool,
     gone: AtomicBool,
@@ -43,7 +43,7 @@ pub(crate) struct Guest {
     pub(crate) leave: CancellationToken,
 }
 
-impl Guest {
+impl ClientConnection {
     fn new(clock: Clock, is_important: bool, is_spare: bool) -> Self {
         let came = clock.tick();
         let [served, gone, waits] = [const { AtomicBool::new(false) }; 3];
@@ -90,13 +90,13 @@ impl Guest {
     }
 }
 
-/// Marks a guest as being served for as long as it lives.
-pub(crate) struct Served<'a>(&'a Guest);
+/// Marks a client as being served for as long as it lives.
+pub(crate) struct Served<'a>(&'a ClientConnection);
 
 impl<'a> Served<'a> {
-    pub(crate) fn begin(guest: &'a Guest) -> Self {
-        guest.served.store(true, Ordering::Relaxed);
-        Self(guest)
+    pub(crate) fn begin(client: &'a ClientConnection) -> Self {
+        client.served.store(true, Ordering::Relaxed);
+        Self(client)
     }
 }
 
@@ -110,21 +110,21 @@ impl Drop for Served<'_> {
 
 /// What is done with somebody who comes.
 pub(crate) enum Admission {
-    In(Arc<Guest>),
-    /// Somebody has come only now, and may be shown out in a moment.
+    In(Arc<ClientConnection>),
+    /// Somebody has come only now, and may be disconnected in a moment.
     Wait,
     Full,
 }
 
 /// Who is there.
-pub(crate) struct Guests {
+pub(crate) struct ClientConnections {
     clock: Clock,
-    places: Places,
-    all: Vec<Arc<Guest>>,
+    places: ConnectionLimits,
+    all: Vec<Arc<ClientConnection>>,
 }
 
-impl Guests {
-    pub(crate) const fn new(clock: Clock, places: Places) -> Self {
+impl ClientConnections {
+    pub(crate) const fn new(clock: Clock, places: ConnectionLimits) -> Self {
         Self {
             clock,
             places,
@@ -132,10 +132,11 @@ impl Guests {
         }
     }
 
-    /// Lets somebody in, in place of the one who has been silent longest if need be. An important one is shown out for
+    /// Lets somebody in, in place of the one who has been silent longest if need be. An important one is disconnected for
     /// another important one alone, and nobody who is being served is.
     pub(crate) fn admit(&mut self, is_important: bool) -> Admission {
-        self.all.retain(|guest| !guest.gone.load(Ordering::Relaxed));
+        self.all
+            .retain(|client| !client.gone.load(Ordering::Relaxed));
         let mut wait = false;
         for is_spare in [false, true] {
             let most = if is_spare {
@@ -146,12 +147,12 @@ impl Guests {
             let taken = self
                 .all
                 .iter()
-                .filter(|guest| guest.is_spare == is_spare)
+                .filter(|client| client.is_spare == is_spare)
                 .count();
             if most > 0 && (taken < most || self.make_room(is_important, is_spare, &mut wait)) {
-                let guest = Arc::new(Guest::new(self.clock, is_important, is_spare));
-                self.all.push(Arc::clone(&guest));
-                return Admission::In(guest);
+                let client = Arc::new(ClientConnection::new(self.clock, is_important, is_spare));
+                self.all.push(Arc::clone(&client));
+                return Admission::In(client);
             }
         }
         if wait {
@@ -162,21 +163,21 @@ impl Guests {
     }
 
     fn make_room(&mut self, is_important: bool, is_spare: bool, wait: &mut bool) -> bool {
-        let may_go = |guest: &Guest| {
-            guest.is_spare == is_spare
-                && !guest.is_served()
-                && (is_important || !guest.is_important)
+        let may_go = |client: &ClientConnection| {
+            client.is_spare == is_spare
+                && !client.is_served()
+                && (is_important || !client.is_important)
         };
         let silent = self
             .all
             .iter()
             .enumerate()
-            .filter(|(_, guest)| may_go(guest));
+            .filter(|(_, client)| may_go(client));
         let (ripe, young): (Vec<_>, Vec<_>) =
-            silent.partition(|(_, guest)| guest.has_had_its_time());
+            silent.partition(|(_, client)| client.has_had_its_time());
         let longest = ripe
             .into_iter()
-            .max_by_key(|(_, guest)| (!guest.is_important, guest.silence()));
+            .max_by_key(|(_, client)| (!client.is_important, client.silence()));
         let Some((index, _)) = longest else {
             *wait |= !young.is_empty();
             return false;

@@ -1,9 +1,9 @@
-//! Who gets the file descriptors of this process (`RLIMIT_NOFILE`). Where there are few, guests of the listeners have to do with
+//! Who gets the file descriptors of this process (`RLIMIT_NOFILE`). Where there are few, clients of the listeners have to do with
 //! fewer before renewals do, and the state and the token files always have theirs.
 //!
 //! Must not change the limit: the process raises it as far as it may when it begins.
 
-use crate::daemon::http::connection_limits::Places;
+use crate::daemon::http::connection_limits::ConnectionLimits;
 use rustix::process::{Resource, getrlimit};
 
 /// For the state, the token files, the log, the sockets themselves, name resolution and the runtime.
@@ -21,8 +21,8 @@ pub(crate) fn for_requests(in_use: usize) -> usize {
 }
 
 /// Connections of a listener that would like so many, and so many spare ones; at least 4.
-pub(crate) fn for_guests(open: usize, spare: usize) -> Places {
-    guests(limit(), open, spare)
+pub(crate) fn for_clients(open: usize, spare: usize) -> ConnectionLimits {
+    clients(limit(), open, spare)
 }
 
 /// Says at a start if there are so few that renewals wait for each other.
@@ -50,12 +50,12 @@ fn requests(limit: usize) -> usize {
 }
 
 /// An eighth of what is not reserved: there are three listeners. Each has one descriptor more than it has places.
-fn guests(limit: usize, open: usize, spare: usize) -> Places {
+fn clients(limit: usize, open: usize, spare: usize) -> ConnectionLimits {
     let all = (limit.saturating_sub(RESERVED) / 8)
         .saturating_sub(1)
         .clamp(4, (open + spare).max(4));
     let spare = spare.min(all / 4);
-    Places {
+    ConnectionLimits {
         open: (all - spare).min(open.max(4)),
         spare,
     }
@@ -69,12 +69,12 @@ mod tests {
     fn the_state_and_the_files_always_have_their_descriptors() {
         for limit in [64, 80, 128, 256, 1024, 4096, 1 << 19] {
             let listeners =
-                [(128, 40), (64, 16), (256, 0)].map(|(open, spare)| guests(limit, open, spare));
-            let guests: usize = listeners
+                [(128, 40), (64, 16), (256, 0)].map(|(open, spare)| clients(limit, open, spare));
+            let clients: usize = listeners
                 .iter()
                 .map(|places| places.open + places.spare + 1)
                 .sum();
-            let all = requests(limit) + guests;
+            let all = requests(limit) + clients;
             assert!(limit < 128 || all + RESERVED <= limit, "{limit}: {all}");
             assert!(requests(limit) >= 1 && listeners.iter().all(|places| places.open >= 3));
             assert!(listeners[0].spare >= 1 && listeners[1].spare >= 1);

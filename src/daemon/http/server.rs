@@ -1,7 +1,7 @@
-//! HTTP for guests who may be slow, many or hostile: bounded in connections, memory and time, and nobody waits for another.
+//! HTTP for clients who may be slow, many or hostile: bounded in connections, memory and time, and nobody waits for another.
 //!
-//! A guest is given [`IO_TIMEOUT`] for a request, and for each step of taking its answer. Where every place is taken, the
-//! guest that has been silent longest gives up its own; one whose request is being carried out never does. Where all are
+//! A client is given [`IO_TIMEOUT`] for a request, and for each step of taking its answer. Where every place is taken, the
+//! client that has been silent longest gives up its own; one whose request is being carried out never does. Where all are
 //! being served, there are spare places ([`Kept`]). Must not know what is served.
 
 use std::convert::Infallible;
@@ -29,11 +29,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::clock::Clock;
-use crate::daemon::http::connection_limits::{AGAIN, Admission, Guest, Guests, Places, Served};
+use crate::daemon::http::connection_limits::{
+    Admission, ClientConnection, ClientConnections, ConnectionLimits, RETRY_AFTER, Served,
+};
 
 /// How long a request may take to arrive, a connection to stay idle, and an answer to make no progress.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(10);
-/// After the daemon was told to stop, guests who are not being served have this long to take their answers.
+/// After the daemon was told to stop, clients who are not being served have this long to take their answers.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// The longest head of a request, in bytes and in lines.
 const MAX_HEAD_BYTES: (usize, usize) = (16 * 1024, 64);
@@ -57,13 +59,13 @@ pub(crate) struct Server<I> {
     /// What answers.
     pub(crate) routes: Router,
     /// The most connections at a time.
-    pub(crate) places: Places,
+    pub(crate) places: ConnectionLimits,
     /// What the spare places are for.
     pub(crate) kept: Option<Kept<I>>,
     /// The longest body of a request that the routes get to see, in bytes; they are handed one byte more of a longer one.
     pub(crate) longest_body: fn(&Parts) -> usize,
     /// What the routes are told of who is at the other end, as an extension of the request.
-    pub(crate) introduce: fn(&I) -> PeerExtensions,
+    pub(crate) peer_extensions_of: fn(&I) -> PeerExtensions,
     /// What is answered in a spare place to whoever it is not kept for.
     pub(crate) busy: fn() -> Response<Body>,
     /// For time limits.
@@ -72,8 +74,8 @@ pub(crate) struct Server<I> {
 
 /// What is served in a spare place.
 pub(crate) enum Kept<I> {
-    /// Requests of these guests.
-    Guests(fn(&I) -> bool),
+    /// Requests of these clients.
+    ClientConnections(fn(&I) -> bool),
     /// Requests for these paths, whoever makes them.
     Paths(&'static [&'static str]),
 }
@@ -89,14 +91,14 @@ impl<I> Copy for Kept<I> {}
 impl<I> Kept<I> {
     fn is_for(&self, stream: &I) -> bool {
         match self {
-            Self::Guests(is_one) => is_one(stream),
+            Self::ClientConnections(is_one) => is_one(stream),
             Self::Paths(_) => false,
         }
     }
 
     fn serves(&self, is_important: bool, path: &str) -> bool {
         match self {
-            Self::Guests(_) => is_important,
+            Self::ClientConnections(_) => is_important,
             Self::Paths(paths) => paths.contains(&path),
         }
     }
@@ -113,9 +115,9 @@ pub(crate) async fn serve<L: Listener>(
 ) {
     let (clock, places) = (house.clock, house.places);
     let house = Arc::new(house);
-    let mut guests = Guests::new(clock, places);
+    let mut clients = ClientConnections::new(clock, places);
     let mut connections = JoinSet::new();
-    // One descriptor more than there are places: whoever was shown out has it until the connection is closed.
+    // One descriptor more than there are places: whoever was disconnected has it until the connection is closed.
     let seats = Arc::new(Semaphore::new(places.open + places.spare + 1));
     loop {
         let arrival = async {
@@ -128,15 +130,15 @@ pub(crate) async fn serve<L: Listener>(
             arrived = arrival => arrived,
         };
         let is_important = house.kept.is_some_and(|kept| kept.is_for(&stream));
-        let guest = loop {
-            match guests.admit(is_important) {
-                Admission::In(guest) => break Some(guest),
+        let client = loop {
+            match clients.admit(is_important) {
+                Admission::In(client) => break Some(client),
                 Admission::Full => break None,
-                Admission::Wait => clock.sleep(AGAIN).await,
+                Admission::Wait => clock.sleep(RETRY_AFTER).await,
             }
         };
-        let Some(guest) = guest else { continue };
-        let attended = serve_connection(stream, Arc::clone(&house), guest, stop.clone());
+        let Some(client) = client else { continue };
+        let attended = serve_connection(stream, Arc::clone(&house), client, stop.clone());
         connections.spawn(async move {
             attended.await;
             drop(seat);
@@ -150,20 +152,20 @@ pub(crate) async fn serve<L: Listener>(
 async fn serve_connection<I>(
     stream: I,
     house: Arc<Server<I>>,
-    guest: Arc<Guest>,
+    client: Arc<ClientConnection>,
     stop: CancellationToken,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let clock = house.clock;
-    let introduction = (house.introduce)(&stream);
+    let introduction = (house.peer_extensions_of)(&stream);
     let wire = TimeoutStream {
         stream,
-        guest: Arc::clone(&guest),
+        client: Arc::clone(&client),
         clock,
         stalled: None,
     };
-    let service = service_fn(|request| answer(&house, &guest, introduction.clone(), request));
+    let service = service_fn(|request| answer(&house, &client, introduction.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IO_TIMEOUT)
@@ -171,34 +173,34 @@ async fn serve_connection<I>(
         .max_headers(MAX_HEAD_BYTES.1)
         .serve_connection(TokioIo::new(wire), service);
     let mut connection = std::pin::pin!(connection);
-    // How a connection ends is its guest's business.
+    // How a connection ends is its client's business.
     tokio::select! {
         _ = &mut connection => {}
-        () = guest.leave.cancelled() => {}
+        () = client.leave.cancelled() => {}
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             while tokio::select! {
                 _ = &mut connection => false,
-                () = clock.sleep(SHUTDOWN_GRACE) => guest.is_served(),
+                () = clock.sleep(SHUTDOWN_GRACE) => client.is_served(),
             } {}
         }
     }
-    guest.go();
+    client.go();
 }
 
 /// Has a request answered once it is there as a whole.
 async fn answer<I>(
     house: &Server<I>,
-    guest: &Guest,
+    client: &ClientConnection,
     introduction: PeerExtensions,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    if guest.is_spare {
+    if client.is_spare {
         let is_kept_for = house
             .kept
-            .is_some_and(|kept| kept.serves(guest.is_important, request.uri().path()));
+            .is_some_and(|kept| kept.serves(client.is_important, request.uri().path()));
         let mut answer = if is_kept_for {
-            carry_out(house, guest, introduction, request).await
+            carry_out(house, client, introduction, request).await
         } else {
             (house.busy)()
         };
@@ -207,12 +209,12 @@ async fn answer<I>(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Ok(answer);
     }
-    Ok(carry_out(house, guest, introduction, request).await)
+    Ok(carry_out(house, client, introduction, request).await)
 }
 
 async fn carry_out<I>(
     house: &Server<I>,
-    guest: &Guest,
+    client: &ClientConnection,
     introduction: PeerExtensions,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -223,7 +225,7 @@ async fn carry_out<I>(
         let message = "the body of the request did not arrive in time\n";
         return (StatusCode::REQUEST_TIMEOUT, message).into_response();
     };
-    let served = Served::begin(guest);
+    let served = Served::begin(client);
     let routes = TowerToHyperService::new(house.routes.clone());
     let Ok(answer) = routes
         .call(Request::from_parts(head, Body::from(body)))
@@ -248,10 +250,10 @@ async fn read(mut body: Incoming, longest: usize) -> Result<Bytes, hyper::Error>
     Ok(kept.into())
 }
 
-/// A connection's socket, which breaks when its guest does not take what it asked for.
+/// A connection's socket, which breaks when its client does not take what it asked for.
 struct TimeoutStream<S> {
     stream: S,
-    guest: Arc<Guest>,
+    client: Arc<ClientConnection>,
     clock: Clock,
     stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -265,7 +267,7 @@ impl<S> TimeoutStream<S> {
     ) -> Poll<io::Result<T>> {
         if step.is_ready() {
             self.stalled = None;
-            self.guest.hear();
+            self.client.hear();
             return step;
         }
         let clock = self.clock;
@@ -286,9 +288,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.guest.wait(read.is_pending());
+        self.client.wait(read.is_pending());
         if read.is_ready() {
-            self.guest.hear();
+            self.client.hear();
         }
         read
     }

@@ -71,15 +71,15 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
             only_own_hosts,
         ))
         .with_state(shared);
-    let introduce = |_: &TcpStream| PeerExtensions::new();
+    let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
     serve(
         listener,
         Server {
             routes,
-            places: descriptors::for_guests(MAX_CONNECTIONS, SPARE),
+            places: descriptors::for_clients(MAX_CONNECTIONS, SPARE),
             kept: Some(Kept::Paths(&["/livez", "/readyz"])),
             longest_body: |_| 0,
-            introduce,
+            peer_extensions_of,
             busy,
             clock,
         },
@@ -143,9 +143,9 @@ async fn render_metrics(shared: &Context) -> Result<String, StateError> {
     } else {
         Vec::new()
     };
-    let incidents = shared.post.by_severity();
+    let incidents = shared.outboxes.by_severity();
     let outbox = shared
-        .post
+        .outboxes
         .waiting(config.channels.iter().map(|channel| channel.name.as_str()));
     let now = shared.clock.now();
     let silences = shared

@@ -378,7 +378,7 @@ impl Worker {
                     && let Some(good) = resolved(&grant.told, grant.standing.phase.since(), now)
                 {
                     log_escalation(EscalationSubject::Portal(portal), &good);
-                    self.shared.post.wake.notify_one();
+                    self.shared.outboxes.wake.notify_one();
                 }
                 self.end(app, &member_id, kept).await
             }

@@ -69,15 +69,15 @@ pub(crate) async fn serve_install_events(
         flood: Mutex::default(),
     });
     let routes = Router::new().fallback(receive_event).with_state(door);
-    let introduce = |_: &TcpStream| PeerExtensions::new();
+    let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
     serve(
         listener,
         Server {
             routes,
-            places: descriptors::for_guests(MAX_CONNECTIONS, 0),
+            places: descriptors::for_clients(MAX_CONNECTIONS, 0),
             kept: None,
             longest_body: |_| MAX_LENGTH,
-            introduce,
+            peer_extensions_of,
             busy,
             clock,
         },

@@ -381,7 +381,7 @@ pub(crate) async fn finish(
             }
             shared.due.notify_one();
             shared.climb.notify_one();
-            shared.post.wake.notify_one();
+            shared.outboxes.wake.notify_one();
         }
         (_, ImportResult::Refused(why)) => {
             log_escalation(EscalationSubject::Portal(&name), &refused(origin, why));

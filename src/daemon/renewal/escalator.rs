@@ -113,7 +113,7 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
                 if !is_of_app(portal) {
                     log_escalation(EscalationSubject::Portal(&portal.name), &announcement);
                 }
-                shared.post.wake.notify_one();
+                shared.outboxes.wake.notify_one();
             }
         }
         if due.len() < BATCH {

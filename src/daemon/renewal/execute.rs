@@ -664,7 +664,7 @@ async fn finish(
             }
             shared.climb.notify_one();
             if is_news || mended && !told_before.is_empty() {
-                shared.post.wake.notify_one();
+                shared.outboxes.wake.notify_one();
             }
             generation
         }

@@ -49,7 +49,7 @@ pub(crate) struct Backends {
     pub(crate) clock: Clock,
     pub(crate) server: AuthorizationServer,
     /// `None`: made as the configuration says.
-    pub(crate) courier: Option<Notifier>,
+    pub(crate) notifier: Option<Notifier>,
     pub(crate) hands: Executor,
     pub(crate) carry: Carry,
 }
@@ -75,7 +75,7 @@ impl Backends {
         Ok(Self {
             clock: Clock::system(),
             server,
-            courier: None,
+            notifier: None,
             hands: Executor::Threads,
             carry,
         })
@@ -105,7 +105,7 @@ impl Core {
         let Backends {
             clock,
             server,
-            courier,
+            notifier,
             hands,
             carry,
         } = world;
@@ -115,8 +115,8 @@ impl Core {
         } else {
             Carry::nowhere()
         };
-        let courier = match courier {
-            Some(courier) => courier,
+        let notifier = match notifier {
+            Some(notifier) => notifier,
             None => Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
                 .map_err(RunError::Tls)?,
         };
@@ -175,7 +175,7 @@ impl Core {
             clock,
             state,
             server,
-            courier,
+            notifier,
             publisher,
             carry,
             conditions,

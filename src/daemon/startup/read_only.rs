@@ -44,7 +44,7 @@ impl ReadOnlyState {
     pub async fn at(mut config: Config) -> Result<Self, RunError> {
         let clock = Clock::system();
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
-        let courier = Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
+        let notifier = Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
             .map_err(RunError::Tls)?;
         let began = clock.tick();
         let path = config.paths.state.clone();
@@ -73,7 +73,7 @@ impl ReadOnlyState {
             state,
             server,
             carry: Carry::nowhere(),
-            courier,
+            notifier,
             publisher: Publisher::none(),
             conditions: Arc::new(Conditions::default()),
         };

@@ -141,7 +141,7 @@ impl Reloader {
         bootstrap::read_files(shared).await;
         shared.due.notify_one();
         shared.climb.notify_one();
-        shared.post.hurry();
+        shared.outboxes.hurry();
         tracing::info!(
             portals = count,
             added = done.added,

@@ -46,13 +46,13 @@ impl Life {
         let config = read();
         let (shared, stop) = (Arc::new(Mutex::new(Weak::new())), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let courier = Notifier::new("machine", None)
+        let notifier = Notifier::new("machine", None)
             .unwrap()
             .through(Arc::new(Postman(Arc::clone(world))));
         let outside = crate::daemon::startup::core::Backends {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
-            courier: Some(courier),
+            notifier: Some(notifier),
             hands: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
             carry: crate::daemon::renewal::carry::Carry::nowhere(),
         };

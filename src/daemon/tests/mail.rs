@@ -234,7 +234,7 @@ fn check(last: &Told, told: &Told, clock_moved_at: Timestamp) -> Result<(), Stri
     Ok(())
 }
 
-/// Incidents and letters that the state still has, where all is well.
+/// Incidents and alerts that the state still has, where all is well.
 pub fn nothing_is_left(world: &World) -> Result<(), String> {
     let path = world.place.path().join("state.db");
     let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;

@@ -31,7 +31,7 @@ fn incident(key: &str, secs: i64) -> Incident {
     incident
 }
 
-fn letter(id: i64) -> QueuedAlert {
+fn queued_alert(id: i64) -> QueuedAlert {
     QueuedAlert {
         id,
         channel: "ops".into(),
@@ -45,7 +45,7 @@ async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
     let rig = Rig::with(&["acme"]).await;
     let keep = AlertChanges {
         incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
-        letters: vec![letter(2), letter(1), letter(3)],
+        queued_alerts: vec![queued_alert(2), queued_alert(1), queued_alert(3)],
         ..AlertChanges::default()
     };
     rig.state.store_alerts(keep).await.unwrap();
@@ -60,8 +60,8 @@ async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
     let rig = Rig::open(rig.close().await);
     let kept = rig.state.alerts().await.unwrap();
     assert_eq!(
-        (kept.incidents, kept.letters, kept.unreadable),
-        (vec![changed], vec![letter(1), letter(3)], 0)
+        (kept.incidents, kept.queued_alerts, kept.unreadable),
+        (vec![changed], vec![queued_alert(1), queued_alert(3)], 0)
     );
 }
 
@@ -70,15 +70,15 @@ async fn a_row_that_cannot_be_understood_costs_no_other() {
     let rig = Rig::with(&["acme"]).await;
     let keep = AlertChanges {
         incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
-        letters: vec![letter(1), letter(2)],
+        queued_alerts: vec![queued_alert(1), queued_alert(2)],
         ..AlertChanges::default()
     };
     rig.state.store_alerts(keep).await.unwrap();
     rig.spoil("UPDATE incident SET body = 'gossip' WHERE key = 'portal/globex'; UPDATE outbox SET body = '{}' WHERE id = 1");
     let kept = rig.state.alerts().await.unwrap();
     assert_eq!(
-        (kept.incidents.len(), kept.letters, kept.unreadable),
-        (1, vec![letter(2)], 2)
+        (kept.incidents.len(), kept.queued_alerts, kept.unreadable),
+        (1, vec![queued_alert(2)], 2)
     );
 }
 
