@@ -70,6 +70,8 @@ impl Generations {
         match self.text() {
             // One that was never filled is not there.
             Ok(text) if text.is_empty() => Some("it is empty".to_owned()),
+            // refreshd begins it with a whole line, so what has none was not cut off.
+            Ok(text) if !text.contains(&b'\n') => Some("no line of it can be read".to_owned()),
             Ok(text) => match parse(&text).1 {
                 0 => None,
                 1 => Some("a line of it cannot be read".to_owned()),
@@ -274,6 +276,23 @@ mod tests {
             .record(&name("hooli"), Some(Generation(6)))
             .unwrap();
         assert_eq!(generations.read()[&name("hooli")], Generation(6));
+    }
+
+    #[test]
+    fn what_holds_no_line_is_damaged_and_was_not_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state.db");
+        let path = folder.path().join("state.db.generations");
+        for (text, is_damaged) in [
+            (b"\xff\xfe garbage".as_slice(), true),
+            (&[0; 300], true),
+            (b"acme 1", true),
+            (b"\nacme 1\nbeta", false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let damage = Generations::beside(&state).damage();
+            assert_eq!(damage.is_some(), is_damaged, "{text:?}: {damage:?}");
+        }
     }
 
     #[test]

@@ -267,10 +267,21 @@ fn carry_out(generations: &mut Generations, job: Job) -> Answer {
         Job::Note(notes) => Answer::Noted(record(generations, notes)),
         Job::Check => Answer::Checked(generations.displaced()),
         Job::Rewrite(all) => {
+            // What lies there may be the record of a volume that was mounted: its lines are traces too.
+            let there = generations.read();
             let mut noted = generations.held();
+            for (name, newest) in there {
+                if !matches!(all.get(&name), Some(None)) {
+                    let known = noted.entry(name).or_insert(newest);
+                    *known = newest.max(*known);
+                }
+            }
             for (name, newest) in all {
                 match newest {
-                    Some(newest) => drop(noted.insert(name, newest)),
+                    Some(newest) => {
+                        let known = noted.entry(name).or_insert(newest);
+                        *known = newest.max(*known);
+                    }
                     None => drop(noted.remove(&name)),
                 }
             }
@@ -292,6 +303,36 @@ fn record(generations: &mut Generations, notes: Notes) -> Result<(), FileError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_that_was_put_in_place_keeps_its_lines_as_it_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state.db");
+        let [acme, beta, gone] =
+            ["acme", "beta", "gone"].map(|name| PortalName::parse(name).unwrap());
+        let mut notes = GenerationNotes::in_place(Generations::beside(&state), Clock::system());
+        notes.note(&acme, Some(Generation(3)));
+        notes.note(&gone, Some(Generation(9)));
+        notes.check();
+        assert!(!notes.is_displaced());
+        let mounted = folder.path().join("mounted.db");
+        let mut others = GenerationNotes::in_place(Generations::beside(&mounted), Clock::system());
+        for (name, number) in [(&acme, 2), (&beta, 7), (&gone, 8)] {
+            others.note(name, Some(Generation(number)));
+        }
+        std::fs::rename(
+            folder.path().join("mounted.db.generations"),
+            folder.path().join("state.db.generations"),
+        )
+        .unwrap();
+        notes.check();
+        assert!(notes.is_displaced());
+        notes.rewrite([(acme.clone(), Some(Generation(3))), (gone, None)].into());
+        let noted = Generations::beside(&state).read();
+        assert_eq!(noted, [(acme, Generation(3)), (beta, Generation(7))].into());
+        notes.check();
+        assert!(!notes.is_displaced());
+    }
 
     #[test]
     fn a_record_that_hangs_is_not_waited_for_and_misses_nothing_once_it_is_back() {

@@ -296,7 +296,8 @@ impl PublisherThread {
     /// Has the record of generations written anew where somebody took it away: it is what tells a lost state from a new one.
     fn keep_generations(&mut self) {
         self.generations.check();
-        if !self.generations.is_displaced() {
+        // A record that was put there with another state is that one's.
+        if !self.generations.is_displaced() || self.conditions.is_active(Condition::Displaced) {
             return;
         }
         let mut all = BTreeMap::new();
