@@ -72,6 +72,9 @@ impl Generations {
             Ok(text) if text.is_empty() => Some("it is empty".to_owned()),
             // refreshd begins it with a whole line, so what has none was not cut off.
             Ok(text) if !text.contains(&b'\n') => Some("no line of it can be read".to_owned()),
+            Ok(text) if !text.ends_with(b"\n") && parse(&text).0.is_empty() => {
+                Some("its only line is cut off".to_owned())
+            }
             Ok(text) => match parse(&text).1 {
                 0 => None,
                 1 => Some("a line of it cannot be read".to_owned()),
@@ -288,8 +291,9 @@ mod tests {
             (&[0; 300], true),
             (b"acme 1", true),
             (b"\nacme 1\nbeta", false),
+            (b"# generations\nacme 1", true),
         ] {
-            std::fs::write(&path, text).unwrap();
+            write_whole(folder.path(), &path, text, MODE).unwrap();
             let damage = Generations::beside(&state).damage();
             assert_eq!(damage.is_some(), is_damaged, "{text:?}: {damage:?}");
         }

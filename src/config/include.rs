@@ -105,7 +105,8 @@ fn matching(
         includes.push(Included {
             has_files: !paths.is_empty(),
             has_directory: has_directory(directory, pattern.value),
-            pattern: full,
+            // As it is written: the same from whatever directory the file is named.
+            pattern: pattern.value.to_owned(),
         });
     } else if paths.is_empty() {
         report.problem(pattern.place, "`include` names a file that does not exist");

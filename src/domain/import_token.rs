@@ -177,7 +177,8 @@ pub fn instead(word: &str) -> Option<&'static str> {
             "it is percent-encoded, or escaped with backslashes; hand over the decoded value",
         );
     }
-    if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\', '^', '|']) {
+    // `^` and `|` are in the tokens of eBay, Amazon and Laravel Sanctum.
+    if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\']) {
         return Some(
             "it has brackets, quotes or backslashes in it, which no refresh token has; is it a piece of JSON or of code?",
         );
@@ -313,9 +314,34 @@ pub fn is_error_word(word: &str) -> bool {
         "temporarilyunavailable",
         "wrongtoken",
     ];
-    ERROR_CODES
-        .iter()
-        .any(|code| code.eq_ignore_ascii_case(word))
+    const PARTS: [&str; 12] = [
+        "invalid",
+        "expired",
+        "error",
+        "err",
+        "required",
+        "denied",
+        "revoked",
+        "failed",
+        "unauthorized",
+        "unsupported",
+        "missing",
+        "not",
+    ];
+    // `session_expired`, `login_required`: words alone, of which the first or the last says what is wrong.
+    let parts: Vec<_> = word.split(['_', '-', ':', '=', '.']).collect();
+    let is_code = parts.len() > 1
+        && parts
+            .iter()
+            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphabetic()))
+        && [parts.first(), parts.last()]
+            .into_iter()
+            .flatten()
+            .any(|part| PARTS.contains(&part.to_ascii_lowercase().as_str()));
+    is_code
+        || ERROR_CODES
+            .iter()
+            .any(|code| code.eq_ignore_ascii_case(word))
         || WORDS.contains(&plain(word).as_str())
 }
 

@@ -15,6 +15,7 @@ use super::body_wrapping::{
     assigned, call, event_data, form, is_end, is_wrapped, opened, trimmed, without_prefix,
     without_warnings,
 };
+use super::date::instant;
 use super::import_token::{is_error_word, is_shortened, stands_for_none};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
@@ -133,10 +134,78 @@ pub(super) fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, s
         || text.contains(char::is_whitespace)
         || text.starts_with('<')
         || is_shortened(&text)
-        || is_error_word(&text)
+        || is_error_word(text.trim_end_matches('.'))
+        || is_template(&text)
         || is_code();
     (!is_none).then_some(text)
 }
+
+/// Whether it is what a template or a document has in the place of a token, an address, or a structure as text.
+fn is_template(text: &str) -> bool {
+    const NAMES: [&str; 4] = [
+        "accesstoken",
+        "refreshtoken",
+        "youraccesstoken",
+        "yourrefreshtoken",
+    ];
+    text.starts_with(['{', '[', '$', '%'])
+        || text.contains("://")
+        || NAMES.contains(&plain(text).as_str())
+}
+
+/// `2026-12-30`, with or without a time after it.
+fn is_day(text: &str) -> bool {
+    text.as_bytes().first_chunk().is_some_and(|day: &[u8; 10]| {
+        let is_mark = |at: usize| at == 4 || at == 7;
+        day.iter().enumerate().all(|(at, byte)| {
+            if is_mark(at) {
+                *byte == b'-'
+            } else {
+                byte.is_ascii_digit()
+            }
+        })
+    })
+}
+
+/// A lifetime, or a time in milliseconds, has no more digits.
+const LONGEST_NUMBER: usize = 15;
+
+/// Objects in which a member of a refresh token's name is something else: a link, a lifetime, a word, what is supported, or
+/// the token of another account.
+const OTHERS: [&str; 32] = [
+    "links",
+    "link",
+    "urls",
+    "endpoints",
+    "meta",
+    "metadata",
+    "user",
+    "users",
+    "owner",
+    "identity",
+    "identities",
+    "account",
+    "accounts",
+    "profile",
+    "scope",
+    "scopes",
+    "ttl",
+    "expires",
+    "lifetime",
+    "lifetimes",
+    "policy",
+    "policies",
+    "grants",
+    "supported",
+    "params",
+    "parameters",
+    "request",
+    "config",
+    "settings",
+    "features",
+    "permissions",
+    "status",
+];
 
 /// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
 fn is_none(value: &Value) -> bool {
@@ -393,6 +462,18 @@ impl EnvelopeReader<'_> {
         FoundToken::Token(map)
     }
 
+    /// Whether what is found apart from an access token may be a token: no word, no date and no lifetime.
+    fn may_be_token(&self, value: &Value) -> bool {
+        value
+            .as_str()
+            .filter(|text| text.bytes().any(|byte| byte.is_ascii_digit()))
+            .filter(|text| {
+                text.len() > LONGEST_NUMBER || !text.bytes().all(|byte| byte.is_ascii_digit())
+            })
+            .filter(|text| instant(text).is_none() && !is_day(text))
+            .is_some_and(|_| token(value, self.profile).is_some())
+    }
+
     /// The different refresh tokens in a value, but not those beside another access token.
     fn refresh_tokens<'v>(
         &self,
@@ -415,11 +496,12 @@ impl EnvelopeReader<'_> {
                         .refresh_token
                         .iter()
                         .any(|place| plain(place.last()) == plain(name));
+                    let is_other = OTHERS.contains(&plain(name).as_str());
                     if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
-                        if !found.contains(&value) {
+                        if self.may_be_token(value) && !found.contains(&value) {
                             found.push(value);
                         }
-                    } else if levels > 0 {
+                    } else if levels > 0 && !is_other {
                         self.refresh_tokens(value, own, levels - 1, left, found);
                     }
                 }
@@ -647,9 +729,9 @@ impl EnvelopeReader<'_> {
                     }
                     "haserror" | "iserror" => !says_nothing(value),
                     "result" => is_status(value) || failed() || value == &Value::Bool(false),
-                    "status" | "statuscode" | "code" | "outcome" | "state" => {
-                        is_status(value) || failed()
-                    }
+                    "status" | "statuscode" | "code" | "outcome" => is_status(value) || failed(),
+                    // What the request sent, as a rule: its numbers say nothing.
+                    "state" => failed(),
                     // What is wrong is said by a code. Without one the sentence alone has to be believed.
                     "errordescription" | "errormessage" | "errmsg" if beside && has_code => false,
                     "revoked" | "expired" | "inactive" | "invalid" | "disabled" | "isrevoked"

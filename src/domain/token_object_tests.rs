@@ -786,6 +786,27 @@ fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
     ] {
         assert_eq!(pair(body.as_bytes()), both, "{body}");
     }
+    // A member of that name that is no token: the server does not rotate, and the one before stays.
+    for other in [
+        r#""_links":{"refresh_token":"https://x.example/refresh"}"#,
+        r#""refresh":{"refresh_token":"https://x.example/refresh1"}"#,
+        r#""ttl":{"refresh_token":86400}"#,
+        r#""kinds":{"refresh_token":86400}"#,
+        r#""meta":{"refresh_token":"2026-12-30"}"#,
+        r#""until":{"refresh_token":"2026-12-30"}"#,
+        r#""validation":{"refresh_token":"ok"}"#,
+        r#""scopes":{"refresh_token":true}"#,
+        r#""user":{"identities":[{"provider":"google","refresh_token":"GR1"}]}"#,
+    ] {
+        let body = format!(r#"{{"access_token":"a2","expires_in":60,{other}}}"#);
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some(("a2".to_owned(), None)),
+            "{body}"
+        );
+    }
+    let echoed = r#"{"access_token":"a2","refresh_token":"r2","state":"45123"}"#;
+    assert_eq!(pair(echoed.as_bytes()), both);
     // It is another account's, or there are two.
     let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
     assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
@@ -794,6 +815,47 @@ fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
         "access_token=a2%26refresh_token=r2",
     ] {
         assert!(is_kept_in_doubt(doubtful), "{doubtful}");
+    }
+}
+
+#[test]
+fn what_stands_for_a_token_in_a_template_or_a_refusal_is_none() {
+    for word in [
+        r#"{\"error\":\"invalid_grant\"}"#,
+        "{}",
+        "[]",
+        "{{access_token}}",
+        "${token}",
+        "%s",
+        "ACCESS_TOKEN",
+        "YOUR_ACCESS_TOKEN",
+        "https://login.example/",
+        "error=invalid_grant",
+        "error:invalid_grant",
+        "session_expired",
+        "refresh_token_expired",
+        "ERR_TOKEN_EXPIRED",
+        "login_required",
+        "Unauthorized.",
+    ] {
+        let body = format!(r#"{{"access_token":"{word}","refresh_token":"r2","expires_in":60}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    for word in [
+        "test",
+        "token",
+        "x",
+        "session",
+        "not-1",
+        "a_b_c",
+        "v^1.1#i^1",
+        "12|hKq",
+    ] {
+        let body = format!(r#"{{"access_token":"{word}","refresh_token":"r2"}}"#);
+        assert!(pair(body.as_bytes()).is_some(), "{body}");
     }
 }
 

@@ -303,6 +303,7 @@ fn record(generations: &mut Generations, notes: Notes) -> Result<(), FileError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::token_files::write_whole;
 
     #[test]
     fn a_record_that_was_put_in_place_keeps_its_lines_as_it_is_written_anew() {
@@ -320,11 +321,9 @@ mod tests {
         for (name, number) in [(&acme, 2), (&beta, 7), (&gone, 8)] {
             others.note(name, Some(Generation(number)));
         }
-        std::fs::rename(
-            folder.path().join("mounted.db.generations"),
-            folder.path().join("state.db.generations"),
-        )
-        .unwrap();
+        let record = std::fs::read(folder.path().join("mounted.db.generations")).unwrap();
+        let path = folder.path().join("state.db.generations");
+        write_whole(folder.path(), &path, &record, 0o600).unwrap();
         notes.check();
         assert!(notes.is_displaced());
         notes.rewrite([(acme.clone(), Some(Generation(3))), (gone, None)].into());
