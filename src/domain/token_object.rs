@@ -95,7 +95,7 @@ pub(super) fn plain_text(body: &[u8]) -> Plain<'_> {
     }
 }
 
-/// As [`open`], of a body without its packing.
+/// As [`open()`], of a body without its packing.
 pub(super) fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Value>> {
     let reader = EnvelopeReader {
         profile,
