@@ -19,7 +19,6 @@ use crate::adapters::state::{
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::carry::{Held, Slot};
-use crate::daemon::renewal::client_secret;
 use crate::daemon::renewal::execute::{
     AttemptResult, ClaimedGrant, announce_client, send_renewal, usable_app,
 };
@@ -174,15 +173,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     };
     let started = shared.clock.tick();
     let profile = Arc::clone(&app.profile);
-    let mut asked = send_renewal(&shared, &config, app, &claimed).await;
-    // A client that is refused has spent nothing. Its secret may have been replaced.
-    if asked.attempt.is_client_refused()
-        && let Some(newer) =
-            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
-        && let Some(changed) = usable_app(&newer, &claimed)
-    {
-        asked = send_renewal(&shared, &newer, changed, &claimed).await;
-    }
+    let asked = send_renewal(&shared, &config, app, &claimed).await;
     let AttemptResult {
         attempt,
         unread,

@@ -104,15 +104,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         return release(&shared, &config, claimed, why).await;
     };
     let profile = Arc::clone(&app.profile);
-    let mut asked = send_renewal(&shared, &config, app, &claimed).await;
-    // A client that is refused has spent nothing. Its secret may have been replaced.
-    if asked.attempt.is_client_refused()
-        && let Some(newer) =
-            client_secret::newer(&shared, &app.name, app.client_secret.as_ref()).await
-        && let Some(changed) = usable_app(&newer, &claimed)
-    {
-        asked = send_renewal(&shared, &newer, changed, &claimed).await;
-    }
+    let asked = send_renewal(&shared, &config, app, &claimed).await;
     let AttemptResult {
         mut attempt,
         mut unread,
@@ -281,8 +273,26 @@ pub(crate) struct AttemptResult {
     kind: Fingerprint,
 }
 
-/// Sends the request and reads what comes back.
+/// Sends the request and reads what comes back; once more where the client is refused and its secret has been replaced
+/// meanwhile: a client that is refused has spent nothing.
 pub(crate) async fn send_renewal(
+    shared: &Context,
+    config: &Config,
+    app: &App,
+    claimed: &ClaimedGrant,
+) -> AttemptResult {
+    let asked = send_once(shared, config, app, claimed).await;
+    if asked.attempt.is_client_refused()
+        && let Some(newer) =
+            client_secret::newer(shared, &app.name, app.client_secret.as_ref()).await
+        && let Some(changed) = usable_app(&newer, claimed)
+    {
+        return send_once(shared, &newer, changed, claimed).await;
+    }
+    asked
+}
+
+async fn send_once(
     shared: &Context,
     config: &Config,
     app: &App,
