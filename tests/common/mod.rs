@@ -53,7 +53,7 @@ pub const CLIENT_SECRET: &str = "c1ientSecret0OfTheTests0123456789";
 pub const LIFE: Duration = Duration::from_secs(20);
 pub const EVERY: Duration = Duration::from_secs(8);
 /// What happens at once may take so long on a machine that is busy.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// A command that takes longer hangs.
 pub const COMMAND: Duration = Duration::from_secs(30);
