@@ -9,7 +9,7 @@
 mod support;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use refreshd::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 use serde_json::{Value, json};
 
 use support::place::Place;

@@ -5,12 +5,19 @@
 //!
 //! # Modules
 //!
-//! One crate with three layers, and a fake authorization server:
+//! The program is this crate, with three layers. What another program could use is in crates of its own, below `crates`:
+//!
+//! | crate | contents |
+//! |---|---|
+//! | `refreshd-token-client` | provider profiles, token requests, the client that sends them, the tolerant reader of token replies |
+//! | `refreshd-http` | the settings that every HTTP client here shares |
+//! | `refreshd-secrets` | secrets as types; words from outside made fit to be shown, with secrets taken out |
+//! | `refreshd-time` | timestamps, dates as servers write them, the one door to clocks and randomness |
 //!
 //! | module | responsibility | contents |
 //! |---|---|---|
-//! | [`domain`] | decides | portals, tokens, token replies and their classes, the state machine of a renewal, escalation steps, budgets. No I/O, no clock, no randomness, no logging |
-//! | [`adapters`] | does I/O | one outside system each: clock, authorization server, state, token files, alert channels, log, metrics, systemd. They know types of the domain only |
+//! | [`domain`] | decides | portals, the state machine of a renewal, escalation steps, incidents, budgets. No I/O, no clock, no randomness, no logging |
+//! | [`adapters`] | does I/O | one outside system each: state, token files, alert channels, log, metrics, systemd. They know types of the domain only |
 //! | [`daemon`] | runs | the scheduler, the publisher, the escalator, the alerter, the sockets. The only module that spawns tasks |
 //! | [`config`] | reads | TOML to types, with every problem at once |
 //! | [`commands`] | is the command line | one file per command; the only module that prints |
@@ -29,7 +36,7 @@
 //! | `http` | the server that the listeners share, its limits, the status page, metrics and health, callbacks |
 //!
 //! Dependencies: `main` → commands → daemon, config; config → domain; adapters → domain; daemon → domain, adapters, config;
-//! domain → nothing. Commands call adapters where nothing is decided in between (the format of a token, the header of a
+//! domain → the crates, and of those only what does no I/O. Commands call adapters where nothing is decided in between (the format of a token, the header of a
 //! state). `tests/tidy.rs` checks the edges, and that no file imports one that imports it.
 //!
 //! # Flow of a renewal
@@ -43,7 +50,7 @@
 //! - The scheduler (`daemon::renewal::scheduler`) asks the state for portals that are due, as many as the budget of each authorization
 //!   server ([`domain::budget`]) allows. `claim_due` is one durable transaction for the batch. A claim is the write-ahead
 //!   intent, the single-flight lock and the lease.
-//! - Each claim becomes one task (`execute`). It sends the request, [`domain::reply`] classifies the reply by the provider's table,
+//! - Each claim becomes one task (`execute`). It sends the request, [`refreshd_token_client::reply`] classifies the reply by the provider's table,
 //!   [`domain::renewal::apply_outcome`] returns the new status of the grant, and the task records, publishes and logs it. The
 //!   task is never cancelled. A pair that the disk refuses is kept in memory, retried and reported as critical.
 //! - What the state refuses is also given to the service manager (`daemon::renewal::carry`). The next process takes it back:
@@ -61,7 +68,7 @@
 //!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. What was not verified is not stored.
 //! - Every grant is stored by one function, `daemon::grants::store::store_grant`: durable first, then published. Its callers are `authorize` (a person,
 //!   with fresh state and PKCE), `import` ([`domain::import`]), `bootstrap` (client credentials and `refresh_token_file`), and
-//!   `install`. Every request to an authorization server is built by [`domain::request`] from the profile; the metadata of an
+//!   `install`. Every request to an authorization server is built by [`refreshd_token_client::request`] from the profile; the metadata of an
 //!   issuer completes a profile before it is used (`metadata_discovery`).
 //! - Where a grant is alive, an imported one is a candidate ([`domain::candidate`], `daemon::renewal::candidates`): stored beside it,
 //!   claimed and exchanged like a renewal, and put in its place in the transaction that records the success. Its owner is
@@ -78,12 +85,12 @@
 //! - **No retry in the HTTP client,** no redirect, no proxy from the environment: a token request is sent once, to the address
 //!   that the profile names.
 //! - **No background refresh of anything but tokens.** Metrics and pages are computed from the state on request.
-//! - **No provider in the code.** What Bitrix24 does differently is a field of [`domain::provider::Profile`].
+//! - **No provider in the code.** What Bitrix24 does differently is a field of [`refreshd_token_client::provider::Profile`].
 //!
 //! # Tests
 //!
-//! Time, network, disk and notifications have one seam each ([`adapters::clock::WallClock`],
-//! [`adapters::authorization_server::Transport`], [`adapters::state::Disk`], [`adapters::channels::NotifierBackend`]). On them
+//! Time, network, disk and notifications have one seam each ([`refreshd_time::clock::WallClock`],
+//! [`refreshd_token_client::authorization_server::Transport`], [`adapters::state::Disk`], [`adapters::channels::NotifierBackend`]). On them
 //! the tests of [`daemon`] run the whole daemon on one thread in simulated time, and end it at any step that is visible from
 //! outside; a seed replays. The machine itself is tested with the real binary: `tests/daemon`, `tests/outside`, and `tests/rigs`
 //! for system calls, disks, clocks and systemd. The table in `README.md` gives the figures.
@@ -92,14 +99,14 @@
 //!
 //! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`execute`; tests)
 //! 2. [`domain`] is deterministic. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
-//! 3. One door each: time and randomness [`adapters::clock`], files [`adapters::token_files::write_whole`], spawning
+//! 3. One door each: time and randomness [`refreshd_time::clock`], files [`adapters::token_files::write_whole`], spawning
 //!    [`daemon`], other programs [`adapters::channels`]' `command`, printing `commands::terminal`, exiting `main`.
 //!    (`clippy.toml`, `tests/tidy.rs`)
 //! 4. A task that ends unexpectedly ends the daemon with a reason; the scheduler itself feeds the watchdog. ([`daemon::run`])
 //! 5. No lock and no transaction is held across a request. (the closures of the state are not async; clippy)
 //! 6. Metrics, pages, sockets and alerts read snapshots and cannot change or delay a renewal. (they have no claim)
 //! 7. A secret is a type, blind in `Debug`, without `Display` or `Serialize`; the files that may `expose` one are listed.
-//!    ([`domain::secret`], `tests/tidy.rs`)
+//!    ([`refreshd_secrets`], `tests/tidy.rs`)
 //! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])
 //! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
 //! 10. Nothing of an unverified install event is connected to, stored or published. (`domain::token_owner`;

@@ -9,27 +9,56 @@ mod modules;
 use std::fs;
 use std::path::Path;
 
-/// What each floor must not know. A name of the crate's own modules is written `crate::NAME`.
+/// The roots of the crates.
+const CRATES: &[&str] = &[
+    "src/",
+    "crates/http/src/",
+    "crates/secrets/src/",
+    "crates/time/src/",
+    "crates/token-client/src/",
+];
+
+/// What decides and does no I/O: folders, and the files in them that are the exceptions.
+const PURE: &[(&str, &[&str])] = &[
+    ("src/domain/", &[]),
+    ("crates/secrets/src/", &[]),
+    (
+        "crates/token-client/src/",
+        &[
+            "authorization_server.rs",
+            "recording.rs",
+            "token_owner_request.rs",
+        ],
+    ),
+];
+
+/// What code without I/O must not use.
+const IO: &[&str] = &[
+    "tokio",
+    "reqwest",
+    "hyper",
+    "rusqlite",
+    "tracing",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::thread",
+    "std::process",
+    "refreshd_time::clock",
+];
+
+/// Which layers of the program each must not know. That crates know nothing of the program is the compiler's to say.
 const FLOORS: &[(&str, &[&str], &str)] = &[
     (
         "domain",
         &[
-            "tokio",
-            "reqwest",
-            "rusqlite",
-            "tracing",
-            "std::fs",
-            "std::net",
-            "std::env",
-            "std::thread",
-            "std::process",
             "crate::adapters",
             "crate::commands",
             "crate::config",
             "crate::daemon",
-            "crate::sandbox",
+            "crate::fake_server",
         ],
-        "the domain decides: same inputs, same answer, no I/O",
+        "the domain decides",
     ),
     (
         "adapters",
@@ -37,7 +66,7 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
             "crate::commands",
             "crate::config",
             "crate::daemon",
-            "crate::sandbox",
+            "crate::fake_server",
         ],
         "an adapter knows one outside thing and the domain's types",
     ),
@@ -47,13 +76,13 @@ const FLOORS: &[(&str, &[&str], &str)] = &[
         "the configuration is read, never run",
     ),
     (
-        "sandbox",
+        "fake_server",
         &["crate::commands", "crate::config", "crate::daemon"],
         "the stand-in server must not share the opinions of what it tests",
     ),
     (
         "daemon",
-        &["crate::commands", "crate::sandbox"],
+        &["crate::commands", "crate::fake_server"],
         "the daemon does not know who started it",
     ),
 ];
@@ -64,11 +93,12 @@ const MAY_EXPOSE: &[&str] = &[
     "src/domain/authorization.rs",
     "src/domain/import.rs",
     "src/domain/renewal*.rs",
-    "src/domain/reply*.rs",
-    "src/domain/request*.rs", // what is sent
-    "src/domain/secret.rs",
-    "src/config/receivers.rs", // is a channel's address https?
-    "src/config/source.rs",    // the text of a file that may hold one
+    "crates/secrets/src/secret.rs",
+    "crates/token-client/src/reply*.rs",
+    "crates/token-client/src/request*.rs", // what is sent
+    "crates/token-client/src/token_owner_request.rs", // asks whose it is
+    "src/config/receivers.rs",             // is a channel's address https?
+    "src/config/source.rs",                // the text of a file that may hold one
     "src/config/portals.rs",
     "src/config/secrets.rs",
     "src/adapters/channels/email.rs", // what receivers must be shown
@@ -85,24 +115,23 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/rows.rs",
     "src/adapters/state/superseded.rs",
     "src/adapters/state/unread.rs",
-    "src/adapters/verify_token_owner.rs",     // asks whose it is
-    "src/adapters/token_files.rs",            // the access token, for readers
-    "src/adapters/token_reply.rs",            // the same, as a server's reply
-    "src/commands/import.rs",                 // hands a dump's grant over
-    "src/daemon/renewal/carry.rs",            // gives it to the service manager
-    "src/daemon/grants/authorize/*.rs",       // to take them out of what the server says
-    "src/daemon/renewal/execute.rs",          // to take them out of what the server says
-    "src/daemon/grants/import.rs",            // is it another secret that is known?
-    "src/daemon/install/verify.rs",           // the same
-    "src/daemon/renewal/inherited.rs",        // reads what the service manager has kept
-    "src/daemon/install/worker.rs",           // the same
+    "src/adapters/token_files.rs",      // the access token, for readers
+    "src/adapters/token_reply.rs",      // the same, as a server's reply
+    "src/commands/import.rs",           // hands a dump's grant over
+    "src/daemon/renewal/carry.rs",      // gives it to the service manager
+    "src/daemon/grants/authorize/*.rs", // to take them out of what the server says
+    "src/daemon/renewal/execute.rs",    // to take them out of what the server says
+    "src/daemon/grants/import.rs",      // is it another secret that is known?
+    "src/daemon/install/verify.rs",     // the same
+    "src/daemon/renewal/inherited.rs",  // reads what the service manager has kept
+    "src/daemon/install/worker.rs",     // the same
     "src/daemon/renewal/unreadable_reply.rs", // reads kept replies again
-    "src/daemon/api/replies.rs",              // hands one over to who asks for it
-    "src/daemon/configured.rs",               // a fingerprint
+    "src/daemon/api/replies.rs",        // hands one over to who asks for it
+    "src/daemon/configured.rs",         // a fingerprint
 ];
 
 /// The one door to the clocks.
-const CLOCK: &str = "src/adapters/clock.rs";
+const CLOCK: &str = "crates/time/src/clock.rs";
 
 /// The one door to other programs.
 const PROGRAMS: &str = "src/adapters/channels/command.rs";
@@ -146,7 +175,7 @@ impl Source {
 fn is_tests(path: &str) -> bool {
     let by_name =
         path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/");
-    by_name || !path.starts_with("src/")
+    by_name || path.starts_with("tests/")
 }
 
 /// The program proper: without comments, and without what comes from the first test module on.
@@ -275,6 +304,29 @@ fn stays_on_its_floor(source: &Source) -> Vec<String> {
         .collect()
 }
 
+fn does_no_io(source: &Source) -> Vec<String> {
+    let is_pure = PURE.iter().any(|(folder, exceptions)| {
+        source
+            .path
+            .strip_prefix(folder)
+            .is_some_and(|file| !exceptions.contains(&file))
+    });
+    let banned: &[&str] = if is_pure { IO } else { &[] };
+    banned
+        .iter()
+        .flat_map(|path| {
+            uses(&source.code, path)
+                .into_iter()
+                .map(move |at| (path, at))
+        })
+        .map(|(path, at)| {
+            let complaint =
+                format!("`{path}`: this code decides: same inputs, same answer, no I/O");
+            source.complain(&source.code, at, &complaint)
+        })
+        .collect()
+}
+
 fn asks_the_clock_for_the_time(source: &Source) -> Vec<String> {
     if source.path == CLOCK {
         return Vec::new();
@@ -359,21 +411,17 @@ fn leaves_programs_to_the_channel(source: &Source) -> Vec<String> {
 
 // --- the house ------------------------------------------------------------------------------------------------------
 
-/// Every Rust file below `src` and `tests`, by its path from the root of the repository.
+/// Every Rust file below `src`, `crates` and `tests`, by its path from the root of the repository.
 fn house() -> Vec<Source> {
     let mut found = Vec::new();
-    collect(
-        Path::new(env!("CARGO_MANIFEST_DIR")),
-        "src",
-        "rs",
-        &mut found,
-    );
-    collect(
-        Path::new(env!("CARGO_MANIFEST_DIR")),
-        "tests",
-        "rs",
-        &mut found,
-    );
+    for folder in ["src", "crates", "tests"] {
+        collect(
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+            folder,
+            "rs",
+            &mut found,
+        );
+    }
     assert!(
         found.iter().any(|source| source.path == "src/lib.rs"),
         "the sources are not where they were"
@@ -421,9 +469,34 @@ fn every_module_stays_on_its_floor() {
 }
 
 #[test]
+fn what_decides_does_no_io() {
+    hold(does_no_io);
+}
+
+#[test]
 fn no_file_imports_one_that_imports_it() {
-    let circle = modules::ModuleGraph::of(&house()).circle();
-    assert_eq!(circle, None, "move what both need into a file of its own");
+    let house = house();
+    for root in CRATES {
+        assert!(
+            house.iter().any(|source| source.path.starts_with(root)),
+            "{root}"
+        );
+        let circle = modules::ModuleGraph::of(&house, root).circle();
+        assert_eq!(
+            circle, None,
+            "in {root}: move what both need into a file of its own"
+        );
+    }
+    let unknown: Vec<_> = house
+        .iter()
+        .filter(|source| source.path.starts_with("crates/"))
+        .filter(|source| !CRATES.iter().any(|root| source.path.starts_with(root)))
+        .map(|source| &source.path)
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "add their crates to CRATES: {unknown:?}"
+    );
 }
 
 #[test]
@@ -468,7 +541,7 @@ fn every_file_on_the_list_of_secrets_exists() {
 fn every_test_that_the_threat_model_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
-    for folder in ["src", "tests"] {
+    for folder in ["src", "crates", "tests"] {
         collect(root, folder, "rs", &mut sources);
     }
     let model = fs::read_to_string(root.join("deploy/threat-model.md")).unwrap();
@@ -547,14 +620,14 @@ fn the_rules_see_what_they_are_for() {
             &[],
         ),
         (
-            stays_on_its_floor,
+            does_no_io,
             "src/domain/a.rs",
             "//! No tokio.\nuse std::fs;\nuse tokio::time;\n",
             &[3, 2],
         ),
         (
-            stays_on_its_floor,
-            "src/domain/a.rs",
+            does_no_io,
+            "crates/token-client/src/a.rs",
             "//! A\nuse std::{\n    fmt,\n    fs::File,\n};\n",
             &[4],
         ),
@@ -565,13 +638,19 @@ fn the_rules_see_what_they_are_for() {
             &[2],
         ),
         (
-            stays_on_its_floor,
+            does_no_io,
             "src/domain/a.rs",
             "//! A\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n",
             &[],
         ),
         (
-            stays_on_its_floor,
+            does_no_io,
+            "crates/token-client/src/recording.rs",
+            "//! A\nuse tokio::net::TcpStream;\n",
+            &[],
+        ),
+        (
+            does_no_io,
             "src/domain/a_tests.rs",
             "//! A\nuse std::fs;\n",
             &[],
@@ -590,14 +669,14 @@ fn the_rules_see_what_they_are_for() {
         ),
         (
             stays_on_its_floor,
-            "src/sandbox/a.rs",
+            "src/fake_server/a.rs",
             "//! A\nuse crate::daemon;\n",
             &[2],
         ),
         (
             stays_on_its_floor,
             "src/daemon/a.rs",
-            "//! A\nuse crate::config;\nuse crate::sandbox;\n",
+            "//! A\nuse crate::config;\nuse crate::fake_server;\n",
             &[3],
         ),
         (
@@ -620,7 +699,7 @@ fn the_rules_see_what_they_are_for() {
         ),
         (
             keeps_secrets_shut,
-            "src/domain/reply_a.rs",
+            "crates/token-client/src/reply_a.rs",
             "//! A\nlet t = secret.expose();\n",
             &[],
         ),

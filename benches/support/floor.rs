@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::{Context as _, Result, bail};
-use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
+use refreshd_time::clock::Clock;
 use reqwest::Client;
 use rusqlite::{Connection, params};
 use serde_json::Value;

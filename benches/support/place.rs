@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
 use refreshd::domain::name::PortalName;
 use refreshd::domain::token_format::TokenFormat;
+use refreshd_time::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
 use refreshd::fake_server::{FakeServer, Rules};
+use refreshd_time::clock::Clock;
 use reqwest::header::ACCEPT;
 use reqwest::{Client, redirect, retry};
 use tokio::net::TcpListener;

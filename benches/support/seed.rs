@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use refreshd::adapters::clock::Clock;
 use refreshd::adapters::state::{NewGrant, State, StoreOutcome, lock};
 use refreshd::config::{self, App, Config, Environment, PortalConfig};
 use refreshd::domain::import::{self, ImportedGrant};
 use refreshd::domain::name::PortalName;
 use refreshd::domain::portal::{GrantStatus, Phase};
-use refreshd::domain::schedule::RenewEvery;
 use refreshd::domain::settings::Configured;
-use refreshd::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_time::clock::Clock;
+use refreshd_token_client::renew_every::RenewEvery;
 use serde_json::json;
 use tokio::task::JoinSet;
 

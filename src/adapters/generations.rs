@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::directory::{Directory, parent};
 use super::token_files::{FileError, write_whole};
 use crate::domain::name::PortalName;
-use crate::domain::token::Generation;
+use refreshd_token_client::token::Generation;
 
 /// What it is, for whoever meets it.
 const HEADING: &str = "# The newest generation of each portal. refreshd sees by it that a state was restored from an old backup:\n\

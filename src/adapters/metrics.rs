@@ -20,8 +20,8 @@ use super::state::Census;
 use crate::domain::escalation::{OVERDUE_SHARE, Severity, overdue_at, refresh_end_of};
 use crate::domain::install::Outcome;
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::provider::Class;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_token_client::provider::Class;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

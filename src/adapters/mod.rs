@@ -1,19 +1,14 @@
 //! One outside thing each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
-pub mod authorization_server;
 pub mod channels;
-pub mod clock;
 pub mod directory;
 pub mod generations;
-pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod ownership;
 pub mod published_token;
-mod recording;
 pub mod sealed;
 pub mod state;
 pub mod systemd;
 pub mod token_files;
 pub mod token_reply;
-mod verify_token_owner;

@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::token_files::TokenFiles;
 use crate::domain::name::PortalName;
 use crate::domain::rollback::PublishedGeneration;
-use crate::domain::secret::AccessToken;
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Details, Generation};
+use refreshd_secrets::AccessToken;
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::{Access, Details, Generation};
 
 /// What is read of `token.json`.
 #[derive(Deserialize)]

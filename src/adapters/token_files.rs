@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::directory::{Directory, Make, TEMPORARY, Trust, UntrustedDirectory};
 use crate::domain::name::PortalName;
-use crate::domain::token::{Access, Details, Generation};
 use crate::domain::token_format::TokenFormat;
+use refreshd_token_client::token::{Access, Details, Generation};
 
 /// Owner writes, the consumers' group reads.
 const FILE_MODE: u32 = 0o640;

@@ -3,9 +3,9 @@
 use std::fs::Permissions;
 
 use super::*;
-use crate::domain::secret::AccessToken;
-use crate::domain::time::Timestamp;
 use crate::domain::token_format::TokenFormat;
+use refreshd_secrets::AccessToken;
+use refreshd_time::Timestamp;
 
 fn access(token: &str) -> Access {
     Access {

@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::domain::provider::Profile;
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Details};
+use refreshd_time::Timestamp;
+use refreshd_token_client::provider::Profile;
+use refreshd_token_client::token::{Access, Details};
 
 /// The reply, with the life that is left.
 #[must_use]

@@ -16,7 +16,6 @@ use super::common::Common;
 use super::connect::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::adapters::clock::Clock;
 use crate::daemon::Begun;
 use crate::daemon::BrowserPage;
 use crate::daemon::Callback;
@@ -24,6 +23,7 @@ use crate::daemon::CallbackRequest;
 use crate::daemon::CallbackResponse;
 use crate::daemon::has_state;
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
+use refreshd_time::clock::Clock;
 
 /// Lines that come within this time of each other were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);

@@ -12,13 +12,13 @@ use super::common::Common;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, Header, StateError};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
 use crate::daemon::{RunError, ask_issuers};
 use crate::domain::error_chain::error_chain;
-use crate::domain::reply::leads_to;
+use refreshd_token_client::authorization_server::AuthorizationServer;
+use refreshd_token_client::reply::leads_to;
 
 #[derive(Debug, Args)]
 #[command(

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::adapters::clock::Clock;
 use crate::daemon::Begun;
 use crate::daemon::ErrorCode;
 use crate::daemon::InProcess;
@@ -19,7 +18,8 @@ use crate::daemon::alerts::alert_views::AlertsView;
 use crate::daemon::alerts::channel_test::TestResult;
 use crate::daemon::grants::disputes::DisputeView;
 use crate::daemon::grants::portal_view::PortalView;
-use crate::domain::introspection::Introspection;
+use refreshd_time::clock::Clock;
+use refreshd_token_client::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own answer comes first.
 const LIMIT: Duration = Duration::from_secs(360);

@@ -17,13 +17,13 @@ use super::client::ImportInput;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::log;
 use crate::adapters::token_files::write_whole;
 use crate::config::{self, Environment, Loaded};
 use crate::daemon;
 use crate::domain::error_chain::error_chain;
 use crate::fake_server::{At, FakeServer, Fault, Rules};
+use refreshd_time::clock::{Clock, Tick};
 
 /// The shipped configuration, so that what the demo shows is what the file says.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");

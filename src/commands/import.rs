@@ -12,9 +12,9 @@ use super::common::Common;
 use super::connect::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::domain::body_decoding;
 use crate::domain::import::{MAX_LENGTH, may_be_a_reply};
 use crate::domain::pizauth::{self, Account, DumpError};
+use refreshd_token_client::body_decoding;
 
 #[derive(Debug, Args)]
 #[command(

@@ -7,7 +7,7 @@ use super::common::Common;
 use super::connect::connect_to_read;
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::domain::introspection::Introspection;
+use refreshd_token_client::introspection::Introspection;
 
 #[derive(Debug, Args)]
 #[command(

@@ -12,7 +12,7 @@ use super::exit::{CommandError, Exit};
 use super::terminal;
 use super::terminal::TableStyle;
 use crate::config::{self, Config};
-use crate::domain::provider::Profile;
+use refreshd_token_client::provider::Profile;
 
 #[derive(Debug, Args)]
 #[command(

@@ -10,7 +10,8 @@ use super::connect::{connect_to_grants, connect_to_read};
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::daemon::grants::portal_view::PortalView;
-use crate::domain::portal::{Kind, Problem};
+use crate::domain::portal::Kind;
+use refreshd_token_client::problem::Problem;
 
 /// Renewals asked for at once; the daemon's own budget holds besides.
 const AT_ONCE: usize = 32;

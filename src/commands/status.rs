@@ -9,10 +9,11 @@ use super::common::Common;
 use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
-use crate::adapters::clock::Clock;
 use crate::daemon::grants::portal_view::{CandidateView, PortalView, UnreadReplies};
-use crate::domain::portal::{Kind, Problem};
-use crate::domain::time::human;
+use crate::domain::portal::Kind;
+use refreshd_time::clock::Clock;
+use refreshd_time::human;
+use refreshd_token_client::problem::Problem;
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);

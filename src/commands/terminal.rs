@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
-use crate::domain::mask::line;
+use refreshd_secrets::mask::line;
 
 /// How long the reader of a daemon's last word is waited for.
 const LAST_WORD: Duration = Duration::from_secs(1);

@@ -14,10 +14,10 @@ use crate::domain::escalation::Step;
 use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
-use crate::domain::provider::{DOMAIN, Profile, at_domain};
-use crate::domain::request::RequestBuilder;
-use crate::domain::secret::{ClientSecret, Fingerprint};
 use crate::domain::settings::Settings;
+use refreshd_secrets::{ClientSecret, Fingerprint};
+use refreshd_token_client::provider::{DOMAIN, Profile, at_domain};
+use refreshd_token_client::request::RequestBuilder;
 
 /// A configuration without problems.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //!
 //! Must not show any part of a secret, nor mend one: what is meant, its owner knows.
 
-use crate::domain::import_token::is_nothing;
+use refreshd_token_client::import_token::is_nothing;
 
 /// What may be in a secret besides printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use super::source::{Diagnostics, SourceLocation};
 use super::table::{Table, TextValue};
 use super::values::{check_age, choice, formats, renew_every, url_path};
 use crate::domain::install::{InstallRule, NameRule, NameTemplateError, PLACEHOLDERS, Users};
-use crate::domain::provider::Profile;
 use crate::domain::settings::RenewSetting;
+use refreshd_token_client::provider::Profile;
 
 /// The keys of `[install]`.
 pub(super) const LISTENER_KEYS: [&str; 4] = ["listen", "rate", "source_rate", "source_header"];

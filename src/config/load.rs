@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::problem::{ConfigError, ConfigErrors};
 use super::source::{ConfigSource, Diagnostics};
 use super::table::Table;
-use crate::domain::provider::Profile;
+use refreshd_token_client::provider::Profile;
 
 use super::{
     Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, install, portals,

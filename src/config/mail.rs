@@ -105,7 +105,7 @@ fn login(
     table: Table<'_>,
     environment: &Environment,
     report: &mut Diagnostics,
-) -> Result<Option<(String, crate::domain::secret::ChannelSecret)>, Reported> {
+) -> Result<Option<(String, refreshd_secrets::ChannelSecret)>, Reported> {
     let user = table.text(report, "user");
     let password = PASSWORD.of_channel(table, environment, report)?;
     match (user, password) {

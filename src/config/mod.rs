@@ -29,7 +29,7 @@ mod tests;
 mod values;
 mod webhook_template;
 
-use crate::domain::provider::Profile;
+use refreshd_token_client::provider::Profile;
 
 pub use self::configuration::{
     AlertsConfig, App, Config, HttpConfig, InstallListener, LogConfig, LogFormat, Paths,

@@ -15,11 +15,11 @@ use super::secrets::{CLIENT_SECRET, FoundSecret, first_token_file};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::Table;
 use super::values::{check_age, formats, host, plain_name, renew_every, url};
-use crate::domain::host::region_of;
 use crate::domain::name::PortalName;
-use crate::domain::provider::{ClientAuthentication, Profile};
-use crate::domain::secret::ClientSecret;
 use crate::domain::settings::{OWN_APP, RenewSetting, Settings};
+use refreshd_secrets::ClientSecret;
+use refreshd_token_client::host::region_of;
+use refreshd_token_client::provider::{ClientAuthentication, Profile};
 
 /// The keys of a client, on an app or right on a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];

@@ -16,7 +16,7 @@ use super::table::Table;
 use super::values::{check_any_url, check_url, duration, is_loopback};
 use super::{mail, webhook_template};
 use crate::domain::channel::ChannelConfig;
-use crate::domain::secret::ChannelSecret;
+use refreshd_secrets::ChannelSecret;
 
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 const TELEGRAM: &str = "https://api.telegram.org";

@@ -15,8 +15,8 @@ use super::problem::{shown, shown_path};
 use super::regular_file::{self, Unreadable};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::{Table, TextValue};
-use crate::domain::body_decoding::text_of_file;
-use crate::domain::secret::{ChannelSecret, ClientSecret};
+use refreshd_secrets::{ChannelSecret, ClientSecret};
+use refreshd_token_client::body_decoding::text_of_file;
 
 /// No secret is larger.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;

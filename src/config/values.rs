@@ -11,8 +11,8 @@ use reqwest::Url;
 use super::problem::{did_you_mean, shown};
 use super::source::Diagnostics;
 use super::table::{Table, TextValue};
-use crate::domain::schedule::RenewEvery;
 use crate::domain::token_format::TokenFormat;
+use refreshd_token_client::renew_every::RenewEvery;
 
 const RENEW_EVERY: &str = "a duration such as \"25m\" or a share of the lifetime such as \"67%\"";
 

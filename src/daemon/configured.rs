@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::adapters::state::AppFingerprint;
 use crate::config::{App, Config};
-use crate::domain::schedule::RenewEvery;
-use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Configured;
+use refreshd_secrets::Fingerprint;
+use refreshd_token_client::renew_every::RenewEvery;
 
 /// The portals of a configuration in the state's words, taken out of it: memory does not keep them.
 #[must_use]

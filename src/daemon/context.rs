@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
-use crate::adapters::clock::Clock;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::State;
 use crate::config::Config;
@@ -22,7 +20,9 @@ use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::waiters::{RenewalReport, Waiters};
 use crate::domain::candidate::ImportResult;
 use crate::domain::name::PortalName;
-use crate::domain::secret::Fingerprint;
+use refreshd_secrets::Fingerprint;
+use refreshd_time::clock::Clock;
+use refreshd_token_client::authorization_server::AuthorizationServer;
 
 /// What the daemon's tasks share.
 pub struct Context {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::adapters::directory::UntrustedDirectory;
-use crate::adapters::http::TlsError;
 use crate::adapters::state::StateError;
 use crate::daemon::api::socket::BindError;
 use crate::daemon::http::listen::ListenError;
+use refreshd_http::TlsError;
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]

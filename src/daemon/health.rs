@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::adapters::clock::{Clock, Tick};
+use refreshd_time::clock::{Clock, Tick};
 
 /// Live means that the scheduler made progress in this time.
 const LIVE: Duration = Duration::from_secs(60);

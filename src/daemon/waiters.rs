@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::domain::provider::Class;
-use crate::domain::token::Generation;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::token::Generation;
 
 /// How a renewal ended, for whoever asked for it.
 #[derive(Debug, Clone)]

@@ -10,14 +10,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::body_decoding::{decode, unpack};
-use super::lenient::parse as parse_json;
-use super::mask::{mask, page};
 use super::name::PortalName;
 pub use super::pasted_callback::begins_an_answer;
 use super::pasted_callback::{Pasted, decoded_to_the_end, find};
-use super::secret::{AuthorizationCode, CodeVerifier, DeviceCode};
-use super::time::Timestamp;
+use refreshd_secrets::mask::{mask, page};
+use refreshd_secrets::{AuthorizationCode, CodeVerifier, DeviceCode};
+use refreshd_time::Timestamp;
+use refreshd_token_client::body_decoding::{decode, unpack};
+use refreshd_token_client::lenient::parse as parse_json;
 
 /// An authorization that nobody finished is forgotten after this time.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// The limits of one authorization server.
 #[derive(Clone, Copy, Debug, PartialEq)]

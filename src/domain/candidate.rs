@@ -4,14 +4,15 @@
 //! it, or goes. Must not send or store: `daemon::candidates` does.
 
 use super::identity::IdentityMismatch;
-use super::portal::{GrantStatus, Phase, Problem};
+use super::portal::{GrantStatus, Phase};
 pub use super::portal::{Origin, PendingCandidate};
-use super::provider::Class;
 use super::renewal::{Renewed, Transition};
-use super::reply::GrantedTokens;
-use super::secret::{AccessToken, RefreshToken};
-use super::time::Timestamp;
-use super::token::Tokens;
+use refreshd_secrets::{AccessToken, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::reply::GrantedTokens;
+use refreshd_token_client::token::Tokens;
 
 /// What its exchange makes of a candidate.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 
 use super::kept_reply::SentToken;
 use super::portal::{ClaimId, Grant, Phase};
-use super::secret::Fingerprint;
+use refreshd_secrets::Fingerprint;
 
 /// What is to be done with the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +58,12 @@ pub fn fate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::portal::{GrantStatus, Problem};
-    use crate::domain::provider::Class;
-    use crate::domain::secret::RefreshToken;
-    use crate::domain::time::Timestamp;
-    use crate::domain::token::{Credential, Details, Generation, Tokens, Validity};
+    use crate::domain::portal::GrantStatus;
+    use refreshd_secrets::RefreshToken;
+    use refreshd_time::Timestamp;
+    use refreshd_token_client::problem::Problem;
+    use refreshd_token_client::provider::Class;
+    use refreshd_token_client::token::{Credential, Details, Generation, Tokens, Validity};
 
     fn grant(generation: u64, refresh: &str, claim: Option<i64>) -> Grant {
         let credential = Credential::Refresh(RefreshToken::new(refresh).unwrap());

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::secret::ChannelSecret;
 use super::template::Template;
+use refreshd_secrets::ChannelSecret;
 
 /// A channel of the configuration.
 #[derive(Clone, Debug)]

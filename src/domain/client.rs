@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::backoff::FLOOR;
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// What an answer says of the client that asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use super::install::EventKind;
 use super::name::PortalName;
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// A newcomer that waits for a person's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::hint::{HintContext, hint};
 use super::portal::{Grant, Phase};
-use super::provider::Class;
-use super::refresh_end::{self, STEPS};
+use super::refresh_warning;
 pub use super::severity::Severity;
-use super::time::{Timestamp, human, share_of};
+use crate::domain::refresh_warning::STEPS;
+use refreshd_time::{Timestamp, human, share_of};
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::refresh_end::RefreshEnd;
 
 /// A grant that has never had an access token, or whose new token had ended when it came, counts as expired this long
 /// after its first failure.
@@ -187,7 +189,7 @@ fn evaluate_refresh_end(
         .filter(|step| !told.iter().any(|told| told == step.key))
         .collect::<Vec<_>>()
     {
-        match end.reached_at(step) {
+        match refresh_warning::reached_at(end, step) {
             Some(at) if at <= now => {
                 told.push(step.key.to_owned());
                 loudest = Some(step);
@@ -198,8 +200,8 @@ fn evaluate_refresh_end(
     let announce = loudest.map(|step| EscalationNotice {
         step: step.key.to_owned(),
         severity: step.severity,
-        reason: end.reason(now),
-        action: end.action(about.portal.as_str()),
+        reason: refresh_warning::reason(end, now),
+        action: refresh_warning::action(end, about.portal.as_str()),
         remaining: remaining(grant, now),
     });
     (announce, next)
@@ -207,7 +209,7 @@ fn evaluate_refresh_end(
 
 /// The refresh token's own end, as long as it matters: not of a grant that is dead, nor of a client that needs none.
 #[must_use]
-pub fn refresh_end_of(grant: &Grant) -> Option<&refresh_end::RefreshEnd> {
+pub fn refresh_end_of(grant: &Grant) -> Option<&RefreshEnd> {
     match grant.standing.phase {
         Phase::NeedsAuthorization { .. } | Phase::Gone { .. } | Phase::OldState { .. } => None,
         Phase::Fresh
@@ -227,9 +229,11 @@ pub fn still_notified(grant: &Grant, now: Timestamp) -> Vec<String> {
     let Some(end) = refresh_end_of(grant) else {
         return Vec::new();
     };
-    let holds =
-        |step: &&refresh_end::RefreshEndStep| end.reached_at(step).is_some_and(|at| at <= now);
-    let told = |step: &&refresh_end::RefreshEndStep| grant.told.iter().any(|told| told == step.key);
+    let holds = |step: &&refresh_warning::RefreshEndStep| {
+        refresh_warning::reached_at(end, step).is_some_and(|at| at <= now)
+    };
+    let told =
+        |step: &&refresh_warning::RefreshEndStep| grant.told.iter().any(|told| told == step.key);
     STEPS
         .iter()
         .filter(holds)
@@ -265,7 +269,7 @@ pub fn resolved(
     since: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<EscalationNotice> {
-    if told.iter().all(|step| refresh_end::is_step(step)) {
+    if told.iter().all(|step| refresh_warning::is_step(step)) {
         return None;
     }
     let lasted = since

@@ -3,11 +3,12 @@
 use std::sync::LazyLock;
 
 use super::super::name::PortalName;
-use super::super::portal::{GrantStatus, Problem, binding};
-use super::super::refresh_end::{Motion, RefreshEnd};
-use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Access, Credential, Details, Generation, Tokens, Validity};
+use super::super::portal::{GrantStatus, binding};
 use super::*;
+use refreshd_secrets::{AccessToken, RefreshToken};
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
+use refreshd_token_client::token::{Access, Credential, Details, Generation, Tokens, Validity};
 
 fn at(minutes: i64) -> Timestamp {
     Timestamp::from_secs(1_795_000_000 + minutes * 60)

@@ -3,9 +3,10 @@
 //! Must not judge a failure: the table does. A sentence is kept with its gaps, since a portal's names can change.
 
 use super::name::PortalName;
-use super::portal::{Grant, Problem};
-use super::provider::{Class, host_of};
+use super::portal::Grant;
 use super::settings::{OWN_APP, Settings};
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::{Class, host_of};
 
 /// The names that a sentence may leave open, in braces.
 pub const PLACEHOLDERS: [&str; 3] = ["portal", "domain", "app"];

@@ -2,10 +2,10 @@
 //!
 //! Must not decide what becomes of a mismatch, nor quote a token.
 
-use super::host::same_host;
-use super::mask::short;
 use super::portal::Portal;
-use super::provider::{Profile, host_of};
+use refreshd_secrets::mask::short;
+use refreshd_token_client::host::same_host;
+use refreshd_token_client::provider::{Profile, host_of};
 
 /// What is known of a portal's owner.
 #[derive(Clone, Copy, Debug, Default)]

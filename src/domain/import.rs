@@ -6,20 +6,20 @@ use serde_json::{Map, Value};
 
 use super::import_error::is_no_error;
 pub use super::import_error::{ImportError, MAX_LENGTH};
-use super::import_token;
 use super::imported::{self, ImportedFields};
 use super::install_event::PresentedGrant;
-use super::mask::clean;
-use super::provider::{Profile, host_of};
-use super::quirks::{JsonPath, first};
-use super::refresh_end::{self, RenewalTimes};
-use super::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
-use super::schedule::before_an_end;
-use super::secret::RefreshToken;
-use super::time::Timestamp;
-use super::token::{Access, Credential, Details, Tokens, Validity, believable};
-use super::token_object::{self, Plain};
 use super::token_owner::TokenOwner;
+use refreshd_secrets::RefreshToken;
+use refreshd_secrets::mask::clean;
+use refreshd_time::Timestamp;
+use refreshd_token_client::import_token;
+use refreshd_token_client::provider::{Profile, host_of};
+use refreshd_token_client::quirks::{JsonPath, first};
+use refreshd_token_client::refresh_end::{self, RenewalTimes};
+use refreshd_token_client::renew_every::before_an_end;
+use refreshd_token_client::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
+use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity, believable};
+use refreshd_token_client::token_object::{self, Plain};
 
 /// Longest word that is taken for a refresh token by itself.
 const MAX_WORD: usize = 64 * 1024;
@@ -358,8 +358,8 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
-    use super::super::provider::tests::profile;
     use super::*;
+    use refreshd_token_client::samples::profile;
 
     fn taken(text: &str) -> Result<ImportedGrant, ImportError> {
         parse(

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::body_decoding::LARGEST;
-use super::mask::mask;
-use super::quirks::says_nothing;
-use super::reply::SECRET_FIELDS;
+use refreshd_secrets::mask::mask;
+use refreshd_token_client::body_decoding::LARGEST;
+use refreshd_token_client::quirks::says_nothing;
+use refreshd_token_client::reply::SECRET_FIELDS;
 
 /// Longest text read as a grant, in bytes: a whole reply, as it may be kept.
 pub const MAX_LENGTH: usize = LARGEST;

@@ -7,12 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::host::plain_host;
 use super::import_error::{ImportError, is_no_error};
-use super::import_token;
-use super::mask::mask;
-use super::provider::Profile;
-use super::quirks::first;
+use refreshd_secrets::mask::mask;
+use refreshd_token_client::host::plain_host;
+use refreshd_token_client::import_token;
+use refreshd_token_client::provider::Profile;
+use refreshd_token_client::quirks::first;
 
 /// How deep a token object may lie inside others.
 const DEEPEST: usize = 4;

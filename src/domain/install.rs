@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::host::region_of;
 use super::name::PortalName;
 use super::portal::Phase;
-use super::provider::Profile;
-use super::schedule::RenewEvery;
-use super::secret::Fingerprint;
 use super::settings::{Configured, RenewSetting, Settings};
-use super::time::Timestamp;
 use super::token_format::TokenFormat;
 use super::token_owner::TokenOwner;
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::host::region_of;
+use refreshd_token_client::provider::Profile;
+use refreshd_token_client::renew_every::RenewEvery;
 
 /// The names that a naming rule may leave open, in braces.
 pub const PLACEHOLDERS: [&str; 4] = ["domain", "member_id", "user_id", "app"];

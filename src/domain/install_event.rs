@@ -3,10 +3,10 @@
 //! Anybody can send these, so nothing in here is true before it was verified; see `domain::whose`. Must not be quoted
 //! in a log or an error: the forms hold tokens.
 
-use super::date::instant;
-use super::host::{is_hostile, plain_host};
-use super::secret::{AccessToken, ApplicationToken, RefreshToken};
-use super::time::Timestamp;
+use refreshd_secrets::{AccessToken, ApplicationToken, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_time::date::instant;
+use refreshd_token_client::host::{is_hostile, plain_host};
 
 /// Longest form read, in bytes; one has about two thousand.
 pub const MAX_LENGTH: usize = 128 * 1024;

@@ -1,8 +1,8 @@
 //! Who is called what, and whose grant is kept.
 
-use super::super::portal::Problem;
-use super::super::provider::Class;
 use super::*;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::Class;
 
 fn owner(host: &str) -> TokenOwner {
     TokenOwner {

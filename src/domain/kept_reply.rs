@@ -3,9 +3,9 @@
 //! Must not read it: `reply` does.
 
 use super::portal::Grant;
-use super::secret::{Fingerprint, RefreshToken, ReplyBody};
-use super::time::Timestamp;
-use super::token::Generation;
+use refreshd_secrets::{Fingerprint, RefreshToken, ReplyBody};
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::Generation;
 
 /// What is kept of a reply.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct UnreadableReply {
     pub content_encoding: Option<String>,
     /// Whether all of the body arrived.
     pub whole: bool,
-    /// The body, at most [`super::body_decoding::LARGEST`] bytes. A secret.
+    /// The body, at most [`refreshd_token_client::body_decoding::LARGEST`] bytes. A secret.
     pub body: ReplyBody,
 }
 

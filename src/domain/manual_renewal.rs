@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::portal::{Grant, Phase};
-use super::schedule::spacing;
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_token_client::renew_every::spacing;
 
 /// An operator may try a failing grant again after this time.
 const MANUAL_RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::severity::Severity;
-use super::time::{Timestamp, human};
+use refreshd_time::{Timestamp, human};
 
 /// What an incident is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -146,7 +146,7 @@ impl Message {
             .collect();
         format!(
             "{start}~{}",
-            super::secret::Fingerprint::of(whole.as_bytes())
+            refreshd_secrets::Fingerprint::of(whole.as_bytes())
         )
     }
 

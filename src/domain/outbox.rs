@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::channel::Delivery;
 use super::message::{Event, Message};
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// First and longest wait after a failed delivery; each is twice the one before.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));

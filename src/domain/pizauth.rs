@@ -9,7 +9,7 @@
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use secrecy::zeroize::Zeroizing;
 
-use super::secret::RefreshToken;
+use refreshd_secrets::RefreshToken;
 
 /// The key of every dump.
 const KEY: [u8; 32] = [

@@ -5,97 +5,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::name::PortalName;
-use super::provider::Class;
-use super::secret::Fingerprint;
 use super::settings::{OWN_APP, Settings};
-use super::time::Timestamp;
-use super::token::{Generation, Tokens};
-
-/// What went wrong last, in words fit for a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// What it means.
-    pub class: Class,
-    /// The server's `error` code, if it gave one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// A sentence: the profile's meaning of the code, or the server's own words, masked.
-    pub detail: String,
-    /// What mends it, by the profile, with names left open: see [`super::hint`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-    /// The server's own words, masked, where `detail` is not made of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<String>,
-    /// The page that the server names for this error (RFC 6749 section 5.2): an http or https URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_uri: Option<String>,
-    /// The server wants to be left alone until after the access token's end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asked_to_wait: Option<AskedToWait>,
-    /// The refused client works for so many other portals of the app: the refusal is this portal's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub works_for: Option<u64>,
-}
-
-/// A server's wish (`Retry-After`) that goes beyond the end of the access token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AskedToWait {
-    /// The authorization server's host.
-    pub by: String,
-    /// Until when.
-    pub until: Timestamp,
-    /// When the access token ends.
-    pub token_ends: Timestamp,
-}
-
-impl Problem {
-    /// One that no row of a profile is about.
-    #[must_use]
-    pub const fn new(class: Class, detail: String) -> Self {
-        Self {
-            class,
-            code: None,
-            detail,
-            remedy: None,
-            said: None,
-            error_uri: None,
-            asked_to_wait: None,
-            works_for: None,
-        }
-    }
-
-    /// The code, what it means, and what the server said besides, as far as there is any of it.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = match (&self.code, self.detail.as_str()) {
-            (Some(code), "") => code.clone(),
-            (Some(code), detail) => format!("{code}: {detail}"),
-            (None, detail) => detail.to_owned(),
-        };
-        if let Some(more) = self.more() {
-            text.push_str(&format!(" ({more})"));
-        }
-        text
-    }
-
-    /// What the server said besides the code, as far as it said anything.
-    #[must_use]
-    pub fn more(&self) -> Option<String> {
-        let said = self
-            .said
-            .as_ref()
-            .map(|said| format!("the server says: {said}"));
-        let uri = self.error_uri.as_ref().map(|uri| format!("see {uri}"));
-        let wait = self.asked_to_wait.as_ref().map(|AskedToWait { by, until, token_ends }| {
-            format!(
-                "{by} asks to wait until {until} (Retry-After), which is after the token's end at {token_ends}"
-            )
-        });
-        let parts: Vec<_> = [said, uri, wait].into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| parts.join("; "))
-    }
-}
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::token::{Generation, Tokens};
 
 /// Where a grant stands. Each variant carries only what is true in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -367,7 +281,7 @@ pub struct Portal {
     pub grant: Option<Grant>,
     /// The column of the state that cannot be understood; nothing else is known of such a portal then.
     pub unreadable: Option<&'static str>,
-    /// The kind of the request that bought the newest pair, if that was a renewal: see [`super::request`].
+    /// The kind of the request that bought the newest pair, if that was a renewal: see [`refreshd_token_client::request`].
     pub bought_by: Option<Fingerprint>,
     /// The refusal of its app's client, if the server refuses that for all portals: it waits until then.
     pub client_refused: Option<ClientRefused>,

@@ -7,21 +7,20 @@ use std::time::Duration;
 use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_after_unknown, wait_at_least};
 use super::client::ClientAnswer;
 use super::identity::is_same;
-use super::mask::short;
 use super::name::PortalName;
-use super::portal::{AskedToWait, Grant, GrantStatus, Phase, Problem};
-use super::provider::{Class, Profile, Replay, host_of};
-use super::quirks::NotBefore;
-use super::refresh_end::{self, RenewalTimes};
-use super::reply::{GrantedTokens, Refusal, Verdict};
-use super::schedule::{
-    RenewEvery, ask_again_at, before_an_end, before_end, planned, renew_at, spacing,
-    wait_for_a_life,
-};
-use super::secret::RefreshToken;
-use super::time::{Timestamp, share_of};
-use super::token::{Access, Credential, Tokens, Validity};
-use super::token_life::TokenLife;
+use super::portal::{Grant, GrantStatus, Phase};
+use super::schedule::{ask_again_at, before_end, planned, renew_at, wait_for_a_life};
+use refreshd_secrets::RefreshToken;
+use refreshd_secrets::mask::short;
+use refreshd_time::{Timestamp, share_of};
+use refreshd_token_client::problem::{AskedToWait, Problem};
+use refreshd_token_client::provider::{Class, Profile, Replay, host_of};
+use refreshd_token_client::quirks::NotBefore;
+use refreshd_token_client::refresh_end::{self, RenewalTimes};
+use refreshd_token_client::renew_every::{RenewEvery, before_an_end, spacing};
+use refreshd_token_client::reply::{GrantedTokens, Refusal, Verdict};
+use refreshd_token_client::token::{Access, Credential, Tokens, Validity};
+use refreshd_token_client::token_life::TokenLife;
 
 /// A refused client is tried again after this time at first, with one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));

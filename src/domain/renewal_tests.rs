@@ -2,12 +2,12 @@
 
 use super::super::manual_renewal::{ManualRenewal, manual_renewal};
 use super::super::portal::binding;
-use super::super::provider::tests::profile;
-use super::super::quirks::{GrantType, Rotation};
-use super::super::secret::{AccessToken, RefreshToken};
-use super::super::token::{Credential, Details, Generation, Validity};
-use super::super::token_life::{TokenLife, TokenLives};
 use super::*;
+use refreshd_secrets::{AccessToken, RefreshToken};
+use refreshd_token_client::quirks::{GrantType, Rotation};
+use refreshd_token_client::samples::profile;
+use refreshd_token_client::token::{Credential, Details, Generation, Validity};
+use refreshd_token_client::token_life::{TokenLife, TokenLives};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

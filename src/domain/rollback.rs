@@ -3,10 +3,11 @@
 //! A pair is durable in the state before anybody else hears of it, so a trace outside the state that is newer than the
 //! state means that the state went back. Must not look for traces: `adapters` read them.
 
-use super::portal::{Grant, GrantStatus, Phase, Portal, Problem};
-use super::provider::Class;
-use super::time::Timestamp;
-use super::token::{Access, Details, Generation};
+use super::portal::{Grant, GrantStatus, Phase, Portal};
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::token::{Access, Details, Generation};
 
 /// No trace counts so far; a larger number is no generation.
 const LARGEST: u64 = 1 << 53;
@@ -112,9 +113,9 @@ mod tests {
     use std::time::Duration;
 
     use super::super::portal::binding;
-    use super::super::secret::{AccessToken, RefreshToken};
-    use super::super::token::{Credential, Tokens, Validity};
     use super::*;
+    use refreshd_secrets::{AccessToken, RefreshToken};
+    use refreshd_token_client::token::{Credential, Tokens, Validity};
 
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_secs(1_795_000_000 + secs)

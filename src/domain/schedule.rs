@@ -3,63 +3,19 @@
 use std::time::Duration;
 
 use super::name::PortalName;
-use super::refresh_end::{Motion, RefreshEnd};
-use super::secret::Fingerprint;
-use super::time::{Timestamp, share_of};
-use super::token::Tokens;
+use refreshd_secrets::Fingerprint;
+use refreshd_time::{Timestamp, share_of};
+use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
+use refreshd_token_client::renew_every::{
+    AFTER_EXPIRY, LATEST_SHARE, RenewEvery, SHORTEST_SPACING, before_an_end, spacing,
+};
+use refreshd_token_client::token::Tokens;
 
-/// A renewal is never planned later than this share of the life.
-const LATEST_SHARE: f64 = 0.9;
-/// At most one renewal of a portal in this share of its life.
-const SPACING_SHARE: f64 = 0.1;
-/// Nor more than one in this time, however short a life the server claims.
-const SHORTEST_SPACING: Duration = Duration::from_secs(1);
-/// A refresh token that ends sooner is not run after.
-const SHORTEST_BEFORE_AN_END: Duration = Duration::from_secs(60);
 /// Portals spread over this share of the age, earlier.
 const SPREAD_SHARE: f64 = 0.1;
 
-/// The age at which a token is renewed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RenewEvery {
-    /// A fixed age.
-    Age(Duration),
-    /// A share of the life, in (0, 1).
-    Share(f64),
-    /// Once it has expired, for servers that renew no sooner.
-    Expiry,
-}
-
-/// After the expiry, for servers whose clock is a little behind.
-const AFTER_EXPIRY: Duration = Duration::from_secs(1);
 /// Portals whose tokens are renewed after expiry spread over this time.
 const SPREAD_AFTER_EXPIRY: Duration = Duration::from_secs(30);
-
-impl RenewEvery {
-    /// The age for a token of this life, before spreading: at most 90 % of the life, unless it is to expire first; at
-    /// least a tenth of it.
-    #[must_use]
-    pub fn age(self, lifetime: Duration) -> Duration {
-        let wanted = match self {
-            Self::Age(age) => age,
-            Self::Share(share) => share_of(lifetime, share),
-            Self::Expiry => return lifetime + AFTER_EXPIRY,
-        };
-        wanted
-            .min(share_of(lifetime, LATEST_SHARE))
-            .max(spacing(lifetime))
-    }
-
-    /// Whether this age fits into a life with its last tenth left over.
-    #[must_use]
-    pub fn fits(self, lifetime: Duration) -> bool {
-        match self {
-            Self::Age(age) => age <= share_of(lifetime, LATEST_SHARE),
-            Self::Share(share) => share <= LATEST_SHARE,
-            Self::Expiry => true,
-        }
-    }
-}
 
 /// When the token of `portal` is to be renewed: its age, earlier by the portal's own share of up to a tenth.
 #[must_use]
@@ -124,13 +80,6 @@ pub fn before_end(
     }
 }
 
-/// The least time between two renewals where a refresh token ends sooner than a tenth of the access token's life:
-/// session servers give half an hour beside an access token of a day, and a grant must not end of our patience.
-#[must_use]
-pub fn before_an_end(lifetime: Duration) -> Duration {
-    spacing(lifetime).min(SHORTEST_BEFORE_AN_END)
-}
-
 /// When to ask again a server that has answered with the token that was there already, which ends at `expires_at` as
 /// before. It may go on until then: it is asked a few times, and once it must have another.
 #[must_use]
@@ -156,12 +105,6 @@ pub fn wait_for_a_life(attempt: u32, assumed: Duration) -> Duration {
     SHORTEST_SPACING
         .saturating_mul(1 << attempt.saturating_sub(1).min(16))
         .min(spacing(assumed))
-}
-
-/// The least time between two renewals of a portal.
-#[must_use]
-pub fn spacing(lifetime: Duration) -> Duration {
-    share_of(lifetime, SPACING_SHARE).max(SHORTEST_SPACING)
 }
 
 #[cfg(test)]

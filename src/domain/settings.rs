@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::name::PortalName;
-use super::schedule::RenewEvery;
-use super::secret::Fingerprint;
 use super::token_format::TokenFormat;
+use refreshd_secrets::Fingerprint;
+use refreshd_token_client::renew_every::RenewEvery;
 
 /// What the name of a client that is a portal's own begins with: the portal's name follows. No written name has a space.
 pub const OWN_APP: &str = "portal ";

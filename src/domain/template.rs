@@ -10,7 +10,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, co
 
 use super::message::{Event, Message, MessageSubject};
 use super::severity::Severity;
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// No body is longer, in bytes.
 pub const LONGEST_BODY: usize = 512 * 1024;
@@ -206,7 +206,7 @@ impl WebhookTemplateError {
             (ErrorKind::OutOfFuel, _) => "it takes too many steps".to_owned(),
             (ErrorKind::WriteFailure, _) => format!("it makes more than {LONGEST_BODY} bytes"),
             (kind, None) => kind.to_string(),
-            (kind, Some(detail)) => format!("{kind}: {}", super::mask::short(detail)),
+            (kind, Some(detail)) => format!("{kind}: {}", refreshd_secrets::mask::short(detail)),
         };
         Self::Other {
             line: error.line().unwrap_or(1),

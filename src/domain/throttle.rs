@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// So many seconds' worth may come at once.
 const BURST: f64 = 20.0;

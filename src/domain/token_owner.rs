@@ -4,15 +4,15 @@
 
 use serde_json::Value;
 
-use super::date::instant;
-use super::host::region_of;
-use super::host::{is_this_machine, plain_host};
 use super::identity::is_same;
 use super::install_event::{ClaimedOwner, is_id};
-use super::mask::{clean, endpoint, mask};
-use super::provider::{Class, Profile, origin_of};
-use super::reply_error::error_of;
-use super::time::Timestamp;
+use refreshd_secrets::mask::{clean, endpoint, mask};
+use refreshd_time::Timestamp;
+use refreshd_time::date::instant;
+use refreshd_token_client::host::region_of;
+use refreshd_token_client::host::{is_this_machine, plain_host};
+use refreshd_token_client::provider::{Class, Profile, origin_of};
+use refreshd_token_client::reply_error::error_of;
 
 /// Whose a token is, by its authorization server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,8 +260,8 @@ fn compare(owner: &TokenOwner, claims: &ClaimedOwner) -> Result<(), VerifyError>
 mod tests {
     use serde_json::json;
 
-    use super::super::provider::tests::profile;
     use super::*;
+    use refreshd_token_client::samples::profile;
 
     fn claims() -> ClaimedOwner {
         ClaimedOwner {

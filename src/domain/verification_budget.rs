@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Questions of one app that may be asked at once, and how many are added in a second.
 pub const APP_BUDGET: (u32, u32) = (200, 40);

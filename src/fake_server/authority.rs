@@ -12,7 +12,7 @@ use super::form::{RequestForm, TokenRequest};
 use super::ledger::{Ledger, PairIndex, SpentToken, USER_ID};
 use super::response::{DeliveryFault, End, FakeResponse, ReplyContent, Ticket};
 use super::rules::{Reuse, Rules};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Violations kept; the first ones tell most.
 const MOST_VIOLATIONS: usize = 100;

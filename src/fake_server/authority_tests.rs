@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{
     At, AuthorizationServer, DeliveryFault, End, FakeResponse, Fault, Reuse, Rules, TokenRequest,
 };
-use crate::domain::provider::Method;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_token_client::provider::Method;
 
 pub(super) const ACME: &str = "acme.bitrix24.com";
 pub(super) const APP: &str = "local.1.2";

@@ -7,8 +7,8 @@ use super::form::RequestForm;
 use super::ledger::{InFlight, PairIndex};
 use super::response::{End, ReplyContent, Ticket};
 use super::rules::Reuse;
-use crate::domain::provider::origin_of;
-use crate::domain::time::{Timestamp, share_of};
+use refreshd_time::{Timestamp, share_of};
+use refreshd_token_client::provider::origin_of;
 
 /// Renewals closer than this share of the life are too many.
 const SPACING_SHARE: f64 = 0.1;

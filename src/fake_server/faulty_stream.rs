@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::handle::FakeServer;
 use super::response::{DeliveryFault, End, Ticket};
-use crate::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 
 /// White space is streamed in pieces of this size.
 const FILLER: &[u8; 16 * 1024] = &[b' '; 16 * 1024];
@@ -324,7 +324,7 @@ mod tests {
     use super::super::authority_tests::{APP, Bench, refresh, renewal};
     use super::super::{Rules, TokenRequest};
     use super::*;
-    use crate::adapters::clock::Clock;
+    use refreshd_time::clock::Clock;
 
     #[tokio::test]
     async fn a_reply_counts_as_delivered_once_it_is_flushed_and_not_if_the_socket_ends_before() {

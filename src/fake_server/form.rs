@@ -2,7 +2,7 @@
 //!
 //! Must not put a value into a text: what is wrong is told by parameter names only.
 
-use crate::domain::provider::Method;
+use refreshd_token_client::provider::Method;
 
 /// Parameters that must not be in a URL, where access logs keep them.
 const SECRETS: [&str; 4] = ["client_secret", "refresh_token", "code", "access_token"];

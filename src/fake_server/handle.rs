@@ -11,7 +11,7 @@ use super::form::TokenRequest;
 use super::ledger::{Access, Fate};
 use super::response::{End, FakeResponse, Ticket};
 use super::rules::Rules;
-use crate::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 
 /// A handle to one stand-in server; clones lead to the same server.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::authority::AuthorizationServer;
 use super::form::pairs;
 use super::ledger::USER_ID;
 use super::response::ReplyContent;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Where to ask.
 pub(super) const APP_INFO_PATH: &str = "/rest/app.info";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mint::Mint;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Pairs kept of one grant; an older token counts as never issued.
 const HISTORY: usize = 1000;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// A source of tokens. Not for real secrets.
 #[derive(Debug)]

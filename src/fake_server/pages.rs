@@ -5,7 +5,7 @@
 use super::authority::AuthorizationServer;
 use super::form::{encoded, pairs};
 use super::response::ReplyContent;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// The authorization endpoint.
 pub(super) const AUTHORIZE_PATH: &str = "/oauth/authorize/";

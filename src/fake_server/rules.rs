@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::provider::Method;
+use refreshd_token_client::provider::Method;
 
 /// The server's rules.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{At, FakeServer, Fault, Rules};
-use crate::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 
 const ACME: &str = "acme.bitrix24.com";
 const APP: &str = "local.1.2";

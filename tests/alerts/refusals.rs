@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 
 use crate::common::Rig;
 use crate::common::receivers::{Play, TOKEN};

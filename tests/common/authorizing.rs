@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use refreshd::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 
 use super::{COMMAND, Ran, Rig, SOON, eventually};
 

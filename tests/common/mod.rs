@@ -34,9 +34,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use refreshd::adapters::clock::Clock;
 use refreshd::adapters::token_files::write_whole;
 use refreshd::fake_server::{At, FakeServer, Fault, Rules};
+use refreshd_time::clock::Clock;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -13,7 +13,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use refreshd::adapters::clock::Clock;
+use refreshd_time::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use super::Rig;

@@ -394,7 +394,7 @@ fn at_no_moment_may_others_connect_to_the_control_socket() {
         .spawn()
         .expect("it starts");
     let socket = rig.path("control.sock");
-    let clock = refreshd::adapters::clock::Clock::system();
+    let clock = refreshd_time::clock::Clock::system();
     let began = clock.tick();
     let seen = loop {
         if let Ok(found) = fs::symlink_metadata(&socket) {
@@ -454,7 +454,7 @@ fn commands_end_before_long_where_the_daemon_stands_still() {
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
     signal("STOP", daemon.pid());
-    let clock = refreshd::adapters::clock::Clock::system();
+    let clock = refreshd_time::clock::Clock::system();
     let began = clock.tick();
     let commands: [&[&str]; 4] = [
         &["status"],

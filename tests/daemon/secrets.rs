@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use refreshd::domain::provider::Method;
 use refreshd::fake_server::{At, Fault, Reuse, Rules};
+use refreshd_token_client::provider::Method;
 use serde_json::Value;
 
 use crate::common::{CLIENT_SECRET, LIFE, Rig, SOON, domain, says};

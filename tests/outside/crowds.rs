@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use refreshd::adapters::clock::Clock;
 use refreshd::fake_server::Fault;
+use refreshd_time::clock::Clock;
 use rustix::process::{Uid, geteuid};
 use rustix::thread::set_thread_res_uid;
 

@@ -1,6 +1,6 @@
 //! Events of installations: what they begin, what they replace, and what they end.
 
-use refreshd::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 use crate::common::installs::{Form, PROOF, encoded, event_of, form_of, removal_of, with};
 use crate::common::{Rig, SOON, domain, eventually, now_millis};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use refreshd::adapters::clock::Clock;
 use refreshd::domain::verification_budget::{APP_BUDGET, KEPT_FOR_KNOWN, SENDER_BUDGET};
 use refreshd::fake_server::{FakeServer, Rules};
+use refreshd_time::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::installs::{Form, encoded, form_of, with};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use refreshd::adapters::clock::Clock;
 use refreshd::fake_server::{FakeServer, Fault, Rules};
+use refreshd_time::clock::Clock;
 
 use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};
 use crate::common::{

@@ -183,7 +183,7 @@ fn a_life_that_is_no_number_is_read_where_it_means_one_thing() {
         (json!(ahead(40)), 10, 41),
         (json!(ahead(40) * 1000), 10, 41),
         (
-            json!(refreshd::domain::time::Timestamp::from_secs(ahead(40)).to_string()),
+            json!(refreshd_time::Timestamp::from_secs(ahead(40)).to_string()),
             10,
             41,
         ),

@@ -16,8 +16,8 @@ use std::time::Duration;
 use common::installs::encoded;
 use common::{LIFE, Rig, SOON, always, domain, eventually};
 use process::{LONGEST_STOP, Process};
-use refreshd::adapters::clock::Clock;
 use refreshd::fake_server::{At, Fault, Reuse, Rules};
+use refreshd_time::clock::Clock;
 
 /// 200 at the three servers together.
 const PORTALS: usize = 67;

@@ -1,4 +1,4 @@
-//! The module graph of `src`, read off its imports: no file may import, over others or straight, a file that imports it.
+//! The module graph of each crate, read off its imports: no file may import, over others or straight, a file that imports it.
 //!
 //! A module that only re-exports names is passed through: an import of such a name is an import of the file that defines it.
 
@@ -14,12 +14,12 @@ pub struct ModuleGraph {
 }
 
 impl ModuleGraph {
-    /// Reads the files of `src`. Tests are no part of it.
-    pub fn of(sources: &[Source]) -> Self {
+    /// Reads the files below `root`, such as `src/`. Tests are no part of it.
+    pub fn of(sources: &[Source], root: &str) -> Self {
         let code: BTreeMap<Path, &str> = sources
             .iter()
-            .filter(|source| source.path.starts_with("src/") && !super::is_tests(&source.path))
-            .map(|source| (module_of(&source.path), source.code.as_str()))
+            .filter(|source| source.path.starts_with(root) && !super::is_tests(&source.path))
+            .map(|source| (module_of(&source.path[root.len()..]), source.code.as_str()))
             .collect();
         let modules: BTreeSet<Path> = code.keys().cloned().collect();
         let mut exports = BTreeMap::new();
@@ -82,10 +82,13 @@ impl ModuleGraph {
     }
 }
 
-/// `src/daemon/http/server.rs` is `daemon::http::server`, and `mod.rs` is its folder.
+/// `daemon/http/server.rs` is `daemon::http::server`, and `mod.rs` is its folder.
 fn module_of(path: &str) -> Path {
-    let below = path.trim_start_matches("src/").trim_end_matches(".rs");
-    let mut parts: Path = below.split('/').map(str::to_owned).collect();
+    let mut parts: Path = path
+        .trim_end_matches(".rs")
+        .split('/')
+        .map(str::to_owned)
+        .collect();
     if matches!(
         parts.last().map(String::as_str),
         Some("mod" | "lib" | "main")
@@ -220,7 +223,7 @@ fn circles_are_found_and_re_exports_are_passed_through() {
     let file = |path: &str, text: &str| Source::new(path, text);
     let graph = |files: &[(&str, &str)]| {
         let sources: Vec<_> = files.iter().map(|(path, text)| file(path, text)).collect();
-        ModuleGraph::of(&sources).circle()
+        ModuleGraph::of(&sources, "src/").circle()
     };
     let straight = [
         ("src/lib.rs", "pub mod a;\npub mod b;\n"),

@@ -11,8 +11,8 @@ use super::sender::{HOLDS, Sender};
 use crate::domain::channel::Delivery;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message};
-use crate::domain::secret::ChannelSecret;
-use crate::domain::time::Timestamp;
+use refreshd_secrets::ChannelSecret;
+use refreshd_time::Timestamp;
 
 /// Where alerts are posted.
 const PATH: &str = "/api/v2/alerts";

@@ -19,10 +19,10 @@ use tokio::process::{Child, Command};
 use super::http_sender::failed;
 use super::sender::Sender;
 use super::text_limits::{details, fit, line, utf16};
-use crate::adapters::clock::Clock;
 use crate::domain::channel::Delivery;
-use crate::domain::mask::mask;
 use crate::domain::message::{Message, MessageSubject};
+use refreshd_secrets::mask::mask;
+use refreshd_time::clock::Clock;
 
 /// So much of what it says is logged, in bytes; the rest is read and thrown away.
 const MAX_OUTPUT_BYTES: usize = 4096;

@@ -15,9 +15,9 @@ use super::http_sender::failed;
 use super::sender::Sender;
 use super::text_limits::{fit, line, utf16};
 use crate::domain::channel::{Delivery, MailConfig, MailTls};
-use crate::domain::mask::mask;
 use crate::domain::message::Message;
-use crate::domain::secret::Fingerprint;
+use refreshd_secrets::Fingerprint;
+use refreshd_secrets::mask::mask;
 
 /// No subject is longer: it says whom and what.
 const SUBJECT: usize = 250;
@@ -188,7 +188,7 @@ fn text(message: &Message, sender: Sender<'_>) -> String {
 mod tests {
     use super::super::samples::{SENDER, huge, message, resolved};
     use super::*;
-    use crate::domain::secret::ChannelSecret;
+    use refreshd_secrets::ChannelSecret;
 
     fn mail() -> MailConfig {
         MailConfig {

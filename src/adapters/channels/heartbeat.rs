@@ -5,8 +5,8 @@ use reqwest::Method;
 use super::http_sender::{ChannelRequest, HttpSender, address, below};
 use super::text_limits::{fit, utf16};
 use crate::domain::channel::{Delivery, HeartbeatState};
-use crate::domain::secret::ChannelSecret;
-use crate::domain::time::Timestamp;
+use refreshd_secrets::ChannelSecret;
+use refreshd_time::Timestamp;
 
 /// A reason is a line.
 const REASON: usize = 2000;

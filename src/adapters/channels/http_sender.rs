@@ -8,11 +8,11 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Url};
 
-use crate::adapters::http::{TlsError, cause, client, retry_after, tls};
 use crate::domain::channel::Delivery;
-use crate::domain::mask::mask_answer;
-use crate::domain::secret::ChannelSecret;
-use crate::domain::time::Timestamp;
+use refreshd_http::{TlsError, cause, client, retry_after, tls};
+use refreshd_secrets::ChannelSecret;
+use refreshd_secrets::mask::mask_answer;
+use refreshd_time::Timestamp;
 
 /// So much of an answer is read.
 const MAX_RESPONSE_BYTES: usize = 4096;

@@ -23,11 +23,11 @@ use std::time::Duration;
 use self::http_sender::HttpSender;
 pub use self::sender::HOLDS;
 use self::sender::Sender;
-use super::clock::Clock;
-use super::http::TlsError;
 use crate::domain::channel::{Channel, ChannelConfig, Delivery, HeartbeatState};
 use crate::domain::message::{Event, Message};
-use crate::domain::time::{Timestamp, human};
+use refreshd_http::TlsError;
+use refreshd_time::clock::Clock;
+use refreshd_time::{Timestamp, human};
 
 /// Brings messages to channels. Cheap to clone.
 #[derive(Clone)]

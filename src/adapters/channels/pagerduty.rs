@@ -8,7 +8,7 @@ use super::text_limits::{details, fit, utf16};
 use crate::domain::channel::Delivery;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message};
-use crate::domain::secret::ChannelSecret;
+use refreshd_secrets::ChannelSecret;
 
 /// The longest summary, in characters.
 const SUMMARY: usize = 1024;

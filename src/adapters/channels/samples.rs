@@ -4,7 +4,7 @@
 use super::sender::Sender;
 use crate::domain::escalation::Severity;
 use crate::domain::message::{Event, Message, MessageSubject};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 pub(super) fn at(minutes: i64) -> Timestamp {
     Timestamp::from_secs(1_795_190_400 + minutes * 60)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// How long an alert of Alertmanager holds unless it is sent again, and for how long its end is sent again.
 pub const HOLDS: Duration = Duration::from_secs(300);

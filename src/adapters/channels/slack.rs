@@ -7,7 +7,7 @@ use super::sender::Sender;
 use super::text_limits::{escape, escaped, fit};
 use crate::domain::channel::Delivery;
 use crate::domain::message::Message;
-use crate::domain::secret::ChannelSecret;
+use refreshd_secrets::ChannelSecret;
 
 /// The longest text of a header block, and of a section.
 const HEADER: usize = 150;

@@ -10,7 +10,7 @@ use super::sender::Sender;
 use super::text_limits::{escape, escaped, fit};
 use crate::domain::channel::Delivery;
 use crate::domain::message::Message;
-use crate::domain::secret::ChannelSecret;
+use refreshd_secrets::ChannelSecret;
 
 /// The longest text is 4096 characters; of the escaped one less is given to be sure.
 const TITLE: usize = 1000;

@@ -45,7 +45,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// In one line: a header, a variable or an argument must not become two.
 pub(super) fn line(text: &str) -> String {
-    crate::domain::mask::line(text)
+    refreshd_secrets::mask::line(text)
 }
 
 /// All that a message says, for programs.

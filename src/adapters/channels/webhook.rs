@@ -11,8 +11,8 @@ use super::http_sender::{ChannelRequest, HttpSender, address};
 use super::sender::Sender;
 use crate::domain::channel::Delivery;
 use crate::domain::message::{Event, Message};
-use crate::domain::secret::{ChannelSecret, Fingerprint};
 use crate::domain::template::Template;
+use refreshd_secrets::{ChannelSecret, Fingerprint};
 
 /// The time that Go writes where there is none.
 const NEVER: &str = "0001-01-01T00:00:00Z";

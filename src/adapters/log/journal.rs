@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::importance::{importance, is_critical};
 use super::queue::LogQueue;
-use crate::domain::mask::line;
+use refreshd_secrets::mask::line;
 
 /// The longest value of a field, in bytes. A datagram must fit into the socket's send buffer of some 200 KB.
 const MAX_VALUE_LENGTH: usize = 16 * 1024;

@@ -22,11 +22,11 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
-use crate::domain::mask::{line, seen};
 use importance::importance as importance_of;
 pub use importance::{CRITICAL, ESCALATION};
 use journal::JournalLayer;
 use queue::{Importance, LogQueue, Sink};
+use refreshd_secrets::mask::{line, seen};
 use sinks::{Journal, StandardError};
 
 /// A form of the log.

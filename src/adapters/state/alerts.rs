@@ -14,7 +14,7 @@ use crate::domain::incidents::Incident;
 use crate::domain::name::PortalName;
 use crate::domain::outbox::QueuedAlert;
 use crate::domain::portal::Portal;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// What the state knows of alerts, for a start.
 #[derive(Debug, Default)]

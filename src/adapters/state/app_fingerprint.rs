@@ -1,7 +1,7 @@
 //! What the state knows of a client.
 
 use crate::domain::install::InstallTerms;
-use crate::domain::secret::Fingerprint;
+use refreshd_secrets::Fingerprint;
 
 /// What a client is, without its secret: a change of it ends a refusal.
 #[derive(Debug, Clone)]

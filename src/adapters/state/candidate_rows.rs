@@ -6,8 +6,8 @@ use super::error::StateError;
 use super::superseded::{SupersededPair, store_superseded};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
-use crate::domain::secret::RefreshToken;
-use crate::domain::time::Timestamp;
+use refreshd_secrets::RefreshToken;
+use refreshd_time::Timestamp;
 
 fn sql(source: rusqlite::Error) -> StateError {
     StateError::sql("change a candidate", source)

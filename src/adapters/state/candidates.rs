@@ -21,11 +21,11 @@ use super::superseded::{SupersededPair, store_superseded};
 use crate::domain::candidate::{Origin, TokenPair};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, GrantStatus, Portal};
-use crate::domain::refresh_end::RefreshEnd;
 use crate::domain::renewal::Renewed;
-use crate::domain::secret::{AccessToken, Fingerprint};
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Generation, Tokens, Validity};
+use refreshd_secrets::{AccessToken, Fingerprint};
+use refreshd_time::Timestamp;
+use refreshd_token_client::refresh_end::RefreshEnd;
+use refreshd_token_client::token::{Access, Generation, Tokens, Validity};
 
 /// A candidate to store.
 #[derive(Debug, Clone)]

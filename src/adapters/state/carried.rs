@@ -16,12 +16,13 @@ use super::rows::phase_of;
 use crate::domain::candidate::TokenPair;
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, GrantStatus, Kind, Phase, Problem};
-use crate::domain::refresh_end::{Motion, RefreshEnd};
+use crate::domain::portal::{ClaimId, GrantStatus, Kind, Phase};
 use crate::domain::renewal::Renewed;
-use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken, ReplyBody};
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Credential, Details, Generation, Tokens, Validity};
+use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken, ReplyBody};
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
+use refreshd_token_client::token::{Access, Credential, Details, Generation, Tokens, Validity};
 
 /// How it begins; a space, the format's number, a space, the checksum in base64 and a newline follow, then JSON.
 const MAGIC: &str = "refreshd-unsaved";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::adapters::state::{ClientVerdict, KeepNotified, RecordOutcome};
-use crate::domain::provider::Class;
+use refreshd_token_client::provider::Class;
 
 fn time(secs: i64) -> Timestamp {
     Timestamp::from_millis(1_795_000_000_123 + secs * 1000)

@@ -17,7 +17,7 @@ use super::wal_reservation::RETRY_AFTER;
 use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Portals claimed, each with its grant and claim.
 #[derive(Debug)]

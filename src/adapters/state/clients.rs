@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::domain::client::{ClientDecision, ClientEvidence, decide, probe_wait};
 use crate::domain::name::PortalName;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Whether people are told of a refusal is known when another portal has been asked, which is so within seconds.
 const NOTIFIED_AFTER: i64 = 15_000;

@@ -11,9 +11,9 @@ use super::rows::to_json;
 use crate::domain::dispute::Dispute;
 use crate::domain::install::EventKind;
 use crate::domain::name::PortalName;
-use crate::domain::secret::{ApplicationToken, Fingerprint, RefreshToken};
-use crate::domain::time::Timestamp;
-use crate::domain::token::Details;
+use refreshd_secrets::{ApplicationToken, Fingerprint, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::Details;
 
 /// Refused newcomers that are remembered of a portal.
 const MAX_REFUSED: i64 = 32;

@@ -16,9 +16,9 @@ use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_col
 use super::unread;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{GrantStatus, Portal};
-use crate::domain::secret::Fingerprint;
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Generation, Tokens};
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::{Generation, Tokens};
 
 /// A grant to take in.
 #[derive(Debug, Clone)]

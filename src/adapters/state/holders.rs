@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::error::StateError;
 use super::handle::State;
 use crate::domain::name::PortalName;
-use crate::domain::secret::Fingerprint;
+use refreshd_secrets::Fingerprint;
 
 impl State {
     /// Whether this refresh token came from outside before, and for which portal.

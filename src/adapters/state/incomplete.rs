@@ -11,7 +11,7 @@ use super::app_fingerprint::AppFingerprint;
 use super::error::StateError;
 use super::handle::State;
 use crate::domain::name::PortalName;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Before a pattern, in the names of marks. Alone it says that patterns are noted.
 const INCLUDED: &str = "included ";

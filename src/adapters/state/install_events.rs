@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::error::StateError;
 use super::handle::State;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Notices that are kept at a time.
 const MAX_NOTICES: i64 = 4096;

@@ -13,11 +13,12 @@ use crate::domain::install::is_stale;
 use crate::domain::install::{EventKind, InstallTerms};
 use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
+use crate::domain::portal::Phase;
 use crate::domain::portal::Portal;
-use crate::domain::portal::{Phase, Problem};
-use crate::domain::secret::{ApplicationToken, Fingerprint};
-use crate::domain::time::Timestamp;
 use crate::domain::token_owner::TokenOwner;
+use refreshd_secrets::{ApplicationToken, Fingerprint};
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
 
 /// A removal, as an event told of it.
 #[derive(Debug)]

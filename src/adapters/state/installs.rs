@@ -15,7 +15,6 @@ use super::installation::{
     request_renewal,
 };
 use super::reconcile::reconcile_portal;
-use crate::domain::host::region_of;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
     CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide,
@@ -24,11 +23,12 @@ use crate::domain::install::{
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase};
 use crate::domain::renewal::{granted_status, imported_status};
-use crate::domain::secret::Fingerprint;
 use crate::domain::settings::RenewSetting;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
 use crate::domain::token_owner::TokenOwner;
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::host::region_of;
+use refreshd_token_client::token::Generation;
 
 /// What became of it.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::domain::escalation::OVERDUE_SHARE;
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// In the order of the index `portal_kind`, so that nothing is sorted.
 pub(super) const KINDS: &str =

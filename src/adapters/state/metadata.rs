@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::error::StateError;
 use super::handle::State;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 impl State {
     /// An issuer's description as it was had last, and when.

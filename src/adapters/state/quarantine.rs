@@ -10,9 +10,9 @@ use super::rows::{millis, phase_columns, to_json};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::rollback::RollbackCheck;
-use crate::domain::secret::Fingerprint;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::Generation;
 
 impl State {
     /// Holds a grant that is older than what was published, if it still is of this generation; false if not.

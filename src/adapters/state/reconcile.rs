@@ -15,7 +15,7 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::schedule::planned;
 use crate::domain::settings::Configured;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// What following the configuration did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

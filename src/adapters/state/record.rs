@@ -16,12 +16,12 @@ use crate::domain::client::ClientDecision;
 use crate::domain::kept_reply::UnreadableReply;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, GrantStatus, Phase};
-use crate::domain::refresh_end;
+use crate::domain::refresh_warning;
 use crate::domain::renewal::Renewed;
-use crate::domain::reply::GrantedTokens;
-use crate::domain::secret::Fingerprint;
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Generation, Tokens};
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::reply::GrantedTokens;
+use refreshd_token_client::token::{Generation, Tokens};
 
 /// What to record of a claimed renewal.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl KeepNotified {
     fn keeps(self, step: &str) -> bool {
         match self {
             Self::All => true,
-            Self::RefreshEnd => refresh_end::is_step(step),
+            Self::RefreshEnd => refresh_warning::is_step(step),
             Self::None => false,
         }
     }

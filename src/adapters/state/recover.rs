@@ -7,7 +7,7 @@ use super::grant_store::{NewGrant, StoreOutcome, store_grant};
 use super::handle::State;
 use super::unread::{discard, sent_now};
 use crate::domain::kept_reply::SentToken;
-use crate::domain::token::Generation;
+use refreshd_token_client::token::Generation;
 
 /// What became of a grant that was read out of a kept reply.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,14 +9,13 @@ use super::error::StateError;
 use crate::domain::candidate::{Origin, PendingCandidate};
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{
-    ClaimId, ClientRefused, Grant, GrantStatus, Kind, Phase, Portal, Problem,
-};
-use crate::domain::refresh_end::{Motion, RefreshEnd};
-use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
+use crate::domain::portal::{ClaimId, ClientRefused, Grant, GrantStatus, Kind, Phase, Portal};
 use crate::domain::settings::Settings;
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Access, Credential, Generation, Tokens, Validity};
+use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
+use refreshd_token_client::token::{Access, Credential, Generation, Tokens, Validity};
 
 /// What [`portal`] reads, in its order. The last one says whether, and until when, its app's client is left alone.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \

@@ -10,9 +10,9 @@ use super::error::StateError;
 use super::handle::State;
 use crate::domain::candidate::TokenPair;
 use crate::domain::name::PortalName;
-use crate::domain::secret::AccessToken;
-use crate::domain::secret::RefreshToken;
-use crate::domain::time::Timestamp;
+use refreshd_secrets::AccessToken;
+use refreshd_secrets::RefreshToken;
+use refreshd_time::Timestamp;
 use rusqlite::Connection;
 
 /// A pair that was put aside.

@@ -10,9 +10,9 @@ use super::error::StateError;
 use super::handle::State;
 use crate::domain::kept_reply::{KeptCount, KeptReply, ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
-use crate::domain::secret::{Fingerprint, ReplyBody};
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_secrets::{Fingerprint, ReplyBody};
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::Generation;
 
 /// Kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
 const MAX_KEPT: usize = 3;

@@ -6,7 +6,7 @@ use super::super::table::{Table, TextValue};
 use super::super::values::choice;
 use super::wire_format::values;
 use crate::domain::hint::{COMMANDS, PLACEHOLDERS, TemplateError, template_error};
-use crate::domain::provider::{Class, ErrorRule};
+use refreshd_token_client::provider::{Class, ErrorRule};
 
 /// The rows of `[[errors]]`.
 pub(super) fn rows(table: Table<'_>, report: &mut Diagnostics) -> Vec<ErrorRule> {

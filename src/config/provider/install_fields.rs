@@ -3,7 +3,7 @@
 use super::super::source::Diagnostics;
 use super::super::table::Table;
 use super::super::values::{url, url_path};
-use crate::domain::quirks::InstallFields;
+use refreshd_token_client::quirks::InstallFields;
 
 /// Reads the keys of a profile that say how its portals install apps.
 pub(super) fn read(table: Table<'_>, form: &mut InstallFields, report: &mut Diagnostics) {

@@ -7,10 +7,10 @@ use super::super::values::{choice, duration, host, renew_every, url};
 use super::error_rules::rows;
 use super::install_fields;
 use super::wire_format;
-use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
-use crate::domain::quirks::{GrantType, NotBefore, Pkce, Rotation};
-use crate::domain::schedule::RenewEvery;
-use crate::domain::token::LIFETIME_RANGE;
+use refreshd_token_client::provider::{ClientAuthentication, Method, Profile, Replay};
+use refreshd_token_client::quirks::{GrantType, NotBefore, Pkce, Rotation};
+use refreshd_token_client::renew_every::RenewEvery;
+use refreshd_token_client::token::LIFETIME_RANGE;
 
 /// Puts the keys of a table over a profile. Its error rows come before those that were there.
 pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {

@@ -17,9 +17,9 @@ use super::problem::shown;
 use super::source::{ConfigSource, Diagnostics};
 use super::table::Table;
 use super::values::plain_name;
-use crate::domain::provider::Profile;
 use error_rules::rows;
 pub(super) use keys::apply;
+use refreshd_token_client::provider::Profile;
 pub(super) use to_toml::written;
 
 /// The keys of a profile, and of its overrides on an app.

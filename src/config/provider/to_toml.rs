@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::domain::error_table::ErrorRule;
-use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
-use crate::domain::quirks::{
+use refreshd_token_client::error_table::ErrorRule;
+use refreshd_token_client::provider::{ClientAuthentication, Method, Profile, Replay};
+use refreshd_token_client::quirks::{
     BasicEncoding, BodyEncoding, GrantType, InstallFields, JsonPath, NotBefore, Pkce, ReplyFields,
     RequestQuirks, Rotation,
 };
-use crate::domain::schedule::RenewEvery;
+use refreshd_token_client::renew_every::RenewEvery;
 
 /// The table, errors included.
 pub(in crate::config) fn written(profile: &Profile) -> String {

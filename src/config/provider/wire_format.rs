@@ -11,9 +11,9 @@ use super::super::source::Diagnostics;
 use super::super::table::Table;
 use super::super::values::choice;
 use super::super::values::set;
-use crate::domain::provider::Profile;
-use crate::domain::quirks::{BasicEncoding, BodyEncoding, JsonPath};
-use crate::domain::reply::SECRET_FIELDS;
+use refreshd_token_client::provider::Profile;
+use refreshd_token_client::quirks::{BasicEncoding, BodyEncoding, JsonPath};
+use refreshd_token_client::reply::SECRET_FIELDS;
 
 /// The keys of `[…reply]`.
 const REPLY: [&str; 11] = [

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{ACME, Rig, loaded};
 use crate::config::{Loaded, Paths, load_paths};
 use crate::domain::escalation::{Severity, Threshold, Trigger, default_ladder};
-use crate::domain::provider::{Class, ClientAuthentication, Method, Replay};
-use crate::domain::schedule::RenewEvery;
 use crate::domain::settings::RenewSetting;
+use refreshd_token_client::provider::{Class, ClientAuthentication, Method, Replay};
+use refreshd_token_client::renew_every::RenewEvery;
 
 const INFO: &str = "https://oauth.bitrix.info/oauth/token/";
 const TECH: &str = "https://oauth.bitrix24.tech/oauth/token/";

@@ -43,7 +43,7 @@ fn an_empty_table_is_enough() {
         (
             app.binding(None),
             match terms.every() {
-                crate::domain::schedule::RenewEvery::Age(age) => age,
+                refreshd_token_client::renew_every::RenewEvery::Age(age) => age,
                 other => panic!("{other:?}"),
             }
         )

@@ -14,16 +14,16 @@ use serde_json::Value;
 use super::super::provider::{KEYS, built_in};
 use super::{Rig, loaded};
 use crate::config::{App, PortalConfig};
-use crate::domain::error_table::Class;
 use crate::domain::hint::template_error;
-use crate::domain::provider::{ClientAuthentication, Method, Profile, Replay};
-use crate::domain::quirks::JsonPath;
-use crate::domain::quirks::{BodyEncoding, NotBefore, Pkce};
-use crate::domain::reply::{GrantedTokens, TokenReply, Verdict, read};
-use crate::domain::request::{RequestKind, Token, TokenRequest};
-use crate::domain::secret::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
-use crate::domain::time::Timestamp;
-use crate::domain::token::Credential;
+use refreshd_secrets::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::error_table::Class;
+use refreshd_token_client::provider::{ClientAuthentication, Method, Profile, Replay};
+use refreshd_token_client::quirks::JsonPath;
+use refreshd_token_client::quirks::{BodyEncoding, NotBefore, Pkce};
+use refreshd_token_client::reply::{GrantedTokens, TokenReply, Verdict, read};
+use refreshd_token_client::request::{RequestKind, Token, TokenRequest};
+use refreshd_token_client::token::Credential;
 
 const FIXTURES: &str = "tests/fixtures/providers";
 

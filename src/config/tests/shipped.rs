@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
 use crate::config::{Environment, Loaded, load};
-use crate::domain::provider::{Class, ClientAuthentication, Profile, Replay};
-use crate::domain::reply::{TokenReply, Verdict, read};
-use crate::domain::schedule::RenewEvery;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_token_client::provider::{Class, ClientAuthentication, Profile, Replay};
+use refreshd_token_client::renew_every::RenewEvery;
+use refreshd_token_client::reply::{TokenReply, Verdict, read};
 
 /// Loads a shipped file, with `/etc/refreshd` in the rig's folder.
 fn shipped(text: &str) -> Loaded {

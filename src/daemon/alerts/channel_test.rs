@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::daemon::context::Context;
 use crate::domain::channel::{Channel, Delivery};
 use crate::domain::message::Message;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// When the channels were tested last.
 const SELF_TEST: &str = "self-test";

@@ -15,7 +15,7 @@ use crate::domain::incidents::{AlertRules, Finding, ReachedStep, Reconciled, Rec
 use crate::domain::message::MessageSubject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Portals read at a time.
 const PAGE: usize = 500;

@@ -15,7 +15,7 @@ use crate::domain::escalation::{EscalationNotice, Severity, Step};
 use crate::domain::incidents::Finding;
 use crate::domain::incidents::finding::{beyond, blank, daemon_group};
 use crate::domain::name::PortalName;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Endings that are remembered: of more, as after an hour without a token directory, the rest ends without a reason.
 const REMEMBERED: usize = 1000;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::metrics::Delivered;
 use crate::adapters::state::AlertChanges;
 use crate::config::Config;
@@ -20,7 +19,8 @@ use crate::domain::channel::{Channel, ChannelConfig, Delivery};
 use crate::domain::incidents::{Incident, Stage};
 use crate::domain::message::{Event, Message};
 use crate::domain::outbox::{DeliveryEnd, QueuedAlert};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_time::clock::MAX_SLEEP;
 
 /// Alertmanager forgets a firing alert that is not sent again.
 const RESEND: Duration = Duration::from_secs(60);

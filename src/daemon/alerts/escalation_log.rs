@@ -5,7 +5,7 @@
 use crate::adapters::log::{CRITICAL, ESCALATION};
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::PortalName;
-use crate::domain::time::human;
+use refreshd_time::human;
 
 /// What an escalation is about.
 #[derive(Debug, Clone, Copy)]

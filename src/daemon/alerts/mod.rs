@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 pub use conditions::{Condition, Conditions, ReadBy};
 pub use outboxes::{AlertCommand, AlertsSnapshot, Outboxes};
 
-use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{AlertChanges, StateError, StoredAlerts};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
@@ -37,7 +36,8 @@ use crate::domain::incidents::reconcile::Incidents;
 use crate::domain::incidents::{AlertRules, Incident, Notification, Reconciled};
 use crate::domain::message::{self, Message};
 use crate::domain::outbox::QueuedAlert;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_time::clock::MAX_SLEEP;
 
 /// What happens together is looked at together: a look waits until nothing new has come for so long, and no longer than
 /// the second.

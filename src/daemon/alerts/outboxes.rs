@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::domain::escalation::Severity;
 use crate::domain::incidents::Incident;
 use crate::domain::outbox::{AlertQueue, QueuedAlert};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Orders that may wait.
 const ORDERS: usize = 64;

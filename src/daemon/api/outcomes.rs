@@ -9,7 +9,7 @@ use crate::daemon::grants::import::ImportOutcome;
 use crate::daemon::grants::operations::{self, RenewalResult};
 use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::candidate::ImportResult;
-use crate::domain::token::Generation;
+use refreshd_token_client::token::Generation;
 
 /// What `renew` says, in JSON: over the socket, and from `renew --json` without a daemon.
 #[must_use]

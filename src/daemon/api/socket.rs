@@ -13,7 +13,6 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 use crate::adapters::ownership::give_to_directory_owner;
 use crate::daemon::api::control::Control;
@@ -26,6 +25,7 @@ use crate::daemon::http::descriptors;
 use crate::daemon::http::server::{Kept, Server, serve};
 use crate::daemon::startup::reload::Reloader;
 use crate::domain::error_chain::error_chain;
+use refreshd_time::clock::{Clock, Tick};
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 128;

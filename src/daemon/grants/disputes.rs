@@ -16,7 +16,7 @@ use crate::domain::dispute::Dispute;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::EventKind;
 use crate::domain::portal::Portal;
-use crate::domain::token::{Credential, Tokens, Validity};
+use refreshd_token_client::token::{Credential, Tokens, Validity};
 
 /// A newcomer as commands show it.
 #[derive(Clone, Debug, Serialize, Deserialize)]

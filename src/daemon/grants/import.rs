@@ -24,13 +24,13 @@ use crate::daemon::waiters::RenewalReport;
 use crate::domain::candidate::{ImportResult, Origin, replace_hint};
 use crate::domain::identity::ExpectedIdentity;
 use crate::domain::import::{ImportError, ImportedGrant, parse};
-use crate::domain::import_token;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::provider::Class;
-use crate::domain::secret::{AccessToken, Fingerprint, RefreshToken};
-use crate::domain::time::human;
-use crate::domain::token::{Credential, Generation};
+use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken};
+use refreshd_time::human;
+use refreshd_token_client::import_token;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::token::{Credential, Generation};
 
 /// Longer than this nobody waits for an outcome, in addition to the request's own limit.
 const GRACE: Duration = Duration::from_secs(10);

@@ -2,16 +2,16 @@
 //!
 //! Must not give back what a renewal is about to replace: it waits for one that is under way.
 
-use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find, no_grant};
 use crate::daemon::renewal::execute::{ClaimedGrant, release, secrets_of};
-use crate::domain::introspection::{self, Introspection};
 use crate::domain::portal::{Grant, Portal};
-use crate::domain::provider::at_domain;
-use crate::domain::request::{RequestKind, Token};
+use refreshd_token_client::authorization_server::TokenResponse;
+use refreshd_token_client::introspection::{self, Introspection};
+use refreshd_token_client::provider::at_domain;
+use refreshd_token_client::request::{RequestKind, Token};
 
 /// What the server says of a portal's access token.
 ///

@@ -21,11 +21,11 @@ use crate::domain::portal::{Grant, Portal};
 use crate::domain::renewal::{
     Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome, granted_status,
 };
-use crate::domain::reply::{GrantedTokens, Verdict};
-use crate::domain::schedule::RenewEvery;
-use crate::domain::secret::ReplyBody;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_secrets::ReplyBody;
+use refreshd_time::Timestamp;
+use refreshd_token_client::renew_every::RenewEvery;
+use refreshd_token_client::reply::{GrantedTokens, Verdict};
+use refreshd_token_client::token::Generation;
 
 /// A kept reply, without its body: as `GET /v1/portals/PORTAL/replies` shows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -17,8 +17,8 @@ use crate::daemon::grants::portal_view::{PortalView, views as views_of};
 use crate::daemon::waiters::RenewalReport;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::time::{Timestamp, human};
 use crate::domain::token_format::TokenFormat;
+use refreshd_time::{Timestamp, human};
 
 /// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);

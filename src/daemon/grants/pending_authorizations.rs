@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::domain::authorization::{AuthorizationFlow, PendingAuthorization};
 use crate::domain::portal::Portal;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Authorizations that can be open at a time, of all portals: the oldest goes.
 const MOST: usize = 1000;

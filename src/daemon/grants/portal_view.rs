@@ -13,8 +13,10 @@ use crate::domain::escalation::{
 };
 use crate::domain::hint::HintContext;
 use crate::domain::kept_reply::KeptCount;
-use crate::domain::portal::{Kind, Phase, Portal, Problem};
-use crate::domain::time::Timestamp;
+use crate::domain::portal::{Kind, Phase, Portal};
+use crate::domain::refresh_warning;
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
 
 /// A portal as `GET /v1/portals` shows it. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -240,7 +242,8 @@ impl PortalView {
             notice: grant.and_then(|grant| grant.tokens.validity.notice.clone()),
             action: match (kind, grant) {
                 (Kind::Fresh, Some(grant)) if !still_notified(grant, now).is_empty() => {
-                    refresh_end_of(grant).map(|end| end.action(portal.name.as_str()))
+                    refresh_end_of(grant)
+                        .map(|end| refresh_warning::action(end, portal.name.as_str()))
                 }
                 (Kind::Fresh, _) => None,
                 (Kind::InDoubt | Kind::NeedsAuthorization, Some(grant)) => {

@@ -22,9 +22,9 @@ use crate::domain::kept_reply::SentToken;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
 use crate::domain::renewal::{granted_status, imported_status};
-use crate::domain::schedule::RenewEvery;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_time::Timestamp;
+use refreshd_token_client::renew_every::RenewEvery;
+use refreshd_token_client::token::Generation;
 
 /// Where a grant came from, for the log.
 #[derive(Debug, Clone, Copy)]

@@ -20,11 +20,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{Clock, Tick};
 use crate::daemon::http::callback::{is_ahead_of_its_user, page};
 use crate::daemon::http::connection_limits::ConnectionLimits;
 use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
+use refreshd_time::clock::{Clock, Tick};
 
 /// A browser that takes longer to start finds nothing.
 const SHORT_LIFE: Duration = Duration::from_secs(120);

@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
-use crate::adapters::clock::Clock;
 use crate::daemon::http::connection_limits::ConnectionLimits;
 use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
+use refreshd_time::clock::Clock;
 
 /// Browsers ask for icons and more besides, and bring the same redirect more than once.
 const MAX_CONNECTIONS: usize = 64;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{Clock, Tick};
+use refreshd_time::clock::{Clock, Tick};
 
 /// A client may be disconnected after this time, if its socket was looked at and held nothing: whoever connects is about to ask.
 const SETTLED: Duration = Duration::from_millis(50);

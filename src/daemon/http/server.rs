@@ -28,10 +28,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::Clock;
 use crate::daemon::http::connection_limits::{
     Admission, ClientConnection, ClientConnections, ConnectionLimits, RETRY_AFTER, Served,
 };
+use refreshd_time::clock::Clock;
 
 /// How long a request may take to arrive, a connection to stay idle, and an answer to make no progress.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(10);

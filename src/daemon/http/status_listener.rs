@@ -25,7 +25,7 @@ use crate::daemon::http::host_header::is_allowed_host;
 use crate::daemon::http::server::{Kept, PeerExtensions, Server, busy, serve};
 use crate::daemon::http::status_page;
 use crate::domain::error_chain::error_chain;
-use crate::domain::provider::host_of;
+use refreshd_token_client::provider::host_of;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;

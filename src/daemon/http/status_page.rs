@@ -8,7 +8,7 @@ use crate::daemon::context::Context;
 use crate::daemon::grants::portal_view::{self, PortalView};
 use crate::domain::escalation::Severity;
 use crate::domain::portal::Kind;
-use crate::domain::time::human;
+use refreshd_time::human;
 
 /// Portals listed at most; the rest is in `refreshd status`.
 const LISTED: usize = 500;

@@ -15,8 +15,8 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::install::{EventKind, Outcome};
 use crate::domain::name::PortalName;
-use crate::domain::secret::AccessToken;
 use crate::domain::token_owner::{admin_url, read_is_admin};
+use refreshd_secrets::AccessToken;
 
 /// How long a portal has to say whether a user is an administrator.
 const QUESTION: Duration = Duration::from_secs(5);

@@ -8,8 +8,8 @@ use axum::response::{Html, IntoResponse as _, Response};
 use base64::Engine as _;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::domain::provider::origin_of;
-use crate::domain::quirks::InstallFields;
+use refreshd_token_client::provider::origin_of;
+use refreshd_token_client::quirks::InstallFields;
 
 /// A page without anything on it but a sentence.
 pub(crate) fn plain(sentence: &str) -> Html<String> {

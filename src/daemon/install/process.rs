@@ -11,7 +11,6 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::state::{InstallOutcome, InstalledGrant, StateError};
 use crate::config::App;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
@@ -27,13 +26,14 @@ use crate::domain::escalation::resolved;
 use crate::domain::import;
 use crate::domain::install::{EventKind, Outcome, OwnershipProof};
 use crate::domain::install_event::{InstallEvent, PresentedGrant};
+use refreshd_time::clock::{Clock, Tick};
 
 use crate::domain::portal::Kind;
-use crate::domain::time::Timestamp;
 use crate::domain::token_owner::{
     PresentedToken, TokenOwner, Verification, VerifyError, verification_urls,
 };
 use crate::domain::verification_budget::{APP_BUDGET, VerificationBudget};
+use refreshd_time::Timestamp;
 
 /// Notices of one app that are worked off at a time, for the first time and again: whoever is asked about twice waits with his
 /// like, and not before others.

@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::Tick;
 use crate::adapters::state::NewEvent;
 use crate::config::{App, Config, InstallListener};
 use crate::daemon::context::Context;
@@ -28,6 +27,7 @@ use crate::domain::install::Outcome;
 use crate::domain::install_event::{self, Incomplete, InstallEvent, MAX_LENGTH};
 use crate::domain::install_form::as_form;
 use crate::domain::throttle::Throttle;
+use refreshd_time::clock::Tick;
 
 /// Connections at a time; a proxy keeps a few open.
 const MAX_CONNECTIONS: usize = 256;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::adapters::clock::{Clock, Tick};
 use crate::domain::install::Outcome;
+use refreshd_time::clock::{Clock, Tick};
 
 /// Lines of one reason in a minute.
 const LINES: u32 = 4;

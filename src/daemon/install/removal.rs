@@ -12,10 +12,10 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::install::Outcome;
 use crate::domain::install_event::{ClaimedOwner, Removal};
 use crate::domain::name::PortalName;
-use crate::domain::portal::Problem;
-use crate::domain::provider::Class;
-use crate::domain::time::{Timestamp, human};
 use crate::domain::token_owner::{Verification, verification_urls};
+use refreshd_time::{Timestamp, human};
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::Class;
 
 /// A removal has a portal renewed this often at most, counted apart for those that have the proof of the installation.
 const ASK_AGAIN: Duration = Duration::from_secs(3600);

@@ -25,7 +25,7 @@ impl LogContext<'_> {
             source,
             reason,
         } = *self;
-        let domain = host.map(|host| crate::domain::mask::mask(host, &[]));
+        let domain = host.map(|host| refreshd_secrets::mask::mask(host, &[]));
         let (word, source) = (outcome.as_str(), source.map(tracing::field::display));
         tracing::warn!(target: "refreshd::install", app, outcome = word, domain, source, "an event of {app} was left alone: {reason}");
     }
@@ -50,7 +50,7 @@ impl LogContext<'_> {
         {
             return;
         }
-        let domain = host.map(|host| crate::domain::mask::mask(host, &[]));
+        let domain = host.map(|host| refreshd_secrets::mask::mask(host, &[]));
         let (word, source) = (outcome.as_str(), source.map(tracing::field::display));
         match outcome {
             Outcome::Ignored => {

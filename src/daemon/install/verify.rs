@@ -3,7 +3,6 @@
 //!
 //! Must not touch the grant that is there: whatever fails here, that one goes on.
 
-use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::install::worker::{EventResult, FIRST_WAIT, TRIES, Worker};
 use crate::daemon::renewal::unreadable_reply;
@@ -11,11 +10,12 @@ use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::install::Outcome;
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
-use crate::domain::portal::Problem;
-use crate::domain::provider::Class;
-use crate::domain::reply::{ErrorContext, Verdict};
-use crate::domain::request::RequestKind;
 use crate::domain::token_owner::TokenOwner;
+use refreshd_token_client::authorization_server::TokenResponse;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::reply::{ErrorContext, Verdict};
+use refreshd_token_client::request::RequestKind;
 
 /// A grant that an install brought, and whose it is by the authorization server.
 #[derive(Clone, Copy)]

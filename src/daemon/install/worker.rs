@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::Tick;
 use crate::adapters::state::StateError;
 use crate::config::App;
 use crate::daemon::context::Context;
@@ -19,10 +18,11 @@ use crate::daemon::install::fair_queue::EventSender;
 use crate::domain::install::{Outcome, ahead};
 use crate::domain::install_event::{ClaimedOwner, PresentedGrant};
 use crate::domain::name::PortalName;
-use crate::domain::secret::AccessToken;
-use crate::domain::time::{Timestamp, human};
 use crate::domain::token_owner::{Verification, verify};
 use crate::domain::verification_budget::VerificationBudget;
+use refreshd_secrets::AccessToken;
+use refreshd_time::clock::Tick;
+use refreshd_time::{Timestamp, human};
 
 /// The authorization server is asked so often, and the state too, with the first wait doubled each time.
 pub(crate) const TRIES: u32 = 5;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::MAX_SLEEP;
 use crate::adapters::state::{
     Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError,
     Unsaved,
@@ -34,15 +33,17 @@ use crate::domain::escalation::{EscalationNotice, Severity, resolved};
 use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal, Problem};
-use crate::domain::provider::{Class, Profile, host_of};
+use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal};
 use crate::domain::renewal::{
     AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
 };
-use crate::domain::schedule::RenewEvery;
-use crate::domain::secret::{Fingerprint, RefreshToken};
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_secrets::{Fingerprint, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_time::clock::MAX_SLEEP;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::{Class, Profile, host_of};
+use refreshd_token_client::renew_every::RenewEvery;
+use refreshd_token_client::token::Generation;
 
 /// Candidates exchanged at a time.
 const AT_ONCE: usize = 8;

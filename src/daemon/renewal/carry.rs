@@ -6,7 +6,6 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::adapters::clock::Clock;
 use crate::adapters::sealed;
 use crate::adapters::state::{Candidate, Carried, Load, StateError, Unsaved};
 use crate::adapters::systemd::{self, Keeps};
@@ -14,6 +13,7 @@ use crate::daemon::alerts::{Condition, Conditions};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
+use refreshd_time::clock::Clock;
 
 /// What a kept reply is called in a sentence.
 pub(crate) const UNREADABLE_REPLY: &str = "a reply that could not be read";

@@ -10,7 +10,7 @@ use crate::config::{Config, SecretReadAgain};
 use crate::daemon::configured::app_fingerprint;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
-use crate::domain::secret::ClientSecret;
+use refreshd_secrets::ClientSecret;
 
 /// Looks whether the secrets of refused clients were replaced: their portals need not wait for the next try then.
 pub async fn tend(shared: &Context) {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP};
 use crate::adapters::state::StateError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
@@ -17,7 +16,8 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
 use crate::domain::portal::Portal;
-use crate::domain::provider::Class;
+use refreshd_time::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP};
+use refreshd_token_client::provider::Class;
 
 /// Grants looked at together.
 const BATCH: usize = 256;

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapters::authorization_server::TokenResponse;
 use crate::adapters::state::{
     CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, Unsaved,
 };
@@ -28,16 +27,18 @@ use crate::domain::hint::HintContext;
 use crate::domain::identity::{self, ClaimedIdentity, compare};
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal, Problem};
-use crate::domain::provider::{Class, Profile, at_domain, host_of};
+use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal};
 use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome};
-use crate::domain::reply::{ErrorContext, PresentedCredential, Verdict};
-use crate::domain::request::RequestKind;
-use crate::domain::schedule::RenewEvery;
-use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Settings;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_secrets::Fingerprint;
+use refreshd_time::Timestamp;
+use refreshd_token_client::authorization_server::TokenResponse;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::{Class, Profile, at_domain, host_of};
+use refreshd_token_client::renew_every::RenewEvery;
+use refreshd_token_client::reply::{ErrorContext, PresentedCredential, Verdict};
+use refreshd_token_client::request::RequestKind;
+use refreshd_token_client::token::Generation;
 
 /// A server's clock may differ by this much.
 const SKEW_LIMIT: f64 = 30.0;

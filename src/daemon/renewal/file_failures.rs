@@ -8,13 +8,13 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::token_files::FileError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::PortalName;
+use refreshd_time::clock::{Clock, Tick};
 
 /// Between two lines about one cause.
 const PAUSE: Duration = Duration::from_secs(60);

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::generations::Generations;
 use crate::adapters::token_files::FileError;
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
-use crate::domain::token::Generation;
+use refreshd_time::clock::{Clock, Tick};
+use refreshd_token_client::token::Generation;
 
 /// How long a record is waited for: as long as one that works may take, so that the file says what was published.
 const MOMENT: Duration = Duration::from_millis(100);

@@ -24,8 +24,8 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::kept_reply::SentToken;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
-use crate::domain::secret::{RefreshToken, ReplyBody};
-use crate::domain::time::Timestamp;
+use refreshd_secrets::{RefreshToken, ReplyBody};
+use refreshd_time::Timestamp;
 
 /// Takes what the service manager has kept since the last process, and looks what the state says of it. Nothing is stored
 /// yet; the claims of what is found live on.

@@ -22,8 +22,8 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Portal};
 use crate::domain::rollback::keeps_token_files;
 use crate::domain::settings::Settings;
-use crate::domain::token::{Access, Details, Generation, Tokens};
 use crate::domain::token_format::TokenFormat;
+use refreshd_token_client::token::{Access, Details, Generation, Tokens};
 
 /// Portals read at a time in a sweep.
 const PAGE: usize = 500;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP, Tick};
 use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
 use crate::daemon::configured::token_urls;
@@ -22,7 +21,8 @@ use crate::daemon::renewal::inherited;
 use crate::daemon::renewal::state_health;
 use crate::domain::budget::{Budget, Limits, share_out};
 use crate::domain::error_chain::error_chain;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
+use refreshd_time::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP, Tick};
 
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
 const CLAIM_SHARE: usize = 4;

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use crate::adapters::authorization_server::HttpResponse;
 use crate::adapters::state::Unsaved;
 use crate::config::App;
 use crate::daemon::context::Context;
@@ -13,12 +12,13 @@ use crate::daemon::renewal::persist::until_durable;
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Grant;
-use crate::domain::provider::Profile;
-use crate::domain::reply::{
+use refreshd_secrets::ReplyBody;
+use refreshd_time::Timestamp;
+use refreshd_token_client::authorization_server::HttpResponse;
+use refreshd_token_client::provider::Profile;
+use refreshd_token_client::reply::{
     ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_in,
 };
-use crate::domain::secret::ReplyBody;
-use crate::domain::time::Timestamp;
 
 /// What to do while the outcome is not known and its reply is kept.
 pub(crate) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";

@@ -15,10 +15,10 @@ use crate::domain::candidate::Origin;
 use crate::domain::error_chain::error_chain;
 use crate::domain::import::{self, ImportedGrant};
 use crate::domain::name::PortalName;
-use crate::domain::quirks::GrantType;
-use crate::domain::secret::{Fingerprint, RefreshToken};
-use crate::domain::time::Timestamp;
-use crate::domain::token::{Credential, Details, Tokens, Validity};
+use refreshd_secrets::{Fingerprint, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::quirks::GrantType;
+use refreshd_token_client::token::{Credential, Details, Tokens, Validity};
 
 /// Gives a grant to every portal that needs nobody for it, and looks at those that wait for their file. Problems are
 /// logged, not returned: the others go on.

@@ -9,9 +9,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
-use crate::adapters::clock::Clock;
 use crate::adapters::directory::Trust;
 use crate::adapters::generations::Generations;
 use crate::adapters::metrics::Metrics;
@@ -36,6 +34,8 @@ use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
+use refreshd_time::clock::Clock;
+use refreshd_token_client::authorization_server::AuthorizationServer;
 
 /// How long a command that holds the state is waited for: it may wait for a server's answer.
 const BRIEF_HOLDER: Duration = Duration::from_secs(15);

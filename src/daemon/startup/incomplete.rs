@@ -12,7 +12,7 @@ use crate::daemon::context::Context;
 use crate::domain::completeness::{Included, Missing, missing};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// What is missing in a configuration, if anything. To be asked before its portals are moved into the state.
 ///

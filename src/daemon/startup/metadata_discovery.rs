@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::adapters::authorization_server::AuthorizationServer;
-use crate::adapters::clock::{Clock, Tick};
 use crate::adapters::state::State;
 use crate::config::Config;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
-use crate::domain::metadata::{addresses, complete};
-use crate::domain::provider::Profile;
+use refreshd_time::clock::{Clock, Tick};
+use refreshd_token_client::authorization_server::AuthorizationServer;
+use refreshd_token_client::metadata::{addresses, complete};
+use refreshd_token_client::provider::Profile;
 
 /// Metadata this old is asked for again at the next start or reload.
 const STALE_AFTER: Duration = Duration::from_secs(86_400);

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::adapters::authorization_server::AuthorizationServer;
 use crate::adapters::channels::Notifier;
-use crate::adapters::clock::Clock;
 use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{SnapshotOutcome, State, StateError, take_snapshot};
@@ -24,6 +22,8 @@ use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::startup::metadata_discovery::recall;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
+use refreshd_time::clock::Clock;
+use refreshd_token_client::authorization_server::AuthorizationServer;
 
 /// A state that changes is looked at again for so long.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);

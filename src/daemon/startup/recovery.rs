@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use crate::adapters::clock::CLOCK_STEP_MILLIS;
 use crate::adapters::state::{
     ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError,
 };
@@ -13,6 +12,7 @@ use crate::daemon::context::Context;
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
 use crate::domain::renewal::interrupted_status;
+use refreshd_time::clock::CLOCK_STEP_MILLIS;
 
 /// The clock may have been set back while nobody watched it.
 ///

@@ -19,10 +19,10 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Severity};
 use crate::domain::name::{PortalName, some};
 use crate::domain::portal::Portal;
-use crate::domain::quirks::GrantType;
 use crate::domain::rollback::{Trace, newest, quarantined};
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
+use refreshd_time::Timestamp;
+use refreshd_token_client::quirks::GrantType;
+use refreshd_token_client::token::Generation;
 
 /// Portals read at a time.
 const PAGE: usize = 500;

@@ -14,7 +14,7 @@ use crate::domain::channel::Delivery;
 use crate::domain::incidents::Stage;
 use crate::domain::message::{Event, Message, MessageSubject};
 use crate::domain::portal::{Kind, Portal};
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// The channel that is away now and then, and one that never is.
 pub const PEOPLE: &str = "people";

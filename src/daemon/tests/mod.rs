@@ -18,13 +18,13 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapters::authorization_server::AuthorizationServer;
 use crate::domain::portal::Portal;
-use crate::domain::time::Timestamp;
 use crate::fake_server::{At, Rules};
 use life::{Life, STUCK};
 use plan::{Backup, Stroke};
 use promises::Record;
+use refreshd_time::Timestamp;
+use refreshd_token_client::authorization_server::AuthorizationServer;
 use world::World;
 
 const MINUTE: Duration = Duration::from_secs(60);

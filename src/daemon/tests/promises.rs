@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::adapters::state::ReadConnection;
 use crate::daemon::tests::world::World;
 use crate::domain::portal::{Kind, Phase, Portal};
-use crate::domain::time::Timestamp;
 use crate::fake_server::{Fate, Reuse};
+use refreshd_time::Timestamp;
 
 /// Server, portal and file may differ for this long: a request, its record and its publication.
 const ON_THE_WAY: Duration = Duration::from_secs(10);

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-use crate::adapters::authorization_server::{
+use crate::adapters::state::{Disk, DiskFuture, StateError};
+use crate::fake_server::{DeliveryFault, End, FakeServer, Rules, TokenRequest};
+use refreshd_time::Timestamp;
+use refreshd_time::clock::{Clock, Tick, WallClock};
+use refreshd_token_client::authorization_server::{
     HttpResponse, TokenResponse, Transport, TransportFuture,
 };
-use crate::adapters::clock::{Clock, Tick, WallClock};
-use crate::adapters::state::{Disk, DiskFuture, StateError};
-use crate::domain::time::Timestamp;
-use crate::fake_server::{DeliveryFault, End, FakeServer, Rules, TokenRequest};
 
 /// When every simulation begins: 2026-11-20T16:00:00Z.
 const BEGIN: i64 = 1_795_190_400;

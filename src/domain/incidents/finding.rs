@@ -13,11 +13,12 @@ use crate::domain::hint::HintContext;
 use crate::domain::message::MessageSubject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
-use crate::domain::provider::{Class, host_of};
-use crate::domain::refresh_end::STEPS;
+use crate::domain::refresh_warning;
+use crate::domain::refresh_warning::STEPS;
 use crate::domain::settings::OWN_APP;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Access;
+use refreshd_time::Timestamp;
+use refreshd_token_client::provider::{Class, host_of};
+use refreshd_token_client::token::Access;
 
 /// The measure of time where no token is concerned.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
@@ -252,10 +253,12 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
         key: format!("portal/{name}/{REFRESH_END}"),
         group: (!app.starts_with(OWN_APP)).then_some(group),
         reached: reached.collect(),
-        reason: end.reason(now),
-        action: end.action(name.as_str()),
-        action_for_all: end.action("PORTAL"),
-        since: end.reached_at(first).unwrap_or(now).min(now),
+        reason: refresh_warning::reason(end, now),
+        action: refresh_warning::action(end, name.as_str()),
+        action_for_all: refresh_warning::action(end, "PORTAL"),
+        since: refresh_warning::reached_at(end, first)
+            .unwrap_or(now)
+            .min(now),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
         lifetime: DEFAULT_LIFETIME,
         ..blank(Some(name), now)

@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::domain::escalation::default_ladder;
-use crate::domain::portal::{GrantStatus, Problem, binding};
-use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::domain::portal::{GrantStatus, binding};
 use crate::domain::settings::Settings;
-use crate::domain::token::{Credential, Details, Generation, Tokens, Validity};
+use refreshd_secrets::{AccessToken, RefreshToken};
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::token::{Credential, Details, Generation, Tokens, Validity};
 
 /// Issued at minute 0, due at 20, ends at 60.
 fn at(minutes: i64) -> Timestamp {

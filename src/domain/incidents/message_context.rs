@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::finding::ReachedStep;
 use crate::domain::message::{Event, Message, MessageSubject};
 use crate::domain::severity::Severity;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// What is wrong now, as one incident tells it: of one trouble, or of several that are folded.
 #[derive(Clone, Debug, PartialEq, Eq)]

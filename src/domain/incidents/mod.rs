@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{Event, Message};
 use super::severity::Severity;
-use super::time::Timestamp;
 pub use finding::{Finding, GroupKey, ReachedStep};
 pub use message_context::MessageContext;
 pub use reconcile::{AlertRules, Reconciled, Reconciler};
+use refreshd_time::Timestamp;
 
 /// The first repetition comes after this time, each further one after twice the time of the one before.
 const REPEAT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));

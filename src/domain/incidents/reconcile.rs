@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Finding, GroupKey, ReachedStep};
 use super::{Incident, MessageContext, Notification};
 use crate::domain::message::MessageSubject;
-use crate::domain::time::Timestamp;
+use refreshd_time::Timestamp;
 
 /// Portals that a message names.
 const NAMED: usize = 20;

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refreshd::adapters::clock::Clock;
 use refreshd::adapters::log::LogHandle;
 use refreshd::config::{Environment, load};
 use refreshd::daemon;
 use refreshd::fake_server::{FakeServer, Rules};
+use refreshd_time::clock::Clock;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -5,10 +5,10 @@
 
 use refreshd::adapters::token_files::Published;
 use refreshd::domain::name::PortalName;
-use refreshd::domain::secret::AccessToken;
-use refreshd::domain::time::Timestamp;
-use refreshd::domain::token::{Access, Details, Generation};
 use refreshd::domain::token_format::TokenFormat;
+use refreshd_secrets::AccessToken;
+use refreshd_time::Timestamp;
+use refreshd_token_client::token::{Access, Details, Generation};
 use serde_json::{Value, json};
 
 /// What must hold.

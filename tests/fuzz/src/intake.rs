@@ -1,9 +1,9 @@
 //! Any text handed to `refreshd import`.
 
 use refreshd::domain::import::{ImportError, ImportedGrant, MAX_LENGTH, parse};
-use refreshd::domain::reply::SECRET_FIELDS;
-use refreshd::domain::time::Timestamp;
-use refreshd::domain::token::LIFETIME_RANGE;
+use refreshd_time::Timestamp;
+use refreshd_token_client::reply::SECRET_FIELDS;
+use refreshd_token_client::token::LIFETIME_RANGE;
 use serde_json::{Map, Value};
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use refreshd::config::{Environment, load};
-use refreshd::domain::provider::Profile;
-use refreshd::domain::token::Details;
+use refreshd_token_client::provider::Profile;
+use refreshd_token_client::token::Details;
 use serde_json::Value;
 use tempfile::TempDir;
 

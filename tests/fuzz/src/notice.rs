@@ -1,13 +1,13 @@
 //! Any notice of an installed app, with any answer of the authorization server to the question whose it is: the query
 //! on the first line, the form on the second, the answer after them.
 
-use refreshd::domain::host::plain_host;
 use refreshd::domain::import::{ImportedGrant, from_notice};
 use refreshd::domain::install::{NameRule, Users};
 use refreshd::domain::install_event::{ClaimedOwner, InstallEvent, PresentedGrant, is_id, read};
-use refreshd::domain::provider::{Profile, origin_of};
-use refreshd::domain::time::Timestamp;
 use refreshd::domain::token_owner::{TokenOwner, Verification, verification_urls, verify};
+use refreshd_time::Timestamp;
+use refreshd_token_client::host::plain_host;
+use refreshd_token_client::provider::{Profile, origin_of};
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 

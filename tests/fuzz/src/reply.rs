@@ -4,18 +4,19 @@
 
 use std::time::Duration;
 
-use refreshd::domain::body_decoding::LARGEST;
-use refreshd::domain::import_token::stands_for_none;
 use refreshd::domain::name::PortalName;
-use refreshd::domain::portal::{Grant, GrantStatus, Phase, Problem};
-use refreshd::domain::provider::{Class, Profile};
+use refreshd::domain::portal::{Grant, GrantStatus, Phase};
 use refreshd::domain::renewal::{
     Attempt, AttemptTimes, RenewalRules, Renewed, Transition, apply_outcome,
 };
-use refreshd::domain::reply::{GrantedTokens, Refusal, TokenReply, Verdict, read};
-use refreshd::domain::secret::{AccessToken, Fingerprint, RefreshToken};
-use refreshd::domain::time::Timestamp;
-use refreshd::domain::token::{
+use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::body_decoding::LARGEST;
+use refreshd_token_client::import_token::stands_for_none;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::{Class, Profile};
+use refreshd_token_client::reply::{GrantedTokens, Refusal, TokenReply, Verdict, read};
+use refreshd_token_client::token::{
     Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens, Validity,
 };
 use serde_json::Value;

@@ -5,10 +5,10 @@ use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
     EventKind, InstallRule, InstallTerms, NameRule, OwnershipProof, Users,
 };
-use crate::domain::provider::tests::profile;
-use crate::domain::secret::{ApplicationToken, RefreshToken};
 use crate::domain::token_format::TokenFormat;
 use crate::domain::token_owner::TokenOwner;
+use refreshd_secrets::{ApplicationToken, RefreshToken};
+use refreshd_token_client::samples::profile;
 
 const INSTALLER: &str = "1";
 const EMPLOYEE: &str = "67";

@@ -25,18 +25,19 @@ use std::path::Path;
 
 use super::*;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Grant, Kind, Phase, Problem, binding};
+use crate::domain::portal::{Grant, Kind, Phase, binding};
 use crate::domain::portal::{GrantStatus, Portal};
-use crate::domain::provider::Class;
 use crate::domain::renewal::Renewed;
-use crate::domain::secret::Fingerprint;
-use crate::domain::secret::{AccessToken, RefreshToken};
 use crate::domain::settings::Configured;
 use crate::domain::settings::{RenewSetting, Settings};
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
-use crate::domain::token::{Access, Credential, Details, Tokens, Validity};
 use crate::domain::token_format::TokenFormat;
+use refreshd_secrets::Fingerprint;
+use refreshd_secrets::{AccessToken, RefreshToken};
+use refreshd_time::Timestamp;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::token::Generation;
+use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity};
 
 const URL: &str = "https://oauth.example/token";
 const OTHER: &str = "https://other.example/token";

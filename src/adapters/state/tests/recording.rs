@@ -1,8 +1,8 @@
 //! What recording does, and what it must not overwrite.
 
 use super::*;
-use crate::domain::refresh_end::{Motion, RefreshEnd};
-use crate::domain::reply::GrantedTokens;
+use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
+use refreshd_token_client::reply::GrantedTokens;
 
 #[tokio::test]
 async fn a_new_pair_is_stored_whole_and_counted() {
@@ -125,9 +125,9 @@ async fn somebody_elses_pair_is_kept_aside_and_not_used() {
             access: AccessToken::new("theirs").unwrap(),
             refresh: RefreshToken::new("their refresh"),
             token_type: "Bearer".to_owned(),
-            lives: crate::domain::token_life::TokenLives::said(std::time::Duration::from_secs(
-                3600,
-            )),
+            lives: refreshd_token_client::token_life::TokenLives::said(
+                std::time::Duration::from_secs(3600),
+            ),
             identity: Some("m2".to_owned()),
             server: None,
             details: Details::default(),

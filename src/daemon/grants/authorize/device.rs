@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::grants::authorize::outcome::{
@@ -21,10 +20,11 @@ use crate::domain::authorization::{
 use crate::domain::import::from_granted;
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::portal::Portal;
-use crate::domain::provider::Class;
-use crate::domain::reply::{TokenReply, Verdict, read_in};
-use crate::domain::request::RequestKind;
-use crate::domain::token::Generation;
+use refreshd_token_client::authorization_server::TokenResponse;
+use refreshd_token_client::provider::Class;
+use refreshd_token_client::reply::{TokenReply, Verdict, read_in};
+use refreshd_token_client::request::RequestKind;
+use refreshd_token_client::token::Generation;
 
 /// How a device's poll ended.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::adapters::authorization_server::TokenResponse;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
@@ -19,21 +18,23 @@ use crate::daemon::renewal::unreadable_reply;
 use crate::domain::authorization::{
     AnswerError, AuthorizationFlow, FORGOTTEN_AFTER, PendingAuthorization, Redirected, parse,
 };
-use crate::domain::id_token::{is_of_another, is_openid};
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::kept_reply::ReplyTo;
-use crate::domain::mask::clean;
-use crate::domain::portal::{Portal, Problem};
-use crate::domain::quirks::{GrantType, Pkce};
-use crate::domain::reply::{Refusal, Verdict};
-use crate::domain::request::{RequestKind, TokenRequest};
-use crate::domain::secret::CodeVerifier;
-use crate::domain::time::Timestamp;
-use crate::domain::token::Generation;
-use crate::domain::token_object;
+use crate::domain::portal::Portal;
 pub use device::{Polled, poll};
 pub use outcome::Begun;
 use outcome::{no_refresh_token, of_code, refused, secrets, take_in, token_url};
+use refreshd_secrets::CodeVerifier;
+use refreshd_secrets::mask::clean;
+use refreshd_time::Timestamp;
+use refreshd_token_client::authorization_server::TokenResponse;
+use refreshd_token_client::id_token::{is_of_another, is_openid};
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::quirks::{GrantType, Pkce};
+use refreshd_token_client::reply::{Refusal, Verdict};
+use refreshd_token_client::request::{RequestKind, TokenRequest};
+use refreshd_token_client::token::Generation;
+use refreshd_token_client::token_object;
 
 /// Begins an authorization. `loopback` is where the caller listens, used where the configuration has no `redirect_uri`.
 ///

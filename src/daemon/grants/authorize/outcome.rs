@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::authorization_server::HttpResponse;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
 use crate::domain::error_chain::error_chain;
 use crate::domain::import::ImportedGrant;
-use crate::domain::portal::{Portal, Problem};
-use crate::domain::provider::{Class, at_domain, host_of};
-use crate::domain::reply::{ErrorContext, PresentedCredential};
-use crate::domain::request::TokenRequest;
-use crate::domain::time::human;
-use crate::domain::token::Generation;
+use crate::domain::portal::Portal;
+use refreshd_time::human;
+use refreshd_token_client::authorization_server::HttpResponse;
+use refreshd_token_client::problem::Problem;
+use refreshd_token_client::provider::{Class, at_domain, host_of};
+use refreshd_token_client::reply::{ErrorContext, PresentedCredential};
+use refreshd_token_client::request::TokenRequest;
+use refreshd_token_client::token::Generation;
 
 /// The wait before the state is looked at again for a pair that only we have.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,433 @@
+//! Makes words from outside fit to be shown, logged, stored or published: no control characters, none that nobody sees, no long
+//! texts, no known secret in any encoding, nothing that looks like a token. The one masker and the one cleaner.
+//!
+//! Must not be left out for a text because it was harmless so far: whoever sends it decides what is in it.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::ops::Range;
+
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::secret_matcher::{Needles, PART, token_runs};
+
+/// Longest text kept, in characters.
+const MAX_LENGTH: usize = 200;
+/// Longest text kept of what a server says of a refusal, in characters.
+const MAX_DESCRIPTION: usize = 300;
+/// Longest address of an API, in bytes.
+const MAX_ENDPOINT: usize = 2048;
+/// So much of a text is looked at, in bytes, where no more than its beginning is shown.
+const LOOKED_AT: usize = 8192;
+/// A run of token characters this long that holds a digit is taken for a token.
+const TOKEN_RUN: usize = 20;
+/// A shorter secret may be a part of ordinary words, which an error can do without.
+const MIN_SECRET: usize = 4;
+/// A shorter secret may be a part of a name or an address, which readers cannot do without.
+const MIN_TOKEN: usize = 16;
+/// So many letters and digits in a row are a part of a secret, in a name or an address. Half of a shorter secret is not
+/// enough: some tokens begin with the name of their user.
+const PART_OF_TOKEN: Range<usize> = 16..32;
+
+/// Masks `text`: every part of `secrets` that it contains in any encoding, anything that looks like a token, and characters
+/// that are not printed. One line of up to 200 characters.
+#[must_use]
+pub fn mask(text: &str, secrets: &[&str]) -> String {
+    cut(&masked(text, secrets, &[]), MAX_LENGTH)
+}
+
+/// As [`mask`], for the answer to a request whose address is secret. Of `whole` no part is masked but only all of it: an
+/// address has words in it that are used elsewhere.
+#[must_use]
+pub fn mask_answer(text: &str, secrets: &[&str], whole: &[&str]) -> String {
+    cut(&masked(text, secrets, whole), MAX_LENGTH)
+}
+
+/// As [`mask`], for the sentence that a server gives with a refusal: up to 300 characters, blanks folded; `None` if
+/// nothing is left.
+#[must_use]
+pub fn server_text(text: &str, secrets: &[&str]) -> Option<String> {
+    let text = masked(text, secrets, &[]);
+    let folded: Vec<_> = text.split_whitespace().collect();
+    let folded = cut(&folded.join(" "), MAX_DESCRIPTION);
+    (!folded.is_empty()).then_some(folded)
+}
+
+/// An address that a server names for people: http or https, without user information, and `None` where it holds a
+/// secret, looks as if, or is too long to be shown.
+#[must_use]
+pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
+    let url = address(text)?;
+    let shown = url.as_str();
+    (shown.len() <= MAX_DESCRIPTION && masked(shown, secrets, &[]) == shown)
+        .then(|| shown.to_owned())
+}
+
+/// The address of an API that a server names for readers: https, or http on this machine, without user information, in its
+/// canonical form; `None` where it is something else, or holds one of `tokens` or a part of one.
+#[must_use]
+pub fn endpoint(text: &str, tokens: &[&str]) -> Option<String> {
+    Cleaner::of(tokens).endpoint(text)
+}
+
+/// An address that a person is to open in a browser: as [`endpoint`], up to 2048 characters.
+#[must_use]
+pub fn page(text: &str) -> Option<String> {
+    endpoint(text, &[])
+}
+
+/// Whether a host always means the machine that uses it: `localhost`, or a loopback or unspecified address.
+#[must_use]
+pub fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
+    match host {
+        Host::Domain(domain) => {
+            let domain = domain.as_ref();
+            domain == "localhost" || domain.ends_with(".localhost")
+        }
+        Host::Ipv4(ip) => ip.is_loopback() || ip.is_unspecified(),
+        Host::Ipv6(ip) => {
+            let mapped = ip
+                .to_ipv4_mapped()
+                .is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+            ip.is_loopback() || ip.is_unspecified() || mapped
+        }
+    }
+}
+
+/// An http or https address without user information and without characters that are not printed.
+fn address(text: &str) -> Option<Url> {
+    let text = text.trim();
+    // The parser drops line feeds and tabs; what holds them was not meant to be an address.
+    if text.contains(|c: char| c.is_control() || c.is_whitespace() || is_hidden(c)) {
+        return None;
+    }
+    let url = Url::parse(text).ok()?;
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.host_str().is_some_and(|host| !host.is_empty());
+    plain.then_some(url)
+}
+
+fn masked(text: &str, secrets: &[&str], whole: &[&str]) -> String {
+    let text = &text[..text.floor_char_boundary(LOOKED_AT)];
+    // Before secrets are looked for: one with a space in it must not come out of one with a line feed, nor out of one
+    // with characters in it that nobody sees.
+    let text = visible(text, " ");
+    let long = |secret: &&str| secret.len() >= MIN_SECRET;
+    let mut places = Needles::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
+    places.extend(Needles::of(whole.iter().copied().filter(long), |length| length).find(&text));
+    places.extend(token_runs(&text, TOKEN_RUN));
+    without_secrets(&text, places).trim().to_owned()
+}
+
+/// The text without characters that nobody sees; `control` stands for each control character and line separator.
+fn visible(text: &str, control: &str) -> String {
+    text.replace(is_hidden, "").replace(
+        |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'),
+        control,
+    )
+}
+
+/// Characters that show nothing and change what is shown around them: Unicode's category Cf (marks and overrides of the
+/// writing direction, zero-width characters, the soft hyphen, tags), fillers and variation selectors.
+const fn is_hidden(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}'
+        | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d159}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A text as one line, without characters that are not printed: for what is about to be written to a log or a terminal.
+#[must_use]
+pub fn line(text: &str) -> String {
+    visible(text, " ")
+}
+
+/// A text without characters that nobody sees; control characters stay.
+#[must_use]
+pub fn seen(text: &str) -> Cow<'_, str> {
+    if text.contains(is_hidden) {
+        text.replace(is_hidden, "").into()
+    } else {
+        text.into()
+    }
+}
+
+/// The beginning of a text as one line, as much as a message has room for.
+#[must_use]
+pub fn short(text: &str) -> String {
+    cut(&visible(text, " "), MAX_LENGTH)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    text.chars()
+        .take(longest)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}
+
+/// A name as it is, without `tokens` and long parts of them, control characters and characters that nobody sees.
+#[must_use]
+pub fn clean(text: &str, tokens: &[&str]) -> String {
+    Cleaner::of(tokens).clean(text)
+}
+
+/// Takes tokens out of the fields of a reply. What is looked for is prepared once for all of them, and only if it is needed.
+pub struct Cleaner<'t> {
+    tokens: &'t [&'t str],
+    halves: OnceCell<Needles>,
+    parts: OnceCell<Needles>,
+}
+
+impl<'t> Cleaner<'t> {
+    /// Of these tokens.
+    #[must_use]
+    pub const fn of(tokens: &'t [&'t str]) -> Self {
+        Self {
+            tokens,
+            halves: OnceCell::new(),
+            parts: OnceCell::new(),
+        }
+    }
+
+    fn needles(&self, part: fn(usize) -> usize) -> Needles {
+        Needles::of(
+            self.tokens
+                .iter()
+                .copied()
+                .filter(|token| token.len() >= MIN_TOKEN),
+            part,
+        )
+    }
+
+    /// As [`clean`].
+    #[must_use]
+    pub fn clean(&self, text: &str) -> String {
+        let text = visible(text, "");
+        let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
+        let places = self.halves.get_or_init(|| self.needles(half)).find(&text);
+        without_secrets(&text, places)
+    }
+
+    /// `value` as it is, with every string in it as [`clean`] makes it.
+    #[must_use]
+    pub fn clean_value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.clean(text)),
+            Value::Array(values) => values.iter().map(|value| self.clean_value(value)).collect(),
+            Value::Object(map) => map
+                .iter()
+                .map(|(key, value)| (self.clean(key), self.clean_value(value)))
+                .collect(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        }
+    }
+
+    /// As [`endpoint`].
+    #[must_use]
+    pub fn endpoint(&self, text: &str) -> Option<String> {
+        let text = text.trim();
+        let url = address(text)?;
+        let secure = url.scheme() == "https" || url.host().is_some_and(|host| is_loopback(&host));
+        let canonical = url.as_str();
+        // Readers add a path to an address without one, and a slash would be doubled.
+        let bare = url.path() == "/"
+            && !text.ends_with('/')
+            && url.query().is_none()
+            && url.fragment().is_none();
+        let canonical = canonical
+            .strip_suffix('/')
+            .filter(|_| bare)
+            .unwrap_or(canonical);
+        let holds_token = || {
+            let needles = self
+                .parts
+                .get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
+            !needles.find(text).is_empty()
+                || (canonical != text && !needles.find(canonical).is_empty())
+        };
+        (secure && canonical.len() <= MAX_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
+    }
+}
+
+/// The text with a mark in the place of each of these.
+fn without_secrets(text: &str, mut places: Vec<Range<usize>>) -> String {
+    places.sort_by_key(|place| place.start);
+    let (mut out, mut at) = (String::new(), 0);
+    for place in places {
+        if place.start >= at {
+            out.push_str(&text[at..place.start]);
+            out.push('…');
+        }
+        at = at.max(place.end);
+    }
+    out.push_str(&text[at..]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_secrets_and_token_shapes_are_masked_and_words_stay() {
+        let masked = mask(
+            "token 5bad2d67006e9f06006b12e4 is spent\nby hunter2",
+            &["hunter2"],
+        );
+        assert_eq!(masked, "token … is spent by …");
+        assert_eq!(
+            mask("Unable to get application by token", &[]),
+            "Unable to get application by token"
+        );
+        assert_eq!(mask(&"x ".repeat(500), &[]).chars().count(), 199);
+        assert_eq!(mask("it was two\nwords", &["two words"]), "it was …");
+    }
+
+    #[test]
+    fn what_nobody_sees_is_taken_out_before_secrets_are_looked_for() {
+        assert_eq!(mask("by hun\u{200b}ter2", &["hunter2"]), "by …");
+        assert_eq!(
+            mask("a\u{202e}b\u{2066}c\u{feff}d\u{ad}e\u{2028}f", &[]),
+            "abcde f"
+        );
+        assert_eq!(clean("ac\u{200d}me", &[]), "acme");
+    }
+
+    #[test]
+    fn what_a_server_says_is_one_line_of_300_characters() {
+        assert_eq!(
+            server_text(" a \r\n\t b\u{0} ", &[]).as_deref(),
+            Some("a b")
+        );
+        assert_eq!(server_text("\u{200b}\n", &[]), None);
+        assert_eq!(
+            server_text(&"é".repeat(500), &[]).unwrap().chars().count(),
+            300
+        );
+        assert_eq!(
+            server_text("of hunter2", &["hunter2"]).as_deref(),
+            Some("of …")
+        );
+    }
+
+    #[test]
+    fn only_a_plain_address_is_a_link() {
+        let good = "https://login.example/error?code=50173";
+        assert_eq!(link(good, &[]).as_deref(), Some(good));
+        for bad in [
+            "javascript:alert(1)",
+            "/docs",
+            "https://user:pw@x.example/",
+            "https://x.example/?t=hunter2",
+            "https://x.example/%68unter2",
+            "https://x.example/5bad2d67006e9f06006b12e4",
+            "",
+        ] {
+            assert_eq!(link(bad, &["hunter2"]), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_stay_what_they_are_without_tokens() {
+        let token = "5bad2d67006e9f06006b12e4";
+        assert_eq!(
+            clean("https://test.example/\n", &["test", token]),
+            "https://test.example/"
+        );
+        assert_eq!(clean(&format!("a {token}"), &[token]), "a …");
+        let value = serde_json::json!({"a": [token, 1], token: null, "b\n": "\u{202e}c\u{1b}[2J"});
+        let cleaned = serde_json::json!({"a": ["…", 1], "…": null, "b": "c[2J"});
+        assert_eq!(Cleaner::of(&[token]).clean_value(&value), cleaned);
+        let user = "1445678901234567890";
+        let token = format!("{user}-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCd");
+        assert_eq!(
+            clean(user, &[&token]),
+            user,
+            "some tokens begin with the name of their user"
+        );
+        assert_eq!(clean(&token[..40], &[&token]), "…");
+    }
+
+    #[test]
+    fn a_secret_is_masked_in_any_dress_and_in_parts() {
+        let secret = "rt/aBcDeFg1+hIjKlMn2=oPq";
+        let masked = |text: &str| mask(text, &[secret]);
+        assert_eq!(
+            masked("cannot parse: refresh_token=rt%2FaBcDeFg1%2BhIj… (cut)"),
+            "cannot parse: …… (cut)"
+        );
+        assert_eq!(
+            masked("rt\\/aBcDeFg1\\u002bhIjKlMn2 is spent"),
+            "… is spent"
+        );
+        assert_eq!(
+            masked("Basic Y2lkOnJ0L2FCY0RlRmcxK2hJaktsTW4yPW9QcQ== is wrong"),
+            "Basic … is wrong"
+        );
+        assert_eq!(masked("began with aBcDeFg1"), "began with …");
+        assert_eq!(
+            masked("a refresh token is spent"),
+            "a refresh token is spent"
+        );
+        assert_eq!(
+            mask("unknown: 5bad2d67%2F006e%2D9f06006b", &[]),
+            "unknown: …",
+            "a token that nobody knows"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_https_or_nothing() {
+        for (given, kept) in [
+            (
+                "https://acme.example/rest/",
+                Some("https://acme.example/rest/"),
+            ),
+            ("https://acme.example", Some("https://acme.example")),
+            (
+                " https://ACME.example:443/rest ",
+                Some("https://acme.example/rest"),
+            ),
+            (
+                "https://портал.рф/rest/",
+                Some("https://xn--80awhdgm.xn--p1ai/rest/"),
+            ),
+            (
+                "http://127.0.0.1:8080/rest/",
+                Some("http://127.0.0.1:8080/rest/"),
+            ),
+            ("http://localhost/rest/", Some("http://localhost/rest/")),
+            ("http://acme.example/rest/", None),
+            ("javascript://acme/%0aalert(1)", None),
+            ("file:///etc/passwd", None),
+            ("//acme.example/", None),
+            ("acme.example", None),
+            ("https://user:pw@acme.example/", None),
+            ("https://acme.example/\n", Some("https://acme.example/")),
+            ("https://ac\nme.example/", None),
+            ("https://acme.example/\u{1b}[2J", None),
+            ("https://acme.example/\u{202e}x", None),
+            ("https://acme.example/?auth=5bad2d67006e9f06006b12e4", None),
+            ("https://acme.example/%35bad2d67006e9f06006b12e4", None),
+            ("https://acme.example/5bad2d67006e9f06", None),
+            ("https://5bad2d67006e9f06006b12e4.acme.example/", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                endpoint(given, &["5bad2d67006e9f06006b12e4"]).as_deref(),
+                kept,
+                "{given}"
+            );
+        }
+        assert_eq!(
+            endpoint(&format!("https://a/{}", "x".repeat(3000)), &[]),
+            None
+        );
+    }
+}

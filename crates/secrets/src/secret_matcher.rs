@@ -1,0 +1,605 @@
+//! Finds a secret in a text whatever it is written as: percent-, JSON- or HTML-encoded, as quoted-printable, base64 or hex, in
+//! another case, with other punctuation, or in parts.
+//!
+//! Must not change a text: it says where the secrets are, and `mask` takes them out.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+
+/// So many letters and digits of a secret in a row are a part of it; fewer may be a part of ordinary words.
+pub const PART: usize = 8;
+/// Encodings within encodings that are undone, at most.
+const ROUNDS: usize = 5;
+/// Base64 within base64 that is looked into, at most.
+const DEPTH: usize = 2;
+/// Base64 that is shorter cannot hold a part: 8 bytes take 11 characters.
+const BASE64: usize = 11;
+/// The same of hex.
+const HEX: usize = 2 * PART;
+/// Longer texts are not unpacked, in bytes: nobody is shown so much, and it would take too long.
+const LARGEST_PACKED: usize = 8192;
+
+/// One character and the bytes of the text that it is written as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Unit {
+    c: char,
+    start: usize,
+    end: usize,
+}
+
+/// What is looked for.
+#[derive(Default)]
+pub struct Needles {
+    /// Hashes of runs of letters and digits, by the length of the run. Two runs with one hash of 64 bits mask a word too many.
+    parts: BTreeMap<usize, HashSet<u64>>,
+    /// Secrets with too few letters and digits, character by character.
+    exact: Vec<Vec<char>>,
+}
+
+impl Needles {
+    /// Of these secrets. One whose part is enough is found by any run of `part(length)` of its letters and digits.
+    pub fn of<'s>(secrets: impl Iterator<Item = &'s str>, part: fn(usize) -> usize) -> Self {
+        let mut needles = Self::default();
+        for secret in secrets {
+            let written = units(secret);
+            let decoded = decode(written.clone());
+            for form in different([&written, &decoded]) {
+                let normal = normal(form);
+                if normal.len() < PART {
+                    let exact: Vec<char> = spaced(form).into_iter().map(|unit| unit.c).collect();
+                    if !exact.is_empty() {
+                        needles.exact.push(exact);
+                    }
+                } else {
+                    let length = part(normal.len()).clamp(PART, normal.len());
+                    let parts = needles.parts.entry(length).or_default();
+                    parts.extend(hashes(&normal, length));
+                }
+            }
+        }
+        needles
+    }
+
+    /// Where they are in a text, in bytes. The places may overlap and are in no order.
+    pub fn find(&self, text: &str) -> Vec<Range<usize>> {
+        if self.parts.is_empty() && self.exact.is_empty() {
+            return Vec::new();
+        }
+        self.look(text, 0)
+    }
+
+    fn look(&self, text: &str, depth: usize) -> Vec<Range<usize>> {
+        let written = units(text);
+        let decoded = decode(written.clone());
+        let printable = quoted_printable(&decoded);
+        let mut found = Vec::new();
+        for form in different([&written, &decoded, &printable]) {
+            self.find_parts(text, form, &mut found);
+            self.find_exact(form, &mut found);
+        }
+        if depth < DEPTH && text.len() <= LARGEST_PACKED {
+            for form in different([&written, &decoded]) {
+                self.find_packed(form, depth, &mut found);
+            }
+        }
+        found
+    }
+
+    fn find_parts(&self, text: &str, form: &[Unit], found: &mut Vec<Range<usize>>) {
+        let normal = normal(form);
+        for (&length, parts) in &self.parts {
+            let mut hits = Vec::<Range<usize>>::new();
+            for (at, _) in hashes(&normal, length)
+                .enumerate()
+                .filter(|(_, hash)| parts.contains(hash))
+            {
+                match hits.last_mut() {
+                    Some(last) if last.end > at => last.end = at + length,
+                    _ => hits.push(at..at + length),
+                }
+            }
+            found.extend(hits.iter().filter_map(|hit| {
+                let (first, last) = (normal.get(hit.start)?, normal.get(hit.end - 1)?);
+                Some(with_rest(text, first.start..last.end))
+            }));
+        }
+    }
+
+    fn find_exact(&self, form: &[Unit], found: &mut Vec<Range<usize>>) {
+        let form = spaced(form);
+        let chars: Vec<char> = form.iter().map(|unit| unit.c).collect();
+        for needle in &self.exact {
+            let hits = chars
+                .windows(needle.len())
+                .enumerate()
+                .filter(|(_, window)| window == needle);
+            found.extend(hits.filter_map(|(at, window)| {
+                Some(form.get(at)?.start..form.get(at + window.len() - 1)?.end)
+            }));
+        }
+    }
+
+    /// What is base64 or hex is unpacked and looked into; it is found as a whole.
+    fn find_packed(&self, form: &[Unit], depth: usize, found: &mut Vec<Range<usize>>) {
+        let holds = |bytes: Vec<u8>| {
+            !self
+                .look(&String::from_utf8_lossy(&bytes), depth + 1)
+                .is_empty()
+        };
+        let packed: [(usize, usize, u32, Digit); 2] =
+            [(BASE64, 4, 6, base64_digit), (HEX, 2, 4, hex_digit)];
+        for (shortest, alignments, bits, digit) in packed {
+            for run in form
+                .split(|unit| digit(unit.c).is_none())
+                .filter(|run| run.len() >= shortest)
+            {
+                let (Some(first), Some(last)) = (run.first(), run.last()) else {
+                    continue;
+                };
+                let digits: Vec<u32> = run.iter().filter_map(|unit| digit(unit.c)).collect();
+                // Where it begins is not known: other characters of the same kind may stand before it.
+                if (0..alignments)
+                    .any(|skipped| holds(unpack(digits.get(skipped..).unwrap_or_default(), bits)))
+                {
+                    found.push(first.start..last.end);
+                }
+            }
+        }
+    }
+}
+
+/// Runs of at least so many characters that tokens are made of, with a digit among them, percent-encoded or not.
+pub fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
+    let is_token = |unit: &Unit| unit.c.is_ascii_alphanumeric() || "-_~+/=".contains(unit.c);
+    let decoded = decode(units(text));
+    let runs = decoded.split(|unit| !is_token(unit));
+    let tokens =
+        runs.filter(|run| run.len() >= shortest && run.iter().any(|unit| unit.c.is_ascii_digit()));
+    tokens
+        .filter_map(|run| Some(run.first()?.start..run.last()?.end))
+        .collect()
+}
+
+/// The hash of every run of so many characters, one after the other: that of the next comes out of the one before.
+fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
+    const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
+    let leaving = (0..length).fold(1_u64, |power, _| power.wrapping_mul(BASE));
+    let mut hash = 0_u64;
+    form.iter().enumerate().filter_map(move |(at, unit)| {
+        let left = at
+            .checked_sub(length)
+            .map_or(0, |at| u64::from(form[at].c).wrapping_mul(leaving));
+        hash = hash
+            .wrapping_mul(BASE)
+            .wrapping_add(u64::from(unit.c))
+            .wrapping_sub(left);
+        (at + 1 >= length).then_some(hash)
+    })
+}
+
+/// Each but those that are the same as the one before.
+fn different<const N: usize>(forms: [&Vec<Unit>; N]) -> impl Iterator<Item = &Vec<Unit>> {
+    (0..N)
+        .filter(move |at| *at == 0 || forms[*at] != forms[at - 1])
+        .map(move |at| forms[at])
+}
+
+/// The value of a character in an encoding of bytes.
+type Digit = fn(char) -> Option<u32>;
+
+fn base64_digit(c: char) -> Option<u32> {
+    let value = match c {
+        'A'..='Z' => u32::from(c) - u32::from('A'),
+        'a'..='z' => u32::from(c) - u32::from('a') + 26,
+        '0'..='9' => u32::from(c) - u32::from('0') + 52,
+        '+' | '-' => 62,
+        '/' | '_' => 63,
+        _ => return None,
+    };
+    Some(value)
+}
+
+fn hex_digit(c: char) -> Option<u32> {
+    c.to_digit(16)
+}
+
+/// The bytes that digits of so many bits make.
+fn unpack(digits: &[u32], bits: u32) -> Vec<u8> {
+    let (mut bytes, mut held, mut count) = (Vec::with_capacity(digits.len()), 0_u32, 0);
+    for digit in digits {
+        held = (held << bits | digit) & 0xffff;
+        count += bits;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((held >> count & 0xff) as u8);
+        }
+    }
+    bytes
+}
+
+/// A place with the letters, digits and percent signs around it, which are likely the rest of the same secret.
+fn with_rest(text: &str, place: Range<usize>) -> Range<usize> {
+    let is_rest = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'%';
+    let before = text.as_bytes()[..place.start]
+        .iter()
+        .rev()
+        .take_while(|byte| is_rest(byte))
+        .count();
+    let after = text.as_bytes()[place.end..]
+        .iter()
+        .take_while(|byte| is_rest(byte))
+        .count();
+    place.start - before..place.end + after
+}
+
+fn units(text: &str) -> Vec<Unit> {
+    text.char_indices()
+        .map(|(start, c)| Unit {
+            c,
+            start,
+            end: start + c.len_utf8(),
+        })
+        .collect()
+}
+
+/// The letters and digits, in lower case.
+fn normal(form: &[Unit]) -> Vec<Unit> {
+    let kept = form.iter().filter(|unit| unit.c.is_alphanumeric());
+    kept.flat_map(|unit| unit.c.to_lowercase().map(|c| Unit { c, ..*unit }))
+        .collect()
+}
+
+/// All characters; a plus sign stands for a blank in forms.
+fn spaced(form: &[Unit]) -> Vec<Unit> {
+    let blank = |c: char| {
+        if c == '+' || c.is_whitespace() {
+            ' '
+        } else {
+            c
+        }
+    };
+    form.iter()
+        .map(|unit| Unit {
+            c: blank(unit.c),
+            ..*unit
+        })
+        .collect()
+}
+
+/// Undoes percent-encoding and the escapes of JSON and HTML, also of what was encoded more than once.
+fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
+    for _ in 0..ROUNDS {
+        let mut decoded = Vec::with_capacity(form.len());
+        let mut rest = form.as_slice();
+        while let Some(first) = rest.first() {
+            let read = match first.c {
+                '%' => percent_u(rest).or_else(|| octets(rest, '%')),
+                '\\' => backslash(rest),
+                '&' => entity(rest),
+                _ => None,
+            };
+            match read {
+                Some((units, after)) => {
+                    decoded.extend(units);
+                    rest = after;
+                }
+                None => {
+                    decoded.push(*first);
+                    rest = &rest[1..];
+                }
+            }
+        }
+        if decoded == form {
+            break;
+        }
+        form = decoded;
+    }
+    form
+}
+
+/// Undoes quoted-printable (RFC 2045 section 6.7), which other texts may only look like.
+fn quoted_printable(form: &[Unit]) -> Vec<Unit> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(form.len()), form);
+    while let Some(first) = rest.first() {
+        if let Some((units, after)) = octets(rest, '=') {
+            decoded.extend(units);
+            rest = after;
+        } else {
+            decoded.push(*first);
+            rest = &rest[1..];
+        }
+    }
+    decoded
+}
+
+type Read<'f> = Option<(Vec<Unit>, &'f [Unit])>;
+
+/// Bytes in hex, each after this sign: UTF-8 as far as they are.
+fn octets(form: &[Unit], sign: char) -> Read<'_> {
+    let (mut bytes, mut places, mut rest) = (Vec::new(), Vec::new(), form);
+    while let [first, high, low, after @ ..] = rest
+        && first.c == sign
+        && let (Some(high), Some(digit)) = (high.c.to_digit(16), low.c.to_digit(16))
+    {
+        bytes.push((high << 4 | digit) as u8);
+        places.push((first.start, low.end));
+        rest = after;
+    }
+    let (mut units, mut at) = (Vec::new(), 0);
+    for chunk in bytes.utf8_chunks() {
+        let invalid = chunk
+            .invalid()
+            .iter()
+            .map(|_| (char::REPLACEMENT_CHARACTER, 1));
+        for (c, length) in chunk
+            .valid()
+            .chars()
+            .map(|c| (c, c.len_utf8()))
+            .chain(invalid)
+        {
+            let (start, end) = (places.get(at)?.0, places.get(at + length - 1)?.1);
+            units.push(Unit { c, start, end });
+            at += length;
+        }
+    }
+    (!units.is_empty()).then_some((units, rest))
+}
+
+/// `%uXXXX`, as JavaScript's `escape` and IIS write it.
+fn percent_u(form: &[Unit]) -> Read<'_> {
+    let (first, kind) = (form.first()?, form.get(1)?);
+    if !matches!(kind.c, 'u' | 'U') {
+        return None;
+    }
+    let value = hex(form.get(2..6)?)?;
+    let c = char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER);
+    Some((
+        vec![Unit {
+            c,
+            start: first.start,
+            end: form.get(5)?.end,
+        }],
+        &form[6..],
+    ))
+}
+
+/// A number in hex; `None` if a character is no digit.
+fn hex(digits: &[Unit]) -> Option<u32> {
+    digits
+        .iter()
+        .try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))
+}
+
+/// `{XX}` of an escape `\u{XX}`: its value, and how many characters it takes.
+fn braced(form: &[Unit]) -> Option<(u32, usize)> {
+    const LONGEST: usize = 6;
+    let [open, inner @ ..] = form else {
+        return None;
+    };
+    if open.c != '{' {
+        return None;
+    }
+    let digits = inner
+        .iter()
+        .take(LONGEST + 1)
+        .position(|unit| unit.c == '}')
+        .filter(|digits| *digits > 0)?;
+    Some((hex(&inner[..digits])?, digits + 2))
+}
+
+/// An escape of JSON, or of languages that are like it.
+fn backslash(form: &[Unit]) -> Read<'_> {
+    let (first, kind) = (form.first()?, form.get(1)?);
+    let after = &form[2..];
+    let number = |digits: usize| Some((hex(after.get(..digits)?)?, digits));
+    let of_number = match kind.c {
+        'u' => number(4).or_else(|| braced(after)),
+        'x' => number(2),
+        _ => None,
+    };
+    let (c, taken) = match of_number {
+        // Half of a pair of UTF-16 is no letter of any secret that is compared.
+        Some((value, digits)) => (
+            char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER),
+            digits,
+        ),
+        None if matches!(kind.c, 'n' | 'r' | 't' | 'b' | 'f') => (' ', 0),
+        None => (kind.c, 0),
+    };
+    let end = form.get(1 + taken)?.end;
+    Some((
+        vec![Unit {
+            c,
+            start: first.start,
+            end,
+        }],
+        &form[2 + taken..],
+    ))
+}
+
+/// A character reference of HTML; a name that is not known here is no letter or digit of ASCII.
+fn entity(form: &[Unit]) -> Read<'_> {
+    const LONGEST: usize = 32;
+    let length = form
+        .iter()
+        .skip(1)
+        .take(LONGEST)
+        .take_while(|unit| unit.c.is_ascii_alphanumeric() || unit.c == '#')
+        .count();
+    let name: String = form.get(1..=length)?.iter().map(|unit| unit.c).collect();
+    let c = match name.strip_prefix('#') {
+        Some(number) => {
+            let hex = number
+                .strip_prefix(['x', 'X'])
+                .map(|hex| u32::from_str_radix(hex, 16));
+            char::from_u32(hex.unwrap_or_else(|| number.parse()).ok()?)?
+        }
+        None => match name.as_str() {
+            "" => return None,
+            "amp" | "AMP" => '&',
+            "percnt" => '%',
+            "bsol" => '\\',
+            "num" => '#',
+            "equals" => '=',
+            "lt" | "LT" => '<',
+            "gt" | "GT" => '>',
+            "quot" | "QUOT" => '"',
+            "apos" => '\'',
+            "plus" => '+',
+            "sol" => '/',
+            "colon" => ':',
+            "semi" => ';',
+            "comma" => ',',
+            "period" => '.',
+            "excl" => '!',
+            "quest" => '?',
+            "dollar" => '$',
+            "ast" => '*',
+            "lpar" => '(',
+            "rpar" => ')',
+            "commat" => '@',
+            "lsqb" | "lbrack" => '[',
+            "rsqb" | "rbrack" => ']',
+            "lcub" | "lbrace" => '{',
+            "rcub" | "rbrace" => '}',
+            "verbar" | "vert" => '|',
+            "lowbar" => '_',
+            "Hat" => '^',
+            "grave" => '`',
+            _ if form.get(1 + length).is_some_and(|unit| unit.c == ';') => ' ',
+            // A parameter's name after an ampersand.
+            _ => return None,
+        },
+    };
+    let ended = form.get(1 + length).is_some_and(|unit| unit.c == ';');
+    let length = length + usize::from(ended);
+    Some((
+        vec![Unit {
+            c,
+            start: form.first()?.start,
+            end: form.get(length)?.end,
+        }],
+        &form[length + 1..],
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "rt/aBcDeFg1+hIjKlMn2=oPq";
+
+    fn holds(text: &str) -> bool {
+        !Needles::of([SECRET].into_iter(), |_| PART)
+            .find(text)
+            .is_empty()
+    }
+
+    #[test]
+    fn a_secret_is_found_in_any_dress() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+        let percent = "rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq";
+        let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let all_percent: String = SECRET.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let all_json: String = SECRET
+            .bytes()
+            .map(|byte| format!("\\u{byte:04x}"))
+            .collect();
+        let all_percent_u: String = SECRET.bytes().map(|byte| format!("%u{byte:04X}")).collect();
+        let all_braced: String = SECRET
+            .bytes()
+            .map(|byte| format!("\\u{{{byte:x}}}"))
+            .collect();
+        let all_html: String = SECRET.bytes().map(|byte| format!("&#{byte};")).collect();
+        let all_html_hex: String = SECRET.bytes().map(|byte| format!("&#x{byte:X};")).collect();
+        for text in [
+            SECRET,
+            percent,
+            &percent.replace('%', "%25"),
+            &percent.replace('%', "%2525"),
+            &percent.replace('%', "="),
+            &percent.replace('%', "\\x"),
+            &percent.to_lowercase(),
+            &SECRET.to_uppercase(),
+            "rt\\/aBcDeFg1+hIjKlMn2=oPq",
+            "rt\\u002faBcDeFg1\\u002bhIjKlMn2=oPq",
+            "rt&#x2F;aBcDeFg1&plus;hIjKlMn2&equals;oPq",
+            "rt&amp;#47;aBcDeFg1&amp;#43;hIjKlMn2=oPq",
+            &all_percent,
+            &all_json,
+            &all_html,
+            &all_html_hex,
+            &hex,
+            &STANDARD.encode(SECRET),
+            &STANDARD.encode(format!("my:client:{SECRET}")),
+            &URL_SAFE_NO_PAD.encode(format!("c:{percent}")),
+            &STANDARD.encode(STANDARD.encode(SECRET)),
+            &format!("Basic/{}", STANDARD.encode(format!("cid:{SECRET}"))),
+            &STANDARD.encode(SECRET).replace('=', "%3D"),
+            "rt/a Bc De-Fg1",
+            &all_percent_u,
+            &all_braced,
+            "rt%u002FaBcDeFg1%u002bhIjKlMn2%u003DoPq",
+            "…eFg1+hIjK…",
+        ] {
+            assert!(holds(text), "{text}");
+        }
+        for text in [
+            "",
+            "a refresh token",
+            "rt/aBc",
+            "grant_type=refresh_token&client_id=x",
+            "%",
+            "\\",
+            "&",
+            "&#;",
+            "%2",
+        ] {
+            assert!(!holds(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_few_letters_is_compared_character_by_character() {
+        let needles = Needles::of(["q/w+e:r&1"].into_iter(), |_| PART);
+        for text in [
+            "?t=q/w+e:r&1",
+            "?t=q%2Fw%2Be%3Ar%261",
+            "q\\/w+e:r&amp;1",
+            "q/w e:r&1",
+        ] {
+            assert!(!needles.find(text).is_empty(), "{text}");
+        }
+        assert!(needles.find("qwer1").is_empty());
+    }
+
+    #[test]
+    fn a_secret_of_symbols_is_found_in_html() {
+        let needles = Needles::of(["<\">(/+:;=)'"].into_iter(), |_| PART);
+        for text in [
+            "no &lt;&quot;&gt;(/+:;=)' here",
+            "&lt;&#34;&gt;&lpar;&sol;&plus;&colon;&semi;&equals;&rpar;&apos;",
+        ] {
+            assert!(!needles.find(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn letters_of_any_script_are_compared_without_case() {
+        let needles = Needles::of(["пароль-длинный"].into_iter(), |_| PART);
+        assert!(!needles.find("ПАРОЛЬ-ДЛИННЫЙ").is_empty());
+    }
+
+    #[test]
+    fn the_place_is_that_of_what_was_written() {
+        let text = "é: rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq, so";
+        let places = Needles::of([SECRET].into_iter(), |_| PART).find(text);
+        assert!(
+            places
+                .iter()
+                .any(|place| &text[place.clone()] == "rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq"),
+            "{places:?}"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! The one door to time and chance. Everything else takes `now` and randomness as arguments.
+
+#![expect(clippy::disallowed_methods, reason = "this is the door")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::Timestamp;
+
+/// Sleeps are never longer, so that suspend and clock steps are noticed.
+pub const MAX_SLEEP: Duration = Duration::from_secs(30);
+
+/// A wall clock that moves this much against the monotonic one has been set.
+pub const CLOCK_STEP_MILLIS: i64 = 5_000;
+
+/// The wall clock, a monotonic clock and chance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock(TimeSource);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum TimeSource {
+    #[default]
+    Machine,
+    Other(&'static dyn WallClock),
+}
+
+/// A wall clock and chance that are not the machine's: a simulation's. The monotonic clock is tokio's in either case,
+/// which a simulation pauses.
+pub trait WallClock: std::fmt::Debug + Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+    /// A number in [0, 1).
+    fn jitter(&self) -> f64;
+}
+
+/// A moment on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick(tokio::time::Instant);
+
+impl Clock {
+    /// The machine's clock.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(TimeSource::Machine)
+    }
+
+    /// Another wall clock, and its chance.
+    #[must_use]
+    pub const fn of(wall: &'static dyn WallClock) -> Self {
+        Self(TimeSource::Other(wall))
+    }
+
+    /// The wall clock's now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        if let TimeSource::Other(wall) = self.0 {
+            return wall.now();
+        }
+        let now = SystemTime::now();
+        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(match now.duration_since(UNIX_EPOCH) {
+            Ok(since) => millis(since),
+            Err(before) => -millis(before.duration()),
+        })
+    }
+
+    /// The monotonic clock's now.
+    #[must_use]
+    pub fn tick(&self) -> Tick {
+        Tick(tokio::time::Instant::now())
+    }
+
+    /// How long ago, unmoved by steps of the wall clock.
+    #[must_use]
+    pub fn elapsed(&self, since: Tick) -> Duration {
+        since.0.elapsed()
+    }
+
+    /// By how many milliseconds the wall clock has moved against the monotonic one since these two moments.
+    #[must_use]
+    pub fn step_since(&self, (wall, tick): (Timestamp, Tick)) -> i64 {
+        let elapsed = i64::try_from(self.elapsed(tick).as_millis()).unwrap_or(i64::MAX);
+        self.now()
+            .millis()
+            .saturating_sub(wall.millis())
+            .saturating_sub(elapsed)
+    }
+
+    /// Sleeps, at most [`MAX_SLEEP`].
+    pub async fn sleep(&self, span: Duration) {
+        tokio::time::sleep(span.min(MAX_SLEEP)).await;
+    }
+
+    /// Sleeps until a wall-clock moment, at most [`MAX_SLEEP`]: ask again afterwards.
+    pub async fn sleep_until(&self, at: Timestamp) {
+        self.sleep(at.until(self.now())).await;
+    }
+
+    /// Waits for something, at most so long; `None` if it took longer.
+    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(limit, work).await.ok()
+    }
+
+    /// Limits waits to a span of time in which this process can run.
+    #[must_use]
+    pub const fn running_limit(&self, limit: Duration) -> RunningLimit {
+        RunningLimit {
+            left: limit,
+            last_look: RunningLimit::LAST_LOOK,
+        }
+    }
+
+    /// 43 characters that nobody can guess, fit for a URL (256 bits; RFC 7636 section 4.1 wants as many).
+    #[must_use]
+    pub fn random_token(&self) -> String {
+        let mut bytes = [0; 32];
+        match self.0 {
+            TimeSource::Machine => {
+                // Without the system's source of chance TLS would not work either.
+                if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+                    return String::new();
+                }
+            }
+            TimeSource::Other(wall) => bytes[..8].copy_from_slice(&wall.jitter().to_le_bytes()),
+        }
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// A random number in [0, 1).
+    #[must_use]
+    pub fn chance(&self) -> f64 {
+        match self.0 {
+            TimeSource::Machine => fastrand::f64(),
+            TimeSource::Other(wall) => wall.jitter(),
+        }
+    }
+}
+
+/// A limit that counts only time in which this process could run: a process that is stopped (SIGSTOP, a frozen cgroup, a paused
+/// machine) or starved finds what came meanwhile, and still has its time to read it.
+#[derive(Debug)]
+pub struct RunningLimit {
+    left: Duration,
+    last_look: Duration,
+}
+
+impl RunningLimit {
+    /// The limit is spent in steps of this length; a standstill costs one of them.
+    const STEP: Duration = Duration::from_secs(1);
+    /// At the end, tasks that read sockets have so long to hand over what is there already.
+    const LAST_LOOK: Duration = Duration::from_millis(250);
+
+    /// Waits for something; `None` if the limit is over.
+    pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        while !self.left.is_zero() {
+            let step = self.left.min(Self::STEP);
+            let began = tokio::time::Instant::now();
+            // What is there is looked at before the time.
+            tokio::select! {
+                biased;
+                done = &mut work => {
+                    self.left -= began.elapsed().min(step);
+                    return Some(done);
+                }
+                () = tokio::time::sleep(step) => self.left -= step,
+            }
+        }
+        let began = tokio::time::Instant::now();
+        let done = tokio::time::timeout(self.last_look, work).await.ok();
+        self.last_look = self.last_look.saturating_sub(began.elapsed());
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standstill_does_not_use_up_a_limit() {
+        let clock = Clock::system();
+        let mut limit = clock.running_limit(Duration::from_secs(3));
+        assert_eq!(
+            limit
+                .wait(async { tokio::time::sleep(Duration::from_secs(2)).await })
+                .await,
+            Some(())
+        );
+        // As after SIGCONT: the time is over, and the work has not been looked at.
+        let stopped = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::advance(Duration::from_secs(60)).await;
+            tokio::task::yield_now().await;
+            "read"
+        };
+        assert_eq!(limit.wait(stopped).await, Some("read"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_is_spent_by_all_waits_together() {
+        let clock = Clock::system();
+        let began = clock.tick();
+        let mut limit = clock.running_limit(Duration::from_secs(5));
+        for _ in 0..4 {
+            assert!(
+                limit
+                    .wait(clock.sleep(Duration::from_millis(1100)))
+                    .await
+                    .is_some()
+            );
+        }
+        assert!(
+            limit
+                .wait(clock.sleep(Duration::from_secs(9)))
+                .await
+                .is_none()
+        );
+        // Nor does it go on for as long as something comes now and then.
+        assert!(
+            limit
+                .wait(clock.sleep(Duration::from_millis(1)))
+                .await
+                .is_none()
+        );
+        assert!(
+            clock.elapsed(began) < Duration::from_millis(5500),
+            "{:?}",
+            clock.elapsed(began)
+        );
+    }
+}

@@ -1,0 +1,471 @@
+//! The way to authorization servers: one token request out, one whole reply or the lack of it back.
+//!
+//! Must not follow redirects, retry, log, nor judge a reply: `domain::reply` does. Whether a request may have left
+//! this machine decides between "not sent" and "in doubt", so every error is sorted here, once.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::http::Extensions;
+use hyper_util::client::legacy::Client as TokenClient;
+use hyper_util::client::legacy::connect::{Connected, capture_connection};
+use reqwest::Client;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, USER_AGENT,
+};
+
+use super::recording::{ReadOn, Recorder, RecordingConnector, token_client};
+use crate::body_decoding::LARGEST;
+use crate::provider::{Method, host_of};
+use crate::quirks::BodyEncoding;
+use crate::raw_http::{self, BodyEnd, RawHttpResponse};
+use crate::request::TokenRequest;
+use refreshd_http::{CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls};
+use refreshd_secrets::mask::line;
+use refreshd_time::Timestamp;
+use refreshd_time::clock::{Clock, RunningLimit};
+
+/// Largest body read, in bytes. A token reply has about one thousand.
+const LARGEST_BODY: usize = LARGEST;
+/// An answer without a proper end is over when nothing more of it comes for so long.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A client for token requests. Cheap to clone.
+#[derive(Clone)]
+pub struct AuthorizationServer {
+    pub(crate) client: Client,
+    token_client: TokenClient<RecordingConnector, reqwest::Body>,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+/// A way for a finished request to reach a server, in place of the network: a simulation's.
+pub trait Transport: Send + Sync {
+    /// Carries it there and the reply back.
+    fn carry(&self, request: reqwest::Request) -> TransportFuture;
+}
+
+/// A request under way.
+pub type TransportFuture = Pin<Box<dyn Future<Output = TokenResponse> + Send>>;
+
+/// What came back.
+#[derive(Debug)]
+pub enum TokenResponse {
+    /// The request did not leave this machine.
+    NotSent(String),
+    /// It left, or may have, and no reply came.
+    InDoubt(String),
+    /// A reply that broke off: what arrived of it, and why no more.
+    Cut(HttpResponse, String),
+    /// A whole reply.
+    Whole(HttpResponse),
+}
+
+/// A reply: its head, and its body as far as it arrived.
+#[derive(Debug)]
+pub struct HttpResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// `Retry-After`, both forms (RFC 9110 section 10.2.3), from `now`.
+    pub retry_after: Option<Duration>,
+    /// The server's own clock.
+    pub date: Option<Timestamp>,
+    /// `Content-Type`, cut.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`, cut.
+    pub content_encoding: Option<String>,
+    /// `Location`, as it came: it is shown, never followed.
+    pub location: Option<String>,
+    /// The body, up to 1 MiB.
+    pub body: Vec<u8>,
+    /// Whether that is known to be all of it. An answer that broke off may have its whole body all the same.
+    pub whole: bool,
+}
+
+impl AuthorizationServer {
+    /// A client that trusts the system's certificate authorities, or those of `SSL_CERT_FILE`.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up, as with no certificate authorities installed.
+    pub fn new() -> Result<Self, TlsError> {
+        let tls = tls()?;
+        Ok(Self {
+            token_client: token_client(tls.clone()),
+            client: client(tls)?,
+            transport: None,
+        })
+    }
+
+    /// The same requests by another way than the network.
+    #[must_use]
+    pub fn through(self, transport: Arc<dyn Transport>) -> Self {
+        Self {
+            transport: Some(transport),
+            ..self
+        }
+    }
+
+    /// Sends one request and reads the whole reply; `timeout` includes connecting, and counts only time in which this
+    /// process can run. Never cancel this future once it is polled, if the request spends anything.
+    pub async fn exchange(
+        &self,
+        request: &TokenRequest,
+        timeout: Duration,
+        now: Timestamp,
+    ) -> TokenResponse {
+        let built = match self.build(request).timeout(timeout).build() {
+            Ok(built) => built,
+            Err(error) => return not_sent(request, &cause(&error)),
+        };
+        match &self.transport {
+            Some(transport) => transport.carry(built).await,
+            None => self.send(request, built, timeout, now).await,
+        }
+    }
+
+    async fn send(
+        &self,
+        request: &TokenRequest,
+        built: reqwest::Request,
+        timeout: Duration,
+        now: Timestamp,
+    ) -> TokenResponse {
+        let mut limit = Clock::system().running_limit(timeout);
+        let mut built = match hyper::Request::<reqwest::Body>::try_from(built) {
+            Ok(built) => built,
+            Err(error) => return not_sent(request, &cause(&error)),
+        };
+        built
+            .headers_mut()
+            .entry(USER_AGENT)
+            .or_insert(HeaderValue::from_static(refreshd_http::USER_AGENT));
+        let connection = capture_connection(&mut built);
+        let sent = limit.wait(self.token_client.request(built)).await;
+        let recorder = connection
+            .connection_metadata()
+            .as_ref()
+            .and_then(recorder_of);
+        let server = host_of(&request.url).unwrap_or("the authorization server");
+        let why = match sent {
+            Some(Ok(response)) => {
+                let response = response.map(reqwest::Body::wrap).into();
+                return read_answer(response, recorder, &mut limit, now).await;
+            }
+            Some(Err(error)) if error.is_connect() => return not_sent(request, &innermost(&error)),
+            Some(Err(error)) => format!(
+                "{server} broke the connection, or gave an answer that is not HTTP: {}",
+                innermost(&error)
+            ),
+            None => format!(
+                "{server} did not answer within {}",
+                humantime::format_duration(timeout)
+            ),
+        };
+        let Some(recorder) = recorder else {
+            return TokenResponse::InDoubt(why);
+        };
+        let closed = read_on(&recorder, &mut limit).await;
+        answer_of(raw_http::read(&recorder.received()), closed, why, now)
+    }
+
+    /// Asks a server for anything at all, to see that it is there: `check --online`. The status, and where it redirects.
+    ///
+    /// # Errors
+    /// Why there was no HTTP reply.
+    pub async fn probe(&self, url: &str) -> Result<(u16, Option<String>), String> {
+        let sent = self.client.head(url).timeout(CONNECT).send().await;
+        let response = sent.map_err(|error| cause(&error))?;
+        Ok((response.status().as_u16(), location(response.headers())))
+    }
+
+    /// Reads what lies at an address: its status, and up to 1 MiB.
+    ///
+    /// # Errors
+    /// Why there was no whole reply.
+    pub async fn fetch(&self, url: &str, limit: Duration) -> Result<(u16, Vec<u8>), String> {
+        let host = host_of(url).unwrap_or("the authorization server");
+        let sent = self
+            .client
+            .get(url)
+            .timeout(limit)
+            .header(ACCEPT, "application/json")
+            .send()
+            .await;
+        let response =
+            sent.map_err(|error| format!("{host} does not answer: {}", cause(&error)))?;
+        let status = response.status().as_u16();
+        let body = read_body(response).await;
+        body.map(|body| (status, body))
+            .map_err(|why| format!("{host} answered {status}, but {why}"))
+    }
+
+    fn build(&self, request: &TokenRequest) -> reqwest::RequestBuilder {
+        let TokenRequest {
+            url,
+            method,
+            body,
+            parameters,
+            headers,
+            authorization,
+        } = request;
+        let builder = match (method, body) {
+            (Method::Get, _) => self.client.get(url).query(parameters),
+            (Method::Post, BodyEncoding::Form) => self.client.post(url).form(parameters),
+            (Method::Post, BodyEncoding::Json) => self
+                .client
+                .post(url)
+                .json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>()),
+        };
+        let own = |header: HeaderName| {
+            headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()))
+        };
+        let builder = if own(ACCEPT) {
+            builder
+        } else {
+            builder.header(ACCEPT, "application/json")
+        };
+        let builder = if own(ACCEPT_ENCODING) {
+            builder
+        } else {
+            builder.header(ACCEPT_ENCODING, "identity")
+        };
+        let builder = headers.iter().fold(builder, |builder, (name, value)| {
+            builder.header(name, value)
+        });
+        match authorization.as_deref().map(HeaderValue::from_str) {
+            Some(Ok(mut value)) => {
+                value.set_sensitive(true);
+                builder.header(AUTHORIZATION, value)
+            }
+            // Base64 is always fit for a header.
+            Some(Err(_)) | None => builder,
+        }
+    }
+}
+
+/// Reads a whole body of up to [`LARGEST_BODY`] bytes.
+pub(crate) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, String> {
+    match arrived(response, None).await {
+        (body, None) => Ok(body),
+        (_, Some(problem)) => Err(problem),
+    }
+}
+
+/// Up to [`LARGEST_BODY`] bytes of a body, and why they are not all of it. Without a limit here the response has one.
+async fn arrived(
+    mut response: reqwest::Response,
+    mut limit: Option<&mut RunningLimit>,
+) -> (Vec<u8>, Option<String>) {
+    let mut body = Vec::new();
+    loop {
+        let chunk = match &mut limit {
+            None => response.chunk().await,
+            Some(limit) => match limit.wait(response.chunk()).await {
+                Some(chunk) => chunk,
+                None => {
+                    return (
+                        body,
+                        Some("its body did not arrive whole: it took too long".to_owned()),
+                    );
+                }
+            },
+        };
+        match chunk {
+            Ok(None) => return (body, None),
+            Ok(Some(chunk)) => {
+                let room = LARGEST_BODY - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if chunk.len() > room {
+                    return (
+                        body,
+                        Some(format!("its body is longer than {LARGEST_BODY} bytes")),
+                    );
+                }
+            }
+            Err(error) => {
+                return (
+                    body,
+                    Some(format!("its body did not arrive whole: {}", cause(&error))),
+                );
+            }
+        }
+    }
+}
+
+/// A header's value, fit to be shown and of a bounded length.
+fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let text = String::from_utf8_lossy(headers.get(name)?.as_bytes()).into_owned();
+    Some(line(&text).chars().take(100).collect())
+}
+
+fn not_sent(request: &TokenRequest, why: &str) -> TokenResponse {
+    let server = host_of(&request.url).unwrap_or("the authorization server");
+    TokenResponse::NotSent(format!("cannot connect to {server}: {why}"))
+}
+
+/// Reads the answer whose head arrived. Where its body breaks off, or is shorter than it seems, what else the connection
+/// received belongs to it.
+async fn read_answer(
+    response: reqwest::Response,
+    recorder: Option<Recorder>,
+    limit: &mut RunningLimit,
+    now: Timestamp,
+) -> TokenResponse {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    if let (101, Some(recorder)) = (status, &recorder) {
+        // Nobody asked to switch protocols: the answer comes after this.
+        let closed = read_on(recorder, limit).await;
+        return answer_of(
+            raw_http::read(&recorder.received()),
+            closed,
+            "switched protocols unasked".to_owned(),
+            now,
+        );
+    }
+    let (mut body, mut problem) = arrived(response, Some(limit)).await;
+    let mut all_came = problem.is_none();
+    if let Some(recorder) = recorder {
+        let is_success = (200..300).contains(&status);
+        let whole = problem.is_none();
+        if body.len() < LARGEST_BODY && (!whole || may_go_on(&body, is_success, &recorder)) {
+            let closed = read_on(&recorder, limit).await;
+            let RawHttpResponse {
+                body: mut all, end, ..
+            } = raw_http::read(&recorder.received());
+            let ended = is_all(end, closed) && all.len() <= LARGEST_BODY;
+            all_came |= ended;
+            if whole {
+                all.truncate(raw_http::without_next_answer(&all, body.len()).len());
+            }
+            if all.len() > body.len() {
+                body = all;
+                body.truncate(LARGEST_BODY);
+                all_came = ended;
+                problem.get_or_insert("its body is longer than its head says".to_owned());
+            }
+        } else {
+            recorder.is_read();
+        }
+    }
+    let reply = reply(status, &headers, (body, all_came), now);
+    match problem {
+        None => TokenResponse::Whole(reply),
+        Some(problem) => TokenResponse::Cut(reply, format!("status {status}, but {problem}")),
+    }
+}
+
+/// Whether there may be more to a body than the HTTP library says. What is no success has a body to wait for only where it
+/// came with the head, as after 304.
+fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
+    let goes_on = |received: &[u8]| {
+        let all = raw_http::read(received).body;
+        raw_http::without_next_answer(&all, body.len()).len() > body.len()
+    };
+    (is_success && raw_http::may_have_more(body))
+        || ((is_success || body.is_empty()) && recorder.with_received(goes_on))
+}
+
+/// Whether a body is all there, where the HTTP library did not see to it.
+fn is_all(end: BodyEnd, closed: bool) -> bool {
+    match end {
+        BodyEnd::Reached => true,
+        BodyEnd::Missing => false,
+        BodyEnd::Unsaid => closed,
+    }
+}
+
+/// Takes the connection and reads until the server closes it or says nothing for [`QUIET`]; whether it was closed in order.
+async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) -> bool {
+    recorder.take();
+    let more = || async {
+        let mut quiet = Clock::system().running_limit(QUIET);
+        quiet.wait(recorder.more()).await
+    };
+    loop {
+        match limit.wait(more()).await.flatten() {
+            Some(ReadOn::More) => {}
+            Some(ReadOn::Closed) => return true,
+            Some(ReadOn::Broken) | None => return false,
+        }
+    }
+}
+
+/// An answer that the HTTP library could not read, and why.
+fn answer_of(
+    received: RawHttpResponse,
+    closed: bool,
+    why: String,
+    now: Timestamp,
+) -> TokenResponse {
+    let RawHttpResponse {
+        status,
+        headers,
+        head: _,
+        mut body,
+        end,
+    } = received;
+    if body.is_empty() {
+        return TokenResponse::InDoubt(why);
+    }
+    let whole = is_all(end, closed) && body.len() <= LARGEST_BODY;
+    body.truncate(LARGEST_BODY);
+    let headers = headers.into_iter().filter_map(|(name, value)| {
+        Some((
+            HeaderName::from_bytes(name.as_bytes()).ok()?,
+            HeaderValue::from_bytes(&value).ok()?,
+        ))
+    });
+    let why = match status {
+        Some(status) => format!("status {status}, but {why}"),
+        None => why,
+    };
+    // Without a status, nothing speaks against what the body says.
+    TokenResponse::Cut(
+        reply(
+            status.unwrap_or(200),
+            &headers.collect(),
+            (body, whole),
+            now,
+        ),
+        why,
+    )
+}
+
+fn reply(
+    status: u16,
+    headers: &HeaderMap,
+    (body, whole): (Vec<u8>, bool),
+    now: Timestamp,
+) -> HttpResponse {
+    HttpResponse {
+        status,
+        retry_after: retry_after(headers, now),
+        date: date(headers),
+        content_type: named(headers, &CONTENT_TYPE),
+        content_encoding: named(headers, &CONTENT_ENCODING),
+        location: location(headers),
+        body,
+        whole,
+    }
+}
+
+fn location(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get(LOCATION)
+        .map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned())
+}
+
+/// The recorder of a connection; each has one.
+fn recorder_of(connected: &Connected) -> Option<Recorder> {
+    let mut extensions = Extensions::new();
+    connected.get_extras(&mut extensions);
+    extensions.remove()
+}
+
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    parse_date(headers.get(DATE)?.to_str().ok()?)
+}

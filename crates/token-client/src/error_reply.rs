@@ -1,0 +1,453 @@
+//! What a refusal means and says: its class by status and table, our meaning, and the server's own words beside it.
+//!
+//! Must not read a pair, nor decide what happens next. A server that is ill is not believed: 5xx and 429 decide before
+//! any error code.
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::problem::Problem;
+use super::provider::{Class, ErrorRule, Profile};
+use super::quirks::JsonPath;
+use super::verdict::{Refusal, TokenReply};
+use refreshd_secrets::mask::{link, mask, server_text};
+
+/// What a request spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PresentedCredential {
+    /// A refresh token, or the client's own credentials.
+    #[default]
+    Renewal,
+    /// An authorization code or a device's code.
+    Code,
+}
+
+/// What is known of the request that a reply answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorContext<'a> {
+    /// What it spent.
+    pub spent: PresentedCredential,
+    /// Where it was sent, without parameters.
+    pub sent_to: &'a str,
+    /// The reply's `Location` (RFC 9110 section 10.2.2), as it came.
+    pub location: Option<&'a str>,
+    /// Whether a request of the very same kind (client, endpoint, parameters) bought the pair that is in force.
+    pub worked_before: bool,
+}
+
+/// A page of an error, where the server names one (RFC 6749 section 5.2).
+const ERROR_URI: [&str; 2] = ["error_uri", "more_info"];
+/// Where servers put a sentence for people, besides the profile's own place.
+const WORDS: [&str; 12] = [
+    "error_description",
+    "errorDescription",
+    "error.message",
+    "error.error_description",
+    "message",
+    "error_message",
+    "errorMessage",
+    "error_msg",
+    "errors.0.message",
+    "errors.0.detail",
+    "detail",
+    "title",
+];
+/// Where they put a second one.
+const MORE_WORDS: [&str; 2] = ["hint", "error_hint"];
+
+/// Codes of RFC 6749 section 5.2 and RFC 8628 section 3.5: no part of a secret, even where one is called the same.
+const STANDARD_CODES: [&str; 10] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "authorization_pending",
+    "slow_down",
+    "access_denied",
+    "expired_token",
+];
+
+/// What a server says that speaks of a refresh token, though a code was refused.
+const CODE_REFUSED: &str = "the code is not valid: it was used already, has expired, or is for another client or redirect_uri";
+
+/// A reply that holds an error code.
+pub fn with_code(
+    reply: &TokenReply<'_>,
+    profile: &Profile,
+    body: &Map<String, Value>,
+    (code, description): (&str, &str),
+    secrets: &[&str],
+    context: ErrorContext<'_>,
+) -> Refusal {
+    let words = words(body, description);
+    let row = |code: &str| {
+        let matches = |rule: &&ErrorRule| rule.matches(reply.status, code, description, Some(body));
+        profile.errors.iter().find(matches)
+    };
+    let spelt = spelt_as_usual(code);
+    let (rule, code) = match (row(code), row(&spelt)) {
+        (None, Some(rule)) => (Some(rule), spelt.as_str()),
+        (rule, _) => (rule, code),
+    };
+    let believed = rule.filter(|rule| is_believed(rule, reply.status));
+    let shown = server_text(&words, secrets);
+    let mut problem = match (believed, rule) {
+        (Some(rule), _) => by_rule(rule, shown.as_deref().unwrap_or_default(), context.spent),
+        (None, Some(_)) => {
+            let detail = format!(
+                "the server answered with status {}, so its error code is not believed",
+                reply.status
+            );
+            Problem::new(by_status(reply.status), detail)
+        }
+        (None, None) => Problem::new(by_status(reply.status), shown.clone().unwrap_or_default()),
+    };
+    let general = believed.is_none_or(|rule| rule.description.is_empty() && rule.also.is_empty());
+    let assumed = general
+        && context.worked_before
+        && may_be_dead(problem.class, reply.status)
+        && is_said_of_dead_grants(&spelt)
+        && !is_of_something_else(&words);
+    if assumed {
+        problem = dead(&format!("said {}", mask(&spelt, secrets)), reply.status);
+    }
+    let is_known = rule.is_some_and(|rule| {
+        rule.error
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(code))
+    });
+    problem.code = if is_known || STANDARD_CODES.contains(&code) {
+        Some(code.to_owned())
+    } else {
+        Some(mask(code, secrets)).filter(|code| !code.is_empty())
+    };
+    with_words(problem, shown, body, secrets).into_refusal(reply, assumed)
+}
+
+/// A reply without an error code: the status decides, and a success that cannot be read has probably spent the token.
+pub fn without_code(
+    reply: &TokenReply<'_>,
+    profile: &Profile,
+    body: Option<&Map<String, Value>>,
+    secrets: &[&str],
+    context: ErrorContext<'_>,
+) -> Refusal {
+    let status = reply.status;
+    let shown = body.and_then(|body| server_text(&words(body, ""), secrets));
+    let with_words = |problem: Problem| match body {
+        Some(body) => with_words(problem, shown.clone(), body, secrets),
+        None => problem,
+    };
+    let matches = |rule: &&ErrorRule| rule.error.is_empty() && rule.matches(status, "", "", body);
+    if let Some(rule) = profile
+        .errors
+        .iter()
+        .find(matches)
+        .filter(|rule| is_believed(rule, status))
+    {
+        let problem = by_rule(
+            rule,
+            &format!("the server answered with status {status}"),
+            context.spent,
+        );
+        return with_words(problem).into_refusal(reply, false);
+    }
+    if context.worked_before && matches!(status, 400 | 401) {
+        if is_blank(reply.body) {
+            let what = format!("answered {status} with nothing else");
+            return dead(&what, status).into_refusal(reply, true);
+        }
+        let said = body.map(|body| words(body, "")).unwrap_or_default();
+        if is_of_a_dead_token(&said) && !is_of_something_else(&said) {
+            let what = format!("answered {status} with a sentence about the token");
+            return with_words(dead(&what, status)).into_refusal(reply, true);
+        }
+    }
+    let start = reply
+        .body
+        .iter()
+        .copied()
+        .find(|byte| !byte.is_ascii_whitespace());
+    let problem = match (status, start) {
+        (200..=299, start) => {
+            let what = match (body, start) {
+                (Some(_), _) => "a body that has neither an access token nor an error",
+                (None, Some(b'<')) => "a page of HTML instead of JSON",
+                (None, Some(_)) => "a body in which no token can be read",
+                (None, None) => "an empty body",
+            };
+            Problem::new(
+                Class::InDoubt,
+                format!("the server answered {status} with {what}"),
+            )
+        }
+        (300..=399, _) => redirected(status, context),
+        _ => Problem::new(
+            by_status(status),
+            format!("the server answered with status {status} and no error code"),
+        ),
+    };
+    with_words(problem).into_refusal(reply, false)
+}
+
+/// The class of a status alone.
+pub const fn by_status(status: u16) -> Class {
+    match status {
+        // A gateway that gave up: the server behind it may have spent the token.
+        502 | 504 => Class::InDoubt,
+        408 | 425 | 429 | 500..=599 => Class::Transient,
+        _ => Class::Unknown,
+    }
+}
+
+/// Whether the server is ill or busy, so that what it says of the grant is worth nothing.
+const fn is_server_failure(status: u16) -> bool {
+    matches!(status, 429 | 500..=599)
+}
+
+/// Whether a row counts at this status. Of a server that is ill only a row that names the status counts, or one that
+/// says no more than the status does; and none ever ends a grant or refuses a client.
+fn is_believed(rule: &ErrorRule, status: u16) -> bool {
+    if !is_server_failure(status) {
+        return true;
+    }
+    let final_word = matches!(
+        rule.class,
+        Class::NeedsAuthorization | Class::Gone | Class::ClientRejected
+    );
+    !final_word && (rule.status.contains(&status) || rule.class == by_status(status))
+}
+
+/// What a row of the profile's table says; `words` stand for a meaning that it does not give.
+fn by_rule(rule: &ErrorRule, words: &str, spent: PresentedCredential) -> Problem {
+    let meaning = rule.meaning.as_deref().map(|meaning| match spent {
+        PresentedCredential::Code if meaning.to_lowercase().contains("refresh token") => {
+            CODE_REFUSED
+        }
+        PresentedCredential::Code | PresentedCredential::Renewal => meaning,
+    });
+    Problem {
+        remedy: rule.remedy.clone(),
+        ..Problem::new(rule.class, meaning.unwrap_or(words).to_owned())
+    }
+}
+
+/// Puts the server's words beside our meaning, unless they are the meaning.
+fn with_words(
+    problem: Problem,
+    shown: Option<String>,
+    body: &Map<String, Value>,
+    secrets: &[&str],
+) -> Problem {
+    let uri = ERROR_URI.iter().find_map(|name| body.get(*name)?.as_str());
+    Problem {
+        said: shown.filter(|shown| *shown != problem.detail),
+        error_uri: uri.and_then(|uri| link(uri, secrets)),
+        ..problem
+    }
+}
+
+/// The server's sentences, each once.
+fn words(body: &Map<String, Value>, description: &str) -> String {
+    let text = |name: &&str| match JsonPath::new(name).find(body)? {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        _ => None,
+    };
+    let own = Some(description.to_owned()).filter(|words| !words.trim().is_empty());
+    let first = own.or_else(|| WORDS.iter().find_map(text));
+    let more = MORE_WORDS
+        .iter()
+        .find_map(text)
+        .filter(|more| first.as_ref() != Some(more));
+    let parts: Vec<_> = [first, more].into_iter().flatten().collect();
+    parts.join("; ")
+}
+
+impl Problem {
+    fn into_refusal(self, reply: &TokenReply<'_>, assumed: bool) -> Refusal {
+        Refusal {
+            problem: self,
+            retry_after: reply.retry_after,
+            assumed,
+        }
+    }
+}
+
+/// Some servers say of a dead grant only that the request is not valid. The same kind of request bought the pair before.
+fn dead(what: &str, status: u16) -> Problem {
+    let detail = format!(
+        "the server {what} to the same kind of request that worked before; assumed: the grant is dead"
+    );
+    // The one other thing that a server means by this status is the client.
+    let remedy = "authorize the app {app} again: refreshd authorize {portal}; if its client_secret was changed at the provider, \
+                  correct that in the configuration first, then: systemctl reload refreshd";
+    Problem {
+        remedy: (status == 401).then(|| remedy.to_owned()),
+        ..Problem::new(Class::NeedsAuthorization, detail)
+    }
+}
+
+/// A code as RFC 6749 spells codes: `Invalid Grant`, `invalid-grant`.
+fn spelt_as_usual(code: &str) -> String {
+    code.trim().to_ascii_lowercase().replace([' ', '-'], "_")
+}
+
+/// Codes by which servers say of a dead grant that it is one, besides `invalid_grant`: Spring's `invalid_token`, fosite's
+/// `token_inactive`, and the many that name the token and what has become of it.
+fn is_said_of_dead_grants(code: &str) -> bool {
+    matches!(code, "invalid_request" | "access_denied") || is_of_a_dead_token(code)
+}
+
+/// Whether a code or a sentence names a token and says that it is good for nothing any more.
+fn is_of_a_dead_token(text: &str) -> bool {
+    const DEAD: [&str; 13] = [
+        "expired",
+        "revoked",
+        "inactive",
+        "not active",
+        "not_active",
+        "invalid",
+        "not valid",
+        "not_valid",
+        "not found",
+        "not_found",
+        "unknown",
+        "already used",
+        "already_used",
+    ];
+    let text = text.to_lowercase();
+    text.contains("token") && DEAD.iter().any(|dead| text.contains(dead))
+}
+
+/// Whether a refusal says so little that it may be of a dead grant.
+const fn may_be_dead(class: Class, status: u16) -> bool {
+    matches!(class, Class::ClientRejected | Class::Unknown)
+        && matches!(status, 200..=299 | 400 | 401 | 403 | 404 | 410 | 422)
+}
+
+/// A sentence that RFC 6749 section 5.2 gives for every `invalid_request`: many servers repeat it whatever is wrong.
+const STANDARD: &str = "the request is missing a required parameter, includes an";
+
+/// Whether a sentence is about another part of the request than the refresh token, or about the server itself.
+fn is_of_something_else(words: &str) -> bool {
+    const OTHER: [&str; 38] = [
+        "redirect_uri",
+        "redirect uri",
+        "scope",
+        "client_id",
+        "client id",
+        "client_secret",
+        "client secret",
+        "client_assertion",
+        "client authentication",
+        "client credential",
+        "grant_type",
+        "grant type",
+        "content-type",
+        "content type",
+        "http method",
+        "method not",
+        "response_type",
+        "code_verifier",
+        "code_challenge",
+        "audience",
+        "resource",
+        "device_id",
+        "username",
+        "password",
+        "dpop",
+        "missing",
+        "required",
+        "duplicate",
+        "repeated",
+        "header",
+        "rate limit",
+        "too many",
+        "temporar",
+        "try again",
+        "maintenance",
+        "timeout",
+        "timed out",
+        "https",
+    ];
+    let words = words.to_lowercase();
+    let special = match words.find(STANDARD) {
+        // The standard sentence ends with its own full stop.
+        Some(at) => {
+            let rest = words[at..].split_once('.').map_or("", |(_, rest)| rest);
+            format!("{} {rest}", &words[..at])
+        }
+        None => words,
+    };
+    OTHER.iter().any(|other| special.contains(other))
+}
+
+/// Whether a body says nothing: no bytes but white space, or a JSON value that holds nothing.
+fn is_blank(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let text: Vec<u8> = body
+        .iter()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace() && *byte != 0)
+        .collect();
+    matches!(text.as_slice(), b"" | b"{}" | b"[]" | b"null" | b"\"\"")
+}
+
+/// A redirect is not followed: where it leads helps to correct the configuration.
+fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
+    let leads = context
+        .location
+        .and_then(|location| leads_to(context.sent_to, location))
+        .map(|leads| format!(" {leads}"))
+        .unwrap_or_default();
+    let detail = format!(
+        "the server answered {status}, a redirect{leads}; secrets are not sent to another address"
+    );
+    let remedy = "see whether the redirect leads to the provider's own token endpoint, then write that address as token_url \
+                  of the app {app} in the configuration, and: systemctl reload refreshd; it is retried by itself";
+    Problem {
+        remedy: Some(remedy.to_owned()),
+        ..Problem::new(Class::Unknown, detail)
+    }
+}
+
+/// Where a redirect leads: the host, and what else differs where that is the same.
+#[must_use]
+pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
+    let from = Url::parse(sent_to).ok()?;
+    let to = from.join(location.trim()).ok()?;
+    let host = to
+        .host_str()
+        .filter(|_| matches!(to.scheme(), "http" | "https"))?;
+    let port = |url: &Url| url.port_or_known_default();
+    let shown = match to.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    let path = |url: &Url| url.path().to_owned();
+    let how = if Some(host) != from.host_str() {
+        String::new()
+    } else if to.scheme() != from.scheme() {
+        format!(" (the same host by {})", to.scheme())
+    } else if port(&to) != port(&from) {
+        " (another port of the same host)".to_owned()
+    } else if path(&to) == format!("{}/", path(&from)) {
+        " (only the path differs: the slash at its end is missing in the configured address)"
+            .to_owned()
+    } else if format!("{}/", path(&to)) == path(&from) {
+        " (only the path differs: the slash at its end is too much in the configured address)"
+            .to_owned()
+    } else if path(&to) == path(&from) {
+        " (the same address)".to_owned()
+    } else {
+        // A path may hold a secret, as one that was sent in it.
+        " (only the path differs)".to_owned()
+    };
+    Some(format!("to {}{how}", mask(&shown, &[])))
+}
+
+#[cfg(test)]
+#[path = "error_reply_tests.rs"]
+mod tests;

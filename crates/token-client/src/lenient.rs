@@ -1,0 +1,413 @@
+//! JSON as servers send it: a reader that forgives damage where it does not matter.
+//!
+//! What it forgives: invalid UTF-8, control characters and unknown escapes in strings, numbers that no type holds, trailing
+//! commas, any depth and any number of values; and the single quotes and words of what Python prints for a dictionary. Must not accept a value that is not closed, and must not grow without bound.
+
+use serde_json::{Map, Number, Value};
+
+use super::quirks::says_nothing;
+
+/// Containers below this level are checked for matching brackets only, and read as null.
+const MAX_DEPTH: usize = 64;
+/// After so many values the remaining containers are read as null, which bounds the memory of a body.
+const MAX_VALUES: usize = 20_000;
+/// Stands for what could not be decoded in a string. No token holds it (RFC 6749 appendix A.12).
+pub const DAMAGE: char = '\u{fffd}';
+
+/// A value and where it ends.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The value.
+    pub value: Value,
+    /// The index after its last byte.
+    pub end: usize,
+    /// Whether containers were left out since there were too many values.
+    pub shortened: bool,
+}
+
+/// Reads the value that `bytes` begin with, after white space. Numbers of members whose name is in `exact` are read as
+/// strings with the digits as they are written. `Err`: there is no whole value; it says how many bytes were read.
+pub fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
+    let mut parser = Parser {
+        bytes,
+        at: 0,
+        exact,
+        left: MAX_VALUES,
+        shortened: false,
+    };
+    match parser.value(0, false) {
+        Some(value) => Ok(Parsed {
+            value,
+            end: parser.at,
+            shortened: parser.shortened,
+        }),
+        None => Err(parser.at),
+    }
+}
+
+/// White space of JSON, and the control characters that some servers add.
+pub const fn is_blank(byte: u8) -> bool {
+    byte <= b' '
+}
+
+struct Parser<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    exact: &'a [&'a str],
+    left: usize,
+    shortened: bool,
+}
+
+impl Parser<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// The next byte that is not blank.
+    fn next(&mut self) -> Option<u8> {
+        while self.peek().is_some_and(is_blank) {
+            self.at += 1;
+        }
+        self.peek()
+    }
+
+    fn take(&mut self, wanted: u8) -> Option<()> {
+        (self.next()? == wanted).then(|| self.at += 1)
+    }
+
+    fn value(&mut self, level: usize, exact: bool) -> Option<Value> {
+        self.left = self.left.saturating_sub(1);
+        match self.next()? {
+            b'{' | b'[' if level >= MAX_DEPTH || (level > 0 && self.left == 0) => {
+                self.shortened |= self.left == 0;
+                self.skip().map(|()| Value::Null)
+            }
+            b'{' => self.object(level).map(Value::Object),
+            b'[' => self.array(level).map(Value::Array),
+            b'"' | b'\'' => self.string().map(Value::String),
+            _ => self.word().or_else(|| self.number(exact)),
+        }
+    }
+
+    fn object(&mut self, level: usize) -> Option<Map<String, Value>> {
+        self.at += 1;
+        let mut map = Map::new();
+        loop {
+            if self.next()? == b'}' {
+                self.at += 1;
+                return Some(map);
+            }
+            if !matches!(self.next()?, b'"' | b'\'') {
+                return None;
+            }
+            let name = self.string()?;
+            self.take(b':')?;
+            let exact = self.exact.contains(&name.as_str());
+            let value = self.value(level + 1, exact)?;
+            // The last one counts, as with other readers, unless it would take away what an earlier one says.
+            if !map.contains_key(&name) || !says_nothing(&value) {
+                map.insert(name, value);
+            }
+            self.comma(b'}')?;
+        }
+    }
+
+    fn array(&mut self, level: usize) -> Option<Vec<Value>> {
+        self.at += 1;
+        let mut list = Vec::new();
+        loop {
+            if self.next()? == b']' {
+                self.at += 1;
+                return Some(list);
+            }
+            let value = self.value(level + 1, false)?;
+            if self.left > 0 {
+                list.push(value);
+            } else {
+                self.shortened = true;
+            }
+            self.comma(b']')?;
+        }
+    }
+
+    /// A comma, unless the end comes next.
+    fn comma(&mut self, end: u8) -> Option<()> {
+        if self.next()? == end {
+            Some(())
+        } else {
+            self.take(b',')
+        }
+    }
+
+    /// Goes over a container without reading it: its strings and brackets must be closed.
+    fn skip(&mut self) -> Option<()> {
+        let mut open = Vec::new();
+        loop {
+            match self.next()? {
+                b'{' => open.push(b'}'),
+                b'[' => open.push(b']'),
+                b'"' | b'\'' => {
+                    self.skip_string()?;
+                    continue;
+                }
+                end @ (b'}' | b']') if open.pop() != Some(end) => return None,
+                _ => {}
+            }
+            self.at += 1;
+            if open.is_empty() {
+                return Some(());
+            }
+        }
+    }
+
+    fn skip_string(&mut self) -> Option<()> {
+        let quote = self.peek()?;
+        self.at += 1;
+        loop {
+            match self.peek()? {
+                byte if byte == quote => break,
+                b'\\' => self.at += 2,
+                _ => self.at += 1,
+            }
+        }
+        self.at += 1;
+        Some(())
+    }
+
+    fn string(&mut self) -> Option<String> {
+        let from = self.at + 1;
+        self.skip_string()?;
+        let inside = self.bytes.get(from..self.at - 1)?;
+        Some(if inside.contains(&b'\\') {
+            unescaped(inside)
+        } else {
+            String::from_utf8_lossy(inside).into_owned()
+        })
+    }
+
+    fn word(&mut self) -> Option<Value> {
+        const WORDS: [(&str, Value); 10] = [
+            ("true", Value::Bool(true)),
+            ("false", Value::Bool(false)),
+            ("null", Value::Null),
+            ("True", Value::Bool(true)),
+            ("False", Value::Bool(false)),
+            ("None", Value::Null),
+            ("undefined", Value::Null),
+            ("NaN", Value::Null),
+            ("Infinity", Value::Null),
+            ("-Infinity", Value::Null),
+        ];
+        let rest = self.bytes.get(self.at..)?;
+        let (word, value) = WORDS
+            .into_iter()
+            .find(|(word, _)| rest.starts_with(word.as_bytes()))?;
+        if rest.get(word.len()).is_some_and(u8::is_ascii_alphanumeric) {
+            return None;
+        }
+        self.at += word.len();
+        Some(value)
+    }
+
+    fn number(&mut self, exact: bool) -> Option<Value> {
+        let rest = self.bytes.get(self.at..)?;
+        let is_part =
+            |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+        let length = rest
+            .iter()
+            .position(|byte| !is_part(byte))
+            .unwrap_or(rest.len());
+        let raw = std::str::from_utf8(&rest[..length])
+            .ok()
+            .filter(|raw| raw.contains(|c: char| c.is_ascii_digit()))?;
+        self.at += length;
+        let number = serde_json::from_str::<Number>(raw).ok().filter(|_| !exact);
+        // Digits that a 64-bit integer cannot hold stay as they are written.
+        let whole = raw
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'-');
+        Some(
+            match number.filter(|number| !whole || number.is_u64() || number.is_i64()) {
+                Some(number) => Value::Number(number),
+                None => Value::String(raw.to_owned()),
+            },
+        )
+    }
+}
+
+/// A string's text; what no escape says, and what is no UTF-8, is [`DAMAGE`].
+fn unescaped(inside: &[u8]) -> String {
+    let mut text = Vec::with_capacity(inside.len());
+    let mut at = 0;
+    let push =
+        |text: &mut Vec<u8>, c: char| text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+    while let Some(&byte) = inside.get(at) {
+        at += 1;
+        if byte != b'\\' {
+            text.push(byte);
+            continue;
+        }
+        let escape = inside.get(at).copied().unwrap_or_default();
+        at += 1;
+        let c = match escape {
+            b'"' | b'\'' | b'\\' | b'/' => char::from(escape),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let (c, length) = code_point(&inside[at.min(inside.len())..]);
+                at += length;
+                c
+            }
+            _ => DAMAGE,
+        };
+        push(&mut text, c);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// What follows `\u`, and its length: four digits, or a pair of surrogates.
+fn code_point(rest: &[u8]) -> (char, usize) {
+    let four = |from: usize| {
+        let digits = std::str::from_utf8(rest.get(from..from + 4)?).ok()?;
+        digits
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit())
+            .then(|| u32::from_str_radix(digits, 16).ok())?
+    };
+    match four(0) {
+        Some(high @ 0xd800..=0xdbff) if rest.get(4..6) == Some(b"\\u") => match four(6) {
+            Some(low @ 0xdc00..=0xdfff) => {
+                let c = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+                (char::from_u32(c).unwrap_or(DAMAGE), 10)
+            }
+            _ => (DAMAGE, 4),
+        },
+        Some(unit) => (char::from_u32(unit).unwrap_or(DAMAGE), 4),
+        None => (DAMAGE, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(text: &[u8]) -> Value {
+        let parsed =
+            parse(text, &["token"]).unwrap_or_else(|at| panic!("no value, read up to {at}"));
+        assert_eq!(parsed.end, text.len());
+        parsed.value
+    }
+
+    #[test]
+    fn damage_is_forgiven_where_it_does_not_matter() {
+        for (text, expected) in [
+            (&b"{\"a\":\"x\xffy\"}"[..], json!({"a": "x\u{fffd}y"})),
+            (b"{\"a\":\"x\ny\0\"}", json!({"a": "x\ny\0"})),
+            (
+                br#"{"a":"\x\ud800 \ud83d\ude00 \u00e9\/"}"#,
+                json!({"a": "\u{fffd}\u{fffd} 😀 é/"}),
+            ),
+            (
+                br#"{"a":1e999,"b":-1.5,"c":007,"d":NaN}"#,
+                json!({"a": "1e999", "b": -1.5, "c": "007", "d": null}),
+            ),
+            (
+                br#"{"a":123456789012345678901234567890}"#,
+                json!({"a": "123456789012345678901234567890"}),
+            ),
+            (
+                br#"{"token":4711,"b":{"token":1.50},"c":4711}"#,
+                json!({"token": "4711", "b": {"token": "1.50"}, "c": 4711}),
+            ),
+            (
+                br#"{"a":[1,2,],"b":true,}"#,
+                json!({"a": [1, 2], "b": true}),
+            ),
+            (br#"{"a":1,"a":2,"a":null}"#, json!({"a": 2})),
+        ] {
+            assert_eq!(read(text), expected, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn what_is_not_closed_is_no_value() {
+        for text in [
+            "{",
+            "[",
+            "\"a",
+            "\"a\\",
+            r#"{"a":1"#,
+            r#"{"a":"b}"#,
+            r#"{"a":[1}"#,
+            "{a:1}",
+            r#"{"a" 1}"#,
+            "tru",
+            "-",
+            "",
+        ] {
+            assert!(parse(text.as_bytes(), &[]).is_err(), "{text}");
+        }
+        let deep = "[".repeat(1 << 20);
+        assert_eq!(parse(deep.as_bytes(), &[]).unwrap_err(), 1 << 20);
+        assert!(parse(("[".repeat(100) + &"}".repeat(100)).as_bytes(), &[]).is_err());
+    }
+
+    #[test]
+    fn depth_and_number_of_values_are_bounded() {
+        let deep = format!(
+            r#"{{"x":{}{},"token":"a"}}"#,
+            "[".repeat(300_000),
+            "]".repeat(300_000)
+        );
+        assert_eq!(read(deep.as_bytes())["token"], "a");
+        let many = format!(
+            r#"{{"x":[{}0],"y":{{"token":"b"}},"token":"a"}}"#,
+            r#"{"a":0},"#.repeat(100_000)
+        );
+        let parsed = parse(many.as_bytes(), &[]).unwrap();
+        assert!(parsed.shortened && parsed.value["token"] == "a" && parsed.value["y"].is_null());
+        assert!(parsed.value["x"].as_array().unwrap().len() <= MAX_VALUES);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>()
+                .prop_filter("JSON has no others", |float| float.is_finite())
+                .prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 64, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_json_is_read_as_any_other_reader_reads_it(value in any_json()) {
+            let text = value.to_string();
+            prop_assert_eq!(read(text.as_bytes()), serde_json::from_str::<Value>(&text).unwrap());
+            let pretty = serde_json::to_string_pretty(&value).unwrap();
+            prop_assert_eq!(read(pretty.as_bytes()), serde_json::from_str::<Value>(&pretty).unwrap());
+        }
+
+        #[test]
+        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(parsed) = parse(&bytes, &["a"]) {
+                prop_assert!(parsed.end <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What the authorization server said, and which class it is. The only judge of token replies.
+//!
+//! Tolerant by table, since a reply that cannot be read is a grant lost: numbers as strings, missing `token_type`,
+//! `error` in a 200; `token_object` finds the object however it is wrapped. Must not keep or show any part of a body that the profile does not name.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+pub use super::error_reply::{ErrorContext, PresentedCredential, leads_to};
+use super::error_reply::{with_code, without_code};
+use super::problem::Problem;
+use super::provider::{Class, Profile};
+use super::quirks::{JsonPath, first, says_nothing};
+use super::reply_error::error_of;
+use super::token::Details;
+use super::token_life::TokenLives;
+use super::token_object::{self, first_token};
+pub use super::verdict::{GrantedTokens, Refusal, TokenReply, Verdict};
+use refreshd_secrets::mask::Cleaner;
+use refreshd_secrets::{AccessToken, RefreshToken};
+use refreshd_time::Timestamp;
+
+/// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
+#[must_use]
+pub fn read(reply: &TokenReply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
+    read_in(reply, profile, secrets, ErrorContext::default())
+}
+
+/// As [`read`], with what is known of the request that it answers.
+#[must_use]
+pub fn read_in(
+    reply: &TokenReply<'_>,
+    profile: &Profile,
+    secrets: &[&str],
+    context: ErrorContext<'_>,
+) -> Verdict {
+    let refuse = |problem| {
+        Verdict::Refused(Refusal {
+            problem,
+            retry_after: reply.retry_after,
+            assumed: false,
+        })
+    };
+    let Some(body) = token_object::open(reply.body, reply.whole, profile) else {
+        return Verdict::Refused(without_code(reply, profile, None, secrets, context));
+    };
+    if let Some((code, description)) = error_of(&body, profile) {
+        let words = (code.as_str(), description.as_str());
+        let refusal = with_code(reply, profile, &body, words, secrets, context);
+        // An error that nobody knows says less than a token that is there: the body is kept, the outcome is not known.
+        // Where the profile says what success is, that alone counts.
+        let unknown = refusal.problem.class == Class::Unknown
+            && is_success(reply.status)
+            && profile.reply.success.is_empty();
+        if unknown && granted(&body, profile, reply.now, secrets).is_some() {
+            let code = refusal.problem.code.unwrap_or_default();
+            let detail =
+                format!("the server sent a token beside an error that is not known ({code})");
+            return refuse(Problem::new(Class::InDoubt, detail));
+        }
+        return Verdict::Refused(refusal);
+    }
+    match granted(&body, profile, reply.now, secrets) {
+        Some(granted) if is_success(reply.status) => Verdict::Granted(Box::new(granted)),
+        Some(_) => {
+            // A code is never sent twice.
+            let next = match context.spent {
+                PresentedCredential::Renewal => "; the same request is repeated",
+                PresentedCredential::Code => "",
+            };
+            let detail = format!("the server sent a token with status {}{next}", reply.status);
+            refuse(Problem::new(Class::InDoubt, detail))
+        }
+        None => match error_elsewhere(&body) {
+            Some((code, words)) => {
+                let said = (code.as_str(), words.as_str());
+                Verdict::Refused(with_code(reply, profile, &body, said, secrets, context))
+            }
+            None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
+        },
+    }
+}
+
+/// The error code of a reply without a token, where its place is not the profile's: `Error` in another case, or the first of
+/// a list `errors`. Beside a token such a list may hold warnings.
+fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
+    let word = |value: &Value| match value {
+        Value::String(text) if !says_nothing(value) => Some(text.clone()),
+        _ => None,
+    };
+    let named = |wanted: &str| {
+        let mut found = body
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.find_map(|(_, value)| word(value))
+    };
+    if let Some(code) = named("error") {
+        return Some((code, named("error_description").unwrap_or_default()));
+    }
+    let errors = body
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("errors"))?
+        .1;
+    let first = match errors {
+        Value::Array(errors) => errors.first()?,
+        other => other,
+    };
+    let code = match first {
+        Value::Object(error) => ["code", "error"]
+            .iter()
+            .find_map(|name| error.get(*name).and_then(word)),
+        other => word(other),
+    }?;
+    // A sentence is no code.
+    (code.len() <= 64 && !code.trim().contains(' ')).then(|| (code, String::new()))
+}
+
+/// As [`read_taken`], of a text however it is wrapped.
+#[must_use]
+pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option<GrantedTokens> {
+    token_object::open(text, true, profile).and_then(|body| read_taken(&body, profile, now))
+}
+
+/// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
+#[must_use]
+pub fn read_taken(
+    body: &Map<String, Value>,
+    profile: &Profile,
+    now: Timestamp,
+) -> Option<GrantedTokens> {
+    if error_of(body, profile).is_some() {
+        None
+    } else {
+        granted(body, profile, now, &[])
+    }
+}
+
+/// Whether a body deserves to be kept for a person or a newer version: a success out of which no pair was read although
+/// nothing says that there is none, or a pair with another status.
+#[must_use]
+pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
+    let Verdict::Refused(Refusal { problem, .. }) = verdict else {
+        return false;
+    };
+    let is_pair = || {
+        let body = token_object::open(reply.body, reply.whole, profile);
+        body.is_some_and(|body| granted(&body, profile, reply.now, &[]).is_some())
+    };
+    problem.class == Class::InDoubt
+        && problem.code.is_none()
+        && !token_object::is_empty(reply.body)
+        && (is_success(reply.status) || is_pair())
+}
+
+/// What a server repeats of a secret, the new tokens included, is taken out of all that readers and logs get.
+fn granted(
+    body: &Map<String, Value>,
+    profile: &Profile,
+    now: Timestamp,
+    secrets: &[&str],
+) -> Option<GrantedTokens> {
+    let form = &profile.reply;
+    let access = AccessToken::new(&token_object::token(
+        first_token(&form.access_token, body)?,
+        profile,
+    )?)?;
+    let refresh = match first_token(&form.refresh_token, body) {
+        None => None,
+        // What is there and cannot be read is not taken for nothing: the old one would stay in force.
+        Some(value) => Some(RefreshToken::new(&token_object::token(value, profile)?)?),
+    };
+    let new = [
+        Some(access.expose()),
+        refresh.as_ref().map(RefreshToken::expose),
+    ];
+    let tokens: Vec<_> = secrets
+        .iter()
+        .copied()
+        .chain(new.into_iter().flatten())
+        .collect();
+    let cleaner = Cleaner::of(&tokens);
+    let clean = |text: &str| cleaner.clean(text);
+    let scope = match first(&form.scope, body) {
+        Some(Value::String(scope)) => scope
+            .split([',', ' '])
+            .filter(|word| !word.is_empty())
+            .map(clean)
+            .collect(),
+        Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).map(clean).collect(),
+        _ => Vec::new(),
+    };
+    let named = |field: &Option<String>| {
+        let value = field
+            .as_ref()
+            .and_then(|field| JsonPath::new(field).find(body))?;
+        match value {
+            Value::String(text) => Some(clean(text)),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
+    };
+    let fields: BTreeMap<_, _> = (profile.fields.iter())
+        .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
+        .filter_map(|field| JsonPath::new(field).find(body).map(|value| (field, value)))
+        .filter(|(_, value)| is_flat(value, DEEPEST))
+        .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
+        .collect();
+    let lives = TokenLives::of(form, body, now, profile.assumed_lifetime, &tokens);
+    let api = profile
+        .endpoint_field
+        .as_ref()
+        .and_then(|field| JsonPath::new(field).find(body)?.as_str());
+    let api = api.and_then(|api| cleaner.endpoint(api));
+    Some(GrantedTokens {
+        token_type: token_type(&clean(
+            first(&form.token_type, body)
+                .and_then(Value::as_str)
+                .unwrap_or_default(),
+        )),
+        lives,
+        identity: named(&profile.identity_field).filter(|identity| !identity.is_empty()),
+        server: named(&profile.server_field),
+        details: Details {
+            scope,
+            endpoint: api,
+            fields,
+        },
+        access,
+        refresh,
+    })
+}
+
+/// Never handed to readers, whatever a profile says.
+pub const SECRET_FIELDS: [&str; 4] = ["refresh_token", "client_secret", "access_token", "id_token"];
+
+/// A field with more levels is left out: whoever reads it, the state first, stands for no more than 127 around it.
+const DEEPEST: usize = 32;
+
+fn is_flat(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(values) => levels > 0 && values.iter().all(|value| is_flat(value, levels - 1)),
+        Value::Object(map) => levels > 0 && map.values().all(|value| is_flat(value, levels - 1)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+/// RFC 6749 section 7.1: compared without case, so written in one way.
+fn token_type(text: &str) -> String {
+    match text {
+        "" => "Bearer".to_owned(),
+        text if text.eq_ignore_ascii_case("bearer") => "Bearer".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
+const fn is_success(status: u16) -> bool {
+    matches!(status, 200..=299)
+}
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;

@@ -1,0 +1,34 @@
+//! The error that a reply says, whatever its status: RFC 6749 section 5.2, and where a profile finds it.
+
+use serde_json::{Map, Value};
+
+use super::provider::Profile;
+use super::quirks::{JsonPath, first, is_value, says_nothing};
+
+/// The error code of a reply and the server's words for it. Bitrix24 and others send `error` as a word, REST v3 as an
+/// object `{code, message}`; many send it with a value that says that there is none.
+pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
+    let form = &profile.reply;
+    let text = |value: Option<&Value>| match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    let description = || text(first(&form.error_description, body));
+    let said = |(place, good): &(JsonPath, Vec<String>)| {
+        let value = place.find(body).filter(|value| !value.is_null())?;
+        Some((value, good.iter().any(|good| is_value(value, good))))
+    };
+    let mut said = form.success.iter().filter_map(said).peekable();
+    let error = if said.peek().is_some() {
+        said.find(|(_, good)| !good).map(|(value, _)| value)
+    } else {
+        let places = form.error.iter().filter_map(|place| place.find(body));
+        places.into_iter().find(|value| !says_nothing(value))
+    };
+    match error? {
+        Value::String(code) => Some((code.clone(), description())),
+        Value::Object(error) => Some((text(error.get("code")), text(error.get("message")))),
+        other => Some((other.to_string(), description())),
+    }
+}

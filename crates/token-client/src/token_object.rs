@@ -1,0 +1,806 @@
+//! Finds the one JSON object that a reply is, however it is wrapped. Whether that object is a pair or a refusal is for
+//! `reply` to say.
+//!
+//! It takes off packing (gzip, zlib, deflate), encodings (UTF-8 with a BOM, UTF-16), prefixes against inclusion as a script,
+//! JSONP, lists of one, strings of JSON, and outer objects; it reads forms, and finds an object between notices and markup.
+//! Must not take a token out of a sentence, an attribute or a script, nor out of an object that is not closed, nor choose
+//! between two different ones. Work and memory are bounded for any body.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
+use super::body_wrapping::{
+    assigned, call, event_data, form, is_end, is_wrapped, opened, trimmed, without_prefix,
+    without_warnings,
+};
+use super::import_token::{is_error_word, is_shortened, stands_for_none};
+use super::lenient::{DAMAGE, is_blank, parse};
+use super::markup;
+use super::provider::Profile;
+use super::quirks::{JsonPath, says_nothing};
+use super::reply_error::error_of;
+use refreshd_time::date::instant;
+
+/// How many wrappings of one sort may lie around a reply.
+const LAYERS: usize = 3;
+/// How many outer objects and lists may lie around a token object.
+const LEVELS: usize = 4;
+/// How many objects are looked at for a token.
+const MAX_OBJECTS: usize = 5000;
+
+/// An object with more members is no token object in another spelling.
+const MAX_RENAMED: usize = 100;
+
+/// The object of a reply: the token object, if there is exactly one; else the outermost object, which may be a refusal.
+/// `None`: there is no such object, or there are several. `whole` says whether the body is all there: a form is read only then.
+#[must_use]
+pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
+    let whole = whole && body.len() <= LARGEST;
+    let body = &body[..body.len().min(LARGEST)];
+    let plain = plain_text(body);
+    let plain = Plain {
+        whole: plain.whole && (whole || plain.unpacked),
+        ..plain
+    };
+    let found = open_plain(&plain, profile);
+    // Deflate without a header is recognised by nothing but its contents.
+    let binary = || {
+        body.iter()
+            .any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
+    };
+    found.or_else(|| {
+        binary().then(|| {
+            let Unpacked { bytes, ended } = raw_deflate(body);
+            open_plain(
+                &Plain {
+                    text: decode(&bytes),
+                    whole: ended,
+                    unpacked: true,
+                },
+                profile,
+            )
+        })?
+    })
+}
+
+/// A body without its packing, in UTF-8 as far as it can be told.
+pub struct Plain<'a> {
+    /// The text.
+    pub text: Cow<'a, [u8]>,
+    /// Whether nothing is missing at its end, by what the packing says.
+    whole: bool,
+    unpacked: bool,
+}
+
+/// Takes the packing and the encoding off.
+pub fn plain_text(body: &[u8]) -> Plain<'_> {
+    let mut unpacked: Option<Unpacked> = None;
+    for _ in 0..LAYERS {
+        let outer = unpacked.as_ref().map_or(body, |outer| &outer.bytes);
+        let Some(inside) = unpack(outer) else { break };
+        unpacked = Some(inside);
+    }
+    match unpacked {
+        None => Plain {
+            text: decode(body),
+            whole: true,
+            unpacked: false,
+        },
+        Some(Unpacked { bytes, ended }) => Plain {
+            text: Cow::Owned(decode(&bytes).into_owned()),
+            whole: ended,
+            unpacked: true,
+        },
+    }
+}
+
+/// As [`open()`], of a body without its packing.
+pub fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Value>> {
+    let reader = EnvelopeReader {
+        profile,
+        exact: exact(profile),
+    };
+    reader.text(&plain.text, plain.whole)
+}
+
+/// Whether there is nothing in a body that anybody could read.
+#[must_use]
+pub fn is_empty(body: &[u8]) -> bool {
+    body.iter().copied().all(is_blank)
+}
+
+/// A token as it can stand in a reply; `None` for a value that cannot be one.
+///
+/// Words for a failure and sentences are none: readers would get what no API takes, in place of a token that works.
+pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
+    let text = match value {
+        Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
+        Value::Number(number) => Cow::Owned(number.to_string()),
+        Value::Array(list) if matches!(list.as_slice(), [Value::String(_)]) => {
+            return token(list.first()?, profile);
+        }
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let damaged = |c: char| c.is_control() || c == DAMAGE;
+    let is_code = || {
+        let mut codes = profile.errors.iter().flat_map(|rule| &rule.error);
+        let is_word = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+        is_word && codes.any(|code| code.eq_ignore_ascii_case(&text))
+    };
+    let is_none = stands_for_none(&text)
+        || text.contains(damaged)
+        || is_wrapped(&text)
+        || text.contains(char::is_whitespace)
+        || text.starts_with('<')
+        || is_shortened(&text)
+        || is_error_word(text.trim_end_matches('.'))
+        || is_template(&text)
+        || is_code();
+    (!is_none).then_some(text)
+}
+
+/// Whether it is what a template or a document has in the place of a token, an address, or a structure as text.
+fn is_template(text: &str) -> bool {
+    const NAMES: [&str; 4] = [
+        "accesstoken",
+        "refreshtoken",
+        "youraccesstoken",
+        "yourrefreshtoken",
+    ];
+    text.starts_with(['{', '[', '$', '%'])
+        || text.contains("://")
+        || NAMES.contains(&plain(text).as_str())
+}
+
+/// `2026-12-30`, with or without a time after it.
+fn is_day(text: &str) -> bool {
+    text.as_bytes().first_chunk().is_some_and(|day: &[u8; 10]| {
+        let is_mark = |at: usize| at == 4 || at == 7;
+        day.iter().enumerate().all(|(at, byte)| {
+            if is_mark(at) {
+                *byte == b'-'
+            } else {
+                byte.is_ascii_digit()
+            }
+        })
+    })
+}
+
+/// A lifetime, or a time in milliseconds, has no more digits.
+const LONGEST_NUMBER: usize = 15;
+
+/// Objects in which a member of a refresh token's name is something else: a link, a lifetime, a word, what is supported, or
+/// the token of another account.
+const OTHERS: [&str; 32] = [
+    "links",
+    "link",
+    "urls",
+    "endpoints",
+    "meta",
+    "metadata",
+    "user",
+    "users",
+    "owner",
+    "identity",
+    "identities",
+    "account",
+    "accounts",
+    "profile",
+    "scope",
+    "scopes",
+    "ttl",
+    "expires",
+    "lifetime",
+    "lifetimes",
+    "policy",
+    "policies",
+    "grants",
+    "supported",
+    "params",
+    "parameters",
+    "request",
+    "config",
+    "settings",
+    "features",
+    "permissions",
+    "status",
+];
+
+/// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
+fn is_none(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(yes) => !yes,
+        Value::Number(number) => number.as_f64().is_some_and(|number| number <= 0.0),
+        Value::String(text) => stands_for_none(text.trim_matches(is_unseen)),
+        Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// The first of these places where a token is, or what cannot be read of one.
+pub fn first_token<'v>(places: &[JsonPath], body: &'v Map<String, Value>) -> Option<&'v Value> {
+    places
+        .iter()
+        .filter_map(|place| place.find(body))
+        .find(|value| !is_none(value))
+}
+
+/// White space, and the characters without a width that editors and templates leave at the ends of a text.
+fn is_unseen(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+}
+
+/// A name without its signs and capitals.
+fn plain(name: &str) -> String {
+    name.chars()
+        .filter(|c| !"_-".contains(*c) && !is_unseen(*c))
+        .collect::<String>()
+        .to_ascii_lowercase()
+}
+
+/// The names of members that hold a token.
+fn exact(profile: &Profile) -> Vec<&str> {
+    let form = &profile.reply;
+    form.access_token
+        .iter()
+        .chain(&form.refresh_token)
+        .map(JsonPath::last)
+        .collect()
+}
+
+struct EnvelopeReader<'a> {
+    profile: &'a Profile,
+    exact: Vec<&'a str>,
+}
+
+/// What a JSON value holds.
+enum FoundToken {
+    Token(Map<String, Value>),
+    /// No token, or an error: the outermost object.
+    Other(Map<String, Value>),
+    Nothing,
+}
+
+/// Whether a member speaks about a request, an example or what was before, and so holds no reply.
+fn is_example(name: &str) -> bool {
+    const BEGINNINGS: [&str; 9] = [
+        "old", "prev", "former", "expired", "revoked", "deleted", "invalid", "stale", "example",
+    ];
+    const EXAMPLES: [&str; 11] = [
+        "sample",
+        "expected",
+        "got",
+        "given",
+        "input",
+        "echo",
+        "request",
+        "received",
+        "sent",
+        "history",
+        "superseded",
+    ];
+    let name = name.trim_start_matches('_').to_ascii_lowercase();
+    EXAMPLES.contains(&name.as_str()) || BEGINNINGS.iter().any(|word| name.starts_with(word))
+}
+
+impl EnvelopeReader<'_> {
+    fn text(&self, text: &[u8], whole: bool) -> Option<Map<String, Value>> {
+        let data = event_data(trimmed(text));
+        let text = data.as_deref().unwrap_or(text);
+        let document = self.document(text, LAYERS, whole);
+        match document.or_else(|| self.unclosed(text)) {
+            Some((value, shortened)) => match self.inside(value, shortened) {
+                FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
+                FoundToken::Nothing => None,
+            },
+            None => self
+                .embedded(without_warnings(without_prefix(trimmed(text))))
+                .or_else(|| self.escaped(text))
+                .or_else(|| self.escaped_page(text)),
+        }
+    }
+
+    /// The whole object in a wrapping that is not closed, or in brackets alone: `[R`, `cb(R`, `(R)`, a JSON string that was cut.
+    fn unclosed(&self, text: &[u8]) -> Option<(Value, bool)> {
+        let text = without_prefix(trimmed(text));
+        if text.starts_with(b"\"") {
+            let closed = [text, b"\""].concat();
+            let parsed = parse(&closed, &self.exact).ok()?;
+            return match parsed.value {
+                Value::String(inner) if parsed.end == closed.len() => {
+                    self.document(inner.as_bytes(), LAYERS - 1, false)
+                }
+                _ => None,
+            };
+        }
+        let mut inside = text;
+        for _ in 0..=LAYERS {
+            let Some(rest) = opened(inside) else { break };
+            inside = rest;
+        }
+        if inside.len() == text.len() || !inside.starts_with(b"{") {
+            return None;
+        }
+        let parsed = parse(inside, &self.exact).ok()?;
+        let closes = |byte: &u8| is_blank(*byte) || b")];".contains(byte);
+        let rest = &inside[parsed.end..];
+        rest.iter()
+            .all(closes)
+            .then_some((parsed.value, parsed.shortened))
+    }
+
+    /// A whole reply that was escaped for a page of HTML.
+    fn escaped(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = std::str::from_utf8(trimmed(text))
+            .ok()
+            .filter(|text| text.starts_with(['{', '[']))?;
+        let plain = ["&quot;", "&#34;", "&#x22;"]
+            .iter()
+            .fold(text.to_owned(), |text, quote| text.replace(quote, "\""));
+        if plain == text || text.contains('"') {
+            return None;
+        }
+        let plain = plain
+            .replace("&#39;", "'")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&");
+        let (value, shortened) = self.document(plain.as_bytes(), 0, false)?;
+        match self.inside(value, shortened) {
+            FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
+            FoundToken::Nothing => None,
+        }
+    }
+
+    /// A reply whose quotes were escaped in a page of HTML or XML. Nothing else of it may have been escaped: what that was is not
+    /// known for sure.
+    fn escaped_page(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = trimmed(text);
+        let has = |sign: &[u8]| text.windows(sign.len()).any(|part| part == sign);
+        if !text.starts_with(b"<") || !has(b"&quot;") || has(b"&amp;") || has(b"&lt;") {
+            return None;
+        }
+        self.embedded(&markup::with_quotes(text))
+    }
+
+    /// The value that a text is as a whole, and whether parts of it were left out. `whole` says whether nothing of the text is
+    /// missing, which a form does not show.
+    fn document(&self, text: &[u8], layers: usize, whole: bool) -> Option<(Value, bool)> {
+        let text = without_prefix(trimmed(text));
+        let (value, shortened) = match text.first()? {
+            b'{' | b'[' | b'"' | b'\'' => {
+                let parsed = parse(text, &self.exact).ok()?;
+                is_end(&text[parsed.end..]).then_some((parsed.value, parsed.shortened))?
+            }
+            _ => match call(text).or_else(|| assigned(text)).filter(|_| layers > 0) {
+                Some(argument) => self.document(argument, layers - 1, true)?,
+                None => (Value::Object(form(text).filter(|_| whole)?), false),
+            },
+        };
+        match value {
+            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1, true),
+            Value::String(_) => None,
+            value => Some((value, shortened)),
+        }
+    }
+
+    /// The token object that a value is or holds.
+    fn inside(&self, mut value: Value, shortened: bool) -> FoundToken {
+        for _ in 0..LEVELS {
+            value = match value {
+                Value::Array(mut list) if list.len() == 1 => list.remove(0),
+                other => other,
+            };
+        }
+        if let Value::Object(map) = &mut value
+            && let Some(renamed) = self.renamed(map)
+        {
+            *map = renamed;
+        }
+        if let Value::Object(map) = &value
+            && (self.holds_token(map) || error_of(map, self.profile).is_some())
+        {
+            let is_token = error_of(map, self.profile).is_none();
+            // What says in another way that the request failed is neither taken nor believed. Where the profile says
+            // what success is, that alone counts.
+            if is_token && self.profile.reply.success.is_empty() && self.fails(map, true) {
+                return FoundToken::Nothing;
+            }
+            if is_token {
+                return self.completed(map.clone(), &value);
+            }
+            let Value::Object(map) = value else {
+                return FoundToken::Nothing;
+            };
+            return FoundToken::Other(map);
+        }
+        let mut search = Search {
+            found: Vec::new(),
+            spoilt: shortened,
+            left: MAX_OBJECTS,
+        };
+        self.search(&value, None, LEVELS, &mut search);
+        match (search, value) {
+            (
+                Search {
+                    mut found,
+                    spoilt: false,
+                    ..
+                },
+                value,
+            ) if found.len() == 1 => self.completed(found.remove(0), &value),
+            (_, Value::Object(map)) => FoundToken::Other(map),
+            _ => FoundToken::Nothing,
+        }
+    }
+
+    /// A token object with the refresh token that stands elsewhere in its reply, where it has none itself: the old one is
+    /// spent. Nothing where there are several, or where it cannot be told.
+    fn completed(&self, mut map: Map<String, Value>, root: &Value) -> FoundToken {
+        let form = &self.profile.reply;
+        if first_token(&form.refresh_token, &map).is_some() {
+            return FoundToken::Token(map);
+        }
+        let own = first_token(&form.access_token, &map).cloned();
+        let (mut found, mut left) = (Vec::new(), MAX_OBJECTS);
+        self.refresh_tokens(root, own.as_ref(), LEVELS, &mut left, &mut found);
+        match (found.as_slice(), form.refresh_token.first()) {
+            _ if left == 0 => return FoundToken::Nothing,
+            ([], _) => {}
+            ([one], Some(place)) => {
+                map.insert(place.last().to_owned(), (*one).clone());
+                if first_token(&form.refresh_token, &map) != Some(one) {
+                    return FoundToken::Nothing;
+                }
+            }
+            _ => return FoundToken::Nothing,
+        }
+        FoundToken::Token(map)
+    }
+
+    /// Whether what is found apart from an access token may be a token: no word, no date and no lifetime.
+    fn may_be_token(&self, value: &Value) -> bool {
+        value
+            .as_str()
+            .filter(|text| text.bytes().any(|byte| byte.is_ascii_digit()))
+            .filter(|text| {
+                text.len() > LONGEST_NUMBER || !text.bytes().all(|byte| byte.is_ascii_digit())
+            })
+            .filter(|text| instant(text).is_none() && !is_day(text))
+            .is_some_and(|_| token(value, self.profile).is_some())
+    }
+
+    /// The different refresh tokens in a value, but not those beside another access token.
+    fn refresh_tokens<'v>(
+        &self,
+        value: &'v Value,
+        own: Option<&Value>,
+        levels: usize,
+        left: &mut usize,
+        found: &mut Vec<&'v Value>,
+    ) {
+        match value {
+            Value::Object(map) => {
+                *left = left.saturating_sub(1);
+                let form = &self.profile.reply;
+                let beside = first_token(&form.access_token, map);
+                if *left == 0 || (beside.is_some() && beside != own) {
+                    return;
+                }
+                for (name, value) in map.iter().filter(|(name, _)| !is_example(name)) {
+                    let is_named = form
+                        .refresh_token
+                        .iter()
+                        .any(|place| plain(place.last()) == plain(name));
+                    let is_other = OTHERS.contains(&plain(name).as_str());
+                    if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
+                        if self.may_be_token(value) && !found.contains(&value) {
+                            found.push(value);
+                        }
+                    } else if levels > 0 && !is_other {
+                        self.refresh_tokens(value, own, levels - 1, left, found);
+                    }
+                }
+            }
+            Value::Array(list) if levels > 0 => {
+                list.iter()
+                    .for_each(|value| self.refresh_tokens(value, own, levels - 1, left, found));
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks for token objects below a value. What a token object does not say itself is taken from the plain members of
+    /// the objects around it.
+    fn search(
+        &self,
+        value: &Value,
+        outer: Option<&OuterFields<'_>>,
+        levels: usize,
+        search: &mut Search,
+    ) {
+        if search.spoilt {
+            return;
+        }
+        match value {
+            Value::Object(map) => {
+                let renamed = self.renamed(map);
+                let map = renamed.as_ref().unwrap_or(map);
+                search.spoilt =
+                    search.left == 0 || self.fails(map, false) || self.has_bad_token(map);
+                search.left = search.left.saturating_sub(1);
+                let around = OuterFields { map, outer };
+                if self.holds_token(map) {
+                    let merged = around.merged();
+                    if !search.found.contains(&merged) {
+                        search.spoilt |= !search.found.is_empty();
+                        search.found.push(merged);
+                    }
+                } else if levels > 0 {
+                    (map.iter().filter(|(name, _)| !is_example(name))).for_each(|(_, value)| {
+                        self.search(value, Some(&around), levels - 1, search);
+                    });
+                }
+            }
+            Value::Array(list) if levels > 0 => {
+                list.iter()
+                    .for_each(|value| self.search(value, outer, levels - 1, search));
+            }
+            Value::String(text)
+                if levels > 0
+                    && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
+            {
+                if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
+                    search.spoilt |= shortened;
+                    self.search(&value, outer, levels - 1, search);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An object whose members have a profile's names in another spelling (`accessToken`, `Access_Token`) under the names
+    /// of the profile; `None` where that makes no difference, or two members would get one name.
+    fn renamed(&self, map: &Map<String, Value>) -> Option<Map<String, Value>> {
+        if map.len() > MAX_RENAMED {
+            return None;
+        }
+        let form = &self.profile.reply;
+        let lasts =
+            |places: &'_ [JsonPath]| places.iter().map(|place| place.last().to_owned()).collect();
+        let mut meanings: Vec<Vec<String>> = [
+            &form.access_token,
+            &form.refresh_token,
+            &form.expires_in,
+            &form.expires_at,
+            &form.refresh_expires_in,
+            &form.refresh_expires_at,
+        ]
+        .into_iter()
+        .map(|places| lasts(places))
+        .collect();
+        meanings.extend(["token_type", "scope"].map(|name| vec![name.to_owned()]));
+        let holds_token = self.holds_token(map);
+        if !holds_token {
+            meanings.extend(["error", "error_description"].map(|name| vec![name.to_owned()]));
+        }
+        let is_there = |names: &Vec<String>| {
+            names
+                .iter()
+                .any(|name| map.get(name).is_some_and(|value| !is_none(value)))
+        };
+        meanings.retain(|names| !names.is_empty() && !is_there(names));
+        if meanings.is_empty() {
+            return None;
+        }
+        let spelt: Vec<(String, &String, &Value)> = (map.iter())
+            .filter(|(_, value)| !is_none(value))
+            .map(|(name, value)| (plain(name), name, value))
+            .collect();
+        let mut renamed = None;
+        for names in meanings {
+            let is_meant = |spelt: &str| names.iter().any(|name| plain(name) == spelt);
+            let mut meant = spelt.iter().filter(|(spelt, ..)| is_meant(spelt));
+            let Some((_, name, value)) = meant.next() else {
+                continue;
+            };
+            if meant.any(|(_, _, other)| other != value) {
+                return None;
+            }
+            let renamed = renamed.get_or_insert_with(|| map.clone());
+            renamed.remove(*name);
+            renamed.insert(names[0].clone(), (*value).clone());
+        }
+        renamed.filter(|renamed| self.holds_token(renamed))
+    }
+
+    fn holds_token(&self, map: &Map<String, Value>) -> bool {
+        first_token(&self.profile.reply.access_token, map)
+            .and_then(|value| token(value, self.profile))
+            .is_some()
+    }
+
+    /// Whether an object has a text that is no token where its access token belongs: what is below is none of its own.
+    fn has_bad_token(&self, map: &Map<String, Value>) -> bool {
+        first_token(&self.profile.reply.access_token, map).is_some_and(|value| {
+            let text = value.as_str().filter(|text| !is_wrapped(text));
+            text.is_some() && token(value, self.profile).is_none()
+        })
+    }
+
+    /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
+    fn fails(&self, map: &Map<String, Value>, beside: bool) -> bool {
+        const ERRORS: [&str; 12] = [
+            "error",
+            "errno",
+            "errorno",
+            "errors",
+            "errorcode",
+            "errcode",
+            "err",
+            "errordescription",
+            "errormessage",
+            "errmsg",
+            "fault",
+            "exception",
+        ];
+        const FAILED: [&str; 13] = [
+            "error",
+            "fail",
+            "failed",
+            "failure",
+            "denied",
+            "refused",
+            "rejected",
+            "unauthorized",
+            "revoked",
+            "expired",
+            "inactive",
+            "invalid",
+            "disabled",
+        ];
+        let is_status = |value: &Value| {
+            let number = value
+                .as_i64()
+                .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+            number.is_some_and(|number| {
+                number < 0 || (400..600).contains(&number) || (40_000..60_000).contains(&number)
+            })
+        };
+        let is_no = |value: &Value| match value {
+            Value::Bool(yes) => !yes,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => ["false", "0", "no"]
+                .iter()
+                .any(|no| no.eq_ignore_ascii_case(text.trim())),
+            _ => false,
+        };
+        // Beside a code that says zero, as of Bitrix24's and Chinese providers.
+        let succeeds = |value: &Value| {
+            let word = value
+                .as_str()
+                .unwrap_or_default()
+                .trim()
+                .trim_end_matches(['.', '!'])
+                .to_ascii_lowercase();
+            [
+                "ok",
+                "success",
+                "successful",
+                "succeeded",
+                "no error",
+                "none",
+            ]
+            .contains(&word.as_str())
+        };
+        let is_yes = |value: &Value| match value {
+            Value::Bool(yes) => *yes,
+            Value::Number(number) => number.as_f64() == Some(1.0),
+            Value::String(text) => ["true", "1", "yes"]
+                .iter()
+                .any(|yes| yes.eq_ignore_ascii_case(text.trim())),
+            _ => false,
+        };
+        let has_code = map.keys().any(|name| {
+            let name = plain(name);
+            ["error", "err", "errno", "errorno", "errorcode", "errcode"].contains(&name.as_str())
+        });
+        error_of(map, self.profile).is_some()
+            || map.iter().any(|(name, value)| {
+                let name: String = name
+                    .chars()
+                    .filter(char::is_ascii_alphanumeric)
+                    .collect::<String>()
+                    .to_lowercase();
+                let failed = || {
+                    value.as_str().is_some_and(|text| {
+                        FAILED
+                            .iter()
+                            .any(|word| word.eq_ignore_ascii_case(text.trim()))
+                    })
+                };
+                match name.as_str() {
+                    "success" | "ok" | "succeeded" | "issuccess" | "active" | "valid" => {
+                        is_no(value)
+                    }
+                    "haserror" | "iserror" => !says_nothing(value),
+                    "result" => is_status(value) || failed() || value == &Value::Bool(false),
+                    "status" | "statuscode" | "code" | "outcome" => is_status(value) || failed(),
+                    // What the request sent, as a rule: its numbers say nothing.
+                    "state" => failed(),
+                    // What is wrong is said by a code. Without one the sentence alone has to be believed.
+                    "errordescription" | "errormessage" | "errmsg" if beside && has_code => false,
+                    "revoked" | "expired" | "inactive" | "invalid" | "disabled" | "isrevoked"
+                    | "isexpired" | "isinvalid" => is_yes(value),
+                    "errmsg" | "errormessage" | "errordescription" | "errors" | "error" | "err"
+                        if succeeds(value) =>
+                    {
+                        false
+                    }
+                    name => ERRORS.contains(&name) && !says_nothing(value),
+                }
+            })
+    }
+
+    /// The object that stands alone between notices and markup.
+    fn embedded(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let page = markup::scan(text, &self.exact)?;
+        // Values alone, one after the other.
+        let bare = page.bare;
+        let (mut tokens, mut others) = (Vec::new(), Vec::new());
+        for piece in page.pieces {
+            let (same, map) = match self.inside(piece.value, piece.shortened) {
+                FoundToken::Token(map) => (&mut tokens, map),
+                FoundToken::Other(map) if self.fails(&map, false) => (&mut others, map),
+                FoundToken::Other(_) | FoundToken::Nothing => continue,
+            };
+            if !same.iter().any(|(known, _)| *known == map) {
+                same.push((map, piece.alone));
+            }
+            if tokens.len() + others.len() > 1 {
+                return None;
+            }
+        }
+        let (map, alone) = tokens.pop().or_else(|| others.pop())?;
+        (alone || bare).then_some(map)
+    }
+}
+
+struct Search {
+    found: Vec<Map<String, Value>>,
+    /// Whether something on the way says that it is no pair, or could not be looked at, or there are two.
+    spoilt: bool,
+    /// How many objects may still be looked at.
+    left: usize,
+}
+
+/// An object, and those around it.
+struct OuterFields<'a> {
+    map: &'a Map<String, Value>,
+    outer: Option<&'a OuterFields<'a>>,
+}
+
+impl OuterFields<'_> {
+    fn merged(&self) -> Map<String, Value> {
+        let mut merged = self.map.clone();
+        let mut next = self.outer;
+        while let Some(OuterFields { map, outer }) = next {
+            for (name, value) in map
+                .iter()
+                .filter(|(_, value)| !value.is_object() && !value.is_array())
+            {
+                if !merged.contains_key(name) {
+                    merged.insert(name.clone(), value.clone());
+                }
+            }
+            next = *outer;
+        }
+        merged
+    }
+}
+
+#[cfg(test)]
+#[path = "token_object_tests.rs"]
+mod tests;

@@ -1,0 +1,970 @@
+//! Every wrapping gives the same object, and nothing else gives one.
+
+use std::io::Write as _;
+use std::sync::LazyLock;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::provider::Class;
+use super::super::reply::{TokenReply, Verdict, is_unread, read};
+use super::*;
+use crate::samples::profile;
+use refreshd_time::Timestamp;
+
+const R: &str = r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"scope":"crm"}"#;
+
+fn verdict(body: &[u8]) -> Verdict {
+    read(
+        &TokenReply {
+            whole: true,
+            status: 200,
+            retry_after: None,
+            now: Timestamp::default(),
+            body,
+        },
+        &profile(),
+        &[],
+    )
+}
+
+/// The tokens of a pair; `None` for anything else.
+fn pair(body: &[u8]) -> Option<(String, Option<String>)> {
+    match verdict(body) {
+        Verdict::Granted(granted) => {
+            let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
+            Some((granted.access.expose().to_owned(), refresh))
+        }
+        Verdict::Refused(_) => None,
+    }
+}
+
+/// As [`pair`], of a body that broke off.
+fn pair_of_cut(body: &[u8]) -> Option<(String, Option<String>)> {
+    let reply = TokenReply {
+        whole: false,
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body,
+    };
+    match read(&reply, &profile(), &[]) {
+        Verdict::Granted(granted) => {
+            let refresh = granted.refresh.map(|refresh| refresh.expose().to_owned());
+            Some((granted.access.expose().to_owned(), refresh))
+        }
+        Verdict::Refused(_) => None,
+    }
+}
+
+fn shown(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().take(300).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = DeflateEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn utf16(text: &str, mark: bool, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    let mark = mark.then_some(0xfeff);
+    mark.into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(unit)
+        .collect()
+}
+
+/// Of ASCII, with a mark or without.
+fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
+    text.chars().flat_map(|c| unit(u32::from(c))).collect()
+}
+
+/// A reply in each wrapping.
+fn wrapped(reply: &str) -> Vec<Vec<u8>> {
+    let text = |text: String| text.into_bytes();
+    let string = |inside: &str| Value::from(inside).to_string();
+    let bom = format!("\u{feff}{reply}");
+    vec![
+        text(reply.to_owned()),
+        text(bom.clone()),
+        text(format!(" \r\n\t{reply}\r\n\r\n")),
+        text(format!("{reply}\0")),
+        text(format!("\0\0{reply}\0\0\n")),
+        text(format!("{reply};")),
+        gzip(reply.as_bytes()),
+        gzip(&gzip(bom.as_bytes())),
+        [gzip(reply.as_bytes()), b"\0\0trailing".to_vec()].concat(),
+        zlib(reply.as_bytes()),
+        deflate(reply.as_bytes()),
+        deflate(bom.as_bytes()),
+        utf16(reply, true, u16::to_le_bytes),
+        utf16(reply, true, u16::to_be_bytes),
+        utf16(reply, false, u16::to_le_bytes),
+        utf16(reply, false, u16::to_be_bytes),
+        gzip(&utf16(reply, true, u16::to_le_bytes)),
+        [utf16(reply, true, u16::to_le_bytes), vec![0]].concat(),
+        text(format!(")]}}',\n{reply}")),
+        text(format!(")]}}'\n{reply}")),
+        text(format!("while(1);{reply}")),
+        text(format!("while (true);\n{reply}")),
+        text(format!("for (;;);{reply}")),
+        text(format!("for(;;) ; {reply}")),
+        text(format!("{{}}&&{reply}")),
+        text(format!("{{}} && {reply}")),
+        text(format!("throw 1; <dont be evil>\n{reply}")),
+        text(format!("/*-secure-\n{reply}\n*/")),
+        text(format!("/* {reply} */")),
+        text(format!("cb({reply});")),
+        text(format!("cb({reply})")),
+        text(format!("/**/ typeof cb === 'function' && cb({reply});")),
+        text(format!("window.callbacks[7] ( {reply} ) ;\n")),
+        text(format!("[{reply}]")),
+        text(format!("[[ {reply} ]]\n")),
+        text(string(reply)),
+        text(string(&string(reply))),
+        text(string(&format!("[{reply}]"))),
+        text(format!(r#"{{"data":{reply}}}"#)),
+        text(format!(
+            r#"{{"code":0,"msg":"ok","error":null,"result":{reply}}}"#
+        )),
+        text(format!(
+            r#"{{"success":true,"data":{{"token":[{reply}]}}}}"#
+        )),
+        text(format!(
+            r#"{{"statusCode":200,"headers":{{}},"body":{}}}"#,
+            string(reply)
+        )),
+        text(format!(r#"[{{"ok":true}},{reply}]"#)),
+        text(format!(
+            "<br />\n<b>Notice</b>:  Undefined index: x in <b>/srv/a.php</b> on line <b>3</b><br />\n{reply}"
+        )),
+        text(format!("<br /><b>Notice</b>: x {reply}")),
+        text(format!(
+            "PHP Warning:  Module 'x' is already loaded in Unknown on line 0\n{reply}"
+        )),
+        text(format!(
+            "Deprecated: f() is old (see [1], refresh_token) in /srv/a.php on line 3\n\n{reply}\n"
+        )),
+        text(format!("Connected.\n{reply}\nDone in 0.02 s")),
+        text(format!("{reply}<!-- 0.02 s -->")),
+        text(format!("<!-- {{\"access_token\":\"cached\"}} -->\n{reply}")),
+        text(format!(
+            "{reply}\n<br />\n<b>Warning</b>:  Unknown: write failed in <b>Unknown</b> on line <b>0</b><br />"
+        )),
+        text(format!(
+            "{reply}<script>var s = {{\"access_token\":\"no\"}};</script>"
+        )),
+        text(format!(
+            "<html><head><title>200 OK</title></head><body><pre>{reply}</pre></body></html>"
+        )),
+        text(format!(
+            "<?xml version=\"1.0\"?>\n<string xmlns=\"http://tempuri.org/\">{reply}</string>"
+        )),
+        text(format!("<div class=\"bar\">Speed: 3</div>{reply}")),
+        text(format!("1a3\r\n{reply}\r\n0\r\n\r\n")),
+        text(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{reply}"
+        )),
+        text(format!(
+            "{{\"level\":\"info\",\"msg\":\"sent\"}}\n{reply}\n"
+        )),
+        text(format!("{reply}\n{reply}")),
+        text(format!("{reply}{reply}")),
+        text(format!("data: {reply}\n\n")),
+        text(format!(": hello\nevent: token\nid: 7\ndata: {reply}\n\n")),
+        text(format!("OK {reply}")),
+        text(format!("var token = {reply};\n")),
+        text(format!("window.token={reply}")),
+        text(format!("throw 1; < don't be evil' >{reply}")),
+        text(format!("\u{2028}\u{c}{reply}")),
+        text(format!(
+            "PHP Deprecated:  x in /a.php on line 3\n\u{feff}{reply}"
+        )),
+        text(format!(
+            "\u{feff}PHP Notice:  x in /a.php on line 3 \u{feff}{reply}"
+        )),
+        text(format!(
+            "\nWarning: a(): b in /srv/a.php on line 3\n\nNotice: c in /srv/a.php on line 4\n{reply}"
+        )),
+        text(format!(
+            "/usr/lib/x.py:3: DeprecationWarning: use y\n  warnings.warn(\n{reply}"
+        )),
+        text(format!("<?xml version=\"1.0\"?><r><![CDATA[{reply}]]></r>")),
+        utf32(reply, u32::to_le_bytes),
+        utf32(&bom, u32::to_be_bytes),
+        text(format!(
+            r#"{{"errorCode":0,"errorMessage":"Success.","data":{reply}}}"#
+        )),
+    ]
+}
+
+#[test]
+fn names_in_another_spelling_and_quotes_of_html_are_read() {
+    for body in [
+        r#"{"accessToken":"a2","refreshToken":"r2","expiresIn":3600}"#.to_owned(),
+        r#"{"Access_Token":"a2","Refresh_Token":"r2","Expires_In":3600}"#.to_owned(),
+        r#"{"data":{"accessToken":"a2","refreshToken":"r2","expiresIn":3600}}"#.to_owned(),
+        R.replace('"', "&quot;"),
+        R.replace('"', "&#34;"),
+    ] {
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some(("a2".to_owned(), Some("r2".to_owned()))),
+            "{body}"
+        );
+        let Verdict::Granted(granted) = verdict(body.as_bytes()) else {
+            panic!()
+        };
+        assert_eq!(granted.lives.span().as_secs(), 3600, "{body}");
+    }
+    for body in [
+        r#"{"accessToken":"a2","AccessToken":"a3"}"#,
+        r#"{"accessToken":"a2","Error":"invalid_grant"}"#,
+        r#"{"accessToken":{"value":"a2"},"refreshToken":"r2"}"#,
+        r#"{"access_tok}}en":"a2","refresh_token":"r2"}"#,
+        r#"{"message":"send {&quot;access_token&quot;:&quot;a2&quot;}"}"#,
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn what_other_languages_and_forms_make_of_a_reply_is_read() {
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let html = R.replace('"', "&quot;");
+    for body in [
+        "{'access_token': 'a2', 'refresh_token': 'r2', 'ok': True, 'error': None}".to_owned(),
+        R.replace('"', "'"),
+        R.replace('}', ",}"),
+        format!(
+            "<html><head></head><body><pre style=\"word-wrap: break-word;\">{html}</pre></body></html>"
+        ),
+        format!("<?xml version=\"1.0\"?><string xmlns=\"http://tempuri.org/\">{html}</string>"),
+        r#"{"access_token":["a2"],"refresh_token":["r2"]}"#.to_owned(),
+        "token[access_token]=a2&token[refresh_token]=r2&token[expires_in]=3600".to_owned(),
+        "token%5Baccess_token%5D=a2&token%5Brefresh_token%5D=r2".to_owned(),
+        "access_token%3Da2%26refresh_token%3Dr2%26expires_in%3D3600".to_owned(),
+        "?access_token=a2&refresh_token=r2".to_owned(),
+        "#access_token=a2&refresh_token=r2".to_owned(),
+        "access_token=a2\r\nrefresh_token=r2\r\n".to_owned(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), both, "{body}");
+    }
+    for refusal in [
+        "{'error': 'invalid_grant', 'access_token': 'a2'}",
+        "error%3Dinvalid_grant%26access_token%3Da2",
+        "token[error]=invalid_grant&token[access_token]=a2",
+        "error=invalid_grant\naccess_token=a2",
+        "OK {\"error\":\"invalid_grant\"}",
+    ] {
+        assert_eq!(pair(refusal.as_bytes()), None, "{refusal}");
+    }
+}
+
+#[test]
+fn every_wrapping_of_a_reply_is_the_reply() {
+    for body in wrapped(R) {
+        assert_eq!(
+            pair(&body),
+            Some(("a2".to_owned(), Some("r2".to_owned()))),
+            "{}",
+            shown(&body)
+        );
+        let Verdict::Granted(granted) = verdict(&body) else {
+            panic!()
+        };
+        assert_eq!(
+            (granted.lives.span().as_secs(), &*granted.details.scope[0]),
+            (3600, "crm"),
+            "{}",
+            shown(&body)
+        );
+    }
+}
+
+#[test]
+fn every_wrapping_of_a_refusal_is_a_refusal() {
+    let refusal = r#"{"error":"invalid_grant","access_token":"a2","refresh_token":"r2"}"#;
+    for body in wrapped(refusal) {
+        assert_eq!(pair(&body), None, "{}", shown(&body));
+    }
+    // One whose code can be read is believed.
+    for body in wrapped(r#"{"error":"invalid_grant"}"#).into_iter().take(37) {
+        let Verdict::Refused(refusal) = verdict(&body) else {
+            panic!("{}", shown(&body))
+        };
+        assert_eq!(
+            refusal.problem.code.as_deref(),
+            Some("invalid_grant"),
+            "{}",
+            shown(&body)
+        );
+    }
+}
+
+#[test]
+fn damage_beside_the_tokens_does_not_matter() {
+    let deep = format!(
+        r#"{{"x":{}{},"access_token":"a2","refresh_token":"r2"}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    let long = "x".repeat(300_000);
+    let large = format!(
+        r#"{{"x":"{}","access_token":"a2","refresh_token":"r2"}}"#,
+        "y".repeat(LARGEST - 100)
+    );
+    for (body, access, refresh) in [
+        (&b"access_token=a2&refresh_token=r2&expires_in=20"[..], "a2", Some("r2")),
+        (b"access_token=a%2B2&token_type=bearer&scope=&error=\n", "a+2", None),
+        (b"\xef\xbb\xbfaccess_token=a2&refresh_token=r2", "a2", Some("r2")),
+        (b"{\"access_token\":\"a2\",\"name\":\"M\xfcller\x01\n\",\"refresh_token\":\"r2\"}", "a2", Some("r2")),
+        (br#"{"access_token":"a2","refresh_token":4711,"x":1e999,"expires_in":20}"#, "a2", Some("4711")),
+        (br#"{"access_token":12345678901234567890123,"refresh_token":0.10}"#, "12345678901234567890123", Some("0.10")),
+        (br#"{"access_token":"a1","refresh_token":"r1","access_token":"a2","refresh_token":"r2","refresh_token":null}"#, "a2", Some("r2")),
+        (br#"{"refresh_token":"r2","data":{"access_token":"a2"}}"#, "a2", Some("r2")),
+        (deep.as_bytes(), "a2", Some("r2")),
+        (large.as_bytes(), "a2", Some("r2")),
+        (format!(r#"{{"access_token":"{long}"}}"#).as_bytes(), &long, None),
+    ] {
+        assert_eq!(pair(body), Some((access.to_owned(), refresh.map(str::to_owned))), "{}", shown(body));
+    }
+    for nothing in [
+        "0",
+        "\"0\"",
+        "false",
+        "null",
+        "\"\"",
+        "\"ok\"",
+        "\"Success\"",
+        "\"none\"",
+        "[]",
+        "{}",
+        r#"{"code":0,"message":""}"#,
+    ] {
+        let body = format!(r#"{{"error":{nothing},"access_token":"a2","refresh_token":"r2"}}"#);
+        assert!(pair(body.as_bytes()).is_some(), "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_reply_gives_no_pair() {
+    let string = |text: &str| Value::from(text).to_string();
+    for body in [
+        // Prose.
+        format!("For example {R} is a reply."),
+        format!("A reply looks like\n{R}"),
+        format!("Example response:\n\n{R}\n"),
+        format!("The token is {R}"),
+        "The access_token=a2&refresh_token=r2 of today".to_owned(),
+        r#"{"message":"send {\"access_token\":\"a2\",\"refresh_token\":\"r2\"} now"}"#.to_owned(),
+        // Pages.
+        format!("<html><body><p>The server answers:</p><pre>{R}</pre></body></html>"),
+        format!("<html><body><p>Wait</p>{R}</body></html>"),
+        format!("<p>For example</p>{R}"),
+        format!("<a href='/x' data-reply='{R}'>x</a>"),
+        format!("<script type=\"application/json\">{R}</script>"),
+        format!("<!-- {R} -->"),
+        format!("<textarea>{R}</textarea>"),
+        format!("<title>{R}</title>"),
+        format!("<script type=\"text/x\" src=\"/\"/>\n{R}\n</script>"),
+        format!("<svg:script>{R}</svg:script>"),
+        format!("```json\n{R}\n```"),
+        format!("~~~\n{R}\n~~~\n"),
+        format!("Warning: the answer should be\n{R}"),
+        format!("Notice: send this instead of a form:\n\n{R}\n"),
+        // Scripts.
+        format!("var reply = {R}; send(reply);"),
+        format!("var a = 1; var reply = {R};"),
+        format!("The token = {R}"),
+        format!("const f = () => {{ return\n{R}\n}}"),
+        format!("login({R}, 7);"),
+        format!("send it to f({R})"),
+        // Not whole.
+        R[..R.len() - 1].to_owned(),
+        format!("{{\"data\":{R}"),
+        format!("[\n{R},\n"),
+        format!("{{\"error\":\"invalid_grant\",\n\"x\":[\n{R}\n"),
+        format!("{{ error: 'invalid_grant', data:\n {R}\n}}"),
+        // Two of them.
+        format!("{R}{}", R.replace("a2", "a3")),
+        format!("[{R},{}]", R.replace("r2", "r3")),
+        format!(r#"{{"first":{},"second":{R}}}"#, R.replace("a2", "a1")),
+        // Refusals around it.
+        format!(r#"{{"error":"invalid_grant","data":{R}}}"#),
+        format!(
+            r#"{{"data":{},"x":1}}"#,
+            R.replace("\"scope\"", "\"error\"")
+        ),
+        format!(r#"{{"success":false,"data":{R}}}"#),
+        format!(r#"{{"ok":"false","data":{R}}}"#),
+        format!(r#"{{"status":"error","data":{R}}}"#),
+        format!(r#"{{"code":401,"data":{R}}}"#),
+        format!(r#"{{"errors":["denied"],"data":{R}}}"#),
+        format!(r#"{{"error_code":"E7","data":{R}}}"#),
+        format!(r#"[{{"error":"invalid_grant"}},{R}]"#),
+        format!("{{\"error\":\"invalid_grant\"}}\n{R}"),
+        format!("{R}\n{{\"error\":\"invalid_grant\"}}"),
+        format!(r#"{{"status":"failed","body":{}}}"#, string(R)),
+        r#"{"error":{"code":"denied"},"access_token":"a2"}"#.to_owned(),
+        r#"{"error":"0","error":"invalid_grant","error":null,"access_token":"a2"}"#.to_owned(),
+        "error=invalid_grant&access_token=a2".to_owned(),
+        // Tokens that are none.
+        r#"{"access_token":{"value":"a2"},"refresh_token":"r2"}"#.to_owned(),
+        r#"{"access_token":true,"refresh_token":"r2"}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":["r2","r3"]}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":[["r2"]]}"#.to_owned(),
+        // Escaped in what is no text of the page.
+        format!("<p data-x=\"{}\">x</p>", R.replace('"', "&quot;")),
+        format!("<script>{}</script>", R.replace('"', "&quot;")),
+        format!("<p>For example</p><pre>{}</pre>", R.replace('"', "&quot;")),
+        format!("<html><body><![CDATA[{R}]]></body></html>"),
+        format!("data: {R}\n\ndata: {}\n", R.replace("a2", "a3")),
+        "The token\naccess_token=a2\nrefresh_token=r2".to_owned(),
+        r#"{"access_token":"a2","refresh_token":"r\u0000"}"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":"r\ud800"}"#.to_owned(),
+        r#"{"access_token":"  "}"#.to_owned(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+    assert_eq!(
+        pair(b"{\"access_token\":\"a2\",\"refresh_token\":\"r\xff2\"}"),
+        None
+    );
+}
+
+#[test]
+fn what_arrived_of_a_packed_reply_counts() {
+    let packed = gzip(R.as_bytes());
+    // Without its checksum.
+    assert!(pair(&packed[..packed.len() - 8]).is_some());
+    assert_eq!(pair(&packed[..packed.len() / 2]), None);
+}
+
+#[test]
+fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
+    const FORM: &str = "expires_in=60&access_token=a2&refresh_token=r2";
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let flushed = |text: &str, rest: &[u8]| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(text.as_bytes()).unwrap();
+        packed.flush().unwrap();
+        [packed.get_ref().as_slice(), rest].concat()
+    };
+    let wide = utf16(FORM, true, u16::to_le_bytes);
+    let padded = format!("pad={}&{FORM}", "x".repeat(LARGEST - FORM.len() - 3));
+    // The transport says nothing of it, the packing does; and one byte too much for what is read.
+    for cut in [
+        flushed(FORM, b""),
+        flushed(FORM, b"\xff\xff\xff\xff\xff"),
+        gzip(FORM.as_bytes())[..gzip(FORM.as_bytes()).len() - 8].to_vec(),
+        zlib(FORM.as_bytes())[..zlib(FORM.as_bytes()).len() - 7].to_vec(),
+        deflate(FORM.as_bytes())[..deflate(FORM.as_bytes()).len() - 3].to_vec(),
+        gzip(padded.as_bytes()),
+        padded.into_bytes(),
+    ] {
+        assert_eq!(pair(&cut), None, "{}", shown(&cut));
+    }
+    for cut in [
+        FORM.as_bytes(),
+        b"access_token=a2&refresh_token=r2&sco",
+        &wide,
+        &wide[..wide.len() - 4],
+        FORM.replace('&', ";").as_bytes(),
+        format!("\"{FORM}").as_bytes(),
+        format!("{{\"body\":\"{FORM}").as_bytes(),
+    ] {
+        assert_eq!(pair_of_cut(cut), None, "{}", shown(cut));
+    }
+    // What ends by its own signs does not need the end of what is around it.
+    let string = Value::from(R).to_string();
+    for whole in [
+        format!("cb({R}"),
+        format!("[{R}"),
+        format!("[[ {R} ]"),
+        format!("({R})"),
+        format!("/**/ cb([{R}]"),
+        string[..string.len() - 1].to_owned(),
+        format!("\"{FORM}\""),
+        format!("{R}<!-- 0."),
+    ] {
+        assert_eq!(pair_of_cut(whole.as_bytes()), both, "{whole}");
+        assert_eq!(pair(whole.as_bytes()), both, "{whole}");
+    }
+    for packed in [
+        gzip(R.as_bytes()),
+        zlib(R.as_bytes()),
+        deflate(R.as_bytes()),
+    ] {
+        assert_eq!(pair_of_cut(&packed), both);
+    }
+    for packed in [
+        gzip(FORM.as_bytes()),
+        [gzip(FORM.as_bytes()), b"\0\0trailing".to_vec()].concat(),
+        [gzip(&FORM.as_bytes()[..9]), gzip(&FORM.as_bytes()[9..])].concat(),
+        zlib(FORM.as_bytes()),
+        deflate(FORM.as_bytes()),
+    ] {
+        assert_eq!(pair(&packed), both);
+    }
+    for doubtful in [
+        format!("[{R},"),
+        format!("cb({R}, 7"),
+        format!("{{\"data\":{R}"),
+        format!("cb({}", &R[..R.len() - 1]),
+    ] {
+        assert_eq!(pair_of_cut(doubtful.as_bytes()), None, "{doubtful}");
+    }
+}
+
+#[test]
+fn a_profile_says_what_success_is() {
+    let mut profile = profile();
+    profile.reply.success = vec![(
+        JsonPath::new("code"),
+        vec!["0".to_owned(), "200".to_owned()],
+    )];
+    let verdict = |body: &str| {
+        read(
+            &TokenReply {
+                whole: true,
+                status: 200,
+                retry_after: None,
+                now: Timestamp::default(),
+                body: body.as_bytes(),
+            },
+            &profile,
+            &[],
+        )
+    };
+    for body in [
+        r#"{"code":200,"error":"all is well","access_token":"a2"}"#,
+        r#"{"code":"0","access_token":"a2"}"#,
+        r#"{"access_token":"a2"}"#,
+        r#"{"code":0,"data":{"access_token":"a2"}}"#,
+    ] {
+        assert!(matches!(verdict(body), Verdict::Granted(_)), "{body}");
+    }
+    let Verdict::Refused(refusal) =
+        verdict(r#"{"code":40001,"access_token":"a2","error_description":"no"}"#)
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (refusal.problem.code.as_deref(), &*refusal.problem.detail),
+        (Some("40001"), "no")
+    );
+    assert!(matches!(
+        verdict(r#"{"error":"invalid_grant","access_token":"a2"}"#),
+        Verdict::Refused(_)
+    ));
+}
+
+/// Bodies that would cost a careless reader much. Bounded by what the harness allows a test.
+#[test]
+fn no_body_costs_much() {
+    let many = |text: &str| text.repeat(LARGEST / text.len());
+    for body in [
+        many("["),
+        many("{\"a\":"),
+        many("{}"),
+        many("{\"access_token\":\"a\"} "),
+        many("{\"a\":0}\n"),
+        many("<a>") + &many("</b>"),
+        many("<!--"),
+        many("<script>"),
+        many("x{\""),
+        many("\n{\"a"),
+        format!("[{}0]", many("{\"a\":0},")),
+        format!("{{{}\"z\":0}}", many("\"a\":{\"b\":0},")),
+        many("a=b&"),
+        many("\\"),
+        Value::from(many("{\"\\\"")).to_string(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{}", shown(body.as_bytes()));
+    }
+    // A hundred megabytes, packed.
+    assert_eq!(pair(&gzip(&vec![b'['; 100 << 20])), None);
+}
+
+static PROFILE: LazyLock<Profile> = LazyLock::new(profile);
+
+fn a_token() -> impl Strategy<Value = String> {
+    "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
+        token(&Value::from(text.as_str()), &PROFILE).is_some()
+            && !says_nothing(&Value::from(text.as_str()))
+    })
+}
+
+/// Names of members that mean nothing to a profile or to a wrapping.
+fn fields() -> impl Strategy<Value = Vec<(String, Value)>> {
+    let value = prop_oneof![
+        any::<String>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        Just(json!([1, {"a": [null]}])),
+        Just(json!({"b": {"c": "d"}}))
+    ];
+    prop::collection::vec(("x[a-z]{1,8}", value), 0..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_reply_in_any_wrapping_is_the_same_pair(access in a_token(), refresh in a_token(), more in fields()) {
+        let mut reply = json!({"access_token": access, "refresh_token": refresh, "expires_in": 60});
+        reply.as_object_mut().unwrap().extend(more);
+        for body in wrapped(&reply.to_string()) {
+            prop_assert_eq!(pair(&body), Some((access.clone(), Some(refresh.clone()))), "{}", shown(&body));
+        }
+    }
+
+    #[test]
+    fn no_refusal_in_any_wrapping_is_a_pair(access in a_token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
+        prop_assume!(!says_nothing(&Value::from(error.as_str())));
+        let mut reply = json!({"access_token": access, "error": error});
+        reply.as_object_mut().unwrap().extend(more);
+        for body in wrapped(&reply.to_string()) {
+            prop_assert_eq!(pair(&body), None, "{}", shown(&body));
+        }
+    }
+
+    /// What is cut anywhere is no pair, unless only white space or what stands behind the reply is missing.
+    #[test]
+    fn no_cut_reply_is_another_pair(access in a_token(), refresh in a_token(), share in 0.0..1.0_f64) {
+        let reply = json!({"access_token": access, "refresh_token": refresh}).to_string();
+        for body in wrapped(&reply) {
+            let length = (body.len() as f64 * share) as usize;
+            if let Some(pair) = pair(&body[..length]) {
+                prop_assert_eq!(pair, (access.clone(), Some(refresh.clone())), "{}", shown(&body));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_any_kind_break_nothing(bytes in prop::collection::vec(any::<u8>(), 0..300), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        verdict(&bytes);
+        for mut body in wrapped(R) {
+            for (index, byte) in &changes {
+                let at = index.index(body.len());
+                body[at] = *byte;
+            }
+            verdict(&body);
+        }
+    }
+}
+
+/// Whether a success is of unknown outcome, and its body is kept.
+fn is_kept_in_doubt(body: &str) -> bool {
+    let reply = TokenReply {
+        whole: true,
+        status: 200,
+        retry_after: None,
+        now: Timestamp::default(),
+        body: body.as_bytes(),
+    };
+    let verdict = verdict(body.as_bytes());
+    let in_doubt =
+        matches!(&verdict, Verdict::Refused(refusal) if refusal.problem.class == Class::InDoubt);
+    in_doubt && is_unread(&reply, &verdict, &profile())
+}
+
+#[test]
+fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
+    let with = |more: &str| format!("{{{more},{}", R.trim_start_matches('{'));
+    for more in [
+        r#""success":false"#,
+        r#""status":"error","message":"token spent""#,
+        r#""errors":[{"code":"x"}]"#,
+        r#""errcode":40001,"errmsg":"invalid credential""#,
+        r#""ERROR":"WRONG_TOKEN""#,
+        r#""isSuccess":false"#,
+        r#""hasError":true"#,
+        r#""status":"revoked""#,
+        r#""active":false"#,
+        r#""error":true"#,
+        r#""error":"deprecated_endpoint","error_description":"use v2""#,
+        r#""error":201"#,
+        r#""errno":111,"errmsg":"Access token invalid""#,
+        r#""errmsg":"Access token invalid""#,
+        r#""error_description":"bad""#,
+        r#""revoked":true"#,
+        r#""expired":"true""#,
+    ] {
+        assert!(is_kept_in_doubt(&with(more)), "{more}");
+    }
+    for around in [
+        format!(r#"{{"code":-1,"msg":"fail","data":{R}}}"#),
+        format!(r#"{{"code":40001,"msg":"invalid refresh_token","data":{R}}}"#),
+        format!(r#"{{"result":false,"data":{R}}}"#),
+        format!(r#"{{"message":"invalid","example":{R}}}"#),
+        format!(r#"{{"expected":{R},"got":{{}}}}"#),
+        format!(r#"{{"title":"Bad Request","detail":"spent","echo":{R}}}"#),
+        format!(r#"{{"message":"unknown grant","received":{R}}}"#),
+        format!(r#"{{"message":"no such token","old_token":{R}}}"#),
+        format!(r#"{{"history":[{R}]}}"#),
+        format!(r#"{{"old":{R}}}"#),
+        format!(r#"{{"previous_token":{R}}}"#),
+        format!(r#"{{"expiredToken":{R}}}"#),
+        format!("invalid refresh token\n{R}"),
+        format!("401 Unauthorized\n{R}"),
+        format!("<p>The grant was revoked.</p>\n{R}"),
+        format!("The server answers with\n\n{R}\n\nand so on"),
+        "error_description=bad&access_token=a2&refresh_token=r2".to_owned(),
+    ] {
+        assert!(is_kept_in_doubt(&around), "{around}");
+    }
+    for nothing in [
+        "\"S_OK\"",
+        "\"00\"",
+        "\"0x0\"",
+        "\"n/a\"",
+        "\"succeeded\"",
+        "\"-\"",
+        "200",
+        "\"200\"",
+    ] {
+        assert_eq!(
+            pair(with(&format!("\"error\":{nothing}")).as_bytes()),
+            pair(R.as_bytes()),
+            "{nothing}"
+        );
+    }
+    // What says that all is well, or speaks of something else.
+    for more in [
+        r#""errno":0,"errmsg":"token refreshed""#,
+        r#""errno":0,"errmsg":"""#,
+        r#""errcode":"0","errmsg":"ok""#,
+        r#""errmsg":"success""#,
+        r#""revoked":false,"expired":0"#,
+        r#""old_token":{"access_token":"a1","refresh_token":"r1"}"#,
+        r#""error":"success","error_description":"all is well""#,
+    ] {
+        let body = with(more);
+        assert_eq!(pair(body.as_bytes()), pair(R.as_bytes()), "{more}");
+    }
+    let newer = format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1"));
+    assert_eq!(pair(newer.as_bytes()), pair(R.as_bytes()));
+    // A code that the table knows is a refusal, whatever stands beside it.
+    let refused = with(r#""error":"invalid_grant""#);
+    assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
+}
+
+#[test]
+fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    for body in [
+        r#"{"access_token":"a2","refreshToken":"r2","expires_in":20}"#,
+        r#"{"access_token":"a2","refresh_token":null,"refreshToken":"r2"}"#,
+        r#"{"access_token":"a2","refresh_token":"","REFRESH-TOKEN":"r2"}"#,
+        "{\"access_token\":\"a2\",\"\u{feff}refresh_token\":\"r2\"}",
+        "access_token=a2&refreshToken=r2&expires_in=30",
+        "access_token=a2&amp;refresh_token=r2&amp;expires_in=30",
+        "access_token=a2;refresh_token=r2;expires_in=30",
+        "access_token=a2,refresh_token=r2,expires_in=30",
+        r#"{"access_token":"a2","data":{"refresh_token":"r2"}}"#,
+        r#"{"access":{"access_token":"a2"},"refresh":{"refresh_token":"r2"}}"#,
+        r#"[{"access_token":"a2"},{"refresh_token":"r2"}]"#,
+        r#"{"access_token":"access_token=a2&refresh_token=r2"}"#,
+        r#"{"access_token":"{\"access_token\":\"a2\",\"refresh_token\":\"r2\"}"}"#,
+        "{\"access_token\":\"a2\",\"refresh_token\":\"\u{feff}r2\u{200b}\"}",
+    ] {
+        assert_eq!(pair(body.as_bytes()), both, "{body}");
+    }
+    // A member of that name that is no token: the server does not rotate, and the one before stays.
+    for other in [
+        r#""_links":{"refresh_token":"https://x.example/refresh"}"#,
+        r#""refresh":{"refresh_token":"https://x.example/refresh1"}"#,
+        r#""ttl":{"refresh_token":86400}"#,
+        r#""kinds":{"refresh_token":86400}"#,
+        r#""meta":{"refresh_token":"2026-12-30"}"#,
+        r#""until":{"refresh_token":"2026-12-30"}"#,
+        r#""validation":{"refresh_token":"ok"}"#,
+        r#""scopes":{"refresh_token":true}"#,
+        r#""user":{"identities":[{"provider":"google","refresh_token":"GR1"}]}"#,
+    ] {
+        let body = format!(r#"{{"access_token":"a2","expires_in":60,{other}}}"#);
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some(("a2".to_owned(), None)),
+            "{body}"
+        );
+    }
+    let echoed = r#"{"access_token":"a2","refresh_token":"r2","state":"45123"}"#;
+    assert_eq!(pair(echoed.as_bytes()), both);
+    // It is another account's, or there are two.
+    let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
+    assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
+    for doubtful in [
+        r#"{"access_token":"a2","one":{"refresh_token":"r1"},"two":{"refresh_token":"r2"}}"#,
+        "access_token=a2%26refresh_token=r2",
+    ] {
+        assert!(is_kept_in_doubt(doubtful), "{doubtful}");
+    }
+}
+
+#[test]
+fn what_stands_for_a_token_in_a_template_or_a_refusal_is_none() {
+    for word in [
+        r#"{\"error\":\"invalid_grant\"}"#,
+        "{}",
+        "[]",
+        "{{access_token}}",
+        "${token}",
+        "%s",
+        "ACCESS_TOKEN",
+        "YOUR_ACCESS_TOKEN",
+        "https://login.example/",
+        "error=invalid_grant",
+        "error:invalid_grant",
+        "session_expired",
+        "refresh_token_expired",
+        "ERR_TOKEN_EXPIRED",
+        "login_required",
+        "Unauthorized.",
+    ] {
+        let body = format!(r#"{{"access_token":"{word}","refresh_token":"r2","expires_in":60}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    for word in [
+        "test",
+        "token",
+        "x",
+        "session",
+        "not-1",
+        "a_b_c",
+        "v^1.1#i^1",
+        "12|hKq",
+    ] {
+        let body = format!(r#"{{"access_token":"{word}","refresh_token":"r2"}}"#);
+        assert!(pair(body.as_bytes()).is_some(), "{body}");
+    }
+}
+
+#[test]
+fn a_word_for_nothing_is_no_token() {
+    for nothing in [
+        r#""null""#,
+        r#""None""#,
+        r#""undefined""#,
+        r#""false""#,
+        r#""N/A""#,
+        r#""-""#,
+        r#""0""#,
+        "0",
+        "-1",
+        r#""********""#,
+        r#""[REDACTED]""#,
+        r#""[object Object]""#,
+        r#""Array""#,
+        r#""\"\"""#,
+        r#""XXXX""#,
+        r#"" ""#,
+    ] {
+        let kept = format!(r#"{{"access_token":"a2","refresh_token":{nothing}}}"#);
+        assert_eq!(
+            pair(kept.as_bytes()),
+            Some(("a2".to_owned(), None)),
+            "{kept}"
+        );
+        let unread = format!(r#"{{"access_token":{nothing},"refresh_token":"r2"}}"#);
+        assert!(
+            pair(unread.as_bytes()).is_none() && is_kept_in_doubt(&unread),
+            "{unread}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_a_token_is_not_published_as_one() {
+    for word in [
+        "error",
+        "expired",
+        "invalid_grant",
+        "INVALID_TOKEN",
+        "The refresh token is invalid.",
+        "<html>",
+        "<redacted>",
+        "[FILTERED]",
+        "***",
+        "eyJhbGciOi...",
+        "eyJhbGciOi…",
+        "abcd***wxyz",
+        "unauthorized_client",
+    ] {
+        let word = Value::from(word);
+        let body = format!(r#"{{"access_token":{word},"expires_in":3600}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    let below = r#"{"access_token":"expired","data":{"accessToken":"a2"}}"#;
+    assert!(pair(below.as_bytes()).is_none() && is_kept_in_doubt(below));
+    // The old refresh token is spent, whatever this one is.
+    for word in ["two words", "expired", "invalid_grant", "r2...", "<b>"] {
+        let body = format!(r#"{{"access_token":"a2","refresh_token":"{word}"}}"#);
+        assert!(
+            pair(body.as_bytes()).is_none() && is_kept_in_doubt(&body),
+            "{body}"
+        );
+    }
+    for token in [
+        "1//0gabcDEF-ghi_jkl",
+        "a/b+c==",
+        "0.AXoA~5bad.AgABAAEAAAD",
+        "M.C507_BAY.0.U.-Cq!x***yZ0123456789abcdefghijklmnop$$",
+        "12|SanctumToken",
+        "eyJhbGciOiJkaXIifQ..aXY.Y3Q.dGFn",
+        "invalid_grant_9f86d081",
+        "errorless",
+    ] {
+        let body = json!({"access_token": token, "refresh_token": token}).to_string();
+        assert_eq!(
+            pair(body.as_bytes()),
+            Some((token.to_owned(), Some(token.to_owned()))),
+            "{token}"
+        );
+    }
+}
+
+#[test]
+fn wide_letters_without_a_mark_are_read_whatever_stands_in_front() {
+    let text = r#"{"user":"Иван","access_token":"a2","refresh_token":"r2"}"#;
+    let both = Some(("a2".to_owned(), Some("r2".to_owned())));
+    let wide = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let long = |bytes: fn(u32) -> [u8; 4]| {
+        text.chars()
+            .flat_map(|c| bytes(c as u32))
+            .collect::<Vec<u8>>()
+    };
+    for body in [
+        wide(u16::to_le_bytes),
+        wide(u16::to_be_bytes),
+        long(u32::to_le_bytes),
+        long(u32::to_be_bytes),
+        format!("\u{200b}\u{a0}{text}").into_bytes(),
+        format!("ï»¿{text}").into_bytes(),
+        format!("/* served by node 7 */ {text}").into_bytes(),
+    ] {
+        assert_eq!(pair(&body), both, "{}", shown(&body));
+    }
+}

@@ -1,0 +1,35 @@
+//! Asks an authorization server whose an access token is.
+//!
+//! Must not be given an address that somebody sent: its caller chooses one of the profile. Must not judge the answer.
+
+use std::time::Duration;
+
+use reqwest::header::ACCEPT;
+
+use super::authorization_server::{AuthorizationServer, read_body};
+use refreshd_http::cause;
+use refreshd_secrets::AccessToken;
+
+impl AuthorizationServer {
+    /// The status and the body of the answer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn whose(
+        &self,
+        url: &str,
+        token: &AccessToken,
+        timeout: Duration,
+    ) -> Result<(u16, Vec<u8>), String> {
+        let form = [("auth", token.expose())];
+        let request = self
+            .client
+            .post(url)
+            .form(&form)
+            .timeout(timeout)
+            .header(ACCEPT, "application/json");
+        let response = request.send().await.map_err(|error| cause(&error))?;
+        let status = response.status().as_u16();
+        Ok((status, read_body(response).await?))
+    }
+}

@@ -1,0 +1,218 @@
+//! When people are warned that a refresh token ends, and with which words.
+//!
+//! Must not compute the end: that is `refreshd_token_client::refresh_end`.
+
+use std::time::Duration;
+
+use refreshd_time::{Timestamp, human};
+use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
+
+use super::severity::Severity;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// One moment ahead of the end at which people are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshEndStep {
+    /// Its name among what was told.
+    pub key: &'static str,
+    /// How long before the end.
+    pub ahead: Duration,
+    /// At most this part of the whole life before the end, as one in so many: for lives that are shorter.
+    pub part: u32,
+    /// How loud.
+    pub severity: Severity,
+}
+
+/// A month, a week and a day ahead.
+pub const STEPS: [RefreshEndStep; 3] = [
+    RefreshEndStep {
+        key: "refresh-month",
+        ahead: DAY.saturating_mul(30),
+        part: 3,
+        severity: Severity::Warning,
+    },
+    RefreshEndStep {
+        key: "refresh-week",
+        ahead: DAY.saturating_mul(7),
+        part: 10,
+        severity: Severity::Error,
+    },
+    RefreshEndStep {
+        key: "refresh-day",
+        ahead: DAY,
+        part: 30,
+        severity: Severity::Critical,
+    },
+];
+
+/// Whether this step is one of [`STEPS`].
+#[must_use]
+pub fn is_step(key: &str) -> bool {
+    STEPS.iter().any(|step| step.key == key)
+}
+
+/// When the step is reached; `None` where renewals move the end, or none has shown whether they do.
+#[must_use]
+pub fn reached_at(end: &RefreshEnd, step: &RefreshEndStep) -> Option<Timestamp> {
+    match end.motion {
+        Motion::Unknown | Motion::Moves => None,
+        // Nothing is ahead of an end that has come: it is told once, as the mildest of them.
+        Motion::Short => (step.key == STEPS[0].key).then_some(end.since),
+        Motion::Fixed => Some(end.at - step.ahead.min(end.at.since(end.since) / step.part)),
+    }
+}
+
+/// What happens, for people.
+#[must_use]
+pub fn reason(end: &RefreshEnd, now: Timestamp) -> String {
+    let at = end.at;
+    if end.motion == Motion::Short {
+        return format!(
+            "the server says that its refresh token ends at {at}, before the next renewal may come; it is renewed as soon as may be"
+        );
+    }
+    if at <= now {
+        return format!("its refresh token ended at {at}, and renewals did not move that end");
+    }
+    format!(
+        "its refresh token ends in {} ({at}), and renewals do not move that end",
+        human(at.until(now))
+    )
+}
+
+/// What people must do; `PORTAL` may stand for the name.
+#[must_use]
+pub fn action(end: &RefreshEnd, portal: &str) -> String {
+    if end.motion == Motion::Short {
+        return format!(
+            "see which life of refresh tokens the server is set to, and whether the reply's field means that: `reply` of the \
+             provider names another; should the grant end: refreshd authorize {portal}"
+        );
+    }
+    format!(
+        "authorize again before {}: refreshd authorize {portal}",
+        end.at
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use refreshd_token_client::refresh_end::{RenewalTimes, after};
+    use refreshd_token_client::token_life::TokenLife;
+
+    use super::*;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(1_795_000_000 + secs)
+    }
+
+    fn said(secs: u64) -> TokenLife {
+        TokenLife::Said(Duration::from_secs(secs))
+    }
+
+    /// What is known after replies of these times and lives.
+    fn known(replies: &[(i64, u64)]) -> Option<RefreshEnd> {
+        let mut end = None;
+        let mut before_at = at(0);
+        for (sent, life) in replies {
+            end = after(
+                end,
+                &said(*life),
+                true,
+                RenewalTimes {
+                    before_at,
+                    sent_at: at(*sent),
+                    soonest: Duration::ZERO,
+                },
+            );
+            before_at = at(*sent);
+        }
+        end
+    }
+
+    /// The motion after replies of these times and lives, where a renewal is allowed every four seconds.
+    fn motion_of(lives: &[TokenLife]) -> Motion {
+        let mut end = None;
+        for (number, life) in (0_i64..).zip(lives) {
+            let asked = RenewalTimes {
+                before_at: at((number - 1).max(0) * 4),
+                sent_at: at(number * 4),
+                soonest: Duration::from_secs(4),
+            };
+            end = after(end, life, true, asked);
+        }
+        end.map_or(Motion::Unknown, |end| end.motion)
+    }
+
+    #[test]
+    fn an_end_that_each_renewal_moves_is_told_to_nobody() {
+        for replies in [
+            &[(0, 1800)][..],
+            &[(0, 1800), (1200, 1800)],
+            &[(0, 12), (8, 12), (16, 12), (18, 12)],
+        ] {
+            let end = known(replies).unwrap();
+            assert_eq!(
+                end.motion,
+                if replies.len() == 1 {
+                    Motion::Unknown
+                } else {
+                    Motion::Moves
+                }
+            );
+            assert!(
+                STEPS.iter().all(|step| reached_at(&end, step).is_none()),
+                "{replies:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_counted_down_is_told_a_month_a_week_and_a_day_ahead() {
+        let days = |days: u64| days * 86_400;
+        let sent = |days: i64| days * 86_400;
+        let end = known(&[
+            (0, days(365)),
+            (sent(40), days(325)),
+            (sent(80), days(285) + 1),
+        ])
+        .unwrap();
+        assert_eq!((end.motion, end.since), (Motion::Fixed, at(0)));
+        let ahead = |end: &RefreshEnd| {
+            STEPS.map(|step| end.at.since(reached_at(end, &step).unwrap()).as_secs())
+        };
+        assert_eq!(ahead(&end), [days(30), days(7), days(1)]);
+        // A life that is shorter than that is told by its parts, and never at once.
+        let short = known(&[(0, 50), (5, 45), (10, 40)]).unwrap();
+        assert_eq!(ahead(&short), [16, 5, 1]);
+    }
+
+    #[test]
+    fn an_end_that_no_renewal_can_keep_ahead_of_is_told_once() {
+        let ended = TokenLife::Ended;
+        for lives in [
+            vec![said(1)],
+            vec![said(1), said(1)],
+            vec![ended.clone()],
+            vec![ended.clone(), ended],
+            vec![said(40), said(1)],
+        ] {
+            let motion = if lives == [said(40), said(1)] {
+                Motion::Fixed
+            } else {
+                Motion::Short
+            };
+            assert_eq!(motion_of(&lives), motion, "{lives:?}");
+        }
+        assert_eq!(motion_of(&[said(1), said(40)]), Motion::Moves, "mended");
+        let short = RefreshEnd {
+            at: at(1),
+            since: at(0),
+            motion: Motion::Short,
+        };
+        let reached = STEPS.map(|step| reached_at(&short, &step));
+        assert_eq!(reached, [Some(at(0)), None, None]);
+        assert_eq!(Motion::parse(Motion::Short.as_str()), Motion::Short);
+    }
+}
