@@ -13,6 +13,7 @@
 //! | `refreshd-http` | the settings that every HTTP client here shares |
 //! | `refreshd-secrets` | secrets as types; words from outside made fit to be shown, with secrets taken out |
 //! | `refreshd-time` | timestamps, dates as servers write them, the one door to clocks and randomness |
+//! | `refreshd-fake-server` | the authorization server of `refreshd demo`, `refreshd sandbox` and the tests; it checks each request. Behind the feature `demo` |
 //!
 //! | module | responsibility | contents |
 //! |---|---|---|
@@ -21,7 +22,6 @@
 //! | [`daemon`] | runs | the scheduler, the publisher, the escalator, the alerter, the sockets. The only module that spawns tasks |
 //! | [`config`] | reads | TOML to types, with every problem at once |
 //! | [`commands`] | is the command line | one file per command; the only module that prints |
-//! | [`fake_server`] | imitates | the authorization server of `refreshd demo`, `refreshd sandbox` and the tests; it checks each request |
 //!
 //! [`daemon`] has a folder for each of its subjects:
 //!
@@ -118,4 +118,3 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod domain;
-pub mod fake_server;

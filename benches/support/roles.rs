@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use refreshd::adapters::token_files::write_whole;
-use refreshd::fake_server::{FakeServer, Rules};
+use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 use reqwest::header::ACCEPT;
 use reqwest::{Client, redirect, retry};

@@ -22,7 +22,7 @@ use crate::adapters::token_files::write_whole;
 use crate::config::{self, Environment, Loaded};
 use crate::daemon;
 use crate::domain::error_chain::error_chain;
-use crate::fake_server::{At, FakeServer, Fault, Rules};
+use refreshd_fake_server::{At, FakeServer, Fault, Rules};
 use refreshd_time::clock::{Clock, Tick};
 
 /// The shipped configuration, so that what the demo shows is what the file says.

@@ -11,6 +11,7 @@ mod client;
 mod common;
 mod completions;
 mod connect;
+#[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod forget;
@@ -22,6 +23,7 @@ mod recover;
 mod renew;
 mod run;
 mod runtime;
+#[cfg(feature = "demo")]
 mod sandbox;
 mod silence;
 mod status;
@@ -41,7 +43,7 @@ use crate::adapters::log;
 
 /// Keeps OAuth 2.0 access tokens fresh and writes them to files for other processes.
 #[derive(Debug, Parser)]
-#[command(name = "refreshd", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "refreshd", version, max_term_width = 100, after_help = examples())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,9 +51,18 @@ struct Cli {
     common: Common,
 }
 
+/// The example of the demo, where it is built in.
+const DEMO: &str = if cfg!(feature = "demo") {
+    "  refreshd demo                              renewal, escalation and recovery in two minutes\n"
+} else {
+    ""
+};
+
+fn examples() -> String {
+    format!("Examples:\n{DEMO}{EXAMPLES}")
+}
+
 const EXAMPLES: &str = "\
-Examples:
-  refreshd demo                              renewal, escalation and recovery in two minutes
   refreshd check --config refreshd.toml      find every mistake in a configuration
   refreshd authorize acme                    get a portal's first grant, in a browser
   refreshd import acme < reply.json          or import an existing grant
@@ -96,6 +107,7 @@ enum Command {
     #[command(subcommand, after_help = PROVIDER_HELP)]
     Provider(Provider),
     /// Run a demo: a fake authorization server, three portals, a failure and a recovery.
+    #[cfg(feature = "demo")]
     Demo(demo::Arguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
@@ -103,6 +115,7 @@ enum Command {
     #[command(after_help = completions::MANUAL_HELP)]
     Man,
     /// Run the fake authorization server alone, for tests.
+    #[cfg(feature = "demo")]
     #[command(hide = true)]
     Sandbox(sandbox::Arguments),
 }
@@ -196,11 +209,13 @@ pub fn main() -> Exit {
             }
             Command::Provider(Provider::List(arguments)) => provider::list(&common, &arguments),
             Command::Provider(Provider::Show(arguments)) => provider::show(&common, &arguments),
+            #[cfg(feature = "demo")]
             Command::Demo(arguments) => demo::run(&arguments).await,
             Command::Completions(arguments) => {
                 completions::completions(&arguments, &mut Cli::command())
             }
             Command::Man => completions::manual(Cli::command()),
+            #[cfg(feature = "demo")]
             Command::Sandbox(arguments) => sandbox::run(&arguments).await,
         }
     });

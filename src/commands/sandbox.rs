@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::adapters::token_files::write_whole;
-use crate::fake_server::{FakeServer, Rules};
+use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 
 /// The client that it knows.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Fault};
+use refreshd_fake_server::{At, Fault};
 use serde_json::Value;
 
 use crate::common::receivers::{Play, Receivers};

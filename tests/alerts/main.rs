@@ -11,7 +11,7 @@ mod refusals;
 use common::mailserver::{LOGIN, MailServer};
 use common::receivers::{AUTHORIZATION, ROUTING_KEY, Receivers, TOKEN};
 use common::{LIFE, Ran, Rig};
-use refreshd::fake_server::Rules;
+use refreshd_fake_server::Rules;
 use serde_json::Value;
 use std::time::Duration;
 

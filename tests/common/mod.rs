@@ -35,7 +35,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use refreshd::adapters::token_files::write_whole;
-use refreshd::fake_server::{At, FakeServer, Fault, Rules};
+use refreshd_fake_server::{At, FakeServer, Fault, Rules};
 use refreshd_time::clock::Clock;
 use serde_json::Value;
 use tempfile::TempDir;

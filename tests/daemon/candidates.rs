@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Reuse, Rules};
+use refreshd_fake_server::{Fault, Reuse, Rules};
 
 use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, eventually, is_step, says};
 

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use refreshd::adapters::sealed::seal;
-use refreshd::fake_server::{Fault, Rules};
+use refreshd_fake_server::{Fault, Rules};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde_json::Value;
 

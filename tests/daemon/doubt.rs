@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Reuse, Rules};
+use refreshd_fake_server::{Fault, Reuse, Rules};
 use serde_json::Value;
 
 use crate::common::hostile::{Hostile, Play, pass_on, reply};

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use refreshd::fake_server::Fault;
+use refreshd_fake_server::Fault;
 
 use crate::common::{Rig, SOON, always, eventually};
 

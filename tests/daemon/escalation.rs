@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::Fault;
+use refreshd_fake_server::Fault;
 
 use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Reuse, Rules};
+use refreshd_fake_server::{Fault, Reuse, Rules};
 
 use crate::common::{CLIENT_SECRET, Daemon, LIFE, Rig, SOON, always, domain, eventually};
 

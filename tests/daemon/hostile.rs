@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Reuse, Rules};
+use refreshd_fake_server::{Fault, Reuse, Rules};
 use rusqlite::Connection;
 
 use crate::common::hostile::{Asked, Hostile, Play, pass_on, reply};

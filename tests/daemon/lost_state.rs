@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd::fake_server::{Reuse, Rules};
+use refreshd_fake_server::{Reuse, Rules};
 
 use crate::common::{EVERY, Rig, SOON, always, eventually, is_step};
 

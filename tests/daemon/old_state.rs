@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use refreshd::fake_server::{Reuse, Rules};
+use refreshd_fake_server::{Reuse, Rules};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 

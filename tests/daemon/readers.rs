@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Fault, Reuse, Rules};
+use refreshd_fake_server::{At, Fault, Reuse, Rules};
 use serde_json::Value;
 
 use crate::common::{LIFE, Rig, always, domain, now_millis};

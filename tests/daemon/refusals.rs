@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Fault, Rules};
+use refreshd_fake_server::{At, Fault, Rules};
 use serde_json::Value;
 
 use crate::common::{

@@ -238,7 +238,7 @@ fn a_reload_and_an_import_leave_a_request_under_way_alone() {
     let mut rig = Rig::new(["acme", "globex"]);
     rig.grant("acme");
     rig.grant("globex");
-    let slow = refreshd::fake_server::Fault::Slow {
+    let slow = refreshd_fake_server::Fault::Slow {
         by: Duration::from_secs(2),
     };
     rig.fail("acme", slow.clone(), 1);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd::fake_server::Fault;
+use refreshd_fake_server::Fault;
 use serde_json::json;
 
 use crate::common::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Fault, Reuse, Rules};
+use refreshd_fake_server::{At, Fault, Reuse, Rules};
 use refreshd_token_client::provider::Method;
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use refreshd::fake_server::{Reuse, Rules};
+use refreshd_fake_server::{Reuse, Rules};
 
 use crate::common::receivers::{AUTHORIZATION, Receivers};
 use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Rules};
+use refreshd_fake_server::{Fault, Rules};
 use serde_json::Value;
 
 use crate::common::authorizing::{Authorizing, free_address};

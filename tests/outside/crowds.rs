@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use refreshd::fake_server::Fault;
+use refreshd_fake_server::Fault;
 use refreshd_time::clock::Clock;
 use rustix::process::{Uid, geteuid};
 use rustix::thread::set_thread_res_uid;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Rules};
+use refreshd_fake_server::{Fault, Rules};
 
 use crate::common::authorizing::Authorizing;
 use crate::common::{LIFE, Rig, SOON, eventually};

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Rules};
+use refreshd_fake_server::{Fault, Rules};
 
 use crate::calm;
 use crate::common::{Daemon, LIFE, Portal, Rig, SOON, eventually};

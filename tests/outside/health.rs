@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::Fault;
+use refreshd_fake_server::Fault;
 
 use crate::common::{Rig, SOON, always, eventually};
 use crate::{calm, fresh};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Fault, Rules};
+use refreshd_fake_server::{At, Fault, Rules};
 
 use crate::common::{Daemon, Rig, SOON, domain, eventually, says};
 use crate::{broken, calm, contains, fresh};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use refreshd::fake_server::{Fault, Reuse, Rules};
+use refreshd_fake_server::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
 use crate::common::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{Fault, Rules};
+use refreshd_fake_server::{Fault, Rules};
 use serde_json::{Value, json};
 
 use crate::common::installs::{Form, Grant, PROOF, event_of, removal_of, text, with};

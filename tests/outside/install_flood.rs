@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use refreshd::domain::verification_budget::{APP_BUDGET, KEPT_FOR_KNOWN, SENDER_BUDGET};
-use refreshd::fake_server::{FakeServer, Rules};
+use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 use tokio_util::sync::CancellationToken;
 

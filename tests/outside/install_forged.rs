@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use refreshd::fake_server::Rules;
+use refreshd_fake_server::Rules;
 
 use crate::common::installs::{Form, PROOF, encoded, event_of, form_of, removal_of, text, with};
 use crate::common::{Daemon, Rig, SOON, always, domain, eventually};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{FakeServer, Fault, Rules};
+use refreshd_fake_server::{FakeServer, Fault, Rules};
 use refreshd_time::clock::Clock;
 
 use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use common::strict::Strict;
 use common::{Daemon, Rig};
-use refreshd::fake_server::{Fault, Rules};
+use refreshd_fake_server::{Fault, Rules};
 
 /// A rig in which nothing happens by itself once a grant was renewed for the first time: tokens live an hour.
 fn calm<const N: usize>(portals: [&str; N]) -> Rig {

@@ -1,6 +1,6 @@
 //! `refreshd renew`: one, several, all; and when it does not send, or does not get.
 
-use refreshd::fake_server::At;
+use refreshd_fake_server::At;
 use serde_json::Value;
 
 use crate::common::{Ran, domain};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Rules};
+use refreshd_fake_server::{At, Rules};
 use serde_json::Value;
 
 use crate::common::{Rig, domain, eventually};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::fake_server::{At, Fault, Rules};
+use refreshd_fake_server::{At, Fault, Rules};
 
 use crate::common::{Rig, is_step};
 

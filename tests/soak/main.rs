@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::installs::encoded;
 use common::{LIFE, Rig, SOON, always, domain, eventually};
 use process::{LONGEST_STOP, Process};
-use refreshd::fake_server::{At, Fault, Reuse, Rules};
+use refreshd_fake_server::{At, Fault, Reuse, Rules};
 use refreshd_time::clock::Clock;
 
 /// 200 at the three servers together.

@@ -8,7 +8,7 @@ use crate::daemon::tests::plan::{Backup, Mishap, Stroke, Trouble};
 use crate::daemon::tests::promises;
 use crate::daemon::tests::world::{DiskIs, Network};
 use crate::daemon::tests::{MINUTE, Next, Simulation, client_of, name_of, write};
-use crate::fake_server::{At, Fault};
+use refreshd_fake_server::{At, Fault};
 
 impl Simulation {
     /// A person authorizes anew and hands the grant over.

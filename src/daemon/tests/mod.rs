@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::portal::Portal;
-use crate::fake_server::{At, Rules};
 use life::{Life, STUCK};
 use plan::{Backup, Stroke};
 use promises::Record;
+use refreshd_fake_server::{At, Rules};
 use refreshd_time::Timestamp;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use world::World;

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
 use crate::daemon::tests::world::{DiskIs, Network};
-use crate::fake_server::{Fault, Reuse, Rules, Wrap};
+use refreshd_fake_server::{Fault, Reuse, Rules, Wrap};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;

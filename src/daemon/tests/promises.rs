@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::adapters::state::ReadConnection;
 use crate::daemon::tests::world::World;
 use crate::domain::portal::{Kind, Phase, Portal};
-use crate::fake_server::{Fate, Reuse};
+use refreshd_fake_server::{Fate, Reuse};
 use refreshd_time::Timestamp;
 
 /// Server, portal and file may differ for this long: a request, its record and its publication.

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use crate::adapters::state::{Disk, DiskFuture, StateError};
-use crate::fake_server::{DeliveryFault, End, FakeServer, Rules, TokenRequest};
+use refreshd_fake_server::{DeliveryFault, End, FakeServer, Rules, TokenRequest};
 use refreshd_time::Timestamp;
 use refreshd_time::clock::{Clock, Tick, WallClock};
 use refreshd_token_client::authorization_server::{
@@ -255,7 +255,7 @@ impl World {
         };
         if whole && left && !self.fuse.is_burnt() {
             self.sandbox.finish(answer.ticket, End::Written);
-            let crate::fake_server::ReplyContent {
+            let refreshd_fake_server::ReplyContent {
                 status,
                 content_type: _,
                 body,

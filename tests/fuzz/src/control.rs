@@ -12,7 +12,7 @@ use std::time::Duration;
 use refreshd::adapters::log::LogHandle;
 use refreshd::config::{Environment, load};
 use refreshd::daemon;
-use refreshd::fake_server::{FakeServer, Rules};
+use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -321,9 +321,9 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
-    use super::super::authority_tests::{APP, Bench, refresh, renewal};
-    use super::super::{Rules, TokenRequest};
     use super::*;
+    use crate::authority_tests::{APP, Bench, refresh, renewal};
+    use crate::{Rules, TokenRequest};
     use refreshd_time::clock::Clock;
 
     #[tokio::test]

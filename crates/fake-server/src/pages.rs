@@ -59,9 +59,9 @@ fn is_host(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::authority_tests::{ACME, APP, Bench};
-    use super::super::rules::Rules;
     use super::*;
+    use crate::authority_tests::{ACME, APP, Bench};
+    use crate::rules::Rules;
 
     #[test]
     fn the_authorization_page_redirects_only_where_the_client_registered() {

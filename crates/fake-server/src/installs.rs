@@ -145,9 +145,9 @@ fn is_token(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::authority_tests::{ACME, APP, Bench};
-    use super::super::rules::Rules;
     use super::*;
+    use crate::authority_tests::{ACME, APP, Bench};
+    use crate::rules::Rules;
 
     fn asked(bench: &mut Bench, token: &str) -> (u16, Value) {
         let reply =
