@@ -10,6 +10,7 @@
 //! | crate | contents |
 //! |---|---|
 //! | `refreshd-token-client` | provider profiles, token requests, the client that sends them, the tolerant reader of token replies |
+//! | `refreshd-alerting` | findings, incidents, outboxes, channels: what people are told, behind the port `AlertingHost` |
 //! | `refreshd-http` | the settings that every HTTP client here shares |
 //! | `refreshd-secrets` | secrets as types; words from outside made fit to be shown, with secrets taken out |
 //! | `refreshd-time` | timestamps, dates as servers write them, the one door to clocks and randomness |
@@ -62,8 +63,8 @@
 //! - The escalator wakes when the next escalation step of a portal is due ([`domain::escalation::evaluate`]). Which steps were
 //!   notified is stored before they are logged.
 //! - The alerter ([`daemon::alerts`]) is level-triggered too: it collects findings (portals, conditions of this machine, failing
-//!   channels), [`domain::incidents`] groups them into incidents and decides whom to notify, and incidents and queued alerts are
-//!   stored in one transaction before anything is sent. One task per channel delivers its queue in order ([`domain::outbox`]).
+//!   channels), [`refreshd_alerting::incidents`] groups them into incidents and decides whom to notify, and incidents and queued alerts are
+//!   stored in one transaction before anything is sent. One task per channel delivers its queue in order ([`refreshd_alerting::outbox`]).
 //! - An install event (`daemon::install`) is answered at once, verified with the authorization server
 //!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. What was not verified is not stored.
 //! - Every grant is stored by one function, `daemon::grants::store::store_grant`: durable first, then published. Its callers are `authorize` (a person,
@@ -90,7 +91,7 @@
 //! # Tests
 //!
 //! Time, network, disk and notifications have one seam each ([`refreshd_time::clock::WallClock`],
-//! [`refreshd_token_client::authorization_server::Transport`], [`adapters::state::Disk`], [`adapters::channels::NotifierBackend`]). On them
+//! [`refreshd_token_client::authorization_server::Transport`], [`adapters::state::Disk`], [`refreshd_alerting::channels::NotifierBackend`]). On them
 //! the tests of [`daemon`] run the whole daemon on one thread in simulated time, and end it at any step that is visible from
 //! outside; a seed replays. The machine itself is tested with the real binary: `tests/daemon`, `tests/outside`, and `tests/rigs`
 //! for system calls, disks, clocks and systemd. The table in `README.md` gives the figures.
@@ -100,7 +101,7 @@
 //! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`execute`; tests)
 //! 2. [`domain`] is deterministic. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
 //! 3. One door each: time and randomness [`refreshd_time::clock`], files [`adapters::token_files::write_whole`], spawning
-//!    [`daemon`], other programs [`adapters::channels`]' `command`, printing `commands::terminal`, exiting `main`.
+//!    [`daemon`], other programs [`refreshd_alerting::channels`]' `command`, printing `commands::terminal`, exiting `main`.
 //!    (`clippy.toml`, `tests/tidy.rs`)
 //! 4. A task that ends unexpectedly ends the daemon with a reason; the scheduler itself feeds the watchdog. ([`daemon::run`])
 //! 5. No lock and no transaction is held across a request. (the closures of the state are not async; clippy)

@@ -17,9 +17,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::state::Census;
-use crate::domain::escalation::{OVERDUE_SHARE, Severity, overdue_at, refresh_end_of};
+use crate::domain::escalation::{OVERDUE_SHARE, overdue_at, refresh_end_of};
 use crate::domain::install::Outcome;
 use crate::domain::portal::{Kind, Portal};
+use refreshd_alerting::{DeliveryResult, Severity};
 use refreshd_time::Timestamp;
 use refreshd_token_client::provider::Class;
 
@@ -153,8 +154,11 @@ impl Metrics {
     /// Makes the counters of these channels be there, at zero.
     pub fn know_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
         for channel in channels {
-            for result in Delivered::ALL {
-                drop(self.deliveries.get_or_create(&result.labels(channel)));
+            for result in DeliveryResult::ALL {
+                drop(
+                    self.deliveries
+                        .get_or_create(&delivery_labels(channel, result)),
+                );
             }
         }
     }
@@ -185,8 +189,10 @@ impl Metrics {
     }
 
     /// Counts what became of one message to a channel.
-    pub fn delivery(&self, channel: &str, result: Delivered) {
-        self.deliveries.get_or_create(&result.labels(channel)).inc();
+    pub fn delivery(&self, channel: &str, result: DeliveryResult) {
+        self.deliveries
+            .get_or_create(&delivery_labels(channel, result))
+            .inc();
     }
 
     /// Counts one renewal; `None` is success.
@@ -246,34 +252,11 @@ impl Metrics {
     }
 }
 
-/// What became of one try to deliver an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivered {
-    /// The receiver has it.
-    Delivered,
-    /// It is tried again.
-    Failed,
-    /// The receiver does not want it.
-    Rejected,
-    /// It was out of date before it could be delivered.
-    Expired,
-}
-
-impl Delivered {
-    const ALL: [Self; 4] = [Self::Delivered, Self::Failed, Self::Rejected, Self::Expired];
-
-    fn labels(self, channel: &str) -> Vec<(&'static str, String)> {
-        let result = match self {
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-        };
-        vec![
-            ("channel", channel.to_owned()),
-            ("result", result.to_owned()),
-        ]
-    }
+fn delivery_labels(channel: &str, result: DeliveryResult) -> Vec<(&'static str, String)> {
+    vec![
+        ("channel", channel.to_owned()),
+        ("result", result.as_str().to_owned()),
+    ]
 }
 
 fn of_install(app: &str, outcome: Outcome) -> Vec<(&'static str, String)> {

@@ -1,6 +1,5 @@
 //! One outside thing each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
-pub mod channels;
 pub mod directory;
 pub mod generations;
 pub mod log;

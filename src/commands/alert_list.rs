@@ -8,7 +8,7 @@ use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
 use crate::daemon::alerts::alert_views::{AlertsView, ChannelView, IncidentView};
-use crate::domain::escalation::Severity;
+use refreshd_alerting::Severity;
 
 #[derive(Debug, Args)]
 #[command(

@@ -8,10 +8,10 @@ use super::common::Common;
 use super::connect::{daemon, load};
 use super::exit::{CommandError, Exit};
 use super::terminal;
-use crate::adapters::channels::Notifier;
 use crate::adapters::log;
-use crate::daemon::alerts::channel_test::{TestResult, test};
 use crate::domain::error_chain::error_chain;
+use refreshd_alerting::channel_test::{TestResult, test};
+use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 
 #[derive(Debug, Args)]

@@ -15,9 +15,9 @@ use crate::daemon::ErrorCode;
 use crate::daemon::InProcess;
 use crate::daemon::KeptReplyView;
 use crate::daemon::alerts::alert_views::AlertsView;
-use crate::daemon::alerts::channel_test::TestResult;
 use crate::daemon::grants::disputes::DisputeView;
 use crate::daemon::grants::portal_view::PortalView;
+use refreshd_alerting::channel_test::TestResult;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::introspection::Introspection;
 

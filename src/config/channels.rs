@@ -12,7 +12,7 @@ use super::secrets::{AUTHORIZATION, BOT_TOKEN, PASSWORD, ROUTING_KEY, Reported, 
 use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{choice, duration, plain_name};
-use crate::domain::channel::{Channel, ChannelConfig};
+use refreshd_alerting::channel::{Channel, ChannelConfig};
 
 /// Reads what is at the other end.
 type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> Result<ChannelConfig, Reported>;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::secrets::SecretSource;
 use crate::domain::budget::Limits;
-use crate::domain::channel::Channel;
 use crate::domain::completeness::Included;
 use crate::domain::escalation::Step;
 use crate::domain::install::{InstallRule, InstallTerms};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::settings::Settings;
+use refreshd_alerting::channel::Channel;
 use refreshd_secrets::{ClientSecret, Fingerprint};
 use refreshd_token_client::provider::{DOMAIN, Profile, at_domain};
 use refreshd_token_client::request::RequestBuilder;

@@ -9,7 +9,8 @@ use super::problem::{did_you_mean, shown};
 use super::source::Diagnostics;
 use super::table::{Table, TextValue};
 use super::values::{choice, percent, span};
-use crate::domain::escalation::{Severity, Step, Threshold, Trigger, default_ladder};
+use crate::domain::escalation::{Step, Threshold, Trigger, default_ladder};
+use refreshd_alerting::Severity;
 
 /// What stands in place of an overdue step's `share`.
 const DEFAULT_SHARE: &str = "30%";

@@ -7,7 +7,7 @@ use super::secrets::{PASSWORD, Reported};
 use super::source::Diagnostics;
 use super::table::{Table, TextValue};
 use super::values::{choice, is_loopback_host};
-use crate::domain::channel::{MailConfig, MailTls};
+use refreshd_alerting::channel::{MailConfig, MailTls};
 
 /// The port whose protection is TLS from the first byte (RFC 8314).
 const IMPLICIT: u16 = 465;

@@ -15,7 +15,7 @@ use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, check_url, duration, is_loopback};
 use super::{mail, webhook_template};
-use crate::domain::channel::ChannelConfig;
+use refreshd_alerting::channel::ChannelConfig;
 use refreshd_secrets::ChannelSecret;
 
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";

@@ -11,7 +11,7 @@ use super::regular_file;
 use super::secrets::Reported;
 use super::source::Diagnostics;
 use super::table::Table;
-use crate::domain::template::{NAMES, Template, WebhookTemplateError};
+use refreshd_alerting::template::{NAMES, Template, WebhookTemplateError};
 
 /// No template is larger.
 const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;

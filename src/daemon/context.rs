@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use crate::adapters::channels::Notifier;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::State;
 use crate::config::Config;
-use crate::daemon::alerts::{Conditions, Outboxes};
+use crate::daemon::alerts::Conditions;
 use crate::daemon::grants::pending_authorizations::Authorizations;
 use crate::daemon::health::Health;
 use crate::daemon::install::Refusals;
@@ -20,6 +19,8 @@ use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::waiters::{RenewalReport, Waiters};
 use crate::domain::candidate::ImportResult;
 use crate::domain::name::PortalName;
+use refreshd_alerting::Outboxes;
+use refreshd_alerting::channels::Notifier;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;

@@ -215,7 +215,7 @@ async fn loops(
     ));
     tasks.spawn(named(
         "the alerter",
-        alerts::run(Arc::clone(shared), stop.clone()),
+        refreshd_alerting::alerter::run(Arc::clone(shared), stop.clone()),
     ));
     let house = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
     tasks.spawn(named("the housekeeping", house));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use refreshd_time::{Timestamp, human};
 use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
 
-use super::severity::Severity;
+use refreshd_alerting::Severity;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

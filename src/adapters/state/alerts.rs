@@ -10,49 +10,11 @@ use super::error::StateError;
 use super::handle::State;
 use super::listing;
 use super::rows::to_json;
-use crate::domain::incidents::Incident;
 use crate::domain::name::PortalName;
-use crate::domain::outbox::QueuedAlert;
 use crate::domain::portal::Portal;
+use refreshd_alerting::outbox::QueuedAlert;
+use refreshd_alerting::{AlertChanges, StoredAlerts};
 use refreshd_time::Timestamp;
-
-/// What the state knows of alerts, for a start.
-#[derive(Debug, Default)]
-pub struct StoredAlerts {
-    /// All incidents, also those that are over and may come back.
-    pub incidents: Vec<Incident>,
-    /// What waits, in order.
-    pub queued_alerts: Vec<QueuedAlert>,
-    /// Rows that could not be understood.
-    pub unreadable: usize,
-}
-
-/// What changes, all of it or nothing.
-#[derive(Debug, Default, Clone)]
-pub struct AlertChanges {
-    /// Incidents, new or changed.
-    pub incidents: Vec<Incident>,
-    /// Incidents that are long over, by their keys.
-    pub forgotten: Vec<String>,
-    /// What waits from now on.
-    pub queued_alerts: Vec<QueuedAlert>,
-    /// Alerts that are done with.
-    pub done: Vec<i64>,
-}
-
-impl AlertChanges {
-    /// Whether there is anything to write.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let Self {
-            incidents,
-            forgotten,
-            queued_alerts,
-            done,
-        } = self;
-        incidents.is_empty() && forgotten.is_empty() && queued_alerts.is_empty() && done.is_empty()
-    }
-}
 
 impl State {
     /// Everything about alerts.

@@ -40,7 +40,6 @@ mod unread;
 mod wal_reservation;
 mod worker;
 
-pub use alerts::{AlertChanges, StoredAlerts};
 pub use app_fingerprint::AppFingerprint;
 pub use candidates::{
     Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate,

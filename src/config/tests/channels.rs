@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
 use crate::config::AlertsConfig;
-use crate::domain::channel::{Channel, ChannelConfig, MailConfig, MailTls};
+use refreshd_alerting::channel::{Channel, ChannelConfig, MailConfig, MailTls};
 
 fn channel(keys: &str) -> Channel {
     let mut channels = loaded(&format!("{ACME}[channels.a]\n{keys}"))

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::{ACME, Rig, loaded};
 use crate::config::{Loaded, Paths, load_paths};
-use crate::domain::escalation::{Severity, Threshold, Trigger, default_ladder};
+use crate::domain::escalation::{Threshold, Trigger, default_ladder};
 use crate::domain::settings::RenewSetting;
+use refreshd_alerting::Severity;
 use refreshd_token_client::provider::{Class, ClientAuthentication, Method, Replay};
 use refreshd_token_client::renew_every::RenewEvery;
 

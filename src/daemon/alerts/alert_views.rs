@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::adapters::state::StateError;
-use crate::daemon::alerts::AlertCommand;
 pub use crate::daemon::alerts::collect::EVERYTHING;
 use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::find;
-use crate::domain::escalation::Severity;
-use crate::domain::incidents::{Incident, Stage};
-use crate::domain::message::MessageSubject;
+use refreshd_alerting::AlertCommand;
+use refreshd_alerting::Severity;
+use refreshd_alerting::incidents::{Incident, Stage};
+use refreshd_alerting::message::MessageSubject;
 
 /// Alerts as `GET /v1/alerts` shows them. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ pub async fn report(shared: &Context) -> Result<AlertsView, StateError> {
     let now = shared.clock.now();
     let silences = shared.state.silences().await?;
     let silences = silences.into_iter().filter(|(_, until)| *until > now);
-    let channel = |channel: &crate::domain::channel::Channel| {
+    let channel = |channel: &refreshd_alerting::channel::Channel| {
         let outbox = shared.outboxes.outbox(&channel.name);
         let queue = outbox.queue();
         ChannelView {

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 
 use crate::adapters::state::StateError;
 use crate::config::Config;
+use crate::daemon::alerts::conditions::ReadBy;
 use crate::daemon::context::Context;
-use crate::domain::escalation::Severity;
-use crate::domain::incidents::finding::{
+use crate::domain::error_chain::error_chain;
+use crate::domain::finding::{
     FindingContext, blank, is_newcomer, is_refresh_end, of_newcomer, of_portal, of_refresh_end,
 };
-use crate::domain::incidents::reconcile::Incidents;
-use crate::domain::incidents::{AlertRules, Finding, ReachedStep, Reconciled, Reconciler};
-use crate::domain::message::MessageSubject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
+use refreshd_alerting::Collected;
+use refreshd_alerting::Severity;
+use refreshd_alerting::incidents::reconcile::Incidents;
+use refreshd_alerting::incidents::{AlertRules, Finding, ReachedStep, Reconciler};
+use refreshd_alerting::message::MessageSubject;
 use refreshd_time::Timestamp;
 
 /// Portals read at a time.
@@ -22,25 +25,15 @@ const PAGE: usize = 500;
 /// Stands for everything in the list of silences.
 pub const EVERYTHING: &str = "*";
 
-/// What a look came to.
-pub struct Collected {
-    /// What is to be done.
-    pub decision: Reconciled,
-    /// When the next silence ends.
-    pub silent_until: Option<Timestamp>,
-    /// Why the state could not be read; nothing is taken for over then.
-    pub failure: Option<StateError>,
-}
-
 /// Looks.
 pub async fn collect(
     shared: &Context,
     config: &Config,
     incidents: &Incidents,
-    terms: &AlertRules,
+    rules: &AlertRules,
 ) -> Collected {
-    let now = terms.now;
-    let mut survey = Reconciler::new(incidents, terms.fold, now);
+    let now = rules.now;
+    let mut survey = Reconciler::new(incidents, rules.group_threshold, now);
     let (silences, mut failure) = match shared.state.silences().await {
         Ok(silences) => (silences, None),
         Err(error) => (BTreeMap::new(), Some(error)),
@@ -89,11 +82,14 @@ pub async fn collect(
             }
         }
     }
-    let decision = survey.decide(terms, &endings);
+    let decision = survey.decide(rules, &endings);
+    shared
+        .conditions
+        .reads(ReadBy::Alerter, failure.as_ref().map_or(Ok(()), Err));
     Collected {
         decision,
         silent_until: silences.into_values().min(),
-        failure,
+        failure: failure.map(|error| error_chain(&error)),
     }
 }
 
@@ -132,7 +128,7 @@ async fn portals(
 
 /// Channels that deliver nothing.
 fn channels(shared: &Context, config: &Config, now: Timestamp) -> Vec<Finding> {
-    let broken = |channel: &crate::domain::channel::Channel| {
+    let broken = |channel: &refreshd_alerting::channel::Channel| {
         let name = &channel.name;
         let failing = shared.outboxes.outbox(name).queue().broken(now)?.clone();
         Some(Finding {

@@ -11,10 +11,11 @@ use tokio::sync::Notify;
 use crate::adapters::state::StateError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::domain::error_chain::error_chain;
-use crate::domain::escalation::{EscalationNotice, Severity, Step};
-use crate::domain::incidents::Finding;
-use crate::domain::incidents::finding::{beyond, blank, daemon_group};
+use crate::domain::escalation::{EscalationNotice, Step};
+use crate::domain::finding::{beyond, blank, daemon_group};
 use crate::domain::name::PortalName;
+use refreshd_alerting::Severity;
+use refreshd_alerting::incidents::Finding;
 use refreshd_time::Timestamp;
 
 /// Endings that are remembered: of more, as after an hour without a token directory, the rest ends without a reason.

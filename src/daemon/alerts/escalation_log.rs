@@ -3,8 +3,9 @@
 //! Must not decide what is said: `domain::escalation` does. What is said here was made durable before.
 
 use crate::adapters::log::{CRITICAL, ESCALATION};
-use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::escalation::EscalationNotice;
 use crate::domain::name::PortalName;
+use refreshd_alerting::Severity;
 use refreshd_time::human;
 
 /// What an escalation is about.

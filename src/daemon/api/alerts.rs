@@ -12,11 +12,12 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::daemon::alerts::{alert_views, channel_test};
+use crate::daemon::alerts::alert_views;
 use crate::daemon::api::control::Control;
 use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::error::OperationError;
+use refreshd_alerting::channel_test;
 
 /// Nobody can mean to silence alerts for longer.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30 * 86_400);

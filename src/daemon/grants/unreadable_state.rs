@@ -2,8 +2,9 @@
 
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::grants::portal_view::action_for;
-use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::escalation::EscalationNotice;
 use crate::domain::portal::Portal;
+use refreshd_alerting::Severity;
 
 /// Says which portal it is, and what to do.
 pub fn say_unreadable(portal: &Portal) {

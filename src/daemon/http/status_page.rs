@@ -6,8 +6,8 @@ use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::alert_views::{IncidentView, open};
 use crate::daemon::context::Context;
 use crate::daemon::grants::portal_view::{self, PortalView};
-use crate::domain::escalation::Severity;
 use crate::domain::portal::Kind;
+use refreshd_alerting::Severity;
 use refreshd_time::human;
 
 /// Portals listed at most; the rest is in `refreshd status`.

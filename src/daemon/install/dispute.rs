@@ -12,10 +12,11 @@ use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::install::worker::{EventResult, Worker};
 use crate::domain::dispute::{Dispute, concerns_a_person};
 use crate::domain::error_chain::error_chain;
-use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::escalation::EscalationNotice;
 use crate::domain::install::{EventKind, Outcome};
 use crate::domain::name::PortalName;
 use crate::domain::token_owner::{admin_url, read_is_admin};
+use refreshd_alerting::Severity;
 use refreshd_secrets::AccessToken;
 
 /// How long a portal has to say whether a user is an administrator.

@@ -29,7 +29,7 @@ use crate::domain::candidate::{
     self, CandidateVerdict, ImportResult, Origin, TokenPair, superseded_hint,
 };
 use crate::domain::error_chain::error_chain;
-use crate::domain::escalation::{EscalationNotice, Severity, resolved};
+use crate::domain::escalation::{EscalationNotice, resolved};
 use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
@@ -37,6 +37,7 @@ use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal};
 use crate::domain::renewal::{
     AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
 };
+use refreshd_alerting::Severity;
 use refreshd_secrets::{Fingerprint, RefreshToken};
 use refreshd_time::Timestamp;
 use refreshd_time::clock::MAX_SLEEP;

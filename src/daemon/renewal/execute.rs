@@ -20,7 +20,7 @@ use crate::daemon::renewal::unreadable_reply::{self, KeptPair};
 use crate::daemon::waiters::RenewalReport;
 use crate::domain::client::{ClientAnswer, ClientDecision};
 use crate::domain::escalation::{
-    EscalationNotice, Evaluation, Severity, evaluate, refresh_end_of, reset_notified, resolved,
+    EscalationNotice, Evaluation, evaluate, refresh_end_of, reset_notified, resolved,
     still_notified,
 };
 use crate::domain::hint::HintContext;
@@ -30,6 +30,7 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal};
 use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome};
 use crate::domain::settings::Settings;
+use refreshd_alerting::Severity;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
 use refreshd_token_client::authorization_server::TokenResponse;

@@ -12,8 +12,9 @@ use crate::adapters::token_files::FileError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::domain::error_chain::error_chain;
-use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::escalation::EscalationNotice;
 use crate::domain::name::PortalName;
+use refreshd_alerting::Severity;
 use refreshd_time::clock::{Clock, Tick};
 
 /// Between two lines about one cause.

@@ -7,7 +7,8 @@ use crate::daemon::alerts::Condition;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
-use crate::domain::escalation::{EscalationNotice, Severity};
+use crate::domain::escalation::EscalationNotice;
+use refreshd_alerting::Severity;
 
 /// Something was written. Where no start would find it, that is no sign of health.
 pub fn write_succeeded(shared: &Context) {

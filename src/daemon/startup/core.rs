@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::adapters::channels::Notifier;
 use crate::adapters::directory::Trust;
 use crate::adapters::generations::Generations;
 use crate::adapters::metrics::Metrics;
@@ -34,6 +33,7 @@ use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
+use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::adapters::channels::Notifier;
 use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{SnapshotOutcome, State, StateError, take_snapshot};
@@ -22,6 +21,7 @@ use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::startup::metadata_discovery::recall;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
+use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::channels::Notifier;
 use crate::adapters::log::LogHandle;
 use crate::config::{self, Environment};
 use crate::daemon::STOP_GRACE;
@@ -24,6 +23,7 @@ use crate::daemon::startup::reload::Reloader;
 use crate::daemon::tests::mail::Postman;
 use crate::daemon::tests::world::{Wire, World};
 use crate::domain::error_chain::error_chain;
+use refreshd_alerting::channels::Notifier;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 
 /// The real one does this oftener, which costs more than it would show.

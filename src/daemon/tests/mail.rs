@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::adapters::channels::NotifierBackend;
 use crate::daemon::tests::world::World;
-use crate::domain::channel::Delivery;
-use crate::domain::incidents::Stage;
-use crate::domain::message::{Event, Message, MessageSubject};
 use crate::domain::portal::{Kind, Portal};
+use refreshd_alerting::channel::Delivery;
+use refreshd_alerting::channels::NotifierBackend;
+use refreshd_alerting::incidents::Stage;
+use refreshd_alerting::message::{Event, Message, MessageSubject};
 use refreshd_time::Timestamp;
 
 /// The channel that is away now and then, and one that never is.
@@ -245,7 +245,7 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
             .collect()
     };
     for body in texts("SELECT body FROM incident").map_err(|error| error.to_string())? {
-        let incident: crate::domain::incidents::Incident =
+        let incident: refreshd_alerting::incidents::Incident =
             serde_json::from_str(&body).map_err(|error| error.to_string())?;
         if !matches!(incident.stage, Stage::Over { .. }) {
             return Err(format!("an incident is open at the end: {incident:?}"));

@@ -1,10 +1,11 @@
 //! What people were told and are still to be told, over a restart, all of it or nothing.
 
 use super::*;
-use crate::domain::escalation::Severity;
-use crate::domain::incidents::{Incident, MessageContext, ReachedStep};
-use crate::domain::message::{Message, MessageSubject};
-use crate::domain::outbox::QueuedAlert;
+use refreshd_alerting::AlertChanges;
+use refreshd_alerting::Severity;
+use refreshd_alerting::incidents::{Incident, MessageContext, ReachedStep};
+use refreshd_alerting::message::{Message, MessageSubject};
+use refreshd_alerting::outbox::QueuedAlert;
 
 fn incident(key: &str, secs: i64) -> Incident {
     let view = MessageContext {
@@ -22,7 +23,7 @@ fn incident(key: &str, secs: i64) -> Incident {
         portals: vec!["acme".into()],
         count: 1,
         few: false,
-        lifetime: crate::domain::incidents::finding::DEFAULT_LIFETIME,
+        lifetime: refreshd_alerting::incidents::finding::DEFAULT_LIFETIME,
     };
     let mut incident = Incident::new(&view, at(secs));
     incident

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 
 use super::message::{Event, Message, MessageSubject};
-use super::severity::Severity;
+use crate::Severity;
 use refreshd_time::Timestamp;
 
 /// No body is longer, in bytes.

@@ -4,7 +4,7 @@ use reqwest::Method;
 
 use super::http_sender::{ChannelRequest, HttpSender, address, below};
 use super::text_limits::{fit, utf16};
-use crate::domain::channel::{Delivery, HeartbeatState};
+use crate::channel::{Delivery, HeartbeatState};
 use refreshd_secrets::ChannelSecret;
 use refreshd_time::Timestamp;
 

@@ -1,11 +1,11 @@
-//! What people are told of an outage, minute by minute: each thing once, many things folded, and the end.
+//! What people are told of an outage, minute by minute: each thing once, many things grouped, and the end.
 
 use std::collections::BTreeMap;
 
 use super::finding::DEFAULT_LIFETIME;
 use super::reconcile::Incidents;
 use super::*;
-use crate::domain::message::MessageSubject;
+use crate::message::MessageSubject;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3600;
@@ -91,7 +91,7 @@ impl Watch {
         let channels = vec!["ops".to_owned(), "pager".to_owned()];
         let decision = survey.decide(
             &AlertRules {
-                fold: 10,
+                group_threshold: 10,
                 channels,
                 now: at(seconds),
             },

@@ -1,6 +1,6 @@
 //! Incidents: one open problem each, of a portal, an app, an authorization server or the daemon, with its whole life.
 //!
-//! Level-triggered. [`finding`] says what is wrong with a portal now, [`reconcile`] gathers all that is wrong and folds what
+//! Level-triggered. [`finding`] says what is wrong with a portal now, [`reconcile`] gathers all that is wrong and groups what
 //! has one cause, and [`Incident::update`] and [`Incident::close`] decide what people are told of it. So whatever happens in
 //! between, a crash or a restart, the next look finds what has not been told yet, and tells it once. Must not read a
 //! clock, nor send.
@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Event, Message};
-use super::severity::Severity;
+use crate::Severity;
 pub use finding::{Finding, GroupKey, ReachedStep};
 pub use message_context::MessageContext;
 pub use reconcile::{AlertRules, Reconciled, Reconciler};
@@ -218,7 +218,7 @@ impl Incident {
 
     /// From when on the few portals that are left are told of one by one: an outage that ends is over for them too by then.
     #[must_use]
-    pub fn unfolds_at(&self) -> Option<Timestamp> {
+    pub fn splits_at(&self) -> Option<Timestamp> {
         self.few_since
             .map(|since| since + (self.lifetime / FLAP_HOLD).min(LONGEST_HOLD))
     }
@@ -231,7 +231,7 @@ impl Incident {
             Stage::Back { hold_until } => Some(hold_until),
             Stage::Acknowledged | Stage::Over { .. } => None,
         };
-        [at, self.unfolds_at()].into_iter().flatten().min()
+        [at, self.splits_at()].into_iter().flatten().min()
     }
 
     /// Whether it has been over for so long that its return would be another problem.

@@ -3,15 +3,11 @@
 use futures_util::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::channels::Notifier;
-use crate::config::Config;
-use crate::daemon::context::Context;
-use crate::domain::channel::{Channel, Delivery};
-use crate::domain::message::Message;
+use crate::channel::{Channel, Delivery};
+use crate::channels::Notifier;
+use crate::message::Message;
 use refreshd_time::Timestamp;
 
-/// When the channels were tested last.
-const SELF_TEST: &str = "self-test";
 /// Channels tested at a time.
 const AT_ONCE: usize = 8;
 
@@ -34,25 +30,6 @@ impl TestResult {
     pub fn is_delivered(&self) -> bool {
         self.result == "delivered"
     }
-}
-
-/// The channels that are to be tested now, if the configuration wants that now and then: whether they work is known
-/// before they must.
-pub(crate) async fn due(shared: &Context, config: &Config, now: Timestamp) -> Vec<String> {
-    let Some(every) = config.alerts.self_test else {
-        return Vec::new();
-    };
-    match shared.state.marked(SELF_TEST).await {
-        Ok(Some(last)) if last <= now && now.since(last) < every => return Vec::new(),
-        Ok(_) => {}
-        Err(_) => return Vec::new(),
-    }
-    // Marked first: without the mark it would be done again at each look.
-    if shared.state.mark(SELF_TEST, now).await.is_err() {
-        return Vec::new();
-    }
-    tracing::info!("testing every alert channel, as [alerts] self_test says");
-    config.incident_channels()
 }
 
 /// No channel has that name.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::http_sender::{ChannelResponse, HttpSender, address, below};
 use super::sender::Sender;
 use super::text_limits::{escape, escaped, fit};
-use crate::domain::channel::Delivery;
-use crate::domain::message::Message;
+use crate::channel::Delivery;
+use crate::message::Message;
 use refreshd_secrets::ChannelSecret;
 
 /// The longest text is 4096 characters; of the escaped one less is given to be sure.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Url};
 
-use crate::domain::channel::Delivery;
+use crate::channel::Delivery;
 use refreshd_http::{TlsError, cause, client, retry_after, tls};
 use refreshd_secrets::ChannelSecret;
 use refreshd_secrets::mask::mask_answer;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::severity::Severity;
+use crate::Severity;
 use refreshd_time::{Timestamp, human};
 
 /// What an incident is about.

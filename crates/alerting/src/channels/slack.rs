@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::http_sender::{ChannelResponse, HttpSender, address};
 use super::sender::Sender;
 use super::text_limits::{escape, escaped, fit};
-use crate::domain::channel::Delivery;
-use crate::domain::message::Message;
+use crate::channel::Delivery;
+use crate::message::Message;
 use refreshd_secrets::ChannelSecret;
 
 /// The longest text of a header block, and of a section.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::finding::ReachedStep;
-use crate::domain::message::{Event, Message, MessageSubject};
-use crate::domain::severity::Severity;
+use crate::Severity;
+use crate::message::{Event, Message, MessageSubject};
 use refreshd_time::Timestamp;
 
-/// What is wrong now, as one incident tells it: of one trouble, or of several that are folded.
+/// What is wrong now, as one incident tells it: of one trouble, or of several that are grouped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageContext {
     /// The incident's.
@@ -28,7 +28,7 @@ pub struct MessageContext {
     pub portals: Vec<String>,
     /// How many portals there are.
     pub count: u64,
-    /// Whether they are too few to be folded anew.
+    /// Whether they are too few to be grouped anew.
     pub few: bool,
     /// How long the tokens live.
     pub lifetime: Duration,

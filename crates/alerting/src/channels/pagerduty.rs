@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::http_sender::{ChannelResponse, HttpSender, address};
 use super::sender::Sender;
 use super::text_limits::{details, fit, utf16};
-use crate::domain::channel::Delivery;
-use crate::domain::escalation::Severity;
-use crate::domain::message::{Event, Message};
+use crate::Severity;
+use crate::channel::Delivery;
+use crate::message::{Event, Message};
 use refreshd_secrets::ChannelSecret;
 
 /// The longest summary, in characters.

@@ -14,8 +14,8 @@ use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use super::http_sender::failed;
 use super::sender::Sender;
 use super::text_limits::{fit, line, utf16};
-use crate::domain::channel::{Delivery, MailConfig, MailTls};
-use crate::domain::message::Message;
+use crate::channel::{Delivery, MailConfig, MailTls};
+use crate::message::Message;
 use refreshd_secrets::Fingerprint;
 use refreshd_secrets::mask::mask;
 

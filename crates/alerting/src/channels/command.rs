@@ -19,8 +19,8 @@ use tokio::process::{Child, Command};
 use super::http_sender::failed;
 use super::sender::Sender;
 use super::text_limits::{details, fit, line, utf16};
-use crate::domain::channel::Delivery;
-use crate::domain::message::{Message, MessageSubject};
+use crate::channel::Delivery;
+use crate::message::{Message, MessageSubject};
 use refreshd_secrets::mask::mask;
 use refreshd_time::clock::Clock;
 

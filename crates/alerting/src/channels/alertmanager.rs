@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::http_sender::{ChannelRequest, HttpSender, address, below};
 use super::sender::{HOLDS, Sender};
-use crate::domain::channel::Delivery;
-use crate::domain::escalation::Severity;
-use crate::domain::message::{Event, Message};
+use crate::Severity;
+use crate::channel::Delivery;
+use crate::message::{Event, Message};
 use refreshd_secrets::ChannelSecret;
 use refreshd_time::Timestamp;
 

@@ -1,13 +1,13 @@
-//! All that is wrong, gathered in one look: what has one cause is folded, and each incident meets what it is about.
+//! All that is wrong, gathered in one look: what has one cause is grouped, and each incident meets what it is about.
 //!
-//! Memory does not grow with the number of troubled portals: of those that are folded a few are kept by name. Must not
+//! Memory does not grow with the number of troubled portals: of those that are grouped a few are kept by name. Must not
 //! know where troubles come from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, GroupKey, ReachedStep};
 use super::{Incident, MessageContext, Notification};
-use crate::domain::message::MessageSubject;
+use crate::message::MessageSubject;
 use refreshd_time::Timestamp;
 
 /// Portals that a message names.
@@ -20,7 +20,7 @@ pub type Incidents = BTreeMap<String, Incident>;
 #[derive(Clone, Debug)]
 pub struct AlertRules {
     /// So many troubles with one cause are one incident.
-    pub fold: usize,
+    pub group_threshold: usize,
     /// The channels that hear of incidents.
     pub channels: Vec<String>,
     /// Now.
@@ -30,7 +30,7 @@ pub struct AlertRules {
 /// Gathers troubles, as many as there are.
 pub struct Reconciler<'a> {
     incidents: &'a Incidents,
-    fold: usize,
+    group_threshold: usize,
     now: Timestamp,
     groups: BTreeMap<GroupKey, FindingGroup>,
     alone: Vec<Finding>,
@@ -66,10 +66,10 @@ pub struct Reconciled {
 impl<'a> Reconciler<'a> {
     /// Nothing is known to be wrong yet.
     #[must_use]
-    pub fn new(incidents: &'a Incidents, fold: usize, now: Timestamp) -> Self {
+    pub fn new(incidents: &'a Incidents, group_threshold: usize, now: Timestamp) -> Self {
         Self {
             incidents,
-            fold,
+            group_threshold,
             now,
             groups: BTreeMap::new(),
             alone: Vec::new(),
@@ -102,7 +102,7 @@ impl<'a> Reconciler<'a> {
         let Some(group) = &trouble.group else {
             return self.alone.push(trouble);
         };
-        let kept = NAMED.max(self.fold);
+        let kept = NAMED.max(self.group_threshold);
         self.groups
             .entry(group.clone())
             .or_default()
@@ -131,7 +131,7 @@ impl<'a> Reconciler<'a> {
         self.moved.get(key).map(String::as_str)
     }
 
-    /// How many troubles there are with the cause that this incident folds.
+    /// How many troubles there are with the cause that this incident groups.
     #[must_use]
     pub fn left(&self, key: &str) -> u64 {
         self.groups
@@ -202,28 +202,28 @@ impl<'a> Reconciler<'a> {
         self.incidents.get(key).is_some_and(Incident::is_open)
     }
 
-    /// Many with one cause are one; few are themselves. One that is folded already stays so until half as many are left, and
+    /// Many with one cause are one; few are themselves. One that is grouped already stays so until half as many are left, and
     /// for some time then.
-    fn is_folded(&self, group: &GroupKey, gathered: &FindingGroup) -> bool {
-        if group.always || gathered.count >= self.fold as u64 {
+    fn is_grouped(&self, group: &GroupKey, gathered: &FindingGroup) -> bool {
+        if group.always || gathered.count >= self.group_threshold as u64 {
             return true;
         }
         let open = self
             .incidents
             .get(&group.key)
             .filter(|incident| incident.is_open());
-        let lasts = |incident: &Incident| incident.unfolds_at().is_none_or(|at| at > self.now);
+        let lasts = |incident: &Incident| incident.splits_at().is_none_or(|at| at > self.now);
         open.is_some_and(|incident| !self.is_few(group, gathered) || lasts(incident))
     }
 
     fn is_few(&self, group: &GroupKey, gathered: &FindingGroup) -> bool {
-        !group.always && gathered.count < self.fold.div_ceil(2) as u64
+        !group.always && gathered.count < self.group_threshold.div_ceil(2) as u64
     }
 
     fn views(&self) -> Vec<MessageContext> {
         let mut views: Vec<_> = self.alone.iter().map(alone).collect();
         for (group, gathered) in &self.groups {
-            if self.is_folded(group, gathered) {
+            if self.is_grouped(group, gathered) {
                 views.extend(gathered.view(group, self.is_few(group, gathered)));
             } else {
                 views.extend(gathered.kept.iter().map(alone));

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::domain::escalation::Severity;
-use crate::domain::incidents::Incident;
-use crate::domain::outbox::{AlertQueue, QueuedAlert};
+use crate::Severity;
+use crate::incidents::Incident;
+use crate::outbox::{AlertQueue, QueuedAlert};
 use refreshd_time::Timestamp;
 
 /// Orders that may wait.

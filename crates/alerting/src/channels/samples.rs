@@ -2,8 +2,8 @@
 #![cfg(test)]
 
 use super::sender::Sender;
-use crate::domain::escalation::Severity;
-use crate::domain::message::{Event, Message, MessageSubject};
+use crate::Severity;
+use crate::message::{Event, Message, MessageSubject};
 use refreshd_time::Timestamp;
 
 pub(super) fn at(minutes: i64) -> Timestamp {

@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::metrics::Delivered;
-use crate::adapters::state::AlertChanges;
-use crate::config::Config;
-use crate::daemon::alerts::bounded_delivery::{count, limited};
-use crate::daemon::alerts::heartbeat;
-use crate::daemon::alerts::outboxes::Outbox;
-use crate::daemon::context::Context;
-use crate::domain::channel::{Channel, ChannelConfig, Delivery};
-use crate::domain::incidents::{Incident, Stage};
-use crate::domain::message::{Event, Message};
-use crate::domain::outbox::{DeliveryEnd, QueuedAlert};
+use crate::bounded_delivery::{count, limited};
+use crate::channel::{Channel, ChannelConfig, Delivery};
+use crate::heartbeat;
+use crate::host::{AlertChanges, AlertingHost, DeliveryResult};
+use crate::incidents::{Incident, Stage};
+use crate::message::{Event, Message};
+use crate::outbox::{DeliveryEnd, QueuedAlert};
+use crate::outboxes::Outbox;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::MAX_SLEEP;
 
@@ -32,43 +29,43 @@ const RESEND_RESOLVED: Duration = Duration::from_secs(300);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves a channel until `stop`, or until the configuration does not name it any more. Returns its name.
-pub async fn serve(shared: Arc<Context>, name: String, stop: CancellationToken) -> String {
+pub async fn serve<H: AlertingHost>(host: Arc<H>, name: String, stop: CancellationToken) -> String {
     {
-        let mut work = std::pin::pin!(deliver_all(&shared, &name, &stop));
+        let mut work = std::pin::pin!(deliver_all(&*host, &name, &stop));
         tokio::select! {
             biased;
             () = &mut work => {}
             // What the receiver is taking just now need not be sent to it again after the next start.
-            () = stop.cancelled() => drop(shared.clock.within(SHUTDOWN_GRACE, work).await),
+            () = stop.cancelled() => drop(host.clock().within(SHUTDOWN_GRACE, work).await),
         }
     }
     name
 }
 
-async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
-    let outbox = shared.outboxes.outbox(name);
-    let (mut resent, mut resend_after) = (shared.clock.tick(), RESEND_FIRST);
+async fn deliver_all(host: &impl AlertingHost, name: &str, stop: &CancellationToken) {
+    let outbox = host.outboxes().outbox(name);
+    let (mut resent, mut resend_after) = (host.clock().tick(), RESEND_FIRST);
     while !stop.is_cancelled() {
-        let config = shared.config();
-        let Some(channel) = channel_of(&config, name) else {
+        let Some(channel) = channel_of(host, name) else {
             return;
         };
+        let channel = &channel;
         if let ChannelConfig::Heartbeat { every, .. } = &channel.kind {
-            heartbeat::beat(shared, channel, *every, stop).await;
+            heartbeat::beat(host, channel, *every, stop).await;
             continue;
         }
-        let now = shared.clock.now();
+        let now = host.clock().now();
         let out = outbox.queue().tidy(now);
-        drop_expired(shared, name, out).await;
+        drop_expired(host, name, out).await;
         let next = outbox.queue().next(now).cloned();
         if let Some(queued_alert) = next {
-            deliver(shared, channel, &outbox, &queued_alert).await;
+            deliver(host, channel, &outbox, &queued_alert).await;
             continue;
         }
         let resends = matches!(channel.kind, ChannelConfig::Alertmanager { .. });
-        if resends && shared.clock.elapsed(resent) >= resend_after {
-            (resent, resend_after) = (shared.clock.tick(), RESEND);
-            resend(shared, channel, &outbox).await;
+        if resends && host.clock().elapsed(resent) >= resend_after {
+            (resent, resend_after) = (host.clock().tick(), RESEND);
+            resend(host, channel, &outbox).await;
             continue;
         }
         let queue_at = {
@@ -79,7 +76,7 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
             .map_or(MAX_SLEEP, |at| at.until(now))
             .max(Duration::from_millis(100));
         let wait = if resends {
-            wait.min(resend_after.saturating_sub(shared.clock.elapsed(resent)))
+            wait.min(resend_after.saturating_sub(host.clock().elapsed(resent)))
         } else {
             wait
         };
@@ -87,29 +84,35 @@ async fn deliver_all(shared: &Context, name: &str, stop: &CancellationToken) {
             biased;
             () = stop.cancelled() => return,
             () = outbox.filled.notified() => {}
-            () = shared.clock.sleep(wait) => {}
+            () = host.clock().sleep(wait) => {}
         }
     }
 }
 
 /// The channel as the configuration in force has it.
-pub(crate) fn channel_of<'c>(config: &'c Config, name: &str) -> Option<&'c Channel> {
-    config.channels.iter().find(|channel| channel.name == name)
+pub fn channel_of(host: &impl AlertingHost, name: &str) -> Option<Channel> {
+    host.channels()
+        .into_iter()
+        .find(|channel| channel.name == name)
 }
 
-async fn deliver(shared: &Context, channel: &Channel, outbox: &Outbox, queued_alert: &QueuedAlert) {
+async fn deliver(
+    host: &impl AlertingHost,
+    channel: &Channel,
+    outbox: &Outbox,
+    queued_alert: &QueuedAlert,
+) {
     let name = &channel.name;
     let message = &queued_alert.message;
     let delivery = limited(
-        shared,
+        host,
         channel,
-        shared
-            .notifier()
-            .deliver(channel, message, shared.clock.now()),
+        host.notifier()
+            .deliver(channel, message, host.clock().now()),
     )
     .await;
-    let ended = outbox.queue().ended(&delivery, shared.clock.now());
-    count(shared, name, &delivery);
+    let ended = outbox.queue().ended(&delivery, host.clock().now());
+    count(host, name, &delivery);
     let (key, event) = (message.key.as_str(), message.event.as_str());
     match &delivery {
         Delivery::Delivered(answer) => {
@@ -142,17 +145,17 @@ async fn deliver(shared: &Context, channel: &Channel, outbox: &Outbox, queued_al
         }
     }
     match ended {
-        Some(DeliveryEnd::Done(id)) => forget(shared, vec![id]).await,
+        Some(DeliveryEnd::Done(id)) => forget(host, vec![id]).await,
         Some(DeliveryEnd::Again(_)) | None => {}
     }
     // It may be broken, or well again.
-    shared.outboxes.wake.notify_one();
+    host.outboxes().wake.notify_one();
 }
 
 /// Sends Alertmanager again what is firing, and what is over since a few minutes.
-async fn resend(shared: &Context, channel: &Channel, outbox: &Outbox) {
-    let now = shared.clock.now();
-    let board = shared.outboxes.board();
+async fn resend(host: &impl AlertingHost, channel: &Channel, outbox: &Outbox) {
+    let now = host.clock().now();
+    let board = host.outboxes().board();
     let messages: Vec<Message> = board
         .iter()
         .filter(|incident| is_resent(incident, &channel.name, now))
@@ -162,13 +165,13 @@ async fn resend(shared: &Context, channel: &Channel, outbox: &Outbox) {
         return;
     }
     let delivery = limited(
-        shared,
+        host,
         channel,
-        shared.notifier().resend(channel, &messages, now),
+        host.notifier().resend(channel, &messages, now),
     )
     .await;
-    outbox.queue().noted(&delivery, shared.clock.now());
-    count(shared, &channel.name, &delivery);
+    outbox.queue().noted(&delivery, host.clock().now());
+    count(host, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         tracing::warn!(
             channel = channel.name,
@@ -176,7 +179,7 @@ async fn resend(shared: &Context, channel: &Channel, outbox: &Outbox) {
             "{} could not be told again what is firing: {why}",
             channel.name
         );
-        shared.outboxes.wake.notify_one();
+        host.outboxes().wake.notify_one();
     }
 }
 
@@ -192,13 +195,13 @@ fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
         }
 }
 
-async fn drop_expired(shared: &Context, name: &str, queued_alerts: Vec<QueuedAlert>) {
+async fn drop_expired(host: &impl AlertingHost, name: &str, queued_alerts: Vec<QueuedAlert>) {
     for queued_alert in &queued_alerts {
         let (key, event) = (
             queued_alert.message.key.as_str(),
             queued_alert.message.event.as_str(),
         );
-        shared.metrics.delivery(name, Delivered::Expired);
+        host.count(name, DeliveryResult::Expired);
         tracing::warn!(
             channel = name,
             key,
@@ -209,7 +212,7 @@ async fn drop_expired(shared: &Context, name: &str, queued_alerts: Vec<QueuedAle
     }
     if !queued_alerts.is_empty() {
         forget(
-            shared,
+            host,
             queued_alerts
                 .iter()
                 .map(|queued_alert| queued_alert.id)
@@ -220,12 +223,12 @@ async fn drop_expired(shared: &Context, name: &str, queued_alerts: Vec<QueuedAle
 }
 
 /// Takes alerts out of the state; if it refuses, with what is kept next.
-async fn forget(shared: &Context, done: Vec<i64>) {
+async fn forget(host: &impl AlertingHost, done: Vec<i64>) {
     let keep = AlertChanges {
         done: done.clone(),
         ..AlertChanges::default()
     };
-    if shared.state.store_alerts(keep).await.is_err() {
-        shared.outboxes.done(done);
+    if host.store(keep).await.is_err() {
+        host.outboxes().done(done);
     }
 }

@@ -2,26 +2,25 @@
 //! common with. Must not decide what is told of it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::domain::dispute::Dispute;
 use crate::domain::escalation::{
-    Severity, Step, Trigger, action_now, needs_person, reached_at, reason, refresh_end_of,
-    severity_of, still_notified,
+    Step, Trigger, action_now, needs_person, reached_at, reason, refresh_end_of, severity_of,
+    still_notified,
 };
 use crate::domain::hint::HintContext;
-use crate::domain::message::MessageSubject;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, Portal};
 use crate::domain::refresh_warning;
 use crate::domain::refresh_warning::STEPS;
 use crate::domain::settings::OWN_APP;
+use refreshd_alerting::Severity;
+use refreshd_alerting::incidents::finding::{DEFAULT_LIFETIME, Finding, GroupKey, ReachedStep};
+use refreshd_alerting::message::MessageSubject;
 use refreshd_time::Timestamp;
 use refreshd_token_client::provider::{Class, host_of};
 use refreshd_token_client::token::Access;
 
-/// The measure of time where no token is concerned.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
 /// written.
 const BEYOND: &str = "person";
@@ -29,58 +28,6 @@ const BEYOND: &str = "person";
 const INSTALL: &str = "install";
 /// The last word of the key of incidents about refresh tokens that end of themselves.
 const REFRESH_END: &str = "refresh-end";
-
-/// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The incident it is by itself.
-    pub key: String,
-    /// What that is about.
-    pub subject: MessageSubject,
-    /// What it is folded into, with others like it.
-    pub group: Option<GroupKey>,
-    /// The steps it has reached; none: there is nothing to tell of it now, and it is not over.
-    pub reached: Vec<ReachedStep>,
-    /// What happened.
-    pub reason: String,
-    /// What to do.
-    pub action: String,
-    /// What to do where it is one of many; `PORTAL` stands for each.
-    pub action_for_all: String,
-    /// When it began.
-    pub since: Timestamp,
-    /// When the token ends.
-    pub expires_at: Option<Timestamp>,
-    /// How long the token lives.
-    pub lifetime: Duration,
-    /// The portal concerned, if it is one's.
-    pub portal: Option<String>,
-    /// Folded, it is no incident of its own any more: what that said of the portal alone is not so.
-    pub is_of_group: bool,
-}
-
-/// What troubles have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct GroupKey {
-    /// The incident that they are together.
-    pub key: String,
-    /// What that is about.
-    pub subject: MessageSubject,
-    /// Whether they are one however few they are: what is wrong is not the portals'.
-    pub always: bool,
-}
-
-/// A step that was reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReachedStep {
-    /// Names it within an incident: the step's key, and for what only a person can mend its kind too, since something
-    /// else is to be done then.
-    pub id: String,
-    /// How loud.
-    pub severity: Severity,
-    /// The channels that hear of it; `None`: all, from warning up.
-    pub notify: Option<Vec<String>>,
-}
 
 /// What decides besides the portal itself.
 #[derive(Clone, Copy, Debug)]
@@ -328,25 +275,10 @@ pub fn daemon_group(what: &str) -> GroupKey {
     }
 }
 
-/// A trouble of a portal, or of the daemon itself, about which nothing is said yet.
+/// A finding about a portal, or about the daemon itself, with nothing in it yet.
 #[must_use]
 pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
-    Finding {
-        key: String::new(),
-        subject: portal.map_or(MessageSubject::Daemon, |portal| {
-            MessageSubject::Portal(portal.to_string())
-        }),
-        group: None,
-        reached: Vec::new(),
-        reason: String::new(),
-        action: String::new(),
-        action_for_all: String::new(),
-        since: now,
-        expires_at: None,
-        lifetime: DEFAULT_LIFETIME,
-        portal: portal.map(ToString::to_string),
-        is_of_group: false,
-    }
+    Finding::blank(portal.map(PortalName::as_str), now)
 }
 
 /// What a person would have to mend: a grant in doubt is named by what its replay met.

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use crate::adapters::metrics::Delivered;
-use crate::daemon::context::Context;
-use crate::domain::channel::{Channel, Delivery};
+use crate::channel::{Channel, Delivery};
+use crate::host::{AlertingHost, DeliveryResult};
 
 /// A delivery that does not keep its own time limit is given up so much later.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A receiver that hangs must not hang its channel for good.
 pub async fn limited(
-    shared: &Context,
+    host: &impl AlertingHost,
     channel: &Channel,
     delivery: impl Future<Output = Delivery>,
 ) -> Delivery {
@@ -23,19 +22,18 @@ pub async fn limited(
         ),
         retry_after: None,
     };
-    shared
-        .clock
+    host.clock()
         .within(limit, delivery)
         .await
         .unwrap_or_else(late)
 }
 
 /// Counts how a delivery ended.
-pub fn count(shared: &Context, channel: &str, delivery: &Delivery) {
+pub fn count(host: &impl AlertingHost, channel: &str, delivery: &Delivery) {
     let result = match delivery {
-        Delivery::Delivered(_) => Delivered::Delivered,
-        Delivery::Rejected(_) => Delivered::Rejected,
-        Delivery::Failed { .. } => Delivered::Failed,
+        Delivery::Delivered(_) => DeliveryResult::Delivered,
+        Delivery::Rejected(_) => DeliveryResult::Rejected,
+        Delivery::Failed { .. } => DeliveryResult::Failed,
     };
-    shared.metrics.delivery(channel, result);
+    host.count(channel, result);
 }

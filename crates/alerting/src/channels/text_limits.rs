@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::sender::Sender;
-use crate::domain::message::Message;
+use crate::message::Message;
 
 /// Characters as most receivers count them.
 pub(super) const fn utf16(c: char) -> usize {

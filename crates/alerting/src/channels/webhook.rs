@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::alertmanager::{annotations, labels};
 use super::http_sender::{ChannelRequest, HttpSender, address};
 use super::sender::Sender;
-use crate::domain::channel::Delivery;
-use crate::domain::message::{Event, Message};
-use crate::domain::template::Template;
+use crate::channel::Delivery;
+use crate::message::{Event, Message};
+use crate::template::Template;
 use refreshd_secrets::{ChannelSecret, Fingerprint};
 
 /// The time that Go writes where there is none.

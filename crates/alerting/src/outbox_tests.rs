@@ -1,6 +1,6 @@
 //! What waits for a channel that is down, and what of it still matters when it is back.
 
-use super::super::escalation::Severity;
+use crate::Severity;
 use super::super::message::MessageSubject;
 use super::*;
 
