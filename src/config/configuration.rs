@@ -64,16 +64,6 @@ impl Config {
     pub fn names_portals(&self) -> bool {
         !self.portals.is_empty() || self.installing().next().is_some()
     }
-
-    /// The channels that incidents are delivered to.
-    #[must_use]
-    pub fn incident_channels(&self) -> Vec<String> {
-        self.channels
-            .iter()
-            .filter(|channel| channel.kind.hears_incidents())
-            .map(|channel| channel.name.clone())
-            .collect()
-    }
 }
 
 /// Where things lie.

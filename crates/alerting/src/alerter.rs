@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::ChannelConfig;
 use crate::delivery;
 use crate::host::{AlertChanges, AlertingHost, Collected, StoredAlerts};
 use crate::incidents::reconcile::Incidents;
@@ -186,7 +185,7 @@ impl<H: AlertingHost> Alerter<H> {
         let now = host.clock().now();
         let rules = AlertRules {
             group_threshold: host.group_threshold(),
-            channels: self.incident_channels(),
+            channels: host.incident_channels(),
             now,
         };
         let Collected {
@@ -366,14 +365,5 @@ impl<H: AlertingHost> Alerter<H> {
         if let message::MessageSubject::Channel(name) = &message.subject {
             self.host.log_channel(name, message);
         }
-    }
-
-    /// The channels that hear of incidents: all but heartbeats.
-    fn incident_channels(&self) -> Vec<String> {
-        let channels = self.host.channels().into_iter();
-        channels
-            .filter(|channel| !matches!(channel.kind, ChannelConfig::Heartbeat { .. }))
-            .map(|channel| channel.name)
-            .collect()
     }
 }

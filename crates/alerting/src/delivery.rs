@@ -46,7 +46,7 @@ async fn deliver_all(host: &impl AlertingHost, name: &str, stop: &CancellationTo
     let outbox = host.outboxes().outbox(name);
     let (mut resent, mut resend_after) = (host.clock().tick(), RESEND_FIRST);
     while !stop.is_cancelled() {
-        let Some(channel) = channel_of(host, name) else {
+        let Some(channel) = host.channel(name) else {
             return;
         };
         let channel = &channel;
@@ -87,13 +87,6 @@ async fn deliver_all(host: &impl AlertingHost, name: &str, stop: &CancellationTo
             () = host.clock().sleep(wait) => {}
         }
     }
-}
-
-/// The channel as the configuration in force has it.
-pub fn channel_of(host: &impl AlertingHost, name: &str) -> Option<Channel> {
-    host.channels()
-        .into_iter()
-        .find(|channel| channel.name == name)
 }
 
 async fn deliver(

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bounded_delivery::{count, limited};
 use crate::channel::{Channel, Delivery, HeartbeatState};
-use crate::delivery::channel_of;
 use crate::host::AlertingHost;
 use crate::incidents::Incident;
 
@@ -29,7 +28,7 @@ pub async fn beat(
     let began = host.clock().tick();
     loop {
         let left = every.saturating_sub(host.clock().elapsed(began));
-        if left.is_zero() || channel_of(host, &channel.name).is_none() {
+        if left.is_zero() || host.channel(&channel.name).is_none() {
             return;
         }
         tokio::select! {

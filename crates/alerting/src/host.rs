@@ -18,6 +18,22 @@ pub trait AlertingHost: Send + Sync + 'static {
     /// The channels by the configuration in force.
     fn channels(&self) -> Vec<Channel>;
 
+    /// One of them.
+    fn channel(&self, name: &str) -> Option<Channel> {
+        self.channels()
+            .into_iter()
+            .find(|channel| channel.name == name)
+    }
+
+    /// The names of those that hear of incidents: all but heartbeats.
+    fn incident_channels(&self) -> Vec<String> {
+        self.channels()
+            .into_iter()
+            .filter(|channel| channel.kind.hears_incidents())
+            .map(|channel| channel.name)
+            .collect()
+    }
+
     /// From how many findings with one cause on these are one incident.
     fn group_threshold(&self) -> usize;
 

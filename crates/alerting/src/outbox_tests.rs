@@ -1,8 +1,8 @@
 //! What waits for a channel that is down, and what of it still matters when it is back.
 
-use crate::Severity;
 use super::super::message::MessageSubject;
 use super::*;
+use crate::Severity;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_secs(1_795_000_000 + seconds)

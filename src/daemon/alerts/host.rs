@@ -128,5 +128,5 @@ async fn self_tests_due(shared: &Context, config: &Config, now: Timestamp) -> Ve
         return Vec::new();
     }
     tracing::info!("testing every alert channel, as [alerts] self_test says");
-    config.incident_channels()
+    shared.incident_channels()
 }
