@@ -25,7 +25,7 @@ impl Default for AlertsConfig {
         Self {
             instance,
             url: None,
-            fold: 10,
+            group_threshold: 10,
             self_test: None,
         }
     }
@@ -36,7 +36,10 @@ pub(super) fn alerts(root: Table<'_>, report: &mut Diagnostics) -> AlertsConfig 
     let Some(table) = root.table(report, "alerts", "alerts") else {
         return alerts;
     };
-    table.only(report, &[&["instance", "url", "fold", "self_test"]]);
+    table.only(
+        report,
+        &[&["instance", "url", "group_threshold", "self_test"]],
+    );
     if let Some(instance) = table.text(report, "instance") {
         let name = instance.value.trim();
         if !is_name(name) {
@@ -52,10 +55,10 @@ pub(super) fn alerts(root: Table<'_>, report: &mut Diagnostics) -> AlertsConfig 
             Err(message) => report.problem(url.place, format!("`url` {message}")),
         }
     }
-    let fold = table
-        .integer(report, "fold", 2..=1000)
-        .and_then(|fold| u64::try_from(fold).ok());
-    alerts.fold = fold.unwrap_or(alerts.fold);
+    let group_threshold = table
+        .integer(report, "group_threshold", 2..=1000)
+        .and_then(|threshold| u64::try_from(threshold).ok());
+    alerts.group_threshold = group_threshold.unwrap_or(alerts.group_threshold);
     alerts.self_test = duration(table, report, "self_test", "30d", (DAY, DAY * 400));
     alerts
 }

@@ -107,7 +107,7 @@ pub struct HttpConfig {
     /// Names that the `Host` of a request may have, besides addresses, `localhost` and this machine's own name.
     pub hosts: Vec<String>,
     /// Series per portal are exported up to this many portals.
-    pub portal_series: usize,
+    pub per_portal_metrics_limit: usize,
 }
 
 /// The listener that portals tell of installed apps. The paths are the apps' own.
@@ -140,7 +140,7 @@ pub struct AlertsConfig {
     /// Where people can open the status page.
     pub url: Option<String>,
     /// So many incidents of one cause become one.
-    pub fold: u64,
+    pub group_threshold: u64,
     /// How often every channel is sent a test; `None`: never.
     pub self_test: Option<Duration>,
 }

@@ -114,8 +114,11 @@ pub(super) fn log(root: Table<'_>, report: &mut Diagnostics) -> LogConfig {
 
 pub(super) fn http(root: Table<'_>, report: &mut Diagnostics) -> Option<HttpConfig> {
     let table = root.table(report, "http", "http")?;
-    table.only(report, &[&["listen", "portal_series", "hosts"]]);
-    let series = table.integer(report, "portal_series", 0..=10_000_000);
+    table.only(
+        report,
+        &[&["listen", "per_portal_metrics_limit", "allowed_hosts"]],
+    );
+    let series = table.integer(report, "per_portal_metrics_limit", 0..=10_000_000);
     let listen = table.required(report, "listen")?;
     let Ok(address) = listen.value.parse() else {
         report.problem(
@@ -124,14 +127,16 @@ pub(super) fn http(root: Table<'_>, report: &mut Diagnostics) -> Option<HttpConf
         );
         return None;
     };
-    let hosts = table.texts(report, "hosts", true).unwrap_or_default();
+    let hosts = table
+        .texts(report, "allowed_hosts", true)
+        .unwrap_or_default();
     Some(HttpConfig {
         listen: address,
         hosts: hosts
             .into_iter()
             .map(|host| host.value.to_owned())
             .collect(),
-        portal_series: series.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000),
+        per_portal_metrics_limit: series.and_then(|n| usize::try_from(n).ok()).unwrap_or(1000),
     })
 }
 

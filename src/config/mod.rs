@@ -21,6 +21,7 @@ mod problem;
 mod provider;
 mod receivers;
 mod regular_file;
+mod renamed;
 mod secrets;
 mod source;
 mod table;

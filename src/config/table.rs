@@ -6,9 +6,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::problem::{did_you_mean, shown};
+use super::renamed::{new_name, old_name};
 use super::source::{ConfigSource, Diagnostics, SourceLocation};
 
 /// A table.
@@ -61,26 +62,37 @@ impl<'d> Table<'d> {
         }
     }
 
+    /// A key and its value; a key that was renamed may be written by its old name.
+    fn get_key_value(
+        &self,
+        key: &str,
+    ) -> Option<(&'d Spanned<DeString<'d>>, &'d Spanned<DeValue<'d>>)> {
+        let map: &'d DeTable<'d> = self.map;
+        map.get_key_value(key)
+            .or_else(|| map.get_key_value(old_name(key)?))
+    }
+
+    fn get(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.get_key_value(key).map(|(_, value)| value)
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
-        self.map.contains_key(key)
+        self.get_key_value(key).is_some()
     }
 
     /// A string whose faults somebody else reports.
     pub(super) fn peek(&self, key: &str) -> Option<&'d str> {
-        self.map.get(key)?.get_ref().as_str()
+        self.get(key)?.get_ref().as_str()
     }
 
     pub(super) fn is_integer(&self, key: &str) -> bool {
-        self.map
-            .get(key)
+        self.get(key)
             .is_some_and(|value| integer(value.get_ref()).is_some())
     }
 
     /// Where a key stands.
     pub(super) fn place_of(&self, key: &str) -> Option<SourceLocation<'d>> {
-        self.map
-            .get_key_value(key)
-            .map(|(key, _)| self.at(key.span()))
+        self.get_key_value(key).map(|(key, _)| self.at(key.span()))
     }
 
     /// The keys in order.
@@ -95,7 +107,19 @@ impl<'d> Table<'d> {
     pub(super) fn only(&self, report: &mut Diagnostics, known: &[&[&'static str]]) {
         for key in self.keys() {
             let mut known = known.iter().flat_map(|keys| keys.iter().copied());
-            if !known.clone().any(|known| known == key.value) {
+            if let Some(new) =
+                new_name(key.value).filter(|new| known.clone().any(|key| key == *new))
+            {
+                let old = key.value;
+                if self.map.contains_key(new) {
+                    report.problem(
+                        key.place,
+                        format!("`{old}` was renamed to `{new}`, and both are there {self}"),
+                    );
+                } else {
+                    report.warning(key.place, format!("`{old}` was renamed to `{new}`"));
+                }
+            } else if !known.clone().any(|known| known == key.value) {
                 let hint = did_you_mean(key.value, &mut known);
                 report.problem(
                     key.place,
@@ -112,7 +136,7 @@ impl<'d> Table<'d> {
         key: &str,
         expected: &str,
     ) -> Option<TextValue<'d>> {
-        let value = self.map.get(key)?;
+        let value = self.get(key)?;
         let place = self.at(value.span());
         if let DeValue::String(text) = value.get_ref() {
             return Some(TextValue { value: text, place });
@@ -141,7 +165,7 @@ impl<'d> Table<'d> {
 
     /// True or false.
     pub(super) fn boolean(&self, report: &mut Diagnostics, key: &str) -> Option<bool> {
-        let value = self.map.get(key)?;
+        let value = self.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
             report.problem(
@@ -159,7 +183,7 @@ impl<'d> Table<'d> {
         key: &str,
         range: RangeInclusive<i64>,
     ) -> Option<i64> {
-        let value = self.map.get(key)?;
+        let value = self.get(key)?;
         let number = integer(value.get_ref()).filter(|number| range.contains(number));
         if number.is_none() {
             let (least, most) = range.into_inner();
@@ -173,7 +197,7 @@ impl<'d> Table<'d> {
 
     /// A number in a range that excludes 0.
     pub(super) fn number(&self, report: &mut Diagnostics, key: &str, most: f64) -> Option<f64> {
-        let value = self.map.get(key)?;
+        let value = self.get(key)?;
         let number = match value.get_ref().as_float() {
             Some(float) => float.as_str().parse().ok(),
             None => integer(value.get_ref()).map(|number| number as f64),
@@ -195,7 +219,7 @@ impl<'d> Table<'d> {
         key: &str,
         or_one: bool,
     ) -> Option<Vec<TextValue<'d>>> {
-        let value = self.map.get(key)?;
+        let value = self.get(key)?;
         let text = |value: &'d Spanned<DeValue<'d>>| {
             let place = self.at(value.span());
             value
@@ -226,7 +250,7 @@ impl<'d> Table<'d> {
         key: &str,
         range: RangeInclusive<i64>,
     ) -> Option<Vec<i64>> {
-        let value = self.map.get(key)?;
+        let value = self.get(key)?;
         let number = |value: &DeValue<'_>| integer(value).filter(|number| range.contains(number));
         let numbers = match value.get_ref().as_array() {
             Some(list) => list
@@ -252,7 +276,7 @@ impl<'d> Table<'d> {
         key: &str,
         section: &'static str,
     ) -> Option<Table<'d>> {
-        let (key, value) = self.map.get_key_value(key)?;
+        let (key, value) = self.get_key_value(key)?;
         let place = self.at(key.span());
         let Some(map) = value.get_ref().as_table() else {
             report.problem(place, format!("{} must be a table", shown(key.get_ref())));
@@ -298,7 +322,7 @@ impl<'d> Table<'d> {
         key: &str,
         section: &'static str,
     ) -> Vec<Table<'d>> {
-        let Some(value) = self.map.get(key) else {
+        let Some(value) = self.get(key) else {
             return Vec::new();
         };
         let tables = value.get_ref().as_array().and_then(|list| {

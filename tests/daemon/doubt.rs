@@ -20,7 +20,7 @@ fn late(reuse: Reuse) -> Rig {
             ..Rules::default()
         },
     );
-    rig.config.app().more = "replay = \"late\"".to_owned();
+    rig.config.app().more = "retry_ambiguous = \"before-expiry\"".to_owned();
     rig
 }
 

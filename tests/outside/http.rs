@@ -187,10 +187,10 @@ fn beyond_the_limit_there_are_no_series_per_portal() {
     let mut rig = calm(["acme", "globex"]);
     rig.grant("acme");
     for (limit, series) in [(2, 1), (1, 0)] {
-        let config = rig
-            .config
-            .to_string()
-            .replace("[http]\n", &format!("[http]\nportal_series = {limit}\n"));
+        let config = rig.config.to_string().replace(
+            "[http]\n",
+            &format!("[http]\nper_portal_metrics_limit = {limit}\n"),
+        );
         rig.secret("refreshd.toml", &config);
         let daemon = Daemon::spawn(rig.command(["run"]));
         daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
@@ -199,7 +199,7 @@ fn beyond_the_limit_there_are_no_series_per_portal() {
         assert_eq!(
             text.matches("{portal=\"").count(),
             4 * series,
-            "portal_series = {limit}\n{text}"
+            "per_portal_metrics_limit = {limit}\n{text}"
         );
         is(&rig, "refreshd_portals{phase=\"fresh\"}", 1.0);
         daemon.stop();

@@ -410,7 +410,7 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_ahead_until_somebody_authori
 #[test]
 fn a_renewal_that_is_possible_only_after_the_expiry_does_not_make_it_unready() {
     let server = Strict::listen();
-    let rig = rig(&server, "earliest = 'expiry'");
+    let rig = rig(&server, "not_before = 'expiry'");
     server.say("/token", 200, pair(1, &json!({"expires_in": 3})));
     let daemon = start(&rig);
     eventually("a token", SOON, || published(&rig).0 == "a1");

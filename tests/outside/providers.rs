@@ -392,7 +392,7 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
         &ran.stderr,
         &[
             "the metadata names token_endpoint on evil.example",
-            "hosts = [\"evil.example\"]",
+            "allowed_hosts = [\"evil.example\"]",
         ],
     );
     daemon.stop();
@@ -526,7 +526,7 @@ fn requests_and_replies_of_a_shape_of_their_own() {
     rig.config.more = format!(
         "[portals.news]\nprovider = 'own'\nclient_id = 'app'\nclient_secret_file = 'news.secret'\n[providers.own]\n\
          token_url = '{0}/token'\nrefresh_url = '{0}/refresh'\nbody = 'json'\nclient_authentication = 'body'\n\
-         names = {{ client_id = 'client_key', refresh_token = 'rt' }}\nheaders = {{ User-Agent = 'acme/1.0' }}\n\
+         parameter_names = {{ client_id = 'client_key', refresh_token = 'rt' }}\nheaders = {{ User-Agent = 'acme/1.0' }}\n\
          renewal_parameters = {{ audience = 'api' }}\nexpires_in_unit = 'ms'\nfields = ['team.id']\n\
          reply = {{ access_token = 'user.token', refresh_token = 'user.refresh', expires_in = 'user.life', error = ['status'] }}\n\
          [[providers.own.errors]]\nerror = 'BAD'\nalso = {{ sub = 'soft' }}\nclass = 'blocked'\nmeaning = 'somebody must allow it'\n",

@@ -23,19 +23,19 @@ fn rule(row: Table<'_>, report: &mut Diagnostics) -> Option<ErrorRule> {
             "status",
             "error",
             "description",
-            "also",
+            "match",
             "class",
             "meaning",
             "remedy",
         ]],
     );
-    if !["status", "error", "description", "also"]
+    if !["status", "error", "description", "match"]
         .into_iter()
         .any(|key| row.has(key))
     {
         report.missing(
             row.place,
-            "a row of [[errors]] must have `status`, `error`, `description` or `also`: it would match every reply",
+            "a row of [[errors]] must have `status`, `error`, `description` or `match`: it would match every reply",
         );
     }
     let status = row
@@ -45,7 +45,7 @@ fn rule(row: Table<'_>, report: &mut Diagnostics) -> Option<ErrorRule> {
     let description = row
         .text(report, "description")
         .map(|text| text.value.to_owned());
-    let also = match row.table(report, "also", "errors.also") {
+    let also = match row.table(report, "match", "errors.match") {
         Some(table) => values(table, report),
         None => Vec::new(),
     };

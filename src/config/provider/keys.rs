@@ -3,7 +3,7 @@
 use super::super::source::Diagnostics;
 use super::super::table::{Table, TextValue};
 use super::super::values::{check_age, set};
-use super::super::values::{choice, duration, host, renew_every, url};
+use super::super::values::{choice, duration, host, one_of, renew_every, url};
 use super::error_rules::rows;
 use super::install_fields;
 use super::wire_format;
@@ -37,15 +37,7 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
         &mut profile.client_authentication,
         choice(table, report, "client_authentication", &ways),
     );
-    set(
-        &mut profile.replay,
-        choice(
-            table,
-            report,
-            "replay",
-            &[("now", Replay::Now), ("late", Replay::Late)],
-        ),
-    );
+    set(&mut profile.replay, retry_ambiguous(table, report));
     let ways = [
         ("S256", Pkce::S256),
         ("plain", Pkce::Plain),
@@ -62,7 +54,7 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
     for (key, field) in [
         ("identity", &mut profile.identity_field),
         ("endpoint", &mut profile.endpoint_field),
-        ("server", &mut profile.server_field),
+        ("token_server_field", &mut profile.server_field),
     ] {
         set(
             field,
@@ -91,6 +83,18 @@ pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: 
     }
 }
 
+/// When a request without a known outcome is sent again. `late` is the former name of `before-expiry`.
+fn retry_ambiguous(table: Table<'_>, report: &mut Diagnostics) -> Option<Replay> {
+    let key = "retry_ambiguous";
+    let text = table.text(report, key)?;
+    if text.value == "late" {
+        report.warning(text.place, "`late` was renamed to `before-expiry`");
+        return Some(Replay::Late);
+    }
+    let words = [("now", Replay::Now), ("before-expiry", Replay::Late)];
+    one_of(report, key, text, &words)
+}
+
 /// When a token is renewed, and what a renewal does to the refresh token.
 fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     let lifetime = duration(table, report, "assumed_lifetime", "1h", LIFETIME_RANGE);
@@ -98,14 +102,14 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     set(&mut profile.assumed_lifetime, lifetime);
     set(&mut profile.renew_every, every);
     if table
-        .text(report, "earliest")
+        .text(report, "not_before")
         .is_some_and(|text| text.value == "expiry")
     {
         profile.earliest = NotBefore::Expiry;
         if every.is_none() {
             profile.renew_every = RenewEvery::Expiry;
         }
-    } else if let Some(age) = duration(table, report, "earliest", "24h", LIFETIME_RANGE) {
+    } else if let Some(age) = duration(table, report, "not_before", "24h", LIFETIME_RANGE) {
         profile.earliest = NotBefore::Age(age);
     }
     if lifetime.is_some() || every.is_some() {
@@ -133,11 +137,11 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
         too_soon,
         table
             .place_of("renew_every")
-            .or_else(|| table.place_of("earliest")),
+            .or_else(|| table.place_of("not_before")),
     ) {
         report.problem(
             place,
-            "`renew_every` is sooner than the provider's `earliest`",
+            "`renew_every` is sooner than the provider's `not_before`",
         );
     }
 }
@@ -157,10 +161,10 @@ fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) 
         profile.token_url_by_region.clear();
         set(&mut profile.issuer, issuer(report, text).map(Some));
     }
-    if let Some(hosts) = table.texts(report, "hosts", false) {
+    if let Some(hosts) = table.texts(report, "allowed_hosts", false) {
         profile.hosts = hosts
             .into_iter()
-            .filter_map(|text| host(report, "hosts", text))
+            .filter_map(|text| host(report, "allowed_hosts", text))
             .collect();
     }
     let default_domain = table.text(report, "default_domain");

@@ -53,7 +53,7 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
     } = profile;
     let mut out = TomlLines(format!("[providers.{name}]\n"));
     out.optional("issuer", issuer.as_ref());
-    out.list("hosts", hosts);
+    out.list("allowed_hosts", hosts);
     out.optional("default_domain", default_domain.as_ref());
     out.optional("token_url", Some(token_url).filter(|url| !url.is_empty()));
     out.table("token_url_by_region", token_url_by_region);
@@ -106,20 +106,20 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
                 &format!("{}%", (share * 10_000.0).round() / 100.0),
             );
         }
-        // `earliest` says it.
+        // `not_before` says it.
         RenewEvery::Expiry => {}
     }
     match earliest {
         NotBefore::Any => {}
-        NotBefore::Age(age) => out.text("earliest", &span(*age)),
-        NotBefore::Expiry => out.text("earliest", "expiry"),
+        NotBefore::Age(age) => out.text("not_before", &span(*age)),
+        NotBefore::Expiry => out.text("not_before", "expiry"),
     }
     out.text(
-        "replay",
+        "retry_ambiguous",
         if *replay == Replay::Now {
             "now"
         } else {
-            "late"
+            "before-expiry"
         },
     );
     out.text(
@@ -134,7 +134,7 @@ pub(in crate::config) fn written(profile: &Profile) -> String {
     out.text("scope_separator", scope_separator);
     out.optional("identity", identity_field.as_ref());
     out.optional("endpoint", endpoint_field.as_ref());
-    out.optional("server", server_field.as_ref());
+    out.optional("token_server_field", server_field.as_ref());
     out.list("fields", fields);
     let InstallFields {
         check,
@@ -240,7 +240,7 @@ impl TomlLines {
             },
         );
         self.value("scope_in_renewal", &(*scope_in_renewal).into());
-        self.table("names", names);
+        self.table("parameter_names", names);
         self.table("headers", headers);
         self.table("authorize_parameters", authorize_parameters);
         self.table("code_parameters", code_parameters);
@@ -315,7 +315,7 @@ impl TomlLines {
             Some(description).filter(|part| !part.is_empty()),
         );
         if !also.is_empty() {
-            self.value("also", &wanted(also));
+            self.value("match", &wanted(also));
         }
         self.text("class", class.as_str());
         self.optional("meaning", meaning.as_ref());

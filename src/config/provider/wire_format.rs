@@ -74,7 +74,7 @@ pub(super) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagno
         &mut form.scope_in_renewal,
         table.boolean(report, "scope_in_renewal"),
     );
-    if let Some(names) = table.table(report, "names", "[names]") {
+    if let Some(names) = table.table(report, "parameter_names", "[parameter_names]") {
         names.only(report, &[&NAMES]);
         form.names = texts(names, report);
     }

@@ -305,7 +305,7 @@ fn settings_and_providers_are_checked() {
     the provider `bitrix24` is built in; override its keys on the app instead
     `token_url` is missing in [providers.own]
     `issuer` must begin with https://; plain http is for loopback addresses only
-    a row of [[errors]] must have `status`, `error`, `description` or `also`: it would match every reply
+    a row of [[errors]] must have `status`, `error`, `description` or `match`: it would match every reply
     `status` must be a whole number from 100 to 599, or a list of them
     main.toml:5:9: `class` must be one of `not-sent`, `transient`, `in-doubt`, `client-rejected`, `blocked`, `needs-authorization`, `gone`, `too-early`, `unknown`
     `fields` names a field that is never handed to readers
@@ -321,21 +321,21 @@ fn the_forms_of_a_provider_are_checked() {
         ))
     };
     insta::assert_snapshot!([
-        own("issuer = 'https://a.example/?x'"), own("hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
-        own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("names = { client = 'x' }"), own("headers = { Host = 'x' }"),
+        own("issuer = 'https://a.example/?x'"), own("allowed_hosts = ['https://b.example/']"), own("default_domain = 'https://b.example/'"), own("grant = 'password'"),
+        own("pkce = 's256'"), own("scope_in_renewal = 'yes'"), own("parameter_names = { client = 'x' }"), own("headers = { Host = 'x' }"),
         own("headers = { 'a b' = 'x' }"), own("headers = { a = \"x\\ny\" }"), own("redirect_fields = ['id_token']"),
         own("reply = { access = 'x' }"), own("reply = { access_token = 1 }"), own("reply = { success = { code = 0 } }"), own("expires_in_unit = 'h'"),
-        own("earliest = 'soon'"), own("earliest = 'expiry'\nrenew_every = '50%'"), own("earliest = '50m'\nrenew_every = '10m'"),
-        own("rotation = 'often'"), own("errors = [{ also = { x = 1 }, class = 'gone' }]"),
+        own("not_before = 'soon'"), own("not_before = 'expiry'\nrenew_every = '50%'"), own("not_before = '50m'\nrenew_every = '10m'"),
+        own("rotation = 'often'"), own("errors = [{ match = { x = 1 }, class = 'gone' }]"),
         own("[portals.b]\nprovider = 'own'\nclient_id = 'x'\nclient_authentication = 'none'\ntoken_url = 'https://{domain}/token'"),
     ].join("\n"), @r#"
     `issuer` must not hold a query (?…)
-    `hosts` must be a bare host name without scheme and path: write `b.example`
+    `allowed_hosts` must be a bare host name without scheme and path: write `b.example`
     `default_domain` must be a bare host name without scheme and path: write `b.example`
     `grant` must be one of `authorization-code`, `client-credentials`, `device`
     `pkce` must be one of `S256`, `plain`, `none`; did you mean `S256`?
     `scope_in_renewal` must be true or false, without quotes
-    unknown key `client` in [names] of `own`
+    unknown key `client` in [parameter_names] of `own`
     `headers` must not set `Host`
     `a b` is no name of a header
     the value of a header must be one line without control characters
@@ -344,9 +344,9 @@ fn the_forms_of_a_provider_are_checked() {
     `access_token` must be a string or a list of strings, none of them empty
     `code` must be a string or a list of strings, none of them empty
     `expires_in_unit` must be one of `s`, `ms`; did you mean `s`?
-    `earliest` must be a duration in quotes such as "24h"
-    `renew_every` is sooner than the provider's `earliest`
-    `renew_every` is sooner than the provider's `earliest`
+    `not_before` must be a duration in quotes such as "24h"
+    `renew_every` is sooner than the provider's `not_before`
+    `renew_every` is sooner than the provider's `not_before`
     `rotation` must be one of `always`, `sometimes`, `never`
     `x` must be a string or a list of strings, none of them empty
     `domain` is missing in [portals.b]: the provider's endpoints are on the portal's own host

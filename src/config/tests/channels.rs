@@ -334,7 +334,7 @@ fn what_alerts_have_in_common() {
     let default = AlertsConfig {
         instance: host,
         url: None,
-        fold: 10,
+        group_threshold: 10,
         self_test: None,
     };
     assert_eq!(
@@ -346,7 +346,7 @@ fn what_alerts_have_in_common() {
         AlertsConfig {
             instance: "eu-1".to_owned(),
             url: Some("http://10.0.0.1:9470/".to_owned()),
-            fold: 2,
+            group_threshold: 2,
             self_test: Some(Duration::from_secs(30 * 86_400)),
         }
     );
@@ -357,7 +357,7 @@ fn what_alerts_have_in_common() {
     insta::assert_snapshot!(rig.problems(&format!("include = ['more.toml']\n{bad}{ACME}")).replace(rig.path().to_str().unwrap(), "DIR"), @r#"
     main.toml:3:12: `instance` must be a word of at most 100 characters
     main.toml:4:7: `url` must be a whole URL such as "https://host.example/path"
-    main.toml:5:8: `fold` must be a whole number from 2 to 1000
+    main.toml:5:8: `group_threshold` must be a whole number from 2 to 1000
     main.toml:6:13: `self_test` must be between 1d and 400d
     main.toml:7:1: unknown key `selftest` in [alerts]; did you mean `self_test`?
     more.toml:1:2: `alerts` belongs in the main file, main.toml

@@ -4,7 +4,7 @@ use crate::domain::token_format::TokenFormat;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{ACME, Rig, loaded};
+use super::{ACME, Rig, loaded, problems};
 use crate::config::{Loaded, Paths, load_paths};
 use crate::domain::escalation::{Threshold, Trigger, default_ladder};
 use crate::domain::settings::RenewSetting;
@@ -322,4 +322,53 @@ fn many_portals_load_quickly() {
         );
     }
     assert_eq!(loaded(&text).config.portals.len(), 20_001);
+}
+
+#[test]
+fn a_renamed_key_is_read_by_its_old_name_with_a_warning() {
+    let text = format!(
+        "{ACME}[alerts]\nfold = 7\n[http]\nlisten = '127.0.0.1:9'\nportal_series = 3\nhosts = ['h.example']\n\
+         [providers.own]\ntoken_url = 'https://a.example/'\nreplay = 'late'\nearliest = '1m'\nnames = {{ client_id = 'key' }}\n\
+         server = 'next'\nerrors = [{{ also = {{ kind = 'x' }}, class = 'gone' }}]\n\
+         [portals.b]\nprovider = 'own'\nclient_id = 'x'\nclient_authentication = 'none'\n"
+    );
+    let Loaded {
+        config, warnings, ..
+    } = loaded(&text);
+    assert_eq!(config.alerts.group_threshold, 7);
+    let http = config.http.unwrap();
+    assert_eq!(http.per_portal_metrics_limit, 3);
+    assert_eq!(http.hosts, ["h.example"]);
+    let profile = &config.apps["portal b"].profile;
+    assert_eq!(profile.replay, Replay::Late);
+    assert_eq!(profile.server_field.as_deref(), Some("next"));
+    let mut said: Vec<_> = warnings
+        .iter()
+        .map(|warning| warning.to_string().split(": ").nth(1).unwrap().to_owned())
+        .collect();
+    said.sort();
+    let renamed = |old: &str, new: &str| format!("`{old}` was renamed to `{new}`");
+    assert_eq!(
+        said,
+        [
+            renamed("also", "match"),
+            renamed("earliest", "not_before"),
+            renamed("fold", "group_threshold"),
+            renamed("hosts", "allowed_hosts"),
+            renamed("late", "before-expiry"),
+            renamed("names", "parameter_names"),
+            renamed("portal_series", "per_portal_metrics_limit"),
+            renamed("replay", "retry_ambiguous"),
+            renamed("server", "token_server_field"),
+        ]
+    );
+}
+
+#[test]
+fn a_renamed_key_beside_its_new_name_is_a_problem() {
+    let text = format!("{ACME}[alerts]\nfold = 7\ngroup_threshold = 7\n");
+    assert_eq!(
+        problems(&text),
+        "main.toml:8:1: `fold` was renamed to `group_threshold`, and both are there in [alerts]"
+    );
 }

@@ -35,7 +35,7 @@ impl AlertingHost for Context {
     }
 
     fn group_threshold(&self) -> usize {
-        usize::try_from(self.config().alerts.fold).unwrap_or(usize::MAX)
+        usize::try_from(self.config().alerts.group_threshold).unwrap_or(usize::MAX)
     }
 
     fn notifier(&self) -> Notifier {

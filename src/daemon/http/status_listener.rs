@@ -108,7 +108,8 @@ async fn only_own_hosts(
     if host.is_none_or(|host| is_allowed_host(host, named.chain(linked))) {
         return next.run(request).await;
     }
-    let message = "this host name is not refreshd's; name it in `hosts` of [http] if it is right\n";
+    let message =
+        "this host name is not refreshd's; name it in `allowed_hosts` of [http] if it is right\n";
     (StatusCode::MISDIRECTED_REQUEST, message).into_response()
 }
 
@@ -137,7 +138,10 @@ async fn metrics(Extract(shared): Extract<Arc<Context>>) -> Response {
 async fn render_metrics(shared: &Context) -> Result<String, StateError> {
     let config = shared.config();
     let census = shared.state.census(shared.clock.now()).await?;
-    let series = config.http.as_ref().map_or(0, |http| http.portal_series);
+    let series = config
+        .http
+        .as_ref()
+        .map_or(0, |http| http.per_portal_metrics_limit);
     let portals = if census.total() <= series as u64 {
         shared.state.page(None, series).await?
     } else {
