@@ -56,7 +56,7 @@ const WORDS: [&str; 12] = [
 const MORE_WORDS: [&str; 2] = ["hint", "error_hint"];
 
 /// Codes of RFC 6749 section 5.2 and RFC 8628 section 3.5: no part of a secret, even where one is called the same.
-const STANDARD_CODES: [&str; 10] = [
+pub(super) const STANDARD_CODES: [&str; 10] = [
     "invalid_request",
     "invalid_client",
     "invalid_grant",

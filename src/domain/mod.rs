@@ -59,6 +59,7 @@ pub mod secret;
 mod secret_matcher;
 pub mod settings;
 mod severity;
+mod surroundings;
 pub mod template;
 pub mod throttle;
 pub mod time;
