@@ -1,7 +1,7 @@
 //! What a refusal means and says: its class by status and table, our meaning, and the server's own words beside it.
 //!
-//! Must not read a pair, nor decide what happens next. A server that is ill is not believed: 5xx and 429 decide before
-//! any error code.
+//! Must not read a pair, nor decide what happens next. A server that is ill is not believed: 5xx, 408, 425 and 429 decide
+//! before any error code.
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -204,7 +204,7 @@ pub(super) const fn by_status(status: u16) -> Class {
 
 /// Whether the server is ill or busy, so that what it says of the grant is worth nothing.
 const fn is_server_failure(status: u16) -> bool {
-    matches!(status, 429 | 500..=599)
+    matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
 /// Whether a row counts at this status. Of a server that is ill only a row that names the status counts, or one that
