@@ -662,9 +662,7 @@ fn another_jwt(word: &str) -> Option<&'static str> {
         "type",
         "use",
     ];
-    if KINDS.iter().any(|name| is_refresh(&name))
-        || text(&header, "typ").as_deref() == Some("rt+jwt")
-    {
+    if KINDS.iter().any(is_refresh) || text(&header, "typ").as_deref() == Some("rt+jwt") {
         return None;
     }
     let about_a_person = || {
