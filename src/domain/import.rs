@@ -289,9 +289,11 @@ pub fn from_notice(
 /// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
 #[must_use]
 pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<ImportedGrant> {
+    let notice = granted.notice();
     let GrantedTokens {
         access,
         refresh,
+        odd_refresh: _,
         token_type,
         lives,
         identity,
@@ -311,7 +313,7 @@ pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<Import
     };
     let validity = Validity {
         refresh: refresh_end::after(None, &lives.refresh, true, asked),
-        notice: lives.notice(),
+        notice,
     };
     let tokens = Tokens {
         access: Some(access),

@@ -82,6 +82,10 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
     let mut piece = piece(&text)?;
     let has_sign = |piece: &str| SIGNS.iter().any(|sign| piece.contains(sign));
     for _ in 0..MAX_ENCODED {
+        if let Some(inner) = inner_address(&piece).filter(|_| !has_sign(&piece)) {
+            piece = inner;
+            continue;
+        }
         let is_address = piece.get(..4).is_some_and(|start| start == "http");
         if !has_sign(&piece) && (begins_an_answer(&piece) || (is_address && piece.contains('%'))) {
             piece = decoded(&piece)?;
@@ -108,6 +112,14 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
         query: parameters(part),
         of_address,
     })
+}
+
+/// The address that another one leads to, with an answer in it, as mail programs rewrite links: `https://x/?url=https%3A…`.
+fn inner_address(piece: &str) -> Option<String> {
+    let (_, query) = piece.split_once('?')?;
+    let values = query.split('&').filter_map(|pair| pair.split_once('='));
+    let mut inner = values.filter_map(|(_, value)| decoded(value));
+    inner.find(|inner| inner.starts_with("http") && begins_an_answer(inner))
 }
 
 /// `code: X` or `code=X`, with a known name.
@@ -275,7 +287,11 @@ fn bare(text: &str) -> Option<String> {
         let inner = part.strip_prefix(open);
         part = inner.map_or(part, |inner| inner.strip_suffix(close).unwrap_or(inner));
     }
-    Some(part.trim_end_matches([',', ';']).to_owned()).filter(|part| !part.is_empty())
+    let part = part.trim_end_matches([',', ';']);
+    // The end of a sentence. A JWT without a signature ends with a full stop of its own.
+    let is_jwt = !part.contains("://") && part.matches('.').count() == 2;
+    let part = part.strip_suffix('.').filter(|_| !is_jwt).unwrap_or(part);
+    Some(part.to_owned()).filter(|part| !part.is_empty())
 }
 
 /// Percent-encoding taken away as often as it was put on: a value that came through more than one address. No code has a
@@ -347,6 +363,10 @@ mod tests {
             "https://app.example/cb?code=3Dc1&sta=\nte=3Ds1&x=3D1",
             "> https://app.example/cb?code=c1&sta\n> te=s1&x=1\n",
             "https://app.example/cb?code=c1&sta\\\nte=s1&x=1",
+            "https://app.example/cb?code=c1&state=s1&x=1.",
+            "https://eur01.safelinks.protection.outlook.com/?url=https%3A%2F%2Fapp.example%2Fcb%3Fcode%3Dc1%26state%3Ds1%26x%3D1&data=05%7C02%7C&sdata=a%2Bb%3D&reserved=0",
+            "https://eur01.safelinks.protection.outlook.com/?url=https%3A%2F%2Fapp.example%2Fcb%3Fcode%3Dc1%26state%3Ds1%26x%3D1&amp;data=05%7C02%7C&amp;reserved=0.",
+            "https://x.example/l?u=https%3A%2F%2Feur01.safelinks.protection.outlook.com%2F%3Furl%3Dhttps%253A%252F%252Fapp.example%252Fcb%253Fcode%253Dc1%2526state%253Ds1%2526x%253D1%26data%3D05",
         ] {
             let expected = Pasted::Parameters {
                 query: QUERY.to_owned(),
@@ -406,6 +426,8 @@ mod tests {
             "<4/0Axyz>",
             " 4/0A\n  xyz \r\n",
             "\u{feff}4/0Axyz\u{200b}",
+            "4/0Axyz.",
+            "\"4/0Axyz.\"",
         ] {
             assert_eq!(
                 find(text),

@@ -317,6 +317,24 @@ impl Portal {
         }
     }
 
+    /// Until when it waits since it alone is refused: the client works for other portals.
+    #[must_use]
+    pub fn waits_alone(&self) -> Option<String> {
+        let GrantStatus {
+            phase: Phase::ClientRejected { since, problem, .. },
+            next_attempt_at: Some(retry_at),
+            ..
+        } = &self.grant.as_ref()?.standing
+        else {
+            return None;
+        };
+        problem.works_for.map(|_| {
+            format!(
+                "waits: the client is refused for this portal only since {since}, next try at {retry_at}"
+            )
+        })
+    }
+
     /// Why and until when it waits for its app's client, if something of it would be due before that is tried again.
     #[must_use]
     pub fn waits(&self) -> Option<String> {

@@ -367,9 +367,11 @@ fn accept(
         };
         return Transition::Foreign { standing, granted };
     }
+    let notice = granted.notice();
     let GrantedTokens {
         access,
         refresh,
+        odd_refresh: _,
         token_type,
         lives,
         identity,
@@ -388,7 +390,7 @@ fn accept(
     let end = grant.tokens.validity.refresh;
     let validity = Validity {
         refresh: refresh_end::after(end, &lives.refresh, refresh.is_some(), asked),
-        notice: lives.notice(),
+        notice,
     };
     let access = Access {
         issued_at: issued_at(&grant.standing.phase, rules.profile.grace, times.sent_at),

@@ -60,6 +60,7 @@ fn granted(refresh: Option<&str>) -> GrantedTokens {
     GrantedTokens {
         access: AccessToken::new("new-access").unwrap(),
         refresh: refresh.and_then(RefreshToken::new),
+        odd_refresh: None,
         token_type: "Bearer".into(),
         lives: TokenLives::said(HOUR),
         identity: Some("m1".into()),

@@ -100,7 +100,12 @@ fn a_client_that_is_refused_for_one_portal_only_goes_on_for_the_others() {
         );
         let shown = rig.wait_for_phase("acme", "client-rejected");
         assert_eq!(shown["last_error"]["works_for"], 2, "{shown}");
-        assert!(shown["waits"].is_null(), "{shown}");
+        let waits = text(&shown, "waits");
+        assert!(
+            waits.starts_with("waits: the client is refused for this portal only since 20")
+                && waits.ends_with(text(&shown, "next_renewal")),
+            "{shown}"
+        );
         for portal in ["globex", "hooli"] {
             rig.wait_for_renewals(portal, 2);
             let shown = view(&rig, portal);

@@ -904,6 +904,11 @@ fn refusals_stay_refusals_however_they_are_wrapped() {
             format!("{}{}", pair("acme", 2), pair("acme", 3)),
             "in-doubt",
         ),
+        (format!("Refresh failed.\n{}", pair("acme", 2)), "in-doubt"),
+        (
+            with(&pair("acme", 2), r#""meta":{"error":"invalid_grant"}"#),
+            "in-doubt",
+        ),
     ] {
         let text = body.clone();
         let hostile = Hostile::listen("127.0.0.1:0", move |_| sent(&text));
@@ -912,6 +917,27 @@ fn refusals_stay_refusals_however_they_are_wrapped() {
         daemon.wait_for("an outcome", |event| event["outcome"].is_string());
         assert_eq!(daemon.outcomes("acme")[0], outcome, "{body}");
         assert!(rig.token_json("acme").is_none(), "{body}");
+    }
+}
+
+/// What an error page repeats of a request is not used once the token is refused.
+#[test]
+fn a_pair_that_a_refusal_repeats_is_neither_published_nor_kept() {
+    for (words, outcome) in [
+        (r#""error":"invalid_grant""#, "needs-authorization"),
+        (r#""status":"invalid_grant""#, "unknown"),
+        (r#""message":"The refresh token is invalid""#, "unknown"),
+    ] {
+        let hostile =
+            strict(move |_, next| Play::Close(reply("400 Bad Request", CLOSE, &with(next, words))));
+        let rig = rig(&hostile, &["acme"]);
+        let daemon = rig.start();
+        daemon.wait_for_outcome("acme", outcome);
+        rig.control("POST", "/v1/portals/acme/renew", "");
+        rig.wait_for_phase("acme", "needs-authorization");
+        assert_eq!(daemon.outcomes("acme")[0], outcome, "{words}");
+        assert!(rig.token_json("acme").is_none(), "{words}");
+        assert!(rig.status("acme")["unread_replies"].is_null(), "{words}");
     }
 }
 

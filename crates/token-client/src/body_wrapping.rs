@@ -3,8 +3,7 @@
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::lenient::is_blank;
-use super::quirks::says_nothing;
+use super::lenient::{add, is_blank};
 
 /// What some servers put before a reply so that no page can include it as a script; without white space, longest first.
 const PREFIXES: [&str; 12] = [
@@ -266,9 +265,7 @@ fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
                 (object.as_object_mut()?, inner)
             }
         };
-        if !map.contains_key(name) || !says_nothing(&value) {
-            map.insert(name.to_owned(), value);
-        }
+        add(map, name.to_owned(), value);
     }
     (!map.is_empty()).then_some(map)
 }

@@ -1,7 +1,7 @@
 //! What a refusal means and says: its class by status and table, our meaning, and the server's own words beside it.
 //!
-//! Must not read a pair, nor decide what happens next. A server that is ill is not believed: 5xx and 429 decide before
-//! any error code.
+//! Must not read a pair, nor decide what happens next. A server that is ill is not believed: 5xx, 408, 425 and 429 decide
+//! before any error code.
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -56,7 +56,7 @@ const WORDS: [&str; 12] = [
 const MORE_WORDS: [&str; 2] = ["hint", "error_hint"];
 
 /// Codes of RFC 6749 section 5.2 and RFC 8628 section 3.5: no part of a secret, even where one is called the same.
-const STANDARD_CODES: [&str; 10] = [
+pub(super) const STANDARD_CODES: [&str; 10] = [
     "invalid_request",
     "invalid_client",
     "invalid_grant",
@@ -204,7 +204,7 @@ pub const fn by_status(status: u16) -> Class {
 
 /// Whether the server is ill or busy, so that what it says of the grant is worth nothing.
 const fn is_server_failure(status: u16) -> bool {
-    matches!(status, 429 | 500..=599)
+    matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
 /// Whether a row counts at this status. Of a server that is ill only a row that names the status counts, or one that

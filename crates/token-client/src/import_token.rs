@@ -123,7 +123,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
     if let Some(what) = elsewhere(word) {
         return Some(what);
     }
-    if is_path(word) || word.starts_with('@') {
+    if is_path(word) && !is_base64(word) || word.starts_with('@') {
         return Some(
             "it looks like the name of a file, not like what is in one; give the file itself: refreshd import PORTAL FILE",
         );
@@ -377,7 +377,23 @@ fn stands_for_nothing(word: &str) -> bool {
         || between("%", "%") && queued_alerts(word.trim_matches('%'))
         || word.strip_prefix('$').is_some_and(queued_alerts)
         || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
-        || (shouted && (word.contains('_') || word.len() < 16))
+        || (shouted && (word.contains('_') || word.len() < 16) && !is_shouted_token(word))
+}
+
+/// Whether capitals alone can be a token: a part is longer than words are, or it follows the sign `RT_`.
+fn is_shouted_token(word: &str) -> bool {
+    const LONGEST_WORD: usize = 16;
+    const SHORTEST_AFTER_SIGN: usize = 8;
+    let is_random = |part: &str| {
+        !["TOKEN", "SECRET", "REFRESH", "PASSWORD"]
+            .iter()
+            .any(|word| part.contains(word))
+    };
+    let after_sign = word
+        .strip_prefix("RT_")
+        .is_some_and(|rest| rest.len() >= SHORTEST_AFTER_SIGN && !rest.contains('_'));
+    let is_long = || word.split('_').any(|part| part.len() > LONGEST_WORD);
+    is_random(word) && (after_sign || is_long())
 }
 
 const FILLER: &str = "it is a word that stands where a value is missing; the program that printed it found no refresh token, \
@@ -422,6 +438,25 @@ fn address(word: &str) -> &'static str {
     }
 }
 
+/// Whether it can be Base64 that begins with a slash, rather than a path: of all kinds of letters, and without a part that is a
+/// word.
+fn is_base64(word: &str) -> bool {
+    const LONGEST_WORD: usize = 3;
+    let body = word.trim_end_matches('=');
+    let has = |kind: fn(&u8) -> bool| body.bytes().any(|byte| kind(&byte));
+    let is_word = |part: &str| {
+        part.len() > LONGEST_WORD && part.bytes().skip(1).all(|byte| byte.is_ascii_lowercase())
+    };
+    body.starts_with('/')
+        && body
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"/+".contains(&byte))
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
+        && !body.split('/').any(is_word)
+}
+
 fn is_path(word: &str) -> bool {
     let drive = word.as_bytes().get(1..3) == Some(b":\\");
     drive
@@ -430,9 +465,14 @@ fn is_path(word: &str) -> bool {
             .any(|start| word.starts_with(start))
 }
 
-/// `a/b/c`, of small letters alone: Base64 has capitals. Google's tokens begin with `1//`.
+/// `a/b/c`, of small letters alone: Base64 has capitals. Google's tokens begin with `1//`, older ones with `1/`.
 fn is_relative_path(word: &str) -> bool {
     const LONGEST: usize = 64;
+    const SHORTEST_OF_GOOGLE: usize = 20;
+    let is_google = |rest: &str| rest.len() >= SHORTEST_OF_GOOGLE && !rest.contains(['/', '.']);
+    if word.strip_prefix("1/").is_some_and(is_google) {
+        return false;
+    }
     let small =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"/._~-".contains(&byte);
     word.contains('/') && !word.contains("//") && word.len() < LONGEST && word.bytes().all(small)
@@ -607,6 +647,24 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     let kind = ["typ", "token_use", "token_type"]
         .iter()
         .find_map(|name| text(&payload, name));
+    // ForgeRock says beside it how it is sent: `"tokenName":"refresh_token","token_type":"Bearer"`.
+    let is_refresh = |name: &&str| {
+        [&header, &payload]
+            .into_iter()
+            .any(|part| text(part, name).is_some_and(|kind| kind.contains("refresh")))
+    };
+    const KINDS: [&str; 7] = [
+        "tokenName",
+        "token_name",
+        "token_use",
+        "token_type",
+        "typ",
+        "type",
+        "use",
+    ];
+    if KINDS.iter().any(is_refresh) || text(&header, "typ").as_deref() == Some("rt+jwt") {
+        return None;
+    }
     let about_a_person = || {
         [
             "email",
@@ -687,6 +745,11 @@ mod tests {
             ("two words", "neither JSON nor a bare refresh token"),
             ("/etc/hostname", "name of a file"),
             ("./token.json", "name of a file"),
+            ("/home/User1/token", "name of a file"),
+            ("/Users/Ivan2/rt", "name of a file"),
+            ("1/b", "name of a file"),
+            ("MY_REFRESH_TOKEN", "stands where a value is missing"),
+            ("RT_TOKEN_HERE", "stands where a value is missing"),
             ("C:\\token.txt", "name of a file"),
             ("https://app.example/cb?code=1&state=2", "--redirected-url"),
             (
@@ -868,6 +931,14 @@ mod tests {
             "eyJhbGciOiJub25lIn0.eyJ0eXAiOiJSZWZyZXNoIiwic2NvcGUiOiJhIiwiYXpwIjoiYyJ9.x",
             "eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4IiwiYXVkIjoiYyIsImV4cCI6MSwic3ViIjoiMSJ9.x",
             "2026-11-28T-abcdef0123",
+            "/8Kd0q+Zz3A==",
+            "/8Kd0qZz3A9fQw7Lm/aB2c+Xy",
+            "RT_ABCDEFGHIJKLMNOP",
+            "ABCDEFGHIJKLMNOPQR_STU",
+            "1/fhdgsyekfnsbxiqpwoeirutyalskdj",
+            "1/f9dgsyekfnsb-iqp_oeirutyalskdj",
+            // {"tokenName":"refresh_token","token_type":"Bearer","sub":"u","auth_time":1,"iss":"x","aud":"c","exp":1}
+            "eyJhbGciOiJub25lIn0.eyJ0b2tlbk5hbWUiOiJyZWZyZXNoX3Rva2VuIiwidG9rZW5fdHlwZSI6IkJlYXJlciIsInN1YiI6InUiLCJhdXRoX3RpbWUiOjEsImlzcyI6IngiLCJhdWQiOiJjIiwiZXhwIjoxfQ.x",
         ] {
             assert_eq!(instead(word), None, "{word}");
         }

@@ -104,10 +104,7 @@ impl Parser<'_> {
             self.take(b':')?;
             let exact = self.exact.contains(&name.as_str());
             let value = self.value(level + 1, exact)?;
-            // The last one counts, as with other readers, unless it would take away what an earlier one says.
-            if !map.contains_key(&name) || !says_nothing(&value) {
-                map.insert(name, value);
-            }
+            add(&mut map, name, value);
             self.comma(b'}')?;
         }
     }
@@ -232,6 +229,24 @@ impl Parser<'_> {
                 None => Value::String(raw.to_owned()),
             },
         )
+    }
+}
+
+/// Adds a member. The last one of a name counts, as with other readers, unless it would take away what an earlier one says. Of
+/// two different tokens under one name neither counts: both stay, in a list.
+pub(super) fn add(map: &mut Map<String, Value>, name: String, value: Value) {
+    let is_token = |name: &str| {
+        let end = name.len().saturating_sub("token".len());
+        name.get(end..)
+            .is_some_and(|end| end.eq_ignore_ascii_case("token"))
+    };
+    match map.get_mut(&name) {
+        None => drop(map.insert(name, value)),
+        Some(_) if says_nothing(&value) => {}
+        Some(known) if is_token(&name) && !says_nothing(known) && *known != value => {
+            *known = Value::Array(vec![known.take(), value]);
+        }
+        Some(known) => *known = value,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod reply_error;
 pub mod request;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
+mod surroundings;
 pub mod token;
 pub mod token_life;
 pub mod token_object;

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::lenient::{is_blank, parse};
+use super::surroundings::attributes;
 
 /// Elements whose text is no text of the page.
 const RAW: [&str; 10] = [
@@ -135,9 +136,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     let is_notice =
         |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
     let mut lines = words.lines().filter(|line| !is_notice(line));
-    let teaches = lines.any(|line| {
-        CODE_ELEMENTS.iter().any(|word| line.contains(word)) || speaks_of_failure(line)
-    });
+    let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
         alone: piece.alone && !teaches && (depth == 0 || silent),
@@ -151,31 +150,6 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
 
 fn is_xml(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"<?xml")
-}
-
-/// Whether a line says that a token or a client was not taken: what follows may be what was sent.
-fn speaks_of_failure(line: &str) -> bool {
-    const WHAT: [&str; 6] = [
-        "token",
-        "grant",
-        "credential",
-        "client",
-        "session",
-        "permission",
-    ];
-    const HOW: [&str; 8] = [
-        "invalid",
-        "expired",
-        "revoked",
-        "denied",
-        "refused",
-        "rejected",
-        "not valid",
-        "unknown",
-    ];
-    const ALONE: [&str; 4] = ["unauthorized", "unauthorised", "access denied", "forbidden"];
-    let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
-    has(&ALONE) || (has(&WHAT) && has(&HOW))
 }
 
 /// Whether nothing follows on the line but markup.
@@ -375,18 +349,4 @@ impl Scan<'_> {
         let after = end.map(|end| end + name.len() + 2);
         self.at += after.map_or(rest.len(), |after| after + attributes(&rest[after..]));
     }
-}
-
-/// The length of the rest of a tag, with its `>`; quoted values may hold one.
-fn attributes(rest: &[u8]) -> usize {
-    let mut quote = None;
-    for (index, byte) in rest.iter().enumerate() {
-        match (quote, byte) {
-            (None, b'>') => return index + 1,
-            (None, b'"' | b'\'') => quote = Some(*byte),
-            (Some(open), byte) if open == *byte => quote = None,
-            _ => {}
-        }
-    }
-    rest.len()
 }

@@ -15,7 +15,7 @@ use super::quirks::{JsonPath, first, says_nothing};
 use super::reply_error::error_of;
 use super::token::Details;
 use super::token_life::TokenLives;
-use super::token_object::{self, first_token};
+use super::token_object::{self, first_refresh, first_token, odd_refresh};
 pub use super::verdict::{GrantedTokens, Refusal, TokenReply, Verdict};
 use refreshd_secrets::mask::Cleaner;
 use refreshd_secrets::{AccessToken, RefreshToken};
@@ -165,7 +165,8 @@ fn granted(
         first_token(&form.access_token, body)?,
         profile,
     )?)?;
-    let refresh = match first_token(&form.refresh_token, body) {
+    let odd_refresh = odd_refresh(&form.refresh_token, body);
+    let refresh = match first_refresh(&form.refresh_token, body) {
         None => None,
         // What is there and cannot be read is not taken for nothing: the old one would stay in force.
         Some(value) => Some(RefreshToken::new(&token_object::token(value, profile)?)?),
@@ -227,6 +228,7 @@ fn granted(
             fields,
         },
         access,
+        odd_refresh: odd_refresh.filter(|_| refresh.is_none()),
         refresh,
     })
 }

@@ -68,6 +68,8 @@ fn every_reply_has_its_class() {
             Class::Gone,
         ),
         (500, r#"{"error":"SOMETHING_NEW"}"#, Class::Transient),
+        (408, r#"{"error":"invalid_grant"}"#, Class::Transient),
+        (425, r#"{"error":"invalid_client"}"#, Class::Transient),
         (403, r#"{"error":"SOMETHING_NEW"}"#, Class::Unknown),
         (403, html, Class::Unknown),
         (500, html, Class::Transient),

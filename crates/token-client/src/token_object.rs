@@ -15,12 +15,16 @@ use super::body_wrapping::{
     assigned, call, event_data, form, is_end, is_wrapped, opened, trimmed, without_prefix,
     without_warnings,
 };
+use super::error_reply::STANDARD_CODES;
 use super::import_token::{is_error_word, is_shortened, stands_for_none};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
-use super::quirks::{JsonPath, says_nothing};
+use super::quirks::JsonPath;
 use super::reply_error::error_of;
+use super::surroundings::{
+    is_about_the_request, is_refused_by_members, is_refused_by_text, is_something_else,
+};
 use refreshd_time::date::instant;
 
 /// How many wrappings of one sort may lie around a reply.
@@ -124,11 +128,6 @@ pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
-    let is_code = || {
-        let mut codes = profile.errors.iter().flat_map(|rule| &rule.error);
-        let is_word = text.bytes().any(|byte| byte.is_ascii_alphabetic());
-        is_word && codes.any(|code| code.eq_ignore_ascii_case(&text))
-    };
     let is_none = stands_for_none(&text)
         || text.contains(damaged)
         || is_wrapped(&text)
@@ -137,8 +136,45 @@ pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
         || is_shortened(&text)
         || is_error_word(text.trim_end_matches('.'))
         || is_template(&text)
-        || is_code();
+        || is_error_code(&text, profile)
+        || is_lifetime(&text)
+        || SCHEMA_WORDS.contains(&text.to_ascii_lowercase().as_str());
     (!is_none).then_some(text)
+}
+
+/// What a description of a reply has in the place of a token: its type, or whether it is there.
+const SCHEMA_WORDS: [&str; 10] = [
+    "required", "optional", "string", "str", "text", "varchar", "integer", "int", "number",
+    "boolean",
+];
+/// What servers answer in the place of a refresh token that stays. Without `_` and `-`.
+const NO_NEW_TOKEN: [&str; 12] = [
+    "unchanged",
+    "notchanged",
+    "same",
+    "no",
+    "yes",
+    "keep",
+    "kept",
+    "existing",
+    "current",
+    "static",
+    "notrotated",
+    "reusable",
+];
+
+/// Whether a text is an error code: one of the profile's, or of the standards.
+fn is_error_code(text: &str, profile: &Profile) -> bool {
+    let mut codes = profile.errors.iter().flat_map(|rule| &rule.error);
+    let is_word = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+    is_word
+        && (codes.any(|code| code.eq_ignore_ascii_case(text))
+            || STANDARD_CODES.contains(&text.to_ascii_lowercase().as_str()))
+}
+
+/// Whether a text is worth reading as JSON or a form.
+fn may_hold_reply(text: &str) -> bool {
+    text.trim_start().starts_with(['{', '[']) || is_wrapped(text)
 }
 
 /// Whether it is what a template or a document has in the place of a token, an address, or a structure as text.
@@ -227,6 +263,53 @@ pub fn first_token<'v>(places: &[JsonPath], body: &'v Map<String, Value>) -> Opt
         .find(|value| !is_none(value))
 }
 
+/// As [`first_token`], of a refresh token: words for none, as `true`, a lifetime or a date, are passed over.
+pub(super) fn first_refresh<'v>(
+    places: &[JsonPath],
+    body: &'v Map<String, Value>,
+) -> Option<&'v Value> {
+    let found = places.iter().filter_map(|place| place.find(body));
+    let mut tokens = found.filter(|value| !is_none(value) && !is_no_new_token(value));
+    tokens.next()
+}
+
+/// What stands in a refresh token's place and is none, for people.
+pub(super) fn odd_refresh(places: &[JsonPath], body: &Map<String, Value>) -> Option<String> {
+    let mut found = places.iter().filter_map(|place| place.find(body));
+    let odd = found.find(|value| !is_none(value) && is_no_new_token(value))?;
+    Some(odd.as_str().map_or_else(|| odd.to_string(), str::to_owned))
+}
+
+/// Whether a value, in a refresh token's place, says that there is no new one, or something of the one before: a word such as
+/// `unchanged`, `true`, a date, a lifetime. A failure and a sentence do not say so.
+#[must_use]
+pub fn is_no_new_token(value: &Value) -> bool {
+    match value {
+        Value::Bool(_) => true,
+        Value::Number(number) => is_lifetime(&number.to_string()),
+        Value::String(text) => {
+            let text = text.trim_matches(is_unseen);
+            let word = plain(text);
+            NO_NEW_TOKEN.contains(&word.as_str())
+                || SCHEMA_WORDS.contains(&word.as_str())
+                || is_lifetime(text)
+                || is_day(text)
+                || instant(text).is_some()
+        }
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// Whether digits are rather a lifetime of whole minutes, as `3600`, than a token.
+fn is_lifetime(text: &str) -> bool {
+    const LONGEST: usize = 9;
+    text.len() <= LONGEST
+        && !text.starts_with('0')
+        && text
+            .parse()
+            .is_ok_and(|secs: u32| secs > 0 && secs.is_multiple_of(60))
+}
+
 /// White space, and the characters without a width that editors and templates leave at the ends of a text.
 fn is_unseen(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
@@ -263,43 +346,40 @@ enum FoundToken {
     Nothing,
 }
 
-/// Whether a member speaks about a request, an example or what was before, and so holds no reply.
-fn is_example(name: &str) -> bool {
-    const BEGINNINGS: [&str; 9] = [
-        "old", "prev", "former", "expired", "revoked", "deleted", "invalid", "stale", "example",
-    ];
-    const EXAMPLES: [&str; 11] = [
-        "sample",
-        "expected",
-        "got",
-        "given",
-        "input",
-        "echo",
-        "request",
-        "received",
-        "sent",
-        "history",
-        "superseded",
-    ];
-    let name = name.trim_start_matches('_').to_ascii_lowercase();
-    EXAMPLES.contains(&name.as_str()) || BEGINNINGS.iter().any(|word| name.starts_with(word))
+impl FoundToken {
+    /// The object, unless the words around it in its text say that it is no pair.
+    fn unless_refused(
+        self,
+        reader: &EnvelopeReader<'_>,
+        text: &[u8],
+    ) -> Option<Map<String, Value>> {
+        match self {
+            Self::Token(map) => (!reader.is_refused_around(text)).then_some(map),
+            Self::Other(map) => Some(map),
+            Self::Nothing => None,
+        }
+    }
 }
 
 impl EnvelopeReader<'_> {
     fn text(&self, text: &[u8], whole: bool) -> Option<Map<String, Value>> {
+        let all = text;
         let data = event_data(trimmed(text));
         let text = data.as_deref().unwrap_or(text);
         let document = self.document(text, LAYERS, whole);
         match document.or_else(|| self.unclosed(text)) {
-            Some((value, shortened)) => match self.inside(value, shortened) {
-                FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
-                FoundToken::Nothing => None,
-            },
+            Some((value, shortened)) => self.inside(value, shortened).unless_refused(self, all),
             None => self
                 .embedded(without_warnings(without_prefix(trimmed(text))))
+                .unless_refused(self, without_warnings(trimmed(all)))
                 .or_else(|| self.escaped(text))
                 .or_else(|| self.escaped_page(text)),
         }
+    }
+
+    /// Whether the words around the JSON of a text say that it is no pair.
+    fn is_refused_around(&self, text: &[u8]) -> bool {
+        is_refused_by_text(text, &self.exact)
     }
 
     /// The whole object in a wrapping that is not closed, or in brackets alone: `[R`, `cb(R`, `(R)`, a JSON string that was cut.
@@ -309,7 +389,9 @@ impl EnvelopeReader<'_> {
             let closed = [text, b"\""].concat();
             let parsed = parse(&closed, &self.exact).ok()?;
             return match parsed.value {
-                Value::String(inner) if parsed.end == closed.len() => {
+                Value::String(inner)
+                    if parsed.end == closed.len() && !self.is_refused_around(inner.as_bytes()) =>
+                {
                     self.document(inner.as_bytes(), LAYERS - 1, false)
                 }
                 _ => None,
@@ -348,10 +430,8 @@ impl EnvelopeReader<'_> {
             .replace("&gt;", ">")
             .replace("&amp;", "&");
         let (value, shortened) = self.document(plain.as_bytes(), 0, false)?;
-        match self.inside(value, shortened) {
-            FoundToken::Token(map) | FoundToken::Other(map) => Some(map),
-            FoundToken::Nothing => None,
-        }
+        self.inside(value, shortened)
+            .unless_refused(self, plain.as_bytes())
     }
 
     /// A reply whose quotes were escaped in a page of HTML or XML. Nothing else of it may have been escaped: what that was is not
@@ -362,7 +442,8 @@ impl EnvelopeReader<'_> {
         if !text.starts_with(b"<") || !has(b"&quot;") || has(b"&amp;") || has(b"&lt;") {
             return None;
         }
-        self.embedded(&markup::with_quotes(text))
+        let plain = markup::with_quotes(text);
+        self.embedded(&plain).unless_refused(self, &plain)
     }
 
     /// The value that a text is as a whole, and whether parts of it were left out. `whole` says whether nothing of the text is
@@ -380,7 +461,9 @@ impl EnvelopeReader<'_> {
             },
         };
         match value {
-            Value::String(text) if layers > 0 => self.document(text.as_bytes(), layers - 1, true),
+            Value::String(text) if layers > 0 && !self.is_refused_around(text.as_bytes()) => {
+                self.document(text.as_bytes(), layers - 1, true)
+            }
             Value::String(_) => None,
             value => Some((value, shortened)),
         }
@@ -399,26 +482,26 @@ impl EnvelopeReader<'_> {
         {
             *map = renamed;
         }
+        // Where the profile says what success is, that alone counts.
+        let judged = |map: &Map<String, Value>| {
+            self.profile.reply.success.is_empty() && self.is_refusal(map)
+        };
         if let Value::Object(map) = &value
             && (self.holds_token(map) || error_of(map, self.profile).is_some())
         {
-            let is_token = error_of(map, self.profile).is_none();
-            // What says in another way that the request failed is neither taken nor believed. Where the profile says
-            // what success is, that alone counts.
-            if is_token && self.profile.reply.success.is_empty() && self.fails(map, true) {
+            if error_of(map, self.profile).is_some() {
+                return FoundToken::Other(map.clone());
+            }
+            // What says in another way that the request failed is neither taken nor believed.
+            if judged(map) {
                 return FoundToken::Nothing;
             }
-            if is_token {
-                return self.completed(map.clone(), &value);
-            }
-            let Value::Object(map) = value else {
-                return FoundToken::Nothing;
-            };
-            return FoundToken::Other(map);
+            return self.completed(map.clone(), &value);
         }
+        let mut left = MAX_OBJECTS;
         let mut search = Search {
             found: Vec::new(),
-            spoilt: shortened,
+            spoilt: shortened || self.is_refused(&value, false, LEVELS, &mut left),
             left: MAX_OBJECTS,
         };
         self.search(&value, None, LEVELS, &mut search);
@@ -436,11 +519,17 @@ impl EnvelopeReader<'_> {
         }
     }
 
+    /// Whether an object, or what is in it, says that the request failed.
+    fn is_refusal(&self, map: &Map<String, Value>) -> bool {
+        let mut left = MAX_OBJECTS;
+        self.is_refused_object(map, false, LEVELS, &mut left)
+    }
+
     /// A token object with the refresh token that stands elsewhere in its reply, where it has none itself: the old one is
     /// spent. Nothing where there are several, or where it cannot be told.
     fn completed(&self, mut map: Map<String, Value>, root: &Value) -> FoundToken {
         let form = &self.profile.reply;
-        if first_token(&form.refresh_token, &map).is_some() {
+        if first_refresh(&form.refresh_token, &map).is_some() {
             return FoundToken::Token(map);
         }
         let own = first_token(&form.access_token, &map).cloned();
@@ -451,7 +540,7 @@ impl EnvelopeReader<'_> {
             ([], _) => {}
             ([one], Some(place)) => {
                 map.insert(place.last().to_owned(), (*one).clone());
-                if first_token(&form.refresh_token, &map) != Some(one) {
+                if first_refresh(&form.refresh_token, &map) != Some(one) {
                     return FoundToken::Nothing;
                 }
             }
@@ -489,7 +578,7 @@ impl EnvelopeReader<'_> {
                 if *left == 0 || (beside.is_some() && beside != own) {
                     return;
                 }
-                for (name, value) in map.iter().filter(|(name, _)| !is_example(name)) {
+                for (name, value) in map.iter().filter(|(name, _)| !is_something_else(name)) {
                     let is_named = form
                         .refresh_token
                         .iter()
@@ -528,8 +617,7 @@ impl EnvelopeReader<'_> {
             Value::Object(map) => {
                 let renamed = self.renamed(map);
                 let map = renamed.as_ref().unwrap_or(map);
-                search.spoilt =
-                    search.left == 0 || self.fails(map, false) || self.has_bad_token(map);
+                search.spoilt = search.left == 0 || self.has_bad_token(map);
                 search.left = search.left.saturating_sub(1);
                 let around = OuterFields { map, outer };
                 if self.holds_token(map) {
@@ -539,19 +627,18 @@ impl EnvelopeReader<'_> {
                         search.found.push(merged);
                     }
                 } else if levels > 0 {
-                    (map.iter().filter(|(name, _)| !is_example(name))).for_each(|(_, value)| {
-                        self.search(value, Some(&around), levels - 1, search);
-                    });
+                    (map.iter().filter(|(name, _)| !is_something_else(name))).for_each(
+                        |(_, value)| {
+                            self.search(value, Some(&around), levels - 1, search);
+                        },
+                    );
                 }
             }
             Value::Array(list) if levels > 0 => {
                 list.iter()
                     .for_each(|value| self.search(value, outer, levels - 1, search));
             }
-            Value::String(text)
-                if levels > 0
-                    && (text.trim_start().starts_with(['{', '[']) || is_wrapped(text)) =>
-            {
+            Value::String(text) if levels > 0 && may_hold_reply(text) => {
                 if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
                     search.spoilt |= shortened;
                     self.search(&value, outer, levels - 1, search);
@@ -625,146 +712,77 @@ impl EnvelopeReader<'_> {
     /// Whether an object has a text that is no token where its access token belongs: what is below is none of its own.
     fn has_bad_token(&self, map: &Map<String, Value>) -> bool {
         first_token(&self.profile.reply.access_token, map).is_some_and(|value| {
-            let text = value.as_str().filter(|text| !is_wrapped(text));
-            text.is_some() && token(value, self.profile).is_none()
+            let is_bad = match value {
+                Value::String(text) => !is_wrapped(text),
+                // Two values under one name.
+                Value::Array(list) => list.iter().any(Value::is_string),
+                _ => false,
+            };
+            is_bad && token(value, self.profile).is_none()
         })
     }
 
-    /// Whether an object says in any usual way that the request failed. Beside a token a sentence alone says nothing.
-    fn fails(&self, map: &Map<String, Value>, beside: bool) -> bool {
-        const ERRORS: [&str; 12] = [
-            "error",
-            "errno",
-            "errorno",
-            "errors",
-            "errorcode",
-            "errcode",
-            "err",
-            "errordescription",
-            "errormessage",
-            "errmsg",
-            "fault",
-            "exception",
-        ];
-        const FAILED: [&str; 13] = [
-            "error",
-            "fail",
-            "failed",
-            "failure",
-            "denied",
-            "refused",
-            "rejected",
-            "unauthorized",
-            "revoked",
-            "expired",
-            "inactive",
-            "invalid",
-            "disabled",
-        ];
-        let is_status = |value: &Value| {
-            let number = value
-                .as_i64()
-                .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
-            number.is_some_and(|number| {
-                number < 0 || (400..600).contains(&number) || (40_000..60_000).contains(&number)
-            })
-        };
-        let is_no = |value: &Value| match value {
-            Value::Bool(yes) => !yes,
-            Value::Number(number) => number.as_f64() == Some(0.0),
-            Value::String(text) => ["false", "0", "no"]
-                .iter()
-                .any(|no| no.eq_ignore_ascii_case(text.trim())),
+    /// Whether anything in a value says that the request failed: its members, those of the objects and lists in it, and of
+    /// the JSON in its texts. In what is `beside` the token, free text does not count.
+    fn is_refused(&self, value: &Value, beside: bool, levels: usize, left: &mut usize) -> bool {
+        match value {
+            Value::Object(map) => self.is_refused_object(map, beside, levels, left),
+            Value::Array(list) => {
+                levels > 0
+                    && (list.iter()).any(|value| self.is_refused(value, beside, levels - 1, left))
+            }
+            Value::String(text) if levels > 0 && may_hold_reply(text) => self
+                .document(text.as_bytes(), 0, true)
+                .is_some_and(|(value, _)| self.is_refused(&value, beside, levels - 1, left)),
             _ => false,
-        };
-        // Beside a code that says zero, as of Bitrix24's and Chinese providers.
-        let succeeds = |value: &Value| {
-            let word = value
-                .as_str()
-                .unwrap_or_default()
-                .trim()
-                .trim_end_matches(['.', '!'])
-                .to_ascii_lowercase();
-            [
-                "ok",
-                "success",
-                "successful",
-                "succeeded",
-                "no error",
-                "none",
-            ]
-            .contains(&word.as_str())
-        };
-        let is_yes = |value: &Value| match value {
-            Value::Bool(yes) => *yes,
-            Value::Number(number) => number.as_f64() == Some(1.0),
-            Value::String(text) => ["true", "1", "yes"]
-                .iter()
-                .any(|yes| yes.eq_ignore_ascii_case(text.trim())),
-            _ => false,
-        };
-        let has_code = map.keys().any(|name| {
-            let name = plain(name);
-            ["error", "err", "errno", "errorno", "errorcode", "errcode"].contains(&name.as_str())
-        });
-        error_of(map, self.profile).is_some()
-            || map.iter().any(|(name, value)| {
-                let name: String = name
-                    .chars()
-                    .filter(char::is_ascii_alphanumeric)
-                    .collect::<String>()
-                    .to_lowercase();
-                let failed = || {
-                    value.as_str().is_some_and(|text| {
-                        FAILED
-                            .iter()
-                            .any(|word| word.eq_ignore_ascii_case(text.trim()))
-                    })
-                };
-                match name.as_str() {
-                    "success" | "ok" | "succeeded" | "issuccess" | "active" | "valid" => {
-                        is_no(value)
-                    }
-                    "haserror" | "iserror" => !says_nothing(value),
-                    "result" => is_status(value) || failed() || value == &Value::Bool(false),
-                    "status" | "statuscode" | "code" | "outcome" => is_status(value) || failed(),
-                    // What the request sent, as a rule: its numbers say nothing.
-                    "state" => failed(),
-                    // What is wrong is said by a code. Without one the sentence alone has to be believed.
-                    "errordescription" | "errormessage" | "errmsg" if beside && has_code => false,
-                    "revoked" | "expired" | "inactive" | "invalid" | "disabled" | "isrevoked"
-                    | "isexpired" | "isinvalid" => is_yes(value),
-                    "errmsg" | "errormessage" | "errordescription" | "errors" | "error" | "err"
-                        if succeeds(value) =>
-                    {
-                        false
-                    }
-                    name => ERRORS.contains(&name) && !says_nothing(value),
-                }
-            })
+        }
+    }
+
+    fn is_refused_object(
+        &self,
+        map: &Map<String, Value>,
+        beside: bool,
+        levels: usize,
+        left: &mut usize,
+    ) -> bool {
+        *left = left.saturating_sub(1);
+        let is_code = |text: &str| is_error_code(text, self.profile);
+        let beside_token = beside || self.holds_token(map);
+        *left == 0
+            || error_of(map, self.profile).is_some()
+            || is_refused_by_members(map, beside, is_code)
+            || levels > 0
+                && (map.iter())
+                    .filter(|(name, _)| is_about_the_request(name))
+                    .any(|(_, value)| self.is_refused(value, beside_token, levels - 1, left))
     }
 
     /// The object that stands alone between notices and markup.
-    fn embedded(&self, text: &[u8]) -> Option<Map<String, Value>> {
-        let page = markup::scan(text, &self.exact)?;
+    fn embedded(&self, text: &[u8]) -> FoundToken {
+        let Some(page) = markup::scan(text, &self.exact) else {
+            return FoundToken::Nothing;
+        };
         // Values alone, one after the other.
         let bare = page.bare;
         let (mut tokens, mut others) = (Vec::new(), Vec::new());
         for piece in page.pieces {
             let (same, map) = match self.inside(piece.value, piece.shortened) {
                 FoundToken::Token(map) => (&mut tokens, map),
-                FoundToken::Other(map) if self.fails(&map, false) => (&mut others, map),
+                FoundToken::Other(map) if self.is_refusal(&map) => (&mut others, map),
                 FoundToken::Other(_) | FoundToken::Nothing => continue,
             };
             if !same.iter().any(|(known, _)| *known == map) {
                 same.push((map, piece.alone));
             }
             if tokens.len() + others.len() > 1 {
-                return None;
+                return FoundToken::Nothing;
             }
         }
-        let (map, alone) = tokens.pop().or_else(|| others.pop())?;
-        (alone || bare).then_some(map)
+        match (tokens.pop(), others.pop()) {
+            (Some((map, alone)), _) if alone || bare => FoundToken::Token(map),
+            (None, Some((map, alone))) if alone || bare => FoundToken::Other(map),
+            _ => FoundToken::Nothing,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::provider::Class;
+use super::super::quirks::says_nothing;
 use super::super::reply::{TokenReply, Verdict, is_unread, read};
 use super::*;
 use crate::samples::profile;
@@ -336,7 +337,7 @@ fn damage_beside_the_tokens_does_not_matter() {
         (b"{\"access_token\":\"a2\",\"name\":\"M\xfcller\x01\n\",\"refresh_token\":\"r2\"}", "a2", Some("r2")),
         (br#"{"access_token":"a2","refresh_token":4711,"x":1e999,"expires_in":20}"#, "a2", Some("4711")),
         (br#"{"access_token":12345678901234567890123,"refresh_token":0.10}"#, "12345678901234567890123", Some("0.10")),
-        (br#"{"access_token":"a1","refresh_token":"r1","access_token":"a2","refresh_token":"r2","refresh_token":null}"#, "a2", Some("r2")),
+        (br#"{"access_token":"a2","refresh_token":null,"access_token":"a2","refresh_token":"r2","refresh_token":null}"#, "a2", Some("r2")),
         (br#"{"refresh_token":"r2","data":{"access_token":"a2"}}"#, "a2", Some("r2")),
         (deep.as_bytes(), "a2", Some("r2")),
         (large.as_bytes(), "a2", Some("r2")),
@@ -967,4 +968,222 @@ fn wide_letters_without_a_mark_are_read_whatever_stands_in_front() {
     ] {
         assert_eq!(pair(&body), both, "{}", shown(&body));
     }
+}
+
+#[test]
+fn what_states_a_failure_around_a_pair_keeps_it_in_doubt() {
+    let with = |more: &str| format!("{{{more},{}", R.trim_start_matches('{'));
+    for text in [
+        format!("error({R})"),
+        format!("onError({R});"),
+        format!("Token.requestFailed({R});"),
+        format!("event: error\ndata: {R}\n\n"),
+        format!("/* refresh token invalid */ {R}"),
+        format!("<!-- invalid grant --> {R}"),
+        format!("<error>{R}</error>"),
+        format!("<old>{R}</old>"),
+        format!("<?xml version=\"1.0\"?><fault>{R}</fault>"),
+        format!("var example = {R};"),
+        format!("old = {R};"),
+        format!("last_error = {R};"),
+        format!("HTTP/1.1 400 Bad Request\n\n{R}"),
+        format!("HTTP/2 403\r\ncontent-type: application/json\r\n\r\n{R}"),
+        format!("POST /token HTTP/1.1\n\n{R}"),
+        format!("* Connected to x\n> POST /token HTTP/1.1\n>\n{R}"),
+        format!("Refresh failed.\n{R}"),
+        format!("Connected.\nCould not refresh: the token was already used\n{R}"),
+        format!("{R}\nThe grant is no longer valid."),
+        format!("{R}<!-- error 17 -->"),
+        format!("error({R}"),
+        format!("{}", Value::from(format!("error({R})"))),
+        format!("Warning: refresh token rejected\n{R}"),
+        format!("<b>Warning</b>: x in <b>/a.php</b> on line <b>1</b><br />\nRefresh failed.\n{R}"),
+        format!("<b>Refresh failed</b><br/>{}", R.replace('"', "&quot;")),
+        "result[error]=invalid_grant&access_token=a2&refresh_token=r2".to_owned(),
+        "result[error]=invalid_grant&result[x]=1&token[access_token]=a2&token[refresh_token]=r2"
+            .to_owned(),
+        format!("{{\"level\":\"error\",\"msg\":\"spent\"}}\n{R}"),
+    ] {
+        assert!(is_kept_in_doubt(&text), "{text}");
+        assert!(pair(&gzip(text.as_bytes())).is_none(), "packed: {text}");
+    }
+    for members in [
+        r#""status":"invalid_grant""#,
+        r#""code":"invalid_grant""#,
+        r#""error_type":"invalid_grant""#,
+        r#""error_reason":"spent""#,
+        r#""error_codes":[70008]"#,
+        r#""http_status":401"#,
+        r#""httpStatusCode":"401""#,
+        r#""response_code":401"#,
+        r#""ret":-1"#,
+        r#""is_valid":false"#,
+        r#""failed":true"#,
+        r#""code":1001,"msg":"invalid refresh token""#,
+        r#""message":"Refresh token has expired""#,
+        r#""message":"The token could not be refreshed""#,
+        r#""meta":{"error":"invalid_grant"}"#,
+        r#""meta":{"result":{"errors":["x"]}}"#,
+        r#""meta":[{"error":{"code":7}}]"#,
+        r#""info":"{\"error\":\"invalid_grant\"}""#,
+        r#""type":"error""#,
+        r#""x":"invalid_grant""#,
+        r#""code":401,"msg":"success""#,
+        r#""lastError":"timeout""#,
+        r#""reason":"grant not found""#,
+        r#""exception":"java.lang.IllegalStateException""#,
+    ] {
+        let around = format!(r#"{{{members},"data":{R}}}"#);
+        for body in [with(members), around] {
+            assert!(is_kept_in_doubt(&body), "{body}");
+        }
+    }
+    for name in [
+        "last",
+        "cached",
+        "params",
+        "original_request",
+        "originalRequest",
+        "lastToken",
+        "failed",
+        "invalid_token",
+        "requestBody",
+        "template",
+    ] {
+        let body = format!(r#"{{"{name}":{R}}}"#);
+        assert!(pair(body.as_bytes()).is_none(), "{body}");
+    }
+    // Beside another status than that of a success it is neither a pair nor kept.
+    for body in [
+        with(r#""error":"invalid_grant""#),
+        with(r#""status":"invalid_grant""#),
+        with(r#""message":"The refresh token is invalid""#),
+        format!("HTTP/1.1 400 Bad Request\n\n{R}"),
+    ] {
+        let reply = TokenReply {
+            whole: true,
+            status: 400,
+            retry_after: None,
+            now: Timestamp::default(),
+            body: body.as_bytes(),
+        };
+        let verdict = read(&reply, &profile(), &[]);
+        assert!(!is_unread(&reply, &verdict, &profile()), "{body}");
+        assert!(matches!(verdict, Verdict::Refused(_)), "{body}");
+    }
+}
+
+#[test]
+fn what_speaks_of_success_or_of_something_else_does_not_matter() {
+    let with = |more: &str| format!("{{{more},{}", R.trim_start_matches('{'));
+    let notice = "<br />\n<b>Warning</b>:  Cannot modify header information - headers already sent by (output started at \
+        /var/www/html/wp-includes/functions.php:6121) in <b>/var/www/html/wp-includes/rest-api/class-wp-rest-server.php</b> \
+        on line <b>1902</b><br />\n";
+    for body in [
+        with(r#""error_description":"The request was successful""#),
+        with(r#""errmsg":"No errors""#),
+        with(r#""errors":[],"error_count":0,"has_error":false"#),
+        with(r#""code":"440","msg":"success""#),
+        with(r#""code":20000,"message":"Token refreshed; the previous token was revoked.""#),
+        with(r#""message":"OK","failed":false,"is_expired":0,"revoked_at":null"#),
+        with(r#""expired_at":"2026-12-30T00:00:00Z","failed_attempts":2"#),
+        with(r#""user":{"name":"Error Inc","status":"blocked","active":false}"#),
+        with(r#""country_code":"440","zip_code":44000,"description":"the CRM of Acme""#),
+        with(r#""meta":{"description":"failed logins are shown","error":null}"#),
+        with(&format!(r#""scopes":[{}"s"]"#, r#""s","#.repeat(9000))),
+        with(r#""request_id":"err-7","params":{"error":"x"},"no_error":true"#),
+        format!(r#"{{"received":{R}}}"#),
+        format!(r#"{{"preview":{R}}}"#),
+        format!(r#"{{"oauth":{{"tokens":{R}}}}}"#),
+        format!("{notice}{R}"),
+        format!("{notice}{notice}{R}"),
+        format!("{R}\n{notice}"),
+        format!(
+            "Warning: fopen(/x): failed to open stream: Permission denied in /srv/a.php on line 3\n{R}"
+        ),
+        format!("PHP Deprecated:  Invalid use of x in /srv/a.php on line 3\n{R}"),
+        format!("Strict Standards: cannot pass x in /srv/a.php on line 3\n{R}"),
+        format!("{R}<!-- errors: 0 -->"),
+        format!("{R}<script>try {{ x() }} catch (error) {{ }}</script>"),
+        format!("No errors.\n{R}"),
+        format!("> POST /token HTTP/1.1\n>\n< HTTP/1.1 200 OK\n<\n{R}"),
+        "access_token=a2&refresh_token=r2&expires_in=3600&errors=0".to_owned(),
+    ] {
+        assert_eq!(pair(body.as_bytes()), pair(R.as_bytes()), "{body}");
+    }
+}
+
+#[test]
+fn what_describes_tokens_is_none() {
+    for body in [
+        r#"{"links":{"access_token":"https://a.example/token","refresh_token":"https://a.example/refresh"}}"#,
+        r#"{"links":{"access_token":"/oauth/token"}}"#,
+        r#"{"ttl":{"access_token":3600,"refresh_token":86400}}"#,
+        r#"{"data":{"lifetimes":{"access_token":3600,"refresh_token":86400}}}"#,
+        r#"{"access_token":"required","refresh_token":"optional"}"#,
+        r#"{"access_token":"string","refresh_token":"string","expires_in":0}"#,
+        r#"{"schema":{"access_token":"x","refresh_token":"y"}}"#,
+        r#"{"access_token":"String"}"#,
+        r#"{"access_token":3600,"refresh_token":86400}"#,
+    ] {
+        assert!(is_kept_in_doubt(body), "{body}");
+    }
+}
+
+#[test]
+fn two_different_tokens_under_one_name_are_none() {
+    for body in [
+        r#"{"access_token":"a1","access_token":"a2","refresh_token":"r2"}"#,
+        r#"{"access_token":"a2","refresh_token":"r1","refresh_token":"r2"}"#,
+        r#"{"data":{"access_token":"a1","access_token":"a2","x":{"access_token":"a3"}}}"#,
+        r#"{"accessToken":"a1","accessToken":"a2","refreshToken":"r2"}"#,
+        "access_token=a2&refresh_token=r1&refresh_token=r2",
+        "access_token=a1&access_token=a2&refresh_token=r2",
+    ] {
+        assert!(is_kept_in_doubt(body), "{body}");
+    }
+    let same =
+        r#"{"access_token":"a2","access_token":"a2","refresh_token":"r2","refresh_token":"r2"}"#;
+    assert_eq!(pair(same.as_bytes()), pair(R.as_bytes()));
+}
+
+#[test]
+fn a_word_in_the_place_of_a_refresh_token_keeps_the_one_before_and_is_told() {
+    for word in [
+        r#""unchanged""#,
+        r#""no""#,
+        r#""2026-12-30""#,
+        r#""2026-12-30T10:00:00Z""#,
+        "86400",
+        r#""86400""#,
+        "true",
+        r#""optional""#,
+    ] {
+        let body = format!(r#"{{"access_token":"a2","refresh_token":{word},"expires_in":60}}"#);
+        let Verdict::Granted(granted) = verdict(body.as_bytes()) else {
+            panic!("{body}")
+        };
+        assert!(granted.refresh.is_none(), "{body}");
+        let notice = granted.notice().unwrap_or_default();
+        assert!(
+            notice.contains(word.trim_matches('"')) && notice.contains("the one before stays"),
+            "{body}: {notice}"
+        );
+    }
+    let Verdict::Granted(granted) = verdict(R.as_bytes()) else {
+        panic!()
+    };
+    assert_eq!(granted.notice(), None);
+    // The real one is elsewhere, or it is a number all the same.
+    for body in [
+        r#"{"access_token":"a2","refresh_token":true,"refreshToken":"r2"}"#,
+        r#"{"access_token":"a2","refresh_token":"unchanged","data":{"refresh_token":"r2"}}"#,
+    ] {
+        assert_eq!(pair(body.as_bytes()), pair(R.as_bytes()), "{body}");
+    }
+    let number = r#"{"access_token":"a2","refresh_token":4711}"#;
+    assert_eq!(
+        pair(number.as_bytes()),
+        Some(("a2".to_owned(), Some("4711".to_owned())))
+    );
 }

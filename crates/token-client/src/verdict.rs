@@ -31,6 +31,8 @@ pub struct GrantedTokens {
     pub access: AccessToken,
     /// The new refresh token; `None` means that the old one stays in force (RFC 6749 section 6).
     pub refresh: Option<RefreshToken>,
+    /// What stood in its place and is none, as `true` or a lifetime; nothing else is known of it.
+    pub odd_refresh: Option<String>,
     /// `Bearer` unless the server says something else.
     pub token_type: String,
     /// What the reply says of how long its tokens live.
@@ -41,6 +43,20 @@ pub struct GrantedTokens {
     pub server: Option<String>,
     /// What readers need besides.
     pub details: Details,
+}
+
+impl GrantedTokens {
+    /// What people should know of the parts of the reply that could not be read.
+    #[must_use]
+    pub fn notice(&self) -> Option<String> {
+        let refresh = self.odd_refresh.as_ref().map(|text| {
+            format!(
+                "the reply's refresh token is none (\"{text}\"); the one before stays in force: see `reply` of its provider"
+            )
+        });
+        let notices: Vec<_> = self.lives.notice().into_iter().chain(refresh).collect();
+        (!notices.is_empty()).then(|| notices.join("; "))
+    }
 }
 
 /// A refusal.

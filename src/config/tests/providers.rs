@@ -255,6 +255,7 @@ fn check_grant(what: &str, granted: GrantedTokens, grants: &Grants) {
     let GrantedTokens {
         access,
         refresh,
+        odd_refresh: _,
         token_type,
         lives,
         identity,

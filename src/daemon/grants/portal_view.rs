@@ -86,7 +86,7 @@ pub struct PortalView {
     /// What a person must do, unless all is well.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub action: Option<String>,
-    /// Why and until when nothing is sent for it though it is well itself: its app's client is refused.
+    /// Why and until when nothing is sent for it: its app's client is refused, or is for this portal alone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waits: Option<String>,
     /// Replies that may hold a pair and could not be read; none while nothing is kept.
@@ -252,7 +252,7 @@ impl PortalView {
                 _ => Some(action_for(portal)),
             },
             unread_replies: None,
-            waits,
+            waits: waits.or_else(|| portal.waits_alone()),
         }
     }
 

@@ -19,6 +19,7 @@ use refreshd_token_client::reply::{GrantedTokens, Refusal, TokenReply, Verdict, 
 use refreshd_token_client::token::{
     Access, Credential, Details, Generation, LIFETIME_RANGE, Tokens, Validity,
 };
+use refreshd_token_client::token_object::is_no_new_token;
 use serde_json::Value;
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
@@ -76,12 +77,13 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
     let (least, most) = LIFETIME_RANGE;
     let life = granted.lives.span();
     assert!(life.is_zero() || (least..=most).contains(&life), "{life:?}");
-    let notice = granted.lives.notice().unwrap_or_default();
+    let notice = granted.notice().unwrap_or_default();
     assert!(!notice.contains(char::is_control), "{notice:?}");
     assert!(granted.identity.as_deref() != Some(""));
     let GrantedTokens {
         access: _,
         refresh,
+        odd_refresh: _,
         token_type,
         lives: _,
         identity,
@@ -141,7 +143,8 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
                 .get("refresh_token")
                 .is_none_or(|token| token.is_string() || token.is_null());
             // A word for nothing is none, and then one under another name counts.
-            if plain && !stands_for_none(&text("refresh_token")) {
+            let token = text("refresh_token");
+            if plain && !stands_for_none(&token) && !is_no_new_token(&Value::from(token)) {
                 assert_eq!(
                     refresh.as_ref().map_or("", RefreshToken::expose),
                     text("refresh_token")
@@ -261,6 +264,31 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
     ] {
         let found = pair(wrapped.as_bytes());
         assert!(found == bare, "{text:?} in {wrapped:?}");
+    }
+    for refused in [
+        format!("error({text});"),
+        format!(
+            "event: error\ndata: {}\n\n",
+            text.replace(['\r', '\n'], " ")
+        ),
+        format!("/* refresh token invalid */ {text}"),
+        format!("<!-- invalid grant --> {text}"),
+        format!("<error>{text}</error>"),
+        format!("var old = {text};"),
+        format!("HTTP/1.1 400 Bad Request\r\n\r\n{text}"),
+        format!("POST /token HTTP/1.1\r\n\r\n{text}"),
+        format!("Refresh failed.\n{text}"),
+        format!("{text}\nThe refresh token has expired."),
+        format!(r#"{{"error":"invalid_grant","data":{text}}}"#),
+        format!(r#"{{"status":"invalid_grant","data":{text}}}"#),
+        format!(r#"{{"http_status":401,"data":{text}}}"#),
+        format!(r#"{{"meta":{{"error":"invalid_grant"}},"data":{text}}}"#),
+        format!(r#"{{"code":1001,"msg":"invalid refresh token","data":{text}}}"#),
+        format!(r#"{{"failed":true,"data":{text}}}"#),
+        format!(r#"{{"original_request":{text}}}"#),
+    ] {
+        let found = pair(refused.as_bytes());
+        assert!(found.is_none(), "a failure is stated: {refused:?}");
     }
     let wide: Vec<u8> = std::iter::once(0xfeff)
         .chain(text.encode_utf16())

@@ -124,6 +124,7 @@ async fn somebody_elses_pair_is_kept_aside_and_not_used() {
         let granted = GrantedTokens {
             access: AccessToken::new("theirs").unwrap(),
             refresh: RefreshToken::new("their refresh"),
+            odd_refresh: None,
             token_type: "Bearer".to_owned(),
             lives: refreshd_token_client::token_life::TokenLives::said(
                 std::time::Duration::from_secs(3600),
