@@ -245,9 +245,11 @@ impl TokenFiles {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             found => found.map_err(FileError::at("use", &of_portal))?,
         };
-        for format in TokenFormat::ALL {
-            self.remove_form(&directory, portal, format)?;
-        }
+        // One that cannot be removed keeps no other.
+        let removed =
+            TokenFormat::ALL.map(|format| directory.remove(OsStr::new(format.file_name())));
+        let removed = removed.into_iter().fold(Ok(()), Result::and);
+        removed.map_err(FileError::at("remove the token files in", &of_portal))?;
         let is_setgid = directory.mode() & 0o2000 != 0;
         if !is_setgid {
             // What is not ours in there keeps it, and that is right.

@@ -210,12 +210,16 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
             _ => format!("{unsaved} new pairs are not on disk"),
         });
     }
-    let unpublished = shared.health.count_unpublished();
-    if unpublished > 0 {
-        problems.push(match unpublished {
-            1 => "the token files of 1 portal cannot be written".to_owned(),
-            _ => format!("the token files of {unpublished} portals cannot be written"),
-        });
+    let unremoved = shared.conditions.count_unremoved();
+    let unwritten = shared.health.count_unpublished().saturating_sub(unremoved);
+    for (count, what) in [(unwritten, "written"), (unremoved, "removed")] {
+        match count {
+            0 => {}
+            1 => problems.push(format!("the token files of 1 portal cannot be {what}")),
+            _ => problems.push(format!(
+                "the token files of {count} portals cannot be {what}"
+            )),
+        }
     }
     match shared.state.census(shared.clock.now()).await {
         Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),

@@ -15,7 +15,7 @@ use crate::adapters::published_token::{PublishedTraces, traces};
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
 use crate::daemon::alerts::{Condition, Conditions, ReadBy};
-use crate::daemon::renewal::file_failures::FileFailures;
+use crate::daemon::renewal::file_failures::{FileFailures, FileTask};
 use crate::daemon::renewal::file_writers::FileWriters;
 use crate::daemon::renewal::generation_notes::GenerationNotes;
 use crate::domain::error_chain::error_chain;
@@ -362,13 +362,9 @@ impl PublisherThread {
                 .identity()
                 .map_or(true, |identity| identity == self.swept);
         if same {
-            for name in self
-                .unpublished
-                .failing()
-                .union(&self.unread.portals)
-                .cloned()
-                .collect::<Vec<_>>()
-            {
+            let failing = self.unpublished.failing().keys();
+            let again: BTreeSet<_> = failing.chain(&self.unread.portals).cloned().collect();
+            for name in again {
                 self.publish_by_name(&name, KnownState::Nothing, provider_of, TokenFiles::publish);
             }
             if self.unread.is_sweep_due {
@@ -456,7 +452,8 @@ impl PublisherThread {
             };
             write(files, &published, &formats).map(|()| None)
         });
-        self.unpublished.note(portal, done.map(drop));
+        self.unpublished
+            .note(portal, FileTask::Write, done.map(drop));
     }
 
     fn remove(&mut self, portal: &PortalName) {
@@ -464,7 +461,8 @@ impl PublisherThread {
         let removed = self.files.run(Some(portal), move |files| {
             files.remove(&name).map(|()| None)
         });
-        self.unpublished.note(portal, removed.map(drop));
+        self.unpublished
+            .note(portal, FileTask::Remove, removed.map(drop));
     }
 
     /// Which directory there is now.
