@@ -127,6 +127,8 @@ pub enum ReadBy {
     Publisher,
     /// Whoever looks for incidents.
     Alerter,
+    /// Anybody else, who met damage.
+    Others,
 }
 
 #[derive(Default)]
@@ -197,6 +199,11 @@ impl Conditions {
             (true, false, _) => self.end(Condition::Unread, "the state is read again"),
             _ => {}
         }
+    }
+
+    /// Whether this one could not read the state.
+    pub fn is_blind(&self, who: ReadBy) -> bool {
+        self.known().blind.contains(&who)
     }
 
     /// Whether it is wrong now.
