@@ -19,7 +19,7 @@ use crate::adapters::clock::Clock;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, CheckOutcome, Header, StateCheck, StateError};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
-use crate::daemon::{RunError, ask_issuers};
+use crate::daemon::{RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
 use crate::domain::reply::leads_to;
 
@@ -70,6 +70,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     for warning in directories(&config)
         .into_iter()
         .chain(state::oddities(path))
+        .chain(descriptor_shortage(0))
     {
         terminal::eprintln(&format!("{warning} (warning)"));
     }

@@ -35,7 +35,6 @@ const STATE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Renews until `stop`, then waits for what was sent.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
-    descriptors::say_if_few(shared.carry.inherited());
     let mut renewer = Scheduler {
         budgets: BTreeMap::new(),
         limits: shared.config().renewal.limits,
