@@ -36,7 +36,7 @@ use crate::domain::request::RequestKind;
 use crate::domain::schedule::RenewEvery;
 use crate::domain::secret::Fingerprint;
 use crate::domain::settings::Settings;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{self, Timestamp};
 use crate::domain::token::Generation;
 
 /// A server's clock may differ by this much.
@@ -302,7 +302,7 @@ async fn send_once(
     let started = shared.clock.tick();
     let answer = send(shared, config, app, claimed, sent_at).await;
     let took = shared.clock.elapsed(started);
-    let skew = skew_of(&answer, shared.clock.now());
+    let skew = skew_of(&answer, sent_at, shared.clock.now());
     // A clock that was set back meanwhile must not bring the outcome before its cause; see `RenewalRecord::claim`.
     let now = shared.clock.now().max(sent_at + took);
     let Grant {
@@ -454,10 +454,10 @@ fn foreign_host(claimed: &ClaimedGrant, profile: &Profile, attempt: &Attempt) ->
     ))
 }
 
-fn skew_of(answer: &TokenResponse, now: Timestamp) -> Option<f64> {
+fn skew_of(answer: &TokenResponse, sent_at: Timestamp, now: Timestamp) -> Option<f64> {
     match answer {
         TokenResponse::Whole(reply) | TokenResponse::Cut(reply, _) => {
-            reply.date.map(|date| (date.secs() - now.secs()) as f64)
+            reply.date.map(|date| time::skew(date, sent_at, now) as f64)
         }
         TokenResponse::NotSent(_) | TokenResponse::InDoubt(_) => None,
     }
