@@ -234,7 +234,7 @@ fn the_first_start_after_an_upgrade_removes_nothing_either() {
     daemon.stop();
     rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];
     // The volume is not mounted: its mount point is there, and empty.
-    fs::rename(rig.path("portals.d"), rig.path("mounted.d")).unwrap();
+    fs::remove_dir_all(rig.path("portals.d")).unwrap();
     fs::create_dir(rig.path("portals.d")).unwrap();
     forget_what_was_included(&rig);
     is_kept_at_a_start(&rig, "no file is there for include");
@@ -248,7 +248,7 @@ fn the_first_start_after_an_upgrade_removes_nothing_either() {
     rig.config.portals.clear();
     rig.config.include = vec!["other.d/*.toml".to_owned()];
     is_kept_at_a_start(&rig, "is not known to find what was included before");
-    fs::rename(rig.path("mounted.d"), rig.path("portals.d")).unwrap();
+    put_back(&rig);
     rig.config.include = vec!["portals.d/*.toml".to_owned()];
     let daemon = rig.start();
     goes_on(&rig);

@@ -276,7 +276,7 @@ fn where_token_files_say_nothing_the_record_still_does() {
     let rig = renewed();
     without_state(&rig);
     for portal in ["acme", "globex"] {
-        fs::write(rig.token_path(portal, "token"), "").unwrap();
+        rig.secret(&format!("tokens/{portal}/token"), "");
         fs::remove_file(rig.token_path(portal, "token.json")).unwrap();
     }
     let sent = rig.sandbox.total_requests();

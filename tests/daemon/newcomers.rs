@@ -99,18 +99,14 @@ fn files_without_a_token_in_them_are_no_traces_and_are_replaced() {
         fs::create_dir_all(rig.path("tokens").join(portal)).unwrap();
     }
     for form in ["token", "token.json", "header", "env"] {
-        fs::write(rig.token_path("acme", form), "").unwrap();
+        rig.secret(&format!("tokens/acme/{form}"), "");
     }
     let made = Command::new("mkfifo")
         .arg(rig.token_path("globex", "token.json"))
         .status();
     assert!(made.unwrap().success());
-    fs::write(
-        rig.token_path("hooli", "token.json"),
-        "{\"access_token\": \"\"}",
-    )
-    .unwrap();
-    fs::write(rig.token_path("hooli", "token"), [0; 40]).unwrap();
+    rig.secret("tokens/hooli/token.json", "{\"access_token\": \"\"}");
+    rig.secret_bytes("tokens/hooli/token", &[0; 40]);
     let daemon = rig.start();
     for portal in names {
         rig.wait_for_phase(portal, "fresh");

@@ -107,7 +107,7 @@ fn token_files_that_cannot_be_removed_are_said_to_be_there_and_removed_once_they
             )
         );
         fs::remove_dir(directory.join("token")).expect("a directory");
-        fs::write(directory.join("token"), "left").expect("a file");
+        rig.secret("tokens/acme/token", "left");
         eventually("it is removed", SOON, || !directory.exists());
         daemon.wait_for_step("acme", "resolved");
         daemon.stop();

@@ -48,7 +48,10 @@ impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> DbJob for Type
 
 /// Whoever is to hear at once that the state is damaged.
 #[derive(Default)]
-pub(super) struct DamageListener(pub(super) OnceLock<Box<dyn Fn(&StateError) + Send + Sync>>);
+pub(super) struct DamageListener(pub(super) OnceLock<OnDamage>);
+
+/// What is called with the damage.
+pub(super) type OnDamage = Box<dyn Fn(&StateError) + Send + Sync>;
 
 /// Sends work to the owner of a connection.
 #[derive(Clone)]
