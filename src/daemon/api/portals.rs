@@ -278,7 +278,10 @@ async fn forget(
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
     let forget = async move { Ok(store::forget(&shared, &name, revoke).await?) };
     let Forgotten { had_grant, left } = control.change(forget).await?;
-    let said = json!({"portal": portal, "forgotten": had_grant, "left": left});
+    let mut said = json!({"portal": portal, "forgotten": had_grant});
+    if let (Some(left), Some(said)) = (left, said.as_object_mut()) {
+        said.insert("left".to_owned(), left.into());
+    }
     Ok(axum::Json(said).into_response())
 }
 
