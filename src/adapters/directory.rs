@@ -435,13 +435,14 @@ impl Directory {
         Ok(file)
     }
 
-    /// Whether there is an entry of an owner who may write here anyway, whatever it is.
+    /// Whether there is a regular file with something in it, of an owner who may write here anyway.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn has_own(&self, name: &OsStr) -> io::Result<bool> {
+    pub fn has_contents(&self, name: &OsStr) -> io::Result<bool> {
         let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(self.is_owner(found.st_uid))
+        let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        Ok(is_file && found.st_size > 0 && self.is_owner(found.st_uid))
     }
 
     /// Whether an entry is a regular file of an owner who may write here anyway; if not, what it is.

@@ -275,8 +275,8 @@ fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {
 
 /// What the state knows, when somebody asks.
 pub struct Snapshot<'a> {
-    /// All portals, by kind.
-    pub census: &'a Census,
+    /// All portals, by kind; `None` while the state cannot be read.
+    pub census: Option<&'a Census>,
     /// Portals with a series of their own.
     pub portals: &'a [Portal],
     /// Open incidents by severity.
@@ -287,6 +287,8 @@ pub struct Snapshot<'a> {
     pub silences: usize,
     /// Whether the state takes what is written.
     pub writable: bool,
+    /// Whether it can be read.
+    pub readable: bool,
     /// Portals whose files cannot be written.
     pub files_failing: u64,
     /// Lines of the log that its reader did not take.
@@ -296,21 +298,35 @@ pub struct Snapshot<'a> {
 impl Snapshot<'_> {
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("refreshd");
-        let by_kind = Family::<Vec<(&str, &str)>, SharedGauge>::default();
-        for kind in Kind::ALL {
-            let count = i64::try_from(self.census.of(kind)).unwrap_or(i64::MAX);
-            by_kind
-                .get_or_create(&vec![("phase", kind.as_str())])
-                .set(count);
+        let gauge = |registry: &mut Registry, name: &str, help: &str, value: u64| {
+            let gauge = SharedGauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        };
+        // What is not known is left out: an old number would look like one of now.
+        if let Some(census) = self.census {
+            let by_kind = Family::<Vec<(&str, &str)>, SharedGauge>::default();
+            for kind in Kind::ALL {
+                let count = i64::try_from(census.of(kind)).unwrap_or(i64::MAX);
+                by_kind
+                    .get_or_create(&vec![("phase", kind.as_str())])
+                    .set(count);
+            }
+            registry.register("portals", "Portals by phase", by_kind);
+            let help = "Grants whose last request has no known outcome";
+            gauge(
+                &mut registry,
+                "claims_in_doubt",
+                help,
+                census.of(Kind::InDoubt),
+            );
+            let help = "Portals whose renewal is late by 30 % of the time it had";
+            gauge(&mut registry, "portals_overdue", help, census.overdue);
+            let silences = u64::try_from(self.silences).unwrap_or(u64::MAX);
+            let help = "Silences in force";
+            gauge(&mut registry, "silences_active", help, silences);
+            self.per_portal(&mut registry);
         }
-        registry.register("portals", "Portals by phase", by_kind);
-        let in_doubt = SharedGauge::default();
-        in_doubt.set(i64::try_from(self.census.of(Kind::InDoubt)).unwrap_or(i64::MAX));
-        registry.register(
-            "claims_in_doubt",
-            "Grants whose last request has no known outcome",
-            in_doubt,
-        );
         let incidents = Family::<Vec<(&str, &str)>, SharedGauge>::default();
         for (severity, count) in self.incidents {
             let gauge = incidents.get_or_create(&vec![("severity", severity.as_str())]);
@@ -329,19 +345,17 @@ impl Snapshot<'_> {
                 u64::from(self.writable),
             ),
             (
-                "token_files_failing",
-                "Portals whose token files cannot be written",
-                self.files_failing,
+                "state_readable",
+                "Whether the state can be read",
+                u64::from(self.readable),
             ),
             (
-                "portals_overdue",
-                "Portals whose renewal is late by 30 % of the time it had",
-                self.census.overdue,
+                "token_files_failing",
+                "Portals whose token files cannot be written or removed",
+                self.files_failing,
             ),
         ] {
-            let gauge = SharedGauge::default();
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            registry.register(name, help, gauge);
+            gauge(&mut registry, name, help, value);
         }
         let dropped = Counter::<u64>::default();
         dropped.inc_by(self.log_lines_dropped);
@@ -350,7 +364,6 @@ impl Snapshot<'_> {
             "Lines of the log that its reader did not take in time, or that could not be written",
             dropped,
         );
-        self.per_portal(&mut registry);
         registry
     }
 
@@ -374,9 +387,6 @@ impl Snapshot<'_> {
         oldest.set(at.map_or(0.0, |at| at.millis() as f64 / 1000.0));
         let help = "When the oldest alert that waits was written, 0 if none does";
         registry.register("alert_outbox_oldest_timestamp_seconds", help, oldest);
-        let silences = SharedGauge::default();
-        silences.set(i64::try_from(self.silences).unwrap_or(i64::MAX));
-        registry.register("silences_active", "Silences in force", silences);
     }
 
     fn per_portal(&self, registry: &mut Registry) {

@@ -1,7 +1,7 @@
 //! Reads back what was published: the trace that readers' files are of a state that went back since.
 //!
-//! Readers may be able to write where the files lie, so the file is read with care. Must not complain: a file that is not
-//! there, or not refreshd's own, says nothing.
+//! Readers may be able to write where the files lie, so the files are read with care. Must not complain: a file that is not
+//! there, holds no token or is not refreshd's own says nothing.
 
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::token_files::TokenFiles;
 use crate::domain::name::PortalName;
 use crate::domain::rollback::PublishedGeneration;
+use crate::domain::token_format::TokenFormat;
 use refreshd_secrets::AccessToken;
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::{Access, Details, Generation};
@@ -30,10 +31,63 @@ struct TokenJson {
     fields: BTreeMap<String, Value>,
 }
 
+/// What is read where the generation does not matter.
+#[derive(Deserialize)]
+struct AnyTokenJson {
+    access_token: String,
+}
+
+/// What there is of a portal's token files.
+#[derive(Debug)]
+pub struct PublishedTraces {
+    /// What `token.json` says.
+    pub published: Option<PublishedGeneration>,
+    /// There is a token in a file of any form, or there may be one that this process may not read.
+    pub has_token: bool,
+}
+
+/// Looks for it.
+#[must_use]
+pub fn traces(files: &TokenFiles, portal: &PortalName) -> PublishedTraces {
+    let has_token = |format: &TokenFormat| match files.read_form(portal, *format) {
+        Ok(text) => text.is_some_and(|text| holds_token(*format, &text)),
+        Err(_) => true,
+    };
+    PublishedTraces {
+        published: published(files, portal),
+        has_token: TokenFormat::ALL.iter().any(has_token),
+    }
+}
+
+fn holds_token(format: TokenFormat, text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return false;
+    };
+    let json;
+    let token = match format {
+        TokenFormat::Raw => Some(text),
+        TokenFormat::Header => text
+            .strip_prefix("Authorization: ")
+            .and_then(|rest| rest.split_once(' '))
+            .map(|(_, token)| token),
+        TokenFormat::Env => text
+            .lines()
+            .find_map(|line| line.strip_prefix("REFRESHD_ACCESS_TOKEN="))
+            .map(|value| value.trim_matches('\'')),
+        TokenFormat::Json => {
+            json = serde_json::from_str::<AnyTokenJson>(text).ok();
+            json.as_ref().map(|json| json.access_token.as_str())
+        }
+    };
+    token
+        .map(str::trim)
+        .is_some_and(|token| !token.is_empty() && !token.contains(char::is_control))
+}
+
 /// What a portal's `token.json` says; `None` if there is none, or none that is understood.
 #[must_use]
 pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<PublishedGeneration> {
-    let text = files.read_json(portal)?;
+    let text = files.read_form(portal, TokenFormat::Json).ok()??;
     let TokenJson {
         portal: of,
         token_type,

@@ -245,9 +245,11 @@ impl TokenFiles {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             found => found.map_err(FileError::at("use", &of_portal))?,
         };
-        for format in TokenFormat::ALL {
-            self.remove_form(&directory, portal, format)?;
-        }
+        // One that cannot be removed keeps no other.
+        let removed =
+            TokenFormat::ALL.map(|format| directory.remove(OsStr::new(format.file_name())));
+        let removed = removed.into_iter().fold(Ok(()), Result::and);
+        removed.map_err(FileError::at("remove the token files in", &of_portal))?;
         let is_setgid = directory.mode() & 0o2000 != 0;
         if !is_setgid {
             // What is not ours in there keeps it, and that is right.
@@ -256,35 +258,32 @@ impl TokenFiles {
         Ok(())
     }
 
-    /// What a portal's `token.json` holds; `None` if there is none of refreshd's.
-    #[must_use]
-    pub(super) fn read_json(&self, portal: &PortalName) -> Option<Vec<u8>> {
-        let directory = self.top().ok()?.below(portal.as_str()).ok()?;
-        directory
-            .read(TokenFormat::Json.file_name(), MAX_READ_BYTES)
-            .ok()
-    }
-
-    /// Whether there is something where files of readers of a portal are, of any form: what is there and cannot be read may
-    /// have been written by this program. What readers made themselves says nothing.
-    #[must_use]
-    pub fn has_traces(&self, portal: &PortalName) -> bool {
-        // What the kernel does not let this process see may be there. What lies in the way of a directory was never refreshd's.
-        let is_there = |error: &io::Error| {
-            error.raw_os_error().is_some()
-                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+    /// What one form of a portal's files holds; `None` if there is none, or nothing that this program wrote.
+    ///
+    /// # Errors
+    /// The kernel's: something may be there, and this process may not see it.
+    pub(super) fn read_form(
+        &self,
+        portal: &PortalName,
+        format: TokenFormat,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let name = OsStr::new(format.file_name());
+        let read = || {
+            let top = self.top().map_err(UntrustedDirectory::into_io)?;
+            let directory = top.below(portal.as_str())?;
+            let has_contents = directory.has_contents(name)?;
+            has_contents
+                .then(|| directory.read(name, MAX_READ_BYTES))
+                .transpose()
         };
-        let directory = match self.top().map_err(UntrustedDirectory::into_io) {
-            Ok(top) => top.below(portal.as_str()),
-            Err(error) => Err(error),
+        // What this program refuses by itself was never its own, nor is what lies in the way of a directory.
+        let is_nothing = |error: &io::Error| {
+            error.raw_os_error().is_none()
+                || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
         };
-        match directory {
-            Ok(directory) => TokenFormat::ALL.iter().any(|format| {
-                directory
-                    .has_own(OsStr::new(format.file_name()))
-                    .unwrap_or_else(|error| is_there(&error))
-            }),
-            Err(error) => is_there(&error),
+        match read() {
+            Err(error) if is_nothing(&error) => Ok(None),
+            read => read,
         }
     }
 

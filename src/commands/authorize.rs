@@ -3,6 +3,7 @@
 //!
 //! Must not know what a code is worth: the daemon, or the state without one, exchanges it.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const SHOWN_STRANGERS: u32 = 3;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 nobody answered in time, or the server cannot be reached, 77 no permission, 78 configuration."
+    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 nobody answered in time, another program has the redirect's address, or the server cannot be reached, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// The portal.
@@ -151,8 +152,11 @@ impl AuthorizationClient<'_> {
         let began = clock.tick();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let here = arguments.listen.unwrap_or(here);
-        let (own, _) = Callback::listen(&[here]).await.map_err(|error| {
-            CommandError::new(Exit::Usage, format!("cannot listen on {here}: {error}"))
+        let (own, missing) = Callback::listen(&[here]).await;
+        let own = own.ok_or_else(|| {
+            let why = missing.first().map(|(_, error)| error.to_string());
+            let why = why.unwrap_or_default();
+            CommandError::new(Exit::Usage, format!("cannot listen on {here}: {why}"))
         })?;
         let here = own.addresses.first().copied().unwrap_or(here);
         let here = match here.ip() {
@@ -172,7 +176,7 @@ impl AuthorizationClient<'_> {
         }
         let callback = match &begun.redirect_uri {
             Some(uri) if *uri == loopback || arguments.listen.is_some() => Some(own),
-            Some(uri) => listen_at(uri).await,
+            Some(uri) => listen_at(uri).await?,
             None if arguments.listen.is_some() => Some(own),
             None => None,
         };
@@ -368,8 +372,34 @@ impl PromptAndCallback {
     }
 }
 
-/// Listens where the browser will be sent, if that is this machine. A browser may take `localhost` for either loopback.
-async fn listen_at(redirect_uri: &str) -> Option<Callback> {
+/// Listens where the browser will be sent, if that is this machine.
+///
+/// # Errors
+/// Another program listens there: the browser would hand the code to it.
+async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError> {
+    let Some(addresses) = loopbacks(redirect_uri) else {
+        return Ok(None);
+    };
+    let (callback, missing) = Callback::listen(&addresses).await;
+    let taken = |(_, error): &&(SocketAddr, io::Error)| error.kind() == io::ErrorKind::AddrInUse;
+    if let Some((address, _)) = missing.iter().find(taken) {
+        let message = format!(
+            "another program listens on {address}, where the browser is sent to {redirect_uri} and may hand it the code: end that \
+             program, be it another refreshd authorize, and begin again. If it is meant to have the code, say --listen ADDRESS"
+        );
+        return Err(CommandError::new(Exit::TryAgain, message));
+    }
+    // A machine without one of the two loopbacks has nothing there that a browser could reach.
+    if let (None, Some((address, error))) = (&callback, missing.first()) {
+        terminal::eprintln(&format!(
+            "cannot listen on {address} for the browser ({error}); paste the address instead"
+        ));
+    }
+    Ok(callback)
+}
+
+/// Where on this machine a browser may be sent: it may take `localhost` for either loopback.
+fn loopbacks(redirect_uri: &str) -> Option<Vec<SocketAddr>> {
     let url = Url::parse(redirect_uri)
         .ok()
         .filter(|url| url.scheme() == "http")?;
@@ -383,39 +413,12 @@ async fn listen_at(redirect_uri: &str) -> Option<Callback> {
         Host::Domain(name) if name.trim_end_matches('.') == "localhost" => vec![v4, v6],
         Host::Domain(_) => return None,
     };
-    if !ips.iter().all(IpAddr::is_loopback) {
-        return None;
-    }
     let port = url.port_or_known_default()?;
-    let addresses: Vec<_> = ips
-        .into_iter()
-        .map(|ip| SocketAddr::new(ip, port))
-        .collect();
-    match Callback::listen(&addresses).await {
-        Ok((callback, missing)) => {
-            for (address, error) in missing {
-                // A machine without one of the two has nothing there that a browser could reach.
-                if error.kind() == std::io::ErrorKind::AddrInUse {
-                    terminal::eprintln(&format!(
-                        "another program listens on {address}, which a browser may take for localhost; if it ends \
-                         there, paste the address instead"
-                    ));
-                }
-            }
-            Some(callback)
-        }
-        Err(error) => {
-            let address = addresses
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" and ");
-            terminal::eprintln(&format!(
-                "cannot listen on {address} for the browser ({error}); paste the address instead"
-            ));
-            None
-        }
-    }
+    let is_here = ips.iter().all(IpAddr::is_loopback);
+    is_here.then(|| {
+        let at = |ip| SocketAddr::new(ip, port);
+        ips.into_iter().map(at).collect()
+    })
 }
 
 /// Shows the address, and opens a browser at a page of this machine that leads there: what is opened stands in the browser's

@@ -5,20 +5,28 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
+use tokio::task::JoinSet;
 
 use super::common::Common;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
-use crate::adapters::state::{self, Header, StateError};
+use crate::adapters::state::{self, CheckOutcome, Header, StateCheck, StateError};
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
-use crate::daemon::{RunError, ask_issuers};
+use crate::daemon::{RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
+use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::reply::leads_to;
+
+/// How long the state is read: a million portals take less from a disk of today.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+/// The wait before a state that changed meanwhile is read again.
+const CHECK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 #[command(
@@ -50,7 +58,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let path = &config.paths.state;
     let version = match state::check_files(path).and_then(|()| state::inspect(path)) {
         Ok(Header::Absent) => "is not there yet".to_owned(),
-        Ok(Header::Version(version)) => format!("is schema version {version}"),
+        Ok(Header::Version(version)) => {
+            format!("is schema version {version}{}", read_all(path).await?)
+        }
         Err(error) if stops_the_daemon(path, &error) => {
             return Err(cannot_run(&RunError::State(error)));
         }
@@ -60,6 +70,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     for warning in directories(&config)
         .into_iter()
         .chain(state::oddities(path))
+        .chain(descriptor_shortage(0))
     {
         terminal::eprintln(&format!("{warning} (warning)"));
     }
@@ -80,6 +91,39 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{plural}")
+}
+
+/// Reads all of the state, for so long, and says what came of it. Damage is an error.
+async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
+    let clock = Clock::system();
+    let began = clock.tick();
+    let damaged = |error| Err(cannot_run(&RunError::State(error)));
+    loop {
+        let check = match StateCheck::begin(path) {
+            Ok(Some(check)) => check,
+            Err(error) if error.is_damage() => return damaged(error),
+            Ok(None) | Err(_) => return Ok(", and could not be read to its end"),
+        };
+        let interrupt = check.interrupt();
+        let mut checking = JoinSet::new();
+        checking.spawn_blocking(move || check.run());
+        let left = CHECK_LIMIT.saturating_sub(clock.elapsed(began));
+        let done = match clock.within(left, checking.join_next()).await {
+            Some(done) => done,
+            None => {
+                interrupt.interrupt();
+                checking.join_next().await
+            }
+        };
+        match done {
+            Some(Ok(Ok(CheckOutcome::Sound))) => return Ok(", and whole"),
+            Some(Ok(Err(error))) if error.is_damage() => return damaged(error),
+            Some(Ok(Ok(CheckOutcome::Changing))) if clock.elapsed(began) < CHECK_LIMIT => {
+                clock.sleep(CHECK_AGAIN).await;
+            }
+            _ => return Ok(", and was not read to its end"),
+        }
+    }
 }
 
 /// Whether the daemon would not start for the same reason. Whoever checks need not be who runs it: what may not be opened stops

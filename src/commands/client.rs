@@ -61,6 +61,16 @@ struct PortalPage {
     next: Option<String>,
 }
 
+/// What forgetting a grant came to.
+#[derive(Deserialize)]
+pub(super) struct Forgotten {
+    /// There was one.
+    pub(super) forgotten: bool,
+    /// Which token files could not be removed, and why.
+    #[serde(default)]
+    pub(super) left: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct KeptReplies {
     replies: Vec<KeptReplyView>,
@@ -368,7 +378,11 @@ impl Client {
     }
 
     /// Forgets a grant, given back first if asked; false if there was none.
-    pub(super) async fn forget(&self, portal: &str, revoke: bool) -> Result<bool, CommandError> {
+    pub(super) async fn forget(
+        &self,
+        portal: &str,
+        revoke: bool,
+    ) -> Result<Forgotten, CommandError> {
         let path = path(
             portal,
             if revoke {
@@ -377,11 +391,7 @@ impl Client {
                 "/grant"
             },
         );
-        let body: Value = parse(&self.ask(Method::DELETE, &path, None).await?)?;
-        Ok(body
-            .get("forgotten")
-            .and_then(Value::as_bool)
-            .unwrap_or_default())
+        parse(&self.ask(Method::DELETE, &path, None).await?)
     }
 
     /// Silences a portal, or everything, for a span; without one, ends its silence. Until when.

@@ -1,8 +1,9 @@
-//! `refreshd forget`: removes a grant and its token files, after a question. It cannot be undone.
+//! `refreshd forget`: removes a grant and its token files, after a question. It cannot be undone. Must not say that files are
+//! gone which are there.
 
 use clap::Args;
 
-use super::client::Client;
+use super::client::{Client, Forgotten};
 use super::common::Common;
 use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
@@ -10,7 +11,7 @@ use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n  refreshd forget acme --revoke              revoke it first (RFC 7009)\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not confirmed, 66 unknown portal, 69 daemon unavailable, 75 not revoked, and not forgotten, 77 no permission, 78 configuration, or the provider has no revocation endpoint."
+    after_help = "Examples:\n  refreshd forget acme\n  refreshd forget acme --yes\n  refreshd forget acme --revoke              revoke it first (RFC 7009)\n\nExit codes: 0 done, also if there was no grant, 64 usage, or not confirmed, 66 unknown portal, 69 daemon unavailable, 75 not revoked, and not forgotten, or token files could not be removed, 77 no permission, 78 configuration, or the provider has no revocation endpoint."
 )]
 pub(super) struct Arguments {
     /// The portal.
@@ -28,19 +29,30 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let client = connect_to_state(common).await?;
     let forgotten = forget(&client, arguments).await;
     client.close().await;
-    let forgotten = forgotten?;
-    terminal::eprintln(&match forgotten {
-        true if arguments.revoke => {
-            format!("{portal}: the grant is given back and forgotten, its token files are gone")
+    let Forgotten { forgotten, left } = forgotten?;
+    let grant = match forgotten {
+        true if arguments.revoke => "the grant is given back and forgotten",
+        true => "the grant is forgotten",
+        false => "there was no grant to forget",
+    };
+    match left {
+        None if forgotten => {
+            terminal::eprintln(&format!("{portal}: {grant}, its token files are gone"));
         }
-        true => format!("{portal}: the grant is forgotten, its token files are gone"),
-        false => format!("{portal}: there was no grant to forget"),
-    });
+        None => terminal::eprintln(&format!("{portal}: {grant}")),
+        Some(left) => {
+            terminal::eprintln(&format!(
+                "{portal}: {grant}, but {left}. The tokens in them may work until they expire. A running refreshd tries again by \
+                 itself; without one, remove them"
+            ));
+            return Ok(Exit::TryAgain);
+        }
+    }
     Ok(Exit::Done)
 }
 
-/// Forgets the grant, if that is meant; false if there was none.
-async fn forget(client: &Client, arguments: &Arguments) -> Result<bool, CommandError> {
+/// Forgets the grant, if that is meant.
+async fn forget(client: &Client, arguments: &Arguments) -> Result<Forgotten, CommandError> {
     let portal = &arguments.portal;
     // Nobody is asked about a portal that is not there.
     client.list(Some(portal)).await?;

@@ -104,7 +104,6 @@ fn matching(
     if pattern.value.contains(WILDCARDS) {
         includes.push(Included {
             has_files: !paths.is_empty(),
-            has_directory: has_directory(directory, pattern.value),
             // As it is written: the same from whatever directory the file is named.
             pattern: pattern.value.to_owned(),
         });
@@ -112,22 +111,6 @@ fn matching(
         report.problem(pattern.place, "`include` names a file that does not exist");
     }
     paths
-}
-
-/// Whether the directory is there in which a pattern begins to look.
-fn has_directory(directory: &Path, pattern: &str) -> bool {
-    let plain = pattern
-        .split('/')
-        .take_while(|part| !part.contains(WILDCARDS))
-        .collect::<Vec<_>>()
-        .join("/");
-    let plain = if pattern.starts_with('/') && plain.is_empty() {
-        "/"
-    } else {
-        &plain
-    };
-    let full = directory.join(plain);
-    full.as_os_str().is_empty() || full.is_dir()
 }
 
 /// Reports settings in included files, and unknown keys of every file.

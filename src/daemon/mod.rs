@@ -31,6 +31,7 @@ pub use grants::authorize::Begun;
 pub use grants::kept_replies::KeptReplyView;
 pub use http::browser_page::BrowserPage;
 pub use http::callback::{Callback, CallbackRequest, CallbackResponse, has_state};
+pub(crate) use http::descriptors::shortage as descriptor_shortage;
 pub use http::listen::ListenError;
 pub use startup::bootstrap::has_first_grants;
 pub use startup::metadata_discovery::ask_issuers;
@@ -77,6 +78,10 @@ pub async fn run(
     // In a task: a disk that hangs would hold up the signals otherwise. Nothing is sent before the loops run.
     let mut starting = JoinSet::new();
     let world = Backends::machine()?;
+    // Before anything is opened: where there are very few, nothing else may be said.
+    if let Some(shortage) = descriptor_shortage(world.carry.inherited()) {
+        tracing::warn!("{shortage}");
+    }
     let trust = Trust::by_configuration(&config.source);
     starting.spawn(async move {
         let core = Core::start(config, world).await?;

@@ -509,6 +509,47 @@ fn few_descriptors_are_told_at_the_start() {
         crate::common::says(event, "only 64 file descriptors")
     });
     assert!(crate::common::says(&told, "LimitNOFILE="), "{told}");
+    assert!(
+        crate::common::says(&told, "needs 64 for itself"),
+        "what it needs: {told}"
+    );
     rig.wait_for_generation("acme", 2);
+    let check = rig.command(["check"]);
+    let mut limited = Command::new("/bin/sh");
+    limited
+        .env_clear()
+        .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
+    limited.arg(check.get_program()).args(check.get_args());
+    let checked = crate::common::Ran::to_its_end(&mut limited);
+    assert!(
+        checked.code == Some(0) && checked.stderr.contains("only 64 file descriptors"),
+        "{checked:?}"
+    );
     daemon.stop();
+}
+
+/// The reply's `Date` is older by the standstill, and no clock differs by that.
+#[test]
+fn a_standstill_is_not_taken_for_a_clock_that_differs() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let by = std::time::Duration::from_secs(1);
+    rig.fail("acme", Fault::Slow { by }, 1);
+    let daemon = rig.start();
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    signal("STOP", daemon.pid());
+    always(
+        "it stands still",
+        std::time::Duration::from_secs(36),
+        || daemon.outcomes("acme").is_empty(),
+    );
+    signal("CONT", daemon.pid());
+    daemon.wait_for_outcome("acme", "renewed");
+    rig.wait_for_renewals("acme", 1);
+    let of_clocks = |event: &serde_json::Value| {
+        event["skew_seconds"].is_number() || event["step_seconds"].is_number()
+    };
+    assert_eq!(daemon.events(of_clocks), Vec::<serde_json::Value>::new());
+    daemon.stop();
+    rig.no_violations();
 }

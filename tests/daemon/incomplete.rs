@@ -4,6 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::common::{Daemon, Rig, SOON, always, eventually, is_step, says};
 
 const PORTALS: [&str; 2] = ["acme", "globex"];
@@ -217,4 +219,58 @@ fn a_pattern_that_never_found_a_file_keeps_nobody_from_going() {
     let daemon = rig.start();
     assert!(daemon.events(|event| is_step(event, STEP)).is_empty());
     daemon.stop();
+}
+
+/// Makes the state one of a version that did not note what is included.
+fn forget_what_was_included(rig: &Rig) {
+    let state = Connection::open(rig.path("state.db")).expect("a state");
+    let marks = "DELETE FROM mark WHERE name LIKE 'included%'";
+    assert!(state.execute(marks, []).expect("a table") > 0);
+}
+
+#[test]
+fn the_first_start_after_an_upgrade_removes_nothing_either() {
+    let (mut rig, daemon) = included();
+    daemon.stop();
+    rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];
+    // The volume is not mounted: its mount point is there, and empty.
+    fs::remove_dir_all(rig.path("portals.d")).unwrap();
+    fs::create_dir(rig.path("portals.d")).unwrap();
+    forget_what_was_included(&rig);
+    is_kept_at_a_start(&rig, "no file is there for include");
+    // A slip of the pen.
+    fs::remove_dir(rig.path("portals.d")).unwrap();
+    fs::create_dir(rig.path("other.d")).unwrap();
+    rig.secret(
+        "other.d/hooli.toml",
+        "[portals.hooli]\napp = \"crm\"\ndomain = \"hooli.bitrix24.com\"\n",
+    );
+    rig.config.portals.clear();
+    rig.config.include = vec!["other.d/*.toml".to_owned()];
+    is_kept_at_a_start(&rig, "is not known to find what was included before");
+    put_back(&rig);
+    rig.config.include = vec!["portals.d/*.toml".to_owned()];
+    let daemon = rig.start();
+    goes_on(&rig);
+    assert!(daemon.events(|event| is_step(event, STEP)).is_empty());
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_pattern_with_a_slip_of_the_pen_takes_nothing_away() {
+    let (mut rig, daemon) = included();
+    rig.config.include = vec!["portal.d/*.toml".to_owned()];
+    rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];
+    rig.write_config();
+    let refused = reload(&daemon, KEPT);
+    assert!(
+        refused["problems"]
+            .as_str()
+            .is_some_and(|problems| problems.contains("portal.d/*.toml")),
+        "{refused}"
+    );
+    goes_on(&rig);
+    daemon.stop();
+    is_kept_at_a_start(&rig, "no file is there for include");
 }

@@ -19,6 +19,7 @@ mod incomplete;
 mod lifecycle;
 mod lost_state;
 mod neighbours;
+mod newcomers;
 mod old_state;
 mod readers;
 mod refusals;

@@ -200,3 +200,62 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
     daemon.stop();
     rig.no_violations();
 }
+
+#[test]
+fn damage_is_told_by_whoever_meets_it_first_and_metrics_are_answered_all_the_same() {
+    let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("q{number:02}")));
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(3600),
+        ..Rules::default()
+    };
+    let mut rig = Rig::with_rules(names, rules);
+    rig.config.app().renew_every = Duration::from_secs(1500);
+    names.iter().for_each(|name| rig.grant(name));
+    let daemon = rig.start();
+    names
+        .iter()
+        .for_each(|name| rig.wait_for_generation(name, 2));
+    daemon.stop();
+    let daemon = rig.start();
+    let sound = rig.run(["check"]);
+    assert!(
+        sound.code == Some(0) && sound.stderr.contains("and whole"),
+        "{sound:?}"
+    );
+    assert!((rig.metric("refreshd_state_readable") - 1.0).abs() < 0.1);
+    let pages = fs::metadata(rig.path("state.db")).expect("a state").len() / 4096;
+    (4..=pages)
+        .step_by(2)
+        .for_each(|page| damage_page(&rig, page));
+    // Whatever is written makes readers read anew; what becomes of it does not matter here.
+    drop(rig.run(["silence", "--all", "1h"]));
+    eventually("the metrics say so", SOON, || {
+        let (code, text) = rig.http("/metrics");
+        assert_eq!(code, 200, "{text}");
+        let is_told = text.contains("refreshd_state_readable 0");
+        // By then it is told everywhere.
+        if is_told {
+            let (code, text) = rig.http("/readyz");
+            assert!(code == 503 && text.contains("cannot be read"), "{text}");
+        }
+        is_told
+    });
+    let told = daemon.events(|event| is_step(event, "state-unread"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    let (_, text) = rig.http("/metrics");
+    assert!(
+        text.contains("refreshd_state_writable") && !text.contains("refreshd_portals{"),
+        "what is not known is not said: {text}"
+    );
+    let ran = rig.run(["check"]);
+    assert!(
+        ran.code == Some(78) && ran.stderr.contains("is damaged"),
+        "{ran:?}"
+    );
+    daemon.kill9();
+    let ran = rig.run(["check"]);
+    assert!(
+        ran.code == Some(78) && ran.stderr.contains("is damaged"),
+        "{ran:?}"
+    );
+}

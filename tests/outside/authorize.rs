@@ -491,20 +491,38 @@ fn localhost_is_listened_to_on_both_loopbacks() {
         assert_eq!(status, 200, "{host}: {page}");
         assert_eq!(waiting.end().code, Some(0), "{host}");
     }
-    // Where another program has one of the two, the other is listened to, and it is said.
-    let taken = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
-    if has_v6 {
-        let waiting = authorize(&rig, ["acme"]);
-        let url = waiting.url();
-        waiting.hears(&format!("another program listens on 127.0.0.1:{port}"));
-        assert_eq!(
-            rig.browse(&rig.redirect_of(&url).replace("localhost", "[::1]"))
-                .0,
-            200
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn nobody_is_sent_to_another_program_that_listens_at_the_redirects_address() {
+    let port = free_address().rsplit(':').next().unwrap().to_owned();
+    let redirect = format!("http://localhost:{port}/cb");
+    let rig = rig(["acme"], &redirect);
+    let daemon = rig.start();
+    for squatted in ["127.0.0.1", "[::1]"] {
+        let Ok(_squatter) = std::net::TcpListener::bind(format!("{squatted}:{port}")) else {
+            assert_eq!(squatted, "[::1]", "a machine without IPv6");
+            continue;
+        };
+        let ran = rig.run(["authorize", "acme"]);
+        assert_eq!(ran.code, Some(75), "{ran:?}");
+        contains(
+            &ran.stderr,
+            &[
+                &format!("another program listens on {squatted}:{port}"),
+                "--listen",
+            ],
         );
-        assert_eq!(waiting.end().code, Some(0));
+        assert!(!ran.stderr.contains("Open this address"), "{ran:?}");
     }
-    drop(taken);
+    let waiting = authorize(&rig, ["acme"]);
+    let to = rig
+        .redirect_of(&waiting.url())
+        .replace("localhost", "127.0.0.1");
+    assert_eq!(rig.browse(&to).0, 200);
+    assert_eq!(waiting.end().code, Some(0));
     daemon.stop();
     rig.no_violations();
 }

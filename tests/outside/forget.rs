@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Rig, domain};
+use crate::common::{Rig, SOON, domain, eventually};
 use crate::{contains, fresh};
 
 #[test]
@@ -53,6 +53,65 @@ fn with_yes_the_grant_and_its_files_go() {
     );
     assert_eq!(rig.sandbox.requests(&domain("globex")), sent);
     rig.no_violations();
+}
+
+#[test]
+fn token_files_that_cannot_be_removed_are_said_to_be_there_and_removed_once_they_can() {
+    for with_daemon in [true, false] {
+        let (rig, daemon) = fresh(["acme"]);
+        let mut daemon = Some(daemon);
+        let directory = rig.path("tokens/acme");
+        if !with_daemon {
+            daemon.take().expect("it runs").stop();
+        }
+        // A directory in place of a file is what the superuser cannot remove either.
+        fs::remove_file(directory.join("token")).expect("a token");
+        fs::create_dir(directory.join("token")).expect("a directory");
+        let ran = rig.run(["forget", "acme", "--yes"]);
+        assert_eq!(ran.code, Some(75), "{ran:?}");
+        contains(
+            &ran.stderr,
+            &[
+                "acme: the grant is forgotten, but",
+                "still there",
+                directory.to_str().expect("a path"),
+                "tries again by itself",
+            ],
+        );
+        assert!(!ran.stderr.contains("are gone"), "{ran:?}");
+        assert!(
+            !directory.join("token.json").exists(),
+            "one that stays keeps no other"
+        );
+        assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
+        let again = rig.run(["forget", "acme", "--yes"]);
+        assert_eq!(again.code, Some(75), "{again:?}");
+        contains(&again.stderr, &["there was no grant to forget, but"]);
+        let Some(daemon) = daemon else { continue };
+        let told = daemon.wait_for_step("acme", "unremoved");
+        let reason = told["reason"].as_str().unwrap_or_default();
+        assert!(
+            reason.contains("token files that are to go are still there"),
+            "{told}"
+        );
+        assert!(
+            daemon
+                .events(|event| event["step"] == "unpublished")
+                .is_empty()
+        );
+        assert_eq!(
+            rig.http("/readyz"),
+            (
+                503,
+                "the token files of 1 portal cannot be removed\n".to_owned()
+            )
+        );
+        fs::remove_dir(directory.join("token")).expect("a directory");
+        rig.secret("tokens/acme/token", "left");
+        eventually("it is removed", SOON, || !directory.exists());
+        daemon.wait_for_step("acme", "resolved");
+        daemon.stop();
+    }
 }
 
 /// The files beside the state, its own included, that hold one of these words.

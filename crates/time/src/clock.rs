@@ -15,6 +15,11 @@ pub const MAX_SLEEP: Duration = Duration::from_secs(30);
 /// A wall clock that moves this much against the monotonic one has been set.
 pub const CLOCK_STEP_MILLIS: i64 = 5_000;
 
+/// Two clocks that are read within this time are read at one moment.
+const SAME_MOMENT: Duration = Duration::from_millis(100);
+/// A machine that is so busy that this never works has no true reading to give.
+const READINGS: usize = 10;
+
 /// The wall clock, a monotonic clock and chance.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock(TimeSource);
@@ -33,6 +38,59 @@ pub trait WallClock: std::fmt::Debug + Send + Sync {
     fn now(&self) -> Timestamp;
     /// A number in [0, 1).
     fn jitter(&self) -> f64;
+}
+
+/// What both clocks said at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockReading {
+    /// The wall clock.
+    pub wall: Timestamp,
+    running: RunningTime,
+}
+
+/// A clock that nobody sets, and that runs also while this process stands still or the machine sleeps.
+#[derive(Clone, Copy, Debug)]
+enum RunningTime {
+    SinceBoot(Duration),
+    Simulated(Tick),
+}
+
+impl RunningTime {
+    fn since(self, before: Self) -> Duration {
+        match (self, before) {
+            (Self::SinceBoot(now), Self::SinceBoot(before)) => now.saturating_sub(before),
+            (Self::Simulated(now), Self::Simulated(before)) => now.0.duration_since(before.0),
+            // No process has both.
+            (Self::SinceBoot(_), Self::Simulated(_)) | (Self::Simulated(_), Self::SinceBoot(_)) => {
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+impl ClockReading {
+    /// By how many milliseconds the wall clock was set since an earlier reading. A standstill is none: both clocks run on.
+    #[must_use]
+    pub fn step_since(&self, before: Self) -> i64 {
+        let elapsed = i64::try_from(self.passed_since(before).as_millis()).unwrap_or(i64::MAX);
+        let moved = self.wall.millis().saturating_sub(before.wall.millis());
+        moved.saturating_sub(elapsed)
+    }
+
+    /// How long ago an earlier reading is, a sleep of the machine included.
+    #[must_use]
+    pub fn passed_since(&self, before: Self) -> Duration {
+        self.running.since(before.running)
+    }
+
+    /// The same before a step.
+    #[must_use]
+    pub const fn before_step(self, millis: i64) -> Self {
+        Self {
+            wall: Timestamp::from_millis(self.wall.millis().saturating_sub(millis)),
+            running: self.running,
+        }
+    }
 }
 
 /// A moment on the monotonic clock.
@@ -78,14 +136,31 @@ impl Clock {
         since.0.elapsed()
     }
 
-    /// By how many milliseconds the wall clock has moved against the monotonic one since these two moments.
+    /// Reads both clocks at one moment.
     #[must_use]
-    pub fn step_since(&self, (wall, tick): (Timestamp, Tick)) -> i64 {
-        let elapsed = i64::try_from(self.elapsed(tick).as_millis()).unwrap_or(i64::MAX);
-        self.now()
-            .millis()
-            .saturating_sub(wall.millis())
-            .saturating_sub(elapsed)
+    pub fn reading(&self) -> ClockReading {
+        let mut running = self.running();
+        for _ in 0..READINGS {
+            let wall = self.now();
+            let after = self.running();
+            // A process that stood still between the two would see a step.
+            if after.since(running) < SAME_MOMENT {
+                return ClockReading { wall, running };
+            }
+            running = after;
+        }
+        let wall = self.now();
+        ClockReading { wall, running }
+    }
+
+    fn running(&self) -> RunningTime {
+        match self.0 {
+            TimeSource::Machine => {
+                let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+                RunningTime::SinceBoot(Duration::try_from(boot).unwrap_or_default())
+            }
+            TimeSource::Other(_) => RunningTime::Simulated(self.tick()),
+        }
     }
 
     /// Sleeps, at most [`MAX_SLEEP`].
@@ -178,6 +253,23 @@ impl RunningLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standstill_is_no_step_and_a_clock_that_is_set_is_one() {
+        let at = |wall, running| ClockReading {
+            wall: Timestamp::from_secs(wall),
+            running: RunningTime::SinceBoot(Duration::from_secs(running)),
+        };
+        let before = at(1_795_000_000, 100);
+        assert_eq!(at(1_795_000_036, 136).step_since(before), 0);
+        assert_eq!(at(1_795_000_036, 101).step_since(before), 35_000);
+        let set_back = at(1_794_999_000, 101);
+        assert_eq!(set_back.step_since(before), -1_001_000);
+        assert_eq!(set_back.before_step(-1_001_000).step_since(before), 0);
+        let clock = Clock::system();
+        let first = clock.reading();
+        assert!(clock.reading().step_since(first).abs() < CLOCK_STEP_MILLIS);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_standstill_does_not_use_up_a_limit() {

@@ -4,4 +4,4 @@ pub mod clock;
 pub mod date;
 mod timestamp;
 
-pub use timestamp::{Timestamp, human, share_of};
+pub use timestamp::{Timestamp, human, share_of, skew};

@@ -89,6 +89,15 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// By how many seconds another clock is ahead of this one, by a reply that it dates: no more than what this clock knows of when
+/// the reply was made. One that was read late, as by a process that stood still, is not old by that.
+#[must_use]
+pub fn skew(date: Timestamp, sent_at: Timestamp, read_at: Timestamp) -> i64 {
+    let (earliest, latest) = (sent_at.secs(), read_at.secs().max(sent_at.secs()));
+    let date = date.secs();
+    date.saturating_sub(date.clamp(earliest, latest))
+}
+
 /// A duration for people: at most two units, whole seconds, `0s` for nothing. (`24m 40s`, `3days 2h`)
 #[must_use]
 pub fn human(span: Duration) -> String {
@@ -125,6 +134,17 @@ mod tests {
             Timestamp::from_millis(i64::MIN).to_string(),
             "1970-01-01T00:00:00Z"
         );
+    }
+
+    #[test]
+    fn a_reply_that_was_read_late_says_nothing_of_the_clocks() {
+        let (sent, read) = (1_795_000_000, 1_795_000_036);
+        let skew = |date| {
+            let at = Timestamp::from_secs;
+            skew(at(date), at(sent), at(read))
+        };
+        assert_eq!((skew(sent), skew(sent + 1), skew(read)), (0, 0, 0));
+        assert_eq!((skew(sent - 40), skew(read + 40)), (-40, 40));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rusqlite::{ErrorCode, ffi};
+
 use super::displaced::Displaced;
 use crate::adapters::directory::{NotOwnFile, UntrustedDirectory};
 use crate::domain::name::PortalName;
@@ -131,6 +133,25 @@ impl StateError {
             stage,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// Whether it says that what lies on the disk cannot be read, or is no database: damage, not a full disk.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Commit(error) => error.is_damage(),
+            Self::Sql { source, .. } => source.sqlite_error().is_some_and(|error| {
+                matches!(
+                    error.code,
+                    ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
+                ) || matches!(
+                    error.extended_code,
+                    ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ
+                )
+            }),
+            _ => false,
         }
     }
 

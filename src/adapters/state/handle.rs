@@ -28,8 +28,9 @@ impl State {
     pub fn open(path: &Path, lock: Lock) -> Result<(Self, WriterThread, ReaderThread), StateError> {
         let connection = schema::open(path)?;
         let reader = schema::open_reader(path)?;
-        let (write, write_jobs) = DbHandle::new();
-        let (read, read_jobs) = DbHandle::new();
+        let damage = Arc::default();
+        let (write, write_jobs) = DbHandle::new(&damage);
+        let (read, read_jobs) = DbHandle::new(&damage);
         let reserve = WalReserve::open(path)?;
         let room = reserve.room();
         let reader = ReaderThread::new(reader, read_jobs, Arc::clone(room.place()));
@@ -47,7 +48,7 @@ impl State {
     /// A copy that lies in memory, as `look` makes it: what is changed in it is nowhere else. Run the worker.
     #[must_use]
     pub fn of_copy(copy: Snapshot) -> (Self, ReaderThread) {
-        let (port, jobs) = DbHandle::new();
+        let (port, jobs) = DbHandle::new(&Arc::default());
         let room: Arc<WalReservation> = Arc::default();
         let reader = ReaderThread::new(copy.0, jobs, Arc::clone(room.place()));
         (
@@ -58,6 +59,28 @@ impl State {
             },
             reader,
         )
+    }
+
+    /// Calls this whenever whoever reads or writes meets damage. The first who asks is heard.
+    pub fn on_damage(&self, listener: impl Fn(&StateError) + Send + Sync + 'static) {
+        // A second one is a bug without consequence: damage is told anyway.
+        let _ = self.read.damage.0.set(Box::new(listener));
+    }
+
+    /// Reads all of the state anew, up to the first damage.
+    ///
+    /// # Errors
+    /// [`StateError`]: it is damaged, or cannot be read.
+    pub async fn verify(&self) -> Result<(), StateError> {
+        let path = self.room.place().path.clone();
+        let verify = move |connection: &Connection| {
+            // What is in memory may be better than what is on the disk.
+            connection
+                .execute_batch("PRAGMA shrink_memory")
+                .map_err(|source| StateError::sql("check the state", source))?;
+            schema::quick_check(&path, connection)
+        };
+        self.read.run(verify).await
     }
 
     /// Writes something that leaves no trace, and sees that one more claim would find room.

@@ -1,75 +1,80 @@
-//! What a configuration that may not be all there is compared with: which patterns of `include` found files before, and whose
+//! What a configuration that may not be all there is compared with: what patterns of `include` found before, and whose
 //! token files are kept since such a configuration does not name them.
 //!
 //! Must not judge a configuration: `domain::completeness` does.
-
-use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::app_fingerprint::AppFingerprint;
 use super::error::StateError;
 use super::handle::State;
+use crate::domain::completeness::IncludedBefore;
 use crate::domain::name::PortalName;
 use refreshd_time::Timestamp;
 
-/// Before a pattern, in the names of marks. Alone it says that patterns are noted.
+/// Before a pattern that found files, in the names of marks. Alone it says that patterns are noted.
 const INCLUDED: &str = "included ";
+/// Before one that found none.
+const INCLUDED_NONE: &str = "included-none ";
 /// Before a portal's name.
 const KEPT: &str = "kept ";
 
 impl State {
-    /// The patterns that found files when a configuration was last in force; `None` where that was never noted.
+    /// The patterns when a configuration was last in force; `None` where that was never noted.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn included(&self) -> Result<Option<BTreeSet<String>>, StateError> {
+    pub async fn included(&self) -> Result<Option<IncludedBefore>, StateError> {
         self.read
             .run(|connection| {
                 let sql = |source| StateError::sql("read what was included", source);
                 let mut select = connection
-                    .prepare("SELECT name FROM mark WHERE name >= ?1 AND name < ?2")
+                    .prepare("SELECT name FROM mark WHERE name >= 'included' AND name < 'includee'")
                     .map_err(sql)?;
                 let names = select
-                    .query_map([INCLUDED, "included!"], |row| row.get::<_, String>(0))
+                    .query_map([], |row| row.get::<_, String>(0))
                     .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                     .map_err(sql)?;
                 let is_noted = !names.is_empty();
-                let patterns = names
-                    .iter()
-                    .filter_map(|name| name.strip_prefix(INCLUDED))
-                    .filter(|pattern| !pattern.is_empty())
-                    .map(str::to_owned)
-                    .collect();
-                Ok(is_noted.then_some(patterns))
+                let pattern = |name: &String| {
+                    let found = name.strip_prefix(INCLUDED).map(|pattern| (pattern, true));
+                    let none = || Some((name.strip_prefix(INCLUDED_NONE)?, false));
+                    let (pattern, has_files) = found.or_else(none)?;
+                    Some((pattern.to_owned(), has_files))
+                };
+                let patterns = names.iter().filter_map(pattern);
+                let patterns = patterns.filter(|(pattern, _)| !pattern.is_empty());
+                Ok(is_noted.then(|| patterns.collect()))
             })
             .await
     }
 
-    /// Notes the patterns that find files in the configuration that is in force.
+    /// Notes the patterns of the configuration that is in force.
     ///
     /// # Errors
     /// [`StateError`].
     pub async fn note_included(
         &self,
-        patterns: BTreeSet<String>,
+        patterns: IncludedBefore,
         now: Timestamp,
     ) -> Result<(), StateError> {
         self.change(move |connection| {
             let sql = |source| StateError::sql("note what was included", source);
             connection
                 .execute(
-                    "DELETE FROM mark WHERE name >= ?1 AND name < ?2",
-                    [INCLUDED, "included!"],
+                    "DELETE FROM mark WHERE name >= 'included' AND name < 'includee'",
+                    [],
                 )
                 .map_err(sql)?;
             let mut insert = connection
                 .prepare("INSERT OR REPLACE INTO mark (name, at) VALUES (?1, ?2)")
                 .map_err(sql)?;
-            for pattern in std::iter::once("").chain(patterns.iter().map(String::as_str)) {
-                insert
-                    .execute(params![format!("{INCLUDED}{pattern}"), now.millis()])
-                    .map_err(sql)?;
+            let noted = patterns.iter().map(|(pattern, has_files)| {
+                let prefix = if *has_files { INCLUDED } else { INCLUDED_NONE };
+                format!("{prefix}{pattern}")
+            });
+            for name in std::iter::once(INCLUDED.to_owned()).chain(noted) {
+                insert.execute(params![name, now.millis()]).map_err(sql)?;
             }
             Ok(())
         })

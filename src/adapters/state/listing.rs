@@ -188,6 +188,21 @@ pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
         .map_err(|source| StateError::sql("count portals", source))
 }
 
+/// Which they are.
+pub(super) fn lost_portals(connection: &Connection) -> Result<Vec<PortalName>, StateError> {
+    let names = "SELECT name FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL ORDER BY name";
+    let sql = |source| StateError::sql("look for lost grants", source);
+    let mut select = connection.prepare_cached(names).map_err(sql)?;
+    let found = select
+        .query_map([], |row| row.get::<_, String>(0))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(sql)?;
+    Ok(found
+        .iter()
+        .filter_map(|name| PortalName::parse(name).ok())
+        .collect())
+}
+
 /// Those of them whose readers have no token that is known to be good.
 fn count_lost_and_expired(connection: &Connection, now: Timestamp) -> Result<u64, StateError> {
     let count = "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL \

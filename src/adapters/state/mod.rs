@@ -64,7 +64,7 @@ pub use schema::{
     Header, Lock, SCHEMA_VERSION, Tenure, check_files, close_to_others, inspect, lock, lock_as,
     oddities,
 };
-pub use snapshot::{SnapshotOutcome, take_snapshot};
+pub use snapshot::{CheckOutcome, SnapshotOutcome, StateCheck, take_snapshot};
 pub use worker::{Disk, DiskFuture, ReaderThread, WriterThread};
 
 #[cfg(test)]

@@ -59,6 +59,14 @@ impl State {
         self.read.run(super::listing::count_lost).await
     }
 
+    /// The portals that have lost their grant.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn lost_portals(&self) -> Result<Vec<PortalName>, StateError> {
+        self.read.run(super::listing::lost_portals).await
+    }
+
     /// Holds a portal whose row cannot be understood, so that nothing comes back to it again and again; false if it was
     /// held before.
     ///

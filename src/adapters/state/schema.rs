@@ -391,6 +391,21 @@ pub(super) fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
     }
 }
 
+/// Reads all of a database, up to the first damage.
+pub(super) fn quick_check(path: &Path, connection: &Connection) -> Result<(), StateError> {
+    let check: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|source| match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => unreadable(path, source),
+            _ => StateError::sql("check the state", source),
+        })?;
+    if check == "ok" {
+        Ok(())
+    } else {
+        Err(found(path, check))
+    }
+}
+
 /// What a check found. A page that could not be read is a finding too, and says by its error code what was in the way:
 /// the last byte is SQLite's primary one.
 pub(super) fn found(path: &Path, detail: String) -> StateError {

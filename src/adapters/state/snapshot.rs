@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 
 use super::error::StateError;
 use super::file_names::beside;
-use super::schema::{Header, found, inspect, is_free, migrate, recognise, unreadable};
+use super::schema::{Header, inspect, is_free, migrate, quick_check, recognise, unreadable};
 use crate::adapters::directory::NotOwnFile;
 
 /// A state's copy in memory, its schema brought up to date.
@@ -65,19 +65,7 @@ fn empty() -> Result<Connection, StateError> {
 }
 
 fn copy(path: &Path) -> Result<Connection, StateError> {
-    // SQLite opens by name, and would wait for whoever writes to a pipe.
-    for file in ["", "-wal", "-journal"].map(|suffix| beside(path, suffix)) {
-        if let Ok(found) = file.symlink_metadata()
-            && !found.is_file()
-        {
-            let why = if found.is_symlink() {
-                NotOwnFile::Link
-            } else {
-                NotOwnFile::Kind
-            };
-            return Err(StateError::Trap { path: file, why });
-        }
-    }
+    refuse_traps(path)?;
     let sql = |source| StateError::sql("look at the state", source);
     let from = connect(path).map_err(sql)?;
     let mut to = empty()?;
@@ -91,21 +79,93 @@ fn copy(path: &Path) -> Result<Connection, StateError> {
             });
         }
     }
-    let check: rusqlite::Result<String> =
-        to.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
-    match check {
-        Ok(check) if check == "ok" => {}
-        Ok(check) => return Err(found(path, check)),
-        Err(source) if source.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-            return Err(StateError::Damaged {
-                path: path.to_owned(),
-                detail: source.to_string(),
-            });
-        }
-        Err(source) => return Err(sql(source)),
-    }
+    quick_check(path, &to)?;
     recognise(path, &to)?;
     Ok(to)
+}
+
+/// SQLite opens by name, and would wait for whoever writes to a pipe.
+fn refuse_traps(path: &Path) -> Result<(), StateError> {
+    for file in ["", "-wal", "-journal"].map(|suffix| beside(path, suffix)) {
+        if let Ok(found) = file.symlink_metadata()
+            && !found.is_file()
+        {
+            let why = if found.is_symlink() {
+                NotOwnFile::Link
+            } else {
+                NotOwnFile::Kind
+            };
+            return Err(StateError::Trap { path: file, why });
+        }
+    }
+    Ok(())
+}
+
+/// A check of all that a state holds, while a daemon may have it. Takes no lock, and changes nothing.
+pub struct StateCheck {
+    connection: Connection,
+    path: PathBuf,
+    before: Stamps,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckOutcome {
+    /// It is whole.
+    Sound,
+    /// It was written meanwhile, which may look like damage: check again.
+    Changing,
+    /// Somebody interrupted it.
+    Unfinished,
+}
+
+impl StateCheck {
+    /// Begins one; `None` if there is no state.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn begin(path: &Path) -> Result<Option<Self>, StateError> {
+        refuse_traps(path)?;
+        if !path.exists() {
+            return Ok(None);
+        }
+        let before = Stamps::of(path);
+        let connection =
+            connect(path).map_err(|source| StateError::sql("look at the state", source))?;
+        Ok(Some(Self {
+            connection,
+            path: path.to_owned(),
+            before,
+        }))
+    }
+
+    /// Ends it from another thread.
+    #[must_use]
+    pub fn interrupt(&self) -> InterruptHandle {
+        self.connection.get_interrupt_handle()
+    }
+
+    /// Reads all of it, up to the first damage. Blocks.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`], or what else keeps it from being read.
+    pub fn run(self) -> Result<CheckOutcome, StateError> {
+        let Self {
+            connection,
+            path,
+            before,
+        } = self;
+        match quick_check(&path, &connection) {
+            Ok(()) => Ok(CheckOutcome::Sound),
+            Err(StateError::Sql { source, .. })
+                if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
+            {
+                Ok(CheckOutcome::Unfinished)
+            }
+            Err(_) if Stamps::of(&path) != before => Ok(CheckOutcome::Changing),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// "unix-none" takes no locks, exclusive mode keeps the log's index in memory instead of in a file beside the state, and

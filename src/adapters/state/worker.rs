@@ -4,7 +4,7 @@
 //! tried without savepoints first, since next to no job ever fails, so a job must bear being done again.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -46,14 +46,25 @@ impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> DbJob for Type
     }
 }
 
+/// Whoever is to hear at once that the state is damaged.
+#[derive(Default)]
+pub(super) struct DamageListener(pub(super) OnceLock<OnDamage>);
+
+/// What is called with the damage.
+pub(super) type OnDamage = Box<dyn Fn(&StateError) + Send + Sync>;
+
 /// Sends work to the owner of a connection.
 #[derive(Clone)]
-pub(super) struct DbHandle(mpsc::Sender<Box<dyn DbJob>>);
+pub(super) struct DbHandle {
+    jobs: mpsc::Sender<Box<dyn DbJob>>,
+    pub(super) damage: Arc<DamageListener>,
+}
 
 impl DbHandle {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Box<dyn DbJob>>) {
-        let (sender, receiver) = mpsc::channel(4096);
-        (Self(sender), receiver)
+    pub(super) fn new(damage: &Arc<DamageListener>) -> (Self, mpsc::Receiver<Box<dyn DbJob>>) {
+        let (jobs, receiver) = mpsc::channel(4096);
+        let damage = Arc::clone(damage);
+        (Self { jobs, damage }, receiver)
     }
 
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, StateError>
@@ -67,8 +78,14 @@ impl DbHandle {
             result: None,
             reply,
         });
-        self.0.send(job).await.map_err(|_| StateError::Stopped)?;
-        answer.await.map_err(|_| StateError::Stopped)?
+        self.jobs.send(job).await.map_err(|_| StateError::Stopped)?;
+        let done = answer.await.map_err(|_| StateError::Stopped)?;
+        if let (Err(error), Some(listener)) = (&done, self.damage.0.get())
+            && error.is_damage()
+        {
+            listener(error);
+        }
+        done
     }
 }
 
@@ -287,7 +304,7 @@ mod tests {
         let path = directory.path().join("state.db");
         let lock = super::super::lock(&path).unwrap();
         let connection = super::super::schema::open(&path).unwrap();
-        let (port, jobs) = DbHandle::new();
+        let (port, jobs) = DbHandle::new(&Arc::default());
         let reserve = super::super::wal_reservation::WalReserve::open(&path).unwrap();
         let watch = super::super::place::Watch::open(
             Arc::clone(reserve.room().place()),

@@ -40,12 +40,18 @@ pub enum Condition<'a> {
     UnsavedButKept(&'a PortalName),
     /// A portal's token files cannot be written.
     Unpublished(&'a PortalName),
+    /// Token files that are to go cannot be removed.
+    Unremoved(&'a PortalName),
 }
 
 impl Condition<'_> {
     /// What is to be done about token files that cannot be written.
     pub const UNPUBLISHED: &'static str =
         "make the token directory writable for refreshd, or free space; it is retried by itself";
+
+    /// What is to be done about token files that cannot be removed.
+    pub const UNREMOVED: &'static str = "make the token directory writable for refreshd, which tries again by itself, or remove the files: tokens in them may work \
+         until they expire";
 
     const fn word(self) -> &'static str {
         match self {
@@ -56,15 +62,17 @@ impl Condition<'_> {
             Self::Incomplete => "configuration-incomplete",
             Self::Unsaved(_) | Self::UnsavedButKept(_) => "unsaved",
             Self::Unpublished(_) => "unpublished",
+            Self::Unremoved(_) => "unremoved",
         }
     }
 
     const fn portal(&self) -> Option<&PortalName> {
         match self {
             Self::State | Self::Displaced | Self::Unread | Self::Lost | Self::Incomplete => None,
-            Self::Unsaved(portal) | Self::UnsavedButKept(portal) | Self::Unpublished(portal) => {
-                Some(portal)
-            }
+            Self::Unsaved(portal)
+            | Self::UnsavedButKept(portal)
+            | Self::Unpublished(portal)
+            | Self::Unremoved(portal) => Some(portal),
         }
     }
 
@@ -100,6 +108,7 @@ impl Condition<'_> {
                  reboot the machine before"
             }
             Self::Unpublished(_) => Self::UNPUBLISHED,
+            Self::Unremoved(_) => Self::UNREMOVED,
         }
     }
 }
@@ -119,6 +128,8 @@ pub enum ReadBy {
     Publisher,
     /// Whoever looks for incidents.
     Alerter,
+    /// Anybody else, who met damage.
+    Others,
 }
 
 #[derive(Default)]
@@ -191,6 +202,11 @@ impl Conditions {
         }
     }
 
+    /// Whether this one could not read the state.
+    pub fn is_blind(&self, who: ReadBy) -> bool {
+        self.known().blind.contains(&who)
+    }
+
     /// Whether it is wrong now.
     pub fn is_active(&self, what: Condition<'_>) -> bool {
         self.known().lasting.contains_key(&what.key())
@@ -202,6 +218,16 @@ impl Conditions {
             .lasting
             .get(&what.key())
             .map(|lasting| lasting.reason.clone())
+    }
+
+    /// Of how many portals token files that are to go cannot be removed.
+    pub fn count_unremoved(&self) -> u64 {
+        let known = self.known();
+        let unremoved = known
+            .lasting
+            .values()
+            .filter(|lasting| lasting.word == "unremoved");
+        unremoved.count() as u64
     }
 
     /// It is well again, if it was wrong.

@@ -28,7 +28,7 @@ use crate::daemon::grants::import as grant_import;
 use crate::daemon::grants::introspect as introspection;
 use crate::daemon::grants::operations::{self, RenewalResult};
 use crate::daemon::grants::portal_view;
-use crate::daemon::grants::store;
+use crate::daemon::grants::store::{self, Forgotten};
 use crate::domain::name::PortalName;
 use crate::domain::token_format::TokenFormat;
 
@@ -277,8 +277,12 @@ async fn forget(
     let Query(ForgetQuery { revoke }) = query?;
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
     let forget = async move { Ok(store::forget(&shared, &name, revoke).await?) };
-    let forgotten = control.change(forget).await?;
-    Ok(axum::Json(json!({"portal": portal, "forgotten": forgotten})).into_response())
+    let Forgotten { had_grant, left } = control.change(forget).await?;
+    let mut said = json!({"portal": portal, "forgotten": had_grant});
+    if let (Some(left), Some(said)) = (left, said.as_object_mut()) {
+        said.insert("left".to_owned(), left.into());
+    }
+    Ok(axum::Json(said).into_response())
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::adapters::state::{NewGrant, StateError, StoreOutcome, Unsaved};
 use crate::config::App;
+use crate::daemon::alerts::Condition;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
@@ -274,26 +275,42 @@ pub(crate) fn spent_error(name: &PortalName) -> OperationError {
     }
 }
 
-/// Forgets a grant and removes its token files; false if there was none. With `revoke` it is given back to the
-/// authorization server first.
+/// What forgetting came to.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// There was a grant.
+    pub had_grant: bool,
+    /// Which token files could not be removed, and why.
+    pub left: Option<String>,
+}
+
+/// Forgets a grant and removes its token files. With `revoke` it is given back to the authorization server first.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is forgotten then.
-pub async fn forget(shared: &Context, name: &str, revoke: bool) -> Result<bool, OperationError> {
+pub async fn forget(
+    shared: &Context,
+    name: &str,
+    revoke: bool,
+) -> Result<Forgotten, OperationError> {
     if revoke {
         introspect::revoke(shared, name).await?;
     }
     let portal = find(shared, name).await?;
-    let forgotten = shared.state.forget(portal.name.clone()).await?;
+    let had_grant = shared.state.forget(portal.name.clone()).await?;
     let failing = shared
         .publisher
         .publish_knowing(&portal.name, KnownState::NoGrant)
         .await;
     shared.health.unpublished(failing);
-    if forgotten {
-        tracing::info!(portal = %portal.name, "{}: the grant was forgotten and its token files removed", portal.name);
+    let left = shared.conditions.reason(Condition::Unremoved(&portal.name));
+    if had_grant {
+        let name = &portal.name;
+        // Those that are left are told by themselves.
+        let files = left.as_ref().map_or(" and its token files removed", |_| "");
+        tracing::info!(portal = %name, "{name}: the grant was forgotten{files}");
     }
-    Ok(forgotten)
+    Ok(Forgotten { had_grant, left })
 }
 
 /// Stores a grant. One that was proven is nowhere else: while the disk refuses it, it is held and everybody hears of it.

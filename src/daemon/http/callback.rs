@@ -94,12 +94,9 @@ pub struct Callback {
 }
 
 impl Callback {
-    /// Listens at these addresses, for a redirect to any path there; with port 0, at one port on all. At least at one:
-    /// those that could not be had come back.
-    ///
-    /// # Errors
-    /// The operating system's, if none could be had.
-    pub async fn listen(wanted: &[SocketAddr]) -> io::Result<(Self, Vec<(SocketAddr, io::Error)>)> {
+    /// Listens at these addresses, for a redirect to any path there; with port 0, at one port on all. Those that could not be
+    /// had come back; `None` where none could be.
+    pub async fn listen(wanted: &[SocketAddr]) -> (Option<Self>, Vec<(SocketAddr, io::Error)>) {
         let (mut listeners, mut addresses, mut missing) =
             (Vec::new(), Vec::<SocketAddr>::new(), Vec::new());
         for address in wanted {
@@ -119,11 +116,7 @@ impl Callback {
             }
         }
         if listeners.is_empty() {
-            let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
-            return Err(missing
-                .into_iter()
-                .next()
-                .map_or_else(none, |(_, error)| error));
+            return (None, missing);
         }
         let (tell, arrivals) = mpsc::channel(MAX_CONNECTIONS);
         let door = Arc::new(CallbackState {
@@ -152,16 +145,14 @@ impl Callback {
             };
             serving.spawn(serve(listener, house, stop.clone()));
         }
-        Ok((
-            Self {
-                arrivals,
-                door,
-                stop,
-                serving,
-                addresses,
-            },
-            missing,
-        ))
+        let callback = Self {
+            arrivals,
+            door,
+            stop,
+            serving,
+            addresses,
+        };
+        (Some(callback), missing)
     }
 
     /// The next redirect.

@@ -25,15 +25,16 @@ pub(crate) fn for_clients(open: usize, spare: usize) -> ConnectionLimits {
     clients(limit(), open, spare)
 }
 
-/// Says at a start if there are so few that renewals wait for each other.
-pub(crate) fn say_if_few(in_use: usize) {
+/// What is to be said if there are so few that renewals wait for each other.
+pub(crate) fn shortage(in_use: usize) -> Option<String> {
     let (limit, requests) = (limit(), for_requests(in_use));
-    if requests < FEW {
-        tracing::warn!(
-            "this process may have only {limit} file descriptors open, so {requests} token requests at a time: many portals are renewed late. \
-             Raise LimitNOFILE= of the unit, or ulimit -n, to {ENOUGH} or more"
-        );
-    }
+    (requests < FEW).then(|| {
+        format!(
+            "this process may have only {limit} file descriptors open, and refreshd needs {RESERVED} for itself, some for clients and 2 \
+             for each token request: it sends {requests} at a time, and many portals are renewed late. Raise LimitNOFILE= of the unit, \
+             or ulimit -n, to {ENOUGH} or more"
+        )
+    })
 }
 
 fn limit() -> usize {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::log;
 use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
-use crate::adapters::state::StateError;
+use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
 use crate::daemon::http::descriptors;
@@ -25,6 +25,7 @@ use crate::daemon::http::host_header::is_allowed_host;
 use crate::daemon::http::server::{Kept, PeerExtensions, Server, busy, serve};
 use crate::daemon::http::status_page;
 use crate::domain::error_chain::error_chain;
+use crate::domain::portal::Portal;
 use refreshd_token_client::provider::host_of;
 
 /// Connections at a time.
@@ -129,15 +130,16 @@ async fn status_page(Extract(shared): Extract<Arc<Context>>) -> Response {
 }
 
 async fn metrics(Extract(shared): Extract<Arc<Context>>) -> Response {
-    match render_metrics(&shared).await {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
-        Err(error) => unavailable(&error),
-    }
+    let text = render_metrics(&shared).await;
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
-async fn render_metrics(shared: &Context) -> Result<String, StateError> {
-    let config = shared.config();
-    let census = shared.state.census(shared.clock.now()).await?;
+/// What only the state knows.
+async fn known_by_state(
+    shared: &Context,
+) -> Result<(Option<Census>, Vec<Portal>, usize), StateError> {
+    let (config, now) = (shared.config(), shared.clock.now());
+    let census = shared.state.census(now).await?;
     let series = config
         .http
         .as_ref()
@@ -147,29 +149,32 @@ async fn render_metrics(shared: &Context) -> Result<String, StateError> {
     } else {
         Vec::new()
     };
+    let silences = shared.state.silences().await?;
+    let silences = silences.into_values().filter(|until| *until > now).count();
+    Ok((Some(census), portals, silences))
+}
+
+async fn render_metrics(shared: &Context) -> String {
+    let config = shared.config();
+    let known = known_by_state(shared).await;
+    let is_read = known.is_ok() && !shared.conditions.is_active(Condition::Unread);
+    let (census, portals, silences) = known.unwrap_or_default();
     let incidents = shared.outboxes.by_severity();
     let outbox = shared
         .outboxes
         .waiting(config.channels.iter().map(|channel| channel.name.as_str()));
-    let now = shared.clock.now();
-    let silences = shared
-        .state
-        .silences()
-        .await?
-        .into_values()
-        .filter(|until| *until > now)
-        .count();
     let snapshot = Snapshot {
-        census: &census,
+        census: census.as_ref(),
         portals: &portals,
         incidents: &incidents,
         outbox: &outbox,
         silences,
         writable: shared.health.is_state_writable(),
+        readable: is_read,
         files_failing: shared.health.count_unpublished(),
         log_lines_dropped: log::dropped(),
     };
-    Ok(shared.metrics.render(&snapshot))
+    shared.metrics.render(&snapshot)
 }
 
 async fn live(Extract(shared): Extract<Arc<Context>>) -> Response {
@@ -214,12 +219,16 @@ async fn readiness_problems(shared: &Context) -> Vec<String> {
             _ => format!("{unsaved} new pairs are not on disk"),
         });
     }
-    let unpublished = shared.health.count_unpublished();
-    if unpublished > 0 {
-        problems.push(match unpublished {
-            1 => "the token files of 1 portal cannot be written".to_owned(),
-            _ => format!("the token files of {unpublished} portals cannot be written"),
-        });
+    let unremoved = shared.conditions.count_unremoved();
+    let unwritten = shared.health.count_unpublished().saturating_sub(unremoved);
+    for (count, what) in [(unwritten, "written"), (unremoved, "removed")] {
+        match count {
+            0 => {}
+            1 => problems.push(format!("the token files of 1 portal cannot be {what}")),
+            _ => problems.push(format!(
+                "the token files of {count} portals cannot be {what}"
+            )),
+        }
     }
     match shared.state.census(shared.clock.now()).await {
         Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),

@@ -25,6 +25,8 @@ const BATCH: usize = 256;
 const SETTLING: Duration = Duration::from_secs(3);
 /// Steps are not looked for more often.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+/// A wait that is over so late has stood still, and so has the renewer.
+const STANDSTILL: Duration = Duration::from_secs(5);
 /// After a clock step, or a sleep of the machine, the renewer comes first: what looks overdue has had no chance yet.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,12 +37,13 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         () = stop.cancelled() => return,
         () = shared.clock.sleep(SETTLING) => {}
     }
-    let now = || (shared.clock.now(), shared.clock.tick());
-    let mut before = now();
+    let mut before = shared.clock.reading();
     loop {
-        let step = shared.clock.step_since(before);
-        before = now();
-        if step.abs() >= CLOCK_STEP_MILLIS {
+        let now = shared.clock.reading();
+        let is_step = now.step_since(before).abs() >= CLOCK_STEP_MILLIS;
+        let has_slept = now.passed_since(before) >= MAX_SLEEP + STANDSTILL;
+        before = now;
+        if is_step || has_slept {
             shared.due.notify_one();
             tokio::select! {
                 biased;

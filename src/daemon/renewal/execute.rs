@@ -32,7 +32,7 @@ use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, ap
 use crate::domain::settings::Settings;
 use refreshd_alerting::Severity;
 use refreshd_secrets::Fingerprint;
-use refreshd_time::Timestamp;
+use refreshd_time::{Timestamp, skew};
 use refreshd_token_client::authorization_server::TokenResponse;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, Profile, at_domain, host_of};
@@ -304,7 +304,7 @@ async fn send_once(
     let started = shared.clock.tick();
     let answer = send(shared, config, app, claimed, sent_at).await;
     let took = shared.clock.elapsed(started);
-    let skew = skew_of(&answer, shared.clock.now());
+    let skew = skew_of(&answer, sent_at, shared.clock.now());
     // A clock that was set back meanwhile must not bring the outcome before its cause; see `RenewalRecord::claim`.
     let now = shared.clock.now().max(sent_at + took);
     let Grant {
@@ -456,10 +456,10 @@ fn foreign_host(claimed: &ClaimedGrant, profile: &Profile, attempt: &Attempt) ->
     ))
 }
 
-fn skew_of(answer: &TokenResponse, now: Timestamp) -> Option<f64> {
+fn skew_of(answer: &TokenResponse, sent_at: Timestamp, now: Timestamp) -> Option<f64> {
     match answer {
         TokenResponse::Whole(reply) | TokenResponse::Cut(reply, _) => {
-            reply.date.map(|date| (date.secs() - now.secs()) as f64)
+            reply.date.map(|date| skew(date, sent_at, now) as f64)
         }
         TokenResponse::NotSent(_) | TokenResponse::InDoubt(_) => None,
     }

@@ -1,9 +1,9 @@
-//! Portals whose token files cannot be written, and what the log says of them: one line for each cause with a count and a
+//! Portals whose token files cannot be written or removed, and what the log says of them: one line for each cause with a count and a
 //! few names, at most one a minute while it lasts, and one when it is over.
 //!
 //! The incidents are each portal's own; the alerter folds them. Must not write files, nor wait for anybody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +25,73 @@ const NAMED: usize = 5;
 const CAUSES: usize = 8;
 const MANY_CAUSES: &str = "several causes";
 
+/// What was to be done with a portal's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FileTask {
+    /// Readers are to have the newest token.
+    Write,
+    /// They are to have none any more.
+    Remove,
+}
+
+impl FileTask {
+    const fn condition(self, portal: &PortalName) -> Condition<'_> {
+        match self {
+            Self::Write => Condition::Unpublished(portal),
+            Self::Remove => Condition::Unremoved(portal),
+        }
+    }
+
+    const fn step(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Write => ("unpublished", Condition::UNPUBLISHED),
+            Self::Remove => ("unremoved", Condition::UNREMOVED),
+        }
+    }
+
+    const fn of_one(self) -> &'static str {
+        match self {
+            Self::Write => "readers do not get the new token",
+            Self::Remove => "token files that are to go are still there",
+        }
+    }
+
+    fn of_many(self, count: u64) -> String {
+        match self {
+            Self::Write => format!("readers of {count} portals do not get the new tokens"),
+            Self::Remove => {
+                format!("token files of {count} portals that are to go are still there")
+            }
+        }
+    }
+
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Write => "the token files are written again",
+            Self::Remove => "the token files are removed",
+        }
+    }
+
+    /// What it means that they are left so at the end.
+    const fn left(self) -> &'static str {
+        match self {
+            Self::Write => "not written: the state has the tokens, and the next start writes them",
+            Self::Remove => {
+                "not removed, and tokens in them may work until they expire: remove them"
+            }
+        }
+    }
+}
+
 /// The portals whose files fail.
 pub(crate) struct FileFailures {
     clock: Clock,
     conditions: Arc<Conditions>,
-    failing: BTreeSet<PortalName>,
-    causes: BTreeMap<String, FailureCause>,
+    failing: BTreeMap<PortalName, FileTask>,
+    causes: BTreeMap<(FileTask, String), FailureCause>,
     /// Portals that have failed since all were well, and the first of them.
     concerned: u64,
-    first: Option<PortalName>,
+    first: Option<(FileTask, PortalName)>,
     is_said: bool,
 }
 
@@ -51,7 +109,7 @@ impl FileFailures {
         Self {
             clock,
             conditions,
-            failing: BTreeSet::new(),
+            failing: BTreeMap::new(),
             causes: BTreeMap::new(),
             concerned: 0,
             first: None,
@@ -60,56 +118,72 @@ impl FileFailures {
     }
 
     /// The portals whose files fail now.
-    pub(crate) const fn failing(&self) -> &BTreeSet<PortalName> {
+    pub(crate) const fn failing(&self) -> &BTreeMap<PortalName, FileTask> {
         &self.failing
     }
 
     /// At the end: says whose files are not as they should be.
     pub(crate) fn say_left(&self) {
-        if self.failing.is_empty() {
-            return;
+        for task in [FileTask::Write, FileTask::Remove] {
+            let left = self.failing.iter().filter(|(_, failing)| **failing == task);
+            let mut names: Vec<_> = left.map(|(portal, _)| portal.as_str()).collect();
+            let count = names.len();
+            if count == 0 {
+                continue;
+            }
+            names.truncate(NAMED);
+            if count > NAMED {
+                names.push("…");
+            }
+            let of = if count == 1 { "portal" } else { "portals" };
+            let (names, left) = (names.join(", "), task.left());
+            tracing::error!("the token files of {count} {of} ({names}) are {left}");
         }
-        let mut names: Vec<_> = self.failing.iter().map(PortalName::as_str).collect();
-        let count = names.len();
-        names.truncate(NAMED);
-        if count > NAMED {
-            names.push("…");
-        }
-        let of = if count == 1 { "portal" } else { "portals" };
-        tracing::error!(
-            "the token files of {count} {of} are not written ({}); the state has the tokens, and the next start writes them",
-            names.join(", ")
-        );
     }
 
-    /// Notes whether a portal's files could be written. Nothing is said before [`Self::say`].
-    pub(crate) fn note(&mut self, portal: &PortalName, done: Result<(), FileError>) {
+    /// Notes whether it could be done with a portal's files. Nothing is said before [`Self::say`].
+    pub(crate) fn note(
+        &mut self,
+        portal: &PortalName,
+        task: FileTask,
+        done: Result<(), FileError>,
+    ) {
         match done {
             Ok(()) => {
-                if self.failing.remove(portal) {
+                if let Some(failed) = self.failing.remove(portal) {
                     self.conditions
-                        .end_unsaid(Condition::Unpublished(portal), WRITTEN);
+                        .end_unsaid(failed.condition(portal), task.done());
                 }
             }
             Err(error) => {
-                if self.failing.insert(portal.clone()) {
-                    let why = format!("readers do not get the new token: {}", error_chain(&error));
-                    self.conditions
-                        .begin_unsaid(Condition::Unpublished(portal), why.clone());
-                    self.count(portal, &error, why);
+                let failed = self.failing.insert(portal.clone(), task);
+                if failed == Some(task) {
+                    return;
                 }
+                if let Some(other) = failed {
+                    self.conditions
+                        .end_unsaid(other.condition(portal), task.of_one());
+                }
+                let why = format!("{}: {}", task.of_one(), error_chain(&error));
+                self.conditions
+                    .begin_unsaid(task.condition(portal), why.clone());
+                self.count(portal, task, &error, why);
             }
         }
     }
 
-    fn count(&mut self, portal: &PortalName, error: &FileError, why: String) {
+    fn count(&mut self, portal: &PortalName, task: FileTask, error: &FileError, why: String) {
         self.concerned += 1;
-        self.first.get_or_insert_with(|| portal.clone());
-        let root = root(error);
+        self.first.get_or_insert_with(|| (task, portal.clone()));
+        let root = (task, root(error));
         let known = self.causes.contains_key(&root) || self.causes.len() < CAUSES;
         let cause = self
             .causes
-            .entry(if known { root } else { MANY_CAUSES.to_owned() })
+            .entry(if known {
+                root
+            } else {
+                (task, MANY_CAUSES.to_owned())
+            })
             .or_default();
         cause.count += 1;
         if cause.names.len() < NAMED {
@@ -122,7 +196,7 @@ impl FileFailures {
 
     /// Says what is new, where the pause is over; and that it is over, if it is.
     pub(crate) fn say(&mut self) {
-        for (root, cause) in &mut self.causes {
+        for ((task, root), cause) in &mut self.causes {
             let pauses = cause
                 .said_at
                 .is_some_and(|at| self.clock.elapsed(at) < PAUSE);
@@ -137,7 +211,7 @@ impl FileFailures {
             match (std::mem::take(count), names.as_slice()) {
                 (1, [portal]) => say(
                     EscalationSubject::Portal(portal),
-                    "unpublished",
+                    Some(*task),
                     std::mem::take(why),
                 ),
                 (count, names) => {
@@ -146,10 +220,8 @@ impl FileFailures {
                         shown.push("…");
                     }
                     let names = shown.join(", ");
-                    let reason = format!(
-                        "readers of {count} portals do not get the new tokens ({names}): {root}"
-                    );
-                    say(EscalationSubject::Daemon, "unpublished", reason);
+                    let reason = format!("{} ({names}): {root}", task.of_many(count));
+                    say(EscalationSubject::Daemon, Some(*task), reason);
                 }
             }
             self.is_said = true;
@@ -159,16 +231,20 @@ impl FileFailures {
         }
         match (self.is_said, self.concerned, &self.first) {
             (false, ..) => {}
-            (true, 1, Some(portal)) => say(
+            (true, 1, Some((task, portal))) => say(
                 EscalationSubject::Portal(portal),
-                RESOLVED,
-                WRITTEN.to_owned(),
+                None,
+                task.done().to_owned(),
             ),
-            (true, count, _) => {
+            (true, count, first) => {
+                let done = first
+                    .as_ref()
+                    .map_or(FileTask::Write, |(task, _)| *task)
+                    .done();
                 say(
                     EscalationSubject::Daemon,
-                    RESOLVED,
-                    format!("{WRITTEN}, those of all {count} portals"),
+                    None,
+                    format!("{done}, those of all {count} portals"),
                 );
             }
         }
@@ -180,20 +256,15 @@ impl FileFailures {
     }
 }
 
-const WRITTEN: &str = "the token files are written again";
-const RESOLVED: &str = "resolved";
-
-fn say(subject: EscalationSubject<'_>, step: &str, reason: String) {
-    let over = step == RESOLVED;
+/// What fails; or that nothing does any more.
+fn say(subject: EscalationSubject<'_>, failing: Option<FileTask>, reason: String) {
+    let (step, action) = failing.map_or(("resolved", "none"), FileTask::step);
+    let severity = failing.map_or(Severity::Notice, |_| Severity::Critical);
     let announcement = EscalationNotice {
         step: step.to_owned(),
-        severity: if over {
-            Severity::Notice
-        } else {
-            Severity::Critical
-        },
+        severity,
         reason,
-        action: if over { "none" } else { Condition::UNPUBLISHED }.to_owned(),
+        action: action.to_owned(),
         remaining: None,
     };
     log_escalation(subject, &announcement);
@@ -270,11 +341,11 @@ mod tests {
         let said = lines(|| {
             portals
                 .iter()
-                .for_each(|portal| unpublished.note(portal, fails(portal)));
+                .for_each(|portal| unpublished.note(portal, FileTask::Write, fails(portal)));
             unpublished.say();
             // Others in the same minute wait.
             let late = PortalName::parse("late").unwrap();
-            unpublished.note(&late, fails(&late));
+            unpublished.note(&late, FileTask::Write, fails(&late));
             unpublished.say();
         });
         let [line] = said.as_slice() else {
@@ -289,8 +360,8 @@ mod tests {
         let said = lines(|| {
             let failing = unpublished.failing().clone();
             failing
-                .iter()
-                .for_each(|portal| unpublished.note(portal, Ok(())));
+                .keys()
+                .for_each(|portal| unpublished.note(portal, FileTask::Write, Ok(())));
             unpublished.say();
             unpublished.say();
         });
@@ -305,9 +376,9 @@ mod tests {
         let mut unpublished = FileFailures::new(Clock::system(), Arc::default());
         let acme = PortalName::parse("acme").unwrap();
         let said = lines(|| {
-            unpublished.note(&acme, fails(&acme));
+            unpublished.note(&acme, FileTask::Write, fails(&acme));
             unpublished.say();
-            unpublished.note(&acme, Ok(()));
+            unpublished.note(&acme, FileTask::Write, Ok(()));
             unpublished.say();
         });
         let [begin, end] = said.as_slice() else {

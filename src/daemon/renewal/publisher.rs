@@ -6,15 +6,16 @@
 //! be written.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use crate::adapters::published_token::{PublishedTraces, traces};
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
 use crate::daemon::alerts::{Condition, Conditions, ReadBy};
-use crate::daemon::renewal::file_failures::FileFailures;
+use crate::daemon::renewal::file_failures::{FileFailures, FileTask};
 use crate::daemon::renewal::file_writers::FileWriters;
 use crate::daemon::renewal::generation_notes::GenerationNotes;
 use crate::domain::error_chain::error_chain;
@@ -77,6 +78,7 @@ enum PublishCommand {
     Portal(PortalName, KnownState, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
     Tend(oneshot::Sender<u64>),
+    Look(PortalName, oneshot::Sender<PublishedTraces>),
 }
 
 impl Publisher {
@@ -106,6 +108,14 @@ impl Publisher {
     /// Does so for those that failed before; for every portal, if somebody took the directory away.
     pub async fn tend(&self) -> u64 {
         self.order(PublishCommand::Tend).await
+    }
+
+    /// What there is of a portal's token files; `None` if that cannot be seen now.
+    pub async fn look(&self, portal: &PortalName) -> Option<PublishedTraces> {
+        let (found, wait) = oneshot::channel();
+        let order = PublishCommand::Look(portal.clone(), found);
+        self.orders.send(order).ok()?;
+        wait.await.ok()
     }
 
     async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> PublishCommand) -> u64 {
@@ -176,8 +186,7 @@ impl PublisherThread {
     pub fn run(mut self, provider_of: ProviderOf<'_>) {
         while let Some(order) = self.orders.blocking_recv() {
             let done = self.carry_out(order, provider_of);
-            // Whoever asked may have gone; the files are written all the same.
-            let _ = done.send(self.unpublished.failing().len() as u64);
+            self.answer(done);
         }
         self.generations.finish();
         self.unpublished.say_left();
@@ -189,17 +198,30 @@ impl PublisherThread {
             disk.around_files().await;
             let done = self.carry_out(order, provider_of);
             disk.around_files().await;
+            self.answer(done);
+        }
+    }
+
+    fn answer(&self, done: Option<oneshot::Sender<u64>>) {
+        if let Some(done) = done {
+            // Whoever asked may have gone; the files are written all the same.
             let _ = done.send(self.unpublished.failing().len() as u64);
         }
     }
 
-    /// Does it, and gives back whom to tell.
+    /// Does it, and gives back whom to tell how many files fail.
     fn carry_out(
         &mut self,
         order: PublishCommand,
         provider_of: ProviderOf<'_>,
-    ) -> oneshot::Sender<u64> {
+    ) -> Option<oneshot::Sender<u64>> {
         let done = match order {
+            PublishCommand::Look(name, found) => {
+                if let Some(traces) = self.look(&name) {
+                    let _ = found.send(traces);
+                }
+                return None;
+            }
             PublishCommand::Portal(name, newest, done) => {
                 self.publish_by_name(&name, newest, provider_of, TokenFiles::replace);
                 done
@@ -215,7 +237,18 @@ impl PublisherThread {
         };
         self.generations.tend();
         self.unpublished.say();
-        done
+        Some(done)
+    }
+
+    fn look(&mut self, portal: &PortalName) -> Option<PublishedTraces> {
+        let (sender, found) = mpsc::channel();
+        let name = portal.clone();
+        let look = move |files: &TokenFiles| {
+            let _ = sender.send(traces(files, &name));
+            Ok(None)
+        };
+        self.files.run(Some(portal), look).ok()?;
+        found.try_recv().ok()
     }
 
     fn publish_by_name(
@@ -329,13 +362,9 @@ impl PublisherThread {
                 .identity()
                 .map_or(true, |identity| identity == self.swept);
         if same {
-            for name in self
-                .unpublished
-                .failing()
-                .union(&self.unread.portals)
-                .cloned()
-                .collect::<Vec<_>>()
-            {
+            let failing = self.unpublished.failing().keys();
+            let again: BTreeSet<_> = failing.chain(&self.unread.portals).cloned().collect();
+            for name in again {
                 self.publish_by_name(&name, KnownState::Nothing, provider_of, TokenFiles::publish);
             }
             if self.unread.is_sweep_due {
@@ -423,7 +452,8 @@ impl PublisherThread {
             };
             write(files, &published, &formats).map(|()| None)
         });
-        self.unpublished.note(portal, done.map(drop));
+        self.unpublished
+            .note(portal, FileTask::Write, done.map(drop));
     }
 
     fn remove(&mut self, portal: &PortalName) {
@@ -431,7 +461,8 @@ impl PublisherThread {
         let removed = self.files.run(Some(portal), move |files| {
             files.remove(&name).map(|()| None)
         });
-        self.unpublished.note(portal, removed.map(drop));
+        self.unpublished
+            .note(portal, FileTask::Remove, removed.map(drop));
     }
 
     /// Which directory there is now.

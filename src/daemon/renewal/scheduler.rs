@@ -22,7 +22,7 @@ use crate::daemon::renewal::state_health;
 use crate::domain::budget::{Budget, Limits, share_out};
 use crate::domain::error_chain::error_chain;
 use refreshd_time::Timestamp;
-use refreshd_time::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP, Tick};
+use refreshd_time::clock::{CLOCK_STEP_MILLIS, ClockReading, MAX_SLEEP, Tick};
 
 /// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
 const CLAIM_SHARE: usize = 4;
@@ -35,7 +35,6 @@ const STATE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Renews until `stop`, then waits for what was sent.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
-    descriptors::say_if_few(shared.carry.inherited());
     let mut renewer = Scheduler {
         budgets: BTreeMap::new(),
         limits: shared.config().renewal.limits,
@@ -44,7 +43,7 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         backlog: false,
         wake_at: shared.clock.now(),
         told_alive: None,
-        clock_before: (shared.clock.now(), shared.clock.tick()),
+        clock_before: shared.clock.reading(),
         most_connections: descriptors::for_requests(shared.carry.inherited()),
         turn: 0,
         shared,
@@ -67,7 +66,7 @@ struct Scheduler {
     backlog: bool,
     wake_at: Timestamp,
     told_alive: Option<Tick>,
-    clock_before: (Timestamp, Tick),
+    clock_before: ClockReading,
     /// Requests in flight over all servers together, by what the process may have open.
     most_connections: usize,
     /// With which server the sharing begins.
@@ -241,9 +240,9 @@ impl Scheduler {
 
     /// A step back of the wall clock must not make a token look younger than it is.
     async fn watch_clock(&mut self) {
-        let step = self.shared.clock.step_since(self.clock_before);
-        let now = self.shared.clock.now();
-        self.clock_before = (now, self.shared.clock.tick());
+        let now = self.shared.clock.reading();
+        let step = now.step_since(self.clock_before);
+        self.clock_before = now;
         if step <= -CLOCK_STEP_MILLIS {
             tracing::warn!(
                 step_seconds = step / 1000,
@@ -256,18 +255,12 @@ impl Scheduler {
                     .unpublished(self.shared.publisher.sweep().await),
                 Err(error) => {
                     // Tried again at once: the clock looks unset until this went well.
-                    self.clock_before = (
-                        Timestamp::from_millis(now.millis() - step),
-                        self.shared.clock.tick(),
-                    );
+                    self.clock_before = now.before_step(step);
                     tracing::error!(error = %error_chain(&error), "cannot move the stored times");
                 }
             }
         } else if step >= CLOCK_STEP_MILLIS {
-            tracing::warn!(
-                step_seconds = step / 1000,
-                "the wall clock jumped ahead, or this machine slept"
-            );
+            tracing::warn!(step_seconds = step / 1000, "the wall clock jumped ahead");
         }
     }
 

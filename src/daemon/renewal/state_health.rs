@@ -3,8 +3,8 @@
 //! Must not take a look for a write: only what was committed with something in it says that a disk is well.
 
 use crate::adapters::state::{Displaced, StateError};
-use crate::daemon::alerts::Condition;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
+use crate::daemon::alerts::{Condition, ReadBy};
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
@@ -47,6 +47,10 @@ pub async fn watch(shared: &Context) {
         && let Err(error) = probe_if_stale(shared).await
     {
         write_failed(shared, &error);
+    }
+    // Who meets damage by chance does not see its end by chance.
+    if shared.conditions.is_blind(ReadBy::Others) && shared.state.verify().await.is_ok() {
+        shared.conditions.reads(ReadBy::Others, Ok(()));
     }
     if shared.state.was_written_back() {
         let announcement = EscalationNotice {

@@ -2,21 +2,21 @@
 //! without a grant, or whose grant is dead (then it is a candidate). Must not use a token twice: one that
 //! came in before, for this or another portal, is never taken again.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::adapters::generations::{Generations, RecordedGenerations};
 use crate::adapters::state::Offered;
-use crate::config::{App, Config};
+use crate::config::Config;
 use crate::daemon::context::Context;
 use crate::daemon::grants::import::{has_no_living_grant, known_secret, store_candidate};
 use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
 use crate::daemon::renewal::candidates::log_file_spent;
+use crate::daemon::startup::first_token::read_private;
+use crate::daemon::startup::rollback::{self, Newcomer};
 use crate::domain::candidate::Origin;
 use crate::domain::error_chain::error_chain;
 use crate::domain::import::{self, ImportedGrant};
 use crate::domain::name::PortalName;
-use refreshd_secrets::{Fingerprint, RefreshToken};
-use refreshd_time::Timestamp;
 use refreshd_token_client::quirks::GrantType;
 use refreshd_token_client::token::{Credential, Details, Tokens, Validity};
 
@@ -30,6 +30,7 @@ pub async fn read_files(shared: &Context) {
             return tracing::error!(error = %error_chain(&error), "cannot look for portals without a grant");
         }
     };
+    let mut noted = None;
     for portal in waiting {
         let Some(file) = portal
             .settings
@@ -37,7 +38,9 @@ pub async fn read_files(shared: &Context) {
         else {
             continue;
         };
-        let why = read_file(shared, &portal.name, &file).await.err();
+        let why = read_file(shared, &portal.name, &file, &mut noted)
+            .await
+            .err();
         if shared
             .file_problems
             .is_new(portal.name.as_str(), why.as_deref())
@@ -92,7 +95,13 @@ async fn bootstrap_client_credentials(shared: &Context) {
     }
 }
 
-async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result<(), String> {
+/// `noted` is the record of generations, once it was needed.
+async fn read_file(
+    shared: &Context,
+    portal: &PortalName,
+    file: &Path,
+    noted: &mut Option<RecordedGenerations>,
+) -> Result<(), String> {
     let Some(text) = read_private(file)? else {
         return Ok(());
     };
@@ -131,6 +140,25 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         return Ok(());
     }
     if has_no_living_grant(&stored) {
+        let read = || Generations::beside(&config.paths.state).read();
+        let judged =
+            rollback::judge_newcomer(shared, &config, &stored, noted.get_or_insert_with(read))
+                .await
+                .map_err(|error| error_chain(&error))?;
+        match judged {
+            Newcomer::New => {}
+            Newcomer::Held => {
+                return rollback::say_lost(shared)
+                    .await
+                    .map_err(|error| error_chain(&error));
+            }
+            Newcomer::Unseen => {
+                return Err(
+                    "whether it had a grant before cannot be seen: its token files cannot be looked at"
+                        .to_owned(),
+                );
+            }
+        }
         let take = StoreRequest {
             intake,
             source: GrantSource::File,
@@ -164,42 +192,6 @@ async fn read_file(shared: &Context, portal: &PortalName, file: &Path) -> Result
         | Offered::Unknown => {}
     }
     Ok(())
-}
-
-/// Which refresh token a file holds, if it can be read.
-pub fn token_of(file: &Path, app: &App, now: Timestamp) -> Option<Fingerprint> {
-    let text = read_private(file).ok()??;
-    let intake = import::parse(&text, &app.profile, now).ok()?;
-    intake
-        .tokens
-        .credential
-        .refresh()
-        .map(RefreshToken::fingerprint)
-}
-
-/// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.
-fn read_private(file: &Path) -> Result<Option<Vec<u8>>, String> {
-    let metadata = match std::fs::metadata(file) {
-        Ok(metadata) if metadata.len() == 0 => return Ok(None),
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
-    if metadata.permissions().mode() & 0o007 != 0 {
-        return Err(format!(
-            "others may read it; chmod o-rwx {}",
-            file.display()
-        ));
-    }
-    if metadata.len() > import::MAX_LENGTH as u64 {
-        return Err(import::ImportError::TooLong.to_string());
-    }
-    std::fs::read(file)
-        .map(Some)
-        .map_err(|error| error.to_string())
 }
 
 /// Whether a configuration brings grants of its own, without a state.

@@ -18,7 +18,7 @@ use crate::adapters::state::{
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
-use crate::daemon::alerts::Conditions;
+use crate::daemon::alerts::{Conditions, ReadBy};
 use crate::daemon::configured::{app_fingerprints, configured_portals};
 use crate::daemon::context::{Context, ContextParts};
 use crate::daemon::error::RunError;
@@ -132,6 +132,9 @@ impl Core {
         }
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = ReadConnection::open(&config.paths.state)?.of(&state);
+        let conditions = Arc::new(Conditions::default());
+        let noticed = Arc::clone(&conditions);
+        state.on_damage(move |error| noticed.reads(ReadBy::Others, Err(error)));
         let mut workers = JoinSet::new();
         hands.keep_state(&mut workers, writer, reader);
         let undiscovered = discover(&mut config, &state, &server, clock).await;
@@ -144,7 +147,6 @@ impl Core {
         state
             .reconcile_with(portals, app_fingerprints(&config), unnamed, clock.now())
             .await?;
-        let conditions = Arc::new(Conditions::default());
         let found = (missing.as_ref(), config.includes.as_slice());
         incomplete::settle(&state, &conditions, found, clock.now()).await?;
         let generations =

@@ -3,13 +3,11 @@
 //!
 //! Must not keep the daemon from starting: what it does name is renewed.
 
-use std::collections::BTreeSet;
-
 use crate::adapters::state::{State, StateError};
 use crate::config::Config;
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::daemon::context::Context;
-use crate::domain::completeness::{Included, Missing, missing};
+use crate::domain::completeness::{Included, IncludedBefore, Missing, missing};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
 use refreshd_time::Timestamp;
@@ -45,10 +43,9 @@ pub async fn settle(
             return Ok(());
         }
     }
-    let found: BTreeSet<String> = includes
+    let found: IncludedBefore = includes
         .iter()
-        .filter(|include| include.has_files)
-        .map(|include| include.pattern.clone())
+        .map(|include| (include.pattern.clone(), include.has_files))
         .collect();
     if state.included().await?.as_ref() != Some(&found)
         && let Err(error) = state.note_included(found, now).await

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 pub mod core;
+pub mod first_token;
 pub mod incomplete;
 pub mod metadata_discovery;
 pub mod read_only;

@@ -13,6 +13,7 @@ use crate::daemon::context::Context;
 use crate::daemon::startup::bootstrap;
 use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
+use crate::daemon::startup::rollback;
 use crate::domain::error_chain::error_chain;
 use tokio::task::JoinSet;
 
@@ -115,6 +116,10 @@ impl Reloader {
                 }
                 _ => error_chain(&error),
             })?;
+        if let Err(error) = rollback::judge_newcomers(shared, &config).await {
+            // Whoever is about to send a first token looks again.
+            tracing::error!(error = %error_chain(&error), "it is not known whether new portals had a grant before");
+        }
         let found = (missing.as_ref(), config.includes.as_slice());
         if let Err(error) = incomplete::settle(&shared.state, &shared.conditions, found, now).await
         {

@@ -1,12 +1,13 @@
-//! What a start looks for before anything is sent: grants that are older than their traces or gone though there are
-//! traces, and rows that cannot be understood. All are held, and said.
+//! What is looked for before anything is sent: grants that are older than their traces or gone though there are traces, and
+//! rows that cannot be understood. All are held, and said. A start looks at all of them, a reload at portals without a grant,
+//! and whoever is about to send a portal's first token at that one.
 //!
 //! Must not send, and must not keep the daemon from starting: the other portals go on.
 
 use std::path::Path;
 
 use crate::adapters::generations::{Generations, RecordedGenerations};
-use crate::adapters::published_token::published;
+use crate::adapters::published_token::{PublishedTraces, published, traces};
 use crate::adapters::state::{RESCUED, State, StateError, beside};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::{App, Config};
@@ -14,7 +15,7 @@ use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::daemon::context::Context;
 use crate::daemon::grants::unreadable_state::say_unreadable;
-use crate::daemon::startup::bootstrap::token_of;
+use crate::daemon::startup::first_token::token_of;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::name::{PortalName, some};
@@ -74,10 +75,8 @@ pub async fn quarantine_rolled_back(
         say_old(path, &old);
     }
     if !lost.is_empty() {
-        conditions.begin(
-            Condition::Lost,
-            reason_lost(path, &lost, evidence.damage.as_deref()),
-        );
+        let damage = evidence.damage.as_deref();
+        conditions.begin(Condition::Lost, reason_lost(path, &lost, damage));
     }
     if (noted != evidence.noted || evidence.damage.is_some() || generations.is_cut_off())
         && let Err(error) = generations.replace(&noted)
@@ -152,6 +151,8 @@ async fn quarantine_all(
         lost,
         unreadable: not_understood,
     } = &mut all;
+    // Portals with a first token and no trace, where a part of the record cannot be read that may have been theirs.
+    let (mut unsure, mut has_grants) = (Vec::new(), false);
     let mut after = None;
     loop {
         let page = state.page(after, PAGE).await?;
@@ -164,15 +165,14 @@ async fn quarantine_all(
             }
             let known = noted.remove(&portal.name);
             if portal.unreadable.is_none() && portal.grant.is_none() {
-                let damaged = evidence.damage.is_some();
-                let traces = (known, damaged);
-                if let Some(newest) =
-                    quarantine_lost(state, files, config, &portal, traces, now).await?
-                {
+                let traces = (known, traces(files, &portal.name));
+                if let Some(newest) = quarantine_lost(state, config, &portal, traces, now).await? {
                     noted.insert(portal.name.clone(), newest);
                     lost.push(portal.name);
                 } else if portal.settings.is_none() {
                     noted.extend(known.map(|known| (portal.name, known)));
+                } else if evidence.damage.is_some() && has_first_token(&portal) {
+                    unsure.push(portal);
                 }
                 continue;
             }
@@ -187,6 +187,7 @@ async fn quarantine_all(
                 noted.extend(unreadable.and(known).map(|known| (name, known)));
                 continue;
             };
+            has_grants = true;
             let trace = Trace {
                 noted: known,
                 published: published(files, &name),
@@ -202,17 +203,100 @@ async fn quarantine_all(
             noted.insert(name, generation);
         }
     }
+    // A state that has grants, none of which is older than its traces, is the one that was here: what it has no grant of is new.
+    let is_whole = has_grants && old.is_empty() && lost.is_empty();
+    for portal in unsure.into_iter().filter(|_| !is_whole) {
+        let damaged = PublishedTraces {
+            published: None,
+            has_token: true,
+        };
+        if let Some(newest) = quarantine_lost(state, config, &portal, (None, damaged), now).await? {
+            noted.insert(portal.name.clone(), newest);
+            lost.push(portal.name);
+        }
+    }
     Ok(all)
+}
+
+fn has_first_token(portal: &Portal) -> bool {
+    let settings = portal.settings.as_ref();
+    settings.is_some_and(|settings| settings.refresh_token_file.is_some())
+}
+
+/// What a portal without a grant is, by the traces outside the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newcomer {
+    /// It is new: its first token may be sent.
+    New,
+    /// There was a grant: it is held.
+    Held,
+    /// Its token files cannot be looked at now.
+    Unseen,
+}
+
+/// Judges a portal before its first token is sent. `noted` is what the record of generations says.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn judge_newcomer(
+    shared: &Context,
+    config: &Config,
+    portal: &Portal,
+    noted: &RecordedGenerations,
+) -> Result<Newcomer, StateError> {
+    if portal.grant.is_some() {
+        return Ok(Newcomer::New);
+    }
+    let Some(found) = shared.publisher.look(&portal.name).await else {
+        return Ok(Newcomer::Unseen);
+    };
+    let traces = (noted.get(&portal.name).copied(), found);
+    let held = quarantine_lost(&shared.state, config, portal, traces, shared.clock.now()).await?;
+    Ok(held.map_or(Newcomer::New, |_| Newcomer::Held))
+}
+
+/// Judges all portals without a grant, as after a reload, before files of readers are removed for them.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn judge_newcomers(shared: &Context, config: &Config) -> Result<(), StateError> {
+    let noted = Generations::beside(&config.paths.state).read();
+    let (mut after, mut is_held) = (None, false);
+    loop {
+        let page = shared.state.page(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.name.clone());
+        let is_new = |portal: &&Portal| {
+            portal.unreadable.is_none() && portal.grant.is_none() && portal.lost.is_none()
+        };
+        for portal in page.iter().filter(is_new) {
+            is_held |= judge_newcomer(shared, config, portal, &noted).await? == Newcomer::Held;
+        }
+    }
+    if is_held {
+        say_lost(shared).await?;
+    }
+    Ok(())
+}
+
+/// Says which portals have lost their grant, where that is more than was said.
+///
+/// # Errors
+/// [`StateError`].
+pub async fn say_lost(shared: &Context) -> Result<(), StateError> {
+    let lost = shared.state.lost_portals().await?;
+    let reason = reason_lost(&shared.config().paths.state, &lost, None);
+    shared.conditions.begin(Condition::Lost, reason);
+    Ok(())
 }
 
 /// Holds a portal without a grant of which there are traces outside the state; the newest generation then. What the
 /// client's own credentials buy cannot be spent.
 async fn quarantine_lost(
     state: &State,
-    files: &TokenFiles,
     config: &Config,
     portal: &Portal,
-    (noted, is_damaged): (Option<Generation>, bool),
+    (noted, found): (Option<Generation>, PublishedTraces),
     now: Timestamp,
 ) -> Result<Option<Generation>, StateError> {
     let Some(settings) = &portal.settings else {
@@ -222,18 +306,17 @@ async fn quarantine_lost(
     if config.apps.get(&settings.app).is_some_and(by_client) {
         return Ok(None);
     }
-    let trace = Trace {
-        noted,
-        published: published(files, &portal.name),
-    };
+    let PublishedTraces {
+        published,
+        has_token,
+    } = found;
+    let trace = Trace { noted, published };
     let until = trace
         .published
         .as_ref()
         .map(|published| published.access.expires_at);
-    // Evidence that is there and cannot be read is evidence: which generation it is of, it does not say. What the record says of
-    // others matters only where a first token would be sent.
-    let is_unread = || is_damaged && settings.refresh_token_file.is_some();
-    let unnumbered = || (is_unread() || files.has_traces(&portal.name)).then_some(Generation(1));
+    // A token is evidence also where it does not say which generation it is of.
+    let unnumbered = || has_token.then_some(Generation(1));
     let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
     let Some(newest) = newest else {
         return Ok(None);
