@@ -134,7 +134,7 @@ impl fmt::Display for Config {
         }
         writeln!(
             f,
-            "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"\nhosts = {http_hosts:?}"
+            "[log]\nlevel = \"{level}\"\nformat = \"json\"\n[http]\nlisten = \"{http}\"\nallowed_hosts = {http_hosts:?}"
         )?;
         writeln!(f, "[renewal]\ntimeout = \"{}ms\"", timeout.as_millis())?;
         if let Some(rate) = rate {
