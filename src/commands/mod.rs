@@ -132,6 +132,7 @@ const PROVIDER_HELP: &str = "\
 Examples:
   refreshd provider list                     list the providers
   refreshd provider show bitrix24            print one profile
+  refreshd provider keys                     print the keys that a profile may have
 
 Exit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration.";
 
@@ -141,6 +142,8 @@ enum Provider {
     List(provider::ListArguments),
     /// Print the effective profile of a provider or app as TOML.
     Show(provider::ShowArguments),
+    /// Print the keys that a profile may have, with examples, as TOML or Markdown.
+    Keys(provider::KeysArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,6 +212,7 @@ pub fn main() -> Exit {
             }
             Command::Provider(Provider::List(arguments)) => provider::list(&common, &arguments),
             Command::Provider(Provider::Show(arguments)) => provider::show(&common, &arguments),
+            Command::Provider(Provider::Keys(arguments)) => Ok(provider::keys(&arguments)),
             #[cfg(feature = "demo")]
             Command::Demo(arguments) => demo::run(&arguments).await,
             Command::Completions(arguments) => {

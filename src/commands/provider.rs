@@ -1,4 +1,4 @@
-//! `refreshd provider`: the profiles there are, and one of them as it is in force.
+//! `refreshd provider`: the profiles there are, one of them as it is in force, and the keys that a profile may have.
 //!
 //! Must not ask anybody: what an issuer's metadata adds is seen when it is used.
 
@@ -28,6 +28,27 @@ pub(super) struct ShowArguments {
     after_help = "Examples:\n  refreshd provider list\n\nExit codes: 0 done, 64 usage, 78 configuration."
 )]
 pub(super) struct ListArguments {}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd provider keys                     a table to begin a profile of your own with\n  refreshd provider keys --markdown          the reference page\n\nExit codes: 0 done, 64 usage."
+)]
+pub(super) struct KeysArguments {
+    /// Print a table in Markdown instead of TOML.
+    #[arg(long)]
+    markdown: bool,
+}
+
+pub(super) fn keys(arguments: &KeysArguments) -> Exit {
+    let KeysArguments { markdown } = arguments;
+    let text = if *markdown {
+        config::provider_keys_markdown()
+    } else {
+        config::annotated_provider("NAME")
+    };
+    terminal::print(&text);
+    Exit::Done
+}
 
 pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, CommandError> {
     let ShowArguments { name } = arguments;

@@ -53,5 +53,17 @@ pub fn written_profile(profile: &Profile) -> String {
     provider::written(profile)
 }
 
+/// The keys of a profile as a table `[providers.NAME]` of examples with comments.
+#[must_use]
+pub fn annotated_provider(name: &str) -> String {
+    provider::annotated_toml(name)
+}
+
+/// The keys of a profile as a table in Markdown.
+#[must_use]
+pub fn provider_keys_markdown() -> String {
+    provider::markdown()
+}
+
 /// Where the configuration lies if nobody says.
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";

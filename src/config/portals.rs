@@ -59,7 +59,7 @@ pub(super) fn read(
                 &CLIENT_KEYS,
                 &PERSON_KEYS,
                 &CLIENT_SECRET.all,
-                &provider::KEYS,
+                &provider::KEY_NAMES,
                 &["install"],
             ],
         );
@@ -132,7 +132,7 @@ fn client(
         return None;
     };
     // Thousands of portals with a client of their own must not hold a profile each.
-    if provider::KEYS.iter().any(|key| table.has(key)) {
+    if provider::KEY_NAMES.iter().any(|key| table.has(key)) {
         apply(table, Arc::make_mut(&mut profile), report);
     }
     let public = profile.client_authentication == ClientAuthentication::None;
@@ -211,7 +211,7 @@ fn portal<'d>(
             &PORTAL_KEYS,
             &CLIENT_KEYS,
             &CLIENT_SECRET.all,
-            &provider::KEYS,
+            &provider::KEY_NAMES,
         ],
     );
     let name = match PortalName::parse(table.name().value) {
@@ -266,7 +266,7 @@ fn app_of(
         key != "renew_every"
             && (CLIENT_KEYS.contains(&key)
                 || CLIENT_SECRET.all.contains(&key)
-                || provider::KEYS.contains(&key))
+                || provider::KEY_NAMES.contains(&key))
     };
     if !table.has("app") {
         if !table.has("provider") {

@@ -104,6 +104,14 @@ pub(super) fn one_of<T: Copy>(
     found
 }
 
+/// The word of a value, which is one of the list.
+pub(super) fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words
+        .iter()
+        .find(|(_, meaning)| *meaning == value)
+        .map_or("", |(word, _)| word)
+}
+
 /// A key that is one of a few words.
 pub(super) fn choice<T: Copy>(
     table: Table<'_>,

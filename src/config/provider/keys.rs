@@ -1,144 +1,653 @@
-//! The keys of a profile but those of `wire_format`.
+//! The keys of a profile as one table: how each is read, how it is written out, its example and its meaning.
+//!
+//! `config/example.toml` and `docs/reference/provider-keys.md` are made of it; tests compare them.
+
+use std::time::Duration;
+
+use toml::Value;
 
 use super::super::source::Diagnostics;
 use super::super::table::{Table, TextValue};
-use super::super::values::{check_age, set};
-use super::super::values::{choice, duration, host, one_of, renew_every, url};
+use super::super::values::{check_age, choice, duration, host, one_of, renew_every, set, url};
+use super::super::values::{url_path, word_of};
 use super::error_rules::rows;
-use super::install_fields;
-use super::wire_format;
+use super::wire_format::{
+    NAMES, check_headers, is_secret, read_reply, reply_value, strings, texts, texts_value,
+};
 use refreshd_token_client::provider::{ClientAuthentication, Method, Profile, Replay};
-use refreshd_token_client::quirks::{GrantType, NotBefore, Pkce, Rotation};
+use refreshd_token_client::quirks::{BasicEncoding, BodyEncoding, GrantType};
+use refreshd_token_client::quirks::{NotBefore, Pkce, Rotation};
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::token::LIFETIME_RANGE;
 
+/// One key of a profile.
+pub(in crate::config) struct ProviderKey {
+    /// Its name.
+    pub name: &'static str,
+    /// A value as TOML.
+    pub example: &'static str,
+    /// The meaning, in half a sentence.
+    pub meaning: &'static str,
+    /// What is said above it in the example, on behalf of it and of those that follow.
+    pub preface: Option<&'static str>,
+    read: fn(&mut KeyReader<'_, '_>, &mut Profile),
+    /// `None`: the profile has nothing to say there.
+    write: fn(&Profile) -> Option<Value>,
+}
+
+/// A key of a table that has it.
+struct KeyReader<'t, 'r> {
+    table: Table<'t>,
+    key: &'static str,
+    report: &'r mut Diagnostics,
+}
+
+impl<'t> KeyReader<'t, '_> {
+    fn text(&mut self) -> Option<TextValue<'t>> {
+        self.table.text(self.report, self.key)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        self.text().map(|text| text.value.to_owned())
+    }
+
+    /// An address that may hold `{domain}`.
+    fn url(&mut self) -> Option<String> {
+        let text = self.text()?;
+        url(self.report, self.key, text, true)
+    }
+
+    fn host(&mut self) -> Option<String> {
+        let text = self.text()?;
+        host(self.report, self.key, text)
+    }
+
+    fn choice<T: Copy>(&mut self, words: &[(&str, T)]) -> Option<T> {
+        choice(self.table, self.report, self.key, words)
+    }
+
+    fn duration(&mut self, example: &str) -> Option<Duration> {
+        duration(self.table, self.report, self.key, example, LIFETIME_RANGE)
+    }
+
+    fn inner(&mut self, section: &'static str) -> Option<Table<'t>> {
+        self.table.table(self.report, self.key, section)
+    }
+
+    /// Names of fields that may be given to readers.
+    fn fields(&mut self) -> Option<Vec<String>> {
+        let fields = self.table.texts(self.report, self.key, false)?;
+        for field in fields.iter().filter(|field| is_secret(field.value)) {
+            let message = format!(
+                "`{}` names a field that is never handed to readers",
+                self.key
+            );
+            self.report.problem(field.place, message);
+        }
+        Some(fields.iter().map(|field| field.value.to_owned()).collect())
+    }
+}
+
+const GRANTS: [(&str, GrantType); 3] = [
+    ("authorization-code", GrantType::AuthorizationCode),
+    ("client-credentials", GrantType::ClientCredentials),
+    ("device", GrantType::Device),
+];
+const METHODS: [(&str, Method); 2] = [("post", Method::Post), ("get", Method::Get)];
+const BODIES: [(&str, BodyEncoding); 2] =
+    [("form", BodyEncoding::Form), ("json", BodyEncoding::Json)];
+const AUTHENTICATIONS: [(&str, ClientAuthentication); 4] = [
+    ("none", ClientAuthentication::None),
+    ("basic", ClientAuthentication::Basic),
+    ("body", ClientAuthentication::Body),
+    ("basic-with-body", ClientAuthentication::BasicWithBody),
+];
+const BASIC_ENCODINGS: [(&str, BasicEncoding); 2] =
+    [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
+const PKCES: [(&str, Pkce); 3] = [
+    ("S256", Pkce::S256),
+    ("plain", Pkce::Plain),
+    ("none", Pkce::None),
+];
+const IN_MILLISECONDS: [(&str, bool); 2] = [("s", false), ("ms", true)];
+const ROTATIONS: [(&str, Rotation); 3] = [
+    ("always", Rotation::Always),
+    ("sometimes", Rotation::Sometimes),
+    ("never", Rotation::Never),
+];
+const RETRIES: [(&str, Replay); 2] = [("now", Replay::Now), ("before-expiry", Replay::Late)];
+
+/// A key whose value is one of a few words.
+macro_rules! choice_key {
+    ($name:literal, $words:ident, $($field:ident).+, $example:literal, $meaning:literal) => {
+        key(
+            $name,
+            $example,
+            $meaning,
+            |reader, profile| set(&mut profile.$($field).+, reader.choice(&$words)),
+            |profile| Some(word_of(&$words, profile.$($field).+).into()),
+        )
+    };
+}
+
+/// A key whose value is a text that may be absent, read by a method of [`KeyReader`].
+macro_rules! optional_key {
+    ($name:literal, $read:ident, $($field:ident).+, $example:literal, $meaning:literal) => {
+        key(
+            $name,
+            $example,
+            $meaning,
+            |reader, profile| set(&mut profile.$($field).+, reader.$read().map(Some)),
+            |profile| profile.$($field).+.clone().map(Value::from),
+        )
+    };
+}
+
+/// A key whose value is a table of further parameters. One more on an app leaves the provider's as they are.
+macro_rules! parameters_key {
+    ($name:literal, $field:ident, $example:literal, $meaning:literal) => {
+        key(
+            $name,
+            $example,
+            $meaning,
+            |reader, profile| {
+                if let Some(given) = reader.inner("[parameters]") {
+                    profile.request.$field.extend(texts(given, reader.report));
+                }
+            },
+            |profile| texts_value(&profile.request.$field),
+        )
+    };
+}
+
+/// Every key, in the order in which a profile is read and written out.
+pub(in crate::config) const KEYS: [ProviderKey; 42] = [
+    key(
+        "issuer",
+        r#""https://login.example.org/realms/staff""#,
+        "in place of the addresses below: its metadata has them (RFC 8414, OpenID Connect)",
+        read_issuer,
+        |profile| profile.issuer.clone().map(Value::from),
+    ),
+    key(
+        "allowed_hosts",
+        r#"["sso-api.example.org"]"#,
+        "other hosts that the metadata may name; nothing is sent to any else",
+        |reader, profile| {
+            if let Some(hosts) = reader.table.texts(reader.report, reader.key, false) {
+                profile.hosts = hosts
+                    .into_iter()
+                    .filter_map(|text| host(reader.report, reader.key, text))
+                    .collect();
+            }
+        },
+        |profile| strings(&profile.hosts),
+    ),
+    optional_key!(
+        "default_domain",
+        host,
+        default_domain,
+        r#""sso.example.org""#,
+        "the {domain} of portals that name none"
+    )
+    .with_preface(
+        "Addresses are https; plain http only to loopback. Each may hold {domain}, the portal's host.",
+    ),
+    key(
+        "token_url",
+        r#""https://sso.example.org/oauth/token""#,
+        "where codes and refresh tokens are exchanged (RFC 6749 section 3.2)",
+        |reader, profile| {
+            // One endpoint is written for every region, and for renewals.
+            profile.token_url_by_region.clear();
+            profile.refresh_url = None;
+            set(&mut profile.token_url, reader.url());
+        },
+        |profile| (!profile.token_url.is_empty()).then(|| profile.token_url.as_str().into()),
+    ),
+    key(
+        "token_url_by_region",
+        r#"{ eu = "https://sso.eu.example.org/oauth/token" }"#,
+        "token endpoints by region of the portal, where they differ",
+        |reader, profile| {
+            let Some(regions) = reader.inner("token_url_by_region") else {
+                return;
+            };
+            profile.token_url_by_region.clear();
+            for region in regions.keys() {
+                let text = regions.text(reader.report, region.value);
+                let address = text.and_then(|text| url(reader.report, reader.key, text, false));
+                if let Some(address) = address {
+                    let region = region.value.to_lowercase();
+                    profile.token_url_by_region.insert(region, address);
+                }
+            }
+        },
+        |profile| texts_value(&profile.token_url_by_region),
+    ),
+    optional_key!(
+        "refresh_url",
+        url,
+        refresh_url,
+        r#""https://sso.example.org/oauth/refresh""#,
+        "where renewals go, if not to the token_url"
+    ),
+    optional_key!(
+        "authorize_url",
+        url,
+        authorize_url,
+        r#""https://sso.example.org/oauth/authorize""#,
+        "where people authorize (RFC 6749 section 3.1)"
+    ),
+    optional_key!(
+        "device_url",
+        url,
+        device_url,
+        r#""https://sso.example.org/oauth/device""#,
+        "where a device requests its codes (RFC 8628)"
+    ),
+    optional_key!(
+        "revoke_url",
+        url,
+        revoke_url,
+        r#""https://sso.example.org/oauth/revoke""#,
+        "for `refreshd forget --revoke` (RFC 7009)"
+    ),
+    optional_key!(
+        "introspect_url",
+        url,
+        introspect_url,
+        r#""https://sso.example.org/oauth/introspect""#,
+        "for `refreshd introspect` (RFC 7662)"
+    ),
+    choice_key!(
+        "grant",
+        GRANTS,
+        start,
+        r#""authorization-code""#,
+        "how the first token comes: authorization-code, client-credentials (nobody authorizes), device"
+    ),
+    choice_key!("method", METHODS, method, r#""post""#, "post, get"),
+    choice_key!(
+        "body",
+        BODIES,
+        request.body,
+        r#""form""#,
+        "form, json: the body of a request"
+    ),
+    choice_key!(
+        "client_authentication",
+        AUTHENTICATIONS,
+        client_authentication,
+        r#""basic""#,
+        "none (a public client), basic, body, basic-with-body"
+    ),
+    choice_key!(
+        "basic_encoding",
+        BASIC_ENCODINGS,
+        request.basic_encoding,
+        r#""form""#,
+        "form as in RFC 6749; raw: id and secret as they are"
+    ),
+    choice_key!(
+        "pkce",
+        PKCES,
+        pkce,
+        r#""S256""#,
+        "S256, plain, none (RFC 7636)"
+    ),
+    key(
+        "scope_separator",
+        r#"" ""#,
+        "what stands between the scopes of a request",
+        |reader, profile| {
+            let text = reader
+                .table
+                .text_as(reader.report, reader.key, "a string in quotes");
+            set(
+                &mut profile.scope_separator,
+                text.map(|text| text.value.to_owned()),
+            );
+        },
+        |profile| Some(profile.scope_separator.as_str().into()),
+    ),
+    key(
+        "scope_in_renewal",
+        "false",
+        "whether a renewal repeats the scope",
+        |reader, profile| {
+            let given = reader.table.boolean(reader.report, reader.key);
+            set(&mut profile.request.scope_in_renewal, given);
+        },
+        |profile| Some(profile.request.scope_in_renewal.into()),
+    ),
+    key(
+        "parameter_names",
+        r#"{ client_id = "client_key" }"#,
+        "parameters that have other names",
+        |reader, profile| {
+            if let Some(names) = reader.inner("[parameter_names]") {
+                names.only(reader.report, &[&NAMES]);
+                profile.request.names = texts(names, reader.report);
+            }
+        },
+        |profile| texts_value(&profile.request.names),
+    ),
+    key(
+        "headers",
+        r#"{ User-Agent = "acme/1.0" }"#,
+        "further headers",
+        |reader, profile| {
+            if let Some(headers) = reader.inner("[headers]") {
+                profile.request.headers = texts(headers, reader.report);
+                check_headers(headers, reader.report);
+            }
+        },
+        |profile| texts_value(&profile.request.headers),
+    ),
+    parameters_key!(
+        "authorize_parameters",
+        authorize_parameters,
+        r#"{ access_type = "offline" }"#,
+        "further parameters of the authorization request"
+    )
+    .with_preface(
+        "Further parameters; an empty one takes a standard one away. They may hold {redirect_uri}, {domain}, {client_id},\n\
+         {random} and {FIELD}, a field that is kept with the grant.",
+    ),
+    parameters_key!(
+        "code_parameters",
+        code_parameters,
+        r#"{ audience = "api" }"#,
+        "further parameters of the exchange of a code"
+    ),
+    parameters_key!(
+        "renewal_parameters",
+        renewal_parameters,
+        r#"{ device_id = "{device_id}" }"#,
+        "further parameters of a renewal"
+    ),
+    key(
+        "redirect_fields",
+        r#"["device_id"]"#,
+        "parameters of the redirect that are kept with the grant, as fields",
+        |reader, profile| set(&mut profile.request.redirect_fields, reader.fields()),
+        |profile| strings(&profile.request.redirect_fields),
+    ),
+    optional_key!(
+        "redirect_server",
+        string,
+        request.redirect_server,
+        r#""server""#,
+        "the parameter that names the authorization server; only hosts written here count"
+    ),
+    key(
+        "reply",
+        r#"{ access_token = "authed_user.access_token", error = ["error", "status"], success = { code = ["0", "200"] } }"#,
+        "where a reply has what",
+        |reader, profile| {
+            if let Some(reply) = reader.inner("[reply]") {
+                read_reply(reply, &mut profile.reply, reader.report);
+            }
+        },
+        |profile| Some(reply_value(&profile.reply)),
+    )
+    .with_preface(
+        "Where a reply has what; also refresh_token, token_type, scope, expires_in, expires_at, error_description, and the refresh\n\
+         token's own end: refresh_expires_in, refresh_expires_at. `success` says at which place which values mean that the request\n\
+         succeeded: any other value there is an error, and `error` is not looked at.",
+    ),
+    choice_key!(
+        "expires_in_unit",
+        IN_MILLISECONDS,
+        reply.in_milliseconds,
+        r#""s""#,
+        "s, ms: the unit of lives that are bare numbers"
+    ),
+    key(
+        "renew_every",
+        r#""67%""#,
+        "the age at which a token is renewed: a duration, or a share of its life up to 90%",
+        |reader, profile| {
+            set(
+                &mut profile.renew_every,
+                renew_every(reader.table, reader.report),
+            );
+        },
+        |profile| match profile.renew_every {
+            RenewEvery::Age(age) => Some(span(age).into()),
+            RenewEvery::Share(share) => {
+                Some(format!("{}%", (share * 10_000.0).round() / 100.0).into())
+            }
+            // `not_before` says it.
+            RenewEvery::Expiry => None,
+        },
+    ),
+    key(
+        "not_before",
+        r#""1m""#,
+        "the age before which the server renews nothing, or its \"expiry\"",
+        |reader, profile| {
+            if reader.text().is_some_and(|text| text.value == "expiry") {
+                profile.earliest = NotBefore::Expiry;
+                if !reader.table.has("renew_every") {
+                    profile.renew_every = RenewEvery::Expiry;
+                }
+            } else if let Some(age) = reader.duration("24h") {
+                profile.earliest = NotBefore::Age(age);
+            }
+        },
+        |profile| match profile.earliest {
+            NotBefore::Any => None,
+            NotBefore::Age(age) => Some(span(age).into()),
+            NotBefore::Expiry => Some("expiry".into()),
+        },
+    ),
+    key(
+        "assumed_lifetime",
+        r#""1h""#,
+        "the life of a token whose reply does not say it, or not in a way that can be read",
+        |reader, profile| set(&mut profile.assumed_lifetime, reader.duration("1h")),
+        |profile| Some(span(profile.assumed_lifetime).into()),
+    ),
+    choice_key!(
+        "rotation",
+        ROTATIONS,
+        rotation,
+        r#""always""#,
+        "whether a renewal brings a new refresh token: always, sometimes, never"
+    ),
+    key(
+        "grace",
+        r#""10m""#,
+        "how long a spent refresh token gets its reply again; default: not known",
+        |reader, profile| set(&mut profile.grace, reader.duration("10m").map(Some)),
+        |profile| profile.grace.map(|grace| span(grace).into()),
+    ),
+    key(
+        "retry_ambiguous",
+        r#""now""#,
+        "when a request without outcome is retried: now, or before-expiry where reuse revokes the grant",
+        |reader, profile| set(&mut profile.replay, read_retry(reader)),
+        |profile| Some(word_of(&RETRIES, profile.replay).into()),
+    ),
+    optional_key!(
+        "identity",
+        string,
+        identity_field,
+        r#""sub""#,
+        "the field of a reply that says whose grant it is, and never changes"
+    ),
+    optional_key!(
+        "endpoint",
+        string,
+        endpoint_field,
+        r#""api_url""#,
+        "the field that says where the API is"
+    ),
+    optional_key!(
+        "token_server_field",
+        string,
+        server_field,
+        r#""token_server""#,
+        "the field that names the next renewal's server; only hosts written here count"
+    ),
+    key(
+        "fields",
+        r#"["sub", "api_url"]"#,
+        "fields that readers of token.json get",
+        |reader, profile| set(&mut profile.fields, reader.fields()),
+        |profile| strings(&profile.fields),
+    ),
+    key(
+        "install_check",
+        r#""/rest/app.info""#,
+        "a path at the token endpoint's host: says whose an access token is",
+        |reader, profile| {
+            if let Some(text) = reader.text()
+                && let Some(check) = url_path(reader.key, text, reader.report)
+            {
+                profile.install.check = Some(check);
+            }
+        },
+        |profile| profile.install.check.clone().map(Value::from),
+    )
+    .with_preface("For [apps.NAME.install], where portals send events as Bitrix24's do."),
+    key(
+        "install_admin",
+        r#""user.admin""#,
+        "a method of the portal's API: whether the user is an administrator; default: not asked",
+        |reader, profile| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            let Some(text) = reader.text() else {
+                return;
+            };
+            if text.value.chars().all(plain) {
+                profile.install.admin = Some(text.value.to_owned());
+            } else {
+                reader.report.problem(
+                    text.place,
+                    "`install_admin` must hold letters, digits and . _ - only",
+                );
+            }
+        },
+        |profile| profile.install.admin.clone().map(Value::from),
+    ),
+    key(
+        "install_script",
+        r#""https://api.example.org/install.js""#,
+        "a script that finishes an installation in the browser",
+        |reader, profile| {
+            if let Some(text) = reader.text()
+                && let Some(script) = url(reader.report, reader.key, text, false)
+            {
+                profile.install.script = Some(script);
+            }
+        },
+        |profile| profile.install.script.clone().map(Value::from),
+    ),
+    key(
+        "install_run",
+        r#""finish();""#,
+        "what is run of that script",
+        |reader, profile| {
+            let Some(text) = reader.text() else {
+                return;
+            };
+            if text.value.contains("</") {
+                reader.report.problem(
+                    text.place,
+                    "`install_run` must not hold </, which would end it",
+                );
+            }
+            profile.install.run = Some(text.value.to_owned());
+        },
+        |profile| profile.install.run.clone().map(Value::from),
+    ),
+    key(
+        "errors",
+        "[]",
+        "what a failed request means: see below",
+        |reader, profile| {
+            let mut errors = rows(reader.table, reader.report);
+            errors.append(&mut profile.errors);
+            profile.errors = errors;
+        },
+        // Rows are tables of their own, below all keys.
+        |_| None,
+    ),
+];
+
+/// The names of [`KEYS`].
+pub(in crate::config) const KEY_NAMES: [&str; KEYS.len()] = {
+    let mut names = [""; KEYS.len()];
+    let mut at = 0;
+    while at < KEYS.len() {
+        names[at] = KEYS[at].name;
+        at += 1;
+    }
+    names
+};
+
+const fn key(
+    name: &'static str,
+    example: &'static str,
+    meaning: &'static str,
+    read: fn(&mut KeyReader<'_, '_>, &mut Profile),
+    write: fn(&Profile) -> Option<Value>,
+) -> ProviderKey {
+    ProviderKey {
+        name,
+        example,
+        meaning,
+        preface: None,
+        read,
+        write,
+    }
+}
+
+impl ProviderKey {
+    const fn with_preface(self, preface: &'static str) -> Self {
+        Self {
+            preface: Some(preface),
+            ..self
+        }
+    }
+
+    /// The value of a profile; `None` if the key is left out.
+    pub(super) fn value_of(&self, profile: &Profile) -> Option<Value> {
+        (self.write)(profile)
+    }
+}
+
 /// Puts the keys of a table over a profile. Its error rows come before those that were there.
 pub(in crate::config) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
-    endpoints(table, profile, report);
-    wire_format::apply(table, profile, report);
-    let starts = [
-        ("authorization-code", GrantType::AuthorizationCode),
-        ("client-credentials", GrantType::ClientCredentials),
-        ("device", GrantType::Device),
-    ];
-    set(&mut profile.start, choice(table, report, "grant", &starts));
-    let methods = [("post", Method::Post), ("get", Method::Get)];
-    set(
-        &mut profile.method,
-        choice(table, report, "method", &methods),
-    );
-    let ways = [
-        ("none", ClientAuthentication::None),
-        ("basic", ClientAuthentication::Basic),
-        ("body", ClientAuthentication::Body),
-        ("basic-with-body", ClientAuthentication::BasicWithBody),
-    ];
-    set(
-        &mut profile.client_authentication,
-        choice(table, report, "client_authentication", &ways),
-    );
-    set(&mut profile.replay, retry_ambiguous(table, report));
-    let ways = [
-        ("S256", Pkce::S256),
-        ("plain", Pkce::Plain),
-        ("none", Pkce::None),
-    ];
-    set(&mut profile.pkce, choice(table, report, "pkce", &ways));
-    ages(table, profile, report);
-    set(
-        &mut profile.scope_separator,
-        table
-            .text_as(report, "scope_separator", "a string in quotes")
-            .map(|text| text.value.to_owned()),
-    );
-    for (key, field) in [
-        ("identity", &mut profile.identity_field),
-        ("endpoint", &mut profile.endpoint_field),
-        ("token_server_field", &mut profile.server_field),
-    ] {
-        set(
-            field,
-            table
-                .text(report, key)
-                .map(|text| Some(text.value.to_owned())),
-        );
-    }
-    if let Some(fields) = table.texts(report, "fields", false) {
-        for field in fields
-            .iter()
-            .filter(|field| wire_format::is_secret(field.value))
-        {
-            report.problem(
-                field.place,
-                "`fields` names a field that is never handed to readers",
-            );
+    for key in &KEYS {
+        if table.has(key.name) {
+            let mut reader = KeyReader {
+                table,
+                key: key.name,
+                report,
+            };
+            (key.read)(&mut reader, profile);
         }
-        profile.fields = fields.iter().map(|field| field.value.to_owned()).collect();
     }
-    install_fields::read(table, &mut profile.install, report);
-    if table.has("errors") {
-        let mut errors = rows(table, report);
-        errors.append(&mut profile.errors);
-        profile.errors = errors;
-    }
+    check_ages(table, profile, report);
 }
 
-/// When a request without a known outcome is sent again. `late` is the former name of `before-expiry`.
-fn retry_ambiguous(table: Table<'_>, report: &mut Diagnostics) -> Option<Replay> {
-    let key = "retry_ambiguous";
-    let text = table.text(report, key)?;
-    if text.value == "late" {
-        report.warning(text.place, "`late` was renamed to `before-expiry`");
-        return Some(Replay::Late);
-    }
-    let words = [("now", Replay::Now), ("before-expiry", Replay::Late)];
-    one_of(report, key, text, &words)
-}
-
-/// When a token is renewed, and what a renewal does to the refresh token.
-fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
-    let lifetime = duration(table, report, "assumed_lifetime", "1h", LIFETIME_RANGE);
-    let every = renew_every(table, report);
-    set(&mut profile.assumed_lifetime, lifetime);
-    set(&mut profile.renew_every, every);
-    if table
-        .text(report, "not_before")
-        .is_some_and(|text| text.value == "expiry")
-    {
-        profile.earliest = NotBefore::Expiry;
-        if every.is_none() {
-            profile.renew_every = RenewEvery::Expiry;
-        }
-    } else if let Some(age) = duration(table, report, "not_before", "24h", LIFETIME_RANGE) {
-        profile.earliest = NotBefore::Age(age);
-    }
-    if lifetime.is_some() || every.is_some() {
+fn check_ages(table: Table<'_>, profile: &Profile, report: &mut Diagnostics) {
+    if table.has("renew_every") || table.has("assumed_lifetime") {
         check_age(table, profile.renew_every, profile.assumed_lifetime, report);
     }
-    let rotations = [
-        ("always", Rotation::Always),
-        ("sometimes", Rotation::Sometimes),
-        ("never", Rotation::Never),
-    ];
-    set(
-        &mut profile.rotation,
-        choice(table, report, "rotation", &rotations),
-    );
-    set(
-        &mut profile.grace,
-        duration(table, report, "grace", "10m", LIFETIME_RANGE).map(Some),
-    );
     let too_soon = match (profile.earliest, profile.renew_every) {
         (NotBefore::Any, _) | (_, RenewEvery::Expiry) => false,
         (NotBefore::Expiry, _) => true,
         (NotBefore::Age(earliest), every) => every.age(profile.assumed_lifetime) < earliest,
     };
-    if let (true, Some(place)) = (
-        too_soon,
-        table
-            .place_of("renew_every")
-            .or_else(|| table.place_of("not_before")),
-    ) {
+    let place = table
+        .place_of("renew_every")
+        .or_else(|| table.place_of("not_before"));
+    if let (true, Some(place)) = (too_soon, place) {
         report.problem(
             place,
             "`renew_every` is sooner than the provider's `not_before`",
@@ -146,70 +655,43 @@ fn ages(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
     }
 }
 
-fn endpoints(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
-    if let Some(text) = table.text(report, "issuer") {
-        // Whoever names an issuer means its endpoints, but for those written beside it.
-        let endpoints = [
-            &mut profile.refresh_url,
-            &mut profile.authorize_url,
-            &mut profile.device_url,
-            &mut profile.revoke_url,
-            &mut profile.introspect_url,
-        ];
-        endpoints.into_iter().for_each(|url| *url = None);
-        profile.token_url.clear();
-        profile.token_url_by_region.clear();
-        set(&mut profile.issuer, issuer(report, text).map(Some));
+/// `late` is the former name of `before-expiry`.
+fn read_retry(reader: &mut KeyReader<'_, '_>) -> Option<Replay> {
+    let text = reader.text()?;
+    if text.value == "late" {
+        reader
+            .report
+            .warning(text.place, "`late` was renamed to `before-expiry`");
+        return Some(Replay::Late);
     }
-    if let Some(hosts) = table.texts(report, "allowed_hosts", false) {
-        profile.hosts = hosts
-            .into_iter()
-            .filter_map(|text| host(report, "allowed_hosts", text))
-            .collect();
-    }
-    let default_domain = table.text(report, "default_domain");
-    if let Some(domain) = default_domain.and_then(|text| host(report, "default_domain", text)) {
-        profile.default_domain = Some(domain);
-    }
-    if let Some(text) = table.text(report, "token_url") {
-        // Whoever names one endpoint means it for every region, and for renewals.
-        profile.token_url_by_region.clear();
-        profile.refresh_url = None;
-        set(&mut profile.token_url, url(report, "token_url", text, true));
-    }
-    for (key, endpoint) in [
-        ("refresh_url", &mut profile.refresh_url),
-        ("authorize_url", &mut profile.authorize_url),
-        ("device_url", &mut profile.device_url),
-        ("revoke_url", &mut profile.revoke_url),
-        ("introspect_url", &mut profile.introspect_url),
-    ] {
-        if let Some(text) = table.text(report, key) {
-            set(endpoint, url(report, key, text, true).map(Some));
-        }
-    }
-    let Some(regions) = table.table(report, "token_url_by_region", "token_url_by_region") else {
-        return;
-    };
-    profile.token_url_by_region.clear();
-    for region in regions.keys() {
-        let address = regions.text(report, region.value);
-        if let Some(address) =
-            address.and_then(|text| url(report, "token_url_by_region", text, false))
-        {
-            profile
-                .token_url_by_region
-                .insert(region.value.to_lowercase(), address);
-        }
-    }
+    one_of(reader.report, reader.key, text, &RETRIES)
 }
 
 /// An issuer as its metadata must repeat it: RFC 8414 section 2 wants https, and neither query nor fragment.
-fn issuer(report: &mut Diagnostics, text: TextValue<'_>) -> Option<String> {
-    url(report, "issuer", text, false)?;
-    if text.value.contains('?') {
-        report.problem(text.place, "`issuer` must not hold a query (?…)");
-        return None;
+fn read_issuer(reader: &mut KeyReader<'_, '_>, profile: &mut Profile) {
+    let Some(text) = reader.text() else {
+        return;
+    };
+    // An issuer stands for its endpoints, except for those written beside it.
+    profile.refresh_url = None;
+    profile.authorize_url = None;
+    profile.device_url = None;
+    profile.revoke_url = None;
+    profile.introspect_url = None;
+    profile.token_url.clear();
+    profile.token_url_by_region.clear();
+    if url(reader.report, reader.key, text, false).is_none() {
+        return;
     }
-    Some(text.value.to_owned())
+    if text.value.contains('?') {
+        reader
+            .report
+            .problem(text.place, "`issuer` must not hold a query (?…)");
+        return;
+    }
+    profile.issuer = Some(text.value.to_owned());
+}
+
+fn span(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
 }

@@ -4,7 +4,6 @@
 //! not know a provider by name: the built-in profiles are TOML with the keys of `[providers.NAME]`.
 
 mod error_rules;
-mod install_fields;
 mod keys;
 mod to_toml;
 mod wire_format;
@@ -18,55 +17,11 @@ use super::source::{ConfigSource, Diagnostics};
 use super::table::Table;
 use super::values::plain_name;
 use error_rules::rows;
-pub(super) use keys::apply;
+mod reference;
+pub(super) use keys::{KEY_NAMES, apply};
+pub(super) use reference::{annotated_toml, markdown};
 use refreshd_token_client::provider::Profile;
 pub(super) use to_toml::written;
-
-/// The keys of a profile, and of its overrides on an app.
-pub(super) const KEYS: [&str; 42] = [
-    "token_url",
-    "token_url_by_region",
-    "refresh_url",
-    "authorize_url",
-    "device_url",
-    "revoke_url",
-    "introspect_url",
-    "issuer",
-    "allowed_hosts",
-    "default_domain",
-    "grant",
-    "method",
-    "body",
-    "client_authentication",
-    "basic_encoding",
-    "pkce",
-    "scope_in_renewal",
-    "parameter_names",
-    "headers",
-    "authorize_parameters",
-    "code_parameters",
-    "renewal_parameters",
-    "redirect_fields",
-    "redirect_server",
-    "reply",
-    "expires_in_unit",
-    "renew_every",
-    "not_before",
-    "assumed_lifetime",
-    "retry_ambiguous",
-    "rotation",
-    "grace",
-    "scope_separator",
-    "identity",
-    "endpoint",
-    "token_server_field",
-    "fields",
-    "install_check",
-    "install_admin",
-    "install_script",
-    "install_run",
-    "errors",
-];
 
 /// The compiled-in profiles by name.
 const BUILT_IN: [(&str, &str); 19] = [
@@ -162,7 +117,7 @@ pub(super) fn profiles(
     for (name, text) in BUILT_IN {
         let profile = used.contains(name).then(|| {
             with_embedded(name, text, report, |table, report| {
-                table.only(report, &[&KEYS]);
+                table.only(report, &[&KEY_NAMES]);
                 complete(table, &base, name, report)
             })
         });
@@ -170,7 +125,7 @@ pub(super) fn profiles(
     }
     for table in own {
         let name = table.name();
-        table.only(report, &[&KEYS]);
+        table.only(report, &[&KEY_NAMES]);
         let profile = complete(*table, &base, name.value, report);
         if BUILT_IN.iter().any(|(built_in, _)| *built_in == name.value) {
             let name = shown(name.value);

@@ -1,36 +1,52 @@
-//! The keys of a profile about the form of requests and replies.
+//! The values of a profile's keys about the form of requests and replies.
 //!
 //! Must not let a profile reach what is not its own: a header that HTTP itself needs, or a secret field for readers.
 
 use std::collections::BTreeMap;
+
+use toml::Value;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::super::problem::{did_you_mean, shown};
 use super::super::source::Diagnostics;
 use super::super::table::Table;
-use super::super::values::choice;
-use super::super::values::set;
-use refreshd_token_client::provider::Profile;
-use refreshd_token_client::quirks::{BasicEncoding, BodyEncoding, JsonPath};
+use refreshd_token_client::quirks::{JsonPath, ReplyFields};
 use refreshd_token_client::reply::SECRET_FIELDS;
 
-/// The keys of `[…reply]`.
-const REPLY: [&str; 11] = [
-    "access_token",
-    "refresh_token",
-    "token_type",
-    "scope",
-    "expires_in",
-    "expires_at",
-    "refresh_expires_in",
-    "refresh_expires_at",
-    "error",
-    "error_description",
-    "success",
+/// A key of `[…reply]`: where a reply has one thing.
+struct ReplyField {
+    name: &'static str,
+    of: fn(&ReplyFields) -> &Vec<JsonPath>,
+    of_mut: fn(&mut ReplyFields) -> &mut Vec<JsonPath>,
+}
+
+macro_rules! reply_field {
+    ($name:ident) => {
+        ReplyField {
+            name: stringify!($name),
+            of: |reply| &reply.$name,
+            of_mut: |reply| &mut reply.$name,
+        }
+    };
+}
+
+const FIELDS: [ReplyField; 10] = [
+    reply_field!(access_token),
+    reply_field!(refresh_token),
+    reply_field!(token_type),
+    reply_field!(scope),
+    reply_field!(expires_in),
+    reply_field!(expires_at),
+    reply_field!(refresh_expires_in),
+    reply_field!(refresh_expires_at),
+    reply_field!(error),
+    reply_field!(error_description),
 ];
-/// The parameters that `names` may give other names.
-const NAMES: [&str; 12] = [
+/// The further key of `[…reply]`: which values mean that the request succeeded.
+const SUCCESS: &str = "success";
+/// The parameters that `parameter_names` may give other names.
+pub(super) const NAMES: [&str; 12] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -54,92 +70,33 @@ const NOT_OURS: [&str; 6] = [
     "transfer-encoding",
 ];
 
-pub(super) fn apply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
-    let form = &mut profile.request;
-    set(
-        &mut form.body,
-        choice(
-            table,
-            report,
-            "body",
-            &[("form", BodyEncoding::Form), ("json", BodyEncoding::Json)],
-        ),
-    );
-    let encodings = [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
-    set(
-        &mut form.basic_encoding,
-        choice(table, report, "basic_encoding", &encodings),
-    );
-    set(
-        &mut form.scope_in_renewal,
-        table.boolean(report, "scope_in_renewal"),
-    );
-    if let Some(names) = table.table(report, "parameter_names", "[parameter_names]") {
-        names.only(report, &[&NAMES]);
-        form.names = texts(names, report);
-    }
-    if let Some(headers) = table.table(report, "headers", "[headers]") {
-        form.headers = texts(headers, report);
-        check_headers(headers, report);
-    }
-    for (key, parameters) in [
-        ("authorize_parameters", &mut form.authorize_parameters),
-        ("code_parameters", &mut form.code_parameters),
-        ("renewal_parameters", &mut form.renewal_parameters),
-    ] {
-        if let Some(given) = table.table(report, key, "[parameters]") {
-            // One more parameter on an app leaves the provider's as they are.
-            parameters.extend(texts(given, report));
+/// Reads `[…reply]` over what was there.
+pub(super) fn read_reply(table: Table<'_>, reply: &mut ReplyFields, report: &mut Diagnostics) {
+    let mut known: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
+    known.push(SUCCESS);
+    table.only(report, &[&known]);
+    for field in &FIELDS {
+        if let Some(given) = table.texts(report, field.name, true) {
+            *(field.of_mut)(reply) = given.iter().map(|text| JsonPath::new(text.value)).collect();
         }
     }
-    if let Some(fields) = table.texts(report, "redirect_fields", false) {
-        for field in fields.iter().filter(|field| is_secret(field.value)) {
-            report.problem(
-                field.place,
-                "`redirect_fields` names a field that is never handed to readers",
-            );
-        }
-        form.redirect_fields = fields.iter().map(|field| field.value.to_owned()).collect();
+    if let Some(given) = table.table(report, SUCCESS, "reply.success") {
+        reply.success = values(given, report);
     }
-    set(
-        &mut form.redirect_server,
-        table
-            .text(report, "redirect_server")
-            .map(|text| Some(text.value.to_owned())),
-    );
-    let units = [("s", false), ("ms", true)];
-    set(
-        &mut profile.reply.in_milliseconds,
-        choice(table, report, "expires_in_unit", &units),
-    );
-    reply(table, profile, report);
 }
 
-fn reply(table: Table<'_>, profile: &mut Profile, report: &mut Diagnostics) {
-    let Some(table) = table.table(report, "reply", "[reply]") else {
-        return;
+/// The whole of it as a value.
+pub(super) fn reply_value(reply: &ReplyFields) -> Value {
+    let places = |field: &ReplyField| {
+        let places: Vec<_> = (field.of)(reply)
+            .iter()
+            .map(|place| Value::from(place.dotted()))
+            .collect();
+        (field.name.to_owned(), places.into())
     };
-    table.only(report, &[&REPLY]);
-    let form = &mut profile.reply;
-    for (key, places) in [
-        ("access_token", &mut form.access_token),
-        ("refresh_token", &mut form.refresh_token),
-        ("token_type", &mut form.token_type),
-        ("scope", &mut form.scope),
-        ("expires_in", &mut form.expires_in),
-        ("expires_at", &mut form.expires_at),
-        ("refresh_expires_in", &mut form.refresh_expires_in),
-        ("refresh_expires_at", &mut form.refresh_expires_at),
-        ("error", &mut form.error),
-        ("error_description", &mut form.error_description),
-    ] {
-        if let Some(given) = table.texts(report, key, true) {
-            *places = given.iter().map(|text| JsonPath::new(text.value)).collect();
-        }
-    }
-    if let Some(given) = table.table(report, "success", "reply.success") {
-        form.success = values(given, report);
-    }
+    let success =
+        (!reply.success.is_empty()).then(|| (SUCCESS.to_owned(), values_value(&reply.success)));
+    Value::Table(FIELDS.iter().map(places).chain(success).collect())
 }
 
 /// Places of a reply and the values that are wanted there.
@@ -154,7 +111,7 @@ pub(super) fn values(table: Table<'_>, report: &mut Diagnostics) -> Vec<(JsonPat
     table.keys().filter_map(read).collect()
 }
 
-fn check_headers(headers: Table<'_>, report: &mut Diagnostics) {
+pub(super) fn check_headers(headers: Table<'_>, report: &mut Diagnostics) {
     for key in headers.keys() {
         if HeaderName::from_bytes(key.value.as_bytes()).is_err() {
             report.problem(
@@ -180,7 +137,7 @@ fn check_headers(headers: Table<'_>, report: &mut Diagnostics) {
 }
 
 /// Every key with its string, which may be empty.
-fn texts(table: Table<'_>, report: &mut Diagnostics) -> BTreeMap<String, String> {
+pub(super) fn texts(table: Table<'_>, report: &mut Diagnostics) -> BTreeMap<String, String> {
     let read = |key: super::super::table::TextValue<'_>| {
         let text = table.text_as(report, key.value, "a string in quotes")?;
         Some((key.value.to_owned(), text.value.to_owned()))
@@ -194,4 +151,33 @@ pub(super) fn is_secret(field: &str) -> bool {
         .rsplit('.')
         .next()
         .is_some_and(|last| SECRET_FIELDS.contains(&last))
+}
+
+/// A list of strings; `None` if it is empty.
+pub(super) fn strings(list: &[String]) -> Option<Value> {
+    let values: Vec<_> = list.iter().map(|text| Value::from(text.as_str())).collect();
+    (!values.is_empty()).then(|| values.into())
+}
+
+/// A table of strings; `None` if it is empty.
+pub(super) fn texts_value(map: &BTreeMap<String, String>) -> Option<Value> {
+    let pairs = map
+        .iter()
+        .map(|(name, value)| (name.clone(), Value::from(value.as_str())));
+    (!map.is_empty()).then(|| Value::Table(pairs.collect()))
+}
+
+/// Places of a reply and the values that are wanted there.
+pub(super) fn values_value(pairs: &[(JsonPath, Vec<String>)]) -> Value {
+    let list = |values: &[String]| {
+        let values: Vec<_> = values
+            .iter()
+            .map(|text| Value::from(text.as_str()))
+            .collect();
+        Value::from(values)
+    };
+    let pairs = pairs
+        .iter()
+        .map(|(place, values)| (place.dotted(), list(values)));
+    Value::Table(pairs.collect())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::provider::{KEYS, built_in};
+use super::super::provider::{KEY_NAMES, built_in};
 use super::{Rig, loaded};
 use crate::config::{App, PortalConfig};
 use crate::domain::hint::template_error;
@@ -413,7 +413,7 @@ fn every_profile_names_its_source() {
         );
         let table: toml::Table = toml::from_str(&text).unwrap();
         for key in table.keys() {
-            assert!(KEYS.contains(&key.as_str()), "{name}: {key}");
+            assert!(KEY_NAMES.contains(&key.as_str()), "{name}: {key}");
         }
     }
 }

@@ -81,10 +81,27 @@ fn the_shipped_files_load() {
     }
 }
 
+/// After a change of the table of keys: `refreshd provider keys [--markdown]` prints what belongs there.
+#[test]
+fn the_example_and_the_reference_page_are_made_of_the_table_of_keys() {
+    let example = include_str!("../../../config/example.toml");
+    let keys = crate::config::annotated_provider("intranet");
+    assert!(
+        example.contains(&keys),
+        "config/example.toml does not hold this:\n{keys}"
+    );
+    let page = include_str!("../../../docs/reference/provider-keys.md");
+    let table = crate::config::provider_keys_markdown();
+    assert!(
+        page.ends_with(&table),
+        "docs/reference/provider-keys.md does not end with this:\n{table}"
+    );
+}
+
 #[test]
 fn the_example_shows_every_key() {
     let example = include_str!("../../../config/example.toml");
-    let keys = super::super::provider::KEYS
+    let keys = super::super::provider::KEY_NAMES
         .into_iter()
         .chain(super::super::include::SETTINGS);
     let secrets = [
