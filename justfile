@@ -5,7 +5,7 @@ check: fmt lint test
 
 # Format the code.
 fmt:
-    cargo fmt
+    cargo fmt --all
 
 # Lint with warnings denied, and check the documentation.
 lint:
@@ -16,17 +16,17 @@ lint:
 test *ARGUMENTS:
     cargo test {{ARGUMENTS}}
 
-# The tests against outside parts: one of tests/rigs, on the debug build.
+# The tests against outside parts: one of tests/system, on the debug build.
 system RIG: build
-    tests/rigs/{{RIG}} target/debug/refreshd
+    tests/system/{{RIG}}.sh target/debug/refreshd
 
 # The whole daemon in simulated time, and the mutants.
 simulate SEEDS="8":
-    tests/rigs/simulation {{SEEDS}}
+    tests/system/simulation.sh {{SEEDS}}
 
 # Fuzz a target for some seconds: reply, intake, notice, files, config, control.
 fuzz TARGET SECONDS="60":
-    tests/rigs/fuzz {{SECONDS}} {{TARGET}}
+    tests/system/fuzz.sh {{SECONDS}} {{TARGET}}
 
 # The shipped configurations, unit and alerting rules.
 shipped: build

@@ -93,7 +93,7 @@
 //! Time, network, disk and notifications have one seam each ([`refreshd_time::clock::WallClock`],
 //! [`refreshd_token_client::authorization_server::Transport`], [`adapters::state::Disk`], [`refreshd_alerting::channels::NotifierBackend`]). On them
 //! the tests of [`daemon`] run the whole daemon on one thread in simulated time, and end it at any step that is visible from
-//! outside; a seed replays. The machine itself is tested with the real binary: `tests/daemon`, `tests/outside`, and `tests/rigs`
+//! outside; a seed replays. The machine itself is tested with the real binary: `tests/e2e`, and `tests/system`
 //! for system calls, disks, clocks and systemd. The table in `README.md` gives the figures.
 //!
 //! # Invariants
@@ -111,7 +111,7 @@
 //! 8. Metric labels are closed enums and configured names. ([`adapters::metrics`])
 //! 9. A state that is newer, foreign or damaged is refused before the first write. ([`adapters::state::inspect`])
 //! 10. Nothing of an unverified install event is connected to, stored or published. (`domain::token_owner`;
-//!     `tests/outside/install_forged.rs`)
+//!     `tests/e2e/interfaces/install_forged.rs`)
 //! 11. A connection to a listener uses a bounded share of memory, time and descriptors. (`daemon::http::server`)
 
 pub mod adapters;

@@ -1,9 +1,9 @@
 //! What fuzzing has found, and what people wrote by hand for it, on the toolchain of the program: each input of
-//! `tests/fuzz/corpus` holds what `tests/fuzz/src` says. New inputs come from `tests/rigs/fuzz`.
+//! `fuzz/corpus` holds what `fuzz/src` says. New inputs come from `tests/system/fuzz.sh`.
 //!
 //! An input that fails names its file. Must not look for new inputs.
 
-#[path = "fuzz/src/lib.rs"]
+#[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
 use std::fs;
@@ -13,7 +13,7 @@ use std::path::Path;
 #[track_caller]
 fn replay(target: &str, holds: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fuzz/corpus")
+        .join("fuzz/corpus")
         .join(target);
     let mut inputs: Vec<_> = (fs::read_dir(&folder).expect("the corpus is there"))
         .map(|entry| entry.expect("the corpus can be read").path())

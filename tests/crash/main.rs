@@ -1,6 +1,6 @@
 //! Renewals that are killed at every system call, and whose system calls fail, one after the other: is anything lost?
 //!
-//! `tests/rigs/crash` runs this: it takes minutes and needs strace. In the quick form some calls are left out
+//! `tests/system/crash.sh` runs this: it takes minutes and needs strace. In the quick form some calls are left out
 //! (`REFRESHD_CRASH_WHOLE` is not set); the calls that reach the disk or the server never are.
 
 mod attached;
@@ -56,7 +56,7 @@ fn whole() -> bool {
 }
 
 #[test]
-#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+#[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
 fn a_command_that_is_killed() {
     for strict in [false, true] {
         let world = World::new(strict);
@@ -100,7 +100,7 @@ fn a_command_that_is_killed() {
 }
 
 #[test]
-#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+#[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
 fn a_command_whose_disk_fails() {
     let world = World::new(true);
     for error in ["EIO", "ENOSPC"] {
@@ -123,7 +123,7 @@ fn a_command_whose_disk_fails() {
 }
 
 #[test]
-#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+#[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
 fn a_daemon_that_is_killed() {
     for strict in [false, true] {
         let world = World::new(strict);
@@ -140,7 +140,7 @@ fn a_daemon_that_is_killed() {
 }
 
 #[test]
-#[ignore = "takes minutes and needs strace: tests/rigs/crash"]
+#[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
 fn a_daemon_whose_disk_fails() {
     let world = World::new(true);
     for error in ["EIO", "ENOSPC"] {

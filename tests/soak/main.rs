@@ -1,6 +1,6 @@
 //! Ten minutes of a daemon whose surroundings stop, vanish and attack, at a server of each kind: is a grant lost?
 //!
-//! `tests/rigs/soak` runs this with a release (`REFRESHD_BINARY`); `REFRESHD_SOAK_SECONDS` is how long each server is
+//! `tests/system/soak.sh` runs this with a release (`REFRESHD_BINARY`); `REFRESHD_SOAK_SECONDS` is how long each server is
 //! soaked. Each round goes through every trouble once: a process that stands still, a log that nobody reads, no
 //! descriptors, a state that is not there, callers who take every place, forged installs.
 
@@ -36,19 +36,19 @@ fn seconds() -> u64 {
 }
 
 #[test]
-#[ignore = "takes ten minutes: tests/rigs/soak"]
+#[ignore = "takes ten minutes: tests/system/soak.sh"]
 fn at_a_strict_server() {
     Soak::begin(Reuse::Strict).run();
 }
 
 #[test]
-#[ignore = "takes ten minutes: tests/rigs/soak"]
+#[ignore = "takes ten minutes: tests/system/soak.sh"]
 fn at_a_server_with_grace() {
     Soak::begin(Reuse::Grace(Duration::from_secs(60))).run();
 }
 
 #[test]
-#[ignore = "takes ten minutes: tests/rigs/soak"]
+#[ignore = "takes ten minutes: tests/system/soak.sh"]
 fn at_a_server_that_revokes_on_reuse() {
     Soak::begin(Reuse::RevokeFamily).run();
 }

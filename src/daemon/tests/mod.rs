@@ -3,7 +3,7 @@
 //!
 //! A seed is a month in the life of fifty portals. What is drawn from it is the same every time, so a failure is
 //! replayed by its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`, with
-//! `days=30 portals=50 seeds=1 log=0` unless they say otherwise. `tests/rigs/simulation` runs many seeds, and shows that
+//! `days=30 portals=50 seeds=1 log=0` unless they say otherwise. `tests/system/simulation.sh` runs many seeds, and shows that
 //! they find what is broken on purpose.
 
 mod blows;

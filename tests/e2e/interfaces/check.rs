@@ -1,0 +1,343 @@
+//! `refreshd check`, and `run` on what it finds: every problem at once, by its place, with 78.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use crate::common::hostile::{Hostile, Play};
+use crate::common::{CLIENT_ID, Ran, Rig, SOON, domain, eventually};
+use crate::interfaces::{calm, contains};
+
+fn check(rig: &Rig, arguments: &[&str]) -> Ran {
+    rig.write_config();
+    rig.run(["check"].iter().chain(arguments).copied())
+}
+
+#[test]
+fn a_good_configuration_is_0_and_nothing_is_made() {
+    let rig = calm(["acme", "globex"]);
+    let ran = check(&rig, &[]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
+    contains(
+        &ran.stderr,
+        &[
+            "refreshd.toml: no problems; 2 portals, 1 app; the state ",
+            "is not there yet",
+        ],
+    );
+    assert!(
+        !rig.path("state.db").exists() && !rig.path("tokens").exists(),
+        "check changes nothing"
+    );
+    rig.start().stop();
+    let ran = check(&rig, &[]);
+    assert_eq!(ran.code, Some(0));
+    contains(&ran.stderr, &["is schema version "]);
+    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
+}
+
+#[test]
+fn several_problems_are_said_at_once_each_with_its_place() {
+    let mut rig = calm(["acme", "globex"]);
+    rig.config.app().more = "client_secrt_file = \"x\"".to_owned();
+    rig.config.portal("globex").app = "crn".to_owned();
+    rig.config.portal("acme").more = "renew_every = \"soon\"".to_owned();
+    rig.write_config();
+    let config = rig.config.to_string();
+    let place = |text: &str| {
+        let at = config.find(text).expect("it is there");
+        let line = config[..at].matches('\n').count() + 1;
+        let column = at - config[..at].rfind('\n').map_or(0, |newline| newline + 1) + 1;
+        format!("refreshd.toml:{line}:{column}: ")
+    };
+    for command in ["check", "run", "status"] {
+        let ran = rig.run([command]);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(78), ""),
+            "{command}: {ran:?}"
+        );
+        contains(
+            &ran.stderr,
+            &["refreshd: 3 problems in the configuration\n"],
+        );
+        contains(
+            &ran.stderr,
+            &[
+                &place("client_secrt_file"),
+                "did you mean `client_secret_file`?",
+            ],
+        );
+        contains(&ran.stderr, &[&place("\"crn\""), "did you mean `crm`?"]);
+        contains(&ran.stderr, &[&place("\"soon\"")]);
+    }
+    assert!(!rig.path("state.db").exists());
+}
+
+#[test]
+fn a_newer_state_is_78_and_left_untouched() {
+    let rig = calm(["acme"]);
+    rig.start().stop();
+    let state = rig.path("state.db");
+    let connection = rusqlite::Connection::open(&state).unwrap();
+    connection
+        .pragma_update(None, "user_version", 4000)
+        .unwrap();
+    connection.close().unwrap();
+    let before = std::fs::read(&state).unwrap();
+    for command in ["check", "run", "status"] {
+        let ran = rig.run([command]);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(78), ""),
+            "{command}: {ran:?}"
+        );
+        contains(&ran.stderr, &["has schema version 4000", "left untouched"]);
+    }
+    assert!(
+        std::fs::read(&state).unwrap() == before,
+        "the newer state was changed"
+    );
+}
+
+#[test]
+fn online_says_of_every_server_whether_it_answers() {
+    let mut rig = calm(["acme"]);
+    let url = rig.config.app().token_url.clone();
+    let ran = check(&rig, &["--online"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    contains(&ran.stderr, &[&format!("{url}: answers")]);
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let closed = format!("http://127.0.0.1:{port}/oauth/token/");
+    rig.config.app().token_url.clone_from(&closed);
+    let ran = check(&rig, &["--online"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["no problems", &format!("{closed}: does not answer")],
+    );
+    let answer = "HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/?code=x\r\nConnection: close\r\n\r\n";
+    let moved = Hostile::listen("127.0.0.1:0", move |_| Play::Close(answer.into()));
+    rig.config.app().token_url = moved.token_url();
+    let ran = check(&rig, &["--online"]);
+    contains(
+        &ran.stderr,
+        &["(status 301 to HEAD, a redirect to elsewhere.example)"],
+    );
+    rig.no_violations();
+}
+
+#[test]
+fn without_a_configuration_nothing_runs() {
+    for command in ["run", "check", "status"] {
+        let mut binary = Command::new(env!("CARGO_BIN_EXE_refreshd"));
+        let arguments = [command, "--config", "/nonexistent/refreshd.toml"];
+        let ran = Ran::to_its_end(binary.env_clear().args(arguments));
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(78), ""),
+            "{command}: {ran:?}"
+        );
+        contains(
+            &ran.stderr,
+            &["/nonexistent/refreshd.toml:1:1: this file cannot be read"],
+        );
+    }
+}
+
+#[test]
+fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
+    let mut rig = calm(["acme"]);
+    rig.grant("acme");
+    for (secret, what) in [
+        (
+            "\u{feff}c1ientSecret0OfTheTests0123456789",
+            "byte order mark",
+        ),
+        ("\"c1ientSecret0OfTheTests0123456789\"", "stands in quotes"),
+        (
+            "c1ientSecret0OfTheTests0123456789\nc1ientSecret0\n",
+            "more than one line",
+        ),
+        (
+            "C_REST_CLIENT_SECRET=c1ientSecret0OfTheTests0123456789",
+            "NAME=value",
+        ),
+        ("{\"client_secret\": \"c1ientSecret0\"}", "is JSON"),
+        ("${CLIENT_SECRET}", "placeholder"),
+        ("c1ient\u{200b}Secret0", "not seen"),
+        ("c1ientSecret\0", "NUL"),
+        ("\"c1ientSecret0OfTheTests0123456789", "quote at one end"),
+        ("c1ientSecret0OfTheTests0123456789,", "a comma"),
+        ("c1ientSecret0OfTheTests0123456789\\n", "backslash"),
+        ("ENC[AES256_GCM,data:c1ient,tag:z]", "vault"),
+        ("op://c1ient/crm/secret", "vault"),
+        ("/etc/refreshd/c1ient.secret", "name of a file"),
+        ("https://c1ient.example/secret", "an address"),
+        ("__CLIENT_SECRET__", "placeholder"),
+        (
+            &format!("{CLIENT_ID}:c1ientSecret0OfTheTests"),
+            "begins with the client_id",
+        ),
+    ] {
+        rig.secret("crm.secret", secret);
+        let ran = check(&rig, &[]);
+        assert_eq!(ran.code, Some(78), "{secret:?}: {ran:?}");
+        let config = rig.config.to_string();
+        let line = config[..config.find("\"crm.secret\"").unwrap()]
+            .matches('\n')
+            .count()
+            + 1;
+        contains(
+            &ran.stderr,
+            &[
+                "1 problem in the configuration",
+                &format!("refreshd.toml:{line}:"),
+                "`client_secret_file`",
+                what,
+            ],
+        );
+        assert!(!ran.stderr.contains("c1ient"), "a secret is shown: {ran:?}");
+    }
+    // Notepad's UTF-16 is read.
+    let wide = "c1ientSecret0OfTheTests0123456789\r\n".encode_utf16();
+    let wide: Vec<u8> = std::iter::once(0xfeff)
+        .chain(wide)
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    rig.secret_bytes("crm.secret", &wide);
+    assert_eq!(check(&rig, &[]).code, Some(0));
+    // As it is after a CRLF editor it is none.
+    rig.secret("crm.secret", "c1ientSecret0OfTheTests0123456789\r\n");
+    assert_eq!(check(&rig, &[]).code, Some(0));
+    // Inline and in a variable as well.
+    let more = rig.config.app().more.clone();
+    for (key, value) in [
+        ("client_secret", "'s3cret'"),
+        ("client_secret_env", "DAMAGED"),
+    ] {
+        let text = rig.config.to_string().replace(
+            "client_secret_file = \"crm.secret\"",
+            &format!("{key} = \"{value}\""),
+        );
+        rig.secret("refreshd.toml", &text);
+        let mut command = rig.command(["check"]);
+        let ran = Ran::to_its_end(command.env("DAMAGED", "\"s3cret\""));
+        assert_eq!(ran.code, Some(78), "{key}: {ran:?}");
+        contains(&ran.stderr, &[&format!("`{key}`"), "stands in quotes"]);
+    }
+    rig.config.app().more = more;
+    // A daemon that was started on it goes on with the portals of other apps; it says so first.
+    rig.secret("crm.secret", "\"c1ientSecret0OfTheTests0123456789\"");
+    let daemon = rig.start();
+    let said = daemon.wait_for("the damage", |event| {
+        crate::common::says(event, "stands in quotes")
+    });
+    assert_eq!(said["level"], "ERROR");
+    daemon.stop();
+}
+
+#[test]
+fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
+    let server = crate::common::strict::Strict::listen();
+    let mut rig = calm([]);
+    rig.config.apps.clear();
+    rig.config.more = format!(
+        "[portals.news]\nprovider = 'own'\nclient_id = 'n'\nclient_secret_file = 'crm.secret'\n[providers.own]\nissuer = '{}'\n",
+        server.origin
+    );
+    let ran = check(&rig, &["--online"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[&format!("{}: its metadata is not known", server.origin)],
+    );
+    let metadata = serde_json::json!({
+        "issuer": server.origin, "token_endpoint": format!("{}/token", server.origin),
+        "authorization_endpoint": format!("{}/authorize", server.origin),
+    });
+    // The test's server closes each connection, which may be met as a reset.
+    let ran = eventually("its metadata", SOON, || {
+        server.say(
+            "/.well-known/oauth-authorization-server",
+            200,
+            metadata.clone(),
+        );
+        Some(check(&rig, &["--online"])).filter(|ran| ran.code == Some(0))
+    });
+    contains(
+        &ran.stderr,
+        &[
+            "says its metadata",
+            &format!("{}/token: answers", server.origin),
+        ],
+    );
+    assert!(!rig.path("state.db").exists());
+}
+
+#[test]
+fn a_damaged_client_id_is_named() {
+    let rig = calm(["acme"]);
+    let config = rig.config.to_string();
+    for (id, what) in [
+        ("\\\"local.1\\\"", "stands in quotes"),
+        ("local.1\\n", "white space around it"),
+        ("local\\u200b.1", "not seen"),
+        ("${CLIENT_ID}", "placeholder"),
+        ("CLIENT_ID=local.1", "NAME=value"),
+        ("local.1\\nlocal.2", "more than one line"),
+    ] {
+        let text = config.replace(
+            &format!("client_id = \"{CLIENT_ID}\""),
+            &format!("client_id = \"{id}\""),
+        );
+        rig.secret("refreshd.toml", &text);
+        let ran = rig.run(["check"]);
+        assert_eq!(ran.code, Some(78), "{id}: {ran:?}");
+        contains(&ran.stderr, &["1 problem", "`client_id` ", what]);
+    }
+}
+
+#[test]
+fn one_portals_file_that_cannot_be_read_stops_no_other() {
+    let mut rig = calm(["acme", "globex", "hooli"]);
+    for portal in ["acme", "globex", "hooli"] {
+        rig.grant(portal);
+    }
+    let token = rig
+        .sandbox
+        .current_refresh(&domain("acme"))
+        .expect("a refresh token");
+    let wide: Vec<u8> = std::iter::once(0xfeff)
+        .chain(format!("{token}\r\n").encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    rig.secret_bytes("acme.refresh", &wide);
+    rig.secret_bytes("globex.refresh", b"\xff\x00\xc3\x28");
+    rig.write_config();
+    let ran = rig.run(["check"]);
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "1 problem",
+            "`refresh_token_file`",
+            "globex.refresh is not UTF-8",
+        ],
+    );
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    rig.wait_for_generation("hooli", 2);
+    let view = rig.status("globex");
+    assert_eq!(view["phase"], "awaiting-authorization", "{view}");
+    let notice = view["notice"].as_str().expect("a notice");
+    contains(
+        notice,
+        &["globex.refresh is not used: it has characters that no refresh token has"],
+    );
+    daemon.stop();
+}

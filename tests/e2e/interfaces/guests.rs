@@ -1,0 +1,283 @@
+//! Guests of the two listeners who are slow, many or hostile: they delay nobody, cost little, and are shown out.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use refreshd_fake_server::{Fault, Rules};
+
+use crate::common::{Daemon, LIFE, Portal, Rig, SOON, eventually};
+use crate::interfaces::calm;
+
+/// Longer than the daemon's patience with one step of a guest.
+const SHOWN_OUT: Duration = Duration::from_secs(30);
+
+trait Guest: Read + Write {}
+impl<T: Read + Write> Guest for T {}
+
+/// A connection to the control socket or to the metrics listener.
+fn guest(rig: &Rig, door: &str) -> Box<dyn Guest> {
+    if door == "control" {
+        let stream =
+            UnixStream::connect(rig.path("control.sock")).expect("the socket takes guests");
+        stream
+            .set_read_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
+        stream
+            .set_write_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
+        Box::new(stream)
+    } else {
+        let stream = TcpStream::connect(&rig.config.http).expect("the listener takes guests");
+        stream
+            .set_read_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
+        stream
+            .set_write_timeout(Some(SHOWN_OUT))
+            .expect("a time limit");
+        Box::new(stream)
+    }
+}
+
+/// Sends this, ignoring that the daemon may have had enough of it, and takes what is answered.
+fn says(rig: &Rig, door: &str, request: &[u8]) -> String {
+    let mut guest = guest(rig, door);
+    let _ = guest.write_all(request);
+    let mut answer = Vec::new();
+    let _ = guest.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Of the daemon: connections and files that are open.
+fn open(daemon: &Daemon) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+        .expect("a Linux")
+        .count()
+}
+
+/// Whether both doors are answered, and portals renewed as if nothing were.
+#[track_caller]
+fn all_is_well(rig: &Rig) {
+    assert_eq!(rig.run(["status"]).code, Some(0));
+    assert_eq!(rig.http("/livez").0, 200);
+    assert_eq!(rig.control("GET", "/v1/portals/acme", "").0, 200);
+}
+
+#[test]
+fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: LIFE,
+            ..Rules::default()
+        },
+    );
+    rig.grant("acme");
+    let daemon = rig.start();
+    daemon.wait_for_outcome("acme", "renewed");
+    let mut crowd = Vec::new();
+    for door in ["control", "http"] {
+        for number in 0..300 {
+            let mut guest = guest(&rig, door);
+            let path = if door == "control" {
+                "/v1/portals"
+            } else {
+                "/metrics"
+            };
+            let request = match number % 3 {
+                0 => String::new(),
+                1 => format!("GET {path} HTTP/1.1\r\nHost: re"),
+                _ => format!("GET {path} HTTP/1.1\r\nHost: refreshd\r\n\r\n"),
+            };
+            // It may have been shown out already, for those who came after.
+            let _ = guest.write_all(request.as_bytes());
+            crowd.push(guest);
+        }
+        all_is_well(&rig);
+    }
+    assert!(
+        open(&daemon) < 300,
+        "of {} guests {} are in",
+        crowd.len(),
+        open(&daemon)
+    );
+    rig.wait_for_renewals("acme", 2);
+    all_is_well(&rig);
+    assert!(
+        daemon.peak_memory() < 80 * 1024,
+        "{} KiB",
+        daemon.peak_memory()
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn who_says_nothing_more_is_shown_out() {
+    let rig = calm(["acme"]);
+    let daemon = rig.start();
+    for door in ["control", "http"] {
+        let mut guests: Vec<_> = (0..4).map(|_| guest(&rig, door)).collect();
+        let body =
+            "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nhalf";
+        for (guest, words) in
+            guests
+                .iter_mut()
+                .zip(["", "GE", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", body])
+        {
+            guest.write_all(words.as_bytes()).unwrap();
+        }
+        let ends: Vec<_> = guests
+            .iter_mut()
+            .map(|guest| {
+                let mut answer = String::new();
+                guest.read_to_string(&mut answer).map(|_| answer)
+            })
+            .collect();
+        assert!(
+            ends.iter().all(Result::is_ok),
+            "{door}: a connection stays open: {ends:?}"
+        );
+        assert!(
+            ends[3].as_ref().unwrap().starts_with("HTTP/1.1 408 "),
+            "{door}: {ends:?}"
+        );
+    }
+    daemon.stop();
+}
+
+#[test]
+fn who_does_not_take_the_answer_is_shown_out() {
+    let mut rig = calm([]);
+    // About 700 KB of reply: more than the buffers of a connection take.
+    rig.config.portals = (0..1200)
+        .map(|number| Portal::new(&format!("p{number:04}"), "crm"))
+        .collect();
+    let daemon = rig.start();
+    let before = open(&daemon);
+    let mut guests: Vec<_> = (0..8).map(|_| guest(&rig, "control")).collect();
+    for guest in &mut guests {
+        guest
+            .write_all(b"GET /v1/portals HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+    }
+    eventually("they are in", SOON, || open(&daemon) >= before + 8);
+    eventually("their places are free again", SHOWN_OUT, || {
+        open(&daemon) <= before
+    });
+    daemon.stop();
+}
+
+#[test]
+fn garbage_and_what_is_too_large_is_refused() {
+    let rig = calm(["acme"]);
+    let daemon = rig.start();
+    let long = "a".repeat(2 << 20);
+    let many: String = (0..500)
+        .map(|number| format!("X-{number}: a\r\n"))
+        .collect();
+    for door in ["control", "http"] {
+        for (request, status) in [
+            ("\x16\x03\x01\x02garbage\r\n\r\n".to_owned(), "400"),
+            ("GET / HTTP/9.9\r\n\r\n".to_owned(), "400"),
+            (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), "4"),
+            (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"), "431"),
+            (format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"), "431"),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n".to_owned(), "400"),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n"
+                    .to_owned(),
+                "4",
+            ),
+        ] {
+            let answer = says(&rig, door, request.as_bytes());
+            // Who is still talking when it is refused may not hear the answer.
+            let refused = answer.starts_with(&format!("HTTP/1.1 {status}"))
+                || answer.is_empty() && request.len() > 9999;
+            assert!(refused, "{door}: {:?}: {answer:?}", &request[..request.len().min(60)]);
+        }
+        let body = format!(
+            "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{long}",
+            2 << 20
+        );
+        let answer = says(&rig, door, body.as_bytes());
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{door}: {answer:?}"
+        );
+    }
+    // An answer that is still heard: the sender of a grant that is too long gets to know it.
+    assert_eq!(
+        rig.control("POST", "/v1/portals/acme/grant", &long[..1_500_000])
+            .0,
+        413
+    );
+    assert!(
+        daemon.peak_memory() < 80 * 1024,
+        "{} KiB",
+        daemon.peak_memory()
+    );
+    daemon.stop();
+}
+
+#[test]
+fn guests_who_stay_do_not_keep_it_from_stopping() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
+    let mut daemon = rig.start();
+    let mut guests = Vec::new();
+    for door in ["control", "http"] {
+        for words in [
+            "",
+            "GET /v1/por",
+            "POST /v1/portals/acme/grant HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
+        ] {
+            let mut guest = guest(&rig, door);
+            guest.write_all(words.as_bytes()).unwrap();
+            guests.push(guest);
+        }
+    }
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    daemon.sigterm();
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    assert_eq!(daemon.outcomes("acme"), ["renewed"]);
+    assert!(rig.has_working_token("acme"));
+    rig.no_violations();
+}
+
+/// Whenever the sender goes: a grant that is forgotten has no files, and one that is not has them.
+#[test]
+fn a_change_is_carried_out_whole_or_not_at_all_though_its_sender_is_gone() {
+    let rig = calm(["acme"]);
+    let daemon = rig.start();
+    let mut forgotten = 0;
+    for number in 0..60 {
+        if rig.token_json("acme").is_none() {
+            assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
+            rig.wait_for_phase("acme", "fresh");
+        }
+        let mut guest = guest(&rig, "control");
+        guest
+            .write_all(b"DELETE /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        // Now before, now while, now after the daemon does it.
+        std::thread::sleep(Duration::from_micros(100 * number));
+        drop(guest);
+        let has_grant = || rig.get_json("/v1/portals/acme")["phase"] == "fresh";
+        eventually("files as the state has it", SOON, || {
+            has_grant() == rig.token_json("acme").is_some()
+        });
+        forgotten += u32::from(!has_grant());
+    }
+    assert!(forgotten > 0, "no try came through");
+    daemon.stop();
+}

@@ -1,0 +1,154 @@
+//! `/readyz` and `/livez`, ill for each reason there is, and well again afterwards.
+//!
+//! The disk that takes nothing is a limit of the file size, which any user may set for a process of its own.
+
+use std::time::Duration;
+
+use refreshd_fake_server::Fault;
+
+use crate::common::{Rig, SOON, always, eventually};
+use crate::interfaces::{calm, fresh};
+
+/// An idle daemon writes at least once in this time.
+const NOTICED: Duration = Duration::from_secs(75);
+
+fn is(rig: &Rig, name: &str, value: f64) -> bool {
+    (rig.metric(name) - value).abs() < 0.1
+}
+
+fn ready(rig: &Rig) -> (u16, String) {
+    rig.http("/readyz")
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
+    let (rig, daemon) = fresh(["acme"]);
+    assert_eq!(ready(&rig), (200, "ready\n".to_owned()));
+    assert!(is(&rig, "refreshd_state_writable", 1.0));
+    let mark = daemon.mark();
+    daemon.limit_file_size(Some(0));
+    eventually("not ready", NOTICED, || {
+        ready(&rig) == (503, "the state cannot be written\n".to_owned())
+    });
+    assert!(is(&rig, "refreshd_state_writable", 0.0));
+    assert_eq!(rig.http("/livez").0, 200, "the scheduler goes on");
+    let state = |event: &serde_json::Value| {
+        event["target"] == "refreshd::escalation" && event["portal"].is_null()
+    };
+    let told = daemon.wait_after(mark, SOON, "a word about the state", state);
+    assert_eq!(
+        (told["step"].as_str(), told["severity"].as_str()),
+        (Some("state"), Some("critical")),
+        "{told}"
+    );
+    assert!(
+        told["action"].as_str().unwrap().contains("free space"),
+        "{told}"
+    );
+
+    daemon.limit_file_size(None);
+    eventually("ready again", SOON, || ready(&rig).0 == 200);
+    assert!(is(&rig, "refreshd_state_writable", 1.0));
+    daemon.wait_after(mark, SOON, "that it is over", |event| {
+        state(event) && event["step"] == "resolved"
+    });
+    let told: Vec<_> = daemon
+        .events_after(mark, state)
+        .iter()
+        .map(|event| event["step"].clone())
+        .collect();
+    assert_eq!(told, ["state", "resolved"]);
+    assert_eq!(rig.requests("acme"), 1, "nothing was sent for it");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_pair_that_is_not_on_disk_makes_it_not_ready_until_it_is() {
+    // The loop goes round every second, and each time it finds that nothing is due; or it sleeps through all of it.
+    for watchdog in ["2000000", "0"] {
+        let mut rig = calm(["acme"]);
+        rig.grant("acme");
+        rig.fail(
+            "acme",
+            Fault::Slow {
+                by: Duration::from_secs(2),
+            },
+            1,
+        );
+        let daemon = rig.launch([("WATCHDOG_USEC", watchdog.as_ref())]);
+        eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+        daemon.limit_file_size(Some(0));
+        daemon.wait_for_step("acme", "unsaved");
+        let ill = (
+            503,
+            "the state cannot be written\n1 new pair is not on disk\n".to_owned(),
+        );
+        always(
+            "it says so, and nothing else",
+            Duration::from_secs(4),
+            || ready(&rig) == ill,
+        );
+        assert!(
+            is(&rig, "refreshd_tokens_unsaved", 1.0) && is(&rig, "refreshd_state_writable", 0.0)
+        );
+        let state = || {
+            daemon.events(|event| {
+                event["target"] == "refreshd::escalation" && event["portal"].is_null()
+            })
+        };
+        assert_eq!(
+            state()
+                .iter()
+                .map(|event| &event["step"])
+                .collect::<Vec<_>>(),
+            ["state"],
+            "no all-clear"
+        );
+
+        daemon.limit_file_size(None);
+        rig.wait_for_generation("acme", 2);
+        eventually("ready again", SOON, || {
+            ready(&rig) == (200, "ready\n".to_owned())
+        });
+        assert!(
+            is(&rig, "refreshd_tokens_unsaved", 0.0) && is(&rig, "refreshd_state_writable", 1.0)
+        );
+        daemon.wait_for_step("acme", "resolved");
+        eventually("the all-clear", Duration::from_secs(5), || {
+            state().len() == 2
+        });
+        assert_eq!(state()[1]["step"], "resolved");
+        assert!(rig.has_working_token("acme"));
+        daemon.stop();
+        rig.no_violations();
+    }
+}
+
+#[test]
+fn a_daemon_that_stops_is_not_ready_and_still_says_why() {
+    let mut rig = calm(["acme"]);
+    rig.grant("acme");
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(4),
+        },
+        1,
+    );
+    let mut daemon = rig.start();
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    assert_eq!(ready(&rig), (200, "ready\n".to_owned()));
+    daemon.sigterm();
+    eventually("not ready", SOON, || {
+        ready(&rig) == (503, "refreshd is stopping\n".to_owned())
+    });
+    assert_eq!(
+        (rig.http("/livez").0, rig.http("/metrics").0),
+        (200, 200),
+        "as long as there is something to see"
+    );
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    assert!(rig.has_working_token("acme"), "published on the way out");
+    rig.no_violations();
+}

@@ -1,0 +1,385 @@
+//! Installs whose form is odd and whose word is true: the authorization server vouches, and what it does not is not taken.
+
+use std::time::Duration;
+
+use refreshd_fake_server::{FakeServer, Fault, Rules};
+use refreshd_time::clock::Clock;
+
+use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};
+use crate::common::{
+    CLIENT_ID, CLIENT_SECRET, Daemon, Rig, SOON, always, domain, eventually, says,
+};
+use crate::interfaces::contains;
+use crate::interfaces::install::{ACME, installing};
+
+fn installed(rig: &Rig, portal: &str, user: u64) -> Form {
+    event_of("ONAPPINSTALL", "auth", &rig.grant_of(portal, user))
+}
+
+fn seconds(offset: i64) -> String {
+    (crate::common::now_millis() / 1000 + offset).to_string()
+}
+
+fn refused(error: &str) -> Fault {
+    Fault::Refuse {
+        status: 400,
+        error: error.to_owned(),
+        description: String::new(),
+    }
+}
+
+/// The one line about a notice that came to this.
+#[track_caller]
+fn line(daemon: &Daemon, outcome: &str, reason: &str) {
+    daemon.wait_for(&format!("the line of {outcome}: {reason}"), |event| {
+        event["target"] == "refreshd::install" && event["outcome"] == outcome && says(event, reason)
+    });
+}
+
+#[test]
+fn neither_scope_nor_the_form_of_the_host_decides() {
+    let rig = installing("");
+    let daemon = rig.start();
+    let scopes = [
+        "x".repeat(301),
+        vec!["crm"; 67].join(","),
+        "crm, task , im".to_owned(),
+        "y".repeat(20_000),
+    ];
+    for (count, scope) in (1..).zip(scopes) {
+        let portal = format!("scope{count}");
+        let event = with(installed(&rig, &portal, 1), "auth[scope]", &scope);
+        assert_eq!(rig.post("", &event).0, 200, "{} characters", scope.len());
+        rig.wait_for_installs("stored", f64::from(count));
+        rig.wait_for_phase(&domain(&portal), "fresh");
+    }
+    // How the server has it, how the browser has it, and what the portal is called.
+    for (count, (host, asked, name)) in (5..).zip([
+        (
+            "xn--80awhdgm.xn--p1ai",
+            "%D0%BF%D0%BE%D1%80%D1%82%D0%B0%D0%BB.%D1%80%D1%84",
+            "xn--80awhdgm.xn--p1ai",
+        ),
+        (
+            "b24_test.company.local",
+            "b24_test.company.local",
+            "b24_test.company.local",
+        ),
+        (
+            "shop.bitrix24.com",
+            "SHOP.Bitrix24.COM.",
+            "shop.bitrix24.com",
+        ),
+        (
+            "store.bitrix24.com",
+            "store.bitrix24.com:8443",
+            "store.bitrix24.com",
+        ),
+        ("b24.company.local", "192.168.1.10", "b24.company.local"),
+        (
+            "company.bitrix24.com",
+            "crm.company.com",
+            "company.bitrix24.com",
+        ),
+        (
+            "plain.bitrix24.com",
+            "https%3A%2F%2Fplain.bitrix24.com%2F",
+            "plain.bitrix24.com",
+        ),
+    ]) {
+        let grant = rig.sandbox.install(host, CLIENT_ID);
+        assert_eq!(
+            rig.post(&format!("?DOMAIN={asked}"), &form_of(&grant)).0,
+            200,
+            "{asked}"
+        );
+        rig.wait_for_installs("stored", f64::from(count));
+        rig.wait_for_phase(name, "fresh");
+    }
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn an_event_from_ahead_is_of_now_and_the_clock_is_said_once() {
+    let rig = installing("");
+    let daemon = rig.start();
+    for (count, portal) in [(1.0, "acme"), (2.0, "globex")] {
+        rig.post(
+            "",
+            &with(installed(&rig, portal, 1), "ts", &seconds(3 * 3600)),
+        );
+        rig.wait_for_installs("stored", count);
+    }
+    daemon.wait_for("the skew", |event| {
+        says(event, "3h ahead of this machine's") || says(event, "ahead of this")
+    });
+    assert_eq!(
+        daemon
+            .events(|event| says(event, "ahead of this machine's"))
+            .len(),
+        1
+    );
+    rig.post(
+        "",
+        &with(installed(&rig, "hooli", 1), "ts", &seconds(-90_000)),
+    );
+    rig.wait_for_installs("replayed", 1.0);
+    // A removal from the same clock, later than the installation.
+    let grant = rig.grant_of("acme", 1);
+    rig.post("", &removal_of(&grant, PROOF, 3 * 3600 + 5));
+    rig.wait_for_installs("uninstalled", 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn another_administrator_installs_over_a_dead_grant_and_not_over_a_living_one() {
+    let rig = installing("");
+    rig.fail("acme", refused("invalid_grant"), 1);
+    let daemon = rig.start();
+    rig.post("", &installed(&rig, "acme", 1));
+    rig.wait_for_installs("stored", 1.0);
+    rig.wait_for_phase(ACME, "needs-authorization");
+    // The words about a grant that is dead are not those of one that lives.
+    rig.open("acme", &rig.grant_of("acme", 67));
+    rig.wait_for_installs("other-user", 1.0);
+    line(
+        &daemon,
+        "other-user",
+        "is another user's, and it does not work (needs-authorization)",
+    );
+    let reinstall = with(
+        installed(&rig, "acme", 5),
+        "auth[application_token]",
+        "another-installation",
+    );
+    assert_eq!(rig.post("", &reinstall).0, 200);
+    rig.wait_for_installs("resumed", 1.0);
+    rig.wait_for_phase(ACME, "fresh");
+    eventually("the token of user 5", SOON, || {
+        rig.token_json(ACME)
+            .is_some_and(|json| json["fields"]["user_id"] == 5)
+    });
+    let again = with(
+        installed(&rig, "acme", 6),
+        "auth[application_token]",
+        "a-third-one",
+    );
+    rig.post("", &again);
+    // The first was heard of today only: who is right is a person's to decide.
+    rig.wait_for_installs("other-user", 2.0);
+    let told = daemon.wait_for_step(ACME, "disputed");
+    assert!(
+        told["action"]
+            .as_str()
+            .unwrap()
+            .contains("refreshd install accept acme.bitrix24.com"),
+        "{told}"
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn an_event_without_tokens_is_answered_and_proves_nothing() {
+    let rig = installing("");
+    let daemon = rig.start();
+    let grant = rig.grant_of("acme", 1);
+    for (count, field) in [(1.0, "auth[access_token]"), (2.0, "auth[refresh_token]")] {
+        let mut event = event_of("ONAPPINSTALL", "auth", &grant);
+        event.retain(|(name, _)| name != field);
+        let (status, _, body) = rig.post("", &event);
+        assert_eq!(status, 200);
+        contains(&body, &[&format!("{field} is missing")]);
+        rig.wait_for_installs("ignored", count);
+        line(
+            &daemon,
+            "ignored",
+            &format!("it brings no grant ({field} is missing)"),
+        );
+    }
+    assert_eq!(
+        (
+            rig.sandbox.questions(),
+            rig.get_json("/v1/portals")["portals"]
+                .as_array()
+                .map(Vec::len)
+        ),
+        (0, Some(0))
+    );
+    rig.open("acme", &grant);
+    rig.wait_for_installs("stored", 1.0);
+    rig.post("", &removal_of(&grant, PROOF, 0));
+    line(
+        &daemon,
+        "forged",
+        "no application token of such an installation is known",
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
+    let rig = installing("");
+    let daemon = rig.start();
+    rig.post("", &installed(&rig, "acme", 1));
+    rig.wait_for_installs("stored", 1.0);
+    rig.wait_for_generation(ACME, 2);
+    let grant = rig.grant_of("acme", 1);
+    let event = event_of("ONAPPINSTALL", "auth", &grant);
+    for (count, refresh) in [
+        (1.0, text(&grant, "refresh_token")[..60].to_owned()),
+        (2.0, "0".repeat(70)),
+    ] {
+        rig.post("", &with(event.clone(), "auth[refresh_token]", &refresh));
+        rig.wait_for_installs("forged", count);
+    }
+    line(
+        &daemon,
+        "forged",
+        "the authorization server does not take its refresh token",
+    );
+    always("untouched", Duration::from_millis(300), || {
+        rig.generation(ACME) == 2
+    });
+    assert_eq!(rig.wait_for_phase(ACME, "fresh")["generation"], 2);
+    assert!(rig.has_working_token(ACME));
+    // A server that is away proves nothing either, and is asked again.
+    rig.fail("acme", refused("INTERNAL_SERVER_ERROR"), 1);
+    rig.post("", &event);
+    rig.wait_for_installs("resumed", 1.0);
+    rig.wait_for_generation(ACME, 3);
+    let status = rig.wait_for_phase(ACME, "fresh");
+    assert!(
+        status["next_renewal_in"].as_u64().unwrap() > 1000,
+        "its proof was its renewal: {status}"
+    );
+    assert!(rig.has_working_token(ACME));
+    daemon.stop();
+    let daemon = rig.start();
+    rig.wait_for_phase(ACME, "fresh");
+    rig.post("", &event);
+    rig.wait_for_installs("replayed", 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(60),
+        ..Rules::default()
+    };
+    let mut rig = Rig::with_rules([], rules);
+    rig.config.app().renew_every = Duration::from_secs(50);
+    rig.take_installs("", "");
+    let daemon = rig.start();
+    let grants = ["acme", "globex"].map(|portal| rig.grant_of(portal, 1));
+    for (count, (portal, grant)) in (1..).zip(["acme", "globex"].iter().zip(&grants)) {
+        rig.open(portal, grant);
+        rig.wait_for_installs("stored", f64::from(count));
+        rig.wait_for_generation(&domain(portal), 2);
+    }
+    rig.sandbox.uninstall(&domain("acme"));
+    for (count, grant) in (1..).zip(&grants) {
+        rig.post("", &removal_of(grant, "made-up", 0));
+        rig.wait_for_installs("forged", f64::from(count));
+    }
+    line(&daemon, "forged", "acme.bitrix24.com is renewed in");
+    // A tenth of a life later, not at the next regular time.
+    daemon.wait_for_outcome(ACME, "gone");
+    rig.wait_for_phase(ACME, "gone");
+    rig.wait_for_generation(&domain("globex"), 3);
+    rig.wait_for_phase(&domain("globex"), "fresh");
+    // Whoever goes on telling so has no more of it renewed.
+    rig.post("", &removal_of(&grants[1], "made-up-again", 0));
+    rig.wait_for_installs("forged", 3.0);
+    line(
+        &daemon,
+        "forged",
+        "a renewal was asked for in the last hour already",
+    );
+    daemon.stop();
+}
+
+#[test]
+fn what_one_server_refuses_and_what_is_not_installed_yet_is_asked_again() {
+    let mut rig = installing("");
+    let other = FakeServer::new(Clock::system(), Rules::default());
+    other.add_client(CLIENT_ID, CLIENT_SECRET);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let listener = rig
+        .runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    rig.runtime
+        .spawn(other.clone().serve(listener, stop.clone()));
+    rig.config.app().more = format!(
+        "token_url_by_region = {{ ru = \"{origin}/oauth/token/\" }}\n{}",
+        rig.config.app().more
+    );
+    let daemon = rig.start();
+    // The server that is named does not know the token; the other does, and has its renewals.
+    let grant = rig.grant_of("acme", 1);
+    rig.post(
+        "",
+        &with(
+            form_of(&grant),
+            "SERVER_ENDPOINT",
+            &format!("{origin}/rest/"),
+        ),
+    );
+    rig.wait_for_installs("stored", 1.0);
+    rig.wait_for_generation(ACME, 2);
+    assert_eq!((other.questions(), rig.sandbox.questions()), (1, 1));
+    // Refused once by everybody, and not installed before the installation ends.
+    rig.sandbox.answer_wrongly(1, 2);
+    rig.open("globex", &rig.grant_of("globex", 1));
+    rig.wait_for_installs("stored", 2.0);
+    rig.wait_for_phase(&domain("globex"), "fresh");
+    // Never installed is said in the end: the server is asked again for about 15 s.
+    rig.sandbox.answer_wrongly(0, 1000);
+    rig.open("hooli", &rig.grant_of("hooli", 1));
+    daemon.wait_after(0, SOON * 3, "the refusal", |event| {
+        event["outcome"] == "forged" && says(event, "the app is not installed there")
+    });
+    daemon.stop();
+    stop.cancel();
+}
+
+#[test]
+fn whoever_was_first_cannot_end_the_grant_once_the_installer_has_come() {
+    let rig = installing("");
+    let daemon = rig.start();
+    let employee = rig.grant_of("acme", 67);
+    let planted = with(
+        event_of("ONAPPINSTALL", "auth", &employee),
+        "auth[application_token]",
+        "planted",
+    );
+    rig.post("", &with(planted, "ts", &seconds(-60)));
+    rig.wait_for_installs("stored", 1.0);
+    rig.wait_for_generation(ACME, 2);
+    rig.post("", &installed(&rig, "acme", 1));
+    let told = daemon.wait_for_step(ACME, "disputed");
+    assert_eq!(told["severity"], "critical", "{told}");
+    rig.post("", &removal_of(&employee, "planted", 0));
+    line(
+        &daemon,
+        "forged",
+        "two users say that the installation is theirs",
+    );
+    assert_eq!(
+        rig.get_json(&format!("/v1/portals/{ACME}"))["phase"],
+        "fresh",
+        "the planted proof ends nothing"
+    );
+    // A person decides.
+    assert_eq!(rig.run(["forget", ACME, "--yes"]).code, Some(0));
+    rig.post("", &installed(&rig, "acme", 1));
+    rig.wait_for_installs("stored", 2.0);
+    rig.post("", &removal_of(&rig.grant_of("acme", 1), PROOF, 60));
+    rig.wait_for_installs("uninstalled", 1.0);
+    daemon.stop();
+    rig.no_violations();
+}

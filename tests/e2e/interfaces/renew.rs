@@ -1,0 +1,166 @@
+//! `refreshd renew`: one, several, all; and when it does not send, or does not get.
+
+use refreshd_fake_server::At;
+use serde_json::Value;
+
+use crate::common::{Ran, domain};
+use crate::interfaces::{broken, calm, contains, fresh};
+
+fn outcomes(ran: &Ran) -> Vec<(String, String)> {
+    let all: Value =
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let renewals = all["renewals"].as_array().expect("renewals");
+    renewals
+        .iter()
+        .map(|one| (text(&one["portal"]), text(&one["outcome"])))
+        .collect()
+}
+
+fn pair(portal: &str, outcome: &str) -> (String, String) {
+    (portal.to_owned(), outcome.to_owned())
+}
+
+#[test]
+fn a_moment_after_a_renewal_nothing_is_sent() {
+    let (rig, daemon) = fresh(["acme", "globex"]);
+    let sent = rig.sandbox.total_requests();
+    let check = || {
+        let ran = rig.run(["renew", "acme", "globex"]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
+        contains(
+            &ran.stderr,
+            &[
+                "acme: renewed a moment ago, not again before 20",
+                "globex: renewed a moment ago",
+            ],
+        );
+        let all = rig.run(["renew", "--all", "--json"]);
+        assert_eq!(
+            outcomes(&all),
+            [
+                pair("acme", "fresh-already"),
+                pair("globex", "fresh-already")
+            ]
+        );
+    };
+    check();
+    daemon.stop();
+    check();
+    assert_eq!(rig.sandbox.total_requests(), sent);
+    rig.no_violations();
+}
+
+#[test]
+fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_for_the_retry() {
+    let mut rig = calm(["acme", "globex", "initech"]);
+    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    rig.grant("acme");
+    rig.grant("globex");
+    let daemon = rig.start();
+    rig.wait_for_phase("acme", "retrying");
+    rig.wait_for_phase("globex", "retrying");
+    let ran = rig.run(["renew", "acme"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    contains(
+        &ran.stderr,
+        &["acme: not renewed (transient): ", "INTERNAL_SERVER_ERROR: "],
+    );
+    let ran = rig.run(["renew", "--all", "--json"]);
+    assert_eq!(ran.code, Some(1));
+    let all = [
+        pair("acme", "transient"),
+        pair("globex", "transient"),
+        pair("initech", "not-tried"),
+    ];
+    assert_eq!(outcomes(&ran), all, "what nothing was sent for is named");
+
+    rig.sandbox.heal(At::All);
+    let ran = rig.run(["renew", "acme", "globex"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "acme: renewed, valid until 20",
+            "globex: renewed, valid until 20",
+        ],
+    );
+    assert_eq!(
+        (
+            rig.sandbox.renewals(&domain("acme")),
+            rig.sandbox.renewals(&domain("globex"))
+        ),
+        (1, 1)
+    );
+    assert_eq!(
+        rig.generation("acme"),
+        2,
+        "its files are there when the command ends"
+    );
+
+    let ran = rig.run(["renew", "initech"]);
+    assert_eq!(ran.code, Some(75));
+    contains(
+        &ran.stderr,
+        &[
+            "initech has no usable grant (awaiting-authorization)",
+            "refreshd import initech",
+        ],
+    );
+    let ran = rig.run(["renew", "acme", "nobody"]);
+    assert_eq!(ran.code, Some(66), "the unknown one decides");
+    contains(
+        &ran.stderr,
+        &["acme: renewed a moment ago", "no portal is named nobody"],
+    );
+    let ran = rig.run(["renew", "nobody", "acme", "--json"]);
+    assert_eq!(ran.code, Some(66));
+    assert_eq!(
+        outcomes(&ran),
+        [pair("nobody", ""), pair("acme", "fresh-already")]
+    );
+    contains(&ran.stdout, &["\"error\": \"no portal is named nobody\""]);
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn without_a_daemon_it_renews_by_itself() {
+    let rig = calm(["acme", "globex"]);
+    rig.write_config();
+    let ran = rig.run(["renew", "--all"]);
+    assert_eq!(ran.code, Some(1), "nothing was renewed: {ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "no portal has a grant that could be renewed",
+            "acme: not renewed, nothing was sent (awaiting-authorization)",
+            "refreshd import globex",
+        ],
+    );
+    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
+    assert_eq!(rig.import("globex", &rig.install("globex")).code, Some(75));
+    rig.sandbox.heal(At::All);
+    rig.sandbox
+        .fail(At::Portal(domain("globex")), broken(), u32::MAX);
+    let ran = rig.run(["renew", "--all", "--json"]);
+    assert_eq!(
+        outcomes(&ran),
+        [pair("acme", "renewed"), pair("globex", "transient")],
+        "{ran:?}"
+    );
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(
+        (
+            rig.generation("acme"),
+            rig.sandbox.renewals(&domain("acme"))
+        ),
+        (2, 1)
+    );
+    rig.sandbox.heal(At::All);
+    let ran = rig.run(["renew", "globex"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    contains(&ran.stderr, &["globex: renewed, valid until 20"]);
+    rig.no_violations();
+}

@@ -1,0 +1,128 @@
+//! `refreshd token`: the access token in every form, renewed first if need be, or 75.
+
+use std::fs;
+use std::time::Duration;
+
+use refreshd_fake_server::{At, Rules};
+use serde_json::Value;
+
+use crate::common::{Rig, domain, eventually};
+use crate::interfaces::{broken, calm, contains, fresh};
+
+#[test]
+fn every_form_is_the_published_token_and_nothing_is_sent_for_it() {
+    let (rig, daemon) = fresh(["acme"]);
+    let sent = rig.sandbox.total_requests();
+    let check = || {
+        let token = fs::read_to_string(rig.token_path("acme", "token")).unwrap();
+        let raw = rig.run(["token", "acme"]);
+        assert_eq!(
+            (raw.code, raw.stdout, raw.stderr.as_str()),
+            (Some(0), format!("{token}\n"), "")
+        );
+        let json = rig.run(["token", "acme", "--format", "json"]);
+        assert_eq!(
+            serde_json::from_str::<Value>(&json.stdout).unwrap(),
+            rig.token_json("acme").unwrap()
+        );
+        let header = rig.run(["token", "acme", "--format", "header"]);
+        assert_eq!(header.stdout, format!("Authorization: Bearer {token}\n"));
+        let env = rig.run(["token", "acme", "--format", "env"]);
+        contains(
+            &env.stdout,
+            &[
+                &format!("\nREFRESHD_ACCESS_TOKEN='{token}'\n"),
+                "REFRESHD_PORTAL='acme'\n",
+            ],
+        );
+        contains(
+            &env.stdout,
+            &["REFRESHD_ENDPOINT='https://acme.bitrix24.com/rest/'\n"],
+        );
+    };
+    check();
+    daemon.stop();
+    check();
+    assert_eq!(rig.sandbox.total_requests(), sent);
+    rig.no_violations();
+}
+
+#[test]
+fn too_little_time_left_renews_first() {
+    let life = Duration::from_secs(30);
+    let mut rig = Rig::with_rules(
+        ["acme"],
+        Rules {
+            token_lifetime: life,
+            ..Rules::default()
+        },
+    );
+    rig.config.app().renew_every = Duration::from_secs(25);
+    rig.grant("acme");
+    let daemon = rig.start();
+    rig.wait_for_generation("acme", 2);
+    let first = rig.run(["token", "acme", "--min-valid", "1s"]);
+    assert_eq!(rig.sandbox.renewals(&domain("acme")), 1);
+    // Renewed a moment ago, it is as fresh as it gets; from a tenth of its life on it is renewed for the asking.
+    let second = eventually("a renewal for the asking", Duration::from_secs(15), || {
+        let ran = rig.run(["token", "acme", "--min-valid", "29s"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        (rig.sandbox.renewals(&domain("acme")) == 2).then_some(ran)
+    });
+    assert_ne!(first.stdout, second.stdout);
+    let known = rig
+        .sandbox
+        .knows_access(second.stdout.trim())
+        .expect("the server issued it");
+    assert!(known.current, "it is the new one");
+    assert_eq!(
+        fs::read_to_string(rig.token_path("acme", "token")).unwrap(),
+        second.stdout.trim()
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn what_cannot_be_had_is_75_with_the_reason() {
+    let rig = calm(["acme", "globex"]);
+    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    let daemon = rig.start();
+    assert_eq!(rig.import("acme", &bare(&rig, "acme")).code, Some(75));
+    let check = || {
+        let failing = rig.run(["token", "acme"]);
+        assert_eq!((failing.code, failing.stdout.as_str()), (Some(75), ""));
+        contains(
+            &failing.stderr,
+            &[
+                "refreshd: acme: the renewal failed",
+                "(transient): INTERNAL_SERVER_ERROR",
+            ],
+        );
+        let awaiting = rig.run(["token", "globex"]);
+        assert_eq!((awaiting.code, awaiting.stdout.as_str()), (Some(75), ""));
+        contains(
+            &awaiting.stderr,
+            &["globex has no usable grant", "refreshd import globex"],
+        );
+    };
+    check();
+    daemon.stop();
+    check();
+    rig.sandbox.heal(At::All);
+    assert_eq!(
+        rig.run(["token", "acme"]).code,
+        Some(0),
+        "the failures are not held against it"
+    );
+    rig.no_violations();
+}
+
+/// A new grant at the server, as a bare refresh token.
+fn bare(rig: &Rig, portal: &str) -> String {
+    let reply: Value = serde_json::from_str(&rig.install(portal)).expect("JSON");
+    reply["refresh_token"]
+        .as_str()
+        .expect("a refresh token")
+        .to_owned()
+}

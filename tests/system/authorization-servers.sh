@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Authorization servers that nobody here wrote: tests/system/authorization-servers.sh [BINARY], by default
+# target/release/refreshd.
+#
+# On loopback: npm's `oidc-provider`, which revokes the whole family when a spent refresh token comes again, and PyPI's
+# `django-oauth-toolkit` with a grace period, in which it gives the same pair again. Before each stands a layer that can
+# lose a reply after the server has carried the request out. Proved with the real daemon and its token files are
+#   - the ways in: discovery of both kinds, the code grant with PKCE by browser, by pasting and by import, with all
+#     ways to authenticate a client, client credentials, the device grant; what is forged or refused;
+#   - renewals: every token that a reader finds is the newest, and its server takes it;
+#   - replies lost in six ways: with a grace period nobody is needed and the same family goes on; without one it is said
+#     ("rejected while in doubt"), and `refreshd authorize` resumes it in place;
+#   - an issuer that is away when the daemon starts, for the first time and later;
+#   - `refreshd introspect`, and `refreshd forget --revoke`, believed only once the server says so;
+#   - nothing that is printed, logged or served holds a token, a code or a secret.
+#
+# About a minute and a half. Installs nodejs, npm and python3 if they are not there, and the two servers for itself. Exit
+# code: 0, 1 (something failed), 77 (cannot run here).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+readonly oidc_provider=8.8.1 django=5.2.19 django_oauth_toolkit=3.4.1
+
+# The whole rig is bounded, not only each step.
+if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
+    REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 400 "$0" "$@"
+fi
+
+binary=$(realpath -m "${1:-target/release/refreshd}")
+work='' checks=''
+
+give_up() { echo "tests/system/authorization-servers.sh: $1" >&2; exit "${2:-1}"; }
+has_tools() { command -v node && command -v npm && command -v python3; } >/dev/null
+
+# Other rigs may be installing at the same time.
+install() {
+    local as_root=() try
+    ((EUID == 0)) || as_root=(sudo -n)
+    for try in 1 2 3 4 5; do
+        "${as_root[@]}" apt-get update -qq \
+            && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=60 install -y -qq \
+                --no-install-recommends "$@" >/dev/null && return
+        sleep "$try"
+    done
+    return 1
+}
+
+install_tools() {
+    has_tools || install nodejs npm python3 python3-venv || true
+    has_tools || give_up "nodejs, npm or python3 cannot be installed" 77
+}
+
+# The package runs no script of its own when it is installed.
+install_oidc() {
+    npm install --prefix "$work/npm" --silent --no-audit --no-fund --ignore-scripts --no-package-lock \
+        "oidc-provider@$oidc_provider" >"$work/npm.log" 2>&1
+}
+install_django() {
+    python3 -m venv "$work/venv" || { rm -rf "$work/venv"; install python3-venv; python3 -m venv "$work/venv"; } || return
+    "$work/venv/bin/pip" install --quiet --disable-pip-version-check \
+        "Django==$django" "django-oauth-toolkit==$django_oauth_toolkit"
+} >"$work/pip.log" 2>&1
+
+# Ends what this script has started, and nothing else.
+clean_up() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [[ -n $checks ]]; then
+        kill -TERM "$checks" 2>/dev/null || true
+        wait "$checks" 2>/dev/null || true
+    fi
+    if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
+    exit "$status"
+}
+
+[[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
+work=$(mktemp -d)
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+install_tools
+install_oidc &
+oidc=$!
+install_django || give_up "django-oauth-toolkit cannot be installed: $(tail -n 3 "$work/pip.log")" 77
+wait "$oidc" || give_up "oidc-provider cannot be installed: $(tail -n 3 "$work/npm.log")" 77
+
+# A program of its own, so that a signal to this script is heard while it runs.
+python3 -B tests/system/authorization-servers.checks.py "$binary" "$work" &
+checks=$!
+status=0
+wait "$checks" || status=$?
+checks=''
+exit "$status"

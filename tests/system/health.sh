@@ -1,0 +1,230 @@
+#!/usr/bin/env bash
+# A daemon that is stuck, and who notices: tests/system/health.sh [BINARY], by default target/release/refreshd.
+#
+# A disk that does not answer holds the scheduler up: strace lets one flush of the state take 90 seconds. `/livez` must
+# say so after a minute, the watchdog of systemd must hear nothing meanwhile, and both must be well again afterwards,
+# with no grant lost. systemd is a socket here that notes what it is told, so nobody ends what is stuck.
+#
+# Then the tests of tests/e2e/daemon/hung.rs, which need strace as well: calls on token files and on the record of generations
+# that hang.
+#
+# Needs cargo. Installs Debian's strace, socat and curl if they are not there. Exit code: 0, 1 (something failed), 77 (cannot run here).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+# The whole rig is bounded, not only each step.
+if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
+    REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 600 "$0" "$@"
+fi
+
+# A token outlives what is done here, and none is due by itself.
+readonly lifetime=900 stuck=90 ping=10
+
+binary=$(realpath -m "${1:-target/release/refreshd}")
+work='' sandbox='' daemon='' listener='' tracer=''
+passed=0 failed=0
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+pass() { echo "PASS  $1"; passed=$((passed + 1)); }
+fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
+note() { echo "      $1"; }
+heading() { printf '\n--- %s\n' "$1"; }
+give_up() { echo "tests/system/health.sh: $1" >&2; exit "${2:-1}"; }
+
+# check WHAT COMMAND...: passes if the command succeeds now.
+check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
+
+# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
+eventually() {
+    local seconds=$1 what=$2
+    shift 2
+    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
+}
+
+# within SECONDS COMMAND...
+within() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < end)) || return 1
+        sleep 0.2
+    done
+}
+not() { ! "$@"; }
+gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
+
+# --- the parts ------------------------------------------------------------------------------------------------------
+
+has_tools() { command -v strace && command -v socat && command -v curl; } >/dev/null
+
+install_tools() {
+    has_tools && return
+    local as_root=()
+    ((EUID == 0)) || as_root=(sudo -n)
+    "${as_root[@]}" apt-get update -qq \
+        && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
+            strace socat curl >/dev/null || true
+    has_tools || give_up "strace, socat or curl is not installed and cannot be" 77
+}
+
+# Another port at each call, of those that nobody listens on.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 10000))
+        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+    done
+}
+
+settings() {
+    cat <<END
+state = "$work/state.db"
+token_dir = "$work/tokens"
+control_socket = "$work/control.sock"
+log = { format = "text" }
+http = { listen = "127.0.0.1:$http_port" }
+
+[apps.sandbox]
+provider = "bitrix24"
+client_id = "local.sandbox"
+client_secret_file = "$work/sandbox/client.secret"
+token_url = "http://127.0.0.1:$sandbox_port/oauth/token/"
+renew_every = "50%"
+assumed_lifetime = "${lifetime}s"
+
+[portals.portal-1]
+app = "sandbox"
+refresh_token_file = "$work/sandbox/portal-1.refresh"
+
+[portals.portal-2]
+app = "sandbox"
+END
+}
+
+start_sandbox() {
+    "$binary" sandbox --listen "127.0.0.1:$sandbox_port" --portals 2 --lifetime "${lifetime}s" \
+        --dir "$work/sandbox" >"$work/sandbox.log" 2>&1 &
+    sandbox=$!
+    within 10 test -s "$work/sandbox/portal-2.refresh" || give_up "the stand-in server did not start"
+}
+
+# What systemd would hear, one message after the other.
+start_listener() {
+    socat -u "UNIX-RECV:$work/notify.sock" "CREATE:$work/heard" 2>"$work/socat.log" &
+    listener=$!
+    within 10 test -S "$work/notify.sock" || give_up "nobody listens: $(<"$work/socat.log")"
+}
+
+start_daemon() {
+    (umask 077 && settings >"$work/refreshd.toml")
+    NOTIFY_SOCKET=$work/notify.sock WATCHDOG_USEC=$((2 * ping * 1000000)) \
+        "$binary" run --config "$work/refreshd.toml" >"$work/daemon.log" 2>&1 &
+    daemon=$!
+    within 20 generation_of portal-1 2 || { cat "$work/daemon.log" >&2; give_up "the daemon did not start"; }
+}
+
+# The next flush of the state takes this long, and all others as long as they need.
+hold_up() {
+    strace -f -o "$work/trace" -p "$daemon" -P "$work/state.db-wal" -e trace=fdatasync \
+        -e inject=fdatasync:delay_exit="${stuck}000000":when=1 2>"$work/strace.log" &
+    tracer=$!
+    within 10 grep --quiet attached "$work/strace.log" || give_up "strace does not attach: $(<"$work/strace.log")" 77
+}
+
+# end SIGNAL PROCESS: its exit code.
+end() { local status=0; kill -s "$1" "$2" 2>/dev/null || true; wait "$2" 2>/dev/null || status=$?; return "$status"; }
+
+# Ends what this script has started, and nothing else.
+clean_up() {
+    local status=$? pid
+    trap - EXIT INT TERM
+    for pid in $tracer $daemon $sandbox $listener; do
+        kill -TERM "$pid" 2>/dev/null || true
+        within 10 gone "$pid" || kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
+    exit "$status"
+}
+
+# --- what is looked at ----------------------------------------------------------------------------------------------
+
+get() { curl --silent --show-error --noproxy '*' --max-time 5 "$@"; }
+answer() { get --output "$work/answer" --write-out '%{http_code}' "http://127.0.0.1:$http_port$1"; }
+answers() { [[ $(answer "$1") == "$2" ]]; }
+pings() { grep -o 'WATCHDOG=1' "$work/heard" | wc -l; }
+more_pings_than() { (($(pings) > $1)); }
+# generation_of PORTAL NUMBER: readers have the token of this generation.
+generation_of() { grep --quiet "\"generation\": *$2\b" "$work/tokens/$1/token.json"; }
+
+# --- what is proved -------------------------------------------------------------------------------------------------
+
+is_well() {
+    heading "well"
+    check "/livez is 200" answers /livez 200
+    check "/readyz is 200" answers /readyz 200
+    local before
+    before=$(pings)
+    eventually $((ping + 5)) "the watchdog is fed" more_pings_than "$before"
+}
+
+is_stuck() {
+    heading "a flush of the state that takes $stuck s"
+    hold_up
+    local began=$SECONDS before
+    # A grant that comes in is written at once.
+    "$binary" import portal-2 "$work/sandbox/portal-2.refresh" --config "$work/refreshd.toml" >"$work/import.log" 2>&1 &
+    local command=$!
+    # Until it goes round the next time, the loop does not know.
+    sleep $((ping + 2))
+    before=$(pings)
+    sleep $((began + 50 - SECONDS))
+    check "/livez is 200 before a minute is over" answers /livez 200
+    eventually $((20 + ping)) "/livez is 503 then" answers /livez 503
+    note "after $((SECONDS - began)) s: $(<"$work/answer")"
+    check "it says why" grep --quiet 'no progress in the last minute' "$work/answer"
+    check "the watchdog has heard nothing since" test "$(pings)" = "$before"
+    check "/metrics still answers" answers /metrics 200
+    check "nothing was sent for what is not durable" not grep --quiet 'portal-2: renewed' "$work/daemon.log"
+
+    heading "well again"
+    eventually 30 "/livez is 200" answers /livez 200
+    note "after $((SECONDS - began)) s"
+    check "one flush was held up" test "$(grep -c DELAYED "$work/trace")" = 1
+    eventually $((ping + 5)) "the watchdog is fed" more_pings_than "$before"
+    end TERM "$tracer" || true
+    tracer=''
+    wait "$command" || note "the command did not wait for it: $(tail -n 1 "$work/import.log")"
+    eventually 5 "the grant that was held up is taken in and renewed" generation_of portal-2 2
+    eventually 5 "/readyz is 200" answers /readyz 200
+    check "no grant was lost" not grep --quiet 'needs-authorization\|in-doubt' "$work/daemon.log"
+    check "it stops in good order" end TERM "$daemon"
+    check "the server saw nothing that a correct client would not send" not grep --quiet violation "$work/sandbox.log"
+}
+
+# --- and now --------------------------------------------------------------------------------------------------------
+
+[[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
+work=$(mktemp -d)
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+install_tools
+sandbox_port=$(free_port) http_port=$(free_port)
+start_sandbox
+start_listener
+start_daemon
+is_well
+is_stuck
+
+heading "calls on token files that hang"
+check "they hold up what needs them, and nothing else" cargo test --quiet --test e2e hung:: -- --ignored
+
+if ((failed)); then
+    heading "last words"
+    tail -n 20 "$work/daemon.log" "$work/import.log" "$work/trace" | cut -c1-400
+fi
+printf '\ntests/system/health.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"
+((failed == 0))

@@ -1,0 +1,513 @@
+#!/usr/bin/env bash
+# The shipped unit under a real systemd: tests/system/systemd.sh [BINARY], by default target/release/refreshd.
+#
+# Boots Debian in a container without a network, installs the binary, the unit, its user and its directories as a
+# package would, starts the binary's own stand-in authorization server in there, and looks at the daemon as an
+# operator does: systemctl, journalctl, the token files, the metrics.
+#
+# Needs root. Installs what it uses; the Debian tree (210 MB) is made once and kept in ~/.cache/refreshd-rigs.
+# REFRESHD_RIG_SUITE chooses another Debian release. Exit code: 0, 1 (something failed), 77 (cannot run here).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+# The whole rig is bounded, not only each step.
+if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
+    REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 900 "$0" "$@"
+fi
+
+readonly sandbox_address=127.0.0.1:9480 metrics_port=9470 lifetime=20
+# Longer than a token's life here, so that a renewal must fall into it.
+readonly patience=40
+
+binary=${1:-target/release/refreshd}
+nspawn='' leader='' work=''
+passed=0 failed=0
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+pass() { echo "PASS  $1"; passed=$((passed + 1)); }
+fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
+note() { echo "      $1"; }
+heading() { printf '\n--- %s\n' "$1"; }
+give_up() { echo "tests/system/systemd.sh: $1" >&2; exit "${2:-1}"; }
+
+# check WHAT COMMAND...: passes if the command succeeds now.
+check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
+
+# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
+eventually() {
+    local seconds=$1 what=$2
+    shift 2
+    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
+}
+
+# within SECONDS COMMAND...
+within() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < end)) || return 1
+        sleep 0.2
+    done
+}
+
+# inside COMMAND...: runs it as root in the container.
+inside() {
+    timeout 60 nsenter --target "$leader" --all --root --wd -- \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@" </dev/null
+}
+
+# --- the container --------------------------------------------------------------------------------------------------
+
+install_tools() {
+    command -v systemd-nspawn >/dev/null && command -v mmdebstrap >/dev/null && return
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        systemd-container mmdebstrap >/dev/null
+}
+
+# The suite of this machine, since the binary was linked against this machine's libc.
+suite() {
+    if [[ -n ${REFRESHD_RIG_SUITE-} ]]; then echo "$REFRESHD_RIG_SUITE"; return; fi
+    # shellcheck source=/dev/null
+    (. /etc/os-release && [[ ${ID-} == debian && -n ${VERSION_CODENAME-} ]] && echo "$VERSION_CODENAME") \
+        || echo bookworm
+}
+
+# Prints the path of the Debian tree, which is made if it is not there. The container never writes into it.
+debian_tree() {
+    local suite cache tree
+    suite=$(suite)
+    cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/refreshd-rigs
+    tree=$cache/$suite-1
+    if [[ ! -d $tree ]]; then
+        mkdir -p "$cache"
+        echo "      making a Debian tree ($suite), once" >&2
+        timeout 600 mmdebstrap --quiet --variant=minbase \
+            --include=systemd,systemd-sysv,dbus,procps,ca-certificates,libbpf1 "$suite" "$work/tree" >&2
+        # Two runs at once: the second finds the first one's.
+        mv -T "$work/tree" "$tree" 2>/dev/null || [[ -d $tree ]]
+    fi
+    echo "$tree"
+}
+
+boot() {
+    # `bpf`: a BPF program enforces SocketBindDeny= (in Debian 13; Debian 12's systemd is built without it).
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --volatile=overlay \
+        -D "$1" --machine="refreshd-rig-$$" --boot --console=pipe --bind-ro="$work/package:/pkg" \
+        --private-network --system-call-filter=bpf --capability=CAP_BPF \
+        </dev/null >"$work/console" 2>&1 &
+    nspawn=$!
+    within 30 find_leader || { cat "$work/console" >&2; give_up "the container did not start"; }
+    within 60 booted || { cat "$work/console" >&2; give_up "the container did not boot"; }
+}
+
+# The container's first process: the child of systemd-nspawn that is called systemd.
+find_leader() {
+    local child
+    for child in $(cat "/proc/$nspawn/task/$nspawn/children"); do
+        [[ $(cat "/proc/$child/comm") == systemd ]] && leader=$child && return
+    done
+    return 1
+}
+
+booted() { [[ $(inside systemctl is-system-running || true) =~ ^(running|degraded)$ ]]; }
+
+# Ends what this script has started, and nothing else.
+clean_up() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [[ -n $leader ]]; then kill -s SIGRTMIN+4 "$leader" 2>/dev/null || true; fi
+    if [[ -n $nspawn ]]; then
+        within 15 gone "$nspawn" || { kill -KILL "$leader" "$nspawn" 2>/dev/null || true; }
+        wait "$nspawn" 2>/dev/null || true
+    fi
+    if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
+    exit "$status"
+}
+gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
+
+# --- what is installed ----------------------------------------------------------------------------------------------
+
+# settings PORTAL...: a configuration that keeps these portals fresh.
+settings() {
+    cat <<END
+[http]
+listen = "127.0.0.1:$metrics_port"
+
+[apps.sandbox]
+provider = "bitrix24"
+client_id = "local.sandbox"
+client_secret_file = "/etc/refreshd/client.secret"
+token_url = "http://$sandbox_address/oauth/token/"
+END
+    local portal
+    for portal in "$@"; do
+        cat <<END
+
+[portals.$portal]
+app = "sandbox"
+renew_every = "50%"
+refresh_token_file = "/etc/refreshd/$portal.refresh"
+formats = ["json", "raw"]
+END
+    done
+}
+
+pack() {
+    mkdir "$work/package"
+    cp "$binary" "$work/package/refreshd"
+    cp -r deploy/refreshd.service deploy/refreshd.service.d deploy/refreshd-failed@.service \
+        deploy/refreshd.sysusers.conf deploy/refreshd.tmpfiles.conf "$work/package"
+    settings portal-1 >"$work/package/one.toml"
+    settings portal-1 portal-2 >"$work/package/two.toml"
+    { settings portal-1 portal-2; printf '\n[channels.script]\nkind = "command"\ncommand = ["/usr/local/bin/alert"]\n'; } \
+        >"$work/package/command.toml"
+    # What it may see and do is the unit's affair: it only says that it was started, and by whom.
+    printf '#!/bin/sh\nread -r line\necho "heard $REFRESHD_EVENT of $REFRESHD_CHANNEL as $(id -un)"\n' >"$work/package/alert"
+    printf '[http]\nlistne = "127.0.0.1:%s"\n' "$metrics_port" >"$work/package/broken.toml"
+    # A consumer that reads portal-2 through its own group; see refreshd.tmpfiles.conf.
+    echo 'd /run/refreshd/tokens/portal-2 2750 refreshd www-data - -' >"$work/package/consumer.conf"
+}
+
+install_package() {
+    inside bash -euo pipefail -c '
+        install -m 0755 /pkg/refreshd /usr/bin/refreshd
+        install -m 0644 /pkg/refreshd.service /pkg/refreshd-failed@.service /usr/lib/systemd/system/
+        version=$(systemctl --version | sed -n "1s/^systemd \([0-9]*\).*/\1/p")
+        if ((version >= 254)); then cp -r /pkg/refreshd.service.d /usr/lib/systemd/system/; fi
+        install -D -m 0644 /pkg/refreshd.sysusers.conf /usr/lib/sysusers.d/refreshd.conf
+        install -D -m 0644 /pkg/refreshd.tmpfiles.conf /usr/lib/tmpfiles.d/refreshd.conf
+        install -D -m 0644 /pkg/consumer.conf /etc/tmpfiles.d/refreshd-consumers.conf
+        systemd-sysusers refreshd.conf 2>/dev/null
+        systemd-tmpfiles --create refreshd.conf refreshd-consumers.conf
+        systemctl daemon-reload'
+}
+
+# The stand-in authorization server, as a unit of its own without any sandbox.
+start_sandbox() {
+    inside systemd-run --quiet --unit=sandbox /usr/bin/refreshd sandbox --listen "$sandbox_address" \
+        --portals 2 --lifetime "${lifetime}s" --dir /tmp/sandbox
+    within 20 inside test -s /tmp/sandbox/client.secret -a -s /tmp/sandbox/portal-1.refresh \
+        -a -s /tmp/sandbox/portal-2.refresh || {
+        inside journalctl --no-pager -u sandbox >&2 || true
+        give_up "the stand-in server did not start"
+    }
+    inside bash -euc 'cd /tmp/sandbox
+        install -o refreshd -g refreshd -m 0600 client.secret portal-1.refresh portal-2.refresh /etc/refreshd/'
+}
+
+# configure FILE: puts one of the configurations of `pack` in force for the next start or reload.
+configure() { inside install -o root -g refreshd -m 0640 "/pkg/$1" /etc/refreshd/refreshd.toml; }
+
+# --- what is looked at ----------------------------------------------------------------------------------------------
+
+property() { inside systemctl show --property "$1" --value refreshd.service; }
+is() { [[ $(property "$1") == "$2" ]]; }
+main_pid() { property MainPID; }
+active() { is ActiveState active; }
+active_as_other_than() { local pid; pid=$(main_pid); active && [[ $pid != 0 && $pid != "$1" ]]; }
+has_status_text() { [[ -n $(property StatusText) ]]; }
+
+tokens=/run/refreshd/tokens
+has_token() { inside test -s "$tokens/$1/token"; }
+owned() { local found; found=$(inside stat --format='%a %U:%G' "$1"); [[ $found == "$2" ]] || { note "$1 is $found"; return 1; }; }
+generation() { inside grep -o '"generation": *[0-9]*' "$tokens/$1/token.json" | grep -o '[0-9]*$'; }
+renewed_since() { (($(generation "$1") > $2)); }
+
+# A GET with what bash has; `-` ends the reading when the server closes.
+metric() {
+    inside timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$metrics_port
+        printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3; cat <&3" \
+        | tr -d '\r' | grep "^refreshd_$1 " | cut -d' ' -f2
+}
+metric_is() { [[ $(metric "$1") =~ ^$2(\.0)?$ ]]; }
+
+journal() { inside journalctl --quiet --no-pager --output=json --unit=refreshd.service "$@"; }
+# Entries that the daemon itself sent in the journal's protocol. Those of its standard output have no priority of theirs.
+own_entries() { journal _TRANSPORT=journal _COMM=refreshd "$@"; }
+failure_report() { inside journalctl --quiet --no-pager --output=cat --identifier=refreshd-failed --priority=crit; }
+now() { inside date '+%Y-%m-%d %H:%M:%S'; }
+
+# The secrets that are known: the client's, the first refresh tokens, and the access tokens of this moment.
+no_secret_in_journal() {
+    inside bash -euo pipefail -c '
+        for file in /tmp/sandbox/client.secret /tmp/sandbox/*.refresh /run/refreshd/tokens/*/token; do
+            cat "$file"
+            echo
+        done | sed "/^$/d" >/tmp/secrets
+        test -s /tmp/secrets
+        journalctl --no-pager --output=json --all >/tmp/journal
+        grep --quiet renew /tmp/journal
+        ! grep --quiet --fixed-strings --file=/tmp/secrets /tmp/journal'
+}
+
+# --- what is proved -------------------------------------------------------------------------------------------------
+
+starts() {
+    heading "start"
+    configure one.toml
+    check "systemctl start returns once the daemon is ready" inside systemctl start refreshd.service
+    check "the unit is active" active
+    eventually 20 "portal-1 has a token" has_token portal-1
+    check "portal-1's token is 0640 and refreshd's" owned "$tokens/portal-1/token" '640 refreshd:refreshd'
+    check "the runtime directory lets consumers through" owned "$tokens" '751 refreshd:refreshd'
+    check "the state is the daemon's alone" owned /var/lib/refreshd '700 refreshd:refreshd'
+    eventually 20 "systemctl shows a status text" has_status_text
+    note "StatusText=$(property StatusText)"
+    eventually 10 "the metrics are served" metric_is config_last_reload_successful 1
+}
+
+reloads() {
+    heading "reload"
+    local pid
+    pid=$(main_pid)
+    configure two.toml
+    check "systemctl reload succeeds" inside systemctl reload refreshd.service
+    eventually 20 "the portal that the new configuration brings has a token" has_token portal-2
+    check "its file has the consumer's group" owned "$tokens/portal-2/token" '640 refreshd:www-data'
+    check "the consumer reads it" inside setpriv --reuid=www-data --regid=www-data --clear-groups \
+        test -r "$tokens/portal-2/token"
+    check "the process is the same" is MainPID "$pid"
+}
+
+survives_a_broken_reload() {
+    heading "reload with a broken configuration"
+    local pid generation since
+    pid=$(main_pid)
+    since=$(now)
+    sleep 1
+    configure broken.toml
+    inside systemctl reload refreshd.service || note "systemctl reload reports the failure"
+    eventually 10 "the metrics say so" metric_is config_last_reload_successful 0
+    check "the log says so, as a warning or worse" test -n "$(own_entries --priority=warning --since="$since")"
+    check "the process is the same, and active" is MainPID "$pid"
+    generation=$(generation portal-2 || echo 0)
+    eventually $patience "the old configuration is in force: portal-2 is renewed" renewed_since portal-2 "$generation"
+    configure two.toml
+    check "systemctl reload with a mended configuration succeeds" inside systemctl reload refreshd.service
+    eventually 10 "the metrics say so" metric_is config_last_reload_successful 1
+}
+
+survives_sigkill() {
+    heading "SIGKILL"
+    local pid generation
+    pid=$(main_pid)
+    generation=$(generation portal-1 || echo 0)
+    inside kill -KILL "$pid" || true
+    check "the token stays where readers look for it" has_token portal-1
+    eventually 20 "systemd starts it again" active_as_other_than "$pid"
+    eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
+    check "refreshd-failed@ is silent about what mends itself" test -z "$(failure_report)"
+}
+
+# The disk is a limit of the file size: what lives in memory has room in it, and no commit of SQLite's does.
+carries_a_pair_over() {
+    heading "a pair that no disk takes, and SIGKILL"
+    local pid generation since
+    pid=$(main_pid)
+    since=$(now)
+    generation=$(generation portal-1 || echo 0)
+    inside systemctl kill --signal=STOP sandbox.service
+    eventually $patience "a request is under way" under_way
+    inside prlimit --pid "$pid" --fsize=4096:
+    limited REFRESHD_RIG=1 LimitFSIZE=4096:infinity
+    inside systemctl kill --signal=CONT sandbox.service
+    eventually 10 "the pair is in memory alone" metric_is tokens_unsaved '[12]'
+    eventually 5 "systemd has a copy" keeps '[12]'
+    check "the log says so" said_since "$since" 'the service manager'
+    inside kill -KILL "$pid" || true
+    eventually 20 "systemd starts it again" active_as_other_than "$pid"
+    eventually 10 "the next process has the pair, and the disk takes nothing yet" metric_is tokens_unsaved '[12]'
+    check "systemd has its copy still" keeps '[12]'
+    check "no reader has seen it" not renewed_since portal-1 "$generation"
+    pid=$(main_pid)
+    inside rm -f /etc/systemd/system/refreshd.service.d/91-large.conf
+    inside systemctl daemon-reload
+    if (($(version) >= 254)); then
+        note "and stopped before it is started again"
+        # A unit that nothing wants is forgotten with all that it has, once it has stopped.
+        inside systemctl enable --quiet refreshd.service
+        inside bash -c "kill -KILL $pid; systemctl stop refreshd.service"
+        check "a stop leaves the copy" keeps '[12]'
+        check "systemctl start succeeds" inside systemctl start refreshd.service
+    else
+        note "and started again by hand"
+        check "systemctl restart succeeds" inside bash -c "kill -KILL $pid; systemctl restart refreshd.service"
+    fi
+    eventually 20 "with a disk it starts again" active_as_other_than "$pid"
+    eventually 10 "no pair is in memory alone" metric_is tokens_unsaved 0
+    eventually 5 "systemd has no copy any more" keeps 0
+    check "the log says where it came from" said_since "$since" 'kept since the last process is in the state now'
+    eventually 5 "portal-1 is renewed with it" renewed_since portal-1 "$generation"
+    generation=$(generation portal-1 || echo 0)
+    eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
+    check "nobody was called dead meanwhile" not said_since "$since" 'needs-authorization'
+}
+# A connection of the stand-in server on which something waits that it has not read.
+under_way() {
+    local port
+    port=$(printf '%04X' "${sandbox_address#*:}")
+    inside awk -v port=":$port" '$4 == "01" && index($2, port) && $5 !~ /:00000000$/ { found = 1 } END { exit !found }' /proc/net/tcp
+}
+keeps() { [[ $(property NFileDescriptorStore) =~ ^$1$ ]]; }
+version() { inside systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }
+
+stops() {
+    heading "stop"
+    check "systemctl stop succeeds" inside systemctl stop refreshd.service
+    check "its result is success" is Result success
+    check "its exit code is 0" is ExecMainStatus 0
+    check "portal-1's token stays" has_token portal-1
+    check "portal-2's token stays" has_token portal-2
+}
+
+refuses_a_broken_configuration() {
+    heading "start with a broken configuration"
+    configure broken.toml
+    inside systemctl reset-failed refreshd.service 2>/dev/null || true
+    check "systemctl start fails" not inside systemctl start refreshd.service
+    check "the exit code is 78" is ExecMainStatus 78
+    # Longer than RestartSec=.
+    sleep 4
+    check "the unit has failed" is ActiveState failed
+    check "it is not restarted" is NRestarts 0
+    eventually 10 "refreshd-failed@ reports it as critical" failure_reported
+    note "$(failure_report)"
+    configure two.toml
+    check "it starts with a mended configuration" inside systemctl start refreshd.service
+}
+not() { ! "$@" 2>/dev/null; }
+failure_reported() { [[ $(failure_report) == *'has failed'* ]]; }
+
+survives_a_hang() {
+    heading "watchdog"
+    local pid generation
+    inside bash -euc 'mkdir -p /etc/systemd/system/refreshd.service.d
+        printf "[Service]\nWatchdogSec=5s\n" >/etc/systemd/system/refreshd.service.d/90-rig.conf
+        systemctl daemon-reload
+        systemctl restart refreshd.service'
+    pid=$(main_pid)
+    # The daemon pings while it is well.
+    sleep 8
+    check "a healthy daemon outlives WatchdogSec=5s" is MainPID "$pid"
+    generation=$(generation portal-1 || echo 0)
+    inside kill -STOP "$pid" || true
+    eventually 20 "a stopped one is killed and started again" active_as_other_than "$pid"
+    check "the watchdog did it" watchdog_fired
+    eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
+}
+watchdog_fired() { [[ $(journal) == *'Watchdog timeout'* ]]; }
+
+# On a machine with 60 processors the runtime's default is 60 workers, which together with the other threads is beyond
+# TasksMax=64. The number of threads must not follow the machine. LimitNPROC= is the same limit for machines whose
+# containers have no `pids` controller, where systemd accepts TasksMax= and nothing enforces it.
+starts_on_a_large_machine() {
+    heading "60 processors under the unit's TasksMax"
+    local generation threads
+    limited TOKIO_WORKER_THREADS=60 LimitNPROC=64
+    check "the unit's TasksMax holds" is TasksMax 64
+    check "it starts and is ready" inside systemctl restart refreshd.service
+    threads=$(inside awk '$1 == "Threads:" { print $2 }' "/proc/$(main_pid)/status")
+    check "it has at most 22 threads ($threads)" test "$threads" -le 22
+    generation=$(generation portal-1 || echo 0)
+    eventually $patience "portal-1 is renewed" renewed_since portal-1 "$generation"
+    check "it obeys SIGTERM" inside timeout 20 systemctl stop refreshd.service
+    check "its result is success" is Result success
+    check "its exit code is 0" is ExecMainStatus 0
+}
+
+# One thread too few is an error with a sentence, never a daemon that looks ready.
+refuses_too_few_threads() {
+    heading "too few threads"
+    local since
+    since=$(now)
+    limited TOKIO_WORKER_THREADS=60 TasksMax=12 LimitNPROC=12 Restart=no
+    sleep 1
+    check "systemctl start fails" not inside timeout 30 systemctl start refreshd.service
+    check "the exit code is 69" eventually_exit_code_69
+    check "the log says what to raise" said_since "$since" 'raise TasksMax='
+    check "it obeys systemctl stop" inside timeout 20 systemctl stop refreshd.service
+    inside rm -f /etc/systemd/system/refreshd.service.d/91-large.conf
+    inside systemctl daemon-reload
+    inside systemctl reset-failed refreshd.service 2>/dev/null || true
+    check "with its threads it starts again" inside systemctl start refreshd.service
+}
+# limited VARIABLE=VALUE KEY=VALUE...: a drop-in with this environment and these settings.
+limited() {
+    inside bash -euc 'mkdir -p /etc/systemd/system/refreshd.service.d
+        printf "%s\n" "[Service]" "Environment=$1" "${@:2}" >/etc/systemd/system/refreshd.service.d/91-large.conf
+        systemctl daemon-reload' limited "$@"
+}
+eventually_exit_code_69() { within 15 is ExecMainStatus 69; }
+said_since() { [[ $(journal --since="$1") == *"$2"* ]]; }
+
+starts_programs() {
+    heading "a program as a channel"
+    configure command.toml
+    inside install -m 0755 /pkg/alert /usr/local/bin/alert
+    check "systemctl reload succeeds" inside systemctl reload refreshd.service
+    check "the unit as shipped lets it not be started" not inside refreshd alert test script
+    check "and the command says which drop-in is needed" says_drop_in
+    inside bash -euc '
+        install -D -m 0644 /pkg/refreshd.service.d/20-command-channel.conf.example \
+            /etc/systemd/system/refreshd.service.d/20-command-channel.conf
+        sed -i "s|^ExecPaths=.*|& -/usr/bin/id -/usr/bin/dash|" \
+            /etc/systemd/system/refreshd.service.d/20-command-channel.conf
+        systemctl daemon-reload
+        systemctl restart refreshd.service'
+    check "with it, the program is told" inside refreshd alert test script
+    check "what it says is in the journal: it runs as refreshd" heard_as_refreshd
+}
+says_drop_in() { [[ $(inside refreshd alert test script 2>&1 || true) == *20-command-channel.conf* ]]; }
+heard_as_refreshd() { [[ $(journal) == *'heard test of script as refreshd'* ]]; }
+
+logs() {
+    heading "journal"
+    check "renewals are logged with a priority of their own" test -n "$(own_entries --priority=info)"
+    check "not everything has the same priority" several_priorities
+    check "no secret is in the journal" no_secret_in_journal
+}
+several_priorities() { (($(own_entries | grep -o '"PRIORITY":"[0-7]"' | sort -u | wc -l) > 1)); }
+
+# --- and now --------------------------------------------------------------------------------------------------------
+
+((EUID == 0)) || give_up "needs root: a container is booted" 77
+[[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
+work=$(mktemp -d)
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+heading "container"
+install_tools
+tree=$(debian_tree)
+pack
+boot "$tree"
+note "$(inside systemctl --version | sed -n 1p), booted in ${SECONDS} s"
+install_package
+start_sandbox
+
+starts
+if active; then
+    reloads
+    survives_a_broken_reload
+    survives_sigkill
+    carries_a_pair_over
+    stops
+    refuses_a_broken_configuration
+    survives_a_hang
+    starts_on_a_large_machine
+    refuses_too_few_threads
+    starts_programs
+    logs
+else
+    note "it does not run: nothing else can be looked at"
+fi
+
+if ((failed)); then
+    heading "the daemon's last words"
+    inside journalctl --no-pager --lines=60 --unit=refreshd.service || true
+fi
+printf '\ntests/system/systemd.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"
+((failed == 0))
