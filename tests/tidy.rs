@@ -491,6 +491,48 @@ fn no_file_imports_one_that_imports_it() {
     );
 }
 
+/// The layers of the program and the crates, with what imports what, as a Mermaid flowchart.
+fn map_of(house: &[Source]) -> String {
+    let layer = |module: &[String]| {
+        module
+            .first()
+            .cloned()
+            .unwrap_or_else(|| "main".to_owned())
+    };
+    let mut edges = modules::ModuleGraph::of(house, "src/").edges(layer);
+    let crates = CRATES.iter().filter_map(|root| root.strip_prefix("crates/"));
+    for name in crates.map(|root| root.trim_end_matches("/src/")) {
+        let imported = format!("refreshd_{}", name.replace('-', "_"));
+        for source in house {
+            let from = match source.path.strip_prefix("crates/") {
+                Some(below) => below.split('/').next().unwrap_or_default().to_owned(),
+                None if source.path.starts_with("src/") => source.floor().to_owned(),
+                None => continue,
+            };
+            if from != name && occurrences(&source.code, &imported).next().is_some() {
+                edges.insert((from, name.to_owned()));
+            }
+        }
+    }
+    let mut map = String::from("```mermaid\nflowchart TD\n");
+    for (from, to) in edges.iter().filter(|(from, _)| !matches!(from.as_str(), "lib" | "main")) {
+        map.push_str(&format!("    {from} --> {to}\n"));
+    }
+    map + "```\n"
+}
+
+/// What the failure prints belongs into the page.
+#[test]
+fn the_map_in_the_docs_is_that_of_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let map = map_of(&house());
+    assert!(
+        page.contains(&map),
+        "docs/architecture.md does not hold this map:\n{map}"
+    );
+}
+
 #[test]
 fn only_the_clock_reads_time() {
     hold(asks_the_clock_for_the_time);

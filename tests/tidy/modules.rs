@@ -51,6 +51,18 @@ impl ModuleGraph {
         Self { imports }
     }
 
+    /// The edges between parts, where `part_of` says which part a module belongs to.
+    pub fn edges(&self, part_of: impl Fn(&[String]) -> String) -> BTreeSet<(String, String)> {
+        let mut edges = BTreeSet::new();
+        for (module, imports) in &self.imports {
+            for import in imports {
+                edges.insert((part_of(module), part_of(import)));
+            }
+        }
+        edges.retain(|(from, to)| from != to);
+        edges
+    }
+
     /// A circle of imports, each file once, if there is one.
     pub fn circle(&self) -> Option<Vec<String>> {
         let mut done = BTreeSet::new();
