@@ -16,9 +16,9 @@ lint:
 test *ARGUMENTS:
     cargo test {{ARGUMENTS}}
 
-# The tests against outside parts: one of tests/system, on the debug build.
+# The tests against outside parts: a script of tests/system, on the debug build.
 system RIG: build
-    tests/system/{{RIG}}.sh target/debug/refreshd
+    tests/system/{{RIG}} target/debug/refreshd
 
 # The whole daemon in simulated time, and the mutants.
 simulate SEEDS="8":

@@ -19,6 +19,8 @@
 # run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 # The whole rig is bounded, not only each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
@@ -36,40 +38,13 @@ binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' daemon='' installer=''
 declare -a started=()
 declare -A port=() secret=()
-passed=0 failed=0
 
 # --- words ----------------------------------------------------------------------------------------------------------
 
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
-note() { echo "      $1"; }
 heading() { printf '\n--- %s (%d s)\n' "$1" "$SECONDS"; }
-give_up() { echo "tests/system/alerting.sh: $1" >&2; exit "${2:-1}"; }
-
-# check WHAT COMMAND...: passes if the command succeeds now.
-check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
-
-# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
-eventually() {
-    local seconds=$1 what=$2
-    shift 2
-    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
-}
-
-# within SECONDS COMMAND...
-within() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < end)) || return 1
-        sleep 0.2
-    done
-}
 
 # at SECOND: waits until so long after the start of the daemon.
 at() { while ((SECONDS - began < $1)); do sleep 0.2; done; }
-not() { ! "$@"; }
-gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
 
 # --- the parts ------------------------------------------------------------------------------------------------------
 

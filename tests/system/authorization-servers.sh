@@ -18,6 +18,8 @@
 # code: 0, 1 (something failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 readonly oidc_provider=8.8.1 django=5.2.19 django_oauth_toolkit=3.4.1
 
@@ -29,7 +31,6 @@ fi
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' checks=''
 
-give_up() { echo "tests/system/authorization-servers.sh: $1" >&2; exit "${2:-1}"; }
 has_tools() { command -v node && command -v npm && command -v python3; } >/dev/null
 
 # Other rigs may be installing at the same time.

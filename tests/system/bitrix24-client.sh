@@ -12,6 +12,8 @@
 # (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 readonly fast_bitrix24=1.8.14
 
@@ -22,8 +24,6 @@ fi
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' checks=''
-
-give_up() { echo "tests/system/bitrix24-client.sh: $1" >&2; exit "${2:-1}"; }
 
 # Other rigs may be installing at the same time.
 install() {

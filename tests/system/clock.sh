@@ -10,6 +10,8 @@
 # Exit code: 0, 1 (something failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 # The whole rig is bounded, not only each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
@@ -23,35 +25,8 @@ readonly hours=7200 year=31536000
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' reader='' offset=0
-passed=0 failed=0
 
 # --- words ----------------------------------------------------------------------------------------------------------
-
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
-note() { echo "      $1"; }
-heading() { printf '\n--- %s\n' "$1"; }
-give_up() { echo "tests/system/clock.sh: $1" >&2; exit "${2:-1}"; }
-
-# check WHAT COMMAND...: passes if the command succeeds now.
-check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
-
-# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
-eventually() {
-    local seconds=$1 what=$2
-    shift 2
-    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
-}
-
-# within SECONDS COMMAND...
-within() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < end)) || return 1
-        sleep 0.2
-    done
-}
 
 # --- the parts ------------------------------------------------------------------------------------------------------
 
@@ -65,15 +40,6 @@ install_tools() {
         && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends faketime \
             >/dev/null || true
     [[ -n $(faketime_library) ]] || give_up "faketime is not installed and cannot be" 77
-}
-
-# Another port at each call, of those that nobody listens on.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 10000))
-        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
-    done
 }
 
 # set_clock SECONDS: how far ahead of the real time the daemon's clock is from now on. The file is replaced in one
@@ -300,8 +266,6 @@ follows_a_step_back_while_stopped() {
     check "the daemon stops" stop "$daemon"
     daemon=''
 }
-
-not() { ! "$@"; }
 
 ends_well() {
     heading "all the while"

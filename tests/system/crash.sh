@@ -14,6 +14,8 @@
 # promised), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 whole='' limit=480
 if [[ ${1-} == --whole ]]; then whole=1 limit=3600; shift; fi
@@ -22,7 +24,6 @@ if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
 fi
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
-give_up() { echo "tests/system/crash.sh: $1" >&2; exit "${2:-1}"; }
 
 install_strace() {
     command -v strace >/dev/null && return

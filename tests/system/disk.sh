@@ -13,6 +13,8 @@
 # Needs root (mounts) and strace (installs it). Exit code: 0, 1 (something failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     ((EUID == 0)) && unshare --mount true 2>/dev/null || { echo "tests/system/disk.sh: may not mount here" >&2; exit 77; }
@@ -24,26 +26,11 @@ readonly patience=20
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' disk='' sandbox='' daemon='' filler='' tracer='' judged=1
-passed=0 failed=0
 
 # --- words ----------------------------------------------------------------------------------------------------------
 
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
 fail() {
     if ((judged)); then echo "FAIL  $1"; failed=$((failed + 1)); else echo "      not so here: $1"; fi
-}
-note() { echo "      $1"; }
-heading() { printf '\n--- %s\n' "$1"; }
-give_up() { echo "tests/system/disk.sh: $1" >&2; exit "${2:-1}"; }
-
-# check WHAT COMMAND...: passes if the command succeeds now.
-check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
-
-# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
-eventually() {
-    local seconds=$1 what=$2
-    shift 2
-    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
 }
 
 # within SECONDS COMMAND...
@@ -55,8 +42,6 @@ within() {
         sleep 0.1
     done
 }
-not() { ! "$@"; }
-gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
 
 # --- the parts ------------------------------------------------------------------------------------------------------
 
@@ -85,15 +70,6 @@ mounted() {
 image() { truncate -s "$1M" "$disk.img"; }
 # The filler's last child may have a moment left.
 unmount() { within 10 umount "$disk" && rm -f "$disk.img"; }
-
-# Another port at each call, of those that nobody listens on.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 10000))
-        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
-    done
-}
 
 # start_sandbox PORTALS
 start_sandbox() {

@@ -10,6 +10,8 @@
 # run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 all=(reply intake notice files config control)
 seconds=10 keep=''
@@ -27,8 +29,6 @@ fi
 readonly triple=x86_64-unknown-linux-gnu
 readonly home=$PWD/target/fuzz corpus=fuzz/corpus
 export CARGO_TARGET_DIR=$home
-
-give_up() { echo "tests/system/fuzz.sh: $1" >&2; exit "${2:-1}"; }
 
 # Folders of the targets end with this one, however they end. In memory: they are thousands a second.
 TMPDIR=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)

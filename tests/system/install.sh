@@ -9,6 +9,8 @@
 # Exit code: 0, 1 (something failed), 66 (no such binary), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 # The whole rig is bounded, not only each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
@@ -19,37 +21,8 @@ readonly many=1000 name=refreshd.example.org proof=51856fefc120afa4b628cc82d3935
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' nginx=''
-passed=0 failed=0
 
 # --- words ----------------------------------------------------------------------------------------------------------
-
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
-note() { echo "      $1"; }
-heading() { printf '\n--- %s\n' "$1"; }
-give_up() { echo "tests/system/install.sh: $1" >&2; exit "${2:-1}"; }
-
-# check WHAT COMMAND...: passes if the command succeeds now.
-check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
-
-# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
-eventually() {
-    local seconds=$1 what=$2
-    shift 2
-    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
-}
-
-# within SECONDS COMMAND...
-within() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < end)) || return 1
-        sleep 0.2
-    done
-}
-not() { ! "$@"; }
-gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
 
 # --- the parts ------------------------------------------------------------------------------------------------------
 
@@ -65,15 +38,6 @@ install_tools() {
         && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
             nginx-light openssl curl jq >"$work/apt.log" 2>&1 || true
     has_tools || give_up "nginx, openssl, curl or jq is not installed and cannot be" 77
-}
-
-# Another port at each call, of those that nobody listens on.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 10000))
-        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
-    done
 }
 
 settings() {

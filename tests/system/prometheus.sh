@@ -8,6 +8,8 @@
 # Installs Debian's prometheus if it is not there. Exit code: 0, 1 (something failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 # The whole rig is bounded, not only each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
@@ -18,35 +20,8 @@ readonly lifetime=20 portals=(portal-1 portal-2)
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' prometheus=''
-passed=0 failed=0
 
 # --- words ----------------------------------------------------------------------------------------------------------
-
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
-note() { echo "      $1"; }
-heading() { printf '\n--- %s\n' "$1"; }
-give_up() { echo "tests/system/prometheus.sh: $1" >&2; exit "${2:-1}"; }
-
-# check WHAT COMMAND...: passes if the command succeeds now.
-check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
-
-# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
-eventually() {
-    local seconds=$1 what=$2
-    shift 2
-    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
-}
-
-# within SECONDS COMMAND...
-within() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < end)) || return 1
-        sleep 0.2
-    done
-}
 
 # --- the parts ------------------------------------------------------------------------------------------------------
 
@@ -60,15 +35,6 @@ install_tools() {
         && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
             prometheus curl jq >/dev/null || true
     has_tools || give_up "prometheus, curl or jq is not installed and cannot be" 77
-}
-
-# Another port at each call, of those that nobody listens on.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 10000))
-        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
-    done
 }
 
 settings() {
@@ -163,7 +129,6 @@ clean_up() {
     if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
     exit "$status"
 }
-gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
 
 # --- what is looked at ----------------------------------------------------------------------------------------------
 
@@ -267,7 +232,6 @@ has_metrics_of_rules() {
     done < <(rules '.query | scan("refreshd_[a-z_]+")' | sort -u)
     ((missing == 0))
 }
-not() { ! "$@"; }
 # OpenMetrics names a counter's family without its suffix, and so does Prometheus.
 knows() { local type; type=$(type_of "$1"); [[ $type == "$2" ]] || { note "$1 is ${type:-unknown}"; return 1; }; }
 

@@ -12,6 +12,8 @@
 # Needs git, Rust and a C compiler. Exit code: 0, or 1 (something failed).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 full=''
 if [[ ${1-} == --full ]]; then full=1; shift; fi
@@ -24,9 +26,6 @@ fi
 
 work=$(mktemp -d) passed=0 failed=0
 trap 'rm -rf "$work"' EXIT
-
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
 
 # A little optimised: quick to build, with what `cargo test` has built already, and quick enough.
 export CARGO_PROFILE_DEV_OPT_LEVEL=1

@@ -5,15 +5,14 @@
 # machine and for the list of its crates. Needs no network. Exit code: 0, 1 (something failed).
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 binary=${1:-target/release/refreshd}
 [[ -x $binary ]] || { echo "tests/system/supply-chain.sh: no executable at $binary; build it with deploy/build, or name it" >&2; exit 66; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-passed=0 failed=0
 
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
 # check WHAT COMMAND...: the output is shown if it fails.
 check() {
     local what=$1

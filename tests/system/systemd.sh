@@ -9,6 +9,8 @@
 # REFRESHD_RIG_SUITE chooses another Debian release. Exit code: 0, 1 (something failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
 
 # The whole rig is bounded, not only each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
@@ -21,35 +23,8 @@ readonly patience=40
 
 binary=${1:-target/release/refreshd}
 nspawn='' leader='' work=''
-passed=0 failed=0
 
 # --- words ----------------------------------------------------------------------------------------------------------
-
-pass() { echo "PASS  $1"; passed=$((passed + 1)); }
-fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
-note() { echo "      $1"; }
-heading() { printf '\n--- %s\n' "$1"; }
-give_up() { echo "tests/system/systemd.sh: $1" >&2; exit "${2:-1}"; }
-
-# check WHAT COMMAND...: passes if the command succeeds now.
-check() { local what=$1; shift; if "$@"; then pass "$what"; else fail "$what"; fi; }
-
-# eventually SECONDS WHAT COMMAND...: passes if the command succeeds within the time.
-eventually() {
-    local seconds=$1 what=$2
-    shift 2
-    if within "$seconds" "$@"; then pass "$what"; else fail "$what (not within $seconds s)"; fi
-}
-
-# within SECONDS COMMAND...
-within() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        ((SECONDS < end)) || return 1
-        sleep 0.2
-    done
-}
 
 # inside COMMAND...: runs it as root in the container.
 inside() {
@@ -125,7 +100,6 @@ clean_up() {
     if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
     exit "$status"
 }
-gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
 
 # --- what is installed ----------------------------------------------------------------------------------------------
 
