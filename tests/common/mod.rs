@@ -227,7 +227,10 @@ impl Rig {
     /// Writes the configuration and starts the daemon on it, ready to serve.
     pub fn start(&self) -> Daemon {
         let daemon = self.launch([]);
-        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        // A start reads and writes more than anything else here, beside thirty other tests.
+        daemon.wait_after(0, SOON * 3, "the daemon to be ready", |event| {
+            says(event, "is ready")
+        });
         daemon
     }
 
