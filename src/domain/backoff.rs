@@ -1,18 +1,18 @@
-//! How long to wait after a failure: exponential with full jitter, scaled to the token's life.
+//! Wait after a failure: exponential backoff with full jitter, scaled to the token's lifetime.
 //!
 //! Must not count attempts itself: the count is part of the stored phase, so a restart does not reset it.
 
 use std::time::Duration;
 
-/// First ceiling for a token of an hour.
+/// First ceiling for a token with a lifetime of an hour.
 const FIRST: Duration = Duration::from_secs(5);
 /// Highest ceiling while the access token lives.
 const CAP: Duration = Duration::from_secs(300);
 /// Highest ceiling once it has expired.
 const CAP_EXPIRED: Duration = Duration::from_secs(900);
-/// No wait is shorter: a failure always moves the next attempt into the future.
+/// Minimum wait: a failure always moves the next attempt into the future.
 pub const FLOOR: Duration = Duration::from_millis(500);
-/// A server's `Retry-After` is believed up to here.
+/// Longer values of `Retry-After` are capped here.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// The wait before attempt `attempt + 1`, counted from 1 for the first failure.
@@ -31,8 +31,8 @@ pub fn wait(attempt: u32, lifetime: Duration, expired: bool, jitter: f64) -> Dur
     ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(FLOOR)
 }
 
-/// The wait after a refusal that nobody knows: the same request is most likely refused again, so the ceiling is a quarter
-/// of the life from the beginning, and no wait is shorter than half of it.
+/// Wait after a refusal with an unknown error code. The same request is likely to be refused again, so the ceiling is a
+/// quarter of the lifetime from the first attempt on, and the minimum is half of that.
 #[must_use]
 pub fn wait_after_unknown(
     attempt: u32,
@@ -48,7 +48,7 @@ pub fn wait_after_unknown(
         .max(FLOOR)
 }
 
-/// [`wait`], or what the server asked for in `Retry-After` if that is longer.
+/// [`wait`], or the server's `Retry-After` if that is longer.
 #[must_use]
 pub fn wait_at_least(own: Duration, asked: Option<Duration>) -> Duration {
     own.max(asked.unwrap_or_default().min(LONGEST_RETRY_AFTER))

@@ -1,4 +1,4 @@
-//! The ladder, step by step over a token's hour.
+//! The escalation steps over a token lifetime of one hour.
 
 use std::sync::LazyLock;
 
@@ -164,7 +164,7 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
         told(&blocked(problem(None))).action,
         "lift what the reason names, then: refreshd renew acme"
     );
-    // A replay that is put off has its own time limit, whatever the code.
+    // A deferred replay has its own time limit, whatever the code.
     let doubt = Phase::InDoubt {
         attempt: 1,
         since: at(20),
@@ -241,7 +241,7 @@ fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_du
         evaluate(&default_ladder(), acme(), &late, at(61)).announce,
         None
     );
-    // The ladder and what is counted are one.
+    // Steps and counters agree.
     let climbed = evaluate(&default_ladder(), acme(), &late, at(61)).next;
     assert_eq!(climbed, Some(overdue));
 }
@@ -257,7 +257,7 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
         (first.step.as_str(), first.severity),
         ("failed", Severity::Warning)
     );
-    // Each renewal brings another of its kind, and none of them starts the time anew.
+    // Each renewal brings another expired token; none of them restarts the time.
     ended.told = vec!["failed".into()];
     for (minutes, step) in [(23, "overdue"), (25, "expired")] {
         let access = ended.tokens.access.as_mut().unwrap();
@@ -292,7 +292,7 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
                 .map(|said| (minute, said.step, said.severity)),
         );
         grant.told = evaluation.told;
-        // A renewal that goes well.
+        // A successful renewal.
         grant.told = still_notified(&grant, at(minute));
     }
     let step = |minute, step: &str, severity| (minute, step.to_owned(), severity);

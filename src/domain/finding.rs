@@ -1,5 +1,5 @@
-//! What is wrong with one portal now, in the terms of incidents: which steps it has reached, and whom it has it in
-//! common with. Must not decide what is told of it.
+//! Findings about one portal: the escalation steps that it has reached, and the cause that it shares with other portals.
+//! Must not decide who is notified.
 
 use std::collections::BTreeMap;
 
@@ -21,26 +21,25 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::provider::{Class, host_of};
 use refreshd_token_client::token::Access;
 
-/// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
-/// written.
+/// Step for findings outside the escalation that need a person: a pair that is not on disk, a state that cannot be written.
 const BEYOND: &str = "person";
-/// The last word of the key of incidents about installs that a person must decide about.
+/// Suffix of the incident key of disputed installs.
 const INSTALL: &str = "install";
-/// The last word of the key of incidents about refresh tokens that end of themselves.
+/// Suffix of the incident key of refresh tokens that end by themselves.
 const REFRESH_END: &str = "refresh-end";
 
-/// What decides besides the portal itself.
+/// Inputs besides the portal itself.
 #[derive(Clone, Copy, Debug)]
 pub struct FindingContext<'a> {
-    /// The ladder in force.
+    /// The escalation steps in force.
     pub ladder: &'a [Step],
-    /// The apps whose client is refused, and since when.
+    /// The apps with a refused client, and since when.
     pub refused: &'a BTreeMap<String, Timestamp>,
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// What is wrong with a portal, of which something was told; `None` if nothing is.
+/// The finding about a portal that has notified steps; `None` if there is none.
 #[must_use]
 pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
     let FindingContext {
@@ -76,14 +75,14 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
     if !ladder.iter().any(|step| told(&step)) {
         return None;
     }
-    // Of a grant that was handed over and not renewed yet, what was told of the one before is neither news nor over.
+    // For an imported grant that was not renewed yet, the notified steps of the previous grant are neither new nor resolved.
     let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
     let person = ladder.iter().any(|step| step.when == Trigger::NeedsPerson)
         && needs_person(&grant.standing.phase);
     let reached: Vec<_> = ladder
         .iter()
         .filter(|step| told(step) && is_so(step))
-        // How long the token still works is said with what a person must do.
+        // The remaining lifetime is part of the notice that a person is needed.
         .filter(|step| !person || step.when == Trigger::NeedsPerson)
         .map(|step| ReachedStep {
             id: if step.when == Trigger::NeedsPerson {
@@ -149,7 +148,7 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
     })
 }
 
-/// Whether a portal's refusal is the app's client's: it is refused for all, or no other portal has succeeded since.
+/// Whether a refusal is attributed to the app's client: it is refused for all, or no other portal has succeeded since.
 fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
     let problem = grant.standing.phase.problem();
     problem.is_some_and(|problem| {
@@ -158,7 +157,7 @@ fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timesta
     })
 }
 
-/// What is coming for a portal whose refresh token ends of itself, as far as people were told of it; `None` if nothing is.
+/// The finding about a refresh token that ends by itself, if notified; `None` if there is none.
 #[must_use]
 pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
     let FindingContext {
@@ -177,7 +176,7 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
     let first = STEPS
         .iter()
         .find(|step| still.iter().any(|told| told == step.key))?;
-    // What only a person can do is told where that is told.
+    // What only a person can resolve goes to the channels of that step.
     let notify = ladder
         .iter()
         .find(|step| step.when == Trigger::NeedsPerson)
@@ -212,7 +211,7 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
     })
 }
 
-/// An install of another user than the one whose grant is kept; `None` once a person has accepted it.
+/// The finding about a disputed install; `None` once an operator has accepted it.
 #[must_use]
 pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
     let Dispute {
@@ -231,7 +230,7 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
     (!is_accepted).then(|| Finding {
         key: format!("portal/{portal}/{INSTALL}"),
         group: Some(group),
-        // Of another user it is told anew.
+        // Another user is a new finding.
         reached: vec![beyond(ladder, &format!("{INSTALL}-{user}"))],
         reason: newcomer.reason(),
         action: newcomer.action(portal.as_str()),
@@ -242,19 +241,19 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
     })
 }
 
-/// Whether an incident is about an install that a person must decide about.
+/// Whether the key is of an incident about a disputed install.
 #[must_use]
 pub fn is_newcomer(key: &str) -> bool {
     key.rsplit('/').next() == Some(INSTALL)
 }
 
-/// Whether an incident is about refresh tokens that end of themselves.
+/// Whether the key is of an incident about refresh tokens that end by themselves.
 #[must_use]
 pub fn is_refresh_end(key: &str) -> bool {
     key.rsplit('/').next() == Some(REFRESH_END)
 }
 
-/// The step of trouble that is not the ladder's: told as what only a person can mend is.
+/// A step outside the configured escalation, notified like one that needs a person.
 #[must_use]
 pub fn beyond(ladder: &[Step], what: &str) -> ReachedStep {
     let step = ladder.iter().find(|step| step.when == Trigger::NeedsPerson);
@@ -265,7 +264,7 @@ pub fn beyond(ladder: &[Step], what: &str) -> ReachedStep {
     }
 }
 
-/// What many portals have in common that is this machine's affair.
+/// Group of findings that are caused by this machine.
 #[must_use]
 pub fn daemon_group(what: &str) -> GroupKey {
     GroupKey {
@@ -275,13 +274,13 @@ pub fn daemon_group(what: &str) -> GroupKey {
     }
 }
 
-/// A finding about a portal, or about the daemon itself, with nothing in it yet.
+/// An empty finding about a portal or the daemon itself.
 #[must_use]
 pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
     Finding::blank(portal.map(PortalName::as_str), now)
 }
 
-/// What a person would have to mend: a grant in doubt is named by what its replay met.
+/// The class of the failure; for a grant in doubt, the class of its replay's failure.
 fn what(grant: &Grant) -> &'static str {
     match &grant.standing.phase {
         Phase::InDoubt { problem, .. } => problem.class.as_str(),
@@ -289,7 +288,7 @@ fn what(grant: &Grant) -> &'static str {
     }
 }
 
-/// Whom it has its trouble in common with. A client right on a portal, or a refusal for one portal, is that portal's alone.
+/// The shared cause. A missing right or a refusal for one portal is that portal's alone.
 fn group(
     grant: &Grant,
     kind: Kind,
@@ -307,12 +306,12 @@ fn group(
     };
     let phase = &grant.standing.phase;
     let class = phase.problem().map(|problem| problem.class);
-    // While one portal tries a refused client, the others wait, and are overdue for no fault of theirs.
+    // While one portal probes a refused client, the others wait, and are overdue for that reason only.
     let waits = refused.contains_key(app) && !phase.needs_person();
     match class {
         _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
         _ if is_of_the_client(grant, app, refused) => of_app(None),
-        // The client works for other portals: the refusal is the portal's own.
+        // The client works for other portals: the refusal concerns this portal.
         Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
         _ if waits => of_app(None),
         _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),
@@ -332,7 +331,7 @@ fn changed(name: &str) -> String {
     format!("change it back, or authorize the new client: refreshd authorize {name}")
 }
 
-/// Stands for each portal of a group in what is to be done.
+/// Placeholder for each portal of a group in the operator's task.
 fn any_portal() -> PortalName {
     PortalName::parse("PORTAL").unwrap_or_else(|_| unreachable!("it is a name"))
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a portal, and whom it has it in common with.
+//! Findings about a portal, and the causes that portals share.
 
 use super::*;
 use crate::domain::escalation::default_ladder;
@@ -153,7 +153,7 @@ fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
     );
 }
 
-/// Its end is told when it has been renewed; until then nothing new is wrong with it.
+/// An imported grant resolves nothing before its first renewal, and brings no new finding.
 #[test]
 fn a_grant_that_was_handed_over_is_no_news_and_not_the_end() {
     let told = ["failed", "person", "overdue", "late", "expiring", "expired"];

@@ -1,69 +1,69 @@
-//! Whose a grant is, compared with whose the portal is: by identity where both sides know one, else by host.
+//! Comparison of a grant's owner with the portal's: by identity if both are known, else by host.
 //!
-//! Must not decide what becomes of a mismatch, nor quote a token.
+//! Must not decide what to do about a mismatch, nor quote a token.
 
 use super::portal::Portal;
 use refreshd_secrets::mask::short;
 use refreshd_token_client::host::same_host;
 use refreshd_token_client::provider::{Profile, host_of};
 
-/// What is known of a portal's owner.
+/// The expected owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExpectedIdentity<'a> {
-    /// What the configuration says.
+    /// Identity pinned in the configuration.
     pub pinned: Option<&'a str>,
-    /// Whose its living grant is.
+    /// Identity of the grant in force.
     pub identity: Option<&'a str>,
-    /// The host of the portal's API by the configuration; `None` where `domain` is the authorization server's.
+    /// Configured host of the portal's API; `None` if `domain` is the authorization server's.
     pub domain: Option<&'a str>,
-    /// The host of the API by the living grant.
+    /// Host of the API, from the grant in force.
     pub host: Option<&'a str>,
 }
 
-/// Whose a grant says it is.
+/// The owner that a grant names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClaimedIdentity<'a> {
-    /// Its identity.
+    /// Identity.
     pub identity: Option<&'a str>,
-    /// The host of its API.
+    /// Host of its API.
     pub host: Option<&'a str>,
 }
 
-/// It is another's. `Display` names both.
+/// The owners differ. `Display` names both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityMismatch {
-    /// Than the configuration expects.
+    /// Differs from the pinned identity.
     #[error("it is the grant of {got}, the configuration expects {pinned}")]
     ThanPinned {
-        /// Whose it is.
+        /// Actual identity.
         got: String,
-        /// Who was expected.
+        /// Expected identity.
         pinned: String,
     },
-    /// Than the living grant.
+    /// Differs from the grant in force.
     #[error("it is the grant of {got}, and {portal} has been {known} until now")]
     ThanLiving {
-        /// Whose it is.
+        /// Actual identity.
         got: String,
-        /// The portal's name.
+        /// Name of the portal.
         portal: String,
-        /// Who was expected.
+        /// Expected identity.
         known: String,
     },
-    /// Of a portal at another host.
+    /// The host differs.
     #[error("it is the grant of {got}, and {portal} is {known}")]
     ThanHost {
-        /// Where it is.
+        /// Actual host.
         got: String,
-        /// The portal's name.
+        /// Name of the portal.
         portal: String,
-        /// Where it was expected.
+        /// Expected host.
         known: String,
     },
 }
 
 impl<'a> ExpectedIdentity<'a> {
-    /// What the configuration and the state know of a portal.
+    /// The expectations of the configuration and the state.
     #[must_use]
     pub fn of(portal: &'a Portal, profile: &Profile) -> Self {
         let settings = portal.settings.as_ref();
@@ -78,7 +78,7 @@ impl<'a> ExpectedIdentity<'a> {
         }
     }
 
-    /// The same without what only the living grant knows: the way past it.
+    /// Without what only the grant in force knows, for an operator's override.
     #[must_use]
     pub const fn configured(self) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl<'a> ExpectedIdentity<'a> {
         }
     }
 
-    /// The same without hosts and without the living grant: only what was pinned counts.
+    /// Only the pinned identity.
     #[must_use]
     pub const fn pinned_only(self) -> Self {
         Self {
@@ -100,16 +100,16 @@ impl<'a> ExpectedIdentity<'a> {
     }
 }
 
-/// Whether two identities are one: servers write the hexadecimal digits of one in either case.
+/// Whether two identities are equal. The case of hexadecimal digits is ignored: servers use either.
 #[must_use]
 pub fn is_same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// Compares. An equal identity is enough: the host of a portal may change.
+/// Compares the owners. An equal identity is sufficient: the host of a portal may change.
 ///
 /// # Errors
-/// [`IdentityMismatch`] says whose it is.
+/// [`IdentityMismatch`] names both.
 pub fn compare(
     portal: &str,
     known: ExpectedIdentity<'_>,
@@ -226,7 +226,7 @@ mod tests {
             other,
             "it is the grant of b1 (b.example), and acme is acme.example"
         );
-        // The living grant knows of a rename; the configuration may not.
+        // The grant in force reflects a rename; the configuration may not.
         for host in ["acme.example", "new.example"] {
             assert_eq!(compare("acme", known(), said(None, Some(host))), Ok(()));
         }

@@ -1,6 +1,6 @@
-//! Grants that come from elsewhere: a token reply, what SDKs and scripts keep, or a bare refresh token.
+//! Parsing of imported grants: a token response, the stores of SDKs and scripts, or a bare refresh token.
 //!
-//! Must not believe more than it needs: addresses in here are hints, checked against the allow-list when used.
+//! Must not trust more than it needs: addresses in the input are hints, checked against the allow-list when used.
 
 use serde_json::{Map, Value};
 
@@ -21,30 +21,30 @@ use refreshd_token_client::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
 use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity, believable};
 use refreshd_token_client::token_object::{self, Plain};
 
-/// Longest word that is taken for a refresh token by itself.
+/// Maximum length of a bare refresh token.
 const MAX_WORD: usize = 64 * 1024;
-/// An end that is larger than this, in seconds, is in milliseconds: JavaScript counts so.
+/// A larger expiry is in milliseconds, as JavaScript counts.
 const MILLISECONDS_FROM: f64 = 1e11;
 
-/// A grant to take in.
+/// An imported grant.
 #[derive(Clone, Debug)]
 pub struct ImportedGrant {
-    /// Its tokens. The access token is there only if its end is known and still ahead.
+    /// Its tokens. The access token is present only if its expiry is known and in the future.
     pub tokens: Tokens,
-    /// Whose grant it is, if it says so.
+    /// Identity of the owner, if named.
     pub identity: Option<String>,
-    /// The authorization server it names.
+    /// The authorization server, if named.
     pub server: Option<String>,
-    /// The client it says it belongs to.
+    /// The client it was issued to, if named.
     pub client_id: Option<String>,
-    /// The host of the API that it names.
+    /// The host of the API, if named.
     pub host: Option<String>,
 }
 
-/// Reads a grant in any of the accepted forms.
+/// Parses a grant in any of the accepted formats.
 ///
 /// # Errors
-/// [`ImportError`] says what it is instead.
+/// [`ImportError`] describes the input.
 pub fn parse(
     grant: &[u8],
     profile: &Profile,
@@ -61,7 +61,7 @@ pub fn parse(
     }
     let fields = match imported::read(text, profile) {
         Ok(None) => wrapped(&plain, profile),
-        // What cannot be read by itself may be a reply as a server wraps it.
+        // An unreadable text may be a response in a wrapping that the profile knows.
         Err(error) => Some(wrapped(&plain, profile).ok_or(error)?),
         found => found?,
     };
@@ -92,7 +92,7 @@ pub fn parse(
     })
 }
 
-/// A token reply in a wrapping, as `reply` reads it. A form alone is none here: it is read as people write it.
+/// A token response in a wrapping. A bare form is not one: it is parsed as people write it.
 fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
     if !plain.text.contains(&b'{') {
         return None;
@@ -101,7 +101,7 @@ fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
     imported::of_object(&object, profile).ok()
 }
 
-/// Whether bytes that are no text may be a token reply all the same: packed, or with damage in it.
+/// Whether bytes that are not text may be a token response: compressed, or damaged.
 #[must_use]
 pub fn may_be_a_reply(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"refresh";
@@ -122,7 +122,7 @@ fn from_json(
             .filter(|text| !text.is_empty())
     };
     let refresh = refresh_in(body, profile)?;
-    // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
+    // The twitter authorization of `oint`, an event of Bitrix24, CRest.
     let client_id = text("client_id")
         .or_else(|| text("C_REST_CLIENT_ID"))
         .map(str::to_owned);
@@ -164,9 +164,9 @@ fn from_json(
             "it is the access token, once more",
         ));
     }
-    // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
-    // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
-    // Of a life that had ended when it was written down nothing can be said.
+    // `expires_in` counts from an unknown time; only the absolute `expires` is usable.
+    // Not even that if it is more than a whole lifetime ahead: the writer's clock was ahead.
+    // If it was expired when it was written, nothing is known of its lifetime.
     let lifetime = Some(granted.lives.span())
         .filter(|life| !life.is_zero())
         .unwrap_or(profile.assumed_lifetime);
@@ -198,7 +198,7 @@ fn from_json(
             access,
             credential: Credential::Refresh(refresh),
             details: granted.details,
-            // It would count from a moment nobody wrote down; the first renewal says it.
+            // It counts from an unknown time; the first renewal brings it.
             validity: Validity::default(),
         },
         identity: granted.identity,
@@ -208,8 +208,8 @@ fn from_json(
     })
 }
 
-/// The refresh token of an object. It may have any characters that RFC 6749 appendix A.17 allows: whoever writes the
-/// name beside the value means it.
+/// The refresh token of an object, with any characters that RFC 6749 appendix A.17 allows: a labelled value is
+/// intentional.
 fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshToken, ImportError> {
     let missing = || ImportError::NoRefreshToken {
         has: None,
@@ -238,7 +238,7 @@ fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshTok
     Ok(token)
 }
 
-/// Puts what a verified notice brought into the words of a token reply, with what the authorization server says of it.
+/// The grant of a verified install event in the fields of a token response, with the authorization server's answer.
 ///
 /// # Errors
 /// [`ImportError`].
@@ -278,7 +278,7 @@ pub fn from_notice(
     put(profile.identity_field.as_deref(), Some(member_id));
     put(profile.endpoint_field.as_deref(), Some(endpoint));
     put(profile.server_field.as_deref(), claims.server.as_deref());
-    // As in a token reply, where it is a number.
+    // A number, as in a token response.
     let user = user_id
         .parse::<u64>()
         .map_or_else(|_| Value::from(user_id.as_str()), Value::from);
@@ -286,7 +286,7 @@ pub fn from_notice(
     from_json(&body, profile, now)
 }
 
-/// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
+/// The grant of a response to a request sent at that time; `None` without a refresh token.
 #[must_use]
 pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<ImportedGrant> {
     let notice = granted.notice();
@@ -336,7 +336,7 @@ pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<Import
     })
 }
 
-/// The absolute end in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
+/// The absolute expiry in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
 fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
     let secs: i64 = match body.get("expires")? {
         Value::Number(number) => number.as_i64()?,
@@ -427,7 +427,7 @@ mod tests {
         for (expires, left) in [
             ("1728458347", Some(3347)),
             ("\"1728458347\"", Some(3347)),
-            // Ten years ahead, and beyond all time.
+            // Ten years ahead, and out of range.
             ("2043815000", Some(3600)),
             ("9223372036854775807", Some(3600)),
             ("1728455000", None),
@@ -482,12 +482,12 @@ mod tests {
                 ["tweet.read", "offline.access"]
             );
         }
-        // Python quotes so what has an apostrophe in it.
+        // Python's quotes around a text with an apostrophe.
         let mixed = r#"{'name': "O'Neill", 'refresh_token': 'TmttM1', 'ok': True, 'x': None}"#;
         assert_eq!(summary(mixed).0, "TmttM1");
     }
 
-    /// Refresh token, identity, host, and the end of the access token in seconds from now.
+    /// Refresh token, identity, host, and the remaining lifetime of the access token in seconds.
     fn summary(text: &str) -> (String, Option<String>, Option<String>, Option<u64>) {
         let ImportedGrant {
             tokens,
@@ -587,7 +587,7 @@ mod tests {
             let refresh = taken.tokens.credential;
             assert_eq!(refresh.refresh().unwrap().expose(), "5bad2d", "{shown}");
         }
-        // Nothing of prose, of a refusal, or of what is cut or ambiguous.
+        // Nothing from prose, from an error, or from truncated or ambiguous input.
         for none in [
             format!("For example {R} is a reply."),
             format!("<p>A reply looks like</p><pre>{R}</pre>"),
@@ -646,12 +646,12 @@ mod tests {
             )
         };
         for text in [
-            // An install event, saved as JSON and as it came.
+            // An install event as JSON and in its original form.
             r#"{"event":"ONAPPINSTALL","ts":"1728454747","auth":{"access_token":"6b2e06","expires":"1728458347","expires_in":"3600",
                 "client_endpoint":"https://b24.bitrix24.by/rest/","member_id":"00168f","refresh_token":"5bad2d","application_token":"x"}}"#,
             "event=ONAPPINSTALL&auth%5Baccess_token%5D=6b2e06&auth%5Bexpires%5D=1728458347&auth%5Bexpires_in%5D=3600&\
              auth[client_endpoint]=https%3A%2F%2Fb24.bitrix24.by%2Frest%2F&auth[member_id]=00168f&auth[refresh_token]=5bad2d",
-            // Of two grants in it, the app's own user's.
+            // Two grants: that of the app's own user counts.
             r#"{"event":"ONAPPUSERREADY","data":{"access_token":"6b2e06","expires":"1728458347","member_id":"00168f","refresh_token":"5bad2d",
                 "client_endpoint":"https://b24.bitrix24.by/rest/"},"auth":{"access_token":"a","refresh_token":"other","member_id":"00168f"}}"#,
             // The JavaScript SDK.
@@ -663,7 +663,7 @@ mod tests {
         ] {
             assert_eq!(summary(text), whole(Some(3347)), "{text}");
         }
-        // The PHP SDK, the form of an installation and the same as JSON.
+        // The PHP SDK: the form of an installation, and the same as JSON.
         for (text, identity) in [
             (
                 r#"{"auth_token":{"access_token":"6b2e06","refresh_token":"5bad2d","expires":1728458347},"domain_url":"https://b24.bitrix24.by","application_token":"x"}"#,
@@ -685,7 +685,7 @@ mod tests {
                 "{text}"
             );
         }
-        // Google's, a list of one, JSON in JSON, JSON in the shell's quotes, a number.
+        // Google's store, a list of one, JSON in JSON, JSON in shell quotes, a number.
         for text in [
             r#"{"token":"6b2e06","refresh_token":"5bad2d","token_uri":"https://x.example/","client_id":"c","expiry":"2026-01-01T00:00:00Z"}"#,
             r#"[{"access_token":"6b2e06","refresh_token":"5bad2d"}]"#,

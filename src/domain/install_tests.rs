@@ -1,4 +1,4 @@
-//! Who is called what, and whose grant is kept.
+//! Naming of installed portals, and which grant is kept.
 
 use super::*;
 use refreshd_token_client::problem::Problem;
@@ -211,7 +211,7 @@ fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
         decide(EventKind::Installed, other(fresh), INSTALLER),
         InstallDecision::Take
     );
-    // Whoever installs the app anew brings another application token, and the old grant is of no use any more.
+    // A new installation has another application token, and the old grant no longer works.
     let blocked = Phase::Blocked {
         attempt: 1,
         since,

@@ -1,4 +1,4 @@
-//! The renewal's state machine: from a grant and what became of one request, to where the grant stands then.
+//! The renewal's state machine: the next status of a grant from the outcome of a request.
 //!
 //! Must not send, store or publish: `daemon::scheduler` does, in the order claim, send, record, publish.
 
@@ -22,49 +22,49 @@ use refreshd_token_client::reply::{GrantedTokens, Refusal, Verdict};
 use refreshd_token_client::token::{Access, Credential, Tokens, Validity};
 use refreshd_token_client::token_life::TokenLife;
 
-/// A refused client is tried again after this time at first, with one portal for all.
+/// Waits between probes of a refused client, one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
-/// A blocked grant is polled this often for a day, and then daily.
+/// Polling intervals of a blocked grant: for the first day, and afterwards.
 const BLOCKED_POLL: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(86_400));
-/// Polls of a blocked grant before it is polled daily.
+/// Polls of a blocked grant before the longer interval.
 const BLOCKED_FAST_POLLS: u32 = 24;
-/// The life of a token of which nobody knows anything.
+/// Lifetime of a token if nothing is known about it.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
-/// A server that is asked after that moment and still wants it later is asked again after this time.
+/// Wait if a server answers `too_early` after the time that it named.
 const TOO_EARLY_AGAIN: Duration = Duration::from_secs(30);
-/// What is wrong with a token that had ended when it came.
+/// Problem of a token that was expired on arrival.
 const ENDED: &str = "the server says its new token has ended already";
-/// And what mends it.
+/// Hint for [`ENDED`].
 const ENDED_REMEDY: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
     server is set to; if it means by that word that its tokens do not end, see `reply` and `assumed_lifetime` of the provider";
-/// A late replay happens when this share of the life is left.
+/// A late replay happens at this remaining share of the lifetime.
 const LATE_REPLAY_SHARE: f64 = 0.1;
-/// A server that wants to be left alone beyond the token's end is asked once more when this share of the life is over.
+/// If `Retry-After` exceeds the token's expiry, there is one more attempt at this share of the lifetime.
 const LAST_TRY_SHARE: f64 = 0.92;
-/// A dead grant is asked about again so long after it was found dead, since the server may have been ill; then hourly for
-/// a day, and daily for a week.
+/// First attempts after a grant was found dead, since the server may have been wrong. Then hourly for a day, and daily for
+/// a week.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
-/// The waits from then on, and how long each is in force, counted from when the grant was found dead.
+/// Later intervals, and how long each applies, counted from when the grant was found dead.
 const ASK_SELDOM: [(Duration, Duration); 2] = [
     (Duration::from_secs(3600), Duration::from_secs(86_400)),
     (Duration::from_secs(86_400), Duration::from_secs(8 * 86_400)),
 ];
-/// The waits of [`ASK_SELDOM`] are longer by up to this share, so that portals do not ask together.
+/// Jitter of [`ASK_SELDOM`], so that portals do not ask together.
 const ASK_SPREAD: f64 = 0.1;
 
-/// What became of one token request.
+/// Outcome of a token request.
 #[derive(Debug)]
 pub enum Attempt {
-    /// It did not leave this machine.
+    /// Not sent.
     NotSent(String),
-    /// It left, and no whole reply came back.
+    /// Sent, without a complete response.
     InDoubt(String),
-    /// A whole reply came back.
+    /// A complete response.
     Answered(Verdict),
 }
 
 impl Attempt {
-    /// What went wrong, by itself: where a grant stands may say something else.
+    /// The failure of the request itself; the grant's status may name another.
     #[must_use]
     pub fn failure(&self) -> Option<(Class, String)> {
         match self {
@@ -77,7 +77,7 @@ impl Attempt {
         }
     }
 
-    /// What it says of the app's client.
+    /// What the response proves about the app's client.
     #[must_use]
     pub const fn client_answer(&self) -> Option<ClientAnswer> {
         match self {
@@ -101,21 +101,21 @@ impl Attempt {
         self.client_answer() == Some(ClientAnswer::Refused)
     }
 
-    /// Whether the server said that the grant is dead.
+    /// Whether the server rejected the grant as dead.
     #[must_use]
     pub fn is_dead_grant(&self) -> bool {
         self.failure()
             .is_some_and(|(class, _)| class == Class::NeedsAuthorization)
     }
 
-    /// Says what to do about a refusal, in the place of what the profile says.
+    /// Replaces the profile's hint.
     pub fn set_hint(&mut self, remedy: &str) {
         if let Self::Answered(Verdict::Refused(refusal)) = self {
             refusal.problem.remedy = Some(remedy.to_owned());
         }
     }
 
-    /// What the server says who renews only later: that leaves the grant as it stood, and is no renewal.
+    /// The problem of a `too_early` response: it leaves the grant unchanged, and is not a renewal.
     #[must_use]
     pub fn too_early(&self) -> Option<&Problem> {
         match self {
@@ -129,7 +129,7 @@ impl Attempt {
     }
 }
 
-/// What a grant is renewed by.
+/// Rules for the renewals of a grant.
 #[derive(Clone, Copy, Debug)]
 pub struct RenewalRules<'a> {
     /// The provider's profile with the app's overrides.
@@ -138,15 +138,15 @@ pub struct RenewalRules<'a> {
     pub every: RenewEvery,
 }
 
-/// What decides about waits after a failure.
+/// Inputs for the wait after a failure.
 #[derive(Clone, Copy)]
 struct RetryPolicy {
-    /// `None` where a request without an outcome has lost nothing.
+    /// `None` if a request without an outcome cannot have spent anything.
     replay: Option<Replay>,
     grace: Option<Duration>,
     earliest: NotBefore,
     lifetime: Duration,
-    /// Whether a spent refresh token may be sent again without ending anything that is alive.
+    /// Whether a spent refresh token may be sent again without revoking a valid grant.
     reuse_is_harmless: bool,
 }
 
@@ -156,7 +156,7 @@ impl RetryPolicy {
             replay: (!profile.replay_is_harmless()).then_some(profile.replay),
             grace: profile.grace,
             earliest: profile.earliest,
-            // One that had ended when it came is no measure.
+            // The lifetime of a token that was expired on arrival does not count.
             lifetime: lifetime
                 .filter(|life| !life.is_zero())
                 .unwrap_or(profile.assumed_lifetime),
@@ -165,49 +165,48 @@ impl RetryPolicy {
     }
 }
 
-/// When the request left, and now.
+/// Times of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptTimes {
-    /// The life of a new token is counted from here.
+    /// Sending of the request; the new token's lifetime counts from here.
     pub sent_at: Timestamp,
-    /// When the outcome was known.
+    /// Arrival of the outcome.
     pub now: Timestamp,
 }
 
-/// What is to be recorded.
+/// The outcome to record.
 #[derive(Debug)]
 pub enum Transition {
     /// A new pair: record it, then publish.
     Renewed(Box<Renewed>),
-    /// The pair stays as it is.
+    /// The pair is unchanged.
     Kept(GrantStatus),
-    /// The server handed out somebody else's pair: keep it aside, publish nothing.
+    /// The server issued another owner's pair: store it as superseded, publish nothing.
     Foreign {
-        /// Where the grant stands now.
+        /// Status of the grant.
         standing: GrantStatus,
-        /// What came instead.
+        /// The issued pair.
         granted: Box<GrantedTokens>,
     },
 }
 
-/// A renewal that went well.
+/// A successful renewal.
 #[derive(Debug, Clone)]
 pub struct Renewed {
     /// The new pair.
     pub tokens: Tokens,
-    /// Fresh, with the next renewal; or retrying, if the token had ended when it came.
+    /// Fresh, with the next renewal; or retrying, if the token was expired on arrival.
     pub standing: GrantStatus,
-    /// Whose grant it is, now known.
+    /// Identity of the owner.
     pub identity: Option<String>,
-    /// Where the next renewal goes, if the server named another place. `None` leaves the choice to the state, where a
-    /// changed configuration may have moved it while this renewal was under way.
+    /// Token endpoint of the next renewal, if the server named another one. `None` leaves it to the state: a configuration
+    /// change may have moved it during this renewal.
     pub token_url: Option<String>,
-    /// The API's address before, if it has changed: the portal was renamed.
+    /// The previous address of the API, if it has changed: the portal was renamed.
     pub renamed_from: Option<String>,
 }
 
-/// Where a grant stands when its first tokens come in, by import, file or authorization: renewed at once, which
-/// proves that it lives.
+/// Status of a grant that was imported, or read from a file or an install event: renewed at once, which verifies it.
 #[must_use]
 pub fn imported_status(
     portal: &PortalName,
@@ -224,7 +223,7 @@ pub fn imported_status(
     }
 }
 
-/// Where a grant stands that was had from the server itself a moment ago.
+/// Status of a grant that was just issued by the server.
 #[must_use]
 pub fn granted_status(
     portal: &PortalName,
@@ -246,7 +245,7 @@ pub fn granted_status(
     }
 }
 
-/// Where a grant stands whose new token had ended when it came: it is asked for again as soon as may be, and people are told.
+/// Status of a grant whose new token was expired on arrival: renewed again soon, and escalated.
 fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantStatus {
     let (attempt, since) = match before {
         Phase::Retrying { attempt, since, .. } => (attempt.saturating_add(1), *since),
@@ -268,7 +267,7 @@ fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantSta
     }
 }
 
-/// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
+/// Applies the outcome of a request to a grant. `jitter` is in [0, 1).
 #[must_use]
 pub fn apply_outcome(
     portal: &PortalName,
@@ -293,8 +292,8 @@ pub fn apply_outcome(
     Transition::Kept(after_refusal(grant, terms, refusal, times, jitter))
 }
 
-/// Where a grant stands whose claim was found without an outcome: the process that made it is gone. Without a profile
-/// (the configuration does not name its app now) the replay is the careful one.
+/// Status of a grant with an open claim of a process that has ended. Without a profile (the configuration no longer names its
+/// app) the careful replay applies.
 #[must_use]
 pub fn interrupted_status(
     grant: &Grant,
@@ -327,8 +326,8 @@ fn no_answer(class: Class, detail: String) -> Refusal {
     }
 }
 
-/// When a pair may have been issued: in a server's grace a replay gets the very pair whose reply was lost, with its whole
-/// life written on it, of which a part is over.
+/// Earliest issue of a pair: within a server's grace a replay returns the pair of the lost response, with its original
+/// lifetime, part of which has passed.
 fn issued_at(phase: &Phase, grace: Option<Duration>, sent_at: Timestamp) -> Timestamp {
     match (phase, grace) {
         (Phase::InDoubt { since, .. }, Some(grace)) => (*since).max(sent_at - grace).min(sent_at),
@@ -438,8 +437,8 @@ fn accept(
     }))
 }
 
-/// The new access token with its end, and when to renew it; `None` if it has ended. The same token again never lives
-/// longer than it was said to before.
+/// The new access token with its expiry, and its renewal time; `None` if it has expired. The expiry of an unchanged token
+/// never increases.
 fn live(
     portal: &PortalName,
     grant: &Grant,
@@ -486,8 +485,8 @@ fn live(
     )
 }
 
-/// RFC 6749 section 6: without a new refresh token the old one stays. What the client's own credentials buy goes on being
-/// bought by them.
+/// RFC 6749 section 6: without a new refresh token the old one stays valid. Tokens of the client's own credentials are
+/// renewed with those credentials.
 fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Credential {
     match (before, refresh) {
         (Credential::Refresh(_), Some(new)) => Credential::Refresh(new),
@@ -495,7 +494,7 @@ fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Creden
     }
 }
 
-/// When a grant that was found dead at `since` is asked about next; `None`: not any more.
+/// Next attempt for a grant that was found dead at `since`; `None`: no more attempts.
 fn asked_again_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
     let soon = ASK_AGAIN
         .into_iter()
@@ -508,12 +507,12 @@ fn asked_again_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Times
             .find(|(_, until)| dead_for < *until)?;
         Some(now + wait.mul_f64(1.0 + ASK_SPREAD * jitter.clamp(0.0, 1.0)))
     };
-    // A little later each: portals that died together do not ask together.
+    // Jitter: portals that died together do not ask together.
     soon.map(|at| at + at.until(now).mul_f64(ASK_SPREAD * jitter.clamp(0.0, 1.0)))
         .or_else(seldom)
 }
 
-/// A wait that a server asked for beyond the access token's end: `None` if it does not go so far.
+/// A `Retry-After` beyond the access token's expiry; `None` if it is within.
 fn asked_beyond(
     grant: &Grant,
     asked: Option<Duration>,
@@ -534,14 +533,14 @@ fn asked_beyond(
     })
 }
 
-/// The moment shortly before the token's end, unless it has passed.
+/// Shortly before the token's expiry; `None` if that has passed.
 fn before_the_end(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
     let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
     (planned > now + FLOOR).then_some(planned)
 }
 
-/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
+/// The one attempt before the token's expiry, if `Retry-After` is longer; `None` if it was made.
 fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     if let Some(planned) = before_the_end(grant, now) {
         return Some(planned);
@@ -614,14 +613,14 @@ fn after_refusal(
     } = before
         && !matches!(class, Class::NeedsAuthorization | Class::Gone)
     {
-        // Asked again, it answered with no word on the grant, which is as dead as before.
+        // A repeated attempt that says nothing about the grant leaves it dead.
         let lost = class == Class::InDoubt;
         let phase = Phase::NeedsAuthorization {
             since: *since,
             problem: said.clone(),
             while_in_doubt: *while_in_doubt || lost,
         };
-        // A reply that was lost may have held a pair, and a server's grace is short.
+        // A lost response may have contained a pair, and a server's grace is short.
         let at = if lost && !while_in_doubt {
             Some(now + FLOOR)
         } else {
@@ -638,7 +637,7 @@ fn after_refusal(
 
     match class {
         Class::NeedsAuthorization => {
-            // Asked again by hand, it stays what it was: our own lost reply may have spent the token.
+            // After a manual attempt the flag stays: a lost response may have spent the token.
             let doubtful = matches!(
                 before,
                 Phase::NeedsAuthorization {
@@ -649,7 +648,7 @@ fn after_refusal(
             let while_in_doubt = was_in_doubt || doubtful;
             let was_dead = matches!(before, Phase::NeedsAuthorization { .. });
             let since = if was_dead { since } else { now };
-            // A state that went back holds a token that is spent: the server would see it once more.
+            // A rolled-back state holds a spent token: the server would see it once more.
             let spent = matches!(before, Phase::OldState { .. });
             let asks = reuse_is_harmless && !spent;
             let at = asked_again_at(since, now, jitter).filter(|_| asks);
@@ -689,7 +688,7 @@ fn after_refusal(
                 wait,
             )
         }
-        // Once in doubt, a grant stays so until the server has said yes or no to the grant itself.
+        // A grant stays in doubt until the server accepts or rejects the grant itself.
         _ if was_in_doubt => {
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
             again(
@@ -706,7 +705,7 @@ fn after_refusal(
                 (NotBefore::Age(age), Some(access)) => Some(access.issued_at + age),
                 (NotBefore::Any | NotBefore::Expiry | NotBefore::Age(_), _) => expires_at,
             };
-            // Not a moment later, however long a life is: readers wait for it.
+            // No later, however long the lifetime is: consumers wait for the token.
             let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_AGAIN));
             let wait = at
                 .filter(|at| *at > now)
@@ -719,7 +718,7 @@ fn after_refusal(
                 .is_some_and(|problem| problem.class == class);
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
-            // Where it is refused for this portal only, nobody else's try helps it: one more before readers are without.
+            // If only this portal is refused, other portals' attempts do not help: one more attempt before the expiry.
             let wait = match before_the_end(grant, now).filter(|_| class == Class::ClientRejected) {
                 Some(at) if now + wait >= at => at.until(now),
                 _ => wait,
@@ -755,7 +754,7 @@ fn after_refusal(
     }
 }
 
-/// The wait where asking often would not help. A token that lives shorter than an hour is asked for more often.
+/// Wait if frequent attempts would not help. Tokens with a lifetime below an hour are retried more often.
 fn slow_wait(class: Class, attempt: u32, lifetime: Duration) -> Option<Duration> {
     match class {
         Class::ClientRejected => {

@@ -1,4 +1,4 @@
-//! What each outcome makes of a grant.
+//! The transition for each outcome.
 
 use super::super::manual_renewal::{ManualRenewal, manual_renewal};
 use super::super::portal::binding;
@@ -19,7 +19,7 @@ fn acme() -> PortalName {
     PortalName::parse("acme").unwrap()
 }
 
-/// Issued at 0, lives an hour.
+/// Issued at 0, with a lifetime of an hour.
 fn grant(phase: Phase) -> Grant {
     Grant {
         generation: Generation(7),
@@ -732,7 +732,7 @@ fn a_refused_client_is_tried_once_more_before_readers_are_without_a_token() {
         };
         standing = kept(&before, Class::ClientRejected, next);
     }
-    // After 5, 10 and 20 minutes, and shortly before the end.
+    // After 5, 10 and 20 minutes, and shortly before the expiry.
     let times = [1800, 2400, 3312, 4512];
     assert_eq!(tries[..3], times.map(at)[..3], "{tries:?}");
     assert!(tries[3] > at(3600), "and not again and again: {tries:?}");
@@ -884,7 +884,7 @@ fn again(grant: &Grant, renewed: &Renewed) -> Grant {
     }
 }
 
-/// What becomes of the grant's renewal at this second with this reply.
+/// Applies this reply to the grant at this second.
 fn renewed_at(grant: &Grant, granted: GrantedTokens, secs: i64) -> Renewed {
     let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted)));
     let profile = profile();
@@ -953,7 +953,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
         [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360],
         "a tenth of the assumed hour at most"
     );
-    // A failure in between does not fall back to the life that was zero.
+    // A failure in between does not fall back to the lifetime of zero.
     let after = kept(&grant, Class::Transient, at(now));
     assert!(
         after.next_attempt_at.unwrap().since(at(now)) > Duration::from_secs(30),
@@ -996,7 +996,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         );
         grant = again(&grant, &renewed);
     }
-    // After its end it is no token, whatever is said of it.
+    // After its expiry it is not a token, whatever lifetime the server states.
     let renewed = renewed_at(&grant, same(said(3600)), 12);
     assert_eq!(renewed.tokens.access.clone().unwrap().expires_at, at(11));
     assert!(
@@ -1004,7 +1004,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         "{:?}",
         renewed.standing
     );
-    // Another one is.
+    // Another token is one.
     assert_eq!(
         renewed_at(&grant, granted(None), 12)
             .tokens
@@ -1058,7 +1058,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
         },
         ..granted(Some("r"))
     };
-    // Twelve seconds of forty, and no earlier than usual where it ends later.
+    // Twelve seconds of forty, and no earlier than usual if it expires later.
     let renewed = renewed_at(&grant(Phase::Fresh), reply(40, 12), 0);
     let due = renewed
         .standing
@@ -1077,7 +1077,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
             .standing
             .next_attempt_at
     );
-    // Once it is known that no renewal moves it, there is one shortly before its end, and no run after it.
+    // Once it is known that no renewal moves the end, there is one shortly before it, and none after.
     let mut grant = again(
         &grant(Phase::Fresh),
         &renewed_at(&grant(Phase::Fresh), reply(40, 100), 0),

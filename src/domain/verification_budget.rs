@@ -1,5 +1,5 @@
-//! How many questions about installs an authorization server is asked: a budget of each app, with a share for each sender.
-//! A question about a genuine notice is given back, so that only what is refused, or not answered, uses the budget up.
+//! Budget of verification requests for install events: per app, with a share per sender. Requests for genuine events are
+//! refunded, so only rejected or unanswered ones consume the budget.
 //!
 //! Must not read a clock. Memory does not grow with the number of senders.
 
@@ -8,16 +8,16 @@ use std::hash::Hash;
 
 use refreshd_time::Timestamp;
 
-/// Questions of one app that may be asked at once, and how many are added in a second.
+/// Burst of an app, and refill per second.
 pub const APP_BUDGET: (u32, u32) = (200, 40);
-/// The same of one sender, or of one claimed portal where the sender is not known.
+/// The same per sender, or per claimed portal if the sender is not known.
 pub const SENDER_BUDGET: (u32, u32) = (40, 10);
-/// So many of the app's are kept for notices of portals that are known.
+/// Part of the app's budget that is reserved for known portals.
 pub const KEPT_FOR_KNOWN: u32 = 100;
-/// Senders that are told apart at a time; beyond them only the app's budget holds.
+/// Maximum number of tracked senders; beyond them only the app's budget applies.
 const MAX_SENDERS: usize = 10_000;
 
-/// What is left of an app's budget.
+/// Remaining budget of an app.
 #[derive(Debug)]
 pub struct VerificationBudget<K> {
     all: QuestionBucket,
@@ -28,13 +28,13 @@ pub struct VerificationBudget<K> {
 struct QuestionBucket {
     most: f64,
     rate: f64,
-    /// Below 0 if questions were asked that could not wait.
+    /// Below 0 after requests that could not wait.
     left: f64,
     filled_at: Timestamp,
 }
 
 impl<K: Clone + Eq + Hash> VerificationBudget<K> {
-    /// A whole budget.
+    /// A full budget.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         }
     }
 
-    /// Whether a notice of this sender may cost a question now; `is_known`: it is of a portal that has the app.
+    /// Whether an event of this sender may cause a request now; `is_known`: it is of a portal that has the app.
     pub fn may_ask(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
         let kept = if is_known {
             0.0
@@ -58,7 +58,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         of_sender && self.all.left >= kept + 1.0
     }
 
-    /// Counts a question that is asked.
+    /// Counts a request.
     pub fn asked(&mut self, sender: &K, now: Timestamp) {
         self.all.fill(now);
         self.all.left -= 1.0;
@@ -79,7 +79,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         bucket.left -= 1.0;
     }
 
-    /// Gives questions back that were asked about a genuine notice.
+    /// Refunds the requests for a genuine event.
     pub fn give_back(&mut self, sender: &K, count: u32) {
         self.all.give_back(count);
         if let Some(bucket) = self.senders.get_mut(sender) {
@@ -118,7 +118,7 @@ mod tests {
         Timestamp::from_millis(1_800_000_000_000 + millis)
     }
 
-    /// How many questions are asked about notices of these senders, in turn, until none may be.
+    /// Number of requests for events of these senders, in turn, until the budget is exhausted.
     fn asked(
         questions: &mut VerificationBudget<u32>,
         senders: &[u32],
@@ -154,7 +154,7 @@ mod tests {
             asked(&mut questions, &all, true, at(1000)),
             APP_BUDGET.1 - SENDER_BUDGET.1
         );
-        // A clock that is set back gives nothing, and takes nothing for good.
+        // A clock that is set back adds nothing, and removes nothing permanently.
         assert_eq!(asked(&mut questions, &all, true, at(-5000)), 0);
         assert_eq!(asked(&mut questions, &all, true, at(-4000)), APP_BUDGET.1);
     }
