@@ -1,8 +1,8 @@
-//! What systemd is told: ready, reloading, stopping, a status line, and that the loop makes progress; and the file
-//! descriptors that it keeps for the next process of the unit (`FileDescriptorStoreMax=`).
+//! systemd integration: readiness, reloading, stopping, the status line, the watchdog; and the file descriptor store for the
+//! next process of the unit (`FileDescriptorStoreMax=`).
 //!
-//! Must not fail: without systemd every call does nothing. Must not keep time: `alive` is called by the loop itself. Must not
-//! wait: whoever listens may have stopped reading, and what is told is less than what is done meanwhile.
+//! Must not fail: without systemd every call does nothing. Must not keep time: the loop itself calls `alive`. Must not block:
+//! the service manager may have stopped reading, and renewals are more important than notifications.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,54 +19,53 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
 
-/// The longest name that systemd accepts of a stored descriptor, in bytes.
+/// Maximum length of a stored descriptor's name in systemd, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// What must be heard in the end, in this order, and was refused so far: a service manager that never hears of `READY=1` stops
+/// Notifications that must arrive, in order, and were rejected so far: a service manager that never receives `READY=1` stops
 /// the unit.
 static UNHEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Says that the daemon serves (`Type=notify`).
+/// Notifies that the daemon serves (`Type=notify`).
 pub fn ready(status: &str) {
     insist(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Says that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
+/// Notifies that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
 pub fn reloading() {
-    // The crate stamps MONOTONIC_USEC, which systemd compares with the signal's time.
+    // The crate adds MONOTONIC_USEC, which systemd compares with the signal's time.
     let stamp = NotifyState::monotonic_usec_now().ok();
     let states: Vec<_> = std::iter::once(NotifyState::Reloading)
         .chain(stamp)
         .collect();
-    // An earlier word is not news any more; the end of this reload says how it is.
+    // Earlier notifications are obsolete; the end of this reload sends the current status.
     forget_unheard();
     insist(&states);
 }
 
-/// Says that the daemon is about to end.
+/// Notifies that the daemon is about to exit.
 pub fn stopping(status: &str) {
     forget_unheard();
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
-/// The line that `systemctl status` shows.
+/// Sets the status line of `systemctl status`.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);
 }
 
-/// Says that stopping is under way and needs a little longer, so that neither the watchdog nor `TimeoutStopSec=` cuts
-/// off what was sent.
+/// Extends the stop timeout, so that neither the watchdog nor `TimeoutStopSec=` interrupts requests that were sent.
 pub fn still_stopping(more: Duration) {
     let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(more)]);
 }
 
-/// Feeds the watchdog.
+/// Notifies the watchdog.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// How often [`alive`] must be called at least, if systemd watches: half of `WatchdogSec`, of which 0 means that it does not.
+/// Maximum interval between calls of [`alive`], if systemd watches: half of `WatchdogSec`; 0 disables it.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
@@ -74,30 +73,30 @@ pub fn watchdog_interval() -> Option<Duration> {
         .map(|limit| limit / 2)
 }
 
-/// Whether anybody hears what is told.
+/// Whether there is a notification socket.
 #[must_use]
 pub fn listens() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// How many descriptors the service manager keeps for the next process.
+/// Size of the service manager's file descriptor store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
-    /// None: there is no service manager.
+    /// There is no service manager.
     Nothing,
-    /// It does not say: systemd before 254, or a unit without a store.
+    /// Not known: systemd before 254, or a unit without a store.
     Unknown,
-    /// So many.
+    /// The size.
     UpTo(usize),
 }
 
-/// How many descriptors the service manager keeps.
+/// Size of the service manager's file descriptor store.
 #[must_use]
 pub fn keeps() -> Keeps {
     match (listens(), std::env::var("FDSTORE")) {
         (false, _) => Keeps::Nothing,
         (true, Err(_)) => Keeps::Unknown,
-        // Set by systemd 254 and later where the unit has a store.
+        // Set by systemd 254 and later if the unit has a store.
         (true, Ok(most)) => match most.parse() {
             Ok(0) => Keeps::Nothing,
             Ok(most) => Keeps::UpTo(most),
@@ -106,19 +105,19 @@ pub fn keeps() -> Keeps {
     }
 }
 
-/// Gives the service manager a descriptor to keep under this name. That it was sent does not say that it is kept.
+/// Stores a descriptor at the service manager under this name. Success does not prove that it was stored.
 ///
 /// # Errors
-/// The operating system's; `WouldBlock` where the service manager is too busy to hear.
+/// The operating system's; `WouldBlock` if the service manager is too busy.
 pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    // It cannot be polled: a regular file has no end that the service manager could see.
+    // FDPOLL=0 since a regular file cannot be polled.
     send(
         &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"),
         &[descriptor],
     )
 }
 
-/// Takes every descriptor of this name out of what is kept. Those that are no name are left there.
+/// Removes every stored descriptor of this name. Invalid names are ignored.
 ///
 /// # Errors
 /// As [`store`].
@@ -136,7 +135,7 @@ fn is_name(name: &str) -> bool {
             .all(|byte| (byte == b' ' || byte.is_ascii_graphic()) && byte != b':')
 }
 
-/// Never waits: whoever sends may be the loop that feeds the watchdog.
+/// Does not block: the caller may be the loop that notifies the watchdog.
 fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let Some(place) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -165,17 +164,16 @@ fn address(place: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// A descriptor that the service manager has handed over.
+/// A descriptor that was inherited from the service manager.
 #[derive(Debug)]
 pub struct Inherited {
-    /// Under which name.
+    /// Its name.
     pub name: String,
-    /// A file of its own on what it refers to, to be read from the beginning; an error if it is none that could be.
+    /// A new file on it, positioned at the start; an error if it cannot be reopened.
     pub file: io::Result<File>,
 }
 
-/// How many descriptors the service manager has handed over. They stay open as long as this process lives: to close one
-/// that was not opened here would take `unsafe`.
+/// Number of inherited descriptors. They stay open for the lifetime of this process: closing them would need `unsafe`.
 #[must_use]
 pub fn count_inherited() -> usize {
     let number = |name| {
@@ -187,10 +185,10 @@ pub fn count_inherited() -> usize {
     number("LISTEN_FDS").filter(|_| is_ours).unwrap_or_default()
 }
 
-/// The descriptors that the service manager has handed over. No program that is started gets them.
+/// The inherited descriptors. Child processes do not get them.
 ///
 /// # Errors
-/// What it says of them is not true.
+/// The service manager's variables are inconsistent.
 pub fn inherited() -> io::Result<Vec<Inherited>> {
     let inherited = |(descriptor, name)| Inherited {
         name,
@@ -199,10 +197,10 @@ pub fn inherited() -> io::Result<Vec<Inherited>> {
     Ok(sd_notify::listen_fds_with_names()?.map(inherited).collect())
 }
 
-/// Opens what a descriptor of this process refers to once more, for reading. The process itself may, be it dumpable or not.
+/// Reopens a descriptor of this process for reading. Works whether the process is dumpable or not.
 fn reopen(descriptor: RawFd) -> io::Result<File> {
     let path = format!("/proc/self/fd/{descriptor}");
-    // A pipe would wait for its other end, a device may do anything.
+    // A pipe would block, a device may do anything.
     if FileType::from_raw_mode(rustix::fs::stat(&path)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("it is no file"));
     }
@@ -216,7 +214,7 @@ pub fn has_journal() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
-/// Says once more what was refused before and must be heard.
+/// Resends the notifications that were rejected and must arrive.
 pub fn say_again() {
     let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
     let heard = unheard
@@ -243,7 +241,7 @@ fn insist(states: &[NotifyState<'_>]) {
 
 fn tell(states: &[NotifyState<'_>]) {
     say_again();
-    // Nobody listening, or a full socket: the next one may be heard, and the watchdog notices if it matters.
+    // No listener, or a full socket: the next one may arrive, and the watchdog notices if it matters.
     let _ = send(&message(states), &[]);
 }
 

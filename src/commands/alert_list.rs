@@ -1,4 +1,4 @@
-//! `refreshd alert list` and `acknowledge`: what is open, what is silenced, which channels deliver; and who takes it on.
+//! `refreshd alert list` and `acknowledge`: open incidents, silences, channel health; and acknowledgement.
 
 use clap::Args;
 
@@ -61,7 +61,7 @@ pub(super) async fn acknowledge(
     Ok(Exit::Done)
 }
 
-/// Incidents live in a running daemon.
+/// Incidents exist only in a running daemon.
 async fn daemon(common: &Common) -> Result<Client, CommandError> {
     if let Some(client) = connect::daemon(common).await? {
         return Ok(client);

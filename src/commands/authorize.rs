@@ -1,7 +1,7 @@
-//! `refreshd authorize`: a portal's first grant, or its next after one that is dead. One command, since a code lives half
-//! a minute: it shows the address, waits for whichever way the answer comes first, and has it exchanged at once.
+//! `refreshd authorize`: a portal's first grant, or the next after a dead one. One command, since a code expires after half a
+//! minute: it shows the address, waits for the callback or pasted input, and has the code exchanged at once.
 //!
-//! Must not know what a code is worth: the daemon, or the state without one, exchanges it.
+//! Must not exchange the code itself: the daemon does, or the API in this process.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,9 +26,9 @@ use crate::daemon::has_state;
 use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
 use refreshd_time::clock::Clock;
 
-/// Lines that come within this time of each other were pasted together.
+/// Lines that arrive within this time were pasted together.
 const AT_ONCE: Duration = Duration::from_millis(200);
-/// Redirects of strangers that are shown.
+/// Number of foreign redirects to show.
 const SHOWN_STRANGERS: u32 = 3;
 
 #[derive(Debug, Args)]
@@ -119,14 +119,14 @@ fn sentence(portal: &str, authorized: &Value) -> String {
     format!("{portal}: authorized{endpoint} (generation {generation}){until}{whose}")
 }
 
-/// What an answer came to.
+/// Result of an answer.
 enum Answered {
     Authorized(Value),
-    /// It was no answer to this authorization, which goes on.
+    /// Not an answer to this authorization, which goes on.
     NotIt(String),
 }
 
-/// Who asks for an authorization of which portal.
+/// Authorization of one portal.
 struct AuthorizationClient<'a> {
     client: Client,
     portal: &'a str,
@@ -217,7 +217,7 @@ impl AuthorizationClient<'_> {
         ended
     }
 
-    /// Hands an answer over; `None` if it was none and the wait goes on.
+    /// Submits an answer; `None` if it was none and the wait goes on.
     async fn take(
         &self,
         come: CallbackEvent,
@@ -227,7 +227,7 @@ impl AuthorizationClient<'_> {
         let (text, arrival) = match come {
             CallbackEvent::Pasted(text) => (text, None),
             CallbackEvent::OpenedAgain => return Some(Err(opened_again())),
-            // Anybody on this machine can send one: what has not our state is neither handed over nor shown.
+            // Any process on this machine can send one: without our `state` it is neither submitted nor shown.
             CallbackEvent::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
                 let why = AnswerError::OtherState.to_string();
                 *strangers = strangers.saturating_add(1);
@@ -254,7 +254,7 @@ impl AuthorizationClient<'_> {
             ),
             Ok(Answered::NotIt(why)) => {
                 terminal::eprintln(&why);
-                // Whoever knows our state says no.
+                // A denial with our `state` is genuine.
                 let is_denial = |said: Redirected| {
                     said.state.as_ref() == Some(&begun.state)
                         && matches!(said.code, Err(AnswerError::Refused(_)))
@@ -289,7 +289,7 @@ impl AuthorizationClient<'_> {
             if left.is_zero() {
                 return Err(nobody_answered(limit));
             }
-            // The last question is asked when the time is over, however soon that is.
+            // The last poll happens at the deadline, however soon that is.
             let wait_now = wait.min(left);
             let slept = clock.tick();
             while clock.elapsed(slept) < wait_now {
@@ -305,26 +305,26 @@ impl AuthorizationClient<'_> {
     }
 }
 
-/// What has come from a person.
+/// Input for the authorization.
 enum CallbackEvent {
     Pasted(String),
     Redirected(CallbackRequest),
-    /// The page that was made for the browser was opened a second time.
+    /// The one-time page for the browser was requested again.
     OpenedAgain,
 }
 
-/// The ways on which an answer may come.
+/// Sources of answers.
 struct PromptAndCallback {
     callback: Option<Callback>,
     opening: Option<BrowserPage>,
     lines: Option<Lines<BufReader<Stdin>>>,
-    /// What was pasted so far and was no answer, of which the next line may be the rest.
+    /// Text pasted so far that is not an answer; the next line may complete it.
     pasted: String,
     clock: Clock,
 }
 
 impl PromptAndCallback {
-    /// What comes first; `None` if no way is left.
+    /// The next event; `None` if no source is left.
     async fn next(&mut self) -> Option<CallbackEvent> {
         loop {
             let Self {
@@ -351,7 +351,7 @@ impl PromptAndCallback {
         }
     }
 
-    /// A pasted line with those that come with it, and after the beginning that an address wrapped by a terminal has left.
+    /// A pasted line with the lines that arrive with it, and after an unfinished address that a terminal has wrapped.
     async fn whole(&mut self, first: String) -> String {
         let mut text = first;
         while let Some(lines) = &mut self.lines {
@@ -372,10 +372,10 @@ impl PromptAndCallback {
     }
 }
 
-/// Listens where the browser will be sent, if that is this machine.
+/// Listens at the redirect URI, if that is on this machine.
 ///
 /// # Errors
-/// Another program listens there: the browser would hand the code to it.
+/// Another program listens there: the browser would send the code to it.
 async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError> {
     let Some(addresses) = loopbacks(redirect_uri) else {
         return Ok(None);
@@ -389,7 +389,7 @@ async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError>
         );
         return Err(CommandError::new(Exit::TryAgain, message));
     }
-    // A machine without one of the two loopbacks has nothing there that a browser could reach.
+    // On a machine without one of the two loopbacks no browser can reach it.
     if let (None, Some((address, error))) = (&callback, missing.first()) {
         terminal::eprintln(&format!(
             "cannot listen on {address} for the browser ({error}); paste the address instead"
@@ -398,7 +398,7 @@ async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError>
     Ok(callback)
 }
 
-/// Where on this machine a browser may be sent: it may take `localhost` for either loopback.
+/// Local addresses of the redirect URI: a browser may resolve `localhost` to either loopback.
 fn loopbacks(redirect_uri: &str) -> Option<Vec<SocketAddr>> {
     let url = Url::parse(redirect_uri)
         .ok()
@@ -421,8 +421,8 @@ fn loopbacks(redirect_uri: &str) -> Option<Vec<SocketAddr>> {
     })
 }
 
-/// Shows the address, and opens a browser at a page of this machine that leads there: what is opened stands in the browser's
-/// arguments, which every user of this machine can read.
+/// Shows the address, and opens a browser at a local page that redirects there: a browser's arguments are visible to every user
+/// of this machine.
 async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<BrowserPage> {
     terminal::eprintln("Open this address in a browser, as the user whom the app is to act for:");
     terminal::eprintln(&begun.url);

@@ -1,5 +1,5 @@
-//! `refreshd demo`: the newcomer's first command. The real daemon against a stand-in authorization server on loopback,
-//! with three portals whose tokens live one minute; one portal's server fails for a while and recovers.
+//! `refreshd demo`: the first command to try. Runs the real daemon against a fake authorization server on loopback, with three
+//! portals whose tokens live one minute; one portal's server fails for a while and recovers.
 //!
 //! Must not touch anything outside its own folder, nor need anything but this program.
 
@@ -25,7 +25,7 @@ use crate::domain::error_chain::error_chain;
 use refreshd_fake_server::{At, FakeServer, Fault, Rules};
 use refreshd_time::clock::{Clock, Tick};
 
-/// The shipped configuration, so that what the demo shows is what the file says.
+/// The shipped configuration, so that the demo matches the file.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 /// Its portals and their hosts.
 const PORTALS: [(&str, &str); 3] = [
@@ -33,9 +33,9 @@ const PORTALS: [(&str, &str); 3] = [
     ("globex", "globex.bitrix24.de"),
     ("initech", "initech.bitrix24.ru"),
 ];
-/// Its client.
+/// Client id.
 const CLIENT_ID: &str = "local.demo";
-/// A folder with this file in it is a demo's, and may be emptied by the next one.
+/// Marks a demo's folder, which the next demo may empty.
 const MARKER: &str = ".refreshd-demo";
 
 #[derive(Debug, Args)]
@@ -123,7 +123,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     summary(&sandbox)
 }
 
-/// Makes the folder, in place of an earlier demo's; never of anything else.
+/// Creates the folder, replacing only that of an earlier demo.
 fn empty(dir: &Path) -> Result<(), CommandError> {
     let fail = |error: std::io::Error| {
         CommandError::new(
@@ -176,7 +176,7 @@ refreshd demo: three portals whose tokens live one minute, renewed every 25 seco
     ));
 }
 
-/// What happens when.
+/// Timeline of the demo.
 struct DemoScript<'a> {
     sandbox: &'a FakeServer,
     socket: &'a Path,
@@ -236,7 +236,7 @@ impl DemoScript<'_> {
         Ok(())
     }
 
-    /// The daemon's socket, once it is there.
+    /// The daemon's socket, once it exists.
     async fn client(&self) -> Result<Client, CommandError> {
         while tokio::net::UnixStream::connect(self.socket).await.is_err() {
             self.clock.sleep(Duration::from_millis(50)).await;
@@ -260,7 +260,7 @@ impl DemoScript<'_> {
     }
 }
 
-/// What the server saw: a correct client leaves nothing to complain about.
+/// Observations of the server: a correct client causes no complaints.
 fn summary(sandbox: &FakeServer) -> Result<Exit, CommandError> {
     let renewals: Vec<_> = PORTALS
         .iter()

@@ -1,5 +1,5 @@
-//! `refreshd forget`: removes a grant and its token files, after a question. It cannot be undone. Must not say that files are
-//! gone which are there.
+//! `refreshd forget`: deletes a grant and its token files after confirmation. It cannot be undone. Must not report files as
+//! removed that still exist.
 
 use clap::Args;
 
@@ -51,10 +51,10 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Forgets the grant, if that is meant.
+/// Deletes the grant, if confirmed.
 async fn forget(client: &Client, arguments: &Arguments) -> Result<Forgotten, CommandError> {
     let portal = &arguments.portal;
-    // Nobody is asked about a portal that is not there.
+    // No confirmation for an unknown portal.
     client.list(Some(portal)).await?;
     let question =
         format!("Forget the grant of {portal}? A person must authorize it again afterwards.");

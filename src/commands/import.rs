@@ -1,4 +1,4 @@
-//! `refreshd import`: takes an existing grant from a file or standard input, never from an argument.
+//! `refreshd import`: imports an existing grant from a file or standard input, never from an argument.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Read as _};
@@ -88,7 +88,7 @@ pub(super) fn print(outcome: &Value) {
     terminal::print(&(serde_json::to_string_pretty(outcome).unwrap_or_default() + "\n"));
 }
 
-/// What came of it, in words.
+/// The result as text.
 pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
     let text = |key: &str| imported.get(key).and_then(Value::as_str);
     let detail = text("detail").unwrap_or_default();
@@ -209,7 +209,7 @@ fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     }
 }
 
-/// The text that bytes are. Windows writes UTF-16.
+/// Decodes text; Windows writes UTF-16.
 fn as_text(bytes: &[u8]) -> Option<String> {
     let text = match body_decoding::decode(bytes) {
         Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
@@ -218,7 +218,7 @@ fn as_text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// What a word is by what is on this machine, if it is no token: its name, or the name of a file.
+/// Describes a word that is a name on this machine or of a file instead of a token.
 fn of_this_machine(text: &str) -> Option<&'static str> {
     let word = text.trim();
     if word.is_empty()
@@ -241,7 +241,7 @@ fn of_this_machine(text: &str) -> Option<&'static str> {
     }
 }
 
-/// An account's grant as a token reply.
+/// An account's grant as a token response.
 fn grant(
     Account {
         name,

@@ -1,4 +1,4 @@
-//! `refreshd install`: installs of another user than the one whose grant a portal has. A person decides whose is kept.
+//! `refreshd install`: disputed installs, by another user than the owner of a portal's grant. The operator decides.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -91,7 +91,7 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<Exit, Comman
     })
 }
 
-/// The user to decide about: the one who is named, or the one who waits and whom a person was shown.
+/// The user to decide about: the given one, or the one in the dispute that was shown.
 async fn meant(
     client: &Client,
     arguments: &DecideArguments,
@@ -111,7 +111,7 @@ async fn meant(
         .await?
         .into_iter()
         .find(|it| it.portal == *portal);
-    // What is not there is said by whoever is asked to decide.
+    // The decision itself reports a missing dispute.
     let Some(found) = found else {
         return Ok(user.clone());
     };

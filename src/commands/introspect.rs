@@ -1,5 +1,5 @@
-//! `refreshd introspect`: what the authorization server says of a portal's access token (RFC 7662). Exit 1 if it does not
-//! work.
+//! `refreshd introspect`: introspection of a portal's access token at the authorization server (RFC 7662). Exit 1 if the token
+//! is not valid.
 
 use clap::Args;
 

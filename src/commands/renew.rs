@@ -1,4 +1,4 @@
-//! `refreshd renew`: renews now, one portal, several or all, and says how each ended. Exit 1 if one was not renewed.
+//! `refreshd renew`: renews one portal, several or all now, and prints each outcome. Exit 1 if one was not renewed.
 
 use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
@@ -13,7 +13,7 @@ use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::portal::Kind;
 use refreshd_token_client::problem::Problem;
 
-/// Renewals asked for at once; the daemon's own budget holds besides.
+/// Number of concurrent requests; the daemon's own budget applies as well.
 const AT_ONCE: usize = 32;
 
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ const NONE_RENEWABLE: &str = "no portal has a grant that could be renewed; see r
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let client = match connect_to_grants(common).await {
         Ok(client) => client,
-        // Without a state nothing can be renewed, and each portal is named.
+        // Without a state nothing can be renewed, and each portal is listed.
         Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
             terminal::eprintln(NONE_RENEWABLE);
             return Ok(told(
@@ -81,7 +81,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     Ok(told(arguments, &left, answers, exit))
 }
 
-/// Tells of the portals that were not tried, and of all in JSON.
+/// Prints the portals that were not tried, and with JSON all of them.
 fn told(
     arguments: &Arguments,
     left: &[PortalView],
@@ -108,7 +108,7 @@ fn told(
     exit
 }
 
-/// Renews them, some at a time where a daemon bounds the requests.
+/// Renews the portals, concurrently if a daemon limits the requests.
 async fn renew_each<'n>(
     client: &Client,
     names: &'n [String],
@@ -120,7 +120,7 @@ async fn renew_each<'n>(
     stream::iter(asked).buffered(at_once).collect().await
 }
 
-/// The portals of the configuration, where there is no state.
+/// The configured portals, if there is no state.
 async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
     let client = connect_to_read(common).await?;
     let portals = client.list(None).await;
@@ -128,7 +128,7 @@ async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
     portals
 }
 
-/// The portals that can be renewed, and the others of the configuration.
+/// Separates the portals that can be renewed from the others.
 fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
     let named = portals
         .into_iter()
@@ -141,7 +141,7 @@ fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
     )
 }
 
-/// What is said of a portal for which nothing is sent.
+/// Result for a portal without a request.
 fn not_tried(portal: &PortalView) -> Value {
     let why = portal.last_error.as_ref().map_or_else(
         || "it has no grant that may be used".to_owned(),

@@ -1,6 +1,6 @@
-//! `refreshd sandbox`: the stand-in authorization server as a process, for tests in containers and rigs.
+//! `refreshd sandbox`: the fake authorization server as a process, for tests in containers and rigs.
 //!
-//! Must not be mistaken for a real server: it listens on loopback only and forgets everything when it ends.
+//! Must not be usable as a real server: it listens on loopback only and keeps nothing when it ends.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::adapters::token_files::write_whole;
 use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 
-/// The client that it knows.
+/// Its client id.
 const CLIENT_ID: &str = "local.sandbox";
 
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         write(format!("portal-{number}.refresh"), refresh)?;
     }
     if *installs > 0 {
-        // The address of the server is in each reply.
+        // Each response contains the server's address.
         sandbox.name(&listen.to_string());
         let install =
             |number| sandbox.install(&format!("install-{number}.bitrix24.com"), CLIENT_ID);

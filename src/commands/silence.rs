@@ -1,4 +1,5 @@
-//! `refreshd silence`: nobody hears of a portal for a while. What lasts longer is told afterwards; the log hears all.
+//! `refreshd silence`: suppresses notifications for a time. Incidents that last longer are notified afterwards; the log is
+//! complete.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(super) struct Arguments {
     end: bool,
 }
 
-/// What is meant.
+/// The parsed arguments.
 struct Meant {
     portal: Option<String>,
     span: Option<String>,
@@ -63,7 +64,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let Meant { portal, span } = arguments.meant()?;
     span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
-    // What was never silenced needs no state to end.
+    // Ending a silence needs no state.
     let client = if span.is_some() {
         connect(common).await?
     } else {

@@ -1,6 +1,6 @@
-//! The escalation steps, and which channels hear of each.
+//! The escalation steps, and the channels that each notifies.
 //!
-//! Must not judge a channel: here it has a name, and hears of incidents or does not.
+//! Must not check a channel's settings: it only uses its name, and whether it is notified of incidents.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use super::values::{choice, percent, span};
 use crate::domain::escalation::{Step, Threshold, Trigger, default_ladder};
 use refreshd_alerting::Severity;
 
-/// What stands in place of an overdue step's `share`.
+/// Default `share` of an overdue step.
 const DEFAULT_SHARE: &str = "30%";
 
-/// The ladder in force.
+/// Reads the escalation steps.
 pub(super) fn ladder(
     roots: &[Table<'_>],
     channels: &Names<'_>,
@@ -81,7 +81,7 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Opt
     })
 }
 
-/// What a step waits for, and its key: the same in one spelling.
+/// Trigger of a step, and its key in canonical spelling.
 fn trigger(
     when: TextValue<'_>,
     share: Option<TextValue<'_>>,

@@ -1,6 +1,6 @@
-//! `[install]`, where portals post to, and `[apps.NAME.install]`, what becomes of those that do.
+//! `[install]`, the listener for install events, and `[apps.NAME.install]`, the rule of an app.
 //!
-//! Must not know a provider: whether an app's portals can be taken in is its profile's to say.
+//! Must not know a provider: the profile says whether installs are supported.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,9 +20,9 @@ pub(super) const LISTENER_KEYS: [&str; 4] = ["listen", "rate", "source_rate", "s
 /// The keys of `[apps.NAME.install]`.
 pub(super) const KEYS: [&str; 5] = ["name", "users", "formats", "renew_every", "path"];
 
-/// What a portal is called unless the configuration says otherwise.
+/// Default naming rule.
 const NAME: &str = "{domain}";
-/// The same where each user is a portal.
+/// The same if each user is a portal.
 const NAME_OF_EACH: &str = "{domain}-{user_id}";
 
 /// Reads `[install]`.
@@ -140,7 +140,7 @@ fn naming(text: TextValue<'_>, users: Users, report: &mut Diagnostics) -> Option
     None
 }
 
-/// Sees that every app has a path and names of its own, and that nothing is written in vain.
+/// Checks that every app has a path and names of its own, and that no setting is without effect.
 pub(super) fn check(
     root: Table<'_>,
     tables: &[Table<'_>],

@@ -1,4 +1,4 @@
-//! `kind = "email"`: the mail server, how it is reached, and whose mail goes to whom.
+//! `kind = "email"`: the mail server, its transport, and sender and recipients.
 
 use lettre::message::Mailbox;
 
@@ -9,7 +9,7 @@ use super::table::{Table, TextValue};
 use super::values::{choice, is_loopback_host};
 use refreshd_alerting::channel::{MailConfig, MailTls};
 
-/// The port whose protection is TLS from the first byte (RFC 8314).
+/// The port of implicit TLS (RFC 8314).
 const IMPLICIT: u16 = 465;
 const WORDS: [(&str, MailTls); 3] = [
     ("starttls", MailTls::StartTls),
@@ -40,7 +40,7 @@ pub(super) fn mail(
     })
 }
 
-/// `host`, `host:port`, `[::1]:port`; the port and `tls` each say something of the other.
+/// `host`, `host:port`, `[::1]:port`; port and `tls` imply each other.
 fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, MailTls), Reported> {
     let tls = choice(table, report, "tls", &WORDS);
     let text = table.required(report, "smtp").ok_or(Reported)?;

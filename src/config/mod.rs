@@ -1,9 +1,9 @@
-//! The configuration: TOML in, meaning out, every problem at once.
+//! Reads the configuration: TOML files to validated types, every problem at once.
 //!
-//! `document` reads TOML with positions and collects problems, `table` gives typed values; `include` finds
-//! the files; `general`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `body`) and
-//! `escalation` know the keys; `secrets` and `values` what stands behind them. This file is what the program works with. Must not show a source line or a secret's value,
-//! nor start anything.
+//! `source` parses TOML with positions and collects problems, `table` returns typed values; `include` finds the files;
+//! `general`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `webhook_template`) and
+//! `escalation` know the keys; `secrets` and `values` parse their values. `configuration` has the resulting types. Must not
+//! show a source line or a secret's value, nor start anything.
 
 mod alerts;
 mod channels;
@@ -53,5 +53,5 @@ pub fn written_profile(profile: &Profile) -> String {
     provider::written(profile)
 }
 
-/// Where the configuration lies if nobody says.
+/// Default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";

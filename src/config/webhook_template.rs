@@ -1,6 +1,6 @@
-//! A webhook's body of one's own: written right here or in a file, and tried on samples before anybody relies on it.
+//! Custom webhook body: inline or in a file, and tested with samples when it is loaded.
 //!
-//! Must not show the template: it may hold a receiver's key.
+//! Must not show the template: it may contain a receiver's key.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::source::Diagnostics;
 use super::table::Table;
 use refreshd_alerting::template::{NAMES, Template, WebhookTemplateError};
 
-/// No template is larger.
+/// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;
 const JSON: &str = "application/json";
 

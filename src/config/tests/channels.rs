@@ -1,4 +1,4 @@
-//! Channels and what alerts have in common: what good ones mean, and what is said of bad ones.
+//! Channels and common alert settings: parsed values, and messages of invalid ones.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn channel(keys: &str) -> Channel {
     channels.remove(0)
 }
 
-/// All that is said of a channel, problems or warnings, without the positions.
+/// All messages about a channel, problems or warnings, without positions.
 fn said(keys: &str) -> String {
     let rig = Rig::new();
     let messages = |problems: Vec<crate::config::ConfigError>| {

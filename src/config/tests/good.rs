@@ -1,4 +1,4 @@
-//! What good configurations mean.
+//! Valid configurations and their values.
 
 use crate::domain::token_format::TokenFormat;
 use std::path::Path;
@@ -61,7 +61,7 @@ fn the_region_chooses_the_server() {
             "{keys}"
         );
     }
-    // An endpoint of the app's own holds for all regions: nothing goes to the profile's servers.
+    // An app's own endpoint applies to all regions: nothing is sent to the profile's servers.
     let own = ACME.replace(
         "[portals.acme]",
         "token_url = 'http://127.0.0.1:1/t'\n[portals.acme]",
@@ -276,7 +276,7 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
         warned("empty.refresh").0,
         format!("main.toml:7:22: `refresh_token_file`: empty.refresh is empty; {needed}\n")
     );
-    // It may be the token itself, so nobody gets to show it.
+    // It may be the token itself, so it is never shown.
     assert_eq!(
         warned("5bad2d67"),
         (
@@ -284,7 +284,7 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
             None
         )
     );
-    // An empty file that others may fill is no less of a problem.
+    // An empty file that others may fill is a problem as well.
     assert!(
         rig.problems(&with("open.refresh"))
             .contains("can be accessed by every user")
@@ -310,7 +310,7 @@ fn clients_without_overrides_share_a_profile() {
     );
 }
 
-/// 100,000 take a second or two even without optimisation; this many would show a growth faster than linear.
+/// 100,000 take a second or two even without optimisation; this number would reveal growth faster than linear.
 #[test]
 fn many_portals_load_quickly() {
     use std::fmt::Write as _;

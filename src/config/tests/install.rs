@@ -1,4 +1,4 @@
-//! `[install]` and `[apps.NAME.install]`: what they mean, and what is wrong with them.
+//! `[install]` and `[apps.NAME.install]`: parsed values and problems.
 
 use crate::domain::token_format::TokenFormat;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const APP: &str =
     "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n";
 const LISTENER: &str = "[install]\nlisten = '127.0.0.1:9472'\n";
 
-/// The problems of these lines of `[apps.crm.install]`, which are at line 7 and after it.
+/// The problems of these lines of `[apps.crm.install]`, which start at line 7.
 fn on_rule(lines: &str) -> String {
     problems(&format!("{LISTENER}{APP}[apps.crm.install]\n{lines}"))
 }

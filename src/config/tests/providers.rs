@@ -1,6 +1,6 @@
-//! The built-in providers, each against requests and replies in the shapes that it documents (`tests/fixtures/providers`).
+//! The built-in providers, each against requests and responses in their documented formats (`tests/fixtures/providers`).
 //!
-//! The fixtures hold made-up values only. What a provider does live is not seen here.
+//! The fixtures contain made-up values only. Deviations of the real server are not detected here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,7 +48,7 @@ struct Setup {
     /// A public client: without a secret.
     #[serde(default)]
     public: bool,
-    /// Renewals are bought with the client's own credentials.
+    /// Renewals use the client's own credentials.
     #[serde(default)]
     client_credentials: bool,
     /// Further lines of the app and of the portal.
@@ -56,7 +56,7 @@ struct Setup {
     app: String,
     #[serde(default)]
     portal: String,
-    /// What the redirect brought.
+    /// Parameters of the redirect.
     #[serde(default)]
     fields: BTreeMap<String, Value>,
 }
@@ -88,7 +88,7 @@ struct Said {
     body: String,
     grants: Option<Grants>,
     class: Option<Class>,
-    /// A part of what people are told has happened.
+    /// Part of the description for the operator.
     meaning: Option<String>,
 }
 
@@ -97,7 +97,7 @@ struct Said {
 struct Grants {
     token: String,
     life: String,
-    /// Without it the refresh token stays what it was.
+    /// Without it the refresh token is unchanged.
     refresh: Option<String>,
     r#type: Option<String>,
     #[serde(default)]
@@ -140,7 +140,7 @@ fn answer(said: &Said, profile: &Profile) -> Verdict {
     )
 }
 
-/// The app and the portal of a page, configured as an operator would.
+/// The app and the portal of a fixture, as an operator would configure them.
 fn configured(name: &str, setup: &Setup) -> (App, PortalConfig) {
     let secret = if setup.public {
         ""
@@ -320,7 +320,7 @@ fn each_provider_is_understood_as_it_documents() {
     }
 }
 
-/// What a person is told to do fits the class: nothing else would be waited for.
+/// The hint fits the class.
 #[test]
 fn every_row_says_what_happened_and_what_mends_it() {
     for name in names() {
@@ -398,7 +398,7 @@ fn every_provider_that_is_promised_is_built_in_and_the_reverse() {
     assert_eq!(shown, built_in, "the fixtures");
 }
 
-/// A profile says where it is documented, and names no key twice over the defaults of another file.
+/// A profile names its documentation, and repeats no key of another file's defaults.
 #[test]
 fn every_profile_names_its_source() {
     for name in names() {
@@ -448,7 +448,7 @@ fn the_times_of_the_profiles_leave_room() {
     }
 }
 
-/// A portal that names no host of its own gets the provider's.
+/// A portal without a host gets the provider's.
 #[test]
 fn a_host_of_ones_own_is_one_line() {
     for (name, default, own) in [
@@ -494,13 +494,13 @@ fn a_host_of_ones_own_is_one_line() {
     assert!(problems.contains("`domain`"), "{problems}");
 }
 
-/// A row that no reply reaches may stand behind one that takes everything.
+/// A row without a matching response may be shadowed by a more general one.
 #[test]
 fn every_row_is_reached_by_a_reply() {
     let common = read_to_string("config/providers/common.toml")
         .matches("[[errors]]")
         .count();
-    // Those of Bitrix24 and X are gone through in `shipped`.
+    // `shipped` covers Bitrix24 and X.
     for name in names()
         .into_iter()
         .filter(|name| !["bitrix24", "x"].contains(name))
@@ -557,7 +557,7 @@ fn what_is_written_out_is_the_profile() {
             .replace(&format!("[providers.{name}"), "[providers.own");
         let text = text + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
         let again = loaded(&text).config.profiles["own"].clone();
-        // The table of RFC 6749's codes stands below each, and now twice.
+        // The table of RFC 6749's codes follows each, and now twice.
         let common = again.errors.len() - profile.errors.len();
         assert_eq!(
             again.errors[..profile.errors.len()],
