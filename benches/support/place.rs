@@ -19,7 +19,7 @@ const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
 /// In memory like production's `/run`, and writable for users.
 const IN_MEMORY: &str = "/dev/shm";
 /// Time limit for publishing the last token.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of writes to measure the disk's fsync.
 const PROBES: usize = 200;
 
@@ -85,14 +85,14 @@ impl Place {
                     break json["access_token"].clone();
                 }
                 ensure!(
-                    clock.elapsed(started) < PATIENCE,
+                    clock.elapsed(started) < PUBLISH_TIMEOUT,
                     "{portal} is not published"
                 );
                 std::thread::sleep(Duration::from_millis(20));
             };
             while token != *std::fs::read_to_string(file(TokenFormat::Raw))? {
                 ensure!(
-                    clock.elapsed(started) < PATIENCE,
+                    clock.elapsed(started) < PUBLISH_TIMEOUT,
                     "{portal} is not published whole"
                 );
             }

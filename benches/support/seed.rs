@@ -22,9 +22,9 @@ use super::roles::{CLIENT_ID, CLIENT_SECRET, domain, grants, name};
 /// Portals in one file of the configuration.
 const PORTALS_PER_FILE: usize = 1_000;
 /// Number of grants to store concurrently.
-const TOGETHER: usize = 2_000;
+const MAX_CONCURRENT: usize = 2_000;
 /// Time before the first escalation is due.
-const UNTROUBLED: Duration = Duration::from_secs(1_800);
+const ESCALATION_DELAY: Duration = Duration::from_secs(1_800);
 
 /// The grants to store.
 pub enum Seed {
@@ -123,7 +123,7 @@ async fn store(
         .collect();
     state.reconcile(portals.clone(), Vec::new(), now).await?;
     let grants: Vec<_> = portals.iter().zip(texts).collect();
-    for grants in grants.chunks(TOGETHER) {
+    for grants in grants.chunks(MAX_CONCURRENT) {
         let mut together = JoinSet::new();
         for (portal, text) in grants {
             let intake = import::parse(text.as_bytes(), &app.profile, now)?;
@@ -203,7 +203,7 @@ async fn take_in(
                 generation,
                 (seen, Vec::new()),
                 Vec::new(),
-                Some(now + UNTROUBLED)
+                Some(now + ESCALATION_DELAY)
             )
             .await?,
         "it changed meanwhile"

@@ -384,7 +384,7 @@ impl Directory {
     ///
     /// # Errors
     /// The operating system's; [`ErrorKind::AlreadyExists`] if the name is not free.
-    pub fn rename_to_nothing(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+    pub fn rename_no_replace(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         fs::linkat(&self.handle, from, &self.handle, to, AtFlags::empty())?;
         self.remove(from)
     }
@@ -449,7 +449,7 @@ impl Directory {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn judge_file(&self, name: &OsStr) -> io::Result<Result<(), NotOwnFile>> {
+    pub fn check_file(&self, name: &OsStr) -> io::Result<Result<(), NotOwnFile>> {
         let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(match FileType::from_raw_mode(found.st_mode) {
             FileType::RegularFile if self.is_owner(found.st_uid) => Ok(()),

@@ -205,7 +205,7 @@ fn only_small_regular_files_are_read_and_nothing_is_waited_for() {
             "it is not refreshd's own"
         );
         assert_eq!(
-            directory.judge_file(OsStr::new("small")).unwrap(),
+            directory.check_file(OsStr::new("small")).unwrap(),
             Err(NotOwnFile::Owner(format!("user {STRANGER}")))
         );
     }

@@ -20,9 +20,9 @@ use refreshd_token_client::token::Generation;
 const HEADING: &str = "# The newest generation of each portal. refreshd sees by it that a state was restored from an old backup:\n\
     # keep this file where it is when you restore one.\n";
 /// The file is rewritten when it has more lines than this, and twice as many as there are portals.
-const MANY: usize = 2_000;
+const COMPACT_ABOVE_LINES: usize = 2_000;
 /// Maximum size of the file, in bytes: a million portals need a third of it.
-const LARGEST: u64 = 64 << 20;
+const MAX_FILE_BYTES: u64 = 64 << 20;
 const MODE: u32 = 0o600;
 
 /// Generations by portal.
@@ -141,7 +141,7 @@ impl Generations {
         let mut text = Vec::new();
         let read = self.file.as_mut().map(|file| {
             file.rewind()?;
-            file.take(LARGEST).read_to_end(&mut text)?;
+            file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
             file.seek(SeekFrom::End(0))
         });
         match read {
@@ -159,7 +159,7 @@ impl Generations {
         portal: &PortalName,
         generation: Option<Generation>,
     ) -> Result<(), FileError> {
-        if self.lines > MANY.max(self.portals * 2) {
+        if self.lines > COMPACT_ABOVE_LINES.max(self.portals * 2) {
             let noted = self.read();
             self.replace(&noted)?;
         }
@@ -189,7 +189,7 @@ impl Generations {
     }
 
     fn text(&self) -> std::io::Result<Vec<u8>> {
-        Directory::open(parent(&self.path))?.read(self.name()?, LARGEST)
+        Directory::open(parent(&self.path))?.read(self.name()?, MAX_FILE_BYTES)
     }
 
     fn name(&self) -> std::io::Result<&OsStr> {
@@ -303,16 +303,16 @@ mod tests {
     fn it_does_not_grow_without_end() {
         let folder = tempfile::tempdir().unwrap();
         let mut generations = Generations::beside(&folder.path().join("state.db"));
-        for number in 0..10 * MANY as u64 {
+        for number in 0..10 * COMPACT_ABOVE_LINES as u64 {
             generations
                 .record(&name("acme"), Some(Generation(number)))
                 .unwrap();
         }
         let size = std::fs::metadata(&generations.path).unwrap().len();
-        assert!(size < 12 * MANY as u64, "{size} bytes");
+        assert!(size < 12 * COMPACT_ABOVE_LINES as u64, "{size} bytes");
         assert_eq!(
             generations.read()[&name("acme")],
-            Generation(10 * MANY as u64 - 1)
+            Generation(10 * COMPACT_ABOVE_LINES as u64 - 1)
         );
     }
 }

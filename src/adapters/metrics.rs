@@ -138,12 +138,12 @@ impl Metrics {
             install_questions,
             reload_successful,
         };
-        metrics.know_providers(providers);
+        metrics.init_providers(providers);
         metrics
     }
 
     /// Initializes the counters of these providers.
-    pub fn know_providers(&self, providers: &[String]) {
+    pub fn init_providers(&self, providers: &[String]) {
         for provider in providers {
             for result in std::iter::once(None).chain(Class::ALL.map(Some)) {
                 drop(self.renewals.get_or_create(&labels(provider, result)));
@@ -152,7 +152,7 @@ impl Metrics {
     }
 
     /// Initializes the counters of these channels.
-    pub fn know_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
+    pub fn init_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
         for channel in channels {
             for result in DeliveryResult::ALL {
                 drop(
@@ -164,7 +164,7 @@ impl Metrics {
     }
 
     /// Initializes the counters of these apps' installs.
-    pub fn know_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
+    pub fn init_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
         for app in apps {
             drop(
                 self.install_questions
@@ -182,7 +182,7 @@ impl Metrics {
     }
 
     /// Counts a verification request for an install event.
-    pub fn install_question(&self, app: &str) {
+    pub fn install_verification(&self, app: &str) {
         self.install_questions
             .get_or_create(&vec![("app", app.to_owned())])
             .inc();

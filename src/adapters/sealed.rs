@@ -8,7 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
 /// Maximum size, in bytes.
-pub const LONGEST: usize = 1 << 20;
+pub const MAX_LENGTH: usize = 1 << 20;
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum Unreadable {
     #[error("it is no memory that was sealed")]
     NotSealed,
     /// Its size in bytes is over the limit.
-    #[error("it has {0} bytes, {LONGEST} are the most")]
+    #[error("it has {0} bytes, {MAX_LENGTH} are the most")]
     TooLong(u64),
     /// An error of the operating system.
     #[error("it cannot be read")]
@@ -32,9 +32,9 @@ fn seals() -> SealFlags {
 /// Writes the bytes into a new file and seals it. The name is for `/proc` only.
 ///
 /// # Errors
-/// The operating system's; or there are more than [`LONGEST`] bytes.
+/// The operating system's; or there are more than [`MAX_LENGTH`] bytes.
 pub fn seal(name: &str, bytes: &[u8]) -> io::Result<File> {
-    if bytes.len() > LONGEST {
+    if bytes.len() > MAX_LENGTH {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -57,11 +57,11 @@ pub fn read(file: File) -> Result<Vec<u8>, Unreadable> {
         return Err(Unreadable::NotSealed);
     }
     let length = file.metadata().map_err(Unreadable::Read)?.len();
-    if length > LONGEST as u64 {
+    if length > MAX_LENGTH as u64 {
         return Err(Unreadable::TooLong(length));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(LONGEST as u64)
+    file.take(MAX_LENGTH as u64)
         .read_to_end(&mut bytes)
         .map_err(Unreadable::Read)?;
     Ok(bytes)
@@ -78,7 +78,7 @@ mod tests {
         assert!(file.write_all(b"x").is_err() && file.set_len(1).is_err());
         file.rewind().unwrap();
         assert_eq!(read(file).unwrap(), b"a pair");
-        assert!(seal("test", &vec![0; LONGEST + 1]).is_err());
+        assert!(seal("test", &vec![0; MAX_LENGTH + 1]).is_err());
     }
 
     #[test]
@@ -94,10 +94,10 @@ mod tests {
         let long = File::from(
             memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap(),
         );
-        long.set_len(LONGEST as u64 + 1).unwrap();
+        long.set_len(MAX_LENGTH as u64 + 1).unwrap();
         fcntl_add_seals(&long, seals()).unwrap();
         assert!(
-            matches!(read(long), Err(Unreadable::TooLong(length)) if length == LONGEST as u64 + 1)
+            matches!(read(long), Err(Unreadable::TooLong(length)) if length == MAX_LENGTH as u64 + 1)
         );
     }
 }

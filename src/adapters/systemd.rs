@@ -20,11 +20,11 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use sd_notify::NotifyState;
 
 /// Maximum length of a stored descriptor's name in systemd, in bytes.
-const LONGEST_NAME: usize = 255;
+const MAX_NAME_LENGTH: usize = 255;
 
 /// Notifications that must arrive, in order, and were rejected so far: a service manager that never receives `READY=1` stops
 /// the unit.
-static UNHEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static PENDING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Notifies that the daemon serves (`Type=notify`).
 pub fn ready(status: &str) {
@@ -39,30 +39,30 @@ pub fn reloading() {
         .chain(stamp)
         .collect();
     // Earlier notifications are obsolete; the end of this reload sends the current status.
-    forget_unheard();
+    clear_pending();
     insist(&states);
 }
 
 /// Notifies that the daemon is about to exit.
 pub fn stopping(status: &str) {
-    forget_unheard();
-    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    clear_pending();
+    notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
 /// Sets the status line of `systemctl status`.
 pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
+    notify(&[NotifyState::Status(status)]);
 }
 
 /// Extends the stop timeout, so that neither the watchdog nor `TimeoutStopSec=` interrupts requests that were sent.
 pub fn still_stopping(more: Duration) {
     let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(more)]);
+    notify(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(more)]);
 }
 
 /// Notifies the watchdog.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
 /// Maximum interval between calls of [`alive`], if systemd watches: half of `WatchdogSec`; 0 disables it.
@@ -129,7 +129,7 @@ pub fn unstore(name: &str) -> io::Result<()> {
 }
 
 fn is_name(name: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&name.len())
+    (1..=MAX_NAME_LENGTH).contains(&name.len())
         && name
             .bytes()
             .all(|byte| (byte == b' ' || byte.is_ascii_graphic()) && byte != b':')
@@ -215,8 +215,8 @@ pub fn has_journal() -> bool {
 }
 
 /// Resends the notifications that were rejected and must arrive.
-pub fn say_again() {
-    let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+pub fn resend_pending() {
+    let mut unheard = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
     let heard = unheard
         .iter()
         .take_while(|message| send(message, &[]).is_ok())
@@ -224,23 +224,23 @@ pub fn say_again() {
     unheard.drain(..heard);
 }
 
-fn forget_unheard() {
-    UNHEARD
+fn clear_pending() {
+    PENDING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clear();
 }
 
 fn insist(states: &[NotifyState<'_>]) {
-    UNHEARD
+    PENDING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(message(states));
-    say_again();
+    resend_pending();
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    say_again();
+fn notify(states: &[NotifyState<'_>]) {
+    resend_pending();
     // No listener, or a full socket: the next one may arrive, and the watchdog notices if it matters.
     let _ = send(&message(states), &[]);
 }

@@ -27,9 +27,9 @@ use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, pa
 use refreshd_time::clock::Clock;
 
 /// Lines that arrive within this time were pasted together.
-const AT_ONCE: Duration = Duration::from_millis(200);
+const PASTE_WINDOW: Duration = Duration::from_millis(200);
 /// Number of foreign redirects to show.
-const SHOWN_STRANGERS: u32 = 3;
+const MAX_FOREIGN_SHOWN: u32 = 3;
 
 #[derive(Debug, Args)]
 #[command(
@@ -59,7 +59,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let asker = AuthorizationClient {
+    let request_builder = AuthorizationClient {
         client: connect(common).await?,
         portal: &arguments.portal,
     };
@@ -68,15 +68,15 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         .as_ref()
         .or(arguments.redirected_url.as_ref())
     {
-        Some(answer) => match asker.answer(answer).await {
+        Some(answer) => match request_builder.answer(answer).await {
             Ok(Answered::Authorized(authorized)) => Ok(authorized),
             Ok(Answered::NotIt(why)) => Err(CommandError::new(Exit::Data, why)),
             Err(failure) => Err(failure),
         },
-        None => asker.ask(arguments).await,
+        None => request_builder.ask(arguments).await,
     };
-    let is_daemon = asker.client.is_daemon();
-    asker.client.close().await;
+    let is_daemon = request_builder.client.is_daemon();
+    request_builder.client.close().await;
     if !is_daemon && authorized.is_ok() {
         terminal::eprintln(
             "no daemon runs; the grant is in the state and is renewed when one starts",
@@ -189,7 +189,7 @@ impl AuthorizationClient<'_> {
             pasted: String::new(),
             clock,
         };
-        let mut strangers = 0;
+        let mut foreign = 0;
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
@@ -200,7 +200,7 @@ impl AuthorizationClient<'_> {
                 Some(None) => break Err(no_way()),
                 None => continue,
             };
-            if let Some(ended) = self.take(come, &begun, &mut strangers).await {
+            if let Some(ended) = self.take(come, &begun, &mut foreign).await {
                 break ended;
             }
         };
@@ -222,7 +222,7 @@ impl AuthorizationClient<'_> {
         &self,
         come: CallbackEvent,
         begun: &Begun,
-        strangers: &mut u32,
+        foreign: &mut u32,
     ) -> Option<Result<Value, CommandError>> {
         let (text, arrival) = match come {
             CallbackEvent::Pasted(text) => (text, None),
@@ -230,10 +230,10 @@ impl AuthorizationClient<'_> {
             // Any process on this machine can send one: without our `state` it is neither submitted nor shown.
             CallbackEvent::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
                 let why = AnswerError::OtherState.to_string();
-                *strangers = strangers.saturating_add(1);
+                *foreign = foreign.saturating_add(1);
                 // The address to open must stay on the screen.
-                if *strangers <= SHOWN_STRANGERS {
-                    let last = if *strangers == SHOWN_STRANGERS {
+                if *foreign <= MAX_FOREIGN_SHOWN {
+                    let last = if *foreign == MAX_FOREIGN_SHOWN {
                         "; further ones are not shown"
                     } else {
                         ""
@@ -355,7 +355,7 @@ impl PromptAndCallback {
     async fn whole(&mut self, first: String) -> String {
         let mut text = first;
         while let Some(lines) = &mut self.lines {
-            match self.clock.within(AT_ONCE, lines.next_line()).await {
+            match self.clock.within(PASTE_WINDOW, lines.next_line()).await {
                 Some(Ok(Some(line))) => text = format!("{text}\n{line}"),
                 Some(_) => self.lines = None,
                 None => break,

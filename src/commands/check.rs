@@ -24,9 +24,9 @@ use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::reply::leads_to;
 
 /// Time limit for reading the state: a million portals take less on a current disk.
-const CHECK_LIMIT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait before a state that changed during the check is read again.
-const CHECK_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 #[command(
@@ -66,7 +66,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
         Err(error) => format!("could not be looked at ({})", error_chain(&error)),
     };
-    refuse_strangers(&config)?;
+    reject_foreign_directories(&config)?;
     for warning in directories(&config)
         .into_iter()
         .chain(state::oddities(path))
@@ -107,7 +107,7 @@ async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
         let interrupt = check.interrupt();
         let mut checking = JoinSet::new();
         checking.spawn_blocking(move || check.run());
-        let left = CHECK_LIMIT.saturating_sub(clock.elapsed(began));
+        let left = READ_TIMEOUT.saturating_sub(clock.elapsed(began));
         let done = match clock.within(left, checking.join_next()).await {
             Some(done) => done,
             None => {
@@ -118,8 +118,8 @@ async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
         match done {
             Some(Ok(Ok(CheckOutcome::Sound))) => return Ok(", and whole"),
             Some(Ok(Err(error))) if error.is_damage() => return damaged(error),
-            Some(Ok(Ok(CheckOutcome::Changing))) if clock.elapsed(began) < CHECK_LIMIT => {
-                clock.sleep(CHECK_AGAIN).await;
+            Some(Ok(Ok(CheckOutcome::Changing))) if clock.elapsed(began) < READ_TIMEOUT => {
+                clock.sleep(RETRY_AFTER).await;
             }
             _ => return Ok(", and was not read to its end"),
         }
@@ -142,7 +142,7 @@ fn stops_the_daemon(state: &Path, error: &StateError) -> bool {
 
 /// Rejects directories of other users, with which the daemon would not start. `check` may run as another user: the owner of the
 /// state counts as the daemon's user.
-fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
+fn reject_foreign_directories(config: &Config) -> Result<(), CommandError> {
     let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
     for (what, path) in [
         ("state", parent(&config.paths.state)),

@@ -22,13 +22,13 @@ use refreshd_time::clock::Clock;
 use refreshd_token_client::introspection::Introspection;
 
 /// Longer than any renewal takes, so that the daemon's own response comes first.
-const LIMIT: Duration = Duration::from_secs(360);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(360);
 /// Timeout of read-only requests: as long as the daemon queues a listing.
-const LOOK: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer requests check after each interval whether the daemon responds at all.
-const STEP: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// A path that every daemon answers at once with "not found".
-const ANYTHING: &str = "/v1";
+const PROBE_PATH: &str = "/v1";
 
 /// The grant to import.
 pub(super) enum ImportInput {
@@ -102,7 +102,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
             .no_proxy()
-            .timeout(LIMIT)
+            .timeout(REQUEST_TIMEOUT)
             .build();
         let http = http.map_err(|_| {
             CommandError::new(
@@ -490,7 +490,10 @@ impl Client {
                     Ok((status, response.bytes().await?.to_vec()))
                 };
                 let answered = if looks {
-                    Clock::system().running_limit(LOOK).wait(answered).await
+                    Clock::system()
+                        .running_limit(READ_TIMEOUT)
+                        .wait(answered)
+                        .await
                 } else {
                     wait(http, *pid, answered).await
                 };
@@ -526,11 +529,15 @@ async fn wait<T>(
     let mut answered = std::pin::pin!(answered);
     let mut is_said = false;
     loop {
-        if let Some(answer) = clock.running_limit(STEP).wait(&mut answered).await {
+        if let Some(answer) = clock
+            .running_limit(PROBE_INTERVAL)
+            .wait(&mut answered)
+            .await
+        {
             return Some(answer);
         }
-        let mut patience = clock.running_limit(STEP);
-        let probe = patience.wait(http.get(address(ANYTHING)).send());
+        let mut patience = clock.running_limit(PROBE_INTERVAL);
+        let probe = patience.wait(http.get(address(PROBE_PATH)).send());
         // The response may arrive meanwhile.
         tokio::select! {
             biased;

@@ -171,7 +171,7 @@ fn trust(
         None => known,
     };
     let is_blind = paths.is_none() && !rustix::process::geteuid().is_root();
-    if known.holds(listener) || is_blind && has_to_itself(listener, parent(socket)) {
+    if known.holds(listener) || is_blind && is_private_to(listener, parent(socket)) {
         return Ok(());
     }
     let message = format!(
@@ -185,7 +185,7 @@ fn trust(
 }
 
 /// Whether only root and this user can create a socket there.
-fn has_to_itself(user: u32, directory: &Path) -> bool {
+fn is_private_to(user: u32, directory: &Path) -> bool {
     let found = std::fs::metadata(directory);
     found.is_ok_and(|found| found.permissions().mode() & 0o002 == 0 && found.uid() == user)
 }

@@ -105,21 +105,21 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         ended.cancel();
         done
     });
-    let told = Box::pin(async {
-        let story = DemoScript {
+    let demo = Box::pin(async {
+        let script = DemoScript {
             sandbox: &sandbox,
             socket: &socket,
             clock: Clock::system(),
             began: Clock::system().tick(),
         };
         tokio::select! {
-            done = story.tell(arguments.keep) => { stop.cancel(); done }
+            done = script.run(arguments.keep) => { stop.cancel(); done }
             () = ended.cancelled() => Ok(()),
         }
     });
-    let (done, told, ()) = tokio::join!(daemon, told, sandbox.clone().serve(server, ended.clone()));
+    let (done, demo, ()) = tokio::join!(daemon, demo, sandbox.clone().serve(server, ended.clone()));
     done.map_err(|error| cannot_run(&error))?;
-    told?;
+    demo?;
     summary(&sandbox)
 }
 
@@ -185,7 +185,7 @@ struct DemoScript<'a> {
 }
 
 impl DemoScript<'_> {
-    async fn tell(&self, keep: bool) -> Result<(), CommandError> {
+    async fn run(&self, keep: bool) -> Result<(), CommandError> {
         let client = self.client().await?;
         for (portal, host) in PORTALS {
             let grant = self.sandbox.install(host, CLIENT_ID);
@@ -197,7 +197,7 @@ impl DemoScript<'_> {
                 )
                 .await?;
         }
-        self.say(
+        self.print(
             "three grants were handed over; each is renewed at once, which proves that it lives",
         );
         self.wait_until(18).await;
@@ -209,14 +209,14 @@ impl DemoScript<'_> {
         };
         self.sandbox
             .fail(At::Portal("globex.bitrix24.de".to_owned()), fault, u32::MAX);
-        self.say(
+        self.print(
             "globex: its server answers 500 from now on. The first renewal is due at about 25 seconds of the \
                   token's life; watch it fail, be retried, and escalate by the share of life that is left",
         );
         self.wait_until(68).await;
         self.sandbox
             .heal(At::Portal("globex.bitrix24.de".to_owned()));
-        self.say("globex: its token has expired, readers were told by expires_at, people by the log. The server works \
+        self.print("globex: its token has expired, readers were demo by expires_at, people by the log. The server works \
                   again now; the next retry renews it and the incident is resolved");
         self.wait_until(72).await;
         while client
@@ -227,10 +227,10 @@ impl DemoScript<'_> {
         {
             self.clock.sleep(Duration::from_millis(200)).await;
         }
-        self.say("globex is fresh again, without anybody's help; acme and initech never noticed");
+        self.print("globex is fresh again, without anybody's help; acme and initech never noticed");
         self.wait_until(90).await;
         if keep {
-            self.say("the story is over; going on until Ctrl-C");
+            self.print("the script is over; going on until Ctrl-C");
             return std::future::pending().await;
         }
         Ok(())
@@ -254,7 +254,7 @@ impl DemoScript<'_> {
         }
     }
 
-    fn say(&self, text: &str) {
+    fn print(&self, text: &str) {
         let second = self.clock.elapsed(self.began).as_secs();
         terminal::eprintln(&format!("\n▶ {second:>3} s  {text}\n"));
     }

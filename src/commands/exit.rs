@@ -122,14 +122,14 @@ impl CommandError {
     }
 
     /// Prints the message and returns the exit status.
-    pub(super) fn say(&self) -> Exit {
+    pub(super) fn print(&self) -> Exit {
         terminal::fail(&self.message);
         self.exit
     }
 
     /// The same if standard error may block.
-    pub(super) fn say_unheard(&self) -> Exit {
-        terminal::fail_unheard(&self.message);
+    pub(super) fn print_without_waiting(&self) -> Exit {
+        terminal::fail_without_waiting(&self.message);
         self.exit
     }
 }

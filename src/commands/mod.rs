@@ -154,7 +154,7 @@ enum Alert {
 }
 
 /// Maximum wait for the log's reader at the end of a process.
-const HELP_FOOTER: Duration = Duration::from_secs(2);
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command line.
 #[must_use]
@@ -184,9 +184,9 @@ pub fn main() -> Exit {
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
         Err(why) if is_daemon => {
-            return CommandError::new(Exit::Unavailable, why).say_unheard();
+            return CommandError::new(Exit::Unavailable, why).print_without_waiting();
         }
-        Err(why) => return CommandError::new(Exit::Unavailable, why).say(),
+        Err(why) => return CommandError::new(Exit::Unavailable, why).print(),
     };
     let done = runtime.block_on(async {
         match cli.command {
@@ -221,12 +221,12 @@ pub fn main() -> Exit {
     });
     // Reading standard input may block a thread that is no longer needed.
     runtime.shutdown_background();
-    log::flush(HELP_FOOTER);
+    log::flush(LOG_FLUSH_TIMEOUT);
     done.unwrap_or_else(|failure| {
         if is_daemon {
-            failure.say_unheard()
+            failure.print_without_waiting()
         } else {
-            failure.say()
+            failure.print()
         }
     })
 }

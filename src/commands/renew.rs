@@ -14,7 +14,7 @@ use crate::domain::portal::Kind;
 use refreshd_token_client::problem::Problem;
 
 /// Number of concurrent requests; the daemon's own budget applies as well.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(
@@ -73,7 +73,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             }
             Err(failure) => {
                 answers.push(json!({ "portal": name, "error": failure.message() }));
-                exit = failure.say();
+                exit = failure.print();
             }
         }
     }
@@ -113,7 +113,11 @@ async fn renew_each<'n>(
     client: &Client,
     names: &'n [String],
 ) -> Vec<(&'n String, Result<Value, CommandError>)> {
-    let at_once = if client.is_daemon() { AT_ONCE } else { 1 };
+    let at_once = if client.is_daemon() {
+        MAX_CONCURRENT
+    } else {
+        1
+    };
     let asked = names
         .iter()
         .map(|name| async move { (name, client.renew(name).await) });

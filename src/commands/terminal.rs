@@ -12,7 +12,7 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use refreshd_secrets::mask::line;
 
 /// Maximum wait for the reader of a daemon's last message.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Prints a result. A closed pipe is not an error.
 pub(super) fn print(text: &str) {
@@ -43,7 +43,7 @@ pub(super) fn fail(message: &str) {
 }
 
 /// The same if standard error may block: a daemon that cannot start must exit, even if its log is full.
-pub(super) fn fail_unheard(message: &str) {
+pub(super) fn fail_without_waiting(message: &str) {
     let (said, heard) = mpsc::channel();
     let text = format!("refreshd: {message}");
     let speaker = Builder::new().name("last word".to_owned()).spawn(move || {
@@ -53,7 +53,7 @@ pub(super) fn fail_unheard(message: &str) {
     });
     match speaker {
         Ok(_) => {
-            let _ = heard.recv_timeout(LAST_WORD);
+            let _ = heard.recv_timeout(MESSAGE_TIMEOUT);
         }
         Err(_) => fail(message),
     }

@@ -10,7 +10,7 @@ use super::secrets::SecretSource;
 use crate::domain::budget::Limits;
 use crate::domain::completeness::Included;
 use crate::domain::escalation::Step;
-use crate::domain::install::{InstallRule, InstallTerms};
+use crate::domain::install::{InstallContext, InstallRule};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::settings::Settings;
@@ -193,7 +193,7 @@ impl App {
 
     /// Request builder of this client for a portal.
     #[must_use]
-    pub fn asker<'a>(
+    pub fn request_builder<'a>(
         &'a self,
         settings: Option<&'a Settings>,
         fields: &'a BTreeMap<String, serde_json::Value>,
@@ -218,9 +218,9 @@ impl App {
 
     /// What the state needs to store its installs, if it has an install rule.
     #[must_use]
-    pub fn install_terms(&self) -> Option<InstallTerms> {
+    pub fn install_context(&self) -> Option<InstallContext> {
         let (app, profile) = (self.name.clone(), Arc::clone(&self.profile));
-        let terms = |rule: &InstallRule| InstallTerms {
+        let terms = |rule: &InstallRule| InstallContext {
             app,
             rule: rule.clone(),
             profile,

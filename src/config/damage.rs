@@ -27,7 +27,7 @@ pub(super) struct Damage {
 }
 
 /// Invisible characters.
-const UNSEEN: [char; 13] = [
+const INVISIBLE: [char; 13] = [
     '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
     '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
 ];
@@ -76,7 +76,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
             "begins with a byte order mark (BOM), which an editor has put there: save it without one",
         );
     }
-    if secret.contains(UNSEEN) {
+    if secret.contains(INVISIBLE) {
         return found(
             "holds a character that is not seen (zero-width, or of a writing direction): write it anew by hand",
         );

@@ -9,7 +9,7 @@ use super::problem::{did_you_mean, shown};
 use super::source::Diagnostics;
 use super::table::{Table, TextValue};
 use super::values::{choice, percent, span};
-use crate::domain::escalation::{Step, Threshold, Trigger, default_ladder};
+use crate::domain::escalation::{Step, Threshold, Trigger, default_steps};
 use refreshd_alerting::Severity;
 
 /// Default `share` of an overdue step.
@@ -42,7 +42,7 @@ pub(super) fn ladder(
             steps.push(step);
         }
     }
-    if written { steps } else { default_ladder() }
+    if written { steps } else { default_steps() }
 }
 
 fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Option<Step> {

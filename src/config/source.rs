@@ -27,7 +27,7 @@ pub(super) struct ConfigSource {
     /// Mode of the file; `None` if it is compiled in.
     mode: Option<u32>,
     /// Start of the line with the first syntax error.
-    sound_until: Cell<usize>,
+    valid_until: Cell<usize>,
 }
 
 impl ConfigSource {
@@ -61,7 +61,7 @@ impl ConfigSource {
             text,
             lines,
             mode: None,
-            sound_until: Cell::new(usize::MAX),
+            valid_until: Cell::new(usize::MAX),
         }
     }
 
@@ -81,7 +81,7 @@ impl ConfigSource {
             .map(|error| error.span().map_or(0, |span| span.start))
             .min()
         {
-            self.sound_until.set(self.lines[self.line_of(first)]);
+            self.valid_until.set(self.lines[self.line_of(first)]);
             report.broken = true;
         }
         tree.into_inner()
@@ -123,7 +123,7 @@ impl ConfigSource {
     }
 
     fn is_broken(&self) -> bool {
-        self.sound_until.get() != usize::MAX
+        self.valid_until.get() != usize::MAX
     }
 
     fn line_of(&self, at: usize) -> usize {
@@ -164,7 +164,7 @@ impl SourceLocation<'_> {
     }
 
     fn is_sound(&self) -> bool {
-        self.end < self.source.sound_until.get()
+        self.end < self.source.valid_until.get()
     }
 }
 

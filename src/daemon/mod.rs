@@ -358,7 +358,7 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         incomplete::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
-        systemd::say_again();
+        systemd::resend_pending();
         if systemd::listens()
             && let Ok(summary) = summary(&shared).await
         {

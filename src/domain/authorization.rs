@@ -36,7 +36,7 @@ pub struct PendingAuthorization {
     /// Start of the authorization.
     pub begun_at: Timestamp,
     /// The flow, with its parameters.
-    pub way: AuthorizationFlow,
+    pub flow: AuthorizationFlow,
 }
 
 /// How the user's consent is received.
@@ -227,7 +227,7 @@ pub enum NoCodes {
 }
 
 /// Maximum length of a user code, in characters.
-const LONGEST_USER_CODE: usize = 40;
+const MAX_USER_CODE_LENGTH: usize = 40;
 
 /// Parses the response of a device authorization endpoint (RFC 8628 section 3.2).
 ///
@@ -261,7 +261,7 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
     } = serde_json::from_value(found).map_err(|_| NoCodes::Other)?;
     let user_code = user_code.trim();
     let typeable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-    if !(1..=LONGEST_USER_CODE).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
+    if !(1..=MAX_USER_CODE_LENGTH).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
         return Err(NoCodes::UserCode);
     }
     Ok(DeviceCodes {
@@ -292,7 +292,7 @@ fn object_with(body: &[u8], name: &str) -> Option<Value> {
 
 /// Polling interval after a response without a token (RFC 8628 section 3.5); `None` stops the polling.
 #[must_use]
-pub fn asks_again(code: Option<&str>, interval: Duration) -> Option<Duration> {
+pub fn next_poll_interval(code: Option<&str>, interval: Duration) -> Option<Duration> {
     match code? {
         "authorization_pending" => Some(interval),
         "slow_down" => Some(interval + SLOWER),
@@ -303,7 +303,7 @@ pub fn asks_again(code: Option<&str>, interval: Duration) -> Option<Duration> {
 /// Whether an error code ends the polling: the codes of RFC 8628 section 3.5 and RFC 6749 section 5.2, and Microsoft's
 /// names for the first two. Any other response, such as the page of a proxy, may be temporary.
 #[must_use]
-pub fn ends_a_device(code: &str) -> bool {
+pub fn ends_polling(code: &str) -> bool {
     matches!(
         code,
         "access_denied"
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn only_the_portals_own_open_authorization_is_answered() {
         let acme = PortalName::parse("acme").unwrap();
-        let way = AuthorizationFlow::Redirect {
+        let flow = AuthorizationFlow::Redirect {
             verifier: None,
             redirect_uri: None,
             nonce: None,
@@ -425,7 +425,7 @@ mod tests {
             portal: acme.clone(),
             state: "s1".into(),
             begun_at,
-            way,
+            flow,
         };
         assert!(pending.is(&acme, "s1", begun_at));
         assert!(!pending.is(&acme, "s2", begun_at) && !pending.is(&acme, "", begun_at));
@@ -442,17 +442,17 @@ mod tests {
             (1800, 5)
         );
         assert_eq!(
-            asks_again(Some("authorization_pending"), codes.interval),
+            next_poll_interval(Some("authorization_pending"), codes.interval),
             Some(codes.interval)
         );
         assert_eq!(
-            asks_again(Some("slow_down"), codes.interval),
+            next_poll_interval(Some("slow_down"), codes.interval),
             Some(Duration::from_secs(10))
         );
         assert_eq!(
             (
-                asks_again(Some("access_denied"), SLOWER),
-                asks_again(None, SLOWER)
+                next_poll_interval(Some("access_denied"), SLOWER),
+                next_poll_interval(None, SLOWER)
             ),
             (None, None)
         );
@@ -462,11 +462,11 @@ mod tests {
         );
         let marked = [b"\xef\xbb\xbf", &body[..]].concat();
         assert_eq!(device_codes(&marked).unwrap().user_code, "WDJB-MJHT");
-        assert!(ends_a_device("access_denied") && ends_a_device("expired_token"));
+        assert!(ends_polling("access_denied") && ends_polling("expired_token"));
         assert!(
-            !ends_a_device("forbidden")
-                && !ends_a_device("slow_down")
-                && !ends_a_device("server_error")
+            !ends_polling("forbidden")
+                && !ends_polling("slow_down")
+                && !ends_polling("server_error")
         );
     }
 

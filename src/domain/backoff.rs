@@ -11,9 +11,9 @@ const CAP: Duration = Duration::from_secs(300);
 /// Highest ceiling once it has expired.
 const CAP_EXPIRED: Duration = Duration::from_secs(900);
 /// Minimum wait: a failure always moves the next attempt into the future.
-pub const FLOOR: Duration = Duration::from_millis(500);
+pub const MIN_WAIT: Duration = Duration::from_millis(500);
 /// Longer values of `Retry-After` are capped here.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// The wait before attempt `attempt + 1`, counted from 1 for the first failure.
 ///
@@ -28,7 +28,7 @@ pub fn wait(attempt: u32, lifetime: Duration, expired: bool, jitter: f64) -> Dur
     };
     let doublings = attempt.saturating_sub(1).min(16);
     let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
-    ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(FLOOR)
+    ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(MIN_WAIT)
 }
 
 /// Wait after a refusal with an unknown error code. The same request is likely to be refused again, so the ceiling is a
@@ -45,13 +45,13 @@ pub fn wait_after_unknown(
     let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
     ceiling
         .mul_f64(jitter.clamp(0.0, 1.0).midpoint(1.0))
-        .max(FLOOR)
+        .max(MIN_WAIT)
 }
 
 /// [`wait`], or the server's `Retry-After` if that is longer.
 #[must_use]
 pub fn wait_at_least(own: Duration, asked: Option<Duration>) -> Duration {
-    own.max(asked.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    own.max(asked.unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
             wait_at_least(own, Some(Duration::from_secs(1))).as_secs(),
             7
         );
-        assert_eq!(wait_at_least(own, Some(Duration::MAX)), LONGEST_RETRY_AFTER);
+        assert_eq!(wait_at_least(own, Some(Duration::MAX)), MAX_RETRY_AFTER);
     }
 
     proptest! {
@@ -106,7 +106,7 @@ mod tests {
             attempt in 0u32.., life in 0u64..400_000_000, expired: bool, jitter in 0.0f64..1.0
         ) {
             let wait = wait(attempt, Duration::from_secs(life), expired, jitter);
-            prop_assert!(wait >= FLOOR && wait <= CAP_EXPIRED);
+            prop_assert!(wait >= MIN_WAIT && wait <= CAP_EXPIRED);
         }
     }
 }

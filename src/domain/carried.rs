@@ -85,7 +85,7 @@ mod tests {
             bound_to: Fingerprint::of(b"app"),
             token_url: String::new(),
             identity: None,
-            told: Vec::new(),
+            notified: Vec::new(),
             claim: claim.map(|id| (ClaimId(id), Timestamp::default())),
             tried_at: None,
         }

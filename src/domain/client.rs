@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::backoff::FLOOR;
+use super::backoff::MIN_WAIT;
 use refreshd_time::Timestamp;
 
 /// What a response proves about the client.
@@ -47,7 +47,7 @@ pub enum ClientDecision {
 }
 
 /// Number of other portals that must be refused before the client is, while there are portals left to try.
-const ASKED: u64 = 4;
+const MIN_REFUSED: u64 = 4;
 
 /// Attributes a refusal.
 #[must_use]
@@ -64,17 +64,18 @@ pub fn decide(seen: ClientEvidence) -> ClientDecision {
         // No portal is left to try, and those that were tried since are refused as well.
         (true, _, 0) if in_question => ClientDecision::TheClient,
         (true, ..) => ClientDecision::ThisPortal,
-        (false, ASKED.., _) | (false, _, 0) => ClientDecision::TheClient,
+        (false, MIN_REFUSED.., _) | (false, _, 0) => ClientDecision::TheClient,
         (false, _, 1..) => ClientDecision::AskAnother,
     }
 }
 
 /// Number of probes within seconds, while there are portals that were not tried yet.
-const QUICK: u64 = 4;
+const FAST_PROBES: u64 = 4;
 /// Wait before the first of them; it doubles for each further one.
-const QUICK_WAIT: Duration = Duration::from_secs(5);
+const FAST_PROBE_WAIT: Duration = Duration::from_secs(5);
 /// Later probes wait as long as the refusal has lasted, within these limits.
-const SLOW_WAIT: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+const SLOW_PROBE_LIMITS: (Duration, Duration) =
+    (Duration::from_secs(300), Duration::from_secs(3600));
 
 /// Wait before the next probe of a client that is refused for several portals. The first probes follow within seconds,
 /// since the refusals may concern those portals only. `lifetime` is that of their tokens.
@@ -85,12 +86,12 @@ pub fn probe_wait(
     unasked: u64,
     lifetime: Duration,
 ) -> Duration {
-    if unasked > 0 && refused <= QUICK {
+    if unasked > 0 && refused <= FAST_PROBES {
         let doublings = u32::try_from(refused.saturating_sub(1)).unwrap_or_default();
-        let wait = QUICK_WAIT.saturating_mul(1 << doublings.min(8));
-        return wait.min((lifetime / 12).max(FLOOR));
+        let wait = FAST_PROBE_WAIT.saturating_mul(1 << doublings.min(8));
+        return wait.min((lifetime / 12).max(MIN_WAIT));
     }
-    refused_for.clamp(SLOW_WAIT.0, SLOW_WAIT.1)
+    refused_for.clamp(SLOW_PROBE_LIMITS.0, SLOW_PROBE_LIMITS.1)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub struct Step {
 
 /// Default steps, in force if the configuration has no `[[escalation.step]]`.
 #[must_use]
-pub fn default_ladder() -> Vec<Step> {
+pub fn default_steps() -> Vec<Step> {
     let step = |key: &str, when, severity| Step {
         key: key.to_owned(),
         when,
@@ -116,7 +116,7 @@ pub struct Evaluation {
     /// Notice to publish now.
     pub announce: Option<EscalationNotice>,
     /// Names of all steps notified so far, including this one.
-    pub told: Vec<String>,
+    pub notified: Vec<String>,
     /// Time of the next step if nothing changes.
     pub next: Option<Timestamp>,
 }
@@ -130,18 +130,18 @@ pub fn evaluate(
     grant: &Grant,
     now: Timestamp,
 ) -> Evaluation {
-    let mut told = grant.told.clone();
+    let mut notified = grant.notified.clone();
     let mut next = None;
     let person = needs_person(&grant.standing.phase)
         && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
-        if told.contains(&step.key) {
+        if notified.contains(&step.key) {
             continue;
         }
         match reached_at(step.when, grant, now) {
             Some(at) if at <= now => {
-                told.push(step.key.clone());
+                notified.push(step.key.clone());
                 let severity = severity_of(step, grant, now);
                 let news = !person || step.when == Trigger::NeedsPerson;
                 if news && loudest.is_none_or(|(_, loudest)| severity >= loudest) {
@@ -159,7 +159,7 @@ pub fn evaluate(
         action: action_now(about.at(grant), grant, now),
         remaining: remaining(grant, now),
     });
-    let (ahead, at) = evaluate_refresh_end(about, grant, &mut told, now);
+    let (ahead, at) = evaluate_refresh_end(about, grant, &mut notified, now);
     let next = [next, at].into_iter().flatten().min();
     let announce = match (announce, ahead) {
         (Some(said), Some(ahead)) if ahead.severity > said.severity => Some(ahead),
@@ -167,7 +167,7 @@ pub fn evaluate(
     };
     Evaluation {
         announce,
-        told,
+        notified,
         next,
     }
 }
@@ -177,7 +177,7 @@ pub fn evaluate(
 fn evaluate_refresh_end(
     about: HintContext<'_>,
     grant: &Grant,
-    told: &mut Vec<String>,
+    notified: &mut Vec<String>,
     now: Timestamp,
 ) -> (Option<EscalationNotice>, Option<Timestamp>) {
     let Some(end) = refresh_end_of(grant) else {
@@ -186,12 +186,12 @@ fn evaluate_refresh_end(
     let (mut loudest, mut next) = (None, None::<Timestamp>);
     for step in STEPS
         .iter()
-        .filter(|step| !told.iter().any(|told| told == step.key))
+        .filter(|step| !notified.iter().any(|notified| notified == step.key))
         .collect::<Vec<_>>()
     {
         match refresh_warning::reached_at(end, step) {
             Some(at) if at <= now => {
-                told.push(step.key.to_owned());
+                notified.push(step.key.to_owned());
                 loudest = Some(step);
             }
             at => next = [next, at].into_iter().flatten().min(),
@@ -232,19 +232,20 @@ pub fn still_notified(grant: &Grant, now: Timestamp) -> Vec<String> {
     let holds = |step: &&refresh_warning::RefreshEndStep| {
         refresh_warning::reached_at(end, step).is_some_and(|at| at <= now)
     };
-    let told =
-        |step: &&refresh_warning::RefreshEndStep| grant.told.iter().any(|told| told == step.key);
+    let notified = |step: &&refresh_warning::RefreshEndStep| {
+        grant.notified.iter().any(|notified| notified == step.key)
+    };
     STEPS
         .iter()
         .filter(holds)
-        .filter(told)
+        .filter(notified)
         .map(|step| step.key.to_owned())
         .collect()
 }
 
 /// The steps to notify again, since the operator's task has changed; they no longer count as notified.
 pub fn reset_notified(
-    told: &mut Vec<String>,
+    notified: &mut Vec<String>,
     ladder: &[Step],
     before: &Phase,
     now: &Phase,
@@ -256,7 +257,7 @@ pub fn reset_notified(
             .any(|step| step.key == *key && step.when == Trigger::NeedsPerson)
     };
     if another {
-        told.extract_if(.., of_person).collect()
+        notified.extract_if(.., of_person).collect()
     } else {
         Vec::new()
     }
@@ -265,11 +266,11 @@ pub fn reset_notified(
 /// The notice that a grant with notified steps is fresh again.
 #[must_use]
 pub fn resolved(
-    told: &[String],
+    notified: &[String],
     since: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<EscalationNotice> {
-    if told.iter().all(|step| refresh_warning::is_step(step)) {
+    if notified.iter().all(|step| refresh_warning::is_step(step)) {
         return None;
     }
     let lasted = since

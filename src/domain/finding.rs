@@ -22,7 +22,7 @@ use refreshd_token_client::provider::{Class, host_of};
 use refreshd_token_client::token::Access;
 
 /// Step for findings outside the escalation that need a person: a pair that is not on disk, a state that cannot be written.
-const BEYOND: &str = "person";
+const PERSON_STEP: &str = "person";
 /// Suffix of the incident key of disputed installs.
 const INSTALL: &str = "install";
 /// Suffix of the incident key of refresh tokens that end by themselves.
@@ -41,12 +41,12 @@ pub struct FindingContext<'a> {
 
 /// The finding about a portal that has notified steps; `None` if there is none.
 #[must_use]
-pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
+pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding> {
     let FindingContext {
         ladder,
         refused,
         now,
-    } = circumstances;
+    } = context;
     let name = &portal.name;
     if let Some(column) = portal.unreadable {
         let reason = format!(
@@ -59,7 +59,7 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
         };
         return Some(Finding {
             key: format!("portal/{name}/unreadable"),
-            reached: vec![beyond(ladder, "unreadable")],
+            reached: vec![person_step(ladder, "unreadable")],
             group: Some(daemon_group("unreadable")),
             action: action(name.as_str()),
             action_for_all: action("PORTAL"),
@@ -71,8 +71,8 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref();
     let kind = portal.kind();
-    let told = |step: &&Step| grant.told.contains(&step.key);
-    if !ladder.iter().any(|step| told(&step)) {
+    let notified = |step: &&Step| grant.notified.contains(&step.key);
+    if !ladder.iter().any(|step| notified(&step)) {
         return None;
     }
     // For an imported grant that was not renewed yet, the notified steps of the previous grant are neither new nor resolved.
@@ -81,7 +81,7 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
         && needs_person(&grant.standing.phase);
     let reached: Vec<_> = ladder
         .iter()
-        .filter(|step| told(step) && is_so(step))
+        .filter(|step| notified(step) && is_so(step))
         // The remaining lifetime is part of the notice that a person is needed.
         .filter(|step| !person || step.when == Trigger::NeedsPerson)
         .map(|step| ReachedStep {
@@ -144,12 +144,12 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
             .filter(|life| !life.is_zero())
             .unwrap_or(DEFAULT_LIFETIME),
         portal: Some(name.to_string()),
-        is_of_group: is_of_the_client(grant, app, refused),
+        is_of_group: is_client_refusal(grant, app, refused),
     })
 }
 
 /// Whether a refusal is attributed to the app's client: it is refused for all, or no other portal has succeeded since.
-fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
+fn is_client_refusal(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
     let problem = grant.standing.phase.problem();
     problem.is_some_and(|problem| {
         problem.class == Class::ClientRejected
@@ -159,12 +159,12 @@ fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timesta
 
 /// The finding about a refresh token that ends by itself, if notified; `None` if there is none.
 #[must_use]
-pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
+pub fn of_refresh_end(portal: &Portal, context: FindingContext<'_>) -> Option<Finding> {
     let FindingContext {
         ladder,
         refused: _,
         now,
-    } = circumstances;
+    } = context;
     let name = &portal.name;
     let settings = portal.settings.as_ref()?;
     let grant = portal
@@ -175,7 +175,7 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
     let still = still_notified(grant, now);
     let first = STEPS
         .iter()
-        .find(|step| still.iter().any(|told| told == step.key))?;
+        .find(|step| still.iter().any(|notified| notified == step.key))?;
     // What only a person can resolve goes to the channels of that step.
     let notify = ladder
         .iter()
@@ -183,7 +183,7 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
         .and_then(|step| step.notify.clone());
     let reached = STEPS
         .iter()
-        .filter(|step| still.iter().any(|told| told == step.key))
+        .filter(|step| still.iter().any(|notified| notified == step.key))
         .map(|step| ReachedStep {
             id: step.key.to_owned(),
             severity: step.severity,
@@ -213,7 +213,7 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
 
 /// The finding about a disputed install; `None` once an operator has accepted it.
 #[must_use]
-pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
+pub fn of_dispute(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
     let Dispute {
         portal,
         app,
@@ -231,7 +231,7 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
         key: format!("portal/{portal}/{INSTALL}"),
         group: Some(group),
         // Another user is a new finding.
-        reached: vec![beyond(ladder, &format!("{INSTALL}-{user}"))],
+        reached: vec![person_step(ladder, &format!("{INSTALL}-{user}"))],
         reason: newcomer.reason(),
         action: newcomer.action(portal.as_str()),
         action_for_all: "refreshd install list, then for each: refreshd install accept PORTAL, or refreshd install refuse PORTAL"
@@ -243,7 +243,7 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
 
 /// Whether the key is of an incident about a disputed install.
 #[must_use]
-pub fn is_newcomer(key: &str) -> bool {
+pub fn is_dispute(key: &str) -> bool {
     key.rsplit('/').next() == Some(INSTALL)
 }
 
@@ -255,10 +255,10 @@ pub fn is_refresh_end(key: &str) -> bool {
 
 /// A step outside the configured escalation, notified like one that needs a person.
 #[must_use]
-pub fn beyond(ladder: &[Step], what: &str) -> ReachedStep {
+pub fn person_step(ladder: &[Step], what: &str) -> ReachedStep {
     let step = ladder.iter().find(|step| step.when == Trigger::NeedsPerson);
     ReachedStep {
-        id: format!("{BEYOND}@{what}"),
+        id: format!("{PERSON_STEP}@{what}"),
         severity: step.map_or(Severity::Critical, |step| step.severity),
         notify: step.and_then(|step| step.notify.clone()),
     }
@@ -310,7 +310,7 @@ fn group(
     let waits = refused.contains_key(app) && !phase.needs_person();
     match class {
         _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
-        _ if is_of_the_client(grant, app, refused) => of_app(None),
+        _ if is_client_refusal(grant, app, refused) => of_app(None),
         // The client works for other portals: the refusal concerns this portal.
         Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
         _ if waits => of_app(None),

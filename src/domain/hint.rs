@@ -254,9 +254,9 @@ mod tests {
         let problem: Problem = serde_json::from_str(stored).unwrap();
         assert_eq!(serde_json::to_string(&problem).unwrap(), stored);
         let acme = PortalName::parse("acme").unwrap();
-        let told = hint(&problem, about(&acme, None));
+        let text = hint(&problem, about(&acme, None));
         assert_eq!(
-            told,
+            text,
             "lift what the reason names, then: refreshd renew acme"
         );
     }
@@ -294,16 +294,16 @@ mod tests {
             works_for: Some(2),
             ..Problem::new(Class::ClientRejected, String::new())
         };
-        let told = hint(&problem, about(&acme, Some("acme.example")));
+        let text = hint(&problem, about(&acme, Some("acme.example")));
         assert!(
-            told.starts_with(
+            text.starts_with(
                 "refused for this portal only; the client works for 2 others: see whether the app crm"
             ),
-            "{told}"
+            "{text}"
         );
         assert!(
-            told.contains("on acme.example") && told.contains("client_secret"),
-            "{told}"
+            text.contains("on acme.example") && text.contains("client_secret"),
+            "{text}"
         );
     }
 

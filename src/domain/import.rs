@@ -242,7 +242,7 @@ fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshTok
 ///
 /// # Errors
 /// [`ImportError`].
-pub fn from_notice(
+pub fn from_install_event(
     presented: &PresentedGrant,
     owner: &TokenOwner,
     profile: &Profile,

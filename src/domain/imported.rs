@@ -15,7 +15,7 @@ use refreshd_token_client::provider::Profile;
 use refreshd_token_client::quirks::first;
 
 /// Maximum nesting of a token object.
-const DEEPEST: usize = 4;
+const MAX_DEPTH: usize = 4;
 
 /// Known keys, in lower case and without `_` and `-`, and their names in a token response (RFC 6749 section 5.1).
 const SPELLINGS: &[(&str, &str)] = &[
@@ -307,7 +307,7 @@ pub fn of_object(
         search(inner, &mut vec![body], &mut found);
     }
     let Some((grant, around)) = found.first() else {
-        return match in_usual_names(body, DEEPEST) {
+        return match in_usual_names(body, MAX_DEPTH) {
             Some(usual) => of_object(&usual, profile),
             None => Err(missing(body, &texts)),
         };
@@ -365,7 +365,7 @@ fn search<'b>(
         found.push((body, around.clone()));
         return;
     }
-    if around.len() >= DEEPEST {
+    if around.len() >= MAX_DEPTH {
         return;
     }
     around.push(body);
@@ -487,7 +487,7 @@ fn known_keys<'b>(
         move |(key, value)| -> Box<dyn Iterator<Item = String> + 'b> {
             let here = format!("{path}{key}");
             match value {
-                Value::Object(inner) if depth < DEEPEST => {
+                Value::Object(inner) if depth < MAX_DEPTH => {
                     known_keys(inner, &format!("{here}."), depth + 1)
                 }
                 _ if matches!(meaning(key), Some(REFRESH | ACCESS)) => {

@@ -21,7 +21,7 @@ pub const PLACEHOLDERS: [&str; 4] = ["domain", "member_id", "user_id", "app"];
 /// Older events are stale.
 const MAX_EVENT_AGE: Duration = Duration::from_secs(86_400);
 /// Clock skew that is tolerated without a warning.
-const AHEAD: Duration = Duration::from_secs(30);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
 
 /// Rule for the installs of an app.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,7 +136,7 @@ impl NameRule {
 
 /// What the state needs to store the installs of an app.
 #[derive(Clone, Debug)]
-pub struct InstallTerms {
+pub struct InstallContext {
     /// Name of the app.
     pub app: String,
     /// Its install rule.
@@ -147,7 +147,7 @@ pub struct InstallTerms {
     pub binding: Fingerprint,
 }
 
-impl InstallTerms {
+impl InstallContext {
     /// A portal of this app, in the form of a configured one.
     #[must_use]
     pub fn configured(&self, name: PortalName, host: Option<&str>, member_id: &str) -> Configured {
@@ -331,7 +331,7 @@ pub fn is_stale(sent_at: Timestamp, now: Timestamp) -> bool {
 /// Clock skew of the sender, if it is worth a warning.
 #[must_use]
 pub fn ahead(sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
-    Some(sent_at.since(now)).filter(|ahead| *ahead > AHEAD)
+    Some(sent_at.since(now)).filter(|ahead| *ahead > MAX_CLOCK_SKEW)
 }
 
 /// Outcome of an install event.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
 
 /// Maximum nesting of JSON; events have two levels.
-const DEEPEST: usize = 4;
+const MAX_DEPTH: usize = 4;
 
 /// The body as a form; `None` if it cannot be converted.
 #[must_use]
@@ -38,7 +38,7 @@ fn from_json(body: &[u8]) -> Option<Vec<u8>> {
     let body: Map<String, Value> = serde_json::from_slice(body).ok()?;
     let mut form = Serializer::new(String::new());
     for (name, value) in &body {
-        add(&mut form, name, value, DEEPEST);
+        add(&mut form, name, value, MAX_DEPTH);
     }
     Some(form.finish().into_bytes())
 }

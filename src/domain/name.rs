@@ -66,13 +66,17 @@ impl fmt::Debug for PortalName {
 }
 
 /// Number of names in one message.
-const NAMED: usize = 5;
+const MAX_LISTED: usize = 5;
 
 /// The first few names, for a message.
 #[must_use]
 pub fn some(names: &[PortalName]) -> Vec<&str> {
-    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
-    if names.len() > NAMED {
+    let mut some: Vec<_> = names
+        .iter()
+        .take(MAX_LISTED)
+        .map(PortalName::as_str)
+        .collect();
+    if names.len() > MAX_LISTED {
         some.push("…");
     }
     some

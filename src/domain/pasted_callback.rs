@@ -15,7 +15,7 @@ const ENCODED_SIGNS: [&str; 4] = ["code%3D", "code%3d", "error%3D", "error%3d"];
 /// Delimiters around an address that never occur in one.
 const QUOTES: &str = "\"'`<>“”„‘’‚«»";
 /// Invisible characters that editors and messengers insert.
-const UNSEEN: [char; 14] = [
+const INVISIBLE: [char; 14] = [
     '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
     '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{61c}',
 ];
@@ -219,7 +219,7 @@ fn plain(text: &str) -> Option<String> {
     let text = text
         .replace("\u{1b}[200~", "")
         .replace("\u{1b}[201~", "")
-        .replace(UNSEEN, "");
+        .replace(INVISIBLE, "");
     if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         return None;
     }

@@ -259,7 +259,7 @@ pub struct Grant {
     /// Identity of the owner, once known.
     pub identity: Option<String>,
     /// Names of the notified escalation steps.
-    pub told: Vec<String>,
+    pub notified: Vec<String>,
     /// Open claim: no outcome recorded yet.
     pub claim: Option<(ClaimId, Timestamp)>,
     /// Time of the last claim, and so of the last attempt.

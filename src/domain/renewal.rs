@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
-use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_after_unknown, wait_at_least};
+use super::backoff::{MAX_RETRY_AFTER, MIN_WAIT, wait, wait_after_unknown, wait_at_least};
 use super::client::ClientAnswer;
 use super::identity::is_same;
 use super::name::PortalName;
 use super::portal::{Grant, GrantStatus, Phase};
-use super::schedule::{ask_again_at, before_end, planned, renew_at, wait_for_a_life};
+use super::schedule::{
+    before_end, planned, renew_at, unchanged_retry_at, wait_after_expired_arrival,
+};
 use refreshd_secrets::RefreshToken;
 use refreshd_secrets::mask::short;
 use refreshd_time::{Timestamp, share_of};
@@ -31,11 +33,11 @@ const BLOCKED_FAST_POLLS: u32 = 24;
 /// Lifetime of a token if nothing is known about it.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
 /// Wait if a server answers `too_early` after the time that it named.
-const TOO_EARLY_AGAIN: Duration = Duration::from_secs(30);
+const TOO_EARLY_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Problem of a token that was expired on arrival.
-const ENDED: &str = "the server says its new token has ended already";
-/// Hint for [`ENDED`].
-const ENDED_REMEDY: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
+const EXPIRED_ON_ARRIVAL: &str = "the server says its new token has ended already";
+/// Hint for [`EXPIRED_ON_ARRIVAL`].
+const EXPIRED_ON_ARRIVAL_HINT: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
     server is set to; if it means by that word that its tokens do not end, see `reply` and `assumed_lifetime` of the provider";
 /// A late replay happens at this remaining share of the lifetime.
 const LATE_REPLAY_SHARE: f64 = 0.1;
@@ -43,14 +45,14 @@ const LATE_REPLAY_SHARE: f64 = 0.1;
 const LAST_TRY_SHARE: f64 = 0.92;
 /// First attempts after a grant was found dead, since the server may have been wrong. Then hourly for a day, and daily for
 /// a week.
-const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
+const EARLY_DEAD_RETRIES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
 /// Later intervals, and how long each applies, counted from when the grant was found dead.
-const ASK_SELDOM: [(Duration, Duration); 2] = [
+const LATE_DEAD_RETRIES: [(Duration, Duration); 2] = [
     (Duration::from_secs(3600), Duration::from_secs(86_400)),
     (Duration::from_secs(86_400), Duration::from_secs(8 * 86_400)),
 ];
-/// Jitter of [`ASK_SELDOM`], so that portals do not ask together.
-const ASK_SPREAD: f64 = 0.1;
+/// Jitter of [`LATE_DEAD_RETRIES`], so that portals do not ask together.
+const DEAD_RETRY_JITTER: f64 = 0.1;
 
 /// Outcome of a token request.
 #[derive(Debug)]
@@ -252,10 +254,10 @@ fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantSta
         _ => (1, now),
     };
     let problem = Problem {
-        remedy: Some(ENDED_REMEDY.to_owned()),
-        ..Problem::new(Class::Unknown, ENDED.to_owned())
+        remedy: Some(EXPIRED_ON_ARRIVAL_HINT.to_owned()),
+        ..Problem::new(Class::Unknown, EXPIRED_ON_ARRIVAL.to_owned())
     };
-    let at = Some(now + wait_for_a_life(attempt, assumed));
+    let at = Some(now + wait_after_expired_arrival(attempt, assumed));
     GrantStatus {
         phase: Phase::Retrying {
             attempt,
@@ -398,7 +400,8 @@ fn accept(
         token_type,
     };
     let ended = lives.access == TokenLife::Ended;
-    let (access, renew_at) = live(portal, grant, rules.every, (access, lives.span()), times);
+    let (access, renew_at) =
+        valid_access(portal, grant, rules.every, (access, lives.span()), times);
     let standing = match renew_at.filter(|_| !ended) {
         None => expired_status(&grant.standing.phase, lives.assumed, times.now),
         Some(at) => {
@@ -439,7 +442,7 @@ fn accept(
 
 /// The new access token with its expiry, and its renewal time; `None` if it has expired. The expiry of an unchanged token
 /// never increases.
-fn live(
+fn valid_access(
     portal: &PortalName,
     grant: &Grant,
     every: RenewEvery,
@@ -474,7 +477,7 @@ fn live(
         );
     }
     let issued_at = access.issued_at.min(old.issued_at);
-    let again_at = ask_again_at(every, portal, (issued_at, expires_at), times.sent_at);
+    let again_at = unchanged_retry_at(every, portal, (issued_at, expires_at), times.sent_at);
     (
         Access {
             issued_at,
@@ -495,32 +498,36 @@ fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Creden
 }
 
 /// Next attempt for a grant that was found dead at `since`; `None`: no more attempts.
-fn asked_again_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
-    let soon = ASK_AGAIN
+fn next_dead_retry_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
+    let soon = EARLY_DEAD_RETRIES
         .into_iter()
         .map(|after| since + after)
-        .find(|at| *at > now + FLOOR);
+        .find(|at| *at > now + MIN_WAIT);
     let dead_for = now.since(since);
     let seldom = || {
-        let (wait, _) = ASK_SELDOM
+        let (wait, _) = LATE_DEAD_RETRIES
             .into_iter()
             .find(|(_, until)| dead_for < *until)?;
-        Some(now + wait.mul_f64(1.0 + ASK_SPREAD * jitter.clamp(0.0, 1.0)))
+        Some(now + wait.mul_f64(1.0 + DEAD_RETRY_JITTER * jitter.clamp(0.0, 1.0)))
     };
     // Jitter: portals that died together do not ask together.
-    soon.map(|at| at + at.until(now).mul_f64(ASK_SPREAD * jitter.clamp(0.0, 1.0)))
-        .or_else(seldom)
+    soon.map(|at| {
+        at + at
+            .until(now)
+            .mul_f64(DEAD_RETRY_JITTER * jitter.clamp(0.0, 1.0))
+    })
+    .or_else(seldom)
 }
 
 /// A `Retry-After` beyond the access token's expiry; `None` if it is within.
-fn asked_beyond(
+fn retry_after_beyond_expiry(
     grant: &Grant,
     asked: Option<Duration>,
     own: Duration,
     now: Timestamp,
 ) -> Option<AskedToWait> {
     let asked = asked
-        .map(|asked| asked.min(LONGEST_RETRY_AFTER))
+        .map(|asked| asked.min(MAX_RETRY_AFTER))
         .filter(|asked| *asked > own)?;
     let token_ends = grant.tokens.access.as_ref()?.expires_at;
     let until = now + asked;
@@ -534,15 +541,15 @@ fn asked_beyond(
 }
 
 /// Shortly before the token's expiry; `None` if that has passed.
-fn before_the_end(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+fn shortly_before_expiry(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
     let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
-    (planned > now + FLOOR).then_some(planned)
+    (planned > now + MIN_WAIT).then_some(planned)
 }
 
 /// The one attempt before the token's expiry, if `Retry-After` is longer; `None` if it was made.
-fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
-    if let Some(planned) = before_the_end(grant, now) {
+fn last_attempt_at(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+    if let Some(planned) = shortly_before_expiry(grant, now) {
         return Some(planned);
     }
     let access = grant.tokens.access.as_ref()?;
@@ -551,7 +558,7 @@ fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
         .phase
         .problem()
         .is_some_and(|problem| problem.asked_to_wait.is_some());
-    (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + FLOOR))
+    (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + MIN_WAIT))
 }
 
 fn after_refusal(
@@ -595,9 +602,9 @@ fn after_refusal(
         Class::Unknown => wait_after_unknown(attempt, lifetime, expired, jitter),
         _ => wait(attempt, lifetime, expired, jitter),
     };
-    problem.asked_to_wait =
-        asked_beyond(grant, retry_after, back_off, now).filter(|_| class != Class::TooEarly);
-    let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
+    problem.asked_to_wait = retry_after_beyond_expiry(grant, retry_after, back_off, now)
+        .filter(|_| class != Class::TooEarly);
+    let last = last_attempt_at(grant, now).filter(|_| problem.asked_to_wait.is_some());
     let again = |phase, wait: Duration| {
         let at = now + wait_at_least(wait, retry_after);
         GrantStatus {
@@ -622,12 +629,11 @@ fn after_refusal(
         };
         // A lost response may have contained a pair, and a server's grace is short.
         let at = if lost && !while_in_doubt {
-            Some(now + FLOOR)
+            Some(now + MIN_WAIT)
         } else {
-            asked_again_at(*since, now, jitter)
+            next_dead_retry_at(*since, now, jitter)
         };
-        let at =
-            at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+        let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)));
         return GrantStatus {
             phase,
             renew_at,
@@ -651,9 +657,9 @@ fn after_refusal(
             // A rolled-back state holds a spent token: the server would see it once more.
             let spent = matches!(before, Phase::OldState { .. });
             let asks = reuse_is_harmless && !spent;
-            let at = asked_again_at(since, now, jitter).filter(|_| asks);
+            let at = next_dead_retry_at(since, now, jitter).filter(|_| asks);
             let at =
-                at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+                at.map(|at| at.max(now + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)));
             let phase = Phase::NeedsAuthorization {
                 since,
                 problem,
@@ -671,12 +677,13 @@ fn after_refusal(
         }),
         Class::InDoubt if !was_in_doubt => {
             let wait = match replay {
-                None | Some(Replay::Now) => FLOOR,
+                None | Some(Replay::Now) => MIN_WAIT,
                 Some(Replay::Late) => {
-                    let late = expires_at.map_or(FLOOR, |at| {
+                    let late = expires_at.map_or(MIN_WAIT, |at| {
                         (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now)
                     });
-                    late.min(grace.map_or(late, |grace| grace / 2)).max(FLOOR)
+                    late.min(grace.map_or(late, |grace| grace / 2))
+                        .max(MIN_WAIT)
                 }
             };
             again(
@@ -706,7 +713,7 @@ fn after_refusal(
                 (NotBefore::Any | NotBefore::Expiry | NotBefore::Age(_), _) => expires_at,
             };
             // No later, however long the lifetime is: consumers wait for the token.
-            let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_AGAIN));
+            let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_RETRY_AFTER));
             let wait = at
                 .filter(|at| *at > now)
                 .map_or(again_after, |at| at.until(now));
@@ -719,7 +726,9 @@ fn after_refusal(
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
             // If only this portal is refused, other portals' attempts do not help: one more attempt before the expiry.
-            let wait = match before_the_end(grant, now).filter(|_| class == Class::ClientRejected) {
+            let wait = match shortly_before_expiry(grant, now)
+                .filter(|_| class == Class::ClientRejected)
+            {
                 Some(at) if now + wait >= at => at.until(now),
                 _ => wait,
             };
@@ -760,8 +769,8 @@ fn slow_wait(class: Class, attempt: u32, lifetime: Duration) -> Option<Duration>
         Class::ClientRejected => {
             let (first, last) = CLIENT_RETRY;
             let (first, last) = (
-                first.min(lifetime / 3).max(FLOOR),
-                last.min(lifetime).max(FLOOR),
+                first.min(lifetime / 3).max(MIN_WAIT),
+                last.min(lifetime).max(MIN_WAIT),
             );
             Some(
                 first

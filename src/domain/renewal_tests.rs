@@ -46,7 +46,7 @@ fn grant(phase: Phase) -> Grant {
         bound_to: binding("bitrix24", "local.1"),
         token_url: "https://oauth.bitrix.info/oauth/token/".into(),
         identity: Some("m1".into()),
-        told: Vec::new(),
+        notified: Vec::new(),
         claim: None,
         tried_at: None,
     }
@@ -260,7 +260,7 @@ fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
     assert!(matches!(lost.phase, Phase::InDoubt { attempt: 1, .. }));
     assert_eq!(
         lost.next_attempt_at,
-        Some(at(1430) + FLOOR),
+        Some(at(1430) + MIN_WAIT),
         "replayed at once"
     );
 
@@ -779,7 +779,7 @@ fn a_reply_about_a_dead_grant_that_was_lost_is_asked_for_at_once_and_once() {
         other => panic!("{other:?}"),
     };
     let first = lost(dead_since(1450, false));
-    assert_eq!(first.next_attempt_at, Some(at(1480) + FLOOR));
+    assert_eq!(first.next_attempt_at, Some(at(1480) + MIN_WAIT));
     let second = lost(first.phase);
     assert!(second.next_attempt_at.unwrap() > at(1700), "{second:?}");
 }

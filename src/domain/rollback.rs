@@ -10,7 +10,7 @@ use refreshd_token_client::provider::Class;
 use refreshd_token_client::token::{Access, Details, Generation};
 
 /// Larger numbers are not valid generations.
-const LARGEST: u64 = 1 << 53;
+const MAX_GENERATION: u64 = 1 << 53;
 
 /// Traces of a portal outside the state.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ pub fn newest(trace: &Trace) -> Option<Generation> {
     trace
         .noted
         .max(published)
-        .filter(|generation| (1..LARGEST).contains(&generation.0))
+        .filter(|generation| (1..MAX_GENERATION).contains(&generation.0))
 }
 
 /// The status of a grant with newer traces; `None` if there are none.
@@ -64,7 +64,8 @@ pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Rollba
     let Trace { noted, published } = trace;
     // Tokens of the client's own credentials cannot be spent.
     grant.tokens.credential.refresh()?;
-    let newer = |generation: Generation| generation > grant.generation && generation.0 < LARGEST;
+    let newer =
+        |generation: Generation| generation > grant.generation && generation.0 < MAX_GENERATION;
     let published = published.filter(|published| newer(published.generation));
     let noted = noted.filter(|noted| newer(*noted));
     let generation = noted.max(published.as_ref().map(|published| published.generation))?;
@@ -150,7 +151,7 @@ mod tests {
             bound_to: binding("bitrix24", "local.1"),
             token_url: "https://oauth.bitrix.info/oauth/token/".into(),
             identity: None,
-            told: Vec::new(),
+            notified: Vec::new(),
             claim: None,
             tried_at: None,
         }

@@ -83,7 +83,7 @@ pub fn before_end(
 /// Next attempt after a response with the unchanged token, which ends at `expires_at` as before. A few attempts before
 /// that, and one when the server must issue another.
 #[must_use]
-pub fn ask_again_at(
+pub fn unchanged_retry_at(
     every: RenewEvery,
     portal: &PortalName,
     (issued_at, expires_at): (Timestamp, Timestamp),
@@ -101,7 +101,7 @@ pub fn ask_again_at(
 /// Wait after the `attempt`th token in a row that was expired on arrival: from a second on, doubling, up to a tenth of the
 /// assumed lifetime.
 #[must_use]
-pub fn wait_for_a_life(attempt: u32, assumed: Duration) -> Duration {
+pub fn wait_after_expired_arrival(attempt: u32, assumed: Duration) -> Duration {
     SHORTEST_SPACING
         .saturating_mul(1 << attempt.saturating_sub(1).min(16))
         .min(spacing(assumed))

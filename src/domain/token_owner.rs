@@ -277,7 +277,7 @@ mod tests {
             "client_endpoint": "https://acme.bitrix24.com/rest/", "member_id": "a223"}}, "time": {}})
     }
 
-    fn heard(status: u16, answer: &Value, claims: &ClaimedOwner) -> Verification {
+    fn verified(status: u16, answer: &Value, claims: &ClaimedOwner) -> Verification {
         verify(
             (status, answer.to_string().as_bytes()),
             &profile(),
@@ -294,14 +294,14 @@ mod tests {
             ..claims()
         };
         assert!(matches!(
-            heard(200, &answer(), &claims),
+            verified(200, &answer(), &claims),
             Verification::Owner(..)
         ));
     }
 
     #[test]
     fn the_owner_is_what_the_server_says() {
-        let Verification::Owner(owner, _) = heard(200, &answer(), &claims()) else {
+        let Verification::Owner(owner, _) = verified(200, &answer(), &claims()) else {
             panic!()
         };
         assert_eq!(
@@ -313,7 +313,7 @@ mod tests {
             ..claims()
         };
         assert!(matches!(
-            heard(200, &answer(), &unclaimed),
+            verified(200, &answer(), &unclaimed),
             Verification::Owner(..)
         ));
     }
@@ -323,7 +323,7 @@ mod tests {
         let refused = |change: fn(&mut Value), claims: &ClaimedOwner| {
             let mut answer = answer();
             change(&mut answer["result"]);
-            match heard(200, &answer, claims) {
+            match verified(200, &answer, claims) {
                 Verification::Forged(forgery) => forgery,
                 other => panic!("{other:?}"),
             }
@@ -353,7 +353,7 @@ mod tests {
             host: Some("crm.company.com".into()),
             ..claims()
         };
-        let Verification::Owner(owner, _) = heard(200, &answer(), &alias) else {
+        let Verification::Owner(owner, _) = verified(200, &answer(), &alias) else {
             panic!()
         };
         assert_eq!(
@@ -370,7 +370,7 @@ mod tests {
                 host: Some(other.into()),
                 ..claims()
             };
-            let Verification::Owner(owner, _) = heard(200, &answer(), &named) else {
+            let Verification::Owner(owner, _) = verified(200, &answer(), &named) else {
                 panic!("{other}")
             };
             assert_eq!(
@@ -388,7 +388,7 @@ mod tests {
         ] {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
-            let Verification::Owner(owner, _) = heard(200, &answer, &alias) else {
+            let Verification::Owner(owner, _) = verified(200, &answer, &alias) else {
                 panic!("{endpoint}")
             };
             assert_eq!(owner.host, host);
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_ill_is_asked_again_and_one_that_says_no_is_not() {
-        let code = |status, code: &str| heard(status, &json!({"error": code}), &claims());
+        let code = |status, code: &str| verified(status, &json!({"error": code}), &claims());
         assert!(matches!(
             code(400, "invalid_client"),
             Verification::Forged(VerifyError::NoToken(_))
@@ -419,14 +419,14 @@ mod tests {
             Verification::Later(_)
         ));
         assert!(matches!(
-            heard(200, &json!({"result": {}}), &claims()),
+            verified(200, &json!({"result": {}}), &claims()),
             Verification::Later(_)
         ));
     }
 
     #[test]
     fn nothing_of_an_answer_is_dangerous_or_secret() {
-        let Verification::Forged(VerifyError::NoToken(code)) = heard(
+        let Verification::Forged(VerifyError::NoToken(code)) = verified(
             400,
             &json!({"error": "y0ur%53cretT0ken\u{202e}\n"}),
             &claims(),
@@ -441,7 +441,7 @@ mod tests {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
             assert!(
-                matches!(heard(200, &answer, &claims()), Verification::Later(_)),
+                matches!(verified(200, &answer, &claims()), Verification::Later(_)),
                 "{endpoint}"
             );
         }
@@ -452,7 +452,7 @@ mod tests {
         let mut answer = answer();
         answer["result"]["scope"] = "crm,im\u{202e}".into();
         answer["result"]["expires"] = "2026-06-01T12:00:00+00:00".into();
-        let Verification::Owner(_, token) = heard(200, &answer, &claims()) else {
+        let Verification::Owner(_, token) = verified(200, &answer, &claims()) else {
             panic!()
         };
         let end = Timestamp::from_secs(1_780_315_200);
@@ -468,7 +468,7 @@ mod tests {
     #[test]
     fn only_the_named_portal_is_asked_about_administrators() {
         let mut profile = profile();
-        let Verification::Owner(mut owner, _) = heard(200, &answer(), &claims()) else {
+        let Verification::Owner(mut owner, _) = verified(200, &answer(), &claims()) else {
             panic!()
         };
         let server = "https://oauth.bitrix.info/rest/app.info";

@@ -80,10 +80,10 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
     }
 
     /// Refunds the requests for a genuine event.
-    pub fn give_back(&mut self, sender: &K, count: u32) {
-        self.all.give_back(count);
+    pub fn refund(&mut self, sender: &K, count: u32) {
+        self.all.refund(count);
         if let Some(bucket) = self.senders.get_mut(sender) {
-            bucket.give_back(count);
+            bucket.refund(count);
         }
     }
 }
@@ -105,7 +105,7 @@ impl QuestionBucket {
         self.filled_at = now;
     }
 
-    fn give_back(&mut self, count: u32) {
+    fn refund(&mut self, count: u32) {
         self.left = (self.left + f64::from(count)).min(self.most);
     }
 }
@@ -177,7 +177,7 @@ mod tests {
             assert!(questions.may_ask(&1, false, at(0)));
             questions.asked(&1, at(0));
             questions.asked(&1, at(0));
-            questions.give_back(&1, 2);
+            questions.refund(&1, 2);
         }
         (0..30_000).for_each(|sender| questions.asked(&sender, at(0)));
         assert_eq!(questions.senders.len(), MAX_SENDERS);

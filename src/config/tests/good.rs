@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ACME, Rig, loaded, problems};
 use crate::config::{Loaded, Paths, load_paths};
-use crate::domain::escalation::{Threshold, Trigger, default_ladder};
+use crate::domain::escalation::{Threshold, Trigger, default_steps};
 use crate::domain::settings::RenewSetting;
 use refreshd_alerting::Severity;
 use refreshd_token_client::provider::{Class, ClientAuthentication, Method, Replay};
@@ -19,7 +19,7 @@ const TECH: &str = "https://oauth.bitrix24.tech/oauth/token/";
 fn a_small_file_gets_the_defaults() {
     let config = loaded(ACME).config;
     assert_eq!(config.paths, Paths::default());
-    assert_eq!(config.ladder, default_ladder());
+    assert_eq!(config.ladder, default_steps());
     assert_eq!(
         (
             config.renewal.limits.concurrency,

@@ -37,7 +37,7 @@ fn an_empty_table_is_enough() {
         (rule.names.of_app("crm").as_str(), rule.formats.len()),
         ("{domain}", 2)
     );
-    let terms = app.install_terms().unwrap();
+    let terms = app.install_context().unwrap();
     assert_eq!(
         (terms.binding, Duration::from_secs(1500)),
         (

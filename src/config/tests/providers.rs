@@ -195,26 +195,30 @@ fn each_provider_is_asked_as_it_documents() {
     for name in names() {
         let page = page(name);
         let (app, portal) = configured(name, &page.setup);
-        let asker = app.asker(Some(&portal.settings), &page.setup.fields, "RANDOM");
+        let request_builder =
+            app.request_builder(Some(&portal.settings), &page.setup.fields, "RANDOM");
         let url = portal.renewal_url(&app);
         let credential = if page.setup.client_credentials {
             Credential::Client
         } else {
             Credential::Refresh(RefreshToken::new("OLD-REFRESH").unwrap())
         };
-        let renewal = asker.request(&url, RequestKind::Renewal(&credential));
+        let renewal = request_builder.request(&url, RequestKind::Renewal(&credential));
         check_request(&format!("{name}, a renewal"), &renewal, &page.renewal);
 
         let (code, verifier) = (
             AuthorizationCode::new("CODE").unwrap(),
             CodeVerifier::new(VERIFIER).unwrap(),
         );
-        let exchange = asker.request(&url, RequestKind::Code(&code, Some(&verifier)));
+        let exchange = request_builder.request(&url, RequestKind::Code(&code, Some(&verifier)));
         check_request(&format!("{name}, a code's exchange"), &exchange, &page.code);
 
-        let address =
-            reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier), None).unwrap())
-                .unwrap();
+        let address = reqwest::Url::parse(
+            &request_builder
+                .authorize_url("STATE", Some(&verifier), None)
+                .unwrap(),
+        )
+        .unwrap();
         let parameters: BTreeMap<String, String> = address.query_pairs().into_owned().collect();
         assert_eq!(
             parameters, page.authorize.parameters,
@@ -245,7 +249,7 @@ fn each_provider_is_asked_as_it_documents() {
             let what = format!("{name}, {what}");
             assert_eq!(url.is_some(), sent.is_some(), "{what}");
             if let (Some(url), Some(sent), Some(purpose)) = (url, sent, purpose) {
-                check_request(&what, &asker.request(url, purpose), sent);
+                check_request(&what, &request_builder.request(url, purpose), sent);
             }
         }
     }

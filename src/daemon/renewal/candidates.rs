@@ -362,8 +362,8 @@ pub(crate) async fn finish(
                 announce_client(&app, None, ClientVerdict::Accepted);
             }
             let before = living.and_then(|living| living.grant.as_ref());
-            if let Some(good) =
-                before.and_then(|grant| resolved(&grant.told, grant.standing.phase.since(), now))
+            if let Some(good) = before
+                .and_then(|grant| resolved(&grant.notified, grant.standing.phase.since(), now))
             {
                 log_escalation(EscalationSubject::Portal(&name), &good);
             }
