@@ -90,7 +90,7 @@ impl Metrics {
         let unsaved = SharedGauge::default();
         registry.register(
             "tokens_unsaved",
-            "Pairs that the disk has refused so far",
+            "Token pairs that could not be written to disk so far",
             unsaved.clone(),
         );
         let skew = Family::<Vec<(&'static str, String)>, FloatGauge>::default();
@@ -102,19 +102,19 @@ impl Metrics {
         let deliveries = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "alert_deliveries",
-            "Alerts by channel and what became of each try",
+            "Deliveries of alerts by channel and result",
             deliveries.clone(),
         );
         let installs = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "installs",
-            "Notices of installed apps, and what became of each",
+            "Install events by app and outcome",
             installs.clone(),
         );
         let install_questions = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "install_questions",
-            "Questions to authorization servers about notices of installed apps",
+            "Verification requests to authorization servers for install events",
             install_questions.clone(),
         );
         let reload_successful = SharedGauge::default();
@@ -341,7 +341,7 @@ impl Snapshot<'_> {
         for (name, help, value) in [
             (
                 "state_writable",
-                "Whether the state takes what is written",
+                "Whether the state can be written",
                 u64::from(self.writable),
             ),
             (
@@ -361,7 +361,7 @@ impl Snapshot<'_> {
         dropped.inc_by(self.log_lines_dropped);
         registry.register(
             "log_lines_dropped",
-            "Lines of the log that its reader did not take in time, or that could not be written",
+            "Log lines dropped because the reader was too slow or a write failed",
             dropped,
         );
         registry
@@ -375,7 +375,7 @@ impl Snapshot<'_> {
         }
         registry.register(
             "alert_outbox_messages",
-            "Alerts that wait for their channel",
+            "Alerts queued for their channel",
             waiting,
         );
         let oldest = FloatGauge::default();
@@ -385,7 +385,7 @@ impl Snapshot<'_> {
             .filter_map(|(_, _, oldest)| *oldest)
             .min();
         oldest.set(at.map_or(0.0, |at| at.millis() as f64 / 1000.0));
-        let help = "When the oldest alert that waits was written, 0 if none does";
+        let help = "Time of the oldest queued alert, 0 if none";
         registry.register("alert_outbox_oldest_timestamp_seconds", help, oldest);
     }
 

@@ -56,7 +56,7 @@ pub(super) async fn acknowledge(
         "incidents are"
     };
     terminal::eprintln(&format!(
-        "{incident}: {count} {noun} taken on; no repetitions until it gets worse"
+        "{incident}: {count} {noun} acknowledged; not notified again until it gets worse"
     ));
     Ok(Exit::Done)
 }
@@ -67,7 +67,7 @@ async fn daemon(common: &Common) -> Result<Client, CommandError> {
         return Ok(client);
     }
     connect::load(common)?;
-    let message = "no daemon runs, so nobody is told of anything; see refreshd status";
+    let message = "no daemon runs, so no notifications are sent; see refreshd status";
     Err(CommandError::new(Exit::Unavailable, message))
 }
 
@@ -82,7 +82,7 @@ fn text(report: &AlertsView) -> String {
         text.push_str("no incident is open\n");
     } else {
         let heading = [
-            "INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "TOLD", "WHAT",
+            "INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "NOTIFIED", "WHAT",
         ];
         text.push_str(&terminal::table(
             &heading,
@@ -104,7 +104,7 @@ fn text(report: &AlertsView) -> String {
         text.push_str(&format!("silenced: {what}, until {}\n", silence.until));
     }
     if channels.is_empty() {
-        text.push_str("no channel is configured: the log alone hears of incidents\n");
+        text.push_str("no channel is configured: incidents go to the log only\n");
     }
     for ChannelView {
         channel,

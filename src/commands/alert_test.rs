@@ -48,7 +48,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
     }
     if trials.is_empty() {
-        let message = "no channel is configured: the log alone hears of incidents";
+        let message = "no channel is configured: incidents go to the log only";
         return Err(CommandError::new(Exit::NoInput, message));
     }
     Ok(if trials.iter().all(TestResult::is_delivered) {

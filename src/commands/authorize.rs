@@ -33,7 +33,7 @@ const MAX_FOREIGN_SHOWN: u32 = 3;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 nobody answered in time, another program has the redirect's address, or the server cannot be reached, 77 no permission, 78 configuration."
+    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 no answer in time, another program has the redirect's address, or the server cannot be reached, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// The portal.
@@ -238,9 +238,7 @@ impl AuthorizationClient<'_> {
                     } else {
                         ""
                     };
-                    terminal::eprintln(&format!(
-                        "somebody's redirect was turned away: {why}{last}"
-                    ));
+                    terminal::eprintln(&format!("a foreign redirect was rejected: {why}{last}"));
                 }
                 arrival.tell(CallbackResponse::Failed(why));
                 return None;
@@ -470,8 +468,8 @@ async fn open_browser(url: &str) -> Option<BrowserPage> {
 }
 
 fn opened_again() -> CommandError {
-    let message = "the page that was made for the browser was opened twice: the first time may have been somebody else of this \
-                   machine, who could answer with a grant of his own. Nothing was taken in. Begin again; with --no-browser you \
+    let message = "the one-time page for the browser was opened twice: the first request may have come from another user of this \
+                   machine, who could answer with a grant of his own. Nothing was stored. Begin again; with --no-browser you \
                    open the address yourself";
     CommandError::new(Exit::TryAgain, message)
 }
@@ -479,7 +477,7 @@ fn opened_again() -> CommandError {
 fn nobody_answered(limit: Duration) -> CommandError {
     let limit = humantime::format_duration(limit);
     let message = format!(
-        "nobody answered within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
+        "no answer within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
          nowhere: see what it shows"
     );
     CommandError::new(Exit::TryAgain, message)

@@ -84,7 +84,7 @@ async fn connect_if(
 
 fn no_state(config: &Config, exit: Exit) -> CommandError {
     let what = format!(
-        "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in; for the first \
+        "there is no state at {}: refreshd has not run with this configuration, and no grant was imported; for the first \
          grant: refreshd authorize PORTAL, or refreshd import PORTAL",
         config.paths.state.display()
     );
@@ -246,7 +246,7 @@ fn cannot_open(error: &RunError, socket: &Path) -> CommandError {
             is_brief: false,
         }) => {
             let message = format!(
-                "the state {} is in use by another refreshd (process {pid}), but nobody answers on the control socket {}: it is \
+                "the state {} is in use by another refreshd (process {pid}), but nothing answers on the control socket {}: it is \
                  starting or stopping, its configuration names another socket, or the socket was removed, and is made anew \
                  within seconds; try again in a moment",
                 path.display(),

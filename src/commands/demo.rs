@@ -197,9 +197,7 @@ impl DemoScript<'_> {
                 )
                 .await?;
         }
-        self.print(
-            "three grants were handed over; each is renewed at once, which proves that it lives",
-        );
+        self.print("three grants were imported; each is renewed at once, which verifies it");
         self.wait_until(18).await;
         let code = "INTERNAL_SERVER_ERROR".to_owned();
         let fault = Fault::Refuse {
@@ -211,13 +209,13 @@ impl DemoScript<'_> {
             .fail(At::Portal("globex.bitrix24.de".to_owned()), fault, u32::MAX);
         self.print(
             "globex: its server answers 500 from now on. The first renewal is due at about 25 seconds of the \
-                  token's life; watch it fail, be retried, and escalate by the share of life that is left",
+                  token's lifetime; watch it fail, be retried, and escalate by the remaining share of the lifetime",
         );
         self.wait_until(68).await;
         self.sandbox
             .heal(At::Portal("globex.bitrix24.de".to_owned()));
-        self.print("globex: its token has expired, readers were demo by expires_at, people by the log. The server works \
-                  again now; the next retry renews it and the incident is resolved");
+        self.print("globex: its token has expired: see expires_at in token.json, and the log. The server works again now; \
+                  the next retry renews the token, and the incident is resolved");
         self.wait_until(72).await;
         while client
             .list(Some("globex"))
@@ -227,10 +225,12 @@ impl DemoScript<'_> {
         {
             self.clock.sleep(Duration::from_millis(200)).await;
         }
-        self.print("globex is fresh again, without anybody's help; acme and initech never noticed");
+        self.print(
+            "globex is fresh again, without manual action; acme and initech were not affected",
+        );
         self.wait_until(90).await;
         if keep {
-            self.print("the script is over; going on until Ctrl-C");
+            self.print("the demo is over; running until Ctrl-C");
             return std::future::pending().await;
         }
         Ok(())

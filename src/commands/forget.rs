@@ -31,7 +31,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     client.close().await;
     let Forgotten { forgotten, left } = forgotten?;
     let grant = match forgotten {
-        true if arguments.revoke => "the grant is given back and forgotten",
+        true if arguments.revoke => "the grant is revoked and forgotten",
         true => "the grant is forgotten",
         false => "there was no grant to forget",
     };
@@ -61,7 +61,7 @@ async fn forget(client: &Client, arguments: &Arguments) -> Result<Forgotten, Com
     if !arguments.yes && !terminal::confirm(&question) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal} was not forgotten; say --yes to mean it"),
+            format!("{portal} was not forgotten; confirm with --yes"),
         ));
     }
     client.forget(portal, arguments.revoke).await

@@ -48,7 +48,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     if arguments.replace && !arguments.yes && !terminal::confirm(&question) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal}: not taken in; say --yes to mean --replace"),
+            format!("{portal}: not taken in; confirm --replace with --yes"),
         ));
     }
     let grant = match &arguments.aside_of {
@@ -115,7 +115,7 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
             (
                 Exit::Done,
                 format!(
-                    "{portal}: the grant was taken in and renewed (generation {generation}){of}"
+                    "{portal}: the grant was imported and renewed (generation {generation}){of}"
                 ),
             )
         }
@@ -134,7 +134,7 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
         "superseded" => (
             Exit::TryAgain,
             format!(
-                "{portal}: not taken in: something newer was handed over meanwhile, or the portal was forgotten; see refreshd \
+                "{portal}: not taken in: a newer grant was imported meanwhile, or the portal was forgotten; see refreshd \
                  status {portal}"
             ),
         ),
@@ -143,14 +143,14 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
                 .map(|at| format!("; it is tried again at {at}"))
                 .unwrap_or_default();
             let goes_on = if is_kept {
-                format!(", and the grant that {portal} has goes on")
+                format!(", and the grant that {portal} has stays in force")
             } else {
                 String::new()
             };
             (
                 Exit::TryAgain,
                 format!(
-                    "{portal}: the grant is stored{goes_on}, but it cannot be proved now: {detail}{again}"
+                    "{portal}: the grant is stored{goes_on}, but it cannot be verified now: {detail}{again}"
                 ),
             )
         }

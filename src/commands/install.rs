@@ -119,7 +119,7 @@ async fn meant(
     if !terminal::confirm(&format!("{what} the install of user {}?", found.user)) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal}: nothing was decided; say --yes to mean it"),
+            format!("{portal}: nothing was decided; confirm with --yes"),
         ));
     }
     Ok(Some(user.clone().unwrap_or(found.user)))

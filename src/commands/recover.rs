@@ -90,7 +90,7 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
     if let Some(number) = show {
         let question = format!("Print reply {number} of {portal}? It may hold tokens that work.");
         if terminal::is_terminal() && !yes && !terminal::confirm(&question) {
-            let message = "not printed on a terminal; say --yes to mean it, or send it to a file";
+            let message = "not printed on a terminal; confirm with --yes, or send it to a file";
             return Err(CommandError::new(Exit::Usage, message));
         }
         let body = client.kept_body(portal, *number).await;
@@ -104,7 +104,7 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
         if !kept.is_empty() && !yes && !terminal::confirm(&question) {
             return Err(CommandError::new(
                 Exit::Usage,
-                "nothing was removed; say --yes to mean it",
+                "nothing was removed; confirm with --yes",
             ));
         }
         let discarded = if kept.is_empty() {

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     /// How long an access token lives.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     lifetime: Duration,
-    /// How many more portals install the app, without anybody having told refreshd: their token replies, a line each, are
+    /// How many more portals install the app, without an event for refreshd: their token replies, a line each, are
     /// in installs.jsonl.
     #[arg(long, default_value_t = 0)]
     installs: usize,

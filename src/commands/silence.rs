@@ -76,7 +76,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let whom = subject.unwrap_or("everything");
     terminal::eprintln(&match until {
         Some(until) => {
-            format!("{whom}: nobody is told until {until}; what is wrong then is told then")
+            format!(
+                "{whom}: notifications are suppressed until {until}; incidents that are open then are notified then"
+            )
         }
         None => format!("{whom}: not silenced any more"),
     });

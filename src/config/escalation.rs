@@ -56,8 +56,7 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Opt
         match channels.get(name.value) {
             Some(true) => {}
             Some(false) => {
-                let why =
-                    "it hears of the whole by itself, as long as all is well, and of no incident";
+                let why = "it only reports that all is well, and is not notified of incidents";
                 report.problem(
                     name.place,
                     format!("the channel {known} is a heartbeat: {why}"),

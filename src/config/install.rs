@@ -155,7 +155,7 @@ pub(super) fn check(
         (Some(place), true) => {
             report.warning(
                 place,
-                "no app takes installs in: write [apps.NAME.install] for one",
+                "no app has an install rule: write [apps.NAME.install] for one",
             );
         }
         (None, false) => {

@@ -123,7 +123,7 @@ fn login(
             let (key, place) = PASSWORD.given(table);
             report.problem(
                 place,
-                format!("`{key}` {table} is nobody's: `user` is missing"),
+                format!("`{key}` {table} needs `user`, which is missing"),
             );
             Err(Reported)
         }
@@ -138,7 +138,7 @@ fn recipients(table: Table<'_>, report: &mut Diagnostics) -> Result<Vec<String>,
     if texts.is_empty() {
         report.problem(
             table.place_of("to").unwrap_or(table.place),
-            "`to` is empty: nobody would get mail",
+            "`to` is empty: the mail has no recipient",
         );
         return Err(Reported);
     }

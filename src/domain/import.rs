@@ -731,7 +731,7 @@ mod tests {
         };
         let filler =
             ImportError::NotARefreshToken("it is a word that stands where a value is missing");
-        let list = ImportError::NotAToken("it is a list; hand over the one grant that is meant");
+        let list = ImportError::NotAToken("it is a list; import a single grant");
         for (text, expected) in [
             ("", ImportError::Empty),
             ("  \n", ImportError::Empty),

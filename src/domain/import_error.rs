@@ -51,7 +51,7 @@ pub enum ImportError {
     #[error("its {0} is empty, and without a refresh token there is nothing to renew with")]
     EmptyRefreshToken(String),
     /// Several grants in one text.
-    #[error("it has several refresh tokens that differ; hand over the one grant that is meant")]
+    #[error("it has several refresh tokens that differ; import a single grant")]
     Several,
 }
 

@@ -267,7 +267,7 @@ fn of_value(value: &Value, profile: &Profile) -> Result<ImportedFields, ImportEr
         Value::Array(list) => match list.as_slice() {
             [Value::Object(body)] => of_object(body, profile),
             _ => Err(ImportError::NotAToken(
-                "it is a list; hand over the one grant that is meant",
+                "it is a list; import a single grant",
             )),
         },
         _ => Err(ImportError::NotAToken(

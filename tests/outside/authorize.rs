@@ -365,7 +365,7 @@ fn a_wait_has_its_own_end() {
     contains(
         &ran.stderr,
         &[
-            "nobody answered within 300ms",
+            "no answer within 300ms",
             "show a failure in the browser and send it nowhere",
         ],
     );

@@ -85,7 +85,7 @@ impl LogWriter {
     /// Writes lines; never returns.
     pub fn run(mut self) {
         self.queue.serve(&mut *self.sink, |lines| {
-            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader did not take them, or they could not be written");
+            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader was too slow, or they could not be written");
         });
     }
 }

@@ -369,7 +369,7 @@ fn steps_are_checked() {
     `share` belongs to `when = "overdue"` alone
     `share` must be a share such as "30%"
     this step is given already at main.toml:1:1; name all channels in one step
-    the channel `a` is a heartbeat: it hears of the whole by itself, as long as all is well, and of no incident
+    the channel `a` is a heartbeat: it only reports that all is well, and is not notified of incidents
     `step` must be a list of tables: [[escalation.step]]
     "#);
 }

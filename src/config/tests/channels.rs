@@ -269,10 +269,10 @@ fn bad_channels_are_told_apart() {
     `user` in [channels.a] has no password: write `password_file`
     ---
     `smtp` must be a host, or a host and a port: "mail.example.org:587"
-    `password_env` in [channels.a] is nobody's: `user` is missing
+    `password_env` in [channels.a] needs `user`, which is missing
     ---
     `from` must be a mail address such as "ops@example.org" or "Ops <ops@example.org>"
-    `to` is empty: nobody would get mail
+    `to` is empty: the mail has no recipient
     ---
     `to` must be a mail address such as "ops@example.org" or "Ops <ops@example.org>"
     ---

@@ -130,8 +130,9 @@ fn what_does_nothing_is_a_warning() {
     );
     let unused = warnings(&format!("{LISTENER}{}", super::ACME));
     assert!(
-        unused
-            .contains("main.toml:1:2: no app takes installs in: write [apps.NAME.install] for one"),
+        unused.contains(
+            "main.toml:1:2: no app has an install rule: write [apps.NAME.install] for one"
+        ),
         "{unused}"
     );
     let two = APP
