@@ -184,7 +184,7 @@ fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<R
     let mut bare = start(&place, &url)?;
     bare.word("ready")?;
     let (before, server_before) = (bare.usage()?, server.usage()?);
-    bare.say("go")?;
+    bare.send_line("go")?;
     let began: i64 = server.word("first")?.parse()?;
     let ended: i64 = bare.word("ended")?.parse()?;
     let mut usage = bare.usage()?;
@@ -201,7 +201,7 @@ fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<R
 
 /// Checks the server's observations: each grant renewed once, by a correct client.
 fn finish(mut server: Child) -> Result<()> {
-    server.say("stop")?;
+    server.send_line("stop")?;
     let seen = server.word("seen")?;
     ensure!(
         seen == format!("{STORM} 0"),

@@ -108,7 +108,7 @@ impl Child {
         Ok(rest.trim().to_owned())
     }
 
-    pub fn say(&mut self, line: &str) -> Result<()> {
+    pub fn send_line(&mut self, line: &str) -> Result<()> {
         Ok(writeln!(
             self.child.stdin.as_mut().context("its input")?,
             "{line}"

@@ -45,7 +45,9 @@ pub async fn seed(place: &Place, url: &str, seed: &Seed) -> Result<Vec<PortalNam
     };
     let texts = match seed {
         Seed::Granted(_) => grants(place.dir())?,
-        Seed::Fresh(_) => (0..portals).map(|number| made_up(&name(number))).collect(),
+        Seed::Fresh(_) => (0..portals)
+            .map(|number| fake_response(&name(number)))
+            .collect(),
     };
     ensure!(
         texts.len() == portals && config.portals.len() == portals,
@@ -92,7 +94,7 @@ fn configure(place: &Place, url: &str, portals: usize) -> Result<()> {
 }
 
 /// A made-up token response like Bitrix24's.
-fn made_up(name: &str) -> String {
+fn fake_response(name: &str) -> String {
     let token = |kind: char| format!("{kind}{name:0>69}");
     let expires = Clock::system().now().secs() + 3_600;
     json!({
@@ -127,7 +129,7 @@ async fn store(
         let mut together = JoinSet::new();
         for (portal, text) in grants {
             let intake = import::parse(text.as_bytes(), &app.profile, now)?;
-            together.spawn(take_in(
+            together.spawn(import(
                 state.clone(),
                 (*portal).clone(),
                 intake,
@@ -159,7 +161,7 @@ fn configured(portal: &PortalConfig, app: &App) -> Configured {
     }
 }
 
-async fn take_in(
+async fn import(
     state: State,
     portal: Configured,
     intake: ImportedGrant,

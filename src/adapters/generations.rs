@@ -104,12 +104,12 @@ impl Generations {
         write_whole(parent(&self.path), &self.path, text.as_bytes(), MODE)?;
         (self.file, self.lines, self.portals) = (None, noted.len(), noted.len());
         (self.length, self.was_cut_off) = (0, false);
-        self.hold();
+        self.open_existing();
         Ok(())
     }
 
     /// Opens the existing file, so that a replacement can be detected.
-    pub fn hold(&mut self) {
+    pub fn open_existing(&mut self) {
         if self.path.is_file()
             && let Ok(file) = self.append()
         {
@@ -137,7 +137,7 @@ impl Generations {
 
     /// Content of the open file, whether it is still in its place or not.
     #[must_use]
-    pub fn held(&mut self) -> RecordedGenerations {
+    pub fn read_open(&mut self) -> RecordedGenerations {
         let mut text = Vec::new();
         let read = self.file.as_mut().map(|file| {
             file.rewind()?;

@@ -28,7 +28,7 @@ static PENDING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Notifies that the daemon serves (`Type=notify`).
 pub fn ready(status: &str) {
-    insist(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify_reliably(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Notifies that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
@@ -40,7 +40,7 @@ pub fn reloading() {
         .collect();
     // Earlier notifications are obsolete; the end of this reload sends the current status.
     clear_pending();
-    insist(&states);
+    notify_reliably(&states);
 }
 
 /// Notifies that the daemon is about to exit.
@@ -75,13 +75,13 @@ pub fn watchdog_interval() -> Option<Duration> {
 
 /// Whether there is a notification socket.
 #[must_use]
-pub fn listens() -> bool {
+pub fn has_notify_socket() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// Size of the service manager's file descriptor store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
+pub enum FdStore {
     /// There is no service manager.
     Nothing,
     /// Not known: systemd before 254, or a unit without a store.
@@ -92,15 +92,15 @@ pub enum Keeps {
 
 /// Size of the service manager's file descriptor store.
 #[must_use]
-pub fn keeps() -> Keeps {
-    match (listens(), std::env::var("FDSTORE")) {
-        (false, _) => Keeps::Nothing,
-        (true, Err(_)) => Keeps::Unknown,
+pub fn fd_store() -> FdStore {
+    match (has_notify_socket(), std::env::var("FDSTORE")) {
+        (false, _) => FdStore::Nothing,
+        (true, Err(_)) => FdStore::Unknown,
         // Set by systemd 254 and later if the unit has a store.
         (true, Ok(most)) => match most.parse() {
-            Ok(0) => Keeps::Nothing,
-            Ok(most) => Keeps::UpTo(most),
-            Err(_) => Keeps::Unknown,
+            Ok(0) => FdStore::Nothing,
+            Ok(most) => FdStore::UpTo(most),
+            Err(_) => FdStore::Unknown,
         },
     }
 }
@@ -216,12 +216,12 @@ pub fn has_journal() -> bool {
 
 /// Resends the notifications that were rejected and must arrive.
 pub fn resend_pending() {
-    let mut unheard = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let heard = unheard
+    let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let sent = pending
         .iter()
         .take_while(|message| send(message, &[]).is_ok())
         .count();
-    unheard.drain(..heard);
+    pending.drain(..sent);
 }
 
 fn clear_pending() {
@@ -231,7 +231,7 @@ fn clear_pending() {
         .clear();
 }
 
-fn insist(states: &[NotifyState<'_>]) {
+fn notify_reliably(states: &[NotifyState<'_>]) {
     PENDING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

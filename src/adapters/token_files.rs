@@ -216,7 +216,7 @@ impl TokenFiles {
         let directory = self.made(published.portal)?;
         let written = formats.iter().map(|format| {
             let contents = published.render(*format);
-            if says(&directory, *format, &contents) {
+            if is_unchanged(&directory, *format, &contents) {
                 Ok(())
             } else {
                 self.write(&directory, published, *format, &contents)
@@ -432,7 +432,7 @@ pub fn write_whole(
         .map_err(|(stage, error)| FileError::at(stage, path)(error))
 }
 
-fn says(directory: &Directory, format: TokenFormat, contents: &str) -> bool {
+fn is_unchanged(directory: &Directory, format: TokenFormat, contents: &str) -> bool {
     let is_same = |found: &std::fs::Metadata| {
         found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == FILE_MODE
     };

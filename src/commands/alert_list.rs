@@ -129,23 +129,23 @@ fn text(report: &AlertsView) -> String {
 }
 
 fn incident(incident: &IncidentView) -> Vec<(String, TableStyle)> {
-    let look = match incident.severity {
+    let style = match incident.severity {
         Severity::Notice => TableStyle::Quiet,
         Severity::Warning => TableStyle::Warning,
         Severity::Error | Severity::Critical => TableStyle::Bad,
     };
-    let told = if incident.told.is_empty() {
+    let notified = if incident.told.is_empty() {
         "-".to_owned()
     } else {
         incident.told.join(", ")
     };
     vec![
         (incident.key.clone(), TableStyle::Plain),
-        (incident.severity.as_str().to_owned(), look),
+        (incident.severity.as_str().to_owned(), style),
         (incident.stage.clone(), TableStyle::Plain),
         (incident.since.clone(), TableStyle::Quiet),
         (incident.count.to_string(), TableStyle::Plain),
-        (told, TableStyle::Plain),
+        (notified, TableStyle::Plain),
         (incident.reason.clone(), TableStyle::Plain),
     ]
 }

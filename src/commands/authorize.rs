@@ -23,7 +23,7 @@ use crate::daemon::Callback;
 use crate::daemon::CallbackRequest;
 use crate::daemon::CallbackResponse;
 use crate::daemon::has_state;
-use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
+use crate::domain::authorization::{AnswerError, Redirected, parse, starts_callback};
 use refreshd_time::clock::Clock;
 
 /// Lines that arrive within this time were pasted together.
@@ -193,14 +193,14 @@ impl AuthorizationClient<'_> {
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
-                break Err(nobody_answered(arguments.timeout));
+                break Err(timed_out(arguments.timeout));
             }
             let come = match clock.within(left, waiting.next()).await {
                 Some(Some(come)) => come,
-                Some(None) => break Err(no_way()),
+                Some(None) => break Err(no_input_source()),
                 None => continue,
             };
-            if let Some(ended) = self.take(come, &begun, &mut foreign).await {
+            if let Some(ended) = self.submit(come, &begun, &mut foreign).await {
                 break ended;
             }
         };
@@ -218,7 +218,7 @@ impl AuthorizationClient<'_> {
     }
 
     /// Submits an answer; `None` if it was none and the wait goes on.
-    async fn take(
+    async fn submit(
         &self,
         come: CallbackEvent,
         begun: &Begun,
@@ -253,9 +253,9 @@ impl AuthorizationClient<'_> {
             Ok(Answered::NotIt(why)) => {
                 terminal::eprintln(&why);
                 // A denial with our `state` is genuine.
-                let is_denial = |said: Redirected| {
-                    said.state.as_ref() == Some(&begun.state)
-                        && matches!(said.code, Err(AnswerError::Refused(_)))
+                let is_denial = |redirected: Redirected| {
+                    redirected.state.as_ref() == Some(&begun.state)
+                        && matches!(redirected.code, Err(AnswerError::Refused(_)))
                 };
                 let over = arrival.is_some() || parse(&text).is_ok_and(is_denial);
                 (
@@ -285,7 +285,7 @@ impl AuthorizationClient<'_> {
         loop {
             let left = limit.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
-                return Err(nobody_answered(limit));
+                return Err(timed_out(limit));
             }
             // The last poll happens at the deadline, however soon that is.
             let wait_now = wait.min(left);
@@ -341,7 +341,7 @@ impl PromptAndCallback {
                 }
                 line = async { lines.as_mut()?.next_line().await.ok().flatten() }, if lines.is_some() => match line {
                     Some(line) if line.trim().is_empty() => {}
-                    Some(line) => return Some(CallbackEvent::Pasted(self.whole(line).await)),
+                    Some(line) => return Some(CallbackEvent::Pasted(self.complete_lines(line).await)),
                     None => self.lines = None,
                 },
                 else => return None,
@@ -350,7 +350,7 @@ impl PromptAndCallback {
     }
 
     /// A pasted line with the lines that arrive with it, and after an unfinished address that a terminal has wrapped.
-    async fn whole(&mut self, first: String) -> String {
+    async fn complete_lines(&mut self, first: String) -> String {
         let mut text = first;
         while let Some(lines) = &mut self.lines {
             match self.clock.within(PASTE_WINDOW, lines.next_line()).await {
@@ -359,8 +359,7 @@ impl PromptAndCallback {
                 None => break,
             }
         }
-        let anew =
-            begins_an_answer(&text) || text.contains("://") || !begins_an_answer(&self.pasted);
+        let anew = starts_callback(&text) || text.contains("://") || !starts_callback(&self.pasted);
         self.pasted = if anew {
             text
         } else {
@@ -474,7 +473,7 @@ fn opened_again() -> CommandError {
     CommandError::new(Exit::TryAgain, message)
 }
 
-fn nobody_answered(limit: Duration) -> CommandError {
+fn timed_out(limit: Duration) -> CommandError {
     let limit = humantime::format_duration(limit);
     let message = format!(
         "no answer within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
@@ -483,7 +482,7 @@ fn nobody_answered(limit: Duration) -> CommandError {
     CommandError::new(Exit::TryAgain, message)
 }
 
-fn no_way() -> CommandError {
+fn no_input_source() -> CommandError {
     let message = "nothing can be pasted here, and the browser is not sent to this machine: hand the address over with \
                    --redirected-url, to the daemon that began it, which must run meanwhile";
     CommandError::new(Exit::Usage, message)

@@ -199,8 +199,8 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
         )
     })?;
     let mut exit = Exit::Done;
-    for (issuer, said) in ask_issuers(config, &server).await {
-        match said {
+    for (issuer, result) in ask_issuers(config, &server).await {
+        match result {
             Ok(()) => terminal::eprintln(&format!("{issuer}: says its metadata")),
             Err(why) => {
                 terminal::eprintln(&format!("{issuer}: its metadata is not known: {why}"));

@@ -482,14 +482,14 @@ impl Client {
         match &self.transport {
             Transport::Socket { http, pid } => {
                 // A token may have to be renewed first.
-                let looks = method == Method::GET && !path.contains("/token?");
+                let is_read = method == Method::GET && !path.contains("/token?");
                 let request = http.request(method, address(path)).body(body);
                 let answered = async move {
                     let response = request.send().await?;
                     let status = response.status();
                     Ok((status, response.bytes().await?.to_vec()))
                 };
-                let answered = if looks {
+                let answered = if is_read {
                     Clock::system()
                         .running_limit(READ_TIMEOUT)
                         .wait(answered)
@@ -504,7 +504,7 @@ impl Client {
                             "the daemon broke the connection; is it stopping?",
                         )
                     }),
-                    None => Err(silent(*pid, looks)),
+                    None => Err(silent(*pid, is_read)),
                 }
             }
             Transport::InProcess(api) => {
@@ -545,7 +545,7 @@ async fn wait<T>(
             // A stopping daemon accepts no new connections, and still answers open ones.
             probed = probe => drop(probed?),
         }
-        if !std::mem::replace(&mut is_said, true) && terminal::is_watched() {
+        if !std::mem::replace(&mut is_said, true) && terminal::is_stderr_terminal() {
             terminal::eprintln(&format!(
                 "waiting for {}, which is there: an answer of an authorization server may take minutes",
                 daemon(pid)
@@ -561,8 +561,8 @@ fn daemon(pid: Option<i32>) -> String {
     )
 }
 
-fn silent(pid: Option<i32>, looks: bool) -> CommandError {
-    let left = if looks {
+fn silent(pid: Option<i32>, is_read: bool) -> CommandError {
+    let left = if is_read {
         ""
     } else {
         "; what was asked of it may still be done when it goes on"

@@ -40,7 +40,7 @@ pub(super) async fn connect_to_grants(common: &Common) -> Result<Client, Command
 pub(super) async fn connect_to_read(common: &Common) -> Result<Client, CommandError> {
     match daemon_or_configuration(common).await? {
         Reached::Daemon(client) => Ok(client),
-        Reached::Configuration(config) => look(common, config).await,
+        Reached::Configuration(config) => read_state(common, config).await,
     }
 }
 
@@ -48,12 +48,14 @@ pub(super) async fn connect_to_read(common: &Common) -> Result<Client, CommandEr
 pub(super) async fn connect_to_read_state(common: &Common) -> Result<Client, CommandError> {
     match daemon_or_configuration(common).await? {
         Reached::Daemon(client) => Ok(client),
-        Reached::Configuration(config) if config.paths.state.exists() => look(common, config).await,
+        Reached::Configuration(config) if config.paths.state.exists() => {
+            read_state(common, config).await
+        }
         Reached::Configuration(config) => Err(no_state(&config, Exit::NoInput)),
     }
 }
 
-async fn look(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
+async fn read_state(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
     let _ = log::start_for_command("warn");
     let socket = config.paths.control_socket.clone();
     match InProcess::look(*config).await {

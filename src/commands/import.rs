@@ -73,7 +73,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     if arguments.json {
         print(&imported);
     }
-    let (exit, sentence) = said(portal, &imported);
+    let (exit, sentence) = describe(portal, &imported);
     match exit {
         Exit::Done if arguments.json => Ok(Exit::Done),
         Exit::Done => {
@@ -89,7 +89,7 @@ pub(super) fn print(outcome: &Value) {
 }
 
 /// The result as text.
-pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
+pub(super) fn describe(portal: &str, imported: &Value) -> (Exit, String) {
     let text = |key: &str| imported.get(key).and_then(Value::as_str);
     let detail = text("detail").unwrap_or_default();
     let is_kept = imported
@@ -179,7 +179,7 @@ fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     read.map_err(|(from, error)| {
         CommandError::new(Exit::NoInput, format!("cannot read {from}: {error}"))
     })?;
-    let not_taken = |why: String| {
+    let rejected = |why: String| {
         CommandError::new(
             Exit::Data,
             format!("{}: not taken in: {why}", arguments.portal),
@@ -187,24 +187,24 @@ fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     };
     let account = arguments.account.as_deref();
     if bytes.len() > MAX_LENGTH {
-        return Err(not_taken(format!("it is longer than {MAX_LENGTH} bytes")));
+        return Err(rejected(format!("it is longer than {MAX_LENGTH} bytes")));
     }
     if let Some(text) = as_text(&bytes) {
-        return match of_this_machine(&text) {
-            _ if account.is_some() => Err(not_taken(
+        return match local_name(&text) {
+            _ if account.is_some() => Err(rejected(
                 "--account chooses from a dump of pizauth, and this is none".to_owned(),
             )),
-            Some(what) => Err(not_taken(what.to_owned())),
+            Some(what) => Err(rejected(what.to_owned())),
             None => Ok(bytes),
         };
     }
     match pizauth::open(&bytes) {
         Err(DumpError::NotADump) if account.is_none() && may_be_a_reply(&bytes) => Ok(bytes),
-        Err(error) => Err(not_taken(error.to_string())),
+        Err(error) => Err(rejected(error.to_string())),
         Ok(accounts) => {
             let chosen = pizauth::choose(accounts, account, &arguments.portal);
-            let account = chosen.map_err(|error| not_taken(error.to_string()))?;
-            grant(account).map(String::into_bytes).map_err(not_taken)
+            let account = chosen.map_err(|error| rejected(error.to_string()))?;
+            grant(account).map(String::into_bytes).map_err(rejected)
         }
     }
 }
@@ -219,7 +219,7 @@ fn as_text(bytes: &[u8]) -> Option<String> {
 }
 
 /// Describes a word that is a name on this machine or of a file instead of a token.
-fn of_this_machine(text: &str) -> Option<&'static str> {
+fn local_name(text: &str) -> Option<&'static str> {
     let word = text.trim();
     if word.is_empty()
         || word.len() > 4096

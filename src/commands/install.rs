@@ -7,7 +7,7 @@ use super::client::Client;
 use super::common::Common;
 use super::connect::{connect_to_read_state, connect_to_state};
 use super::exit::{CommandError, Exit};
-use super::import::{print, said};
+use super::import::{describe, print};
 use super::terminal;
 
 pub(super) const HELP: &str = "\
@@ -92,7 +92,7 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<Exit, Comman
 }
 
 /// The user to decide about: the given one, or the one in the dispute that was shown.
-async fn meant(
+async fn user_to_decide(
     client: &Client,
     arguments: &DecideArguments,
     what: &str,
@@ -127,13 +127,13 @@ async fn meant(
 
 async fn accept(client: &Client, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let user = meant(client, arguments, "Accept").await?;
+    let user = user_to_decide(client, arguments, "Accept").await?;
     let user = user.as_deref();
     let accepted: Value = client.accept_install(portal, user).await?;
     if arguments.json {
         print(&accepted);
     }
-    match said(portal, &accepted) {
+    match describe(portal, &accepted) {
         (Exit::Done, sentence) => {
             if !arguments.json {
                 terminal::eprintln(&sentence);
@@ -146,7 +146,7 @@ async fn accept(client: &Client, arguments: &DecideArguments) -> Result<Exit, Co
 
 async fn refuse(client: &Client, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let user = meant(client, arguments, "Refuse").await?;
+    let user = user_to_decide(client, arguments, "Refuse").await?;
     let user = user.as_deref();
     let refused = client.refuse_install(portal, user).await?;
     if arguments.json {

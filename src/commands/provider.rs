@@ -59,7 +59,7 @@ pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, C
             format!("no provider or app is named {name}{hint}"),
         ));
     };
-    terminal::print(&config::written_profile(&profile));
+    terminal::print(&config::profile_as_toml(&profile));
     Ok(Exit::Done)
 }
 

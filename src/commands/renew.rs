@@ -40,9 +40,9 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         // Without a state nothing can be renewed, and each portal is listed.
         Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
             terminal::eprintln(NONE_RENEWABLE);
-            return Ok(told(
+            return Ok(report(
                 arguments,
-                &seen(common).await?,
+                &configured_portals(common).await?,
                 Vec::new(),
                 Exit::Done,
             ));
@@ -50,7 +50,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Err(failure) => return Err(failure),
     };
     let (names, left) = if arguments.all {
-        parted(client.list(None).await?)
+        partition_renewable(client.list(None).await?)
     } else {
         (arguments.portals.clone(), Vec::new())
     };
@@ -78,11 +78,11 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
     }
     client.close().await;
-    Ok(told(arguments, &left, answers, exit))
+    Ok(report(arguments, &left, answers, exit))
 }
 
 /// Prints the portals that were not tried, and with JSON all of them.
-fn told(
+fn report(
     arguments: &Arguments,
     left: &[PortalView],
     mut answers: Vec<Value>,
@@ -125,7 +125,7 @@ async fn renew_each<'n>(
 }
 
 /// The configured portals, if there is no state.
-async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
+async fn configured_portals(common: &Common) -> Result<Vec<PortalView>, CommandError> {
     let client = connect_to_read(common).await?;
     let portals = client.list(None).await;
     client.close().await;
@@ -133,7 +133,7 @@ async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
 }
 
 /// Separates the portals that can be renewed from the others.
-fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
+fn partition_renewable(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
     let named = portals
         .into_iter()
         .filter(|portal| portal.phase != Kind::Unconfigured);

@@ -32,7 +32,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
         config,
         warnings,
         damaged,
-    } = elsewhere(read.clone())?
+    } = on_temporary_thread(read.clone())?
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(form(config.log.format), &config.log.level)
         .map_err(|error| CommandError::new(Exit::Configuration, error_chain(&error)))?;
@@ -64,7 +64,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
 
 /// Loads on a temporary thread: when a thread ends, the allocator returns the memory of a large configuration, which the main
 /// thread never does.
-fn elsewhere(
+fn on_temporary_thread(
     read: impl Fn() -> Result<Loaded, ConfigErrors> + Send + 'static,
 ) -> Result<Result<Loaded, ConfigErrors>, CommandError> {
     let reader = std::thread::Builder::new()

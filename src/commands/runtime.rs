@@ -37,9 +37,9 @@ pub(super) const COMMAND: Threads = Threads {
 };
 
 /// Time limit for a thread to start.
-const BEGIN: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Permanent threads do not time out.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Protects this process's memory from core dumps and from other processes of the same user: it holds refresh tokens and client
 /// secrets. Failures are ignored: the unit file forbids the same.
@@ -82,7 +82,7 @@ pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
         .worker_threads(workers)
         .max_blocking_threads(threads.blocking)
         .thread_keep_alive(if threads.permanent {
-            FOREVER
+            KEEP_ALIVE
         } else {
             Duration::from_secs(10)
         })
@@ -144,7 +144,7 @@ fn make_blocking(runtime: &Runtime, count: usize) -> Result<(), String> {
         });
     }
     let made = (0..count)
-        .take_while(|_| begins.recv_timeout(BEGIN).is_ok())
+        .take_while(|_| begins.recv_timeout(START_TIMEOUT).is_ok())
         .count();
     *gate.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
     gate.1.notify_all();

@@ -27,13 +27,13 @@ pub(super) struct Arguments {
 }
 
 /// The parsed arguments.
-struct Meant {
+struct Target {
     portal: Option<String>,
     span: Option<String>,
 }
 
 impl Arguments {
-    fn meant(&self) -> Result<Meant, CommandError> {
+    fn target(&self) -> Result<Target, CommandError> {
         let usage = |message: &str| {
             Err(CommandError::new(
                 Exit::Usage,
@@ -41,15 +41,15 @@ impl Arguments {
             ))
         };
         match (self.what.as_slice(), self.all, self.end) {
-            ([portal, span], false, false) => Ok(Meant {
+            ([portal, span], false, false) => Ok(Target {
                 portal: Some(portal.clone()),
                 span: Some(span.clone()),
             }),
-            ([portal], false, true) => Ok(Meant {
+            ([portal], false, true) => Ok(Target {
                 portal: Some(portal.clone()),
                 span: None,
             }),
-            ([span], true, false) => Ok(Meant {
+            ([span], true, false) => Ok(Target {
                 portal: None,
                 span: Some(span.clone()),
             }),
@@ -61,7 +61,7 @@ impl Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let Meant { portal, span } = arguments.meant()?;
+    let Target { portal, span } = arguments.target()?;
     span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
     // Ending a silence needs no state.
@@ -73,14 +73,14 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let until = client.silence(subject, span.as_deref()).await;
     client.close().await;
     let until = until?;
-    let whom = subject.unwrap_or("everything");
+    let name = subject.unwrap_or("everything");
     terminal::eprintln(&match until {
         Some(until) => {
             format!(
-                "{whom}: notifications are suppressed until {until}; incidents that are open then are notified then"
+                "{name}: notifications are suppressed until {until}; incidents that are open then are notified then"
             )
         }
-        None => format!("{whom}: not silenced any more"),
+        None => format!("{name}: not silenced any more"),
     });
     Ok(Exit::Done)
 }

@@ -16,7 +16,7 @@ use refreshd_time::human;
 use refreshd_token_client::problem::Problem;
 
 /// Refresh interval of `--watch`.
-const EVERY: Duration = Duration::from_secs(1);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of actions that are kept for the end of a long table.
 const MAX_ACTIONS: usize = 1000;
 
@@ -47,7 +47,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         if !arguments.watch {
             return Ok(if fresh { Exit::Done } else { Exit::NotFresh });
         }
-        Clock::system().sleep(EVERY).await;
+        Clock::system().sleep(REFRESH_INTERVAL).await;
     }
 }
 
@@ -159,13 +159,13 @@ impl StatusOutput for TableOutput {
                 .candidate
                 .as_ref()
                 .map(|candidate| format!("a candidate was {}", candidate.text()));
-            let said = [
+            let details = [
                 portal.action.clone(),
                 portal.notice.clone(),
                 candidate,
                 kept,
             ];
-            for line in said.into_iter().flatten().map(line) {
+            for line in details.into_iter().flatten().map(line) {
                 if self.actions.len() < MAX_ACTIONS {
                     self.actions.push(line);
                 } else {

@@ -28,11 +28,11 @@ pub(super) fn print_bytes(bytes: &[u8]) {
 
 /// Prints a message.
 pub(super) fn eprintln(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printed(text));
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }
 
 /// Removes unprintable characters except line feeds: external text must not control the terminal.
-fn printed(text: &str) -> String {
+fn printable(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(line).collect();
     lines.join("\n")
 }
@@ -44,16 +44,16 @@ pub(super) fn fail(message: &str) {
 
 /// The same if standard error may block: a daemon that cannot start must exit, even if its log is full.
 pub(super) fn fail_without_waiting(message: &str) {
-    let (said, heard) = mpsc::channel();
+    let (done, finished) = mpsc::channel();
     let text = format!("refreshd: {message}");
-    let speaker = Builder::new().name("last word".to_owned()).spawn(move || {
+    let thread = Builder::new().name("last word".to_owned()).spawn(move || {
         eprintln(&text);
         // The receiver may be gone.
-        let _ = said.send(());
+        let _ = done.send(());
     });
-    match speaker {
+    match thread {
         Ok(_) => {
-            let _ = heard.recv_timeout(MESSAGE_TIMEOUT);
+            let _ = finished.recv_timeout(MESSAGE_TIMEOUT);
         }
         Err(_) => fail(message),
     }
@@ -71,7 +71,7 @@ pub(super) fn is_desktop() -> bool {
 }
 
 /// Whether standard error is a terminal.
-pub(super) fn is_watched() -> bool {
+pub(super) fn is_stderr_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
@@ -120,9 +120,9 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
         }
     }));
     for row in rows {
-        table.add_row(row.into_iter().map(|(text, look)| {
-            let cell = Cell::new(printed(&text));
-            match look {
+        table.add_row(row.into_iter().map(|(text, style)| {
+            let cell = Cell::new(printable(&text));
+            match style {
                 _ if !colour => cell,
                 TableStyle::Plain => cell,
                 TableStyle::Good => cell.fg(Color::Green),

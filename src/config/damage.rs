@@ -89,7 +89,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     }
     let is_graphic = matches!(alphabet, Alphabet::Client | Alphabet::Graphic);
     if is_placeholder(secret)
-        || is_graphic && (is_nothing(secret) || is_filler_of_a_template(secret))
+        || is_graphic && (is_nothing(secret) || is_template_placeholder(secret))
     {
         return found(
             "is a placeholder (such as ${NAME} or changeme), in whose place nothing was put: nothing is filled in here",
@@ -100,7 +100,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     }) {
         return found("stands in quotes, which would be sent with it: take them away");
     }
-    if is_graphic && names_a_vault(secret) {
+    if is_graphic && is_vault_reference(secret) {
         return found(
             "is what stands for a secret in a vault or is encrypted (sops, vault:, op://): nothing is looked up or decrypted here",
         );
@@ -175,7 +175,7 @@ fn is_placeholder(secret: &str) -> bool {
 }
 
 /// A placeholder of another template syntax: `__CLIENT_SECRET__`, `@secret@`.
-fn is_filler_of_a_template(secret: &str) -> bool {
+fn is_template_placeholder(secret: &str) -> bool {
     let within = |sign: &str| {
         secret
             .strip_prefix(sign)
@@ -191,7 +191,7 @@ fn is_filler_of_a_template(secret: &str) -> bool {
 }
 
 /// A reference that another program must resolve or decrypt.
-fn names_a_vault(secret: &str) -> bool {
+fn is_vault_reference(secret: &str) -> bool {
     let lower = secret.to_ascii_lowercase();
     [
         "enc[",

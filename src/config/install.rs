@@ -21,9 +21,9 @@ pub(super) const LISTENER_KEYS: [&str; 4] = ["listen", "rate", "source_rate", "s
 pub(super) const KEYS: [&str; 5] = ["name", "users", "formats", "renew_every", "path"];
 
 /// Default naming rule.
-const NAME: &str = "{domain}";
+const DEFAULT_NAMES: &str = "{domain}";
 /// The same if each user is a portal.
-const NAME_OF_EACH: &str = "{domain}-{user_id}";
+const DEFAULT_NAMES_PER_USER: &str = "{domain}-{user_id}";
 
 /// Reads `[install]`.
 pub(super) fn listener(root: Table<'_>, report: &mut Diagnostics) -> Option<InstallListener> {
@@ -92,9 +92,9 @@ pub(super) fn rule(
     let names = match table.text(report, "name") {
         Some(text) => naming(text, users, report),
         None => NameRule::parse(if users == Users::Each {
-            NAME_OF_EACH
+            DEFAULT_NAMES_PER_USER
         } else {
-            NAME
+            DEFAULT_NAMES
         })
         .ok(),
     };

@@ -10,7 +10,7 @@ use super::values::{choice, is_loopback_host};
 use refreshd_alerting::channel::{MailConfig, MailTls};
 
 /// The port of implicit TLS (RFC 8314).
-const IMPLICIT: u16 = 465;
+const IMPLICIT_TLS_PORT: u16 = 465;
 const WORDS: [(&str, MailTls); 3] = [
     ("starttls", MailTls::StartTls),
     ("implicit", MailTls::Implicit),
@@ -54,7 +54,7 @@ fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, Ma
         );
         return Err(Reported);
     };
-    let tls = tls.unwrap_or(if port == Some(IMPLICIT) {
+    let tls = tls.unwrap_or(if port == Some(IMPLICIT_TLS_PORT) {
         MailTls::Implicit
     } else {
         MailTls::StartTls
@@ -69,7 +69,7 @@ fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, Ma
     }
     let usual = match tls {
         MailTls::StartTls => 587,
-        MailTls::Implicit => IMPLICIT,
+        MailTls::Implicit => IMPLICIT_TLS_PORT,
         MailTls::Off => 25,
     };
     Ok((

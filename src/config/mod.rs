@@ -39,7 +39,7 @@ pub use self::configuration::{
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{ConfigError, ConfigErrors};
-pub use self::secrets::{SecretReadAgain, SecretSource};
+pub use self::secrets::{ReloadedSecret, SecretSource};
 pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.
@@ -49,7 +49,7 @@ pub fn built_in_providers() -> impl Iterator<Item = &'static str> {
 
 /// A profile as a table of `[providers.NAME]`.
 #[must_use]
-pub fn written_profile(profile: &Profile) -> String {
+pub fn profile_as_toml(profile: &Profile) -> String {
     provider::written(profile)
 }
 

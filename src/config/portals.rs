@@ -24,7 +24,7 @@ use refreshd_token_client::provider::{ClientAuthentication, Profile};
 /// Keys of a client, of an app or a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
 /// Keys of an authorization, of an app or a portal.
-const PERSON_KEYS: [&str; 2] = ["redirect_uri", "scope"];
+const AUTHORIZATION_KEYS: [&str; 2] = ["redirect_uri", "scope"];
 /// Keys of a portal besides those of its client.
 const PORTAL_KEYS: [&str; 9] = [
     "app",
@@ -57,7 +57,7 @@ pub(super) fn read(
             report,
             &[
                 &CLIENT_KEYS,
-                &PERSON_KEYS,
+                &AUTHORIZATION_KEYS,
                 &CLIENT_SECRET.all,
                 &provider::KEYS,
                 &["install"],
@@ -183,7 +183,7 @@ fn client(
     let (redirect_uri, scope) = if name.starts_with(OWN_APP) {
         (None, Vec::new())
     } else {
-        person(table, report)
+        authorization(table, report)
     };
     Some(App {
         name,
@@ -351,7 +351,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
         }
         text.value.to_owned()
     });
-    let (redirect_uri, scope) = person(table, report);
+    let (redirect_uri, scope) = authorization(table, report);
     let refresh_token_file = table
         .text(report, "refresh_token_file")
         .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
@@ -369,7 +369,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
 }
 
 /// Keys of an authorization: redirect URI and scope.
-fn person(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<String>) {
+fn authorization(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<String>) {
     // Authorization servers compare it byte by byte, so it stays as written.
     let redirect_uri = table
         .text(report, "redirect_uri")

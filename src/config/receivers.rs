@@ -23,7 +23,8 @@ const TELEGRAM: &str = "https://api.telegram.org";
 /// Length of PagerDuty's keys.
 const ROUTING_KEY_LENGTH: usize = 32;
 /// Limits of a heartbeat interval: more often is rejected (healthchecks.io: five a minute), less often is useless.
-const BEATS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(24 * 3600));
+const HEARTBEAT_INTERVAL_LIMITS: (Duration, Duration) =
+    (Duration::from_secs(15), Duration::from_secs(24 * 3600));
 
 type ReadResult = Result<ChannelConfig, Reported>;
 
@@ -161,7 +162,7 @@ pub(super) fn heartbeat(
     report: &mut Diagnostics,
 ) -> ReadResult {
     let every = if table.has("every") {
-        duration(table, report, "every", "1m", BEATS).ok_or(Reported)
+        duration(table, report, "every", "1m", HEARTBEAT_INTERVAL_LIMITS).ok_or(Reported)
     } else {
         Ok(Duration::from_secs(60))
     };

@@ -225,7 +225,7 @@ impl SecretSource {
     ///
     /// # Errors
     /// Why it is not usable, without the path, which may be a secret under the wrong key.
-    pub fn read(&self) -> Result<SecretReadAgain, String> {
+    pub fn read(&self) -> Result<ReloadedSecret, String> {
         let secret = read_file(&self.path, self.guarded)
             .map_err(|unusable| format!("its file {unusable}"))?;
         let damage = damage(secret.expose_secret(), CLIENT_SECRET.alphabet);
@@ -238,7 +238,7 @@ impl SecretSource {
         }
         let secret = ClientSecret::new(secret.expose_secret())
             .ok_or_else(|| "its file is empty".to_owned())?;
-        Ok(SecretReadAgain {
+        Ok(ReloadedSecret {
             secret,
             damage: damage.map(|damage| damage.what),
         })
@@ -247,7 +247,7 @@ impl SecretSource {
 
 /// A client secret that was read again.
 #[derive(Debug)]
-pub struct SecretReadAgain {
+pub struct ReloadedSecret {
     /// The secret.
     pub secret: ClientSecret,
     /// Damage, after the words "the secret".

@@ -50,7 +50,7 @@ pub(super) fn duration(
         return None;
     };
     if span < least || span > most {
-        let (least, most) = (written(least), written(most));
+        let (least, most) = (format_span(least), format_span(most));
         report.problem(
             text.place,
             format!("`{key}` must be between {least} and {most}"),
@@ -61,7 +61,7 @@ pub(super) fn duration(
 }
 
 /// A limit as people write it: humantime would make months of days.
-fn written(span: Duration) -> String {
+fn format_span(span: Duration) -> String {
     match span.as_secs() {
         secs if secs > 0 && secs.is_multiple_of(86_400) => format!("{}d", secs / 86_400),
         _ => humantime::format_duration(span).to_string(),

@@ -36,7 +36,7 @@ pub(super) fn template(
         return match template.check() {
             Ok(()) => Ok(Some(template)),
             Err(fault) => {
-                let (line, why) = said(&fault);
+                let (line, why) = describe(&fault);
                 report.problem(body.place, format!("`body`, its line {line}: {why}"));
                 Err(Reported)
             }
@@ -53,7 +53,7 @@ pub(super) fn template(
         return match template.check() {
             Ok(()) => Ok(Some(template)),
             Err(fault) => {
-                let (line, why) = said(&fault);
+                let (line, why) = describe(&fault);
                 report.in_file(ConfigError {
                     line,
                     ..ConfigError::of_file(&path, why)
@@ -86,7 +86,7 @@ fn content_type(table: Table<'_>, report: &mut Diagnostics) -> Result<String, Re
     Ok(value.to_owned())
 }
 
-fn said(fault: &WebhookTemplateError) -> (usize, String) {
+fn describe(fault: &WebhookTemplateError) -> (usize, String) {
     match fault {
         WebhookTemplateError::Unknown { name, line } => {
             let hint = did_you_mean(name, NAMES);

@@ -359,7 +359,7 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         shared.waiters.tidy();
         shared.proofs.tidy();
         systemd::resend_pending();
-        if systemd::listens()
+        if systemd::has_notify_socket()
             && let Ok(summary) = summary(&shared).await
         {
             systemd::status(&summary);

@@ -11,8 +11,8 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::name::PortalName;
-pub use super::pasted_callback::begins_an_answer;
-use super::pasted_callback::{Pasted, decoded_to_the_end, find};
+pub use super::pasted_callback::starts_callback;
+use super::pasted_callback::{Pasted, decode_nested, find};
 use refreshd_secrets::mask::{mask, page};
 use refreshd_secrets::{AuthorizationCode, CodeVerifier, DeviceCode};
 use refreshd_time::Timestamp;
@@ -20,11 +20,11 @@ use refreshd_token_client::body_decoding::{decode, unpack};
 use refreshd_token_client::lenient::parse as parse_json;
 
 /// A pending authorization is deleted after this time.
-pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+pub const PENDING_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Default polling interval of a device (RFC 8628 section 3.2).
 const DEVICE_INTERVAL: Duration = Duration::from_secs(5);
 /// `slow_down` adds this to the interval, permanently (RFC 8628 section 3.5).
-const SLOWER: Duration = Duration::from_secs(5);
+const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
 
 /// A pending authorization.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
         .filter(|description| !description.is_empty());
     let code = parameters.remove("code");
     let code = if pasted {
-        code.as_deref().map(decoded_to_the_end)
+        code.as_deref().map(decode_nested)
     } else {
         code
     };
@@ -191,7 +191,7 @@ impl PendingAuthorization {
     /// Whether the authorization can still be completed.
     #[must_use]
     pub fn is_open(&self, now: Timestamp) -> bool {
-        now.since(self.begun_at) < FORGOTTEN_AFTER
+        now.since(self.begun_at) < PENDING_TIMEOUT
     }
 }
 
@@ -214,7 +214,7 @@ pub struct DeviceCodes {
 
 /// Why a response has no device codes. Quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoCodes {
+pub enum DeviceCodesError {
     /// Another error.
     #[error("the server answers a device with no codes")]
     Other,
@@ -232,8 +232,8 @@ const MAX_USER_CODE_LENGTH: usize = 40;
 /// Parses the response of a device authorization endpoint (RFC 8628 section 3.2).
 ///
 /// # Errors
-/// [`NoCodes`].
-pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
+/// [`DeviceCodesError`].
+pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, DeviceCodesError> {
     #[derive(Deserialize)]
     struct CallbackAnswer {
         device_code: String,
@@ -250,7 +250,7 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
-    let found = object_with(body, "device_code").ok_or(NoCodes::Other)?;
+    let found = object_with(body, "device_code").ok_or(DeviceCodesError::Other)?;
     let CallbackAnswer {
         device_code,
         user_code,
@@ -258,16 +258,16 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         verification_uri_complete,
         expires_in,
         interval,
-    } = serde_json::from_value(found).map_err(|_| NoCodes::Other)?;
+    } = serde_json::from_value(found).map_err(|_| DeviceCodesError::Other)?;
     let user_code = user_code.trim();
     let typeable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     if !(1..=MAX_USER_CODE_LENGTH).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
-        return Err(NoCodes::UserCode);
+        return Err(DeviceCodesError::UserCode);
     }
     Ok(DeviceCodes {
-        device_code: DeviceCode::new(&device_code).ok_or(NoCodes::Other)?,
+        device_code: DeviceCode::new(&device_code).ok_or(DeviceCodesError::Other)?,
         user_code: user_code.to_owned(),
-        verification_uri: page(&verification_uri).ok_or(NoCodes::Address)?,
+        verification_uri: page(&verification_uri).ok_or(DeviceCodesError::Address)?,
         verification_uri_complete: verification_uri_complete.as_deref().and_then(page),
         expires_in: Duration::from_secs(secs(expires_in).unwrap_or(600).clamp(1, 3600)),
         interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| {
@@ -295,7 +295,7 @@ fn object_with(body: &[u8], name: &str) -> Option<Value> {
 pub fn next_poll_interval(code: Option<&str>, interval: Duration) -> Option<Duration> {
     match code? {
         "authorization_pending" => Some(interval),
-        "slow_down" => Some(interval + SLOWER),
+        "slow_down" => Some(interval + SLOW_DOWN_STEP),
         _ => None,
     }
 }
@@ -379,11 +379,11 @@ mod tests {
             let bare = parse(bare).unwrap();
             assert_eq!((bare.code.unwrap().expose(), bare.state), ("4/0Axyz", None));
         }
-        for stranger in ["?code=c1", "https://a/cb?code=c1"] {
+        for foreign in ["?code=c1", "https://a/cb?code=c1"] {
             assert_eq!(
-                parse(stranger).unwrap().state.as_deref(),
+                parse(foreign).unwrap().state.as_deref(),
                 Some(""),
-                "{stranger}: not a bare code"
+                "{foreign}: not a bare code"
             );
         }
     }
@@ -399,14 +399,14 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), expected, "{text}");
         }
-        let said = "https://app.example/cb?error=access_denied&error_description=the+user\u{202e}+said+no%1B&state=s";
-        let said = parse(said).unwrap();
+        let denial = "https://app.example/cb?error=access_denied&error_description=the+user\u{202e}+said+no%1B&state=s";
+        let denial = parse(denial).unwrap();
         assert_eq!(
-            said.code.unwrap_err(),
+            denial.code.unwrap_err(),
             AnswerError::Refused("access_denied: the user said no".into())
         );
         assert_eq!(
-            said.state.as_deref(),
+            denial.state.as_deref(),
             Some("s"),
             "it is not believed before this was looked at"
         );
@@ -430,7 +430,7 @@ mod tests {
         assert!(pending.is(&acme, "s1", begun_at));
         assert!(!pending.is(&acme, "s2", begun_at) && !pending.is(&acme, "", begun_at));
         assert!(!pending.is(&PortalName::parse("globex").unwrap(), "s1", begun_at));
-        assert!(!pending.is(&acme, "s1", begun_at + FORGOTTEN_AFTER));
+        assert!(!pending.is(&acme, "s1", begun_at + PENDING_TIMEOUT));
     }
 
     #[test]
@@ -451,14 +451,14 @@ mod tests {
         );
         assert_eq!(
             (
-                next_poll_interval(Some("access_denied"), SLOWER),
-                next_poll_interval(None, SLOWER)
+                next_poll_interval(Some("access_denied"), SLOW_DOWN_STEP),
+                next_poll_interval(None, SLOW_DOWN_STEP)
             ),
             (None, None)
         );
         assert_eq!(
             device_codes(br#"{"device_code":"d"}"#).unwrap_err(),
-            NoCodes::Other
+            DeviceCodesError::Other
         );
         let marked = [b"\xef\xbb\xbf", &body[..]].concat();
         assert_eq!(device_codes(&marked).unwrap().user_code, "WDJB-MJHT");
@@ -510,7 +510,7 @@ mod tests {
         ] {
             assert_eq!(
                 codes(code, "https://a/device").unwrap_err(),
-                NoCodes::UserCode,
+                DeviceCodesError::UserCode,
                 "{code:?}"
             );
         }
@@ -522,7 +522,11 @@ mod tests {
             "https://u:p@a/",
             "",
         ] {
-            assert_eq!(codes("A", uri).unwrap_err(), NoCodes::Address, "{uri:?}");
+            assert_eq!(
+                codes("A", uri).unwrap_err(),
+                DeviceCodesError::Address,
+                "{uri:?}"
+            );
         }
     }
 }

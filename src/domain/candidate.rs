@@ -103,7 +103,7 @@ pub fn judge(settled: Transition) -> CandidateVerdict {
 #[derive(Debug, Clone)]
 pub enum ImportResult {
     /// Replaced the portal's grant.
-    TakenIn,
+    Imported,
     /// Rejected by the server, or its owner is another one than expected.
     Refused(String),
     /// Not conclusive yet.

@@ -33,7 +33,7 @@ pub struct Dispute {
 /// Whether an install by another user needs an operator's decision. Administrators open apps that other administrators
 /// installed, and employees can forge events: if the portal's answer settles it, no decision is needed.
 #[must_use]
-pub const fn concerns_a_person(
+pub const fn needs_decision(
     occasion: EventKind,
     is_admin: Option<bool>,
     holder_is_admin: Option<bool>,
@@ -113,7 +113,7 @@ const fn rights(is_admin: Option<bool>) -> &'static str {
 mod tests {
     use super::*;
 
-    fn newcomer(occasion: EventKind, is_admin: Option<bool>) -> Dispute {
+    fn dispute(occasion: EventKind, is_admin: Option<bool>) -> Dispute {
         Dispute {
             portal: PortalName::parse("acme").unwrap(),
             app: "crm".to_owned(),
@@ -143,7 +143,7 @@ mod tests {
             (Installed, Some(false), Some(true), false),
             (SystemUser, Some(true), Some(false), false),
         ] {
-            let is_asked = concerns_a_person(occasion, is_admin, holder_is_admin);
+            let is_asked = needs_decision(occasion, is_admin, holder_is_admin);
             assert_eq!(
                 is_asked, asked,
                 "{occasion:?} {is_admin:?} {holder_is_admin:?}"
@@ -154,24 +154,24 @@ mod tests {
     #[test]
     fn whoever_is_no_administrator_does_not_displace_one() {
         let ranks = [
-            newcomer(EventKind::Opened, Some(false)),
-            newcomer(EventKind::Installed, None),
-            newcomer(EventKind::Opened, Some(true)),
-            newcomer(EventKind::Installed, Some(true)),
+            dispute(EventKind::Opened, Some(false)),
+            dispute(EventKind::Installed, None),
+            dispute(EventKind::Opened, Some(true)),
+            dispute(EventKind::Installed, Some(true)),
         ]
-        .map(|newcomer| newcomer.rank());
+        .map(|dispute| dispute.rank());
         assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
     }
 
     #[test]
     fn both_users_and_both_commands_are_named() {
-        let newcomer = newcomer(EventKind::Installed, Some(true));
-        let reason = newcomer.reason();
+        let dispute = dispute(EventKind::Installed, Some(true));
+        let reason = dispute.reason();
         assert!(
             reason.contains("user 1 (an administrator") && reason.contains("user 67 (no admin"),
             "{reason}"
         );
-        let action = newcomer.action("acme");
+        let action = dispute.action("acme");
         assert!(
             action.contains("refreshd install accept acme;")
                 && action.ends_with("install refuse acme")

@@ -162,8 +162,8 @@ pub fn evaluate(
     let (ahead, at) = evaluate_refresh_end(about, grant, &mut notified, now);
     let next = [next, at].into_iter().flatten().min();
     let announce = match (announce, ahead) {
-        (Some(said), Some(ahead)) if ahead.severity > said.severity => Some(ahead),
-        (said, ahead) => said.or(ahead),
+        (Some(notice), Some(ahead)) if ahead.severity > notice.severity => Some(ahead),
+        (notice, ahead) => notice.or(ahead),
     };
     Evaluation {
         announce,
@@ -405,12 +405,12 @@ pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severit
         .is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = retry_delay(grant, now).is_some();
     // The server's `Retry-After` exceeds the token's lifetime: only a person can do something about it.
-    let told_to_wait = grant
+    let must_wait = grant
         .standing
         .phase
         .problem()
         .is_some_and(|problem| problem.asked_to_wait.is_some());
-    if step.when == Trigger::Failed && (unknown || put_off || told_to_wait) {
+    if step.when == Trigger::Failed && (unknown || put_off || must_wait) {
         step.severity.max(Severity::Warning)
     } else {
         step.severity

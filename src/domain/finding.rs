@@ -86,7 +86,7 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
         .filter(|step| !person || step.when == Trigger::NeedsPerson)
         .map(|step| ReachedStep {
             id: if step.when == Trigger::NeedsPerson {
-                format!("{}@{}", step.key, what(grant))
+                format!("{}@{}", step.key, cause(grant))
             } else {
                 step.key.clone()
             },
@@ -213,7 +213,7 @@ pub fn of_refresh_end(portal: &Portal, context: FindingContext<'_>) -> Option<Fi
 
 /// The finding about a disputed install; `None` once an operator has accepted it.
 #[must_use]
-pub fn of_dispute(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
+pub fn of_dispute(dispute: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
     let Dispute {
         portal,
         app,
@@ -221,7 +221,7 @@ pub fn of_dispute(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option
         since,
         is_accepted,
         ..
-    } = newcomer;
+    } = dispute;
     let group = GroupKey {
         key: format!("app/{app}/{INSTALL}"),
         subject: MessageSubject::App(app.clone()),
@@ -232,8 +232,8 @@ pub fn of_dispute(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option
         group: Some(group),
         // Another user is a new finding.
         reached: vec![person_step(ladder, &format!("{INSTALL}-{user}"))],
-        reason: newcomer.reason(),
-        action: newcomer.action(portal.as_str()),
+        reason: dispute.reason(),
+        action: dispute.action(portal.as_str()),
         action_for_all: "refreshd install list, then for each: refreshd install accept PORTAL, or refreshd install refuse PORTAL"
             .to_owned(),
         since: (*since).min(now),
@@ -255,10 +255,10 @@ pub fn is_refresh_end(key: &str) -> bool {
 
 /// A step outside the configured escalation, notified like one that needs a person.
 #[must_use]
-pub fn person_step(ladder: &[Step], what: &str) -> ReachedStep {
+pub fn person_step(ladder: &[Step], cause: &str) -> ReachedStep {
     let step = ladder.iter().find(|step| step.when == Trigger::NeedsPerson);
     ReachedStep {
-        id: format!("{PERSON_STEP}@{what}"),
+        id: format!("{PERSON_STEP}@{cause}"),
         severity: step.map_or(Severity::Critical, |step| step.severity),
         notify: step.and_then(|step| step.notify.clone()),
     }
@@ -266,9 +266,9 @@ pub fn person_step(ladder: &[Step], what: &str) -> ReachedStep {
 
 /// Group of findings that are caused by this machine.
 #[must_use]
-pub fn daemon_group(what: &str) -> GroupKey {
+pub fn daemon_group(cause: &str) -> GroupKey {
     GroupKey {
-        key: format!("daemon/{what}"),
+        key: format!("daemon/{cause}"),
         subject: MessageSubject::Daemon,
         always: false,
     }
@@ -281,7 +281,7 @@ pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
 }
 
 /// The class of the failure; for a grant in doubt, the class of its replay's failure.
-fn what(grant: &Grant) -> &'static str {
+fn cause(grant: &Grant) -> &'static str {
     match &grant.standing.phase {
         Phase::InDoubt { problem, .. } => problem.class.as_str(),
         phase => phase.kind().as_str(),
@@ -295,13 +295,16 @@ fn group(
     app: &str,
     refused: &BTreeMap<String, Timestamp>,
 ) -> Option<GroupKey> {
-    let of_app = |what: Option<&str>| {
-        let key = what.map_or_else(|| format!("app/{app}"), |what| format!("app/{app}/{what}"));
+    let of_app = |cause: Option<&str>| {
+        let key = cause.map_or_else(
+            || format!("app/{app}"),
+            |cause| format!("app/{app}/{cause}"),
+        );
         let subject = MessageSubject::App(app.to_owned());
         (!app.starts_with(OWN_APP)).then_some(GroupKey {
             key,
             subject,
-            always: what.is_none(),
+            always: cause.is_none(),
         })
     };
     let phase = &grant.standing.phase;
@@ -314,7 +317,7 @@ fn group(
         // The client works for other portals: the refusal concerns this portal.
         Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
         _ if waits => of_app(None),
-        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),
+        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(cause(grant))),
         None => Some(daemon_group("overdue")),
         Some(_) => {
             let host = host_of(&grant.token_url).unwrap_or("the authorization server");

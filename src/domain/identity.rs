@@ -113,10 +113,10 @@ pub fn is_same(one: &str, other: &str) -> bool {
 pub fn compare(
     portal: &str,
     known: ExpectedIdentity<'_>,
-    said: ClaimedIdentity<'_>,
+    claimed: ClaimedIdentity<'_>,
 ) -> Result<(), IdentityMismatch> {
-    let got = |identity: &str| named(identity, said.host);
-    if let (Some(pinned), Some(identity)) = (known.pinned, said.identity) {
+    let got = |identity: &str| named(identity, claimed.host);
+    if let (Some(pinned), Some(identity)) = (known.pinned, claimed.identity) {
         return match is_same(pinned, identity) {
             true => Ok(()),
             false => Err(IdentityMismatch::ThanPinned {
@@ -125,7 +125,7 @@ pub fn compare(
             }),
         };
     }
-    if let (Some(living), Some(identity)) = (known.identity, said.identity) {
+    if let (Some(living), Some(identity)) = (known.identity, claimed.identity) {
         return match is_same(living, identity) {
             true => Ok(()),
             false => Err(IdentityMismatch::ThanLiving {
@@ -137,13 +137,13 @@ pub fn compare(
     }
     let expected = [known.domain, known.host];
     let mut expected = expected.iter().flatten().peekable();
-    let (Some(host), Some(first)) = (said.host, expected.peek().copied()) else {
+    let (Some(host), Some(first)) = (claimed.host, expected.peek().copied()) else {
         return Ok(());
     };
     if expected.any(|expected| same_host(expected, host)) {
         return Ok(());
     }
-    let got = said.identity.map_or_else(|| short(host), got);
+    let got = claimed.identity.map_or_else(|| short(host), got);
     Err(IdentityMismatch::ThanHost {
         got,
         portal: portal.to_owned(),
@@ -171,17 +171,21 @@ mod tests {
         }
     }
 
-    fn said<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> ClaimedIdentity<'a> {
+    fn claimed<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> ClaimedIdentity<'a> {
         ClaimedIdentity { identity, host }
     }
 
     #[test]
     fn an_identity_that_both_know_decides_whatever_the_host_is() {
         assert_eq!(
-            compare("acme", known(), said(Some("a223"), Some("third.example"))),
+            compare(
+                "acme",
+                known(),
+                claimed(Some("a223"), Some("third.example"))
+            ),
             Ok(())
         );
-        let other = compare("acme", known(), said(Some("b1"), Some("acme.example")))
+        let other = compare("acme", known(), claimed(Some("b1"), Some("acme.example")))
             .unwrap_err()
             .to_string();
         assert_eq!(
@@ -193,18 +197,18 @@ mod tests {
             ..known()
         };
         assert_eq!(
-            compare("acme", pinned, said(Some("b1"), None)),
+            compare("acme", pinned, claimed(Some("b1"), None)),
             Ok(()),
             "the configuration has the last word"
         );
-        let other = compare("acme", pinned, said(Some("a223"), None))
+        let other = compare("acme", pinned, claimed(Some("a223"), None))
             .unwrap_err()
             .to_string();
         assert_eq!(
             other,
             "it is the grant of a223, the configuration expects b1"
         );
-        assert!(compare("acme", pinned.pinned_only(), said(Some("a223"), None)).is_err());
+        assert!(compare("acme", pinned.pinned_only(), claimed(Some("a223"), None)).is_err());
     }
 
     #[test]
@@ -214,12 +218,16 @@ mod tests {
             host: None,
             ..known()
         };
-        assert_eq!(compare("acme", unknown, said(None, None)), Ok(()));
+        assert_eq!(compare("acme", unknown, claimed(None, None)), Ok(()));
         assert_eq!(
-            compare("acme", unknown, said(Some("b1"), Some("ACME.example:443"))),
+            compare(
+                "acme",
+                unknown,
+                claimed(Some("b1"), Some("ACME.example:443"))
+            ),
             Ok(())
         );
-        let other = compare("acme", unknown, said(Some("b1"), Some("b.example")))
+        let other = compare("acme", unknown, claimed(Some("b1"), Some("b.example")))
             .unwrap_err()
             .to_string();
         assert_eq!(
@@ -228,14 +236,14 @@ mod tests {
         );
         // The grant in force reflects a rename; the configuration may not.
         for host in ["acme.example", "new.example"] {
-            assert_eq!(compare("acme", known(), said(None, Some(host))), Ok(()));
+            assert_eq!(compare("acme", known(), claimed(None, Some(host))), Ok(()));
         }
-        assert!(compare("acme", known(), said(None, Some("b.example"))).is_err());
+        assert!(compare("acme", known(), claimed(None, Some("b.example"))).is_err());
         assert!(
             compare(
                 "acme",
                 known().configured(),
-                said(None, Some("new.example"))
+                claimed(None, Some("new.example"))
             )
             .is_err()
         );
@@ -243,7 +251,7 @@ mod tests {
             compare(
                 "acme",
                 known().pinned_only(),
-                said(Some("b1"), Some("b.example"))
+                claimed(Some("b1"), Some("b.example"))
             ),
             Ok(())
         );
@@ -251,7 +259,7 @@ mod tests {
             compare(
                 "acme",
                 ExpectedIdentity::default(),
-                said(Some("b1"), Some("b.example"))
+                claimed(Some("b1"), Some("b.example"))
             ),
             Ok(())
         );

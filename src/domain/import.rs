@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::import_error::is_no_error;
+use super::import_error::reject_error_reply;
 pub use super::import_error::{ImportError, MAX_LENGTH};
 use super::imported::{self, ImportedFields};
 use super::install_event::PresentedGrant;
@@ -22,7 +22,7 @@ use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity
 use refreshd_token_client::token_object::{self, Plain};
 
 /// Maximum length of a bare refresh token.
-const MAX_WORD: usize = 64 * 1024;
+const MAX_BARE_TOKEN: usize = 64 * 1024;
 /// A larger expiry is in milliseconds, as JavaScript counts.
 const MILLISECONDS_FROM: f64 = 1e11;
 
@@ -66,13 +66,13 @@ pub fn parse(
         found => found?,
     };
     if let Some(ImportedFields { body, host }) = fields {
-        let intake = from_json(&body, profile, now)?;
+        let grant = from_json(&body, profile, now)?;
         return Ok(ImportedGrant {
-            host: intake.host.or(host),
-            ..intake
+            host: grant.host.or(host),
+            ..grant
         });
     }
-    if text.len() > MAX_WORD {
+    if text.len() > MAX_BARE_TOKEN {
         return Err(ImportError::NotAToken(
             "it is longer than a refresh token ever is",
         ));
@@ -115,7 +115,7 @@ fn from_json(
     profile: &Profile,
     now: Timestamp,
 ) -> Result<ImportedGrant, ImportError> {
-    is_no_error(body)?;
+    reject_error_reply(body)?;
     let text = |key: &str| {
         body.get(key)
             .and_then(Value::as_str)
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use refreshd_token_client::samples::profile;
 
-    fn taken(text: &str) -> Result<ImportedGrant, ImportError> {
+    fn imported(text: &str) -> Result<ImportedGrant, ImportError> {
         parse(
             text.as_bytes(),
             &profile(),
@@ -382,41 +382,41 @@ mod tests {
             "access_token: a1b2c3d4\nrefresh_token: 5bad2d67\nmember_id: a223",
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"refresh_token\":\"5bad2d67\",\"member_id\":\"a223\"}",
         ] {
-            let intake = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let grant = imported(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
-                intake.tokens.credential.refresh().unwrap().expose(),
+                grant.tokens.credential.refresh().unwrap().expose(),
                 "5bad2d67",
                 "{text}"
             );
-            assert_eq!(intake.identity.as_deref(), Some("a223"), "{text}");
+            assert_eq!(grant.identity.as_deref(), Some("a223"), "{text}");
         }
         let two = "REFRESH_TOKEN=5bad2d67\nrefresh_token=6cbe3e78\nREFRESH_TOKEN=7dcf4f89";
-        assert_eq!(taken(two).unwrap_err(), ImportError::Several);
+        assert_eq!(imported(two).unwrap_err(), ImportError::Several);
         assert!(matches!(
-            taken("A=1\nB=2\n"),
+            imported("A=1\nB=2\n"),
             Err(ImportError::NotAToken(_))
         ));
     }
 
     #[test]
     fn a_token_reply_as_oint_prints_it() {
-        let intake = taken(
+        let grant = imported(
             r#"{"access_token":"6b2e06","expires":1728458347,"expires_in":3600,"scope":"app",
             "server_endpoint":"https://oauth.bitrix.info/rest/","status":"L","client_endpoint":"https://b24.bitrix24.by/rest/",
             "member_id":"00168f","user_id":1,"refresh_token":"5bad2d"}"#,
         )
         .unwrap();
-        assert_eq!(intake.identity.as_deref(), Some("00168f"));
+        assert_eq!(grant.identity.as_deref(), Some("00168f"));
         assert_eq!(
-            intake.tokens.access.unwrap().expires_at.secs(),
+            grant.tokens.access.unwrap().expires_at.secs(),
             1_728_458_347
         );
         assert_eq!(
-            intake.tokens.credential.refresh().unwrap().expose(),
+            grant.tokens.credential.refresh().unwrap().expose(),
             "5bad2d"
         );
         assert_eq!(
-            intake.tokens.details.endpoint.as_deref(),
+            grant.tokens.details.endpoint.as_deref(),
             Some("https://b24.bitrix24.by/rest/")
         );
     }
@@ -441,7 +441,7 @@ mod tests {
             let reply = format!(
                 r#"{{"access_token":"6b2e06","expires":{expires},"expires_in":3600,"refresh_token":"5bad2d"}}"#
             );
-            let access = taken(&reply).unwrap().tokens.access;
+            let access = imported(&reply).unwrap().tokens.access;
             let life = access.as_ref().map(|access| {
                 (
                     access.expires_at.since(now).as_secs(),
@@ -454,13 +454,13 @@ mod tests {
 
     #[test]
     fn crest_settings_have_no_known_end_and_so_no_access_token() {
-        let intake = taken(
+        let grant = imported(
             r#"{"access_token":"6b2e06","expires_in":"3600","application_token":"x","refresh_token":"5bad2d",
             "domain":"acme.bitrix24.com","client_endpoint":"https:\/\/acme.bitrix24.com\/rest\/","C_REST_CLIENT_SECRET":"s"}"#,
         )
         .unwrap();
-        assert!(intake.tokens.access.is_none());
-        assert!(!format!("{intake:?}").contains("5bad2d"));
+        assert!(grant.tokens.access.is_none());
+        assert!(!format!("{grant:?}").contains("5bad2d"));
     }
 
     #[test]
@@ -468,19 +468,16 @@ mod tests {
         let auth = r#"{"redirect_uri":"https://app.example","scope":"tweet.read offline.access","client_id":"c1","client_secret":"s",
             "access_token":"a1","refresh_token":"TmttM1","oauth_token":"o","oauth_token_secret":"os","oauth_consumer_key":"k"}"#;
         for text in [auth.to_owned(), auth.replace('"', "'")] {
-            let intake = taken(&text).unwrap();
+            let grant = imported(&text).unwrap();
             assert_eq!(
-                intake.tokens.credential.refresh().unwrap().expose(),
+                grant.tokens.credential.refresh().unwrap().expose(),
                 "TmttM1"
             );
             assert_eq!(
-                (intake.client_id.as_deref(), intake.tokens.access.is_none()),
+                (grant.client_id.as_deref(), grant.tokens.access.is_none()),
                 (Some("c1"), true)
             );
-            assert_eq!(
-                intake.tokens.details.scope,
-                ["tweet.read", "offline.access"]
-            );
+            assert_eq!(grant.tokens.details.scope, ["tweet.read", "offline.access"]);
         }
         // Python's quotes around a text with an apostrophe.
         let mixed = r#"{'name': "O'Neill", 'refresh_token': 'TmttM1', 'ok': True, 'x': None}"#;
@@ -494,7 +491,7 @@ mod tests {
             identity,
             host,
             ..
-        } = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        } = imported(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let left = tokens.access.map(|access| {
             access
                 .expires_at
@@ -519,19 +516,19 @@ mod tests {
             "BITRIX_CLIENT_ID=\"local.1\"\nBITRIX_REFRESH_TOKEN=\"5bad2d\"\n",
             "CLIENT_ID=local.1\nREFRESH_TOKEN=5bad2d # of acme\n",
         ] {
-            let taken = parse(
+            let imported = parse(
                 text.as_bytes(),
                 &profile(),
                 Timestamp::from_secs(1_728_454_747),
             )
             .unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
-                taken.tokens.credential.refresh().unwrap().expose(),
+                imported.tokens.credential.refresh().unwrap().expose(),
                 "5bad2d",
                 "{text}"
             );
         }
-        let refused = taken(r#"{"error":"invalid_grant"}"#);
+        let refused = imported(r#"{"error":"invalid_grant"}"#);
         assert!(
             matches!(refused, Err(ImportError::ErrorReply(_))),
             "{refused:?}"
@@ -582,9 +579,9 @@ mod tests {
         ] {
             let shown: String = String::from_utf8_lossy(&reply).chars().take(200).collect();
             let now = Timestamp::from_secs(1_728_455_000);
-            let taken =
+            let imported =
                 parse(&reply, &profile(), now).unwrap_or_else(|error| panic!("{shown}: {error}"));
-            let refresh = taken.tokens.credential;
+            let refresh = imported.tokens.credential;
             assert_eq!(refresh.refresh().unwrap().expose(), "5bad2d", "{shown}");
         }
         // Nothing from prose, from an error, or from truncated or ambiguous input.
@@ -597,13 +594,13 @@ mod tests {
             with(r#""error":"invalid_grant""#),
             format!("<br />{}", with(r#""error":"invalid_grant""#)),
         ] {
-            assert!(taken(&none).is_err(), "{none}");
+            assert!(imported(&none).is_err(), "{none}");
         }
         assert_eq!(
-            taken(&"a1".repeat(MAX_LENGTH / 2 + 1)).unwrap_err(),
+            imported(&"a1".repeat(MAX_LENGTH / 2 + 1)).unwrap_err(),
             ImportError::TooLong
         );
-        assert!(taken(&"a1".repeat(MAX_WORD)).is_err());
+        assert!(imported(&"a1".repeat(MAX_BARE_TOKEN)).is_err());
     }
 
     #[test]
@@ -631,7 +628,7 @@ mod tests {
             "a:1:{s:13:\"refresh_token\";i:7;s:1:\"x\";}",
             "https://app.example/cb?code=5bad2d&state=1",
         ] {
-            assert!(taken(none).is_err(), "{none}");
+            assert!(imported(none).is_err(), "{none}");
         }
     }
 
@@ -712,7 +709,7 @@ mod tests {
     #[test]
     fn a_bare_refresh_token() {
         assert_eq!(
-            taken("5bad2d67\n")
+            imported("5bad2d67\n")
                 .unwrap()
                 .tokens
                 .credential
@@ -807,7 +804,7 @@ mod tests {
                 },
             ),
         ] {
-            assert_eq!(taken(text).unwrap_err(), expected, "{text}");
+            assert_eq!(imported(text).unwrap_err(), expected, "{text}");
         }
     }
 }

@@ -56,7 +56,7 @@ pub enum ImportError {
 }
 
 /// Rejects a saved error response.
-pub(super) fn is_no_error(body: &Map<String, Value>) -> Result<(), ImportError> {
+pub(super) fn reject_error_reply(body: &Map<String, Value>) -> Result<(), ImportError> {
     let error = body
         .get("error")
         .filter(|error| !says_nothing(error))

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::import_error::{ImportError, is_no_error};
+use super::import_error::{ImportError, reject_error_reply};
 use refreshd_secrets::mask::mask;
 use refreshd_token_client::host::plain_host;
 use refreshd_token_client::import_token;
@@ -284,7 +284,7 @@ pub fn of_object(
     body: &Map<String, Value>,
     profile: &Profile,
 ) -> Result<ImportedFields, ImportError> {
-    is_no_error(body)?;
+    reject_error_reply(body)?;
     // The path of the profile.
     if first(&profile.reply.refresh_token, body).is_some_and(is_there) {
         return Ok(imported_fields(body, &[], profile));
@@ -307,7 +307,7 @@ pub fn of_object(
         search(inner, &mut vec![body], &mut found);
     }
     let Some((grant, around)) = found.first() else {
-        return match in_usual_names(body, MAX_DEPTH) {
+        return match with_standard_names(body, MAX_DEPTH) {
             Some(usual) => of_object(&usual, profile),
             None => Err(missing(body, &texts)),
         };
@@ -321,7 +321,7 @@ pub fn of_object(
 
 /// An object with a store's own key names for a pair: `access` and `refresh`, `at` and `rt`, and the entries of MSAL's
 /// cache. `None` if there are none.
-fn in_usual_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String, Value>> {
+fn with_standard_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String, Value>> {
     const PAIRS: [(&str, &str); 2] = [("access", "refresh"), ("at", "rt")];
     let text = |name: &str| {
         body.get(name)
@@ -345,7 +345,7 @@ fn in_usual_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String
     let mut found = false;
     for inner in usual.values_mut().filter_map(Value::as_object_mut) {
         let levels = levels.checked_sub(1)?;
-        if let Some(renamed) = in_usual_names(inner, levels) {
+        if let Some(renamed) = with_standard_names(inner, levels) {
             *inner = renamed;
             found = true;
         }

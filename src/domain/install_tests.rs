@@ -273,8 +273,8 @@ fn an_event_of_another_day_is_stale_and_one_from_ahead_is_about_now() {
     ] {
         assert_eq!(is_stale(now.shifted(offset * 1000), now), stale, "{offset}");
     }
-    for (offset, said) in [(-80_000, None), (20, None), (10_800, Some(10_800))] {
+    for (offset, expected) in [(-80_000, None), (20, None), (10_800, Some(10_800))] {
         let ahead = ahead(now.shifted(offset * 1000), now);
-        assert_eq!(ahead.map(|ahead| ahead.as_secs()), said, "{offset}");
+        assert_eq!(ahead.map(|ahead| ahead.as_secs()), expected, "{offset}");
     }
 }

@@ -9,9 +9,9 @@ use url::form_urlencoded::byte_serialize;
 /// Maximum input length, in bytes.
 const MAX_LENGTH: usize = 16 * 1024;
 /// Parameters that identify a callback.
-const SIGNS: [&str; 2] = ["code=", "error="];
+const CALLBACK_KEYS: [&str; 2] = ["code=", "error="];
 /// The same, encoded once more.
-const ENCODED_SIGNS: [&str; 4] = ["code%3D", "code%3d", "error%3D", "error%3d"];
+const ENCODED_CALLBACK_KEYS: [&str; 4] = ["code%3D", "code%3d", "error%3D", "error%3d"];
 /// Delimiters around an address that never occur in one.
 const QUOTES: &str = "\"'`<>“”„‘’‚«»";
 /// Invisible characters that editors and messengers insert.
@@ -58,15 +58,15 @@ pub(super) enum Pasted {
 
 /// Whether a text begins a callback, so that the next pasted text may continue it.
 #[must_use]
-pub fn begins_an_answer(text: &str) -> bool {
+pub fn starts_callback(text: &str) -> bool {
     let labelled = || {
         text.lines()
             .any(|line| labelled(line.trim()).is_some_and(|(name, _)| name == "code"))
     };
-    SIGNS
+    CALLBACK_KEYS
         .iter()
-        .chain(&ENCODED_SIGNS)
-        .any(|sign| text.contains(sign))
+        .chain(&ENCODED_CALLBACK_KEYS)
+        .any(|key| text.contains(key))
         || labelled()
 }
 
@@ -80,23 +80,25 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
         });
     }
     let mut piece = piece(&text)?;
-    let has_sign = |piece: &str| SIGNS.iter().any(|sign| piece.contains(sign));
+    let has_callback_key = |piece: &str| CALLBACK_KEYS.iter().any(|key| piece.contains(key));
     for _ in 0..MAX_ENCODED {
-        if let Some(inner) = inner_address(&piece).filter(|_| !has_sign(&piece)) {
+        if let Some(inner) = inner_address(&piece).filter(|_| !has_callback_key(&piece)) {
             piece = inner;
             continue;
         }
         let is_address = piece.get(..4).is_some_and(|start| start == "http");
-        if !has_sign(&piece) && (begins_an_answer(&piece) || (is_address && piece.contains('%'))) {
+        if !has_callback_key(&piece)
+            && (starts_callback(&piece) || (is_address && piece.contains('%')))
+        {
             piece = decoded(&piece)?;
         }
     }
-    if !has_sign(&piece) {
-        let word = decoded_to_the_end(&piece);
+    if !has_callback_key(&piece) {
+        let word = decode_nested(&piece);
         return Some(if word.contains("://") {
             Pasted::Address
         } else {
-            Pasted::Word(without_what_follows(&word).to_owned())
+            Pasted::Word(without_trailing(&word).to_owned())
         });
     }
     let (address, fragment) = piece.split_once('#').unwrap_or((&piece, ""));
@@ -106,7 +108,11 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
             .to_owned()
     };
     // Also from the fragment (OAuth 2.0 Multiple Response Types, section 2.1).
-    let part = if has_sign(address) { address } else { fragment };
+    let part = if has_callback_key(address) {
+        address
+    } else {
+        fragment
+    };
     let of_address = piece.contains("://") || piece.contains('?') || part == fragment;
     Some(Pasted::Parameters {
         query: parameters(part),
@@ -119,7 +125,7 @@ fn inner_address(piece: &str) -> Option<String> {
     let (_, query) = piece.split_once('?')?;
     let values = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut inner = values.filter_map(|(_, value)| decoded(value));
-    inner.find(|inner| inner.starts_with("http") && begins_an_answer(inner))
+    inner.find(|inner| inner.starts_with("http") && starts_callback(inner))
 }
 
 /// `code: X` or `code=X`, with a known name.
@@ -176,7 +182,7 @@ fn in_json(text: &str) -> Option<String> {
 }
 
 /// A code without trailing parameters or fragment.
-fn without_what_follows(word: &str) -> &str {
+fn without_trailing(word: &str) -> &str {
     let word = word.strip_suffix("#_=_").unwrap_or(word);
     let end = word.match_indices('&').find(|(at, _)| {
         let rest = &word[at + 1..];
@@ -189,7 +195,7 @@ fn without_what_follows(word: &str) -> &str {
 }
 
 /// Removes the quote prefix that mail programs put before each line.
-fn without_quoting(text: &str) -> Option<String> {
+fn without_quote_prefix(text: &str) -> Option<String> {
     let lines = || text.lines().filter(|line| !line.trim().is_empty());
     let quoted = lines().count() > 0 && lines().all(|line| line.trim_start().starts_with('>'));
     quoted.then(|| {
@@ -200,9 +206,9 @@ fn without_quoting(text: &str) -> Option<String> {
 
 /// Decodes quoted-printable mail (RFC 2045 section 6.7), if it is that without doubt.
 fn unquoted_printable(text: &str) -> Option<String> {
-    SIGNS
+    CALLBACK_KEYS
         .iter()
-        .any(|sign| text.contains(&format!("{sign}3D")))
+        .any(|key| text.contains(&format!("{key}3D")))
         .then(|| {
             text.replace("=\r\n", "")
                 .replace("=\n", "")
@@ -223,7 +229,7 @@ fn plain(text: &str) -> Option<String> {
     if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         return None;
     }
-    let text = without_quoting(&text).unwrap_or(text);
+    let text = without_quote_prefix(&text).unwrap_or(text);
     let text = unquoted_printable(&text).unwrap_or(text);
     let mut plain = text.replace("\\\r\n", "").replace("\\\n", "");
     for (quoted, meant) in [
@@ -259,10 +265,8 @@ fn piece(text: &str) -> Option<String> {
     let (at, line) = lines
         .iter()
         .enumerate()
-        .find(|(_, line)| begins_an_answer(line))?;
-    let word = line
-        .split_whitespace()
-        .find(|word| begins_an_answer(word))?;
+        .find(|(_, line)| starts_callback(line))?;
+    let word = line.split_whitespace().find(|word| starts_callback(word))?;
     let mut whole = word.to_owned();
     if line.ends_with(word) {
         let is_rest = |line: &&&str| {
@@ -281,7 +285,7 @@ fn bare(text: &str) -> Option<String> {
             .filter(|part| !part.is_empty())
     };
     let mut part = parts()
-        .find(|part| begins_an_answer(part))
+        .find(|part| starts_callback(part))
         .or_else(|| parts().max_by_key(|part| part.len()))?;
     for (open, close) in [('(', ')'), ('[', ']'), ('{', '}')] {
         let inner = part.strip_prefix(open);
@@ -296,7 +300,7 @@ fn bare(text: &str) -> Option<String> {
 
 /// Decodes nested percent-encodings of a value that passed through several addresses. A code itself never contains a
 /// percent sign and two hexadecimal digits.
-pub(super) fn decoded_to_the_end(text: &str) -> String {
+pub(super) fn decode_nested(text: &str) -> String {
     let mut text = text.to_owned();
     for _ in 0..2 {
         match decoded(&text) {

@@ -107,7 +107,7 @@ mod tests {
         Timestamp::from_secs(1_795_000_000 + secs)
     }
 
-    fn said(secs: u64) -> TokenLife {
+    fn lifetime(secs: u64) -> TokenLife {
         TokenLife::Said(Duration::from_secs(secs))
     }
 
@@ -118,7 +118,7 @@ mod tests {
         for (sent, life) in replies {
             end = after(
                 end,
-                &said(*life),
+                &lifetime(*life),
                 true,
                 RenewalTimes {
                     before_at,
@@ -192,20 +192,24 @@ mod tests {
     fn an_end_that_no_renewal_can_keep_ahead_of_is_told_once() {
         let ended = TokenLife::Ended;
         for lives in [
-            vec![said(1)],
-            vec![said(1), said(1)],
+            vec![lifetime(1)],
+            vec![lifetime(1), lifetime(1)],
             vec![ended.clone()],
             vec![ended.clone(), ended],
-            vec![said(40), said(1)],
+            vec![lifetime(40), lifetime(1)],
         ] {
-            let motion = if lives == [said(40), said(1)] {
+            let motion = if lives == [lifetime(40), lifetime(1)] {
                 Motion::Fixed
             } else {
                 Motion::Short
             };
             assert_eq!(motion_of(&lives), motion, "{lives:?}");
         }
-        assert_eq!(motion_of(&[said(1), said(40)]), Motion::Moves, "mended");
+        assert_eq!(
+            motion_of(&[lifetime(1), lifetime(40)]),
+            Motion::Moves,
+            "mended"
+        );
         let short = RefreshEnd {
             at: at(1),
             since: at(0),

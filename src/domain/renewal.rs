@@ -42,7 +42,7 @@ const EXPIRED_ON_ARRIVAL_HINT: &str = "compare the clocks of the authorization s
 /// A late replay happens at this remaining share of the lifetime.
 const LATE_REPLAY_SHARE: f64 = 0.1;
 /// If `Retry-After` exceeds the token's expiry, there is one more attempt at this share of the lifetime.
-const LAST_TRY_SHARE: f64 = 0.92;
+const LAST_ATTEMPT_SHARE: f64 = 0.92;
 /// First attempts after a grant was found dead, since the server may have been wrong. Then hourly for a day, and daily for
 /// a week.
 const EARLY_DEAD_RETRIES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
@@ -543,7 +543,7 @@ fn retry_after_beyond_expiry(
 /// Shortly before the token's expiry; `None` if that has passed.
 fn shortly_before_expiry(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
-    let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
+    let planned = access.issued_at + share_of(access.lifetime(), LAST_ATTEMPT_SHARE);
     (planned > now + MIN_WAIT).then_some(planned)
 }
 
@@ -615,7 +615,7 @@ fn after_refusal(
     };
     if let Phase::NeedsAuthorization {
         since,
-        problem: said,
+        problem: earlier,
         while_in_doubt,
     } = before
         && !matches!(class, Class::NeedsAuthorization | Class::Gone)
@@ -624,7 +624,7 @@ fn after_refusal(
         let lost = class == Class::InDoubt;
         let phase = Phase::NeedsAuthorization {
             since: *since,
-            problem: said.clone(),
+            problem: earlier.clone(),
             while_in_doubt: *while_in_doubt || lost,
         };
         // A lost response may have contained a pair, and a server's grace is short.

@@ -784,7 +784,7 @@ fn a_reply_about_a_dead_grant_that_was_lost_is_asked_for_at_once_and_once() {
     assert!(second.next_attempt_at.unwrap() > at(1700), "{second:?}");
 }
 
-fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
+fn after_retry_after(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
     let refusal = Refusal {
         problem: Problem::new(Class::Transient, String::new()),
         retry_after: Some(Duration::from_secs(secs)),
@@ -799,7 +799,7 @@ fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
 #[test]
 fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
     for (asked, until) in [(86_400, 1402 + 86_400), (315_360_000, 1402 + 86_400)] {
-        let first = told_to_wait(&grant(Phase::Fresh), asked, at(1402));
+        let first = after_retry_after(&grant(Phase::Fresh), asked, at(1402));
         assert_eq!(first.next_attempt_at, Some(at(3312)), "at 92 % of the life");
         let text = first.phase.problem().unwrap().text();
         let wish = format!(
@@ -810,28 +810,28 @@ fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
             text.contains(&wish) && text.contains(&at(3600).to_string()),
             "{text}"
         );
-        let second = told_to_wait(&grant(first.phase.clone()), asked, at(3312));
+        let second = after_retry_after(&grant(first.phase.clone()), asked, at(3312));
         assert_eq!(
             second.next_attempt_at,
             Some(at(3312 + 86_400)),
             "one try, and then as asked"
         );
-        let by_hand = told_to_wait(&grant(first.phase), asked, at(2000));
+        let by_hand = after_retry_after(&grant(first.phase), asked, at(2000));
         assert_eq!(
             by_hand.next_attempt_at,
             Some(at(3312)),
             "an operator's try is not that one"
         );
     }
-    let late = told_to_wait(&grant(Phase::Fresh), 86_400, at(3500));
+    let late = after_retry_after(&grant(Phase::Fresh), 86_400, at(3500));
     assert_eq!(late.next_attempt_at, Some(at(3550)), "half of what remains");
     assert_eq!(
-        told_to_wait(&grant(late.phase), 86_400, at(3550)).next_attempt_at,
+        after_retry_after(&grant(late.phase), 86_400, at(3550)).next_attempt_at,
         Some(at(3550 + 86_400))
     );
-    let within = told_to_wait(&grant(Phase::Fresh), 120, at(1402));
+    let within = after_retry_after(&grant(Phase::Fresh), 120, at(1402));
     assert!(within.phase.problem().unwrap().asked_to_wait.is_none());
-    let expired = told_to_wait(&grant(Phase::Fresh), 400, at(3700));
+    let expired = after_retry_after(&grant(Phase::Fresh), 400, at(3700));
     assert_eq!(
         expired.next_attempt_at,
         Some(at(4100)),

@@ -13,19 +13,19 @@ pub const APP_BUDGET: (u32, u32) = (200, 40);
 /// The same per sender, or per claimed portal if the sender is not known.
 pub const SENDER_BUDGET: (u32, u32) = (40, 10);
 /// Part of the app's budget that is reserved for known portals.
-pub const KEPT_FOR_KNOWN: u32 = 100;
+pub const RESERVED_FOR_KNOWN: u32 = 100;
 /// Maximum number of tracked senders; beyond them only the app's budget applies.
 const MAX_SENDERS: usize = 10_000;
 
 /// Remaining budget of an app.
 #[derive(Debug)]
 pub struct VerificationBudget<K> {
-    all: QuestionBucket,
-    senders: HashMap<K, QuestionBucket>,
+    all: RequestBucket,
+    senders: HashMap<K, RequestBucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct QuestionBucket {
+struct RequestBucket {
     most: f64,
     rate: f64,
     /// Below 0 after requests that could not wait.
@@ -38,17 +38,17 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
-            all: QuestionBucket::new(APP_BUDGET, now),
+            all: RequestBucket::new(APP_BUDGET, now),
             senders: HashMap::new(),
         }
     }
 
     /// Whether an event of this sender may cause a request now; `is_known`: it is of a portal that has the app.
-    pub fn may_ask(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
+    pub fn may_request(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
         let kept = if is_known {
             0.0
         } else {
-            f64::from(KEPT_FOR_KNOWN)
+            f64::from(RESERVED_FOR_KNOWN)
         };
         self.all.fill(now);
         let of_sender = self.senders.get_mut(sender).is_none_or(|bucket| {
@@ -74,7 +74,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         let bucket = self
             .senders
             .entry(sender.clone())
-            .or_insert_with(|| QuestionBucket::new(SENDER_BUDGET, now));
+            .or_insert_with(|| RequestBucket::new(SENDER_BUDGET, now));
         bucket.fill(now);
         bucket.left -= 1.0;
     }
@@ -88,7 +88,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
     }
 }
 
-impl QuestionBucket {
+impl RequestBucket {
     fn new((most, rate): (u32, u32), now: Timestamp) -> Self {
         Self {
             most: most.into(),
@@ -120,7 +120,7 @@ mod tests {
 
     /// Number of requests for events of these senders, in turn, until the budget is exhausted.
     fn asked(
-        questions: &mut VerificationBudget<u32>,
+        budget: &mut VerificationBudget<u32>,
         senders: &[u32],
         is_known: bool,
         now: Timestamp,
@@ -129,8 +129,8 @@ mod tests {
         loop {
             let before = count;
             for sender in senders {
-                if questions.may_ask(sender, is_known, now) {
-                    questions.asked(sender, now);
+                if budget.may_request(sender, is_known, now) {
+                    budget.asked(sender, now);
                     count += 1;
                 }
             }
@@ -142,44 +142,44 @@ mod tests {
 
     #[test]
     fn a_sender_has_a_share_and_the_app_a_limit() {
-        let mut questions = VerificationBudget::new(at(0));
+        let mut budget = VerificationBudget::new(at(0));
         let all: Vec<_> = (0..100).collect();
-        assert_eq!(asked(&mut questions, &[7], true, at(0)), SENDER_BUDGET.0);
+        assert_eq!(asked(&mut budget, &[7], true, at(0)), SENDER_BUDGET.0);
         assert_eq!(
-            asked(&mut questions, &all, true, at(0)),
+            asked(&mut budget, &all, true, at(0)),
             APP_BUDGET.0 - SENDER_BUDGET.0
         );
-        assert_eq!(asked(&mut questions, &[7], true, at(1000)), SENDER_BUDGET.1);
+        assert_eq!(asked(&mut budget, &[7], true, at(1000)), SENDER_BUDGET.1);
         assert_eq!(
-            asked(&mut questions, &all, true, at(1000)),
+            asked(&mut budget, &all, true, at(1000)),
             APP_BUDGET.1 - SENDER_BUDGET.1
         );
         // A clock that is set back adds nothing, and removes nothing permanently.
-        assert_eq!(asked(&mut questions, &all, true, at(-5000)), 0);
-        assert_eq!(asked(&mut questions, &all, true, at(-4000)), APP_BUDGET.1);
+        assert_eq!(asked(&mut budget, &all, true, at(-5000)), 0);
+        assert_eq!(asked(&mut budget, &all, true, at(-4000)), APP_BUDGET.1);
     }
 
     #[test]
     fn unknown_portals_leave_room_for_those_that_are_known() {
-        let mut questions = VerificationBudget::new(at(0));
+        let mut budget = VerificationBudget::new(at(0));
         let all: Vec<_> = (0..100).collect();
         assert_eq!(
-            asked(&mut questions, &all, false, at(0)),
-            APP_BUDGET.0 - KEPT_FOR_KNOWN
+            asked(&mut budget, &all, false, at(0)),
+            APP_BUDGET.0 - RESERVED_FOR_KNOWN
         );
-        assert_eq!(asked(&mut questions, &[1000], true, at(0)), SENDER_BUDGET.0);
+        assert_eq!(asked(&mut budget, &[1000], true, at(0)), SENDER_BUDGET.0);
     }
 
     #[test]
     fn what_is_genuine_costs_nothing() {
-        let mut questions = VerificationBudget::new(at(0));
+        let mut budget = VerificationBudget::new(at(0));
         for _ in 0..1000 {
-            assert!(questions.may_ask(&1, false, at(0)));
-            questions.asked(&1, at(0));
-            questions.asked(&1, at(0));
-            questions.refund(&1, 2);
+            assert!(budget.may_request(&1, false, at(0)));
+            budget.asked(&1, at(0));
+            budget.asked(&1, at(0));
+            budget.refund(&1, 2);
         }
-        (0..30_000).for_each(|sender| questions.asked(&sender, at(0)));
-        assert_eq!(questions.senders.len(), MAX_SENDERS);
+        (0..30_000).for_each(|sender| budget.asked(&sender, at(0)));
+        assert_eq!(budget.senders.len(), MAX_SENDERS);
     }
 }

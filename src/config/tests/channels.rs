@@ -15,7 +15,7 @@ fn channel(keys: &str) -> Channel {
 }
 
 /// All messages about a channel, problems or warnings, without positions.
-fn said(keys: &str) -> String {
+fn messages(keys: &str) -> String {
     let rig = Rig::new();
     let messages = |problems: Vec<crate::config::ConfigError>| {
         problems
@@ -226,7 +226,7 @@ fn bad_channels_are_told_apart() {
         "kind = 'webhook'\nurl = 'https://a.example/'\ncontent_type = 'text/plain'",
         "kind = 'webhook'\nurl = 'https://a.example/'\nbody = 'x'\ncontent_type = 'plain'",
     ];
-    insta::assert_snapshot!(cases.map(said).join("\n---\n"), @r#"
+    insta::assert_snapshot!(cases.map(messages).join("\n---\n"), @r#"
     a secret is missing in [channels.a]: write `routing_key_file` (or `routing_key_env`, `routing_key_credential` or `routing_key`)
     ---
     (warning) `routing_key`: PagerDuty's integration keys have 32 characters, this one has not; is it the key of an Events API v2 integration?

@@ -342,14 +342,14 @@ fn a_renamed_key_is_read_by_its_old_name_with_a_warning() {
     let profile = &config.apps["portal b"].profile;
     assert_eq!(profile.replay, Replay::Late);
     assert_eq!(profile.server_field.as_deref(), Some("next"));
-    let mut said: Vec<_> = warnings
+    let mut messages: Vec<_> = warnings
         .iter()
         .map(|warning| warning.to_string().split(": ").nth(1).unwrap().to_owned())
         .collect();
-    said.sort();
+    messages.sort();
     let renamed = |old: &str, new: &str| format!("`{old}` was renamed to `{new}`");
     assert_eq!(
-        said,
+        messages,
         [
             renamed("also", "match"),
             renamed("earliest", "not_before"),

@@ -39,7 +39,7 @@ struct Page {
     renewal: Sent,
     revocation: Option<Sent>,
     introspection: Option<Sent>,
-    reply: Vec<Said>,
+    reply: Vec<DocumentedReply>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +81,7 @@ struct Sent {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Said {
+struct DocumentedReply {
     says: String,
     #[serde(default = "ok")]
     status: u16,
@@ -125,12 +125,12 @@ fn page(name: &str) -> Page {
     toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn answer(said: &Said, profile: &Profile) -> Verdict {
-    let (now, body) = (Timestamp::default(), said.body.as_bytes());
+fn answer(reply: &DocumentedReply, profile: &Profile) -> Verdict {
+    let (now, body) = (Timestamp::default(), reply.body.as_bytes());
     read(
         &TokenReply {
             whole: true,
-            status: said.status,
+            status: reply.status,
             retry_after: None,
             now,
             body,
@@ -293,18 +293,18 @@ fn each_provider_is_understood_as_it_documents() {
     for name in names() {
         let page = page(name);
         let profile = profile(name);
-        for said in &page.reply {
-            let what = format!("{name}, {}", said.says);
-            match (answer(said, &profile), &said.grants, said.class) {
+        for reply in &page.reply {
+            let what = format!("{name}, {}", reply.says);
+            match (answer(reply, &profile), &reply.grants, reply.class) {
                 (Verdict::Granted(granted), Some(grants), None) => {
                     check_grant(&what, *granted, grants);
                 }
                 (Verdict::Refused(refusal), None, Some(class)) => {
                     let problem = refusal.problem;
                     assert_eq!(problem.class, class, "{what}: {}", problem.detail);
-                    let part = said.meaning.as_deref().unwrap_or_default();
+                    let part = reply.meaning.as_deref().unwrap_or_default();
                     assert!(problem.detail.contains(part), "{what}: {}", problem.detail);
-                    let by_status = said.status >= 500;
+                    let by_status = reply.status >= 500;
                     assert!(
                         problem.remedy.is_some() || by_status,
                         "{what}: no row is about it"
@@ -314,10 +314,10 @@ fn each_provider_is_understood_as_it_documents() {
             }
         }
         for kind in ["a token", "a dead grant", "a refused client"] {
-            let shown = page.reply.iter().any(|said| match kind {
-                "a token" => said.grants.is_some(),
-                "a dead grant" => said.class == Some(Class::NeedsAuthorization),
-                _ => said.class == Some(Class::ClientRejected) || name == "bitrix24",
+            let shown = page.reply.iter().any(|reply| match kind {
+                "a token" => reply.grants.is_some(),
+                "a dead grant" => reply.class == Some(Class::NeedsAuthorization),
+                _ => reply.class == Some(Class::ClientRejected) || name == "bitrix24",
             });
             assert!(shown, "{name}: no reply shows {kind}");
         }
@@ -514,7 +514,7 @@ fn every_row_is_reached_by_a_reply() {
             rule.meaning = Some(number.to_string());
         }
         let reached: BTreeSet<_> = (page(name).reply.iter())
-            .filter_map(|said| match answer(said, &numbered) {
+            .filter_map(|reply| match answer(reply, &numbered) {
                 Verdict::Refused(refusal) => refusal.problem.detail.parse::<usize>().ok(),
                 Verdict::Granted(_) => None,
             })
@@ -547,7 +547,7 @@ fn what_means_success_is_read_and_written_out() {
             (JsonPath::new("meta.ok"), texts(&["true"]))
         ]
     );
-    let written = crate::config::written_profile(&profile);
+    let written = crate::config::profile_as_toml(&profile);
     let again =
         loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));
     assert_eq!(again.config.profiles["own"].reply, profile.reply);
@@ -557,7 +557,7 @@ fn what_means_success_is_read_and_written_out() {
 fn what_is_written_out_is_the_profile() {
     for name in built_in() {
         let profile = crate::config::built_in_profile(name).unwrap();
-        let text = crate::config::written_profile(&profile)
+        let text = crate::config::profile_as_toml(&profile)
             .replace(&format!("[providers.{name}"), "[providers.own");
         let text = text + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
         let again = loaded(&text).config.profiles["own"].clone();

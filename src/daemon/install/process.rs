@@ -104,7 +104,7 @@ impl AppQueue {
             .unwrap_or_else(PoisonError::into_inner);
         let is_free = |job: &InstallJob| matches!(job.notice, InstallEvent::Removed(_));
         let may = |sender: &EventSender, job: &InstallJob| {
-            is_free(job) || questions.may_ask(sender, job.is_known(), now)
+            is_free(job) || questions.may_request(sender, job.is_known(), now)
         };
         let job = self.waiting.take(may)?;
         let counted = if is_free(&job) { 0 } else { REFUSALS };

@@ -298,7 +298,7 @@ pub(crate) async fn finish(
 ) {
     let (outcome, proof) = match judged {
         CandidateVerdict::Proved(renewed) => {
-            (CandidateOutcome::Proved(renewed), ImportResult::TakenIn)
+            (CandidateOutcome::Proved(renewed), ImportResult::Imported)
         }
         CandidateVerdict::Refused(problem) => {
             let why = format!("the authorization server refuses it: {}", problem.text());

@@ -14,8 +14,8 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
 use crate::daemon::renewal::unreadable_reply;
 use crate::domain::authorization::{
-    AnswerError, AuthorizationFlow, NoCodes, PendingAuthorization, device_codes, ends_polling,
-    next_poll_interval,
+    AnswerError, AuthorizationFlow, DeviceCodesError, PendingAuthorization, device_codes,
+    ends_polling, next_poll_interval,
 };
 use crate::domain::import::from_granted;
 use crate::domain::kept_reply::ReplyTo;
@@ -68,10 +68,10 @@ pub(crate) async fn begin(
     };
     let codes = match device_codes(&whole.body) {
         Ok(codes) => codes,
-        Err(flaw @ (NoCodes::UserCode | NoCodes::Address)) => {
+        Err(flaw @ (DeviceCodesError::UserCode | DeviceCodesError::Address)) => {
             return Err(not_now(flaw.to_string()));
         }
-        Err(NoCodes::Other) => {
+        Err(DeviceCodesError::Other) => {
             let reply = TokenReply {
                 status: whole.status,
                 retry_after: whole.retry_after,
@@ -86,7 +86,7 @@ pub(crate) async fn begin(
                 of_code(&request, &whole),
             ) {
                 Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
-                Verdict::Granted(_) => Err(not_now(NoCodes::Other.to_string())),
+                Verdict::Granted(_) => Err(not_now(DeviceCodesError::Other.to_string())),
             };
         }
     };

@@ -16,7 +16,7 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
 use crate::daemon::renewal::unreadable_reply;
 use crate::domain::authorization::{
-    AnswerError, AuthorizationFlow, FORGOTTEN_AFTER, PendingAuthorization, Redirected, parse,
+    AnswerError, AuthorizationFlow, PENDING_TIMEOUT, PendingAuthorization, Redirected, parse,
 };
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::kept_reply::ReplyTo;
@@ -115,7 +115,7 @@ pub async fn begin(
                 begun_at,
                 flow,
             });
-            let expires_in = FORGOTTEN_AFTER.as_secs();
+            let expires_in = PENDING_TIMEOUT.as_secs();
             Ok(Begun {
                 portal: name,
                 state,
