@@ -149,7 +149,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, whoever owns it. Follows a link.
+    /// Opens the directory of any owner. Follows a link.
     ///
     /// # Errors
     /// The operating system's.

@@ -118,7 +118,7 @@ impl Generations {
         }
     }
 
-    /// What happened to the file since it was opened; `None` if it is in its place.
+    /// Description of a removed or replaced file since it was opened; `None` if it is in its place.
     #[must_use]
     pub fn displaced(&self) -> Option<&'static str> {
         let open = self.file.as_ref()?.metadata().ok()?;

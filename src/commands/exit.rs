@@ -116,7 +116,7 @@ impl CommandError {
         self.exit
     }
 
-    /// Why not, in words.
+    /// Message for the user.
     pub(super) fn message(&self) -> &str {
         &self.message
     }

@@ -22,20 +22,20 @@ const CLIENT_ID: &str = "local.sandbox";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:9480")]
     listen: SocketAddr,
-    /// How many portals: portal-1, portal-2, …
+    /// Number of portals: portal-1, portal-2, …
     #[arg(long, default_value_t = 2)]
     portals: usize,
-    /// How long an access token lives.
+    /// Lifetime of an access token.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     lifetime: Duration,
-    /// How many more portals install the app, without an event for refreshd: their token replies, a line each, are
-    /// in installs.jsonl.
+    /// Number of further portals that install the app without an event for refreshd; their token responses are in
+    /// installs.jsonl, one a line.
     #[arg(long, default_value_t = 0)]
     installs: usize,
-    /// Where client.secret and portal-N.refresh are written.
+    /// Directory for client.secret and portal-N.refresh.
     #[arg(long)]
     dir: PathBuf,
 }

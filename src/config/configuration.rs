@@ -216,7 +216,7 @@ impl App {
         }
     }
 
-    /// What the state needs to store its installs, if it has an install rule.
+    /// Install settings for the state, if it has an install rule.
     #[must_use]
     pub fn install_context(&self) -> Option<InstallContext> {
         let (app, profile) = (self.name.clone(), Arc::clone(&self.profile));

@@ -39,7 +39,7 @@ pub struct PendingAuthorization {
     pub flow: AuthorizationFlow,
 }
 
-/// How the user's consent is received.
+/// Channel of the user's consent.
 #[derive(Debug)]
 pub enum AuthorizationFlow {
     /// Redirect to a browser.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::backoff::MIN_WAIT;
 use refreshd_time::Timestamp;
 
-/// What a response proves about the client.
+/// Evidence of a response about the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAnswer {
     /// Accepted: there is a new pair.

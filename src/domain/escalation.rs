@@ -104,7 +104,7 @@ pub struct EscalationNotice {
     pub severity: Severity,
     /// Description of the failure.
     pub reason: String,
-    /// What an operator must do.
+    /// Task of the operator.
     pub action: String,
     /// Remaining lifetime of the access token; `None` if there is none.
     pub remaining: Option<Duration>,
@@ -417,7 +417,7 @@ pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severit
     }
 }
 
-/// How long the replay of a grant in doubt is deferred; `None` if it is immediate.
+/// Deferral of the replay of a grant in doubt; `None` if it is immediate.
 fn retry_delay(grant: &Grant, now: Timestamp) -> Option<Duration> {
     let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else {
         return None;
@@ -508,7 +508,7 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
     }
 }
 
-/// What an operator must do about a grant now.
+/// Task of the operator for a grant now.
 #[must_use]
 pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> String {
     match retry_delay(grant, now) {
@@ -530,7 +530,7 @@ pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Stri
     }
 }
 
-/// What an operator must do in a phase.
+/// Task of the operator in a phase.
 #[must_use]
 pub fn action(about: HintContext<'_>, phase: &Phase) -> String {
     match phase {

@@ -30,7 +30,7 @@ pub struct InstallRule {
     pub path: String,
     /// Naming rule of its portals.
     pub names: NameRule,
-    /// Whose grants are kept for a portal.
+    /// Users whose grants are kept for a portal.
     pub users: Users,
     /// The token files to write.
     pub formats: Vec<TokenFormat>,
@@ -38,7 +38,7 @@ pub struct InstallRule {
     pub renew_every: Option<RenewSetting>,
 }
 
-/// Whose grants are kept.
+/// Users whose grants are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Users {
     /// One per portal: its installer's, or the app's own user's.
@@ -134,7 +134,7 @@ impl NameRule {
     }
 }
 
-/// What the state needs to store the installs of an app.
+/// Install settings of an app, for the state.
 #[derive(Clone, Debug)]
 pub struct InstallContext {
     /// Name of the app.
@@ -216,7 +216,7 @@ impl EventKind {
     }
 }
 
-/// What is stored about the portal.
+/// The portal as stored.
 #[derive(Clone, Copy, Debug)]
 pub struct CurrentGrant<'a> {
     /// Phase of its grant; `None`: there is no grant that this client may use.

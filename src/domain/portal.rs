@@ -233,7 +233,7 @@ pub struct ClaimId(pub i64);
 /// Phase and schedule of a grant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GrantStatus {
-    /// Where it stands.
+    /// Current phase.
     pub phase: Phase,
     /// Planned time of the renewal; `None` while there is no access token.
     pub renew_at: Option<Timestamp>,

@@ -81,7 +81,7 @@ pub fn reason(end: &RefreshEnd, now: Timestamp) -> String {
     )
 }
 
-/// What the operator must do; `PORTAL` may stand for the name.
+/// Task of the operator; `PORTAL` may stand for the name.
 #[must_use]
 pub fn action(end: &RefreshEnd, portal: &str) -> String {
     if end.motion == Motion::Short {

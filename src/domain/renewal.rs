@@ -79,7 +79,7 @@ impl Attempt {
         }
     }
 
-    /// What the response proves about the app's client.
+    /// Evidence about the app's client.
     #[must_use]
     pub const fn client_answer(&self) -> Option<ClientAnswer> {
         match self {

@@ -110,7 +110,7 @@ pub fn verification_urls(profile: &Profile, claims: &ClaimedOwner) -> Vec<String
     urls
 }
 
-/// The portal's endpoint that tells whether a user is an administrator; `by` is the address of the authorization server that
+/// The portal's endpoint for a user's administrator status; `by` is the address of the authorization server that
 /// named the portal. `None`: the provider has no such method, or nothing may be sent there. Only a server on this machine may
 /// name a portal on this machine, and a portal's address must have a host name.
 #[must_use]
