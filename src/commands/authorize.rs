@@ -59,7 +59,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let request_builder = AuthorizationClient {
+    let authorization = AuthorizationClient {
         client: connect(common).await?,
         portal: &arguments.portal,
     };
@@ -68,15 +68,15 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         .as_ref()
         .or(arguments.redirected_url.as_ref())
     {
-        Some(answer) => match request_builder.answer(answer).await {
+        Some(answer) => match authorization.answer(answer).await {
             Ok(Answered::Authorized(authorized)) => Ok(authorized),
             Ok(Answered::NotIt(why)) => Err(CommandError::new(Exit::Data, why)),
             Err(failure) => Err(failure),
         },
-        None => request_builder.ask(arguments).await,
+        None => authorization.ask(arguments).await,
     };
-    let is_daemon = request_builder.client.is_daemon();
-    request_builder.client.close().await;
+    let is_daemon = authorization.client.is_daemon();
+    authorization.client.close().await;
     if !is_daemon && authorized.is_ok() {
         terminal::eprintln(
             "no daemon runs; the grant is in the state and is renewed when one starts",

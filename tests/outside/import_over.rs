@@ -428,7 +428,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
         &ran.stderr,
         &[
             "acme: the grant is stored",
-            "the grant that acme has goes on",
+            "the grant that acme has stays in force",
             "tried again at",
         ],
     );
